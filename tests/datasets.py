@@ -23,9 +23,9 @@ from preprocessing.dataset.shards import (
 )
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resources import resolve
-from preprocessing.text.spec import TextSpec
+from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import count, freeze
+from preprocessing.text.vocabulary import Vocabulary, count, freeze
 
 MOODS = (
     ("dull", "awful", "bad", "boring"),
@@ -81,23 +81,38 @@ def write_dataset(
         name: sentences(size, num_classes, seed + place, longest) for place, (name, size) in enumerate(rows.items())
     }
     vocabulary = freeze(count(Tokenizer(pipeline)(pa.array(texts["train"][0]))))
+    encoder, splits = Encoder(pipeline, vocabulary), {}
+    for name, (split_texts, drawn) in texts.items():
+        encoded = encoder(split_texts)
+        labels = np.full_like(drawn, NO_LABEL) if name == UNLABELLED else drawn
+        splits[name] = encoded.padded(widths[-1]), np.diff(encoded.offsets), labels
+    labels = [f"class{number}" for number in range(num_classes)] if num_classes > 2 else ["negative", "positive"]
+    write_splits(root, splits, vocabulary, pipeline, labels, widths, block_rows)
+    return {name: split_texts for name, (split_texts, _) in texts.items()}
+
+
+def write_splits(
+    root: Path,
+    splits: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    vocabulary: Vocabulary,
+    pipeline: TextPipeline,
+    labels: list[str],
+    widths: tuple[int, ...],
+    block_rows: int,
+) -> None:
+    """Write a dataset directory of ids ``[rows, widths[-1]]``, lengths and labels of each split."""
     root.mkdir(parents=True, exist_ok=True)
     vocabulary.write(root / VOCABULARY)
-    encoder = Encoder(pipeline, vocabulary)
-    splits = {}
-    for name, (split_texts, drawn) in texts.items():
-        labels = np.full_like(drawn, NO_LABEL) if name == UNLABELLED else drawn
-        encoded = encoder(split_texts)
-        lengths = np.diff(encoded.offsets)
+    kind, shards = id_dtype(len(vocabulary)), {}
+    for name, (ids, lengths, classes) in splits.items():
         rung = np.searchsorted(widths, lengths)
-        padded = encoded.padded(widths[-1]).astype(id_dtype(len(vocabulary)))
-        splits[name] = [
+        shards[name] = [
             write_shard(
                 root,
                 f"{name}/00000-w{width:04d}.arrow",
-                padded[rung == place, :width],
+                ids[rung == place, :width].astype(kind),
                 lengths[rung == place],
-                labels[rung == place],
+                classes[rung == place],
                 np.flatnonzero(rung == place),
                 block_rows=block_rows,
             )
@@ -105,17 +120,16 @@ def write_dataset(
             if (rung == place).any()
         ]
     manifest = Manifest(
-        labels=[f"class{number}" for number in range(num_classes)] if num_classes > 2 else ["negative", "positive"],
-        splits=splits,
-        id_dtype=str(id_dtype(len(vocabulary))),
+        labels=labels,
+        splits=shards,
+        id_dtype=str(kind),
         block_rows=block_rows,
         vocabulary_size=len(vocabulary),
         vocabulary_hash=vocabulary.hash,
         text=pipeline.to_json(),
-        text_hash=encoder.hash,
+        text_hash=Encoder(pipeline, vocabulary).hash,
     )
     write_manifest(root, manifest)
-    return {name: split_texts for name, (split_texts, _) in texts.items()}
 
 
 def rewritten(root: Path, split: str, **columns: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -12,49 +12,22 @@ import pytest
 import torch
 
 from harness.config import ModelConfig, OptimConfig, RunConfig
-from harness.data.loader import Loader
-from harness.data.order import Order, OrderSpec
-from harness.model.classifier import Classifier, Objective
-from harness.ranks.session import Session, open_session
-from harness.training.guard import NonFiniteGuard
-from harness.training.throughput import Meter, StepProfiler
-from harness.training.trainer import Trainer
+from harness.ranks.session import open_session
 from preprocessing.base.errors import ConfigError
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import Split
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
+from tests.trainers import make_trainer
 
 pytestmark = pytest.mark.processes
 
 EPOCHS, LIMIT = 2, 3
 
 
-def make_trainer(session: Session, data: Path, run: Path) -> Trainer:
-    config = RunConfig(
-        epochs=EPOCHS, global_batch=20, model=ModelConfig(embedding_dim=8, hidden_size=8), optim=OptimConfig(lr=0.01)
-    )
-    manifest = read_manifest(data)
-    split = Split(data, manifest, "train")
-    world = session.world
-    loader = Loader(
-        split,
-        Order(split.block_starts, lambda block: split.blocks[block].length, OrderSpec(seed=0, global_batch=20)),
-        rank=world.rank,
-        world_size=world.world_size,
-        layout="padded",
-        device=session.device,
-    )
-    torch.manual_seed(0)
-    return Trainer(
-        config,
-        Objective(Classifier(config.model, manifest.vocabulary_size)),
-        loader,
-        session.accelerator,
-        world,
-        guard=NonFiniteGuard(LIMIT, world, run, split, data),
-        meter=Meter(),
-        profiler=StepProfiler([], run),
-    )
+def config_of(data: str, run: str) -> RunConfig:
+    model, optim = ModelConfig(embedding_dim=8, hidden_size=8), OptimConfig(lr=0.01)
+    small: dict[str, Any] = {"epochs": EPOCHS, "global_batch": 20, "nan_limit": LIMIT, "precision": "fp32"}
+    return RunConfig(data=data, run=run, model=model, optim=optim, **small)
 
 
 def rare_token(split: Split) -> tuple[int, int]:
@@ -70,7 +43,7 @@ def rare_token(split: Split) -> tuple[int, int]:
 
 def train_with_one_bad_row(data: str, run: str) -> dict[str, Any]:
     with open_session("cpu", "fp32", 60) as session:
-        trainer = make_trainer(session, Path(data), Path(run))
+        trainer = make_trainer(config_of(data, run), session)
         token, row = rare_token(trainer.loader.split)
         embedding = trainer.objective.classifier.embedding.weight
         with torch.no_grad():
@@ -89,7 +62,7 @@ def train_with_one_bad_row(data: str, run: str) -> dict[str, Any]:
 
 def train_with_nothing_but_bad_rows(data: str, run: str) -> str:
     with open_session("cpu", "fp32", 60) as session:
-        trainer = make_trainer(session, Path(data), Path(run))
+        trainer = make_trainer(config_of(data, run), session)
         with torch.no_grad():
             trainer.objective.classifier.head.bias.fill_(torch.nan)
         try:

@@ -13,11 +13,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from harness.__main__ import main as harness
-from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import Vocabulary
-from tests.commands import CPU, unwrapped
 from tests.datasets import write_dataset
 from tests.donors import make_bundle, make_language_model
 from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step
@@ -58,7 +55,6 @@ def test_stopped_and_gone_on_with_when_the_source_is_gone(
     shutil.copytree(root / "lm", donor)
     assert launch(data, whole, *options(donor)).wait(150) == 0, (whole.parent / "log").read_text()[-3000:]
     check_rows(whole, data, donor, weights)
-    check_facts(whole, donor)
     ranks = start(data, run, *options(donor))
     wait_for_step(ranks, run, 24)
     ranks.kill()
@@ -80,24 +76,6 @@ def check_rows(run: Path, data: Path, donor: Path, weights: dict[str, torch.Tens
     np.testing.assert_array_equal(kept[[mine.index(token) for token in shared]], expected)
 
 
-def check_facts(run: Path, donor: Path) -> None:
-    """Bundle, checkpoint, environment and report say which weights it was."""
-    index = json.loads((donor / "bundle" / "bundle.json").read_text())
-    facts = json.loads((run / "bundle" / "bundle.json").read_text())["started_from"]
-    newest = max((run / "checkpoints").iterdir())
-    assert json.loads((newest / "state.json").read_text())["started_from"] == facts
-    assert (facts["source"], facts["task"]) == (str(donor / "bundle"), "language_model")
-    assert (facts["sha256"], facts["vocabulary_hash"]) == (index["weights_sha256"], index["vocabulary_hash"])
-    assert (facts["taken"], list(facts["as_usual"])) == (
-        ["embedding", "recurrent layer 1"],
-        ["recurrent layer 2", "head", "wide part"],
-    )
-    effective = json.loads((run / "environment.json").read_text())["effective"]["weights"]
-    assert effective.startswith(f"{donor / 'bundle'}: embedding, recurrent layer 1 of a language model; as usual")
-    assert f"{facts['words']} of {facts['vocabulary']} words, {facts['tokens']:.1%} of the tokens" in effective
-    assert effective in (run / "report.html").read_text().replace("&#39;", "'")
-
-
 @pytest.mark.timeout(280, func_only=True)
 def test_all_ranks_begin_with_what_rank_0_has_read(data: Path, tmp_path: Path) -> None:
     """A whole classifier, its wide part too: one rank and two end alike."""
@@ -116,29 +94,3 @@ def test_all_ranks_begin_with_what_rank_0_has_read(data: Path, tmp_path: Path) -
         np.testing.assert_allclose(values, ends[1][name], atol=5e-6, err_msg=name)
     (path,) = (tmp_path / "bundle").glob("weights-*.safetensors")
     np.testing.assert_array_equal(ends[1]["wide.weights"], load_file(path)["wide.weights"])
-
-
-def test_what_rank_0_cannot_read_ends_all_ranks(
-    data: Path, pretrained: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
-) -> None:
-    donor, run = tmp_path / "lm", tmp_path / "run"
-    shutil.copytree(pretrained[0] / "lm", donor)
-    (weights,) = (donor / "bundle").glob("weights-*.safetensors")
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
-    result = train_to_end(*arguments(data, run, *options(donor)), processes=2)
-    said = f"{weights}: its sha256 is not the one in bundle.json: bytes were changed"
-    assert result.returncode == 3
-    assert result.stderr.splitlines().count(f"error: {said}") == 1
-    status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 3, said)
-
-
-def test_the_launcher_refuses_another_width_before_it_starts_ranks(
-    data: Path, pretrained: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    donor = pretrained[0] / "lm"
-    words = arguments(data, tmp_path / "run", *options(donor), "--model.hidden_size", "32")
-    assert cli.run(harness, ["launch", *CPU, *map(str, words)]) == 2
-    assert unwrapped(capsys.readouterr().err) == (
-        f"error: init.weights: {donor} has layers of another shape; set model.hidden_size to 16 (now 32)\n"
-    )

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.page import write_report
 from tests.commands import read_metrics, run_module, succeed
 from tests.datasets import write_dataset
 from tests.runs import final, train_to_end
@@ -68,19 +67,3 @@ def test_its_report_shows_perplexity(run: Path, data: Path) -> None:
     assert f"over {best['targets']:,} tokens of 20 rows" in page
     assert "Validation perplexity" in page
     assert "harness.evaluate" not in page
-
-
-def test_a_report_compares_it_with_a_classifier(run: Path, data: Path) -> None:
-    other = data.parent / "classifier"
-    assert train_to_end("--data", data, "--run", other, *SMALL, "--model.wide", 0).returncode == 0
-    page = write_report([run, other], data.parent / "both.html").read_text()
-    assert "2 runs side by side" in page
-    assert "<code>language_model</code>" in page
-
-
-def test_the_entry_point_trains_no_classifier(data: Path) -> None:
-    result = run_module("harness.pretrain", "--task", "classifier", "--data", data, "--run", data.parent / "none")
-    assert result.returncode == 2
-    assert result.stderr.strip().splitlines()[-1] == (
-        "error: task: classifier: accelerate launch -m harness.train trains it; here: language_model"
-    )

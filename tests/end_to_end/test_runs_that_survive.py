@@ -4,28 +4,23 @@
 from __future__ import annotations
 
 import json
-import re
-import resource
 import signal
-import subprocess
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import psutil
 import pytest
 
 from harness.__main__ import main as harness
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import read_info
-from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, read_metrics, sentence, succeed, unwrapped
-from tests.datasets import rewritten, sentences, write_dataset
+from tests.commands import CPU, read_metrics, unwrapped
+from tests.datasets import rewritten, write_dataset
 from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280, func_only=True)]
@@ -146,100 +141,43 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     assert attempts[1]["resumed_from"] >= 22  # that of step 33 may have been in the making
 
 
-def allow_files_of(size: int) -> None:
-    """In a rank: its disk is full for a file of more bytes."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-def test_a_full_disk_is_a_sentence_and_loses_nothing(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(data, run, *PLAIN)
-    wait_for_step(process, run, 24)
-    (run / "STOP").touch()
-    finish(process, run, 85)
-    before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
-    largest = max(len(content) for content in before.values())
-    process = start(
-        data, run, *PLAIN, before=partial(allow_files_of, largest - 1)
-    )  # no checkpoint can be written any more
-    finish(process, run, 4)
-    told = re.findall(r"^error: (.*)$", log(run), re.MULTILINE)
-    assert len(told) == 1
-    assert "checkpoints/step-" in told[0]
-    assert "cannot be written (File too large)" in told[0]
-    assert {path: path.read_bytes() for path in before} == before
-    finish(start(data, run, *PLAIN), run)
-    assert final(run) == final(undisturbed)
-
-
-def test_a_run_that_differs_is_shown_and_refused(
-    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def launched(*more: object) -> subprocess.CompletedProcess[str]:
-        code = cli.run(harness, ["launch", *CPU, "--config", str(config), *map(str, more)])
-        out, err = capsys.readouterr()
-        return subprocess.CompletedProcess(more, code, out, unwrapped(err))
-
-    before = (undisturbed / "metrics.jsonl").read_bytes()
-    same = json.loads((max((undisturbed / "checkpoints").iterdir()) / "state.json").read_text())["config"]
-    config = tmp_path / "config.yaml"
-    config.write_text(json.dumps(same | {"epochs": 4}))
-    refused = launched("--epochs", 3, "--model.embedding_dim", 8)
-    assert refused.returncode == 2
-    assert sentence(refused).startswith("model.embedding_dim: was 16, now 8: the weights do not fit another model")
-    refused = launched()
-    assert refused.returncode == 2
-    assert sentence(refused).startswith("epochs: the run began with 3, now 4 (another schedule of the learning rate)")
-    assert "\n  epochs: was 3, now 4 (another schedule of the learning rate)\n" in refused.stdout
-    again = succeed(launched("--epochs", 3))
-    assert "has finished already" in unwrapped(again.stdout)
-    assert (undisturbed / "metrics.jsonl").read_bytes() == before
-
-
-def test_corrected_labels_are_not_taken_for_the_same_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A finished run is refused, not said to have finished, and goes on with the others if that is asked for."""
-    source, data, run = tmp_path / "reviews.csv", tmp_path / "data", tmp_path / "run"
-    texts, labels = sentences(200, 2, seed=3, longest=20)
-    for step, written in enumerate((labels, 1 - labels)):
-        pd.DataFrame({"text": texts, "label": np.array(["neg", "pos"])[written]}).to_csv(source, index=False)
-        prepared = ("run", "--source.path", source, "--output", data, "--overwrite", "--executor.workers", 1)
-        assert cli.run(preprocess, list(map(str, prepared))) == 0
-        auto = ("--epochs", "2", "--global_batch", "16", "--optim.ema", "auto", "--optim.lr", "auto")
-        words = [*map(str, arguments(data, run)), *auto]
-        if step == 0:
-            assert train_to_end(*words).returncode == 0
-    capsys.readouterr()
-    assert cli.run(harness, ["launch", *CPU, *words]) == 3
-    out, err = map(unwrapped, capsys.readouterr())
-    assert "has finished already" not in out
-    assert err == (
-        f"error: {data}: not the dataset that {run} was trained on: its labels differ; name another --run to train on "
-        "it, or go on with this one with more --epochs and --allow data,epochs\n"
-    )
-    assert status(run)["state"] == "finished"
-
-
-@pytest.mark.parametrize(("copies", "epochs", "steps"), [(2, 2, 24), (0.5, 6, 18)])
-def test_a_run_goes_on_at_its_step_of_other_data(tmp_path: Path, copies: float, epochs: int, steps: int) -> None:
-    """Whose epochs have more steps, or fewer; and the best validation is one of theirs."""
+    """Of other data whose epochs have twice the steps; and the best validation is one of theirs."""
     data, run = tmp_path / "data", tmp_path / "run"
     write_dataset(data, {"train": 120, "validation": 40}, widths=(64,))
-    keys = ("--global_batch", "20", "--tracking.log_every", "1", "--optim.lr", "0.01")
-    assert train_to_end(*arguments(data, run, *keys, "--epochs", "2")).returncode == 0
-    assert read_metrics(run, "train")[-1]["step"] == 12
+    keys = ("--global_batch", "20", "--tracking.log_every", "1", "--optim.lr", "0.01", "--epochs", "2")
+    words = [*map(str, arguments(data, run, *keys))]
+    assert train_to_end(*words).returncode == 0
 
-    def taken(column: np.ndarray) -> np.ndarray:
-        return np.concatenate([column, column]) if copies == 2 else column[:60]
+    def launched(*more: object) -> tuple[int, str, str]:
+        code = cli.run(harness, ["launch", *CPU, *words, *map(str, more)])
+        out, err = capsys.readouterr()
+        return code, out, unwrapped(err)
 
-    changes = dict.fromkeys(("ids", "length", "row"), taken)
-    rewritten(data, "train", **changes, label=lambda column: 1 - taken(column))
-    rewritten(data, "validation", label=lambda column: 1 - column)
-    allowed = ("--epochs", epochs, "--allow", "data,epochs")
-    again = train_to_end(*arguments(data, run, *keys), *allowed)
+    before = (run / "metrics.jsonl").read_bytes()
+    code, _, said = launched("--model.embedding_dim", 8)
+    assert code == 2
+    assert "model.embedding_dim: was 16, now 8: the weights do not fit another model" in said
+    code, shown, said = launched("--epochs", 4)
+    assert code == 2
+    assert "epochs: the run began with 2, now 4 (another schedule of the learning rate)" in said
+    assert "\n  epochs: was 2, now 4 (another schedule of the learning rate)\n" in shown
+    code, shown, _ = launched()
+    assert (code, "has finished already" in unwrapped(shown)) == (0, True)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+    def twice(column: np.ndarray) -> np.ndarray:
+        return np.concatenate([column, column])
+
+    rewritten(data, "train", **dict.fromkeys(("ids", "length", "row"), twice), label=lambda labels: 1 - twice(labels))
+    rewritten(data, "validation", label=lambda labels: 1 - labels)
+    again = train_to_end(*words, "--allow", "data")
     assert again.returncode == 0, again.stderr
-    assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, steps + 1))
+    assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, 25))
     best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]
-    assert min(step for step in best if step > 12) == 12 + steps // epochs - (12 % (steps // epochs))
+    assert min(step for step in best if step > 12) == 24
     assert read_info(run / "bundle").dataset == read_manifest(data).fingerprint
 
 
@@ -268,19 +206,3 @@ def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> N
         assert process.poll() is None
     finally:
         process.kill()
-
-
-@pytest.mark.slow
-def test_validates_after_every_second_epoch_and_after_the_last(tmp_path: Path) -> None:
-    """A run that ends in between goes on to the same validations."""
-    data, run, killed = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
-    write_dataset(data, {"train": 160, "validation": 60, "test": 40})
-    options = ("--validate_every", "2")  # of three epochs of ten steps
-    assert start(data, run, *options, processes=1).wait(120) == 0
-    lines = read_metrics(run, "validation")
-    assert [(line["epoch"], line["step"]) for line in lines] == [(2, 20), (3, 30)]
-    process = start(data, killed, *options, processes=1)
-    wait_for_step(process, killed, 11)
-    process.kill()
-    assert start(data, killed, *options, processes=1).wait(120) == 0
-    assert final(killed) == final(run)

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.dataset.shards import VOCABULARY, Manifest, id_dtype, write_manifest, write_shard
-from preprocessing.text.encoder import Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
+from tests.datasets import write_splits
 
 MEDIAN, MEAN, SHORTEST, LONGEST = 174, 230, 10, 400
 SIGMA = float(np.sqrt(2 * np.log(MEAN / MEDIAN)))
@@ -33,60 +32,20 @@ SHARE = 0.06
 """Share of a text's words that show its class."""
 
 
-def review_lengths(rows: int, random: np.random.Generator) -> np.ndarray:
-    """int64 ``[rows]``."""
-    drawn = np.exp(random.normal(np.log(MEDIAN), SIGMA, rows))
-    return np.clip(np.rint(drawn), SHORTEST, LONGEST).astype(np.int64)
-
-
-def review_ids(lengths: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """int64 ``[rows, LONGEST]``: words by Zipf's law, some that show the label, 0 beyond each length."""
-    size = (len(lengths), LONGEST)
-    ids = random.zipf(1.3, size) % (VOCABULARY_SIZE - len(RESERVED)) + len(RESERVED)
-    telling = TELLING + NUM_TELLING * labels[:, None] + random.integers(0, NUM_TELLING, size)
-    ids = np.where(random.random(size) < SHARE, telling, ids)
-    return np.where(np.arange(LONGEST) < lengths[:, None], ids, 0)
-
-
 def write_corpus(
     root: Path, rows: dict[str, int], *, seed: int = 0, block_rows: int = 1024, labels: Sequence[str] = LABELS
 ) -> None:
-    """Write a dataset directory with these splits and labels."""
-    random = np.random.default_rng(seed)
-    root.mkdir(parents=True, exist_ok=True)
+    """Write a dataset directory with these splits and labels: words by Zipf's law, some that show the label."""
+    random, splits = np.random.default_rng(seed), {}
+    for name, size in rows.items():
+        drawn = np.exp(random.normal(np.log(MEDIAN), SIGMA, size))
+        lengths = np.clip(np.rint(drawn), SHORTEST, LONGEST).astype(np.int64)
+        classes, shape = random.integers(0, len(labels), size), (size, LONGEST)
+        ids = random.zipf(1.3, shape) % (VOCABULARY_SIZE - len(RESERVED)) + len(RESERVED)
+        telling = TELLING + NUM_TELLING * classes[:, None] + random.integers(0, NUM_TELLING, shape)
+        ids = np.where(random.random(shape) < SHARE, telling, ids)
+        splits[name] = np.where(np.arange(LONGEST) < lengths[:, None], ids, 0), lengths, classes
     words = [*RESERVED, *(f"w{number}" for number in range(len(RESERVED), VOCABULARY_SIZE))]
     vocabulary = Vocabulary(pa.array(words, pa.large_string()), np.ones(VOCABULARY_SIZE, np.int64))
-    vocabulary.write(root / VOCABULARY)
     pipeline = resolve(TextSpec(max_tokens=LONGEST))
-    kind = id_dtype(VOCABULARY_SIZE)
-    splits = {}
-    for name, size in rows.items():
-        lengths, classes = review_lengths(size, random), random.integers(0, len(labels), size)
-        ids = review_ids(lengths, classes, random).astype(kind)
-        rung = np.searchsorted(WIDTHS, lengths)
-        splits[name] = [
-            write_shard(
-                root,
-                f"{name}/00000-w{width:04d}.arrow",
-                ids[rung == place, :width],
-                lengths[rung == place],
-                classes[rung == place],
-                np.flatnonzero(rung == place),
-                block_rows=block_rows,
-            )
-            for place, width in enumerate(WIDTHS)
-            if (rung == place).any()
-        ]
-    write_manifest(
-        root,
-        Manifest(
-            labels=list(labels),
-            splits=splits,
-            id_dtype=str(kind),
-            block_rows=block_rows,
-            vocabulary_size=VOCABULARY_SIZE,
-            vocabulary_hash=vocabulary.hash,
-            text=pipeline.to_json(),
-            text_hash=Encoder(pipeline, vocabulary).hash,
-        ),
-    )
+    write_splits(root, splits, vocabulary, pipeline, list(labels), WIDTHS, block_rows)

@@ -15,8 +15,6 @@ ON_CUDA = DEVICE == "cuda"
 TORCH_DEVICE = torch.device("cuda", 0) if ON_CUDA else torch.device("cpu")
 on_device = pytest.mark.skipif(ON_CUDA and not torch.cuda.is_available(), reason="needs a CUDA device")
 cuda_alone = pytest.mark.skipif(not ON_CUDA, reason="a CPU cannot do it: only CUDA limits what a process may allocate")
-long_on_a_cpu = pytest.mark.slow if not ON_CUDA else pytest.mark.processes
-"""For commands that other tests of ``make test`` run on a CPU too."""
 
 
 def needs(precision: str) -> None:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-SKIPPED = "skipped: needs CUDA"
 COMPARED_STEPS = 30
 """Losses are compared over so many steps: what rounding changes grows from step to step without a bound."""
 
@@ -66,10 +65,6 @@ class Findings:
         """One line of the table."""
         self.lines.append(Line(what, str(value), None if ok is None else bool(ok)))  # numpy has a bool of its own
         self.write()
-
-    def skip(self, what: str) -> None:
-        """A line that has no meaning without CUDA."""
-        self.add(what, SKIPPED)
 
     def figure(self, name: str, value: Any) -> None:
         """Figures for a program; not in the table."""

@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.commands import PLAIN, ROOT, free_port
+from tests.runs import kill
 
 SMALL = (*PLAIN, "--model.embedding_dim", 32, "--model.hidden_size", 32, "--model.dropout", 0.2, "--optim.lr", 0.01)
 STOP_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2"
@@ -60,14 +62,8 @@ def finish(process: subprocess.Popen[bytes], timeout_s: float = 120) -> int:
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL for a process and all that it has started."""
-    try:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for member in family:
-        member.kill()
-    psutil.wait_procs(family, timeout=20)
-    process.wait(20)
+    with suppress(psutil.NoSuchProcess):
+        kill(process)
 
 
 def rank_process(launcher: subprocess.Popen[bytes], rank: int, module: str) -> psutil.Process:
@@ -108,11 +104,6 @@ def lines_of(run: Path, kind: str) -> list[dict[str, Any]]:
             continue
         found += [values] if values["kind"] == kind else []
     return found
-
-
-def steps_done(run: Path) -> int:
-    """Steps of the last log line."""
-    return max((line["step"] for line in lines_of(run, "train")), default=0)
 
 
 def status_of(run: Path) -> dict[str, Any]:

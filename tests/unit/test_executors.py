@@ -117,15 +117,20 @@ def test_every_task_comes_back_once() -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ("idle_s", "said"),
+    ("timeout_s", "idle_s", "said"),
     [
-        (300.0, "waited for 2 tasks on 2 workers, and none was finished within 4 s"),
-        (1.0, r"no worker has computed anything for \d s; see what they wait for"),
+        (1, 300.0, r"waited for 2 tasks on \d workers, and none was finished within 1 s"),
+        (50, 1.0, r"no worker has computed anything for \d+ s; see what they wait for"),
     ],
 )
-def test_waiting_has_a_limit_and_says_for_what(idle_s: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_has_a_limit_and_says_for_what(
+    timeout_s: int, idle_s: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(executors, "IDLE_S", idle_s)
-    with pytest.raises(UserError, match=f"^encode: {said}"), workers(ExecutorConfig(workers=2, timeout_s=4)) as found:
+    with (
+        pytest.raises(UserError, match=f"^encode: {said}"),
+        workers(ExecutorConfig(workers=2, timeout_s=timeout_s)) as found,
+    ):
         list(found.map(sleep, [50, 50], what="encode"))
 
 

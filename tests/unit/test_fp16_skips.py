@@ -11,37 +11,13 @@ import pytest
 import torch
 
 from harness.config import ModelConfig, OptimConfig, RunConfig
-from harness.data.loader import Loader
-from harness.data.order import OrderSpec, order_over
-from harness.model.classifier import Classifier, Objective
 from harness.ranks.session import Session, open_session
 from harness.rundir.layout import BAD_BATCHES
-from harness.training.guard import NonFiniteGuard, found_inf
-from harness.training.throughput import Meter, StepProfiler
-from harness.training.trainer import Trainer
 from preprocessing.base.errors import ConfigError
-from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
+from tests.trainers import make_trainer
 
 SCALE = 2.0**16
-
-
-@pytest.mark.parametrize("value", [torch.inf, torch.nan, 1.0])
-def test_the_scaler_is_asked_before_the_step(value: float) -> None:
-    layer = torch.nn.Linear(3, 1)
-    before = layer.weight.detach().clone()
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
-    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
-    scaler.scale(layer(torch.ones(2, 3)).sum()).backward()
-    assert layer.weight.grad is not None
-    layer.weight.grad[0, 1] *= value
-    scaler.unscale_(optimizer)
-    skipped = float(found_inf(scaler, optimizer))
-    scaler.step(optimizer)
-    scaler.update()
-    assert skipped == (0.0 if value == 1.0 else 1.0)
-    assert torch.equal(layer.weight, before) == bool(skipped)
-    assert scaler.get_scale() == SCALE / (2 if skipped else 1)
 
 
 @pytest.fixture
@@ -55,40 +31,20 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
         yield opened
 
 
-@pytest.mark.parametrize("clip_norm", [1.0, None])
-def test_skipped_steps_are_counted_and_their_rows_written(
-    session: Session, tmp_path: Path, clip_norm: float | None
-) -> None:
+def test_skipped_steps_are_counted_and_their_rows_written(session: Session, tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 60, "validation": 10})
-    manifest = read_manifest(tmp_path / "data")
-    split = Split(tmp_path / "data", manifest, "train")
     config = RunConfig(
+        data=str(tmp_path / "data"),
+        run=str(tmp_path / "run"),
         epochs=1,
         global_batch=20,
+        nan_limit=2,
         model=ModelConfig(embedding_dim=4, hidden_size=4),
-        optim=OptimConfig(clip_norm=clip_norm, ema=0.5),
+        optim=OptimConfig(ema=0.5),
     )
-    loader = Loader(
-        split,
-        order_over(split, OrderSpec(seed=0, global_batch=20)),
-        rank=0,
-        world_size=1,
-        layout="padded",
-        device=session.device,
-    )
-    torch.manual_seed(0)
-    classifier = Classifier(config.model, manifest.vocabulary_size)
-    trainer = Trainer(
-        config,
-        Objective(classifier),
-        loader,
-        session.accelerator,
-        session.world,
-        guard=NonFiniteGuard(2, session.world, tmp_path / "run", split, tmp_path / "data"),
-        meter=Meter(),
-        profiler=StepProfiler([], tmp_path),
-    )
-    good, bad, worse = list(loader.steps(0))
+    trainer = make_trainer(config, session)
+    classifier = trainer.objective.classifier
+    good, bad, worse = list(trainer.loader.steps(0))
     weights = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     trainer.update(good)
     assert (trainer.guard.total, trainer.meter.counted.skipped) == (0, 0)

@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.config import OptimConfig, RunConfig
 from harness.data.checks import check_useful
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.training import probe
-from harness.training.optim import WeightAverage
-from harness.training.probe import heaviest_batch
-from harness.training.throughput import Counted, Gradients, Meter, flops_per_token, measure_peak, summarize
+from harness.training.throughput import Counted, Gradients, Meter, summarize
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -53,22 +51,6 @@ def test_gradients_that_machines_wait_for_are_said_with_what_halves_them() -> No
     )
     compressed = summarize(columns, Meter(gradients=Gradients(4_000_000, compressed=True)))["verdict"]
     assert "4 MB of gradients a step between machines; raise global_batch, which sends" in compressed
-    some = summarize(ranks(reduce_s=[1.9, 0.4]), Meter(gradients=Gradients(8_000_000)))
-    assert (some["all_reduce"], some["verdict"]) == (pytest.approx(0.2), None)
-    assert summarize(ranks(), Meter())["all_reduce"] is None
-
-
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
-        ({"wait_s": [0.0, 0.8]}, "data-bound on rank 1: it waited 40% of the time"),
-        ({"padded_tokens": [10_000, 10_000]}, "padding is 50% of what is computed"),
-    ],
-)
-def test_a_verdict_names_what_is_wrong(columns: dict[str, list[float]], words: str) -> None:
-    verdict = summarize(ranks(**columns), Meter())["verdict"]
-    assert verdict is not None
-    assert verdict.startswith(words)
 
 
 def verdicts(meter: Meter, *lines: dict[str, list[float]]) -> list[str | None]:
@@ -89,42 +71,6 @@ def test_a_slow_rank_is_named_when_that_lasts() -> None:
     assert verdicts(before, steady, slow, slow, slow) == [None, None, None, sentence.format(72)]
 
 
-def test_turns_in_being_slow_and_what_costs_nothing_are_not_worth_a_word() -> None:
-    first, second = ({"forward_s": times, "seconds": [24.0, 24.0]} for times in ([12.0, 6.0], [6.0, 12.0]))
-    assert verdicts(Meter(), *[first, second] * 5) == [None] * 10
-    cheap = {"forward_s": [1.0, 2.0], "seconds": [24.0, 24.0]}  # 4 % of the time
-    assert verdicts(Meter(), *[cheap] * 9) == [None] * 9
-    short = {"forward_s": [0.25, 0.5], "seconds": [1.0, 1.0]}
-    assert verdicts(Meter(), *[short] * 9) == [None] * 9
-
-
-def test_flops_count_the_gates_of_every_layer_and_direction() -> None:
-    assert flops_per_token(ModelConfig(embedding_dim=10, hidden_size=20, bidirectional=False)) == 6 * 4 * 20 * 30
-    two = ModelConfig(embedding_dim=10, hidden_size=20, num_layers=2)
-    assert flops_per_token(two) == 6 * 2 * 4 * 20 * (10 + 20 + 40 + 20)
-    assert measure_peak(torch.device("cpu"), "fp32") > 1e8
-
-
-@pytest.mark.parametrize("on_host", [True, False])
-def test_average_follows_the_weights_and_is_only_lent(on_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stays where a step was skipped, also where the host cannot read whether one was."""
-    monkeypatch.setattr(torch.Tensor, "is_cpu", on_host, raising=False)
-    go, skip = torch.zeros(()), torch.ones(())
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 0.0)
-    average = WeightAverage(model, 0.5)
-    torch.nn.init.constant_(model.weight, 8.0)
-    average.update(0, skip)
-    assert average.average[0].item() == 0.0
-    average.update(0, go)
-    with average.swapped():
-        assert model.weight.item() == pytest.approx(8.0 * 0.9)
-    assert model.weight.item() == 8.0
-    average.update(1000, go)
-    average.update(1001, skip)
-    assert average.average[0].item() == pytest.approx((7.2 + 8.0) / 2)
-
-
 @pytest.fixture(scope="module")
 def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
     root = tmp_path_factory.mktemp("probe")
@@ -132,12 +78,6 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
     split = Split(root, read_manifest(root), "train")
     order = order_over(split, OrderSpec(seed=0, global_batch=10))
     return Loader(split, order, rank=0, world_size=1, layout="padded", device=torch.device("cpu"))
-
-
-def test_the_heaviest_batch_holds_the_longest_row(loader: Loader) -> None:
-    longest = max(int(block.length.max()) for block in loader.split.blocks)
-    batch = heaviest_batch(loader)
-    assert (batch.global_rows, int(batch.micro_batches[0].lengths.max())) == (10, longest)
 
 
 def fake_trainer(loader: Loader, device: str) -> Any:
@@ -168,11 +108,6 @@ def test_micro_batch_is_halved_until_it_fits(loader: Loader, monkeypatch: pytest
     assert probe.choose_micro_batch(fake_trainer(loader, "cpu")).value == "no limit"
 
 
-def test_a_rehearsal_scales_to_the_full_run() -> None:
-    cost = probe.Rehearsal(step_s=0.5, rows=10, tokens=500, memory_bytes=123)
-    assert cost.full_run_s(5000) == pytest.approx(5.0)
-
-
 def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"train": 64, "validation": 10, "test": 10})
     manifest = read_manifest(tmp_path)
@@ -180,8 +115,6 @@ def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
         check_useful(RunConfig(optim=OptimConfig(class_weights={"good": 2.0})), manifest, 1)
     with pytest.raises(ConfigError, match="gradient_compression: one process sends no gradients"):
         check_useful(RunConfig(optim=OptimConfig(gradient_compression="bf16")), manifest, 1)
-    with pytest.raises(ConfigError, match="profile: step 9 never comes: the run has 4 steps"):
-        check_useful(RunConfig(profile=[1, 9]), manifest, 1)
     with pytest.raises(ConfigError, match="patience: 4 is out of range"):
         RunConfig(patience=4, epochs=4)
     check_useful(RunConfig(optim=OptimConfig(gradient_compression="bf16"), profile=[0, 3]), manifest, 2)

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader: what a batch holds in every layout, and what it costs in memory, threads and files."""
+"""The loader: what a batch holds, what it costs; unlabelled rows beside labelled ones, each once a pass (law 3)."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,15 +14,15 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.batch import Layout, StepBatch
+from harness.batch import Layout
 from harness.data.loader import Loader
-from harness.data.order import Order, OrderSpec, order_over
+from harness.data.order import Order, OrderSpec, order_over, stream_seed
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import write_dataset
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +43,6 @@ def make_loader(split: Split, order: Order | None = None, layout: Layout = "padd
     return Loader(split, order, layout=layout, device=CPU, **chosen)
 
 
-def wide(values: torch.Tensor) -> np.ndarray:
-    """Narrow ids as an embedding would see them."""
-    return (values.to(torch.int32) & 0xFFFF).numpy() if values.dtype == torch.int16 else values.numpy()
-
-
 def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
     """Tokens and label of every row, by its number in the source."""
     return {
@@ -58,42 +50,6 @@ def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
         for block in split.blocks
         for i in range(len(block.row))
     }
-
-
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-@pytest.mark.parametrize("micro_batch", [None, 7])
-def test_a_batch_holds_the_rows_of_its_step(split: Split, layout: Layout, micro_batch: int) -> None:
-    expected, numbers = by_source(split), np.concatenate([block.row for block in split.blocks])
-    loader = make_loader(split, layout=layout, micro_batch=micro_batch, rank=1, world_size=2)
-    for step in loader.steps(2):
-        rows = loader.order.rank_rows(2, step.step, 1, 2)
-        assert sorted(numbers[rows].tolist()) == sorted(r for batch in step.micro_batches for r in batch.rows.tolist())
-        for batch in step.micro_batches:
-            assert batch.lengths.dtype == batch.labels.dtype == torch.int64
-            tokens = [expected[row][0] for row in batch.rows.tolist()]
-            assert batch.lengths.tolist() == [len(row) for row in tokens]
-            assert batch.labels.tolist() == [expected[row][1] for row in batch.rows.tolist()]
-            padded = np.zeros((len(tokens), max(map(len, tokens))), np.int64)
-            for place, row in enumerate(tokens):
-                padded[place, : len(row)] = row
-            if layout == "padded":
-                np.testing.assert_array_equal(wide(batch.ids), padded)
-                continue
-            packed = pack_padded_sequence(torch.from_numpy(padded), batch.lengths, batch_first=True)
-            np.testing.assert_array_equal(wide(batch.ids), packed.data.numpy())
-            assert batch.batch_sizes is not None
-            assert batch.batch_sizes.tolist() == packed.batch_sizes.tolist()
-
-
-def test_a_token_budget_goes_through_the_loader(split: Split) -> None:
-    order = order_over(split, OrderSpec(seed=1, global_batch=1, batch_tokens=640))
-    steps = [
-        (s.global_rows, [b.num_padded_tokens for b in s.micro_batches]) for s in make_loader(split, order).steps(0)
-    ]
-    assert len(steps) == order.steps_per_epoch
-    assert max(sum(cells) for _, cells in steps) <= 640
-    assert sum(rows for rows, _ in steps) == 300
-    assert 640 // 32 < max(rows for rows, _ in steps) <= 640 // 16  # more rows than the widest shards allow
 
 
 def write_numbered(root: Path, rows: int, width: int, dtype: type) -> Split:
@@ -110,20 +66,6 @@ def write_numbered(root: Path, rows: int, width: int, dtype: type) -> Split:
     return Split(root, manifest, "train")
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-def test_ids_travel_as_narrow_as_they_are_stored(tmp_path: Path, dtype: type) -> None:
-    split = write_numbered(tmp_path, 70_000 if dtype is np.int32 else 65_000, 2, dtype)
-    order = order_over(split, OrderSpec(seed=0, global_batch=5_000))
-    largest = 0
-    for step in make_loader(split, order).steps(0):
-        (batch,) = step.micro_batches
-        assert batch.ids.element_size() == np.dtype(dtype).itemsize
-        assert batch.widened().dtype == torch.int32
-        np.testing.assert_array_equal(batch.widened().numpy()[:, 0], batch.rows + 1)
-        largest = max(largest, int(batch.widened().max()))
-    assert largest == len(split)
-
-
 def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
     """A slow consumer checks a batch long after the thread has filled everything it may fill."""
     split = write_numbered(tmp_path, 4_000, 4, np.uint16)
@@ -132,58 +74,6 @@ def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
         threading.Event().wait(0.005)
         (batch,) = step.micro_batches
         np.testing.assert_array_equal(batch.ids.numpy(), np.repeat(batch.rows[:, None] + 1, 4, axis=1))
-
-
-def addresses(steps: list[StepBatch]) -> set[int]:
-    return {batch.ids.data_ptr() for step in steps for batch in step.micro_batches}
-
-
-def test_buffers_are_used_again(tmp_path: Path) -> None:
-    split = write_numbered(tmp_path, 4_000, 4, np.uint16)
-    order = order_over(split, OrderSpec(seed=0, global_batch=10))
-    assert order.steps_per_epoch == 400
-    loader = make_loader(split, order)
-    first = addresses(list(loader.steps(0)))
-    assert len(first) == 32
-    assert addresses(list(loader.steps(1))) == first
-
-
-def test_two_epochs_may_be_under_way_at_once(tmp_path: Path) -> None:
-    split = write_numbered(tmp_path, 400, 4, np.uint16)
-    loader = make_loader(split, order_over(split, OrderSpec(seed=0, global_batch=10)))
-    seen = 0
-    for pair in zip(loader.steps(0), loader.steps(1), strict=True):
-        for step in pair:
-            (batch,) = step.micro_batches
-            np.testing.assert_array_equal(batch.ids.numpy(), np.repeat(batch.rows[:, None] + 1, 4, axis=1))
-            seen += batch.num_rows
-    assert seen == 800
-
-
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_rows_keep_the_place_that_the_order_gives_them(split: Split, layout: Layout, shuffle: bool) -> None:
-    """Longest first: row for row the order's, however rows are laid out."""
-    order = order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130, shuffle=shuffle))
-    numbers = np.concatenate([block.row for block in split.blocks])
-    lengths = np.concatenate([block.length for block in split.blocks])
-    loader = make_loader(split, order, layout, rank=2, world_size=3, micro_batch=4)
-    for step in loader.steps(1):
-        found = np.concatenate([batch.rows for batch in step.micro_batches])
-        np.testing.assert_array_equal(found, numbers[order.rank_rows(1, step.step, 2, 3)])
-        sizes = [batch.num_rows for batch in step.micro_batches]
-        assert sizes == ([4, 3, 3] if shuffle else [10])
-        assert step.longest == lengths[order.batch_rows(1, step.step)].max()  # of all processes
-
-
-def test_a_process_without_rows_gets_every_step(split: Split) -> None:
-    """Evaluation of few rows on many processes: nobody has another number of steps."""
-    order = order_over(split, OrderSpec(seed=0, global_batch=3, shuffle=False))
-    for rank, expected in ((2, 1), (3, 0)):
-        steps = list(make_loader(split, order, rank=rank, world_size=4).steps(0))
-        assert [step.step for step in steps] == list(range(100))
-        assert {len(step.micro_batches) for step in steps} == {expected}
-        assert {step.global_rows for step in steps} == {3}
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
@@ -200,24 +90,21 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path
         infos.append(write_shard(tmp_path, f"train/{number}.arrow", ids, length, rows % 2, rows, block_rows=16))
     split = Split(tmp_path, Manifest(["a", "b"], {"train": infos}, "uint16", 16, 60_000, "", {}, ""), "train")
     expected, seen = by_source(split), []
-    for step in make_loader(split, order_over(split, OrderSpec(seed=0, global_batch=17)), layout).steps(0):
-        (batch,) = step.micro_batches
+    order = order_over(split, OrderSpec(seed=0, global_batch=17))
+    steps = (step for rank in (0, 1) for step in make_loader(split, order, layout, rank=rank, world_size=2).steps(0))
+    for batch in (batch for step in steps for batch in step.micro_batches):
         tokens = [expected[row][0] for row in batch.rows.tolist()]
+        assert batch.labels.tolist() == [expected[row][1] for row in batch.rows.tolist()]
         padded = torch.zeros(len(tokens), max(map(len, tokens)), dtype=torch.int32)
         for place, row in enumerate(tokens):
             padded[place, : len(row)] = torch.tensor(row)
         if layout == "packed":
-            padded = pack_padded_sequence(padded, batch.lengths, batch_first=True).data
+            packed = pack_padded_sequence(padded, batch.lengths, batch_first=True)
+            padded = packed.data
+            assert torch.equal(batch.batch_sizes, packed.batch_sizes)
         assert torch.equal(batch.widened(), padded)
         seen += batch.rows.tolist()
     assert sorted(seen) == list(range(120))
-
-
-def test_a_loader_made_in_inference_mode_serves_training_too(split: Split) -> None:
-    loader = make_loader(split)
-    with torch.inference_mode():
-        first = [batch.widened().sum().item() for step in loader.steps(0) for batch in step.micro_batches]
-    assert first == [batch.widened().sum().item() for step in loader.steps(0) for batch in step.micro_batches]
 
 
 def test_steps_may_begin_and_end_anywhere(split: Split) -> None:
@@ -229,12 +116,6 @@ def test_steps_may_begin_and_end_anywhere(split: Split) -> None:
         assert found == list(enumerate(whole))[first:last]
 
 
-def test_the_wait_for_data_is_measured(split: Split) -> None:
-    waits = [step.wait_s for step in make_loader(split).steps(0)]
-    assert waits[0] > 0
-    assert all(wait >= 0 for wait in waits)
-
-
 def test_threads_end_with_the_steps_even_when_left_early(split: Split) -> None:
     before = threading.active_count()
     steps = make_loader(split).steps(0)
@@ -242,12 +123,6 @@ def test_threads_end_with_the_steps_even_when_left_early(split: Split) -> None:
     steps.close()
     list(make_loader(split).steps(0))
     assert threading.active_count() == before
-
-
-def test_the_loader_leaves_the_cores_to_training(split: Split) -> None:
-    torch.set_num_threads(2)
-    list(make_loader(split).steps(0))
-    assert torch.get_num_threads() == 2
 
 
 def test_an_error_of_the_thread_reaches_the_training_loop(split: Split) -> None:
@@ -270,33 +145,74 @@ def test_ten_epochs_do_not_grow(tmp_path: Path) -> None:
     assert used[-1] - used[1] < 5e6
 
 
-SHM = """
-import os, sys, torch
-from harness.data.loader import Loader
-from harness.data.order import OrderSpec, order_over
-from preprocessing.dataset.shards import Split, read_manifest
-space = os.statvfs("/dev/shm")
-assert space.f_blocks * space.f_frsize <= 1 << 20, "the small /dev/shm is not there"
-split = Split(sys.argv[1], read_manifest(sys.argv[1]), "train")
-order = order_over(split, OrderSpec(seed=0, global_batch=150))
-loader = Loader(split, order, rank=0, world_size=1, layout="packed", device=torch.device("cpu"))
-print(sum(step.global_rows for epoch in range(3) for step in loader.steps(epoch)), os.listdir("/dev/shm"))
-"""
+SEED, BATCH, UNLABELLED_BATCH = 3, 20, 17
+LABELLED, UNLABELLED = 90, 61
+"""Five steps an epoch, four a pass."""
 
 
-@pytest.mark.processes
-def test_a_megabyte_of_shared_memory_is_enough(dataset: Path) -> None:
-    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
-    enter = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
-    try:
-        allowed = subprocess.run([*enter, mount], capture_output=True, timeout=20, check=False).returncode == 0
-    except FileNotFoundError:
-        allowed = False
-    if not allowed:
-        pytest.skip("needs unshare and the right to mount in a namespace of one's own")
-    script = f'{mount} && exec "$@"'
-    command = [*enter, script, "sh", sys.executable, "-c", SHM, str(dataset)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "900 []\n"
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": LABELLED, "validation": 10, "unlabelled": UNLABELLED}, block_rows=16)
+    return root
+
+
+def split_of(both: Path, name: str) -> Split:
+    return Split(both, read_manifest(both), name)
+
+
+def unlabelled_order(split: Split) -> Order:
+    return order_over(split, OrderSpec(seed=stream_seed(SEED), global_batch=UNLABELLED_BATCH))
+
+
+def labelled(both: Path, kind: type[Loader] = Loader, layout: Layout = "padded", **options: Any) -> Any:
+    split = split_of(both, "train")
+    chosen: dict[str, Any] = {"rank": 0, "world_size": 1, "layout": layout, "device": CPU, **options}
+    return kind(split, order_over(split, OrderSpec(seed=SEED, global_batch=BATCH)), **chosen)
+
+
+def paired(both: Path, layout: Layout = "padded", targets: np.ndarray | None = None, **options: Any) -> Loader:
+    split = split_of(both, "unlabelled")
+    chosen: dict[str, Any] = {"rank": 0, "world_size": 1, "layout": layout, "device": CPU, **options}
+    beside = Loader(split, unlabelled_order(split), targets=targets, **chosen)
+    return labelled(both, Loader, layout, unlabelled=beside, **options)
+
+
+def rows_beside(steps: Any) -> list[list[int]]:
+    return [[int(row) for batch in step.unlabelled for row in batch.rows] for step in steps]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_each_row_once_in_every_pass_on_any_number_of_ranks(
+    both: Path, world_size: int, micro_batch: int | None
+) -> None:
+    loaders = [paired(both, rank=rank, world_size=world_size, micro_batch=micro_batch) for rank in range(world_size)]
+    split = loaders[0].unlabelled.split
+    order, numbers = unlabelled_order(split), np.concatenate([block.row for block in split.blocks])
+    per_epoch, found = loaders[0].order.steps_per_epoch, []
+    for epoch in range(4):
+        shares = [rows_beside(loader.steps(epoch)) for loader in loaders]
+        found += [sorted(row for share in shares for row in share[step]) for step in range(per_epoch)]
+    assert len(found) == 4 * 5 == 5 * order.steps_per_epoch
+    for step, rows in enumerate(found):
+        assert rows == sorted(numbers[order.batch_rows(*divmod(step, 4))].tolist())
+    for first in range(0, 20, 4):
+        assert sorted(row for step in found[first : first + 4] for row in step) == list(range(UNLABELLED))
+    assert found[:4] != found[4:8]
+
+
+@pytest.mark.parametrize("shape", [(UNLABELLED,), (UNLABELLED, 3)])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_soft_labels_come_with_their_rows(both: Path, layout: Layout, shape: tuple[int, ...]) -> None:
+    numbers = np.concatenate([block.row for block in split_of(both, "unlabelled").blocks])
+    targets = np.random.default_rng(0).random(shape, np.float32)
+    of_row = {int(number): targets[place].tolist() for place, number in enumerate(numbers)}
+    for step in paired(both, layout, targets, micro_batch=5, rank=1, world_size=2).steps(0):
+        assert step.global_unlabelled_rows in (15, 16)
+        assert all(batch.labelled and batch.targets is None for batch in step.micro_batches)
+        for batch in step.unlabelled:
+            assert not batch.labelled
+            assert batch.labels.tolist() == [NO_LABEL] * batch.num_rows
+            assert batch.targets is not None
+            assert batch.targets.tolist() == [of_row[int(row)] for row in batch.rows]

@@ -12,18 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config import InitConfig, ModelConfig, RunConfig, to_dict
+from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.classifier import Classifier
-from harness.model.embedding import StartVectors, from_file
-from harness.model.vector_files import check_named
+from harness.model.embedding import StartVectors
 from harness.ranks.distributed import World
 from harness.training import preflight
-from harness.training import start as vectors
-from harness.training.resume import check_continuity, differences
 from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
-from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, index_of, write_kept
+from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept
 from preprocessing.text.vocabulary import PAD, Vocabulary
 from tests.datasets import write_dataset
 
@@ -55,13 +52,6 @@ def keep(data: Path, dim: int = DIM, seed: int = 0) -> np.ndarray:
     return values
 
 
-def keep_path(data: Path) -> Path:
-    """Vectors of the dimension that fits, beside a dataset."""
-    keep(data)
-    (path,) = folder_of(data).glob(f"cbow-{DIM}-*.npy")
-    return path
-
-
 def config(data: Path, source: str, **more: object) -> RunConfig:
     model = ModelConfig(embedding_dim=DIM, embedding_std=0.5, hidden_size=4)
     base = RunConfig(data=str(data), run=str(data.parent / "run"), model=model, init=InitConfig(vectors=source))
@@ -87,25 +77,14 @@ def glove(path: Path, words: list[str]) -> np.ndarray:
 
 def test_the_whole_is_scaled_and_what_has_no_vector_stays() -> None:
     torch.manual_seed(0)
-    model = Classifier(ModelConfig(embedding_dim=DIM, embedding_std=0.5, hidden_size=4), 500)
-    before = model.embedding.weight.detach().clone()
+    embedding = Classifier(ModelConfig(embedding_dim=DIM, embedding_std=0.5, hidden_size=4), 500).embedding
+    before = embedding.weight.detach().clone()
     values = (7.0 * np.random.default_rng(0).normal(size=(500, DIM)) + 1).astype(np.float32)
     has = np.arange(500) % 3 == 1
-    StartVectors(values, has, {}).put_into(model.embedding, 0.5)
-    after = model.embedding.weight.detach()
-    found = after[torch.from_numpy(has)]
-    assert float(found.std(correction=0)) == pytest.approx(0.5, abs=1e-6)
-    ratio = found / torch.from_numpy(values[has])
-    assert float(ratio.min()) == pytest.approx(float(ratio.max()), rel=1e-5)
-    assert torch.equal(after[torch.from_numpy(~has)], before[torch.from_numpy(~has)])
-    assert float(before[1:].std()) == pytest.approx(0.5, rel=0.05)
-    assert not after[PAD].any()
-
-
-def test_random_unless_asked(data: Path) -> None:
-    keep(data)
-    assert start(data, "none") == Beginning(facts={"vectors": None})
-    assert RunConfig().init.vectors == "none"
+    StartVectors(values, has, {}).put_into(embedding, 0.5)
+    after = embedding.weight.detach().numpy()
+    np.testing.assert_allclose(after[has], values[has] * (0.5 / values[has].std()), rtol=1e-5)
+    np.testing.assert_array_equal(after[~has], before.numpy()[~has])
 
 
 def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
@@ -120,27 +99,7 @@ def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
     assert (facts_of(found)["words"], facts_of(found)["vocabulary"]) == (size - 4, size - 2)
     assert facts_of(found)["tokens"] == pytest.approx(share, abs=1e-6)
     assert facts_of(found)["source"].startswith(str(data / "vectors" / "cbow-6-"))
-    words = f"{size - 4} of {size - 2} words, {share:.1%} of the tokens; sha256 "
-    assert words + facts_of(found)["sha256"][:12] in str(found.choices["vectors"])
-    again = begin(config(data, "own"), read_manifest(data), {}, World(), found.facts)
-    assert (again.vectors, again.facts) == (None, found.facts)
-    assert "the run began with them" in str(again.choices["vectors"])
-
-
-def test_the_newest_of_several(data: Path) -> None:
-    keep(data)
-    newer = keep(data, seed=1)
-    found = start(data, "own")
-    assert found.vectors is not None
-    np.testing.assert_array_equal(found.vectors.vectors, newer)
-
-
-def test_auto_without_gensim_says_so_and_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors.importlib.util, "find_spec", lambda name: None)
-    found = start(data, "own")
-    assert (found.vectors, found.facts, found.interrupted) == (None, {"vectors": None}, False)
-    said = "random: gensim, which learns vectors of the texts, is not installed: pip "
-    assert str(found.choices["vectors"]).startswith(said)
+    assert facts_of(found)["sha256"][:12] in str(found.choices["vectors"])
 
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:
@@ -163,18 +122,7 @@ def test_a_file_of_vectors(data: Path, tmp_path: Path) -> None:
     assert facts_of(found)["tokens"] == pytest.approx((counts[3] + counts[5]) / counts.sum(), abs=1e-6)
 
 
-def test_kept_vectors_by_name(data: Path) -> None:
-    values = keep(data)
-    keep(data, seed=1)
-    older = min(folder_of(data).glob("*.json"), key=lambda path: path.read_text().find('"made": "0"') < 0)
-    found = start(data, str(older.with_suffix(".npy")))
-    assert found.vectors is not None
-    np.testing.assert_array_equal(found.vectors.vectors, values)
-
-
-def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: Path, tmp_path: Path) -> None:
     keep(data, dim=4)
     (small,) = folder_of(data).glob("*.npy")
     manifest = read_manifest(data)
@@ -183,39 +131,16 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
         preflight.check_start(config(data, source), of)
 
     check("own")
-    check("none")
-    with pytest.raises(
-        ConfigError, match=r"init\.vectors: Auto: there is no such file; name another, own, auto or none"
-    ):
+    with pytest.raises(ConfigError, match=r"init\.vectors: Auto: there is no such file; name another, own"):
         check("Auto")
     with pytest.raises(ConfigError, match=r"vectors of 4 numbers, .* is 6; set model\.embedding_dim to 4"):
         check(str(small))
-    glove(tmp_path / "glove.txt", ["film"])
-    check(str(tmp_path / "glove.txt"))
-    with pytest.raises(ConfigError, match="holds no vectors as `python -m preprocessing vectors` keeps them"):
-        check(str(tmp_path / "other.npy"))
     other = dataclasses.replace(manifest, text_hash="another", vocabulary_hash="another")
     with pytest.raises(DataError, match=r"learned from another dataset .*, whose ids are others; learn those of this"):
         check(str(small), other)
-    same_ids = dataclasses.replace(manifest, text_hash="another")
-    assert check_named(str(keep_path(data)), same_ids, DIM) is None
-    index_of(small).unlink()
-    with pytest.raises(ConfigError, match="holds no vectors"):
-        check_named(str(small), manifest, 4)
-    with pytest.raises(
-        ConfigError, match=r"init\.vectors: '' is out of range: expected none, own, auto or a file's name"
-    ):
-        InitConfig(vectors="")
-
-
-def test_vectors_of_another_language_are_refused(data: Path, tmp_path: Path) -> None:
-    vocabulary = Vocabulary.read(data / VOCABULARY)
     glove(tmp_path / "glove.txt", ["日本", "映画"])
     with pytest.raises(DataError, match=r"glove\.txt: none of its 2 words is in the dataset's vocabulary"):
-        from_file(tmp_path / "glove.txt", vocabulary, DIM)
-    (tmp_path / "same.txt").write_text(f"{vocabulary.tokens[4].as_py()}" + " 1" * DIM + "\n")
-    with pytest.raises(DataError, match="its vectors are all the same number"):
-        from_file(tmp_path / "same.txt", vocabulary, DIM)
+        start(data, str(tmp_path / "glove.txt"))
 
 
 def test_damaged_vectors_are_not_taken(data: Path) -> None:
@@ -224,29 +149,3 @@ def test_damaged_vectors_are_not_taken(data: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError, match="its sha256 is not the one in"):
         start(data, "own")
-
-
-@pytest.mark.parametrize(
-    ("frozen", "held"), [(None, [False] * 4), (2, [True, True, False, False]), ("always", [True] * 4)]
-)
-def test_for_how_many_steps_the_embedding_is_held(frozen: object, held: list[bool]) -> None:
-    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4, freeze_embedding=frozen), 10)  # type: ignore[arg-type]
-    assert [model.holds_embedding(step) for step in range(4)] == held
-    assert model.embedding.weight.requires_grad is (frozen != "always")
-
-
-@pytest.mark.parametrize("frozen", [0, -1, "never"])
-def test_what_freezes_nothing_is_refused(frozen: object) -> None:
-    with pytest.raises(ConfigError, match=r"model\.freeze_embedding: .* expected a number of optimizer steps, always"):
-        ModelConfig(freeze_embedding=frozen)  # type: ignore[arg-type]
-
-
-def test_a_run_that_goes_on_keeps_its_vectors() -> None:
-    was = to_dict(RunConfig(epochs=3))
-    now = RunConfig(epochs=3, init=InitConfig(vectors="own"), model=ModelConfig(freeze_embedding=5))
-    found = {one.key: one for one in differences(was, to_dict(now), same_data=True)}
-    assert found["init.vectors"].effect == "the run keeps the vectors that it began with"
-    assert found["model.freeze_embedding"].effect == "other updates from here on"
-    with pytest.raises(ConfigError, match=r"init\.vectors: the run began with none, now own"):
-        check_continuity([found["init.vectors"]], set())
-    check_continuity(list(found.values()), {"init.vectors", "model.freeze_embedding"})

@@ -135,8 +135,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Questions]:
     HEARTBEAT.in_loop, HEARTBEAT.step = False, 0
 
 
-@pytest.mark.parametrize("task", ["classifier", "language_model"])
-@pytest.mark.parametrize("recurrence", ["padded", "packed"])
+@pytest.mark.parametrize(("task", "recurrence"), [("classifier", "padded"), ("language_model", "packed")])
 def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path: Path, questions: Questions) -> None:
     write_dataset(tmp_path / "data", {"train": 64, "validation": 16, UNLABELLED: 32})
     config = RunConfig(

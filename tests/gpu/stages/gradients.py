@@ -17,7 +17,7 @@ from harness.ranks.precision import runnable
 from harness.training.trainer import Trainer
 from tests.gpu.corpus import MEDIAN
 from tests.gpu.findings import Findings, Setting
-from tests.gpu.training import lstm_dtypes, make_trainer, session_for
+from tests.trainers import lstm_dtypes, make_trainer, session_for
 
 LIMITS = {"fp32": 2e-3, "bf16": 0.25, "fp16": 0.1}
 """Largest error of a parameter's gradient, relative to its norm: rounding moves the maximum of max pooling elsewhere,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``harness launch`` in every precision; once more with packed rows, a wide part and five classes: rows and losses."""
+"""``harness launch`` in every precision, once more packed, wide and with five classes; ``evaluate``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from harness.ranks.precision import runnable
 from harness.rundir.records import read_environment
 from preprocessing.dataset.shards import read_manifest
+from tests.commands import run_module, succeed
 from tests.gpu.corpus import write_corpus
 from tests.gpu.findings import COMPARED_STEPS, Findings, Setting
 from tests.gpu.launching import finish, in_parallel, lines_of, start_run, tail
@@ -36,6 +38,8 @@ def run(setting: Setting, findings: Findings) -> None:
             findings.add(f"{precision}, {kind}", f"exit code {code}: {tail(path.with_suffix('.log'))}", False)
         else:
             judge(findings, f"{precision}, {kind}", path, directory(setting, precisions[0], kind))
+    if not any(codes):
+        judge_commands(setting, findings, directory(setting, precisions[0], "plain"))
     for precision in {"fp32", "bf16", "fp16"} - set(precisions):
         findings.add(precision, f"skipped: {'needs CUDA' if setting.small else 'this card cannot compute in it'}")
 
@@ -71,3 +75,18 @@ def judge(findings: Findings, name: str, path: Path, beside: Path) -> None:
     effective = read_environment(path).get("effective", {})
     told = [f"{key} {choice}" for key, choice in sorted(effective.items()) if key.startswith(TOLD)]
     findings.add(f"{name}: start line", "; ".join(told))
+
+
+def judge_commands(setting: Setting, findings: Findings, run: Path) -> None:
+    """``evaluate`` beside that of a CPU, and ``doctor``."""
+    found = []
+    for device in (setting.device, "cpu"):
+        output = setting.scratch / f"evaluated-{device}"
+        keys = ("--run", run, "--data", setting.data, "--device", device, "--output", output)
+        succeed(run_module("harness.evaluate", *keys))
+        found.append(pd.read_parquet(output / "test-predictions.parquet").select_dtypes("number"))
+    worst = float((found[0] - found[1]).abs().max().max())
+    findings.add("evaluate: predictions beside a CPU's", f"differ by {worst:.1e} at most", worst <= 1e-4)
+    keys = ("--data", setting.data, "--run", setting.scratch / "none", "--device", setting.device)
+    code = run_module("harness", "doctor", *keys).returncode
+    findings.add("doctor", f"exit code {code}", code == 0)

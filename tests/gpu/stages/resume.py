@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from tests.gpu.findings import Findings, Setting
-from tests.gpu.launching import finish, in_parallel, lines_of, start_run, status_of, steps_done, tail, wait_until
+from tests.gpu.launching import finish, in_parallel, lines_of, start_run, status_of, tail, wait_until
+from tests.runs import steps_done
 
 WEIGHTS = ("model.safetensors", "optimizer.safetensors")
 

@@ -22,7 +22,7 @@ def run(setting: Setting, findings: Findings) -> None:
     findings.add("packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     findings.add("cores for this process", len(os.sched_getaffinity(0)))
     if setting.device == "cpu":
-        findings.skip("card, driver, CUDA, cuDNN, NCCL")
+        findings.add("card, driver, CUDA, cuDNN, NCCL", "skipped: needs CUDA")
         return
     card = torch.cuda.get_device_properties(0)
     cudnn = torch.backends.cudnn.version()

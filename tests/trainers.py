@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real trainers in this process: all that tests know of how one is built; in fp64 too, beside plain PyTorch."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from harness.batch import StepBatch
+from harness.config import RunConfig
+from harness.data.checks import TRAIN
+from harness.data.placement import open_data
+from harness.data.views import rows_of_task
+from harness.model.language import LanguageModel
+from harness.model.networks import AnyNetwork, build_network
+from harness.model.wide import Weighing
+from harness.ranks.precision import Choice
+from harness.ranks.session import Session, open_session
+from harness.training import assembly
+from harness.training.optim import learning_rate
+from harness.training.start import begin, vocabulary_of
+from harness.training.trainer import Trainer
+from harness.training.wide import count_features
+from preprocessing.base.split_names import UNLABELLED
+from preprocessing.dataset.shards import Manifest, read_manifest
+from tests.commands import free_port
+
+Weights = dict[str, np.ndarray]
+
+
+@contextmanager
+def session_for(config: RunConfig) -> Iterator[Session]:
+    """A session as a run of ``config`` opens it.
+
+    Accelerate keeps device and precision for the life of a process; a second session in it needs that forgotten.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    with open_session(config.device, config.precision, config.timeout_s) as session:
+        yield session
+
+
+def make_trainer(config: RunConfig, session: Session) -> Trainer:
+    """A trainer at step 0, as a run of ``config`` builds it."""
+    manifest, world = rows_of_task(config.task, read_manifest(config.data), config.data), session.world
+    beside = UNLABELLED if config.order.unlabelled_batch else None
+    data = open_data(config.data, manifest, TRAIN, world, timeout_s=60, stage_dir="none", beside=beside)
+    beginning = begin(config, manifest, data.splits, world)
+    trainer = assembly.build_trainer(config, session, manifest, data, dict(session.choices), beginning)
+    wide = trainer.objective.classifier.wide
+    if wide is not None:
+        counted = data.splits[UNLABELLED] if beginning.targets else None
+        weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
+        count_features(wide, data.splits[TRAIN], len(manifest.labels), world, counted, weighing)
+    trainer.model.train()
+    return trainer
+
+
+def in_fp64(config: RunConfig, manifest: Manifest) -> AnyNetwork:
+    """The network that a run of ``config`` begins with."""
+    torch.manual_seed(config.seed)
+    network = build_network(config, manifest).double()
+    if isinstance(network, LanguageModel):
+        network.start_bias(vocabulary_of(config).counts)
+    return network
+
+
+def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weights]:
+    """Train to the end: micro-batches of each step on this rank; all weights, and their averages if there are any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "build_network", in_fp64)
+        patch.setattr(assembly, "try_recurrence", lambda *_: Choice("fp64", "exact"))
+        patch.setattr(assembly, "measure_peak", lambda *_: 1e9)
+        patch.setitem(assembly.DTYPES, "fp64", torch.float64)
+        trainer = make_trainer(config, session)
+    update, counts = trainer.update, []
+
+    def counted(batch: StepBatch) -> Any:
+        counts.append(len(batch.micro_batches))
+        return update(batch)
+
+    trainer.update = counted  # type: ignore[method-assign]
+    trainer.fit()
+    network = trainer.objective.classifier
+    final = weights_of(network)
+    if trainer.average is not None:
+        with trainer.average.swapped():
+            held = weights_of(network)
+            final |= {f"average of {name}": held[name] for name, _ in network.named_parameters()}
+    return counts, final
+
+
+def train_plainly(
+    config: RunConfig, network: AnyNetwork, steps: int, loss_of: Callable[[int], torch.Tensor]
+) -> Weights:
+    """What PyTorch alone makes of the loss of each step."""
+    optim, average = config.optim, {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    matrices = [weight for weight in network.parameters() if weight.dim() > 1]
+    vectors = [weight for weight in network.parameters() if weight.dim() == 1]
+    decayed = {"params": matrices, "weight_decay": optim.weight_decay}
+    optimizer = torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, optim)
+        optimizer.zero_grad()
+        loss_of(step).backward()
+        assert network.embedding.weight.grad is not None
+        network.embedding.weight.grad[0] = 0
+        if step < (config.model.freeze_embedding or 0):  # type: ignore[operator]
+            network.embedding.weight.grad = None
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        decay = min(optim.ema or 0.0, (1 + step) / (10 + step))  # type: ignore[type-var]
+        for name, weight in network.named_parameters():
+            average[name] = decay * average[name] + (1 - decay) * weight.detach()
+    averages = {f"average of {name}": weight.numpy() for name, weight in average.items()} if optim.ema else {}
+    return weights_of(network) | averages
+
+
+def weights_of(network: AnyNetwork) -> Weights:
+    """Copies, by name."""
+    return {name: tensor.detach().numpy().copy() for name, tensor in network.state_dict().items()}
+
+
+def all_steps(trainer: Trainer) -> Iterator[StepBatch]:
+    """The steps of one epoch after the other."""
+    for epoch in itertools.count():
+        yield from trainer.loader.steps(epoch)
+
+
+def train(trainer: Trainer, steps: Iterator[StepBatch], number: int) -> list[torch.Tensor]:
+    """What ``Trainer.fit`` does in its loop, for some steps; the loss sum of each, still on the device."""
+    losses = []
+    for batch in itertools.islice(steps, number):
+        loss, _ = trainer.update(batch)
+        trainer.step += 1
+        losses.append(loss)
+    return losses
+
+
+def state_bytes(trainer: Trainer) -> dict[str, bytes]:
+    """Every tensor of a training's state, by name."""
+    tensors = trainer.state().tensors
+    return {
+        f"{file}/{name}": tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        for file, named in tensors.items()
+        for name, tensor in named.items()
+    }
+
+
+@contextmanager
+def lstm_dtypes() -> Iterator[set[torch.dtype]]:
+    """The dtypes that the outputs of LSTM calls inside the block really have, whoever makes the call."""
+    seen: set[torch.dtype] = set()
+    holders: list[Any] = [torch, torch._VF]
+    originals = [holder.lstm for holder in holders]
+
+    def watched(original: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            results = original(*arguments)
+            seen.add(results[0].dtype)
+            return results
+
+        return call
+
+    for holder, original in zip(holders, originals, strict=True):
+        holder.lstm = watched(original)
+    try:
+        yield seen
+    finally:
+        for holder, original in zip(holders, originals, strict=True):
+            holder.lstm = original
+
+
+def losses_in_ddp(config: RunConfig, steps: int) -> tuple[list[float], str, str | None]:
+    """``losses_and_module`` as the only rank of a process group; to be called in a process of its own.
+
+    Accelerate wraps no model for one process, and so is made to believe that there are more.
+    """
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    PartialState.use_distributed = property(lambda self: True)  # type: ignore[method-assign, assignment]
+    return losses_and_module(config, steps)
+
+
+def losses_and_module(config: RunConfig, steps: int) -> tuple[list[float], str, str | None]:
+    """Losses of some steps, what the trainer's model was wrapped in, and the backend of its gradients."""
+    with session_for(config) as session:
+        trainer = make_trainer(config, session)
+        losses = [float(loss) for loss in train(trainer, all_steps(trainer), steps)]
+        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+        return losses, type(trainer.model).__name__, backend

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said before a training: rows of each class, what does not fit rows, processes, memory or machines."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.config import OptimConfig, RunConfig
+from harness.data import checks
+from harness.data.checks import few_steps, imbalance
+from harness.launch import launcher
+from harness.model.registry import parameters_of
+from harness.ranks import precision
+from harness.ranks.distributed import World
+from harness.training.assembly import check_shared
+from harness.training.preflight import check_data, check_room
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import read_manifest
+from tests.datasets import write_dataset
+
+SIZES = {"train": 80, "validation": 20}
+
+
+def test_the_limit_is_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path, SIZES)
+    manifest = read_manifest(tmp_path)
+    config = RunConfig(data=str(tmp_path), device="cpu")
+    need = 16 * parameters_of(config, manifest)
+    check_room(config, manifest, need)
+    with pytest.raises(ConfigError, match="parameters take"):
+        check_room(config, manifest, need - 1)
+    with pytest.raises(ConfigError, match="parameters take"):  # an average of the weights is as large as they
+        check_room(RunConfig(data=str(tmp_path), device="cpu", optim=OptimConfig(ema=0.9)), manifest, need)
+    unknown = RunConfig(data=str(tmp_path), device="auto")  # a device that nobody has looked at has memory of its own
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: need // 4)
+    check_room(unknown, manifest)
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: need // 4 - 1)
+    with pytest.raises(ConfigError, match=r"\(weights\)"):
+        check_room(unknown, manifest)
+
+
+def test_the_processes_of_a_machine_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path, SIZES)
+    manifest = read_manifest(tmp_path)
+    config = RunConfig(data=str(tmp_path), device="cpu", global_batch=16)
+    parameters = parameters_of(config, manifest)
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 4 * 16 * parameters)
+    check_data(config, 8, here=4)  # on two machines
+    with pytest.raises(ConfigError, match=r"parameters take .*, .* in each of 8 processes"):
+        check_data(config, 8, here=8)
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 2 * 4 * parameters)
+    unknown = RunConfig(data=str(tmp_path), device="auto", global_batch=16)  # all draw their weights here first
+    check_room(unknown, manifest, processes=2)
+    with pytest.raises(ConfigError, match=r"in each of 3 processes \(weights\)"):
+        check_room(unknown, manifest, processes=3)
+
+
+def test_imbalance_says_what_to_do() -> None:
+    assert imbalance({"no": 450, "yes": 100}, {}) is None
+    said = imbalance({"no": 9000, "yes": 100}, {})
+    assert said == (
+        "'yes' has 1.1% of the rows, 'no' 90 times as many: accuracy says little of it; look at balanced accuracy and "
+        """F1, and weigh it (--optim.class_weights '{"yes":9.5}') or choose --evaluation.threshold f1"""
+    )
+    said = imbalance({"no": 100, "yes": 9000}, {})  # F1 of 'yes' says nothing of 'no'
+    assert said is not None
+    assert said.endswith("""look at balanced accuracy, and weigh it (--optim.class_weights '{"no":9.5}')""")
+    assert imbalance({"no": 9000, "yes": 100}, {"yes": 3.0}) is None
+    assert imbalance({"no": 9000, "yes": 100}, {}, "f1") is None
+    said = imbalance({"a": 1000, "b c": 10, "d": 40, "e": 190, "f": 900, "gone": 0}, {})
+    assert said is not None
+    assert "look at balanced accuracy and macro F1, and" in said
+    assert said.endswith("""weigh small classes, as in --optim.class_weights '{"b c":10.0,"d":5.0,"e":2.3}'""")
+
+
+def test_the_option_that_is_named_is_one(tmp_path: Path) -> None:
+    said = imbalance({"it's": 10, "no": 9000, "maybe": 1000}, {})
+    assert said is not None
+    option = shlex.split(said[said.index("--optim") :])
+    weights = cli.parse(RunConfig, option, prog="test").optim.class_weights
+    assert weights == {"it's": 30.0, "maybe": 3.0}
+
+
+def test_few_updates_are_told_with_what_to_do() -> None:
+    assert few_steps(80, 3) == "240 updates are few; --epochs 4 makes 320, or lower --global_batch"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 90, "validation": 20, "test": 20})
+    return root
+
+
+def test_rows_batch_and_processes_must_fit(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    with pytest.raises(DataError, match="90 training rows for 91 processes"):
+        checks.check_fit(RunConfig(data=str(dataset), global_batch=100), manifest, 91)
+    with pytest.raises(ConfigError, match="global_batch: 3 rows cannot be shared by 4 processes"):
+        checks.check_fit(RunConfig(data=str(dataset), global_batch=3), manifest, 4)
+    with pytest.raises(ConfigError, match=r"90 rows in 23 steps of near-equal size leave some of 4 .* raise it to 5"):
+        checks.check_fit(RunConfig(data=str(dataset), global_batch=4), manifest, 4)
+    checks.check_fit(RunConfig(data=str(dataset), global_batch=5), manifest, 4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_cuda_and_fp16_where_there_is_no_gpu() -> None:
+    with pytest.raises(ConfigError, match="device: cuda asks for GPUs, but no CUDA device is visible"):
+        precision.choose_device("cuda")
+    with pytest.raises(ConfigError, match="fp16 cannot run on cpu here; it can run fp32"):
+        precision.choose_precision("fp16", "cpu")
+
+
+def test_options_of_accelerate_end_where_ours_begin() -> None:
+    ours = ["--config", "a.yaml", "--run", "r"]
+    options = ["--config_file", "mine.yaml", "--num_processes", "2"]
+    assert launcher.split_arguments([*options, *ours]) == (options, ours)
+    assert launcher.split_arguments(ours) == ([], ours)
+    assert launcher.split_arguments(["--model.hiden", "3"]) == ([], ["--model.hiden", "3"])
+    assert launcher.split_arguments(["--quiet", *options, *ours]) == (options, ["--quiet", *ours])
+    assert launcher.split_arguments([*options, "--quiet", "false", *ours]) == (options, ["--quiet", "false", *ours])
+
+
+class OnAnotherMachine(World):
+    """A rank that is told of a file by rank 0; with ``together`` as of one process."""
+
+    def gather_objects(self, value: Any, what: str) -> list[Any]:
+        return [("node-a", ".seen-there") if "file" in what else value]
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+
+
+@pytest.mark.usefixtures("several")
+def test_rank_0_sees_its_own_file_and_removes_it(tmp_path: Path) -> None:
+    check_shared(tmp_path, World())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'gone'}: gone while it was needed .*; put it back"):
+        check_shared(tmp_path / "gone", World())
+
+
+@pytest.mark.usefixtures("several")
+def test_a_machine_with_a_directory_of_its_own_says_so(tmp_path: Path) -> None:
+    started = time.monotonic()
+    said = rf"run: {tmp_path} on .* is not the directory of that name on node-a, which holds the checkpoints"
+    with pytest.raises(ConfigError, match=said):
+        check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=1))
+    assert time.monotonic() - started < 60
