@@ -119,7 +119,7 @@ def test_every_task_comes_back_once() -> None:
 @pytest.mark.parametrize(
     ("timeout_s", "idle_s", "said"),
     [
-        (1, 300.0, "waited for 2 tasks on 2 workers, and none was finished within 1 s"),
+        (1, 300.0, r"waited for 2 tasks on \d workers, and none was finished within 1 s"),
         (50, 1.0, r"no worker has computed anything for \d+ s; see what they wait for"),
     ],
 )

@@ -178,7 +178,7 @@ def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
     page = Path("out.html").read_text()
     assert (page.count("<article"), page.count("</article>")) == (2, 2)
     assert not re.search("<script|<link|<img|<iframe|https?:|[\x00\x1b\u202e]", page)
-    assert "\\u0000\\u001b\\u202e &amp;lt;b&amp;gt;" in page
+    assert "\\u0000\\u001b\\u202e" in page
     (score,) = padless.load(two).explain("awful").scores
     kind = "for" if score > 0 else "against"
     assert re.search(rf'<mark class="{kind}" style="[^"]*" title="{re.escape(f"{score:+.3f}")}">awful</mark>', page)

@@ -66,7 +66,7 @@ def test_a_wrong_frame_or_option_gets_a_sentence(tmp_path: Path) -> None:
     for frame, options, sentence in (
         (FRAME.iloc[:0], INLINE, "frame: the corpus is empty: no row to learn from"),
         (unlabelled, INLINE, "frame: row 3: there is no label; fill it in, or leave such rows out"),
-        (FRAME, {"splits.tset": 0.5}, "splits.tset: no such option; did you mean"),
+        (FRAME, {"splits.tset": 0.5}, "--splits.tset: no such option; did you mean"),
     ):
         with pytest.raises(padless.UserError, match=f"^{re.escape(sentence)}"):
             padless.prepare(frame, output=tmp_path / "d", options=options)

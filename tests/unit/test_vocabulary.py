@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
@@ -44,7 +44,7 @@ def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
     assert spelt.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.dictionaries(st.text(max_size=3), st.integers(1, 5), max_size=6), min_size=1, max_size=6))
 def test_any_merge_order_gives_the_same_vocabulary(parts: list[dict[str, int]]) -> None:
     tables = [
