@@ -20,7 +20,7 @@ from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page
 from preprocessing.base.hints import suggestion
 from preprocessing.base.installed import as_typed
-from preprocessing.base.options import NULL, build, groups_of, options_of, parsed
+from preprocessing.base.options import NULLS, build, groups_of, options_of, parsed
 from preprocessing.base.printable import guards, tell
 
 Config = TypeVar("Config")
@@ -141,7 +141,7 @@ class Reader:
                 yield from self.leaves(value, where, f"{key}.")
             elif key in self.options:
                 yield key, value
-            elif key not in self.groups or value != NULL:
+            elif key not in self.groups or value not in NULLS:
                 hint = suggestion(key, set(self.options), "")
                 raise ConfigError(f"{where}: unknown key {key!r}{hint}{self.hint}")
 

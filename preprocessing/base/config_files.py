@@ -41,7 +41,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: not a YAML file: {error}") from None
     if not isinstance(content, dict):
-        what = "nothing" if content in (None, "null") else f"a {type(content).__name__}"
+        what = "nothing" if content in (None, "null", "~") else f"a {type(content).__name__}"
         raise ConfigError(f"{path}: holds {what}, expected keys and values")
     return content
 
@@ -72,7 +72,7 @@ def parse_yaml(content: str) -> Any:
 
 def _plain(node: Any) -> Any:
     if node.id == "scalar":
-        return "null" if node.style is None and node.value in ("", "~") else node.value
+        return "null" if node.style is None and not node.value else node.value
     if node.id == "sequence":
         return [_plain(part) for part in node.value]
     found: dict[str, Any] = {}

@@ -27,6 +27,7 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.untrusted import readable, shown
 
 NULL = "null"
+NULLS = (NULL, "~")
 """How None is written in YAML and on a command line."""
 LARGEST = (1 << 63) - 1
 RENAME = "give it another name, or a link with one"
@@ -60,7 +61,7 @@ class Option:
         """The value of texts, as a command line or YAML has them. Raises ``ConfigError``."""
         parts = alternatives(self.kind)
         if isinstance(given, str):
-            if NoneType in parts and given == NULL:
+            if NoneType in parts and given in NULLS:
                 return None
             if self.is_switch:
                 given = SWITCH.get(given.lower(), given.lower())
