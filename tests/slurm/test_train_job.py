@@ -151,16 +151,17 @@ def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600, func_only=True)
 def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_end(
     cluster: Cluster, training: Training, undisturbed: dict[str, Any]
 ) -> None:
     """SLURM looks at limits every 30 seconds; a node that stands still meanwhile keeps the run from ending before."""
-    job = training.submit(cluster, options=("--time", 1, "--sbatch", "signal=B:USR2@15"))
+    job = training.submit(cluster, "--timeout_s", 200, options=("--time", 2, "--sbatch", "signal=B:USR2@15"))
     run = cluster.folder / "run"
-    cluster.until(job, lambda: step(run) >= 50, "step 50", 60)
+    cluster.until(job, lambda: step(run) >= 50, "step 50", 100)
     slow = rank_of(run)
     slow.suspend()
-    cluster.until(job, lambda: "asked to stop" in cluster.log(job), "signal before the limit", 60)
+    cluster.until(job, lambda: "asked to stop" in cluster.log(job), "signal before the limit", 150)
     slow.resume()
     cluster.until(job, lambda: cluster.field(job, "Restarts") == "1", "requeue", 60)
     ask("scontrol", "update", f"JobId={job}", "TimeLimit=10")
