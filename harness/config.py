@@ -102,8 +102,6 @@ class RunConfig:
     many in a row training stops."""
     dry_run: bool = False
     """Build everything, run the longest batch, print memory and the time of a full run; leave nothing behind."""
-    profile: list[int] = field(default_factory=list)
-    """First and last step to record with torch.profiler, as in [20, 25]; the trace goes to RUN/profile."""
     select: Literal["accuracy", "loss", "calibrated"] = "accuracy"
     """Which validation metric decides the epoch whose weights are kept: the highest accuracy, the lowest log loss, or
     the lowest log loss after the probabilities were calibrated, which a small validation split tells apart best."""
@@ -156,9 +154,6 @@ class RunConfig:
         epochs, patience = self.epochs, self.patience
         fits = patience is None or is_auto(patience) or (patience >= 1 and (is_auto(epochs) or patience < epochs))
         require(fits, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
-        window = self.profile
-        in_order = not window or (len(window) == 2 and 0 <= window[0] <= window[1])
-        require(in_order, "profile", window, "a first and a last step, as in [20, 25]")
         check_processes("threads", self.threads)
         tokens = self.global_batch_tokens
         require(tokens is None or tokens >= 1, "global_batch_tokens", tokens, "at least 1, or null")

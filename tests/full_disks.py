@@ -116,7 +116,6 @@ NATIVE = (
     ("pyarrow", "OSFile"),
     ("pyarrow.parquet", "ParquetWriter.__init__"),
     ("safetensors.torch", "save_file"),
-    ("torch.profiler", "profile.export_chrome_trace"),
 )
 """Calls that open a file outside of Python: module and name."""
 
@@ -311,7 +310,6 @@ SCENARIOS = (
     Scenario("inspect", of(preprocessing, "inspect", "{data}", "--plot", "DISK/plot.png")),
     Scenario("training", training(), changing=TIMES),
     Scenario("a training's report", training(report=True), only="report", only_said="report", changing="run/"),
-    Scenario("profile", training("--profile", "[2,3]"), only="profile", only_said="profile", changing="run/"),
     Scenario("pretraining", pretraining, only="run/bundle", changing="run/"),
     Scenario("staging", training("--stage_dir", "DISK/stage"), only="stage/", only_said="report", changing="run/"),
     Scenario(
@@ -461,7 +459,7 @@ def preload() -> None:
     import importlib
 
     names = "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure"
-    names += " pyarrow.parquet torch.profiler jinja2 onnx onnxruntime gensim.models msgspec harness.train"
+    names += " pyarrow.parquet jinja2 onnx onnxruntime gensim.models msgspec harness.train"
     names += " harness.training.assembly harness.report.sinks harness.inference.predict harness.export.command"
     names += " harness.inference.new_rows harness.inference.evaluation harness.inference.labelling"
     names += " preprocessing.job.pipeline"

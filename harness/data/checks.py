@@ -205,10 +205,6 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
             f"evaluation.threshold: {config.evaluation.threshold} is for two labels, the dataset has "
             f"{len(manifest.labels)} and the most probable one is predicted; leave it at fixed"
         )
-    per_epoch = sum(part.steps for part in width_groups(manifest.rows_by_width(TRAIN), order_spec(config)))
-    total = config.epochs * per_epoch
-    if config.profile and config.profile[1] >= total:
-        raise ConfigError(f"profile: step {config.profile[1]} never comes: the run has {total} steps, from 0")
 
 
 def class_rows(manifest: Manifest, split: str) -> dict[str, int]:

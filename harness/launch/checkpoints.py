@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.rundir import checkpoint, layout
 from harness.rundir.checkpoint import Checkpoint
-from harness.training.resume import differences
+from harness.training.preflight import differences
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.screen import Column, Screen, table
 

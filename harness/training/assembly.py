@@ -19,7 +19,7 @@ import torch
 
 from harness.batch import Layout
 from harness.config import RunConfig, to_dict
-from harness.data.checks import TRAIN, order_spec, parts_of, unlabelled_spec
+from harness.data.checks import TRAIN, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
@@ -36,30 +36,27 @@ from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
-from harness.rundir.layout import PROFILE, STOP, storage
+from harness.rundir.layout import STOP, storage
 from harness.rundir.records import LAUNCH_ID, code_hash
 from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.tracking import Trackers
 from harness.training import preflight
-from harness.training.checkpointer import State
 from harness.training.console import Console
-from harness.training.guard import NonFiniteGuard
-from harness.training.probe import choose_micro_batch
-from harness.training.run import PretrainingRun, RankRequests, Run
-from harness.training.sinks import Sink, Sinks, TrackerSink
+from harness.training.optim import NonFiniteGuard
+from harness.training.run import PretrainingRun, RankRequests, Run, choose_micro_batch
 from harness.training.start import Beginning, begin, vocabulary_of
-from harness.training.throughput import Meter, StepProfiler, flops_of, measure_peak, reset_peak_memory
-from harness.training.trainer import Trainer
+from harness.training.throughput import Meter, flops_of, measure_peak, reset_peak_memory
+from harness.training.trainer import State, Trainer
 from harness.training.validation import Scorer, Selection
 from harness.training.wide import count_features
-from harness.training.writer import RunWriter
+from harness.training.writer import RunWriter, Sink, Sinks, TrackerSink
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.machine import memory_bytes
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.dataset.shards import Manifest
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
@@ -81,8 +78,7 @@ def open_run(
     ends the block quietly.
     """
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
-        for sink in listeners(writer.sinks) if writer.active else ():
-            writer.sinks.add(sink)
+        writer.sinks.sinks += listeners(writer.sinks) if writer.active else ()
         yield assemble(config, session, writer, {name: Choice(*reason) for name, reason in reasons.items()})
 
 
@@ -101,7 +97,10 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     selection = Selection("loss" if pretrains else config.select, config.patience)
     with world.together("loading the checkpoint"):
         if start is not None:
-            load(trainer, selection, start, choices, same_data=start.state["dataset"] == manifest.fingerprint)
+            trainer.load(State.read(start), start.path)
+            if start.state["dataset"] == manifest.fingerprint:  # else no validation was of these rows
+                selection.load(start.state["selection"])
+            choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None and not beginning.has_wide:
         counted = data.splits[UNLABELLED] if UNLABELLED in beginning.targets else None
@@ -111,14 +110,17 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
+        writer.open(session, start, choices)
+        writer.restore_bundle(manifest, selection.best_step, selection.decision)
+    console = None
+    if world.is_main:
+        console = Console(config, manifest, trainer.total_steps, trainer.step)
         if writer.active:
-            writer.origin |= {"dataset_parts": parts_of(read_manifest(config.data))}
-        writer.open(trainer, start, choices)
-        writer.restore_bundle(manifest, selection)
-    tensors = trainer.state().tensors  # every rank: a state holds what all have counted
-    if writer.checkpointer is not None:
-        writer.checkpointer.prepare(tensors)
-    console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
+            told = {name: str(choice) for name, choice in choices.items()}
+            facts = {"dataset": manifest.fingerprint, "effective": told}
+            trackers = Trackers(config, writer.directory, active=True, facts=facts)
+            writer.sinks.sinks += [console, TrackerSink(trackers)]
+        console.start(choices)
     scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
     parts = (config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
     run = (PretrainingRun if pretrains else Run)(*parts, beginning.interrupted)
@@ -192,20 +194,6 @@ def appears(path: Path, limit_s: float) -> bool:
     return True
 
 
-def load(
-    trainer: Trainer, selection: Selection, start: Checkpoint, choices: dict[str, Choice], *, same_data: bool
-) -> None:
-    """Put every part where the checkpoint was taken; on other data no validation was yet. Raises ``DataError``."""
-    state = State.read(start)
-    trainer.load(state, start.path)
-    if same_data:
-        selection.load(start.state["selection"])
-    choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
-    before, now = len(state.values["counted"]), trainer.world.world_size
-    if before != now:
-        choices["processes"] = Choice(str(now), f"{before} before: the same global batches, other rounding")
-
-
 def build_trainer(
     config: RunConfig,
     session: Session,
@@ -218,7 +206,7 @@ def build_trainer(
 
     What was decided on the way is added to ``choices``.
     """
-    world, directory, beginning = session.world, Path(config.run), beginning or Beginning()
+    world, beginning = session.world, beginning or Beginning()
     torch.manual_seed(config.seed)
     network = build_network(config, manifest)
     if isinstance(network, LanguageModel):
@@ -239,22 +227,15 @@ def build_trainer(
     guard = NonFiniteGuard(
         config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0),
         world,
-        directory,
-        data.splits[TRAIN],
+        Path(config.run),
         Path(config.data),
-        answers_of(config, manifest),
+        data.splits[TRAIN],
         data.splits[UNLABELLED] if config.order.unlabelled_batch else None,
+        answers_of(config, manifest),
     )
-    return Trainer(
-        config,
-        objective,
-        build_loader(config, session, data, layout, beginning),
-        session.accelerator,
-        world,
-        guard=guard,
-        meter=Meter(session.device, flops_of(config), float(peaks.sum()), predictions_of(network)),
-        profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
-    )
+    loader = build_loader(config, session, data, layout, beginning)
+    meter = Meter(session.device, flops_of(config), float(peaks.sum()), predictions_of(network))
+    return Trainer(config, objective, loader, session.accelerator, world, guard=guard, meter=meter)
 
 
 def build_objective(
@@ -305,16 +286,3 @@ def build_loader(config: RunConfig, session: Session, data: OpenData, layout: La
     counts_tokens = config.task == LANGUAGE_MODEL
     order = order_over(split, order_spec(config))
     return Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
-
-
-def add_sinks(
-    config: RunConfig, manifest: Manifest, trainer: Trainer, writer: RunWriter, choices: dict[str, Choice]
-) -> Console:
-    """Start the sinks of rank 0, and print what is about to be trained."""
-    facts = {"dataset": manifest.fingerprint, "effective": {name: str(choice) for name, choice in choices.items()}}
-    console = Console(config, manifest, trainer.total_steps, trainer.step)
-    if writer.active:
-        writer.sinks.add(console)
-        writer.sinks.add(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
-    console.start(choices)
-    return console

@@ -227,7 +227,7 @@ def environment_of(process: psutil.Process) -> dict[str, str]:
         return {}
 
 
-def test_a_slow_link_is_said_and_half_the_bytes_take_half_the_time(tmp_path: Path) -> None:
+def test_on_a_slow_link_half_the_bytes_take_half_the_time(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 256, "validation": 16, "test": 16}, longest=20)
     size = ("--model.hidden_size", "256", "--global_batch", "16", "--epochs", "1", "--tracking.log_every", "4")
     seconds = {}
@@ -235,12 +235,9 @@ def test_a_slow_link_is_said_and_half_the_bytes_take_half_the_time(tmp_path: Pat
         two.slow_down("20mbit")
         for compression in ("none", "bf16"):
             training = Training(two, tmp_path, compression)
-            said = training.to_the_end(*size, "--optim.gradient_compression", compression)
+            training.to_the_end(*size, "--optim.gradient_compression", compression)
             lines = [json.loads(line) for line in (training.run / "throughput.jsonl").read_text().splitlines()]
-            seconds[compression] = sum(line["all_reduce"] * 64 / line["rows_per_s"] for line in lines)
-            verdicts = [line["verdict"] for line in lines if line["verdict"]]
-            assert "network-bound: " in said[0]
-            assert all(("optim.gradient_compression" in text) == (compression == "none") for text in verdicts)
+            seconds[compression] = sum(64 / line["rows_per_s"] for line in lines)
     assert 0.35 < seconds["bf16"] / seconds["none"] < 0.75, seconds
 
 

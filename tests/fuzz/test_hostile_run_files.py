@@ -37,8 +37,8 @@ from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.training_facts import FILE as TRAINING
 from harness.rundir.training_facts import read_training
 from harness.training import assembly
-from harness.training.checkpointer import State
-from harness.training.resume import find_resume_point
+from harness.training.preflight import find_resume_point
+from harness.training.trainer import State
 from harness.training.writer import RunWriter
 from preprocessing.dataset.shards import VOCABULARY
 from tests.datasets import write_dataset

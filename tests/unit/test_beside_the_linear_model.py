@@ -14,7 +14,7 @@ from harness.baseline.command import BaselineConfig
 from harness.baseline.results import Comparison, compare, read_results
 from harness.report.sinks import BaselineSink
 from harness.rundir.results import Measured, write_figures, write_predictions
-from harness.training.sinks import Ending, Sink
+from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import duration
 from preprocessing.dataset.shards import Split, read_manifest

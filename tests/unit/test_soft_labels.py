@@ -23,7 +23,7 @@ from harness.data.soft_labels import (
 )
 from harness.inference.labelling import measured
 from harness.scores.calibration import Decision
-from harness.training.resume import check_soft_labels as check_resumed
+from harness.training.preflight import check_soft_labels as check_resumed
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.datasets import write_dataset
