@@ -170,28 +170,21 @@ def check_shared(run: str | Path, world: World) -> None:
             if token is not None:
                 with storage(token):
                     token.touch()
-        host, name = world.from_main((platform.node(), token and token.name), "a file in the run directory")
+        name = world.from_main(token and token.name, "a file in the run directory")
         with world.together("looking at the run directory"):
-            if launched_local_rank() == 0 and not appears(Path(run, str(name)), min(LOOK_LIMIT_S, world.timeout_s / 2)):
-                raise ConfigError(
-                    f"run: {run} on {platform.node()} is not the directory of that name on {host}, which holds the "
-                    f"checkpoints; name one that all machines share, or mount it there"
-                )
+            deadline = time.monotonic() + min(LOOK_LIMIT_S, world.timeout_s / 2)
+            while launched_local_rank() == 0 and not Path(run, str(name)).exists():
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"run: {run} on {platform.node()} is not the directory that rank 0 writes to; name one that "
+                        "all machines share, or mount it there"
+                    )
+                time.sleep(0.2)
+                if Path(run).is_dir():
+                    os.listdir(run)  # asks the server again
     finally:
         if token is not None:
             token.unlink(missing_ok=True)
-
-
-def appears(path: Path, limit_s: float) -> bool:
-    """Whether a file is there, now or within the limit."""
-    deadline = time.monotonic() + limit_s
-    while not path.exists():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-        if path.parent.is_dir():
-            os.listdir(path.parent)  # asks the server again
-    return True
 
 
 def build_trainer(

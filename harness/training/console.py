@@ -28,7 +28,6 @@ from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import duration
 from preprocessing.base.screen import Column, Screen, Tone, fitted, head_line, laid_out, row_line
-from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest
 
 PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}
@@ -171,9 +170,8 @@ class Console(Sink):
 
         ``measured`` are all figures of each split that was measured at the end, as ``SPLIT.json`` has them.
         """
-        lines, best = self.history()
-        splits = ({} if best is None else {VALIDATION: before_calibration(best)}) | dict(measured)
-        self.screen.table(figures_table(splits, self.manifest.labels, self.screen.width))
+        lines, _ = self.history()
+        self.screen.table(figures_table(measured, self.manifest.labels, self.screen.width))
         found = verdicts(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
         for name, values in list(measured.items())[-1:]:
             self.screen.say(f"{describe_calibration(values)}\n\nclasses of {name}:")
@@ -216,24 +214,14 @@ class Console(Sink):
             (layout.BUNDLE, f"best weights, vocabulary and text pipeline, for {PURPOSE[self.config.task]}"),
             (figures_name(TEST), f"test metrics; {predictions_name(TEST)} has every row"),
             (layout.REPORT, "all of it to look at"),
-            (layout.METRICS, "every log line"),
         ):
             if (self.directory / name).exists():
                 self.screen.fact(f"  {name}", what, indent=17)
 
 
-def before_calibration(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a validation beside those of a test, with the interval of its accuracy.
-
-    Log loss and calibration error are left out: the test has those of calibrated probabilities.
-    """
-    intervals = {"accuracy": wilson(round(line["accuracy"] * line["rows"]), line["rows"])}
-    return {**{key: line[key] for key in line if key not in ("log_loss", "ece")}, "intervals": intervals}
-
-
 def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> dict[str, str]:
     """What is trained on what, by name."""
-    shape, tokens, beside = config.model, config.global_batch_tokens, config.order.unlabelled_batch
+    shape, tokens = config.model, config.global_batch_tokens
     classifies = config.task == CLASSIFIER
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
     direction = ("Bi" if shape.bidirectional else "") + shape.cell.upper()
@@ -256,9 +244,6 @@ def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> dict[str, 
         found["task"] = (
             f"language model: each direction predicts its next token, among {among}; {read:,} tokens an epoch"
         )
-    if beside:
-        passes = total_steps / -(-manifest.rows(UNLABELLED) // beside)
-        found["unlabelled"] = f"{beside} more rows in every step, {passes:.1f} passes in all"
     return found
 
 

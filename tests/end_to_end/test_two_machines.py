@@ -157,7 +157,7 @@ NO_A = "machine 1 of 2: machine 0 did not answer at .* within 30 s"
 NO_DATA = r"(machine 1 \(machine-b\) cannot train: )?/.*dataset.json: missing"
 DATASET = r"the dataset's fingerprint is \w+ on machine 1 \(machine-b\) and \w+ on machine 0"
 LR = r"optim\.lr is 0\.01 on machine 1 \(machine-b\) and 0\.002 on machine 0 \(machine-a\)"
-NOT_SHARED = r"run: .* on machine-b is not the directory of that name on machine-a"
+NOT_SHARED = r"run: .* on machine-b is not the directory that rank 0 writes to"
 FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
     "another configuration": (lambda one: codes_of(one.start(keys=("--optim.lr", "0.01"))), (2, 2), (LR,) * 3),

@@ -161,4 +161,4 @@ def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path:
     assert run.trainer.step == run.trainer.total_steps
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) >= 2
     assert questions.unseen == set()
-    assert {"trainer.py:__init__", "guard.py:was_skipped", "throughput.py:plain"} <= questions.all
+    assert {"trainer.py:__init__", "optim.py:_act", "throughput.py:plain"} <= questions.all
