@@ -43,7 +43,7 @@ GENERATOR = "padless report"
 """What a report says that it was made by."""
 FORMAT, FORMAT_VERSION = "padless-report", 1
 CURVES = {"loss": "train", "lr": "train", "grad_norm": "train", "padding": "train"}
-CURVES |= {"tokens_per_s": "speed", "data_wait": "speed", "mfu": "speed"}
+CURVES |= {"tokens_per_s": "speed", "data_wait": "speed"}
 """Figure among the numbers of a page -> the lines that hold it."""
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 
 from harness.batch import Layout
@@ -45,7 +44,7 @@ from harness.training.console import Console
 from harness.training.optim import NonFiniteGuard
 from harness.training.run import PretrainingRun, RankRequests, Run, choose_micro_batch
 from harness.training.start import Beginning, begin, vocabulary_of
-from harness.training.throughput import Meter, flops_of, measure_peak, reset_peak_memory
+from harness.training.throughput import Meter
 from harness.training.trainer import State, Trainer
 from harness.training.validation import Scorer, Selection
 from harness.training.wide import count_features
@@ -213,10 +212,6 @@ def build_trainer(
     in_dtype = try_recurrence(network.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
     objective = build_objective(config, network, manifest, DTYPES[in_dtype.value], session.device)
-    peak = measure_peak(session.device, session.arithmetic)
-    reset_peak_memory(session.device)
-    peaks = world.gather_numbers(np.array([peak]), "measuring the devices")
-    choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
     guard = NonFiniteGuard(
         config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0),
         world,
@@ -227,7 +222,7 @@ def build_trainer(
         answers_of(config, manifest),
     )
     loader = build_loader(config, session, data, layout, beginning)
-    meter = Meter(session.device, flops_of(config), float(peaks.sum()), predictions_of(network))
+    meter = Meter(session.device, predictions_of(network))
     return Trainer(config, objective, loader, session.accelerator, world, guard=guard, meter=meter)
 
 

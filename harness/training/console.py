@@ -45,7 +45,6 @@ COLUMNS = (
     (Column(key="left", title="left", least=6, weight=1), "{left}"),
     (Column(key="data_wait", title="wait", least=5, weight=6), "{data_wait:.1%}"),
     (Column(key="padding", title="padding", weight=5), "{padding:.1%}"),
-    (Column(key="mfu", title="mfu", least=4, weight=7), "{mfu:.0%}"),
 )
 """Of a log line's row; where the screen is narrow, they give way in order of importance."""
 

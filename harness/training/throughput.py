@@ -13,11 +13,8 @@ from typing import Any
 import torch
 
 from harness.batch import Batch, StepBatch
-from harness.config import RunConfig
 from harness.data.order import row_hash
-from harness.model.registry import CELLS
 from harness.ranks.distributed import World
-from harness.settings.task import LANGUAGE_MODEL
 
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
@@ -29,14 +26,10 @@ LASTING_LINES = 3
 moment only.
 """
 TIMING = (
-    *("rows_per_s", "tokens_per_s", "data_wait", "mfu", "memory_bytes"),
+    *("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes"),
     *("slowest_rank", "rank_spread", "verdict"),
 )
 """Figures of a log line that no two runs share; all others are a function of the run."""
-BACKWARD_AND_FORWARD = 3
-"""A backward pass costs twice its forward pass (gradients of inputs and of weights)."""
-MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
-PROBES = 5
 
 
 @dataclass
@@ -68,9 +61,6 @@ class Meter:
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    flops_per_token: int = 0
-    peak_flops: float = 0.0
-    """Measured FLOP/s of all ranks' devices together; 0 when unknown."""
     predictions: int = 0
     """Predictions for each token but one of every row: the loss is a mean over them; 0: a mean over rows."""
     counted: Counted = field(default_factory=Counted)
@@ -171,7 +161,6 @@ def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
         "tokens_per_s": tokens / elapsed,
         "padding": 1 - tokens / total("padded_tokens"),
         "data_wait": max(rank["wait_s"] / rank["seconds"] for rank in ranks),
-        "mfu": meter.flops_per_token * tokens / elapsed / meter.peak_flops if meter.peak_flops else None,
         "memory_bytes": max(rank["memory_bytes"] for rank in ranks),
         "skipped": max(rank["skipped"] for rank in ranks),
         "slowest_rank": speeds.index(min(speeds)),
@@ -217,31 +206,3 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device, where work is queued on one."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def flops_of(config: RunConfig) -> int:
-    """Floating-point operations of training on one real token: the gates of every layer and direction, and of a
-    language model the projection and the candidates. All else is small beside them.
-    """
-    shape = config.model
-    directions = 2 if shape.bidirectional else 1
-    inputs = [shape.embedding_dim] + [shape.hidden_size * directions] * (shape.num_layers - 1)
-    products = sum(CELLS[shape.cell].gates * shape.hidden_size * (size + shape.hidden_size) for size in inputs)
-    if config.task == LANGUAGE_MODEL:
-        products += shape.embedding_dim * (shape.hidden_size + config.language_model.candidates)
-    return BACKWARD_AND_FORWARD * 2 * directions * products
-
-
-def measure_peak(device: torch.device, precision: str) -> float:
-    """FLOP/s of a large square matrix product on this device in this precision, best of a few: the practical peak."""
-    size = MATRIX_SIZE[device.type]
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(PROBES + 1):
-        synchronize(device)
-        started = time.perf_counter()
-        torch.mm(left, right)
-        synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best

@@ -45,7 +45,7 @@ def test_options_that_work_together(data: Path, tmp_path: Path) -> None:
     assert all(line["skipped"] == 0 and 0 <= line["padding"] < 1 for line in lines)
     speeds = [json.loads(line) for line in (run / "throughput.jsonl").read_text().splitlines()]
     assert [line["step"] for line in speeds] == [line["step"] for line in lines]
-    assert all(0 < line["mfu"] < 1 and line["memory_bytes"] > 1e8 for line in speeds)
+    assert all(line["memory_bytes"] > 1e8 for line in speeds)
     assert json.loads((run / "test.json").read_text())["accuracy"] > 0.8
 
 

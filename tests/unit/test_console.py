@@ -60,7 +60,7 @@ def as_measured(names: list[str]) -> dict[str, Any]:
 
 def step(number: int, **more: Any) -> dict[str, Any]:
     """A log line."""
-    speed = {"tokens_per_s": 1_234_567.8, "data_wait": 0.123, "padding": 0.0567, "mfu": 0.41, "verdict": None}
+    speed = {"tokens_per_s": 1_234_567.8, "data_wait": 0.123, "padding": 0.0567, "verdict": None}
     return {"step": number, "epoch": number / 62_500, "loss": 0.6931, "lr": 0.002, **speed, **more}
 
 
@@ -148,7 +148,7 @@ def test_columns_of_a_row_give_way_in_order_of_importance(tmp_path: Path, capsys
         head, row = shown(tmp_path, width, capsys, "train", **step(20))
         assert cells(head) == cells(row) <= width
         heads[width] = head.split()
-    assert heads[80] == ["step", "epoch", "loss", "lr", "tokens/s", "left", "wait", "padding", "mfu"]
+    assert heads[80] == ["step", "epoch", "loss", "lr", "tokens/s", "left", "wait", "padding"]
     assert heads[64] == heads[80][:6]
     assert heads[30] == ["step", "loss"]
 

@@ -31,13 +31,11 @@ def ranks(**columns: list[float]) -> list[dict[str, Any]]:
 
 
 def test_figures_of_a_log_line() -> None:
-    figures = summarize(ranks(), Meter(flops_per_token=1000, peak_flops=1e7))
+    figures = summarize(ranks(), Meter())
     assert figures["loss"] == 0.7
     assert (figures["rows"], figures["rows_per_s"], figures["tokens_per_s"]) == (200, 100, 5000)
     assert figures["padding"] == pytest.approx(1 - 5000 / 5100)
-    assert figures["mfu"] == pytest.approx(0.5)
     assert figures["verdict"] is None
-    assert summarize(ranks(), Meter(flops_per_token=1000))["mfu"] is None
 
 
 def test_a_slow_rank_is_named_when_that_lasts() -> None:
