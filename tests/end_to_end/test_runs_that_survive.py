@@ -158,11 +158,11 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     before = (run / "metrics.jsonl").read_bytes()
     code, _, said = launched("--model.embedding_dim", 8)
     assert code == 2
-    assert "model.embedding_dim: was 16, now 8: the weights do not fit another model" in said
+    assert "model.embedding_dim: was 16, now 8: the weights fit no other" in said
     code, shown, said = launched("--epochs", 4)
     assert code == 2
-    assert "epochs: the run began with 2, now 4 (another schedule of the learning rate)" in said
-    assert "\n  epochs: was 2, now 4 (another schedule of the learning rate)\n" in shown
+    assert "epochs: the run began with 2, now 4; put it back" in said
+    assert "\n  epochs: was 2, now 4 (another run from here on)\n" in shown
     code, shown, _ = launched()
     assert (code, "has finished already" in unwrapped(shown)) == (0, True)
     assert (run / "metrics.jsonl").read_bytes() == before

@@ -60,7 +60,7 @@ def test_list_shows_damage_and_verify_tells_it_by_its_exit_code(run: Path, capsy
 def test_diff_says_how_far_two_checkpoints_are_apart(run: Path, capsys) -> None:
     assert main(["checkpoint", "diff", str(run)]) == 0
     shown = capsys.readouterr().out
-    assert "  optim.lr: was 0.002, now 0.5 (other updates from here on)\n  step: was 10, now 20\n" in shown
+    assert "  optim.lr: was 0.002, now 0.5 (another run from here on)\n  step: was 10, now 20\n" in shown
     assert main(["checkpoint", "diff", str(run), "10", "20", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(one["key"], one["was"], one["now"]) for one in found["config"]] == [("optim.lr", 0.002, 0.5)]
