@@ -190,7 +190,7 @@ class Checkpointer:
     def __init__(self, run: Path, config: CheckpointConfig, device: torch.device, sync: Callable[[], None]) -> None:
         """``sync`` flushes the metrics to the disk, before a checkpoint that knows of them gets its name."""
         self.run, self.config, self.sync = run, config, sync
-        self.on_device = device.type == "cuda"
+        self.device = device.type
         self.copies: Tensors = {}
         """On the CPU, pinned for CUDA, used again by each save."""
         self.thread: threading.Thread | None = None
@@ -216,7 +216,7 @@ class Checkpointer:
         if self.failure is not None:
             return
         self.copy(tensors)
-        copied = torch.cuda.Event() if self.on_device else None
+        copied = None if self.device == "cpu" else torch.cuda.Event()
         if copied is not None:
             copied.record()
         self.saved_at, self.saved = time.monotonic(), True
@@ -248,7 +248,7 @@ class Checkpointer:
             held = self.copies.setdefault(file, {})
             for name, tensor in named.items():
                 if name not in held:
-                    held[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.on_device)
+                    held[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.device == "cuda")
                 held[name].copy_(tensor, non_blocking=True)
 
     def wait(self) -> None:

@@ -107,16 +107,6 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
 
 
 @pytest.mark.slow
-def test_out_of_time_before_the_first_step(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    finish(start(data, run, *PLAIN, "--max_time", "0.001"), run, 85)
-    assert (status(run)["state"], status(run)["step"]) == ("preempted", 0)
-    assert status(run)["reason"] == "max_time of 0.001 s reached"
-    finish(start(data, run, *PLAIN), run)
-    assert final(run) == final(undisturbed)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     data: Path, undisturbed: Path, tmp_path: Path, restarts: int
@@ -191,17 +181,3 @@ def test_ranks_whose_launcher_was_killed_leave_and_the_next_start_goes_on(
     process.wait(20)
     finish(start(data, run, *PLAIN), run)
     assert final(run) == final(undisturbed)
-
-
-@pytest.mark.slow
-def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(data, run, *PLAIN, "--epochs", "1000")
-    try:
-        wait_for_step(process, run, 4)
-        other = launch(data, run, *PLAIN, "--epochs", "1000")
-        assert other.wait(90) == 2, log(run)
-        assert "another process trains in" in log(run)
-        assert process.poll() is None
-    finally:
-        process.kill()

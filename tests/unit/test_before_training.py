@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ import torch
 
 from harness.config import OptimConfig, RunConfig
 from harness.data import checks
-from harness.data.checks import few_steps, imbalance
+from harness.data.checks import imbalance
 from harness.launch import launcher
 from harness.model.registry import parameters_of
 from harness.ranks import precision
 from harness.ranks.distributed import World
 from harness.training.assembly import check_shared
 from harness.training.preflight import check_data, check_room
-from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
@@ -73,18 +71,6 @@ def test_imbalance_says_what_to_do() -> None:
     said = imbalance({"a": 1000, "b c": 10, "d": 40, "e": 190, "f": 900, "gone": 0}, {})
     assert said is not None
     assert said.endswith("""--optim.class_weights '{"b c":10.0,"d":5.0,"e":2.3}'""")
-
-
-def test_the_option_that_is_named_is_one(tmp_path: Path) -> None:
-    said = imbalance({"it's": 10, "no": 9000, "maybe": 1000}, {})
-    assert said is not None
-    option = shlex.split(said[said.index("--optim") :])
-    weights = cli.parse(RunConfig, option, prog="test").optim.class_weights
-    assert weights == {"it's": 30.0, "maybe": 3.0}
-
-
-def test_few_updates_are_told_with_what_to_do() -> None:
-    assert few_steps(80, 3) == "240 updates are few; --epochs 4 makes 320, or lower --global_batch"
 
 
 @pytest.fixture(scope="module")
