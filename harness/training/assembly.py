@@ -140,10 +140,9 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
         here = launched_local_world_size()
         manifest = preflight.check_data(config, world.world_size, start, here=here, hashes=world.is_main)
         start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
-        if session.device.type == "cuda":  # which no other process has
-            preflight.check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1])
-        else:
-            preflight.check_room(config, manifest, memory_bytes(), processes=here)
+        on_cuda = session.device.type == "cuda"  # which no other process has
+        device_bytes = torch.cuda.mem_get_info(session.device)[1] if on_cuda else memory_bytes()
+        preflight.check_room(config, manifest, device_bytes, processes=1 if on_cuda else here)
         if world.is_main and start is None:
             preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]

@@ -234,7 +234,7 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     if fingerprint in (None, manifest.fingerprint):
         return True
     fits = began.get("text_hash", manifest.text_hash) == manifest.text_hash
-    fits = fits and (config.task != CLASSIFIER or began.get("labels", manifest.labels) == manifest.labels)
+    fits = fits and (config.task != CLASSIFIER or (began.get("labels") or manifest.labels) == manifest.labels)
     needed = ["data", "epochs"] if finished and checkpoint is not None else ["data"]
     if fits and all(is_allowed(key, config.allowed) for key in needed):
         return False
