@@ -22,11 +22,11 @@ from typing import Any
 from benchmarks.measuring import Lines, table
 from harness.baseline.linear import RECIPE
 from harness.baseline.results import read_results
-from harness.config import RunConfig, require
+from harness.config import RunConfig
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
 from preprocessing.base import config_files
-from preprocessing.base.errors import ConfigError, DataError, check_processes
+from preprocessing.base.errors import ConfigError, DataError, check_processes, require
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.dataset.shards import read_manifest
 

@@ -33,10 +33,10 @@ from benchmarks.corpora import (
     train,
 )
 from benchmarks.measuring import Lines, table
-from harness.config import RunConfig, require
+from harness.config import RunConfig
 from harness.rundir.bundle_files import bundle_directory, read_info
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError, check_processes
+from preprocessing.base.errors import ConfigError, DataError, check_processes, require
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import read_manifest

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.measuring import Lines, table
-from harness.config import require
+from preprocessing.base.errors import require
 from preprocessing.base.installed import VERSION
 
 CLASSES = ("dull", "fine")

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from harness.config import require
 from harness.inference.engines import Engine
 from harness.rundir.training_facts import DIALECT
-from preprocessing.base.errors import ConfigError, check_processes, check_wait
+from preprocessing.base.errors import ConfigError, check_processes, check_wait, require
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
 
 STDIN = "-"

@@ -26,13 +26,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.launch import meeting
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
 from harness.rundir.records import State, is_free, read_status, write_status
-from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base import atomic, cli, config_files

@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import FIRST_KEYS, RunConfig
+from harness.config import FIRST_KEYS, LANGUAGE_MODEL, RunConfig
 from harness.data.checks import check_dataset
 from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
@@ -48,7 +48,6 @@ from harness.rundir.records import LAUNCH_ID
 from harness.scores.figures import FIGURES
 from harness.scores.intervals import METHOD_OVER_RUNS
 from harness.scores.tables import describe_spread, spread_table
-from harness.settings.task import LANGUAGE_MODEL
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError

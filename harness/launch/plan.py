@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import RunConfig, require
+from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.data.checks import (
     TRAIN,
     check_fit,
@@ -34,10 +34,9 @@ from harness.launch import many
 from harness.launch.asked import LaunchRecipe
 from harness.model.registry import CELLS, check_model, parameters_of
 from harness.ranks import devices
-from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
-from preprocessing.base.errors import UserError
+from preprocessing.base.errors import UserError, require
 from preprocessing.base.printable import counted, size
 from preprocessing.base.randomness import permutation
 from preprocessing.base.screen import TIE, Screen

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.config import ModelConfig, model_from_dict
+from harness.config import CLASSIFIER, ModelConfig, model_from_dict
 from harness.model.vector_files import coverage_of
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info
 from harness.rundir.layout import listed, members
-from harness.settings.task import CLASSIFIER
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.text.vocabulary import PAD, RESERVED, Vocabulary

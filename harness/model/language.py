@@ -27,12 +27,11 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, StepBatch, send
-from harness.config import ModelConfig
+from harness.config import LanguageModelConfig, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, Masks
 from harness.model.embedding import Network
 from harness.model.recurrent import PackedIndex
 from harness.model.softmax import FIRST, PREDICTIONS, LogUniformSampler, log_losses, pieces, sampled_softmax
-from harness.settings.task import LanguageModelConfig
 from preprocessing.base.randomness import permutation
 from preprocessing.text.vocabulary import PAD, UNK
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import ClassVar
 
-from harness.config import require
 from harness.launch.asked import seeds_of
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, require
 
 TIME = re.compile(r"(\d+-)?\d+(:[0-5]?\d){0,2}|UNLIMITED|INFINITE")
 MEMORY = re.compile(r"\d+[KMGT]?")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from harness.batch import Layout
-from harness.config import RunConfig, to_dict
+from harness.config import LANGUAGE_MODEL, RunConfig, to_dict
 from harness.data.checks import TRAIN, order_spec, parts_of, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
@@ -38,7 +38,6 @@ from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import PROFILE, STOP, storage
 from harness.rundir.records import LAUNCH_ID, code_hash
-from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.tracking import Trackers
 from harness.training import preflight
 from harness.training.checkpointer import State

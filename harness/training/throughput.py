@@ -19,12 +19,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from harness.batch import Batch, StepBatch
-from harness.config import ModelConfig, RunConfig
+from harness.config import LANGUAGE_MODEL, ModelConfig, RunConfig
 from harness.data.order import row_hash
 from harness.model.registry import CELLS
 from harness.ranks.distributed import World
 from harness.rundir.layout import trace_name
-from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base import atomic
 from preprocessing.base.printable import size
 from preprocessing.base.storage import refusal

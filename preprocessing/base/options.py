@@ -146,10 +146,10 @@ def choices_of(kind: Any) -> list[str]:
 
 
 def in_words(kind: Any) -> str:
-    """What values a type takes, as in ``a whole number, at least 1, or null``."""
+    """What values a type takes, as in ``a whole number of at least 1 or null``."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return f"{in_words(parts[0])} {' and '.join(bounds(one) for one in parts[1:] if isinstance(one, Meta))}".strip()
+        return f"{in_words(parts[0])} {' and '.join(limit for meta in parts[1:] for limit in limits(meta))}".strip()
     if origin in (Union, UnionType):
         *before, last = map(in_words, parts)
         return f"{', '.join(before)} or {last}"
@@ -159,11 +159,11 @@ def in_words(kind: Any) -> str:
     return WORDS.get(kind) or named.get(origin) or "a value"
 
 
-def bounds(meta: Meta) -> str:
-    """A range, as in ``at least 1 and at most 9``."""
-    limits = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    found = [f"{word} {getattr(meta, name):,}" for name, word in limits.items() if getattr(meta, name) is not None]
-    return " and ".join([*found, *([] if meta.description is None else [meta.description])])
+def limits(meta: Meta) -> list[str]:
+    """A range, as in ``of at least 1``."""
+    found = {"above": meta.gt, "of at least": meta.ge, "below": meta.lt, "of at most": meta.le}
+    spelt = [f"{words} {limit:,}" for words, limit in found.items() if limit is not None]
+    return [*spelt, *([] if meta.description is None else [meta.description])]
 
 
 def parsed(key: str, text: str) -> Any:

@@ -31,7 +31,7 @@ WRONG_COMMANDS = {
     ): "--learning_rate: no key of the training, no option of accelerate launch; it is",
     ("--epochs", "many"): "epochs: expected a whole number or auto, got many",
     ("--model.cell", "transformer"): "model.cell: 'transformer' is out of range: expected one of lstm, gru",
-    ("--optim.lr", "-1"): "optim.lr: -1.0 is out of range: expected above 0",
+    ("--optim.lr", "-1"): "optim.lr: expected a number above 0 or auto, got -1",
     ("--config", "nowhere.yaml"): "nowhere.yaml: No such file or directory",
     ("--epochs", "1", "stray"): "'stray' belongs to no option",
     ("--data", "nowhere"): "nowhere/dataset.json: missing",
