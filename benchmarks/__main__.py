@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, Words, dispatch
+from preprocessing.base.cli import Command, Words, dispatch
 
 FILES = Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None)
 ONE_FILE = Words(spelling="FILE", noun="file", takes="one labelled file")

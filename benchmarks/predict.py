@@ -28,8 +28,8 @@ from harness.inference.engines import open_scorer, scorer_class
 from harness.inference.rows import find, texts_in
 from harness.inference.scorer import Scorer
 from harness.rundir.training_facts import Reading
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, require
-from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec

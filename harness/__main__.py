@@ -11,7 +11,7 @@ if __name__ == "__main__":  # before the other imports: a signal may come that e
     stop.listen(sys.argv[1:])
 
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, Words, complete, dispatch
+from preprocessing.base.cli import Command, Words, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m harness"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Un
 
 from msgspec import Meta
 
-from preprocessing.base import config_files
+from preprocessing.base import options
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.schema import Above0, AtLeast0, AtLeast1, Chance, Name, Processes, Share, Wait, typed
 
@@ -314,7 +314,7 @@ class RunConfig:
 
     RECIPES: ClassVar[str] = "train"
     """The kind of recipes that ``--config`` finds by name."""
-    DEFAULT: ClassVar[Path] = config_files.file_of("train", "default")
+    DEFAULT: ClassVar[Path] = options.file_of("train", "default")
     """The recipe of a command line that names none."""
 
     data: Name = "data/quickstart"

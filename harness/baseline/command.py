@@ -14,9 +14,8 @@ from harness.data.views import check_folds, held_out
 from harness.rundir.results import figures_name
 from harness.scores.tables import show_figures, spread_table
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import duration, tell
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import VALIDATION
+from preprocessing.base.terminal import Screen, duration, tell
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 

@@ -27,8 +27,8 @@ from harness.rundir.results import (
 )
 from harness.scores.intervals import of_difference
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import duration
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import duration
 from preprocessing.dataset.shards import Manifest
 
 FOLDER = "baseline"

@@ -17,8 +17,8 @@ from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_la
 from harness.data.views import rows_of_task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import percent
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.terminal import percent
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
 

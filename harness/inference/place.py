@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from preprocessing.base.processes import locked
 
 from harness.inference.config import STDIN, PredictConfig
 from harness.inference.parts import Made, ScoredPart
@@ -27,10 +28,9 @@ from harness.inference.rows import KINDS
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from preprocessing.base import atomic
+from preprocessing.base.atomic import check_replaced, storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.machine import locked
 from preprocessing.base.schema import Count, Sha256, typed
-from preprocessing.base.storage import check_replaced, storing
 from preprocessing.base.untrusted import shown
 from preprocessing.corpus import addresses
 

@@ -13,7 +13,7 @@ from harness.rundir import checkpoint, layout
 from harness.rundir.checkpoint import Checkpoint
 from harness.training.resume import differences
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.screen import Column, Screen, table
+from preprocessing.base.terminal import Column, Screen, table
 
 PROG = "python -m harness checkpoint"
 COLUMNS = (

@@ -25,10 +25,10 @@ from harness.launch.asked import NOTHING, LaunchRecipe
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, read
+from preprocessing.base.atomic import temporary_folder
+from preprocessing.base.cli import Command, read
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.screen import Screen, Tone, wrapped
-from preprocessing.base.storage import temporary_folder
+from preprocessing.base.terminal import Screen, Tone, wrapped
 
 if TYPE_CHECKING:
     from harness.launch.checkup import Finding

@@ -34,12 +34,11 @@ from harness.ranks.stopping import EXIT_CODE
 from harness.rundir.records import State, is_free, read_status, write_status
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import atomic, cli, config_files
+from preprocessing.base import atomic, cli
+from preprocessing.base.atomic import told
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.hints import suggestion
-from preprocessing.base.printable import tell
-from preprocessing.base.screen import Screen
-from preprocessing.base.storage import told
+from preprocessing.base.help_page import suggestion
+from preprocessing.base.terminal import Screen, tell
 
 PROG = "python -m harness launch"
 QUIET = "--quiet"
@@ -172,7 +171,7 @@ def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[s
 def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[str], list[str]]:
     """Both parts of a command line, with ``--quiet`` in ours, and the file that ``--config_file`` names or means."""
     moved = [QUIET] if QUIET in options else []
-    options = config_files.named(options, "accelerate", "--config_file")
+    options = options.named(options, "accelerate", "--config_file")
     return [word for word in options if word != QUIET], [*moved, *training]
 
 

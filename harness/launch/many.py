@@ -52,8 +52,8 @@ from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 
 LABELS = "soft_labels.arrow"

@@ -37,10 +37,9 @@ from harness.ranks import devices
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
 from preprocessing.base.errors import UserError, require
-from preprocessing.base.printable import counted, size
 from preprocessing.base.randomness import permutation
-from preprocessing.base.screen import TIE, Screen
 from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
+from preprocessing.base.terminal import TIE, Screen, counted, size
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 from preprocessing.dataset.verification import check_files
 from preprocessing.text.spec import TextPipeline

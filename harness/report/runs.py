@@ -27,8 +27,8 @@ from harness.rundir.records import known_status, read_attempts, read_config, rea
 from harness.rundir.results import Measured, read_measured
 from harness.scores.figures import CHOSEN_BY, FIGURES
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import public_values
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
 WEIGHED = ("tokens_per_s", "data_wait", "mfu")

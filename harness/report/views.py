@@ -17,8 +17,8 @@ from harness.report.runs import RunFacts
 from harness.rundir.layout import CONFIG
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions
-from preprocessing.base.printable import public_values
 from preprocessing.base.split_names import NO_LABEL, TRAIN
+from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import Manifest
 
 MATRIX_CLASSES = 20

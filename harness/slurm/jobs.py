@@ -23,9 +23,9 @@ from harness.ranks import devices
 from harness.slurm.config import Resources, SubmitConfig, python_words, site_lines
 from harness.slurm.script import Body, Job, Task, paragraph, render
 from preprocessing.base import atomic, cli
-from preprocessing.base.commands import Command, Words, read
+from preprocessing.base.cli import Command, Words, read
 from preprocessing.base.errors import ConfigError, StorageError
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 
 MOST_TASKS = 1000

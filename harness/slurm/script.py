@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.slurm.config import Resources
-from preprocessing.base.printable import counted, plain_line
+from preprocessing.base.terminal import counted, plain_line
 
 HERE = Path(__file__).parent
 Body = Literal["preprocess", "train", "single"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from preprocessing.base.processes import memory_bytes
 
 from harness.batch import Layout
 from harness.config import LANGUAGE_MODEL, RunConfig, to_dict
@@ -54,10 +55,8 @@ from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.machine import memory_bytes
-from preprocessing.base.printable import tell
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 FP16_FIRST_SKIPS = 20

@@ -26,9 +26,8 @@ from harness.scores.tables import MARK, classes_table, describe_calibration, fig
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import duration
-from preprocessing.base.screen import Column, Screen, Tone, fitted, head_line, laid_out, row_line
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import Column, Screen, Tone, duration, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
 
 PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}

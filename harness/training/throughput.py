@@ -25,8 +25,8 @@ from harness.model.registry import CELLS
 from harness.ranks.distributed import World
 from harness.rundir.layout import trace_name
 from preprocessing.base import atomic
-from preprocessing.base.printable import size
-from preprocessing.base.storage import refusal
+from preprocessing.base.atomic import refusal
+from preprocessing.base.terminal import size
 
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25

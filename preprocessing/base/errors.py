@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from preprocessing.base.printable import plain_line, public
+from preprocessing.base.terminal import plain_line, public
 
 LONGEST = 1500
 """Characters of a sentence."""

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base import atomic, storage
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, UserError, check_processes, require
-from preprocessing.base.machine import locked
-from preprocessing.base.printable import duration
+from preprocessing.base.processes import locked
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import duration
 from preprocessing.corpus import addresses
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import (
@@ -149,7 +149,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     if (kept := usable(array, config)) is not None:
         return kept, True
     check_gensim()
-    with storage.storing(folder, otherwise="name another directory with --output"), alone(folder, say):
+    with atomic.storing(folder, otherwise="name another directory with --output"), alone(folder, say):
         if (kept := usable(array, config)) is not None:  # another process learned them in the meantime
             return kept, True
         most = 1 if tokens * settings.epochs <= REPEATABLE_WORK else len(os.sched_getaffinity(0))

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import (
     ALL_SPLITS,
     NO_LABEL,
@@ -29,6 +28,7 @@ from preprocessing.base.split_names import (
     UNLABELLED_NUMBER,
     split_number,
 )
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
 from preprocessing.job import engine, parts
 from preprocessing.job.engine import Progress

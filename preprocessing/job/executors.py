@@ -25,10 +25,10 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from preprocessing.base import machine
+from preprocessing.base import processes
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.screen import Screen
-from preprocessing.base.stopping import SIGNALS
+from preprocessing.base.processes import SIGNALS
+from preprocessing.base.terminal import Screen
 from preprocessing.config import ExecutorConfig
 
 Task = TypeVar("Task")
@@ -145,7 +145,7 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in left:
                     process.kill()
-                machine.end_spawned()  # one that was just being started is not among them
+                processes.end_spawned()  # one that was just being started is not among them
                 raise
 
 
@@ -185,15 +185,15 @@ class LocalPulse:
         To be asked after each wait of ``passed_s``; ``finished``: a task finished during it.
         """
         pids = self.pids()
-        ticks = {pid: machine.cpu_ticks(pid) for pid in pids}
+        ticks = {pid: processes.cpu_ticks(pid) for pid in pids}
         idle = bool(pids) and None not in ticks.values() and ticks == self.ticks and not finished
         self.ticks, self.idle_s = ticks, self.idle_s + passed_s if idle else 0.0
-        held = [pid for pid in pids if machine.state(pid) in machine.HELD]
+        held = [pid for pid in pids if processes.state(pid) in processes.HELD]
         self.held_s = {pid: self.held_s.get(pid, 0.0) + passed_s for pid in held}
         for pid, seconds in self.held_s.items():
             if seconds >= HELD_S:
                 mend = f"let it go on with kill -CONT {pid}, or end it, and {CONTINUE}"
-                return f"a worker, {machine.in_words(pid)}, has done nothing for {seconds:.0f} s; {mend}"
+                return f"a worker, {processes.in_words(pid)}, has done nothing for {seconds:.0f} s; {mend}"
         if self.idle_s >= IDLE_S:
             why = f"no worker has computed anything for {self.idle_s:.0f} s{self.states()}"
             return f"{why}; see what they wait for, and {CONTINUE}"
@@ -201,7 +201,7 @@ class LocalPulse:
 
     def states(self) -> str:
         """Each worker whose state explains why it does nothing, as a phrase that ends a sentence."""
-        found = [machine.in_words(pid) for pid in self.pids() if machine.state(pid) in machine.STATES]
+        found = [processes.in_words(pid) for pid in self.pids() if processes.state(pid) in processes.STATES]
         return f" ({'; '.join(found)})" if found else ""
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.base.screen import Screen
-from preprocessing.base.storage import temporary_folder
+from preprocessing.base.atomic import temporary_folder
+from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import standing_in
 from preprocessing.dataset.shards import Manifest

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import rows, sources
 from preprocessing.corpus.sources import Plan

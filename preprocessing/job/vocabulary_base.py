@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import public
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen, public
 from preprocessing.base.untrusted import read_json
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote

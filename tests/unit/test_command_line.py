@@ -22,8 +22,8 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, hints, options
-from preprocessing.base.commands import Command
+from preprocessing.base import cli, help_page, options
+from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
 
@@ -269,7 +269,7 @@ def test_every_command_stands_in_the_table_whole() -> None:
     for command in [*leaves(HARNESS), *leaves(PREPROCESSING), *leaves(BENCHMARKS)]:
         assert callable(load(command.main))
         assert command.summary.endswith(".")
-        known = {key for kind in classes_of(command) for key in cli.known_keys(kind)} | {hints.LAUNCHER}
+        known = {key for kind in classes_of(command) for key in cli.known_keys(kind)} | {help_page.LAUNCHER}
         assert {*command.first, *(word[2:] for word in command.example.split() if word.startswith("--"))} <= known
 
 
@@ -284,9 +284,7 @@ def test_every_command_stands_in_the_table_whole() -> None:
 )
 def test_a_shell_completes_commands_keys_and_values(line: str, offered: set[str], tmp_path: Path) -> None:
     given = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": " "}
-    script = (
-        "from harness.__main__ import COMMANDS\nfrom preprocessing.base.commands import complete\ncomplete(COMMANDS)"
-    )
+    script = "from harness.__main__ import COMMANDS\nfrom preprocessing.base.cli import complete\ncomplete(COMMANDS)"
     answer = {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer")}
     subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **given, **answer}, timeout=60, check=True

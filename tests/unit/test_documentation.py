@@ -15,7 +15,7 @@ from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli, installed
-from preprocessing.base.commands import Command
+from preprocessing.base.cli import Command
 from preprocessing.base.installed import load
 
 pytestmark = pytest.mark.thorough

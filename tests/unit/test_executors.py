@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 
-from preprocessing.base import atomic, stopping
+from preprocessing.base import atomic, processes
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
 from preprocessing.job import engine, executors
@@ -46,7 +46,7 @@ def stand_still(number: int) -> int:
 
 def signalled(number: int) -> int:
     """Sends its own process every signal that asks a command to stop, and goes on."""
-    for name in stopping.SIGNALS:
+    for name in processes.SIGNALS:
         os.kill(os.getpid(), getattr(signal, name))
     return number
 

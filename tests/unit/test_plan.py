@@ -17,7 +17,7 @@ from harness.data.checks import class_rows, order_spec, unlabelled_spec
 from harness.data.order import OrderSpec, order_over
 from harness.launch import plan
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.screen import cells
+from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import PLAIN
 from tests.datasets import write_dataset

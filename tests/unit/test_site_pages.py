@@ -18,7 +18,7 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
-from preprocessing.base.commands import Command
+from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]

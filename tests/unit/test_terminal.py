@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.base import screen as screens
-from preprocessing.base.screen import TIE, Column, Screen, cells, table, wrapped
+from preprocessing.base import terminal as screens
+from preprocessing.base.terminal import TIE, Column, Screen, cells, table, wrapped
 from preprocessing.job import engine
 from preprocessing.job.engine import Progress
 
