@@ -32,8 +32,6 @@ COMMANDS = tuple(
         summary=summary,
         main=f"benchmarks.{name}:main",
         config=f"benchmarks.{name}:{config}",
-        shared="preprocessing.config:PreprocessConfig" if name == "text" else None,
-        shared_defaults={"output": "unused"} if name == "text" else {},
         first=FIRST.get(name, ()),
         words={"corpora": FILES, "curve": ONE_FILE}.get(name),
     )

@@ -25,7 +25,7 @@ from harness.baseline.results import read_results
 from harness.config import RunConfig
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
-from preprocessing.base import options
+from preprocessing.base import configuration
 from preprocessing.base.errors import ConfigError, DataError, check_processes, require
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.dataset.shards import read_manifest
@@ -116,7 +116,7 @@ def find_recipes(config: Any, **kinds: str) -> None:
     """Put the file of a recipe where its name stands. Raises ``ConfigError``."""
     for name, kind in kinds.items():
         if value := getattr(config, name):
-            object.__setattr__(config, name, options.find(value, kind, f"--{name}"))
+            object.__setattr__(config, name, configuration.find(value, kind, f"--{name}"))
 
 
 def check_files(files: Sequence[str]) -> None:

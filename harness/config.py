@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Un
 
 from msgspec import Meta
 
-from preprocessing.base import options
+from preprocessing.base import configuration
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.schema import Above0, AtLeast0, AtLeast1, Chance, Name, Processes, Share, Wait, typed
 
@@ -284,7 +284,7 @@ class LanguageModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Who else is told the metrics; ``metrics.jsonl`` in the run directory always comes first."""
+    """Trackers that receive the metrics too; ``metrics.jsonl`` in the run directory always comes first."""
 
     tracker: str = "none"
     """Name of one of Accelerate's trackers, such as wandb, or several with commas; none for metrics.jsonl alone."""
@@ -310,11 +310,11 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A training run: some keys may be ``auto``, which rules for the corpus turn into numbers."""
+    """A training run; some keys may be ``auto``, which rules for the corpus turn into numbers."""
 
     RECIPES: ClassVar[str] = "train"
     """The kind of recipes that ``--config`` finds by name."""
-    DEFAULT: ClassVar[Path] = options.file_of("train", "default")
+    DEFAULT: ClassVar[Path] = configuration.file_of("train", "default")
     """The recipe of a command line that names none."""
 
     data: Name = "data/quickstart"

@@ -107,17 +107,17 @@ class LabelConfig(ScoringConfig):
 class ReadingConfig:
     """How files of texts are read, where that is not as the corpus of the training was read."""
 
-    column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
+    column: str | None = None
     """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
-    encoding: str | None = field(default=None, metadata={"also": ("source.encoding",)})
+    encoding: str | None = None
     """How text is written: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another; null: as the
     training was told, or auto."""
-    delimiter: str | None = field(default=None, metadata={"also": ("source.delimiter",)})
+    delimiter: str | None = None
     """CSV: between fields; null: as in the corpus of the training, or what divides every line into as many fields."""
-    quote: str | None = field(default=None, metadata={"also": ("source.quote",)})
+    quote: str | None = None
     """CSV: around fields that hold delimiters or line ends, an empty string for nothing; null: as in the corpus of the
     training, or a double quote."""
-    escape: str | None = field(default=None, metadata={"also": ("source.escape",)})
+    escape: str | None = None
     """CSV: the character that makes the next one literal; null: as in the corpus of the training."""
 
     def __post_init__(self) -> None:
@@ -162,15 +162,15 @@ class PredictConfig(ReadingConfig):
     """Where the model runs; auto takes a CUDA device if there is one."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """What the recurrent layers compute in; auto: bf16 where the device computes it natively."""
-    processes: int | None = field(default=None, metadata={"also": ("workers", "executor.workers")})
+    processes: int | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
-    executor: Literal["local", "dask"] = field(default="local", metadata={"also": ("executor.kind",)})
+    executor: Literal["local", "dask"] = "local"
     """local: processes on this machine; dask: the workers of a running scheduler, which see the same files."""
-    scheduler: str | None = field(default=None, metadata={"also": ("executor.scheduler",)})
+    scheduler: str | None = None
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
-    timeout_s: float = field(default=86_400.0, metadata={"also": ("executor.timeout_s",)})
+    timeout_s: float = 86_400.0
     """Longest wait for the next part, and of one rank for the others."""
-    part_mb: float = field(default=8.0, metadata={"also": ("source.part_mb",)})
+    part_mb: float = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
     batch: int = 1024
     """Most rows computed at once; long texts are fewer."""

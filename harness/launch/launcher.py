@@ -34,7 +34,7 @@ from harness.ranks.stopping import EXIT_CODE
 from harness.rundir.records import State, is_free, read_status, write_status
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import atomic, cli
+from preprocessing.base import atomic, cli, configuration
 from preprocessing.base.atomic import told
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.help_page import suggestion
@@ -151,13 +151,13 @@ def given_up(run: Path, launch_id: str, dry_run: bool, arguments: Any) -> int:
     return outcome(run, launch_id, Failure(1, "the processes did not end", STOP.heard[0]), dry_run)
 
 
-def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
+def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tuple[list[str], list[str]]:
+    """Accelerate's options, and our own: ours begin at the first key that ``config_class`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. Both know
     ``--quiet``: it is ours wherever it stands.
     """
-    known = cli.known_keys(RunConfig, *more)
+    known = cli.known_keys(config_class)
     for place, argument in enumerate(argv):
         key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
         if argument != "-h" and not argument.startswith("--"):
@@ -171,7 +171,7 @@ def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[s
 def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[str], list[str]]:
     """Both parts of a command line, with ``--quiet`` in ours, and the file that ``--config_file`` names or means."""
     moved = [QUIET] if QUIET in options else []
-    options = options.named(options, "accelerate", "--config_file")
+    options = configuration.named(options, "accelerate", "--config_file")
     return [word for word in options if word != QUIET], [*moved, *training]
 
 

@@ -66,15 +66,11 @@ PAGE = Page(
     "once for each, with their spread.",
     first=FIRST_KEYS,
     example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
-    topics={"accelerate": "the options of accelerate launch, which come first"},
 )
 
 
 def main(argv: list[str]) -> int:
     """Train; returns the exit code."""
-    if ("help", ["--help", "accelerate"]) in cli.apart(argv, LaunchRecipe)[1]:
-        launcher.accelerate_parser().print_help()
-        return 0
     options, training = launcher.split_arguments(argv or ["--help"], LaunchRecipe)
     check_blanks(training)
     asked = cli.parse(LaunchRecipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)

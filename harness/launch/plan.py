@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.data.checks import (
@@ -36,7 +37,7 @@ from harness.model.registry import CELLS, check_model, parameters_of
 from harness.ranks import devices
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
-from preprocessing.base.errors import UserError, require
+from preprocessing.base.errors import UserError
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import TIE, Screen, counted, size
@@ -47,36 +48,26 @@ from preprocessing.text.spec import TextPipeline
 SAMPLED_ROWS = 1_000_000
 ROWS_FOR_A_GPU = 64
 """A GPU computes a step of fewer rows in about the time that it takes to start the step's kernels."""
-MOST_WORLD = 1 << 20
-"""Processes of a training that is planned."""
 WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
 """What may go wrong, by its key: how its line begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig:
-    """What a run will do, before it does it.
+class PlanConfig(LaunchRecipe):
+    """What a run will do, before it does it; it takes every key that launch takes."""
 
-    Takes --config FILE and every key of the training too, as launch does: --global_batch 256, say.
-    """
-
-    world_size: int = 1
+    world_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     """Processes that will train."""
     json: bool = False
     """Print JSON."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        fits = 1 <= self.world_size <= MOST_WORLD
-        require(fits, "world_size", self.world_size, f"from 1 to {MOST_WORLD:,}")
 
-
-def main(config: PlanConfig, asked: LaunchRecipe) -> None:
+def main(config: PlanConfig) -> None:
     """Print the plan, of many trainings that of the first.
 
     Raises ``UserError`` if the order is not what it promises, which only a bug can bring about.
     """
-    training, runs = many.first(asked)
+    training, runs = many.first(config)
     resolved = resolve(training)
     manifest = read_manifest(training.data)
     check_files(training.data, manifest)  # nothing is planned for rows that no file holds

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.base import atomic, options
+from preprocessing.base import atomic, configuration
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import as_typed
@@ -49,7 +49,7 @@ class Recipe:
     @property
     def source(self) -> Path:
         """Where it lies."""
-        return options.file_of(self.kind, self.name)
+        return configuration.file_of(self.kind, self.name)
 
     @property
     def about(self) -> str:
@@ -64,7 +64,7 @@ class Recipe:
 
 def every() -> Iterator[Recipe]:
     """All recipes, kind by kind."""
-    return (Recipe(kind, name) for kind in options.KINDS for name in options.names(kind))
+    return (Recipe(kind, name) for kind in configuration.KINDS for name in configuration.names(kind))
 
 
 def main(config: RecipesConfig, wanted: list[str]) -> None:
@@ -80,9 +80,9 @@ def main(config: RecipesConfig, wanted: list[str]) -> None:
 
 def show(screen: Screen) -> None:
     """Print every name with what it is for."""
-    for kind, where in options.KINDS.items():
+    for kind, where in configuration.KINDS.items():
         screen.write([as_typed(f"{kind}: {where}")], "head")
-        for name in options.names(kind):
+        for name in configuration.names(kind):
             width = min(screen.width, 100) - COLUMN
             first, *more = wrapped(Recipe(kind, name).about, width, 0)
             screen.write([f"  {name:<{COLUMN - 2}}{first}", *(" " * COLUMN + line for line in more)])
@@ -92,7 +92,7 @@ def show(screen: Screen) -> None:
 def meant(name: str) -> list[Recipe]:
     """The recipes that a word names. Raises ``ConfigError`` with the nearest name, or all."""
     known = list(every())
-    kind, _, last = name.removesuffix(options.ENDING).rpartition("/")
+    kind, _, last = name.removesuffix(configuration.ENDING).rpartition("/")
     found = [one for one in known if (last, kind) == (one.name, kind and one.kind) or name == EVERY]
     if not found:
         names = sorted({one.name for one in known})

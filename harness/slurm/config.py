@@ -148,9 +148,8 @@ class SubmitConfig(Resources):
     """Address that SLURM writes to."""
     mail_type: str = "END,FAIL"
     """When it writes."""
-    sbatch: str | list[str] = field(default_factory=list, metadata={"dashed": True})
-    """Further options of sbatch for every job, as in "reservation=week exclusive", or a list of such texts; with or
-    without dashes."""
+    sbatch: str | list[str] = field(default_factory=list)
+    """Further options of sbatch for every job, as in "reservation=week exclusive", or a list of such texts."""
     print: bool = False
     """Print the scripts, and submit nothing."""
     output: str | None = None

@@ -183,7 +183,7 @@ def training_of(config: SubmitConfig, name: str, arguments: Sequence[str]) -> di
                 f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
             )
     if name == "doctor":
-        _, asked = read(doctor.KEYS, keys, doctor.PROG)
+        asked: LaunchRecipe = cli.parse(doctor.DoctorConfig, keys, prog=doctor.PROG)
     else:
         check_blanks(keys)
         asked = cli.parse(LaunchRecipe, keys, prog=launcher.PROG)

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -80,10 +81,9 @@ def markdown(text: str) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """A name as code of Markdown, whatever is in it."""
-    line = _one_line(text)
-    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    return f"{fence} {line} {fence}" if line.startswith("`") or line.endswith("`") else f"{fence}{line}{fence}"
+    """A name as code of Markdown; a backtick becomes an apostrophe."""
+    code = _one_line(text).replace("`", "'")
+    return f"`{code}`"
 
 
 def _one_line(text: str) -> str:
@@ -116,17 +116,21 @@ class Guarded:
 
     def write(self, text: str) -> int:
         """Write; returns how many characters were given."""
-        encoding = getattr(self.guarded, "encoding", None) or "utf-8"
-        self.guarded.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+        self.guarded.write(spelt(text, self.guarded))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write one after the other."""
-        for line in lines:
-            self.write(line)
+        self.write("".join(lines))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.guarded, name)
+
+
+def spelt(text: str, stream: TextIO) -> str:
+    """``text`` that does nothing to a terminal, in letters that the stream's encoding has."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def guarded(stream: TextIO) -> TextIO:
@@ -185,6 +189,10 @@ TIE = "\u00a0"
 """A blank at which no line ends."""
 GAP = 2
 """Cells between two columns of a table."""
+LEAST_SHRUNK = 12
+"""Cells to which a column of a table may shrink."""
+REDRAW_EVERY_S = 0.25
+BAR_CELLS = 30
 
 
 def cells(text: str) -> int:
@@ -197,50 +205,35 @@ def cells(text: str) -> int:
 
 def shortened(text: str, most: int) -> str:
     """``text`` on one line with single blanks, cut to ``most`` cells with an ellipsis where it is longer."""
-    return cut(plain_line(" ".join(text.split())), most)
-
-
-def cut(text: str, most: int) -> str:
-    """A line as it is, cut to ``most`` cells with an ellipsis where it is longer."""
+    text = plain_line(" ".join(text.split()))
     if cells(text) <= most:
         return text
     while text and cells(text) > most - 1:
         text = text[:-1]
-    return f"{text.rstrip()}…" if most > 0 else ""
-
-
-def padded(text: str, width: int, *, right: bool = False) -> str:
-    """``text`` filled up to ``width`` cells, on the left where it is to stand at the right."""
-    blank = " " * (width - cells(text))
-    return blank + text if right else text + blank
+    return f"{text.rstrip()}…"
 
 
 def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[str]:
-    """``text`` as lines of at most ``width`` cells, cut at words; all but the first begin with ``indent`` blanks.
+    """``text`` as lines of at most ``width`` letters, cut at words; all but the first begin with ``indent`` blanks.
 
-    ``first`` begins the first line. Each line of ``text`` is wrapped by itself and keeps its blanks, but not where it
-    is cut. A word that is longer than a line, such as a path, stays whole. No line ends at a ``TIE``.
+    ``first`` begins the first line. Each line of ``text`` is wrapped by itself. A word that is longer than a line, such
+    as a path, stays whole. No line ends at a ``TIE``.
     """
     result: list[str] = []
-    for number, paragraph in enumerate(printable(text).split("\n")):
+    for number, line in enumerate(printable(text).split("\n")):
         start = first if number == 0 else " " * (indent if first else 0)
-        if cells(start) + cells(paragraph) <= width:
-            result.append(start + paragraph)
-            continue
-        lead = len(paragraph) - len(paragraph.lstrip(" "))
-        line, empty = start + paragraph[:lead], True
-        for word in re.findall("[^ ]+ *", paragraph):  # with the blanks after it
-            if not empty and cells(line + word.rstrip(" ")) > width:
-                result.append(line.rstrip(" "))
-                line, empty = " " * (lead + indent), True
-            line, empty = line + word, False
-        result.append(line.rstrip(" "))
+        below = " " * (indent + len(line) - len(line.lstrip(" ")))
+        result += textwrap.wrap(
+            line,
+            width,
+            initial_indent=start,
+            subsequent_indent=below,
+            expand_tabs=False,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [start.rstrip()]
     return [line.replace(TIE, " ") for line in result]
-
-
-def fact(name: str, text: str, width: int = WIDTH, indent: int = FACT_INDENT) -> list[str]:
-    """``name       text``: a name, and what is said of it with a hanging indent."""
-    return wrapped(text, width, indent, first=f"{name} ".ljust(indent))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,32 +252,23 @@ class Column:
     """Its texts are shortened before a column goes."""
 
 
-LEAST_SHRUNK = 12
-"""Cells to which a column may shrink before another one goes."""
-
-
 def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int) -> list[tuple[Column, int]]:
     """The columns that fit into ``width`` cells, each with the cells that it takes. Empty columns are left out."""
-    taken = {}
+    found: list[tuple[Column, int]] = []
     for column in columns:
         texts = [plain_line(row.get(column.key, "")) for row in rows]
         if not rows or any(texts):
-            taken[column.key] = max(column.least, cells(plain_line(column.title)), *map(cells, texts), 0)
-    shown = [column for column in columns if column.key in taken]
+            found.append((column, max(column.least, cells(plain_line(column.title)), *map(cells, texts), 0)))
 
     def excess() -> int:
-        return sum(taken[column.key] for column in shown) + GAP * (len(shown) - 1) - width
+        return sum(taken for _, taken in found) + GAP * (len(found) - 1) - width
 
-    def shrink(least: int) -> None:
-        for column in shown:
-            if column.shrinks and excess() > 0:
-                taken[column.key] = min(taken[column.key], max(least, taken[column.key] - excess()))
-
-    shrink(LEAST_SHRUNK)
-    while excess() > 0 and any(column.weight for column in shown):
-        shown.remove(max(shown, key=lambda column: column.weight))
-    shrink(1)
-    return [(column, taken[column.key]) for column in shown]
+    for place, (column, taken) in enumerate(found):
+        if column.shrinks and excess() > 0:
+            found[place] = column, min(taken, max(LEAST_SHRUNK, taken - excess()))
+    while excess() > 0 and any(column.weight for column, _ in found):
+        found.remove(max(found, key=lambda one: one[0].weight))
+    return found
 
 
 def row_line(layout: Iterable[tuple[Column, int]], row: Mapping[str, str]) -> str:
@@ -292,7 +276,9 @@ def row_line(layout: Iterable[tuple[Column, int]], row: Mapping[str, str]) -> st
     texts = []
     for column, width in layout:
         text = plain_line(row.get(column.key, ""))
-        texts.append(padded(shortened(text, width) if column.shrinks else text, width, right=column.right))
+        text = shortened(text, width) if column.shrinks else text
+        blank = " " * (width - cells(text))
+        texts.append(blank + text if column.right else text + blank)
     return (" " * GAP).join(texts).rstrip()
 
 
@@ -309,17 +295,12 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: i
 
 def fitted(parts: Sequence[tuple[str, int]], width: int = WIDTH) -> str:
     """``a  b  c``: texts side by side; where not all fit, those of the largest weight go first, never those of 0."""
-    kept = list(parts)
-    while sum(cells(text) for text, _ in kept) + GAP * (len(kept) - 1) > width and any(weight for _, weight in kept):
-        kept.remove(max(kept, key=lambda part: part[1]))
-    return (" " * GAP).join(text for text, _ in kept)
+    columns = [Column(key=str(place), title=text, weight=weight) for place, (text, weight) in enumerate(parts)]
+    return head_line(laid_out(columns, [], width))
 
 
 Tone = Literal["", "head", "good", "warn", "bad"]
 STYLES: dict[str, str] = {"head": "bold", "good": "green", "warn": "yellow", "bad": "red"}
-REDRAW_EVERY_S = 0.25
-BAR_CELLS = 30
-"""A bar is at most this wide."""
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -338,7 +319,7 @@ class Screen:
         self.quiet, self.given, self.errors = quiet, stream, errors
         self.rich: Any = None
         self.drawn: Any = None
-        """rich's live line, while there is one."""
+        """rich's progress display, while there is one."""
         self.drawn_at = 0.0
 
     @property
@@ -361,8 +342,8 @@ class Screen:
         self.write(wrapped(text, min(self.width, LONGEST), indent), tone)
 
     def fact(self, name: str, text: str, tone: Tone = "", indent: int = FACT_INDENT) -> None:
-        """A name, and what is said of it."""
-        lines = fact(name, text, min(self.width, LONGEST), indent)
+        """``name       text``: a name, and what is said of it with a hanging indent."""
+        lines = wrapped(text, min(self.width, LONGEST), indent, first=f"{name} ".ljust(indent))
         self.write(lines, tone, head=0 if tone else len(name))
 
     def table(self, lines: Sequence[str]) -> None:
@@ -375,7 +356,7 @@ class Screen:
         if self.quiet or not lines:
             return
         if not self.is_live:
-            print(spelt("\n".join(lines), self.stream), file=self.stream, flush=True)
+            print("\n".join(lines), file=guarded(self.stream), flush=True)
             return
         from rich.text import Text
 
@@ -393,28 +374,32 @@ class Screen:
             self.rich = Console(file=self.stream, highlight=False, markup=False, emoji=False)
         return self.rich
 
-    def live(self, before: str, share: float | None, after: str, *, now: bool = False) -> None:
+    def live(self, before: str, share: float, after: str, *, now: bool = False) -> None:
         """Draw ``before ━━━━── after`` at the foot of a terminal, a few times a second, or at once if ``now``.
 
-        ``share`` of the bar is done, from 0 to 1; None: there is no bar.
+        ``share`` of the bar is done, from 0 to 1.
         """
-        if not self.is_live:
-            return
         moment = time.monotonic()
-        if not now and moment - self.drawn_at < REDRAW_EVERY_S:
+        if not self.is_live or (not now and moment - self.drawn_at < REDRAW_EVERY_S):
             return
         self.drawn_at = moment
-        if self.drawn is None:
-            self.drawn = self.begin()
-        self.drawn.update(foot(before, share, after, self.width), refresh=True)
+        self.drawn = self.drawn or self.begin()
+        before = plain_line(before)
+        texts = {"description": before, "after": shortened(after, max(self.width - cells(before) - BAR_CELLS - 4, 8))}
+        if not self.drawn.task_ids:
+            self.drawn.add_task(total=1.0, **texts)
+        self.drawn.update(self.drawn.task_ids[0], completed=share, refresh=True, **texts)
 
     def begin(self) -> Any:
-        """rich's live line. What others print meanwhile comes to stand above it; the cursor stays visible, since a
-        process that is killed could not bring it back. What an error leaves behind is wiped away at the exit."""
-        from rich.live import Live
+        """rich's bar. What others print meanwhile comes to stand above it; the cursor stays visible, since a process
+        that is killed could not bring it back. What an error leaves behind is wiped away at the exit."""
+        from rich.progress import BarColumn, Progress, TextColumn
 
         atexit.register(self.end)
-        drawn = Live(
+        drawn = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(BAR_CELLS),
+            TextColumn("{task.fields[after]}", markup=False),
             console=self.console(),
             auto_refresh=False,
             transient=True,
@@ -434,27 +419,3 @@ class Screen:
             atexit.unregister(self.end)
             self.drawn.stop()
             self.drawn = None
-
-
-def spelt(text: str, stream: TextIO) -> str:
-    """``text`` that does nothing to a terminal, a question mark for each letter that the stream's encoding lacks."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return printable(text).encode(encoding, "replace").decode(encoding)
-
-
-def foot(before: str, share: float | None, after: str, width: int) -> Any:
-    """A live line of at most ``width`` cells: the bar gives way first, then the text after it."""
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    before, after = plain_line(before), plain_line(after)
-    free = width - 1 - cells(before)
-    room = free - cells(after) - 2 * GAP
-    parts: list[Any] = [Text(before)]
-    if share is not None and room >= GAP:
-        parts.append(ProgressBar(total=1.0, completed=share, width=min(BAR_CELLS, room)))
-    parts.append(Text(cut(after, max(free - GAP, 0))))
-    line = Table.grid(padding=(0, GAP, 0, 0))
-    line.add_row(*parts)
-    return line

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from preprocessing.__main__ import main
 from preprocessing.base import cli
+from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.options import parse_yaml
 from preprocessing.config import PreprocessConfig
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import NASTY, REPLACEMENTS, byte_damages, replace

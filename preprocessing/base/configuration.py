@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a configuration class: one for each field, nested fields with dotted keys, texts of help from docstrings.
+"""Options of a configuration class: one for each field, nested fields with dotted keys, texts of help from docstrings;
+and the files that hold their values.
 
 A field's annotation is its schema, which msgspec checks: ``Annotated[int, Meta(ge=1)]``, unions with words
-(``Literal["auto"]``) or None. ``metadata`` may say ``also`` (other names), ``dashed`` (the value may begin with dashes)
-and ``verbatim`` (any text is a value).
+(``Literal["auto"]``) or None. Files are YAML of plain values, of bounded size and depth, each key once; recipes are
+found by name. Those that come with padless are the files of ``configs/``: a checkout has that folder beside the
+packages, a wheel brings it under the name ``padless_configs``. A kind may stand in front of a name, as in
+``pretrain/imdb``.
 """
 
 from __future__ import annotations
@@ -34,8 +37,6 @@ LARGEST = (1 << 63) - 1
 RENAME = "give it another name, or a link with one"
 """Advice for a file name that is not UTF-8."""
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", NoneType: NULL, Any: "a value"}
-SWITCH = {"yes": "true", "on": "true", "no": "false", "off": "false"}
-"""Other spellings of YAML."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class Option:
     kind: Any
     default: Any
     text: str
-    metadata: Mapping[str, Any]
 
     @property
     def is_switch(self) -> bool:
@@ -65,15 +65,14 @@ class Option:
             if NoneType in parts and given in NULLS:
                 return None
             if self.is_switch:
-                given = SWITCH.get(given.lower(), given.lower())
+                given = given.lower()
             elif given[:1] in ("[", "{") and any(get_origin(part) in (list, tuple, dict) for part in parts):
                 given = parsed(self.key, given)
         try:
             found = msgspec.convert(given, self.kind, strict=False)
         except (msgspec.ValidationError, ValueError):
             raise ConfigError(f"{self.key}: expected {in_words(self.kind)}, got {readable(given)}") from None
-        if not self.metadata.get("verbatim"):
-            check_value(self.key, found)
+        check_value(self.key, found)
         return found
 
 
@@ -88,7 +87,7 @@ def options_of(config_class: type, prefix: str = "") -> dict[str, Option]:
             found |= options_of(kind, f"{key}.")  # type: ignore[arg-type]
         else:
             default = entry.default if entry.default_factory is MISSING else entry.default_factory()
-            found[key] = Option(key, kind, default, texts.get(entry.name, ""), entry.metadata)
+            found[key] = Option(key, kind, default, texts.get(entry.name, ""))
     return found
 
 
