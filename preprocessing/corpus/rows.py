@@ -16,11 +16,9 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
     ALL_SPLITS,
     NO_LABEL,
-    SPELLINGS,
     TEST_NUMBER,
     UNLABELLED,
     UNLABELLED_NUMBER,
-    UNLABELLED_SPELLINGS,
     VALIDATION_NUMBER,
     split_number,
 )
@@ -36,7 +34,6 @@ from preprocessing.labels import (
     LabelType,
     distinct,
     found_in,
-    is_list,
     spelling,
     type_of,
 )
@@ -135,15 +132,8 @@ def hidden(part: Part, column: pa.Array, table: pa.Table, rows: np.ndarray) -> p
     if part.file.source.missing_label == "error" or splitting is None or part.texts:
         return column
     values, indices = distinct(as_text(part, table[splitting], rows, splitting))
-    without = np.array([spellings_of(part.file).get(spelling(value)) == UNLABELLED for value in values], bool)[indices]
+    without = np.array([part.file.spellings.get(spelling(value)) == UNLABELLED for value in values], bool)[indices]
     return pc.if_else(pa.array(without), pa.scalar(None, column.type), column) if without.any() else column
-
-
-def spellings_of(file: File) -> dict[str | None, str]:
-    """What a column of splits may say -> the split that it means."""
-    known: dict[str | None, str] = dict(SPELLINGS.items())
-    known |= UNLABELLED_SPELLINGS if file.source.missing_label != "error" else {}
-    return known | {spelling(value): split for split, values in file.splits.names.items() for value in values}
 
 
 def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray) -> None:
@@ -198,14 +188,9 @@ def check_number(classes: Collection[str], file: File) -> None:
     """Ask whether a column is the label at all: ``DataError`` for more than ``MAX_CLASSES`` different values."""
     if len(classes) > MAX_CLASSES:
         some = ", ".join(repr(name[:40]) for name in sorted(classes)[:3])
-        what = (
-            "it looks like several labels in one cell; keep one a row. Or name"
-            if is_list(classes)
-            else "is it the label? Name"
-        )
         raise DataError(
             f"{file.name}: column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values "
-            f"({some}, …): {what} another source.label_column, or say in source.labels what they mean"
+            f"({some}, …): is it the label? Name another source.label_column, or say in source.labels what they mean"
         )
 
 
@@ -218,7 +203,7 @@ def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     if column is None or part.file.is_unlabelled:
         return np.full(len(rows), split_number(part.file.split), np.int8)
     values, indices = distinct(as_text(part, table[column], rows, column))
-    known = spellings_of(part.file)
+    known = part.file.spellings
     named = [known.get(spelling(value)) for value in values]
     empty = [not (value or "").strip() and name is None for value, name in zip(values, named, strict=True)]
     unknown = [value for value, name, none in zip(values, named, empty, strict=True) if name is None and not none]
