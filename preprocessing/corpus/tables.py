@@ -28,7 +28,7 @@ from preprocessing.corpus.forms import BYTE_ORDER_MARK, SAMPLE_BYTES, plain
 from preprocessing.corpus.records import Dialect, check_width, parse, read_header, record_ends
 from preprocessing.corpus.sources import File, Part
 from preprocessing.labels import AUTO, as_found, spelling
-from preprocessing.text.unicode import encode
+from preprocessing.text.cleaning import encode
 
 MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
 """Rows, and bytes of them, that are given together; a longer row is given alone."""
