@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -72,8 +72,6 @@ class Piece:
     """Rows left out because they have no label."""
     group: np.ndarray | None = None
     """uint64, a hash of each row's group, ``NO_GROUP`` where it has none; None without ``splits.group_column``."""
-    groups: dict[int, str] = field(default_factory=dict)
-    """Hash -> name of the groups in this part."""
 
 
 def read(part: Part) -> Piece:
@@ -101,11 +99,11 @@ def read(part: Part) -> Piece:
         raise fail(part, int(rows[np.argmax(missing)]), what)
     split = split_numbers(part, table, rows)
     put_apart(part, label, split, rows)
-    group, groups = group_hashes(part, table, rows)
+    group = group_hashes(part, table, rows)
     texts = pc.fill_null(texts, "")
     left_out = (neutral, filtered, without_label)
     of_label = (label, classes, kind, known)
-    return Piece(texts, *of_label, split, rows + part.offset, missing, *left_out, group, groups)
+    return Piece(texts, *of_label, split, rows + part.offset, missing, *left_out, group)
 
 
 def labels_of(
@@ -215,13 +213,13 @@ def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     return np.array([split_number(name) for name in named], np.int8)[indices]
 
 
-def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> tuple[np.ndarray | None, dict[int, str]]:
-    """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell; and the names of the hashes."""
+def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray | None:
+    """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell."""
     column = part.file.splits.group_column
     if column is None:
-        return None, {}
+        return None
     values, indices = distinct(as_text(part, table[column], rows, column))
     names = [(value or "").strip() for value in values]
     digests = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") or 1 for name in names]
     hashes = [digest if name else NO_GROUP for name, digest in zip(names, digests, strict=True)]
-    return np.array(hashes, np.uint64)[indices], {key: name for key, name in zip(hashes, names, strict=True) if name}
+    return np.array(hashes, np.uint64)[indices]

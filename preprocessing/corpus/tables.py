@@ -27,7 +27,7 @@ from preprocessing.corpus.forms import SAMPLE_BYTES, plain
 from preprocessing.corpus.records import check_width, csv_rows, raw, read_columns, read_header, record_ends
 from preprocessing.corpus.sources import File, Part
 from preprocessing.labels import AUTO, spelling
-from preprocessing.text.unicode import encode
+from preprocessing.text.cleaning import encode
 
 MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
 """Rows, and bytes of them, that are given together; a longer row is given alone."""
