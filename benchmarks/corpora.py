@@ -26,7 +26,8 @@ from harness.config import RunConfig
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
 from preprocessing.base import configuration
-from preprocessing.base.errors import ConfigError, DataError, check_processes, require
+from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.base.schema import Processes
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.dataset.shards import read_manifest
 
@@ -50,7 +51,7 @@ class CorporaConfig:
     """Column that says which split a row belongs to."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Seeds of the training."""
-    processes: int = 1
+    processes: Processes = 1
     """Processes of each training."""
     json: bool = False
     """Print the lines of the table as JSON."""
@@ -58,7 +59,6 @@ class CorporaConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         find_recipes(self, recipe="train", text="preprocess")
-        check_processes("processes", self.processes)
         fits = bool(self.seeds) and min(self.seeds) >= 0
         require(fits, "seeds", self.seeds, "at least one whole number from 0")
 

@@ -36,8 +36,9 @@ from benchmarks.measuring import Lines, table
 from harness.config import RunConfig
 from harness.rundir.bundle_files import bundle_directory, read_info
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError, check_processes, require
+from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.randomness import permutation
+from preprocessing.base.schema import Processes
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import read_manifest
 
@@ -70,7 +71,7 @@ class CurveConfig:
     """Pretrained run or bundle that trainings on all texts start from, with its word vectors; null: the recipe's."""
     split_column: str = "split"
     """Column that says which split a row belongs to."""
-    processes: int = 1
+    processes: Processes = 1
     """Processes of each training."""
     picture: str | None = None
     """File for a drawing of the curve, such as curve.svg or curve.png; null: none."""
@@ -80,7 +81,6 @@ class CurveConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         find_recipes(self, recipe="train", text="preprocess")
-        check_processes("processes", self.processes)
         require(bool(self.labels) and min(self.labels) >= 0, "labels", self.labels, "numbers of rows, 0 for all")
         require(bool(self.draws) and min(self.draws) >= 0, "draws", self.draws, "at least one number from 0")
 

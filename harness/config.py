@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from preprocessing.base import configuration
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.schema import Above0, AtLeast0, AtLeast1, Chance, Name, Processes, Share, Wait, typed
+from preprocessing.base.schema import Above0, AtLeast0, AtLeast1, Chance, Name, Processes, Seconds, Share, Wait, typed
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -367,7 +367,7 @@ class RunConfig:
     """Rows per batch and process in validation and test."""
     stage_dir: Name = "auto"
     """Local directory that shards are copied to, once per node; auto: only from a network file system; none: never."""
-    timeout_s: Annotated[int, Meta(ge=1, le=366 * 86_400)] = 600
+    timeout_s: Seconds = 600
     """Longest wait of one process for another before the run fails with a sentence."""
     resume: Literal["auto", "never"] = "auto"
     """auto: go on from the newest checkpoint that verifies, else begin. never: refuse a directory that holds a run."""

@@ -17,13 +17,12 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from preprocessing.base.processes import locked
-
 from harness.ranks.distributed import World, launched_local_rank
 from harness.ranks.precision import Choice
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import open_regular
 from preprocessing.dataset.shards import Manifest, ShardInfo, Split, read_manifest

@@ -10,7 +10,8 @@ from typing import Literal
 
 from harness.inference.engines import Engine
 from harness.rundir.training_facts import DIALECT
-from preprocessing.base.errors import ConfigError, check_processes, check_wait, require
+from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.schema import AtLeast1, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
 
 STDIN = "-"
@@ -26,7 +27,7 @@ ENDINGS: dict[str, Form] = {
 class ScoringConfig:
     """How the rows of a dataset are scored, on one process or several."""
 
-    batch: int = 512
+    batch: AtLeast1 = 512
     """Rows per batch and process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes CUDA devices when there are any."""
@@ -34,16 +35,10 @@ class ScoringConfig:
     """Print nothing but warnings and errors."""
     stage_dir: str = "auto"
     """Where a split is copied once per node: a directory, none, or auto, which copies from network file systems."""
-    timeout_s: int = 600
+    timeout_s: Seconds = 600
     """Longest wait of one process for another."""
-    threads: int | None = None
+    threads: Processes | None = None
     """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
-        check_wait("timeout_s", self.timeout_s)
-        check_processes("threads", self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +65,6 @@ class EvaluateConfig(ScoringConfig):
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is one thing to evaluate on."""
-        super().__post_init__()
         if (self.input is None) == (self.data is None):
             raise ConfigError("nothing to evaluate on: give --input FILE or --data DATASET (not both)")
         if self.source.path != SourceConfig().path:
@@ -98,7 +92,6 @@ class LabelConfig(ScoringConfig):
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is one teacher."""
-        super().__post_init__()
         if (self.run is None) == (not self.baseline):
             raise ConfigError("no teacher, or two: give --run RUN, or --baseline")
 
@@ -162,13 +155,13 @@ class PredictConfig(ReadingConfig):
     """Where the model runs; auto takes a CUDA device if there is one."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """What the recurrent layers compute in; auto: bf16 where the device computes it natively."""
-    processes: int | None = None
+    processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
     executor: Literal["local", "dask"] = "local"
     """local: processes on this machine; dask: the workers of a running scheduler, which see the same files."""
     scheduler: str | None = None
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
-    timeout_s: float = 86_400.0
+    timeout_s: Wait = 86_400.0
     """Longest wait for the next part, and of one rank for the others."""
     part_mb: float = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
@@ -184,8 +177,6 @@ class PredictConfig(ReadingConfig):
         super().__post_init__()
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(0 < self.part_mb <= MOST_PART_MB, "part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
-        check_processes("processes", self.processes)
-        check_wait("timeout_s", self.timeout_s)
         require(all(self.inputs), "input", self.input, "names that are not empty")
         require(self.output != "", "output", self.output, "the name of a file or a folder")
         if (self.input is None) != (self.output is None) and self.inputs != [STDIN]:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from preprocessing.base.processes import locked
 
 from harness.inference.config import STDIN, PredictConfig
 from harness.inference.parts import Made, ScoredPart
@@ -30,6 +29,7 @@ from harness.rundir.results import probability_column
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.processes import locked
 from preprocessing.base.schema import Count, Sha256, typed
 from preprocessing.base.untrusted import shown
 from preprocessing.corpus import addresses

@@ -28,6 +28,7 @@ from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.help_page import Page
+from preprocessing.base.schema import Seconds
 from preprocessing.base.terminal import Screen, Tone, wrapped
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class DoctorConfig(LaunchRecipe):
     """Dataset directory, as written by `python -m preprocessing run`; none: only the machine is looked at."""
     run: str = NOTHING
     """Run directory of the training; none: only the machine is looked at."""
-    timeout_s: int = 60
+    timeout_s: Seconds = 60
     """Longest wait for ranks that do not come."""
     json: bool = False
     """Print JSON."""

@@ -24,9 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from preprocessing.base.processes import KEYBOARD, OF_TRAININGS, ONE_PRESS_S, PREEMPTED
-
 from preprocessing.base import processes
+from preprocessing.base.processes import KEYBOARD, OF_TRAININGS, ONE_PRESS_S, PREEMPTED
 
 if TYPE_CHECKING:
     import psutil

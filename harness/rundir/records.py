@@ -22,7 +22,6 @@ from typing import Any, Literal, TextIO, TypedDict
 
 import yaml
 from msgspec import to_builtins
-from preprocessing.base.processes import acquire
 
 from harness.config import RunConfig, Task, to_dict
 from harness.rundir.checkpoint import steps
@@ -31,6 +30,7 @@ from harness.rundir.layout import ATTEMPTS, BAD_BATCHES, CONFIG, ENVIRONMENT, LO
 from preprocessing.base import atomic
 from preprocessing.base.atomic import refusal
 from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.processes import acquire
 from preprocessing.base.schema import Count, Record, fits, typed
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import one_line, parse_json, read_bytes

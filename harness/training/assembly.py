@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from preprocessing.base.processes import memory_bytes
 
 from harness.batch import Layout
 from harness.config import LANGUAGE_MODEL, RunConfig, to_dict
@@ -55,6 +54,7 @@ from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import Manifest, read_manifest

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from preprocessing.base.processes import memory_bytes
-
 from harness.config import RunConfig
 from harness.data import checks
 from harness.model.donor import find_donor
@@ -22,6 +20,7 @@ from harness.tracking.trackers import check_trackers
 from harness.training import resume
 from harness.training.resume import ResumePoint
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.processes import memory_bytes
 from preprocessing.base.terminal import size
 from preprocessing.dataset.shards import Manifest
 

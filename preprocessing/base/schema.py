@@ -26,6 +26,7 @@ Chance = Annotated[float, Meta(ge=0, lt=1)]
 Name = Annotated[str, Meta(min_length=1, description="that is not empty")]
 Processes = Annotated[int, Meta(ge=1, le=4096)]
 """Processes, or threads, of one machine."""
+Seconds = Annotated[int, Meta(ge=1, le=366 * 86_400)]
 Wait = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 """Seconds, at most a year: the clocks of some libraries end at more."""
 Count = Annotated[int, Meta(ge=0, le=MOST)]

@@ -25,7 +25,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.processes import SIGNALS
+from preprocessing.base.processes import SIGNALS, end_spawned
 from preprocessing.base.terminal import Screen
 from preprocessing.config import ExecutorConfig
 
@@ -126,7 +126,7 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in left:
                     process.kill()
-                processes.end_spawned()  # one that was just being started is not among them
+                end_spawned()  # one that was just being started is not among them
                 raise
 
 

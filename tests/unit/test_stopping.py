@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from preprocessing.base.processes import locked
 
 from preprocessing.base import processes
 from preprocessing.base.errors import UserError
+from preprocessing.base.processes import locked
 from tests.commands import ROOT
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
