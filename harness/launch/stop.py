@@ -198,7 +198,7 @@ def send(rank: psutil.Process, number: int) -> None:
 
 def stands_still(pid: int, number: int) -> bool:
     """Whether a process is held, or has not taken a signal that it does not block."""
-    return processes.state(pid) in processes.HELD or not processes.has_taken(pid, number)
+    return processes.held(pid) is not None or not processes.has_taken(pid, number)
 
 
 def silent(rank: psutil.Process, name: str) -> str:

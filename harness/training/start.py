@@ -212,7 +212,7 @@ class Learning:
         try:
             self.process.wait(wait_s)
         except subprocess.TimeoutExpired:
-            self.held_s = self.held_s + wait_s if processes.state(self.process.pid) in processes.HELD else 0.0
+            self.held_s = self.held_s + wait_s if processes.held(self.process.pid) else 0.0
             if self.held_s >= HELD_S:
                 self.process.kill()
             return True

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
-from preprocessing.base.untrusted import open_regular, read_json
+from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 
 TEMPORARY_MARK = ".tmp-"
 """An unfinished file is called ``NAME.tmp-HOST-PROCESS``."""
@@ -36,6 +35,11 @@ ENDS = 1 << 16
 """Bytes at either end of a file that are searched for what it says of itself."""
 UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Failures that can only be those of a write."""
+
+
+def unfinished(path: Path) -> Path:
+    """The name, beside its final one, of what this process has not finished."""
+    return path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
 
 
 def final_of(name: str) -> str | None:
@@ -82,23 +86,19 @@ def remove(path: Path) -> None:
 
 def vanish(folder: Path) -> None:
     """Remove a folder of ours in a way that never leaves its name on a part of it."""
-    gone = folder.with_name(f"{folder.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    gone = unfinished(folder)
     os.rename(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)  # NFS keeps a lock that is held; the next start sweeps it
 
 
 def is_abandoned(name: str) -> bool:
     """Whether an unfinished file of this name was left by a process of this machine that is no more."""
+    import psutil
+
     host, _, process = name.rpartition(TEMPORARY_MARK)[2].rpartition("-")
-    if host != os.uname().nodename or not process.isdecimal():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False
+    return (
+        host == os.uname().nodename and process.isdecimal() and len(process) < 8 and not psutil.pid_exists(int(process))
+    )
 
 
 def sweep(path: str | Path) -> None:
@@ -120,7 +120,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     refuse_other_kinds(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    temporary = unfinished(path)
     try:
         yield temporary
         fsync(temporary)
@@ -148,7 +148,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    temporary = unfinished(path)
     shutil.rmtree(temporary, ignore_errors=True)  # of a process with this number that was killed
     temporary.mkdir()
     try:
@@ -211,10 +211,7 @@ def canonical_json(value: Any) -> bytes:
 def sha256_file(path: str | Path) -> str:
     """The sha256 of a file's bytes, as hex."""
     with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of(file)
 
 
 def fsync(path: str | Path) -> None:
@@ -375,13 +372,9 @@ def final_name(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone after the block. Raises ``StorageError`` where there is none, or no room in it."""
-    try:
+    """A folder that is gone after the block. Raises ``StorageError`` where it cannot be made, or has no room."""
+    with storing(tempfile.gettempdir(), otherwise=TMPDIR):
         folder = tempfile.TemporaryDirectory(prefix="padless-")
-    except OSError as error:
-        if str(error.strerror).startswith(NO_TEMPORARY):
-            raise StorageError(NOWHERE) from None
-        raise refusal(error, tempfile.gettempdir(), otherwise=TMPDIR) from None
     with folder as name:
         try:
             yield Path(name)

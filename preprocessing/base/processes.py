@@ -27,28 +27,22 @@ from typing import IO, Any
 
 from preprocessing.base.errors import UserError
 
-STATES = {"T": "T (stopped)", "t": "t (held by a debugger)", "D": "D (waiting for a disk)", "Z": "Z (ended)"}
-"""States that explain why a process does nothing; others, running or asleep, explain nothing."""
-HELD = {"T", "t"}
-"""States in which a process does nothing until somebody lets it go on."""
+HELD = {"T": "stopped", "t": "held by a debugger"}
+"""States in which a process does nothing until somebody lets it go on (proc(5))."""
 
 
-def state(pid: int) -> str | None:
-    """The letter that proc(5) has for the state of a process; None where there is no such process, or no /proc."""
-    fields = _fields_of_stat(pid)
-    return fields[0] if fields else None
+def held(pid: int) -> str | None:
+    """Why a process does nothing until somebody lets it go on; None for one that runs, and where there is no /proc."""
+    try:  # the name before the state may hold anything
+        return HELD.get(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+    except (OSError, IndexError):
+        return None
 
 
 def in_words(pid: int) -> str:
-    """``process 4711, T (stopped)``; of a state that explains nothing, the process alone."""
-    known = STATES.get(state(pid) or "")
-    return f"process {pid}, {known}" if known else f"process {pid}"
-
-
-def cpu_ticks(pid: int) -> int | None:
-    """How long a process has computed, in clock ticks; None where that is not known."""
-    fields = _fields_of_stat(pid)
-    return int(fields[11]) + int(fields[12]) if len(fields) > 12 else None
+    """``process 4711, stopped``; of one that runs, the process alone."""
+    why = held(pid)
+    return f"process {pid}, {why}" if why else f"process {pid}"
 
 
 def has_taken(pid: int, signal: int) -> bool:
@@ -76,14 +70,6 @@ def end_spawned() -> None:
 
 
 MASKS = ("SigPnd", "ShdPnd", "SigBlk")
-
-
-def _fields_of_stat(pid: int) -> list[str]:
-    """The fields of ``/proc/PID/stat`` from the state on; the name before them may hold anything."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 def memory_bytes(root: str | Path = "/sys/fs/cgroup", membership: str | None = None) -> int:
@@ -138,7 +124,7 @@ def holder(file: IO[Any]) -> str:
         return ""
     if host != platform.node():
         return f" (process {pid} on {host})"
-    mend = f"; kill -CONT {pid} lets it go on" if state(pid) in HELD else ""
+    mend = f"; kill -CONT {pid} lets it go on" if held(pid) else ""
     return f" ({in_words(pid)}{mend})"
 
 
