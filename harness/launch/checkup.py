@@ -7,14 +7,16 @@ do what was asked). What a training itself refuses is asked of the training's ow
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +44,7 @@ from harness.training.assembly import check_shared
 from preprocessing.base import atomic
 from preprocessing.base.errors import UserError
 from preprocessing.base.printable import counted, size
+from preprocessing.base.storage import storing
 from preprocessing.dataset.shards import Manifest
 
 State = Literal["ok", "warn", "fix"]
@@ -101,16 +104,17 @@ def examine(config: RunConfig) -> list[Finding] | None:
 
 def look(config: RunConfig) -> Seen:
     """What this rank sees; the first rank of a machine looks at the machine, the dataset and the run directory too."""
-    facts = versions()
-    checks = {"precision": look_at_precision(config, facts)}
+    facts, manifest = versions(), None
+    checks = {"precision": judged(partial(look_at_precision, config, facts))}
     if launched_local_rank() == 0:
-        manifest = None
         if config.data != NOTHING:
-            checks["data"], manifest = look_at_data(config)
+            with contextlib.suppress(UserError):
+                manifest = open_data(config)
             facts[DATASET] = manifest.fingerprint[:16] if manifest is not None else ""
+            checks["data"] = judged(partial(look_at_data, config))
         if config.run != NOTHING:
-            checks["run"] = look_at_run(config, manifest)
-        checks["gpus"] = look_at_gpus(config)
+            checks["run"] = judged(partial(look_at_run, config, manifest))
+        checks["gpus"] = judged(partial(look_at_gpus, config))
         checks["cores"] = look_at_cores()
         checks["files"] = look_at_files(manifest)
         if launched_world_size() > launched_local_world_size():
@@ -118,6 +122,14 @@ def look(config: RunConfig) -> Seen:
     host = platform.node()
     findings = [Finding(name, state, message, host) for name, (state, message) in checks.items()]
     return Seen(facts, findings, checks["precision"][0] != "fix")
+
+
+def judged(check: Callable[[], Checked]) -> Checked:
+    """What a check says; what it raises is to be fixed."""
+    try:
+        return check()
+    except (UserError, RuntimeError) as error:  # torch's of a device that fails
+        return "fix", " ".join(str(error).split())
 
 
 def versions() -> dict[str, str]:
@@ -132,19 +144,14 @@ def versions() -> dict[str, str]:
 
 def look_at_precision(config: RunConfig, facts: dict[str, str]) -> Checked:
     """Device and arithmetic as training would choose them, tried out on a small recurrent step."""
-    try:
-        facts["device"] = device = choose_device(config.device).value
-        configure_threads(device, config.threads)
-        precision = choose_precision(config.precision, device)
-        facts["precision"] = str(precision)
-        place = torch.device(f"cuda:{launched_local_rank()}" if device == "cuda" else device)
-        layout, _ = layout_on(place, 16)
-        wanted = recurrent_dtype(as_arithmetic(precision), place.type, layout)
-        found = try_recurrence(VariableLengthLSTM(16, 16).to(place), layout, wanted)
-    except UserError as error:
-        return "fix", str(error)
-    except RuntimeError as error:
-        return "fix", f"a small LSTM cannot run here ({' '.join(str(error).split())[:200]}); use --device cpu"
+    facts["device"] = device = choose_device(config.device).value
+    configure_threads(device, config.threads)
+    precision = choose_precision(config.precision, device)
+    facts["precision"] = str(precision)
+    place = torch.device(f"cuda:{launched_local_rank()}" if device == "cuda" else device)
+    layout, _ = layout_on(place, 16)
+    wanted = recurrent_dtype(as_arithmetic(precision), place.type, layout)
+    found = try_recurrence(VariableLengthLSTM(16, 16).to(place), layout, wanted)
     if found.value != precision.value:
         return "warn", f"{precision}, on {device}; its LSTM computes in {found}"
     return "ok", f"{precision}, on {device}"
@@ -153,10 +160,7 @@ def look_at_precision(config: RunConfig, facts: dict[str, str]) -> Checked:
 def look_at_gpus(config: RunConfig) -> Checked:
     """Devices, and whether the processes fit them."""
     cuda, processes, asked = devices.look(), launched_local_world_size(), devices.asked_here()[0]
-    try:
-        device, why = devices.choose(config.device, asked, processes, cuda)
-    except UserError as error:
-        return "fix", str(error)
+    device, why = devices.choose(config.device, asked, processes, cuda)
     if device == "cpu":
         unused = (cuda.found or cuda.driver) and asked == "either" and config.device == "auto"
         return ("warn", f"training runs on the CPU: {why} ({cuda})") if unused else ("ok", f"none are used: {why}")
@@ -206,32 +210,30 @@ def look_at_interface() -> Checked:
     return "ok", str(route)
 
 
-def look_at_data(config: RunConfig) -> tuple[Checked, Manifest | None]:
+def open_data(config: RunConfig) -> Manifest:
     """The dataset, checked as training checks it, hashes apart."""
-    try:
-        manifest = preflight.check_data(config, launched_world_size(), here=launched_local_world_size(), hashes=False)
-    except UserError as error:
-        return ("fix", str(error)), None
-    kind = placement.filesystem(config.data)
-    shown = f"{config.data} on {kind}: {manifest.rows(TRAIN):,} training rows"
+    return preflight.check_data(config, launched_world_size(), here=launched_local_world_size(), hashes=False)
+
+
+def look_at_data(config: RunConfig) -> Checked:
+    """The dataset, and where it lies."""
+    rows, kind = open_data(config).rows(TRAIN), placement.filesystem(config.data)
+    shown = f"{config.data} on {kind}: {rows:,} training rows"
     if placement.is_network(kind) and config.stage_dir == "none":
-        return ("warn", f"{shown}; pages come over the network: name a local directory with --stage_dir"), manifest
-    return ("ok", shown), manifest
+        return "warn", f"{shown}; pages come over the network: name a local directory with --stage_dir"
+    return "ok", shown
 
 
 def look_at_run(config: RunConfig, manifest: Manifest | None) -> Checked:
     """The run directory, or the one above that it would be made in: whether a file can appear there, and many."""
     folder = existing(config.run)
-    try:
-        probe(folder)
-    except OSError as error:
-        return "fix", f"{folder} cannot be written ({error.strerror}); name a directory you may write, with --run"
-    try:
-        point = preflight.check_run(config, lambda _: None, lambda _: None)
-        if manifest is not None and point.checkpoint is None:
-            preflight.check_start(config, manifest)
-    except UserError as error:
-        return "fix", str(error)
+    name = folder / f".padless-doctor-{uuid.uuid4().hex}"
+    with storing(folder, otherwise="name a directory you may write, with --run"):
+        atomic.write_bytes(name, b"padless")  # flushed and renamed, as checkpoints are written
+        name.unlink()
+    point = preflight.check_run(config, lambda _: None, lambda _: None)
+    if manifest is not None and point.checkpoint is None:
+        preflight.check_start(config, manifest)
     needed, free = 0, shutil.disk_usage(folder).free
     if manifest is not None:
         numbers = 3 if config.optim.ema is None else 4
@@ -247,15 +249,6 @@ def existing(path: str | Path) -> Path:
     """``path``, or the nearest directory above it that is there."""
     path = Path(path).absolute()
     return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def probe(folder: Path) -> None:
-    """Write, flush and rename a small file as checkpoints are written. Raises ``OSError``."""
-    name = folder / f".padless-doctor-{uuid.uuid4().hex}"
-    try:
-        atomic.write_bytes(name, b"padless")
-    finally:
-        name.unlink(missing_ok=True)
 
 
 def compare(everyone: Sequence[Seen]) -> list[Finding]:

@@ -176,18 +176,19 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     parser.set_defaults(max_restarts=None)
     devices.tell_ranks(options)
     arguments = parser.parse_args([*options, "--module", module, *training])
-    file = arguments.config_file
-    if file is not None and not Path(file).is_file():
+    file = arguments.config_file or default_config_file
+    if arguments.config_file and not Path(file).is_file():
         raise ConfigError(f"--config_file {file}: no such file; name a YAML file, or a recipe such as cpu")
-    if file is None and Path(default_config_file).is_file():
-        file = default_config_file
-    settings = load_config_from_file(file) if file is not None else None
-    if arguments.num_processes is None:
-        arguments.num_processes = settings.num_processes if settings is not None else 1
-    arguments.num_machines = arguments.num_machines or (settings.num_machines if settings is not None else 1)
-    for name in ("machine_rank", "main_process_ip", "main_process_port") if arguments.num_machines > 1 else ():
+    settings = load_config_from_file(file) if Path(file).is_file() else None
+
+    def take(name: str, default: int | None = None) -> None:
         if getattr(arguments, name) is None:
-            setattr(arguments, name, getattr(settings, name, None))
+            setattr(arguments, name, getattr(settings, name, default))
+
+    take("num_processes", 1)
+    take("num_machines", 1)
+    for name in ("machine_rank", "main_process_ip", "main_process_port") if arguments.num_machines > 1 else ():
+        take(name)
     if settings is None:
         arguments.mixed_precision = arguments.mixed_precision or "no"
         arguments.dynamo_backend = arguments.dynamo_backend or "no"

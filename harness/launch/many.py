@@ -215,9 +215,7 @@ def conclude(folder: Path, runs: Sequence[Member], asked: LaunchRecipe, screen: 
     results.write_summary(folder, kind, values)
     write_report_quietly(folder)
     show(values, kind, screen)
-    named = [str(results.summary_path(folder, kind)), REPORT]
-    named += [layout.OUT_OF_FOLD] if "out_of_fold" in values else []
-    screen.say(f"written to {' and '.join([', '.join(named[:-1]), named[-1]])}", "good")
+    screen.say(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
     sys.stdout.flush()
 
 

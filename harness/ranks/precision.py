@@ -92,15 +92,17 @@ def configure_threads(device_type: str, asked: int | None = None) -> Choice:
     return Choice(str(count), reason)
 
 
-def keep_memory() -> bool:
-    """Have malloc reuse freed blocks of any size in place of giving them back; False where the C library cannot.
+def keep_memory() -> None:
+    """Have malloc reuse freed blocks of any size in place of giving them back, where the C library can.
 
     glibc maps a large block when it is asked for one and unmaps it when it is freed, and the kernel hands every page of
     the next one out anew, filled with zeros (mallopt(3)). An LSTM needs such blocks for the gates of each batch: on two
     cores, at batch 64, a third of a step went into these pages.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
 def full_fp32() -> None:

@@ -20,6 +20,7 @@ from harness.ranks import devices, network
 from harness.ranks.devices import Cuda
 from harness.ranks.distributed import World
 from harness.ranks.network import Route
+from preprocessing.base.errors import UserError
 from tests.datasets import write_dataset
 
 GB = 10**9
@@ -40,7 +41,8 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, cards: int, processes: int, devic
     monkeypatch.setattr(devices, "look", lambda: Cuda(cards, bool(cards), "12.8" if cards else None, None))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: "H100")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place: ((79 if place < 2 else 9) * GB, 80 * GB))
-    found = checkup.look_at_gpus(RunConfig(device=device))  # type: ignore[arg-type]
+    config = RunConfig(device=device)  # type: ignore[arg-type]
+    found = checkup.judged(lambda: checkup.look_at_gpus(config))
     assert (found[0], words in found[1]) == (state, True), found
 
 
@@ -78,7 +80,7 @@ def test_the_interface(monkeypatch: pytest.MonkeyPatch, route: Route | None, sta
 def test_a_dataset_and_what_a_run_on_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "data", {"train": 64, "validation": 10, "test": 10})
     config = RunConfig(data=str(tmp_path / "data"), run=str(tmp_path / "deep" / "run"), optim=OptimConfig(ema=0.99))
-    (state, message), manifest = checkup.look_at_data(config)
+    (state, message), manifest = checkup.look_at_data(config), checkup.open_data(config)
     assert (state, "64 training rows" in message) == ("ok", True)
     found = checkup.look_at_run(config, manifest)
     assert (found[0], found[1].endswith("needed; the run begins at step 0")) == ("ok", True)
@@ -88,9 +90,9 @@ def test_a_dataset_and_what_a_run_on_it_needs(tmp_path: Path, monkeypatch: pytes
     assert (found[0], "needed; make room, or name another directory with --run" in found[1]) == ("fix", True)
     monkeypatch.undo()
     (tmp_path / "file").write_text("")
-    blocked = checkup.look_at_run(replace(config, run=str(tmp_path / "file" / "run")), None)
-    sentence = f"{tmp_path / 'file'} cannot be written (Not a directory); name a directory you may write, with --run"
-    assert blocked == ("fix", sentence)
+    blocked = replace(config, run=str(tmp_path / "file" / "run"))
+    with pytest.raises(UserError, match=r"/file: cannot be written .*; name a directory you may write, with --run"):
+        checkup.look_at_run(blocked, None)
 
 
 def test_ranks_must_be_alike() -> None:
@@ -115,5 +117,5 @@ def test_lines_that_all_machines_share_are_said_once(capsys: pytest.CaptureFixtu
 
 def test_a_precision_that_cannot_be_is_to_be_fixed() -> None:
     assert checkup.look_at_precision(RunConfig(device="cpu", precision="fp32"), {}) == ("ok", "fp32: asked for, on cpu")
-    refused = checkup.look_at_precision(RunConfig(device="cpu", precision="fp16"), {})
-    assert (refused[0], refused[1][:39]) == ("fix", "precision: fp16 cannot run on cpu here;")
+    with pytest.raises(UserError, match="precision: fp16 cannot run on cpu here;"):
+        checkup.look_at_precision(RunConfig(device="cpu", precision="fp16"), {})

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from harness.__main__ import main
 from harness.config import OrderConfig, RunConfig
 from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
-from harness.launch import plan
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.screen import cells
 from preprocessing.dataset.shards import Split, read_manifest
@@ -56,18 +54,6 @@ def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixt
     assert values["ranks"]["padding"] == pytest.approx(1 - sum(lengths) / sum(padded))
     assert values["ranks"]["largest_padded_tokens"] == max(padded)
     assert values["ranks"]["worst_step"] == pytest.approx(max(apart))
-
-
-def test_large_splits_are_sampled(
-    dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = ("--data", dataset, "--global_batch", 10)
-    monkeypatch.setattr(plan, "order_spec", lambda config: replace(order_spec(config), window_rows=60))
-    whole = as_json(capsys, *asked)
-    monkeypatch.setattr(plan, "SAMPLED_ROWS", 100)
-    values = as_json(capsys, *asked)
-    assert values["steps"] == whole["steps"]
-    assert values["ranks"]["padding"] == pytest.approx(whole["ranks"]["padding"], rel=0.5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from harness.__main__ import main as harness
 from harness.slurm import jobs, script
 from harness.slurm.config import SubmitConfig
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError, StorageError
+from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
 
 pytestmark = pytest.mark.thorough
@@ -103,7 +103,7 @@ def test_without_slurm_and_with_logs_that_cannot_be(tmp_path: Path, monkeypatch:
     with pytest.raises(ConfigError, match="sbatch: not found here; submit on a machine of the cluster, or --print"):
         harness(["submit", "report r"])
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file/logs: .*Not a directory.*; name another folder"):
+    with pytest.raises(ConfigError, match=r"file/logs: .*Not a directory.*; name another folder"):
         harness(["submit", "report r", "--logs", "file/logs"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
@@ -112,8 +112,9 @@ def test_own_keys_come_before_those_of_all() -> None:
     words = ("--gpus", "4", "--nodes", "3", "--partition", "all", "--single.gpus", "0", "--train.partition", "mine")
     preprocess, train, evaluate = made(*words, *CHAIN)
     assert (preprocess.resources.gpus, preprocess.resources.nodes, preprocess.resources.partition) == (None, 3, "all")
-    assert (train.resources.gpus, train.resources.nodes, train.resources.partition) == (4, 3, "mine")
-    assert (evaluate.resources.gpus, evaluate.resources.nodes) == (0, 1)
+    assert (train.resources.gpus, train.resources.nodes, train.resources.partition) == ("4", 3, "mine")
+    assert (evaluate.resources.gpus, evaluate.resources.nodes) == ("0", 1)
+    assert "gpus-per-node" not in script.directives(evaluate)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_own_keys_come_before_those_of_all() -> None:
         (["train", "--hook", "no.sh"], "hook: ./no.sh: no such file; it holds the shell lines that every job reads"),
         (["train", "--sbatch", "mem=4"], "sbatch: mem is written by submit itself: give --memory"),
         (["train", "--sbatch", "a=b\n#SBATCH"], "sbatch: 'a=b\\n#SBATCH' is out of range: expected a text of one line"),
-        (["train", "--array.seeds", "1"], "array.seeds: '1' is out of range: expected 2 to 1000 different"),
+        (["train", "--array.seeds", "1"], "seeds: '1' is out of range: expected 2 to 1000 different"),
         (["report r", "--array.seeds", "1,2"], "array: it is one of trainings, and there are 0 among the commands"),
         (["train --seeds 1,2", "--array.seeds", "1,2"], "train: --seeds and --folds train one after the other"),
     ],
