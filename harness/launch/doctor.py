@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, many, meeting
-from harness.launch.asked import NOTHING, LaunchRecipe
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli

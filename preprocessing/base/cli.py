@@ -43,7 +43,7 @@ OWN = ("config", "help", "print_config")
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """Words that a command takes beside its options, as ``RUN`` in ``checkpoint list RUN --json``."""
+    """Words that a command takes beside its options, as ``RUN`` in ``checkpoint RUN --json``."""
 
     spelling: str
     """As the usage line shows them."""
@@ -60,7 +60,7 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A line of the table: a command with its own ``main``, or with ``parts``, which are commands below it."""
+    """A line of the table."""
 
     name: str
     also: tuple[str, ...] = ()
@@ -80,7 +80,6 @@ class Command:
     """A whole command to copy, for the same place."""
     keys: str | None = None
     """``module:class`` of the keys of a command without ``config``, for completion in a shell."""
-    parts: tuple[Command, ...] = ()
 
 
 def dispatch(
@@ -129,8 +128,6 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
 
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and words, then run it. Raises ``ConfigError`` for what it does not take."""
-    if command.parts:
-        return dispatch(command.parts, argv, prog)
     try:
         arguments = [list(argv)] if command.config is None else read(command, argv, prog)  # --help waits for no torch
         return load(command.main)(*arguments) or 0
@@ -332,17 +329,12 @@ def complete(commands: Sequence[Command]) -> None:
     import argcomplete
 
     line = argcomplete.lexers.split_line(os.environ["COMP_LINE"], int(os.environ["COMP_POINT"]))
-    command: Command | None = None
-    used = 1
-    for word in line[3][1:]:
-        following = named(commands, word)
-        if following is None:
-            break
-        command, commands, used = following, following.parts, used + 1
+    command = named(commands, line[3][1]) if line[3][1:] else None
     parser = argparse.ArgumentParser()
-    if command is None or command.parts:
+    if command is None:
         parser.add_argument("command", choices=[one.name for one in commands])
     elif name := command.config or command.keys:
+        os.environ["_ARGCOMPLETE"] = "2"  # both words stand for the name of the program
         config_class = load(name)
         kind = getattr(config_class, "RECIPES", None)
         offered = {key: choices_of(option.kind) for key, option in options_of(config_class).items()}
@@ -351,8 +343,7 @@ def complete(commands: Sequence[Command]) -> None:
             action: Any = parser.add_argument(f"--{key}")
             action.completer = argcomplete.ChoicesCompleter(words)
         parser.add_argument("words", nargs="*")
-    os.environ["_ARGCOMPLETE"] = str(used)  # the words up to here stand for the name of the program
-    argcomplete.autocomplete(parser, always_complete_options=not commands)
+    argcomplete.autocomplete(parser, always_complete_options=command is not None)
 
 
 def run(main: Main, argv: Sequence[str] | None = None) -> int:

@@ -74,16 +74,12 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def unknown_words(package: str, words: Sequence[str]) -> list[str]:
-    """The command, its part, or the options among ``words`` that do not exist."""
+    """The command, or the options among ``words`` that do not exist."""
     commands_here = {"harness": HARNESS, "preprocessing": PREPROCESSING, "benchmarks": BENCHMARKS}[package]
     rest = list(words)
     command: Command | None = None
-    while commands_here and rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        command = next((one for one in commands_here if one.name == name), None)
-        if command is None:
-            return [name]
-        commands_here = command.parts
+    if rest and not rest[0].startswith("-"):
+        command = next((one for one in commands_here if one.name == rest[0]), None)
     if command is None:
         return rest
     known = {"--help"}
