@@ -9,7 +9,6 @@ from preprocessing.base import cli
 from preprocessing.base.commands import Command, Words, dispatch
 
 FILES = Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None)
-ONE_FILE = Words(spelling="FILE", noun="file", takes="one labelled file")
 BENCHMARKS = (
     ("text", "TextConfig", "Texts to tokens, beside what people use today."),
     ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
@@ -18,8 +17,7 @@ BENCHMARKS = (
     ("pretrain", "PretrainConfig", "A step of pretraining, beside a classifier's."),
     ("predict", "PredictConfig", "Predictions of raw texts, beside loops of today."),
     ("limits", "LimitsConfig", "How far rows, classes, texts, … go, and what then."),
-    ("corpora", "CorporaConfig", "A recipe on labelled files, beside linear models."),
-    ("curve", "CurveConfig", "How good models are by the number of labels."),
+    ("corpora", "CorporaConfig", "Recipes on labelled files, with all labels or few, beside a linear model."),
 )
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
@@ -35,7 +33,7 @@ COMMANDS = tuple(
         shared="preprocessing.config:PreprocessConfig" if name == "text" else None,
         shared_defaults={"output": "unused"} if name == "text" else {},
         first=FIRST.get(name, ()),
-        words={"corpora": FILES, "curve": ONE_FILE}.get(name),
+        words=FILES if name == "corpora" else None,
     )
     for name, config, summary in BENCHMARKS
 )

@@ -55,13 +55,6 @@ class OptimConfig:
     adversarial: float | None = None
     """Learn also from every text moved in the direction that raises its loss most: how far, over all of its vectors
     together, in standard deviations of the embedding (1 to 5). null: no text is moved."""
-    adversarial_weight: float = 1.0
-    """What the loss of those moved texts counts beside that of the texts themselves."""
-    virtual_adversarial: float | None = None
-    """The same in the direction that changes the prediction most, which asks for no label: what it changes is a loss.
-    null: no text is moved."""
-    virtual_adversarial_weight: float = 1.0
-    """What that loss counts."""
     gradient_compression: Literal["none", "bf16"] = "none"
     """What gradients travel as between processes: bf16 halves them, for a slow network between machines."""
 
@@ -84,12 +77,9 @@ class OptimConfig:
             share = getattr(self, key)
             fits = share is None or 0 <= share < 1
             require(fits, f"optim.{key}", share, "at least 0 and below 1")
-        for key in ("adversarial", "virtual_adversarial"):
-            radius, weight = getattr(self, key), getattr(self, f"{key}_weight")
-            fits = radius is None or (0 < radius < math.inf)
-            require(fits, f"optim.{key}", radius, "a length above 0 such as 1 or 5, or null")
-            used = 0 < weight < math.inf and (radius is not None or weight == 1)
-            require(used, f"optim.{key}_weight", weight, f"above 0, and 1 while optim.{key} is null")
+        radius = self.adversarial
+        fits = radius is None or 0 < radius < math.inf
+        require(fits, "optim.adversarial", radius, "a length above 0 such as 1 or 5, or null")
         for label, weight in self.class_weights.items():
             require(0 < weight < math.inf, f"optim.class_weights.{label}", weight, "above 0, and finite")
 
@@ -97,10 +87,6 @@ class OptimConfig:
         """Refuse to move texts so far that nothing is left of them: a word's vector of ``embedding_dim`` numbers is
         about as long as the square root of that.
         """
-        most = FARTHEST * math.sqrt(embedding_dim)
-        for key in ("adversarial", "virtual_adversarial"):
-            radius = getattr(self, key)
-            within = (
-                f"at most {most:.0f}, {FARTHEST} times the length of a vector with model.embedding_dim {embedding_dim}"
-            )
-            require(radius is None or radius <= most, f"optim.{key}", radius, within)
+        radius, most = self.adversarial, FARTHEST * math.sqrt(embedding_dim)
+        within = f"at most {most:.0f}, {FARTHEST} times the length of a vector with model.embedding_dim {embedding_dim}"
+        require(radius is None or radius <= most, "optim.adversarial", radius, within)

@@ -19,9 +19,8 @@ from harness.__main__ import main
 from harness.config import LanguageModelConfig, ModelConfig, RunConfig
 from harness.data.views import rows_of_task
 from harness.inference.bundle import write_bundle
-from harness.model import softmax
-from harness.model.language import LanguageModel, LanguageObjective
-from harness.model.softmax import LogUniformSampler, log_losses
+from harness.model import language
+from harness.model.language import LanguageModel, LanguageObjective, LogUniformSampler, log_losses
 from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base.errors import ConfigError
@@ -53,7 +52,7 @@ class Largest(TorchDispatchMode):
 
 def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary, dim, candidates = 1500, 5, 150
-    monkeypatch.setattr(softmax, "CPU_ELEMENTS", 7000)
+    monkeypatch.setattr(language, "CPU_ELEMENTS", 7000)
     model = LanguageModel(ModelConfig(embedding_dim=dim, hidden_size=4), vocabulary)
     objective = LanguageObjective(model, candidates=candidates)
     batch = padded_batch([60] * 10, vocabulary)
@@ -68,7 +67,7 @@ def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pyt
 
 
 def test_losses_of_a_whole_vocabulary_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(softmax, "CPU_ELEMENTS", 512 * 7)
+    monkeypatch.setattr(language, "CPU_ELEMENTS", 512 * 7)
     torch.manual_seed(3)
     projected, vectors, bias = torch.randn(5, 4).double() * 30, torch.randn(23, 4).double(), torch.randn(23).double()
     wanted = torch.tensor([[0, 22], [7, 7], [21, 1], [6, 8], [14, 13]])
@@ -144,7 +143,7 @@ def test_half_of_the_vocabulary_or_more_is_all_of_it() -> None:
 
 
 def test_the_softmax_in_pieces_is_autograd_on_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(softmax, "CPU_ELEMENTS", 30)
+    monkeypatch.setattr(language, "CPU_ELEMENTS", 30)
     torch.manual_seed(0)
     shapes = ((17, 5), (17, 5), (17,), (9, 5), (9,))
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -156,7 +155,7 @@ def test_the_softmax_in_pieces_is_autograd_on_the_whole(monkeypatch: pytest.Monk
     right = (projected * vectors).sum(1) + bias
     expected = torch.logsumexp(torch.cat((logits, right[:, None]), 1), 1) - right
     wanted = torch.autograd.grad(3 * expected.sum(), given)
-    total, losses = softmax.sampled_softmax(*given, hits)
+    total, losses = language.sampled_softmax(*given, hits)
     found = torch.autograd.grad(3 * total, given)
     torch.testing.assert_close(losses, expected.detach(), rtol=0, atol=1e-12)
     for ours, theirs in zip(found, wanted, strict=True):
