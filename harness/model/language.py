@@ -352,8 +352,8 @@ class LanguageObjective(nn.Module):
     def candidates(self, step: int, device: torch.device) -> tuple[torch.Tensor, int]:
         """The candidates of optimizer ``step``, int64 ``[candidates]``, and the tries that it took to find them."""
         if self._drawn is None or self._drawn[0] != step:
-            drawn = self.sampler.draw(self.seed, step)
-            self._drawn = (step, send(torch.from_numpy(drawn.ids), device), drawn.tries)
+            ids, tries = self.sampler.draw(self.seed, step)
+            self._drawn = (step, send(torch.from_numpy(ids), device), tries)
         return self._drawn[1:]
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
@@ -386,7 +386,7 @@ class LanguageObjective(nn.Module):
             if kept is not None:
                 states = states * kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)[pairs.rows]
             target = reading.ids[direction.target].long()
-            total, each = sampled_softmax(
+            total, each = SampledSoftmax.apply(
                 model.projected(number, states, self.output_dtype),
                 reading.vectors.index_select(0, direction.target),
                 bias[target] - self.log_expected(target, tries),
@@ -405,16 +405,6 @@ class LanguageObjective(nn.Module):
         """The logarithm of how often tokens are expected among the candidates, ``[ids]``; 0 where all are."""
         missed = self.log_missed[ids]
         return torch.zeros_like(missed) if self.sampler.everything else (-torch.expm1(missed * tries)).log()
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The candidates of one optimizer step."""
-
-    ids: np.ndarray
-    """int64 ``[candidates]``, distinct, in the order in which they were drawn."""
-    tries: int
-    """How often a token was drawn until all were found; 0: nothing was drawn, every token is a candidate."""
 
 
 class LogUniformSampler:
@@ -436,10 +426,12 @@ class LogUniformSampler:
         shares = np.diff(self.borders.astype(np.float64), prepend=0.0) / (1 << BITS)
         return np.concatenate((np.zeros(FIRST), np.log1p(-shares)))
 
-    def draw(self, seed: int, step: int) -> Drawn:
-        """The candidates of optimizer ``step`` of a run."""
+    def draw(self, seed: int, step: int) -> tuple[np.ndarray, int]:
+        """The candidates of optimizer ``step`` of a run, int64 ``[candidates]``, distinct, in the order in which they
+        were drawn; and how often a token was drawn until all were found (0: nothing was, every token is a candidate).
+        """
         if self.everything:
-            return Drawn(np.arange(FIRST, FIRST + self.candidates, dtype=np.int64), 0)
+            return np.arange(FIRST, FIRST + self.candidates, dtype=np.int64), 0
         count = DRAWS * self.candidates
         while True:
             numbers = words(seed, step, STREAM, count=count) >> np.uint64(64 - BITS)  # of a longer draw, the same first
@@ -447,7 +439,7 @@ class LogUniformSampler:
             places = np.sort(np.unique(tokens, return_index=True)[1])
             if len(places) >= self.candidates:
                 chosen = places[: self.candidates]
-                return Drawn(tokens[chosen].astype(np.int64) + FIRST, int(chosen[-1]) + 1)
+                return tokens[chosen].astype(np.int64) + FIRST, int(chosen[-1]) + 1
             count *= 2
 
 
@@ -463,7 +455,7 @@ def pieces(predictions: int, columns: int, elements: int) -> Iterator[slice]:
         yield slice(start, min(start + size, predictions))
 
 
-class _SampledSoftmax(torch.autograd.Function):
+class SampledSoftmax(torch.autograd.Function):
     """Losses and, in the same pass, their gradients; ``backward`` only multiplies."""
 
     @staticmethod
@@ -478,7 +470,15 @@ class _SampledSoftmax(torch.autograd.Function):
         dtype: torch.dtype,
         counts: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See ``sampled_softmax``."""
+        """The sum of the losses of all predictions, and each loss ``[predictions]``, without a gradient.
+
+        ``projected`` ``[predictions, features]`` is told from each token by a product with its vector, plus a bias from
+        which the logarithm of the token's expected count is subtracted already: ``vectors``
+        ``[predictions, features]`` and ``bias`` ``[predictions]`` are those of the right tokens, the other two those of
+        the candidates. ``hits`` int64 ``[predictions]`` is the place of the right token among the candidates, where it
+        does not count a second time; the number of candidates where it is not there. Products are computed in
+        ``dtype``, all else in the dtype of ``projected``. ``counts`` ``[predictions]`` multiplies each loss; None: 1.
+        """
         candidates = len(candidate_vectors)
         # One more column: where no candidate is the right token, it takes the hit, and then it takes the right token.
         rows = functional.pad(candidate_vectors, (0, 0, 0, 1))
@@ -522,32 +522,6 @@ class _SampledSoftmax(torch.autograd.Function):
         right = right_gradient * scale
         both = (gradient * scale, right[:, None] * projected, right)
         return (*both, rows_gradient * scale, offsets_gradient * scale, None, None, None)
-
-
-def sampled_softmax(
-    projected: torch.Tensor,
-    vectors: torch.Tensor,
-    bias: torch.Tensor,
-    candidate_vectors: torch.Tensor,
-    candidate_bias: torch.Tensor,
-    hits: torch.Tensor,
-    dtype: torch.dtype | None = None,
-    counts: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum of the losses of all predictions, and each loss ``[predictions]``, without a gradient.
-
-    ``projected`` ``[predictions, features]`` is told from each token by a product with its vector, plus a bias from
-    which the logarithm of the token's expected count is subtracted already: ``vectors`` ``[predictions, features]`` and
-    ``bias`` ``[predictions]`` are those of the right tokens, the other two those of the candidates. ``hits`` int64
-    ``[predictions]`` is the place of the right token among the candidates, where it does not count a second time; the
-    number of candidates where it is not there. Products are computed in ``dtype``, all else in the dtype of
-    ``projected``. ``counts`` ``[predictions]`` multiplies each loss; None: 1.
-    """
-    wanted = projected.dtype if dtype is None else dtype
-    total, losses = _SampledSoftmax.apply(
-        projected, vectors, bias, candidate_vectors, candidate_bias, hits, wanted, counts
-    )
-    return total, losses
 
 
 def log_losses(
