@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests import datasets
-from tests.commands import ROOT, unwrapped
+from tests.commands import unwrapped
 from tests.datasets import sentences, write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -145,12 +143,3 @@ def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, capsys: pytes
         assert cli.run(main, ["baseline", "--data", str(tmp_path / name)]) == 3
         assert sentence in unwrapped(capsys.readouterr().err)
         assert not (tmp_path / name / "baseline").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.processes
-def test_it_never_imports_torch(data: Path) -> None:
-    script = "import sys; from harness.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
-    words = [sys.executable, "-c", script, "baseline", "--data", str(data)]
-    result = subprocess.run(words, cwd=ROOT, timeout=240, check=False, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr

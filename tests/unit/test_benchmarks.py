@@ -18,7 +18,6 @@ import pytest
 from benchmarks import corpora, limits, loader, measuring, predict, pretrain, recurrence, text
 from benchmarks.__main__ import main
 from benchmarks.measuring import Lines
-from harness.config import ModelConfig
 from harness.inference.engines import open_scorer
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
@@ -27,8 +26,6 @@ from tests.bundles import write_run
 from tests.datasets import sentences, write_dataset
 
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]
-
-TINY = ModelConfig(embedding_dim=4, hidden_size=4)
 
 
 def check(values: dict[str, Any], unit: str, *peers: str) -> None:
