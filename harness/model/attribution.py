@@ -153,8 +153,9 @@ def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
         chosen = logits if logits.dim() == 1 else logits.gather(1, columns[:, None]).squeeze(1)
         (gradient,) = torch.autograd.grad(chosen.sum(), vectors)
     growth = (gradient.double() * whole.double()).sum(-1).cpu().numpy()
+    values = chosen.detach().cpu()
     for row, (line, place) in enumerate(places):
-        line.known[place] = (float(chosen[row]), growth[: len(line.ids), row])
+        line.known[place] = (float(values[row]), growth[: len(line.ids), row])
 
 
 def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
