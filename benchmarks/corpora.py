@@ -99,7 +99,11 @@ def main(config: CorporaConfig, files: list[str]) -> None:
                 lines.add({"key": key, **names, **figures})
             found.append(lines.there[key,])
     shown = summary(found)
-    print(json.dumps(shown, indent=2) if config.json else table([tuple(shown[0]), *map(dict.values, shown)]))
+    print(
+        json.dumps(shown, indent=2)
+        if config.json
+        else table([tuple(shown[0]), *(tuple(one.values()) for one in shown)])
+    )
 
 
 Corpus = dict[str, list[str]]
@@ -156,10 +160,10 @@ def measure(config: CorporaConfig, corpus: Corpus, labels: int, seed: int, metho
         if not (data / "dataset.json").exists():
             words = sources(config, corpus, kept, folder, with_others)
             run("preprocessing", "run", *words, *(["--config", config.text] if config.text else []), "--output", data)
-        options = ["--config", config.recipe] if with_others else []
+        options: list[object] = ["--num_processes", config.processes, "--data", data, "--run", folder / "run"]
+        options += ["--config", config.recipe] if with_others else []
         options += ["--init.weights", Path(config.weights).resolve()] if with_others and config.weights else []
-        words = ("--num_processes", config.processes, *options, "--data", data, "--run", folder / "run", "--seed", seed)
-        run("harness", "launch", *words)
+        run("harness", "launch", *options, "--seed", seed)
         accuracy = accuracy_of(folder / "run", config.measure)
     return {"rows": len(kept), "accuracy": accuracy, "seconds": time.monotonic() - began}
 

@@ -46,7 +46,11 @@ def main(config: LimitsConfig) -> None:
         for size in full if config.full else small:
             print(f"{name}: {size:,}", file=sys.stderr)
             found.append({"kind": name, "size": size, **attempt(commands, size)})
-    print(json.dumps(found, indent=2) if config.json else table([tuple(found[0]), *map(dict.values, found)]))
+    print(
+        json.dumps(found, indent=2)
+        if config.json
+        else table([tuple(found[0]), *(tuple(one.values()) for one in found)])
+    )
 
 
 Commands = Callable[[Path, int], list[str]]

@@ -71,7 +71,7 @@ def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]
     for name, (build, sample) in PEERS.items():
         turns[name] = build(spec, texts), texts[:sample]
     with one_core():
-        seconds = alternate({name: functools.partial(*one) for name, one in turns.items()}, rounds)
+        seconds = alternate({name: functools.partial(run, some) for name, (run, some) in turns.items()}, rounds)
     rates = {name: len(turns[name][1]) / median for name, median in seconds.items()}
     corpus = {"texts": len(texts), "characters_per_text": sum(map(len, texts)) / len(texts), "rounds": rounds}
     return result("docs/s", rates, corpus=corpus)
