@@ -9,7 +9,6 @@ from preprocessing.base import cli
 from preprocessing.base.cli import Command, Words, dispatch
 
 FILES = Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None)
-ONE_FILE = Words(spelling="FILE", noun="file", takes="one labelled file")
 BENCHMARKS = (
     ("text", "TextConfig", "Texts to tokens, beside what people use today."),
     ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
@@ -18,8 +17,7 @@ BENCHMARKS = (
     ("pretrain", "PretrainConfig", "A step of pretraining, beside a classifier's."),
     ("predict", "PredictConfig", "Predictions of raw texts, beside loops of today."),
     ("limits", "LimitsConfig", "How far rows, classes, texts, … go, and what then."),
-    ("corpora", "CorporaConfig", "A recipe on labelled files, beside linear models."),
-    ("curve", "CurveConfig", "How good models are by the number of labels."),
+    ("corpora", "CorporaConfig", "Recipes by the number of labels, and a linear model."),
 )
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
@@ -33,7 +31,7 @@ COMMANDS = tuple(
         main=f"benchmarks.{name}:main",
         config=f"benchmarks.{name}:{config}",
         first=FIRST.get(name, ()),
-        words={"corpora": FILES, "curve": ONE_FILE}.get(name),
+        words=FILES if name == "corpora" else None,
     )
     for name, config, summary in BENCHMARKS
 )

@@ -73,8 +73,8 @@ COMMANDS = (
     Command(
         name="baseline",
         summary="What a linear model reaches on a dataset, in seconds.",
-        main="harness.baseline.command:main",
-        config="harness.baseline.command:BaselineConfig",
+        main="harness.baseline.results:main",
+        config="harness.baseline.results:BaselineConfig",
         example="python -m harness baseline --data data/mine",
     ),
     Command(

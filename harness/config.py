@@ -187,34 +187,16 @@ class OptimConfig:
     adversarial: Above0 | None = None
     """Learn also from every text moved in the direction that raises its loss most: how far, over all of its vectors
     together, in standard deviations of the embedding (1 to 5). null: no text is moved."""
-    adversarial_weight: Above0 = 1.0
-    """What the loss of those moved texts counts beside that of the texts themselves."""
-    virtual_adversarial: Above0 | None = None
-    """The same in the direction that changes the prediction most, which asks for no label: what it changes is a loss.
-    null: no text is moved."""
-    virtual_adversarial_weight: Above0 = 1.0
-    """What that loss counts."""
     gradient_compression: Literal["none", "bf16"] = "none"
     """What gradients travel as between processes: bf16 halves them, for a slow network between machines."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for key in ("adversarial", "virtual_adversarial"):
-            weight = getattr(self, f"{key}_weight")
-            used = getattr(self, key) is not None or weight == 1
-            require(used, f"optim.{key}_weight", weight, f"1 while optim.{key} is null")
 
     def check_moves(self, embedding_dim: int) -> None:
         """Refuse to move texts so far that nothing is left of them: a word's vector of ``embedding_dim`` numbers is
         about as long as the square root of that.
         """
-        most = FARTHEST * math.sqrt(embedding_dim)
-        for key in ("adversarial", "virtual_adversarial"):
-            radius = getattr(self, key)
-            within = (
-                f"at most {most:.0f}, {FARTHEST} times the length of a vector with model.embedding_dim {embedding_dim}"
-            )
-            require(radius is None or radius <= most, f"optim.{key}", radius, within)
+        radius, most = self.adversarial, FARTHEST * math.sqrt(embedding_dim)
+        within = f"at most {most:.0f}, {FARTHEST} times the length of a vector with model.embedding_dim {embedding_dim}"
+        require(radius is None or radius <= most, "optim.adversarial", radius, within)
 
 
 @dataclass(frozen=True, kw_only=True)

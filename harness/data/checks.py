@@ -170,18 +170,16 @@ def check_learning(config: RunConfig) -> None:
             "order.unlabelled_batch": streams,
             "self_training.labels": teaching.is_on,
             "optim.adversarial": optim.adversarial is not None,
-            "optim.virtual_adversarial": optim.virtual_adversarial is not None,
         }.items():
             if value:
                 raise ConfigError(
                     f"{key}: a language model learns from all rows and predicts no labels; leave it out here, and set "
                     "it for the classifier that starts from it"
                 )
-    if streams and not teaching.is_on and optim.virtual_adversarial is None:
+    if streams and not teaching.is_on:
         raise ConfigError(
             "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "
-            "to soft labels for them (`python -m harness label`), optim.virtual_adversarial to a radius such as 1, or "
-            "order.unlabelled_batch to 0"
+            "to soft labels for them (`python -m harness label`), or order.unlabelled_batch to 0"
         )
     if teaching.is_on and not streams:
         raise ConfigError(

@@ -23,8 +23,7 @@ from harness.data.checks import TRAIN, order_spec, parts_of, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
-from harness.model.adversarial import Adversary
-from harness.model.classifier import Objective
+from harness.model.classifier import Adversary, Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, answers_of, build_network, predictions_of
 from harness.model.recurrent import try_recurrence
@@ -268,9 +267,9 @@ def build_objective(
             targets=Targets.of(config.language_model, vocabulary_of(config).counts, device),
         )
     optim, adversary = config.optim, None
-    if optim.adversarial is not None or optim.virtual_adversarial is not None:
+    if optim.adversarial is not None:
         counts = torch.from_numpy(vocabulary_of(config).counts)
-        adversary = Adversary(optim, counts.to(device, torch.float64))
+        adversary = Adversary(optim.adversarial, counts.to(device, torch.float64))
     weights = [optim.class_weights.get(label, 1.0) for label in manifest.labels]
     return Objective(
         network,

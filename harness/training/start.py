@@ -27,10 +27,20 @@ import numpy as np
 from harness.config import RunConfig
 from harness.data.checks import open_soft_labels
 from harness.data.soft_labels import targets_of
-from harness.model.donor import WIDE, StartWeights, describe_weights, find_donor, weights_of
-from harness.model.embedding import StartVectors, from_file, from_kept
 from harness.model.networks import AnyNetwork
-from harness.model.vector_files import check_own, coverage, is_own
+from harness.model.starts import (
+    WIDE,
+    StartVectors,
+    StartWeights,
+    check_own,
+    coverage,
+    describe_weights,
+    find_donor,
+    from_file,
+    from_kept,
+    is_own,
+    weights_of,
+)
 from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice

@@ -73,7 +73,7 @@ for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["
     assert not found, f"{words} brought {found}"
 with contextlib.suppress(Exception):
     main(["launch", "--data", "nowhere"])
-import harness.baseline.command, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
+import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
 assert "torch" not in sys.modules, "a refusal or a plan waited for torch"
 """
 

@@ -30,8 +30,6 @@ from preprocessing.base.terminal import (
     Screen,
     guarded,
     guards,
-    markdown,
-    markdown_code,
     plain_line,
     printable,
     public,
@@ -171,12 +169,6 @@ def test_what_is_escaped() -> None:
 def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) -> None:
     assert public(address) == expected
     assert str(DataError(address)) == expected
-
-
-def test_names_are_no_markup_in_a_model_card() -> None:
-    name = "<img src=x onerror=alert(1)> [a](http://me:SECRET@h/) `b` | *c*\n# d \x1b[31m"
-    assert markdown(name) == (r"\<img src=x onerror=alert(1)\> \[a\](http://h/) \`b\` \| \*c\*\\n\# d \\u001b\[31m")
-    assert markdown_code("a`b") == "`a'b`"
 
 
 def test_what_an_encoding_lacks_is_spelt_too() -> None:
