@@ -341,7 +341,7 @@ def complete(commands: Sequence[Command]) -> None:
         offered["config"] = configuration.names(kind) if kind else []
         for key, words in offered.items():
             action: Any = parser.add_argument(f"--{key}")
-            action.completer = argcomplete.ChoicesCompleter(words)
+            action.completer = lambda words=words, **more: words
         parser.add_argument("words", nargs="*")
     argcomplete.autocomplete(parser, always_complete_options=command is not None)
 
