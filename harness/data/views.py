@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.config import LANGUAGE_MODEL, Task
 from harness.rundir.records import read_config
-from harness.settings.task import LANGUAGE_MODEL, Task
 from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64

@@ -12,20 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig, flat, to_dict
+from harness.config import CLASSIFIER, RunConfig, flat, to_dict
 from harness.data import checks, order
-from harness.model.donor import find_donor
 from harness.model.registry import check_model, parameters_of
-from harness.model.vector_files import check_named
+from harness.model.starts import check_named, find_donor
 from harness.rundir import layout
 from harness.rundir.bundle_files import stored_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.records import check_claim, known_status
-from harness.settings.task import CLASSIFIER
 from harness.tracking.trackers import check_trackers
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.machine import memory_bytes
-from preprocessing.base.printable import size
+from preprocessing.base.processes import memory_bytes
+from preprocessing.base.terminal import size
 from preprocessing.base.untrusted import readable
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 

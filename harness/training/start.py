@@ -26,24 +26,36 @@ import numpy as np
 from harness.config import RunConfig
 from harness.data.checks import open_soft_labels
 from harness.data.soft_labels import targets_of
-from harness.model.donor import WIDE, StartWeights, describe_weights, find_donor, weights_of
-from harness.model.embedding import StartVectors, from_file, from_kept
 from harness.model.networks import AnyNetwork
-from harness.model.vector_files import check_own, coverage, is_own
+from harness.model.starts import (
+    WIDE,
+    StartVectors,
+    StartWeights,
+    check_own,
+    coverage,
+    describe_weights,
+    find_donor,
+    from_file,
+    from_kept,
+    is_own,
+    weights_of,
+)
 from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
+from preprocessing.base import processes
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import find_kept, folder_of
-from preprocessing.job.executors import LocalPulse
 from preprocessing.text.vocabulary import Vocabulary
 
 VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
 """What checkpoints and bundles call the facts."""
 LOOK_EVERY_S = 1.0
+HELD_S = 20.0
+"""For how long the learning process must have been stopped (SIGSTOP) to be given up."""
 STOP_S = 5.0
 """Longest wait for the learning process to clean up."""
 ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
@@ -192,16 +204,15 @@ class Learning:
         command = [sys.executable, "-m", "preprocessing", "vectors", data, "--dim", str(dim)]
         command += [] if output is None else ["--output", str(output)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self.pulse = LocalPulse(lambda: [self.process])
-        self.trouble: str | None = None
+        self.held_s = 0.0
 
     def running(self, wait_s: float) -> bool:
         """Whether it still learns after at most ``wait_s`` seconds. One that is stopped is ended after a while."""
         try:
             self.process.wait(wait_s)
         except subprocess.TimeoutExpired:
-            self.trouble = self.trouble or self.pulse.look(wait_s, finished=False)
-            if self.trouble is not None:
+            self.held_s = self.held_s + wait_s if processes.held(self.process.pid) else 0.0
+            if self.held_s >= HELD_S:
                 self.process.kill()
             return True
         return False
@@ -218,7 +229,8 @@ class Learning:
         """It has ended. Raises an error with its exit code if it could not do it."""
         code = self.process.returncode
         if code:
-            reason = self.trouble or f"exit code {code}; what it printed says why"
+            stopped = f"its process was stopped for {self.held_s:.0f} s; run it again"
+            reason = stopped if self.held_s >= HELD_S else f"exit code {code}; what it printed says why"
             raise ERRORS.get(code, RankError)(f"init.vectors: learning word vectors: {reason}")
 
 

@@ -46,8 +46,7 @@ from harness.scores.calibration import Decision
 from harness.tracking.tracking import Trackers
 from harness.training.throughput import TIMING
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.printable import tell
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import Manifest
 
 FIRST_S = 60.0

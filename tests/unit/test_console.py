@@ -17,7 +17,7 @@ from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
 from harness.training.writer import Ending
-from preprocessing.base.screen import Screen, cells
+from preprocessing.base.terminal import Screen, cells
 from preprocessing.dataset.shards import Manifest, ShardInfo
 
 SIZES = {"train": (900, 4_000_000), "validation": (10, 40), "test": (8, 32)}
