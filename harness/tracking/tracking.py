@@ -171,8 +171,7 @@ class Observer:
     def warn(self, what: str) -> None:
         """Print one line, the first time only: the rest follows from it, and stands in the log."""
         if not self.warned:
-            kept = self.name == "wandb" and can_be_sent(self.run)
-            rest = f"; python -m harness wandb-sync {self.run} sends what is missing" if kept else ""
+            rest = f"; python -m harness wandb-sync {self.run} sends what is missing" if self.name == "wandb" else ""
             tell(f"warning: {self.name} {what}; training is not affected{rest}", sys.stderr)
         self.warned = True
 
@@ -207,14 +206,6 @@ class Observer:
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
-
-
-def can_be_sent(run: Path) -> bool:
-    """Whether ``wandb-sync`` can send what a run's W&B lacks: a full disk may not have taken how it began."""
-    try:
-        return Journal(run, "wandb").start is not None
-    except (OSError, DataError):
-        return False
 
 
 def tell(line: str, stream: TextIO) -> None:

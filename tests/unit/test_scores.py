@@ -25,7 +25,6 @@ from harness.scores.calibration import (
 )
 from harness.scores.figures import figures
 from harness.scores.intervals import intervals, of_difference, spread
-from harness.scores.learning import never_found, verdicts
 from harness.scores.metrics import (
     CELLS,
     MATRIX,
@@ -37,7 +36,7 @@ from harness.scores.metrics import (
     per_class,
     probabilities,
 )
-from harness.scores.tables import confusion_table, describe_spread
+from harness.scores.tables import confusion_table, describe_spread, never_found, verdicts
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "pr_auc", "log_loss")
 
