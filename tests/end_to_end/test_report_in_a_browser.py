@@ -83,7 +83,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     return Pages(tmp_path_factory.mktemp("pages"))
 
 
-KINDS = ("2 classes", "150 classes", "three seeds", "5 classes", "20 classes", "nine runs", "different datasets")
+KINDS = ("2 classes", "150 classes", "three seeds", "20 classes", "nine runs", "different datasets")
 TWO = ((DESK, "light"), (PHONE, "dark"))
 VIEWS = [
     pytest.param(kind, *view, marks=[pytest.mark.slow] * (number > 2 or place == number % 2))

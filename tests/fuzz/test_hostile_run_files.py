@@ -23,12 +23,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from harness.report.views import view
 from hypothesis import strategies as st
 
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
 from harness.inference.engines import open_scorer
 from harness.ranks.session import Session, open_session
+from harness.report.page import view
 from harness.report.runs import read_run
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import EXPORT, INDEX, bundle_directory, read_info
