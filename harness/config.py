@@ -30,6 +30,7 @@ __all__ = [
     "EvaluationConfig",
     "InitConfig",
     "LanguageModelConfig",
+    "LaunchRecipe",
     "ModelConfig",
     "OptimConfig",
     "OrderConfig",
@@ -48,6 +49,10 @@ __all__ = [
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recurrence = Literal["auto", "packed", "padded"]
 DAMAGED = "edited or damaged; restore it"
+MOST_SEEDS = 1000
+EVERY_FOLD = "all"
+NOTHING = "none"
+"""In place of a dataset, or of a run directory: there is none."""
 FIRST_KEYS = ("data", "run", "epochs", "global_batch", "optim.lr")
 """The keys of a training that matter most: the first screen of ``--help`` has these."""
 
@@ -196,6 +201,46 @@ def seconds(text: str | None) -> float | None:
         return None
     hours, minutes, rest = (float(part or 0) for part in match.groups())
     return hours * 3600 + minutes * 60 + rest or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchRecipe(RunConfig):
+    """The keys of one training, or of many that differ in their seed or in the fold that they hold out."""
+
+    seeds: str | None = None
+    """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …, with mean and
+    spread of their figures in the end; see docs/many-runs.md. python -m harness launch alone takes it."""
+    folds: str | None = None
+    """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
+    RUN/fold-1, …, with a prediction for every row by the run that did not learn from it. python -m harness launch alone
+    takes it."""
+
+    def __post_init__(self) -> None:
+        """Check ranges, and that one thing alone is varied."""
+        super().__post_init__()
+        if self.seeds is not None and self.folds is not None:
+            raise ConfigError("seeds, folds: one command varies one of the two; give --seeds or --folds, not both")
+        if self.folds is not None:
+            number = self.folds.strip()
+            fits = number == EVERY_FOLD or (number.isdecimal() and int(number) >= 2)
+            require(fits, "folds", self.folds, "all, or the number of folds that the dataset has, at least 2")
+        if self.seeds is not None:
+            seeds_of(self.seeds)
+
+    @property
+    def recipe(self) -> RunConfig:
+        """The training alone."""
+        return RunConfig(**{one.name: getattr(self, one.name) for one in fields(RunConfig)})
+
+
+def seeds_of(text: str) -> list[int]:
+    """The seeds that ``0,1,2`` names, in this order. Raises ``ConfigError``."""
+    words = [word.strip() for word in text.split(",")]
+    whole = all(word.isdecimal() and word.isascii() for word in words)
+    found = [int(word) for word in words] if whole else []
+    fits = 2 <= len(set(found)) == len(found) <= MOST_SEEDS and max(found) < 2**63
+    require(fits, "seeds", text, f"2 to {MOST_SEEDS} different whole numbers with commas between, as in 0,1,2")
+    return found
 
 
 def to_dict(config: Any) -> dict[str, Any]:

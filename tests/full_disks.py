@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.full_disks [--only PATTERN] [--quick]``: a full disk at every write of the commands that write most.
+"""``python -m tests.full_disks [--only PATTERN] [--quick]``: a full disk at every write of commands.
 
 A command is run once with room while its writes are noted, then once for each of them with the disk full there: the
 very process that is about to write fills it, a tmpfs, just before it opens the file. Then room is made, and the same

@@ -169,18 +169,15 @@ def values(option: Option) -> str:
 def commands_page(package: str) -> str:
     """Every command of a package with its words and options, from its command table."""
     table = importlib.import_module(f"{package}.__main__")
-    return "\n".join(commands_of(table.COMMANDS, f"python -m {package}", 3, package))
+    return "\n".join(commands_of(table.COMMANDS, package))
 
 
-def commands_of(commands: Sequence[Any], prog: str, level: int, package: str) -> Iterator[str]:
-    """The lines of some commands, and of those below them."""
+def commands_of(commands: Sequence[Any], package: str) -> Iterator[str]:
+    """The lines of some commands."""
     for command in commands:
-        usage = f"{prog} {command.name}"
+        usage = f"python -m {package} {command.name}"
         anchor = usage.removeprefix("python -m ").replace(" ", "-")
-        yield f"{'#' * level} {usage.removeprefix('python -m ')} {{ #{anchor} }}\n\n{as_markdown(command.summary)}\n"
-        if command.parts:
-            yield from commands_of(command.parts, usage, level + 1, package)
-            continue
+        yield f"### {usage.removeprefix('python -m ')} {{ #{anchor} }}\n\n{as_markdown(command.summary)}\n"
         words = f" {command.words.spelling}" if command.words else ""
         example = f"\n{command.example}" if command.example else ""
         yield f"```\n{usage}{words} [--key value …]{example}\n```\n"

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.printable import plain_line, printable, public
 from preprocessing.base.screen import Screen
+from preprocessing.text.cleaning import encode
 from preprocessing.text.spans import Span
-from preprocessing.text.unicode import encode
 from preprocessing.text.vocabulary import RESERVED, UNK
 
 if TYPE_CHECKING:

@@ -131,8 +131,8 @@ def opened(kind: str, address: str, name: str, config: ReadingConfig, reading: R
         if chosen is None:
             raise DataError(f"{file.name}: no column {columns[0]!r}; it has {listed(seen.columns)}; use --column")
         seen = replace(seen, file=replace(seen.file, source=replace(seen.file.source, text_column=chosen)))
-    said = seen.file.form.in_words(file.expected, seen.first) if seen.file.form else []
-    return Input(replace(seen.file, form=None), kind, identity, ", ".join(said))
+    said = seen.file.form.in_words(file.expected, seen.first) if seen.file.form else ""
+    return Input(replace(seen.file, form=None), kind, identity, said)
 
 
 def has_header(first_line: Sequence[str], columns: Sequence[str]) -> bool:

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, many, meeting
-from harness.launch.asked import NOTHING, LaunchRecipe
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
@@ -59,7 +59,7 @@ KEYS = Command(
     name="doctor",
     summary="The keys that follow the options of accelerate launch.",
     config=f"{MODULE}:DoctorConfig",
-    shared="harness.launch.asked:LaunchRecipe",
+    shared="harness.config:LaunchRecipe",
     shared_defaults=DEFAULTS,
     first=("data", "run", "device", "precision", "json"),
     example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",

@@ -175,7 +175,7 @@ class Objective(nn.Module):
         ``wide_smoothing`` is the ``label_smoothing`` of the wide part, the same unless given.
 
         ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
-        the recurrent layers compute in during training; see ``harness.ranks.precision.choose_recurrent_dtype``.
+        the recurrent layers compute in during training; see ``harness.ranks.precision.recurrent_dtype``.
         ``soft_weight`` multiplies the loss of an unlabelled row with a soft label. The network also learns from texts
         that the ``adversary`` moves.
         """

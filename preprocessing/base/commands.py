@@ -23,7 +23,7 @@ from preprocessing.base.options import RENAME, choices_of, is_utf8, options_of
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """Words that a command takes beside its options, as ``RUN`` in ``checkpoint list RUN --json``."""
+    """Words that a command takes beside its options, as ``RUN`` in ``checkpoint RUN --json``."""
 
     spelling: str
     """As the usage line shows them."""
@@ -40,7 +40,7 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A line of the table: a command with its own ``main``, or with ``parts``, which are commands below it."""
+    """A line of the table."""
 
     name: str
     also: tuple[str, ...] = ()
@@ -64,7 +64,6 @@ class Command:
     """A whole command to copy, for the same place."""
     keys: tuple[str, ...] = ()
     """``module:class`` of the keys of a command without ``config``, for completion in a shell."""
-    parts: tuple[Command, ...] = ()
 
 
 def dispatch(
@@ -116,8 +115,6 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
 
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and words, then run it. Raises ``ConfigError`` for what it does not take."""
-    if command.parts:
-        return dispatch(command.parts, argv, prog)
     try:
         arguments = [list(argv)] if command.config is None else read(command, argv, prog)  # --help waits for no torch
         return load(command.main)(*arguments) or 0
@@ -168,22 +165,15 @@ def complete(commands: Sequence[Command]) -> None:
     import argcomplete
 
     line = argcomplete.lexers.split_line(os.environ["COMP_LINE"], int(os.environ["COMP_POINT"]))
-    command: Command | None = None
-    used = 1
-    for word in line[3][1:]:
-        following = named(commands, word)
-        if following is None:
-            break
-        command, commands, used = following, following.parts, used + 1
-        if not commands:
-            break
+    command = named(commands, line[3][1]) if line[3][1:] else None
     parser = argparse.ArgumentParser()
-    if command is not None and not command.parts:
+    if command is not None:
         add_options(parser, [load(name) for name in (*command.keys, command.config, command.shared) if name])
     else:
         parser.add_argument("command", choices=[one.name for one in commands])
-    os.environ["_ARGCOMPLETE"] = str(used)  # the words up to here stand for the name of the program
-    argcomplete.autocomplete(parser, always_complete_options=not commands)
+    if command is not None:
+        os.environ["_ARGCOMPLETE"] = "2"  # both words stand for the name of the program
+    argcomplete.autocomplete(parser, always_complete_options=command is not None)
 
 
 def add_options(parser: Any, classes: Sequence[type]) -> None:

@@ -32,18 +32,13 @@ COLUMNS = 80
 Main = Callable[[list[str]], int]
 
 
-def leaves(commands: tuple[Command, ...]) -> list[Command]:
-    return [part for one in commands for part in (one.parts or (one,))]
-
-
 def classes_of(command: Command) -> list[Any]:
     return [load(name) for name in (*command.keys, command.config, command.shared) if name]
 
 
-CLASSES = {kind for table in (HARNESS, PREPROCESSING, BENCHMARKS) for one in leaves(table) for kind in classes_of(one)}
+CLASSES = {kind for table in (HARNESS, PREPROCESSING, BENCHMARKS) for one in table for kind in classes_of(one)}
 PAGES: list[tuple[Main, list[str]]] = [
-    *((harness, [one.name, part.name]) for one in HARNESS for part in one.parts),
-    *((harness, [one.name]) for one in HARNESS if not one.parts),
+    *((harness, [one.name]) for one in HARNESS),
     *((preprocessing, [one.name]) for one in PREPROCESSING),
     *((benchmarks, [one.name]) for one in BENCHMARKS),
     (train.main, []),
@@ -94,7 +89,6 @@ def test_neither_help_nor_a_refusal_waits_for_torch() -> None:
     ("main", "words", "names"),
     [
         (harness, [], [one.name for one in HARNESS]),
-        (harness, ["checkpoint"], ["list RUN ", "verify RUN ", "diff RUN [STEP STEP]"]),
         (preprocessing, [], [one.name for one in PREPROCESSING]),
         (benchmarks, [], [one.name for one in BENCHMARKS]),
     ],
@@ -121,7 +115,7 @@ def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
     everything = shown(capsys, harness, "launch", "--help", "all")
     keys = {found[1] for line in everything if (found := re.match(r"  --(\S+)", line))}
-    assert keys == set(options.options_of(load("harness.launch.asked:LaunchRecipe")))
+    assert keys == set(options.options_of(load("harness.config:LaunchRecipe")))
     group = shown(capsys, harness, "launch", "--help", "order")
     assert group[0].startswith("order: Which rows meet in a batch; with the dataset, seed and global batch")
     assert any(line.startswith("  --order.length_noise 0.003 ") for line in group)
@@ -219,8 +213,8 @@ NEITHER = "no key of the training, no option of accelerate launch"
 @pytest.mark.parametrize(
     ("main", "words", "sentence"),
     [
-        (harness, "checkpoint lst R", "python -m harness checkpoint: lst: no such command; did you mean list?"),
-        (harness, "checkpoint list a b", "'b': python -m harness checkpoint list RUN takes one run directory"),
+        (harness, "chekpoint R", "python -m harness: chekpoint: no such command; did you mean checkpoint?"),
+        (harness, "checkpoint a b", "'b': python -m harness checkpoint RUN takes one run directory"),
         (harness, "plan --worldsize 2", "--worldsize: no such option; did you mean --world_size?"),
         (preprocessing, "check", "no dataset named: python -m preprocessing check D takes one dataset directory"),
         (
@@ -266,7 +260,7 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
 
 
 def test_every_command_stands_in_the_table_whole() -> None:
-    for command in [*leaves(HARNESS), *leaves(PREPROCESSING), *leaves(BENCHMARKS)]:
+    for command in [*HARNESS, *PREPROCESSING, *BENCHMARKS]:
         assert callable(load(command.main))
         assert command.summary.endswith(".")
         known = {key for kind in classes_of(command) for key in cli.known_keys(kind)} | {hints.LAUNCHER}
@@ -277,7 +271,7 @@ def test_every_command_stands_in_the_table_whole() -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("padless checkpoint ", {"list", "verify", "diff"}),
+        ("padless che", {"checkpoint"}),
         ("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}),
         ("padless plan --precision b", {"bf16"}),
     ],

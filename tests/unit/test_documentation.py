@@ -34,8 +34,8 @@ FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SCRIPT = re.compile(r"^[!$]? ?(padless(?:-preprocess)?) (.+)$", re.MULTILINE)
 PACKAGES = {script: package for package, script in installed.SCRIPTS.items()}
 OPTIONS_OF = {
-    "launch": ("harness.launch.asked:LaunchRecipe",),
-    "doctor": ("harness.launch.asked:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
+    "launch": ("harness.config:LaunchRecipe",),
+    "doctor": ("harness.config:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
 }
 """The configurations of the commands that read their words themselves, together with accelerate's options."""
 
@@ -79,16 +79,12 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def unknown_words(package: str, words: Sequence[str]) -> list[str]:
-    """The command, its part, or the options among ``words`` that do not exist."""
+    """The command, or the options among ``words`` that do not exist."""
     commands_here = {"harness": HARNESS, "preprocessing": PREPROCESSING, "benchmarks": BENCHMARKS}[package]
     rest = list(words)
     command: Command | None = None
-    while commands_here and rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        command = next((one for one in commands_here if one.name == name), None)
-        if command is None:
-            return [name]
-        commands_here = command.parts
+    if rest and not rest[0].startswith("-"):
+        command = next((one for one in commands_here if one.name == rest[0]), None)
     if command is None:
         return rest
     known = {"--help"}

@@ -60,19 +60,11 @@ def test_every_key_stands_in_the_reference_with_its_default(package: str, requir
         assert said[key].meaning, key
 
 
-def every(commands: tuple[Command, ...], prog: str) -> Iterator[tuple[str, Command]]:
-    for command in commands:
-        usage = f"{prog} {command.name}"
-        if command.parts:
-            yield from every(command.parts, usage)
-        else:
-            yield usage, command
-
-
 @pytest.mark.parametrize(("package", "table"), [("harness", HARNESS), ("preprocessing", PREPROCESSING)])
 def test_every_command_stands_in_the_reference_with_its_options(package: str, table: tuple[Command, ...]) -> None:
     page = reference.on_page_markdown(f"<!-- commands: {package} -->")
-    for usage, command in every(table, f"python -m {package}"):
+    for command in table:
+        usage = f"python -m {package} {command.name}"
         words = f" {command.words.spelling}" if command.words else ""
         section = page.partition(f"\n```\n{usage}{words} [--key value …]\n")[2].partition("\n### ")[0]
         assert section.startswith(f"{command.example}\n```\n" if command.example else "```\n"), usage

@@ -81,21 +81,6 @@ def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path)
     assert done.exists()
 
 
-def test_a_library_that_catches_everything_is_told_again() -> None:
-    body = """
-    try:
-        time.sleep(30)
-    except BaseException:
-        pass
-    time.sleep(30)
-"""
-    process = begin(body)
-    process.send_signal(signal.SIGINT)
-    code, said, seconds = end(process)
-    assert (code, said) == (130, [f"error: interrupted from the keyboard: {stopping.NOTHING}"])
-    assert seconds < 25, "it did not sleep to its end"
-
-
 def test_a_second_press_of_ctrl_c_means_now() -> None:
     process = begin("""
     try:
@@ -169,14 +154,3 @@ def test_who_holds_a_lock_is_said_and_how_to_let_it_go_on(tmp_path: Path) -> Non
         holder.stdout.close()
     with locked(path, 5, TAKEN):  # a dead process holds nothing
         assert path.read_text().split()[0] == str(os.getpid())
-
-
-def test_a_holder_on_another_machine_is_named_with_it(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    with locked(path, 0, TAKEN):
-        path.write_text("4711 node7")
-        with pytest.raises(UserError, match=r"wait for it \(process 4711 on node7\)$"), locked(path, 0, TAKEN):
-            pass
-        path.write_text("")  # a file system whose lock came before its content
-        with pytest.raises(UserError, match=r"wait for it$"), locked(path, 0, TAKEN):
-            pass
