@@ -68,16 +68,14 @@ def serve(
             for kind, values in rows.new():
                 with limit(CALL_S, "did not take a row"):
                     tracker.log(kind, values)
-            match message["do"]:
-                case "alert":
-                    with limit(CALL_S, "did not take an alert"):
-                        tracker.alert(message["title"], message["text"])
-                case "summarize":
-                    with limit(CALL_S, "did not take a summary"):
-                        tracker.summarize(message["name"], message["values"])
-                case "close":
-                    tracker.close(message["state"], message["reason"])
-                    journal.note(kept=rows.last, finished=tracker.kept_in)
+            with limit(CALL_S, "did not take a message"):
+                if message["do"] == "alert":
+                    tracker.alert(message["title"], message["text"])
+                elif message["do"] == "summarize":
+                    tracker.summarize(message["name"], message["values"])
+            if message["do"] == "close":
+                tracker.close(message["state"], message["reason"])
+                journal.note(kept=rows.last, finished=tracker.kept_in)
 
 
 class Wire:
