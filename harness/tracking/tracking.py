@@ -53,7 +53,6 @@ class Trackers:
             "name": settings.name or run.resolve().name,
             "tags": list(settings.tags),
             "log_bundle": settings.log_bundle,
-            "data": str(Path(config.data).absolute()),
             "config": to_dict(config),
             "facts": dict(facts),
             "pid": os.getpid(),

@@ -14,7 +14,6 @@ import secrets
 import string
 import subprocess
 import sys
-import threading
 import traceback
 import urllib.error
 import urllib.request
@@ -32,12 +31,9 @@ from harness.tracking.observer import serve
 from harness.tracking.trackers import AccelerateTracker, has_wandb_key, is_installed, is_number, wandb_mode, wandb_url
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import one_line
-from preprocessing.dataset.shards import MANIFEST
 
 INIT_S = 80.0
 """How long W&B's server may take to answer before this attempt goes on offline."""
-LINEAGE_S = 5.0
-"""How long the end waits for the question which the dataset's artifact asks the server."""
 PROBE_BYTES = 1 << 16
 """What must fit into W&B's folder at the end; its log is flushed in smaller pieces."""
 ANSWER_S = 30.0
@@ -71,8 +67,6 @@ class WandbTracker(AccelerateTracker):
         for kind in KINDS:  # each has its own axis
             self.wandb.define_metric(f"{kind}/step")
             self.wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
-        self.lineage = threading.Thread(target=self._log_dataset, daemon=True)
-        self.lineage.start()  # it asks the server and waits for the answer; rows must not
         if self.wandb.offline:
             folder = Path(self.wandb.dir).parent
             return f"rows are kept in {folder}; python -m harness wandb-sync {self.run} sends them"
@@ -86,7 +80,7 @@ class WandbTracker(AccelerateTracker):
             id=run_id_for(self.journal),
             resume="allow",
             name=self.spec["name"],
-            group=self.spec["config"]["tracking"]["group"] or dataset_name(self.spec["facts"]),
+            group=self.spec["config"]["tracking"]["group"] or f"dataset-{self.spec['facts']['dataset'][:12]}",
             tags=self.spec["tags"],
             dir=str(self.run),
             mode=mode,
@@ -108,17 +102,6 @@ class WandbTracker(AccelerateTracker):
         steps = {kind: self.wandb.summary.get(f"{kind}/step") for kind in KINDS}
         return {kind: int(step) for kind, step in steps.items() if step is not None}
 
-    def _log_dataset(self) -> None:
-        """The dataset's manifest as an input of the run: small, and enough to tell which data it was."""
-        import wandb
-
-        name, metadata = dataset_name(self.spec["facts"]), {"fingerprint": self.spec["facts"]["dataset"]}
-        with self._extra("log the dataset's manifest"):
-            artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
-            artifact.add_file(str(Path(self.spec["data"]) / MANIFEST))
-            # use_artifact refuses to work offline, where this one line does what it does online
-            self.wandb._log_artifact(artifact, is_user_created=True, use_after_commit=True)
-
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """One row; its step is one of its values. The best validation, whose weights are kept, stays in the summary."""
         self.wandb.log(row_of(kind, values))
@@ -136,11 +119,11 @@ class WandbTracker(AccelerateTracker):
 
     def close(self, state: str, reason: str) -> None:
         """Say how it ended; a preempted run is marked as one that comes back."""
-        self.lineage.join(LINEAGE_S)
         self.alert(f"{self.spec['name']} {state}", f"{self.run}: {state}. {reason}".strip())
         if state == "finished" and self.spec["log_bundle"]:
             with self._extra("log the bundle"):
-                self._log_bundle()
+                name = f"bundle-{self.wandb.id}"
+                self.wandb.log_artifact(str(self.run / BUNDLE), name=name, type="model")
         if state == "preempted":
             self.wandb.mark_preempting()
         kept_here = self.wandb.offline
@@ -166,18 +149,6 @@ class WandbTracker(AccelerateTracker):
             self.tell(warn=f"could not keep all rows: {folder} cannot be written ({error.strerror})")
         finally:
             probe.unlink(missing_ok=True)
-
-    def _log_bundle(self) -> None:
-        import wandb
-
-        artifact = wandb.Artifact(f"bundle-{self.wandb.id}", type="model")
-        artifact.add_dir(str(self.run / BUNDLE))
-        self.wandb.log_artifact(artifact)
-
-
-def dataset_name(facts: dict[str, Any]) -> str:
-    """What runs on one dataset are grouped by, and its artifact's name."""
-    return f"dataset-{facts['dataset'][:12]}"
 
 
 def set_folders(run: Path) -> None:
