@@ -54,7 +54,6 @@ class Store:
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
     alerts: list[dict[str, Any]] = field(default_factory=list)
-    uploads: dict[str, bytes] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def environment(self) -> dict[str, str]:
@@ -178,9 +177,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(content)
 
     def do_PUT(self) -> None:
-        data = self.body()
-        with self.store.lock:
-            self.store.uploads[self.path.removeprefix("/upload/")] = data
+        self.body()
         self.answer({})
 
     def do_GET(self) -> None:
