@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow import parquet
 
-from benchmarks.measuring import Lines, table
+from benchmarks.measuring import table
 from harness.baseline.linear import RECIPE
 from harness.config import RunConfig, require
 from harness.rundir.bundle_files import bundle_directory, read_info
@@ -88,22 +89,35 @@ def main(config: CorporaConfig, files: list[str]) -> None:
     facts: dict[str, tuple[object, ...]] = {LINEAR: (), LABELLED: (config.text, RunConfig.DEFAULT)}
     if config.recipe:
         facts[ALL] = (config.text, config.recipe, config.unlabelled, weights)
-    lines, found = Lines(Path(config.output, "figures.jsonl"), "key"), []
+    path, found = Path(config.output, "figures.jsonl"), []
+    there = finished(path)
     for file in files:
         corpus = read_corpus(Path(file), config)
         for seed, labels, method in product(config.seeds, config.labels, facts):
             key = hash_of(file, config.split_column, config.measure, labels, seed, method, *facts[method])
-            if (key,) not in lines.there:
+            if key not in there:
                 figures = measure(config, corpus, labels, seed, method, Path(config.output, Path(file).stem, key))
                 names = {"corpus": Path(file).stem, "labels": labels, "seed": seed, "method": method}
-                lines.add({"key": key, **names, **figures})
-            found.append(lines.there[key,])
+                there[key] = {"key": key, **names, **figures}
+                atomic.append_line(path, json.dumps(there[key]))
+            found.append(there[key])
     shown = summary(found)
     print(
         json.dumps(shown, indent=2)
         if config.json
         else table([tuple(shown[0]), *(tuple(one.values()) for one in shown)])
     )
+
+
+def finished(path: Path) -> dict[str, dict[str, Any]]:
+    """The figures that are there, by their key; a line that was cut short counts as none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            found[line["key"]] = line
+    return found
 
 
 Corpus = dict[str, list[str]]
