@@ -25,7 +25,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow import parquet
 
-from benchmarks.measuring import table
+from benchmarks.measuring import read_frame, table
 from harness.baseline.linear import RECIPE
 from harness.config import RunConfig, require
 from harness.rundir.bundle_files import bundle_directory, read_info
@@ -125,26 +125,16 @@ Corpus = dict[str, list[str]]
 
 
 def read_corpus(file: Path, config: CorporaConfig) -> Corpus:
-    """Texts, labels and splits by padless's names. Raises ``DataError`` for what is missing, and names of no split."""
-    import pandas as pd
-
-    if file.suffix == ".parquet":
-        frame = pd.read_parquet(file)
-    elif file.suffix in (".jsonl", ".json"):
-        frame = pd.read_json(file, lines=True, dtype=False, convert_dates=False)
-    else:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-    for name in ("text", "label", config.split_column):
-        if name not in frame:
-            raise DataError(f"{file}: no column {name!r}; there are {', '.join(map(str, frame))}")
-    text, label, split = (frame[name].map(str) for name in ("text", "label", config.split_column))
-    named = split.str.strip().str.lower().map(SPELLINGS)
-    if named.isna().any():
-        row = int(named.isna().argmax())
-        raise DataError(f"{file}: row {row + 1}: {split[row]!r} is no split; train, validation, test")
-    for one in {TRAIN, config.measure} - {*named}:
+    """Texts, labels and splits by padless's names. Raises ``DataError`` for what is missing."""
+    frame = read_frame(file)
+    try:
+        text, label, split = (frame[name].map(str) for name in ("text", "label", config.split_column))
+    except KeyError as error:
+        raise DataError(f"{file}: no column {error}; there are {', '.join(map(str, frame))}") from None
+    corpus = {"text": text.tolist(), "label": label.tolist(), "split": split.str.lower().map(SPELLINGS).tolist()}
+    for one in {TRAIN, config.measure} - {*corpus["split"]}:
         raise DataError(f"{file}: no row whose {config.split_column} is {one}")
-    return {"text": text.tolist(), "label": label.tolist(), "split": named.tolist()}
+    return corpus
 
 
 def places(corpus: Corpus, *splits: str) -> list[int]:
@@ -153,14 +143,11 @@ def places(corpus: Corpus, *splits: str) -> list[int]:
 
 
 def drawn(corpus: Corpus, labels: int, seed: int) -> list[int]:
-    """Places of the training rows that keep their label; fewer are always some of more. Raises ``UserError``."""
+    """Places of the training rows that keep their label; fewer are always some of more. Raises ``ConfigError``."""
     rows = places(corpus, TRAIN)
     if labels > len(rows):
         raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
-    kept = sorted(rows[place] for place in permutation(len(rows), seed, DRAWN)[:labels]) if labels else rows
-    if len({corpus["label"][place] for place in kept}) < 2:
-        raise DataError(f"labels: the {labels} rows of seed {seed} are all of one class; ask for more rows")
-    return kept
+    return sorted(rows[place] for place in permutation(len(rows), seed, DRAWN)[:labels]) if labels else rows
 
 
 def measure(config: CorporaConfig, corpus: Corpus, labels: int, seed: int, method: str, folder: Path) -> dict[str, Any]:

@@ -34,6 +34,17 @@ def peer_module(module: str) -> Any:
         raise DataError(f"{root} is not installed; pip install {name} brings it") from None
 
 
+def read_frame(file: Path) -> Any:
+    """A CSV, JSON lines or Parquet file as pandas' frame."""
+    import pandas as pd
+
+    if file.suffix == ".parquet":
+        return pd.read_parquet(file)
+    if file.suffix in (".jsonl", ".json"):
+        return pd.read_json(file, lines=True, dtype=False, convert_dates=False)
+    return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
 def check_sizes(config: Any, *names: str) -> None:
     """Raise ``ConfigError`` for a size of a bench that is below 1, or absurd."""
     for name in names:
