@@ -23,10 +23,9 @@ from torch import nn
 
 from benchmarks.measuring import alternate, check_sizes, one_core, read_frame, result, show
 from benchmarks.text import notebook
-from harness.config import require
 from harness.inference.engines import open_scorer, scorer_class
 from harness.inference.scorer import Scorer
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import DataError, require
 from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import PAD, UNK
