@@ -324,8 +324,9 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
 def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
     """The lines to print for each file, in addition to those of ``resolved`` for the first."""
     for number, file in enumerate(files):
-        said = file.form.in_words(file.expected) if file.form and number else ""
-        yield from [f"source: {file.name}: {said}"] if said else []
+        said = file.form.in_words(file.expected) if file.form else ""
+        if said and number:
+            yield f"source: {file.name}: {said}"
         if not file.is_unlabelled and file.format != "folder":
             yield from (f"hint: {file.name}: {what}" for what in unused_columns(sample(file), validation_is_cut))
 

@@ -86,7 +86,9 @@ def cuts(
             begins, header = begins[1:], False
         if len(data) - used > (0 if last else MAX_RECORD_BYTES):
             row = first_row + rows + len(begins) - header
-            raise DataError(f"{name}: row {row}: {unfinished(data[used:], dialect, last=last)}")
+            unclosed = "a quote opens and never closes; set source.quote to '' if quotes are text"
+            long = f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text"
+            raise DataError(f"{name}: row {row}: {unclosed if last else long}")
         at = 0
         while (upto := max(int(np.searchsorted(begins, start + part_bytes)), at + (not rows))) < len(begins):
             yield Cut(start, int(begins[upto]), first_row, rows + upto - at)
@@ -95,16 +97,6 @@ def cuts(
         rest, offset = data[used:], offset + used
     if rows:
         yield Cut(start, offset, first_row, rows)
-
-
-def unfinished(record: bytes, dialect: Dialect, *, last: bool) -> str:
-    """What is wrong with a record that has no end, at the end of the file or within ``MAX_RECORD_BYTES``."""
-    if last:
-        return "a quote opens and never closes; set source.quote to '' if quotes are text"
-    what = f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text"
-    if not dialect.quote or dialect.quote.encode() not in record:
-        return what
-    return f"{what}, or, if it holds a quote that is never closed, close it or set source.quote to ''"
 
 
 def record_ends(data: bytes, dialect: Dialect, *, last: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,6 @@ from preprocessing.base.split_names import (
     ALL_SPLITS,
     NO_LABEL,
     TEST_NUMBER,
-    UNLABELLED,
     UNLABELLED_NUMBER,
     VALIDATION_NUMBER,
     split_number,
@@ -85,53 +84,43 @@ def read(part: Part) -> Piece:
         kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
     filtered = int((~kept).sum())
     table, rows = table.filter(pa.array(kept)), rows[kept]
-    label, classes, kind, known = labels_of(part, table, rows)
+    split = split_numbers(part, table, rows)
+    label, classes, kind, known = labels_of(part, table, rows, split == UNLABELLED_NUMBER)
     dropped = (label == MISSING) & (source.missing_label == "drop") & (not part.file.is_unlabelled)
-    kept = (label != NEUTRAL) & ~dropped
     neutral, without_label = int((label == NEUTRAL).sum()), int(dropped.sum())
-    table, rows, label = table.filter(pa.array(kept)), rows[kept], label[kept]
+    kept = (label != NEUTRAL) & ~dropped
+    table, rows, label, split = table.filter(pa.array(kept)), rows[kept], label[kept], split[kept]
     texts = as_text(part, table[source.text_column], rows, source.text_column)
     missing = texts.is_null().to_numpy(zero_copy_only=False)
     if source.missing_text == "error" and missing.any():
-        what = (
-            f"column {source.text_column!r} holds no text; fill or remove the row, or set source.missing_text to keep"
-        )
-        raise fail(part, int(rows[np.argmax(missing)]), what)
-    split = split_numbers(part, table, rows)
+        what = f"column {source.text_column!r} holds no text"
+        mend = "fill or remove the row, or set source.missing_text to keep"
+        raise fail(part, int(rows[np.argmax(missing)]), f"{what}; {mend}")
     put_apart(part, label, split, rows)
-    group = group_hashes(part, table, rows)
-    texts = pc.fill_null(texts, "")
-    left_out = (neutral, filtered, without_label)
-    of_label = (label, classes, kind, known)
-    return Piece(texts, *of_label, split, rows + part.offset, missing, *left_out, group)
+    group, groups = group_hashes(part, table, rows)
+    of_label, left_out = (label, classes, kind, known), (neutral, filtered, without_label)
+    return Piece(pc.fill_null(texts, ""), *of_label, split, rows + part.offset, missing, *left_out, group, groups)
 
 
 def labels_of(
-    part: Part, table: pa.Table, rows: np.ndarray
+    part: Part, table: pa.Table, rows: np.ndarray, hidden: np.ndarray
 ) -> tuple[np.ndarray, list[str], LabelType | None, list[str]]:
-    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and ``classes``, ``label_type``, ``known`` of it."""
+    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and ``classes``, ``label_type``, ``known`` of it.
+
+    Whatever stands in rows that are ``hidden`` is no label.
+    """
     given = part.file.source.label_map()
-    if not part.file.is_unlabelled:
-        name = part.file.source.label_column
-        column = one_chunk(table[name])
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid:
-            raise bad_utf8(part, table[name], rows, name) from None
-        known = column.dictionary.to_pylist() if pa.types.is_dictionary(column.type) else []
-        kind = type_of(column.type) if given is None else "text"
-        return *class_numbers(part, hidden(part, column, table, rows), rows), kind, known
-    return np.full(len(rows), MISSING, np.int32), given.names if given else [], None, []
-
-
-def hidden(part: Part, column: pa.Array, table: pa.Table, rows: np.ndarray) -> pa.Array:
-    """The labels without those of rows whose split is ``unlabelled``: whatever stands there is none."""
-    splitting = part.file.splits.column
-    if part.file.source.missing_label == "error" or splitting is None or part.texts:
-        return column
-    values, indices = distinct(as_text(part, table[splitting], rows, splitting))
-    without = np.array([part.file.spellings.get(spelling(value)) == UNLABELLED for value in values], bool)[indices]
-    return pc.if_else(pa.array(without), pa.scalar(None, column.type), column) if without.any() else column
+    if part.file.is_unlabelled:
+        return np.full(len(rows), MISSING, np.int32), given.names if given else [], None, []
+    name = part.file.source.label_column
+    column = one_chunk(table[name])
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        raise bad_utf8(part, table[name], rows, name) from None
+    known = column.dictionary.to_pylist() if pa.types.is_dictionary(column.type) else []
+    column = pc.if_else(pa.array(hidden), pa.scalar(None, column.type), column) if hidden.any() else column
+    return *class_numbers(part, column, rows), type_of(column.type) if given is None else "text", known
 
 
 def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray) -> None:
@@ -140,9 +129,8 @@ def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray
     measured = without & ((split == VALIDATION_NUMBER) | (split == TEST_NUMBER))
     if measured.any():
         at = int(np.argmax(measured))
-        what = f"there is no label, but the split is {ALL_SPLITS[split[at]]}, which needs one"
-        hint = f"take the row out of it, or name it in source.unlabelled_path if it may be learned from as {UNLABELLED}"
-        raise fail(part, int(rows[at]), f"{what}; {hint}")
+        what = f"there is no label, but the split is {ALL_SPLITS[split[at]]}, which needs one; take the row out of it"
+        raise fail(part, int(rows[at]), what)
     label[without], split[without] = NO_LABEL, UNLABELLED_NUMBER
 
 
@@ -203,13 +191,11 @@ def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     values, indices = distinct(as_text(part, table[column], rows, column))
     known = part.file.spellings
     named = [known.get(spelling(value)) for value in values]
-    empty = [not (value or "").strip() and name is None for value, name in zip(values, named, strict=True)]
-    unknown = [value for value, name, none in zip(values, named, empty, strict=True) if name is None and not none]
-    if unknown:
-        row = int(rows[np.argmax(indices == values.index(unknown[0]))])
-        also = f" (nor {', '.join(map(repr, unknown[1:6]))}{', …' if len(unknown) > 6 else ''})" if unknown[1:] else ""
-        what = f"split {unknown[0]!r} is not known{also}; known are {', '.join(map(str, known))}"
-        raise fail(part, row, f"{what}; say in splits.names which split it means")
+    for place, (value, name) in enumerate(zip(values, named, strict=True)):
+        if name is None and (value or "").strip():
+            what = f"split {value!r} is not known; known are {', '.join(map(str, known))}"
+            mend = "say in splits.names which split it means"
+            raise fail(part, int(rows[np.argmax(indices == place)]), f"{what}; {mend}")
     return np.array([split_number(name) for name in named], np.int8)[indices]
 
 
