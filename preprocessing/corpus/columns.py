@@ -322,13 +322,10 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
 
 
 def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
-    """The lines to print for each file, in addition to those of ``resolved`` for the first."""
-    for number, file in enumerate(files):
-        said = file.form.in_words(file.expected) if file.form else ""
-        if said and number:
-            yield f"source: {file.name}: {said}"
-        if not file.is_unlabelled and file.format != "folder":
-            yield from (f"hint: {file.name}: {what}" for what in unused_columns(sample(file), validation_is_cut))
+    """The lines to print about what nothing uses in the first file with labels."""
+    first = next((file for file in files if not file.is_unlabelled and file.format != "folder"), None)
+    if first is not None:
+        yield from (f"hint: {first.name}: {what}" for what in unused_columns(sample(first), validation_is_cut))
 
 
 def unused_columns(seen: Sample, validation_is_cut: bool) -> Iterator[str]:

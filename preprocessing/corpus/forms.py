@@ -227,7 +227,7 @@ def others(sample: bytes, expected: Dialect, fixed: bool) -> Iterator[Dialect]:
 
 def num_fields(sample: bytes, whole: bool, dialect: Dialect) -> int:
     """How many fields every record has, two at least; 0 where they differ, or where a quote never closes."""
-    records = list(csv_rows(sample, dialect))
+    records = list(csv_rows(sample, dialect, "sample"))
     counts = [len(fields) for _, fields in records if fields]
     used, lines = records[-1][0] if records else 0, sample.count(b"\n")
     is_closed = used == lines if whole else 2 * used >= lines

@@ -142,7 +142,7 @@ def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -
 def runs_of_lines(part: Part) -> Iterator[tuple[list[bytes], int]]:
     """The records of a part, blank lines behind each of them, some at a time, and how many of them are rows."""
     data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
-    ends, filled = record_ends(data, part.file.dialect, last=True)
+    ends, filled = record_ends(data, part.file.dialect, f"{part.file.name}: from row {part.cut.first_row}", last=True)
     is_row = (filled | (part.file.format == "txt")).tolist()
     lines, rows, size = list[bytes](), 0, 0
     for (low, high), counts in zip(itertools.pairwise([0, *ends.tolist()]), is_row, strict=True):
@@ -320,7 +320,7 @@ def sample(file: File) -> Sample:
 
 def csv_values(file: File, columns: list[str], head: bytes) -> dict[str, list[Any]]:
     """Rows of CSV that have as many fields as there are columns; of columns of one name the first."""
-    found = [row for data in (head, *elsewhere(file)) for _, row in csv_rows(data, file.dialect)]
+    found = [row for data in (head, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
     rows = spread([row for row in found if len(row) == len(columns)][0 if file.source.columns else 1 :])
     places = {name: place for place, name in reversed(list(enumerate(columns)))}
     return {name: [raw(row[places[name]]).decode("utf-8", "replace") for row in rows] for name in columns}

@@ -136,31 +136,18 @@ class KeptVectors:
             data = read_bytes(self.path, self.info.bytes)
         except OSError as error:
             raise DataError(f"{self.path}: not readable ({error.strerror}); {REMAKE}") from None
-        vectors = of_npy(data, self.info.settings.dim)
-        wrong = None
         if hashlib.sha256(data).hexdigest() != self.info.sha256:
-            wrong = f"its sha256 is not the one in {index_of(self.path).name}"
-        elif vectors is None:
-            wrong = f"holds no vectors of {self.info.settings.dim} numbers"
-        elif not np.isfinite(vectors).all():
-            wrong = "holds a number that is not finite"
-        if wrong or vectors is None:
-            raise DataError(f"{self.path}: {wrong}; {REMAKE}")
+            raise DataError(f"{self.path}: its sha256 is not the one in {index_of(self.path).name}; {REMAKE}")
+        dim, start = self.info.settings.dim, 10 + int.from_bytes(data[8:10], "little")
+        shape = (max(0, len(data) - start) // (4 * dim), dim)
+        head = io.BytesIO()  # never read, since it is Python's text of a dict: it must be the one of such an array
+        np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        if data[:start] != head.getvalue() or len(data) != start + 4 * dim * shape[0]:
+            raise DataError(f"{self.path}: holds no vectors of {dim} numbers; {REMAKE}")
+        vectors = np.frombuffer(data, "<f4", offset=start).reshape(shape).copy()
+        if not np.isfinite(vectors).all():
+            raise DataError(f"{self.path}: holds a number that is not finite; {REMAKE}")
         return vectors
-
-
-def of_npy(data: bytes, dim: int) -> np.ndarray | None:
-    """float32 ``[rows, dim]`` of a file as ``np.save`` writes it; None for another array, or none.
-
-    The head of such a file is Python's text of a dict. It is never read: it must be the one that such an array has.
-    """
-    start = 10 + int.from_bytes(data[8:10], "little")
-    shape = (max(0, len(data) - start) // (4 * dim), dim)
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    if data[:start] != head.getvalue() or len(data) != start + 4 * dim * shape[0]:
-        return None
-    return np.frombuffer(data, "<f4", offset=start).reshape(shape).copy()
 
 
 def folder_of(data: str | Path) -> Path:

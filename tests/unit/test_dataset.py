@@ -85,19 +85,16 @@ def test_splits_fingerprints_and_ids(whole: Path, manifest: Manifest) -> None:
     assert (id_dtype(65536), id_dtype(65537)) == (np.dtype(np.uint16), np.dtype(np.int32))
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
+def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:
+    content = json.loads((root / MANIFEST).read_bytes())
+    for change, expected in (
         ({"format_version": 99}, "format version 99, this padless reads version 1"),
         ({"format": "other"}, "not a padless dataset manifest"),
         ({"labels": ["a", "b"]}, "edited or damaged"),
-    ],
-)
-def test_a_foreign_newer_or_edited_manifest_is_named(change: dict[str, object], expected: str, root: Path) -> None:
-    content = json.loads((root / MANIFEST).read_bytes())
-    atomic.write_json(root / MANIFEST, {**content, **change})
-    with pytest.raises(DataError, match=expected):
-        read_manifest(root)
+    ):
+        atomic.write_json(root / MANIFEST, {**content, **change})
+        with pytest.raises(DataError, match=expected):
+            read_manifest(root)
 
 
 def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) -> None:
@@ -140,13 +137,6 @@ def test_classes_splits_ids_and_lengths_agree(manifest: Manifest) -> None:
     assert wrong_in(named) == r"splits has '\x1b[2J', which is none of train, validation, test, unlabelled"
 
 
-def test_statistics_that_nobody_reads_are_let_be(root: Path) -> None:
-    content = json.loads((root / MANIFEST).read_text())
-    content["statistics"] |= {"another": [1.5], "splits": {"train": {"more": None, "unknown_rate": 1}}}
-    (root / MANIFEST).write_bytes(rehashed(content))
-    assert json.dumps(read_manifest(root).statistics) == json.dumps(content["statistics"])  # 1 has not become 1.0
-
-
 def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
     check_files(root, manifest)
     first = manifest.splits["train"][0]
@@ -163,9 +153,6 @@ def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
         f"{root / first.path}: the manifest names this shard, but it is missing; build the dataset again with "
         "`python -m preprocessing run`"
     ]
-    for path in root.rglob("*.arrow"):
-        path.unlink()
-    assert len(verify(root)) == 1 + sum(map(len, manifest.splits.values()))  # reads on without the vocabulary, too
 
 
 def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest: Manifest) -> None:

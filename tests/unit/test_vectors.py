@@ -110,14 +110,11 @@ def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_file(data: Path, tmp_path: Path) -> None:
-    """Also in another directory; another seed gives another one."""
-    files = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        config = VectorsConfig(dim=8, epochs=1, seed=seed, output=str(tmp_path / name))
-        files.append(keep_vectors(data, config, quiet)[0])
-    assert [kept.path.parent for kept in files] == [tmp_path / name for name in "abc"]
-    first, again, other = (kept.path.read_bytes() for kept in files)
-    assert first == again != other
+    """Also in another directory."""
+    first, again = (
+        keep_vectors(data, VectorsConfig(dim=8, epochs=1, output=str(tmp_path / name)), quiet)[0] for name in "ab"
+    )
+    assert first.path.read_bytes() == again.path.read_bytes()
     assert not folder_of(data).exists()
 
 
