@@ -333,18 +333,16 @@ class Shard:
         check_size(self.path, info.bytes, "shard")
         try:
             layout, batches = arrow.record_batches(source(self.path, info))
-            if layout not in [schema(info.width, np.dtype(kind)) for kind in (np.uint16, np.int32)]:
-                raise DataError(f"{self.path}: its columns are not those of a shard of width {info.width}; {REBUILD}")
+            kinds = ("uint16", "int32") if id_dtype is None else (id_dtype,)
+            if layout not in [schema(info.width, np.dtype(kind)) for kind in kinds]:
+                what = f"its columns are not those of a shard of width {info.width} with ids of {' or '.join(kinds)}"
+                raise DataError(f"{self.path}: {what}; {REBUILD}")
             self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not a readable Arrow file ({one_line(error)}); {REBUILD}") from None
         rows = sum(len(block.row) for block in self.blocks)
         if rows != info.rows:
             raise DataError(f"{self.path}: {rows} rows, the manifest says {info.rows}; {REBUILD}")
-        if id_dtype is not None and self.blocks[0].ids.dtype != np.dtype(id_dtype):
-            raise DataError(
-                f"{self.path}: its ids are {self.blocks[0].ids.dtype}, the manifest says {id_dtype}; {REBUILD}"
-            )
 
     def _block(self, batch: pa.RecordBatch) -> Block:
         """Raises ``ValueError`` for nulls, and for numbers that do not lie where a processor reads them."""

@@ -24,7 +24,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -191,7 +190,7 @@ def find_kept(folder: Path, fingerprint: str, dim: int) -> KeptVectors | None:
 
 
 def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
-    """Write vectors and, last, their index with these ``facts``; those of a dataset that is no more are removed."""
+    """Write vectors and, last, their index with these ``facts``."""
     with atomic.replacing(array) as temporary:
         with open(temporary, "wb") as file:
             arrays.save(file, np.ascontiguousarray(vectors, np.float32))
@@ -199,18 +198,7 @@ def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
         index_of(array).unlink(missing_ok=True)  # never an index beside the bytes of another array
     info = VectorsInfo(**facts, file=array.name, sha256=digest, bytes=size)
     atomic.write_json(index_of(array), asdict(info))
-    remove_stale(array.parent, info.dataset)
     return KeptVectors(array, info)
-
-
-def remove_stale(folder: Path, fingerprint: str) -> None:
-    """Remove vectors of another dataset than that with this fingerprint."""
-    for path in folder.glob("cbow-*.json"):
-        with suppress(DataError):
-            kept = read_kept(path)
-            if kept is not None and kept.info.dataset != fingerprint:
-                path.unlink(missing_ok=True)
-                kept.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)

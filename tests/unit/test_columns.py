@@ -104,9 +104,7 @@ def test_a_first_line_that_is_a_row(tmp_path: Path) -> None:
 
 def test_what_is_named_is_not_looked_for(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", zip(SENTENCES, SENTENCES, MOODS, strict=True), ("pros", "cons", "mood"))
-    with pytest.raises(
-        DataError, match=r"which column is the text\? It could be 'pros' .*; 'cons' .*; set"
-    ):
+    with pytest.raises(DataError, match=r"which column is the text\? It could be 'pros' .*; 'cons' .*; set"):
         found_in(path)
     assert found_in(path, text_column="cons").chosen["label_column"] == "mood"
     assert found_in(path, text_column="cons", label_column="mood").lines == []

@@ -105,36 +105,20 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
         check_dataset(root)
 
 
-def wrong_in(manifest: Manifest, id_dtype: str = "uint16") -> str | None:
-    return next(contradictions(manifest, id_dtype), None)
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"path": "../x"}, "path leads out of its folder: '../x'"),
         ({"rows": 10**6}, "rows is 1000000 of width 8, more than"),
-        ({"lengths": {"9": 1}}, "lengths are not numbers of rows by length, from 1 to 8"),
         ({"lengths": {"1": 1}}, "lengths do not add up to"),
         ({"labels": {"2": 1}}, "labels are not numbers of rows by label, from 0 to 1"),
-        ({"labels": {"0": 1}}, "labels do not add up to"),
-        ({"fold": 7}, "fold is 7, but there are only"),
     ],
-)  # fmt: skip
+)
 def test_counts_of_a_shard_agree(manifest: Manifest, change: dict[str, Any], sentence: str) -> None:
     first, *rest = manifest.splits["train"]
     changed = replace(manifest, splits={**manifest.splits, "train": [replace(first, **change), *rest]})
-    found = str(wrong_in(changed))
-    assert found.startswith("splits.train[0].")
-    assert sentence in found
-
-
-def test_classes_splits_ids_and_lengths_agree(manifest: Manifest) -> None:
-    assert wrong_in(manifest) is None
-    assert wrong_in(manifest, "int32") == f"id_dtype is 'uint16', that of {manifest.vocabulary_size} ids is int32"
-    assert wrong_in(replace(manifest, labels=["a", "b", "a"])) == "labels has 'a' twice"
-    named = replace(manifest, splits={"\x1b[2J": []})
-    assert wrong_in(named) == r"splits has '\x1b[2J', which is none of train, validation, test, unlabelled"
+    assert list(contradictions(manifest, "uint16")) == []
+    assert sentence in next(contradictions(changed, "uint16"))
 
 
 def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:

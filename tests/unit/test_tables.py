@@ -279,19 +279,6 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
         read(plan.parts[0])
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.dictionary(pa.int32(), pa.string())])
-def test_parquet_texts_of_every_kind(kind: pa.DataType, tmp_path: Path) -> None:
-    texts = pa.array(["fine", None, "dull"]).cast(kind)
-    table = pa.table({"text": texts, "label": pa.array([True, False, True])})
-    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
-        for start, size in ((0, 2), (2, 0), (2, 1)):  # a row group without rows
-            writer.write_table(table.slice(start, size))
-    (piece,) = pieces(tmp_path, path=str(tmp_path / "a.parquet"))
-    assert piece.texts.to_pylist() == ["fine", "", "dull"]
-    assert piece.missing.tolist() == [False, True, False]
-    assert piece.label.tolist() == [1, 0, 1]
-
-
 # All columns, some rows at a time
 
 

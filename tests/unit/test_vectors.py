@@ -118,17 +118,6 @@ def test_the_same_seed_gives_the_same_file(data: Path, tmp_path: Path) -> None:
     assert not folder_of(data).exists()
 
 
-def test_vectors_of_a_dataset_that_is_no_more_are_removed(data: Path) -> None:
-    old, _ = keep_vectors(data, SMALL, quiet)
-    write_dataset(data, {"train": 100, "validation": 20})
-    (folder_of(data) / command.LINES).write_text("left by a kill")
-    new, found = keep_vectors(data, SMALL, quiet)
-    assert not found
-    assert new.path != old.path
-    names = {path.name for path in folder_of(data).iterdir()}
-    assert names == {new.path.name, index_of(new.path).name, ".lock"}
-
-
 def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law 2: killed between array and index, nothing is there yet."""
 
