@@ -97,9 +97,9 @@ def read(part: Part) -> Piece:
         mend = "fill or remove the row, or set source.missing_text to keep"
         raise fail(part, int(rows[np.argmax(missing)]), f"{what}; {mend}")
     put_apart(part, label, split, rows)
-    group, groups = group_hashes(part, table, rows)
+    group = group_hashes(part, table, rows)
     of_label, left_out = (label, classes, kind, known), (neutral, filtered, without_label)
-    return Piece(pc.fill_null(texts, ""), *of_label, split, rows + part.offset, missing, *left_out, group, groups)
+    return Piece(pc.fill_null(texts, ""), *of_label, split, rows + part.offset, missing, *left_out, group)
 
 
 def labels_of(

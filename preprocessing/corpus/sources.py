@@ -69,15 +69,7 @@ class File:
 
     def seen(self, first: bytes) -> tuple[File, Form]:
         """This file with what its first bytes tell of the rest. Raises ``DataError`` for an unknown encoding."""
-        form = form_of(
-            first,
-            self.name,
-            self.expected,
-            encoding=self.source.encoding,
-            fixed=self.source.delimiter is not None and self.known is None,
-            is_csv=self.format == "csv",
-            known=self.known,
-        )
+        form = form_of(first, self.name, self.source, self.expected, self.known, is_csv=self.format == "csv")
         return replace(self, form=form), form
 
     @property
