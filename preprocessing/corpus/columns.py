@@ -270,7 +270,7 @@ def column_of(seen: Sample, columns: dict[str, Column], what: str, other: str, l
     found = candidates(others, what)
     found = same_classes(seen, found) if what == "label" else found
     if len(found) > 1:
-        some = "; ".join(f"{column.name!r} ({', '.join(map(shortened, column.few))}, …)" for column in found)
+        some = "; ".join(f"{column.name!r} ({listed(column.few)}, …)" for column in found)
         raise DataError(f"{name}: which column is the {what}? It could be {some}; set source.{key}")
     if not found:
         expected = "sentences" if what == "text" else "few values that repeat"
@@ -295,11 +295,6 @@ def same_classes(seen: Sample, found: list[Column]) -> list[Column]:
     if len(found) < 2 or len(pairs) < 2 or any(len(set(values)) != len(pairs) for values in lists):
         return found
     return [next((column for column in found if column.is_text), found[0])]
-
-
-def shortened(value: str) -> str:
-    """A value, or its beginning."""
-    return value if len(value) <= 24 else f"{value[:23]}…"
 
 
 def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | None:

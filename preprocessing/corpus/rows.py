@@ -31,6 +31,7 @@ from preprocessing.labels import (
     NEUTRAL,
     UNKNOWN,
     LabelType,
+    as_found,
     distinct,
     found_in,
     spelling,
@@ -158,13 +159,11 @@ def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> tuple[np.nd
         numbers[(numbers == UNKNOWN) & np.array([not spelling(value) for value in values])[indices]] = MISSING
     if (numbers == UNKNOWN).any():
         at = int(np.argmax(numbers == UNKNOWN))
-        value = column[at].as_py()
-        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        if labels is None:
-            hint = "fill it in, or leave such rows out with source.missing_label drop"
-            raise fail(part, int(rows[at]), f"there is no label; {hint}")
-        what = "there is no label" if value is None or value == "" else f"label {str(value)[:60]!r} is not known"
-        raise fail(part, int(rows[at]), f"{what}; known are {labels.expected()}; correct the row, or set source.labels")
+        value = as_found(column[at].as_py())
+        what = f"label {value[:60]!r} is not known" if labels and value else "there is no label"
+        mend = "fill it in, or leave such rows out with source.missing_label drop"
+        mend = f"known are {labels.expected()}; correct the row, or set source.labels" if labels else mend
+        raise fail(part, int(rows[at]), f"{what}; {mend}")
     if labels is None:
         check_number(names, part.file)
     return numbers, names

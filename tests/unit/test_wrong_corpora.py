@@ -56,7 +56,7 @@ WRONG_DATA = {
     "two labels": (
         csv_file([(*row, at % 3) for at, row in enumerate(ROWS)], header=("text", "topic", "stars")),
         [],
-        "which column is the label? It could be 'topic' (negative, positive, …); 'stars' (0, 1, 2, …); "
+        "which column is the label? It could be 'topic' ('negative', 'positive', …); 'stars' ('0', '1', '2', …); "
         "set source.label_column",
     ),
     "missing key": (
