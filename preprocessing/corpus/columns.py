@@ -168,7 +168,9 @@ def resolved(files: Sequence[File]) -> Found:
         seen = named(sample(first))
         lines += said_of_form(seen)
         chosen["columns"] = seen.file.source.columns
-        if not is_plain(seen) and any(seen.values.values()):  # if no rows are wrong, the job says so
+        if not is_plain(seen):
+            if not any(seen.values.values()):
+                raise DataError(f"{first.name}: the corpus is empty: no row to learn from")
             columns = {name: looked_at(name, values) for name, values in seen.values.items()}
             text = column_of(seen, columns, "text", first.source.label_column, lines)
             label = column_of(seen, columns, "label", text, lines)

@@ -207,8 +207,10 @@ def json_table(
 
 def json_type(values: list[Any]) -> pa.DataType:
     """The one type of some values of JSON; text where they have several, and for all else."""
+    if any(isinstance(value, str) for value in values):
+        return TEXT
     try:
-        kind = pa.infer_type(values)
+        kind = pa.array(values).type
     except (ValueError, TypeError, OverflowError):
         return TEXT
     return kind if kind in (pa.int64(), pa.float64(), pa.bool_(), pa.null()) else TEXT
