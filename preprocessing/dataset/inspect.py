@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from preprocessing.base.errors import DataError, require
-from preprocessing.base.printable import plain_line, printable
 from preprocessing.base.split_names import NO_LABEL, TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.terminal import plain_line, printable
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import REBUILD, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from msgspec import Meta
 
-from preprocessing.base import arrow, atomic
+from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, UNLABELLED
@@ -317,7 +317,7 @@ Source = Callable[[Path, ShardInfo], Any]
 
 def mapped(path: Path, _: ShardInfo) -> Any:
     """A shard's bytes as pages of the file."""
-    return arrow.mapped(path)
+    return arrays.mapped(path)
 
 
 class Shard:
@@ -332,7 +332,7 @@ class Shard:
         self.path = Path(root, info.path)
         check_size(self.path, info.bytes, "shard")
         try:
-            layout, batches = arrow.record_batches(source(self.path, info))
+            layout, batches = arrays.record_batches(source(self.path, info))
             kinds = ("uint16", "int32") if id_dtype is None else (id_dtype,)
             if layout not in [schema(info.width, np.dtype(kind)) for kind in kinds]:
                 what = f"its columns are not those of a shard of width {info.width} with ids of {' or '.join(kinds)}"

@@ -28,7 +28,7 @@ from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import read
 from tests.corpora import write_csv, write_jsonl
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import NASTY, REPLACEMENTS, Damage, byte_damages, replace
+from tests.fuzz.damage import NASTY, Damage, byte_damages
 from tests.fuzz.outcome import outcome
 
 pytestmark = pytest.mark.thorough
@@ -124,20 +124,6 @@ def test_damaged_rows_are_read_or_refused(reader: str, whole: Path, fuzz: Fuzz) 
 
     made = [] if kind in ("parquet", "csv.gz", "utf16.csv") else [lines_of(kind)]
     assert fuzz(st.one_of(byte_damages(data), *made), check)["refused"] > 0
-
-
-@pytest.mark.parametrize("what", [one for one in REPLACEMENTS if one != "a terabyte of zeros"])
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_what_is_no_file(kind: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a named pipe predict reads, if something comes."""
-    monkeypatch.setattr("harness.inference.rows.PIPE_TIMEOUT_S", 0)
-    monkeypatch.setattr("harness.inference.rows.NOTICE_AFTER_S", 0)
-    path = tmp_path / f"rows.{kind}"
-    write(kind, path)
-    replace(path, what)
-    for reader, read_rows in READERS.items():
-        expected = "same" if (kind, what, reader) == ("jsonl", "an empty file", "prediction") else "refused"
-        assert outcome(partial(read_rows, path), lambda rows: not rows, path, seconds=9) == expected
 
 
 def many_columns(path: Path) -> None:
