@@ -49,7 +49,7 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
     """Everything that is shown, as JSON. Raises ``DataError`` where there is no readable dataset."""
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-    tokens, counts = (column[2 : 2 + FREQUENT] for column in (vocabulary.tokens, vocabulary.counts))
+    words = slice(2, 2 + FREQUENT)
     return {
         "dataset": str(root),
         "fingerprint": manifest.fingerprint,
@@ -59,7 +59,9 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
         "text": manifest.text,
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
         "splits": {name: describe(name, manifest) for name, shards in manifest.splits.items() if shards},
-        "frequent_tokens": dict(zip(tokens.to_pylist(), counts.tolist(), strict=True)),
+        "frequent_tokens": dict(
+            zip(vocabulary.tokens[words].to_pylist(), vocabulary.counts[words].tolist(), strict=True)
+        ),
         "samples": {
             name: sampled(Split(root, manifest, name), vocabulary, samples)
             for name, shards in manifest.splits.items()
