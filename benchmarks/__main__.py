@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, Words, dispatch
+from preprocessing.base.cli import Command, Words, dispatch
 
 FILES = Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None)
 BENCHMARKS = (
@@ -17,7 +17,7 @@ BENCHMARKS = (
     ("pretrain", "PretrainConfig", "A step of pretraining, beside a classifier's."),
     ("predict", "PredictConfig", "Predictions of raw texts, beside loops of today."),
     ("limits", "LimitsConfig", "How far rows, classes, texts, … go, and what then."),
-    ("corpora", "CorporaConfig", "Recipes on labelled files, with all labels or few, beside a linear model."),
+    ("corpora", "CorporaConfig", "Recipes by the number of labels, and a linear model."),
 )
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
@@ -30,8 +30,6 @@ COMMANDS = tuple(
         summary=summary,
         main=f"benchmarks.{name}:main",
         config=f"benchmarks.{name}:{config}",
-        shared="preprocessing.config:PreprocessConfig" if name == "text" else None,
-        shared_defaults={"output": "unused"} if name == "text" else {},
         first=FIRST.get(name, ()),
         words=FILES if name == "corpora" else None,
     )

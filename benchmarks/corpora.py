@@ -26,13 +26,14 @@ from pyarrow import parquet
 
 from benchmarks.measuring import Lines, table
 from harness.baseline.linear import RECIPE
-from harness.config import RunConfig, require
+from harness.config import RunConfig
 from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
-from preprocessing.base import atomic, config_files
-from preprocessing.base.errors import ConfigError, DataError, check_processes
+from preprocessing.base import atomic, configuration
+from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.randomness import permutation
+from preprocessing.base.schema import Processes
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 
 LINEAR, LABELLED, ALL = "linear", "labelled", "all texts"
@@ -63,7 +64,7 @@ class CorporaConfig:
     """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""
     split_column: str = "split"
     """Column that says which split a row belongs to."""
-    processes: int = 1
+    processes: Processes = 1
     """Processes of each training."""
     json: bool = False
     """Print the lines of the table as JSON."""
@@ -72,8 +73,7 @@ class CorporaConfig:
         """Check ranges."""
         for name, kind in (("recipe", "train"), ("text", "preprocess")):
             if value := getattr(self, name):
-                object.__setattr__(self, name, config_files.find(value, kind, f"--{name}"))
-        check_processes("processes", self.processes)
+                object.__setattr__(self, name, configuration.find(value, kind, f"--{name}"))
         for name in ("labels", "seeds"):
             values = getattr(self, name)
             require(bool(values) and min(values) >= 0, name, values, "at least one whole number from 0")

@@ -21,9 +21,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.measuring import alternate, check_sizes, result, show
-from harness.config import require
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
+from preprocessing.base.errors import require
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import Manifest, Split, write_shard
 

@@ -33,12 +33,14 @@ SLOW_SAMPLE, SAMPLE = 400, 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
+class TextConfig(PreprocessConfig):
     """Documents per second of a configuration, beside pandas + NLTK, HF tokenizers, CountVectorizer and others.
 
-    One core each, alternating, medians. Takes --config FILE and every key of preprocessing run too: --source.path X.
+    One core each, alternating, medians. It takes every key that preprocessing run takes.
     """
 
+    output: str = "unused"
+    """Nothing is written."""
     json: bool = False
     """Print one JSON object instead of a table."""
     rounds: int = 3
@@ -48,13 +50,14 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        super().__post_init__()
         check_sizes(self, "rounds", "texts")
 
 
-def main(config: TextConfig, job: PreprocessConfig) -> None:
+def main(config: TextConfig) -> None:
     """Measure and print."""
-    texts = first_texts(job.source, job.splits, config.texts)
-    show(measure(texts, job.text, config.rounds), as_json=config.json)
+    texts = first_texts(config.source, config.splits, config.texts)
+    show(measure(texts, config.text, config.rounds), as_json=config.json)
 
 
 def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]:

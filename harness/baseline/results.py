@@ -31,9 +31,8 @@ from harness.rundir.results import (
 from harness.scores.intervals import of_difference
 from harness.scores.tables import show_figures, spread_table
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import duration, tell
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import Screen, duration, tell
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 FOLDER, SPLITS = "baseline", (VALIDATION, TEST)

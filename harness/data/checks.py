@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from harness.config import RunConfig
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, Task
 from harness.data.order import OrderSpec, step_rows, stream_seed, width_groups
 from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_labels, read_soft_labels
 from harness.data.views import rows_of_task
-from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import percent
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.terminal import percent
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
 

@@ -48,9 +48,9 @@ from harness.rundir.records import installed_version
 from harness.training import preflight
 from harness.training.assembly import check_shared
 from preprocessing.base import atomic
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import UserError
-from preprocessing.base.printable import counted, size
-from preprocessing.base.storage import storing
+from preprocessing.base.terminal import counted, size
 from preprocessing.dataset.shards import Manifest
 
 State = Literal["ok", "warn", "fix"]

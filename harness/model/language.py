@@ -44,10 +44,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, StepBatch, send
-from harness.config import ModelConfig
+from harness.config import LanguageModelConfig, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, Masks
 from harness.model.recurrent import Network, PackedIndex
-from harness.settings.task import LanguageModelConfig
 from preprocessing.base.randomness import permutation, words
 from preprocessing.text.vocabulary import PAD, UNK
 

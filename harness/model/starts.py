@@ -28,10 +28,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.config import ModelConfig, model_from_dict
+from harness.config import CLASSIFIER, ModelConfig, model_from_dict
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info
 from harness.rundir.layout import listed, members
-from harness.settings.task import CLASSIFIER
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line, open_regular

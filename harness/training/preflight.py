@@ -19,8 +19,8 @@ from harness.tracking.trackers import check_trackers
 from harness.training import resume
 from harness.training.resume import ResumePoint
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.machine import memory_bytes
-from preprocessing.base.printable import size
+from preprocessing.base.processes import memory_bytes
+from preprocessing.base.terminal import size
 from preprocessing.dataset.shards import Manifest
 
 

@@ -45,7 +45,7 @@ from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
-from preprocessing.base import machine
+from preprocessing.base import processes
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
@@ -222,7 +222,7 @@ class Learning:
         try:
             self.process.wait(wait_s)
         except subprocess.TimeoutExpired:
-            self.held_s = self.held_s + wait_s if machine.state(self.process.pid) in machine.HELD else 0.0
+            self.held_s = self.held_s + wait_s if processes.held(self.process.pid) else 0.0
             if self.held_s >= HELD_S:
                 self.process.kill()
             return True

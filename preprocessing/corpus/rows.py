@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.base.arrow import one_chunk
+from preprocessing.base.arrays import one_chunk
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
     ALL_SPLITS,
@@ -22,7 +23,6 @@ from preprocessing.base.split_names import (
     VALIDATION_NUMBER,
     split_number,
 )
-from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.sources import File, Part, files, scan

@@ -23,8 +23,8 @@ from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import public
 from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
+from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig, also_labelled
 from preprocessing.corpus import addresses, parquet

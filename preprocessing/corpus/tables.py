@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from preprocessing.base.arrow import one_chunk
+from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import listed, shown
 from preprocessing.corpus import addresses, parquet

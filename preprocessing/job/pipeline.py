@@ -22,17 +22,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.base import stopping
+from preprocessing.base import processes
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import public, tell
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import (
     ALL_SPLITS,
     UNLABELLED,
     UNLABELLED_NUMBER,
     VALIDATION_NUMBER,
 )
-from preprocessing.base.storage import temporary_folder
+from preprocessing.base.terminal import Screen, public, tell
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
@@ -175,7 +174,7 @@ def build(config: PreprocessConfig) -> Manifest:
     """
     with output.claimed(config) as place:
         kept = f"what is finished is kept in {place.root / output.WORK}; the same command goes on"
-        with stopping.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
+        with processes.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
             return Job(config, found, place).run()
 
 

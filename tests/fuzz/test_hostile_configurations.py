@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from preprocessing.__main__ import main
 from preprocessing.base import cli
-from preprocessing.base.config_files import parse_yaml
+from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 from tests.fuzz.conftest import Fuzz

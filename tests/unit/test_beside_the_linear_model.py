@@ -15,7 +15,7 @@ from harness.report.sinks import BaselineSink
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import duration
+from preprocessing.base.terminal import duration
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.bundles import write_index
 from tests.datasets import write_dataset

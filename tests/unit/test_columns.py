@@ -143,7 +143,7 @@ def test_the_command_says_what_it_found_and_its_dataset_is_that_of_the_keys(
         "the text is column 'avis' (source.text_column)",
         "the label is column 'note' (source.label_column)",
     ]
-    named = ("--column", "avis", "--label_column=note", "--splits.column", "null")
+    named = ("--source.text_column", "avis", "--source.label_column=note", "--splits.column", "null")
     assert command("run", "--source.path", path, "--output", tmp_path / "named", *named, *small) == 0, command.err
     found, same = read_manifest(tmp_path / "found"), read_manifest(tmp_path / "named")
     assert found.labels == ["bad", "good", "so so"]

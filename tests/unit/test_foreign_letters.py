@@ -23,17 +23,17 @@ from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.scores.calibration import Decision
 from preprocessing import __main__ as preprocessing
-from preprocessing.base import cli, screen
+from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import (
+from preprocessing.base.terminal import (
     Guarded,
+    Screen,
     guarded,
     guards,
     plain_line,
     printable,
     public,
 )
-from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import write_csv
 from tests.exports import make_model
@@ -105,7 +105,7 @@ def test_no_command_passes_an_escape_sequence_on(
     main, words, expected = commands(place)[name]
     live = name == "baseline"
     if live:
-        monkeypatch.setattr(screen, "is_terminal", lambda stream: True)
+        monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
         monkeypatch.setenv("NO_COLOR", "1")
     capsys.readouterr()
     code = cli.run(main, words)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -101,17 +100,11 @@ def test_what_needs_a_classifier_says_so(data: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ({"window": 4, "distances": 5}, "language_model.distances: 5 is out of range: expected from 1 to the window"),
-        ({"frequent": 0.0}, "language_model.frequent: 0.0 is out of range: expected above 0 and at most 1, or null"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        LanguageModelConfig(**values)
-    assert str(caught.value).startswith(sentence)
+def test_more_distances_than_the_window_has_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"language_model\.distances: 5 is out of range: expected from 1 to the window"
+    ):
+        LanguageModelConfig(window=4, distances=5)
 
 
 def test_candidates_are_those_of_the_definition() -> None:
