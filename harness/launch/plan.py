@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
-from harness.config import LaunchRecipe, RunConfig, require
+from harness.config import LANGUAGE_MODEL, LaunchRecipe, RunConfig
 from harness.data.checks import (
     TRAIN,
     check_fit,
@@ -29,45 +30,33 @@ from harness.data.order import Order, OrderSpec, order_over
 from harness.data.views import rows_of_task
 from harness.launch import many
 from harness.model.registry import CELLS, check_model, parameters_of
-from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
-from preprocessing.base.printable import size
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import Screen, size
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 from preprocessing.text.spec import TextPipeline
 
 SAMPLED_ROWS = 300_000
 ROWS_FOR_A_GPU = 64
 """A GPU computes a step of fewer rows in about the time that it takes to start the step's kernels."""
-MOST_WORLD = 1 << 20
-"""Processes of a training that is planned."""
 WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
 """What may go wrong, by its key: how its line begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig:
-    """What a run will do, before it does it.
+class PlanConfig(LaunchRecipe):
+    """What a run will do, before it does it; it takes every key that launch takes."""
 
-    Takes --config FILE and every key of the training too, as launch does: --global_batch 256, say.
-    """
-
-    world_size: int = 1
+    world_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     """Processes that will train."""
     json: bool = False
     """Print JSON."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        fits = 1 <= self.world_size <= MOST_WORLD
-        require(fits, "world_size", self.world_size, f"from 1 to {MOST_WORLD:,}")
 
-
-def main(config: PlanConfig, asked: LaunchRecipe) -> None:
+def main(config: PlanConfig) -> None:
     """Print the plan, of many trainings that of the first."""
-    training, runs = many.first(asked)
+    training, runs = many.first(config)
     resolved = resolve(training)
     manifest = rows_of_task(training.task, read_manifest(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness.config import flat
+from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
 from harness.report import many
 from harness.report.mistakes import mistakes_of
@@ -48,12 +48,11 @@ from harness.rundir.records import installed_version
 from harness.rundir.training_facts import split_facts
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions
-from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base import atomic
+from preprocessing.base.atomic import check_replaced, storing
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.printable import duration, printable, public, public_values, tell
 from preprocessing.base.split_names import TRAIN
-from preprocessing.base.storage import check_replaced, storing
+from preprocessing.base.terminal import duration, printable, public, public_values, tell
 from preprocessing.dataset.shards import Manifest
 
 FOLDER = Path(__file__).parent

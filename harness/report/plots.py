@@ -19,8 +19,8 @@ import numpy as np
 from harness.report.runs import RunFacts
 from harness.rundir.json_files import Line
 from harness.rundir.results import read_predictions
-from preprocessing.base.screen import shortened
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import shortened
 
 SIZE = (4.4, 3.0)
 """Inches: small, so that the text stays readable on a telephone, where a chart fills the width."""

@@ -15,8 +15,7 @@ from harness.scores.drift import shares_of
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import spreads
 from harness.scores.metrics import confusion_from_json, largest_confusions
-from preprocessing.base.printable import percent
-from preprocessing.base.screen import WIDTH, Column, Screen, shortened, table, wrapped
+from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table, wrapped
 
 CLASSES = 10
 """Classes that a table shows; of more, those with the lowest F1."""

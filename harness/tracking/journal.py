@@ -21,7 +21,7 @@ from harness.rundir.json_files import MOST_LINES, Line, read_lines
 from harness.rundir.layout import METRICS, THROUGHPUT, tracker_journal
 from harness.rundir.metrics_log import parse_row
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.machine import acquire
+from preprocessing.base.processes import acquire
 from preprocessing.base.schema import fits
 from preprocessing.base.untrusted import open_regular, read_bytes
 

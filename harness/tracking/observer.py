@@ -26,7 +26,7 @@ from harness.tracking.journal import Journal, Rows, alone, latest
 from harness.tracking.trackers import TRACKERS
 from harness.tracking.tracking import SHORT_FINISH_S, kill_tree
 from preprocessing.base.installed import load
-from preprocessing.base.printable import public
+from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import one_line
 
 START_S = 120.0

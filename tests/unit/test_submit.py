@@ -126,7 +126,7 @@ def test_own_keys_come_before_those_of_all() -> None:
             "--run: no such option; --help all lists them (a job's options stand in its quotes)",
         ),
         (["train --run 'r"], '"train --run \'r": No closing quotation; a command and its'),
-        (["train --epochs 0"], "train: epochs: 0 is out of range: expected at least 1, or auto"),
+        (["train --epochs 0"], "train: epochs: expected a whole number of at least 1 or auto, got 0"),
         (["evaluate"], "evaluate: --run is missing; see --help"),
         (["report"], "report: no run named"),
         (["train", "--python", "a 'b"], 'python: "a \'b": No closing quotation; it is read as a shell reads it'),
