@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
-from harness.config import LaunchRecipe, RunConfig, require
+from harness.config import LaunchRecipe, RunConfig
 from harness.data.checks import (
     TRAIN,
     check_fit,
@@ -41,8 +42,6 @@ from preprocessing.text.spec import TextPipeline
 SAMPLED_ROWS = 300_000
 ROWS_FOR_A_GPU = 64
 """A GPU computes a step of fewer rows in about the time that it takes to start the step's kernels."""
-MOST_WORLD = 1 << 20
-"""Processes of a training that is planned."""
 WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
 """What may go wrong, by its key: how its line begins."""
 
@@ -54,15 +53,10 @@ class PlanConfig:
     Takes --config FILE and every key of the training too, as launch does: --global_batch 256, say.
     """
 
-    world_size: int = 1
+    world_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     """Processes that will train."""
     json: bool = False
     """Print JSON."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        fits = 1 <= self.world_size <= MOST_WORLD
-        require(fits, "world_size", self.world_size, f"from 1 to {MOST_WORLD:,}")
 
 
 def main(config: PlanConfig, asked: LaunchRecipe) -> None:
