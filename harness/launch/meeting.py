@@ -275,15 +275,17 @@ def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
                 store = open_store(place.host, place.port, TALK_S, listens=False)
                 store.set(str(place.rank), msgspec.json.encode(mine).decode())
                 store.wait([ANSWER], timedelta(seconds=limit_s))
-                answers.put(msgspec.json.decode(store.get(ANSWER), type=Answer))
+                answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
                 store.set(f"read {place.rank}", "")
+                wait_for_close(store)
+                answers.put(answer)
                 return
             time.sleep(LOOK_EVERY_S)
 
     # On a thread: a store waits for ever for a program that says nothing.
     threading.Thread(target=look, name="padless-meeting", daemon=True).start()
     try:
-        return answers.get(timeout=limit_s)
+        return answers.get(timeout=limit_s + 2 * TALK_S)
     except Empty:
         raise MeetingError(
             f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s; start the same command "
@@ -291,6 +293,15 @@ def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
         ) from None
     finally:
         over.set()
+
+
+def wait_for_close(store: Any) -> None:
+    """Until machine 0 has closed its store: torch's agent, which comes next to this port, must find its own there."""
+    deadline = time.monotonic() + 2 * TALK_S
+    with contextlib.suppress(RuntimeError):
+        while time.monotonic() < deadline:
+            store.check([ANSWER])
+            time.sleep(LOOK_EVERY_S)
 
 
 def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) -> Answer:
