@@ -11,7 +11,7 @@ if __name__ == "__main__":  # before the other imports: a signal may come that e
     stop.listen(sys.argv[1:])
 
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, Words, complete, dispatch
+from preprocessing.base.cli import Command, Words, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m harness"
@@ -40,14 +40,13 @@ COMMANDS = (
         also=("train",),
         summary="Train, with checks before it and true exit codes.",
         main="harness.launch.many:main",
-        keys=("harness.config:LaunchRecipe",),
+        keys="harness.config:LaunchRecipe",
     ),
     Command(
         name="plan",
         summary="How a run would go: steps, padding, memory, balance.",
         main="harness.launch.plan:main",
         config="harness.launch.plan:PlanConfig",
-        shared="harness.config:LaunchRecipe",
         first=("world_size", "data", "epochs", "global_batch", "json"),
         example="python -m harness plan --data data/mine --global_batch 256 --world_size 4",
     ),
@@ -55,7 +54,7 @@ COMMANDS = (
         name="doctor",
         summary="Whether a training would run here, and what to change.",
         main="harness.launch.doctor:main",
-        keys=("harness.config:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
+        keys="harness.launch.doctor:DoctorConfig",
     ),
     Command(
         name="submit",
@@ -74,8 +73,8 @@ COMMANDS = (
     Command(
         name="baseline",
         summary="What a linear model reaches on a dataset, in seconds.",
-        main="harness.baseline.command:main",
-        config="harness.baseline.command:BaselineConfig",
+        main="harness.baseline.results:main",
+        config="harness.baseline.results:BaselineConfig",
         example="python -m harness baseline --data data/mine",
     ),
     Command(

@@ -24,8 +24,8 @@ from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.training_facts import DIALECT, Reading, read_training, reading_of
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import public, tell
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import public, tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SplitConfig
 from preprocessing.corpus import addresses, sources, tables

@@ -25,21 +25,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.launch import meeting
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
 from harness.rundir.records import State, is_free, read_status, write_status
-from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import cli, config_files
+from preprocessing.base import cli, configuration
+from preprocessing.base.atomic import temporary_folder, told
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.hints import suggestion
-from preprocessing.base.printable import tell
-from preprocessing.base.screen import Screen
-from preprocessing.base.storage import temporary_folder, told
+from preprocessing.base.help_page import suggestion
+from preprocessing.base.terminal import Screen, tell
 
 PROG = "python -m harness launch"
 END_LIMIT_S = 60
@@ -147,20 +145,20 @@ def given_up(run: Path, launch_id: str, dry_run: bool) -> int:
     return outcome(run, launch_id, Failure(1, "the processes did not end", STOP.heard[0]), dry_run)
 
 
-def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
+def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tuple[list[str], list[str]]:
+    """Accelerate's options, and our own: ours begin at the first key that ``config_class`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. ``--config_file``
     becomes the file that it names or means.
     """
-    known = cli.known_keys(RunConfig, *more)
+    known = cli.known_keys(config_class)
     for place, argument in enumerate(argv):
         key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
         if argument != "-h" and not argument.startswith("--"):
             continue
         if key in known or "." in key:
-            return config_files.named(argv[:place], "accelerate", "--config_file"), list(argv[place:])
-    return config_files.named(argv, "accelerate", "--config_file"), []
+            return configuration.named(argv[:place], "accelerate", "--config_file"), list(argv[place:])
+    return configuration.named(argv, "accelerate", "--config_file"), []
 
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:

@@ -32,7 +32,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from harness.config import EVERY_FOLD, FIRST_KEYS, LaunchRecipe, RunConfig, seconds, seeds_of
+from harness.config import EVERY_FOLD, FIRST_KEYS, LANGUAGE_MODEL, LaunchRecipe, RunConfig, seconds, seeds_of
 from harness.data.checks import check_dataset, check_stream
 from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
@@ -49,13 +49,12 @@ from harness.rundir.layout import REPORT, Kind, Member, member
 from harness.rundir.records import LAUNCH_ID
 from harness.scores.figures import FIGURES
 from harness.scores.tables import describe_spread
-from harness.settings.task import LANGUAGE_MODEL
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import VALIDATION
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 
 SHORTEST_S = 1.0
@@ -70,15 +69,11 @@ PAGE = Page(
     "once for each, with their spread.",
     first=FIRST_KEYS,
     example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
-    topics={"accelerate": "the options of accelerate launch, which come first"},
 )
 
 
 def main(argv: list[str]) -> int:
     """Train; returns the exit code."""
-    if ("help", ["--help", "accelerate"]) in cli.apart(argv, LaunchRecipe)[1]:
-        launcher.accelerate_parser().print_help()
-        return 0
     options, training = launcher.split_arguments(argv or ["--help"], LaunchRecipe)
     asked = cli.parse(LaunchRecipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
     if asked.seeds is not None or asked.folds is not None:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -269,23 +268,28 @@ def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
     over = threading.Event()
 
     def look() -> None:
-        while not over.is_set():
+        while not over.wait(LOOK_EVERY_S):
             # As torch says that nobody listens, that it is no store, or that it is gone.
             with contextlib.suppress(RuntimeError, OSError, msgspec.MsgspecError):
                 store = open_store(place.host, place.port, TALK_S, listens=False)
                 store.set(str(place.rank), msgspec.json.encode(mine).decode())
-                store.wait([ANSWER], timedelta(seconds=limit_s))
+                while not store.check([ANSWER]):
+                    if over.wait(LOOK_EVERY_S):
+                        return
                 answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
                 store.set(f"read {place.rank}", "")
-                wait_for_close(store)
+                # The ranks' own store takes the same port: they must not find this one, which is about to close.
+                with contextlib.suppress(RuntimeError):
+                    while store.check([ANSWER]) and not over.wait(LOOK_EVERY_S):
+                        pass
                 answers.put(answer)
                 return
-            time.sleep(LOOK_EVERY_S)
 
     # On a thread: a store waits for ever for a program that says nothing.
-    threading.Thread(target=look, name="padless-meeting", daemon=True).start()
+    thread = threading.Thread(target=look, name="padless-meeting", daemon=True)
+    thread.start()
     try:
-        return answers.get(timeout=limit_s + 2 * TALK_S)
+        return answers.get(timeout=limit_s)
     except Empty:
         raise MeetingError(
             f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s; start the same command "
@@ -293,15 +297,7 @@ def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
         ) from None
     finally:
         over.set()
-
-
-def wait_for_close(store: Any) -> None:
-    """Until machine 0 has closed its store: torch's agent, which comes next to this port, must find its own there."""
-    deadline = time.monotonic() + 2 * TALK_S
-    with contextlib.suppress(RuntimeError):
-        while time.monotonic() < deadline:
-            store.check([ANSWER])
-            time.sleep(LOOK_EVERY_S)
+        thread.join(2 * TALK_S)  # a process that ends while torch's call returns is aborted
 
 
 def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) -> Answer:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from harness.config import LaunchRecipe, RunConfig
+from harness.config import LANGUAGE_MODEL, LaunchRecipe, RunConfig
 from harness.data.checks import (
     TRAIN,
     check_fit,
@@ -30,12 +30,10 @@ from harness.data.order import Order, OrderSpec, order_over
 from harness.data.views import rows_of_task
 from harness.launch import many
 from harness.model.registry import CELLS, check_model, parameters_of
-from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
-from preprocessing.base.printable import size
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import Screen, size
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 from preprocessing.text.spec import TextPipeline
 
@@ -47,11 +45,8 @@ WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_g
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig:
-    """What a run will do, before it does it.
-
-    Takes --config FILE and every key of the training too, as launch does: --global_batch 256, say.
-    """
+class PlanConfig(LaunchRecipe):
+    """What a run will do, before it does it; it takes every key that launch takes."""
 
     world_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     """Processes that will train."""
@@ -59,9 +54,9 @@ class PlanConfig:
     """Print JSON."""
 
 
-def main(config: PlanConfig, asked: LaunchRecipe) -> None:
+def main(config: PlanConfig) -> None:
     """Print the plan, of many trainings that of the first."""
-    training, runs = many.first(asked)
+    training, runs = many.first(config)
     resolved = resolve(training)
     manifest = rows_of_task(training.task, read_manifest(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)

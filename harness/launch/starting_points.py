@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.rundir import checkpoint, layout
-from preprocessing.base import atomic, config_files
+from preprocessing.base import atomic, configuration
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.hints import nearest
+from preprocessing.base.help_page import nearest
 from preprocessing.base.installed import as_typed
-from preprocessing.base.screen import Column, Screen, table, wrapped
-from preprocessing.base.storage import storing
+from preprocessing.base.terminal import Column, Screen, table, wrapped
 
 EVERY = "all"
 NAME_CELLS = 18
@@ -50,11 +50,11 @@ class RecipesConfig:
 
 def recipes(config: RecipesConfig, wanted: list[str]) -> None:
     """List, or copy what was named."""
-    known = [(kind, name) for kind in config_files.KINDS for name in config_files.names(kind)]
+    known = [(kind, name) for kind in configuration.KINDS for name in configuration.names(kind)]
     if wanted:
         copy([file for name in wanted for file in recipes_named(name, known)], Path(config.output), config.overwrite)
     elif config.json:
-        files = {one: config_files.file_of(*one) for one in known}
+        files = {one: configuration.file_of(*one) for one in known}
         listed = [
             {"kind": kind, "name": name, "path": str(file), "about": about(file)}
             for (kind, name), file in files.items()
@@ -73,25 +73,25 @@ def about(file: Path) -> str:
 
 def show_recipes(screen: Screen) -> None:
     """Print every name with what it is for."""
-    for kind, where in config_files.KINDS.items():
+    for kind, where in configuration.KINDS.items():
         screen.write([as_typed(f"{kind}: {where}")], "head")
-        for name in config_files.names(kind):
+        for name in configuration.names(kind):
             first = f"  {name:<{NAME_CELLS - 2}}"
-            said = about(config_files.file_of(kind, name))
+            said = about(configuration.file_of(kind, name))
             screen.write(wrapped(said, min(screen.width, 100), NAME_CELLS, first=first))
     screen.say(as_typed("python -m harness recipes NAME copies one to configs/, to change it"))
 
 
 def recipes_named(name: str, known: Sequence[tuple[str, str]]) -> list[tuple[str, Path]]:
     """Kind and file of the recipes that a word names. Raises ``ConfigError`` with the nearest name, or all."""
-    kind, _, last = name.removesuffix(config_files.ENDING).rpartition("/")
+    kind, _, last = name.removesuffix(configuration.ENDING).rpartition("/")
     found = [one for one in known if one in {(kind or one[0], last)} or name == EVERY]
     if not found:
         names = sorted({one for _, one in known})
         near = nearest(last, names)
         hint = f"did you mean {near}?" if near else f"there are {', '.join(names)}"
         raise ConfigError(f"{name}: padless has no recipe of that name; {hint}")
-    return [(kind, config_files.file_of(kind, one)) for kind, one in found]
+    return [(kind, configuration.file_of(kind, one)) for kind, one in found]
 
 
 def copy(chosen: Sequence[tuple[str, Path]], folder: Path, overwrite: bool) -> None:

@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from harness.config import require, seeds_of
-from preprocessing.base.errors import ConfigError
+from harness.config import seeds_of
+from preprocessing.base.errors import ConfigError, require
 
 MOST = 10**6
 Number = Annotated[int, Meta(ge=1, le=MOST)]
@@ -51,8 +51,8 @@ class Resources:
     """Memory of each node, as in 64G; 0 is all that it has."""
     time: str | int | None = None
     """Time limit of each start, as in 30 (minutes), 12:00:00 or 2-00:00:00."""
-    sbatch: str | list[str] | None = field(default=None, metadata={"dashed": True})
-    """Further options of sbatch, as in "qos=long exclusive", or a list of such texts; with or without dashes."""
+    sbatch: str | list[str] | None = None
+    """Further options of sbatch, as in "qos=long exclusive", or a list of such texts."""
 
     def __post_init__(self) -> None:
         """Check that nothing could end a line of a script."""

@@ -22,11 +22,11 @@ from harness.ranks import devices
 from harness.slurm.config import SubmitConfig
 from harness.slurm.script import Job, Task, hook_of, render, summary
 from preprocessing.base import atomic, cli
-from preprocessing.base.commands import Command, Words, read
+from preprocessing.base.atomic import storing
+from preprocessing.base.cli import Command, Words, read
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.hints import nearest
-from preprocessing.base.screen import Screen
-from preprocessing.base.storage import storing
+from preprocessing.base.help_page import nearest
+from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 
 MOST_TASKS = 1000
@@ -152,7 +152,7 @@ def training_of(config: SubmitConfig, name: str, keys: list[str]) -> dict[str, A
                 f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
             )
     if name == "doctor":
-        return {"run": read(doctor.KEYS, keys, doctor.PROG)[1].run}
+        return {"run": cli.parse(doctor.DoctorConfig, keys, prog=doctor.PROG).run}
     asked = cli.parse(LaunchRecipe, keys, prog=launcher.PROG)
     return {"run": asked.run, "tasks": tasks_of(config, keys, asked) if config.array.asked else ()}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
-from preprocessing.base.printable import plain_line
+from preprocessing.base.terminal import plain_line
 
 HERE = Path(__file__).parent
 Body = Literal["preprocess", "train", "single"]

@@ -15,7 +15,7 @@ from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli, installed
-from preprocessing.base.commands import Command
+from preprocessing.base.cli import Command
 from preprocessing.base.installed import load
 
 pytestmark = pytest.mark.thorough
@@ -33,11 +33,6 @@ COMMAND = re.compile(
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SCRIPT = re.compile(r"^[!$]? ?(padless(?:-preprocess)?) (.+)$", re.MULTILINE)
 PACKAGES = {script: package for package, script in installed.SCRIPTS.items()}
-OPTIONS_OF = {
-    "launch": ("harness.config:LaunchRecipe",),
-    "doctor": ("harness.config:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
-}
-"""The configurations of the commands that read their words themselves, together with accelerate's options."""
 
 
 def is_defined(name: str, path: Path) -> bool:
@@ -90,8 +85,8 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
     known = {"--help"}
     if command.name in ("launch", "doctor"):
         known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
-    for name in OPTIONS_OF.get(command.name, (command.config, command.shared)):
-        known |= {f"--{key}" for key in cli.known_keys(load(name))} if name else set()
+    if name := command.config or command.keys:
+        known |= {f"--{key}" for key in cli.known_keys(load(name))}
     return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
 
 

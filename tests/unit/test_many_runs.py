@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.baseline.command import BaselineConfig
-from harness.baseline.command import main as baseline
-from harness.baseline.results import read_folds
+from harness.baseline.results import BaselineConfig, read_folds
+from harness.baseline.results import main as baseline
 from harness.config import LaunchRecipe, RunConfig
 from harness.data.views import held_out
 from harness.launch import launcher, many

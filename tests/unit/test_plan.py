@@ -14,7 +14,7 @@ from harness.config import OrderConfig, RunConfig
 from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.screen import cells
+from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import PLAIN
 from tests.datasets import write_dataset

@@ -13,17 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from preprocessing.base import stopping
+from preprocessing.base import processes
 from preprocessing.base.errors import UserError
-from preprocessing.base.machine import locked
+from preprocessing.base.processes import locked
 from tests.commands import ROOT
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 COMMAND = """
 import os, signal, sys, time
-from preprocessing.base import cli, stopping
-stopping.LIMIT_S = 2.0
-stopping.listen()
+from preprocessing.base import cli, processes
+processes.LIMIT_S = 2.0
+processes.listen()
 
 def main(words):
     {body}
@@ -63,13 +63,13 @@ def end(process: subprocess.Popen[str]) -> tuple[int, list[str], float]:
 def test_every_stop_signal_gets_a_sentence_and_a_code(name: str, code: int, why: str) -> None:
     process = begin("time.sleep(30)")
     process.send_signal(getattr(signal, name))
-    assert end(process)[:2] == (code, [f"error: {why}: {stopping.NOTHING}"])
+    assert end(process)[:2] == (code, [f"error: {why}: {processes.NOTHING}"])
 
 
 def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path) -> None:
     done = tmp_path / "put in order"
     body = f"""
-    with stopping.keeping("all is kept"):
+    with processes.keeping("all is kept"):
         try:
             {READY}time.sleep(30)
         finally:
@@ -106,7 +106,7 @@ def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
     process.terminate()
-    assert end(process)[:2] == (143, [f"error: told to stop by SIGTERM: {stopping.NOTHING}"])
+    assert end(process)[:2] == (143, [f"error: told to stop by SIGTERM: {processes.NOTHING}"])
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
@@ -124,7 +124,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from preprocessing.base.errors import UserError
-from preprocessing.base.machine import locked
+from preprocessing.base.processes import locked
 with locked(Path(sys.argv[1]), 0, UserError("taken")):
     print("held", flush=True)
     time.sleep(60)
