@@ -75,25 +75,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def commands(place: Path) -> dict[str, tuple[Any, list[str], int]]:
     """A command line each: the program, its words, its exit code."""
     run, data, rows = str(place / "run"), str(place / "data"), str(place / "rows.csv")
-    named = ["--source.labels", json.dumps({"a": ["x"], "b": ["y"]})]
     return {
         "inspect": (preprocessing.main, ["inspect", data], 0),
-        "check": (preprocessing.main, ["check", data], 0),
         "run of nothing": (preprocessing.main, ["run", str(place / f"no{GOOD}.csv"), "--output", data], 3),
-        "labels": (preprocessing.main, ["run", rows, "--output", str(place / "out"), *named], 3),
         "an option": (preprocessing.main, ["run", f"--{GOOD}", "1"], 2),
         "a value": (preprocessing.main, ["run", "--text.max_tokens", BAD], 2),
-        "a configuration": (preprocessing.main, ["run", "--config", f"{GOOD}.yaml"], 2),
         "a word": (harness.main, [GOOD], 2),
-        "plan": (harness.main, ["plan", "--data", data, "--config", "tests/plain.yaml"], 0),
         "baseline": (harness.main, ["baseline", "--data", data], 0),
         "predict": (harness.main, ["predict", "--run", run, f"{WORD} \x1b[2J"], 0),
-        "predict --json": (harness.main, ["predict", "--run", run, f"{WORD} \x1b[2J", "--json"], 0),
-        "predict a file": (harness.main, ["predict", "--run", run, "--input", f"{GOOD}.csv", "--output", "x.csv"], 3),
         "explain": (harness.main, ["explain", run, f"{WORD} \x1b[2J b"], 0),
         "evaluate": (harness.main, ["evaluate", "--run", run, "--input", rows, "--device", "cpu"], 0),
-        "report": (harness.main, ["report", run, "--output", str(place / f"{GOOD}.html")], 0),
-        "export": (harness.main, ["export", run, "--output", str(place / f"export{GOOD}")], 0),
     }
 
 

@@ -80,9 +80,6 @@ def test_predictions_as_frames(tmp_path: Path) -> None:
     frame = padless.open_predictions(run)
     assert frame.columns.tolist() == ["row", "label", "predicted", "probability_no", "probability_yes"]
     assert frame["row"].tolist() == [3, 9]
-    results.write_predictions(run, "test", ["no", "yes"], "text", rows=np.array([4, 5]), **common)
-    assert padless.open_predictions(run)["row"].tolist() == [4, 5]
-    assert padless.open_predictions(run, "validation")["row"].tolist() == [3, 9]
     (tmp_path / "p.csv").write_text("text,predicted,probability_yes\n007,1,0.5\nNA,0,0.25\n")
     assert padless.open_predictions(tmp_path / "p.csv")["text"].tolist() == ["007", "NA"]
     with pytest.raises(padless.UserError, match="holds no predictions of the split train; evaluate the run first"):

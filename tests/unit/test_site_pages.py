@@ -23,8 +23,6 @@ from preprocessing.base.errors import ConfigError, DataError, StorageError, User
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = sorted((ROOT / "docs/pictures").glob("*.svg"))
-SVG = "http://www.w3.org/2000/svg"
-"""A name, fetched by nobody."""
 IMAGE = re.compile(r"!\[([^\]]*)\]\((?:[\w./-]*/)?pictures/([\w-]+\.svg)\)")
 
 
@@ -104,10 +102,3 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/run-directory.md").read_text(), re.MULTILINE)
     errors = [error.exit_code for error in (UserError, ConfigError, DataError, StorageError)]
     assert [int(row) for row in rows] == [0, *errors, PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGTERM]
-
-
-def test_nothing_is_fetched_while_the_site_is_built_or_read() -> None:
-    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    assert (config["strict"], config["theme"]["font"], "offline" in config["plugins"]) == (True, False, True)
-    own = [ROOT / "mkdocs.yml", *sorted((ROOT / "docs/assets").iterdir()), *PICTURES]
-    assert [path.name for path in own if re.search(r"https?:|//\w+\.", path.read_text().replace(SVG, ""))] == []
