@@ -73,7 +73,7 @@ def test_a_broken_link_an_anchor_a_picture_and_a_lost_page_end_the_build(tmp_pat
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     """A page of a browser without network; it must ask for nothing but files and find no error."""
-    context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True)
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, offline=True)
     opened = context.new_page()
     asked: list[str] = []
     wrong: list[str] = []
@@ -85,15 +85,7 @@ def page(browser: Any) -> Iterator[Any]:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", [DEEP, "recipe.html"])
-def test_no_page_is_wider_than_a_telephone(site: Path, page: Any, name: str) -> None:
-    page.goto((site / name).as_uri())
-    page.wait_for_selector("article h1")
-    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
-
-
 def test_search_works_from_the_disk(site: Path, page: Any) -> None:
-    page.set_viewport_size({"width": 1440, "height": 900})
     page.goto((site / "index.html").as_uri())
     page.click("input.md-search__input")
     page.locator("input.md-search__input").press_sequentially("class_weights")  # it listens to keys

@@ -10,7 +10,6 @@ import pytest
 
 from harness.__main__ import main as harness
 from harness.config import RunConfig
-from harness.launch import launcher
 from preprocessing.base import cli, configuration
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
@@ -52,14 +51,6 @@ def test_a_name_that_is_none_is_refused_with_those_there_are(value: str, sentenc
     with pytest.raises(ConfigError) as refused:
         cli.parse(RunConfig, ["--config", value], prog="test")
     assert str(refused.value) == sentence
-
-
-def test_files_of_the_launcher_have_names_too() -> None:
-    options, keys = launcher.split_arguments(["--config_file", "cpu", "--data", "d"])
-    assert options == ["--config_file", str(configuration.file_of("accelerate", "cpu"))]
-    assert keys == ["--data", "d"]
-    with pytest.raises(ConfigError, match=r"^--config_file gpus: no such file, nor .* there are cpu, gpu, multi_gpu"):
-        launcher.split_arguments(["--config_file=gpus"])
 
 
 def test_recipes_are_listed_and_copied_to_where_a_checkout_has_them(folder: Path, capsys) -> None:

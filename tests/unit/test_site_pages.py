@@ -72,15 +72,6 @@ def test_every_command_stands_in_the_reference_with_its_options(package: str, ta
         assert all(f"`--{key}` (" in section for key in leaves(own) if key not in known), usage
 
 
-def test_links_between_files_become_links_between_pages() -> None:
-    text = (
-        "[a](../launch/slurm/README.md#where-to-look) [b](https://x.y/z.md) [c](../harness/config.py) [d](../none.md)"
-    )
-    assert pages.with_links(text, "surviving.md") == (
-        "[a](how-to/slurm.md#where-to-look) [b](https://x.y/z.md) c [d](../none.md)"
-    )
-
-
 def test_every_picture_is_shown_and_described() -> None:
     shown = [found for path in (ROOT / "docs").rglob("*.md") for found in IMAGE.findall(path.read_text())]
     assert {name for _, name in shown} == {path.name for path in PICTURES}
