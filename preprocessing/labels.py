@@ -91,6 +91,20 @@ def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
     return np.array([int(name) if kind == "int" else name for name in names], dtype)
 
 
+def as_recorded(value: Any) -> Any:
+    """A value of ``source.labels`` as manifests have always recorded it: 0 and "0" as 0, and so 3.5 and true."""
+    text = str(value)
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            if str(kind(text)) == text and NUMBER.fullmatch(text):
+                return kind(text)
+        except ValueError:
+            continue
+    return value
+
+
 class LabelMap:
     """Class names in order, and the raw values that mean each."""
 
