@@ -308,7 +308,6 @@ SCENARIOS = (
         of(preprocessing, "vectors", "{data}", "--output", "DISK/vectors", "--dim", "8", "--epochs", "1"),
         changing=r"vectors/cbow-.*\.json",
     ),
-    Scenario("inspect", of(preprocessing, "inspect", "{data}", "--plot", "DISK/plot.png")),
     Scenario("training", training(), changing=TIMES),
     Scenario("a training's report", training(report=True), only="report", only_said="report", changing="run/"),
     Scenario("profile", training("--profile", "[2,3]"), only="profile", only_said="profile", changing="run/"),
