@@ -17,8 +17,7 @@ from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.model.networks import AnyObjective, check_finite, load_weights, shapes_of
 from harness.ranks.distributed import World, sum_in_bf16
-from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER, Checkpoint
-from harness.rundir.tensor_files import check_tensors
+from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER, Checkpoint, check_tensors
 from harness.training.optim import (
     NonFiniteGuard,
     WeightAverage,
