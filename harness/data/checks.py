@@ -57,12 +57,8 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Check that every process gets a row at every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
     key = "global_batch" if config.global_batch_tokens is None else "global_batch_tokens"
     streams = {TRAIN: (order_spec(config), key)}
+    check_stream(config, manifest)
     if config.order.unlabelled_batch:
-        if not manifest.splits.get(UNLABELLED):
-            raise ConfigError(
-                f"order.unlabelled_batch: {config.data} has no unlabelled rows; build it with source.unlabelled_path, "
-                f"or set order.unlabelled_batch to 0"
-            )
         streams[UNLABELLED] = (unlabelled_spec(config), "order.unlabelled_batch")
     for split, (spec, key) in streams.items():
         rows = manifest.rows(split)
@@ -74,6 +70,15 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
             raise ConfigError(
                 f"{key}: steps of {smallest} rows cannot be shared by {world_size} processes; raise it or start fewer"
             )
+
+
+def check_stream(config: RunConfig, manifest: Manifest) -> None:
+    """Raise ``ConfigError`` where steps are to have unlabelled rows and there are none."""
+    if config.order.unlabelled_batch and not manifest.splits.get(UNLABELLED):
+        raise ConfigError(
+            f"order.unlabelled_batch: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "
+            "set order.unlabelled_batch to 0"
+        )
 
 
 def order_spec(config: RunConfig) -> OrderSpec:
