@@ -15,7 +15,7 @@ from harness.rundir.metrics_log import MetricsLog
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics
-from harness.training.console import Console, StepTable, validation_line
+from harness.training.console import Console, validation_line
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending
 from preprocessing.base.terminal import cells
@@ -121,17 +121,6 @@ def test_no_line_of_a_run_is_wider_than_eighty_columns(
         "calibration on test",
     ):
         assert word in shown
-
-
-def test_columns_of_a_row_give_way_in_order_of_importance() -> None:
-    shown = {}
-    for width in (80, 64, 30):
-        (head,), row = StepTable(125_000)(step(20), 12345.0, width)
-        assert cells(head) == cells(row) <= width
-        shown[width] = head.split()
-    assert shown[80] == ["step", "epoch", "loss", "lr", "tokens/s", "left", "wait", "padding", "mfu"]
-    assert shown[64] == shown[80][:6]
-    assert shown[30] == ["step", "loss"]
 
 
 def test_a_validation_says_how_uncertain_it_is() -> None:

@@ -43,24 +43,6 @@ def test_a_recipe_is_found_by_name_unless_a_file_here_has_it(folder: Path) -> No
     assert cli.parse(RunConfig, ["--config", "quickstart"], prog="test").run == "runs/quickstart"
 
 
-@pytest.mark.parametrize(
-    ("value", "sentence"),
-    [
-        ("imbd", f"--config imbd: no such file, nor a recipe of padless; there are {TRAIN}"),
-        (
-            "configs/train/imdb.yaml",
-            "--config configs/train/imdb.yaml: no such file; the recipe that comes with padless is --config imdb",
-        ),
-        ("a/b.yaml", "a/b.yaml: No such file or directory: name a configuration file that exists"),
-        ("", f"--config : no such file, nor a recipe of padless; there are {TRAIN}"),
-    ],
-)
-def test_a_name_that_is_none_is_refused_with_those_there_are(value: str, sentence: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        cli.parse(RunConfig, ["--config", value], prog="test")
-    assert str(refused.value) == sentence
-
-
 def test_files_of_the_launcher_have_names_too() -> None:
     options, keys = launcher.split_arguments(["--config_file", "cpu", "--data", "d"])
     assert options == ["--config_file", str(configuration.file_of("accelerate", "cpu"))]
