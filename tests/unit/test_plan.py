@@ -13,6 +13,7 @@ from harness.__main__ import main
 from harness.config import OrderConfig, RunConfig
 from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import PLAIN
@@ -79,6 +80,22 @@ def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(cells(line) for line in shown.splitlines() if str(dataset) not in line) <= 80
     assert "steps      10 an epoch, 40 in all, of 50 to 50 rows" in shown
     assert "few steps  40 updates are few; --epochs 30 makes 300, or lower --global_batch" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ("--world_size", "65"),
+            "global_batch: steps of 62 rows cannot be shared by 65 processes",
+        ),
+        (("--global_batch_tokens", "63"), "global_batch_tokens: 63 is less than a row of the widest shard (64 tokens)"),
+    ],
+)
+def test_mistakes_get_a_sentence(dataset: Path, options: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        main(["plan", *PLAIN, "--data", str(dataset), *options])
+    assert str(caught.value).startswith(sentence)
 
 
 def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
