@@ -22,7 +22,7 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.printable import plain_line, printable, public
 from preprocessing.base.screen import Screen
 from preprocessing.text.cleaning import encode
-from preprocessing.text.spans import Span
+from preprocessing.text.encoder import Span
 from preprocessing.text.vocabulary import RESERVED, UNK
 
 if TYPE_CHECKING:
