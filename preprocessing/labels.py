@@ -8,7 +8,6 @@ then the rest as texts. The type of the column travels with the classes, so that
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
@@ -156,16 +155,11 @@ def found_in(column: pa.Array, neutral: Sequence[Any]) -> tuple[np.ndarray, list
     """``auto`` on some rows: int32 ``[rows]`` into the sorted class names found there, ``NEUTRAL`` or ``UNKNOWN``."""
     values, indices = distinct(column)
     left_out = {spelling(value) for value in neutral}
-    names = [as_found(value) for value in values]
-    names = [None if name is None or not name.strip() else name for name in names]
-    numbers = np.array([UNKNOWN if name is None else NEUTRAL for name in names], np.int32)
-    kept = [name is not None and spelling(name) not in left_out for name in names]
-    classes = sorted({name for name, good in zip(names, kept, strict=True) if good and name is not None})
+    names = [(as_found(value) or "") for value in values]
+    classes = sorted({name for name in names if name.strip() and spelling(name) not in left_out})
     place = {name: number for number, name in enumerate(classes)}
-    for at, (name, good) in enumerate(zip(names, kept, strict=True)):
-        if good and name is not None:
-            numbers[at] = place[name]
-    return numbers[indices], classes
+    numbers = [place.get(name, NEUTRAL) if name.strip() else UNKNOWN for name in names]
+    return np.array(numbers, np.int32)[indices], classes
 
 
 def in_order(found: Collection[str], known: Sequence[str] = ()) -> tuple[list[str], dict[str, int]]:
@@ -188,20 +182,6 @@ def order(name: str) -> tuple[bool, float, str]:
     """Numbers come first, by size; then texts."""
     number = NUMBER.fullmatch(name) is not None
     return not number, float(name) if number else 0.0, name
-
-
-def is_list(names: Collection[str]) -> bool:
-    """Whether class names look like several labels in one cell: ``comedy,drama`` beside ``drama`` and ``drama,war``.
-
-    Most parts of such cells stand in other cells too; those of a name such as ``Arts, Crafts and Sewing`` do not.
-    """
-    for separator in (",", ";", "|"):
-        cells = [{part.strip() for part in name.split(separator)} for name in set(names)]
-        times = Counter(part for cell in cells for part in cell)
-        listed = [part for cell in cells if len(cell) > 1 for part in cell]
-        if sum(len(cell) > 1 for cell in cells) > 2 and 2 * sum(times[part] > 1 for part in listed) > len(listed):
-            return True
-    return False
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:

@@ -20,8 +20,8 @@ from harness.scores.intervals import wilson
 from harness.scores.tables import interval
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
-from preprocessing.base.printable import markdown, markdown_code, percent, printable, public
 from preprocessing.base.split_names import TRAIN, VALIDATION
+from preprocessing.base.terminal import markdown, markdown_code, percent, printable, public
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")

@@ -14,7 +14,7 @@ from harness.export.config import ExportConfig
 from harness.inference.engines import SCHEME, without_bars
 from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.installed import needed
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen
 
 
 def main(config: ExportConfig, words: list[str]) -> int:

@@ -6,8 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from harness.config import require
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, require
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 

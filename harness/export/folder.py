@@ -29,10 +29,9 @@ from harness.rundir.bundle_files import (
 )
 from harness.rundir.training_facts import FILE as TRAINING
 from preprocessing.base import atomic
+from preprocessing.base.atomic import storing
 from preprocessing.base.installed import VERSION, needed
-from preprocessing.base.printable import public
-from preprocessing.base.screen import Screen
-from preprocessing.base.storage import storing
+from preprocessing.base.terminal import Screen, public
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 
 

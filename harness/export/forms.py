@@ -18,9 +18,9 @@ from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES, BundleInfo
 from harness.scores.calibration import Decision
 from harness.scores.metrics import log_loss_per_row, predicted_labels, probabilities
+from preprocessing.base.atomic import TMPDIR, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import VALIDATION
-from preprocessing.base.storage import TMPDIR, storing, temporary_folder
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from harness.config import require
 from harness.inference.engines import Engine
 from harness.rundir.training_facts import DIALECT
-from preprocessing.base.errors import ConfigError, check_processes, check_wait
+from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.schema import AtLeast1, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
 
 STDIN = "-"
@@ -27,7 +27,7 @@ ENDINGS: dict[str, Form] = {
 class ScoringConfig:
     """How the rows of a dataset are scored, on one process or several."""
 
-    batch: int = 512
+    batch: AtLeast1 = 512
     """Rows per batch and process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes CUDA devices when there are any."""
@@ -35,16 +35,10 @@ class ScoringConfig:
     """Print nothing but warnings and errors."""
     stage_dir: str = "auto"
     """Where a split is copied once per node: a directory, none, or auto, which copies from network file systems."""
-    timeout_s: int = 600
+    timeout_s: Seconds = 600
     """Longest wait of one process for another."""
-    threads: int | None = None
+    threads: Processes | None = None
     """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
-        check_wait("timeout_s", self.timeout_s)
-        check_processes("threads", self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +65,6 @@ class EvaluateConfig(ScoringConfig):
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is one thing to evaluate on."""
-        super().__post_init__()
         if (self.input is None) == (self.data is None):
             raise ConfigError("nothing to evaluate on: give --input FILE or --data DATASET (not both)")
         if self.source.path != SourceConfig().path:
@@ -99,7 +92,6 @@ class LabelConfig(ScoringConfig):
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is one teacher."""
-        super().__post_init__()
         if (self.run is None) == (not self.baseline):
             raise ConfigError("no teacher, or two: give --run RUN, or --baseline")
 
@@ -108,17 +100,17 @@ class LabelConfig(ScoringConfig):
 class ReadingConfig:
     """How files of texts are read, where that is not as the corpus of the training was read."""
 
-    column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
+    column: str | None = None
     """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
-    encoding: str | None = field(default=None, metadata={"also": ("source.encoding",)})
+    encoding: str | None = None
     """How text is written: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another; null: as the
     training was told, or auto."""
-    delimiter: str | None = field(default=None, metadata={"also": ("source.delimiter",)})
+    delimiter: str | None = None
     """CSV: between fields; null: as in the corpus of the training, or what divides every line into as many fields."""
-    quote: str | None = field(default=None, metadata={"also": ("source.quote",)})
+    quote: str | None = None
     """CSV: around fields that hold delimiters or line ends, an empty string for nothing; null: as in the corpus of the
     training, or a double quote."""
-    escape: str | None = field(default=None, metadata={"also": ("source.escape",)})
+    escape: str | None = None
     """CSV: the character that makes the next one literal; null: as in the corpus of the training."""
 
     def __post_init__(self) -> None:
@@ -163,15 +155,15 @@ class PredictConfig(ReadingConfig):
     """Where the model runs; auto takes a CUDA device if there is one."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """What the recurrent layers compute in; auto: bf16 where the device computes it natively."""
-    processes: int | None = field(default=None, metadata={"also": ("workers", "executor.workers")})
+    processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
-    executor: Literal["local", "dask"] = field(default="local", metadata={"also": ("executor.kind",)})
+    executor: Literal["local", "dask"] = "local"
     """local: processes on this machine; dask: the workers of a running scheduler, which see the same files."""
-    scheduler: str | None = field(default=None, metadata={"also": ("executor.scheduler",)})
+    scheduler: str | None = None
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
-    timeout_s: float = field(default=86_400.0, metadata={"also": ("executor.timeout_s",)})
+    timeout_s: Wait = 86_400.0
     """Longest wait for the next part, and of one rank for the others."""
-    part_mb: float = field(default=8.0, metadata={"also": ("source.part_mb",)})
+    part_mb: float = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
     batch: int = 1024
     """Most rows computed at once; long texts are fewer."""
@@ -185,8 +177,6 @@ class PredictConfig(ReadingConfig):
         super().__post_init__()
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(0 < self.part_mb <= MOST_PART_MB, "part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
-        check_processes("processes", self.processes)
-        check_wait("timeout_s", self.timeout_s)
         require(all(self.inputs), "input", self.input, "names that are not empty")
         require(self.output != "", "output", self.output, "the name of a file or a folder")
         if (self.input is None) != (self.output is None) and self.inputs != [STDIN]:

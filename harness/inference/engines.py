@@ -16,7 +16,7 @@ from harness.inference.scorer import Scorer
 from harness.rundir.bundle_files import INT8, ONNX, bundle_directory, read_info
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load, needed
-from preprocessing.base.printable import Guarded
+from preprocessing.base.terminal import Guarded
 
 Engine: TypeAlias = Literal["auto", "torch", "onnx", "onnx-int8"]
 ENGINES = {

@@ -28,10 +28,10 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures, texts_of
 from harness.scores.metrics import blocks, predicted_labels, probabilities
 from harness.scores.tables import describe_texts, show_figures
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import DataError
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.storage import storing
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.labels import LabelType
 from preprocessing.text.vocabulary import UNK, Vocabulary

@@ -14,10 +14,9 @@ from harness.inference.explanation import GENERATOR, Explained, check_label, wri
 from harness.inference.rows import KINDS, find, lines_of_stdin, reading_by, texts_in
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from preprocessing.base import atomic
+from preprocessing.base.atomic import check_replaced, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import bare
-from preprocessing.base.screen import Screen
-from preprocessing.base.storage import check_replaced, storing, temporary_folder
+from preprocessing.base.terminal import Screen, bare
 from preprocessing.corpus import addresses
 
 WRITTEN_BY_US: dict[Form, tuple[str, ...]] = {

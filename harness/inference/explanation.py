@@ -19,8 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.printable import plain_line, printable, public
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen, plain_line, printable, public
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import Span
 from preprocessing.text.vocabulary import RESERVED, UNK

@@ -29,9 +29,9 @@ from harness.rundir.training_facts import Reading, read_training, reading_of, tr
 from harness.scores.drift import drift
 from harness.scores.figures import figures, texts_of
 from harness.scores.tables import describe_new_rows
+from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import counted, public, tell
-from preprocessing.base.storage import storing, temporary_folder
+from preprocessing.base.terminal import counted, public, tell
 from preprocessing.config import SplitConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved

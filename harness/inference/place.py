@@ -27,10 +27,10 @@ from harness.inference.rows import KINDS
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from preprocessing.base import atomic
+from preprocessing.base.atomic import check_replaced, storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.machine import locked
+from preprocessing.base.processes import locked
 from preprocessing.base.schema import Count, Sha256, typed
-from preprocessing.base.storage import check_replaced, storing
 from preprocessing.base.untrusted import shown
 from preprocessing.corpus import addresses
 

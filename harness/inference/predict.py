@@ -31,10 +31,9 @@ from harness.inference.scorer import Scorer, unknown_shares
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from harness.rundir.results import probability_column
 from harness.rundir.training_facts import DIALECT, Reading
-from preprocessing.base import atomic, stopping
+from preprocessing.base import atomic, processes
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import percent, plain_line, tell
-from preprocessing.base.screen import Screen, cells, shortened
+from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
 from preprocessing.corpus import addresses, parquet, sources, tables
 from preprocessing.corpus.sources import Part
 from preprocessing.job import engine
@@ -109,7 +108,7 @@ def predict_here(config: PredictConfig) -> None:
         default = 1 if on_cuda else min(available_cores(), worth, len(job.parts))
         same = "the same command without --overwrite" if config.overwrite else "the same command"
         kept = f"finished parts are kept in {output.work}; {same} goes on"
-        with stopping.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
+        with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
             done = engine.run(job.parts, crew, progress_of(job.parts, config.quiet))
             finish(job, {part.number: made for part, made in done}, screen)
 

@@ -24,8 +24,8 @@ from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.training_facts import DIALECT, Reading, read_training, reading_of
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import public, tell
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import public, tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SplitConfig
 from preprocessing.corpus import addresses, sources, tables
@@ -131,8 +131,8 @@ def opened(kind: str, address: str, name: str, config: ReadingConfig, reading: R
         if chosen is None:
             raise DataError(f"{file.name}: no column {columns[0]!r}; it has {listed(seen.columns)}; use --column")
         seen = replace(seen, file=replace(seen.file, source=replace(seen.file.source, text_column=chosen)))
-    said = seen.file.form.in_words(file.expected, seen.first) if seen.file.form else []
-    return Input(replace(seen.file, form=None), kind, identity, ", ".join(said))
+    said = seen.file.form.in_words(file.expected, seen.first) if seen.file.form else ""
+    return Input(replace(seen.file, form=None), kind, identity, said)
 
 
 def has_header(first_line: Sequence[str], columns: Sequence[str]) -> bool:

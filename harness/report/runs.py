@@ -7,6 +7,7 @@ Runs are ranked by validation: choosing by the test split would make it a valida
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from harness.baseline.results import Comparison, compare, read_results
-from harness.config import flat
+from harness.config import LANGUAGE_MODEL, flat
 from harness.data.views import held_out
 from harness.report.mistakes import Originals, find_originals
 from harness.rundir.bundle_files import stored_info
@@ -26,10 +27,9 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import known_status, read_attempts, read_config, read_environment
 from harness.rundir.results import Measured, read_measured
 from harness.scores.figures import CHOSEN_BY, FIGURES
-from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import public_values
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
 WEIGHED = ("tokens_per_s", "data_wait", "mfu")
@@ -249,13 +249,9 @@ def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
 
 
 def unique_names(runs: Sequence[RunFacts]) -> list[str]:
-    """Directory names; where two runs have the same, as many of the folders above as tell them apart."""
-    paths = [run.directory.resolve().parts for run in runs]
-
-    def name(path: tuple[str, ...]) -> str:
-        for length in range(1, len(path) + 1):
-            if sum(other[-length:] == path[-length:] for other in paths) == 1:
-                break
-        return str(Path(*path[-length:]))
-
-    return [name(path) for path in paths]
+    """Directory names; where two runs have the same, their paths below the folder that holds all of them."""
+    paths = [run.directory.resolve() for run in runs]
+    if len({path.name for path in paths}) == len(paths):
+        return [path.name for path in paths]
+    above = os.path.commonpath([path.parent for path in paths])
+    return [str(path.relative_to(above)) for path in paths]

@@ -27,15 +27,25 @@ import numpy as np
 from harness.config import RunConfig
 from harness.data.checks import open_soft_labels
 from harness.data.soft_labels import targets_of
-from harness.model.donor import WIDE, StartWeights, describe_weights, find_donor, weights_of
-from harness.model.embedding import StartVectors, from_file, from_kept
 from harness.model.networks import AnyNetwork
-from harness.model.vector_files import check_own, coverage, is_own
+from harness.model.starts import (
+    WIDE,
+    StartVectors,
+    StartWeights,
+    check_own,
+    coverage,
+    describe_weights,
+    find_donor,
+    from_file,
+    from_kept,
+    is_own,
+    weights_of,
+)
 from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
-from preprocessing.base import machine
+from preprocessing.base import processes
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
@@ -212,7 +222,7 @@ class Learning:
         try:
             self.process.wait(wait_s)
         except subprocess.TimeoutExpired:
-            self.held_s = self.held_s + wait_s if machine.state(self.process.pid) in machine.HELD else 0.0
+            self.held_s = self.held_s + wait_s if processes.held(self.process.pid) else 0.0
             if self.held_s >= HELD_S:
                 self.process.kill()
             return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,14 +19,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from preprocessing.base.arrow import one_chunk
+from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import listed, shown
 from preprocessing.corpus import addresses, parquet
-from preprocessing.corpus.forms import BYTE_ORDER_MARK, SAMPLE_BYTES, plain
-from preprocessing.corpus.records import Dialect, check_width, parse, read_header, record_ends
+from preprocessing.corpus.forms import SAMPLE_BYTES, plain
+from preprocessing.corpus.records import (
+    check_width,
+    csv_rows,
+    raw,
+    read_columns,
+    read_header,
+    record_ends,
+    with_newline,
+)
 from preprocessing.corpus.sources import File, Part
-from preprocessing.labels import AUTO, as_found, spelling
+from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
 MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
@@ -79,20 +86,18 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
 
 
 def read_table(part: Part, wanted: list[str]) -> pa.Table:
-    """Some columns of a whole part, as preprocessing reads them: values of JSON lines as texts but for typed labels.
-
-    Raises ``DataError`` for what is no record of the format.
+    """Some columns of a whole part, as preprocessing reads them. Raises ``DataError`` as ``iter_rows`` does, and for a
+    row of JSON lines that lacks one of them.
     """
     if part.file.format == "csv":
         data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
         return csv_table(part, [data], part.cut.rows, part.cut.first_row, wanted)
     if part.file.format == "jsonl":
-        return json_columns(part, wanted)
-    if part.file.format == "folder":
-        return pa.concat_tables(rows.table for rows in rows_of_folder(part))
-    table = pa.concat_tables(parquet.decoded(rows.table) for rows in rows_of_parquet(part, wanted))
+        lines = addresses.read_range(part.data, part.cut.start, part.cut.stop).split(b"\n")
+        return json_table(part, lines, part.cut.first_row, None, wanted)
+    table = pa.concat_tables(parquet.decoded(rows.table) for rows in iter_rows(part, wanted))
     label = part.file.source.label_column
-    if part.file.source.labels == AUTO and label in wanted:
+    if part.file.format == "parquet" and part.file.source.labels == AUTO and label in wanted:
         with addresses.open_file(part.data) as opened:
             classes = parquet.class_names(pa.parquet.read_schema(opened), label)
         if classes:
@@ -135,47 +140,34 @@ def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -
 
 
 def runs_of_lines(part: Part) -> Iterator[tuple[list[bytes], int]]:
-    """The records of a part, blank lines among them, some at a time, and how many of them are rows."""
+    """The records of a part, blank lines behind each of them, some at a time, and how many of them are rows."""
     data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
-    ends, filled = record_ends(data, part.file.dialect, last=True)
-    filled = filled | (part.file.format == "txt")
-    counted, at, start = np.cumsum(filled), 0, 0
-    while at < len(ends):
-        before = int(counted[at - 1]) if at else 0
-        by_rows = int(np.searchsorted(counted, before + MOST_ROWS)) + 1
-        by_bytes = int(np.searchsorted(ends, start + MOST_BYTES)) + 1
-        stop = min(by_rows, by_bytes, len(ends))
-        if counted[-1] == counted[stop - 1]:
-            stop = len(ends)  # blank lines behind the last row
-        bounds = [start, *ends[at:stop].tolist()]
-        yield [data[low:high] for low, high in itertools.pairwise(bounds)], int(counted[stop - 1]) - before
-        at, start = stop, bounds[-1]
+    ends, filled = record_ends(data, part.file.dialect, f"{part.file.name}: from row {part.cut.first_row}", last=True)
+    is_row = (filled | (part.file.format == "txt")).tolist()
+    lines, rows, size = list[bytes](), 0, 0
+    for (low, high), counts in zip(itertools.pairwise([0, *ends.tolist()]), is_row, strict=True):
+        if counts and (rows == MOST_ROWS or size >= MOST_BYTES):
+            yield lines, rows
+            lines, rows, size = [], 0, 0
+        lines.append(data[low:high])
+        rows, size = rows + counts, size + high - low
+    if rows:
+        yield lines, rows
 
 
 def csv_table(part: Part, lines: list[bytes], rows: int, first_row: int, wanted: Sequence[str]) -> pa.Table:
     """Some whole records of CSV as columns of bytes, repeated names among them."""
     data = lines[0] if len(lines) == 1 else b"".join(lines)
-    names = [str(place) for place in range(len(part.columns))]
     all_of_them = tuple(wanted) == part.columns
-    indices = names if all_of_them else [names[part.columns.index(name)] for name in wanted]
-    try:
-        table, ragged = parse(data, names, indices, part.file.dialect)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{part.file.name}: near row {first_row}: {addresses.sentence(error)}") from None
-    if ragged:
-        what = f"{ragged[0].actual_columns} fields, the header has {ragged[0].expected_columns}"
-        hint = "correct the row, or set source.delimiter, quote or escape"
-        raise fail(part, first_row + ragged[0].number - 1, f"{what}; {hint}")
-    if len(table) != rows:
-        what = f"{len(table)} rows where {rows} lines end"
-        raise DataError(f"{part.file.name}: from row {first_row}: {what}; line ends must be \\n or \\r\\n")
-    return table.rename_columns(list(wanted))
+    places = range(len(wanted)) if all_of_them else [part.columns.index(name) for name in wanted]
+    found = read_columns(data, part.file.dialect, len(part.columns), places, rows, part.file.name, first_row)
+    return pa.table(found, names=list(wanted))
 
 
 def json_record(line: bytes, where: str) -> dict[str, Any]:
-    """The object in a line of JSON. Raises ``DataError`` that begins with ``where``."""
+    """The object in a line of JSON; NaN and infinities are null. Raises ``DataError`` that begins with ``where``."""
     try:
-        record = json.loads(line.decode())
+        record = json.loads(line.decode(), parse_constant=lambda _: None)
     except UnicodeDecodeError as error:
         byte = f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8"
         raise DataError(f"{where}: {byte}; {ENCODING}") from None
@@ -187,61 +179,27 @@ def json_record(line: bytes, where: str) -> dict[str, Any]:
     return record
 
 
-def json_records(part: Part, lines: Iterable[bytes], first_row: int) -> list[dict[str, Any]]:
-    """The object in each line that is not blank."""
-    filled = (line for line in lines if line not in (b"", b"\n", b"\r", b"\r\n"))
-    return [json_record(line, f"{part.file.name}: row {row}") for row, line in enumerate(filled, first_row)]
+def json_table(
+    part: Part, lines: list[bytes], first_row: int, schema: pa.Schema | None, wanted: Sequence[str] | None = None
+) -> pa.Table:
+    """All keys of some JSON lines, null where a row lacks one; or those that are ``wanted``.
 
-
-def scalar(value: Any, where: str, is_text: bool) -> str | None:
-    """A JSON value as text; null and NaN are none. Raises ``DataError`` that begins with ``where``."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, str):
-        return encode(value).decode() if not value.isascii() else value
-    if is_text or isinstance(value, (dict, list)):
-        raise DataError(f"{where} is {shown(value)}, expected a text")
-    return str(value)
-
-
-def json_columns(part: Part, wanted: Sequence[str]) -> pa.Table:
-    """The wanted keys of JSON lines."""
+    Each row must have these, but for a label or a group that may be missing, and a text must be one.
+    """
     source = part.file.source
-    optional = {source.label_column} if source.missing_label != "error" else set()
-    if part.file.is_unlabelled:
-        optional.add(str(part.file.splits.group_column))
-    values: dict[str, list[Any]] = {name: [] for name in wanted}
-    lines = addresses.read_range(part.data, part.cut.start, part.cut.stop).removeprefix(BYTE_ORDER_MARK).split(b"\n")
-    for row, record in enumerate(json_records(part, lines, part.cut.first_row), part.cut.first_row):
-        for name in wanted:
-            if name not in record and name not in optional:
-                raise fail(part, row, f"has no key {name!r}; it has {listed(list(record))}")
-            value = record.get(name)
-            text = scalar(value, f"{part.file.name}: row {row}: {name!r}", name == source.text_column)
-            is_typed = name == source.label_column and isinstance(value, bool | int | float)
-            values[name].append(value if is_typed else text)
-    label = source.label_column
-    return pa.table(
-        {name: of_one_type(them) if name == label else pa.array(them, TEXT) for name, them in values.items()}
-    )
-
-
-def of_one_type(values: list[Any]) -> pa.Array:
-    """The labels of some rows of JSON, as numbers or booleans where all of them are such, else as texts."""
-    try:
-        return pa.array([None if value != value else value for value in values])
-    except (pa.ArrowException, OverflowError, TypeError):
-        return pa.array([as_found(value) for value in values], TEXT)
-
-
-def json_table(part: Part, lines: list[bytes], first_row: int, schema: pa.Schema | None) -> pa.Table:
-    """All keys of some JSON lines; a key that a row lacks is null there."""
-    records = json_records(part, lines, first_row)
-    names = list(dict.fromkeys(name for record in records for name in record)) if schema is None else schema.names
-    check_width(part.file.name, len(names))
-    text = part.file.source.text_column
+    optional = [source.label_column] if source.missing_label != "error" else []
+    optional += [str(part.file.splits.group_column)] if part.file.is_unlabelled else []
+    filled = (line for line in lines if line not in (b"", b"\n", b"\r", b"\r\n"))
+    records = [json_record(line, f"{part.file.name}: row {row}") for row, line in enumerate(filled, first_row)]
     for row, record in enumerate(records, first_row):
-        scalar(record.get(text), f"{part.file.name}: row {row}: {text!r}", is_text=True)
+        for name in wanted or [source.text_column]:
+            value = record.get(name)
+            if wanted and name not in record and name not in optional:
+                raise fail(part, row, f"has no key {name!r}; it has {listed(list(record))}")
+            if isinstance(value, dict | list) or (name == source.text_column and not isinstance(value, str | None)):
+                raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
+    names = wanted or (schema.names if schema else list(dict.fromkeys(name for one in records for name in one)))
+    check_width(part.file.name, len(names))
     values = {name: [record.get(name) for record in records] for name in names}
     kinds = schema or pa.schema([(name, json_type(them)) for name, them in values.items()])
     return pa.table({name: json_array(values[name], kinds.field(name).type) for name in names})
@@ -249,15 +207,13 @@ def json_table(part: Part, lines: list[bytes], first_row: int, schema: pa.Schema
 
 def json_type(values: list[Any]) -> pa.DataType:
     """The one type of some values of JSON; text where they have several, and for all else."""
-    kinds = {type(value) for value in values} - {type(None)}
-    if not kinds:
-        return pa.null()
-    if kinds == {bool}:
-        return pa.bool_()
-    is_small = all(-(1 << 63) <= value < 1 << 63 for value in values if type(value) is int)
-    if not is_small or not kinds <= {int, float}:
+    if any(isinstance(value, str) for value in values):
         return TEXT
-    return pa.float64() if float in kinds else pa.int64()
+    try:
+        kind = pa.array(values).type
+    except (ValueError, TypeError, OverflowError):
+        return TEXT
+    return kind if kind in (pa.int64(), pa.float64(), pa.bool_(), pa.null()) else TEXT
 
 
 def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -272,14 +228,11 @@ def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
     """The columns of all pieces of JSON lines, each of the type that holds the values of every piece."""
-    found: dict[str, pa.DataType] = {}
+    found: dict[str, set[pa.DataType]] = {}
     for field in (field for schema in schemas for field in schema):
-        before = found.get(field.name, pa.null())
-        if before == pa.null() or {before, field.type} == {pa.int64(), pa.float64()}:
-            found[field.name] = field.type if before == pa.null() else pa.float64()
-        elif field.type not in (before, pa.null()):
-            found[field.name] = TEXT
-    return pa.schema([(name, TEXT if kind == pa.null() else kind) for name, kind in found.items()])
+        found.setdefault(field.name, set()).update({field.type} - {pa.null()})
+    kinds = {name: kinds if kinds != {pa.int64(), pa.float64()} else {pa.float64()} for name, kinds in found.items()}
+    return pa.schema([(name, its.pop() if len(its) == 1 else TEXT) for name, its in kinds.items()])
 
 
 def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
@@ -299,38 +252,31 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
 
 
 def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.DictionaryArray:
-    """A column of numbers of classes as their names, but for those in ``source.neutral``; below 0 there is no label.
-
-    The dictionary has all names in the order of their numbers.
-    """
+    """A column of numbers of classes as their names, in the order of their numbers; below 0 there is no label."""
     numbers = one_chunk(column).cast(pa.int64())
     beyond = pc.fill_null(pc.greater_equal(numbers, len(names)), False).to_numpy(zero_copy_only=False)
     if beyond.any():
         at = int(np.argmax(beyond))
         what = f"label {numbers[at]} has no name: the file's metadata names {len(names)} classes"
         raise fail(part, part.cut.first_row + at, f"{what}; correct it, or say in source.labels what the numbers mean")
-    neutral = {spelling(value) for value in part.file.source.neutral} - {spelling(name) for name in names}
-    known = [str(number) if str(number) in neutral else name for number, name in enumerate(names)]
     indices = pc.if_else(pc.less(numbers, 0), pa.scalar(None, pa.int64()), numbers)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(known, TEXT))
+    return pa.DictionaryArray.from_arrays(indices, pa.array(names, TEXT))
 
 
 def rows_of_folder(part: Part) -> Iterator[Rows]:
     """Whole text files, with their names and their labels."""
-    source, first = part.file.source, part.cut.first_row
-    texts: list[bytes] = []
-    size = 0
-    for number, (address, _, _) in enumerate(part.texts, 1):
-        texts.append(plain(b"".join(addresses.stream(address)), address, source.encoding))
-        size += len(texts[-1])
-        if len(texts) == MOST_ROWS or size >= MOST_BYTES or number == len(part.texts):
-            here = part.texts[number - len(texts) : number]
-            names = [address.removeprefix(part.file.address).lstrip("/") for address, _, _ in here]
+    source, first, size = part.file.source, part.cut.first_row, 0
+    rows: list[tuple[str, bytes, str]] = []
+    for number, (address, label, _) in enumerate(part.texts, 1):
+        name = address.removeprefix(part.file.address).lstrip("/")
+        rows.append((name, plain(b"".join(addresses.stream(address)), address, source.encoding), label))
+        size += len(rows[-1][1])
+        if len(rows) == MOST_ROWS or size >= MOST_BYTES or number == len(part.texts):
+            names, texts, labels = zip(*rows, strict=True)
             columns = {FILE: pa.array(names), source.text_column: pa.array(texts, pa.large_binary())}
-            if not part.file.is_unlabelled:
-                columns[source.label_column] = pa.array([label for _, label, _ in here])
-            yield Rows(first + number - len(texts), pa.table(columns), [])
-            texts, size = [], 0
+            columns |= {} if part.file.is_unlabelled else {source.label_column: pa.array(labels)}
+            yield Rows(first + number - len(rows), pa.table(columns), [])
+            rows, size = [], 0
 
 
 @dataclass(frozen=True)
@@ -363,29 +309,23 @@ def sample(file: File) -> Sample:
     if file.format == "txt":
         return Sample(file, [file.source.text_column], dict, first)
     head = next(form.converted([first], file.name), b"")[form.mark :]
-    whole = len(first) < addresses.READ_BYTES and len(head) <= SAMPLE_BYTES
-    ends, _ = record_ends(head[:SAMPLE_BYTES], file.dialect, last=whole)
-    used = int(ends[-1]) if len(ends) else 0
+    whole = len(head) <= SAMPLE_BYTES and len(first) < addresses.READ_BYTES
+    lines = with_newline(head) if whole else head[: head.rfind(b"\n", 0, SAMPLE_BYTES) + 1]
     if file.format == "jsonl":
-        records = json_sample(file, [head[:used] or head, *elsewhere(file)])
+        records = json_sample(file, [lines or head, *elsewhere(file)])
         columns = list(dict.fromkeys(name for record in records for name in record))
         check_width(file.name, len(columns))
         return Sample(file, columns, lambda: {name: [one.get(name) for one in records] for name in columns}, first)
     columns = list(file.source.columns) or list(read_header(head, file.name, file.dialect))
-    start = 0 if file.source.columns or not len(ends) else int(ends[0])
-    return Sample(file, columns, lambda: csv_values(file, columns, head[start:used]), first)
+    return Sample(file, columns, lambda: csv_values(file, columns, lines), first)
 
 
 def csv_values(file: File, columns: list[str], head: bytes) -> dict[str, list[Any]]:
-    """Rows of CSV; of columns of one name the first."""
-    tables = [whole_records(head, len(columns), file.dialect)]
-    tables += [whole_records(data, len(columns), file.dialect).slice(1) for data in elsewhere(file)]
-    values: dict[str, list[Any]] = {}
-    for name, column in zip(columns, pa.concat_tables(tables).columns, strict=True):
-        if name not in values:
-            cells = spread(column.to_pylist())
-            values[name] = [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
-    return values
+    """Rows of CSV that have as many fields as there are columns; of columns of one name the first."""
+    found = [row for data in (head, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
+    rows = spread([row for row in found if len(row) == len(columns)][0 if file.source.columns else 1 :])
+    places = {name: place for place, name in reversed(list(enumerate(columns)))}
+    return {name: [raw(row[places[name]]).decode("utf-8", "replace") for row in rows] for name in columns}
 
 
 def elsewhere(file: File) -> Iterator[bytes]:
@@ -398,20 +338,9 @@ def elsewhere(file: File) -> Iterator[bytes]:
         yield data[data.find(b"\n") + 1 : data.rfind(b"\n") + 1]
 
 
-def whole_records(data: bytes, columns: int, dialect: Dialect) -> pa.Table:
-    """The records of some CSV that have as many fields as there are columns."""
-    names = [str(place) for place in range(columns)]
-    empty = pa.table({name: pa.array([], pa.large_binary()) for name in names})
-    try:
-        return parse(data, names, names, dialect)[0] if data else empty
-    except pa.ArrowInvalid:
-        return empty  # the job itself says what is wrong, and where
-
-
 def spread(values: list[Any]) -> list[Any]:
     """At most ``SAMPLE_ROWS`` of some values, from all over them."""
-    size = len(values)
-    return values if size <= SAMPLE_ROWS else [values[at * size // SAMPLE_ROWS] for at in range(SAMPLE_ROWS)]
+    return values[:: 1 + len(values) // (SAMPLE_ROWS + 1)]
 
 
 def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:
@@ -435,16 +364,15 @@ def parquet_values(file: File) -> dict[str, list[Any]]:
     values: dict[str, list[Any]] = {}
     with addresses.naming(file.address, file.name), addresses.open_file(file.address) as opened:
         opened_parquet = pa.parquet.ParquetFile(opened)
-        groups, row = opened_parquet.num_row_groups, 0
         flat = [field.name for field in opened_parquet.schema_arrow if not is_heavy(field.type)]
-        chosen = {groups * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if groups else set()
-        for group in range(groups):
-            rows = opened_parquet.metadata.row_group(group).num_rows
-            stop = row + min(rows, SAMPLE_ROWS // len(chosen)) if group in chosen else row
-            for batch in parquet.batches(opened_parquet, file.name, opened.size(), row, stop, flat):
+        rows = [opened_parquet.metadata.row_group(group).num_rows for group in range(opened_parquet.num_row_groups)]
+        begins = list(itertools.accumulate(rows, initial=0))
+        chosen = {len(rows) * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if rows else set()
+        for group in sorted(chosen):
+            begin, stop = begins[group], begins[group] + min(rows[group], SAMPLE_ROWS // len(chosen))
+            for batch in parquet.batches(opened_parquet, file.name, opened.size(), begin, stop, flat):
                 for name in flat:
                     values.setdefault(name, []).extend(batch.column(name).to_pylist())
-            row += rows
     return values
 
 

@@ -21,9 +21,7 @@ import numpy as np
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import public
 from preprocessing.base.schema import typed
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import (
     ALL_SPLITS,
     NO_LABEL,
@@ -33,6 +31,7 @@ from preprocessing.base.split_names import (
     UNLABELLED_NUMBER,
     split_number,
 )
+from preprocessing.base.terminal import Screen, public
 from preprocessing.base.untrusted import read_json
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote

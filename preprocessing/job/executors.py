@@ -24,10 +24,9 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from preprocessing.base import machine
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.screen import Screen
-from preprocessing.base.stopping import SIGNALS
+from preprocessing.base.processes import SIGNALS, end_spawned
+from preprocessing.base.terminal import Screen
 from preprocessing.config import ExecutorConfig
 
 Task = TypeVar("Task")
@@ -127,7 +126,7 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in left:
                     process.kill()
-                machine.end_spawned()  # one that was just being started is not among them
+                end_spawned()  # one that was just being started is not among them
                 raise
 
 

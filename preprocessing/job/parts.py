@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import NO_LABEL
+from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig, SourceConfig
 from preprocessing.corpus import rows, sources
 from preprocessing.corpus.sources import Plan

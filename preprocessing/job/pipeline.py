@@ -22,21 +22,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.base import stopping
+from preprocessing.base import processes
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import public, tell
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import (
     UNLABELLED,
     UNLABELLED_NUMBER,
     VALIDATION_NUMBER,
 )
-from preprocessing.base.storage import temporary_folder
+from preprocessing.base.terminal import Screen, public, tell
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
+from preprocessing.dataset.inspect import folds_in_words, groups_in_words, unlabelled_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
@@ -46,7 +46,6 @@ from preprocessing.dataset.shards import (
     read_manifest,
     write_manifest,
 )
-from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words
 from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
 from preprocessing.job.decisions import NO_FOLD, check_splits, decide, fold_rows
@@ -173,7 +172,7 @@ def build(config: PreprocessConfig) -> Manifest:
     """
     with output.claimed(config) as place:
         kept = f"what is finished is kept in {place.root / output.WORK}; the same command goes on"
-        with stopping.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
+        with processes.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
             return Job(config, found, place).run()
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base.printable import counted, public_values
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABELLED
+from preprocessing.base.terminal import counted, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.shards import Manifest, ShardInfo

@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from preprocessing.base.atomic import told
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.installed import load, needed
-from preprocessing.base.storage import told
 from preprocessing.base.untrusted import read_bytes
 from preprocessing.text.cleaning import nfc
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec

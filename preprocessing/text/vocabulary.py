@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import atomic
-from preprocessing.base.arrow import mapped, one_chunk, record_batches
+from preprocessing.base.arrays import mapped, one_chunk, record_batches
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.untrusted import one_line
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 
-from preprocessing.base import atomic, stopping
+from preprocessing.base import atomic, processes
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
 from preprocessing.job import engine
@@ -39,7 +39,7 @@ def be_killed(number: int) -> None:
 
 def signalled(number: int) -> int:
     """Sends its own process every signal that asks a command to stop, and goes on."""
-    for name in stopping.SIGNALS:
+    for name in processes.SIGNALS:
         os.kill(os.getpid(), getattr(signal, name))
     return number
 

@@ -232,21 +232,6 @@ def replaced(folder: Path, name: str, data: bytes) -> None:
     resealed(folder / EXPORT, lambda content: content["files"][name].update(said))
 
 
-def test_any_flipped_byte_is_found_whatever_reads_it(own: Path) -> None:
-    expected = padless.load(own).predict_proba(TEXTS)
-    random = np.random.default_rng(0)
-    for path in sorted(set(own.iterdir()) - {own / CARD}):
-        whole = path.read_bytes()
-        for place in random.integers(0, len(whole), 2):
-            content = bytearray(whole)
-            content[place] ^= 1 << int(random.integers(8))
-            path.write_bytes(content)
-            refused, found = attempt(own, "torch")
-            # else a blank of export.json: all that the file says is what it said
-            assert str(own) in refused or (path.name == EXPORT and np.array_equal(found, expected)), path
-        path.write_bytes(whole)
-
-
 def test_one_form_of_the_network_is_enough(own: Path) -> None:
     expected = padless.load(own, "onnx").predict_proba(TEXTS)
     for name in (INT8, TRAINING, read_info(own).weights):
@@ -285,9 +270,7 @@ FACTS = {"bytes": 1, "sha256": "0" * 64}
     [
         (lambda content: content["files"].update({"../x": FACTS}), "names a file outside its own folder ('../x')"),
         (lambda content: content["files"][ONNX].update(bytes=10**9), "and export.json says 1,000,000,000"),
-        (lambda content: content["files"][ONNX].update(bytes=10**15), "and no ONNX file has more than 2,147,483,648"),
         (lambda content: content.update(format_version=9), "padless-export 9, this padless reads padless-export 1"),
-        (lambda content: content.update(bundle="0"), "belongs to another bundle"),
     ],
 )
 def test_an_index_that_is_not_true_is_refused(own: Path, change: Any, sentence: str) -> None:
