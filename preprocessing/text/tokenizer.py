@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import arrays
-from preprocessing.base.arrow import one_chunk
+from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import load
 from preprocessing.text import resources
