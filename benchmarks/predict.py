@@ -25,9 +25,8 @@ from benchmarks.measuring import alternate, check_sizes, one_core, result, show
 from benchmarks.text import notebook
 from harness.config import require
 from harness.inference import config as predicting
-from harness.inference.engines import open_scorer, scorer_class
 from harness.inference.rows import find, texts_in
-from harness.inference.scorer import Scorer
+from harness.inference.scorer import Scorer, open_scorer, scorer_class
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.base.storage import temporary_folder

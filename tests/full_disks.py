@@ -327,7 +327,6 @@ SCENARIOS = (
         Scenario(f"prediction {kind}", of(harness, *PREDICT, "--input", source, "--output", f"DISK/{output}"))
         for kind, source, output in (
             ("of a file", "{new.csv}", "out.csv"),
-            ("into a folder", "{packed.csv.gz}", "out/"),
             ("into Parquet", "{packed.csv.gz}", "out.parquet"),
         )
     ),
@@ -463,7 +462,7 @@ def preload() -> None:
     names = "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure"
     names += " pyarrow.parquet torch.profiler jinja2 onnx onnxruntime gensim.models msgspec harness.train"
     names += " harness.training.assembly harness.report.sinks harness.inference.predict harness.export.command"
-    names += " harness.inference.new_rows harness.inference.evaluation harness.inference.labelling"
+    names += " harness.inference.evaluation harness.inference.labelling"
     names += " preprocessing.job.pipeline"
     for name in names.split():
         with warnings.catch_warnings():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.config import require
-from harness.inference.engines import Engine
+from harness.inference.scorer import Engine
 from harness.rundir.training_facts import DIALECT
 from preprocessing.base.errors import ConfigError, check_processes, check_wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
@@ -51,7 +51,7 @@ class ScoringConfig:
 class EvaluateConfig(ScoringConfig):
     """Evaluate the best weights of a run on new labelled rows, or on a split of a dataset.
 
-    New rows are read as those of the training were, and compared with them: unknown words, lengths and classes.
+    New rows are read as those of the training were.
     """
 
     run: str
@@ -110,15 +110,15 @@ class ReadingConfig:
 
     column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
     """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
-    encoding: str | None = field(default=None, metadata={"also": ("source.encoding",)})
+    encoding: str | None = None
     """How text is written: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another; null: as the
     training was told, or auto."""
-    delimiter: str | None = field(default=None, metadata={"also": ("source.delimiter",)})
+    delimiter: str | None = None
     """CSV: between fields; null: as in the corpus of the training, or what divides every line into as many fields."""
-    quote: str | None = field(default=None, metadata={"also": ("source.quote",)})
+    quote: str | None = None
     """CSV: around fields that hold delimiters or line ends, an empty string for nothing; null: as in the corpus of the
     training, or a double quote."""
-    escape: str | None = field(default=None, metadata={"also": ("source.escape",)})
+    escape: str | None = None
     """CSV: the character that makes the next one literal; null: as in the corpus of the training."""
 
     def __post_init__(self) -> None:
@@ -148,14 +148,11 @@ class PredictConfig(ReadingConfig):
     missing: Literal["error", "keep"] = "error"
     """Rows without a text: refused before anything is predicted, or predicted as an empty text."""
     output: str | None = None
-    """File to write (.parquet, .csv, .tsv or .jsonl), or a folder of parts (NAME/); the input's columns, unchanged, and
-    the predictions."""
-    output_format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = "auto"
-    """What the output is; auto takes it from the name, and parquet for a folder."""
+    """File to write (.parquet, .csv, .tsv or .jsonl): the input's columns, unchanged, and the predictions."""
     prefix: str = ""
     """Stands before the names of the new columns, where the input has a column predicted already."""
     overwrite: bool = False
-    """Begin anew where another prediction was begun, or replace a folder of parts, or a file of something else."""
+    """Begin anew where another prediction was begun, or replace a file of something else."""
     engine: Engine = "auto"
     """What computes: torch; onnx or onnx-int8, ONNX Runtime, of an export that has that form; auto takes torch where it
     can be imported, else onnx."""
@@ -163,15 +160,15 @@ class PredictConfig(ReadingConfig):
     """Where the model runs; auto takes a CUDA device if there is one."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """What the recurrent layers compute in; auto: bf16 where the device computes it natively."""
-    processes: int | None = field(default=None, metadata={"also": ("workers", "executor.workers")})
+    processes: int | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
-    executor: Literal["local", "dask"] = field(default="local", metadata={"also": ("executor.kind",)})
+    executor: Literal["local", "dask"] = "local"
     """local: processes on this machine; dask: the workers of a running scheduler, which see the same files."""
-    scheduler: str | None = field(default=None, metadata={"also": ("executor.scheduler",)})
+    scheduler: str | None = None
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
-    timeout_s: float = field(default=86_400.0, metadata={"also": ("executor.timeout_s",)})
+    timeout_s: float = 86_400.0
     """Longest wait for the next part, and of one rank for the others."""
-    part_mb: float = field(default=8.0, metadata={"also": ("source.part_mb",)})
+    part_mb: float = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
     batch: int = 1024
     """Most rows computed at once; long texts are fewer."""
@@ -188,11 +185,9 @@ class PredictConfig(ReadingConfig):
         check_processes("processes", self.processes)
         check_wait("timeout_s", self.timeout_s)
         require(all(self.inputs), "input", self.input, "names that are not empty")
-        require(self.output != "", "output", self.output, "the name of a file or a folder")
+        require(self.output != "", "output", self.output, "the name of a file")
         if (self.input is None) != (self.output is None) and self.inputs != [STDIN]:
             raise ConfigError("--input and --output go together: name the file to read and the file to write")
-        if self.output is None and self.output_format != "auto":
-            raise ConfigError("--output_format says what --output is; name one, or leave this out")
         self.workers()
 
     @property

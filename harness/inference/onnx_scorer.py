@@ -82,7 +82,7 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
 
 
 def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int) -> np.ndarray:
-    """What ``harness.inference.torch_scorer.logits_of`` gives, from a session."""
+    """What ``harness.inference.bundle.logits_of`` gives, from a session."""
 
     def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
         found: np.ndarray = session.run([LOGITS], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 
-from harness.inference.engines import Engine, open_scorer
-from harness.inference.scorer import Scorer
+from harness.inference.scorer import Engine, Scorer, open_scorer
 from harness.rundir.results import prediction_columns
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
@@ -20,8 +19,8 @@ from preprocessing.labels import as_found, typed_values
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.inference.bundle import TorchScorer
     from harness.inference.explanation import Explanation
-    from harness.inference.torch_scorer import TorchScorer
 
 Texts: TypeAlias = "str | Iterable[str] | pd.Series[Any] | pa.Array | pa.ChunkedArray"
 CHUNK_ROWS = 2048
@@ -73,7 +72,7 @@ class TextClassifier:
             raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
         if not hasattr(self._scorer, "bundle"):
             raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
-        from harness.inference.explainer import explain
+        from harness.inference.explain import explain
 
         return explain(cast("TorchScorer", self._scorer), [text], as_found(label))[0]
 

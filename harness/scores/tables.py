@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures for a terminal: splits or runs side by side, classes, confusions, drift, and the sentences beside them."""
+"""Figures for a terminal: splits or runs side by side, classes, confusions, and the sentences beside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLASSES = 10
 WHOLE_CONFUSION = 6
 """Classes up to which every cell of the confusion is shown; of more, the largest confusions."""
 LISTED = 8
-"""Confusions, or classes of a drift, that are shown."""
+"""Confusions that are shown."""
 MARK = "*"
 """Stands behind the figure that chose, wherever validations are shown."""
 CLASS_COLUMNS = (
@@ -115,7 +115,7 @@ def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
 
 
 def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) -> str:
-    """Metrics, classes, confusion, the weakest group and drift of an evaluation of new rows, one below the other."""
+    """Metrics, classes, confusion, the weakest group of an evaluation of new rows, one below the other."""
     head = f"{name}: {values['rows']:,} rows"
     head += f", {values['left_out']:,} left out" if values["left_out"] else ""
     head += f", {values['missing']:,} without a text" if values["missing"] else ""
@@ -126,7 +126,7 @@ def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) 
         classes_table(values["per_class"], width),
         confusion_table(values, width),
         wrapped(weakest(values), width),
-        drift_table(values["drift"], width),
+        wrapped(beside_training(values["beside_training"]), width),
     ]
     return "\n\n".join("\n".join(lines) for lines in blocks)
 
@@ -158,34 +158,15 @@ def weakest(values: Mapping[str, Any]) -> str:
     return f"weakest group: {group}: accuracy {lowest['accuracy']:.4f} ({interval(lowest['accuracy_interval'])})"
 
 
-def drift_table(values: Mapping[str, Any], width: int) -> list[str]:
-    """The new rows beside the training's, and what differs."""
-    places = [place for place in ("train", "validation", "here") if place in values["unknown"]]
-    rows = [{"of": "unknown tokens", **{place: f"{values['unknown'][place]:.1%}" for place in places}}]
-    for key, title in (("0.05", "shortest twentieth"), ("0.5", "median"), ("0.95", "longest twentieth")):
-        known = {place: lengths[key] for place in places if (lengths := values["lengths"].get(place)) is not None}
-        rows.append({"of": f"tokens, {title}", **{place: f"{length:,}" for place, length in known.items()}})
-    shares = {place: shares_of(values["classes"].get(place, {})) for place in places}
-    names = sorted(shares["here"], key=lambda name: -abs(shares["here"][name] - shares.get("train", {}).get(name, 0)))
-    rows += [
-        {"of": f"class {name}", **{place: f"{found[name]:.1%}" for place, found in shares.items() if found}}
-        for name in names[:LISTED]
-    ]
-    columns = [
-        Column(key="of", title="drift", right=False, shrinks=True),
-        *(Column(key=one, title=one) for one in places),
-    ]
-    found = [f"drift: {sentence}" for sentence in values["found"]]
-    if "stability_index" not in values["lengths"]:
-        found.append("drift: lengths and classes of the training are not known: its dataset is elsewhere now")
-    sentences = found or ["drift: none that matters"]
-    return [*table(columns, rows, width), *(line for one in sentences for line in wrapped(one, width))]
-
-
-def shares_of(counts: Mapping[str, int]) -> dict[str, float]:
-    """Each class's share of the rows."""
-    total = sum(counts.values()) or 1
-    return {name: count / total for name, count in counts.items()}
+def beside_training(shares: Mapping[str, float | None]) -> str:
+    """Unknown words and cut texts of new rows, beside those of the training."""
+    known = {name: "" if share is None else percent(share) for name, share in shares.items()}
+    validation = f" ({known['unknown_validation']} in validation)" if known["unknown_validation"] else ""
+    train = f" ({known['longest_train']} in training)" if known["longest_train"] else ""
+    return (
+        f"not in the vocabulary: {known['unknown']} of the tokens{validation}; as long as any that is read: "
+        f"{known['longest']} of the texts{train}"
+    )
 
 
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:

@@ -95,7 +95,7 @@ class Scorer:
         with world.together("writing the test's results"), storage(directory):
             if world.is_main:
                 values = assess(scores, bundle, data.splits[TEST])
-                write_results(directory, TEST, scores, data.manifest, values)
+                write_results(directory, TEST, scores, data.manifest.label_type, values)
         if world.is_main:
             sinks.log(TEST, {"step": step, **numbers_of(values)})
         return values
@@ -113,7 +113,7 @@ class Scorer:
         with world.together("writing the results on validation"), storage(directory):
             if world.is_main:
                 values = assess(scores, bundle, data.splits[VALIDATION])
-                write_results(directory / EVALUATION, VALIDATION, scores, data.manifest, values)
+                write_results(directory / EVALUATION, VALIDATION, scores, data.manifest.label_type, values)
 
 
 @dataclass

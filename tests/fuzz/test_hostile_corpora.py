@@ -18,8 +18,7 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.inference.config import ReadingConfig
-from harness.inference.parts import values_of
-from harness.inference.rows import find, texts_of
+from harness.inference.rows import find, texts_of, values_of
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig, SplitConfig
@@ -73,8 +72,8 @@ def dataset_rows(path: Path) -> list[str]:
 def prediction_rows(path: Path) -> list[str]:
     """Texts as predict reads them, and all other columns."""
     texts: list[str] = []
-    for one in find([str(path)], "auto", ReadingConfig(), Reading(SourceConfig()), path.parent):
-        for part in sources.scan(one.file, path.parent).parts:
+    for file in find([str(path)], "auto", ReadingConfig(), Reading(SourceConfig()), path.parent):
+        for part in sources.scan(file, path.parent).parts:
             for rows in tables.iter_rows(part):
                 texts += texts_of(part, rows, missing=True)
                 assert len(values_of(part, rows)) == len(rows.table)
@@ -143,10 +142,7 @@ def test_a_flipped_bit_of_a_footer(reader: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", [one for one in REPLACEMENTS if one != "a terabyte of zeros"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_what_is_no_file(kind: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a named pipe predict reads, if something comes."""
-    monkeypatch.setattr("harness.inference.rows.PIPE_TIMEOUT_S", 0)
-    monkeypatch.setattr("harness.inference.rows.NOTICE_AFTER_S", 0)
+def test_what_is_no_file(kind: str, what: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows.{kind}"
     write(kind, path)
     replace(path, what)

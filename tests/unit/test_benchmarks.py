@@ -18,7 +18,7 @@ from benchmarks import corpora, curve, limits, loader, measuring, predict, pretr
 from benchmarks.__main__ import main
 from benchmarks.measuring import Lines, UnavailableError
 from harness.config import ModelConfig
-from harness.inference.engines import open_scorer
+from harness.inference.scorer import open_scorer
 from preprocessing.base import cli
 from preprocessing.text.spec import TextSpec
 from tests.bundles import write_run

@@ -11,17 +11,16 @@ import pytest
 import torch
 
 from harness.config import ModelConfig
-from harness.inference.bundle import Bundle, read_bundle, write_bundle
-from harness.inference.evaluation import assess, log_odds, occlusion
+from harness.inference.bundle import Bundle, logits_of, read_bundle, write_bundle
+from harness.inference.evaluation import assess
+from harness.inference.explain import added
 from harness.inference.scoring import Scores, score
-from harness.inference.torch_scorer import logits_of
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision
 from harness.scores.metrics import classification_metrics
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.text.vocabulary import UNK
 from tests.datasets import write_dataset
 
 CLASSES = (2, 3)
@@ -95,14 +94,10 @@ def tokens_of(split: Split, row: int) -> np.ndarray:
     raise AssertionError(row)
 
 
-def test_a_word_weighs_what_the_answer_loses_without_it(bundle: Bundle) -> None:
+def test_words_weigh_what_they_add_to_the_answer(bundle: Bundle) -> None:
     ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
+    logits = logits_of(bundle.model, [ids], 1)[0]
     for label in range(len(bundle.info.labels)):
-        weights = occlusion(bundle.model, ids, label)
-        whole = log_odds(logits_of(bundle.model, [ids], 1), label)[0]
-        for place in range(8):
-            changed = ids.copy()
-            changed[place] = UNK
-            without = log_odds(logits_of(bundle.model, [changed], 1), label)[0]
-            assert weights[place] == pytest.approx(whole - without, abs=1e-5)
-        assert weights[1] == pytest.approx(0, abs=1e-6)  # it is unknown already
+        (found,) = added(bundle.model, [ids], [label])
+        assert found.logit == pytest.approx(logits[label] if logits.ndim else logits * (1 if label else -1), abs=1e-5)
+        assert found.scores.sum() == pytest.approx(found.logit - found.baseline, abs=1e-3)

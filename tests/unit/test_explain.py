@@ -100,8 +100,6 @@ def test_what_cannot_be_explained(run: Path) -> None:
     names = ", ".join(model.classes_)
     with pytest.raises(padless.UserError, match=rf"^label: the model has no class 'other'; it has {names}$"):
         model.explain("a", "other")
-    with pytest.raises(padless.UserError, match=f"did you mean '{model.classes_[0]}'"):
-        model.explain("a", model.classes_[0] + "s")
 
 
 def test_in_a_file_words_have_numbers(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,5 +215,5 @@ def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(
     Path("in.txt").write_text("a fine film\n")
     os.link("in.txt", "hard.txt")
     assert explain(two, "--input", "in.txt", "--output", "hard.txt", "--overwrite", "true") == 2
-    assert capsys.readouterr().err == "error: --output hard.txt: is the input; name another file\n"
+    assert capsys.readouterr().err == "error: --output hard.txt: is the input; name another --output\n"
     assert Path("in.txt").read_text() == "a fine film\n"

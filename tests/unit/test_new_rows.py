@@ -7,24 +7,20 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference.bundle import read_bundle, write_bundle
-from harness.inference.evaluation import assess
-from harness.inference.new_rows import meanings
+from harness.inference.evaluation import assess, meanings
 from harness.inference.scoring import score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
-from harness.scores.drift import drift
 from preprocessing.base import cli
 from preprocessing.corpus.sources import EMBEDDED_LABELS
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
@@ -87,7 +83,6 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
     texts = (run.parent / "labelled.csv").read_text().splitlines()[1:]
     assert all(texts[m["row"] - 1] == f"{m['text']},{m['label']}" for m in found["mistakes"])
     assert f"{found['accuracy']:.4f}" in out
-    assert "drift: none that matters" in out
 
 
 def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, capsys) -> None:
@@ -105,14 +100,19 @@ def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path,
     assert (output / "new.csv.json").exists()
 
 
-def test_drift_is_seen_and_said(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    names = read_bundle(run / "bundle").info.labels
-    rows = [(f"zebra quagga {'okapi ' * 40} w{number}", names[number % 9 == 0]) for number in range(90)]
+def test_unknown_words_and_cut_texts_are_beside_the_training(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bundle = read_bundle(run / "bundle")
+    longest = bundle.pipeline.spec.max_tokens
+    rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
     path = write_csv(tmp_path / "other.csv", rows)
-    assert evaluate(run, "--input", path, "--output", tmp_path, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["drift"]["unknown"]["words"][0] == ["okapi", 3600]
-    assert [sentence.split(":")[0] for sentence in found["drift"]["found"]] == ["unknown words", "lengths", "classes"]
+    assert evaluate(run, "--input", path, "--output", tmp_path) == 0
+    found = json.loads((tmp_path / "other.csv.json").read_text())["beside_training"]
+    assert found["unknown"] == 1 / (4 + longest)
+    assert (found["unknown_validation"], found["longest"]) == (0.12, 0.5)
+    said = unwrapped(capsys.readouterr().out)
+    assert "of the tokens (12% in validation); as long as any that is read: 50% of the texts (" in said
 
 
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
@@ -195,21 +195,3 @@ def test_what_labels_mean() -> None:
     assert meanings(pair, "auto", "auto") == {"negative": 0, "positive": 1}
     assert meanings(["false", "true"], "auto", "auto") == {"0": 0, "1": 1}
     assert meanings(["A", "a", "B"], "auto", "auto") == {"b": 2}  # 'A' and 'a' are told apart by their exact names
-
-
-def known(rows: int, lengths: dict[str, int], labels: dict[str, int]) -> dict[str, Any]:
-    return {"splits": {"train": {"rows": rows, "labels": labels, "lengths": lengths, "unknown_rate": 0.02}}}
-
-
-def test_rows_of_the_training_itself_do_not_drift() -> None:
-    random = np.random.default_rng(0)
-    whole = random.integers(1, 400, 20_000)
-    values, counts = np.unique(whole, return_counts=True)
-    lengths = dict(zip(map(str, values), counts.tolist(), strict=True))
-    train = {"rows": 20_000, "labels": {"a": 15_000, "b": 5_000}, "lengths": lengths, "unknown_rate": 0.02}
-    for rows in (20, 2000):
-        labels, drawn = (random.random(rows) < 0.25).astype(np.int64), random.choice(whole, rows)
-        facts = {"lengths": drawn, "unknown": random.binomial(drawn, 0.02), "vocabulary_rate": 0.02, "words": []}
-        for these, expected in ((labels, []), (1 - labels, ["classes: 'a'"])):
-            found = drift({"splits": {"train": train}}, names=["a", "b"], labels=these, **facts)["found"]
-            assert [sentence.split(" is ")[0] for sentence in found] == expected
