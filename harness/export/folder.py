@@ -27,7 +27,6 @@ from harness.rundir.bundle_files import (
     IDS,
     INT8,
     LENGTHS,
-    LOGITS,
     OF_BUNDLE,
     ONNX,
     PROBABILITIES,
@@ -141,9 +140,8 @@ def compare(
 ) -> dict[str, Any]:
     """Hold an ONNX Runtime session against torch on random ids: every length up to ``longest``, then mixed batches.
 
-    Returns the greatest ``difference`` of a probability, over how many ``texts``, and the ``longest`` one. They are
-    compared as the graph gives them and as they follow from its logits. Raises ``DataError`` where one differs by more
-    than ``MOST``, or is no number.
+    Returns the greatest ``difference`` of a probability, over how many ``texts``, and the ``longest`` one. Raises
+    ``DataError`` where one differs by more than ``MOST``, or is no number.
     """
     random = np.random.default_rng(0)
 
@@ -152,9 +150,9 @@ def compare(
         return [random.integers(UNK, top, length).astype(np.int32) for top, length in zip(tops, lengths, strict=True)]
 
     def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
-        return np.column_stack(session.run([PROBABILITIES, LOGITS], {IDS: padded, LENGTHS: lengths.astype(np.int32)}))
+        found: np.ndarray = session.run([PROBABILITIES], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
+        return found
 
-    classes = model.num_classes
     batches = [drawn(np.arange(1, longest + 1))]
     sizes = (random.integers(1, MOST_ROWS + 1) for _ in range(RANDOM_BATCHES))
     batches += [drawn(random.integers(1, longest + 1, size)) for size in sizes]
@@ -162,11 +160,8 @@ def compare(
     for number, texts in enumerate(batches):
         rows = batch_rows if number == 0 else len(texts)
         wanted = probabilities(decision.calibrated(logits_of(model, texts, rows)))
-        both = in_batches(texts, rows, read)
-        logits = both[:, classes] if classes == 2 else both[:, classes:]
-        for found in (both[:, :classes], probabilities(decision.calibrated(logits))):
-            difference = float(np.abs(found - wanted).max())
-            worst = max(worst, difference if np.isfinite(difference) else np.inf)
+        difference = float(np.abs(in_batches(texts, rows, read) - wanted).max())
+        worst = max(worst, difference if np.isfinite(difference) else np.inf)
     if worst > MOST:
         raise DataError(
             f"--onnx: a probability of the ONNX network differs from torch's by {worst:.2g}, more than {MOST:g}; "
@@ -199,7 +194,7 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
     """
     place = asked or config.get("data")
     if place is None or (asked is None and not Path(place, MANIFEST).is_file()):
-        where = f"the dataset of the run, {place}, is not there" if place else "a bundle does not say where its data is"
+        where = f"the dataset of the run, {place}, is not there"
         raise ConfigError(f"--int8: its cost is measured on a validation split, and {where}; name one with --data")
     manifest = read_manifest(place)
     same_text(info, manifest, place)

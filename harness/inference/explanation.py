@@ -79,7 +79,7 @@ SHADES = {
 """Styles of rich for words for a class and against it, from faint to strong."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Explanation:
     """Integrated gradients of one text: ``sum(scores)`` is ``logit - baseline``.
 
@@ -180,8 +180,7 @@ class Explanation:
         return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *self.summary])
 
     def __repr__(self) -> str:
-        what = f"{len(self.tokens)} token{'s' * (len(self.tokens) != 1)}, {self.label} {self.probability:.4f}"
-        return f"<padless explanation of {shown(self.text[:40])!r}: {what}>"
+        return f"<padless explanation of {shown(self.text[:40])!r}: {self.head}>"
 
 
 def check_label(label: object, labels: Sequence[str]) -> None:

@@ -99,8 +99,12 @@ def load(place: str | Path, engine: Engine = "auto") -> TextClassifier:
 
 def chunks(texts: Texts) -> Iterator[list[str]]:
     """Lists of at most ``CHUNK_ROWS`` texts. Raises ``DataError`` that names the place of what is no text."""
+    if isinstance(texts, bytes | Mapping) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
+        what = "is no list of strings, and no column of a table"
+        raise DataError(f'a {type(texts).__name__} {what}; give one, as in table["text"]')
+    every: Any = [texts] if isinstance(texts, str) else texts
     some: list[str] = []
-    for place, text in enumerate(each(texts)):
+    for place, text in enumerate(every.to_pylist() if isinstance(every, pa.Array | pa.ChunkedArray) else every):
         if not isinstance(text, str):
             raise DataError(f"texts[{place}] is {shown(text)}, not a text; leave it out, or give it one")
         some.append(text)
@@ -109,22 +113,6 @@ def chunks(texts: Texts) -> Iterator[list[str]]:
             some = []
     if some:
         yield some
-
-
-def each(texts: Texts) -> Iterable[Any]:
-    """One object for each text. Raises ``DataError`` for what is no column of texts."""
-    if isinstance(texts, str):
-        return [texts]
-    if isinstance(texts, pa.Array | pa.ChunkedArray):
-        return cast("Iterable[Any]", texts.to_pylist())
-    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
-        table: Any = texts
-        names = table.column_names if hasattr(table, "column_names") else getattr(table, "columns", table)
-        columns = ", ".join(map(str, names))
-        raise DataError(f'a table is not a column of texts; give one of its columns ({columns}), as in table["text"]')
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise DataError(f"{shown(texts)} is not a text; give a string, or a list of strings")
-    return texts
 
 
 def shown(value: object) -> str:

@@ -69,9 +69,8 @@ def test_it_is_readable_and_does_nothing(browser: Any, page_file: Path, width: i
     assert page.evaluate("document.documentElement.scrollWidth") == width
     shown = page.locator("article .padless-words").first.inner_text()
     assert shown == HARM.replace("\x00", "\\u0000").replace("\x1b", "\\u001b")
-    assert (
-        page.locator("article").first.locator(".padless-head b").inner_text() == "<b>good</b> 0.4000 (predicted: bad)"
-    )
+    head = page.locator("article").first.locator(".padless-head b").inner_text()
+    assert head.startswith("<b>good</b> 0.4000 (predicted: bad)")
     styles = page.evaluate(STYLES)
     assert len(styles) == 6
     for ink, mark, card, line, kind in styles:

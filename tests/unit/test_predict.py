@@ -22,8 +22,7 @@ import pytest
 from harness.__main__ import main
 from harness.inference import rows
 from harness.inference.predict import ScoredPart
-from harness.inference.rows import Layout
-from preprocessing.base import atomic, cli
+from preprocessing.base import cli
 from tests.commands import unwrapped
 from tests.stub_scorer import COLUMNS, LABELS, Stub, put_in
 
@@ -286,22 +285,6 @@ def test_what_was_begun_goes_on_with_the_same_only(
     assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} input; {what}")
     assert predict(name, "out.csv", *SMALL, "--overwrite", "true") == 0
     assert len(Stub.seen) == ROWS + 1
-
-
-def test_a_full_disk_leaves_the_old_file(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    name = write("csv")
-    written("out.csv", "old")
-
-    def full(self: Layout, *arguments: object) -> bytes:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Layout, "lines", full)
-    code, line = refused(capsys, name, "out.csv", "--overwrite", "true")
-    what = "make room and run the same command to continue, or name another --output"
-    assert (code, line[-len(what) :]) == (4, what)
-    assert "cannot be written (No space left on device)" in line
-    assert Path("out.csv").read_text() == "old"
-    assert list(Path().glob(f"**/*{atomic.TEMPORARY_MARK}*")) == []
 
 
 def test_an_output_that_is_no_file_here(capsys: pytest.CaptureFixture[str]) -> None:
