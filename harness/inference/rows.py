@@ -298,9 +298,14 @@ class Records(list[str]):
 def csv_records(part: Part, rows: Iterable[Iterable[Any]], dialect: Dialect) -> list[str]:
     """Records of CSV without line ends. Raises ``DataError`` where the dialect cannot hold a value."""
     records = Records()
-    quoting = csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE
-    signs: dict[str, Any] = {"delimiter": dialect.delimiter, "escapechar": dialect.escape}
-    writer = csv.writer(records, quotechar=dialect.quote or None, quoting=quoting, lineterminator="\r\n", **signs)
+    writer = csv.writer(
+        records,
+        delimiter=dialect.delimiter,
+        quotechar=dialect.quote or None,
+        escapechar=dialect.escape,
+        quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
+        lineterminator="\r\n",
+    )
     try:
         writer.writerows(map(cell, row) for row in rows)
     except csv.Error as error:
