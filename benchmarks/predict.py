@@ -24,7 +24,6 @@ from torch import nn
 from benchmarks.measuring import alternate, check_sizes, one_core, result, show
 from benchmarks.text import notebook
 from harness.config import require
-from harness.inference import config as predicting
 from harness.inference.rows import find, texts_in
 from harness.inference.scorer import Scorer, open_scorer, scorer_class
 from harness.rundir.training_facts import Reading
@@ -99,9 +98,9 @@ def measure(config: PredictConfig) -> dict[str, Any]:
 
 def first_texts(config: PredictConfig) -> list[str]:
     """The first texts of the input. Raises ``DataError`` where there are none."""
-    reading = predicting.ReadingConfig(column=config.column)
+    source = SourceConfig(text_column=config.column)
     with temporary_folder() as work:
-        found = find([config.input], "auto", reading, Reading(SourceConfig()), work)
+        found = find([config.input], "auto", source, Reading(source), work)
         some = texts_in(found, work, missing=True)
         texts = list(itertools.islice(itertools.chain.from_iterable(some), config.rows))
     if len(texts) < 2:

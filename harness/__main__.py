@@ -107,7 +107,7 @@ COMMANDS = (
         main="harness.inference.predict:main",
         config="harness.inference.config:PredictConfig",
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True),
-        first=("run", "input", "output", "column", "processes"),
+        first=("run", "input", "output", "source.text_column", "processes"),
         example='python -m harness predict --run runs/mine "a fine film"',
     ),
     Command(
@@ -118,7 +118,7 @@ COMMANDS = (
         words=Words(
             spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None, texts=True
         ),
-        first=("run", "input", "output", "column", "label"),
+        first=("run", "input", "output", "source.text_column", "label"),
         example='python -m harness explain runs/mine "a fine film"',
     ),
     Command(

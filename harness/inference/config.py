@@ -10,7 +10,6 @@ from typing import Literal
 
 from harness.config import require
 from harness.inference.scorer import Engine
-from harness.rundir.training_facts import DIALECT
 from preprocessing.base.errors import ConfigError, check_processes, check_wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
 
@@ -47,6 +46,12 @@ class ScoringConfig:
         check_processes("threads", self.threads)
 
 
+def check_source(source: SourceConfig) -> None:
+    """Raise ``ConfigError`` where files are named that are not the input."""
+    if source.path != SourceConfig().path:
+        raise ConfigError("source.path: --input names the files; leave this out")
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(ScoringConfig):
     """Evaluate the best weights of a run on new labelled rows, or on a split of a dataset.
@@ -74,8 +79,7 @@ class EvaluateConfig(ScoringConfig):
         super().__post_init__()
         if (self.input is None) == (self.data is None):
             raise ConfigError("nothing to evaluate on: give --input FILE or --data DATASET (not both)")
-        if self.source.path != SourceConfig().path:
-            raise ConfigError("source.path: evaluate reads --input; leave this out")
+        check_source(self.source)
         if self.source.has_unlabelled:
             what = "rows that are measured need a label"
             raise ConfigError(f"source.unlabelled_path and source.missing_label: {what}; drop leaves the others out")
@@ -106,32 +110,14 @@ class LabelConfig(ScoringConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingConfig:
-    """How files of texts are read, where that is not as the corpus of the training was read."""
+    """How files of texts are read."""
 
-    column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
-    """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
-    encoding: str | None = None
-    """How text is written: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another; null: as the
-    training was told, or auto."""
-    delimiter: str | None = None
-    """CSV: between fields; null: as in the corpus of the training, or what divides every line into as many fields."""
-    quote: str | None = None
-    """CSV: around fields that hold delimiters or line ends, an empty string for nothing; null: as in the corpus of the
-    training, or a double quote."""
-    escape: str | None = None
-    """CSV: the character that makes the next one literal; null: as in the corpus of the training."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    """How the input is read, where it differs from the corpus of the training."""
 
     def __post_init__(self) -> None:
-        """Check that there is such an encoding, and such characters."""
-        try:
-            self.source()
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("source.", "--")) from None
-
-    def source(self) -> SourceConfig:
-        """These options as preprocessing calls them."""
-        given = {name: getattr(self, name) for name in ("encoding", *DIALECT) if getattr(self, name) is not None}
-        return SourceConfig(path=[STDIN], **given)
+        """Check that the files are named once."""
+        check_source(self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +223,8 @@ class ExplainConfig(ReadingConfig):
         super().__post_init__()
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.rows is None or self.rows >= 1, "rows", self.rows, "at least 1, or null")
-        if self.input is None and (self.column is not None or self.rows is not None):
-            raise ConfigError("column and rows say what is read of --input; name the file there")
+        if self.input is None and self.rows is not None:
+            raise ConfigError("rows says what is read of --input; name the file there")
 
     @property
     def form(self) -> Form:

@@ -62,8 +62,8 @@ def main(config: ExplainConfig, words: list[str]) -> int:
         files: list[File] = []
         chunks = lines_of_stdin() if texts == [STDIN] else iter([texts])
         if config.input is not None:
-            work, reading = stack.enter_context(temporary_folder()), reading_by(config, bundle, info)
-            files = find([config.input], config.input_format, config, reading, work)
+            work, reading = stack.enter_context(temporary_folder()), reading_by(config.source, bundle, info)
+            files = find([config.input], config.input_format, config.source, reading, work)
             chunks = first_rows(texts_in(files, work), config.rows)
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:

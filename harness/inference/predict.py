@@ -36,7 +36,6 @@ from harness.inference.rows import (
     columns_of,
     find,
     lines_of_stdin,
-    own_options,
     reading_by,
     refuse_input,
     texts_of,
@@ -124,7 +123,7 @@ class ScoredPart(engine.Part[Made]):
             raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
         count = unread = 0
         held: list[pa.Table] = []
-        with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file, own_options():
+        with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
             for rows, encoded in encoded_ahead(part, layout, scorer):
                 added = dict(zip(layout.names, map(list_of, scorer.predict(encoded).values()), strict=True))
                 if layout.kind == "parquet":
@@ -367,20 +366,19 @@ def begun(config: PredictConfig, output: Output) -> Job:
     check_classifier(directory, info)
     if config.overwrite:
         output.clear()
-    reading = reading_by(config, directory, info)
-    files = find(config.inputs, config.format, config, reading, work, config.part_mb)
+    reading = reading_by(config.source, directory, info)
+    files = find(config.inputs, config.format, config.source, reading, work, config.part_mb)
     refuse_input(output.target, files)
-    with own_options():
-        plans = [sources.scan(file, work) for file in files]
-        basis = basis_of(config, output, opening, info, reading)
-        basis["input"] = [[plan.file.name, plan.file.format, plan.fingerprint] for plan in plans]
-        check_begun(config, output, basis)
-        every = [part for plan in plans for part in plan.parts]
-        if not every:
-            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            raise DataError(f"{files[0].name}{more}: holds no rows")
-        names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
-        layout = looked_at(every, Layout(output.kind, names, config.missing == "keep"), config.quiet)
+    plans = [sources.scan(file, work) for file in files]
+    basis = basis_of(config, output, opening, info, reading)
+    basis["input"] = [[plan.file.name, plan.file.format, plan.fingerprint] for plan in plans]
+    check_begun(config, output, basis)
+    every = [part for plan in plans for part in plan.parts]
+    if not every:
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        raise DataError(f"{files[0].name}{more}: holds no rows")
+    names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
+    layout = looked_at(every, Layout(output.kind, names, config.missing == "keep"), config.quiet)
     atomic.write_json(work / BEGUN, basis)
     key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
     markers = (work / f"{number:05d}.json" for number in range(len(every)))
@@ -398,7 +396,7 @@ def basis_of(
     weights = [info.weights_sha256, info.text_hash, info.label_type, *info.labels, info.temperature, info.threshold]
     return {
         "weights": weights,
-        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch", "column")},
+        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
         **{name: getattr(reading.source, name) for name in ("encoding", *DIALECT, "columns", "text_column")},
         "dialect": reading.dialect and asdict(reading.dialect),
         **{"output": output.kind, "engine": opening.engine, **opening.settled},

@@ -12,7 +12,6 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,21 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from harness.inference.config import STDIN, ReadingConfig
+from harness.inference.config import STDIN
 from harness.rundir.bundle_files import BundleInfo
-from harness.rundir.training_facts import DIALECT, Reading, read_training, reading_of
+from harness.rundir.training_facts import Reading, read_training, reading_of
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import public, tell
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import listed
-from preprocessing.config import SplitConfig
+from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources, tables
 from preprocessing.corpus.forms import BYTE_ORDER_MARK, uncompressed
 from preprocessing.corpus.records import Dialect
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
+from preprocessing.labels import AUTO
 
 KINDS = {
     ".csv": "csv",
@@ -55,54 +55,51 @@ Cells = dict[str, list[Any]]
 """Name -> values of the columns that are added."""
 
 
-def reading_by(config: ReadingConfig, bundle: Path, info: BundleInfo) -> Reading:
-    """How files are read: as ``config`` says, else as the training of a bundle read its corpus."""
-    known = (read_training(bundle, info.dataset) or {}).get("source", {})
-    given = {name for name in ("encoding", *DIALECT) if getattr(config, name) is not None}  # perhaps the default
-    given |= {"dialect"} if given & set(DIALECT) else set()
-    return reading_of(config.source(), {name: value for name, value in known.items() if name not in given})
+def reading_by(source: SourceConfig, bundle: Path, info: BundleInfo) -> Reading:
+    """How files are read: as ``source`` says, else as the training of a bundle read its corpus."""
+    return reading_of(source, (read_training(bundle, info.dataset) or {}).get("source", {}))
 
 
 def find(
-    names: Sequence[str],
-    kind: str,
-    config: ReadingConfig,
-    reading: Reading,
-    work: Path,
-    part_mb: float = 8.0,
+    names: Sequence[str], kind: str, source: SourceConfig, reading: Reading, work: Path, part_mb: float = 8.0
 ) -> list[File]:
     """Every file that some names mean, in their order; standard input is copied into ``work``.
 
-    ``kind`` is ``auto`` or one of ``KINDS``. Raises ``DataError`` for what is not there or cannot be read,
-    ``ConfigError`` for a file of unknown kind, or files of several.
+    ``kind`` is ``auto`` or one of ``KINDS``, ``source`` what the user said of ``reading``. Raises ``DataError`` for
+    what is not there or cannot be read, ``ConfigError`` for a file of unknown kind, or files of several.
     """
     found: list[tuple[str, str, str]] = []  # kind, address, name
-    with own_options():
-        for given in names:
-            if given == STDIN:
-                found.append(("txt" if kind == "auto" else kind, copy_of_stdin(work), "standard input"))
-                continue
-            for name in addresses.find(given):
-                if addresses.kind(name) == fs.FileType.Directory:
-                    found += [(its_kind, one, one) for its_kind, one in files_of_folder(name)]
-                else:
-                    found.append((kind_of(name, kind), name, name))
-        kinds = {its_kind: name for its_kind, _, name in reversed(found)}
-        if len(kinds) > 1:
-            (first, name), (second, other) = list(kinds.items())[:2]
-            raise ConfigError(
-                f"--input: {name} is {first} and {other} is {second}; predict one kind at a time, or set --format"
-            )
-        return [opened(*one, config, reading, part_mb) for one in found]
+    for given in names:
+        if given == STDIN:
+            found.append(("txt" if kind == "auto" else kind, copy_of_stdin(work), "standard input"))
+            continue
+        for name in addresses.find(given):
+            its_type = addresses.kind(name)
+            if its_type == fs.FileType.NotFound:
+                raise DataError(f"{name}: no such file; check --input")
+            if its_type == fs.FileType.Directory:
+                found += [(its_kind, one, one) for its_kind, one in files_of_folder(name)]
+            else:
+                found.append((kind_of(name, kind), name, name))
+    kinds = {its_kind: name for its_kind, _, name in reversed(found)}
+    if len(kinds) > 1:
+        (first, name), (second, other) = list(kinds.items())[:2]
+        raise ConfigError(
+            f"--input: {name} is {first} and {other} is {second}; predict one kind at a time, or set --format"
+        )
+    text = source.text_column
+    columns = [reading.source.text_column, TEXT] if text == AUTO else [text]
+    reading = replace(reading, source=replace(reading.source, part_mb=part_mb, text_column=columns[-1]))
+    return [opened(*one, reading, columns) for one in found]
 
 
-def opened(kind: str, address: str, name: str, config: ReadingConfig, reading: Reading, part_mb: float) -> File:
-    """One file with the column of its texts; says how it is written where nothing told so. Raises ``DataError``."""
-    columns = [reading.source.text_column, TEXT] if config.column is None else [config.column]
+def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequence[str]) -> File:
+    """One file, whose texts are in the first of the ``columns`` that it has; says how it is written where nothing told
+    so. Raises ``DataError``.
+    """
     source, known = reading.source, reading.dialect
     if kind == "tsv" and source.delimiter is None and known is None:
         known = Dialect("\t", source.quote, source.escape)
-    source = replace(source, part_mb=part_mb, text_column=columns[-1])
     form = "csv" if kind == "tsv" else kind
     where = addresses.absolute(address), public(name)
     file = File(*where, form, UNLABELLED, source, SplitConfig(column=None), known=known)
@@ -200,22 +197,10 @@ def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
 
 def texts_in(files: Sequence[File], stage: Path, missing: bool = False) -> Iterator[list[str]]:
     """All texts of some files, some at a time; ``missing`` is as for ``texts_of``."""
-    with own_options():
-        for file in files:
-            for part in sources.scan(file, stage).parts:
-                for rows in tables.iter_rows(part, None if file.format == "jsonl" else [file.source.text_column]):
-                    yield texts_of(part, rows, missing)
-
-
-@contextmanager
-def own_options() -> Iterator[None]:
-    """Errors of reading name options of preprocessing; those that leave the block name the ones of predict."""
-    try:
-        yield
-    except (DataError, ConfigError) as error:
-        text = str(error).replace("source.path", "--input").replace("source.text_column", "--column")
-        text = re.sub(r"\bsource\.(encoding|delimiter|quote|escape)\b", r"--\1", text)
-        raise type(error)(text) from None
+    for file in files:
+        for part in sources.scan(file, stage).parts:
+            for rows in tables.iter_rows(part, None if file.format == "jsonl" else [file.source.text_column]):
+                yield texts_of(part, rows, missing)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from harness.inference.config import ReadingConfig
 from harness.inference.rows import find, texts_of, values_of
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
@@ -72,7 +71,7 @@ def dataset_rows(path: Path) -> list[str]:
 def prediction_rows(path: Path) -> list[str]:
     """Texts as predict reads them, and all other columns."""
     texts: list[str] = []
-    for file in find([str(path)], "auto", ReadingConfig(), Reading(SourceConfig()), path.parent):
+    for file in find([str(path)], "auto", SourceConfig(), Reading(SourceConfig()), path.parent):
         for part in sources.scan(file, path.parent).parts:
             for rows in tables.iter_rows(part):
                 texts += texts_of(part, rows, missing=True)

@@ -166,7 +166,7 @@ def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> N
 WRONG = {
     "g.csv": (
         ("text\n" + "né\n" * 90).encode() + b"caf\xe9\n",
-        "row 91: byte 3 (0xe9) of 'text' is not UTF-8; set --enc",
+        "row 91: byte 3 (0xe9) of 'text' is not UTF-8; set source.enc",
     ),
     "j.jsonl": (b'{"text": "fine"}\n{"text": 10}\n', "row 2: 'text' is 10, expected a text"),
 }
