@@ -22,7 +22,7 @@ from preprocessing.base import cli, installed
 from preprocessing.base.errors import UserError
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.frames import Dataset
-from preprocessing.job import frames
+from preprocessing.job import pipeline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,17 +59,14 @@ def prepare(
     """
     given: Any = source
     is_frame = hasattr(given, "iloc")
-    paths = [frames.FRAME] if is_frame else [given] if isinstance(given, (str, Path)) else list(given)
+    paths = [pipeline.FRAME] if is_frame else [given] if isinstance(given, (str, Path)) else list(given)
     chosen: dict[str, Any] = {"source.path": [str(path) for path in paths], "output": str(output)}
     chosen |= {f"source.{key}_column": name for key, name in (("text", text), ("label", label)) if name is not None}
     words = ["--source.missing_text=error", *([] if config is None else [f"--config={config}"])]
     for key, value in {**(options or {}), **chosen}.items():
         words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     parsed = cli.parse(PreprocessConfig, words, prog="padless.prepare")
-    if is_frame:
-        frames.prepare(given, parsed)
-    else:
-        frames.run(parsed)
+    pipeline.prepare(parsed, given if is_frame else None)
     return Dataset(parsed.output)
 
 

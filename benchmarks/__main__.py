@@ -6,10 +6,9 @@ from __future__ import annotations
 import sys
 
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, Words, dispatch
+from preprocessing.base.cli import Command, Words, dispatch
 
 FILES = Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None)
-ONE_FILE = Words(spelling="FILE", noun="file", takes="one labelled file")
 BENCHMARKS = (
     ("text", "TextConfig", "Texts to tokens, beside what people use today."),
     ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
@@ -18,8 +17,7 @@ BENCHMARKS = (
     ("pretrain", "PretrainConfig", "A step of pretraining, beside a classifier's."),
     ("predict", "PredictConfig", "Predictions of raw texts, beside loops of today."),
     ("limits", "LimitsConfig", "How far rows, classes, texts, … go, and what then."),
-    ("corpora", "CorporaConfig", "A recipe on labelled files, beside linear models."),
-    ("curve", "CurveConfig", "How good models are by the number of labels."),
+    ("corpora", "CorporaConfig", "Recipes by the number of labels, and a linear model."),
 )
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
@@ -32,10 +30,8 @@ COMMANDS = tuple(
         summary=summary,
         main=f"benchmarks.{name}:main",
         config=f"benchmarks.{name}:{config}",
-        shared="preprocessing.config:PreprocessConfig" if name == "text" else None,
-        shared_defaults={"output": "unused"} if name == "text" else {},
         first=FIRST.get(name, ()),
-        words={"corpora": FILES, "curve": ONE_FILE}.get(name),
+        words=FILES if name == "corpora" else None,
     )
     for name, config, summary in BENCHMARKS
 )

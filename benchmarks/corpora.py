@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``corpora FILE …``: a recipe on labelled corpora, beside linear models, seed after seed.
+"""``corpora FILE …``: a linear model and a recipe on labelled files, seed after seed, with all labels or with few.
 
-Each corpus is preprocessed, a linear model learns from its raw texts and another from its shards, and then the recipe
-trains once for each seed. Every finished training is a line appended to ``OUTPUT/figures.jsonl``. What is there already
-is not done again, so the command goes on after an interruption, and a training inside goes on too.
+Of the training rows of a file some are drawn and keep their label. On those a linear model learns, and the default
+recipe; another recipe learns from all texts, also from those that have lost their label or never had one. Every
+finished figure is a line appended to ``OUTPUT/figures.jsonl``. What is there already is not done again, so the command
+goes on after an interruption, and a training inside goes on too.
 """
 
 from __future__ import annotations
@@ -16,121 +17,172 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pyarrow as pa
+from pyarrow import parquet
 
 from benchmarks.measuring import Lines, table
 from harness.baseline.linear import RECIPE
-from harness.baseline.results import read_results
-from harness.config import RunConfig, require
+from harness.config import RunConfig
+from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
-from preprocessing.base import config_files
-from preprocessing.base.errors import ConfigError, DataError, check_processes
-from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.base import atomic, configuration
+from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.base.randomness import permutation
+from preprocessing.base.schema import Processes
+from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 
-FIGURES = "figures.jsonl"
+LINEAR, LABELLED, ALL = "linear", "labelled", "all texts"
+"""The methods: a linear model, the default recipe on labelled texts alone, a recipe on all texts."""
+DRAWN = 0x64726177
+"""Sets the rows that keep their label apart from other draws of the same seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorporaConfig:
-    """Train a recipe on corpora, several seeds each, and show it beside linear models on the same rows.
-
-    The figures are of the test split, or of validation where a corpus has no test rows.
-    """
+    """Train on labelled files, several seeds each, beside a linear model; the columns are text, label and split."""
 
     output: str = "corpora"
-    """Directory for datasets, runs and figures.jsonl, to which every finished training is appended."""
+    """Directory for corpora, datasets, runs and figures.jsonl, to which every finished figure is appended."""
+    measure: Literal["test", "validation"] = "test"
+    """Split whose accuracy is shown. With test, the linear model learns from the rows of validation too."""
+    labels: list[int] = field(default_factory=lambda: [0])
+    """How many training rows keep their label; 0: all."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Which rows those are, and the seed of the training."""
     recipe: str | None = None
-    """Configuration file of the training, or the name of a recipe; null: the default recipe."""
+    """Configuration file of a training on all texts, or the name of a recipe; null: none."""
+    unlabelled: str | None = None
+    """File of texts without labels, beside those that lose theirs."""
+    weights: str | None = None
+    """Pretrained run or bundle that trainings on all texts start from, with its word vectors; null: the recipe's."""
     text: str | None = None
     """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""
     split_column: str = "split"
     """Column that says which split a row belongs to."""
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """Seeds of the training."""
-    processes: int = 1
+    processes: Processes = 1
     """Processes of each training."""
     json: bool = False
     """Print the lines of the table as JSON."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        find_recipes(self, recipe="train", text="preprocess")
-        check_processes("processes", self.processes)
-        fits = bool(self.seeds) and min(self.seeds) >= 0
-        require(fits, "seeds", self.seeds, "at least one whole number from 0")
+        for name, kind in (("recipe", "train"), ("text", "preprocess")):
+            if value := getattr(self, name):
+                object.__setattr__(self, name, configuration.find(value, kind, f"--{name}"))
+        for name in ("labels", "seeds"):
+            values = getattr(self, name)
+            require(bool(values) and min(values) >= 0, name, values, "at least one whole number from 0")
 
 
 def main(config: CorporaConfig, files: list[str]) -> None:
-    """Do what is not done, then show the table."""
-    check_files(files)
-    lines = Lines(Path(config.output, FIGURES), "key")
-    rows = [summary(measure(config, Path(file), lines)) for file in files]
-    mean = {"corpus": "mean", **{key: statistics.fmean(row[key] for row in rows) for key in COMPARED}}
-    shown = [*rows, mean]
-    cells = [[f"{row[key]:.4f}" if key in COMPARED else row.get(key, "") for key in rows[0]] for row in shown]
-    print(json.dumps(rows, indent=2) if config.json else table([tuple(rows[0]), *cells]))
-
-
-def measure(config: CorporaConfig, file: Path, lines: Lines) -> list[dict[str, Any]]:
-    """The lines of a corpus, one for each seed. Raises ``SystemExit`` with the code of a command that failed."""
-    of_data = hash_of(file, config.text, config.split_column)
-    keys = {seed: (hash_of(of_data, config.recipe or RunConfig.DEFAULT, seed),) for seed in config.seeds}
-    missing = [seed for seed in config.seeds if keys[seed] not in lines.there]
-    if missing:
-        data = Path(config.output, f"{file.stem}-{of_data}")
-        prepare(data, config.text, file, "--splits.column", config.split_column)
-        run("harness", "baseline", "--data", data)
-        manifest = read_manifest(data)
-        split = TEST if manifest.rows(TEST) else VALIDATION
-        facts = {"corpus": file.stem, "rows": manifest.rows("train"), "classes": len(manifest.labels), "split": split}
-        source, columns, began = manifest.provenance["config"]["source"], read_table(file), time.monotonic()
-        held = [value == split for value in columns[config.split_column]]
-        learned = ([place for place, one in enumerate(held) if one is measured] for measured in (False, True))
-        texts, labels = columns[source["text_column"]], columns[source["label_column"]]
-        facts |= {"linear_on_texts": linear(texts, labels, *learned), "linear_s": time.monotonic() - began}
-        facts["linear_on_shards"] = read_results(data, manifest.fingerprint)[split]["accuracy"]
-    for seed in missing:
-        began, directory = time.monotonic(), Path(config.output, "runs", f"{file.stem}-{keys[seed][0]}")
-        train(data, directory, config.recipe, config.processes, seed)
-        found = {"network": accuracy_of(directory, split), "network_s": time.monotonic() - began}
-        lines.add({"key": keys[seed][0], **facts, "seed": seed, **found})
-    return [lines.there[key] for key in keys.values()]
-
-
-COMPARED = ("linear_on_texts", "linear_on_shards", "network")
-
-
-def summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The line of one corpus in the table: means over seeds."""
-    network = [line["network"] for line in lines]
-    shared = {key: value for key, value in lines[0].items() if key not in ("key", "seed", "network_s")}
-    spread = {"network_sd": statistics.stdev(network) if len(network) > 1 else None, "seeds": len(lines)}
-    seconds = statistics.fmean(line["network_s"] for line in lines)
-    return {**shared, "network": statistics.fmean(network), **spread, "network_s": seconds}
-
-
-def find_recipes(config: Any, **kinds: str) -> None:
-    """Put the file of a recipe where its name stands. Raises ``ConfigError``."""
-    for name, kind in kinds.items():
-        if value := getattr(config, name):
-            object.__setattr__(config, name, config_files.find(value, kind, f"--{name}"))
-
-
-def check_files(files: Sequence[str]) -> None:
-    """Raise ``ConfigError`` for a file that is not there."""
-    for file in files:
+    """Do what is not done, then show the table. Raises ``SystemExit`` with the code of a command that failed."""
+    for file in [*files, *filter(None, [config.unlabelled])]:
         if not Path(file).is_file():
             raise ConfigError(f"{file}: no such file")
+    weights = read_info(bundle_directory(config.weights)).weights_sha256 if config.weights else None
+    facts: dict[str, tuple[object, ...]] = {LINEAR: (), LABELLED: (config.text, RunConfig.DEFAULT)}
+    if config.recipe:
+        facts[ALL] = (config.text, config.recipe, config.unlabelled, weights)
+    lines, found = Lines(Path(config.output, "figures.jsonl"), "key"), []
+    for file in files:
+        corpus = read_corpus(Path(file), config)
+        for seed, labels, method in product(config.seeds, config.labels, facts):
+            key = hash_of(file, config.split_column, config.measure, labels, seed, method, *facts[method])
+            if (key,) not in lines.there:
+                figures = measure(config, corpus, labels, seed, method, Path(config.output, Path(file).stem, key))
+                names = {"corpus": Path(file).stem, "labels": labels, "seed": seed, "method": method}
+                lines.add({"key": key, **names, **figures})
+            found.append(lines.there[key,])
+    shown = summary(found)
+    print(
+        json.dumps(shown, indent=2)
+        if config.json
+        else table([tuple(shown[0]), *(tuple(one.values()) for one in shown)])
+    )
 
 
-def hash_of(*facts: object) -> str:
-    """Of values, and of the content of those that are files."""
-    named = [Path(str(one)) for one in facts]
-    contents = [hashlib.sha256(one.read_bytes()).hexdigest() if one.is_file() else str(one) for one in named]
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:12]
+Corpus = dict[str, list[str]]
+"""A value of each column for each row."""
+
+
+def read_corpus(file: Path, config: CorporaConfig) -> Corpus:
+    """Texts, labels and splits by padless's names. Raises ``DataError`` for what is missing, and names of no split."""
+    import pandas as pd
+
+    if file.suffix == ".parquet":
+        frame = pd.read_parquet(file)
+    elif file.suffix in (".jsonl", ".json"):
+        frame = pd.read_json(file, lines=True, dtype=False, convert_dates=False)
+    else:
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+    for name in ("text", "label", config.split_column):
+        if name not in frame:
+            raise DataError(f"{file}: no column {name!r}; there are {', '.join(map(str, frame))}")
+    text, label, split = (frame[name].map(str) for name in ("text", "label", config.split_column))
+    named = split.str.strip().str.lower().map(SPELLINGS)
+    if named.isna().any():
+        row = int(named.isna().argmax())
+        raise DataError(f"{file}: row {row + 1}: {split[row]!r} is no split; train, validation, test")
+    for one in {TRAIN, config.measure} - {*named}:
+        raise DataError(f"{file}: no row whose {config.split_column} is {one}")
+    return {"text": text.tolist(), "label": label.tolist(), "split": named.tolist()}
+
+
+def places(corpus: Corpus, *splits: str) -> list[int]:
+    """Of the rows of some splits."""
+    return [place for place, name in enumerate(corpus["split"]) if name in splits]
+
+
+def drawn(corpus: Corpus, labels: int, seed: int) -> list[int]:
+    """Places of the training rows that keep their label; fewer are always some of more. Raises ``UserError``."""
+    rows = places(corpus, TRAIN)
+    if labels > len(rows):
+        raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
+    kept = sorted(rows[place] for place in permutation(len(rows), seed, DRAWN)[:labels]) if labels else rows
+    if len({corpus["label"][place] for place in kept}) < 2:
+        raise DataError(f"labels: the {labels} rows of seed {seed} are all of one class; ask for more rows")
+    return kept
+
+
+def measure(config: CorporaConfig, corpus: Corpus, labels: int, seed: int, method: str, folder: Path) -> dict[str, Any]:
+    """Accuracy, rows and seconds of one figure."""
+    kept, began = drawn(corpus, labels, seed), time.monotonic()
+    if method == LINEAR:
+        learned = kept + (places(corpus, VALIDATION) if config.measure == TEST else [])
+        accuracy = linear(corpus, learned, places(corpus, config.measure))
+    else:
+        data, with_others = folder / "data", method == ALL
+        if not (data / "dataset.json").exists():
+            words = sources(config, corpus, kept, folder, with_others)
+            run("preprocessing", "run", *words, *(["--config", config.text] if config.text else []), "--output", data)
+        options: list[object] = ["--num_processes", config.processes, "--data", data, "--run", folder / "run"]
+        options += ["--config", config.recipe] if with_others else []
+        options += ["--init.weights", Path(config.weights).resolve()] if with_others and config.weights else []
+        run("harness", "launch", *options, "--seed", seed)
+        accuracy = accuracy_of(folder / "run", config.measure)
+    return {"rows": len(kept), "accuracy": accuracy, "seconds": time.monotonic() - began}
+
+
+def sources(config: CorporaConfig, corpus: Corpus, kept: list[int], folder: Path, with_others: bool) -> list[str]:
+    """Write the files of a dataset; the words of the command that reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"labelled.parquet": sorted([*kept, *places(corpus, VALIDATION, TEST)])}
+    lost = sorted({*places(corpus, TRAIN)} - {*kept})
+    if with_others and lost:
+        files["unlabelled.parquet"] = lost
+    for name, rows in files.items():
+        with atomic.replacing(folder / name) as temporary:
+            parquet.write_table(pa.table(corpus).take(rows), temporary)
+    found = [str(folder / name) for name in files]
+    without = [*found[1:], *([config.unlabelled] if with_others and config.unlabelled else [])]
+    words = [found[0], "--splits.column", "split"]
+    words += ["--source.unlabelled_path", json.dumps(without)] if without else []
+    return words if TEST in corpus["split"] else [*words, "--splits.test", "0"]  # none of those that keep their label
 
 
 def run(*arguments: object) -> None:
@@ -140,49 +192,50 @@ def run(*arguments: object) -> None:
         raise SystemExit(code)
 
 
-def prepare(data: Path, text: str | None, *words: object) -> None:
-    """Build a dataset, unless it is there."""
-    if not (data / "dataset.json").exists():
-        run("preprocessing", "run", *words, *(["--config", text] if text else []), "--output", data)
-
-
-def train(data: Path, directory: Path, recipe: str | None, processes: int, seed: int, *more: object) -> None:
-    """Train a recipe."""
-    words = ("--num_processes", processes, *(["--config", recipe] if recipe else []), *more)
-    run("harness", "launch", *words, "--data", data, "--run", directory, "--seed", seed)
-
-
-def linear(texts: Sequence[str], labels: Sequence[str], train: Sequence[int], measured: Sequence[int]) -> float:
+def linear(corpus: Corpus, learned: Sequence[int], measured: Sequence[int]) -> float:
     """Accuracy of TF-IDF of words and pairs and logistic regression, as people write it in ten lines."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
-    features = vectorizer.fit_transform([texts[place] for place in train])
-    model = LogisticRegression(C=RECIPE["C"], max_iter=1000).fit(features, [labels[place] for place in train])
-    seen = vectorizer.transform([texts[place] for place in measured])
-    return float(model.score(seen, [labels[place] for place in measured]))
-
-
-def read_table(file: Path) -> dict[str, list[str]]:
-    """The columns of a CSV, JSON lines or Parquet file, every value as text."""
-    import pandas as pd
-
-    if file.suffix == ".parquet":
-        frame = pd.read_parquet(file)
-    elif file.suffix in (".jsonl", ".json"):
-        frame = pd.read_json(file, lines=True, dtype=False, convert_dates=False)
-    else:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-    return {str(name): frame[name].map(str).tolist() for name in frame.columns}
+    model = make_pipeline(vectorizer, LogisticRegression(C=RECIPE["C"], max_iter=1000))
+    (texts, labels), (seen, true) = (
+        [[corpus[name][place] for place in rows] for name in ("text", "label")] for rows in (learned, measured)
+    )
+    return float(model.fit(texts, labels).score(seen, true))
 
 
 def accuracy_of(directory: Path, split: str) -> float:
     """What a run reached: on the test split, or at its best validation. Raises ``DataError``."""
-    if split == TEST:
-        values = read_figures(directory, TEST)
-        if values is None:
-            raise DataError(f"{directory / figures_name(TEST)}: missing though the run has finished")
-        return float(values["accuracy"])
-    best = [line for line in read_log(directory) if line["kind"] == VALIDATION and line["best"]]
-    return float(best[-1]["accuracy"])
+    if split == VALIDATION:
+        best = [line for line in read_log(directory) if line["kind"] == VALIDATION and line["best"]]
+        return float(best[-1]["accuracy"])
+    values = read_figures(directory, TEST)
+    if values is None:
+        raise DataError(f"{directory / figures_name(TEST)}: missing though the run has finished")
+    return float(values["accuracy"])
+
+
+def hash_of(*facts: object) -> str:
+    """Of values, and of the content of those that are files."""
+    named = [Path(str(one)) for one in facts]
+    contents = [hashlib.sha256(one.read_bytes()).hexdigest() if one.is_file() else str(one) for one in named]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:12]
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each corpus, number of labels and method: the mean accuracy over seeds, its deviation, a figure's seconds."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault((line["corpus"], line["labels"], line["method"]), []).append(line)
+    return [
+        {
+            **{name: own[0][name] for name in ("corpus", "rows", "method")},
+            "accuracy": f"{statistics.fmean(figures := [one['accuracy'] for one in own]):.4f}",
+            "sd": f"{statistics.stdev(figures):.4f}" if len(own) > 1 else None,
+            "seeds": len(own),
+            "seconds": statistics.fmean(one["seconds"] for one in own),
+        }
+        for own in groups.values()
+    ]

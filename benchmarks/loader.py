@@ -12,21 +12,20 @@ import itertools
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.measuring import UnavailableError, alternate, check_sizes, peer_module, result, show
-from harness.config import require
+from benchmarks.measuring import alternate, check_sizes, result, show
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
+from preprocessing.base.errors import require
 from preprocessing.base.split_names import TRAIN
-from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
+from preprocessing.dataset.shards import Manifest, Split, write_shard
 
 Epoch = Callable[[], Iterable[Any]]
 PAUSE_S = 0.05
@@ -35,12 +34,10 @@ PAUSE_S = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """Loading batches of token ids on the CPU, beside PyTorch's loader and Hugging Face's datasets."""
+    """Loading batches of random token ids on the CPU, beside PyTorch's loader."""
 
-    data: str | None = None
-    """Dataset directory; rows of its widest shards are loaded. null: random rows in a temporary directory."""
     rows: int = 100_000
-    """Rows to make up where no dataset is given."""
+    """Rows to make up."""
     width: int = 256
     """Their width in tokens."""
     batch: int = 512
@@ -74,26 +71,18 @@ class Rows:
 
 
 def measure(config: LoaderConfig) -> dict[str, Any]:
-    """Rows/s of each contender. Raises ``DataError`` for a dataset that cannot be read."""
+    """Rows/s of each contender."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = open_rows(config, Path(folder))
+        rows = made_up(Path(folder), config)
         turns: dict[str, Callable[[], object]] = {}
         given: dict[str, int] = {}
-        unavailable = {}
         for name, (prepare, most) in CONTENDERS.items():
-            try:
-                epoch = prepare(rows)
-            except UnavailableError as error:
-                unavailable[name] = str(error)
-                continue
             batches = most and max(1, min(most, len(rows.ids) // rows.batch))
-            turns[name] = turn(epoch, batches)
+            turns[name] = turn(prepare(rows), batches)
             given[name] = rows.batch * batches if batches else len(rows.ids)
         seconds = alternate(turns, config.rounds, PAUSE_S)
         speeds = {name: given[name] / median for name, median in seconds.items()}
-        size = {"batch": config.batch, "width": rows.ids.shape[1], "rows": len(rows.ids), "id_bytes": rows.ids.itemsize}
-        mb_per_s = {name: speed * rows.ids[0].nbytes / 1e6 for name, speed in speeds.items()}
-        return result("rows/s", speeds, size=size, mb_per_s=mb_per_s, unavailable=unavailable)
+        return result("rows/s", speeds, size={"batch": config.batch, "width": config.width, "rows": config.rows})
 
 
 def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:
@@ -104,30 +93,17 @@ def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:
     return lambda: deque(itertools.islice(stream, batches), 0) and None
 
 
-def open_rows(config: LoaderConfig, folder: Path) -> Rows:
-    """The widest shards of the training split of a dataset, or of one made up."""
-    if config.data is None:
-        root, manifest = folder, made_up(folder, config.rows, config.width)
-    else:
-        root, manifest = Path(config.data), read_manifest(config.data)
-    widest = max(info.width for info in manifest.splits[TRAIN])
-    infos = [info for info in manifest.splits[TRAIN] if info.width == widest]
-    split = Split(root, replace(manifest, splits={TRAIN: infos}), TRAIN)
-    columns = zip(*((block.ids, block.length, block.label) for block in split.blocks), strict=True)
-    ids, length, label = map(np.concatenate, columns)
-    ids = ids.view(np.int16) if ids.dtype == np.uint16 else ids
-    return Rows(split, ids, length.astype(np.int64), label.astype(np.int64), config.batch)
-
-
-def made_up(root: Path, rows: int, width: int) -> Manifest:
+def made_up(root: Path, config: LoaderConfig) -> Rows:
     """Random rows of more than half the width, as a narrow shard of a big vocabulary would hold them."""
-    random = np.random.default_rng(0)
-    ids = random.integers(2, 1 << 15, (rows, width), dtype=np.uint16)
-    lengths = random.integers(width // 2 + 1, width + 1, rows)
+    random, width = np.random.default_rng(0), config.width
+    ids = random.integers(2, 1 << 15, (config.rows, width), dtype=np.uint16)
+    lengths = random.integers(width // 2 + 1, width + 1, config.rows)
     ids[np.arange(width) >= lengths[:, None]] = 0
-    info = write_shard(root, f"{TRAIN}/00000-w{width:04d}.arrow", ids, lengths, lengths % 2, np.arange(rows))
+    labels = lengths % 2
+    info = write_shard(root, f"{TRAIN}/00000-w{width:04d}.arrow", ids, lengths, labels, np.arange(config.rows))
     facts = {"vocabulary_hash": "", "text": {}, "text_hash": ""}
-    return Manifest(["a", "b"], {TRAIN: [info]}, "uint16", 8192, 1 << 15, **facts)  # type: ignore[arg-type]
+    manifest = Manifest(["a", "b"], {TRAIN: [info]}, "uint16", 8192, 1 << 15, **facts)  # type: ignore[arg-type]
+    return Rows(Split(root, manifest, TRAIN), ids.view(np.int16), lengths, labels, config.batch)
 
 
 def ours(rows: Rows) -> Epoch:
@@ -160,20 +136,10 @@ def tensor_dataset(rows: Rows, workers: int = 0) -> Epoch:
     return lambda: iter(batches)
 
 
-def huggingface(rows: Rows) -> Epoch:
-    """The shards' own Arrow tables, mapped, in torch format."""
-    datasets = peer_module("datasets")
-    tables = [pa.ipc.open_file(pa.memory_map(str(shard.path))).read_all() for shard in rows.split.shards]
-    dataset = datasets.Dataset(datasets.table.InMemoryTable(pa.concat_tables(tables))).with_format("torch")
-    batches: DataLoader = DataLoader(dataset, rows.batch, shuffle=True, drop_last=True)
-    return lambda: iter(batches)
-
-
 CONTENDERS: dict[str, tuple[Callable[[Rows], Epoch], int | None]] = {
     "ours": (ours, None),
     "numpy copy": (numpy_copy, None),
     "TensorDataset + DataLoader": (tensor_dataset, 40),
     "TensorDataset + DataLoader, 2 workers": (lambda rows: tensor_dataset(rows, 2), 40),
-    "Hugging Face datasets + DataLoader": (huggingface, 20),
 }
 """What makes an epoch, and the batches of a turn; None: an epoch's."""

@@ -22,21 +22,17 @@ from preprocessing.base.errors import DataError, require
 LARGEST = 1 << 24
 """Rows, features, repetitions: beyond it no machine measures anything."""
 DISTRIBUTIONS = {"bs4": "beautifulsoup4"}
-PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "pandas", "datasets")
-
-
-class UnavailableError(DataError):
-    """A peer cannot run here; the message says why."""
+PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "pandas")
 
 
 def peer_module(module: str) -> Any:
-    """A peer's module. Raises ``UnavailableError`` where it is not installed."""
+    """A peer's module. Raises ``DataError`` where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
         root = module.partition(".")[0]
         name = DISTRIBUTIONS.get(root, root)
-        raise UnavailableError(f"{root} is not installed; pip install {name} brings it") from None
+        raise DataError(f"{root} is not installed; pip install {name} brings it") from None
 
 
 def check_sizes(config: Any, *names: str) -> None:
@@ -118,7 +114,7 @@ def show(values: dict[str, Any], *, as_json: bool) -> None:
 
 
 def rendered(values: dict[str, Any]) -> Iterator[str]:
-    """Contenders, a line each; then every other part as a table of its own, or on one line."""
+    """Contenders, a line each; then every other part on one line."""
     ratios = {"ours": 1.0, **values["ratios"]}
     speeds = {"ours": values["ours"], **values["peers"]}
     lines = [(name, f"{speed:,.0f}", ratios[name]) for name, speed in speeds.items()]
@@ -128,8 +124,6 @@ def rendered(values: dict[str, Any]) -> Iterator[str]:
             continue
         if isinstance(part, dict):
             yield f"{name}: " + ", ".join(f"{key} {cell(value)}" for key, value in part.items())
-        elif isinstance(part, list):
-            yield table([tuple(part[0]), *(tuple(line.values()) for line in part)])
         else:
             yield f"{name}: {cell(part)}"
 

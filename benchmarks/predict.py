@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``predict``: rows/s from raw text, and how long a single text takes, beside what people write today.
+"""``predict``: rows/s from raw text, beside what people write today.
 
 The plain loop is the notebook's: pandas, BeautifulSoup, NLTK's tokens, stop words and lemmas one text at a time, then a
 network of the bundle's sizes over rows padded to the maximum, 32 at once. The linear one is a scikit-learn pipeline,
@@ -23,12 +23,11 @@ from torch import nn
 
 from benchmarks.measuring import alternate, check_sizes, one_core, result, show
 from benchmarks.text import notebook
-from harness.config import require
 from harness.inference.rows import find, texts_in
 from harness.inference.scorer import Scorer, open_scorer, scorer_class
 from harness.rundir.training_facts import Reading
-from preprocessing.base.errors import DataError
-from preprocessing.base.storage import temporary_folder
+from preprocessing.base.atomic import temporary_folder
+from preprocessing.base.errors import DataError, require
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec
@@ -38,7 +37,7 @@ Texts = Sequence[str]
 LOOP, LINEAR = "the notebook's loop", "scikit-learn, TF-IDF and logistic regression"
 BATCH = 1024
 SLOWEST = 200
-"""Texts a turn of the notebook's loop, and texts that are timed one by one."""
+"""Texts a turn of the notebook's loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ def main(config: PredictConfig) -> None:
 
 
 def measure(config: PredictConfig) -> dict[str, Any]:
-    """Rows/s of each contender on one core, and milliseconds of a single text."""
+    """Rows/s of each contender on one core."""
     texts = first_texts(config)
     settled = scorer_class("torch").settle("cpu", config.precision)
     scorer = open_scorer(config.run, "torch", BATCH, settled)
@@ -87,13 +86,8 @@ def measure(config: PredictConfig) -> dict[str, Any]:
     with one_core():
         contenders = {name: functools.partial(run, some) for name, (run, some) in turns.items()}
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
-        single = [one_by_one(name, run, texts[:SLOWEST]) for name, (run, _) in turns.items()]
-    return result(
-        "rows/s",
-        {name: len(turns[name][1]) / median for name, median in seconds.items()},
-        precision=settled["precision"],
-        single_text_ms=single,
-    )
+    speeds = {name: len(turns[name][1]) / median for name, median in seconds.items()}
+    return result("rows/s", speeds, precision=settled["precision"])
 
 
 def first_texts(config: PredictConfig) -> list[str]:
@@ -151,14 +145,3 @@ def linear(texts: Texts) -> Callable[[Texts], object]:
         warnings.simplefilter("ignore")  # that it has not converged: only its time is measured
         pipeline.fit(list(texts), np.arange(len(texts)) % 2)
     return lambda some: pipeline.predict_proba(list(some))
-
-
-def one_by_one(name: str, run: Callable[[Texts], object], texts: Texts) -> dict[str, Any]:
-    """Milliseconds of a call with one text: the median, and what one in a hundred exceeds."""
-    times = []
-    for text in texts:
-        began = time.perf_counter()
-        run([text])
-        times.append(1e3 * (time.perf_counter() - began))
-    median, late = np.percentile(times, (50, 99)).tolist()
-    return {"a single text": name, "p50 ms": median, "p99 ms": late}

@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from benchmarks.measuring import alternate, check_sizes, result, show
 from harness.batch import Batch
-from harness.config import ModelConfig, OptimConfig, require
+from harness.config import ModelConfig, OptimConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.training.optim import build_optimizer
 from harness.training.throughput import synchronize
+from preprocessing.base.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.measuring import UnavailableError, alternate, check_sizes, one_core, peer_module, result, show
+from benchmarks.measuring import alternate, check_sizes, one_core, peer_module, result, show
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.rows import first_texts
@@ -33,12 +33,14 @@ SLOW_SAMPLE, SAMPLE = 400, 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
+class TextConfig(PreprocessConfig):
     """Documents per second of a configuration, beside pandas + NLTK, HF tokenizers, CountVectorizer and others.
 
-    One core each, alternating, medians. Takes --config FILE and every key of preprocessing run too: --source.path X.
+    One core each, alternating, medians. It takes every key that preprocessing run takes.
     """
 
+    output: str = "unused"
+    """Nothing is written."""
     json: bool = False
     """Print one JSON object instead of a table."""
     rounds: int = 3
@@ -48,19 +50,20 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        super().__post_init__()
         check_sizes(self, "rounds", "texts")
 
 
-def main(config: TextConfig, job: PreprocessConfig) -> None:
+def main(config: TextConfig) -> None:
     """Measure and print."""
-    texts = first_texts(job.source, job.splits, config.texts)
-    show(measure(texts, job.text, config.rounds), as_json=config.json)
+    texts = first_texts(config.source, config.splits, config.texts)
+    show(measure(texts, config.text, config.rounds), as_json=config.json)
 
 
 def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]:
     """Documents/s, one core each; ours at steady state, after one pass over the texts.
 
-    Raises ``DataError`` without texts, or when ``spec`` needs data that is not installed.
+    Raises ``DataError`` without texts, or when ``spec`` or a peer needs what is not installed.
     """
     if not texts:
         raise DataError("there are no texts to measure with; check the source")
@@ -68,22 +71,13 @@ def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]
     whole = pa.array(texts, pa.large_string())
     tokenizer(whole)
     turns: dict[str, tuple[Run, Sequence[str]]] = {"ours": (lambda _: tokenizer(whole), texts)}
-    unavailable: dict[str, str] = {}
     for name, (build, sample) in PEERS.items():
-        try:
-            turns[name] = build(spec, texts), texts[:sample]
-        except DataError as error:
-            unavailable[name] = str(error)
+        turns[name] = build(spec, texts), texts[:sample]
     with one_core():
-        seconds = alternate({name: functools.partial(run_once, *one) for name, one in turns.items()}, rounds)
+        seconds = alternate({name: functools.partial(run, some) for name, (run, some) in turns.items()}, rounds)
     rates = {name: len(turns[name][1]) / median for name, median in seconds.items()}
     corpus = {"texts": len(texts), "characters_per_text": sum(map(len, texts)) / len(texts), "rounds": rounds}
-    return result("docs/s", rates, unavailable=unavailable, corpus=corpus)
-
-
-def run_once(run: Run, texts: Sequence[str]) -> None:
-    """A turn; what was found is of no interest."""
-    run(texts)
+    return result("docs/s", rates, corpus=corpus)
 
 
 def stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str]]:
@@ -121,7 +115,7 @@ def nltk_tokens(*_: object) -> Callable[[Sequence[str]], list[list[str]]]:
     try:
         word_tokenize("A sentence.")
     except LookupError:
-        raise UnavailableError("NLTK's punkt_tab is not installed") from None
+        raise DataError("NLTK's punkt_tab is not installed") from None
     return lambda texts: [word_tokenize(text) for text in texts]
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.measuring import alternate, check_sizes, result, show
-from harness.config import ModelConfig, RunConfig, TrackingConfig, require
+from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.data.checks import TRAIN
 from harness.data.placement import open_data
 from harness.ranks.precision import configure_threads, full_fp32
@@ -31,6 +31,7 @@ from harness.training.assembly import build_trainer
 from harness.training.run import RankRequests
 from harness.training.throughput import synchronize
 from harness.training.trainer import Milestones
+from preprocessing.base.errors import require
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.text.vocabulary import PAD
 

@@ -11,7 +11,7 @@ if __name__ == "__main__":  # before the other imports: a signal may come that e
     stop.listen(sys.argv[1:])
 
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, Words, complete, dispatch
+from preprocessing.base.cli import Command, Words, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m harness"
@@ -28,49 +28,25 @@ ELSEWHERE = {
     **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
     **dict.fromkeys(("convert", "onnx", "publish", "push", "upload", "save"), "export"),
     "inspect": "python -m preprocessing inspect",
-    "checkpoints": "checkpoint list",
+    "checkpoints": "checkpoint",
     "sync": "wandb-sync",
     **dict.fromkeys(("slurm", "sbatch", "srun"), "submit"),
 }
 """What other tools call a command, and the one that is meant."""
 ONE_RUN = Words(spelling="RUN", noun="run", takes="one run directory")
-CHECKPOINTS = (
-    Command(
-        name="list",
-        summary="Every checkpoint of a run, and whether it is whole.",
-        main="harness.launch.checkpoints:show",
-        config="harness.launch.checkpoints:ListConfig",
-        words=ONE_RUN,
-    ),
-    Command(
-        name="verify",
-        summary="The same, with exit code 3 if any is damaged.",
-        main="harness.launch.checkpoints:verify",
-        config="harness.launch.checkpoints:VerifyConfig",
-        words=ONE_RUN,
-    ),
-    Command(
-        name="diff",
-        summary="What differs between two, by default the newest.",
-        main="harness.launch.checkpoints:diff",
-        config="harness.launch.checkpoints:DiffConfig",
-        words=Words(spelling="RUN [STEP STEP]", noun="run", takes="one run directory and two steps", most=3),
-    ),
-)
 COMMANDS = (
     Command(
         name="launch",
         also=("train",),
         summary="Train, with checks before it and true exit codes.",
         main="harness.launch.many:main",
-        keys=("harness.launch.asked:LaunchRecipe",),
+        keys="harness.config:LaunchRecipe",
     ),
     Command(
         name="plan",
         summary="How a run would go: steps, padding, memory, balance.",
         main="harness.launch.plan:main",
         config="harness.launch.plan:PlanConfig",
-        shared="harness.launch.asked:LaunchRecipe",
         first=("world_size", "data", "epochs", "global_batch", "json"),
         example="python -m harness plan --data data/mine --global_batch 256 --world_size 4",
     ),
@@ -78,7 +54,7 @@ COMMANDS = (
         name="doctor",
         summary="Whether a training would run here, and what to change.",
         main="harness.launch.doctor:main",
-        keys=("harness.launch.asked:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
+        keys="harness.launch.doctor:DoctorConfig",
     ),
     Command(
         name="submit",
@@ -97,8 +73,8 @@ COMMANDS = (
     Command(
         name="baseline",
         summary="What a linear model reaches on a dataset, in seconds.",
-        main="harness.baseline.command:main",
-        config="harness.baseline.command:BaselineConfig",
+        main="harness.baseline.results:main",
+        config="harness.baseline.results:BaselineConfig",
         example="python -m harness baseline --data data/mine",
     ),
     Command(
@@ -107,7 +83,7 @@ COMMANDS = (
         main="harness.inference.predict:main",
         config="harness.inference.config:PredictConfig",
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True),
-        first=("run", "input", "output", "source.text_column", "processes"),
+        first=("run", "input", "output", "column", "processes"),
         example='python -m harness predict --run runs/mine "a fine film"',
     ),
     Command(
@@ -118,7 +94,7 @@ COMMANDS = (
         words=Words(
             spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None, texts=True
         ),
-        first=("run", "input", "output", "source.text_column", "label"),
+        first=("run", "input", "output", "column", "label"),
         example='python -m harness explain runs/mine "a fine film"',
     ),
     Command(
@@ -154,12 +130,18 @@ COMMANDS = (
     Command(
         name="recipes",
         summary="The recipes that come with padless, to see or to copy.",
-        main="harness.launch.recipes:main",
-        config="harness.launch.recipes:RecipesConfig",
+        main="harness.launch.starting_points:recipes",
+        config="harness.launch.starting_points:RecipesConfig",
         words=Words(spelling="[NAME …]", noun="recipe", takes="names of recipes", least=0, most=None),
         example="python -m harness recipes imdb",
     ),
-    Command(name="checkpoint", summary="List, verify or compare the checkpoints of a run.", parts=CHECKPOINTS),
+    Command(
+        name="checkpoint",
+        summary="Every checkpoint of a run, and whether it is whole.",
+        main="harness.launch.starting_points:checkpoints",
+        config="harness.launch.starting_points:CheckpointConfig",
+        words=ONE_RUN,
+    ),
     Command(
         name="wandb-sync",
         summary="Send to W&B what a run kept offline or lost there.",

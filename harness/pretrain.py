@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from harness.config import FIRST_KEYS, RunConfig
+from harness.config import FIRST_KEYS, LANGUAGE_MODEL, RunConfig
 from harness.ranks import devices, stopping
 from harness.ranks.stopping import leave, run_rank
-from harness.settings.task import LANGUAGE_MODEL
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
@@ -25,8 +24,8 @@ PAGE = Page(
 def main(argv: list[str]) -> int:
     """Pretrain on this rank; returns the exit code."""
     stopping.install()
-    task = {"task": LANGUAGE_MODEL}
-    recipe = cli.parse(RunConfig, argv, prog=PROG, page=PAGE, defaults=task, in_front=devices.LAUNCHER_OPTIONS)
+    words = [f"--task={LANGUAGE_MODEL}", *argv]
+    recipe = cli.parse(RunConfig, words, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
     if recipe.task != LANGUAGE_MODEL:
         raise ConfigError(f"task: {recipe.task}: accelerate launch -m harness.train trains it; here: {LANGUAGE_MODEL}")
     resolved = resolve(recipe)

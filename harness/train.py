@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from harness.config import FIRST_KEYS, RunConfig
+from harness.config import CLASSIFIER, FIRST_KEYS, RunConfig
 from harness.ranks import devices, stopping
 from harness.ranks.stopping import leave, run_rank
-from harness.settings.task import CLASSIFIER
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.help_page import Page

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import sys
 
-from preprocessing.base import stopping
+from preprocessing.base import processes
 
 if __name__ == "__main__":  # before the other imports: a signal may come that early
-    stopping.listen()
+    processes.listen()
 
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, Words, complete, dispatch
+from preprocessing.base.cli import Command, Words, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m preprocessing"
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
 def script() -> int:
     """The console script ``padless-preprocess``."""
-    stopping.listen()
+    processes.listen()
     complete(COMMANDS)
     keep_folder_out()
     return cli.run(main)

@@ -6,12 +6,14 @@ from __future__ import annotations
 import codecs
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from preprocessing.base.errors import ConfigError, check_processes, check_wait, require
-from preprocessing.base.schema import MOST
+from msgspec import Meta
+
+from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Name, Processes, Wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.labels import AUTO, LabelMap, as_recorded, spelling
+from preprocessing.labels import AUTO, LabelMap, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
@@ -22,8 +24,6 @@ EMBEDDED = "movie-reviews"
 SMALLEST_RUNG = 64
 MOST_PART_MB = 4096
 """A part is held in memory."""
-VERBATIM = {"verbatim": True}
-"""Marks a field whose values are texts as they are written: ``yes`` and ``012`` are no boolean and no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class SourceConfig:
     learn from too. They need no label column; one that is there is ignored. Of a folder, every .txt file below it."""
     format: Format = "auto"
     """auto takes it from the name; a folder holds one sub-folder per label, perhaps below train/ and test/."""
-    text_column: str = field(default=AUTO, metadata={"also": ("column", "text_column")})
+    text_column: Name = AUTO
     """Column that holds the text; auto: text, or the one that looks like it."""
-    label_column: str = field(default=AUTO, metadata={"also": ("label_column",)})
+    label_column: Name = AUTO
     """Column that holds the label; auto: label, or the one that looks like it."""
     missing_label: MissingLabel = "error"
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
@@ -51,13 +51,13 @@ class SourceConfig:
     missing_text: Literal["keep", "error"] = "keep"
     """Rows whose text is null, as JSON lines, Parquet and frames may have them: kept as an empty text and counted, or
     refused. padless.prepare refuses them unless it is told to keep them."""
-    labels: dict[str, Any] | str = field(default=AUTO, metadata=VERBATIM)  # LabelMap looks at the values
+    labels: dict[str, Any] | str = AUTO  # LabelMap looks at the values
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
     numbers; sorted, numbers as numbers. Or class name -> the values that mean it, as they are written; the order of the
     names numbers the classes."""
-    neutral: str | list[str] = field(default_factory=list, metadata=VERBATIM)
+    neutral: str | list[str] = field(default_factory=list)
     """Label values whose rows are left out and counted, such as the three stars of five."""
-    where: dict[str, str] = field(default_factory=dict, metadata=VERBATIM)
+    where: dict[str, str] = field(default_factory=dict)
     """Column -> value: rows that hold another value there are left out and counted."""
     encoding: str = AUTO
     """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another."""
@@ -69,7 +69,7 @@ class SourceConfig:
     """CSV: the character that makes the next one literal, for files that do not double their quotes."""
     columns: list[str] = field(default_factory=list)
     """CSV: the names of the columns, for files without a header line."""
-    part_mb: float = 8.0
+    part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
     """Megabytes of text per unit of work; changes speed and memory, never the result."""
 
     def __post_init__(self) -> None:
@@ -86,11 +86,6 @@ class SourceConfig:
                     raise ConfigError(f"source.unlabelled_path: {address!r} {also_labelled(name)}")
         object.__setattr__(self, "neutral", [self.neutral] if isinstance(self.neutral, str) else list(self.neutral))
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
-        fits = 0 < self.part_mb <= MOST_PART_MB
-        require(fits, "source.part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
-        names = {"text_column": self.text_column, "label_column": self.label_column}
-        for name, column in names.items():
-            require(bool(column), f"source.{name}", column, "the name of a column")
         if self.text_column == self.label_column != AUTO:
             raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
         for name in ("delimiter", "quote", "escape"):
@@ -152,16 +147,16 @@ def known_encoding(name: str) -> str:
 class SplitConfig:
     """How rows are divided into train, validation and test."""
 
-    validation: float = 0.1
+    validation: Chance = 0.1
     """Fraction of the rows that becomes the validation split, unless the source names one."""
-    test: float = 0.1
+    test: Chance = 0.1
     """Fraction of the rows that becomes the test split, unless the source names one."""
-    column: str | None = AUTO
+    column: Name | None = AUTO
     """Column that names each row's split: train, validation (or valid, val, dev) or test; a row with an empty cell is
     treated as one without such a column. auto: a column called split, if it holds nothing else; null: none."""
-    names: dict[str, list[str]] = field(default_factory=dict, metadata=VERBATIM)
+    names: dict[str, list[str]] = field(default_factory=dict)
     """Split -> other values of splits.column that mean it, as in {train: [tr, 0], test: [te]}."""
-    group_column: str | None = None
+    group_column: Name | None = None
     """Column of groups (film, author, customer): rows of one group never fall into two of the splits that are cut. Rows
     with an empty cell belong to no group."""
     folds: int = 0
@@ -170,15 +165,10 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing to train on."""
-        for name in (VALIDATION, TEST):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"splits.{name}", value, "at least 0 and below 1")
         total = self.validation + self.test
         folds = "0 for none, or from 2 to 100"
         require(self.folds == 0 or 2 <= self.folds <= 100, "splits.folds", self.folds, folds)
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
-        for name in ("column", "group_column"):
-            require(getattr(self, name) != "", f"splits.{name}", "", "the name of a column, or null")
         if self.group_column is not None and self.group_column == self.column != AUTO:
             raise ConfigError(f"splits.group_column: {self.group_column!r} is already splits.column; name another")
         if self.names and self.column in (None, AUTO):
@@ -195,17 +185,15 @@ class SplitConfig:
 class ShardConfig:
     """How rows are laid out on disk."""
 
-    widths: list[int] = field(default_factory=list)
+    widths: list[AtLeast1] = field(default_factory=list)
     """The ladder: each row goes to the narrowest width that holds it; none: text.max_tokens, halved down to 64."""
-    rows: int = 32768
+    rows: AtLeast1 = 32768
     """Rows that are shuffled together and written side by side; bounds the memory of the second pass."""
 
     def __post_init__(self) -> None:
         """Refuse a ladder that does not climb."""
         climbing = all(low < high for low, high in zip(self.widths, self.widths[1:], strict=False))
         require(climbing, "shards.widths", self.widths, "widths that ascend")
-        require(all(width > 0 for width in self.widths), "shards.widths", self.widths, "widths above 0")
-        require(1 <= self.rows <= MOST, "shards.rows", self.rows, f"at least 1, at most {MOST:,}")
 
     def ladder(self, max_tokens: int) -> list[int]:
         """The widths, narrowest first; the last is ``max_tokens``."""
@@ -238,17 +226,15 @@ class ExecutorConfig:
 
     kind: Literal["local", "dask"] = "local"
     """local: processes on this machine; dask: the workers of a running scheduler."""
-    workers: int | None = None
+    workers: Processes | None = None
     """Number of local processes; none: one per core that this process may use."""
     scheduler: str | None = None
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
-    timeout_s: float = 900.0
+    timeout_s: Wait = 900.0
     """Longest wait for the next part to be finished before the job gives up and says what it waited for."""
 
     def __post_init__(self) -> None:
         """Refuse an executor that cannot work."""
-        check_processes("executor.workers", self.workers)
-        check_wait("executor.timeout_s", self.timeout_s)
         if self.kind == "dask" and not self.scheduler:
             raise ConfigError("executor.scheduler: missing: executor.kind dask needs an address or a scheduler file")
         if self.kind == "local" and self.scheduler:
@@ -270,7 +256,7 @@ class PreprocessConfig:
     """Replace a dataset of another configuration that is already there, when the new one is whole."""
     quiet: bool = False
     """Print neither progress nor notes: only which rows are left out, and errors."""
-    seed: int = 0
+    seed: AtLeast0 = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)
     text: TextSpec = field(default_factory=TextSpec)
@@ -286,7 +272,6 @@ class PreprocessConfig:
         require(fits, "output", self.output, "the name of a directory, on one line")
         if self.staging and "://" not in self.output:
             raise ConfigError(f"staging: {self.staging!r} has no use: output {self.output!r} is built where it is")
-        require(0 <= self.seed < 1 << 63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         last = self.widths[-1]
         if last != self.text.max_tokens:
             raise ConfigError(
@@ -307,35 +292,16 @@ class PreprocessConfig:
         return self.shards.ladder(self.text.max_tokens)
 
     def deciding(self) -> dict[str, Any]:
-        """The part of the configuration that decides the bytes of the dataset, as JSON.
-
-        Options at their default look as they did before there were any: columns as ``text``, ``label`` and no split,
-        and ``source.encoding``, ``splits.names``, ``group_column``, ``folds`` and all of texts without labels not at
-        all.
+        """The part of the configuration that decides the bytes of the dataset, as JSON; columns that are ``auto`` look
+        like ``text``, ``label`` and no split.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # which change no dataset that is made
-        for part, key, before in (
-            ("source", "text_column", "text"),
-            ("source", "label_column", "label"),
-            ("splits", "column", None),
-        ):
+        usual = (("source", "text_column", "text"), ("source", "label_column", "label"), ("splits", "column", None))
+        for part, key, value in usual:
             if content[part][key] == AUTO:
-                content[part][key] = before
-        if self.source.encoding == AUTO:
-            del content["source"]["encoding"]
-        if not self.source.unlabelled_path:
-            del content["source"]["unlabelled_path"]
-        if self.source.missing_label == "error":
-            del content["source"]["missing_label"]
-        if not isinstance(self.source.labels, str):
-            named = self.source.labels.items()
-            content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}
-        content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
-        for key in ("names", "group_column", "folds"):
-            if not content["splits"][key]:
-                del content["splits"][key]
+                content[part][key] = value
         content["shards"]["widths"] = self.widths
         return json.loads(json.dumps(content))

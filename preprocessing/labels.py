@@ -8,7 +8,6 @@ then the rest as texts. The type of the column travels with the classes, so that
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
@@ -90,20 +89,6 @@ def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
         return np.array([("false", "true").index(name) == 1 for name in names], bool)
     dtype = {"int": np.int64, "float": np.float64, "text": object}[kind]
     return np.array([int(name) if kind == "int" else name for name in names], dtype)
-
-
-def as_recorded(value: Any) -> Any:
-    """A value of ``source.labels`` as manifests have always recorded it: 0 and "0" as 0, and so 3.5 and true."""
-    text = str(value)
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            if str(kind(text)) == text and NUMBER.fullmatch(text):
-                return kind(text)
-        except ValueError:
-            continue
-    return value
 
 
 class LabelMap:
@@ -188,20 +173,6 @@ def order(name: str) -> tuple[bool, float, str]:
     """Numbers come first, by size; then texts."""
     number = NUMBER.fullmatch(name) is not None
     return not number, float(name) if number else 0.0, name
-
-
-def is_list(names: Collection[str]) -> bool:
-    """Whether class names look like several labels in one cell: ``comedy,drama`` beside ``drama`` and ``drama,war``.
-
-    Most parts of such cells stand in other cells too; those of a name such as ``Arts, Crafts and Sewing`` do not.
-    """
-    for separator in (",", ";", "|"):
-        cells = [{part.strip() for part in name.split(separator)} for name in set(names)]
-        times = Counter(part for cell in cells for part in cell)
-        listed = [part for cell in cells if len(cell) > 1 for part in cell]
-        if sum(len(cell) > 1 for cell in cells) > 2 and 2 * sum(times[part] > 1 for part in listed) > len(listed):
-            return True
-    return False
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:

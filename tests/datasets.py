@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
+from preprocessing.base import arrays
 from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED, VALIDATION
 from preprocessing.dataset.shards import (
     VOCABULARY,
@@ -24,8 +25,8 @@ from preprocessing.dataset.shards import (
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import Vocabulary, count, freeze
+from preprocessing.text.tokenizer import Tokenizer, Tokens
+from preprocessing.text.vocabulary import Counts, Vocabulary, freeze
 
 MOODS = (
     ("dull", "awful", "bad", "boring"),
@@ -85,10 +86,19 @@ def write_dataset(
     for name, (split_texts, drawn) in texts.items():
         encoded = encoder(split_texts)
         labels = np.full_like(drawn, NO_LABEL) if name == UNLABELLED else drawn
-        splits[name] = encoded.padded(widths[-1]), np.diff(encoded.offsets), labels
+        splits[name] = (
+            arrays.padded(encoded.ids, encoded.offsets, widths[-1], np.int32),
+            np.diff(encoded.offsets),
+            labels,
+        )
     labels = [f"class{number}" for number in range(num_classes)] if num_classes > 2 else ["negative", "positive"]
     write_splits(root, splits, vocabulary, pipeline, labels, widths, block_rows)
     return {name: split_texts for name, (split_texts, _) in texts.items()}
+
+
+def count(tokens: Tokens) -> Counts:
+    """How often each type occurs in a batch of tokenized texts."""
+    return Counts(tokens.types, np.bincount(tokens.codes, minlength=len(tokens.types)).astype(np.int64))
 
 
 def write_splits(

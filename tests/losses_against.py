@@ -22,7 +22,7 @@ from typing import Any
 
 from harness.launch.launcher import free_port
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, Words, call
+from preprocessing.base.cli import Command, Words, call
 from preprocessing.base.errors import ConfigError
 from tests.commands import PLAIN
 from tests.datasets import write_dataset

@@ -2,8 +2,8 @@
 """Two machines on this one: network namespaces that a pair of veth devices joins, each with an address, a host name and
 a ``/etc/hosts`` of its own, in which, as on Debian, its own name is 127.0.1.1.
 
-They share the file system, except what a command is told to have for itself. Needs root and iproute2; losses and cuts
-need iptables. ``why_not`` says what is missing.
+They share the file system, except what a command is told to have for itself. Needs root and iproute2; cuts need
+iptables. ``why_not`` says what is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import psutil
 from tests.commands import ROOT
 
 PORT = 29500
-TOOLS = ("ip", "tc", "iptables", "unshare")
+TOOLS = ("ip", "iptables", "unshare")
 
 
 def why_not() -> str | None:
@@ -131,10 +131,9 @@ class Machine:
         """A command of the system in this machine's network."""
         tool("ip", "netns", "exec", self.namespace, *words)
 
-    def lose(self, share: float) -> None:
-        """Drop this share of the packets that come in from the other machine; all of them are a cut."""
-        some = () if share == 1 else ("-m", "statistic", "--mode", "random", "--probability", str(share))
-        self.inside("iptables", "-A", "INPUT", "-i", self.device, *some, "-j", "DROP")
+    def lose(self) -> None:
+        """Drop the packets that come in from the other machine."""
+        self.inside("iptables", "-A", "INPUT", "-i", self.device, "-j", "DROP")
 
 
 @dataclass
@@ -149,21 +148,15 @@ class Two:
         """Machine 0, where rank 0 is, and machine 1."""
         return self.a, self.b
 
-    def lose(self, share: float = 1) -> None:
-        """This share of the packets is lost in both directions; all of them are a cut, and nobody is told."""
+    def lose(self) -> None:
+        """A cut: packets are lost in both directions, and nobody is told."""
         for machine in self.both:
-            machine.lose(share)
+            machine.lose()
 
     def mend(self) -> None:
         """The link is whole again."""
         for machine in self.both:
             machine.inside("iptables", "-F", "INPUT")
-
-    def slow_down(self, rate: str) -> None:
-        """The link carries no more than ``rate``, as in 20mbit."""
-        for machine in self.both:
-            shape = f"qdisc add dev {machine.device} root tbf rate {rate} burst 32kb latency 1s"
-            machine.inside("tc", *shape.split())
 
 
 @contextmanager

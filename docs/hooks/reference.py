@@ -15,7 +15,7 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -32,8 +32,8 @@ NAMES = {bool: "`true` or `false`", int: "a whole number", float: "a number", st
 PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 PAGES = {"harness": ("training", "training.md"), "preprocessing": ("preprocessing", "preprocessing.md")}
 """Package -> what its shared keys are options of, and their page."""
-READS_ITS_WORDS = {"launch": None, "doctor": "harness.launch.doctor:DoctorConfig"}
-"""Commands that take the options of ``accelerate launch``, then the keys of the training and those of this class."""
+SHARED = {"harness": "harness.config:LaunchRecipe", "preprocessing": "preprocessing.config:PreprocessConfig"}
+"""Package -> the keys that several of its commands take, whose classes are made from this one."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -55,15 +55,6 @@ class Option:
     unnamed: str = ""
     """The value of a command line that names no recipe, where it is another than the default."""
     parts: tuple[Option, ...] = ()
-
-
-def shared_by(package: str) -> str:
-    """``module:class`` of the keys that commands of a package share, else of its first command; more than one such
-    class is an error.
-    """
-    table = importlib.import_module(f"{package}.__main__").COMMANDS
-    (name,) = {command.shared for command in table if command.shared} or {table[0].config}
-    return name
 
 
 def load(name: str) -> Any:
@@ -142,7 +133,7 @@ def spelt(value: Any) -> str:
 def options_page(package: str) -> str:
     """A heading for each key that a package's commands share, so that search and links find it."""
     lines: list[str] = []
-    sections = list(options(load(shared_by(package))))
+    sections = list(options(load(SHARED[package])))
     for option in sections:
         lines += [] if option.parts else heading(option, 2)
     for section in sections:
@@ -169,18 +160,15 @@ def values(option: Option) -> str:
 def commands_page(package: str) -> str:
     """Every command of a package with its words and options, from its command table."""
     table = importlib.import_module(f"{package}.__main__")
-    return "\n".join(commands_of(table.COMMANDS, f"python -m {package}", 3, package))
+    return "\n".join(commands_of(table.COMMANDS, package))
 
 
-def commands_of(commands: Sequence[Any], prog: str, level: int, package: str) -> Iterator[str]:
-    """The lines of some commands, and of those below them."""
+def commands_of(commands: Sequence[Any], package: str) -> Iterator[str]:
+    """The lines of some commands."""
     for command in commands:
-        usage = f"{prog} {command.name}"
+        usage = f"python -m {package} {command.name}"
         anchor = usage.removeprefix("python -m ").replace(" ", "-")
-        yield f"{'#' * level} {usage.removeprefix('python -m ')} {{ #{anchor} }}\n\n{as_markdown(command.summary)}\n"
-        if command.parts:
-            yield from commands_of(command.parts, usage, level + 1, package)
-            continue
+        yield f"### {usage.removeprefix('python -m ')} {{ #{anchor} }}\n\n{as_markdown(command.summary)}\n"
         words = f" {command.words.spelling}" if command.words else ""
         example = f"\n{command.example}" if command.example else ""
         yield f"```\n{usage}{words} [--key value …]{example}\n```\n"
@@ -189,21 +177,27 @@ def commands_of(commands: Sequence[Any], prog: str, level: int, package: str) ->
 
 def command_options(command: Any, package: str) -> Iterator[str]:
     """What a command takes beside its words."""
-    shared, own = shared_by(package), command.config
-    if own is None:
+    if command.config is None:
         yield f"{first_paragraph(command.main)}\n\nThe options of `accelerate launch` come first.\n"
-        own = READS_ITS_WORDS[command.name]
-    if own not in (None, shared):
-        yield f"{keys_page(own)}\n"
-    if command.shared or own in (None, shared) or command.name in READS_ITS_WORDS:
-        noun, page = PAGES[package]
-        yield f"Takes every [option of {noun}]({page}).\n"
+    own, shared = load(command.config or command.keys), load(SHARED[package])
+    if not issubclass(own, shared):
+        yield f"{as_list(options(own))}\n"
+        return
+    known = list(options(shared))
+    yield f"{as_list(option for option in options(own) if option not in known)}\n"
+    noun, page = PAGES[package]
+    yield f"Takes every [option of {noun}]({page}).\n"
 
 
 def keys_page(name: str) -> str:
     """The options of a class as a list, for commands that have few."""
+    return as_list(options(load(name)))
+
+
+def as_list(found: Iterable[Option]) -> str:
+    """Each option with what it takes and means."""
     lines = []
-    for option in (leaf for one in options(load(name)) for leaf in one.parts or (one,)):
+    for option in (leaf for one in found for leaf in one.parts or (one,)):
         meaning = textwrap.indent(option.meaning, "    ").removeprefix("    ")
         lines.append(f"`--{option.key}` ({values(option)})\n:   {meaning}\n")
     return "\n".join(lines)

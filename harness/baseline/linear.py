@@ -6,14 +6,14 @@ sublinear_tf=True, min_df=2)`` and ``LogisticRegression(C=10)``, and it is fixed
 corpus measures nothing. It chooses nothing on the splits that it measures but the temperature of its probabilities, on
 ``validation``, as a network's is.
 
-No text is read back: a word is its id, a pair is the number ``first * V + second`` for a vocabulary of V. Rows are
-counted in pieces, so only two things grow with a split: its matrix takes 12 bytes for each n-gram that a row holds, and
-twice that while its pieces are joined; the table of distinct n-grams, from which those of the matrix are chosen, takes
-at most 32 MB per million tokens, and twice that while it is merged.
+No text is read back: a word is its id, a pair is the number ``first * V + second`` for a vocabulary of V. Two things
+grow with the training split: its matrix takes 12 bytes for each n-gram that a row holds, the table of distinct n-grams
+some 100 bytes for each.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from harness.config import EvaluationConfig
@@ -31,14 +30,10 @@ from harness.scores.figures import figures
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.dataset.shards import MANIFEST, Manifest, Split
+from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
 from preprocessing.text.vocabulary import UNK
 
-MIN_ROWS = 2
-"""Rows of the training split that an n-gram must be in."""
-PIECE_TOKENS = 1 << 20
-"""Places of padded rows that are counted at once; that takes about 60 MB."""
-RECIPE = {"version": 2, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": MIN_ROWS, "C": 10.0}
+RECIPE = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
 """What decides the figures beside the dataset; ``SPLIT.json`` carries it, and a result of another one is made anew."""
 TOLERANCE = 1e-5
 """Largest slope of the mean log loss at the end. With scikit-learn's 1e-4 it stops some rows short of the optimum."""
@@ -73,81 +68,18 @@ def check(data: str | Path, manifest: Manifest) -> None:
         )
 
 
-def entries_of(split: Split, vocabulary_size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Every word and pair of a split in the order of its rows, piece after piece: how many rows a piece has, the row's
-    place in it and the n-gram, int64 ``[entries]`` each.
-    """
-    most = np.iinfo(np.int64).max // (vocabulary_size * (vocabulary_size + 1))  # so that n-gram and row fit one number
-    for block in split.blocks:
-        size = int(max(1, min(PIECE_TOKENS // block.ids.shape[1], most)))
-        for start in range(0, len(block.row), size):
-            lengths = block.length[start : start + size]
-            ids = block.ids[start : start + size, : lengths.max()].astype(np.int64)
-            real = np.arange(ids.shape[1]) < lengths[:, None]
-            row, both = np.nonzero(real)[0], real[:, 1:]
-            pairs = (ids[:, :-1] * vocabulary_size + ids[:, 1:])[both]
-            yield len(ids), np.concatenate((row, np.nonzero(both)[0])), np.concatenate((ids[real], pairs))
-
-
-def frequencies(split: Split, vocabulary_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct n-grams of a split, ascending, and in how many rows each of them is."""
-    table = pa.table({"key": pa.array([], pa.int64()), "rows": pa.array([], pa.int64())})
-    waiting: list[pa.Table] = []
-
-    def merged() -> pa.Table:
-        found = pa.concat_tables([table, *waiting]).group_by("key").aggregate([("rows", "sum")])
-        return found.rename_columns({"key": "key", "rows_sum": "rows"})
-
-    for rows, row, key in entries_of(split, vocabulary_size):
-        each, count = np.unique(np.unique(key * rows + row) // rows, return_counts=True)
-        waiting.append(pa.table({"key": each, "rows": count}))
-        if sum(map(len, waiting)) >= max(len(table), PIECE_TOKENS):
-            table, waiting = merged(), []
-    table = merged().sort_by("key")
-    return table["key"].to_numpy(), table["rows"].to_numpy()
-
-
-class Vectorizer:
-    """The n-grams of a training split and their weights: turns splits into TF-IDF matrices."""
-
-    def __init__(self, split: Split, vocabulary_size: int, most: int) -> None:
-        """The n-grams in at least ``MIN_ROWS`` rows of ``split``; of more than ``most`` those in the most rows."""
-        from sklearn.feature_extraction.text import TfidfTransformer
-
-        self.vocabulary_size = vocabulary_size
-        key, rows = frequencies(split, vocabulary_size)
-        kept = np.flatnonzero(rows >= MIN_ROWS)
-        if len(kept) > most:
-            kept = np.sort(kept[np.argsort(-rows[kept], kind="stable")[:most]])
-        self.key = key[kept]
-        """int64 ``[features]``, ascending: the n-gram of each column."""
-        self.weights = TfidfTransformer(sublinear_tf=True)
-        self.weights.idf_ = 1 + np.log((1 + len(split)) / (1 + rows[kept]))
-
-    def __call__(self, split: Split) -> Any:
-        """The split's rows as scipy's CSR matrix, float64 ``[rows, features]``, each of length 1 or, with none, 0."""
-        from scipy import sparse
-
-        return sparse.vstack(list(self.pieces(split)), format="csr")
-
-    def pieces(self, split: Split) -> Iterator[Any]:
-        """The same, piece after piece."""
-        from scipy import sparse
-
-        for rows, row, key in entries_of(split, self.vocabulary_size):
-            column = np.searchsorted(self.key, key)
-            known = column < len(self.key)
-            known[known] = self.key[column[known]] == key[known]
-            places = (row[known].astype(np.int32), column[known].astype(np.int32))
-            counts = sparse.csr_matrix((np.ones(len(places[0])), places), shape=(rows, len(self.key)))
-            yield self.weights.transform(counts, copy=False)
+def documents(block: Block) -> Iterator[np.ndarray]:
+    """The ids of each row, int64 ``[tokens]``."""
+    for ids, length in zip(block.ids, block.length.tolist(), strict=True):
+        yield ids[:length].astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Linear:
     """The linear model of a dataset's training rows."""
 
-    vectorizer: Vectorizer
+    vectorizer: Any
+    """scikit-learn's, over arrays of ids."""
     classifier: Any
     """scikit-learn's."""
     num_classes: int
@@ -159,10 +91,22 @@ class Linear:
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
         """Fit it; ``check`` has found nothing wrong."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        def words_and_pairs(ids: np.ndarray) -> list[int]:
+            found: list[int] = np.concatenate((ids, ids[:-1] * manifest.vocabulary_size + ids[1:])).tolist()
+            return found
+
         train = Split(data, manifest, TRAIN).check()
         outputs = 1 if len(manifest.labels) == 2 else len(manifest.labels)
-        vectorizer = Vectorizer(train, manifest.vocabulary_size, MOST_WEIGHTS // outputs)
-        matrix = vectorizer(train)
+        most = MOST_WEIGHTS // outputs
+        vectorizer = TfidfVectorizer(
+            analyzer=words_and_pairs, sublinear_tf=True, min_df=RECIPE["min_rows"], max_features=most
+        )
+        try:
+            matrix = vectorizer.fit_transform(itertools.chain.from_iterable(map(documents, train.blocks)))
+        except ValueError:
+            raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn") from None
         limit = int(np.clip(WORK // max(matrix.nnz * outputs, 1), FEWEST_STEPS, MOST_STEPS))
         return cls(vectorizer, fit(matrix, in_order(train, "label"), limit), len(manifest.labels), len(train), limit)
 
@@ -175,7 +119,7 @@ class Linear:
         """Logits of a split's rows as they lie in the shards, float64 ``[rows]`` for two classes, ``[rows, classes]``
         for more; a class without a training row gets the least probable one of all.
         """
-        pieces = self.vectorizer.pieces(split)
+        pieces = (self.vectorizer.transform(documents(block)) for block in split.blocks)
         return np.concatenate([logits_of(self.classifier, piece, self.num_classes) for piece in pieces])
 
 
@@ -228,7 +172,7 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     about = {
         "dataset": manifest.fingerprint,
         "recipe": RECIPE,
-        "features": len(linear.vectorizer.key),
+        "features": len(linear.vectorizer.vocabulary_),
         "train_rows": linear.rows,
         "steps": linear.steps,
         "converged": linear.steps < linear.limit,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``DATA/baseline/``: what the linear model reached on a dataset, beside its shards, and a network beside it.
+"""``padless baseline``: what scikit-learn reaches on a dataset, in seconds, before a network is trained; what is kept
+of it in ``DATA/baseline/``, beside the shards; and a network beside it.
 
 There are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, and ``fold-N.json`` for each fold, in the
 format of an evaluation. Each file of figures carries the fingerprint of the dataset and the recipe of the model; those
@@ -8,14 +9,16 @@ of another fingerprint or recipe count as not there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from harness.baseline.linear import RECIPE, OnSplit
+from harness.baseline.linear import RECIPE, OnSplit, measure, measured_splits
+from harness.data.views import check_folds, held_out
 from harness.rundir.results import (
     Measured,
     figures_name,
@@ -26,13 +29,79 @@ from harness.rundir.results import (
     write_predictions,
 )
 from harness.scores.intervals import of_difference
+from harness.scores.tables import show_figures, spread_table
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import duration
 from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.dataset.shards import Manifest
+from preprocessing.base.terminal import Screen, duration, tell
+from preprocessing.dataset.shards import Manifest, read_manifest
 
-FOLDER = "baseline"
+FOLDER, SPLITS = "baseline", (VALIDATION, TEST)
 MADE_ANEW = "delete it, and `padless baseline` makes it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """Measure TF-IDF of words and pairs with logistic regression on a dataset, to hold networks against.
+
+    The figures are kept in DATA/baseline, where every run on the dataset finds them.
+    """
+
+    data: str
+    """Dataset directory."""
+    folds: bool = False
+    """Measure it on each fold of the dataset (splits.folds), learned from the others, in place of the splits: what
+    launch --folds is held against."""
+    json: bool = False
+    """Print the figures of every measured split, or of every fold, as one JSON object."""
+
+
+def main(config: BaselineConfig) -> None:
+    """Show the figures of the linear model; they are computed unless they are there already."""
+    manifest = read_manifest(config.data)
+    if config.folds:
+        check_folds(manifest, config.data, "folds")
+    names = [fold_name(fold) for fold in range(manifest.folds)] if config.folds else measured_splits(manifest)
+    try:
+        results = read_results(config.data, manifest.fingerprint, names)
+    except DataError as error:
+        tell(f"warning: {error}; made again now")
+        results = {}
+    done = "found"
+    if not len(results) == len(names) > 0:
+        if config.folds:
+            views = {name: held_out(manifest, fold, config.data) for fold, name in enumerate(names)}
+            found = {name: measure(config.data, view)[VALIDATION] for name, view in views.items()}
+        else:
+            found = measure(config.data, manifest)
+        results, done = {name: one.figures for name, one in found.items()}, "written"
+        try:
+            write_results(config.data, manifest, found)
+        except OSError as error:
+            done = ""
+            gone = f"{folder_of(config.data)} cannot be written ({error.strerror})"
+            tell(f"warning: {gone}; no run will find these figures")
+    if config.json:
+        print(json.dumps(results, indent=2))
+    else:
+        show(config, manifest, results, done)
+
+
+def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], done: str) -> None:
+    screen, values = Screen(), list(results.values())
+    first = values[0]
+    stopped = "" if first["converged"] else f", stopped after {first['steps']} steps"
+    what = f"{manifest.folds} folds" if config.folds else f"{first['train_rows']:,} training rows"
+    screen.fact("data", f"{config.data} ({what}, {len(manifest.labels)} classes)")
+    regression = f"logistic regression with C = {RECIPE['C']:g}{stopped}"
+    screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
+    if config.folds:
+        screen.table(spread_table(list(results), values, screen.width))
+    else:
+        show_figures(screen, results)
+    if done:
+        seconds = sum(one["seconds"] for one in values) if config.folds else first["seconds"]
+        files = "" if config.folds else f": {' and '.join(map(figures_name, results))}"
+        screen.say(f"{done} in {folder_of(config.data)}{files} ({duration(seconds)})")
 
 
 def folder_of(data: str | Path) -> Path:
@@ -45,9 +114,7 @@ def fold_name(fold: int) -> str:
     return f"fold-{fold}"
 
 
-def read_results(
-    data: str | Path, fingerprint: str | None, names: Sequence[str] = (VALIDATION, TEST)
-) -> dict[str, dict[str, Any]]:
+def read_results(data: str | Path, fingerprint: str | None, names: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:
     """Figures by name, of the dataset with this fingerprint, as far as they are there; none without one.
 
     Raises ``DataError`` for a damaged file.
@@ -73,18 +140,14 @@ def read_folds(data: str | Path, fingerprint: str | None, folds: int) -> list[di
 
 
 def write_results(data: str | Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
-    """Write predictions and figures of each split, or the figures of each fold; those of splits or folds that are no
-    more are removed. Raises ``OSError``.
+    """Write predictions and figures of each split, or the figures of each fold; figures of splits or folds that are
+    no more are removed. Raises ``OSError``.
     """
-    folder, of_folds = folder_of(data), set(results).isdisjoint((VALIDATION, TEST))
-    if of_folds:
-        folds = folder.glob(figures_name("fold-*"))
-        stale = [path for path in folds if path.stem not in results and path.stem.rpartition("-")[2].isdigit()]
-    else:
-        gone = [split for split in (VALIDATION, TEST) if split not in results]
-        stale = [folder / name(split) for split in gone for name in (figures_name, predictions_name)]
+    folder, of_folds = folder_of(data), set(results).isdisjoint(SPLITS)
+    stale = folder.glob(figures_name("fold-*")) if of_folds else map(folder.joinpath, map(figures_name, SPLITS))
     for path in stale:
-        path.unlink(missing_ok=True)
+        if path.stem not in results:
+            path.unlink(missing_ok=True)
     for name, one in results.items():
         if not of_folds:
             write_predictions(folder, name, manifest.labels, manifest.label_type, **one.predictions)
@@ -110,11 +173,6 @@ class Comparison:
         return self.network["accuracy"] - self.linear["accuracy"]
 
     @property
-    def standing(self) -> Literal["above", "below", "alike"]:
-        """Where the network stands; ``alike`` if the interval of the difference holds 0."""
-        return "above" if self.low > 0 else "below" if self.high < 0 else "alike"
-
-    @property
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
         points, low, high = (f"{100 * value:+.2f}" for value in (self.difference, self.low, self.high))
@@ -127,10 +185,10 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What follows, in a sentence."""
-        if self.standing == "above":
+        if self.low > 0:
             return "the network is above the linear model"
         took = f"which took {duration(self.linear['seconds'])}"
-        if self.standing == "below":
+        if self.high < 0:
             return f"the network is below the linear model, {took}"
         return f"no difference that these rows could show between the network and the linear model, {took}"
 

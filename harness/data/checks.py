@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from harness.config import RunConfig
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, Task
 from harness.data.order import OrderSpec, step_rows, stream_seed, width_groups
 from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_labels, read_soft_labels
 from harness.data.views import rows_of_task
-from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import percent
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.terminal import percent
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
 
@@ -171,18 +170,16 @@ def check_learning(config: RunConfig) -> None:
             "order.unlabelled_batch": streams,
             "self_training.labels": teaching.is_on,
             "optim.adversarial": optim.adversarial is not None,
-            "optim.virtual_adversarial": optim.virtual_adversarial is not None,
         }.items():
             if value:
                 raise ConfigError(
                     f"{key}: a language model learns from all rows and predicts no labels; leave it out here, and set "
                     "it for the classifier that starts from it"
                 )
-    if streams and not teaching.is_on and optim.virtual_adversarial is None:
+    if streams and not teaching.is_on:
         raise ConfigError(
             "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "
-            "to soft labels for them (`python -m harness label`), optim.virtual_adversarial to a radius such as 1, or "
-            "order.unlabelled_batch to 0"
+            "to soft labels for them (`python -m harness label`), or order.unlabelled_batch to 0"
         )
     if teaching.is_on and not streams:
         raise ConfigError(

@@ -20,10 +20,10 @@ from pathlib import Path
 from harness.ranks.distributed import World, launched_local_rank
 from harness.ranks.precision import Choice
 from preprocessing.base import atomic
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.machine import locked
+from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.storage import storing
 from preprocessing.base.untrusted import open_regular
 from preprocessing.dataset.shards import Manifest, ShardInfo, Split, read_manifest
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 from msgspec import Meta
 
 from preprocessing.base import atomic
-from preprocessing.base.arrow import mapped, one_chunk, record_batches
+from preprocessing.base.arrays import mapped, one_chunk, record_batches
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import ALL_SPLITS

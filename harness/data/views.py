@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from harness.settings.task import LANGUAGE_MODEL, Task
+from harness.config import LANGUAGE_MODEL, Task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, ShardInfo

@@ -19,8 +19,8 @@ from harness.scores.figures import FIGURES, title_of
 from harness.scores.tables import interval
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
-from preprocessing.base.printable import markdown, markdown_code, percent, printable
 from preprocessing.base.split_names import TRAIN
+from preprocessing.base.terminal import markdown, markdown_code, percent, printable
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")

@@ -11,13 +11,12 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config import require
 from harness.inference.scorer import SCHEME, hush_bars
 from harness.rundir.bundle_files import EXPORT, bundle_directory
 from harness.rundir.layout import BUNDLE, holds_run
-from preprocessing.base.errors import ConfigError, StorageError
+from preprocessing.base.errors import ConfigError, StorageError, require
 from preprocessing.base.installed import needed
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 

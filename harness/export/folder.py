@@ -42,12 +42,11 @@ from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
+from preprocessing.base.atomic import TMPDIR, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import VERSION, needed
-from preprocessing.base.printable import public
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import VALIDATION
-from preprocessing.base.storage import TMPDIR, storing, temporary_folder
+from preprocessing.base.terminal import Screen, public
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from harness.config import require
 from harness.inference.scorer import Engine
-from preprocessing.base.errors import ConfigError, check_processes, check_wait
+from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.schema import AtLeast1, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
 
 STDIN = "-"
@@ -26,7 +26,7 @@ ENDINGS: dict[str, Form] = {
 class ScoringConfig:
     """How the rows of a dataset are scored, on one process or several."""
 
-    batch: int = 512
+    batch: AtLeast1 = 512
     """Rows per batch and process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes CUDA devices when there are any."""
@@ -34,16 +34,10 @@ class ScoringConfig:
     """Print nothing but warnings and errors."""
     stage_dir: str = "auto"
     """Where a split is copied once per node: a directory, none, or auto, which copies from network file systems."""
-    timeout_s: int = 600
+    timeout_s: Seconds = 600
     """Longest wait of one process for another."""
-    threads: int | None = None
+    threads: Processes | None = None
     """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
-        check_wait("timeout_s", self.timeout_s)
-        check_processes("threads", self.threads)
 
 
 def check_source(source: SourceConfig) -> None:
@@ -76,7 +70,6 @@ class EvaluateConfig(ScoringConfig):
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is one thing to evaluate on."""
-        super().__post_init__()
         if (self.input is None) == (self.data is None):
             raise ConfigError("nothing to evaluate on: give --input FILE or --data DATASET (not both)")
         check_source(self.source)
@@ -103,7 +96,6 @@ class LabelConfig(ScoringConfig):
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is one teacher."""
-        super().__post_init__()
         if (self.run is None) == (not self.baseline):
             raise ConfigError("no teacher, or two: give --run RUN, or --baseline")
 
@@ -112,12 +104,19 @@ class LabelConfig(ScoringConfig):
 class ReadingConfig:
     """How files of texts are read."""
 
+    column: str | None = None
+    """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How the input is read, where it differs from the corpus of the training."""
 
     def __post_init__(self) -> None:
         """Check that the files are named once."""
         check_source(self.source)
+
+    @property
+    def given(self) -> SourceConfig:
+        """What is said of the input."""
+        return self.source if self.column is None else replace(self.source, text_column=self.column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +145,13 @@ class PredictConfig(ReadingConfig):
     """Where the model runs; auto takes a CUDA device if there is one."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """What the recurrent layers compute in; auto: bf16 where the device computes it natively."""
-    processes: int | None = None
+    processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
     executor: Literal["local", "dask"] = "local"
     """local: processes on this machine; dask: the workers of a running scheduler, which see the same files."""
     scheduler: str | None = None
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
-    timeout_s: float = 86_400.0
+    timeout_s: Wait = 86_400.0
     """Longest wait for the next part, and of one rank for the others."""
     part_mb: float = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
@@ -168,8 +167,6 @@ class PredictConfig(ReadingConfig):
         super().__post_init__()
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(0 < self.part_mb <= MOST_PART_MB, "part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
-        check_processes("processes", self.processes)
-        check_wait("timeout_s", self.timeout_s)
         require(all(self.inputs), "input", self.input, "names that are not empty")
         require(self.output != "", "output", self.output, "the name of a file")
         if (self.input is None) != (self.output is None) and self.inputs != [STDIN]:
@@ -223,8 +220,8 @@ class ExplainConfig(ReadingConfig):
         super().__post_init__()
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.rows is None or self.rows >= 1, "rows", self.rows, "at least 1, or null")
-        if self.input is None and self.rows is not None:
-            raise ConfigError("rows says what is read of --input; name the file there")
+        if self.input is None and (self.column is not None or self.rows is not None):
+            raise ConfigError("column and rows say what is read of --input; name the file there")
 
     @property
     def form(self) -> Form:

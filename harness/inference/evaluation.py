@@ -33,11 +33,10 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures, texts_of
 from harness.scores.metrics import blocks, predicted_labels, probabilities
 from harness.scores.tables import describe_new_rows, describe_texts, show_figures
+from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import counted, public, tell
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
-from preprocessing.base.storage import storing, temporary_folder
+from preprocessing.base.terminal import Screen, counted, public, tell
 from preprocessing.config import SplitConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved

@@ -21,10 +21,9 @@ from harness.inference.rows import KINDS, find, lines_of_stdin, reading_by, refu
 from harness.rundir.bundle_files import bundle_directory, check_classifier, read_info
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
+from preprocessing.base.atomic import check_replaced, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import bare
-from preprocessing.base.screen import Screen
-from preprocessing.base.storage import check_replaced, storing, temporary_folder
+from preprocessing.base.terminal import Screen, bare
 from preprocessing.corpus.sources import File
 from preprocessing.text.encoder import Encoded, Encoder, kept_at_head
 from preprocessing.text.spans import Span, spans_of
@@ -62,8 +61,8 @@ def main(config: ExplainConfig, words: list[str]) -> int:
         files: list[File] = []
         chunks = lines_of_stdin() if texts == [STDIN] else iter([texts])
         if config.input is not None:
-            work, reading = stack.enter_context(temporary_folder()), reading_by(config.source, bundle, info)
-            files = find([config.input], config.input_format, config.source, reading, work)
+            work, reading = stack.enter_context(temporary_folder()), reading_by(config.given, bundle, info)
+            files = find([config.input], config.input_format, config.given, reading, work)
             chunks = first_rows(texts_in(files, work), config.rows)
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:

@@ -20,10 +20,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.printable import plain_line, printable, public
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen, plain_line, printable, public
+from preprocessing.text.cleaning import encode
 from preprocessing.text.spans import Span
-from preprocessing.text.unicode import encode
 from preprocessing.text.vocabulary import RESERVED, UNK
 
 if TYPE_CHECKING:

@@ -21,11 +21,10 @@ from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision, decide
 from harness.scores.intervals import above_chance, intervals
 from harness.scores.metrics import classification_metrics, probabilities
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import tell
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED, VALIDATION
-from preprocessing.base.storage import storing
+from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]

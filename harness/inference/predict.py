@@ -45,12 +45,11 @@ from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_clas
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from harness.rundir.training_facts import DIALECT, Reading
-from preprocessing.base import atomic, stopping
+from preprocessing.base import atomic, processes
+from preprocessing.base.atomic import check_replaced, storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.machine import locked
-from preprocessing.base.printable import percent, plain_line, tell
-from preprocessing.base.screen import Screen, cells, shortened
-from preprocessing.base.storage import check_replaced, storing
+from preprocessing.base.processes import locked
+from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
 from preprocessing.corpus import addresses, parquet, sources, tables
 from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.sources import Part
@@ -317,7 +316,7 @@ def predict_here(config: PredictConfig) -> None:
         default = 1 if on_cuda else min(available_cores(), worth, len(job.parts))
         same = "the same command without --overwrite" if config.overwrite else "the same command"
         kept = f"finished parts are kept in {output.work}; {same} goes on"
-        with stopping.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
+        with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
             done = engine.run(job.parts, crew, job.progress(job.parts, config.quiet))
             job.finish({part.number: made for part, made in done}, Screen(quiet=config.quiet))
 
@@ -366,8 +365,8 @@ def begun(config: PredictConfig, output: Output) -> Job:
     check_classifier(directory, info)
     if config.overwrite:
         output.clear()
-    reading = reading_by(config.source, directory, info)
-    files = find(config.inputs, config.format, config.source, reading, work, config.part_mb)
+    reading = reading_by(config.given, directory, info)
+    files = find(config.inputs, config.format, config.given, reading, work, config.part_mb)
     refuse_input(output.target, files)
     plans = [sources.scan(file, work) for file in files]
     basis = basis_of(config, output, opening, info, reading)

@@ -25,8 +25,8 @@ from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.training_facts import Reading, read_training, reading_of
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import public, tell
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import public, tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources, tables
@@ -110,7 +110,7 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
     if form == "csv" and source.columns and not has_header:
         seen = tables.sample(file)
     if seen.file.form and (said := seen.file.form.in_words(file.expected, seen.first)):
-        tell(f"input: {file.name}: {', '.join(said)}")
+        tell(f"input: {file.name}: {said}")
     chosen = next((one for one in columns if one in seen.columns), None)
     if chosen is None and (seen.columns or form != "jsonl"):  # that a file has no rows is said later
         raise DataError(f"{file.name}: no column {columns[0]!r}; it has {listed(seen.columns)}; use --column")

@@ -31,7 +31,7 @@ from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load, needed
-from preprocessing.base.printable import Guarded
+from preprocessing.base.terminal import Guarded
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline

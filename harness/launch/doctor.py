@@ -20,15 +20,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, many, meeting
-from harness.launch.asked import NOTHING, LaunchRecipe
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, read
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.screen import Screen, Tone, wrapped
-from preprocessing.base.storage import temporary_folder
+from preprocessing.base.help_page import Page
+from preprocessing.base.schema import Seconds
+from preprocessing.base.terminal import Screen, Tone, wrapped
 
 if TYPE_CHECKING:
     from harness.launch.checkup import Finding
@@ -38,29 +39,29 @@ MODULE = "harness.launch.doctor"
 EXIT_CODE_FILE = "PADLESS_DOCTOR_EXIT_CODE"
 """Environment variable by which ``launch`` tells its ranks where to leave the exit code."""
 TONES: dict[str, Tone] = {"ok": "", "warn": "warn", "fix": "bad"}
-DEFAULTS = {"data": NOTHING, "run": NOTHING, "timeout_s": 60}
-"""Keys of the training that have another default here: without a dataset and a run directory only the machine is looked
-at, and ranks that do not come are waited for one minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig:
+class DoctorConfig(LaunchRecipe):
     """Check machine, limits, file systems, versions and network before a training.
 
     Each line says ok, warn (it would run, but not well) or fix (it would fail); the exit code is 2 if anything is to be
     fixed. Without --data and --run it looks at the machine alone.
     """
 
+    data: str = NOTHING
+    """Dataset directory, as written by `python -m preprocessing run`; none: only the machine is looked at."""
+    run: str = NOTHING
+    """Run directory of the training; none: only the machine is looked at."""
+    timeout_s: Seconds = 60
+    """Longest wait for ranks that do not come."""
     json: bool = False
     """Print JSON."""
 
 
-KEYS = Command(
-    name="doctor",
-    summary="The keys that follow the options of accelerate launch.",
-    config=f"{MODULE}:DoctorConfig",
-    shared="harness.launch.asked:LaunchRecipe",
-    shared_defaults=DEFAULTS,
+PAGE = Page(
+    usage=f"{PROG} [options of accelerate launch] [--key value …]",
+    about=DoctorConfig.__doc__ or "",
     first=("data", "run", "device", "precision", "json"),
     example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
 )
@@ -68,11 +69,11 @@ KEYS = Command(
 
 def main(argv: list[str]) -> int:
     """Start ranks if there are options for accelerate, else check as the one process or rank that this is."""
-    options, keys = launcher.split_arguments(argv, DoctorConfig, LaunchRecipe)
-    config, asked = read(KEYS, keys, f"{PROG} [options of accelerate launch]")
+    options, keys = launcher.split_arguments(argv, DoctorConfig)
+    config = cli.parse(DoctorConfig, keys, prog=PROG, page=PAGE)
     if options:
-        return launch(options, keys, asked.timeout_s, as_json=config.json)
-    training = asked.recipe if asked.data == NOTHING else many.first(asked)[0]
+        return launch(options, keys, config.timeout_s, as_json=config.json)
+    training = config.recipe if config.data == NOTHING else many.first(config)[0]
     try:
         resolved = resolve(training)
     except DataError:  # the report says it

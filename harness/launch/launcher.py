@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -26,32 +25,27 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.launch import meeting
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
 from harness.rundir.records import State, is_free, read_status, write_status
-from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import atomic, cli, config_files
+from preprocessing.base import cli, configuration
+from preprocessing.base.atomic import temporary_folder, told
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.hints import suggestion
-from preprocessing.base.printable import tell
-from preprocessing.base.screen import Screen
-from preprocessing.base.storage import told
+from preprocessing.base.help_page import suggestion
+from preprocessing.base.terminal import Screen, tell
 
 PROG = "python -m harness launch"
-QUIET = "--quiet"
 END_LIMIT_S = 60
 RESTARTS = 3
 """Of several machines, where ``--max_restarts`` is not given: one of them is lost sooner or later."""
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Where torch makes a folder for compiled code when it is imported, in TMPDIR unless this environment variable says."""
-LOGS = "padless-launch"
-"""How a folder begins that torch's agent gets in the place of one of its own."""
 IDLE = {"gradient_accumulation_steps"}
 """Options that accelerate takes and passes on to DeepSpeed alone."""
 UNKNOWN = "no key of the training, no option of accelerate launch"
@@ -104,8 +98,8 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
         if place is not None:
             meeting.name_network(place, screen.say)
     facts = {} if place is None else meeting.facts_of(arguments, manifest.fingerprint, config)
-    launch = meeting.name_launch(arguments, place)
-    return run_with_restarts(config, arguments, partial(meeting.name_start, place, config, facts, screen.say, launch))
+    begin = partial(meeting.name_start, place, config, facts, screen.say, uuid.uuid4().hex)
+    return run_with_restarts(config, arguments, begin)
 
 
 def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], str]) -> int:
@@ -118,7 +112,7 @@ def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], 
     run, code = Path(config.run), EXIT_CODE
     for attempt in range(restarts + 1):
         launch_id = begin(attempt)
-        late = partial(given_up, run, launch_id, config.dry_run, arguments)
+        late = partial(given_up, run, launch_id, config.dry_run)
         with STOP.ranks(partial(has_begun, run, launch_id, several), late):
             failure = start(arguments)
         if config.dry_run and failure is None:
@@ -146,35 +140,25 @@ def has_begun(run: Path, launch_id: str, several: bool) -> bool:
     return True
 
 
-def given_up(run: Path, launch_id: str, dry_run: bool, arguments: Any) -> int:
-    """The exit code, when torch's agent does not come back after a stop signal; its folder is removed for it."""
-    if Path(arguments.log_dir or "").name.startswith(LOGS):
-        shutil.rmtree(arguments.log_dir, ignore_errors=True)
+def given_up(run: Path, launch_id: str, dry_run: bool) -> int:
+    """The exit code, when torch's agent does not come back after a stop signal."""
     return outcome(run, launch_id, Failure(1, "the processes did not end", STOP.heard[0]), dry_run)
 
 
-def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
+def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tuple[list[str], list[str]]:
+    """Accelerate's options, and our own: ours begin at the first key that ``config_class`` has.
 
-    A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. Both know
-    ``--quiet``: it is ours wherever it stands.
+    A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. ``--config_file``
+    becomes the file that it names or means.
     """
-    known = cli.known_keys(RunConfig, *more)
+    known = cli.known_keys(config_class)
     for place, argument in enumerate(argv):
         key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
         if argument != "-h" and not argument.startswith("--"):
             continue
-        quiet = argument == QUIET and argv[place + 1 : place + 2] not in (["true"], ["false"])
-        if (key in known or "." in key) and not quiet:
-            return with_quiet(argv[:place], argv[place:])
-    return with_quiet(argv, [])
-
-
-def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Both parts of a command line, with ``--quiet`` in ours, and the file that ``--config_file`` names or means."""
-    moved = [QUIET] if QUIET in options else []
-    options = config_files.named(options, "accelerate", "--config_file")
-    return [word for word in options if word != QUIET], [*moved, *training]
+        if key in known or "." in key:
+            return configuration.named(argv[:place], "accelerate", "--config_file"), list(argv[place:])
+    return configuration.named(argv, "accelerate", "--config_file"), []
 
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
@@ -190,18 +174,19 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     parser.set_defaults(max_restarts=None)
     devices.tell_ranks(options)
     arguments = parser.parse_args([*options, "--module", module, *training])
-    file = arguments.config_file
-    if file is not None and not Path(file).is_file():
+    file = arguments.config_file or default_config_file
+    if arguments.config_file and not Path(file).is_file():
         raise ConfigError(f"--config_file {file}: no such file; name a YAML file, or a recipe such as cpu")
-    if file is None and Path(default_config_file).is_file():
-        file = default_config_file
-    settings = load_config_from_file(file) if file is not None else None
-    if arguments.num_processes is None:
-        arguments.num_processes = settings.num_processes if settings is not None else 1
-    arguments.num_machines = arguments.num_machines or (settings.num_machines if settings is not None else 1)
-    for name in ("machine_rank", "main_process_ip", "main_process_port") if arguments.num_machines > 1 else ():
+    settings = load_config_from_file(file) if Path(file).is_file() else None
+
+    def take(name: str, default: int | None = None) -> None:
         if getattr(arguments, name) is None:
-            setattr(arguments, name, getattr(settings, name, None))
+            setattr(arguments, name, getattr(settings, name, default))
+
+    take("num_processes", 1)
+    take("num_machines", 1)
+    for name in ("machine_rank", "main_process_ip", "main_process_port") if arguments.num_machines > 1 else ():
+        take(name)
     if settings is None:
         arguments.mixed_precision = arguments.mixed_precision or "no"
         arguments.dynamo_backend = arguments.dynamo_backend or "no"
@@ -263,6 +248,8 @@ def start(arguments: Any) -> Failure | None:
     except SystemExit as error:
         if error.code:
             failure = describe_exit(0, int(error.code) if isinstance(error.code, int) else 1)
+    except UserError:
+        raise
     except Exception as error:
         if isinstance(error, OSError) and (refusal := told(error)) is not None:  # it needs temporary files
             raise refusal from None
@@ -274,26 +261,19 @@ def start(arguments: Any) -> Failure | None:
 
 @contextlib.contextmanager
 def own_logs(arguments: Any) -> Iterator[None]:
-    """A folder for what torch's agent keeps of a launch, gone with it; torch itself would leave one in TMPDIR.
-
-    Those of launchers that were killed go too.
-    """
+    """A folder for what torch keeps of a launch, gone with it; torch itself would leave one in TMPDIR."""
     if arguments.log_dir is not None:
         yield
         return
-    base = Path(tempfile.gettempdir(), LOGS)
-    atomic.sweep(base)
-    folder = Path(f"{base}{atomic.TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
-    folder.mkdir(mode=0o700)
-    mine = os.environ.setdefault(COMPILED, str(folder / "compiled")) == str(folder / "compiled")
-    try:
-        arguments.log_dir = str(folder)
-        yield
-    finally:
-        arguments.log_dir = None
-        shutil.rmtree(folder, ignore_errors=True)
-        if mine:
-            del os.environ[COMPILED]
+    with temporary_folder() as folder:
+        mine = os.environ.setdefault(COMPILED, str(folder / "compiled")) == str(folder / "compiled")
+        try:
+            arguments.log_dir = str(folder)
+            yield
+        finally:
+            arguments.log_dir = None
+            if mine:
+                del os.environ[COMPILED]
 
 
 def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = False) -> int:

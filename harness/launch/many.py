@@ -21,20 +21,22 @@ ended undisturbed.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from harness.config import FIRST_KEYS, RunConfig
+from harness.config import EVERY_FOLD, FIRST_KEYS, LANGUAGE_MODEL, LaunchRecipe, RunConfig, seconds, seeds_of
 from harness.data.checks import check_dataset
 from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
 from harness.launch import launcher
-from harness.launch.asked import ALL, LaunchRecipe, TimeLeft, as_words, check_blanks, seeds_of, typed, without
 from harness.launch.launcher import PROG
 from harness.launch.stop import INTERRUPTED, STOP
 from harness.ranks import devices
@@ -46,17 +48,17 @@ from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.layout import REPORT, Kind, Member, member
 from harness.rundir.records import LAUNCH_ID
 from harness.scores.figures import FIGURES
-from harness.scores.intervals import METHOD_OVER_RUNS
-from harness.scores.tables import describe_spread, spread_table
-from harness.settings.task import LANGUAGE_MODEL
+from harness.scores.tables import describe_spread
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
-from preprocessing.base.screen import Screen
-from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import UNLABELLED, VALIDATION
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 
+SHORTEST_S = 1.0
+"""No training begins with less time than this."""
 LABELS = "soft_labels.arrow"
 ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
 """Keys of a training from labelled rows alone."""
@@ -67,17 +69,12 @@ PAGE = Page(
     "once for each, with their spread.",
     first=FIRST_KEYS,
     example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
-    topics={"accelerate": "the options of accelerate launch, which come first"},
 )
 
 
 def main(argv: list[str]) -> int:
     """Train; returns the exit code."""
-    if ("help", ["--help", "accelerate"]) in cli.apart(argv, LaunchRecipe)[1]:
-        launcher.accelerate_parser().print_help()
-        return 0
     options, training = launcher.split_arguments(argv or ["--help"], LaunchRecipe)
-    check_blanks(training)
     asked = cli.parse(LaunchRecipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
     if asked.seeds is not None or asked.folds is not None:
         return train_many(options, training, asked)
@@ -93,10 +90,17 @@ def train_one(options: list[str], words: list[str], recipe: RunConfig) -> int:
     return launcher.train(options, words, recipe)
 
 
-def time_for_another(left: TimeLeft) -> dict[str, str] | None:
-    """The key with the time that the next training of a command has; None if it is not to begin."""
+def time_for_another(began: float, max_time: str | None) -> dict[str, str] | None:
+    """The key with the time that is left for the next training, if there is a limit; None if it is not to begin.
+
+    ``max_time`` of a command is that of all its trainings together, since ``began`` (monotonic seconds).
+    """
     STOP.between()
-    return None if STOP.heard else left.words()
+    limit = seconds(max_time)
+    left = limit - (time.monotonic() - began) if limit else SHORTEST_S
+    if STOP.heard or left < SHORTEST_S:
+        return None
+    return {"max_time": f"{left:.0f}"} if limit else {}
 
 
 def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
@@ -110,9 +114,9 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     runs = planned(asked)
     layout.check_many(folder, runs[0].kind)
     words = without(training, LaunchRecipe, {"seeds", "folds"})
-    left, screen = TimeLeft(asked.max_time), Screen(quiet=asked.quiet)
+    began, screen = time.monotonic(), Screen(quiet=asked.quiet)
     for place, one in enumerate(runs, 1):
-        if (limit := time_for_another(left)) is None:
+        if (limit := time_for_another(began, asked.max_time)) is None:
             return EXIT_CODE
         screen.say("" if place == 1 else "\n")
         screen.fact(one.kind, f"{one.number}, {place} of {len(runs)}: {one.path}")
@@ -126,6 +130,21 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     if not launcher.accelerate_arguments(options, []).machine_rank:
         conclude(folder, runs, asked, screen)
     return 0
+
+
+def as_words(values: dict[str, Any]) -> list[str]:
+    """Keys and values as a command line has them."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+
+
+def typed(words: list[str], config_class: type) -> list[tuple[str, list[str]]]:
+    """Each key of a command line for ``config_class`` and the words that give it, in their order."""
+    return cli.apart(words, config_class)[1]
+
+
+def without(words: list[str], config_class: type, keys: set[str]) -> list[str]:
+    """A command line without some of its keys."""
+    return list(chain(*(option for key, option in typed(words, config_class) if key not in keys)))
 
 
 def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
@@ -159,7 +178,7 @@ def planned(asked: LaunchRecipe) -> list[Member]:
     manifest = read_manifest(asked.data)
     check_folds(manifest, asked.data, "folds")
     wanted = asked.folds.strip()
-    if wanted != ALL and int(wanted) != manifest.folds:
+    if wanted != EVERY_FOLD and int(wanted) != manifest.folds:
         raise ConfigError(
             f"folds: {wanted}, but {asked.data} was cut into {manifest.folds}; give --folds all, or build the dataset "
             f"again with --splits.folds {wanted}"
@@ -191,56 +210,31 @@ def conclude(folder: Path, runs: Sequence[Member], asked: LaunchRecipe, screen: 
     results.write_summary(folder, kind, values)
     write_report_quietly(folder)
     show(values, kind, screen)
-    named = [str(results.summary_path(folder, kind)), REPORT]
-    named += [layout.OUT_OF_FOLD] if "out_of_fold" in values else []
-    screen.say(f"written to {' and '.join([', '.join(named[:-1]), named[-1]])}", "good")
+    screen.say(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
     sys.stdout.flush()
 
 
 def show(values: dict[str, Any], kind: Kind, screen: Screen) -> None:
-    """Print the figures of each run and of all: of the test split for seeds, of the held-out rows for folds."""
-    wanted = (VALIDATION, TEST) if kind == "fold" else (TEST, VALIDATION)
-    splits = [split for split in wanted if split in values["splits"]]
-    splits = splits if kind == "fold" else splits[:1]
-    names = [one["run"] for one in values["runs"]]
-    for split in splits:
-        of_runs = [one["splits"][split] for one in values["runs"]]
-        rows = of_runs[0]["rows"]
-        where = (
-            "each on the fold that it held out" if (kind, split) == ("fold", VALIDATION) else f"{split}, {rows:,} rows"
-        )
-        screen.say(f"\n{len(names)} {kind}s: {where}", "head")
-        screen.table(spread_table(names, of_runs, screen.width))
-        first = next(iter(values["splits"][split]))
-        screen.say(describe_spread(FIGURES[first].title, values["splits"][split][first]))
-    screen.say(
-        f"The interval of the mean is {METHOD_OVER_RUNS}: other {kind}s would move it so; that of a run is about "
-        "its rows: other rows would."
-    )
+    """Print the spread of each split over the runs; the page has the figures of each run."""
+    for split, figures in values["splits"].items():
+        rows = "the fold that each held out" if (kind, split) == ("fold", VALIDATION) else split
+        name = next(iter(figures))
+        screen.say(f"{rows}: {describe_spread(FIGURES[name].title, figures[name])}")
     if (linear := values.get("linear")) is not None:
         apart = describe_spread("the runs' less its own:", linear["difference"])
-        screen.say(
-            f"linear model on the same folds: {describe_spread('accuracy', linear['spread']['accuracy'])}; {apart}, "
-            f"ahead in {linear['ahead']} of {len(names)}"
-        )
+        own = describe_spread("accuracy", linear["spread"]["accuracy"])
+        screen.say(f"linear model on the same folds: {own}; {apart}")
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
-        figures = ", ".join(
-            f"{FIGURES[name].title} {pooled[name]:.4f}"
-            for name in ("f1", "roc_auc", "log_loss")
-            if pooled[name] is not None
-        )
-        screen.say(
-            f"all {pooled['rows']:,} rows, each by the run that did not learn from it: accuracy "
-            f"{pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows), {figures}"
-        )
+        of_rows = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"
+        screen.say(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {of_rows}")
 
 
 def train_rounds(options: list[str], training: list[str], recipe: RunConfig) -> int:
     """Train round after round; the exit code of the first command that did not end well, or of the last training."""
     check_rounds(recipe)
     screen = Screen(quiet=recipe.quiet)
-    left, labels = TimeLeft(recipe.max_time), None
+    began, labels = time.monotonic(), None
     for number in range(recipe.self_training.rounds + 1):
         last = number == recipe.self_training.rounds
         run = Path(recipe.run) if last else Path(recipe.run, f"round-{number}")
@@ -249,7 +243,7 @@ def train_rounds(options: list[str], training: list[str], recipe: RunConfig) -> 
             others |= {**ALONE, **recipe.self_training.first}
         else:
             others["self_training.labels"] = str(labels)
-        if (limit := time_for_another(left)) is None:
+        if (limit := time_for_another(began, recipe.max_time)) is None:
             return EXIT_CODE
         others |= limit
         screen.say("" if number == 0 else "\n")

@@ -13,15 +13,12 @@ import contextlib
 import gc
 import os
 import platform
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -48,8 +45,6 @@ TALK_S = 5.0
 """How long the others may take to read the answer; and how much longer they wait for it than machine 0 for them."""
 PROBLEM_S = 60.0
 """Longest wait for the others of a machine that has only to say that it cannot train."""
-CLOCK_S = 60.0
-"""Clocks that differ more are mentioned."""
 ANSWER = "answer"
 CODE, DATASET, TORCH = "the code", "the dataset's fingerprint", "torch"
 ADVICE = {
@@ -98,8 +93,6 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """Why it cannot train, if it cannot."""
     exit_code: int = 1
     host: str = msgspec.field(default_factory=platform.node)
-    clock: float = msgspec.field(default_factory=time.time)
-    """Seconds since the epoch; once it has come, seconds ahead of the clock of machine 0."""
 
     def __str__(self) -> str:
         return f"machine {self.rank} ({self.host})"
@@ -112,18 +105,19 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A name of this start that all machines share."""
     refusal: str = ""
     exit_code: int = 1
-    notes: tuple[str, ...] = ()
 
 
 def place_of(arguments: Any) -> Place | None:
-    """Where the launchers meet, and which this is; None for one machine, or where torch's own rendezvous counts them.
+    """Where the launchers meet, and which this is; None for one machine.
 
     Raises ``ConfigError`` for options that do not fit several machines.
     """
     machines = arguments.num_machines or 1
-    if machines == 1 or arguments.rdzv_backend not in (None, "static"):
+    if machines == 1:
         return None
     processes, rank = arguments.num_processes or machines, arguments.machine_rank or 0
+    if arguments.rdzv_backend not in (None, "static"):
+        raise ConfigError(f"--rdzv_backend {arguments.rdzv_backend}: padless itself counts the machines; leave it out")
     if not arguments.main_process_ip or arguments.main_process_port is None:
         raise ConfigError(
             f"{machines} machines meet at an address: give --main_process_ip and --main_process_port, the same on each"
@@ -145,10 +139,9 @@ def name_network(place: Place, say: Say) -> None:
     """
     route = network.find(place.host, place.port)
     if route is None:
-        names = ", ".join(name for name in network.interfaces() if name != "lo") or "none but the loopback"
         raise ConfigError(
             f"no network interface of this machine leads to {place.host} for certain; name it, as in "
-            f"export {network.GLOO}=eth0 (up: {names})"
+            f"export {network.GLOO}=eth0 (ip address lists them)"
         )
     if not route.address and route.interface not in network.interfaces():
         raise ConfigError(f"{network.GLOO}: {route.interface}: no such network interface is up here; see ip address")
@@ -189,14 +182,6 @@ def name_start(
         raise
 
 
-def name_launch(arguments: Any, place: Place | None) -> str:
-    """A name for this start of the ranks; the launchers of several machines get that of machine 0, or make the same."""
-    if arguments.num_machines == 1 or place is not None:
-        return uuid.uuid4().hex
-    job = [os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")]
-    return "-".join([*job, str(arguments.main_process_ip), str(arguments.main_process_port)])
-
-
 @contextmanager
 def telling(place: Place | None, timeout_s: float) -> Iterator[None]:
     """Tell the other machines what this one refuses in the block, so that they need not wait for it."""
@@ -235,8 +220,6 @@ def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) ->
     else:
         say(f"{place}, {hello.host}: looks for machine 0 at {place.where} for up to {timeout_s:.0f} s")
         answer = ask(place, hello, timeout_s)
-    for note in answer.notes:
-        say(note)
     if answer.refusal:
         raise MeetingError(answer.refusal, answer.exit_code)
     return answer.launch
@@ -270,79 +253,52 @@ def receive(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
 
 
 def read_hello(message: bytes, rank: int) -> Hello:
-    """What a machine said, with its clock beside this one."""
+    """What a machine said."""
     try:
-        hello = msgspec.json.decode(message, type=Hello)
+        return msgspec.json.decode(message, type=Hello)
     except msgspec.MsgspecError:
-        hello = Hello(rank=rank, problem="it runs another version of padless", host="?")
-    return msgspec.structs.replace(hello, clock=hello.clock - time.time())
+        return Hello(rank=rank, problem="it runs another version of padless", host="?")
 
 
 def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
     """On the other machines: look for machine 0 until it answers. Raises ``MeetingError`` when it does not."""
-    deadline = time.monotonic() + timeout_s
-    reason = "no program listens there"
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            socket.create_connection((place.host, place.port), timeout=min(left, TALK_S)).close()
-            reason = "another program listens there"
-            return within(left + TALK_S, partial(talk, place, mine, left + TALK_S))
-        except OSError as error:
-            reason = error.strerror or str(error)
-        except (RuntimeError, msgspec.MsgspecError):  # as torch says that it is no store, or that it is gone
-            pass
-        time.sleep(min(LOOK_EVERY_S, max(0.0, deadline - time.monotonic())))
-    raise MeetingError(
-        f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s ({reason}); "
-        f"start the same command there with --machine_rank 0, and see whether this machine reaches it"
-    )
-
-
-def talk(place: Place, mine: Hello, limit_s: float) -> Answer:
-    """Say who this is, and hear the answer. Raises ``RuntimeError`` or ``MsgspecError``."""
     from harness.ranks.distributed import open_store
 
-    store = open_store(place.host, place.port, TALK_S, listens=False)
-    hello = msgspec.structs.replace(mine, clock=time.time())
-    store.set(str(place.rank), msgspec.json.encode(hello).decode())
-    store.wait([ANSWER], timedelta(seconds=limit_s))
-    answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
-    store.set(f"read {place.rank}", "")
-    return answer
+    limit_s = timeout_s + TALK_S
+    answers: SimpleQueue[Answer] = SimpleQueue()
+    over = threading.Event()
 
+    def look() -> None:
+        while not over.is_set():
+            # As torch says that nobody listens, that it is no store, or that it is gone.
+            with contextlib.suppress(RuntimeError, OSError, msgspec.MsgspecError):
+                store = open_store(place.host, place.port, TALK_S, listens=False)
+                store.set(str(place.rank), msgspec.json.encode(mine).decode())
+                store.wait([ANSWER], timedelta(seconds=limit_s))
+                answers.put(msgspec.json.decode(store.get(ANSWER), type=Answer))
+                store.set(f"read {place.rank}", "")
+                return
+            time.sleep(LOOK_EVERY_S)
 
-def within(limit_s: float, work: Callable[[], Answer]) -> Answer:
-    """What ``work`` gives, on a thread: a store waits for ever for a program that says nothing."""
-    done: SimpleQueue[Answer | Exception] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            done.put(work())
-        except Exception as error:
-            done.put(error)
-
-    threading.Thread(target=run, name="padless-meeting", daemon=True).start()
+    # On a thread: a store waits for ever for a program that says nothing.
+    threading.Thread(target=look, name="padless-meeting", daemon=True).start()
     try:
-        found = done.get(timeout=limit_s)
+        return answers.get(timeout=limit_s)
     except Empty:
-        raise RuntimeError("no answer") from None
-    if isinstance(found, Exception):
-        raise found
-    return found
+        raise MeetingError(
+            f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s; start the same command "
+            "there with --machine_rank 0, and see whether this machine reaches it"
+        ) from None
+    finally:
+        over.set()
 
 
 def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) -> Answer:
     """The answer that all machines get; a pure function. ``hellos``: machine 0's first."""
-    first, *others = hellos[0], *sorted(hellos[1:], key=lambda one: one.rank)
-    notes = tuple(
-        f"the clock of {one} is {abs(one.clock):,.0f} s {'ahead of' if one.clock > 0 else 'behind'} that of {first}; "
-        "training does not mind, times in logs do"
-        for one in others
-        if abs(one.clock) > CLOCK_S
-    )
+    first, *others = hellos
     for one in hellos:
         if one.problem:
-            return Answer(refusal=f"{one} cannot train: {one.problem}", exit_code=one.exit_code, notes=notes)
+            return Answer(refusal=f"{one} cannot train: {one.problem}", exit_code=one.exit_code)
     missing = sorted(set(range(1, place.machines)) - {one.rank for one in others})
     if missing:
         names = f"machine{'s' if missing[1:] else ''} {', '.join(map(str, missing))} of {place.machines}"
@@ -350,13 +306,13 @@ def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) 
             f"{names} did not come to {place.where} within {timeout_s:.0f} s; start the same command there, each with "
             "its own --machine_rank, and see whether it reaches that address and port"
         )
-        return Answer(refusal=refusal, notes=notes)
+        return Answer(refusal=refusal)
     for one in others:
         for name, here, there in unlike(first.facts, one.facts):
             advice = ADVICE.get(name, "start the same command on all machines")
             refusal = f"{name} is {there} on {one} and {here} on {first}: {advice}"
-            return Answer(refusal=refusal, exit_code=ConfigError.exit_code, notes=notes)
-    return Answer(launch=launch, notes=notes)
+            return Answer(refusal=refusal, exit_code=ConfigError.exit_code)
+    return Answer(launch=launch)
 
 
 def unlike(here: dict[str, Any], there: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

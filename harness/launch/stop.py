@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from preprocessing.base import machine, stopping
-from preprocessing.base.stopping import KEYBOARD, OF_TRAININGS, ONE_PRESS_S, PREEMPTED
+from preprocessing.base import processes
+from preprocessing.base.processes import KEYBOARD, OF_TRAININGS, ONE_PRESS_S, PREEMPTED
 
 if TYPE_CHECKING:
     import psutil
@@ -45,7 +45,7 @@ NOW_S = 1.0
 LOOK_EVERY_S = 0.1
 GOES_ON = "the last whole checkpoint is kept, and the same command goes on"
 AT_ONCE = f"interrupted twice from the keyboard: ended at once; {GOES_ON}"
-INTERRUPTED = stopping.BASE_CODE + signal.SIGINT
+INTERRUPTED = processes.BASE_CODE + signal.SIGINT
 
 
 class Stop:
@@ -166,7 +166,7 @@ def listen(argv: Sequence[str]) -> None:
     if argv and argv[0] in LAUNCHES:
         STOP.begin()
     else:
-        stopping.listen()
+        processes.listen()
 
 
 def children() -> list[psutil.Process]:
@@ -198,7 +198,7 @@ def send(rank: psutil.Process, number: int) -> None:
 
 def stands_still(pid: int, number: int) -> bool:
     """Whether a process is held, or has not taken a signal that it does not block."""
-    return machine.state(pid) in machine.HELD or not machine.has_taken(pid, number)
+    return processes.held(pid) is not None or not processes.has_taken(pid, number)
 
 
 def silent(rank: psutil.Process, name: str) -> str:
@@ -208,7 +208,7 @@ def silent(rank: psutil.Process, name: str) -> str:
     values: dict[str, Any] = {}
     with contextlib.suppress(OSError, psutil.Error):
         values = rank.environ()
-    who = f"rank {values.get('RANK', 0)} ({machine.in_words(rank.pid)})"
+    who = f"rank {values.get('RANK', 0)} ({processes.in_words(rank.pid)})"
     return f"{who} did not answer {name} within {ANSWER_S:.0f} s and was killed; {GOES_ON}"
 
 

@@ -80,7 +80,7 @@ class Line:
         return np.subtract(sums, changes)
 
     def refine(self) -> bool:
-        """Halve the worst pieces; False where none needs it, or no more points are allowed.
+        """Halve the pieces that are worse than the mean; False where none needs it, or no more points are allowed.
 
         The sum over all pieces must be complete, and not because large errors of different signs happen to cancel.
         """
@@ -90,11 +90,9 @@ class Line:
         allowed = max(TOLERANCE * abs(difference), SMALLEST)
         if (missed <= allowed and apart <= APART * allowed) or len(self.known) >= MOST_POINTS:
             return False
-        target = (APART * allowed if apart > APART * allowed else missed) / 2
-        worst_first = np.argsort(-np.abs(errors), kind="stable")
-        left = apart - np.cumsum(np.abs(errors)[worst_first])
+        worst = np.flatnonzero(np.abs(errors) >= np.abs(errors).mean())
         room = (MOST_POINTS - len(self.known) + 1) // 2
-        for place in worst_first[: min(int((left > target).sum()) + 1, room)].tolist():
+        for place in worst[:room].tolist():
             start, end = self.pieces[place]
             middle = (start + end) / 2
             self.pieces[place] = (start, middle)
@@ -143,30 +141,21 @@ def explore(model: Classifier, lines: list[Line]) -> None:
 
 def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
     """Read the network at some places, longest texts first, and let their lines know."""
-    device = model.head.weight.device
+    device, dtype = model.head.weight.device, model.head.weight.dtype
     batch = batch_of([line.ids for line, _ in places], device)
-    shares = torch.tensor([place for _, place in places], dtype=model.head.weight.dtype, device=device)
+    shares = torch.tensor([place for _, place in places], dtype=dtype, device=device)
     columns = torch.tensor([line.column for line, _ in places], device=device)
-    logits, growth = growth_at(model, batch, shares, columns)
-    for row, (line, place) in enumerate(places):
-        line.known[place] = (float(logits[row]), growth[: len(line.ids), row])
-
-
-def growth_at(
-    model: Classifier, batch: Batch, shares: torch.Tensor, columns: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """The network's logit in each row's column, float64 ``[rows]``, where its vectors are ``shares`` ``[rows]`` of its
-    own; and how fast it grows there through each token, float64 ``[time, rows]``.
-    """
-    with torch.no_grad(), torch.autocast(batch.ids.device.type, enabled=False):
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         embedded = model.embed(batch)
-    with torch.enable_grad(), torch.autocast(batch.ids.device.type, enabled=False):
-        vectors = (embedded.vectors * embedded.to_tokens(shares)).requires_grad_()
+        whole = embedded.vectors.detach()
+        vectors = (whole * shares[:, None]).requires_grad_()
         logits = model.read_embedded(replace(embedded, vectors=vectors), batch)
         chosen = logits if logits.dim() == 1 else logits.gather(1, columns[:, None]).squeeze(1)
         (gradient,) = torch.autograd.grad(chosen.sum(), vectors)
-    growth = embedded.grid((gradient.double() * embedded.vectors.double()).sum(-1))
-    return chosen.detach().double().cpu().numpy(), growth.cpu().numpy()
+    growth = (gradient.double() * whole.double()).sum(-1).cpu().numpy()
+    values = chosen.detach().cpu()
+    for row, (line, place) in enumerate(places):
+        line.known[place] = (float(values[row]), growth[: len(line.ids), row])
 
 
 def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:

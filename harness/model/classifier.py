@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,14 +14,49 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig
-from harness.model.adversarial import Adversary, Reading
 from harness.model.dropout import EMBEDDING, HEAD, Masks
-from harness.model.embedding import Embedded, Network
-from harness.model.recurrent import PackedIndex
+from harness.model.recurrent import Network, PackedIndex
 from harness.model.registry import POOLINGS
 from harness.model.wide import TableGradient, WidePart, build_wide
 from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import UNK
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What the recurrent layers read of a batch."""
+
+    vectors: torch.Tensor
+    """``[time, rows, features]`` when padded, ``[tokens, features]`` time-major when packed."""
+    lengths: torch.Tensor
+    """int64 ``[rows]``, where the vectors are."""
+    longest: int
+    """Tokens of the longest row."""
+    index: PackedIndex | None
+    """Packed layout only."""
+
+    def normalised(self, vectors: torch.Tensor) -> torch.Tensor:
+        """``vectors``, shaped as these and zero where there is no token, with all numbers of a row together of L2 norm
+        1. A row of zeros stays one.
+
+        Each row is first divided by its largest number, so that no square is too small for its dtype.
+        """
+        largest = self.grid(vectors.abs().amax(-1)).amax(0)
+        scaled = vectors / self.to_tokens(torch.where(largest > 0, largest, 1))
+        norm = self.grid(scaled.square().sum(-1)).sum(0).sqrt()
+        return scaled / self.to_tokens(torch.where(norm > 0, norm, 1))
+
+    def grid(self, values: torch.Tensor) -> torch.Tensor:
+        """``[time, rows]`` of one number a token; 0 where there is no token."""
+        if self.index is None:
+            return values
+        grid = values.new_zeros(self.longest, len(self.lengths))
+        grid[self.index.time, self.index.row] = values
+        return grid
+
+    def to_tokens(self, values: torch.Tensor) -> torch.Tensor:
+        """One number a row ``[rows]``, shaped to go with the vectors."""
+        return values[:, None] if self.index is None else values[self.index.row][:, None]
 
 
 class Classifier(Network):
@@ -148,6 +183,57 @@ def soft_loss_per_row(
     return losses if weights is None else losses * weights[0]
 
 
+class _Known(torch.autograd.Function):
+    """A loss whose gradients were computed before."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, gradients: Sequence[torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        """``loss`` as a function of ``inputs``, with one of ``gradients`` for each."""
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *errors: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Each gradient times the error of the loss."""
+        needed = ctx.needs_input_grad[2:]
+        of_inputs = (known * errors[0] if wanted else None for known, wanted in zip(ctx.gradients, needed, strict=True))
+        return (None, None, *of_inputs)
+
+
+@dataclass
+class Adversary:
+    """Adversarial training (Miyato, Dai and Goodfellow 2017): each text is also read with its embedded tokens moved a
+    little, in the direction that raises its loss most.
+
+    The move of a text has one length over all its tokens and features, so it does not depend on what other texts the
+    batch has (law 4). The paper normalises the embedding inside the network, so that the network cannot make moves
+    small by making vectors large. Here the length is counted in standard deviations of the embedding as it is in this
+    step, weighted by how often each word occurs, which does the same. Nothing of it is learned from: Adam would make
+    full steps of the tiny gradients that a normalisation has for words that the batch does not have.
+    """
+
+    radius: float
+    """Length of a move, in standard deviations of the embedding."""
+    counts: torch.Tensor
+    """``[vocabulary]``: how often each word occurs; on the device of the embedding."""
+    scaler: torch.amp.GradScaler | None = None
+    """The loss scaling of fp16; the trainer sets it."""
+
+    def moved(self, embedded: Embedded, gradient: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """What the recurrent layers read of the moved texts; ``gradient`` is that of the loss at their vectors."""
+        shares = self.counts.to(embedding.dtype) / self.counts.sum()
+        around = embedding.detach() - shares @ embedding.detach()
+        deviation = (shares @ around.square()).mean().sqrt()
+        return embedded.vectors.detach() + embedded.normalised(gradient) * (self.radius * deviation)
+
+    def factor(self, embedded: Embedded) -> torch.Tensor | None:
+        """What losses are multiplied by on their way back, so that fp16 can hold the gradients."""
+        if self.scaler is None:
+            return None
+        one = torch.ones((), device=embedded.lengths.device)
+        return self.scaler.scale(one) / len(embedded.lengths)
+
+
 class Objective(nn.Module):
     """The loss around a classifier: the module that is wrapped for mixed precision and DDP.
 
@@ -157,7 +243,7 @@ class Objective(nn.Module):
     row_losses: torch.Tensor
     """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
     table_gradient: TableGradient | None = None
-    """What the latest batch does to the wide part; None without one, and for rows that tell it nothing."""
+    """What the latest batch does to the wide part; None without one."""
 
     def __init__(
         self,
@@ -175,7 +261,7 @@ class Objective(nn.Module):
         ``wide_smoothing`` is the ``label_smoothing`` of the wide part, the same unless given.
 
         ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
-        the recurrent layers compute in during training; see ``harness.ranks.precision.choose_recurrent_dtype``.
+        the recurrent layers compute in during training; see ``harness.ranks.precision.recurrent_dtype``.
         ``soft_weight`` multiplies the loss of an unlabelled row with a soft label. The network also learns from texts
         that the ``adversary`` moves.
         """
@@ -195,54 +281,59 @@ class Objective(nn.Module):
         """
         drops = self.training and self.classifier.drops
         masks = self.classifier.masks(self.seed, step, batch) if drops else None
-        wide, adversary = self.classifier.wide, self.adversary if self.training else None
-        tells = self.tells(batch)
-        if adversary is not None and (tells or adversary.asks_no_label):
-            losses, total = self.learn_from_moved(adversary, batch, step, masks)
+        if self.training and self.adversary is not None:
+            losses, total = self.learn_from_moved(self.adversary, batch, masks)
         else:
             losses = self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch)
             total = losses.sum()
         self.row_losses = losses.detach()
-        self.table_gradient = self.errors_of(wide, batch) if wide is not None and tells else None
+        wide = self.classifier.wide
+        self.table_gradient = None if wide is None else self.errors_of(wide, batch)
         return total
 
     def learn_from_moved(
-        self, adversary: Adversary, batch: Batch, step: int, masks: Masks | None
+        self, adversary: Adversary, batch: Batch, masks: Masks | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of each row ``[rows]``, what it loses where an adversary has moved it included, and their sum."""
-        classifier, dtype = self.classifier, self.recurrent_dtype
+        """The loss of each row ``[rows]``, as it is and moved, and the sum of all as a loss to go back from.
+
+        Each of the two passes goes forward and straight back, and only gradients are kept: both need the memory of one,
+        and the backward of the first gives the direction of the move too. DDP sees one backward pass, that of the sum.
+        The same masks are dropped in both.
+        """
+        classifier = self.classifier
         with torch.autocast(batch.ids.device.type, enabled=False):
             embedded = classifier.embed(batch, masks)
-            reading = Reading(
-                embedded=embedded,
-                logits_of=lambda vectors: classifier.read_embedded(
-                    replace(embedded, vectors=vectors), batch, masks, dtype
-                ),
-                parameters=[held for held in classifier.above_embedding() if held.requires_grad],
-                embedding=classifier.embedding.weight,
-                keys=Masks.of(self.seed, step, batch.rows, batch.ids.device) if masks is None else masks,
-                coarse=dtype in (torch.bfloat16, torch.float16),
-            )
-            return adversary.learn(reading, partial(self.losses, batch=batch) if self.tells(batch) else None)
+            vectors, factor = embedded.vectors.detach().requires_grad_(), adversary.factor(embedded)
+            above = [held for held in classifier.above_embedding() if held.requires_grad]
 
-    @staticmethod
-    def tells(batch: Batch) -> bool:
-        """Whether the rows have labels, their own or soft ones."""
-        return batch.labelled or batch.targets is not None
+            def there_and_back(read: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+                """Losses ``[rows]`` and gradients at vectors that are ``read``."""
+                moved = replace(embedded, vectors=read)
+                losses = self.losses(classifier.read_embedded(moved, batch, masks, self.recurrent_dtype), batch)
+                return losses.detach(), torch.autograd.grad(losses.sum(), [read, *above], factor)
+
+            clean, first = there_and_back(vectors)
+            moved = adversary.moved(embedded, first[0], classifier.embedding.weight).requires_grad_()
+            again, second = there_and_back(moved)
+            # Never in place: an LSTM hands out one tensor as the gradient of both of its biases.
+            gradients = torch._foreach_add(first, second)
+            if factor is not None:
+                gradients = torch._foreach_div(gradients, factor)
+            losses = clean + again
+            return losses, _Known.apply(losses.sum(), gradients, embedded.vectors, *above)
 
     def divisor(self, batch: StepBatch) -> int:
         """Rows of the step over all processes: what the losses are divided by."""
         return batch.global_rows
 
     def losses(self, logits: torch.Tensor, batch: Batch, smoothing: float | None = None) -> torch.Tensor:
-        """The loss of each row of a batch, ``[rows]``; zero for a row with neither a label nor a soft one.
+        """The loss of each row of a batch, ``[rows]``: by its labels, or by the soft labels of an unlabelled one.
 
         ``smoothing`` is that of labels, the network's unless given.
         """
         smoothing, weights = self.label_smoothing if smoothing is None else smoothing, self.class_weights
         if not batch.labelled:
-            if batch.targets is None:
-                return logits.reshape(batch.num_rows, -1).sum(1) * 0  # with a graph, which DDP wants of every batch
+            assert batch.targets is not None
             return self.soft_weight * soft_loss_per_row(logits, batch.targets, weights)
         return loss_per_row(logits, batch.labels, label_smoothing=smoothing, class_weights=weights)
 

@@ -21,8 +21,6 @@ from preprocessing.base.randomness import splitmix64, splitmix64_of
 
 WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
 """Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""
-DIRECTION = 1 << 20
-"""Site of random directions in which a text is moved, beyond that of any layer."""
 SITE_BITS = 40
 """A site has 2**40 places: more than a text has tokens or a layer features."""
 
@@ -73,19 +71,6 @@ class Masks:
         """
         keys = self.keys[:, None] if rows is None else self.keys[rows]
         return kept(keys, WORDS, time, chance)
-
-    def signs(self, rows: torch.Tensor | None, time: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
-        """1 or -1, evenly, for each of ``size`` features of the tokens at places ``time`` of their texts; one hash for
-        64 of them.
-
-        ``[time, rows, size]``, or with ``rows`` int64 ``[tokens]`` and ``time`` ``[tokens]`` ``[tokens, size]``.
-        """
-        keys = self.keys[None, :, None] if rows is None else self.keys[rows][:, None]
-        words = -(-size // 64)
-        place = time.view(-1, 1, 1) if rows is None else time[:, None]
-        drawn = hashed(keys, DIRECTION, place * words + torch.arange(words, device=time.device)).view(torch.uint8)
-        bits = (drawn[..., None] >> torch.arange(8, dtype=torch.uint8, device=time.device)) & 1
-        return bits.flatten(-2)[..., :size].to(dtype).mul_(2).sub_(1)
 
 
 @lru_cache(maxsize=16)

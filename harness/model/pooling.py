@@ -2,22 +2,20 @@
 """From the outputs of the recurrent layers to one vector a text: the maximum or mean over its real tokens, or both.
 
 Rows of a batch have much the same length. Up to the end of the shortest one every row has a token at every time step,
-so outputs are a dense ``[time, rows, features]`` there, padded or packed, and need neither a mask nor a copy. Only the
-steps after it, the tail, are masked. Everything is a gather or a sum along one axis, never an atomic addition, so the
-same batch gives the same bits on CUDA too.
+and outputs ``[time, rows, features]`` need no mask there; only the steps after it, the tail, are masked. Packed outputs
+are padded first, which costs little beside the recurrence. Everything is a gather or a sum along one axis, never an
+atomic addition, so the same batch gives the same bits on CUDA too.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from harness.model.recurrent import in_order, reversal_index
+from harness.model.recurrent import PackedIndex, in_order, reversal_index
 
 
 class Pooling(nn.Module, ABC):
@@ -34,18 +32,21 @@ class Pooling(nn.Module, ABC):
 
     @abstractmethod
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        """``[rows, vectors * output_size]`` of a tensor ``[time, rows, hidden]`` for each direction.
+        """``[rows, vectors * output_size]`` of a tensor ``[time, rows, hidden]`` for each direction, or one for both.
 
-        In the second one, the backward direction, each row is reversed within its own length.
+        In the second one, the backward direction, each row is reversed within its own length; where one tensor holds
+        both, all is in the order of the text.
         """
 
-    @abstractmethod
     def packed(
         self, outputs: torch.Tensor, state: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor
     ) -> torch.Tensor:
         """The same of packed ``outputs`` ``[tokens, output_size]``, rows longest first, and the final states
-        ``[rows, output_size]``.
+        ``[rows, output_size]``; unless a pooling knows better, the outputs are padded.
         """
+        longest = int(lengths[0])
+        index = PackedIndex.of(device_lengths, longest, len(outputs))
+        return self.padded([index.padded(outputs, device_lengths, longest)], lengths, device_lengths)
 
 
 class DensePooling(Pooling):
@@ -61,19 +62,9 @@ class DensePooling(Pooling):
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
         """Turn the backward direction round, and lay both side by side."""
         reversal = reversal_index(device_lengths, len(outputs[0])) if len(outputs) > 1 else None
-        return self._dense(in_order(outputs, reversal), device_lengths)
-
-    def packed(
-        self, outputs: torch.Tensor, state: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor
-    ) -> torch.Tensor:
-        """Pad what is packed."""
-        sizes = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1)
-        return self._dense(pad_packed_sequence(PackedSequence(outputs, sizes))[0], device_lengths)
-
-    def _dense(self, outputs: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        time = torch.arange(len(outputs), device=outputs.device)
-        wide = torch.promote_types(outputs.dtype, torch.float32)
-        return self.dense(outputs.to(wide), (time[:, None] < device_lengths)[:, :, None])
+        whole = in_order(outputs, reversal)
+        time = torch.arange(len(whole), device=whole.device)
+        return self.dense(whole.to(wide(whole)), (time[:, None] < device_lengths)[:, :, None])
 
 
 class Last(Pooling):
@@ -99,14 +90,11 @@ class Maximum(Pooling):
 
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
         """Each direction as it is: the order of a text's tokens does not matter."""
-        pooled = [pool_padded(each, lengths, device_lengths, self.maximum, self.mean) for each in outputs]
-        return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
-
-    def packed(
-        self, outputs: torch.Tensor, state: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor
-    ) -> torch.Tensor:
-        """Both directions at once."""
-        return torch.cat(pool_packed(outputs, lengths, device_lengths, self.maximum, self.mean), dim=1)
+        time = torch.arange(int(lengths.min()), len(outputs[0]), device=outputs[0].device)
+        padding = (time[:, None] >= device_lengths)[:, :, None]
+        pooled = [_Pool.apply(each, padding, self.maximum, self.mean) for each in outputs]
+        largest = [largest for largest, _ in pooled if largest is not None]
+        return torch.cat([*largest, *(total / device_lengths[:, None] for _, total in pooled if total is not None)], 1)
 
 
 class Mean(Maximum):
@@ -119,61 +107,6 @@ class MaximumAndMean(Maximum):
     """Both, one after the other."""
 
     maximum, mean = True, True
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The time steps of a packed batch that not every row reaches."""
-
-    common: int
-    """Steps before it: the shortest row's length."""
-    place: torch.Tensor
-    """int64 ``[steps * rows]``: which token of the tail lies at each position if the tail is padded."""
-    position: torch.Tensor
-    """int64 ``[tokens]``: the position of each token of the tail, the other way round."""
-    padding: torch.Tensor
-    """Bool ``[steps, rows, 1]``: positions without a token."""
-
-
-def pool_padded(
-    outputs: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor, maximum: bool, mean: bool
-) -> list[torch.Tensor]:
-    """``[rows, features]`` for each that is wanted, of padded ``outputs`` ``[time, rows, features]``.
-
-    ``lengths`` is int64 ``[rows]`` on the CPU, ``device_lengths`` the same where the outputs are. The order of a text's
-    tokens does not matter.
-    """
-    common = int(lengths.min())
-    time = torch.arange(common, len(outputs), device=outputs.device)
-    padding = (time[:, None] >= device_lengths)[:, :, None]
-    largest, total = _Pool.apply(outputs, padding, maximum, mean)
-    return [part for part in (largest, None if total is None else total / device_lengths[:, None]) if part is not None]
-
-
-def pool_packed(
-    outputs: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor, maximum: bool, mean: bool
-) -> list[torch.Tensor]:
-    """The same for packed ``outputs`` ``[tokens, features]``, whose rows come longest first."""
-    largest, total = _PoolPacked.apply(outputs, tail_of(lengths, device_lengths), maximum, mean)
-    return [part for part in (largest, None if total is None else total / device_lengths[:, None]) if part is not None]
-
-
-def tail_of(lengths: torch.Tensor, device_lengths: torch.Tensor) -> Tail:
-    """The tail of a packed batch with the ``lengths`` int64 ``[rows]``, longest first.
-
-    How large it is the CPU's lengths say, so that the host waits for nothing; where its tokens are, the device's.
-    """
-    rows, common, longest = len(lengths), int(lengths[-1]), int(lengths[0])
-    tokens, device = int(lengths.sum()) - common * rows, device_lengths.device
-    time = torch.arange(common, longest, device=device)[:, None]
-    padding = time >= device_lengths
-    sizes = rows - padding.sum(1)
-    starts = torch.cumsum(sizes, 0) - sizes
-    row = torch.arange(rows, device=device)
-    place = torch.where(padding, 0, starts[:, None] + row)
-    before = torch.arange(longest - common, device=device) * rows - starts
-    position = torch.arange(tokens, device=device) + torch.repeat_interleave(before, sizes, output_size=tokens)
-    return Tail(common, place.reshape(-1), position, padding[:, :, None])
 
 
 def reduce_max(head: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
@@ -241,52 +174,6 @@ class _Pool(torch.autograd.Function):
             torch.addcmul(everywhere, gradient, share, out=gradient)
         gradient[ctx.common :].mul_(factor)
         return gradient, None, None, None
-
-
-class _PoolPacked(torch.autograd.Function):
-    """The same over packed outputs: the common steps as a dense view, the tail through a small padded copy."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, outputs: torch.Tensor, tail: Tail, want_max: bool, want_sum: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """``[rows, features]`` each; None for what is not wanted."""
-        head, rest = split_packed(outputs, tail)
-        maximum = reduce_max(head, rest.masked_fill(tail.padding, -torch.inf)) if want_max else None
-        total = reduce_sum(head, rest.masked_fill(tail.padding, 0)) if want_sum else None
-        ctx.tail = tail
-        ctx.save_for_backward(outputs, *([maximum] if maximum is not None else []))
-        ctx.set_materialize_grads(False)
-        return maximum, total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None, None]:
-        """As for padded outputs; each token then takes its gradient from its position."""
-        outputs, *maximum = ctx.saved_tensors
-        tail, (of_max, of_sum) = ctx.tail, gradients
-        head, rest = split_packed(outputs, tail)
-        everywhere = outputs.new_zeros(()) if of_sum is None else of_sum.to(outputs.dtype)
-        if of_max is None:
-            parts = [everywhere.expand_as(part) for part in (head, rest)]
-        else:
-            parts = [having(head, maximum[0]), having(rest, maximum[0])]
-            parts[1].mul_(as_factor(tail.padding, outputs.dtype))
-            dense_count, padded_count = (part.sum(0, dtype=wide(outputs)) for part in parts)
-            share = of_max / (dense_count + padded_count).to(of_max.dtype)
-            parts = [torch.addcmul(everywhere, part, share, out=part) for part in parts]
-        features = outputs.shape[1]
-        dense, padded = (part.reshape(-1, features) for part in parts)
-        return torch.cat((dense, padded.index_select(0, tail.position))), None, None, None
-
-
-def split_packed(outputs: torch.Tensor, tail: Tail) -> tuple[torch.Tensor, torch.Tensor]:
-    """Packed ``outputs`` ``[tokens, features]`` as two parts ``[time, rows, features]``: the common steps, as a view,
-    and the tail, padded with any finite numbers.
-    """
-    rows, features = tail.padding.shape[1], outputs.shape[1]
-    dense = tail.common * rows
-    rest = outputs[dense:].index_select(0, tail.place) if len(tail.padding) else outputs[dense:]
-    return outputs[:dense].view(tail.common, rows, features), rest.view(-1, rows, features)
 
 
 def having(values: torch.Tensor, maximum: torch.Tensor) -> torch.Tensor:

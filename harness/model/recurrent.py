@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A variable-length LSTM for which padding changes nothing, on two paths with the same weights.
+"""What every network begins with: an embedding, and a variable-length LSTM for which padding changes nothing, on two
+paths with the same weights.
 
 *Packed*: only real tokens are computed, from a ``PackedSequence``.
 
@@ -26,10 +27,15 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.batch import Layout, send
-from harness.model.dropout import LAYERS, Masks
+from harness.batch import Batch, Layout, send
+from harness.config import ModelConfig
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
+from harness.model.registry import CELLS, check_model
 from harness.ranks.precision import DTYPES, NAMES, Choice
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.installed import load
+from preprocessing.base.untrusted import one_line
+from preprocessing.text.vocabulary import PAD
 
 Weights = list[torch.Tensor]
 
@@ -218,8 +224,8 @@ def run_layer(
     layer: nn.RNNBase,
     inputs: torch.Tensor,
     reversal: torch.Tensor | None,
-    dtype: torch.dtype | None = None,
-    cell: Cell = LSTM,
+    dtype: torch.dtype | None,
+    cell: Cell,
 ) -> list[torch.Tensor]:
     """One layer over padded ``inputs`` ``[time, rows, features]``, each direction as a plain forward one."""
     directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
@@ -246,24 +252,24 @@ def reversal_index(lengths: torch.Tensor, time: int) -> torch.Tensor:
     return torch.where(mirrored >= 0, mirrored, place).view(-1)
 
 
-class _Involution(torch.autograd.Function):
-    """Reorder time steps by an index that is its own inverse: the gradient is the same gather, never a scatter."""
+class _Gather(torch.autograd.Function):
+    """Vectors by an index whose inverse is known: the gradient is a gather too, never a scatter."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(index)
-        return inputs.reshape(-1, inputs.shape[2]).index_select(0, index).view_as(inputs)
+    def forward(ctx: Any, inputs: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(inverse)
+        return inputs.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (index,) = ctx.saved_tensors
-        (gradient,) = gradients
-        return gradient.reshape(-1, gradient.shape[2]).index_select(0, index).view_as(gradient), None
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return gradients[0].index_select(0, inverse), None, None
 
 
 def take_time(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """``inputs`` ``[time, rows, features]`` with its time steps reordered by a ``reversal_index``."""
-    return _Involution.apply(inputs, index)
+    gathered: torch.Tensor = _Gather.apply(inputs.reshape(-1, inputs.shape[2]), index, index)
+    return gathered.view_as(inputs)
 
 
 def packed_rows(batch_sizes: torch.Tensor, num_tokens: int, device: torch.device) -> torch.Tensor:
@@ -294,36 +300,78 @@ class PackedIndex:
         starts = torch.cumsum(sizes, 0) - sizes
         return cls(torch.arange(num_tokens, device=device) - starts[time], time)
 
+    def padded(self, values: torch.Tensor, device_lengths: torch.Tensor, longest: int) -> torch.Tensor:
+        """Packed ``values`` ``[tokens, features]`` as ``[longest, rows, features]``; any of them are in the padding."""
+        rows = len(device_lengths)
+        real = torch.arange(longest, device=values.device)[:, None] < device_lengths
+        sizes = real.sum(1)
+        first = torch.cumsum(sizes, 0) - sizes
+        token = torch.where(real, first[:, None] + torch.arange(rows, device=values.device), 0)
+        gathered: torch.Tensor = _Gather.apply(values, token.view(-1), self.time * rows + self.row)
+        return gathered.view(longest, rows, -1)
 
-def trial_dtype(lstm: VariableLengthLSTM, layout: Layout, dtype: torch.dtype | None) -> torch.dtype:
-    """The dtype that outputs really have: a small forward and backward pass on the device of the weights.
 
-    Raises ``RuntimeError`` if the device cannot do it. No weight and no gradient changes.
-    """
-    weight = next(lstm.parameters())
-    lengths = torch.tensor([3, 2])
-    with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False):
-        if layout == "padded":
-            inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
-            outputs = lstm.forward_padded(inputs, lengths.to(weight.device), None, dtype)[0]
-        else:
-            inputs = weight.new_ones(5, weight.shape[1], requires_grad=True)
-            outputs = lstm.forward_packed(PackedSequence(inputs, torch.tensor([2, 2, 1])), None, dtype)[0].data
-        torch.autograd.grad(outputs.float().sum(), inputs)
-    return outputs.dtype
+class Network(nn.Module):
+    """What every network begins with: an embedding and recurrent layers, and what is dropped from them in training."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int, num_layers: int, dropout: float = 0.0) -> None:
+        """Weights are drawn from torch's global generator: seed it first. ``dropout`` is that between layers."""
+        super().__init__()
+        check_model(config)
+        self.config = config
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
+        with torch.no_grad():
+            self.embedding.weight *= config.embedding_std
+        self.embedding.weight.requires_grad_(config.freeze_embedding != "always")
+        self.recurrent = VariableLengthLSTM(
+            config.embedding_dim,
+            config.hidden_size,
+            num_layers,
+            bidirectional=config.bidirectional,
+            dropout=dropout,
+            cell=load(CELLS[config.cell].code),
+        )
+        sizes = {LAYERS + number: self.recurrent.output_size for number in range(1, num_layers)}
+        self.dropped = {EMBEDDING: config.embedding_dim, **sizes, HEAD: self.recurrent.output_size}
+        """Site of dropout -> features that may be dropped there."""
+
+    def holds_embedding(self, step: int) -> bool:
+        """Whether the embedding stays what it is in optimizer ``step`` (from 0)."""
+        frozen = self.config.freeze_embedding
+        return frozen is not None and (frozen == "always" or step < frozen)
+
+    @property
+    def drops(self) -> bool:
+        """Whether training wants masks."""
+        return self.config.dropout > 0 or self.config.word_dropout > 0
+
+    def masks(self, seed: int, step: int, batch: Batch) -> Masks:
+        """What is dropped from the rows of a batch in optimizer ``step``; one hash for all features."""
+        masks = Masks.of(seed, step, batch.rows, batch.ids.device)
+        return masks.together(self.dropped, self.config.dropout) if self.config.dropout else masks
 
 
 def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> Choice:
     """The arithmetic that the layers really run in when they are told ``wanted``: fp32, bf16 or fp16, and why.
 
-    Raises ``ConfigError`` if they cannot.
+    A small forward and backward pass on the device of the weights; no weight and no gradient changes. Raises
+    ``ConfigError`` if it fails.
     """
-    device = next(lstm.parameters()).device.type
+    weight, lengths, dtype = next(lstm.parameters()), torch.tensor([3, 2]), DTYPES[wanted.value]
+    device = weight.device.type
     try:
-        found = NAMES[trial_dtype(lstm, layout, DTYPES[wanted.value])]
+        with torch.enable_grad(), torch.autocast(device, enabled=False):
+            if layout == "padded":
+                inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
+                outputs = lstm.forward_padded(inputs, lengths.to(weight.device), None, dtype)[0]
+            else:
+                inputs = weight.new_ones(5, weight.shape[1], requires_grad=True)
+                outputs = lstm.forward_packed(PackedSequence(inputs, torch.tensor([2, 2, 1])), None, dtype)[0].data
+            torch.autograd.grad(outputs.float().sum(), inputs)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"precision: the recurrent layers fail in {wanted.value} on {device} ({reason}); use --precision fp32"
+            f"precision: the recurrent layers fail in {wanted.value} on {device} ({one_line(error)}); use "
+            "--precision fp32"
         ) from error
+    found = NAMES[outputs.dtype]
     return wanted if found == wanted.value else Choice(found, f"what comes out when {wanted.value} is asked for")

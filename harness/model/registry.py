@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from harness.config import ModelConfig, RunConfig
-from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, RunConfig, Task
 from preprocessing.base.errors import require
 from preprocessing.dataset.shards import Manifest
 

@@ -24,8 +24,8 @@ import torch.distributed as dist
 
 from harness.ranks.network import GLOO
 from harness.ranks.stopping import HEARTBEAT
+from preprocessing.base.atomic import told
 from preprocessing.base.errors import UserError
-from preprocessing.base.storage import told
 
 Value = TypeVar("Value")
 

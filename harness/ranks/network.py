@@ -8,16 +8,18 @@ has named one. NCCL looks at the interfaces themselves, and chooses better than 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 LAST_FOR_NCCL = ("lo", "virbr")
 """Begin the names of interfaces that NCCL takes only where there is no other. Else its own choice, InfiniBand's first,
 stays: the interface of the main address may be a slow one for administrators."""
+ELSEWHERE = "192.0.2.1"
+"""An address of no machine (RFC 5737): the way to it is the default route."""
 FOUND = "PADLESS_NETWORK"
 """Has the interface that ``use`` has named, so that it is not taken for the user's choice later."""
 
@@ -39,19 +41,14 @@ class Route:
 
 
 def local_addresses(host: str, port: int) -> list[str]:
-    """This machine's addresses on the routes to ``host``, best first; no packet is sent. Empty if there is no route."""
+    """This machine's addresses on the routes to ``host``, then on that to any other machine; no packet is sent."""
     found = []
-    try:
-        targets = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError:
-        return []
-    for family, kind, protocol, _, target in targets:
-        with socket.socket(family, kind, protocol) as probe:
-            try:
-                probe.connect(target)
-                found.append(str(probe.getsockname()[0]))
-            except OSError:
-                continue
+    for name in (host, ELSEWHERE):
+        with contextlib.suppress(OSError):
+            for family, kind, protocol, _, target in socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM):
+                with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
+                    probe.connect(target)
+                    found.append(str(probe.getsockname()[0]))
     return found
 
 
@@ -73,46 +70,31 @@ def is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:
-        return False
+        return address == "localhost"
 
 
-def is_this_machine(host: str) -> bool:
-    """Whether ``host`` means this machine on every machine: then all of them are this one."""
-    return host == "localhost" or is_loopback(host)
-
-
-def choose(
-    host: str, local: list[str], found: dict[str, list[str]], default: str | None, users: str | None = None
-) -> Route | None:
+def choose(host: str, local: list[str], found: dict[str, list[str]], users: str | None = None) -> Route | None:
     """The interface to the others; None if it cannot be told. A pure function.
 
-    ``host``: the main machine's address as it was given; ``local``: this machine's addresses on the routes to it;
-    ``found``: interfaces with their addresses; ``default``: that of the default route; ``users``: that of the user.
-    On the main machine its own name may be a loopback address. Then it is the default route's, or the only one.
+    ``host``: the main machine's address as it was given; ``local``: as ``local_addresses`` gives them; ``found``:
+    interfaces with their addresses; ``users``: that of the user. On the main machine its own name may be a loopback
+    address. Then it is the default route's, or the only one.
     """
     if users:
         return Route(users, next(iter(found.get(users, [])), ""), by_user=True)
+    routes = [Route(name, address) for name, addresses in found.items() for address in addresses]
+    outward = [route for route in routes if not is_loopback(route.address)]
     for address in local:
-        for name, addresses in found.items():
-            if address in addresses and (is_this_machine(host) or not is_loopback(address)):
-                return Route(name, address)
-    outward = {
-        name: addresses for name, addresses in found.items() if addresses and not all(map(is_loopback, addresses))
-    }
-    if default in outward:
-        return Route(default, outward[default][0])
-    if len(outward) == 1:
-        name, addresses = next(iter(outward.items()))
-        return Route(name, addresses[0])
-    if not outward and local:  # no network at all: all machines can only be this one
-        return Route(*next(((name, addresses[0]) for name, addresses in found.items() if addresses), ("lo", local[0])))
-    return None
+        for route in routes if is_loopback(host) or not outward else outward:  # without any, all machines are this one
+            if route.address == address:
+                return route
+    return outward[0] if len({route.interface for route in outward}) == 1 else None
 
 
 def find(host: str, port: int) -> Route | None:
     """``choose`` for this machine; what ``use`` has named stays."""
     named = os.environ.get(GLOO)
-    route = choose(host, local_addresses(host, port), interfaces(), default_interface(), named)
+    route = choose(host, local_addresses(host, port), interfaces(), named)
     return replace(route, by_user=False) if route is not None and named == os.environ.get(FOUND) else route
 
 
@@ -124,14 +106,3 @@ def use(route: Route | None) -> None:
         os.environ[GLOO] = os.environ[FOUND] = route.interface
     if route is not None and all(name.startswith(LAST_FOR_NCCL) for name, found in interfaces().items() if found):
         os.environ.setdefault(NCCL, f"={route.interface}")  # without the sign NCCL takes every name that begins so
-
-
-def default_interface(table: str | None = None) -> str | None:
-    """The interface of the default route; ``table`` is the text of ``/proc/net/route`` (proc_pid_net(5))."""
-    if table is None:
-        try:
-            table = Path("/proc/net/route").read_text(encoding="utf-8")
-        except OSError:
-            return None
-    fields = [line.split() for line in table.splitlines()[1:]]
-    return next((line[0] for line in fields if len(line) > 1 and line[1] == "00000000"), None)

@@ -92,15 +92,17 @@ def configure_threads(device_type: str, asked: int | None = None) -> Choice:
     return Choice(str(count), reason)
 
 
-def keep_memory() -> bool:
-    """Have malloc reuse freed blocks of any size in place of giving them back; False where the C library cannot.
+def keep_memory() -> None:
+    """Have malloc reuse freed blocks of any size in place of giving them back, where the C library can.
 
     glibc maps a large block when it is asked for one and unmaps it when it is freed, and the kernel hands every page of
     the next one out anew, filled with zeros (mallopt(3)). An LSTM needs such blocks for the gates of each batch: on two
     cores, at batch 64, a third of a step went into these pages.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
 def full_fp32() -> None:
@@ -121,14 +123,11 @@ def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto
     return "packed", Choice("packed", "not measured on this card")
 
 
-def choose_recurrent_dtype(
-    precision: Arithmetic, device_type: str, layout: Layout, *, cudnn: int | None, cpu_bf16: bool
-) -> Choice:
+def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
     """What the recurrent layers compute in when a run trains in ``precision``, and why: the one rule for all devices.
 
-    The model casts to this dtype itself; autocast is not used. ``cudnn`` is the version as
-    ``torch.backends.cudnn.version()`` gives it, None where there is none; ``cpu_bf16`` whether oneDNN takes bf16 here.
-    A pure function. Raises ``ConfigError`` for fp16 on a CPU.
+    The model casts to this dtype itself; autocast is not used. ``bf16_on_cpu``: whether oneDNN has the cell in bf16.
+    Raises ``ConfigError`` for fp16 on a CPU.
 
     ========= ============================== ==========================
     precision CUDA                           CPU
@@ -147,26 +146,11 @@ def choose_recurrent_dtype(
             )
         return Choice("fp16", "with loss scaling")
     if device_type == "cuda":
-        if cudnn is None:
-            return Choice("fp32", "there is no cuDNN to compute a recurrent layer in bf16")
-        can = cudnn >= CUDNN_WITH_BF16
-        return Choice("bf16" if can else "fp32", f"cuDNN {dotted(cudnn)}; it takes bf16 from {dotted(CUDNN_WITH_BF16)}")
+        cudnn = torch.backends.cudnn.version() or 0
+        dtype = "bf16" if cudnn >= CUDNN_WITH_BF16 else "fp32"
+        return Choice(dtype, f"cuDNN is {cudnn}; its recurrent layers take bf16 from {CUDNN_WITH_BF16}")
     if layout == "packed":
         return Choice("fp32", "oneDNN takes no packed input, and what runs instead is no faster in bf16")
-    if not cpu_bf16:
-        return Choice("fp32", "oneDNN takes no bf16 on this CPU")
+    if not (bf16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return Choice("fp32", "oneDNN takes no bf16 for this cell on this CPU")
     return Choice("bf16", "oneDNN takes padded bf16 input")
-
-
-def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
-    """``choose_recurrent_dtype`` for this machine, and for a cell that oneDNN computes in bf16 or not."""
-    if precision == "bf16" and device_type == "cpu" and not bf16_on_cpu:
-        return Choice("fp32", "oneDNN computes no such cell in bf16")
-    cudnn = torch.backends.cudnn.version() if device_type == "cuda" else None
-    cpu_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return choose_recurrent_dtype(precision, device_type, layout, cudnn=cudnn, cpu_bf16=cpu_bf16)
-
-
-def dotted(cudnn: int) -> str:
-    """``9.13`` for 91300, and ``8.9`` for 8907, which was written with one digit less."""
-    return f"{cudnn // 10_000}.{cudnn // 100 % 100}" if cudnn >= 90_000 else f"{cudnn // 1000}.{cudnn // 100 % 10}"

@@ -62,7 +62,8 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     arithmetic = as_arithmetic(precision_choice)
     threads_choice = configure_threads(device_choice.value, threads)
     full_fp32()
-    kept = device_choice.value == "cpu" and keep_memory()
+    if device_choice.value == "cpu":
+        keep_memory()
     route = use_route()
     # NCCL aborts the process when its own limit is over; the heartbeat reports before that.
     grace_s = NCCL_GRACE_S if device_choice.value == "cuda" else 0
@@ -83,7 +84,6 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
         "processes": Choice(str(world.world_size), "as launched"),
         "threads": threads_choice,
         **({"network": route} if route is not None else {}),
-        **({"allocator": Choice("keeps memory", "fresh pages at every step cost time")} if kept else {}),
     }
     try:
         yield Session(accelerator, world, place, arithmetic, choices)

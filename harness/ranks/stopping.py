@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.rundir.records import LAUNCH_ID
-from preprocessing.base import cli, stopping
+from preprocessing.base import cli, processes
 from preprocessing.base.errors import UserError
 
-EXIT_CODE = stopping.PREEMPTED
-SIGNALS = stopping.OF_TRAININGS
+EXIT_CODE = processes.PREEMPTED
+SIGNALS = processes.OF_TRAININGS
 LOOK_EVERY_S = 0.5
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends when the parent dies."""

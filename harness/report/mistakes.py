@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from harness.inference.explanation import Piece, as_html, pieces_of
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan

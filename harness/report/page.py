@@ -33,9 +33,9 @@ from harness.rundir.layout import REPORT, holds_run, members
 from harness.rundir.records import installed_version
 from harness.scores.figures import FIGURES
 from preprocessing.base import atomic
+from preprocessing.base.atomic import check_replaced, storing
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.printable import duration, printable, public, tell
-from preprocessing.base.storage import check_replaced, storing
+from preprocessing.base.terminal import duration, printable, public, tell
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"

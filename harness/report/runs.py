@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.baseline.results import Comparison, compare, read_results
-from harness.config import flat
+from harness.config import LANGUAGE_MODEL, flat
 from harness.data.views import held_out
 from harness.report.mistakes import Originals, find_originals
 from harness.rundir.bundle_files import stored_info
@@ -26,10 +26,9 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import known_status, read_attempts, read_config, read_environment
 from harness.rundir.results import Measured, read_measured
 from harness.scores.figures import CHOSEN_BY, FIGURES
-from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import public_values
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
 WEIGHED = ("tokens_per_s", "data_wait", "mfu")

@@ -14,7 +14,7 @@ from harness.rundir.results import read_measured
 from harness.scores.figures import numbers_of
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import tell
+from preprocessing.base.terminal import tell
 
 SUMMARY = "baseline"
 """What the linear model's figures are called by trackers: ``baseline/accuracy`` and so on."""

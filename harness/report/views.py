@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness.config import flat
+from harness.config import LANGUAGE_MODEL, flat
 from harness.report.mistakes import mistakes_of
 from harness.report.plots import capital, curves_of, worst_first
 from harness.report.runs import RunFacts
 from harness.rundir.layout import CONFIG
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions
-from harness.settings.task import LANGUAGE_MODEL
-from preprocessing.base.printable import public_values
 from preprocessing.base.split_names import NO_LABEL, TRAIN
+from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import Manifest
 
 MATRIX_CLASSES = 20

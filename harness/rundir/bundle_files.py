@@ -28,10 +28,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from harness.config import DAMAGED, model_from_dict
+from harness.config import CLASSIFIER, DAMAGED, LANGUAGE_MODEL, Task, model_from_dict
 from harness.rundir.json_files import check_file, check_name, read_sealed, seal_of, write_sealed
 from harness.rundir.layout import BUNDLE, instead
-from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import Count, Positive, Record, Sha256, Share, typed

@@ -151,7 +151,7 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     Raises ``OSError``; what was there before is then still there.
     """
     target = name_of(run, step)
-    temporary = target.with_name(f"{target.name}{atomic.TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    temporary = atomic.unfinished(target)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

@@ -42,8 +42,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.storage import storing
 from preprocessing.dataset.shards import MANIFEST
 
 CONFIG = "config.yaml"

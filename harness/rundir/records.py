@@ -23,17 +23,16 @@ from typing import Any, Literal, TextIO, TypedDict
 import yaml
 from msgspec import to_builtins
 
-from harness.config import RunConfig, to_dict
+from harness.config import RunConfig, Task, to_dict
 from harness.rundir.checkpoint import steps
 from harness.rundir.json_files import MEND, Line, read_lines, read_object
 from harness.rundir.layout import ATTEMPTS, BAD_BATCHES, CONFIG, ENVIRONMENT, LOCK, STATUS, refuse_many, storage
-from harness.settings.task import Task
 from preprocessing.base import atomic
+from preprocessing.base.atomic import refusal
 from preprocessing.base.errors import ConfigError, DataError, StorageError
-from preprocessing.base.machine import acquire
-from preprocessing.base.printable import public
+from preprocessing.base.processes import acquire
 from preprocessing.base.schema import Count, Record, fits, typed
-from preprocessing.base.storage import refusal
+from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import one_line, parse_json, read_bytes
 
 LAUNCH_ID = "PADLESS_LAUNCH_ID"

@@ -19,7 +19,7 @@ from harness.scores.metrics import (
     per_class,
     predicted_labels,
 )
-from preprocessing.base.screen import shortened
+from preprocessing.base.terminal import shortened
 
 GROUPS = 4
 """Lengths and unknown rates are cut at quartiles; equal values stay together, so there may be fewer groups."""

@@ -9,8 +9,7 @@ from typing import Any
 from harness.scores.figures import FIGURES, LONGEST_NAME, title_of
 from harness.scores.intervals import spreads
 from harness.scores.metrics import confusion_from_json, largest_confusions
-from preprocessing.base.printable import percent
-from preprocessing.base.screen import WIDTH, Column, Screen, shortened, table, wrapped
+from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table, wrapped
 
 CLASSES = 10
 """Classes that a table shows; of more, those with the lowest F1."""

@@ -6,26 +6,27 @@ Each command is read as its own program reads it, so that a mistake is said befo
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.config import LaunchRecipe
 from harness.launch import doctor, launcher, many
-from harness.launch.asked import LaunchRecipe, as_words, check_blanks, typed, without
+from harness.launch.many import as_words, typed, without
 from harness.ranks import devices
-from harness.slurm.config import Resources, SubmitConfig, python_words, site_lines
-from harness.slurm.script import Body, Job, Task, paragraph, render
+from harness.slurm.config import SubmitConfig
+from harness.slurm.script import Job, Task, hook_of, render, summary
 from preprocessing.base import atomic, cli
-from preprocessing.base.commands import Command, Words, read
-from preprocessing.base.errors import ConfigError, StorageError
-from preprocessing.base.screen import Screen
+from preprocessing.base.atomic import storing
+from preprocessing.base.cli import Command, Words, read
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.help_page import nearest
+from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 
 MOST_TASKS = 1000
@@ -33,38 +34,33 @@ LIMIT_S = 60
 """Longest wait for an answer of SLURM."""
 AFTER = ("--kill-on-invalid-dep=yes",)
 """A job whose predecessor failed ends, in place of waiting for ever."""
-SINGLE = (
-    Command(name="evaluate", summary="", config="harness.inference.config:EvaluateConfig"),
-    Command(
-        name="predict",
-        summary="",
-        config="harness.inference.config:PredictConfig",
-        words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True),
-    ),
-    Command(
-        name="report",
-        summary="",
-        config="harness.report.page:ReportConfig",
-        words=Words(spelling="RUN [RUN …]", noun="run", takes="one run directory or several", most=None),
-    ),
-)
+TEXTS = Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True)
+RUNS = Words(spelling="RUN [RUN …]", noun="run", takes="one run directory or several", most=None)
+SINGLE = {
+    "evaluate": Command(name="evaluate", summary="", config="harness.inference.config:EvaluateConfig"),
+    "predict": Command(name="predict", summary="", config="harness.inference.config:PredictConfig", words=TEXTS),
+    "report": Command(name="report", summary="", config="harness.report.page:ReportConfig", words=RUNS),
+}
 """Commands of one process, as far as reading them goes."""
-TRAINING = {"train": "launch", "doctor": "doctor"}
+TRAINING = ("train", "doctor")
 """What starts on every node of a training's job."""
-ALSO = {"launch": "train", "run": "preprocess"}
-NAMES = ("preprocess", *TRAINING, *(one.name for one in SINGLE))
+NAMES = ("preprocess", *TRAINING, *SINGLE)
 
 
 def main(config: SubmitConfig, commands: list[str]) -> None:
     """Say what is asked of the site, then print, write or submit."""
     jobs = jobs_of(config, commands)
     screen = Screen(errors=True)
-    screen.say(paragraph(jobs))
+    for job in jobs:
+        screen.say(summary(job))
     if config.print:
         if not Path(config.logs).is_dir():
             screen.say(f"Make the folder {config.logs} before you submit this: SLURM does not, and the job would fail.")
         print("\n".join(render(job) for job in jobs), end="")
-    elif config.output is not None:
+        return
+    with storing(config.logs, otherwise="name another folder for --logs"):
+        Path(config.logs).mkdir(parents=True, exist_ok=True)  # SLURM does not
+    if config.output is not None:
         write(jobs, Path(config.output))
     else:
         submit(jobs)
@@ -79,12 +75,9 @@ def write(jobs: list[Job], folder: Path) -> None:
     for path, text in scripts.items():
         if path.exists() and (not path.is_file() or path.read_bytes() != text.encode()):
             raise ConfigError(f"{path}: is there already and differs; move it away, or name another --output")
-    make_folder(jobs[0].logs)
     for place, (path, text) in enumerate(scripts.items()):
-        try:
+        with storing(path, otherwise="name another --output"):
             atomic.write_text(path, text)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror}); name another --output") from None
         before = f"--dependency=afterok:JOB {' '.join(AFTER)} " if place else ""
         print(f"sbatch {before}{shlex.quote(str(path))}")
 
@@ -93,7 +86,6 @@ def submit(jobs: list[Job]) -> None:
     """Submit each with the one before as its condition; none is left when one is refused. Raises ``ConfigError``."""
     submitted: list[str] = []
     for job in jobs:
-        make_folder(job.logs)
         condition = [f"--dependency=afterok:{submitted[-1]}", *AFTER] if submitted else []
         try:
             submitted.append(sbatch(render(job), condition))
@@ -108,11 +100,14 @@ def submit(jobs: list[Job]) -> None:
 
 def jobs_of(config: SubmitConfig, commands: Sequence[str]) -> list[Job]:
     """The jobs of a command line, in their order. Raises ``ConfigError``, also for what a command would refuse."""
+    hook = hook_of(config)
+    if hook and not os.path.isfile(hook):
+        raise ConfigError(f"hook: {hook}: no such file; it holds the shell lines that every job reads first")
     split = [words_of(command) for command in commands]
-    trainings = [words for words in split if words[0] == "train"]
-    if config.array.asked and len(trainings) != 1:
-        raise ConfigError(f"array: it is one of trainings, and there are {len(trainings)} among the commands; name one")
-    return [job_of(config, words) for words in split]
+    trainings = sum(words[0] == "train" for words in split)
+    if config.array.asked and trainings != 1:
+        raise ConfigError(f"array: it is one of trainings, and there are {trainings} among the commands; name one")
+    return [job_of(config, *words) for words in split]
 
 
 def words_of(command: str) -> list[str]:
@@ -121,76 +116,45 @@ def words_of(command: str) -> list[str]:
         name, *rest = shlex.split(command) or [""]
     except ValueError as error:
         raise ConfigError(f"{command!r}: {error}; a command and its options stand in one pair of quotes") from None
-    name = ALSO.get(name, name)
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
+        near = nearest(name, NAMES)
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(NAMES)}"
         raise ConfigError(f"{name!r}: no command that runs as a job; {hint}")
     return [name, *rest]
 
 
-def job_of(config: SubmitConfig, words: Sequence[str]) -> Job:
-    """One job."""
-    name, *arguments = words
+def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
+    """One job. Raises ``ConfigError`` as the command would."""
+    own: dict[str, Any] = {"command": name, "arguments": arguments, "config": config}
     try:
-        body, own = checked(config, name, arguments)
+        if name == "preprocess":
+            asked = cli.parse(PreprocessConfig, arguments, prog="python -m preprocessing run")
+            built_in, resources = asked.staging or asked.output, config.preprocess.over(config)
+            own |= {"body": "preprocess", "run": "" if "://" in built_in else built_in}
+            resources = replace(resources, gpus=config.preprocess.gpus, nodes=resources.nodes or 1)
+        elif name in TRAINING:
+            resources = config.train.over(config)
+            own |= {"body": "train", **training_of(config, name, list(arguments))}
+            resources = replace(resources, nodes=resources.nodes or 1)
+        else:
+            read(SINGLE[name], arguments, f"python -m harness {name}")
+            own["body"], resources = "single", replace(config.single.over(config), nodes=1)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
-    hook = config.hook if config.hook is None or "/" in config.hook else f"./{config.hook}"  # not one on the PATH
-    if hook and not os.path.isfile(hook):
-        raise ConfigError(f"hook: {hook}: no such file; it holds the shell lines that every job reads first")
-    python = python_words(config.python) or ["python" if hook else sys.executable]
-    keys = ("restarts", "name", "logs", "mail", "mail_type")
-    return Job(
-        command=name,
-        body=body,
-        resources=resources_of(config, body),
-        hook=hook,
-        python=tuple(python),
-        lines=tuple(site_lines(config.sbatch)),
-        **{key: getattr(config, key) for key in keys},
-        **{"arguments": tuple(arguments), **own},
-    )
+    return Job(resources=resources, **own)
 
 
-def checked(config: SubmitConfig, name: str, arguments: list[str]) -> tuple[Body, dict[str, Any]]:
-    """Which script a command runs in, and what sets the job apart. Raises ``ConfigError`` as the command would."""
-    if name == "preprocess":
-        asked = cli.parse(PreprocessConfig, arguments, prog="python -m preprocessing run")
-        built_in = asked.staging or asked.output
-        return "preprocess", {"run": "" if "://" in built_in else built_in}
-    if name in TRAINING:
-        return "train", training_of(config, name, arguments)
-    read(next(one for one in SINGLE if one.name == name), arguments, f"python -m harness {name}")
-    return "single", {}
-
-
-def resources_of(config: SubmitConfig, body: Body) -> Resources:
-    """What a job asks for: its own keys before those of all."""
-    own: Resources = getattr(config, body)
-    asked = own.over(config)
-    if body == "preprocess":
-        return replace(asked, gpus=own.gpus, gres=own.gres, nodes=asked.nodes or 1)
-    return replace(asked, nodes=1 if body == "single" else asked.nodes or 1)
-
-
-def training_of(config: SubmitConfig, name: str, arguments: Sequence[str]) -> dict[str, Any]:
+def training_of(config: SubmitConfig, name: str, keys: list[str]) -> dict[str, Any]:
     """What the job of a training has beside others. Raises ``ConfigError``."""
-    keys = list(arguments)
     for word in keys:
         if word.startswith("--") and word[2:].partition("=")[0] in devices.LAUNCHER_OPTIONS:
             raise ConfigError(
                 f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
             )
     if name == "doctor":
-        _, asked = read(doctor.KEYS, keys, doctor.PROG)
-    else:
-        check_blanks(keys)
-        asked = cli.parse(LaunchRecipe, keys, prog=launcher.PROG)
-    found = {"run": asked.run, "processes": config.processes, "arguments": tuple(keys)}
-    if name == "train" and config.array.asked:
-        found |= {"tasks": tasks_of(config, keys, asked), "at_once": config.array.at_once}
-    return found
+        return {"run": cli.parse(doctor.DoctorConfig, keys, prog=doctor.PROG).run}
+    asked = cli.parse(LaunchRecipe, keys, prog=launcher.PROG)
+    return {"run": asked.run, "tasks": tasks_of(config, keys, asked) if config.array.asked else ()}
 
 
 def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tuple[Task, ...]:
@@ -202,7 +166,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
             raise ConfigError("--seed: --array.seeds names every one already; leave --seed out")
         every = replace(asked, seeds=config.array.seeds)
         each = [many.keys_of(one, every) for one in many.planned(every)]
-        return tuple(Task(own["run"], tuple(as_words(without_run(own)))) for own in each)
+        return tuple(Task(own.pop("run"), tuple(as_words(own))) for own in each)
     tasks: list[Task] = []
     for number, line in option_lines(config.array.options or ""):
         where = f"array.options: {config.array.options}: line {number}"
@@ -219,11 +183,6 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
             f"array.options: {config.array.options}: {len(tasks)} tasks; expected 1 to {MOST_TASKS} lines of options"
         )
     return tuple(tasks)
-
-
-def without_run(own: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a training but its directory, which the script itself names."""
-    return {key: value for key, value in own.items() if key != "run"}
 
 
 def option_lines(path: str) -> list[tuple[int, str]]:
@@ -254,11 +213,3 @@ def ask(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
         raise ConfigError(f"{command[0]}: not found here; submit on a machine of the cluster, or --print") from None
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{command[0]}: no answer in {LIMIT_S} s; is the controller up? scontrol ping says") from None
-
-
-def make_folder(path: str) -> None:
-    """Make the folder of the logs, which SLURM does not. Raises ``StorageError``."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"logs: {path}: cannot be made ({error.strerror}); name another folder") from None

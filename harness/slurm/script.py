@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job script from strings: ``#SBATCH`` lines, variables, then the shell files beside this one; and in words what the
-jobs ask of a site. Pure functions.
-"""
+"""A job script from strings: ``#SBATCH`` lines, variables, then the shell files beside this one. Pure functions."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.slurm.config import Resources
-from preprocessing.base.printable import counted, plain_line
+from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
+from preprocessing.base.terminal import plain_line
 
 HERE = Path(__file__).parent
 Body = Literal["preprocess", "train", "single"]
@@ -21,19 +20,6 @@ SIGNALS: dict[Body, str] = {"preprocess": "B:TERM@60", "train": "B:USR2@120", "s
 """What a job is sent before its time limit, and how many seconds before."""
 PLAIN = re.compile(r"[\w@%+:,./=&|*()\[\]!~^<>;$?-]+")
 """What SLURM reads as it stands in an ``#SBATCH`` line: no blank, quote, backslash or #."""
-NAMED = (
-    ("account", "account"),
-    ("partition", "partition"),
-    ("qos", "qos"),
-    ("constraint", "constraint"),
-    ("nodes", "nodes"),
-    ("gpus", "gpus-per-node"),
-    ("gres", "gres"),
-    ("cpus", "cpus-per-task"),
-    ("memory", "mem"),
-    ("time", "time"),
-)
-"""Key of ``Resources`` -> option of sbatch, in the order of their lines."""
 WIDTH = 118
 TASK = "${SLURM_ARRAY_TASK_ID:-}"
 LITERAL = "# shellcheck disable=SC2016 # values mean what they are"
@@ -66,24 +52,19 @@ class Job:
     run: str = ""
     """Run directory of a training, or where a dataset is built; empty: on no disk of this machine."""
     tasks: tuple[Task, ...] = ()
-    at_once: int | None = None
     resources: Resources
-    processes: int | None = None
-    hook: str | None = None
-    python: tuple[str, ...]
-    restarts: int
-    name: str
-    logs: str
-    mail: str | None = None
-    mail_type: str = ""
-    lines: tuple[tuple[str, str | None], ...] = ()
-    """Further options of sbatch."""
+    config: SubmitConfig
+
+    @property
+    def name(self) -> str:
+        """Of the job."""
+        return f"{self.config.name}-{self.command}"
 
     @property
     def log(self) -> str:
         """Name of the log as SLURM fills it in."""
         name = f"%x-{'%A_%a' if self.tasks else '%j'}.log"
-        return name if self.logs == "." else f"{self.logs.rstrip('/')}/{name}"
+        return name if self.config.logs == "." else f"{self.config.logs.rstrip('/')}/{name}"
 
 
 def render(job: Job) -> str:
@@ -95,24 +76,23 @@ def render(job: Job) -> str:
 
 def directives(job: Job) -> str:
     """The ``#SBATCH`` lines, one for each option."""
-    lines: list[tuple[str, str | int | None]] = [("job-name", f"{job.name}-{job.command}")]
-    for key, option in NAMED:
-        value = getattr(job.resources, key)
-        if value is not None and not (key == "gpus" and value == 0):
-            lines.append((option, value))
+    asked = {option: getattr(job.resources, key) for key, option in NAMED.items()}
+    lines: list[tuple[str, str | int | None]] = [("job-name", job.name)]
+    lines += [(option, value) for option, value in asked.items() if value is not None]
+    lines = [line for line in lines if line[0] != "gpus-per-node" or str(line[1]) != "0"]
     lines += [("ntasks-per-node", 1)]
     if job.tasks:
-        limit = f"%{job.at_once}" if job.at_once else ""
+        limit = f"%{job.config.array.at_once}" if job.config.array.at_once else ""
         lines.append(("array", f"0-{len(job.tasks) - 1}{limit}"))
     lines.append(("output", job.log))
-    if job.mail:
-        lines += [("mail-user", job.mail), ("mail-type", job.mail_type)]
+    if job.config.mail:
+        lines += [("mail-user", job.config.mail), ("mail-type", job.config.mail_type)]
     lines += [
         ("open-mode", "append"),
-        ("requeue" if job.restarts else "no-requeue", None),
+        ("requeue" if job.config.restarts else "no-requeue", None),
         ("signal", SIGNALS[job.body]),
     ]
-    lines += job.lines
+    lines += job.resources.further()
     return "".join(f"#SBATCH {directive(name, value)}\n" for name, value in lines)
 
 
@@ -129,21 +109,29 @@ def directive(name: str, value: str | int | None) -> str:
 
 def variables(job: Job) -> str:
     """What the shell files read, each value quoted for the shell."""
+    config, hook = job.config, hook_of(job.config)
+    python = shell_words("python", config.python or ("python" if hook else shlex.quote(sys.executable)))
     lines = [] if job.body == "preprocess" else [f"command={shlex.quote(job.command)}"]
     lines += [
-        array("python", job.python),
-        f"hook={shlex.quote(job.hook) if job.hook else ''}",
-        f"max_restarts={job.restarts} # of this job, by itself or by SLURM",
+        array("python", python),
+        f"hook={hook and shlex.quote(hook)}",
+        f"max_restarts={config.restarts} # of this job, by itself or by SLURM",
     ]
     if job.body == "preprocess":
-        lines += [f"output={shlex.quote(job.run)}", f"logs={shlex.quote(job.logs)}"]
+        lines += [f"output={shlex.quote(job.run)}", f"logs={shlex.quote(config.logs)}"]
     if job.body == "train":
-        lines.append(f"per_node={job.processes or 0} # processes of each node; 0: one for each GPU, or one")
+        lines.append(f"per_node={config.processes or 0} # processes of each node; 0: one for each GPU, or one")
         lines.append(f"run={shlex.quote(job.run)}")
     for text in (array("arguments", job.arguments), *([cases(job.tasks)] if job.tasks else [])):
         lines += [*([LITERAL] if {"$", "`"} & set(text.replace(TASK, "")) else []), text]
     lines.append('set -- "${arguments[@]}" "$@"')
     return "\n".join(lines) + "\n"
+
+
+def hook_of(config: SubmitConfig) -> str:
+    """The path of the hook, which is none on the PATH; empty without one."""
+    hook = config.hook or ""
+    return hook if not hook or "/" in hook else f"./{hook}"
 
 
 def cases(tasks: Sequence[Task]) -> str:
@@ -170,66 +158,10 @@ def array(name: str, words: Sequence[str]) -> str:
     return "\n".join([f"{name}=(", *(f"    {' '.join(group)}" for group in groups), ")"])
 
 
-def paragraph(jobs: Sequence[Job]) -> str:
-    """All that the site is asked for, and what happens to the jobs there."""
-    sentences = [sentence(job, place, len(jobs)) for place, job in enumerate(jobs)]
-    first = jobs[0]
-    if first.restarts:
-        sentences.append(
-            f"A job is started again at most {first.restarts} times, after a preemption or a lost node; preprocessing "
-            "and training also after the time limit, training after a lost process."
-        )
-    else:
-        sentences.append("No job is started again.")
-    if first.hook:
-        sentences.append(f"Each reads {first.hook} first.")
-    sentences.append(f"Each runs {' '.join(map(shlex.quote, first.python))}.")
-    if first.lines:
-        lines = ", ".join(directive(name, value) for name, value in first.lines)
-        sentences.append(f"Your own lines: {lines}.")
-    if first.mail:
-        sentences.append(f"SLURM writes to {first.mail} ({first.mail_type}).")
-    sentences.append(f"Logs: {', '.join(log_of(job) for job in jobs)}.")
-    return plain_line(" ".join(sentences))
-
-
-def sentence(job: Job, place: int, total: int) -> str:
-    """What one job asks for."""
-    asked = job.resources
-    each = [counted(asked.gpus, "GPU")] if asked.gpus else []
-    each += [asked.gres] if asked.gres else []
-    each += [counted(asked.cpus, "core")] if asked.cpus else []
-    each += [f"{asked.memory} of memory" if asked.memory != "0" else "all memory"] if asked.memory else []
-    nodes = counted(asked.nodes or 1, "node")
-    parts = [f"{nodes} with {listed(each)}{' each' if (asked.nodes or 1) > 1 else ''}" if each else nodes]
-    parts += [f"of partition {asked.partition}"] if asked.partition else []
-    parts += [f"with feature {asked.constraint}"] if asked.constraint else []
-    parts += [f"on account {asked.account}"] if asked.account else []
-    parts += [f"in qos {asked.qos}"] if asked.qos else []
-    parts += [f"for at most {limit(str(asked.time))}"] if asked.time else ["for as long as the site gives by itself"]
-    what = f"{job.command} asks for {' '.join(parts)}"
-    if job.tasks:
-        what += f", {len(job.tasks)} times"
-        what += f" and {job.at_once} at once" if job.at_once else ""
-        what += f", into {job.tasks[0].run} to {job.tasks[-1].run}"
-    elif job.body == "train":
-        what += f", for {job.run}"
-    if place:
-        what += ", once the job before it has ended well"
-    return f"{what}." if total == 1 else f"{place + 1} of {total}: {what}."
-
-
-def limit(text: str) -> str:
-    """A time limit; a bare number counts minutes."""
-    return f"{text} minutes" if text.isdecimal() else text
-
-
-def listed(words: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
-
-
-def log_of(job: Job) -> str:
-    """The name of a job's log, with words for numbers."""
-    name = job.log.replace("%x", f"{job.name}-{job.command}")
-    return name.replace("%A", "JOB").replace("%a", "TASK").replace("%j", "JOB")
+def summary(job: Job) -> str:
+    """What one job asks of the site, and where it writes."""
+    asked = {key: getattr(job.resources, key) for key in NAMED}
+    said = [f"{key} {value}" for key, value in asked.items() if value is not None]
+    said += [directive(name, value) for name, value in job.resources.further()]
+    run = f", for {job.tasks[0].run} to {job.tasks[-1].run}" if job.tasks else f", for {job.run}" if job.run else ""
+    return plain_line(f"{job.command}: {', '.join(said)}{run}; log {job.log}")

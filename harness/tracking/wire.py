@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from preprocessing.base.printable import public
+from preprocessing.base.terminal import public
 
 
 class Wire:

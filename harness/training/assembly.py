@@ -18,13 +18,12 @@ import numpy as np
 import torch
 
 from harness.batch import Layout
-from harness.config import RunConfig, to_dict
+from harness.config import LANGUAGE_MODEL, RunConfig, to_dict
 from harness.data.checks import TRAIN, order_spec, parts_of, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
-from harness.model.adversarial import Adversary
-from harness.model.classifier import Objective
+from harness.model.classifier import Adversary, Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, answers_of, build_network, predictions_of
 from harness.model.recurrent import try_recurrence
@@ -38,7 +37,6 @@ from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import PROFILE, STOP, storage
 from harness.rundir.records import LAUNCH_ID, code_hash
-from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.tracking import Trackers
 from harness.training import preflight
 from harness.training.checkpointer import State
@@ -55,10 +53,9 @@ from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.machine import memory_bytes
-from preprocessing.base.printable import tell
-from preprocessing.base.screen import Screen
+from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 FP16_FIRST_SKIPS = 20
@@ -270,9 +267,9 @@ def build_objective(
             targets=Targets.of(config.language_model, vocabulary_of(config).counts, device),
         )
     optim, adversary = config.optim, None
-    if optim.adversarial is not None or optim.virtual_adversarial is not None:
+    if optim.adversarial is not None:
         counts = torch.from_numpy(vocabulary_of(config).counts)
-        adversary = Adversary(optim, counts.to(device, torch.float64))
+        adversary = Adversary(optim.adversarial, counts.to(device, torch.float64))
     weights = [optim.class_weights.get(label, 1.0) for label in manifest.labels]
     return Objective(
         network,

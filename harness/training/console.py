@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig
 from harness.data.checks import TEST, TRAIN, VALIDATION, class_rows, few_steps, imbalance, in_words
 from harness.model.registry import parameters_of
 from harness.ranks.precision import Choice
@@ -23,13 +23,11 @@ from harness.scores.intervals import wilson
 from harness.scores.learning import never_found, verdicts
 from harness.scores.metrics import confusion_from_json, per_class
 from harness.scores.tables import MARK, classes_table, describe_calibration, figures_table
-from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import duration
-from preprocessing.base.screen import Column, Screen, Tone, fitted, head_line, laid_out, row_line
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import Column, Screen, Tone, duration, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
 
 PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}

@@ -24,8 +24,8 @@ from harness.ranks.distributed import World
 from harness.rundir.layout import BAD_BATCHES, storage
 from harness.rundir.records import write_bad_rows
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import NO_LABEL
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Split
 from preprocessing.text.vocabulary import Vocabulary
 

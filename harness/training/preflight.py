@@ -11,17 +11,16 @@ from dataclasses import replace
 
 from harness.config import RunConfig
 from harness.data import checks
-from harness.model.donor import find_donor
 from harness.model.registry import check_model, parameters_of
-from harness.model.vector_files import check_named
+from harness.model.starts import check_named, find_donor
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.records import check_claim
 from harness.tracking.trackers import check_trackers
 from harness.training import resume
 from harness.training.resume import ResumePoint
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.machine import memory_bytes
-from preprocessing.base.printable import size
+from preprocessing.base.processes import memory_bytes
+from preprocessing.base.terminal import size
 from preprocessing.dataset.shards import Manifest
 
 

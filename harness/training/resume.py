@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig, flat, to_dict
+from harness.config import CLASSIFIER, RunConfig, flat, to_dict
 from harness.data import checks, order
 from harness.rundir import layout
 from harness.rundir.bundle_files import stored_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.records import known_status
-from harness.settings.task import CLASSIFIER
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import readable
 from preprocessing.dataset.shards import MANIFEST, read_manifest

@@ -11,13 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from harness.config import DAMAGED, RunConfig, flat, to_dict
+from harness.config import CLASSIFIER, DAMAGED, LANGUAGE_MODEL, MOST_BUCKETS, RunConfig, flat, is_auto, to_dict
 from harness.data.views import rows_of_task
 from harness.model.registry import check_model
 from harness.rundir.checkpoint import STATE, newest
-from harness.settings.auto import is_auto
-from harness.settings.model import MOST_BUCKETS
-from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset.shards import Manifest, read_manifest

@@ -27,24 +27,36 @@ import numpy as np
 from harness.config import RunConfig
 from harness.data.checks import open_soft_labels
 from harness.data.soft_labels import targets_of
-from harness.model.donor import WIDE, StartWeights, describe_weights, find_donor, weights_of
-from harness.model.embedding import StartVectors, from_file, from_kept
 from harness.model.networks import AnyNetwork
-from harness.model.vector_files import check_own, coverage, is_own
+from harness.model.starts import (
+    WIDE,
+    StartVectors,
+    StartWeights,
+    check_own,
+    coverage,
+    describe_weights,
+    find_donor,
+    from_file,
+    from_kept,
+    is_own,
+    weights_of,
+)
 from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
+from preprocessing.base import processes
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import find_kept, folder_of
-from preprocessing.job.executors import LocalPulse
 from preprocessing.text.vocabulary import Vocabulary
 
 VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
 """What checkpoints and bundles call the facts."""
 LOOK_EVERY_S = 1.0
+HELD_S = 20.0
+"""For how long the learning process must have been stopped (SIGSTOP) to be given up."""
 STOP_S = 5.0
 """Longest wait for the learning process to clean up."""
 ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
@@ -203,16 +215,15 @@ class Learning:
         command += [] if output is None else ["--output", str(output)]
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self.errors)
-        self.pulse = LocalPulse(lambda: [self.process])
-        self.trouble: str | None = None
+        self.held_s = 0.0
 
     def running(self, wait_s: float) -> bool:
         """Whether it still learns after at most ``wait_s`` seconds. One that is stopped is ended after a while."""
         try:
             self.process.wait(wait_s)
         except subprocess.TimeoutExpired:
-            self.trouble = self.trouble or self.pulse.look(wait_s, finished=False)
-            if self.trouble is not None:
+            self.held_s = self.held_s + wait_s if processes.held(self.process.pid) else 0.0
+            if self.held_s >= HELD_S:
                 self.process.kill()
             return True
         return False
@@ -232,8 +243,8 @@ class Learning:
             self.errors.seek(0)
             said = self.errors.read().decode(errors="replace").strip()
         code = self.process.returncode
-        if self.trouble is not None:
-            raise RankError(f"learning word vectors: {self.trouble}")
+        if self.held_s >= HELD_S:
+            raise RankError(f"learning word vectors: its process was stopped for {self.held_s:.0f} s; run it again")
         if code:
             last = said.splitlines()[-1].removeprefix("error: ") if said else f"exit code {code}"
             raise ERRORS.get(code, RankError)(last)

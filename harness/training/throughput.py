@@ -19,15 +19,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from harness.batch import Batch, StepBatch
-from harness.config import ModelConfig, RunConfig
+from harness.config import LANGUAGE_MODEL, ModelConfig, RunConfig
 from harness.data.order import row_hash
 from harness.model.registry import CELLS
 from harness.ranks.distributed import World
 from harness.rundir.layout import trace_name
-from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base import atomic
-from preprocessing.base.printable import size
-from preprocessing.base.storage import refusal
+from preprocessing.base.atomic import refusal
+from preprocessing.base.terminal import size
 
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25

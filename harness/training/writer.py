@@ -29,8 +29,7 @@ from harness.training.sinks import Ending, MetricsFiles, Sinks
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.printable import tell
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import Manifest
 
 

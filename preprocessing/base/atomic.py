@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A name means completeness: files appear whole under their final name, or not at all (law 2).
+"""Writing: files appear whole under their final name, or not at all (law 2); a failure is one sentence.
 
 What a killed process leaves is removed only where it is known to be ours: an unfinished file by its name, a folder of
-work by the mark in it.
+work by the mark in it. The sentence for a failure to write names the file; it is made by a block that knows what else
+the user may name (``storing``), or as the last thing that a command or a rank does with it (``told``).
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
 import shutil
+import sys
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from preprocessing.base.errors import DataError
-from preprocessing.base.untrusted import open_regular, read_json
+from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 
 TEMPORARY_MARK = ".tmp-"
 """An unfinished file is called ``NAME.tmp-HOST-PROCESS``."""
@@ -33,6 +35,11 @@ ENDS = 1 << 16
 """Bytes at either end of a file that are searched for what it says of itself."""
 UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Failures that can only be those of a write."""
+
+
+def unfinished(path: Path) -> Path:
+    """The name, beside its final one, of what this process has not finished."""
+    return path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
 
 
 def final_of(name: str) -> str | None:
@@ -79,23 +86,19 @@ def remove(path: Path) -> None:
 
 def vanish(folder: Path) -> None:
     """Remove a folder of ours in a way that never leaves its name on a part of it."""
-    gone = folder.with_name(f"{folder.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    gone = unfinished(folder)
     os.rename(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)  # NFS keeps a lock that is held; the next start sweeps it
 
 
 def is_abandoned(name: str) -> bool:
     """Whether an unfinished file of this name was left by a process of this machine that is no more."""
+    import psutil
+
     host, _, process = name.rpartition(TEMPORARY_MARK)[2].rpartition("-")
-    if host != os.uname().nodename or not process.isdecimal():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False
+    return (
+        host == os.uname().nodename and process.isdecimal() and len(process) < 8 and not psutil.pid_exists(int(process))
+    )
 
 
 def sweep(path: str | Path) -> None:
@@ -117,7 +120,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     refuse_other_kinds(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    temporary = unfinished(path)
     try:
         yield temporary
         fsync(temporary)
@@ -145,7 +148,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    temporary = unfinished(path)
     shutil.rmtree(temporary, ignore_errors=True)  # of a process with this number that was killed
     temporary.mkdir()
     try:
@@ -208,10 +211,7 @@ def canonical_json(value: Any) -> bytes:
 def sha256_file(path: str | Path) -> str:
     """The sha256 of a file's bytes, as hex."""
     with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of(file)
 
 
 def fsync(path: str | Path) -> None:
@@ -274,3 +274,111 @@ def exchanged(one: Path, other: Path) -> bool:
     if failed and (number := ctypes.get_errno()) not in NOT_HERE:
         raise OSError(number, os.strerror(number), str(one), None, str(other))
     return not failed
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The disk is full, or a quota is used up."""
+NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+"""The disk is read-only, or the place is somebody else's."""
+OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP})
+"""What is there is no file, or no directory, as it was wanted; or the name cannot be one."""
+CONTINUE = "make room and run the same command to continue"
+ANOTHER = "name a directory that can be written"
+TMPDIR = "set TMPDIR to a folder with room"
+"""What else may be named for a temporary file."""
+NOWHERE = (
+    "no folder for temporary files can be written (TMPDIR, /tmp); make room there, or set TMPDIR to a folder with room"
+)
+NO_TEMPORARY = "No usable temporary directory"
+"""How Python begins to say so; the error's number is that of a missing file."""
+
+
+def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> UserError:
+    """The sentence for a failure to write ``path``, or the file below it that the error itself names.
+
+    ``otherwise`` says what else may be named, ``room`` what to do on a full disk.
+    """
+    named = error.filename2 if isinstance(error.filename2, str | os.PathLike) else error.filename  # a copy's target
+    name = final_name(named) if isinstance(named, str | os.PathLike) else str(path)
+    what = os.strerror(error.errno) if error.errno else str(error)
+    if os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name)):
+        what = "a pipe or a device"
+    elif error.errno == errno.EEXIST and os.path.isfile(name):
+        what = "it is a file, and a directory is needed here"
+    if error.errno == errno.ENOENT:
+        return DataError(
+            f"{missing(name)}: gone while it was needed ({what}); put it back, and run the same command to continue"
+        )
+    if error.errno in OTHER_KIND:
+        return ConfigError(f"{name}: cannot be written ({what}); {otherwise}")
+    if error.errno in NOT_ALLOWED:
+        return StorageError(f"{name}: cannot be written ({what}); {otherwise}")
+    return StorageError(f"{name}: cannot be written ({what}); {room}, or {otherwise}")
+
+
+@contextmanager
+def storing(path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> Iterator[None]:
+    """Turn a failure to write inside the block into the ``UserError`` that ``refusal`` makes of it."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(error, path, otherwise=otherwise, room=room) from None
+
+
+def check_replaced(path: Path, overwrite: bool, is_ours: Callable[[], bool]) -> None:
+    """Raise ``ConfigError`` for an output that is there, holds something, and was not written by this command before.
+
+    ``overwrite`` is what the user set, ``is_ours`` looks at the file.
+    """
+    if not overwrite and path.is_file() and path.stat().st_size and not is_ours():
+        raise ConfigError(
+            f"--output {path}: is there already, and holds something else; name another, or set --overwrite true to "
+            "replace it"
+        )
+
+
+def told(error: OSError) -> UserError | None:
+    """The sentence for an error that no block has made one of; None for what is no failure to write."""
+    if str(error.strerror).startswith(NO_TEMPORARY):
+        return StorageError(NOWHERE)
+    if error.errno in NO_ROOM or (error.errno in NOT_ALLOWED and error.filename):
+        if is_about_output(error):
+            return refusal(error, "standard output", otherwise="send the output elsewhere")
+        return refusal(error, "a temporary file (TMPDIR, /dev/shm)")
+    return None
+
+
+def is_about_output(error: OSError) -> bool:
+    """Whether it is standard output that takes no more: then it does not take an end of line either."""
+    if error.filename or sys.stdout.isatty():
+        return False
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def missing(path: str) -> str:
+    """What somebody would have to put back for ``path`` to be there: itself, or the folder above it that is gone."""
+    folder = os.path.dirname(path)
+    return path if folder in ("", path) or os.path.exists(folder) else missing(folder)
+
+
+def final_name(path: str | os.PathLike[str]) -> str:
+    """The name that an unfinished file or folder would have had."""
+    return re.sub(rf"{re.escape(TEMPORARY_MARK)}[^/]*", "", os.fspath(path))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone after the block. Raises ``StorageError`` where it cannot be made, or has no room."""
+    with storing(tempfile.gettempdir(), otherwise=TMPDIR):
+        folder = tempfile.TemporaryDirectory(prefix="padless-")
+    with folder as name:
+        try:
+            yield Path(name)
+        except OSError as error:
+            if error.errno not in NO_ROOM or not str(error.filename or name).startswith(name):
+                raise
+            raise refusal(error, name, otherwise=TMPDIR) from None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from preprocessing.base.printable import plain_line, public
+from preprocessing.base.terminal import plain_line, public
 
 LONGEST = 1500
 """Characters of a sentence."""
@@ -45,22 +45,3 @@ def require(condition: bool, key: str, value: object, expected: str) -> None:
     """Refuse a value of the configuration: raise :class:`ConfigError` that names key and value and what is right."""
     if not condition:
         raise ConfigError(f"{key}: {value!r} is out of range: expected {expected}")
-
-
-MOST_PROCESSES = 4096
-"""Processes, or threads, of one machine."""
-LONGEST_WAIT_S = 366 * 86_400
-"""Seconds; the clocks of some libraries end at more."""
-MOST_ROUNDS = 1_000_000
-"""Repetitions of a measurement."""
-
-
-def check_wait(key: str, seconds: float) -> None:
-    """Raise ``ConfigError`` for a wait that does not end, or that has none."""
-    require(0 < seconds <= LONGEST_WAIT_S, key, seconds, f"above 0 and at most {LONGEST_WAIT_S:,} s, a year")
-
-
-def check_processes(key: str, number: int | None) -> None:
-    """Raise ``ConfigError`` for more processes or threads than a machine has, or fewer than one."""
-    fits = number is None or 1 <= number <= MOST_PROCESSES
-    require(fits, key, number, f"from 1 to {MOST_PROCESSES:,}, or null")

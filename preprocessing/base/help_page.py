@@ -2,23 +2,25 @@
 """What ``--help`` shows: on the first screen the keys that matter and an example, all others by group on request.
 
 ``--help all``, ``--help model`` (a group) and ``--help optim.lr`` (a key) say more. The texts are the docstrings of
-the fields, so nothing is written twice.
+the fields, so nothing is written twice. Beside it stands what a sentence on an unknown name ends with: what other tools
+call a key of ours, or the nearest name there is. A familiar name is not taken silently, since it seldom means quite the
+same: ``--batch_size`` counts rows of a process elsewhere, ``--global_batch`` counts them over all processes.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any
 
+from preprocessing.base.configuration import Option, choices_of, groups_of, options_of
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.hints import nearest
 from preprocessing.base.installed import as_typed
-from preprocessing.base.options import Option, choices_of, groups_of, options_of
 
 FIRST = 5
 """So many keys of a command that does not say which ones matter most."""
@@ -42,74 +44,63 @@ class Page:
     """The keys that matter most; none: the first ones. A command with few keys needs none: all are shown."""
     example: str = ""
     """A whole command to copy."""
-    topics: Mapping[str, str] | None = None
-    """Further words that ``--help`` takes here, each with what it shows; whoever names one shows it."""
 
 
-def render(page: Page, topic: str, classes: Sequence[type], values: Mapping[str, Any]) -> str:
+def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]) -> str:
     """The first screen, or what ``topic`` names. Raises ``ConfigError`` for a topic that does not exist.
 
-    ``classes``: the configuration classes of a command, its own one first. ``values`` replace defaults.
+    ``values`` replace defaults.
     """
-    options = {key: option for one in classes for key, option in options_of(one).items()}
-    shown = {
-        key: two_columns(f"--{key} {_default(values.get(key, one.default))}", _text(one))
-        for key, one in options.items()
-    }
-    if not topic:
-        return _first_screen(page, options, shown, values)
+    options = options_of(config_class)
+    groups: dict[str, list[str]] = {}
+    for key in options:
+        groups.setdefault(key.partition(".")[0] if "." in key else GENERAL, []).append(key)
+
+    def described(title: str, keys: Iterable[str]) -> str:
+        return "\n".join([title, *(block(f"--{key} {_default(defaults[key])}", _text(options[key])) for key in keys)])
+
+    defaults = {key: values.get(key, option.default) for key, option in options.items()}
     topic = topic.removeprefix("--")
-    groups = list(dict.fromkeys(map(_group, options)))
-    if topic == ALL or topic in groups:
-        titles = {
-            name: (kind.__doc__ or "").partition("\n\n")[0] for one in classes for name, kind in groups_of(one).items()
-        }
-        blocks = []
-        for group in groups if topic == ALL else [topic]:
-            title = paragraph(f"{group}: {titles.get(group, 'keys without a group')}")
-            blocks.append("\n".join([title, *_lines(shown[key] for key in options if _group(key) == group)]))
+    if not topic:
+        few = len(options) <= FEW
+        more = (
+            {}
+            if few
+            else {"--help all": f"all {len(options)} keys; --help KEY: one", "--help GROUP": ", ".join(groups)}
+        )
+        more["--config FILE"] = "a YAML file with any of the keys; later ones win"
+        more["--print_config"] = "the configuration that all this gives"
+        blocks = [
+            textwrap.fill(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False),
+            paragraph(page.about),
+            *([as_typed(f"for example:\n  {page.example}")] if page.example else []),
+            described("keys, each with its default:", options)
+            if few
+            else described("the keys that matter most, each with its default:", page.first or list(options)[:FIRST]),
+            "\n".join(["more:", *(block(name, what, 21) for name, what in more.items())]),
+        ]
         return "\n\n".join(blocks)
+    if topic == ALL or topic in groups:
+        titles = {name: (kind.__doc__ or "").partition("\n\n")[0] for name, kind in groups_of(config_class).items()}
+        wanted = groups if topic == ALL else [topic]
+        return "\n\n".join(
+            described(paragraph(f"{group}: {titles.get(group, 'keys without a group')}"), groups[group])
+            for group in wanted
+        )
     found = [key for key in options if key == topic] or [key for key in options if key.rpartition(".")[2] == topic]
     if not found:
-        near = nearest(topic, [ALL, *groups, *(page.topics or ()), *options])
+        near = nearest(topic, [ALL, *groups, *options])
         hint = f"did you mean --help {near}?" if near else f"there are {', '.join([ALL, *groups])} and every key"
         raise ConfigError(f"--help {topic}: neither a key nor a group of keys; {hint}")
-    return "\n".join(_lines(shown[key] for key in found))
+    return "\n".join(block(f"--{key} {_default(defaults[key])}", _text(options[key])) for key in found)
 
 
-def _first_screen(
-    page: Page, options: Mapping[str, Option], shown: Mapping[str, list[str]], values: Mapping[str, Any]
-) -> str:
-    few = len(options) <= FEW
-    usage = textwrap.wrap(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False)
-    blocks = ["\n".join(usage), paragraph(page.about)]
-    further = {}
-    if page.example:
-        blocks.append(as_typed(f"for example:\n  {page.example}"))
-    if few:
-        blocks.append("\n".join(["keys, each with its default:", *_lines(shown.values())]))
-    else:
-        keys = page.first or list(options)[:FIRST]
-        short = {key: re.split(r"(?<=[\w)])[.;]\s|\.$", _text(options[key]), maxsplit=1)[0] for key in keys}
-        lines = _lines(
-            two_columns(f"--{key} {_default(values.get(key, options[key].default))}", short[key]) for key in keys
-        )
-        blocks.append("\n".join(["the keys that matter most, each with its default:", *lines]))
-        further[f"--help {ALL}"] = f"all {len(options)} keys; --help KEY: one"
-        further["--help GROUP"] = ", ".join(dict.fromkeys(map(_group, options)))
-    further |= {f"--help {word}": what for word, what in (page.topics or {}).items()}
-    further["--config FILE"] = "a YAML file with any of the keys; later ones win"
-    further["--print_config"] = "the configuration that all this gives"
-    blocks.append("\n".join(["more:", *_lines(two_columns(name, what, 21) for name, what in further.items())]))
-    return "\n\n".join(blocks)
-
-
-def two_columns(name: str, text: str, column: int = INDENT) -> list[str]:
+def block(name: str, text: str, column: int = INDENT) -> str:
     """``name`` and the wrapped ``text`` in the ``column`` beside it; below it, if the name is too long for that."""
-    wrapped = textwrap.wrap(text, width() - column, break_on_hyphens=False) or [""]
-    head, indent = f"  {name}", " " * column
-    lines = [f"{head:<{column}}{wrapped[0]}"] if len(head) <= column - 2 else [head, indent + wrapped[0]]
-    return [line.rstrip() for line in lines + [indent + line for line in wrapped[1:]]]
+    head = f"  {name}"
+    first = f"{head:<{column}}" if len(head) <= column - 2 else f"{head}\n{' ' * column}"
+    lines = textwrap.wrap(text, width() - column, break_on_hyphens=False)
+    return (first + f"\n{' ' * column}".join(lines)).rstrip()
 
 
 def plain(text: str) -> str:
@@ -143,14 +134,104 @@ def _default(value: Any) -> str:
         return "…"
     if isinstance(value, str):
         return value or "''"
-    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
-        return ", ".join(value)
     return json.dumps(value)
 
 
-def _group(key: str) -> str:
-    return key.partition(".")[0] if "." in key else GENERAL
+LAUNCHER = "num_processes"
+"""An option of ``accelerate launch``, which stands before the keys of a training."""
+ELSEWHERE = {
+    "global_batch": "batch_size per_device_train_batch_size train_batch_size",
+    "eval_batch": "per_device_eval_batch_size eval_batch_size",
+    "batch": "batch_size per_device_eval_batch_size eval_batch_size",
+    "micro_batch": "gradient_accumulation_steps accumulate_grad_batches",
+    "optim.lr": "learning_rate",
+    "optim.decay": "lr_scheduler lr_scheduler_type",
+    "optim.warmup": "warmup_ratio warmup_steps",
+    "optim.clip_norm": "max_grad_norm grad_clip gradient_clip_val",
+    "optim.label_smoothing": "label_smoothing_factor",
+    "order.unlabelled_batch": "unlabeled_batch unlabeled_batch_size",
+    "self_training.labels": "pseudo_labels soft_labels teacher",
+    "epochs": "num_epochs num_train_epochs max_epochs epoch max_steps",
+    "patience": "early_stopping_patience",
+    "precision": "fp16 bf16 mixed_precision",
+    LAUNCHER: "gpus num_gpus gpu devices n_gpu nproc_per_node world_size",
+    "world_size": "gpus num_gpus gpu devices n_gpu nproc_per_node num_processes",
+    "device": "cpu cuda gpus num_gpus gpu devices n_gpu",
+    "tracking.tracker": "wandb report_to log_with logger",
+    "tracking.project": "wandb_project",
+    "tracking.name": "run_name",
+    "tracking.group": "wandb_group",
+    "tracking.log_every": "logging_steps",
+    "checkpoint.every_steps": "save_steps",
+    "checkpoint.keep_last": "save_total_limit",
+    "resume": "resume_from_checkpoint",
+    "executor.workers": "num_workers",
+    "processes": "workers",
+    "threads": "num_threads n_jobs num_workers",
+    "source.path": "train_file input path file input_file",
+    "data": "dataset data_dir dataset_name train_file",
+    "input": "file input_file",
+    "init.weights": "model_name_or_path pretrained init_checkpoint init_from load_weights",
+    "run": "output_dir out model_dir checkpoint_dir model_name_or_path teacher",
+    "output": "output_dir out",
+    "model.embedding_dim": "emb_dim embed_dim",
+    "model.hidden_size": "hidden_dim",
+    "model.num_layers": "n_layers",
+    "source.unlabelled_path": "unlabelled unlabeled unlabelled_path unlabeled_path unsupervised",
+    "source.text_column": "text_column text_col column",
+    "column": "text_column text_col",
+    "source.label_column": "label_column label_col target",
+    "label": "target class target_class",
+    "rows": "limit max_rows n_rows nrows",
+    "source.delimiter": "sep",
+    "text.max_tokens": "max_length max_len max_seq_length",
+    "vocabulary.max_size": "vocab_size max_vocab_size",
+    "vocabulary.min_count": "min_freq",
+    "text.stop_words": "stopwords",
+    "splits.test": "test_size",
+    "splits.validation": "val_size",
+    "folds": "n_splits n_folds num_folds k_folds cv",
+    "splits.folds": "n_splits n_folds num_folds k_folds cv",
+    "seeds": "n_seeds num_seeds",
+    "seed": "random_state random_seed",
+    "overwrite": "force",
+}
+"""A key here -> names for it elsewhere; of several keys for a name the first that a command has is meant."""
+VALUES = {"wandb", "fp16", "bf16", "cpu", "cuda"}
+"""Names elsewhere that are a value here."""
+REMARKS = {
+    "seeds": "the seeds themselves, as in 0,1,2",
+    "folds": "all, or the number of folds that the dataset has",
+    "global_batch": "rows an optimizer step over all processes",
+    "micro_batch": "most rows a process holds at once; the rest of global_batch is accumulated",
+    LAUNCHER: "an option of accelerate launch: one process a GPU, before the keys of the training",
+    "optim.warmup": "a share of all steps",
+    "epochs": "how often every training row is seen",
+}
+"""What differs from elsewhere."""
 
 
-def _lines(blocks: Any) -> list[str]:
-    return [line for block in blocks for line in block]
+def suggestion(name: str, known: Collection[str], dashes: str = "--") -> str:
+    """How a sentence on an unknown key ends: ``; it is --global_batch here (…)`` or ``; did you mean --optim.lr?``."""
+    if here := translated(name, known):
+        value = f" {name}" if name in VALUES else ""
+        remark = f" ({REMARKS[here]})" if here in REMARKS else ""
+        return f"; it is {dashes}{here}{value} here{remark}"
+    near = nearest(name, known)
+    return f"; did you mean {dashes}{near}?" if near else "; --help all lists them"
+
+
+def translated(name: str, known: Collection[str]) -> str | None:
+    """What is called ``name`` elsewhere; None also where only the group before the dot is wrong."""
+    group, _, last = name.rpartition(".")
+    plain = last.replace("-", "_").lower()
+    key = next((key for key, names in ELSEWHERE.items() if key in known and plain in names.split()), None)
+    return None if key == name or (group and key is not None and key.rpartition(".")[2] == last) else key
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The known name that is most like this one, by the whole of it or by its last part."""
+    last = {choice.rpartition(".")[2]: choice for choice in sorted(known)}
+    if whole := difflib.get_close_matches(name, sorted(known), n=1):
+        return whole[0]
+    return next((last[one] for one in difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1)), None)

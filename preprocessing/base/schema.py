@@ -19,6 +19,16 @@ from preprocessing.base.untrusted import listed, shown
 T = TypeVar("T")
 MOST = 1 << 53
 """The largest count or size: beyond it a float no longer holds every integer."""
+AtLeast0 = Annotated[int, Meta(ge=0)]
+AtLeast1 = Annotated[int, Meta(ge=1)]
+Above0 = Annotated[float, Meta(gt=0)]
+Chance = Annotated[float, Meta(ge=0, lt=1)]
+Name = Annotated[str, Meta(min_length=1, description="that is not empty")]
+Processes = Annotated[int, Meta(ge=1, le=4096)]
+"""Processes, or threads, of one machine."""
+Seconds = Annotated[int, Meta(ge=1, le=366 * 86_400)]
+Wait = Annotated[float, Meta(gt=0, le=366 * 86_400)]
+"""Seconds, at most a year: the clocks of some libraries end at more."""
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Positive = Annotated[int, Meta(ge=1, le=MOST)]
 Share = Annotated[float, Meta(ge=0, le=1)]

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import hashlib
-import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyarrow import ArrowException, CompressedInputStream, NativeFile, fs
+from pyarrow import ArrowException, NativeFile, fs
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import check_regular, check_unpacked
@@ -53,10 +51,7 @@ def without_query(address: str) -> str:
 
 
 def filesystem(address: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an address and the path on it.
-
-    fsspec answers where the protocol's package is installed, Arrow's own drivers (s3, gs, hdfs) elsewhere.
-    """
+    """The file system of an address, and the path on it. Raises ``ConfigError`` where fsspec has no driver for it."""
     if not is_remote(address):
         return fs.LocalFileSystem(), local_path(address)
     protocol = address.split("://", 1)[0]
@@ -65,12 +60,9 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
 
         remote = fsspec.filesystem(protocol)
     except (ImportError, ValueError) as missing:
-        try:
-            return fs.FileSystem.from_uri(address)
-        except (ImportError, AttributeError, *FAILURES) as error:
-            raise ConfigError(
-                f"{address}: no driver for {protocol}:// ({missing or error}); pip install 'padless[remote]'"
-            ) from None
+        raise ConfigError(
+            f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
+        ) from None
     return fs.PyFileSystem(fs.FSSpecHandler(remote)), remote._strip_protocol(address)
 
 
@@ -110,36 +102,21 @@ def prefix(address: str, path: str) -> str:
 def find(address: str) -> list[str]:
     """The files that an address means: itself, or every match of its glob in the order of their names.
 
-    As in :mod:`glob`, ``*``, ``?`` and ``[…]`` stay within one name and ``**`` stands for any number of folders; names
-    that begin with a dot match too. A name that is there as it is written is no glob. Raises ``DataError`` when no file
-    matches, ``ConfigError`` for a ``**`` that is only a part of a name.
+    As in :mod:`glob`, ``*``, ``?`` and ``[…]`` stay within one name and ``**`` stands for any number of folders. A name
+    that is there as it is written is no glob. Raises ``DataError`` when no file matches.
     """
     system, path = filesystem(address)
     if not glob.has_magic(without_query(path)) or kind(address) != fs.FileType.NotFound:
         return [address]
-    pattern = path.removeprefix("./").split("/")
-    if any("**" in name and name != "**" for name in pattern):
-        raise ConfigError(f"{address}: ** stands for whole folders; write it between slashes, as in **/*.csv")
-    fixed = "/".join(itertools.takewhile(lambda name: not glob.has_magic(name), pattern))
-    start = fixed or ("/" if path.startswith("/") else ".")
-    found = [info.path for info in below(address, system, start) if info.type == fs.FileType.File]
-    names = sorted(name for name in (name.removeprefix("./") for name in found) if matches(name, pattern))
+    with naming(address):
+        if isinstance(system, fs.LocalFileSystem):
+            names = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name)]
+        else:
+            details = system.handler.fs.glob(path, detail=True)
+            names = [name for name, its in details.items() if its["type"] != "directory"]
     if not names:
         raise DataError(f"{address}: no file matches; check the pattern")
-    return [prefix(address, path) + name for name in names]
-
-
-def matches(path: str, pattern: Sequence[str]) -> bool:
-    """Whether a path matches the parts of a glob: each its own name, ``**`` any number of names."""
-
-    def match(names: Sequence[str], globs: Sequence[str]) -> bool:
-        if not names or not globs:
-            return not names and not globs
-        if globs[0] == "**":
-            return any(match(names[skipped:], globs[1:]) for skipped in range(len(names) + 1))
-        return fnmatch.fnmatchcase(names[0], globs[0]) and match(names[1:], globs[1:])
-
-    return match(path.split("/"), pattern)
+    return [prefix(address, path) + name for name in sorted(names)]
 
 
 def below(address: str, system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
@@ -173,20 +150,10 @@ def identity(address: str) -> dict[str, Any]:
     info = info_of(address)
     if info.type == fs.FileType.NotFound:
         raise DataError(f"{address}: no such file; check source.path")
-    known: dict[str, Any] = {"bytes": info.size}
     with naming(address):
-        tag = etag(system, path)
-    return {**known, "etag": tag} if tag else {**known, "modified": info.mtime_ns}
-
-
-def etag(system: fs.FileSystem, path: str) -> str | None:
-    """The object store's own fingerprint of a file."""
-    handler = getattr(system, "handler", None)
-    if handler is None:
-        return None
-    details = handler.fs.info(path)
+        details = system.handler.fs.info(path) if is_remote(address) else {}
     tag = details.get("ETag") or details.get("etag") or details.get("md5Hash")
-    return str(tag).strip('"') if tag else None
+    return {"bytes": info.size} | ({"etag": str(tag).strip('"')} if tag else {"modified": info.mtime_ns})
 
 
 def open_file(address: str) -> NativeFile:
@@ -221,34 +188,28 @@ def stream(address: str, digest: Any = None) -> Iterator[bytes]:
 
     Raises ``DataError`` for what cannot be read, and for a few bytes that unpack to very many.
     """
-    system, path = filesystem(address)
-    codec, unpacked = codec_of(address), 0
-    with naming(address):
-        if codec is None:
-            for piece in raw_stream(system, path):
-                if digest is not None:
-                    digest.update(piece)
-                yield piece
-            return
-        if digest is not None:
-            for piece in raw_stream(system, path):
+    codec = codec_of(address)
+    if codec is None or digest is not None:
+        for piece in raw_stream(address):
+            if digest is not None:
                 digest.update(piece)
-        size = info_of(address).size or UNKNOWN_BYTES
-        with raw(system, path) as packed, CompressedInputStream(packed, codec) as source:
-            while piece := source.read(READ_BYTES):
-                unpacked += len(piece)
-                check_unpacked(address, unpacked, size)
+            if codec is None:
                 yield piece
+    if codec is None:
+        return
+    system, path = filesystem(address)
+    size, unpacked = info_of(address).size or UNKNOWN_BYTES, 0
+    with naming(address), system.open_input_stream(path, compression=codec) as source:
+        while piece := source.read(READ_BYTES):
+            unpacked += len(piece)
+            check_unpacked(address, unpacked, size)
+            yield piece
 
 
-def raw(system: fs.FileSystem, path: str) -> NativeFile:
-    """The bytes on disk as a stream."""
-    return system.open_input_stream(path, compression=None)
-
-
-def raw_stream(system: fs.FileSystem, path: str) -> Iterator[bytes]:
+def raw_stream(address: str) -> Iterator[bytes]:
     """The bytes on disk in bounded pieces."""
-    with raw(system, path) as source:
+    system, path = filesystem(address)
+    with naming(address), system.open_input_stream(path, compression=None) as source:
         while piece := source.read(READ_BYTES):
             yield piece
 
@@ -256,8 +217,6 @@ def raw_stream(system: fs.FileSystem, path: str) -> Iterator[bytes]:
 def sha256(address: str) -> str:
     """The sha256 of a file's bytes on disk, as hex."""
     digest = hashlib.sha256()
-    system, path = filesystem(address)
-    with naming(address):
-        for piece in raw_stream(system, path):
-            digest.update(piece)
+    for piece in raw_stream(address):
+        digest.update(piece)
     return digest.hexdigest()

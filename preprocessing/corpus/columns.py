@@ -2,10 +2,10 @@
 """Which columns of a file hold text, label and splits where nobody has named them, and hints on columns left unused.
 
 A column called ``text`` or ``label`` is it. Else columns are judged by some of their values; of those that would do,
-the ones with a usual name go before the rest, and names of other things (titles, ids, dates) come last. If more than
-one is left, or none, ``DataError`` names them and the key. What is found is said in lines that begin with ``source:``
-or ``splits:``; a source whose columns are ``text`` and ``label`` and whose form is the expected one is read without a
-word. Lines that begin with ``hint:`` name columns of splits or groups that nothing uses, and labels that are lists.
+the ones with a usual name go before the rest. If more than one is left, or none, ``DataError`` names them and the key.
+What is found is said in lines that begin with ``source:`` or ``splits:``; a source whose columns are ``text`` and
+``label`` and whose form is the expected one is read without a word. Lines that begin with ``hint:`` name columns of
+splits or groups that nothing uses.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPELLINGS, TRAIN, UNLABELLED_SPELLINGS
+from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus.sources import File
 from preprocessing.corpus.tables import Sample, sample
-from preprocessing.labels import AUTO, MAX_CLASSES, NUMBER, as_found, is_list, spelling, whole
+from preprocessing.labels import AUTO, NUMBER, as_found, spelling, whole
 
 TEXT_NAME = re.compile(
     r"(.+_)?(text|review|sentence|content|comment|message|body|tweet|document|utterance|post|question|query|sms|article|"
@@ -31,10 +31,6 @@ LABEL_NAME = re.compile(
     r"(.+_)?(label|class|target|sentiment|category|categories|stars?|rating|polarity|emotion|intent|topic|genre|stance|"
     r"toxic|spam|gold|y)s?(_(id|name|text|index|label))?|department|score|v1"
 )
-OTHER_TEXT = re.compile(r"(.+_)?(title|headline|subject|summary|name|author|user|url|link|path|file)s?(_.+)?")
-"""Columns that may read like texts and rarely are what is classified."""
-OTHER_LABEL = re.compile(r"(.+_)?(lang|language|author|writer|speaker|source|country|region|year|brand|type|kind)s?|")
-"""Columns that may have few values and are the label only where no other column could be."""
 NO_LABEL = re.compile(
     r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|month|day|user|username|film|movie|"
     r"product|item|length|len|count|num|number|unnamed_0)"
@@ -70,10 +66,8 @@ class Column:
     distinct: int
     few: tuple[str, ...]
     """Some of the different values."""
-    words: float
-    """Words per value."""
-    letters: float
-    """Letters of scripts without spaces per value."""
+    is_long: bool
+    """Whether the values have so many ``WORDS`` or ``LETTERS`` on average."""
     longest: int
     """Characters of the longest value."""
     is_text: bool
@@ -88,46 +82,39 @@ class Column:
 
     @property
     def reads_like_text(self) -> bool:
-        """Whether the values are sentences, and different from row to row."""
-        long = self.words >= WORDS or self.letters >= LETTERS
-        return self.is_text and self.is_full and long and self.distinct > max(1, self.filled // 5)
+        """Whether the values are sentences, or texts of a usual name, and different from row to row."""
+        fits = self.is_long or TEXT_NAME.fullmatch(self.key) is not None
+        return self.is_text and self.is_full and fits and self.distinct > max(1, self.filled // 5)
 
     @property
     def repeats_like_label(self) -> bool:
         """Whether there are few different values, each of them short."""
         named = LABEL_NAME.fullmatch(self.key) is not None
-        if not named and NO_LABEL.fullmatch(self.key):
+        if not named and (self.is_fractional or NO_LABEL.fullmatch(self.key)):
             return False
-        most = min(MAX_CLASSES, self.filled - 1) if named else min(MANY_CLASSES, self.filled // 2)
-        few = (1 if named else 2) <= self.distinct <= most and self.longest <= 100
-        return few and self.is_full and (named or not self.is_fractional)
+        most = min(MANY_CLASSES, self.filled - 1 if named else self.filled // 2)
+        return self.is_full and 2 <= self.distinct <= most and self.longest <= 100
 
 
 def looked_at(name: str, values: Sequence[Any]) -> Column:
     """Judge a column by some of its values."""
     there = [value for value in values if value is not None and value == value and value != ""]
-    plain = [value for value in there if isinstance(value, (str, bool, int, float)) or not hasattr(value, "__len__")]
-    texts = [whole(as_found(value) or "") for value in plain]
-    count = max(len(texts), 1)
-    number = [NUMBER.fullmatch(text.strip()) is not None for text in texts]
-    other = [DATE.fullmatch(text) is not None or "://" in text[:12] for text in texts]
-    is_text = (
-        len(plain) == len(there)
-        and all(isinstance(value, str) for value in plain)
-        and 2 * sum(map(any, zip(number, other, strict=True))) < count
-    )
+    are_plain = all(isinstance(value, (str, bool, int, float)) or not hasattr(value, "__len__") for value in there)
+    texts = [whole(as_found(value) or "") for value in there] if are_plain else []
+    numbers = [text for text in texts if NUMBER.fullmatch(text.strip())]
+    others = [text for text in texts if DATE.fullmatch(text) or "://" in text[:12]]
+    words, letters = (sum(len(found(text)) for text in texts) for found in (str.split, WIDE.findall))
     seen = dict.fromkeys(texts)
     return Column(
         name=name,
         filled=len(texts),
         is_full=0 < len(values) <= 2 * len(there),
-        distinct=len(seen) if len(plain) == len(there) else 0,
+        distinct=len(seen),
         few=tuple(list(seen)[:4]),
-        words=sum(len(text.split()) for text in texts) / count,
-        letters=sum(len(WIDE.findall(text[:200])) for text in texts) / count,
+        is_long=words >= WORDS * len(texts) or letters >= LETTERS * len(texts),
         longest=max(map(len, texts), default=0),
-        is_text=bool(texts) and is_text,
-        is_fractional=bool(texts) and all(number) and any("." in text or "e" in text.casefold() for text in texts),
+        is_text=all(isinstance(value, str) for value in there) and 2 * len(numbers + others) < len(texts),
+        is_fractional=len(numbers) == len(texts) and any(not text.strip("+-").isdigit() for text in numbers),
     )
 
 
@@ -136,19 +123,9 @@ def candidates(columns: Sequence[Column], what: str) -> list[Column]:
     for key in ("name", "key"):
         if exact := [column for column in columns if getattr(column, key) == what]:
             return exact
-    if what == "label":
-        return best_of([column for column in columns if column.repeats_like_label], LABEL_NAME, OTHER_LABEL)
-    short = [one for one in columns if one.is_text and one.is_full and one.distinct > max(2, one.filled // 4)]
-    reading = [column for column in columns if column.reads_like_text]
-    return best_of(reading, TEXT_NAME, OTHER_TEXT) or best_of(short, TEXT_NAME, OTHER_TEXT)
-
-
-def best_of(columns: Sequence[Column], usual: re.Pattern[str], other: re.Pattern[str]) -> list[Column]:
-    """Those with a usual name; if there are none, those whose name tells nothing; and if there are none, the rest."""
-    tiers: list[list[Column]] = [[], [], []]
-    for column in columns:
-        tiers[0 if usual.fullmatch(column.key) else 2 if other.fullmatch(column.key) else 1].append(column)
-    return next((tier for tier in tiers if tier), [])
+    usual, fits = (LABEL_NAME, "repeats_like_label") if what == "label" else (TEXT_NAME, "reads_like_text")
+    fitting = [column for column in columns if getattr(column, fits)]
+    return [column for column in fitting if usual.fullmatch(column.key)] or fitting
 
 
 @dataclass(frozen=True)
@@ -169,9 +146,7 @@ class Found:
 
 def settled(source: SourceConfig, splits: SplitConfig, chosen: dict[str, Any]) -> tuple[SourceConfig, SplitConfig]:
     """Source and splits with what was found in the place of ``auto``."""
-    names = {key: chosen[key] for key in DEFAULTS if getattr(source, key) == AUTO}
-    if source.labels == AUTO:
-        names["labels"] = chosen.get("labels", AUTO)
+    names = {key: chosen[key] for key in (*DEFAULTS, "labels") if getattr(source, key) == AUTO}
     source = replace(source, columns=chosen["columns"], **names)
     return source, replace(splits, column=chosen["column"]) if splits.column == AUTO else splits
 
@@ -187,64 +162,50 @@ def resolved(files: Sequence[File]) -> Found:
 
     Raises ``DataError`` for a file that cannot be read, or whose columns of text and label cannot be found.
     """
-    found = of_labelled([file for file in files if not file.is_unlabelled])
-    without = [file for file in files if file.is_unlabelled]
-    if not without:
-        return found
-    others, lines = of_unlabelled(without, found.chosen)
-    return replace(found, files=found.files + others, lines=found.lines + lines)
-
-
-def of_labelled(files: Sequence[File]) -> Found:
-    """``resolved`` for files that have labels."""
-    first = files[0]
-    seen = None if first.name == EMBEDDED or first.format == "folder" else named(sample(first))
-    lines = said_of_form(seen) if seen else []
-    if seen is None or is_plain(seen) or not any(seen.values.values()):  # if no rows are wrong, the job says so
-        there = seen.columns if seen else []
-        others = (name for name in dict.fromkeys(there) if name not in DEFAULTS.values())
-        # where there are no rows, any column stands for a default that is not there: the lack of rows is what is said
-        chosen: dict[str, Any] = {k: name if name in there else next(others, name) for k, name in DEFAULTS.items()}
-        chosen |= {"columns": first.source.columns, "column": None, "labels": first.source.labels}
-    else:
-        columns = {name: looked_at(name, values) for name, values in seen.values.items()}
-        text = column_of(seen, columns, "text", first.source.label_column, lines)
-        label = column_of(seen, columns, "label", text, lines)
-        chosen = {"text_column": text, "label_column": label, "column": split_of(seen, text, label, lines)}
+    first, lines = files[0], list[str]()
+    chosen = {**DEFAULTS, "columns": first.source.columns, "column": None, "labels": first.source.labels}
+    if first.name != EMBEDDED and first.format != "folder":
+        seen = named(sample(first))
+        lines += said_of_form(seen)
         chosen["columns"] = seen.file.source.columns
-    return Found([applied_to(file, chosen) for file in files], chosen, lines)
+        if not is_plain(seen) and any(seen.values.values()):  # if no rows are wrong, the job says so
+            columns = {name: looked_at(name, values) for name, values in seen.values.items()}
+            text = column_of(seen, columns, "text", first.source.label_column, lines)
+            label = column_of(seen, columns, "label", text, lines)
+            chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, text, label, lines)}
+    labelled = [applied_to(file, chosen) for file in files if not file.is_unlabelled]
+    return Found(labelled + of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines), chosen, lines)
 
 
-def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any]) -> tuple[list[File], list[str]]:
-    """Files of ``source.unlabelled_path`` that know their text column, and the lines to print about them.
+def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[str]) -> list[File]:
+    """Files of ``source.unlabelled_path`` that know their text column; lines to print about them go to ``lines``.
 
     ``elsewhere`` is what was chosen for files with labels. Their text column is taken if it is here too, else the only
     column that there is; their label is not read.
     """
+    chosen = {**elsewhere, "column": None}
     first = next((file for file in files if file.format != "folder"), None)
-    if first is None:
-        chosen = {**DEFAULTS, "columns": files[0].source.columns, "column": None}
-        return [applied_to(file, chosen) for file in files], []
-    if first.format == "csv" and first.source.columns:  # which may be those of files with labels alone
-        alone = sample(replace(first, source=replace(first.source, columns=[])))
-        if len(alone.columns) != len(first.source.columns):
-            first, files = alone.file, [replace(file, source=alone.file.source) for file in files]
-    seen = named(sample(first))
-    lines, text, label = said_of_form(seen), elsewhere["text_column"], elsewhere["label_column"]
-    if text not in seen.columns and len(seen.columns) != 1 and any(seen.values.values()):
-        columns = {name: looked_at(name, values) for name, values in seen.values.items() if name != label}
-        text = column_of(seen, columns, "text", first.source.label_column, lines)
-    elif text not in seen.columns:  # if there is no row, the job says so
-        text = next(iter(seen.columns), text)
-        lines.append(f"source: {first.name}: the text is column {text!r}, the only one")
-    ignored = [name for name in dict.fromkeys((label, first.splits.column)) if name in seen.columns and name != text]
-    if ignored:
-        which = f"column{'s' if len(ignored) > 1 else ''} {' and '.join(map(repr, ignored))}"
-        what = "no labels and no splits are read from source.unlabelled_path"
-        lines.append(f"source: {first.name}: {which} {'are' if len(ignored) > 1 else 'is'} ignored: {what}")
-    source = {"columns": seen.file.source.columns, "text_column": text, "label_column": label}
-    splits = replace(first.splits, column=None)
-    return [replace(file, source=replace(file.source, **source), splits=splits) for file in files], lines
+    if first is not None:
+        seen = named(sample(first))
+        lines += said_of_form(seen)
+        text, label = elsewhere["text_column"], elsewhere["label_column"]
+        if text not in seen.columns and len(seen.columns) == 1:
+            text = seen.columns[0]
+            lines.append(f"source: {first.name}: the text is column {text!r}, the only one")
+        elif text not in seen.columns:
+            columns = {name: looked_at(name, values) for name, values in seen.values.items() if name != label}
+            text = column_of(seen, columns, "text", first.source.label_column, lines)
+        ignored = [
+            name for name in dict.fromkeys((label, first.splits.column)) if name in seen.columns and name != text
+        ]
+        if ignored:
+            what = "no labels and no splits are read from source.unlabelled_path"
+            lines.append(f"source: {first.name}: ignored: {listed(ignored)}; {what}")
+        chosen |= {"columns": seen.file.source.columns, "text_column": text}
+    source = {key: chosen[key] for key in ("columns", *DEFAULTS)}
+    return [
+        replace(file, source=replace(file.source, **source), splits=replace(file.splits, column=None)) for file in files
+    ]
 
 
 def is_plain(seen: Sample) -> bool:
@@ -257,10 +218,11 @@ def is_plain(seen: Sample) -> bool:
 def said_of_form(seen: Sample) -> list[str]:
     """How the bytes of a file are read, if that is not what its name tells."""
     file = seen.file
-    said = file.form.in_words(file.expected, seen.first) if file.form else []
+    said = file.form.in_words(file.expected, seen.first) if file.form else ""
+    lines = [f"source: {file.name}: {said}"] if said else []
     if seen.columns and list(seen.columns) == made_up(len(seen.columns)) == file.source.columns:
-        said.append(f"there is no header line; columns are called {', '.join(seen.columns)}")
-    return [f"source: {file.name}: {', '.join(said)}"] if said else []
+        lines.append(f"source: {file.name}: there is no header line; columns are called {', '.join(seen.columns)}")
+    return lines
 
 
 def made_up(number: int) -> list[str]:
@@ -285,17 +247,12 @@ def begins_with_row(seen: Sample) -> bool:
     """Whether the names of the columns are a row: a sentence above sentences, and above few values one of them."""
     if len(set(seen.columns)) < len(seen.columns):
         return False
-    sentences = labels = 0
-    for name, values in seen.values.items():
-        column = looked_at(name, values)
-        if column.reads_like_text and not column.repeats_like_label:
-            sentences += len(name.split()) >= 4 or len(name) >= 40
-        elif column.repeats_like_label:
-            numbers = all(NUMBER.fullmatch(value) for value in (*filter(None, values), name))
-            if name not in values and not numbers:
-                return False
-            labels += 1
-    return sentences > 0 and (labels > 0 or seen.file.is_unlabelled)
+    columns = [looked_at(name, values) for name, values in seen.values.items()]
+    labels = [one.name for one in columns if one.repeats_like_label]
+    texts = [one.name for one in columns if one.reads_like_text and one.name not in labels]
+    sentences = [name for name in texts if len(name.split()) >= 4 or len(name) >= 40]
+    are_values = all(name in seen.values[name] for name in labels)
+    return bool(sentences) and are_values and (bool(labels) or seen.file.is_unlabelled)
 
 
 def column_of(seen: Sample, columns: dict[str, Column], what: str, other: str, lines: list[str]) -> str:
@@ -321,14 +278,8 @@ def column_of(seen: Sample, columns: dict[str, Column], what: str, other: str, l
             f"{name}: has no column {what!r}, and none that looks like it ({expected}); it has "
             f"{listed(seen.columns)}; set source.{key}"
         )
-    chosen = columns[found[0].name]
-    if what == "label":
-        more = f", {chosen.distinct} different values in {chosen.filled:,} rows"
-    else:
-        also = [column.name for column in others if column.reads_like_text and column.name != chosen.name]
-        more = f"; {', '.join(map(repr, also))} read{'s' if len(also) == 1 else ''} like text too" if also else ""
-    lines.append(f"source: {name}: the {what} is column {chosen.name!r}{more} (source.{key})")
-    return chosen.name
+    lines.append(f"source: {name}: the {what} is column {found[0].name!r} (source.{key})")
+    return found[0].name
 
 
 def taken(seen: Sample, other: str) -> set[str | None]:
@@ -360,14 +311,10 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
     names = [name for name in seen.columns if name.casefold() in SPLIT_NAMES and name not in used]
     if file.split is not None or len(names) != 1 or label not in seen.values or names[0] not in seen.values:
         return None
-    strict = file.source.missing_label == "error"
-    known: dict[str | None, str] = dict(SPELLINGS.items())
-    known |= {} if strict else UNLABELLED_SPELLINGS
     classes: dict[str | None, set[str]] = {}
     for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):
-        classes.setdefault(known.get(spelling(value)), set()).update([str(its)] if strict or spelling(its) else [])
-    few = any(len(found) < 2 for name, found in classes.items() if strict or name == TRAIN)
-    if None in classes or TRAIN not in classes or few:
+        classes.setdefault(file.spellings.get(spelling(value)), set()).add(str(its))
+    if None in classes or TRAIN not in classes or any(len(classes[name]) < 2 for name in classes.keys() - {UNLABELLED}):
         return None
     which = f"column {names[0]!r} names each row's split ({', '.join(filter(None, classes))})"
     lines.append(f"splits: {file.name}: {which}; --splits.column null cuts splits by chance instead")
@@ -377,35 +324,23 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
 def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
     """The lines to print for each file, in addition to those of ``resolved`` for the first."""
     for number, file in enumerate(files):
-        said = file.form.in_words(file.expected) if file.form and number else []
-        yield from [f"source: {file.name}: {', '.join(said)}"] if said else []
+        said = file.form.in_words(file.expected) if file.form and number else ""
+        yield from [f"source: {file.name}: {said}"] if said else []
         if not file.is_unlabelled and file.format != "folder":
             yield from (f"hint: {file.name}: {what}" for what in unused_columns(sample(file), validation_is_cut))
 
 
 def unused_columns(seen: Sample, validation_is_cut: bool) -> Iterator[str]:
-    """Columns of splits or groups that nothing uses, and cells of the label that look like lists."""
+    """Columns of splits or groups that nothing uses."""
     file = seen.file
-    label = file.source.label_column
-    if file.source.labels == AUTO and label in seen.columns:
-        names = sorted({as_found(value) or "" for value in seen.values.get(label, [])})
-        if is_list(names):
-            some = next(name for name in names if re.search("[,;|]", name))
-            yield (
-                f"column {label!r} looks like several labels in one cell ({some[:60]!r}); each combination is a class "
-                "of its own, and a text is given one of them: keep one label a row, or say in source.labels what each "
-                "combination means"
-            )
     others = [name for name in seen.columns if name not in file.wanted]
     unused = next((name for name in others if name.casefold() in SPLIT_NAMES), None)
     if unused is not None and file.split is None and file.splits.column is None:
         yield f"column {unused!r} is not used: rows of all its splits are mixed; set splits.column {unused}"
-    if not validation_is_cut or file.splits.group_column:
-        return
-    for name in filter(GROUP_NAMES.fullmatch, others):
-        values = [as_found(value) for value in seen.values.get(name, []) if value is not None]
-        if 1 < len(set(values)) < len(values):
-            what = f"looks like a group (in {len(values):,} rows {len(set(values)):,} values)"
+    for name in filter(GROUP_NAMES.fullmatch, others if validation_is_cut and not file.splits.group_column else ()):
+        column = looked_at(name, seen.values.get(name, []))
+        if 1 < column.distinct < column.filled:
+            what = f"looks like a group (in {column.filled:,} rows {column.distinct:,} values)"
             why = "splits are cut without it, so validation may flatter"
             yield f"column {name!r} {what}; {why}: see splits.group_column"
             return

@@ -22,7 +22,7 @@ DECODED_BYTES, FEWEST_ROWS = 64 << 20, 4
 ROW_BYTES = 16
 """What a row needs in memory at least."""
 MOST_RUNS = 16
-"""Parts that a row group is cut into at most: each decodes all that comes before it."""
+"""Parts that the longest row group is cut into at most: each decodes all that comes before it."""
 
 
 def footer_of(address: str, name: str) -> pa.parquet.FileMetaData:
@@ -45,24 +45,13 @@ def footer_of(address: str, name: str) -> pa.parquet.FileMetaData:
 
 
 def cuts_of(footer: pa.parquet.FileMetaData, part_bytes: int) -> Iterator[tuple[Cut, int]]:
-    """Runs of rows of about ``part_bytes``, and the bytes of each.
-
-    Large row groups are cut, small ones put together.
-    """
-    start = stop = size = 0
-    for group in range(footer.num_row_groups):
-        rows, its = footer.row_group(group).num_rows, max(0, footer.row_group(group).total_byte_size)
-        if stop > start and size + its > part_bytes:
-            yield Cut(start, stop, start + 1, stop - start), size
-            start, size = stop, 0
-        runs = min(max(1, round(its / part_bytes)), MOST_RUNS, max(rows, 1))
-        if runs > 1:
-            for low, high in itertools.pairwise(stop + rows * run // runs for run in range(runs + 1)):
-                yield Cut(low, high, low + 1, high - low), its * (high - low) // rows
-            start = stop + rows
-        stop, size = stop + rows, size + its if runs == 1 else 0
-    if stop > start:
-        yield Cut(start, stop, start + 1, stop - start), size
+    """Runs of rows of about ``part_bytes``, all of the same length, and the bytes of each."""
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    size = sum(max(0, group.total_byte_size) for group in groups)
+    longest = max((group.num_rows for group in groups), default=0)
+    runs = min(max(1, round(size / part_bytes)), footer.num_rows * MOST_RUNS // max(longest, 1), footer.num_rows)
+    for low, high in itertools.pairwise(footer.num_rows * run // max(runs, 1) for run in range(runs + 1)):
+        yield Cut(low, high, low + 1, high - low), size * (high - low) // footer.num_rows
 
 
 def batches(
@@ -70,39 +59,39 @@ def batches(
 ) -> Iterator[pa.RecordBatch]:
     """The rows ``start`` to ``stop`` of a Parquet file of ``size`` bytes, in pieces of bounded rows and bytes.
 
-    Row groups before them are skipped, rows before them in the same one decoded and dropped. A value
-    may be as long as the pages of its column and stand in every row, which no footer tells. Raises ``DataError`` where
-    they become far more bytes than texts of such a file do.
+    Row groups before them are skipped, rows before them in the same one decoded and dropped. A value may be as long as
+    the pages of its column and stand in every row, which no footer tells. Raises ``DataError`` where they become far
+    more bytes than texts of such a file do.
     """
-    ends = list(itertools.accumulate(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)))
-    groups = [group for group, end in enumerate(ends) if end > start and (group == 0 or ends[group - 1] < stop)]
-    position = ends[groups[0] - 1] if groups and groups[0] else 0
-    largest = max((file.metadata.row_group(group).total_byte_size for group in groups), default=0)
-    few = max(FEWEST_ROWS, min(BATCH_ROWS, DECODED_BYTES // max(largest, 1)))
     held: list[pa.RecordBatch] = []
-    unpacked = held_bytes = 0
-    for batch in file.iter_batches(few, row_groups=groups, columns=list(columns), use_threads=False):
-        first, last = max(start - position, 0), min(stop - position, len(batch))
-        position += len(batch)
-        size_here = decoded(batch).nbytes
-        unpacked += size_here
-        check_unpacked(name, unpacked, size)
-        if first >= last:
+    end = unpacked = held_rows = held_bytes = 0
+    for group in range(file.num_row_groups):
+        about = file.metadata.row_group(group)
+        row, end = end, end + about.num_rows
+        if end <= start or row >= stop:
             continue
-        held.append(batch.slice(first, last - first))
-        held_bytes += size_here
-        if sum(map(len, held)) >= BATCH_ROWS or held_bytes >= BATCH_BYTES:
-            yield as_one(held)
-            held, held_bytes = [], 0
-        if position >= stop:
-            break
+        few = max(FEWEST_ROWS, min(BATCH_ROWS, DECODED_BYTES // max(about.total_byte_size, 1)))
+        for batch in file.iter_batches(few, row_groups=[group], columns=list(columns), use_threads=False):
+            size_here = decoded(batch).nbytes
+            unpacked += size_here
+            check_unpacked(name, unpacked, size)
+            low, high = max(start - row, 0), min(stop - row, len(batch))
+            row += len(batch)
+            if low < high:
+                held.append(batch.slice(low, high - low))
+                held_rows, held_bytes = held_rows + high - low, held_bytes + size_here
+            if held_rows >= BATCH_ROWS or held_bytes >= BATCH_BYTES:
+                yield as_one(held)
+                held, held_rows, held_bytes = [], 0, 0
+            if row >= stop:
+                break
     if held:
         yield as_one(held)
 
 
 def as_one(held: list[pa.RecordBatch]) -> pa.RecordBatch:
     """Some record batches as one."""
-    return held[0] if len(held) == 1 else pa.Table.from_batches(held).combine_chunks().to_batches()[0]
+    return pa.Table.from_batches(held).combine_chunks().to_batches()[0]
 
 
 def decoded(rows: pa.RecordBatch | pa.Table) -> pa.Table:

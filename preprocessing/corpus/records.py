@@ -3,13 +3,15 @@
 
 A newline inside quotes ends no record. On ordinary files that is a matter of parity: a newline after an even number of
 quotes ends one. Parity is right exactly when every opening quote stands at the start of a field and every closing one
-at the end of a field; a block where that does not hold goes through the same grammar field by field. Fields are taken
-apart by Arrow, which ends a line at a carriage return alone too; here that is text. Such returns are hidden from Arrow
-behind a byte that the data does not hold, and put back into the columns.
+at the end of a field; a block where that does not hold, or with an escape character, is read by Python's csv module.
+Fields are taken apart by Arrow. What it refuses is read by the csv module, which tells the row, and so is a carriage
+return that ends no line: Arrow ends a line there, and here it is text.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,20 +19,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
 from preprocessing.base.errors import DataError
-from preprocessing.corpus import addresses
 
 NEWLINE, RETURN = 10, 13
-MAX_RECORD_BYTES = 256 << 20
+MAX_RECORD_BYTES = 32 << 20
 MAX_HEADER_BYTES = 4 << 20
 MAX_COLUMNS = 1 << 14
 """More of them are no table of texts, and Arrow needs gigabytes to name them."""
-RETURNS = re.compile(rb"(\r+)(\n?)")
-STAND_INS = bytes([*range(1, 9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
-"""Control characters, one of which hides a carriage return."""
+LONE_RETURNS = re.compile(r"(?<!\r)\r+(?![\r\n]|\Z)")
+RETURN_STANDS_IN, NUL_STANDS_IN = "\u0100", "\u0101"
+"""What the csv module reads in the place of characters that it refuses; no byte is decoded to them."""
+csv.field_size_limit(1 << 30)
 
 
 @dataclass(frozen=True)
@@ -66,44 +67,32 @@ def cuts(
 ) -> Iterator[Cut]:
     """Cut a stream into runs of whole records of about ``part_bytes``, and count them.
 
-    ``header`` takes the first record for the header: it belongs to no run. Blank lines are no records unless ``blank``.
-    The first ``mark`` bytes, a byte order mark, are passed over. Raises ``DataError`` for a quote that never closes,
-    and for a record longer than ``MAX_RECORD_BYTES``.
+    ``header`` takes the first record for the header: it belongs to no run. Blank lines are no records unless ``blank``;
+    they belong to the run before them. The first ``mark`` bytes, a byte order mark, are passed over. Raises
+    ``DataError`` for a quote that never closes, and for a record longer than ``MAX_RECORD_BYTES``.
     """
-    start, rows, first_row, offset, rest = mark, 0, 1, mark, b""
-    held: Cut | None = None
-    for whole, last in with_last(pieces):
-        piece, mark = whole[mark:], max(mark - len(whole), 0)
-        data = rest + piece if rest else piece
-        if not last and b"\n" not in piece and len(data) <= MAX_RECORD_BYTES:
+    start, first_row, rows, offset, rest = mark, 1, 0, mark, b""
+    for piece in itertools.chain(pieces, [None]):
+        last, whole = piece is None, piece or b""
+        data, mark = rest + whole[mark:], max(mark - len(whole), 0)
+        if not last and b"\n" not in whole and len(data) <= MAX_RECORD_BYTES:
             rest = data  # no record ends here, and a long one is not looked at again with every piece
             continue
         ends, filled = record_ends(data, dialect, last=last)
-        filled = filled | blank
         used = int(ends[-1]) if len(ends) else 0
-        counted = np.concatenate([[0], np.cumsum(filled)])
+        begins = offset + np.append(0, ends)[:-1][filled | blank]
+        if header and len(begins):
+            start = offset + int(ends[np.argmax(filled)])
+            begins, header = begins[1:], False
         if len(data) - used > (0 if last else MAX_RECORD_BYTES):
-            row = first_row + rows + int(counted[-1]) - header
+            row = first_row + rows + len(begins) - header
             raise DataError(f"{name}: row {row}: {unfinished(data[used:], dialect, last=last)}")
         at = 0
-        if header and filled.any():
-            at, header = int(np.flatnonzero(filled)[0]) + 1, False
-            start = offset + int(ends[at - 1])
-        while (upto := max(at, int(np.searchsorted(ends, start + part_bytes - offset)))) < len(ends):
-            rows, at = rows + int(counted[upto + 1] - counted[at]), upto + 1
-            if not rows:  # blank lines before the first row
-                continue
-            stop = offset + int(ends[upto])
-            if held:
-                yield held
-            held = Cut(start, stop, first_row, rows)
-            start, first_row, rows = stop, first_row + rows, 0
-        rows += int(counted[-1] - counted[at])
+        while (upto := max(int(np.searchsorted(begins, start + part_bytes)), at + (not rows))) < len(begins):
+            yield Cut(start, int(begins[upto]), first_row, rows + upto - at)
+            start, first_row, rows, at = int(begins[upto]), first_row + rows + upto - at, 0, upto
+        rows += len(begins) - at
         rest, offset = data[used:], offset + used
-    if held and not rows:  # blank lines behind the last row
-        held = Cut(held.start, offset, held.first_row, held.rows)
-    if held:
-        yield held
     if rows:
         yield Cut(start, offset, first_row, rows)
 
@@ -118,49 +107,37 @@ def unfinished(record: bytes, dialect: Dialect, *, last: bool) -> str:
     return f"{what}, or, if it holds a quote that is never closed, close it or set source.quote to ''"
 
 
-def with_last(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Each piece, and whether it is the last."""
-    held: bytes | None = None
-    for piece in pieces:
-        if held is not None:
-            yield held, False
-        held = piece
-    if held is not None:
-        yield held, True
-
-
 def record_ends(data: bytes, dialect: Dialect, *, last: bool) -> tuple[np.ndarray, np.ndarray]:
     """Offsets just past every record of ``data``, and whether each record holds anything.
 
     ``data`` starts at a record. With ``last``, an end without a newline is an end, unless a quote is open.
     """
+    size = len(data)
+    data = with_newline(data) if last else data
     array = np.frombuffer(data, np.uint8)
-    ends = ends_by_parity(array, dialect)
-    if ends is None:
-        ends = ends_by_grammar(data, dialect)
-    done = int(ends[-1]) if len(ends) else 0
-    if last and done < len(data) and closed(data[done:], dialect):
-        ends = np.append(ends, len(data))
-    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    size = ends - starts
-    first = array[starts] if len(ends) else array[:0]
-    blank = ((size == 1) & ((first == NEWLINE) | (first == RETURN))) | ((size == 2) & (first == RETURN))
-    return ends.astype(np.int64), ~blank
-
-
-def ends_by_parity(array: np.ndarray, dialect: Dialect) -> np.ndarray | None:
-    """Record ends where quotes stand only at the ends of fields; None where they do not."""
     newlines = np.flatnonzero(array == NEWLINE)
+    is_end = ends_by_parity(array, newlines, dialect)
+    if is_end is None:
+        is_end = np.zeros(len(newlines), bool)
+        is_end[[lines - 1 for lines, _ in csv_rows(data[: data.rfind(b"\n") + 1], dialect)]] = True
+    ends = newlines[is_end] + 1
+    starts = np.append(0, ends)[:-1]
+    sizes, first = ends - starts, array[starts]
+    blank = ((sizes == 1) & (first == NEWLINE)) | ((sizes == 2) & (first == RETURN))
+    return np.minimum(ends, size), ~blank
+
+
+def with_newline(data: bytes) -> bytes:
+    """Data that ends with a newline, unless there is none."""
+    return data if not data or data.endswith(b"\n") else data + b"\n"
+
+
+def ends_by_parity(array: np.ndarray, newlines: np.ndarray, dialect: Dialect) -> np.ndarray | None:
+    """Which newlines end a record, where quotes stand only at the ends of fields; None where they do not."""
     if dialect.escape:
-        newlines = newlines[~escaped(array, newlines, ord(dialect.escape))]
-    if not dialect.quote:
-        return newlines + 1
-    quote = ord(dialect.quote)
-    quotes = np.flatnonzero(array == quote)
-    if dialect.escape:
-        quotes = quotes[~escaped(array, quotes, ord(dialect.escape))]
-    if not len(quotes):
-        return newlines + 1
+        return None
+    quote = ord(dialect.quote) if dialect.quote else NEWLINE
+    quotes = np.flatnonzero(array == quote) if dialect.quote else newlines[:0]
     before = np.zeros(256, bool)
     before[[ord(dialect.delimiter), NEWLINE, quote]] = True
     after = before.copy()
@@ -169,81 +146,40 @@ def ends_by_parity(array: np.ndarray, dialect: Dialect) -> np.ndarray | None:
     opening, closing = opening[opening > 0], closing[closing + 1 < len(array)]
     if not (before[array[opening - 1]].all() and after[array[closing + 1]].all()):
         return None
-    inside = np.searchsorted(quotes, newlines) & 1
-    return newlines[inside == 0] + 1
+    return np.asarray(np.searchsorted(quotes, newlines) & 1 == 0)
 
 
-def escaped(array: np.ndarray, positions: np.ndarray, escape: int) -> np.ndarray:
-    """Whether an odd number of escape characters stands before each position."""
-    plain = np.flatnonzero(array != escape)
-    before = np.searchsorted(plain, positions) - 1
-    run = positions - 1 - np.where(before >= 0, plain[before], -1)
-    return (run & 1).astype(bool)
+class UnfinishedError(Exception):
+    """Data ends here, perhaps within a record."""
 
 
-def field_ends(data: bytes, dialect: Dialect) -> Iterator[tuple[int, bool]]:
-    """Where each field ends, just past the delimiter or newline behind it, and whether that is a newline.
+def csv_rows(data: bytes, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each record that ends in ``data``, and how many lines there are up to its end; none of blank lines.
 
-    A quote in mid-field is text. What follows the last delimiter or newline is no field.
+    ``data`` begins at a record and ends with a newline. ``raw`` gives the bytes of a field. A quote in mid-field is
+    text.
     """
-    quote, delimiter = re.escape(dialect.quote.encode()), re.escape(dialect.delimiter.encode())
-    escape = re.escape(dialect.escape.encode()) if dialect.escape else b""
-    outside = b"[^" + delimiter + b"\n" + escape + b"]*"
-    inside = b"[^" + (quote or b"\n") + escape + b"]*"
-    quoted = b"(?:" + quote + inside + quote + b"(?!" + quote + b")|(?!" + quote + b"))"
-    field = quoted + outside if quote else outside
-    usual = re.compile(field + b"(" + delimiter + b"|\n)").match
-    steps = re.compile(inside), re.compile(outside), re.compile(b"(?:" + (quote or b"\n") + b")+")
-    position = 0
-    while True:
-        if found := usual(data, position):
-            position = found.end()
-        elif (position := end_of_long_field(data, position, dialect, *steps)) < 0:
-            return
-        yield position, data[position - 1] == NEWLINE
+    text = data.decode("latin-1").replace("\0", NUL_STANDS_IN)
+    if "\r" in text:
+        text = LONE_RETURNS.sub(lambda run: RETURN_STANDS_IN * len(run[0]), text)
+
+    def lines() -> Iterator[str]:
+        yield from io.StringIO(text, newline="\n")
+        raise UnfinishedError  # else the csv module ends a quote that is open
+
+    quoting = csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE
+    signs = {"quotechar": dialect.quote or None, "escapechar": dialect.escape, "delimiter": dialect.delimiter}
+    reader = csv.reader(lines(), quoting=quoting, **signs)  # type: ignore[arg-type]
+    try:
+        for fields in reader:
+            yield reader.line_num, fields
+    except UnfinishedError:
+        return
 
 
-def end_of_long_field(
-    data: bytes,
-    position: int,
-    dialect: Dialect,
-    inside: re.Pattern[bytes],
-    outside: re.Pattern[bytes],
-    quotes: re.Pattern[bytes],
-) -> int:
-    """Just past the delimiter or newline behind a field with doubled quotes or escapes; -1 where there is none.
-
-    It goes step by step, from one run of ``inside`` (neither quote nor escape), ``outside`` (neither delimiter nor
-    escape) or ``quotes`` to the next: one expression for all of it would remember each of millions of steps.
-    """
-    quote, escape = dialect.quote.encode(), (dialect.escape or "").encode()
-    is_quoted = bool(quote) and data.startswith(quote, position)
-    position += is_quoted
-    while True:
-        run = (inside if is_quoted else outside).match(data, position)
-        position = run.end() if run else position
-        if position >= len(data):
-            return -1
-        if escape and data.startswith(escape, position):
-            position += 2
-        elif not is_quoted:
-            return position + 1
-        else:  # pairs of quotes are text; of a run of them the last one closes if it is left over
-            run = quotes.match(data, position)
-            stop = run.end() if run else position
-            is_quoted, position = (stop - position) % 2 == 0, stop
-
-
-def ends_by_grammar(data: bytes, dialect: Dialect) -> np.ndarray:
-    """Record ends, one field at a time."""
-    return np.array([end for end, is_last in field_ends(data, dialect) if is_last], np.int64)
-
-
-def closed(record: bytes, dialect: Dialect) -> bool:
-    """Whether the last record, which has no newline, is whole."""
-    if not dialect.quote or (dialect.escape is None and dialect.quote.encode() not in record):
-        return True
-    return len(ends_by_grammar(record + b"\n", dialect)) > 0
+def raw(field: str) -> bytes:
+    """The bytes of a field of ``csv_rows``."""
+    return field.replace(RETURN_STANDS_IN, "\r").replace(NUL_STANDS_IN, "\0").encode("latin-1")
 
 
 def check_width(name: str, columns: int) -> None:
@@ -252,63 +188,42 @@ def check_width(name: str, columns: int) -> None:
         raise DataError(f"{name}: has more than {MAX_COLUMNS:,} columns; leave out those that are not needed")
 
 
-def options_of(dialect: Dialect) -> pa.csv.ParseOptions:
-    """Arrow's name for a dialect."""
-    return pa.csv.ParseOptions(
-        delimiter=dialect.delimiter,
-        quote_char=dialect.quote or False,
-        escape_char=dialect.escape or False,
-        newlines_in_values=bool(dialect.quote or dialect.escape),
-    )
+def read_columns(
+    data: bytes, dialect: Dialect, columns: int, wanted: Sequence[int], rows: int, name: str, first_row: int
+) -> list[pa.Array | pa.ChunkedArray]:
+    """The wanted columns of ``rows`` records, as large_binary; a record has so many ``columns``.
 
-
-def parse(
-    data: bytes, columns: Sequence[str], wanted: Sequence[str], dialect: Dialect
-) -> tuple[pa.Table, list[pa.csv.InvalidRow]]:
-    """The wanted columns as large_binary, of records without a header; and those with another number of fields.
-
-    Raises ``pyarrow.ArrowInvalid`` for what is no CSV, and for such a record where bytes are not UTF-8: Arrow decodes
-    one before it tells of it.
+    Raises ``DataError`` for a record of another number of fields.
     """
-    data, hidden = without_lone_returns(data)
-    ragged: list[pa.csv.InvalidRow] = []
-
-    def remember(row: pa.csv.InvalidRow) -> str:
-        ragged.append(row)
-        return "skip"
-
-    options = options_of(dialect)
-    if is_utf8(data):
-        options.invalid_row_handler = remember
-    conversion = pa.csv.ConvertOptions(
-        include_columns=list(wanted),
-        column_types={name: pa.large_binary() for name in wanted},
-        strings_can_be_null=False,
-    )
-    reading = pa.csv.ReadOptions(column_names=list(columns), use_threads=False, block_size=len(data) + 1)
-    table = pa.csv.read_csv(pa.BufferReader(data), reading, options, conversion)
-    if hidden is not None:
-        table = pa.table({name: pc.replace_substring(table[name], hidden, b"\r") for name in wanted})
-    return table, ragged
-
-
-def is_utf8(data: bytes) -> bool:
-    """Whether bytes are UTF-8."""
-    try:
-        return data.isascii() or bool(data.decode())
-    except UnicodeDecodeError:
-        return False
-
-
-def without_lone_returns(data: bytes) -> tuple[bytes, bytes | None]:
-    """The data with each carriage return that ends no line replaced, and by which byte; the last byte ends a line."""
+    names = [str(place) for place in range(columns)]
     if data.count(b"\r") == data.count(b"\r\n"):
-        return data, None
-    end = len(data) - 1 if data.endswith(b"\r") else len(data)
-    free = next((bytes([code]) for code in STAND_INS if code not in data), None)
-    if free is None or all(found[2] for found in RETURNS.finditer(data, 0, end)):
-        return data, None
-    return RETURNS.sub(lambda found: found[0] if found[2] else free * len(found[1]), data[:end]) + data[end:], free
+        chosen = [names[place] for place in wanted]
+        parsing = pa.csv.ParseOptions(
+            delimiter=dialect.delimiter,
+            quote_char=dialect.quote or False,
+            escape_char=dialect.escape or False,
+            newlines_in_values=bool(dialect.quote or dialect.escape),
+        )
+        conversion = pa.csv.ConvertOptions(
+            include_columns=chosen, column_types=dict.fromkeys(chosen, pa.large_binary()), strings_can_be_null=False
+        )
+        reading = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1)
+        try:
+            table = pa.csv.read_csv(pa.BufferReader(data), reading, parsing, conversion)
+            if len(table) == rows:
+                return list(table.columns)
+        except pa.ArrowInvalid:
+            pass  # the csv module tells the row
+    found = [fields for _, fields in csv_rows(with_newline(data), dialect) if fields]
+    for row, fields in enumerate(found, first_row):
+        if len(fields) != columns:
+            what = f"{len(fields)} fields, the header has {columns}"
+            hint = "correct the row, or set source.delimiter, quote or escape"
+            raise DataError(f"{name}: row {row}: {what}; {hint}")
+    if len(found) != rows:
+        what = f"{len(found)} rows where {rows} lines end"
+        raise DataError(f"{name}: from row {first_row}: {what}; line ends must be \\n or \\r\\n")
+    return [pa.array([raw(fields[place]) for fields in found], pa.large_binary()) for place in wanted]
 
 
 def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
@@ -316,21 +231,14 @@ def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
     lines = first.lstrip(b"\r\n")
     if not lines:
         raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
-    ends, _ = record_ends(lines, dialect, last=False)
     if b"\n" not in lines and len(lines) > MAX_HEADER_BYTES:
         raise DataError(f"{name}: row 0: no line ends within the first {len(lines):,} bytes: no table of texts")
-    line = lines[: int(ends[0])] if len(ends) else lines
-    if line.count(dialect.delimiter.encode()) >= MAX_COLUMNS:
-        check_width(name, sum(1 for _ in itertools.islice(field_ends(line, dialect), MAX_COLUMNS)) + 1)
-    line, hidden = without_lone_returns(line)
+    _, fields = next(csv_rows(with_newline(lines), dialect), (0, []))
+    check_width(name, len(fields))
     try:
-        table = pa.csv.read_csv(
-            pa.BufferReader(line),
-            pa.csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(line) + 1),
-            options_of(dialect),
-            pa.csv.ConvertOptions(strings_can_be_null=False, check_utf8=False),
-        )
-        names = [str(column[0].as_py()) for column in table.columns]
-    except (pa.ArrowException, UnicodeDecodeError, IndexError) as error:
-        raise DataError(f"{name}: row 0: the header cannot be read ({addresses.sentence(error)})") from None
-    return tuple(name.replace(hidden.decode(), "\r") if hidden else name for name in names)
+        names = tuple(raw(field).decode() for field in fields)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: row 0: the header cannot be read ({error})") from None
+    if not names:
+        raise DataError(f"{name}: row 0: the header cannot be read: a quote opens and never closes")
+    return names

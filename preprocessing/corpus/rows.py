@@ -5,26 +5,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.base.arrow import one_chunk
+from preprocessing.base.arrays import one_chunk
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
     ALL_SPLITS,
     NO_LABEL,
-    SPELLINGS,
     TEST_NUMBER,
     UNLABELLED,
     UNLABELLED_NUMBER,
-    UNLABELLED_SPELLINGS,
     VALIDATION_NUMBER,
     split_number,
 )
-from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.sources import File, Part, files, scan
@@ -36,7 +34,6 @@ from preprocessing.labels import (
     LabelType,
     distinct,
     found_in,
-    is_list,
     spelling,
     type_of,
 )
@@ -75,8 +72,6 @@ class Piece:
     """Rows left out because they have no label."""
     group: np.ndarray | None = None
     """uint64, a hash of each row's group, ``NO_GROUP`` where it has none; None without ``splits.group_column``."""
-    groups: dict[int, str] = field(default_factory=dict)
-    """Hash -> name of the groups in this part."""
 
 
 def read(part: Part) -> Piece:
@@ -104,11 +99,11 @@ def read(part: Part) -> Piece:
         raise fail(part, int(rows[np.argmax(missing)]), what)
     split = split_numbers(part, table, rows)
     put_apart(part, label, split, rows)
-    group, groups = group_hashes(part, table, rows)
+    group = group_hashes(part, table, rows)
     texts = pc.fill_null(texts, "")
     left_out = (neutral, filtered, without_label)
     of_label = (label, classes, kind, known)
-    return Piece(texts, *of_label, split, rows + part.offset, missing, *left_out, group, groups)
+    return Piece(texts, *of_label, split, rows + part.offset, missing, *left_out, group)
 
 
 def labels_of(
@@ -135,15 +130,8 @@ def hidden(part: Part, column: pa.Array, table: pa.Table, rows: np.ndarray) -> p
     if part.file.source.missing_label == "error" or splitting is None or part.texts:
         return column
     values, indices = distinct(as_text(part, table[splitting], rows, splitting))
-    without = np.array([spellings_of(part.file).get(spelling(value)) == UNLABELLED for value in values], bool)[indices]
+    without = np.array([part.file.spellings.get(spelling(value)) == UNLABELLED for value in values], bool)[indices]
     return pc.if_else(pa.array(without), pa.scalar(None, column.type), column) if without.any() else column
-
-
-def spellings_of(file: File) -> dict[str | None, str]:
-    """What a column of splits may say -> the split that it means."""
-    known: dict[str | None, str] = dict(SPELLINGS.items())
-    known |= UNLABELLED_SPELLINGS if file.source.missing_label != "error" else {}
-    return known | {spelling(value): split for split, values in file.splits.names.items() for value in values}
 
 
 def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray) -> None:
@@ -198,14 +186,9 @@ def check_number(classes: Collection[str], file: File) -> None:
     """Ask whether a column is the label at all: ``DataError`` for more than ``MAX_CLASSES`` different values."""
     if len(classes) > MAX_CLASSES:
         some = ", ".join(repr(name[:40]) for name in sorted(classes)[:3])
-        what = (
-            "it looks like several labels in one cell; keep one a row. Or name"
-            if is_list(classes)
-            else "is it the label? Name"
-        )
         raise DataError(
             f"{file.name}: column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values "
-            f"({some}, …): {what} another source.label_column, or say in source.labels what they mean"
+            f"({some}, …): is it the label? Name another source.label_column, or say in source.labels what they mean"
         )
 
 
@@ -218,7 +201,7 @@ def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     if column is None or part.file.is_unlabelled:
         return np.full(len(rows), split_number(part.file.split), np.int8)
     values, indices = distinct(as_text(part, table[column], rows, column))
-    known = spellings_of(part.file)
+    known = part.file.spellings
     named = [known.get(spelling(value)) for value in values]
     empty = [not (value or "").strip() and name is None for value, name in zip(values, named, strict=True)]
     unknown = [value for value, name, none in zip(values, named, empty, strict=True) if name is None and not none]
@@ -230,13 +213,13 @@ def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     return np.array([split_number(name) for name in named], np.int8)[indices]
 
 
-def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> tuple[np.ndarray | None, dict[int, str]]:
-    """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell; and the names of the hashes."""
+def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray | None:
+    """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell."""
     column = part.file.splits.group_column
     if column is None:
-        return None, {}
+        return None
     values, indices = distinct(as_text(part, table[column], rows, column))
     names = [(value or "").strip() for value in values]
     digests = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") or 1 for name in names]
     hashes = [digest if name else NO_GROUP for name, digest in zip(names, digests, strict=True)]
-    return np.array(hashes, np.uint64)[indices], {key: name for key, name in zip(hashes, names, strict=True) if name}
+    return np.array(hashes, np.uint64)[indices]

@@ -8,30 +8,29 @@ file is row 1 of it, and the files of a source follow each other in the order in
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import itertools
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import public
 from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
+from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig, also_labelled
 from preprocessing.corpus import addresses, parquet
 from preprocessing.corpus.forms import Form, form_of, format_of, uncompressed
 from preprocessing.corpus.records import Cut, Dialect, cuts, read_header
-from preprocessing.labels import AUTO
+from preprocessing.labels import AUTO, spelling
 
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
 """The classes of ``EMBEDDED``, whose file has 0 and 1, with what other copies of IMDB's reviews call them."""
@@ -87,6 +86,13 @@ class File:
         return self.split == UNLABELLED
 
     @property
+    def spellings(self) -> dict[str | None, str]:
+        """What a column of splits may say -> the split that it means."""
+        known: dict[str | None, str] = dict(SPELLINGS.items())
+        known |= UNLABELLED_SPELLINGS if self.source.missing_label != "error" else {}
+        return known | {spelling(value): split for split, values in self.splits.names.items() for value in values}
+
+    @property
     def wanted(self) -> list[str]:
         """The columns that are read."""
         deciding = [] if self.is_unlabelled else [self.source.label_column, self.splits.column]
@@ -135,7 +141,6 @@ class Plan:
 
 WITHOUT_LABELS = ("unsup",)
 """What a folder of texts without labels is called among folders of labels, unless ``source.missing_label`` is set."""
-Scan: TypeAlias = "Generator[Part, None, Plan]"
 STAND_INS: dict[str, str] = {}
 """Address -> the Parquet file that is read in its place."""
 
@@ -194,19 +199,9 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
 
 def scan(file: File, stage: Path) -> Plan:
     """Count the rows of one file and cut it into parts. A compressed file is unpacked below ``stage``."""
-    parts = iter_parts(file, stage)
-    while True:
-        try:
-            next(parts)
-        except StopIteration as stop:
-            plan: Plan = stop.value
-            return plan
-
-
-def iter_parts(file: File, stage: Path) -> Scan:
-    """Yield each part as soon as it is found, so that work on it can begin. Returns the plan with all of them."""
-    kinds = {"parquet": scan_parquet, "folder": scan_folder}
-    return (yield from kinds.get(file.format, scan_lines)(file, stage))
+    if file.format == "parquet":
+        return scan_parquet(file)
+    return scan_folder(file) if file.format == "folder" else scan_lines(file, stage)
 
 
 def part_bytes(file: File) -> int:
@@ -214,7 +209,7 @@ def part_bytes(file: File) -> int:
     return max(1, int(file.source.part_mb * 1e6))
 
 
-def scan_lines(file: File, stage: Path) -> Scan:
+def scan_lines(file: File, stage: Path) -> Plan:
     """CSV, JSON lines and texts a line: one pass finds the record ends, counts them and takes the sha256."""
     known, digest = addresses.identity(file.address), hashlib.sha256()
     raw, data = addresses.stream(file.address, digest), file.address
@@ -222,48 +217,30 @@ def scan_lines(file: File, stage: Path) -> Scan:
     file, form = file.seen(first)
     pieces = form.converted(itertools.chain([first] if first else [], raw), file.name)
     columns: tuple[str, ...] = ()
-    header = file.format == "csv" and not file.source.columns
     if file.format == "csv":
         first = next(pieces, b"")
         pieces = itertools.chain([first] if first else [], pieces)
         columns = tuple(file.source.columns) or read_header(first[form.mark :], file.name, form.dialect)
         file = file.with_columns(columns)
         check_columns(file, columns)
-    find = functools.partial(
-        cuts,
-        dialect=form.dialect,
-        part_bytes=part_bytes(file),
-        name=file.name,
-        header=header,
-        blank=file.format == "txt",
-        mark=form.mark,
-    )
-    identity: list[Any] = [known] if form.is_plain else [known, form.encoding, form.returns]
-    found: Iterable[Cut]
-    if addresses.is_compressed(file.address) or not form.is_plain:
-        data = str(stage / hashlib.sha256(json.dumps([file.address, *identity]).encode()).hexdigest()[:24])
-        found = unpacked(pieces, data, find)
-    else:
-        found = find(pieces)
-    parts = []
-    for cut in found:
-        parts.append(Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=json.dumps(identity)))
-        yield parts[-1]
-    return Plan(file, parts, sum(part.cut.rows for part in parts), known["bytes"], {"sha256": digest.hexdigest()})
+    identity = json.dumps([known] if form.is_plain else [known, form.encoding, form.returns])
+    with ExitStack() as writing:
+        if addresses.is_compressed(file.address) or not form.is_plain:
+            data = str(stage / hashlib.sha256((file.address + identity).encode()).hexdigest()[:24])
+            temporary = writing.enter_context(atomic.replacing(data))
+            pieces = copied(pieces, writing.enter_context(open(temporary, "wb")))
+        header, blank = file.format == "csv" and not file.source.columns, file.format == "txt"
+        size, how = part_bytes(file), {"header": header, "blank": blank}
+        found = list(cuts(pieces, form.dialect, size, file.name, mark=form.mark, **how))
+    parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
+    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], {"sha256": digest.hexdigest()})
 
 
-def unpacked(pieces: Iterator[bytes], path: str, find: Callable[[Iterator[bytes]], Iterator[Cut]]) -> list[Cut]:
-    """Write a stream to ``path`` while ``find`` cuts it."""
-    with atomic.replacing(path) as temporary, open(temporary, "wb") as copy:
-
-        def copied() -> Iterator[bytes]:
-            for piece in pieces:
-                copy.write(piece)
-                yield piece
-
-        found = list(find(copied()))
-        copy.flush()
-        return found
+def copied(pieces: Iterable[bytes], copy: BinaryIO) -> Iterator[bytes]:
+    """A stream, each piece of which is written to ``copy`` too."""
+    for piece in pieces:
+        copy.write(piece)
+        yield piece
 
 
 def check_columns(file: File, columns: tuple[str, ...] | list[str]) -> None:
@@ -283,7 +260,7 @@ def key_of(file: File, column: str) -> str:
     return keys.get(column, "source.where")
 
 
-def scan_parquet(file: File, stage: Path) -> Scan:
+def scan_parquet(file: File) -> Plan:
     """Parquet: the footer tells the rows of each row group."""
     known = addresses.identity(file.address)
     footer = parquet.footer_of(file.address, file.name)
@@ -296,15 +273,16 @@ def scan_parquet(file: File, stage: Path) -> Scan:
             what = "text; join its values into one text, or" if text else "one value a row;"
             key = key_of(file, name)
             raise DataError(f"{file.name}: column {name!r} holds {schema.field(name).type}, not {what} set {key}")
-    parts, identity = [], json.dumps(known)
-    for cut, share in parquet.cuts_of(footer, part_bytes(file)):
-        parts.append(Part(file, file.address, tuple(schema.names), cut, bytes=share, identity=identity))
-        yield parts[-1]
+    columns, identity = tuple(schema.names), json.dumps(known)
+    parts = [
+        Part(file, file.address, columns, cut, bytes=share, identity=identity)
+        for cut, share in parquet.cuts_of(footer, part_bytes(file))
+    ]
     fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
     return Plan(file, parts, footer.num_rows, known["bytes"], fingerprint)
 
 
-def scan_folder(file: File, stage: Path) -> Scan:
+def scan_folder(file: File) -> Plan:
     """A folder: ``[split/]label/*.txt``; other files are left alone. One of texts without labels: every ``*.txt``.
 
     The unlabelled reviews of aclImdb, ``train/unsup``, are left alone unless ``source.missing_label`` asks for them.
@@ -328,21 +306,17 @@ def scan_folder(file: File, stage: Path) -> Scan:
         expected = "*.txt" if file.is_unlabelled else "LABEL/*.txt or train/LABEL/*.txt"
         what = "text" if file.is_unlabelled else "labelled text"
         raise DataError(f"{file.name}: holds no {what}; expected {expected} below it")
-    parts, start, size = [], 0, 0
+    parts, start, size = list[Part](), 0, 0
     for stop, entry in enumerate(found, 1):
         size += entry[5].size
         if size >= part_bytes(file) or stop == len(found):
-            group = found[start:stop]
-            identity = hashlib.sha256(
-                json.dumps([[e[3], e[5].size, e[5].mtime_ns] for e in group]).encode()
-            ).hexdigest()
-            cut = Cut(start, stop, start + 1, stop - start)
-            texts = tuple((e[3], e[1], e[4]) for e in group)
+            group, cut = found[start:stop], Cut(start, stop, start + 1, stop - start)
+            listing = json.dumps([[e[3], e[5].size, e[5].mtime_ns] for e in group])
+            identity, texts = hashlib.sha256(listing.encode()).hexdigest(), tuple((e[3], e[1], e[4]) for e in group)
             parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
-            yield parts[-1]
             start, size = stop, 0
-    listing = [[entry[3].removeprefix(file.address), entry[5].size] for entry in found]
-    fingerprint = {"listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
+    names = json.dumps([[entry[3].removeprefix(file.address), entry[5].size] for entry in found])
+    fingerprint = {"listing_sha256": hashlib.sha256(names.encode()).hexdigest()}
     return Plan(file, parts, len(found), sum(entry[5].size for entry in found), fingerprint)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from preprocessing.base.arrow import one_chunk
+from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import listed, shown
 from preprocessing.corpus import addresses, parquet
-from preprocessing.corpus.forms import BYTE_ORDER_MARK, SAMPLE_BYTES, plain
-from preprocessing.corpus.records import Dialect, check_width, parse, read_header, record_ends
+from preprocessing.corpus.forms import SAMPLE_BYTES, plain
+from preprocessing.corpus.records import check_width, csv_rows, raw, read_columns, read_header, record_ends
 from preprocessing.corpus.sources import File, Part
-from preprocessing.labels import AUTO, as_found, spelling
-from preprocessing.text.unicode import encode
+from preprocessing.labels import AUTO, spelling
+from preprocessing.text.cleaning import encode
 
 MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
 """Rows, and bytes of them, that are given together; a longer row is given alone."""
@@ -79,20 +78,18 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
 
 
 def read_table(part: Part, wanted: list[str]) -> pa.Table:
-    """Some columns of a whole part, as preprocessing reads them: values of JSON lines as texts but for typed labels.
-
-    Raises ``DataError`` for what is no record of the format.
+    """Some columns of a whole part, as preprocessing reads them. Raises ``DataError`` as ``iter_rows`` does, and for a
+    row of JSON lines that lacks one of them.
     """
     if part.file.format == "csv":
         data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
         return csv_table(part, [data], part.cut.rows, part.cut.first_row, wanted)
     if part.file.format == "jsonl":
-        return json_columns(part, wanted)
-    if part.file.format == "folder":
-        return pa.concat_tables(rows.table for rows in rows_of_folder(part))
-    table = pa.concat_tables(parquet.decoded(rows.table) for rows in rows_of_parquet(part, wanted))
+        lines = addresses.read_range(part.data, part.cut.start, part.cut.stop).split(b"\n")
+        return json_table(part, lines, part.cut.first_row, None, wanted)
+    table = pa.concat_tables(parquet.decoded(rows.table) for rows in iter_rows(part, wanted))
     label = part.file.source.label_column
-    if part.file.source.labels == AUTO and label in wanted:
+    if part.file.format == "parquet" and part.file.source.labels == AUTO and label in wanted:
         with addresses.open_file(part.data) as opened:
             classes = parquet.class_names(pa.parquet.read_schema(opened), label)
         if classes:
@@ -155,27 +152,16 @@ def runs_of_lines(part: Part) -> Iterator[tuple[list[bytes], int]]:
 def csv_table(part: Part, lines: list[bytes], rows: int, first_row: int, wanted: Sequence[str]) -> pa.Table:
     """Some whole records of CSV as columns of bytes, repeated names among them."""
     data = lines[0] if len(lines) == 1 else b"".join(lines)
-    names = [str(place) for place in range(len(part.columns))]
     all_of_them = tuple(wanted) == part.columns
-    indices = names if all_of_them else [names[part.columns.index(name)] for name in wanted]
-    try:
-        table, ragged = parse(data, names, indices, part.file.dialect)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{part.file.name}: near row {first_row}: {addresses.sentence(error)}") from None
-    if ragged:
-        what = f"{ragged[0].actual_columns} fields, the header has {ragged[0].expected_columns}"
-        hint = "correct the row, or set source.delimiter, quote or escape"
-        raise fail(part, first_row + ragged[0].number - 1, f"{what}; {hint}")
-    if len(table) != rows:
-        what = f"{len(table)} rows where {rows} lines end"
-        raise DataError(f"{part.file.name}: from row {first_row}: {what}; line ends must be \\n or \\r\\n")
-    return table.rename_columns(list(wanted))
+    places = range(len(wanted)) if all_of_them else [part.columns.index(name) for name in wanted]
+    found = read_columns(data, part.file.dialect, len(part.columns), places, rows, part.file.name, first_row)
+    return pa.table(found, names=list(wanted))
 
 
 def json_record(line: bytes, where: str) -> dict[str, Any]:
-    """The object in a line of JSON. Raises ``DataError`` that begins with ``where``."""
+    """The object in a line of JSON; NaN and infinities are null. Raises ``DataError`` that begins with ``where``."""
     try:
-        record = json.loads(line.decode())
+        record = json.loads(line.decode(), parse_constant=lambda _: None)
     except UnicodeDecodeError as error:
         byte = f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8"
         raise DataError(f"{where}: {byte}; {ENCODING}") from None
@@ -187,61 +173,27 @@ def json_record(line: bytes, where: str) -> dict[str, Any]:
     return record
 
 
-def json_records(part: Part, lines: Iterable[bytes], first_row: int) -> list[dict[str, Any]]:
-    """The object in each line that is not blank."""
-    filled = (line for line in lines if line not in (b"", b"\n", b"\r", b"\r\n"))
-    return [json_record(line, f"{part.file.name}: row {row}") for row, line in enumerate(filled, first_row)]
+def json_table(
+    part: Part, lines: list[bytes], first_row: int, schema: pa.Schema | None, wanted: Sequence[str] | None = None
+) -> pa.Table:
+    """All keys of some JSON lines, null where a row lacks one; or those that are ``wanted``.
 
-
-def scalar(value: Any, where: str, is_text: bool) -> str | None:
-    """A JSON value as text; null and NaN are none. Raises ``DataError`` that begins with ``where``."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, str):
-        return encode(value).decode() if not value.isascii() else value
-    if is_text or isinstance(value, (dict, list)):
-        raise DataError(f"{where} is {shown(value)}, expected a text")
-    return str(value)
-
-
-def json_columns(part: Part, wanted: Sequence[str]) -> pa.Table:
-    """The wanted keys of JSON lines."""
+    Each row must have these, but for a label or a group that may be missing, and a text must be one.
+    """
     source = part.file.source
-    optional = {source.label_column} if source.missing_label != "error" else set()
-    if part.file.is_unlabelled:
-        optional.add(str(part.file.splits.group_column))
-    values: dict[str, list[Any]] = {name: [] for name in wanted}
-    lines = addresses.read_range(part.data, part.cut.start, part.cut.stop).removeprefix(BYTE_ORDER_MARK).split(b"\n")
-    for row, record in enumerate(json_records(part, lines, part.cut.first_row), part.cut.first_row):
-        for name in wanted:
-            if name not in record and name not in optional:
-                raise fail(part, row, f"has no key {name!r}; it has {listed(list(record))}")
-            value = record.get(name)
-            text = scalar(value, f"{part.file.name}: row {row}: {name!r}", name == source.text_column)
-            is_typed = name == source.label_column and isinstance(value, bool | int | float)
-            values[name].append(value if is_typed else text)
-    label = source.label_column
-    return pa.table(
-        {name: of_one_type(them) if name == label else pa.array(them, TEXT) for name, them in values.items()}
-    )
-
-
-def of_one_type(values: list[Any]) -> pa.Array:
-    """The labels of some rows of JSON, as numbers or booleans where all of them are such, else as texts."""
-    try:
-        return pa.array([None if value != value else value for value in values])
-    except (pa.ArrowException, OverflowError, TypeError):
-        return pa.array([as_found(value) for value in values], TEXT)
-
-
-def json_table(part: Part, lines: list[bytes], first_row: int, schema: pa.Schema | None) -> pa.Table:
-    """All keys of some JSON lines; a key that a row lacks is null there."""
-    records = json_records(part, lines, first_row)
-    names = list(dict.fromkeys(name for record in records for name in record)) if schema is None else schema.names
-    check_width(part.file.name, len(names))
-    text = part.file.source.text_column
+    optional = [source.label_column] if source.missing_label != "error" else []
+    optional += [str(part.file.splits.group_column)] if part.file.is_unlabelled else []
+    filled = (line for line in lines if line not in (b"", b"\n", b"\r", b"\r\n"))
+    records = [json_record(line, f"{part.file.name}: row {row}") for row, line in enumerate(filled, first_row)]
     for row, record in enumerate(records, first_row):
-        scalar(record.get(text), f"{part.file.name}: row {row}: {text!r}", is_text=True)
+        for name in wanted or [source.text_column]:
+            value = record.get(name)
+            if wanted and name not in record and name not in optional:
+                raise fail(part, row, f"has no key {name!r}; it has {listed(list(record))}")
+            if isinstance(value, dict | list) or (name == source.text_column and not isinstance(value, str | None)):
+                raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
+    names = wanted or (schema.names if schema else list(dict.fromkeys(name for one in records for name in one)))
+    check_width(part.file.name, len(names))
     values = {name: [record.get(name) for record in records] for name in names}
     kinds = schema or pa.schema([(name, json_type(them)) for name, them in values.items()])
     return pa.table({name: json_array(values[name], kinds.field(name).type) for name in names})
@@ -377,15 +329,11 @@ def sample(file: File) -> Sample:
 
 
 def csv_values(file: File, columns: list[str], head: bytes) -> dict[str, list[Any]]:
-    """Rows of CSV; of columns of one name the first."""
-    tables = [whole_records(head, len(columns), file.dialect)]
-    tables += [whole_records(data, len(columns), file.dialect).slice(1) for data in elsewhere(file)]
-    values: dict[str, list[Any]] = {}
-    for name, column in zip(columns, pa.concat_tables(tables).columns, strict=True):
-        if name not in values:
-            cells = spread(column.to_pylist())
-            values[name] = [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
-    return values
+    """Rows of CSV that have as many fields as there are columns; of columns of one name the first."""
+    pieces = [head, *elsewhere(file)]
+    rows = spread([row for data in pieces for _, row in csv_rows(data, file.dialect) if len(row) == len(columns)])
+    places = {name: place for place, name in reversed(list(enumerate(columns)))}
+    return {name: [raw(row[places[name]]).decode("utf-8", "replace") for row in rows] for name in columns}
 
 
 def elsewhere(file: File) -> Iterator[bytes]:
@@ -396,16 +344,6 @@ def elsewhere(file: File) -> Iterator[bytes]:
         start = size * place // (POSITIONS + 1)
         data = addresses.read_range(file.address, start, min(start + POSITION_BYTES, size))
         yield data[data.find(b"\n") + 1 : data.rfind(b"\n") + 1]
-
-
-def whole_records(data: bytes, columns: int, dialect: Dialect) -> pa.Table:
-    """The records of some CSV that have as many fields as there are columns."""
-    names = [str(place) for place in range(columns)]
-    empty = pa.table({name: pa.array([], pa.large_binary()) for name in names})
-    try:
-        return parse(data, names, names, dialect)[0] if data else empty
-    except pa.ArrowInvalid:
-        return empty  # the job itself says what is wrong, and where
 
 
 def spread(values: list[Any]) -> list[Any]:
@@ -435,16 +373,15 @@ def parquet_values(file: File) -> dict[str, list[Any]]:
     values: dict[str, list[Any]] = {}
     with addresses.naming(file.address, file.name), addresses.open_file(file.address) as opened:
         opened_parquet = pa.parquet.ParquetFile(opened)
-        groups, row = opened_parquet.num_row_groups, 0
         flat = [field.name for field in opened_parquet.schema_arrow if not is_heavy(field.type)]
-        chosen = {groups * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if groups else set()
-        for group in range(groups):
-            rows = opened_parquet.metadata.row_group(group).num_rows
-            stop = row + min(rows, SAMPLE_ROWS // len(chosen)) if group in chosen else row
-            for batch in parquet.batches(opened_parquet, file.name, opened.size(), row, stop, flat):
+        rows = [opened_parquet.metadata.row_group(group).num_rows for group in range(opened_parquet.num_row_groups)]
+        begins = list(itertools.accumulate(rows, initial=0))
+        chosen = {len(rows) * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if rows else set()
+        for group in sorted(chosen):
+            begin, stop = begins[group], begins[group] + min(rows[group], SAMPLE_ROWS // len(chosen))
+            for batch in parquet.batches(opened_parquet, file.name, opened.size(), begin, stop, flat):
                 for name in flat:
                     values.setdefault(name, []).extend(batch.column(name).to_pylist())
-            row += rows
     return values
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from preprocessing.base import atomic
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.printable import plain_line, printable
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
-from preprocessing.base.storage import storing
+from preprocessing.base.terminal import plain_line, printable
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import REBUILD, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words

@@ -13,9 +13,9 @@ from pathlib import Path
 from pyarrow import fs
 
 from preprocessing.base import atomic
+from preprocessing.base.atomic import NO_ROOM, NOT_ALLOWED, refusal
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.machine import locked
-from preprocessing.base.storage import NO_ROOM, NOT_ALLOWED, refusal
+from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
 from preprocessing.dataset.shards import MANIFEST, MOST_MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
 from preprocessing.dataset.verification import verify_hashes

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import arrow, atomic
+from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Sha256, typed
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
@@ -136,7 +136,7 @@ class Block:
 
 def mapped(path: Path, _: ShardInfo) -> Any:
     """A shard's bytes as pages of the file."""
-    return arrow.mapped(path)
+    return arrays.mapped(path)
 
 
 class Shard:
@@ -151,7 +151,7 @@ class Shard:
         self.path = Path(root, info.path)
         check_size(self.path, info.bytes, "shard")
         try:
-            layout, batches = arrow.record_batches(source(self.path, info))
+            layout, batches = arrays.record_batches(source(self.path, info))
             if layout not in [schema(info.width, np.dtype(kind)) for kind in (np.uint16, np.int32)]:
                 raise DataError(f"{self.path}: its columns are not those of a shard of width {info.width}; {REBUILD}")
             self.blocks = [self._block(batch) for batch in batches]

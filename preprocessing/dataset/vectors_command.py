@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base import atomic, storage
-from preprocessing.base.errors import ConfigError, UserError, check_processes, require
-from preprocessing.base.machine import locked
-from preprocessing.base.printable import duration
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, UserError, require
+from preprocessing.base.processes import locked
 from preprocessing.base.randomness import permutation
+from preprocessing.base.schema import Processes
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import duration
 from preprocessing.corpus import addresses
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import (
@@ -82,7 +83,7 @@ class VectorsConfig:
     """Decides first values and random words."""
     splits: list[str] = field(default_factory=lambda: list(LEARN_FROM))
     """Splits to learn from, as far as the dataset has them: train and unlabelled; never validation or test."""
-    threads: int | None = None
+    threads: Processes | None = None
     """1: the same seed gives the same file. More are faster, and values differ a little from time to time. null: 1 for
     up to 100 million tokens times epochs, else one per core."""
     output: str | None = None
@@ -96,7 +97,6 @@ class VectorsConfig:
             require(1 <= getattr(self, name) <= most, name, getattr(self, name), f"from 1 to {most:,}")
         fits = self.epochs is None or 1 <= self.epochs <= MOST_EPOCHS
         require(fits, "epochs", self.epochs, f"from 1 to {MOST_EPOCHS:,}, or null")
-        check_processes("threads", self.threads)
         require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 2**32 - 1")
         require(self.output != "", "output", self.output, "a directory's name, or null")
         require(bool(self.splits), "splits", self.splits, "at least one split")
@@ -149,7 +149,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     if (kept := usable(array, config)) is not None:
         return kept, True
     check_gensim()
-    with storage.storing(folder, otherwise="name another directory with --output"), alone(folder, say):
+    with atomic.storing(folder, otherwise="name another directory with --output"), alone(folder, say):
         if (kept := usable(array, config)) is not None:  # another process learned them in the meantime
             return kept, True
         most = 1 if tokens * settings.epochs <= REPEATABLE_WORK else len(os.sched_getaffinity(0))

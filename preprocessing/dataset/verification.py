@@ -69,9 +69,9 @@ def check_text(root: str | Path, manifest: Manifest) -> None:
 
 
 def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` for a vocabulary that is not as large as the manifest says; its words are not read."""
+    """Raise ``DataError`` for a vocabulary that is not as large as the manifest says."""
     path = Path(root, VOCABULARY)
-    if (size := Vocabulary.size(path)) != manifest.vocabulary_size:
+    if (size := len(Vocabulary.read(path))) != manifest.vocabulary_size:
         raise DataError(f"{path}: {size} words, the manifest says {manifest.vocabulary_size}; {REBUILD}")
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second pass: tokens are counted, and one range of shuffle keys, out of every part, becomes shards.
+"""The second pass: tokens are counted, the vocabulary is frozen or taken over from a base, and one range of shuffle
+keys, out of every part, becomes shards.
 
 Rows with and without labels have ranges of their own, so that shards of labelled rows are as large, and the same, as if
 there were no others.
@@ -11,15 +12,16 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypedDict
 
 import numpy as np
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.screen import Screen
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.schema import typed
 from preprocessing.base.split_names import (
     ALL_SPLITS,
     NO_LABEL,
@@ -29,16 +31,22 @@ from preprocessing.base.split_names import (
     UNLABELLED_NUMBER,
     split_number,
 )
-from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
+from preprocessing.base.terminal import Screen, public
+from preprocessing.base.untrusted import read_json
+from preprocessing.corpus import addresses
+from preprocessing.dataset import remote
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, ShardInfo, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
+from preprocessing.job.decisions import NO_FOLD
 from preprocessing.job.engine import Progress
 from preprocessing.job.executors import Workers
-from preprocessing.job.splits import NO_FOLD
 from preprocessing.text.encoder import Encoded, truncated
 from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.vocabulary import UNK, Counts, Vocabulary
+from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, VocabularyConfig, extended, freeze
 
 Splits: TypeAlias = tuple[str, ...]
+BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
+"""A run's folder with its bundle, and the file that says what is in it."""
 PARTS_TOGETHER = 8
 """Parts whose tokens one task counts, or looks up."""
 COUNTS_TOGETHER = 16
@@ -95,6 +103,72 @@ def count(decided: Decided, splits: tuple[int, ...], numbers: tuple[int, ...]) -
         occurring = np.flatnonzero(counts)
         found.append(Counts(types.take(occurring), counts[occurring]))
     return found[0].merge(found[1:])
+
+
+class BundleIndex(TypedDict):
+    """What matters here of a bundle, which is read as the plain files that it is; the harness owns it."""
+
+    text: dict[str, Any]
+    vocabulary_hash: str
+
+
+def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
+    """``vocabulary.base``: the vocabulary of a run, a bundle or a dataset, for texts that go through ``pipeline``.
+
+    Raises ``ConfigError`` for what is no base or has other settings, ``DataError`` for a damaged one.
+    """
+    root = remote.local(address) if addresses.is_remote(address) else Path(address)
+    if (root / MANIFEST).exists():
+        manifest = read_manifest(root)
+        text, digest = manifest.text, manifest.vocabulary_hash
+    else:
+        root = root if (root / BUNDLE_INDEX).exists() else root / BUNDLE
+        index = root / BUNDLE_INDEX
+        if not index.exists():
+            what = "there is no dataset, no bundle and no run that has finished an epoch; name the directory of one"
+            raise ConfigError(f"vocabulary.base: {address}: {what}")
+        mend = "restore it, or name another vocabulary.base"
+        content: BundleIndex = typed(BundleIndex, read_json(index, mend), str(index), mend)
+        text, digest = content["text"], content["vocabulary_hash"]
+    base = TextPipeline.from_json(text, root)
+    if base.hash != pipeline.hash:
+        theirs, mine = ({**asdict(one.spec), **one.resources} for one in (base, pipeline))
+        others = [
+            f"text.{key} to {json.dumps(theirs.get(key))} (now {json.dumps(mine.get(key))})"
+            for key in {**theirs, **mine}
+            if theirs.get(key) != mine.get(key)
+        ]
+        different = " and ".join(others) or "text.stop_words to the same words"
+        raise ConfigError(f"vocabulary.base: {address}: its texts were read otherwise; set {different}")
+    vocabulary = Vocabulary.read(root / VOCABULARY)
+    if vocabulary.hash != digest:
+        raise DataError(f"{root / VOCABULARY}: not the vocabulary that the files beside it name; restore it")
+    return vocabulary
+
+
+def frozen(counts: Counts, config: VocabularyConfig, base: Vocabulary | None, screen: Screen) -> Vocabulary:
+    """The vocabulary for texts with these ``counts``; what a base covers of them is said on ``screen``.
+
+    Raises ``DataError`` when no token of the texts is in it.
+    """
+    if base is None:
+        return freeze(counts, config.min_count, config.max_size)
+    vocabulary = extended(base, counts, config.min_count, config.max_size) if config.extend else base
+    total = int(counts.counts.sum())
+    if unknown_among(counts, vocabulary) == total:
+        what = f"none of the {total:,} tokens to learn from is in vocabulary.base {config.base}"
+        raise DataError(f"{what}; name another")
+    share = 1 - unknown_among(counts, base) / total
+    added = f"; {len(vocabulary) - len(base):,} added" if config.extend else ""
+    screen.say(
+        f"vocabulary: the {len(base):,} ids of {public(str(config.base))} cover {share:.1%} of the tokens{added}"
+    )
+    return vocabulary
+
+
+def unknown_among(counts: Counts, vocabulary: Vocabulary) -> int:
+    """How many of the counted tokens are ``<unk>``."""
+    return int(counts.counts[vocabulary.lookup(counts.types) == UNK].sum())
 
 
 @dataclass(frozen=True)

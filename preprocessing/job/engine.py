@@ -19,8 +19,7 @@ import msgspec
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import counted, duration
-from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Screen, counted, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
 from preprocessing.job.executors import Workers
 

@@ -177,12 +177,6 @@ def assign_groups(
     return groups.to_rows(packing.split)
 
 
-def off_shares(split: np.ndarray, label: np.ndarray, validation: float, test: float) -> np.ndarray:
-    """int64 ``[splits, labels + 1]``: rows above each label's share, and in the last column above that of all rows."""
-    counts = np.stack([np.bincount(label[split == number], minlength=int(label.max()) + 1) for number in range(3)])
-    return with_sum(counts) - wanted(counts.sum(axis=0), validation, test)
-
-
 def wanted(totals: np.ndarray, validation: float, test: float) -> np.ndarray:
     """int64 ``[splits, labels + 1]``: the rows that each split should have of each label, and of all."""
     cut = np.zeros((len(SPLITS), len(totals)), np.int64)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.base import atomic
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.machine import locked
-from preprocessing.base.printable import public_values
+from preprocessing.base.processes import locked
 from preprocessing.base.split_names import ALL_SPLITS
-from preprocessing.base.storage import storing
+from preprocessing.base.terminal import public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first pass: each part of the corpus is read and tokenized once, into a compact form that is already shuffled.
+"""The first pass: each part of the corpus is read and tokenized once, into a compact form that is already shuffled;
+and what is then known of all rows and their classes.
 
 Every row has a shuffle key, a pure function of the seed and the row's number, and a part's rows are stored in the order
 of that key. One output shard is a range of keys, so its rows are one contiguous run in every part. The shuffle of the
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,15 +22,16 @@ import pyarrow as pa
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.screen import Screen
-from preprocessing.config import PreprocessConfig
+from preprocessing.base.split_names import NO_LABEL
+from preprocessing.base.terminal import Screen
+from preprocessing.config import PreprocessConfig, SourceConfig
 from preprocessing.corpus import rows, sources
 from preprocessing.corpus.sources import Plan
 from preprocessing.job import engine
 from preprocessing.job.engine import Progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, text_hashes
-from preprocessing.labels import LabelType
+from preprocessing.labels import LabelType, common_type, in_order
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 
@@ -82,7 +85,7 @@ class TokenizedPart(engine.Part[Summary]):
         return cls(key, folder, folder / f"{number:06d}.json", part.bytes, number, part, text, seed)
 
     def make(self) -> tuple[Summary, dict[str, str]]:
-        """Store the rows in the order of their keys, the distinct tokens, and the names of groups if there are any."""
+        """Store the rows in the order of their keys, and the distinct tokens."""
         piece = rows.read(self.part)
         pipeline = self.pipeline
         tokenizer = engine.kept(pipeline, lambda: Tokenizer(TextPipeline.from_json(json.loads(pipeline))))
@@ -104,9 +107,6 @@ class TokenizedPart(engine.Part[Summary]):
         stored: dict[str, Any] = {name: values[order] for name, values in columns.items()}
         stored["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
         tables: dict[str, dict[str, Any]] = {"rows": stored, "types": {"types": tokens.types.cast(pa.large_string())}}
-        if piece.group is not None:
-            names = pa.array(list(piece.groups.values()), pa.large_string())
-            tables["groups"] = {"hash": pa.array(list(piece.groups), pa.uint64()), "name": names}
         files = {}
         for name, table in tables.items():
             path = file_of(self.root, self.number, name)
@@ -154,6 +154,65 @@ def tokenize_all(
     return sorted(done, key=lambda one: one[0].number)
 
 
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a corpus."""
+
+    names: list[str]
+    """In the order of their numbers."""
+    numbers: list[np.ndarray]
+    """For each part int32 ``[its classes]``: what its class numbers are here."""
+    type: LabelType
+    """Of the column that they were found in."""
+
+    @classmethod
+    def of(cls, source: SourceConfig, summaries: Sequence[Summary]) -> Classes:
+        """Put what was found in all parts into one order."""
+        given = source.label_map()
+        if given is not None:
+            return cls(given.names, [np.arange(len(given.names), dtype=np.int32)] * len(summaries), "text")
+        known = list(dict.fromkeys(name for summary in summaries for name in summary.known))
+        names, found = in_order({name for summary in summaries for name in summary.classes}, known)
+        own = [np.array([found[name] for name in summary.classes], np.int32) for summary in summaries]
+        return cls(names, own, common_type((summary.label_type for summary in summaries), names))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Arrays of one entry per row."""
+
+    row: np.ndarray
+    label: np.ndarray
+    """int32: the number of the class, or ``NO_LABEL`` in the split ``unlabelled``."""
+    named: np.ndarray
+    """int8: the split that the source names, or -1."""
+    missing: np.ndarray
+    num_tokens: np.ndarray
+    text_hash: np.ndarray
+    exact_hash: np.ndarray
+    group: np.ndarray
+    """uint64: a hash of the row's group, ``rows.NO_GROUP`` where it has none."""
+
+    @classmethod
+    def of(cls, stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> Rows:
+        """The columns of all parts, one after the other."""
+        parts = [
+            {
+                "group": np.full(len(part["row"]), rows.NO_GROUP, np.uint64),
+                **part,
+                "label": np.append(own, np.int32(NO_LABEL))[part["label"]],  # -1, the place of the last
+                "num_tokens": np.diff(part["offsets"]),
+                "named": part["split"],
+            }
+            for part, own in zip(stored, classes.numbers, strict=True)
+        ]
+        return cls(**{field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(cls)})
+
+    def chosen(self, rows: np.ndarray) -> Rows:
+        """Some of the rows."""
+        return Rows(**{name: values[rows] for name, values in vars(self).items()})
+
+
 def load(work: Path, number: int) -> dict[str, np.ndarray]:
     """The rows of a part, mapped, in the order of ``key`` (uint64, ascending), as ``make`` stored them.
 
@@ -171,18 +230,8 @@ def load_types(work: Path, number: int) -> pa.Array:
     return read_table(file_of(work / "parts", number, "types"))["types"]
 
 
-def group_name(work: Path, wanted: int) -> str | None:
-    """The name of the group with this hash, looked for in one part after the other; None if no part has it."""
-    for path in sorted((work / "parts").glob("*-groups.arrow")):
-        table = read_table(path)
-        found = np.flatnonzero(table["hash"].to_numpy() == np.uint64(wanted))
-        if len(found):
-            return str(table["name"][int(found[0])].as_py())
-    return None
-
-
 def file_of(folder: Path, number: int, name: str) -> Path:
-    """The file of a part's rows, types or groups."""
+    """The file of a part's rows or types."""
     return folder / f"{number:06d}-{name}.arrow"
 
 

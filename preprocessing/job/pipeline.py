@@ -12,21 +12,26 @@ What is finished has a marker file with the hash of all that decided it. A rerun
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from preprocessing.base import stopping
+from preprocessing.base import processes
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import public, tell
-from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import (
     ALL_SPLITS,
     UNLABELLED,
     UNLABELLED_NUMBER,
     VALIDATION_NUMBER,
 )
+from preprocessing.base.terminal import Screen, public, tell
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
@@ -44,15 +49,18 @@ from preprocessing.dataset.shards import (
 from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words
 from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
-from preprocessing.job.decisions import check_splits, decide
-from preprocessing.job.encode import Decided, count_all, encode_all
+from preprocessing.job.decisions import check_splits, decide, fold_rows
+from preprocessing.job.encode import Decided, count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
-from preprocessing.job.rows import Classes, Rows
-from preprocessing.job.splits import fold_rows
+from preprocessing.job.parts import Classes, Rows
 from preprocessing.job.statistics import BASE, lines_on_classes, lines_on_rows, provenance, statistics, summary_line
-from preprocessing.job.vocabulary_base import frozen, read_base, unknown_among
-from preprocessing.text.encoder import Encoder
+from preprocessing.labels import AUTO
+from preprocessing.text.cleaning import encode
+from preprocessing.text.encoder import text_hash
 from preprocessing.text.resources import resolve
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Job:
@@ -64,8 +72,11 @@ class Job:
         self.root = place.root.absolute()
         self.work = self.root / output.WORK
         self.pipeline = resolve(config.text)
-        self.base = read_base(config.vocabulary, self.pipeline)
-        self.on_base = {} if self.base is None else {BASE: self.base.facts}
+        self.base, self.on_base = None, dict[str, Any]()
+        if config.vocabulary.base is not None:
+            self.base = read_base(config.vocabulary.base, self.pipeline)
+            facts = {"vocabulary_hash": self.base.hash, "size": len(self.base)}
+            self.on_base = {BASE: {"source": public(config.vocabulary.base), **facts}}
         self.screen = Screen(errors=True, quiet=config.quiet)
 
     def run(self) -> Manifest:
@@ -98,8 +109,7 @@ class Job:
         decision, report = self.decide(rows, classes, plans)
         columns = {"split": decision, "label": rows.label}
         if splits.folds:
-            named = (classes.names, splits.group_column)
-            columns["fold"], report["folds"] = fold_rows(rows, decision, splits.folds, config.seed, *named)
+            columns["fold"], report["folds"] = fold_rows(rows, decision, splits.folds, config.seed, classes.names)
         decided = Decided.write(self.work, [len(part["row"]) for part in stored], columns)
         counts = count_all(decided, self.workers, unlabelled=config.vocabulary.count_unlabelled)
         vocabulary = frozen(counts, config.vocabulary, self.base, self.screen)
@@ -119,7 +129,7 @@ class Job:
             vocabulary_size=len(vocabulary),
             vocabulary_hash=vocabulary.hash,
             text=self.pipeline.to_json(),
-            text_hash=Encoder(self.pipeline, vocabulary).hash,
+            text_hash=text_hash(self.pipeline, vocabulary.hash),
             statistics=facts,
             provenance=provenance(recorded, plans, [task.part for task in tasks], summaries) | self.on_base,
             label_type=classes.type,
@@ -136,25 +146,15 @@ class Job:
             names = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
             what = f"no row has a label in {config.source.label_column!r}"
             raise DataError(f"{names}: {what}, and a classifier needs some; check source.label_column")
-        where = (lambda row: locate(plans, row)), self.group_name
-        decision, report = decide(rows, config.quality, config.splits, config.seed, *where)
-        if "off" in report.get("groups", {}):
-            report["groups"]["off"]["label"] = classes.names[report["groups"]["off"]["label"]]
+        decision, report = decide(rows, config.quality, config.splits, config.seed, lambda row: locate(plans, row))
         check_splits(rows, decision, report["dropped"], classes.names, config.splits)
-        if any(plan.file.is_unlabelled for plan in plans) and not (decision == UNLABELLED_NUMBER).any():
-            dropped = f"the policies of quality drop all {report[UNLABELLED]['rows']:,}"
-            raise DataError(f"source.unlabelled_path: no text without a label is left: {dropped}; change them, or it")
         return decision, report
-
-    def group_name(self, hash_of_group: int) -> str:
-        """What the source calls a group."""
-        return parts.group_name(self.work, hash_of_group) or "(rows of one text)"
 
     def comment(
         self, cut: list[Part], classes: Classes, rows: Rows, decision: np.ndarray, report: dict[str, Any]
     ) -> None:
         """Say what was found of classes and groups, and which columns might have been used."""
-        lines = lines_on_classes(classes, rows.label, decision)
+        lines = lines_on_classes(classes.names, self.config.source.labels == AUTO, rows.label, decision)
         lines += [f"splits: {line}" for line in groups_in_words(report["groups"])] if "groups" in report else []
         lines += [f"folds: {folds_in_words(report['folds'])}"] if "folds" in report else []
         if UNLABELLED in report:
@@ -174,7 +174,7 @@ def build(config: PreprocessConfig) -> Manifest:
     """
     with output.claimed(config) as place:
         kept = f"what is finished is kept in {place.root / output.WORK}; the same command goes on"
-        with stopping.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
+        with processes.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
             return Job(config, found, place).run()
 
 
@@ -233,3 +233,38 @@ def check(_: CheckConfig, words: list[str]) -> int:
         return DataError.exit_code
     print(f"ok: {public(words[0])}: {summary_line(read_manifest(root))}")
     return 0
+
+
+FRAME = "frame"
+"""What sentences and manifests call a frame, and what ``source.path`` is then."""
+GROUP_ROWS = 16384
+
+
+def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Manifest:
+    """``build`` for a caller whose script is not to run again in each worker process, as ``padless.prepare`` does.
+
+    Where ``config.source.path`` is ``FRAME``, the rows are those of ``frame``, numbered from 1: it is written as one
+    Parquet file for the time of the job. Raises ``StorageError`` too, where that cannot be written.
+    """
+    with ExitStack() as stack:
+        if frame is not None:
+            path = stack.enter_context(temporary_folder()) / "frame.parquet"
+            columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
+            table = pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
+            pq.write_table(table, path, row_group_size=GROUP_ROWS, compression="lz4")
+            stack.enter_context(sources.standing_in(FRAME, str(path)))
+        stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
+        sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may not be guarded
+        manifest = build(config)
+    for line in lines_on_rows(manifest):
+        Screen().say(line)  # a notebook shows what goes to stderr as a warning
+    return manifest
+
+
+def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:
+    """One column as Arrow understands it; of several kinds, or with half a character, as texts, as CSV would be."""
+    try:
+        return pa.Array.from_pandas(values)
+    except (pa.ArrowException, ValueError, TypeError):
+        texts = values.astype(object).map(lambda value: encode(str(value)).decode(), na_action="ignore")
+        return pa.Array.from_pandas(texts, type=pa.large_string())

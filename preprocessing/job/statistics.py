@@ -11,27 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base.printable import counted, public_values
-from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, TRAIN, UNLABELLED
+from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABELLED
+from preprocessing.base.terminal import counted, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.shards import Manifest, ShardInfo
-from preprocessing.job.parts import Summary
-from preprocessing.job.rows import Classes, Rows
+from preprocessing.job.parts import Rows, Summary
 from preprocessing.labels import alike
 
-LEFT_OUT = {
+REASONS = {
     "filtered": "with another value than source.where says",
     "neutral": "with a label of source.neutral",
     "without_label": "without a label (source.missing_label)",
+    "empty": "of whose text no token is left (quality.empty)",
+    "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
+    "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
+    "duplicates": "repeating an earlier text of their split (quality.duplicates)",
 }
-SUSPECT = {
-    "empty": "of whose text no token is left",
-    "contradictions": "with contradictory labels: an equal text has another one",
-    "leaks": "with a text, or of a group, that another split holds too",
-    "duplicates": "repeating an earlier text of their split",
-}
-"""What is said of rows that are left out, and of those that a policy leaves out or keeps."""
+"""What is said of rows that are left out, or kept although they are suspect."""
 BASE = "vocabulary_base"
 """What a manifest's provenance calls the facts of ``vocabulary.base``."""
 MADE_WITH = ("padless", "numpy", "pyarrow")
@@ -126,28 +123,16 @@ def version_of(distribution: str) -> str:
         return "checkout"
 
 
-def lines_on_classes(classes: Classes, label: np.ndarray, decision: np.ndarray) -> list[str]:
+def lines_on_classes(names: list[str], were_found: bool, label: np.ndarray, decision: np.ndarray) -> list[str]:
     """Lines for people: the classes, those that look like one, and those too small for a split."""
-    names = classes.names
     splits = [np.bincount(label[decision == number], minlength=len(names)) for number in range(len(SPLITS))]
     counts = np.sum(splits, axis=0).tolist()
-    what = f"{len(names):,} classes{' found' if classes.found is not None else ''}"
-    lines = [f"{what}: {some([f'{name} {count:,}' for name, count in zip(names, counts, strict=True)])}"]
-    for same in alike(names) if classes.found is not None else []:
+    lines = [f"{len(names):,} classes: {some([f'{name} {n:,}' for name, n in zip(names, counts, strict=True)])}"]
+    for same in alike(names) if were_found else []:
         spelt = " and ".join(map(repr, same))
         lines.append(f"{spelt} differ only by case or spaces and stay apart; source.labels can join them")
-    spellings: dict[int, list[str]] = {}
-    for value, number in sorted((classes.found or {}).items()):
-        spellings.setdefault(number, []).append(value)
-    lines += [
-        f"{', '.join(map(repr, same))} are spellings of the class {names[number]}"
-        for number, same in sorted(spellings.items())
-        if len(same) > 1
-    ]
-    few = []
-    for number, name in enumerate(names):
-        missing = [split for split, its in zip(SPLITS, splits, strict=True) if its.any() and not its[number]]
-        few += [f"{name!r} ({counted(counts[number], 'row')}, none in {' and '.join(missing)})"] if missing else []
+    lacking = np.any([its == 0 for its in splits if its.any()], axis=0)
+    few = [repr(names[number]) for number in np.flatnonzero(lacking)]
     lines += [f"too few rows for every split: {some(few)}"] if few else []
     return [f"labels: {line}" for line in lines]
 
@@ -159,28 +144,20 @@ def some(names: list[str]) -> str:
 
 def lines_on_rows(manifest: Manifest) -> list[str]:
     """A line for each reason for which rows are left out, or are not in the dataset as the source has them."""
-    found, splits = manifest.statistics, manifest.statistics.get("splits", {}).values()
-    dropped, of_unlabelled = found.get("dropped", {}), found.get(UNLABELLED, {})
-    missing, empty = (found.get(name, 0) + of_unlabelled.get(name, 0) for name in ("missing_text", "empty"))
-    shared = sum(count for name, count in of_unlabelled.get("shared", {}).items() if name != TRAIN)
-    kept = {
-        "empty": empty,
-        "contradictions": found.get("contradictions", 0),
-        "leaks": found.get("leaks", 0) + shared,
-    }
-    lines = [(f"left out: {{}} {what}", dropped.get(name, 0)) for name, what in LEFT_OUT.items()]
-    if not manifest.provenance["config"]["source"]["where"]:
-        del lines[0]  # of the embedded corpus, which is a part of its file
-    for name, what in SUSPECT.items():
+    found = manifest.statistics
+    dropped, of_unlabelled = found["dropped"], found.get(UNLABELLED, {})
+    kept = {name: found[name] + of_unlabelled.get(name, 0) for name in ("empty", "contradictions", "leaks")}
+    lines = []
+    for name, what in REASONS.items():
+        if name == "filtered" and not manifest.provenance["config"]["source"]["where"]:
+            continue  # of the embedded corpus, which is a part of its file
         verb, count = ("left out", dropped[name]) if name in dropped else ("kept", kept.get(name, 0))
-        if name == "empty":
-            lines.append((f"{verb}: {{}} without a text (quality.empty)", missing))
-            count -= missing
-        lines.append((f"{verb}: {{}} {what} (quality.{name})", count))
-    most = manifest.text["spec"].get("max_tokens")
-    cut = sum(split.get("truncated", 0) for split in splits)
-    lines.append((f"shortened: {{}} of more than {most:,} tokens (text.max_tokens)", cut))
-    return [line.format(counted(count, "row")) for line, count in lines if count]
+        if count:
+            lines.append(f"{verb}: {counted(count, 'row')} {what}")
+    if cut := sum(split["truncated"] for split in found["splits"].values()):
+        most = manifest.text["spec"]["max_tokens"]
+        lines.append(f"shortened: {counted(cut, 'row')} of more than {most:,} tokens (text.max_tokens)")
+    return lines
 
 
 def summary_line(manifest: Manifest) -> str:

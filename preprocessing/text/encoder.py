@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.base import arrays
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Texts, Tokenizer, Tokens
 from preprocessing.text.vocabulary import UNK, Vocabulary
@@ -30,18 +29,6 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.num_tokens)
-
-    def padded(self, width: int) -> np.ndarray:
-        """int32 [texts, width], padded with 0 on the right; raises ValueError if a text has more than ``width`` ids."""
-        lengths = np.diff(self.offsets)
-        if len(lengths) and lengths.max() > width:
-            raise ValueError(f"a text has {lengths.max()} ids, which do not fit a width of {width}")
-        return arrays.padded(self.ids, self.offsets, width, np.int32)
-
-
-def encode_tokens(tokens: Tokens, vocabulary: Vocabulary, spec: TextSpec) -> Encoded:
-    """Look tokens up in ``vocabulary`` and truncate to ``spec.max_tokens`` as ``spec.truncate`` says."""
-    return truncated(vocabulary.lookup(tokens.types)[tokens.codes], tokens.offsets, spec)
 
 
 def truncated(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
@@ -101,4 +88,5 @@ class Encoder:
 
     def encode(self, tokens: Tokens) -> Encoded:
         """The ids of texts that are tokens already."""
-        return encode_tokens(tokens, self.vocabulary, self.pipeline.spec)
+        ids = self.vocabulary.lookup(tokens.types)[tokens.codes]
+        return truncated(ids, tokens.offsets, self.pipeline.spec)

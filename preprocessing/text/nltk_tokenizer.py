@@ -9,7 +9,7 @@ character on either side of a *chunk* (a run without whitespace), but for these:
 - a quote that follows, or an apostrophe that precedes, whitespace other than a space.
 
 So a text becomes a list of chunks; NLTK's rules run once per distinct chunk, on thousands of them joined by a mark that
-no rule touches. ``X.`` at the end is the chunk ``X`` and a period. In the cases above NLTK sees the chunk in its place.
+no rule touches. ``X.`` at the end is the chunk ``X`` and a period. In the cases above NLTK sees the whole sentence.
 Two cases are left to NLTK as they are: rules other than those studied, and texts with U+001C–U+001F. Python and NLTK's
 regular expressions disagree whether those four are whitespace.
 """
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.text import resources as data
-from preprocessing.text.tokenizers import prepare
+from preprocessing.text.cleaning import prepare
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -44,7 +44,6 @@ _CONTRACTIONS = {"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"}
 _SIMPLE = re.compile(r"""([("])?([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)('[sSmMdD]|'(?:ll|LL|re|RE|ve|VE))?([.,:;!?)])?(")?""")
 _JOINED_CHARS = 1 << 16
 _BLANK_BESIDE_QUOTE = re.compile(r"""[^\S ]["']|'[^\S ]""")
-_BLANK_AND_CHUNK = re.compile(r"(\s*)(\S+)")
 
 
 def versions(language: str, sentences: bool) -> dict[str, str]:
@@ -72,7 +71,7 @@ def rules(spec: TextSpec) -> NLTKTokenizer:
 class NLTKTokenizer:
     """``split`` cuts texts into surfaces; ``words`` says, once per distinct surface, which tokens it holds.
 
-    A surface is a chunk, or a chunk in its place (after :data:`_IN_PLACE`), or a finished token (after
+    A surface is a chunk, or a whole sentence (after :data:`_IN_PLACE`), or a finished token (after
     :data:`_FINISHED`). For every text, the tokens of its surfaces together are what ``word_tokenize`` returns.
     """
 
@@ -107,43 +106,24 @@ class NLTKTokenizer:
             surfaces += [_FINISHED + token for token in self._whole(text)]
             return
         for sentence in self._sentences(text) if self._sentences else [text]:
-            blanks_count = not plain and _BLANK_BESIDE_QUOTE.search(sentence) is not None
-            chunks = _chunks_beside_blanks(sentence) if blanks_count else sentence.split()
-            if chunks:
-                self._cut_sentence(sentence, chunks, surfaces)
+            self._cut_sentence(sentence, surfaces, plain)
 
-    def _cut_sentence(self, sentence: str, chunks: list[str], surfaces: list[str]) -> None:
-        if chunks[0].startswith(('""', "\"'", "''")) and not sentence[0].isspace():
-            if len(chunks) == 1:
-                surfaces.append(_IN_PLACE + sentence)
-                return
-            chunks[0] = f"{_IN_PLACE}{chunks[0]} {_MARK}"
-        last = chunks.pop()
-        if last[0] == _IN_PLACE:
-            surfaces.append(last)
+    def _cut_sentence(self, sentence: str, surfaces: list[str], plain: bool) -> None:
+        chunks = sentence.split()
+        if not chunks:
             return
-        base = last.rstrip(_CLOSERS)
-        if len(base) > 1 and base[-1] == "." and base[-2] != ".":
-            surfaces += chunks
-            surfaces.append(base[:-1])
-            surfaces += self._closing(last[len(base) :]) if len(base) < len(last) else (".",)
-        elif base and base != "." and last[-1] not in "':,":
-            surfaces += chunks
-            surfaces.append(last)
-        else:
-            self._cut_unclear_end(sentence, [*chunks, last], surfaces)
-
-    def _cut_unclear_end(self, sentence: str, chunks: list[str], surfaces: list[str]) -> None:
-        """The last chunk is closers, a lone period, or ends in ``'``, ``:``, ``,``: show NLTK as much as decides."""
-        tail = len(chunks) - 1
-        while tail > 0 and not chunks[tail].rstrip(_CLOSERS):
-            tail -= 1
-        if tail < 1:
+        base = chunks[-1].rstrip(_CLOSERS)
+        full_stop = len(base) > 1 and base[-1] == "." and base[-2] != "."
+        opens = chunks[0].startswith(('""', "\"'", "''")) and not sentence[0].isspace()
+        unclear = not full_stop and (base in ("", ".") or chunks[-1][-1] in "':,")
+        if opens or unclear or (not plain and _BLANK_BESIDE_QUOTE.search(sentence)):
             surfaces.append(_IN_PLACE + sentence)
             return
-        surfaces += chunks[:tail]
-        before = sentence.rsplit(None, len(chunks) - tail)[0]
-        surfaces.append(f"{_IN_PLACE}{_MARK}{sentence[len(before) :]}")
+        if full_stop:
+            closers = chunks[-1][len(base) :]
+            chunks[-1] = base[:-1]
+            chunks += self._closing(closers) if closers else (".",)
+        surfaces += chunks
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """The tokens of each surface; the rules run on many surfaces at a time."""
@@ -158,7 +138,7 @@ class NLTKTokenizer:
             if kind == _FINISHED:
                 found[row] = [surface[1:]]
             elif kind == _IN_PLACE:
-                found[row] = [token for token in self._rules(surface[1:]) if token != _MARK]
+                found[row] = self._rules(surface[1:])
             elif (simple := _simple(surface)) is not None:
                 found[row] = simple
             else:
@@ -193,20 +173,6 @@ def _simple(chunk: str) -> list[str] | None:
     opening = "``" if opening == '"' else opening
     parts = (opening, word + closing) if closing == "." else (opening, word, clitic, closing)
     return [part for part in (*parts, "''" if quote else "") if part]
-
-
-def _chunks_beside_blanks(sentence: str) -> list[str]:
-    """The chunks of a sentence; one whose quote meets whitespace other than a space is put in its place."""
-    pairs = _BLANK_AND_CHUNK.findall(sentence)
-    chunks = [chunk for _, chunk in pairs]
-    for row, (blank, chunk) in enumerate(pairs):
-        after = pairs[row + 1][0] if row + 1 < len(pairs) else ""
-        opens = chunk[0] in "\"'" and blank[-1:] not in ("", " ")
-        if opens or (chunk[-1] == "'" and after[:1] not in ("", " ")):
-            if blank == "" or after == "":  # the first or the last chunk
-                return [_IN_PLACE + sentence]
-            chunks[row] = f"{_IN_PLACE}{_MARK}{blank}{chunk}{after}{_MARK}"
-    return chunks
 
 
 def rules_hash(tokenizer: Any) -> str:

@@ -14,13 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from preprocessing.base.atomic import told
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.installed import load
-from preprocessing.base.storage import told
 from preprocessing.base.untrusted import read_bytes
-from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.tokenizers import TOKENIZERS
-from preprocessing.text.unicode import nfc
+from preprocessing.text.cleaning import nfc
+from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 
 NLTK_LANGUAGES = {
     "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish", "et": "estonian",

@@ -8,20 +8,20 @@ same surfaces occur again and again, so few of them are new.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from preprocessing.base import arrays
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import load
 from preprocessing.text import resources
-from preprocessing.text.spec import TextPipeline
-from preprocessing.text.tokenizers import TOKENIZERS, Rules
-from preprocessing.text.unicode import encode
+from preprocessing.text.cleaning import encode, prepare
+from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 
 Texts: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[str]"
 """Texts that can be tokenized: an Arrow string or large_string array, chunked or not, or a sequence of str."""
@@ -48,6 +48,45 @@ class Tokens:
         return [tokens[a:b] for a, b in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)]
 
 
+class Rules(Protocol):
+    """How texts become surfaces, and surfaces words. A surface occurs often, so the second is asked once for each.
+
+    Stop words, lemmas and the vocabulary come afterwards and are not handled here; HTML, NFC and lower case are.
+    """
+
+    def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
+        """``texts`` (large_string, without nulls) -> the surfaces of all texts in order (binary or string), and int64
+        ``[texts + 1]`` offsets into them.
+        """
+        ...
+
+    def words(self, surfaces: list[bytes]) -> list[list[str]]:
+        """The words of each of these distinct surfaces, which are UTF-8."""
+        ...
+
+
+class PerText:
+    """Rules from a function that gives the words of one clean text: simple, at the speed of Python."""
+
+    def __init__(self, spec: TextSpec, words_of_text: Callable[[str], list[str]]) -> None:
+        """``words_of_text`` is given each text as ``prepare`` leaves it."""
+        self._spec = spec
+        self._words_of_text = words_of_text
+
+    def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
+        """Every word is a surface."""
+        found: list[str] = []
+        offsets = [0]
+        for text in texts.to_pylist():
+            found += self._words_of_text(prepare(text, self._spec.html, self._spec.lowercase))
+            offsets.append(len(found))
+        return pa.array(found, pa.large_string()), np.array(offsets, np.int64)
+
+    def words(self, surfaces: list[bytes]) -> list[list[str]]:
+        """A surface is a word already."""
+        return [[surface.decode()] for surface in surfaces]
+
+
 PIECE_TEXTS, PIECE_BYTES = 2048, 3 << 20
 """One piece's arrays stay in the processor's cache."""
 ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
@@ -60,6 +99,7 @@ CACHE_SURFACE_BYTES = 128
 """A longer surface is not remembered: it hardly occurs twice."""
 MAX_TEXT_BYTES = 1 << 30
 _DROPPED = -1
+_NONE = np.zeros(0, np.int32)
 
 
 class Tokenizer:
@@ -83,9 +123,9 @@ class Tokenizer:
         return Tokenizer, (self.pipeline,)
 
     def _forget(self) -> None:
-        self._surfaces: dict[bytes, int] = {}  # surface → token, _DROPPED, or _DROPPED - 1 - row for several tokens
+        self._surfaces: dict[bytes, int] = {}  # surface → token, or -1 - row for several tokens or none
         self._several = array("i")  # row i: self._several[self._bounds[i]:self._bounds[i + 1]]; no objects to collect
-        self._bounds = array("q", [0])
+        self._bounds = array("q", [0, 0])  # row 0: none
         self._learnt_bytes = 0
         self._ids: dict[str, int] = {}  # token → its number here, in the order we met them
         self._tokens: list[str] = []
@@ -101,11 +141,11 @@ class Tokenizer:
             encoded = chunks.dictionary_encode()
             surfaces = pc.cast(encoded.chunk(0).dictionary, pa.binary()).to_pylist() if encoded.num_chunks else []
             per_surface = self._numbers(surfaces)
-            numbers = np.concatenate([np.zeros(0, np.int32)] + [part.indices.to_numpy() for part in encoded.chunks])
-            tokens, bounds = self._expand(per_surface[numbers], offsets)
+            numbers = np.concatenate([_NONE] + [part.indices.to_numpy() for part in encoded.chunks])
+            tokens, sizes = self._spell_out(per_surface[numbers])
             codes.append(tokens)
-            lengths.append(np.diff(bounds))
-            used.append(self._occurring(per_surface))
+            lengths.append(np.diff(offsets if sizes is None else _ends(sizes)[offsets]))
+            used.append(self._spell_out(per_surface)[0])
         return self._assemble(codes, lengths, used)
 
     def _rounds(self, texts: pa.ChunkedArray) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
@@ -125,7 +165,7 @@ class Tokenizer:
             yield pa.chunked_array(pieces), np.concatenate(offsets)
 
     def _numbers(self, surfaces: list[bytes]) -> np.ndarray:
-        """int32, one per surface: a token's number, :data:`_DROPPED`, or less for several tokens."""
+        """int32, one per surface: a token's number, or less than 0 for several tokens or none."""
         known = list(map(self._surfaces.get, surfaces))
         new = [row for row, number in enumerate(known) if number is None]
         for start in range(0, len(new), NEW_SURFACES):
@@ -153,47 +193,29 @@ class Tokenizer:
             return _DROPPED
         self._several.extend(ids)
         self._bounds.append(len(self._several))
-        return _DROPPED + 1 - len(self._bounds)
+        return 1 - len(self._bounds)
 
     def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Put several tokens where a number stands for several; also how many each became (None: one each)."""
-        at = np.flatnonzero(numbers < _DROPPED)
+        """Put none or several tokens where a number stands for them; also how many each became (None: one each)."""
+        at = np.flatnonzero(numbers < 0)
         if not len(at):
             return numbers, None
-        rows = _DROPPED - 1 - numbers[at]
-        bounds = np.frombuffer(self._bounds, np.int64)
-        starts, lengths = bounds[rows], bounds[rows + 1] - bounds[rows]
+        several, bounds = np.frombuffer(self._several or _NONE, np.int32), np.frombuffer(self._bounds, np.int64)
+        spelt, ends = arrays.take(several, bounds, -1 - numbers[at])
         sizes = np.ones(len(numbers), np.int64)
-        sizes[at] = lengths
-        spelt = np.repeat(numbers, sizes)
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        spelt[spelt < _DROPPED] = np.frombuffer(self._several, np.int32)[np.repeat(starts, lengths) + within]
-        return spelt, sizes
-
-    def _expand(self, numbers: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Spell out what is several tokens and drop what is dropped; the offsets follow."""
-        numbers, sizes = self._spell_out(numbers)
-        if sizes is not None:
-            offsets = _ends(sizes)[offsets]
-        kept = numbers != _DROPPED
-        if not kept.all():
-            numbers, offsets = np.compress(kept, numbers), _ends(kept)[offsets]
-        return numbers, offsets.astype(np.int64)
-
-    def _occurring(self, per_surface: np.ndarray) -> np.ndarray:
-        """The tokens these surfaces stand for, in order; may repeat."""
-        numbers, _ = self._spell_out(per_surface)
-        return numbers[numbers >= 0]
+        sizes[at] = np.diff(ends)
+        numbers = np.repeat(numbers, sizes)
+        numbers[numbers < 0] = spelt
+        return numbers, sizes
 
     def _assemble(self, codes: list[np.ndarray], lengths: list[np.ndarray], used: list[np.ndarray]) -> Tokens:
-        none = np.zeros(0, np.int32)
-        distinct, first = np.unique(np.concatenate([none, *used]), return_index=True)
+        distinct, first = np.unique(np.concatenate([_NONE, *used]), return_index=True)
         distinct = distinct[np.argsort(first)]
         renumber = np.zeros(len(self._tokens), np.int32)
         renumber[distinct] = np.arange(len(distinct), dtype=np.int32)
         types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
         offsets = np.concatenate([np.zeros(1, np.int64), *lengths])
-        return Tokens(types, renumber[np.concatenate([none, *codes])], np.cumsum(offsets))
+        return Tokens(types, renumber[np.concatenate([_NONE, *codes])], np.cumsum(offsets))
 
 
 def _ends(sizes: np.ndarray) -> np.ndarray:

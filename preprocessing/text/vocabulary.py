@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import atomic
-from preprocessing.base.arrow import mapped, one_chunk, record_batches
+from preprocessing.base.arrays import mapped, one_chunk, record_batches
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.untrusted import one_line, shown
-from preprocessing.text.tokenizer import Tokens
+from preprocessing.base.untrusted import one_line
 
 PAD, UNK = 0, 1
 TINY, HUGE = 10_000, 50_000_000
@@ -44,12 +43,6 @@ class Counts:
         total = np.zeros(len(encoded.dictionary), np.int64)
         np.add.at(total, codes, np.concatenate([part.counts for part in every]))
         return Counts(encoded.dictionary, total)
-
-
-def count(tokens: Tokens) -> Counts:
-    """Count the types of a batch of tokenized texts."""
-    counts = np.bincount(tokens.codes, minlength=len(tokens.types)).astype(np.int64)
-    return Counts(tokens.types.cast(pa.large_string()), counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,40 +209,19 @@ class Vocabulary:
     @classmethod
     def read(cls, path: str | Path) -> Vocabulary:
         """Read what :meth:`write` wrote; raises :class:`DataError` naming ``path`` when anything is not as written."""
-        metadata, batch = cls._batch(path)
+        again = "run preprocessing again"
         try:
+            schema, (batch,) = record_batches(mapped(path))
+            if not schema.equals(_SCHEMA) or any(column.null_count for column in batch.columns):
+                raise ValueError("its columns are not token and count")
             batch.validate(full=True)
             # In memory of its own: what reads it later outlives the file.
             tokens, counts = (pa.concat_arrays([column, column.slice(0, 0)]) for column in batch.columns)
-        except (ValueError, pa.ArrowException) as error:
-            raise DataError(
-                f"{path} cannot be read as a vocabulary ({one_line(error)}); run preprocessing again"
-            ) from None
-        vocabulary = cls(tokens, counts.to_numpy().astype(np.int64))
-        if vocabulary.hash.encode() != metadata.get(_HASH_KEY):
-            raise DataError(
-                f"{path} is damaged: its contents do not match the hash it carries; run preprocessing again"
-            )
-        return vocabulary
-
-    @classmethod
-    def size(cls, path: str | Path) -> int:
-        """How many ids the vocabulary in a file has; its tokens are not read. Raises :class:`DataError`."""
-        return len(cls._batch(path)[1])
-
-    @staticmethod
-    def _batch(path: str | Path) -> tuple[dict[bytes, bytes], pa.RecordBatch]:
-        """Metadata and record batch of a file, mapped; raises :class:`DataError` naming it."""
-        try:
-            schema, batches = record_batches(mapped(path))
-            names = schema.names  # raises for names that are not UTF-8
         except FileNotFoundError:
-            raise DataError(f"{path} is missing; put the vocabulary back, or run preprocessing again") from None
+            raise DataError(f"{path} is missing; put the vocabulary back, or {again}") from None
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(
-                f"{path} cannot be read as a vocabulary ({one_line(error)}); run preprocessing again"
-            ) from None
-        if not schema.equals(_SCHEMA) or len(batches) != 1 or any(column.null_count for column in batches[0].columns):
-            found = ", ".join(map(shown, names[:4]))
-            raise DataError(f"{path} is not a vocabulary: its columns are {found}, not token and count")
-        return schema.metadata or {}, batches[0]
+            raise DataError(f"{path} cannot be read as a vocabulary ({one_line(error)}); {again}") from None
+        vocabulary = cls(tokens, counts.to_numpy().astype(np.int64))
+        if vocabulary.hash.encode() != (schema.metadata or {}).get(_HASH_KEY):
+            raise DataError(f"{path} is damaged: its contents do not match the hash it carries; {again}")
+        return vocabulary

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.text import html
-from preprocessing.text.unicode import decode, encode, nfc
+from preprocessing.text.cleaning import clean, decode, encode, nfc, scan
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -102,8 +101,8 @@ def join(texts: pa.Array) -> tuple[bytes, np.ndarray]:
 
 
 def _without_html(joined: bytes, kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Blank the tags; replace the texts that are not that simple by what :func:`html.clean` makes of them."""
-    tag_starts, tag_ends, hard = html.scan(np.frombuffer(joined, np.uint8), starts)
+    """Blank the tags; replace the texts that are not that simple by what :func:`clean` makes of them."""
+    tag_starts, tag_ends, hard = scan(np.frombuffer(joined, np.uint8), starts)
     if len(tag_starts):
         lengths = tag_ends - tag_starts
         before = np.cumsum(lengths) - lengths
@@ -114,7 +113,7 @@ def _without_html(joined: bytes, kept: np.ndarray, starts: np.ndarray, table: by
     lengths = np.diff(starts)
     for text in hard.tolist():
         start, end = int(starts[text]), int(starts[text + 1]) - 1
-        cleaned = encode(html.clean(decode(joined[start:end]))).translate(table)
+        cleaned = encode(clean(decode(joined[start:end]))).translate(table)
         parts += [kept[position:start], np.frombuffer(cleaned, np.uint8)]
         lengths[text] = len(cleaned) + 1
         position = end
@@ -131,7 +130,7 @@ def _drop_outer_apostrophes(kept: np.ndarray, inside: np.ndarray) -> None:
 
 
 class WordRules:
-    """:func:`split` and :func:`words_of` as :class:`preprocessing.text.tokenizers.Rules`."""
+    """:func:`split` and :func:`words_of` as :class:`preprocessing.text.tokenizer.Rules`."""
 
     def __init__(self, strip_html: bool, lowercase: bool) -> None:
         self._strip_html, self._lowercase = strip_html, lowercase

@@ -105,17 +105,15 @@ def test_a_scheduler_that_does_not_answer_is_named(
 
 
 @pytest.mark.timeout(120)
-def test_a_silent_worker_is_named_and_a_silent_scheduler_has_a_limit(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(executors, "SILENT_S", 2.0)
+def test_a_silent_worker_and_a_silent_scheduler_have_a_limit(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = cluster.worker()
     config = ExecutorConfig(kind="dask", scheduler=str(cluster.file), timeout_s=3)
     with workers(config, quiet=True) as found:
         assert found.alive() == 1
         worker.send_signal(signal.SIGSTOP)
-        silent = r"^encode: waited for 2 tasks on 1 workers, and none .* \(tcp://[\d.:]+ was last heard of \d+ s ago\)$"
-        with pytest.raises(UserError, match=silent):
+        with pytest.raises(
+            UserError, match=r"^encode: waited for 2 tasks on 1 workers, and none was finished within 3 s"
+        ):
             list(found.map(abs, [1, 2], what="encode"))
         cluster.processes[0].send_signal(signal.SIGSTOP)
         monkeypatch.setattr(executors, "SCHEDULER_S", 2.0)

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,12 +27,7 @@ WRONG_COMMANDS = {
         "--learning_rate",
         "1",
     ): "--learning_rate: no key of the training, no option of accelerate launch; it is",
-    ("--epochs", "many"): "epochs: expected a whole number or auto, got many",
-    ("--model.cell", "transformer"): "model.cell: 'transformer' is out of range: expected one of lstm, gru",
-    ("--optim.lr", "-1"): "optim.lr: -1.0 is out of range: expected above 0",
-    ("--config", "nowhere.yaml"): "nowhere.yaml: No such file or directory",
     ("--epochs", "1", "stray"): "'stray' belongs to no option",
-    ("--data", "nowhere"): "nowhere/dataset.json: missing",
 }
 
 
@@ -42,17 +35,9 @@ WRONG_COMMANDS = {
 def test_launch_refuses_before_anything_starts(capsys, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     run = tmp_path / "run"
     code, line = refuse(capsys, "launch", *arguments, "--run", run)
-    assert code == (3 if "--data" in arguments else 2)
+    assert code == 2
     assert line.startswith(WRONG_COMMANDS[arguments])
     assert not run.exists()
-
-
-def test_a_misspelt_key_in_a_file_names_file_and_nearest_key(capsys, tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text("optim:\n  lr: 0.1\n  weight_decai: 0.1\n")
-    code, line = refuse(capsys, "launch", "--config", file)
-    assert code == 2
-    assert line == f"{file}: unknown key 'optim.weight_decai'; did you mean optim.weight_decay?"
 
 
 @pytest.mark.slow
@@ -80,30 +65,10 @@ def flip_byte(root: Path) -> str:
     return f"{path}: its sha256 is not the manifest's"
 
 
-def truncate(root: Path) -> str:
-    path = next(root.glob("train/*.arrow"))
-    size = path.stat().st_size
-    path.write_bytes(path.read_bytes()[:-100])
-    return f"{path}: {size - 100} bytes, the manifest says {size}"
-
-
-def remove(root: Path) -> str:
-    path = next(root.glob("test/*.arrow"))
-    path.unlink()
-    return f"{path}: the manifest names this shard, but it is missing"
-
-
-def edited(root: Path) -> str:
-    content = json.loads((root / "dataset.json").read_text())
-    (root / "dataset.json").write_text(json.dumps({**content, "labels": ["a", "b"]}))
-    return f"{root / 'dataset.json'}: its content does not match its sha256"
-
-
-@pytest.mark.parametrize("damage", [flip_byte, truncate, remove, edited])
-def test_a_damaged_dataset_is_named(capsys, tmp_path: Path, dataset: Path, damage: Callable[[Path], str]) -> None:
+def test_a_damaged_dataset_is_named(capsys, tmp_path: Path, dataset: Path) -> None:
     root = tmp_path / "damaged"
     shutil.copytree(dataset, root)
-    expected = damage(root)
+    expected = flip_byte(root)
     code, line = refuse(capsys, "launch", "--data", root, "--run", tmp_path / "run")
     assert code == 3
     assert line.startswith(expected)

@@ -343,7 +343,7 @@ MISTAKES = (
         "predict --run run --input in.csv --output new.csv --column body",
         "predict --run run --input untexted.csv --output new.csv", "explain run", "explain nowhere text",
         "evaluate --run nowhere", "evaluate --run run --input absent.csv", "label --run nowhere --data data",
-        "export nowhere --output new", "report nowhere", "checkpoint list nowhere", "recipes imbd", "submit",
+        "export nowhere --output new", "report nowhere", "checkpoint nowhere", "recipes imbd", "submit",
     )),
 )  # fmt: skip
 

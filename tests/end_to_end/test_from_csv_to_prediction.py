@@ -18,7 +18,6 @@ from preprocessing.base import cli
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import CPU, PLAIN, run_module, succeed
 from tests.datasets import sentences
-from tests.runs import train_to_end
 
 pytestmark = pytest.mark.processes
 
@@ -72,14 +71,16 @@ def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
     assert list((run.parent / "tmp").iterdir()) == []
 
 
-def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> None:
+def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = data.parent / "stage"
-    where = ("--data", data, "--stage_dir", stage)
-    result = succeed(train_to_end("--run", run, *where, "--split", "test", module="harness.evaluate"))
+    words = ("evaluate", "--run", run, "--data", data, "--stage_dir", stage, "--split", "test", "--device", "cpu")
+    assert cli.run(harness, [*map(str, words)]) == 0
     assert {path.parent.name for path in stage.rglob("*.arrow")} == {"test"}  # no other split is copied
     again = json.loads((run / "evaluation" / "test.json").read_text())
     first = json.loads((run / "test.json").read_text())
-    assert re.search(rf"^ +test  95 %\nrows +{first['rows']}\naccuracy +{first['accuracy']:.4f} ", result.stdout, re.M)
+    assert re.search(
+        rf"^ +test  95 %\nrows +{first['rows']}\naccuracy +{first['accuracy']:.4f} ", capsys.readouterr().out, re.M
+    )
     assert set(again) == {*first, "texts"}
     for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
         assert again[name] == first[name], name
@@ -105,11 +106,3 @@ def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, data: P
     assert list(predicted["predicted"]) == list(evaluated["predicted"])
     for name in ("probability_neg", "probability_pos"):
         np.testing.assert_allclose(predicted[name], evaluated[name], rtol=0, atol=1e-5)
-
-
-def test_one_sentence_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(harness, ["predict", "--run", str(run), "a <b>superb</b> moving film", "--json"]) == 0
-    values = json.loads(capsys.readouterr().out)
-    assert values["predicted"] == "pos"
-    assert values["probability_pos"] == pytest.approx(1 - values["probability_neg"])
-    assert values["probability_pos"] > 0.5

@@ -81,7 +81,7 @@ def test_the_doctor_names_what_must_be_fixed(tmp_path: Path) -> None:
     words = ("harness", "doctor", "--device", "cpu", "--timeout_s", 3)
     unmet = run_module(*words, timeout_s=60, **alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     missing = run_module(*words, "--data", tmp_path / "none", timeout_s=60)
-    said = (f"rank 0 of 2 did not meet the others at 127.0.0.1:{port}", "dataset.json: missing")
+    said = (f"did not join the others through 127.0.0.1:{port} within 3 s", "dataset.json: missing")
     for result, wanted in zip((unmet, missing), said, strict=True):
         assert result.returncode == 2
         (line,) = [line for line in unwrapped(result.stdout).splitlines() if line.startswith("fix")]

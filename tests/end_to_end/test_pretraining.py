@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretraining by two processes, and what it leaves behind; under the launcher it is the same."""
+"""A pretraining by two processes, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import read_metrics, run_module, succeed
+from tests.commands import read_metrics, succeed
 from tests.datasets import write_dataset
-from tests.runs import final, train_to_end
+from tests.runs import train_to_end
 
 pytestmark = pytest.mark.processes
 SMALL = ("--model.embedding_dim", "12", "--model.hidden_size", "8", "--language_model.candidates", "20")
@@ -36,14 +36,6 @@ def check_what_is_said(text: str, run: Path) -> None:
     said = " ".join(text.split())
     assert "task language model: each direction predicts its next token, among 20 candidates a step" in said
     assert f"a classifier starts from them with --init.weights {run}" in said
-
-
-@pytest.mark.slow
-def test_under_the_launcher_it_is_the_same(run: Path, data: Path) -> None:
-    other = data.parent / "launched"
-    options = ("--task", "language_model", "--data", data, "--run", other, *SMALL)
-    check_what_is_said(succeed(run_module("harness", "launch", "--num_processes", "2", *options)).stdout, other)
-    assert final(other) == final(run)
 
 
 def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:

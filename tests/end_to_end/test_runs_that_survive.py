@@ -182,19 +182,6 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
 
 
 @pytest.mark.slow
-def test_ranks_whose_launcher_was_killed_leave_and_the_next_start_goes_on(
-    data: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    process = launch(data, run, *PLAIN)
-    wait_for_step(process, run, 40)
-    process.kill()
-    process.wait(20)
-    finish(start(data, run, *PLAIN), run)
-    assert final(run) == final(undisturbed)
-
-
-@pytest.mark.slow
 def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(data, run, *PLAIN, "--epochs", "1000")

@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -59,17 +59,17 @@ class Training:
         """What machine ``side`` printed at the last start."""
         return self.folder / f"log-{self.name}-{side}-{self.starts}"
 
-    def start(self, *keys: str, sides: str = "ab", **of_b: Any) -> list[Popen[str]]:
-        """Start these machines; ``of_b``: what is another on machine b (``keys``, ``own``)."""
+    def start(self, sides: str = "ab", own: Mapping[Path, Path | None] | None = None) -> list[Popen[str]]:
+        """Start these machines; ``own``: what lies at a place on machine b alone."""
         self.starts += 1
         self.run.parent.mkdir(exist_ok=True)
         started = []
         for side in sides:
-            more: dict[str, Any] = {"keys": (), "own": {}} | (of_b if side == "b" else {})
-            words = arguments(self.folder / "data", self.run, "--timeout_s", str(LIMIT_S), *keys, *more["keys"])
+            words = arguments(self.folder / "data", self.run, "--timeout_s", str(LIMIT_S))
             machine = self.two.a if side == "a" else self.two.b
-            where: dict[str, Any] = {"log": self.log(side), "own": more["own"], "options": self.options}
-            started.append(launch_on(machine, self.two.a, *words, **where))
+            theirs = (own or {}) if side == "b" else {}
+            options = self.options
+            started.append(launch_on(machine, self.two.a, *words, log=self.log(side), own=theirs, options=options))
         return started
 
     def until_step(self, step: int, processes: list[Popen[str]]) -> None:
@@ -87,10 +87,9 @@ class Training:
         """``status.json``; empty where there is none."""
         return json.loads((self.run / "status.json").read_text()) if (self.run / "status.json").exists() else {}
 
-    def to_the_end(self, *keys: str) -> list[str]:
-        """Start both and wait for their good end; what each said."""
-        assert codes_of(self.start(*keys), SLOW_S + 2 * LIMIT_S) == (0, 0), self.log("a").read_text()
-        return [unwrapped(self.log(side).read_text()) for side in "ab"]
+    def to_the_end(self) -> None:
+        """Start both and wait for their good end."""
+        assert codes_of(self.start(), SLOW_S + 2 * LIMIT_S) == (0, 0), self.log("a").read_text()
 
 
 def codes_of(processes: list[Popen[str]], limit_s: float = 900) -> tuple[int, ...]:
@@ -114,17 +113,6 @@ def during(happen: Callable[[Two], object], ends: str = "ab") -> Act:
         return codes_of([process for process, side in zip(processes, "ab", strict=True) if side in ends])
 
     return act
-
-
-def cut_for_a_while(two: Two) -> None:
-    two.lose()
-    time.sleep(10)
-    two.mend()
-
-
-def lose_packets(training: Training) -> tuple[int, ...]:
-    training.two.lose(0.1)
-    return codes_of(training.start())
 
 
 def lose_power(two: Two, side: str) -> None:
@@ -156,11 +144,9 @@ NO_B = "machine 1 of 2 did not come to .* within 30 s"
 NO_A = "machine 1 of 2: machine 0 did not answer at .* within 30 s"
 NO_DATA = r"(machine 1 \(machine-b\) cannot train: )?/.*dataset.json: missing"
 DATASET = r"the dataset's fingerprint is \w+ on machine 1 \(machine-b\) and \w+ on machine 0"
-LR = r"optim\.lr is 0\.01 on machine 1 \(machine-b\) and 0\.002 on machine 0 \(machine-a\)"
 NOT_SHARED = r"run: .* on machine-b is not the directory of that name on machine-a"
 FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
-    "another configuration": (lambda one: codes_of(one.start(keys=("--optim.lr", "0.01"))), (2, 2), (LR,) * 3),
     "run not shared": (lambda one: codes_of(one.start(own={one.run.parent: None})), (2, 2), (NOT_SHARED,) * 3),
     "no dataset": (lambda one: codes_of(one.start(own={one.folder / "data": None})), (3, 3), (NO_DATA,) * 3),
     "port taken": (take_port, (2, 1), (TAKEN, "machine 1 of 2: ", TAKEN)),
@@ -171,16 +157,13 @@ FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "frozen": (during(lambda two: two.b.send(signal.SIGSTOP), "a"), (1,), BY_A),
     "killed": (during(lambda two: two.b.kill(), "a"), (1,), BY_A),
     "cut": (during(lambda two: two.lose()), (1, 1), (LOST.format(0), LOST.format(1), LOST.format(0))),
-    "cut for 10 s": (during(cut_for_a_while), (0, 0), ("", "", "")),
-    "packets lost": (lose_packets, (0, 0), ("", "", "")),
 }
 """Fault -> how it happens, the exit codes, and what machine a, machine b and the status say."""
-CHAIN = tuple(FAULTS)[:-1]
 
 
 @pytest.mark.parametrize(
     "faults",
-    [("another dataset", "cut"), *(pytest.param(one, marks=pytest.mark.night) for one in (CHAIN, ("packets lost",)))],
+    [("another dataset", "cut"), pytest.param(tuple(FAULTS), marks=pytest.mark.night)],
 )
 def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path, faults: tuple[str, ...]) -> None:
     """One training suffers them one after the other, and is then started once more."""
@@ -205,15 +188,14 @@ def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path, 
     assert final(training.run) == final(undisturbed.run)
 
 
-@pytest.mark.parametrize("lost", ["a", pytest.param("b", marks=pytest.mark.night)])
-def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path, lost: str) -> None:
+def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", SPLITS)
     with two_machines() as two:
         undisturbed, training = Training(two, tmp_path, "undisturbed"), Training(two, tmp_path, options=())
         undisturbed.to_the_end()
         processes = training.start()
         training.until_step(20, processes)
-        (rank,) = [one for one in (two.a if lost == "a" else two.b).processes() if "RANK" in environment_of(one)]
+        (rank,) = [one for one in two.a.processes() if "RANK" in environment_of(one)]
         rank.kill()
         assert codes_of(processes, SLOW_S + 2 * LIMIT_S) == (0, 0), training.log("a").read_text()
     assert all("restart 1 of 3, from the last checkpoint" in training.log(side).read_text() for side in "ab")
@@ -227,23 +209,6 @@ def environment_of(process: psutil.Process) -> dict[str, str]:
         return {}
 
 
-def test_a_slow_link_is_said_and_half_the_bytes_take_half_the_time(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", {"train": 256, "validation": 16, "test": 16}, longest=20)
-    size = ("--model.hidden_size", "256", "--global_batch", "16", "--epochs", "1", "--tracking.log_every", "4")
-    seconds = {}
-    with two_machines() as two:
-        two.slow_down("20mbit")
-        for compression in ("none", "bf16"):
-            training = Training(two, tmp_path, compression)
-            said = training.to_the_end(*size, "--optim.gradient_compression", compression)
-            lines = [json.loads(line) for line in (training.run / "throughput.jsonl").read_text().splitlines()]
-            seconds[compression] = sum(line["all_reduce"] * 64 / line["rows_per_s"] for line in lines)
-            verdicts = [line["verdict"] for line in lines if line["verdict"]]
-            assert "network-bound: " in said[0]
-            assert all(("optim.gradient_compression" in text) == (compression == "none") for text in verdicts)
-    assert 0.35 < seconds["bf16"] / seconds["none"] < 0.75, seconds
-
-
 def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
     with two_machines() as two:
         both = [launch_on(one, two.a, "--device", "cpu", log=tmp_path / one.host, command="doctor") for one in two.both]
@@ -251,5 +216,5 @@ def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
         said = unwrapped((tmp_path / "machine-a").read_text())
         for one in two.both:
             own = re.escape(f"{one.device} ({one.address}): the route to the others")
-            assert re.search(rf"^ok +interface +{one.host}: {own};", said, re.MULTILINE), said
+            assert re.search(rf"^ok +interface +{one.host}: {own}$", said, re.MULTILINE), said
         assert re.search(r"^ok +rendezvous +2 ranks on 2 machines met in", said, re.MULTILINE), said

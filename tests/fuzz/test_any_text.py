@@ -13,7 +13,8 @@ from preprocessing.text.encoder import Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import UNK, count, freeze
+from preprocessing.text.vocabulary import UNK, freeze
+from tests.datasets import count
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.outcome import outcome
 from tests.reference.hostile import PIECES

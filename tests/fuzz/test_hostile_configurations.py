@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from preprocessing.__main__ import main
 from preprocessing.base import cli
-from preprocessing.base.config_files import parse_yaml
+from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import NASTY, REPLACEMENTS, byte_damages, replace
+from tests.fuzz.damage import NASTY, byte_damages
 from tests.fuzz.outcome import outcome
 
 pytestmark = pytest.mark.thorough
@@ -80,15 +80,6 @@ def test_damaged_yaml_is_read_or_refused(fuzz: Fuzz) -> None:
     found = fuzz(cases, lambda data: outcome(partial(said, data), lambda value: True, "c.yaml"))
     assert found["refused"] > 0
     assert found["same"] > 0
-
-
-@pytest.mark.parametrize("what", REPLACEMENTS)
-def test_what_is_no_file(what: str, tmp_path: Path) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_text(WHOLE)
-    replace(path, what)
-    parse = partial(cli.parse, PreprocessConfig, ["--config", str(path), "--output", "o"], prog="run")
-    assert outcome(parse, lambda found: False, path, seconds=10) == "refused"
 
 
 @pytest.mark.parametrize("key", ["source.path", "source.labels", "text"])

@@ -26,7 +26,7 @@ from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import read
 from tests.corpora import write_csv, write_jsonl
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import NASTY, REPLACEMENTS, Damage, byte_damages, replace
+from tests.fuzz.damage import NASTY, Damage, byte_damages
 from tests.fuzz.outcome import outcome
 
 pytestmark = pytest.mark.thorough
@@ -122,32 +122,6 @@ def test_damaged_rows_are_read_or_refused(reader: str, whole: Path, fuzz: Fuzz) 
 
     made = [] if kind in ("parquet", "csv.gz", "utf16.csv") else [lines_of(kind)]
     assert fuzz(st.one_of(byte_damages(data), *made), check)["refused"] > 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reader", READERS)
-def test_a_flipped_bit_of_a_footer(reader: str, tmp_path: Path) -> None:
-    """What Arrow says of a column by a damaged footer may end the process, so nobody asks."""
-    path = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({"text": TEXTS, "label": LABELS}), path, row_group_size=16, store_schema=False)
-    whole = path.read_bytes()
-    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    for bit in range(8 * start, 8 * (len(whole) - 8)):
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(damaged)
-        outcome(partial(READERS[reader], path), lambda rows: all(isinstance(text, str) for text in rows))
-
-
-@pytest.mark.parametrize("what", [one for one in REPLACEMENTS if one != "a terabyte of zeros"])
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_what_is_no_file(kind: str, what: str, tmp_path: Path) -> None:
-    path = tmp_path / f"rows.{kind}"
-    write(kind, path)
-    replace(path, what)
-    expected = "same" if kind == "jsonl" and what == "an empty file" else "refused"
-    for read_rows in READERS.values():
-        assert outcome(partial(read_rows, path), lambda rows: not rows, path, seconds=9) == expected
 
 
 def many_columns(path: Path) -> None:

@@ -20,8 +20,7 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.data.soft_labels import KEY, check_soft_labels, path_of, read_soft_labels, targets_of
-from harness.model.embedding import from_file, from_kept
-from harness.model.vector_files import check_named, check_own
+from harness.model.starts import check_named, check_own, from_file, from_kept
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
 from preprocessing.dataset.vectors import folder_of, index_of

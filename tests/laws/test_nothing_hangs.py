@@ -9,10 +9,7 @@ import ast
 import itertools
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +35,7 @@ from harness.ranks.session import open_session
 from harness.ranks.stopping import ERROR_FILE, leave, run_rank
 from harness.training import console
 from preprocessing.base.errors import ConfigError, DataError
-from tests.commands import listens, read_metrics, unwrapped
+from tests.commands import read_metrics, unwrapped
 from tests.datasets import write_dataset
 from tests.ranks import Gone, run_ranks, start_ranks
 from tests.runs import start
@@ -329,17 +326,3 @@ def test_only_rank_0_decides_which_weights_are_best_and_when_to_stop(tmp_path: P
     log = unwrapped((tmp_path / "a" / "log").read_text())
     assert "stopping: 2 validations without a better one (patience)" in log
     assert "warning: no table of validation" in log
-
-
-@pytest.mark.processes
-@pytest.mark.timeout(60)
-def test_a_command_that_is_told_to_stop_says_so() -> None:
-    """From the first line of padless on, while modules are imported and options are read."""
-    words = [sys.executable, "-m", "harness", "launch", "--nobody", "knows"]
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while not listens(process.pid):
-        time.sleep(0.002)
-    process.terminate()
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 85
-    assert re.fullmatch(r"error: told to stop by SIGTERM.* the same command goes on\n", unwrapped(said))

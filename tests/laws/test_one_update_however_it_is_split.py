@@ -32,7 +32,7 @@ from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import write_dataset, write_random_soft_labels
 from tests.ranks import run_ranks
-from tests.reference.adversarial import moved_losses
+from tests.reference.adversarial import moved_loss
 from tests.reference.plain_wide import PlainWide, row_of
 from tests.trainers import Weights, in_fp64, train_in_fp64, train_plainly
 
@@ -47,13 +47,12 @@ DEEP = {**SMALL, "num_layers": 2, "pooling": "max+mean", "dropout": 0.4, "word_d
 WIDE = {"wide": 512, "wide_ngrams": 3, "wide_tail": 5, "wide_tf": "binary"}
 LINEAR = {"wide_smoothing": 0.3, "wide_warmup": 0.3, "wide_ratio": 0.8, "wide_min_rows": 3}
 SMOOTHED = {"label_smoothing": 0.1, "class_weights": {"negative": 2.5, "class0": 2.5}}
-MOVED = {"adversarial": 3.0, "adversarial_weight": 0.7, "virtual_adversarial": 2.0, "virtual_adversarial_weight": 1.5}
 OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "plain": (2, SMALL, {}),
     "every option": (3, {**DEEP, "wide": 512}, {"ema": 0.8, "weight_decay": 0.1, **SMOOTHED}),
     "gru": (3, {**SMALL, "cell": "gru", "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
     "soft labels": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, {**LINEAR, **SMOOTHED}),
-    "moved texts": (3, {**DEEP, "freeze_embedding": 1}, {**MOVED, **SMOOTHED}),
+    "moved texts": (3, {**DEEP, "freeze_embedding": 1}, {"adversarial": 3.0, **SMOOTHED}),
 }
 """Number of classes, model, optimizer."""
 Case = tuple[str, str, int]
@@ -65,8 +64,8 @@ def make_config(root: str, options: str) -> RunConfig:
     classes, model, optim = OPTIONS[options]
     data = Path(root, f"data-{classes}")
     weights = {name: by for name, by in optim.get("class_weights", {}).items() if name in read_manifest(data).labels}
-    teaching = SelfTrainingConfig(labels="drawn", weight=0.7) if options == "soft labels" else SelfTrainingConfig()
-    beside = UNLABELLED_BATCH if options in ("soft labels", "moved texts") else 0
+    soft = options in ("soft labels", "moved texts")
+    teaching = SelfTrainingConfig(labels="drawn", weight=0.7) if soft else SelfTrainingConfig()
     return RunConfig(
         data=str(data),
         run=str(Path(root, "run")),
@@ -76,7 +75,7 @@ def make_config(root: str, options: str) -> RunConfig:
         precision="fp32",
         model=ModelConfig(**model),
         optim=OptimConfig(lr=0.01, **{**optim, "class_weights": weights}),
-        order=OrderConfig(unlabelled_batch=beside),
+        order=OrderConfig(unlabelled_batch=UNLABELLED_BATCH if soft else 0),
         self_training=teaching,
     )
 
@@ -111,13 +110,11 @@ def reference_weights(root: str, options: str) -> Weights:
         wide = PlainWide(model.wide, splits["train"], len(factors), counted)
         wide.count(min_rows=optim.wide_min_rows, power=optim.wide_ratio)
 
-    def targets_of(label: int, row: int, smoothing: float | None) -> np.ndarray | None:
-        """What each class counts: the label smoothed, or the chances of a row without one, if they are learned."""
+    def targets_of(label: int, row: int, smoothing: float | None) -> np.ndarray:
+        """What each class counts: the label smoothed, or the chances of a row without one."""
         smoothing = optim.label_smoothing if smoothing is None else smoothing
         if label != NO_LABEL:
             return factors[label] * (smoothing / len(factors) + (1 - smoothing) * np.eye(len(factors))[label])
-        if not teaching.is_on:
-            return None
         chances = soft[row].astype(float)
         return teaching.weight * factors * ([1 - chances[1], chances[1]] if len(factors) == 2 else chances)
 
@@ -126,19 +123,15 @@ def reference_weights(root: str, options: str) -> Weights:
         counts, total = Counter(name for name, _ in picked), torch.zeros((), dtype=torch.float64)
         for name, number in picked:
             ids, label, row = row_of(splits[name], number)
-            keys = Masks.of(config.seed, step, row, torch.device("cpu"))
-            masks = keys if model.drops else None
+            masks = Masks.of(config.seed, step, row, torch.device("cpu")) if model.drops else None
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), row)
-            targets = targets_of(label, int(row[0]), None)
-            learned = None if targets is None else partial(cross_entropy, targets)
-            if learned is not None:
-                total = total + learned(model.read(batch, masks)[0]) / counts[name]
-            if optim.virtual_adversarial is not None:
-                total = total + moved_losses(model, batch, masks, keys, optim, frequencies, learned) / counts[name]
+            learned = partial(cross_entropy, targets_of(label, int(row[0]), None))
+            total = total + learned(model.read(batch, masks)[0]) / counts[name]
+            if optim.adversarial is not None:
+                total = total + moved_loss(model, batch, masks, optim.adversarial, frequencies, learned) / counts[name]
             if wide is not None:
-                linear = targets_of(label, int(row[0]), optim.wide_smoothing)
-                assert linear is not None
-                wide.learn(ids, partial(cross_entropy, linear), counts[name])
+                linear = partial(cross_entropy, targets_of(label, int(row[0]), optim.wide_smoothing))
+                wide.learn(ids, linear, counts[name])
         if wide is not None:
             climbed = min(1.0, (step + 1) / (optim.wide_warmup * STEPS)) if optim.wide_warmup else 1.0
             wide.step(optim.wide_lr * (1 - step / STEPS) * climbed)

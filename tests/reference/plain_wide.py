@@ -14,13 +14,6 @@ from harness.model.wide import WidePart, mixed
 from preprocessing.dataset.shards import Split
 
 
-def draw_soft_labels(split: Split, num_classes: int) -> np.ndarray:
-    """float64 ``[rows, classes]``, in the order of the split's blocks: what fp32 holds of them, and adds up to 1."""
-    chances = np.random.default_rng(len(split)).dirichlet(np.ones(num_classes), len(split)).astype(np.float32)
-    chances = chances.astype(np.float64)
-    return np.stack((1 - chances[:, 1], chances[:, 1]), 1) if num_classes == 2 else chances
-
-
 def row_of(split: Split, number: int) -> tuple[list[int], int, np.ndarray]:
     """Ids, label and source row ``[1]`` of a row of a split."""
     block_number = int(np.searchsorted(split.block_starts, number, side="right")) - 1

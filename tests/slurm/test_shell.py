@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.slurm.config import Resources
+from harness.slurm.config import Resources, SubmitConfig
 from harness.slurm.script import HERE, Job, Task, variables
 from tests.commands import ROOT
 
@@ -36,15 +36,9 @@ HOSTILE = (
 )
 
 
-def job(**values: Any) -> Job:
-    given: dict[str, Any] = {
-        "command": "train",
-        "body": "train",
-        "arguments": (),
-        "run": "run",
-        "python": (sys.executable,),
-    }
-    given |= {"resources": Resources(), "restarts": 2, "name": "padless", "logs": "."}
+def job(python: str = sys.executable, hook: str | None = None, **values: Any) -> Job:
+    given: dict[str, Any] = {"command": "train", "body": "train", "arguments": (), "run": "run"}
+    given |= {"resources": Resources(), "config": SubmitConfig(restarts=2, python=python, hook=hook)}
     return Job(**given | values)
 
 
@@ -108,7 +102,7 @@ def test_a_hook_that_fails_ends_the_job(tmp_path: Path, lines: str, at: str, cod
 
 
 def test_a_python_that_is_not_there(tmp_path: Path) -> None:
-    result = begin(job(python=("apptainer-9", "exec")), tmp_path)
+    result = begin(job(python="apptainer-9 exec"), tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("error: job 7: apptainer-9: no such program on ")
 

@@ -120,17 +120,6 @@ def undisturbed(training: Training) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_nodes_learn_what_two_processes_learn(
-    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
-) -> None:
-    job = training.submit(cluster)
-    cluster.complete(job, 240)
-    run, log = cluster.folder / "run", cluster.log(job)
-    assert f"job {job}: exit 0 at step {EPOCHS * EPOCH}, {EPOCHS * EPOCH} after that of the start" in log
-    assert outcome(run) == undisturbed
-
-
-@pytest.mark.slow
 def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
     cluster: Cluster, training: Training, undisturbed: dict[str, Any]
 ) -> None:

@@ -83,13 +83,6 @@ def test_the_wide_part_alone_is_shared_exactly(longest: int, tail: int) -> None:
             assert wide_scores(wide, ids, column).sum() == pytest.approx(expected, abs=1e-6)
 
 
-def test_any_company_gives_the_same() -> None:
-    model, columns = make_model(3, wide=True), [2, 1, 0, 1, 2]
-    together = attributions(model, TEXTS, columns)
-    for one, ids, column in zip(together, TEXTS, columns, strict=True):
-        np.testing.assert_allclose(attributions(model, [ids], [column])[0].scores, one.scores, atol=2e-5)
-
-
 def test_as_captum_computes_it() -> None:
     captum = pytest.importorskip("captum.attr", reason="needs captum, to compare with")
     model = make_model(3, pooling="mean", num_layers=2)

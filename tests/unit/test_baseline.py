@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +15,15 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from harness.__main__ import main
-from harness.baseline import command, linear
-from harness.baseline.command import BaselineConfig
-from harness.baseline.linear import MOST_WEIGHTS, Vectorizer, fit, in_order, logits_of, measure
-from harness.baseline.results import read_results
+from harness.baseline import linear, results
+from harness.baseline.linear import Linear, fit, in_order, logits_of, measure
+from harness.baseline.results import BaselineConfig, read_results
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests import datasets
-from tests.commands import ROOT, unwrapped
+from tests.commands import unwrapped
 from tests.datasets import sentences, write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -73,33 +70,18 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     num_classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_data(tmp_path, num_classes)
-    monkeypatch.setattr(linear, "PIECE_TOKENS", 300)  # many pieces, many merges
     monkeypatch.setattr(linear, "TOLERANCE", 1e-8)
     manifest = read_manifest(data)
     train, test = (Split(data, manifest, name) for name in ("train", "test"))
-    vectorizer = Vectorizer(train, manifest.vocabulary_size, MOST_WEIGHTS)
-    ours, labels = vectorizer(train), in_order(train, "label")
-
     plain = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
-    theirs = plain.fit_transform(texts_of(data, train))
-    tokens = Vocabulary.read(data / VOCABULARY).tokens.to_pylist()
-    names = [pair_or_word(int(key), manifest.vocabulary_size, tokens) for key in vectorizer.key]
-    assert sorted(names) == sorted(plain.vocabulary_)
-    columns = [plain.vocabulary_[name] for name in names]
-    assert abs(ours - theirs[:, columns]).max() < 1e-12
-    assert abs(vectorizer(test) - plain.transform(texts_of(data, test))[:, columns]).max() < 1e-12
-
-    found = measure(data, manifest)
+    theirs, labels = plain.fit_transform(texts_of(data, train)), in_order(train, "label")
+    learned, found = Linear.learn(data, manifest), measure(data, manifest)
+    assert len(learned.vectorizer.vocabulary_) == len(plain.vocabulary_)
     assert found["validation"].figures["temperature"] == found["test"].figures["temperature"] != 1.0
-    classifier = fit(ours, labels)
     reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000).fit(theirs, labels)
-    np.testing.assert_allclose(classifier.coef_, reference.coef_[:, columns], atol=1e-4)
-    true = in_order(test, "label")
-    assert found["test"].figures["accuracy"] == reference.score(plain.transform(texts_of(data, test)), true)
-
-
-def pair_or_word(key: int, size: int, tokens: list[str]) -> str:
-    return tokens[key] if key < size else f"{tokens[key // size]} {tokens[key % size]}"
+    seen = plain.transform(texts_of(data, test))
+    np.testing.assert_allclose(learned.logits(test), reference.decision_function(seen), atol=1e-3)
+    assert found["test"].figures["accuracy"] == reference.score(seen, in_order(test, "label"))
 
 
 def test_a_class_without_training_rows_is_the_least_probable() -> None:
@@ -114,40 +96,40 @@ def test_a_class_without_training_rows_is_the_least_probable() -> None:
 def test_it_is_measured_once_for_each_fingerprint(
     own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command.main(BaselineConfig(data=str(own)))
+    results.main(BaselineConfig(data=str(own)))
     first = unwrapped(capsys.readouterr().out)
     manifest = read_manifest(own)
     kept = read_results(own, manifest.fingerprint)
     with monkeypatch.context() as patch:
-        patch.setattr(command, "measure", None)  # a second time nothing is computed
-        command.main(BaselineConfig(data=str(own)))
+        patch.setattr(results, "measure", None)  # a second time nothing is computed
+        results.main(BaselineConfig(data=str(own)))
         again = unwrapped(capsys.readouterr().out)
         assert again.replace("found in", "written in") == first
 
     write_manifest(own, replace(manifest, splits={**manifest.splits, "test": []}))
     changed = read_manifest(own).fingerprint
     assert read_results(own, changed) == {}
-    command.main(BaselineConfig(data=str(own)))
+    results.main(BaselineConfig(data=str(own)))
     assert list(read_results(own, changed)) == ["validation"]
     assert read_results(own, changed)["validation"]["accuracy"] == kept["validation"]["accuracy"]
 
 
 def test_a_damaged_result_is_said_and_made_anew(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command.main(BaselineConfig(data=str(own)))
+    results.main(BaselineConfig(data=str(own)))
     path = own / "baseline" / "test.json"
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
     with pytest.raises(DataError, match=r"test.json: damaged; delete it, and `padless baseline`"):
         read_results(own, read_manifest(own).fingerprint)
     capsys.readouterr()
-    command.main(BaselineConfig(data=str(own)))
+    results.main(BaselineConfig(data=str(own)))
     assert capsys.readouterr().err.count("\n") == 1
     assert json.loads(path.read_bytes())["accuracy"] == json.loads(whole)["accuracy"]
 
 
 def test_where_nothing_can_be_written_the_figures_are_shown(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own / "baseline").symlink_to("/proc/nowhere")  # nobody can make a folder there, not even root
-    command.main(BaselineConfig(data=str(own)))
+    results.main(BaselineConfig(data=str(own)))
     out, err = capsys.readouterr()
     assert re.search(r"^ +validation  95 % +test  95 %\nrows +120 +90\naccuracy +0\.", out, re.MULTILINE)
     assert err.startswith(f"warning: {own}/baseline cannot be written (")
@@ -161,12 +143,3 @@ def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, capsys: pytes
         assert cli.run(main, ["baseline", "--data", str(tmp_path / name)]) == 3
         assert sentence in unwrapped(capsys.readouterr().err)
         assert not (tmp_path / name / "baseline").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.processes
-def test_it_never_imports_torch(data: Path) -> None:
-    script = "import sys; from harness.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
-    words = [sys.executable, "-c", script, "baseline", "--data", str(data)]
-    result = subprocess.run(words, cwd=ROOT, timeout=240, check=False, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr

@@ -124,7 +124,6 @@ def test_options_of_accelerate_end_where_ours_begin() -> None:
     assert launcher.split_arguments([*options, *ours]) == (options, ours)
     assert launcher.split_arguments(ours) == ([], ours)
     assert launcher.split_arguments(["--model.hiden", "3"]) == ([], ["--model.hiden", "3"])
-    assert launcher.split_arguments(["--quiet", *options, *ours]) == (options, ["--quiet", *ours])
     assert launcher.split_arguments([*options, "--quiet", "false", *ours]) == (options, ["--quiet", "false", *ours])
 
 

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import corpora, curve, limits, loader, measuring, predict, pretrain, recurrence, text
+from benchmarks import corpora, limits, loader, measuring, predict, pretrain, recurrence, text
 from benchmarks.__main__ import main
-from benchmarks.measuring import Lines, UnavailableError
-from harness.config import ModelConfig
+from benchmarks.measuring import Lines
 from harness.inference.scorer import open_scorer
 from preprocessing.base import cli
+from preprocessing.base.errors import DataError
 from preprocessing.text.spec import TextSpec
 from tests.bundles import write_run
 from tests.datasets import sentences, write_dataset
 
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]
-
-TINY = ModelConfig(embedding_dim=4, hidden_size=4)
 
 
 def check(values: dict[str, Any], unit: str, *peers: str) -> None:
@@ -47,28 +46,20 @@ def test_what_is_there_is_read_and_a_line_that_was_cut_short_is_none(tmp_path: P
 
 
 def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*_: object) -> Any:
-        raise UnavailableError("bs4 is not installed; pip install beautifulsoup4 brings it")
-
-    peers = {"CountVectorizer": text.PEERS["CountVectorizer"]}
-    monkeypatch.setattr(text, "PEERS", {**peers, "gone": (absent, 1)})
-    values = text.measure(
-        ["A great<br />film, isn't it?", "Two bad films &amp; a good one."] * 20, TextSpec(), rounds=1
-    )
-    check(values, "docs/s", *peers)
-    assert values["unavailable"] == {"gone": "bs4 is not installed; pip install beautifulsoup4 brings it"}
+    monkeypatch.setattr(text, "PEERS", {"CountVectorizer": text.PEERS["CountVectorizer"]})
+    texts = ["A great<br />film, isn't it?", "Two bad films &amp; a good one."] * 20
+    check(text.measure(texts, TextSpec(), rounds=1), "docs/s", "CountVectorizer")
+    monkeypatch.setitem(sys.modules, "bs4", None)
+    with pytest.raises(DataError, match="bs4 is not installed; pip install beautifulsoup4 brings it"):
+        text.notebook(TextSpec())
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("made_up", [True, False])
-def test_loader(made_up: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = {name: one for name, one in loader.CONTENDERS.items() if "workers" not in name}
     monkeypatch.setattr(loader, "CONTENDERS", alone)
-    write_dataset(tmp_path, {"train": 400, "validation": 20})
-    data = None if made_up else str(tmp_path)
-    values = loader.measure(loader.LoaderConfig(data=data, rows=1000, width=16, batch=50, rounds=1))
-    check(values, "rows/s", *(alone.keys() - {"ours"} - values["unavailable"].keys()))
-    assert values["size"]["width"] == (16 if made_up else 64)
+    values = loader.measure(loader.LoaderConfig(rows=1000, width=16, batch=50, rounds=1))
+    check(values, "rows/s", *(alone.keys() - {"ours"}))
 
 
 @pytest.mark.slow
@@ -110,68 +101,57 @@ def test_predict_computes_what_predict_does(bundle: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.processes
-def test_limits_leave_a_line_and_are_not_tried_again(tmp_path: Path, capsys, monkeypatch) -> None:
-    config = limits.LimitsConfig(output=str(tmp_path / "limits.jsonl"), only=["text_bytes"], json=True)
-    limits.main(config)
+def test_limits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CASES", {"text_bytes": limits.CASES["text_bytes"]})
+    limits.main(limits.LimitsConfig(json=True))
     (line,) = json.loads(capsys.readouterr().out)
     assert (line["kind"], line["size"], line["end"]) == ("text_bytes", 100_000, "done")
     assert line["peak_mb"] > 20  # a new process begins with the peak of the one that starts it
-    monkeypatch.setattr(limits, "attempt", lambda *_: pytest.fail("tried again"))
-    limits.main(config)
-    assert json.loads(capsys.readouterr().out) == [line]
 
 
-def write_corpus(path: Path, rows: int = 300, held: str = "test") -> Path:
+def write_corpus(path: Path, rows: int = 300) -> Path:
     texts, labels = sentences(rows, 2, 0, 12)
-    split = [held if row % 5 == 0 else "train" for row in range(rows)]
+    split = ["validation" if row % 5 == 0 else "train" for row in range(rows)]
     lines = [f"{text},c{label},{where}" for text, label, where in zip(texts, labels, split, strict=True)]
     path.write_text("\n".join(["text,label,split", *lines]) + "\n")
     return path
 
 
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Commands run in this process but for trainings, which only count, and reach 0.8, 0.81, …"""
-    words: list[list[str]] = []
+    trainings: list[list[str]] = []
 
     def run(*arguments: object) -> None:
-        words.append([str(one) for one in arguments])
-        if "launch" not in arguments:
-            package, *rest = words.pop()
-            rest += ["--executor.workers", "1"] if package == "preprocessing" else []
-            assert cli.run(importlib.import_module(f"{package}.__main__").main, rest) == 0
+        package, *words = map(str, arguments)
+        if "launch" in words:
+            trainings.append(words)
+        else:
+            assert (
+                cli.run(importlib.import_module(f"{package}.__main__").main, [*words, "--executor.workers", "1"]) == 0
+            )
 
-    def accuracy_of(directory: Path, split: str) -> float:
-        return 0.79 + len(words) / 100
-
-    for module in (corpora, curve):
-        monkeypatch.setattr(module, "accuracy_of", accuracy_of)
+    monkeypatch.setattr(corpora, "accuracy_of", lambda *_: 0.79 + len(trainings) / 100)
     monkeypatch.setattr(corpora, "run", run)
-    return words
-
-
-def test_corpora(trained: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, keys = write_corpus(tmp_path / "mine.csv"), ["--output", str(tmp_path / "out"), "--json"]
-    assert main(["corpora", str(file), *keys, "--seeds", "[0,2]"]) == 0
-    assert main(["corpora", str(file), *keys]) == 0
-    (line,) = json.loads(capsys.readouterr().out.rpartition("\n[")[2].join(["[", ""]))
-    assert [words[words.index("--seed") + 1] for words in trained] == ["0", "2", "1"]
-    assert (line["rows"], line["split"], line["seeds"]) == (212, "test", 3)
-    assert line["network"] == pytest.approx(0.81)
-    assert min(line["linear_on_texts"], line["linear_on_shards"]) > 0.8
-
-
-@pytest.mark.slow
-def test_curve(trained: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write_corpus(tmp_path / "mine.csv", held="validation")
-    keys = ["--output", str(tmp_path / "out"), "--recipe", "imdb-quick", "--draws", "[0]"]
-    picture = tmp_path / "curve.svg"
-    assert main(["curve", str(file), *keys, "--labels", "[50,0]", "--picture", str(picture)]) == 0
-    shown = capsys.readouterr().out.splitlines()[-3:]
-    assert [line.split()[0] for line in shown] == ["labels", "50", "240"]
-    assert len(trained) == 4
-    first = picture.read_bytes()
-    assert main(["curve", str(file), *keys, "--labels", "[50,0]", "--json", "--picture", str(picture)]) == 0
-    lines = json.loads(capsys.readouterr().out)
-    assert (len(trained), picture.read_bytes()) == (4, first)
-    assert lines[0]["methods"]["labelled"] == {"mean": 0.8, "sd": None, "draws": 1, "seconds": pytest.approx(0, abs=60)}
+    file = write_corpus(tmp_path / "mine.csv")
+    keys = [
+        "--output",
+        str(tmp_path / "out"),
+        "--recipe",
+        "imdb-quick",
+        "--measure",
+        "validation",
+        "--labels",
+        "[50,0]",
+    ]
+    assert main(["corpora", str(file), *keys, "--seeds", "[0]"]) == 0
+    assert main(["corpora", str(file), *keys, "--seeds", "[0,2]", "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out.rpartition("\n[")[2].join(["[", ""]))
+    assert [words[words.index("--seed") + 1] for words in trainings] == ["0"] * 4 + ["2"] * 4
+    assert [(line["rows"], line["method"]) for line in lines[:4]] == [
+        (50, "linear"),
+        (50, "labelled"),
+        (50, "all texts"),
+        (240, "linear"),
+    ]
+    assert (lines[1]["accuracy"], lines[1]["seeds"]) == ("0.8200", 2)
+    assert float(lines[3]["accuracy"]) > 0.8

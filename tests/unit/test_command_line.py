@@ -22,8 +22,8 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, hints, options
-from preprocessing.base.commands import Command
+from preprocessing.base import cli, configuration, help_page
+from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
 
@@ -32,18 +32,13 @@ COLUMNS = 80
 Main = Callable[[list[str]], int]
 
 
-def leaves(commands: tuple[Command, ...]) -> list[Command]:
-    return [part for one in commands for part in (one.parts or (one,))]
-
-
 def classes_of(command: Command) -> list[Any]:
-    return [load(name) for name in (*command.keys, command.config, command.shared) if name]
+    return [load(name) for name in (command.config or command.keys,) if name]
 
 
-CLASSES = {kind for table in (HARNESS, PREPROCESSING, BENCHMARKS) for one in leaves(table) for kind in classes_of(one)}
+CLASSES = {kind for table in (HARNESS, PREPROCESSING, BENCHMARKS) for one in table for kind in classes_of(one)}
 PAGES: list[tuple[Main, list[str]]] = [
-    *((harness, [one.name, part.name]) for one in HARNESS for part in one.parts),
-    *((harness, [one.name]) for one in HARNESS if not one.parts),
+    *((harness, [one.name]) for one in HARNESS),
     *((preprocessing, [one.name]) for one in PREPROCESSING),
     *((benchmarks, [one.name]) for one in BENCHMARKS),
     (train.main, []),
@@ -71,14 +66,14 @@ HELP_WITHOUT_TORCH = """
 import contextlib, io, sys
 from harness.__main__ import COMMANDS, main
 from preprocessing.__main__ import main as preprocessing
-for run, words in [*((main, [one.name]) for one in COMMANDS), (main, ["checkpoint", "list"]), (preprocessing, ["run"])]:
+for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["run"])]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         run([*words, "--help"])
     found = {"torch", "accelerate"} & set(sys.modules)
     assert not found, f"{words} brought {found}"
 with contextlib.suppress(Exception):
     main(["launch", "--data", "nowhere"])
-import harness.baseline.command, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
+import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
 assert "torch" not in sys.modules, "a refusal or a plan waited for torch"
 """
 
@@ -94,7 +89,6 @@ def test_neither_help_nor_a_refusal_waits_for_torch() -> None:
     ("main", "words", "names"),
     [
         (harness, [], [one.name for one in HARNESS]),
-        (harness, ["checkpoint"], ["list RUN ", "verify RUN ", "diff RUN [STEP STEP]"]),
         (preprocessing, [], [one.name for one in PREPROCESSING]),
         (benchmarks, [], [one.name for one in BENCHMARKS]),
     ],
@@ -121,7 +115,7 @@ def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
     everything = shown(capsys, harness, "launch", "--help", "all")
     keys = {found[1] for line in everything if (found := re.match(r"  --(\S+)", line))}
-    assert keys == set(options.options_of(load("harness.launch.asked:LaunchRecipe")))
+    assert keys == set(configuration.options_of(load("harness.config:LaunchRecipe")))
     group = shown(capsys, harness, "launch", "--help", "order")
     assert group[0].startswith("order: Which rows meet in a batch; with the dataset, seed and global batch")
     assert any(line.startswith("  --order.length_noise 0.003 ") for line in group)
@@ -146,13 +140,13 @@ class Part:
 class Options:
     """Options of every kind."""
 
-    run: str = field(default="r", metadata={"also": ("name",)})
+    run: str = "r"
     json: bool = False
     number: Annotated[int, Meta(ge=-1, le=1000)] | None = None
     kind: Literal["auto", "csv"] = "auto"
     paths: str | list[str] = ""
-    labels: dict[str, Any] | str = field(default="auto", metadata={"verbatim": True})
-    lines: str | None = field(default=None, metadata={"dashed": True})
+    labels: dict[str, Any] | str = "auto"
+    lines: str | None = None
     part: Part = field(default_factory=Part)
 
 
@@ -176,7 +170,7 @@ def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--number", "x"], "number: expected a whole number at least -1 and at most 1,000 or null, got x"),
+        (["--number", "x"], "number: expected a whole number of at least -1 and of at most 1,000 or null, got x"),
         (["--json", "--json=maybe"], "json: expected true or false, got maybe"),
         (["--part.rate", "0"], "part.rate: expected a number above 0 or auto, got 0"),
         (["--part.rate", "inf"], "part.rate: inf is out of range: expected a finite number"),
@@ -184,7 +178,7 @@ def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value:
         (["--run", "a\0b"], "run: 'a\\x00b' holds the character 0, which no name has; leave it out"),
         (
             ["--run", "caf\udce9"],
-            f"run: 'caf\\udce9' is not UTF-8, which configurations and records are; {options.RENAME}",
+            f"run: 'caf\\udce9' is not UTF-8, which configurations and records are; {configuration.RENAME}",
         ),
         (["--paths", "[" * 50], "paths: values more than 32 deep"),
     ],
@@ -219,8 +213,8 @@ NEITHER = "no key of the training, no option of accelerate launch"
 @pytest.mark.parametrize(
     ("main", "words", "sentence"),
     [
-        (harness, "checkpoint lst R", "python -m harness checkpoint: lst: no such command; did you mean list?"),
-        (harness, "checkpoint list a b", "'b': python -m harness checkpoint list RUN takes one run directory"),
+        (harness, "chekpoint R", "python -m harness: chekpoint: no such command; did you mean checkpoint?"),
+        (harness, "checkpoint a b", "'b': python -m harness checkpoint RUN takes one run directory"),
         (harness, "plan --worldsize 2", "--worldsize: no such option; did you mean --world_size?"),
         (preprocessing, "check", "no dataset named: python -m preprocessing check D takes one dataset directory"),
         (
@@ -254,11 +248,11 @@ def test_a_key_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:
 def test_absurd_numbers_are_refused(kind: type) -> None:
     """By every number of every command: what stays below names the key."""
     needed = {"data": "d", "run": "r", "output": "o", "input": "i.csv"}
-    every = options.options_of(kind)
+    every = configuration.options_of(kind)
     words = [f"--{key}={needed[key]}" for key, one in every.items() if one.default is MISSING]
     alone = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"], "LabelConfig": ["--run=r"]}
     for key, option in every.items():
-        kinds = set(options.alternatives(option.kind)) - {type(None)}
+        kinds = set(configuration.alternatives(option.kind)) - {type(None)}
         for value in ("nan", "-1") if float in kinds else ("9" * 20, "-1") if int in kinds and str not in kinds else ():
             with pytest.raises(ConfigError) as refused:
                 cli.parse(kind, [*words, *alone.get(kind.__name__, []), f"--{key}={value}"], prog="test")
@@ -266,10 +260,10 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
 
 
 def test_every_command_stands_in_the_table_whole() -> None:
-    for command in [*leaves(HARNESS), *leaves(PREPROCESSING), *leaves(BENCHMARKS)]:
+    for command in [*HARNESS, *PREPROCESSING, *BENCHMARKS]:
         assert callable(load(command.main))
         assert command.summary.endswith(".")
-        known = {key for kind in classes_of(command) for key in cli.known_keys(kind)} | {hints.LAUNCHER}
+        known = {key for kind in classes_of(command) for key in cli.known_keys(kind)} | {help_page.LAUNCHER}
         assert {*command.first, *(word[2:] for word in command.example.split() if word.startswith("--"))} <= known
 
 
@@ -277,16 +271,14 @@ def test_every_command_stands_in_the_table_whole() -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("padless checkpoint ", {"list", "verify", "diff"}),
+        ("padless che", {"checkpoint"}),
         ("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}),
         ("padless plan --precision b", {"bf16"}),
     ],
 )
 def test_a_shell_completes_commands_keys_and_values(line: str, offered: set[str], tmp_path: Path) -> None:
     given = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": " "}
-    script = (
-        "from harness.__main__ import COMMANDS\nfrom preprocessing.base.commands import complete\ncomplete(COMMANDS)"
-    )
+    script = "from harness.__main__ import COMMANDS\nfrom preprocessing.base.cli import complete\ncomplete(COMMANDS)"
     answer = {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer")}
     subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **given, **answer}, timeout=60, check=True

@@ -18,7 +18,7 @@ from harness.scores.metrics import classification_metrics
 from harness.training.console import Console, StepTable, validation_line
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending
-from preprocessing.base.screen import cells
+from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Manifest, ShardInfo
 
 SIZES = {"train": (900, 4_000_000), "validation": (10, 40), "test": (8, 32)}

@@ -170,15 +170,6 @@ def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
     assert len(verify(root)) == 1 + sum(map(len, manifest.splits.values()))  # reads on without the vocabulary, too
 
 
-def test_a_block_is_looked_at_once(whole: Path, manifest: Manifest) -> None:
-    split = Split(whole, manifest, "train")
-    assert split.checked(0) is split.blocks[0]
-    split.manifest = replace(manifest, vocabulary_size=3)  # is not looked at again
-    assert split.checked(0) is split.blocks[0]
-    with pytest.raises(DataError, match="it holds an id beyond the vocabulary of 3; build the dataset again"):
-        split.checked(1)
-
-
 def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest: Manifest) -> None:
     first, *rest = manifest.splits["train"]
     wrong = replace(first, labels={"0": first.rows})

@@ -23,9 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.batch import Batch, Layout, StepBatch, send
-from harness.config import ModelConfig, OptimConfig
-from harness.model.adversarial import Adversary
-from harness.model.classifier import Classifier, Objective
+from harness.config import ModelConfig
+from harness.model.classifier import Adversary, Classifier, Objective
 from harness.model.dropout import Masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.ranks.distributed import World
@@ -200,7 +199,7 @@ def test_no_step_makes_the_host_wait(layout: Layout, dtype: torch.dtype | None) 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_moved_texts_do_not_make_the_host_wait(layout: Layout) -> None:
-    adversary = Adversary(OptimConfig(adversarial=1.0, virtual_adversarial=1.0), torch.empty(40, device=CARD))
+    adversary = Adversary(1.0, torch.empty(40, device=CARD))
     objective, watch = train_a_step(layout, shape(), torch.bfloat16, adversary=adversary)
     assert watch.copies == 1  # the keys of random numbers
     for name, parameter in objective.named_parameters():

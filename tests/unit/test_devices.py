@@ -33,7 +33,6 @@ def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     ("options", "settings", "asked"),
     [
         (["--num_processes", "2"], None, "either"),
-        (["--multi_gpu", "--num_processes", "2"], None, "gpu"),
         (["--gpu-ids", "0,1"], "gpu_ids: null", "gpu"),
         (["--cpu"], "gpu_ids: all", "cpu"),
         ([], "distributed_type: MULTI_GPU", "cpu"),
@@ -56,7 +55,6 @@ def test_the_shipped_files_ask_for_what_their_names_say() -> None:
     [
         ("cpu", "gpu", 8, EIGHT, "cpu"),
         ("auto", "either", 2, ONE, "cpu"),
-        ("auto", "either", 1, ONE, "cuda"),
         ("auto", "either", 2, EIGHT, "cuda"),
         ("cuda", "cpu", 1, ONE, "cuda"),
     ],
@@ -85,7 +83,6 @@ def test_too_few_are_refused_with_what_was_seen(
 @pytest.mark.parametrize(
     ("options", "omp", "told"),
     [
-        ([], None, ("either", None)),
         (["--multi_gpu"], "3", ("gpu", 3)),
         (["--num_cpu_threads_per_process", "2"], "3", ("either", 2)),
         ([], "3,2", ("either", 3)),

@@ -15,7 +15,7 @@ from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli, installed
-from preprocessing.base.commands import Command
+from preprocessing.base.cli import Command
 from preprocessing.base.installed import load
 
 pytestmark = pytest.mark.thorough
@@ -33,11 +33,6 @@ COMMAND = re.compile(
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SCRIPT = re.compile(r"^[!$]? ?(padless(?:-preprocess)?) (.+)$", re.MULTILINE)
 PACKAGES = {script: package for package, script in installed.SCRIPTS.items()}
-OPTIONS_OF = {
-    "launch": ("harness.launch.asked:LaunchRecipe",),
-    "doctor": ("harness.launch.asked:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
-}
-"""The configurations of the commands that read their words themselves, together with accelerate's options."""
 
 
 def is_defined(name: str, path: Path) -> bool:
@@ -79,23 +74,19 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def unknown_words(package: str, words: Sequence[str]) -> list[str]:
-    """The command, its part, or the options among ``words`` that do not exist."""
+    """The command, or the options among ``words`` that do not exist."""
     commands_here = {"harness": HARNESS, "preprocessing": PREPROCESSING, "benchmarks": BENCHMARKS}[package]
     rest = list(words)
     command: Command | None = None
-    while commands_here and rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        command = next((one for one in commands_here if one.name == name), None)
-        if command is None:
-            return [name]
-        commands_here = command.parts
+    if rest and not rest[0].startswith("-"):
+        command = next((one for one in commands_here if one.name == rest[0]), None)
     if command is None:
         return rest
     known = {"--help"}
     if command.name in ("launch", "doctor"):
         known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
-    for name in OPTIONS_OF.get(command.name, (command.config, command.shared)):
-        known |= {f"--{key}" for key in cli.known_keys(load(name))} if name else set()
+    if name := command.config or command.keys:
+        known |= {f"--{key}" for key in cli.known_keys(load(name))}
     return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
 
 

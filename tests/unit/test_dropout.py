@@ -6,13 +6,12 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pytest
 import torch
 
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.classifier import Classifier
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, SITE_BITS, Masks
+from harness.model.dropout import LAYERS, SITE_BITS, Masks
 
 CPU = torch.device("cpu")
 WORD = (1 << 64) - 1
@@ -42,28 +41,6 @@ def test_masks_have_the_values_of_their_definition() -> None:
         for (place, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
             stays = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
             assert mask[place, feature] == (1 / (1 - chance) if stays else 0)
-
-
-def test_seeds_steps_rows_sites_and_features_share_nothing() -> None:
-    """Any two masks that differ in one of them agree in half of the places, and so do neighbouring places."""
-    rows, size = np.arange(512), 256
-
-    def draw(seed: int = 0, step: int = 0, first: int = 0, site: int = EMBEDDING) -> np.ndarray:
-        return Masks.of(seed, step, rows + first, CPU).features(site, size, 0.5, torch.float32).numpy() > 0
-
-    drawn = {
-        "base": draw(),
-        "seed": draw(seed=1),
-        "step": draw(step=1),
-        "rows": draw(first=512),
-        "site": draw(site=HEAD),
-        "layer": draw(site=LAYERS + 1),
-        "features": np.roll(draw(), 1, axis=1),
-        "neighbouring rows": np.roll(draw(), 1, axis=0),
-    }
-    for (one, left), (other, right) in itertools.combinations(drawn.items(), 2):
-        agreement = float((left == right).mean())
-        assert agreement == pytest.approx(0.5, abs=5 * 0.5 / left.size**0.5), f"{one} and {other}"
 
 
 def test_a_dropped_word_is_read_as_unknown() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import padless
 from harness.__main__ import main
-from preprocessing.base import cli, screen
+from preprocessing.base import cli, terminal
 from tests.bundles import write_run
 
 pytestmark = pytest.mark.thorough
@@ -109,7 +109,7 @@ def test_in_a_file_words_have_numbers(two: Path, capsys: pytest.CaptureFixture[s
 def test_in_a_terminal_words_have_colours(
     two: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(screen, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
     for name, value in (("COLORTERM", "truecolor"), ("TERM", "xterm-256color"), ("FORCE_COLOR", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)

@@ -23,7 +23,6 @@ from harness.model.registry import network_shapes
 from harness.tracking import observer, trackers
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.text import spec as spec_module
-from preprocessing.text import tokenizers
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
@@ -36,7 +35,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text
 HEADINGS = {
     "A pooling": (registry, registry.POOLINGS),
     "A recurrent cell": (registry, registry.CELLS),
-    "A tokenizer": (tokenizers, tokenizers.TOKENIZERS),
+    "A tokenizer": (spec_module, spec_module.TOKENIZERS),
     "A tracker": (trackers, trackers.TRACKERS),
 }
 LENGTHS = (9, 7, 7, 4, 2, 1, 1)
@@ -142,7 +141,7 @@ def test_plan_takes_the_new_ones(dataset: Path, example: Callable[[str], str], c
 
 
 def test_plan_refuses_a_dataset_of_a_tokenizer_that_is_not_here(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    others = {name: entry for name, entry in tokenizers.TOKENIZERS.items() if name != "word"}
+    others = {name: entry for name, entry in spec_module.TOKENIZERS.items() if name != "word"}
     monkeypatch.setattr(spec_module, "TOKENIZERS", others)
     with pytest.raises(DataError, match=r"text\.tokenizer: 'word' is out of range: expected one of nltk, nltk_line"):
         main(["plan", "--data", str(dataset)])

@@ -23,19 +23,17 @@ from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.scores.calibration import Decision
 from preprocessing import __main__ as preprocessing
-from preprocessing.base import cli, screen
+from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import (
+from preprocessing.base.terminal import (
     Guarded,
+    Screen,
     guarded,
     guards,
-    markdown,
-    markdown_code,
     plain_line,
     printable,
     public,
 )
-from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import write_csv
 from tests.exports import make_model
@@ -107,7 +105,7 @@ def test_no_command_passes_an_escape_sequence_on(
     main, words, expected = commands(place)[name]
     live = name == "baseline"
     if live:
-        monkeypatch.setattr(screen, "is_terminal", lambda stream: True)
+        monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
         monkeypatch.setenv("NO_COLOR", "1")
     capsys.readouterr()
     code = cli.run(main, words)
@@ -171,12 +169,6 @@ def test_what_is_escaped() -> None:
 def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) -> None:
     assert public(address) == expected
     assert str(DataError(address)) == expected
-
-
-def test_names_are_no_markup_in_a_model_card() -> None:
-    name = "<img src=x onerror=alert(1)> [a](http://me:SECRET@h/) `b` | *c*\n# d \x1b[31m"
-    assert markdown(name) == (r"\<img src=x onerror=alert(1)\> \[a\](http://h/) \`b\` \| \*c\*\\n\# d \\u001b\[31m")
-    assert markdown_code("a`b") == "``a`b``"
 
 
 def test_what_an_encoding_lacks_is_spelt_too() -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,15 +63,3 @@ def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     write_status(tmp_path, "running", step=7)
     assert launcher.outcome(tmp_path, "mine", late) == 1
     assert (read_status(tmp_path) or {})["reason"] == "rank 1 waited for the gradients"
-
-
-def test_a_launch_takes_along_what_killed_launches_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    host = os.uname().nodename
-    dead, alive = f"padless-launch.tmp-{host}-{2**22 + 1}", f"padless-launch.tmp-{host}-{os.getppid()}"
-    for name in (dead, alive, "of-somebody-else"):
-        (tmp_path / name / "none").mkdir(parents=True)
-    arguments = SimpleNamespace(log_dir=None)
-    with launcher.own_logs(arguments):
-        assert arguments.log_dir == str(tmp_path / f"padless-launch.tmp-{host}-{os.getpid()}")
-    assert {path.name for path in tmp_path.iterdir()} == {alive, "of-somebody-else"}

@@ -16,7 +16,7 @@ import pytest
 
 from harness.config import RunConfig
 from harness.launch import meeting
-from harness.launch.meeting import Hello, MeetingError, Place, judge
+from harness.launch.meeting import Hello, MeetingError, Place
 from harness.rundir.records import LAUNCH_ID, read_status, write_status
 from preprocessing.base.errors import ConfigError, UserError
 from tests.commands import free_port
@@ -65,6 +65,7 @@ def test_who_does_not_come_is_named_in_time() -> None:
     [
         ({"num_processes": 3}, r"--num_processes 3: counts the processes of all 2 machines"),
         ({"machine_rank": 2}, r"--machine_rank 2: 2 machines are counted from 0 to 1"),
+        ({"rdzv_backend": "c10d"}, "--rdzv_backend c10d: padless itself counts the machines; leave it out"),
         ({"main_process_port": None}, r"give --main_process_ip and --main_process_port"),
     ],
 )
@@ -73,7 +74,6 @@ def test_options_that_do_not_fit_several_machines(options: dict[str, Any], said:
     whole["rdzv_backend"] = "static"
     assert meeting.place_of(SimpleNamespace(**whole)) == Place("a", 9, 1, 2)
     assert meeting.place_of(SimpleNamespace(**whole | {"num_machines": 1})) is None
-    assert meeting.place_of(SimpleNamespace(**whole | {"rdzv_backend": "c10d"})) is None
     with pytest.raises(ConfigError, match=said):
         meeting.place_of(SimpleNamespace(**whole | options))
 
@@ -106,19 +106,6 @@ def visited(port: int) -> bool:
         stranger.sendall(b"GET / HTTP/1.1\n")
         return True
     return False
-
-
-def test_clocks_that_differ_are_said_and_another_version_is_refused() -> None:
-    place = Place("10.0.0.1", 29500, 0, 3)
-    hosts = (("a", 0), ("b", 3600), ("c", -59))
-    hellos = [Hello(rank=number, host=host, clock=ahead) for number, (host, ahead) in enumerate(hosts)]
-    answer = judge(place, hellos, "mine", 20)
-    assert (answer.refusal, len(answer.notes)) == ("", 1)
-    assert answer.notes[0].startswith("the clock of machine 1 (b) is 3,600 s ahead of that of machine 0 (a); ")
-    stranger = meeting.read_hello(b'{"rank": "one"}', 1)
-    assert judge(place, [hellos[0], stranger], "", 20).refusal.endswith(
-        "cannot train: it runs another version of padless"
-    )
 
 
 @pytest.fixture

@@ -88,15 +88,6 @@ def test_a_column_of_splits_may_say_that_there_is_no_label(said: str, tmp_path: 
     assert rows_of(tmp_path, splits, path=path, missing_label="drop") == expected[:2]
 
 
-def test_texts_without_labels_that_the_test_split_holds_are_a_sentence(tmp_path: Path, command: Command) -> None:
-    rows = [(f"a text {row}", ("pos", "neg")[row % 2], "test" if row in (1, 4) else "train") for row in range(8)]
-    source = write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split"))
-    more = ("--splits.column", "split", "--splits.validation", 0, "--source.unlabelled_path")
-    assert command.build(source, tmp_path / "out", *more, texts_in(tmp_path / "o.csv", ["a text 1"])) == 3
-    said = "source.unlabelled_path: no text without a label is left: the policies of quality drop all 1; change them"
-    assert said in command.err
-
-
 # A split of their own.
 
 REVIEWS = reviews(120)

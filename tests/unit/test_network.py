@@ -21,23 +21,24 @@ def nobody_named_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "local", "found", "default", "route"),
+    ("host", "local", "found", "route"),
     [
-        ("10.0.0.1", ["10.0.0.5"], FOUND, "eth0", Route("eth1", "10.0.0.5")),
-        ("node-1", ["127.0.1.1"], FOUND, "eth0", Route("eth0", "192.168.1.5")),
-        ("node-1", [], {"lo": ["127.0.0.1"], "ib0": ["10.9.0.1"]}, None, Route("ib0", "10.9.0.1")),
-        ("node-1", [], FOUND, None, None),
-        ("localhost", ["::1"], FOUND, "eth0", Route("lo", "::1")),
+        ("10.0.0.1", ["10.0.0.5", "192.168.1.5"], FOUND, Route("eth1", "10.0.0.5")),
+        ("node-1", ["127.0.1.1", "192.168.1.5"], FOUND, Route("eth0", "192.168.1.5")),
+        ("node-1", [], {"lo": ["127.0.0.1"], "ib0": ["10.9.0.1"]}, Route("ib0", "10.9.0.1")),
+        ("node-1", ["127.0.0.1"], {"lo": ["127.0.0.1"]}, Route("lo", "127.0.0.1")),
+        ("node-1", [], FOUND, None),
+        ("localhost", ["::1", "192.168.1.5"], FOUND, Route("lo", "::1")),
     ],
 )
 def test_the_interface_of_the_route(
-    host: str, local: list[str], found: dict[str, list[str]], default: str | None, route: Route | None
+    host: str, local: list[str], found: dict[str, list[str]], route: Route | None
 ) -> None:
-    assert network.choose(host, local, found, default) == route
+    assert network.choose(host, local, found) == route
 
 
 def test_the_users_interface_stays_and_what_was_found_is_not_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    route = network.choose("10.0.0.1", ["10.0.0.5"], FOUND, None, "eth0")
+    route = network.choose("10.0.0.1", ["10.0.0.5"], FOUND, "eth0")
     assert str(route) == "eth0 (192.168.1.5): as GLOO_SOCKET_IFNAME says"
     network.use(Route("lo", "127.0.0.1"))
     assert network.find("127.0.0.1", 29500) == Route("lo", "127.0.0.1")
@@ -59,9 +60,3 @@ def test_nccl_chooses_for_itself_unless_it_would_take_the_loopback(
     monkeypatch.setattr(network, "interfaces", lambda: found)
     network.use(Route(interface, found[interface][0]))
     assert (os.environ[GLOO], os.environ.get(NCCL)) == (interface, told)
-
-
-def test_the_interface_of_the_default_route() -> None:
-    table = "Iface\tDestination\tGateway\neth0\t0011A8C0\t00000000\neth1\t00000000\t0111A8C0\n"
-    assert network.default_interface(table) == "eth1"
-    assert network.default_interface("Iface\tDestination\n") is None

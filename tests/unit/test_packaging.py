@@ -11,7 +11,7 @@ import pytest
 
 import padless
 from harness.__main__ import main as harness
-from preprocessing.base import cli, config_files, installed
+from preprocessing.base import cli, configuration, installed
 from preprocessing.base.installed import load
 from tests.licences import COPYLEFT, FAMILIES, PAGE, families_of, rows_of
 from tests.requirements import CORE, groups_of, requirements
@@ -31,7 +31,7 @@ def project() -> dict[str, object]:
 
 def test_the_wheel_has_every_folder_with_code_and_the_recipes(project) -> None:
     packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
-    packages |= {"padless-stubs", *(f"padless_configs.{kind}" for kind in config_files.KINDS)}
+    packages |= {"padless-stubs", *(f"padless_configs.{kind}" for kind in configuration.KINDS)}
     settings = project["tool"]["setuptools"]
     assert set(settings["packages"]) == packages
     named = set()

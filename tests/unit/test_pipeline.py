@@ -15,8 +15,9 @@ from preprocessing.text.encoder import Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import Vocabulary, count, freeze
+from preprocessing.text.vocabulary import Vocabulary, freeze
 from tests.corpora import Command, contents, reviews, write_csv
+from tests.datasets import count
 
 pytestmark = pytest.mark.thorough
 
@@ -137,8 +138,7 @@ SUSPECT_ROWS: list[tuple[str | None, int | None, str, str]] = [
         (
             [],
             [
-                "kept: 1 row without a text (quality.empty)",
-                "kept: 2 rows of whose text no token is left (quality.empty)",
+                "kept: 3 rows of whose text no token is left (quality.empty)",
                 "kept: 2 rows with contradictory labels: an equal text has another one (quality.contradictions)",
                 "left out: 7 rows with a text, or of a group, that another split holds too (quality.leaks)",
             ],
@@ -146,8 +146,7 @@ SUSPECT_ROWS: list[tuple[str | None, int | None, str, str]] = [
         (
             [*DROPPED, "--quality.leaks=keep"],
             [
-                "left out: 1 row without a text (quality.empty)",
-                "left out: 2 rows of whose text no token is left (quality.empty)",
+                "left out: 3 rows of whose text no token is left (quality.empty)",
                 "left out: 2 rows with contradictory labels: an equal text has another one (quality.contradictions)",
                 "kept: 7 rows with a text, or of a group, that another split holds too (quality.leaks)",
                 "left out: 1 row repeating an earlier text of their split (quality.duplicates)",

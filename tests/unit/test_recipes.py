@@ -11,7 +11,7 @@ import pytest
 from harness.__main__ import main as harness
 from harness.config import RunConfig
 from harness.launch import launcher
-from preprocessing.base import cli, config_files
+from preprocessing.base import cli, configuration
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("kind", ["train", "pretrain", "preprocess"])
 def test_every_recipe_is_valid(kind: str) -> None:
     config_class, more = (PreprocessConfig, ["--output", "d"]) if kind == "preprocess" else (RunConfig, [])
-    for name in config_files.names(kind):
+    for name in configuration.names(kind):
         cli.parse(config_class, ["--config", f"{kind}/{name}", *more], prog="test")
 
 
@@ -63,7 +63,7 @@ def test_a_name_that_is_none_is_refused_with_those_there_are(value: str, sentenc
 
 def test_files_of_the_launcher_have_names_too() -> None:
     options, keys = launcher.split_arguments(["--config_file", "cpu", "--data", "d"])
-    assert options == ["--config_file", str(config_files.file_of("accelerate", "cpu"))]
+    assert options == ["--config_file", str(configuration.file_of("accelerate", "cpu"))]
     assert keys == ["--data", "d"]
     with pytest.raises(ConfigError, match=r"^--config_file gpus: no such file, nor .* there are cpu, gpu, multi_gpu"):
         launcher.split_arguments(["--config_file=gpus"])
@@ -73,7 +73,7 @@ def test_recipes_are_listed_and_copied_to_where_a_checkout_has_them(folder: Path
     assert harness(["recipes", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in listed if one["kind"] == "train"] == TRAIN.split(", ")
-    assert {one["kind"] for one in listed} == {path.name for path in config_files.SHIPPED.iterdir()}
+    assert {one["kind"] for one in listed} == {path.name for path in configuration.SHIPPED.iterdir()}
     assert harness(["recipes"]) == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {one['name']} " in shown for one in listed)
@@ -82,7 +82,7 @@ def test_recipes_are_listed_and_copied_to_where_a_checkout_has_them(folder: Path
     places = ("accelerate/cpu", "preprocess/imdb", "pretrain/imdb", "train/imdb")
     assert copied == sorted(capsys.readouterr().out.split()) == [f"configs/{place}.yaml" for place in places]
     mine = folder / "configs/train/imdb.yaml"
-    assert mine.read_bytes() == config_files.file_of("train", "imdb").read_bytes()
+    assert mine.read_bytes() == configuration.file_of("train", "imdb").read_bytes()
     mine.write_text("epochs: 1\n")
     with pytest.raises(ConfigError, match=r"^configs/train/imdb\.yaml: is there already and differs; --overwrite"):
         harness(["recipes", "all"])

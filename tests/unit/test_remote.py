@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.machine import locked
+from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import parse_manifest, read_manifest

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from harness.baseline.command import BaselineConfig
-from harness.baseline.command import main as baseline
+from harness.baseline.results import BaselineConfig
+from harness.baseline.results import main as baseline
 from harness.config import OptimConfig
 from harness.report.page import write_report
 from harness.rundir.bundle_files import read_info, write_info

@@ -18,7 +18,7 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
-from preprocessing.base.commands import Command
+from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def flat(values: dict[str, Any], example: Any, prefix: str = "") -> dict[str, An
 
 @pytest.mark.parametrize(("package", "required"), [("harness", {}), ("preprocessing", {"output": "data/x"})])
 def test_every_key_stands_in_the_reference_with_its_default(package: str, required: dict[str, str]) -> None:
-    config_class = reference.load(reference.shared_by(package))
+    config_class = reference.load(reference.SHARED[package])
     said = leaves(config_class)
     sections = {option.key for option in reference.options(config_class) if option.parts}
     assert set(said) == cli.known_keys(config_class) - sections - set(cli.OWN)
@@ -60,28 +60,18 @@ def test_every_key_stands_in_the_reference_with_its_default(package: str, requir
         assert said[key].meaning, key
 
 
-def every(commands: tuple[Command, ...], prog: str) -> Iterator[tuple[str, Command]]:
-    for command in commands:
-        usage = f"{prog} {command.name}"
-        if command.parts:
-            yield from every(command.parts, usage)
-        else:
-            yield usage, command
-
-
 @pytest.mark.parametrize(("package", "table"), [("harness", HARNESS), ("preprocessing", PREPROCESSING)])
 def test_every_command_stands_in_the_reference_with_its_options(package: str, table: tuple[Command, ...]) -> None:
     page = reference.on_page_markdown(f"<!-- commands: {package} -->")
-    for usage, command in every(table, f"python -m {package}"):
+    for command in table:
+        usage = f"python -m {package} {command.name}"
         words = f" {command.words.spelling}" if command.words else ""
         section = page.partition(f"\n```\n{usage}{words} [--key value …]\n")[2].partition("\n### ")[0]
         assert section.startswith(f"{command.example}\n```\n" if command.example else "```\n"), usage
-        shared = reference.shared_by(package)
-        page_of_shared = f"]({reference.PAGES[package][1]})"
-        takes_shared = shared in (command.config, command.shared) or command.config is None
-        assert (page_of_shared in section) == takes_shared, usage
-        if command.config and command.config != shared:
-            assert all(f"`--{key}` (" in section for key in leaves(reference.load(command.config))), usage
+        shared, own = reference.load(reference.SHARED[package]), reference.load(command.config or command.keys)
+        assert (f"]({reference.PAGES[package][1]})" in section) == issubclass(own, shared), usage
+        known = leaves(shared) if issubclass(own, shared) else {}
+        assert all(f"`--{key}` (" in section for key in leaves(own) if key not in known), usage
 
 
 def test_links_between_files_become_links_between_pages() -> None:

@@ -20,10 +20,9 @@ from preprocessing.config import QualityConfig, SplitConfig
 from preprocessing.dataset.frames import Dataset
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.statistics import groups_in_words
-from preprocessing.job.decisions import decide
-from preprocessing.job.grouping import assign, assign_folds, assign_groups, off_shares
-from preprocessing.job.rows import Rows
-from preprocessing.job.splits import fold_rows
+from preprocessing.job.decisions import decide, fold_rows
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted, with_sum
+from preprocessing.job.parts import Rows
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
@@ -97,7 +96,8 @@ def test_groups_stay_whole_and_shares_are_met_within_the_largest(
         assert len(set(split[group == value].tolist())) == 1
     for number, fraction in ((VALIDATION, validation), (TEST, test)):
         assert fraction > 0 or not (split == number).any()
-    assert abs(off_shares(split, label, **shares)).max() <= max(sizes)
+    counts = np.stack([np.bincount(label[split == number], minlength=labels) for number in range(3)])
+    assert abs(with_sum(counts) - wanted(counts.sum(axis=0), **shares)).max() <= max(sizes)
     shuffled = np.random.default_rng(seed).permutation(len(group))
     again = assign_groups(group[shuffled], label[shuffled], row[shuffled], seed=seed, **shares)
     assert (again == split[shuffled]).all()
@@ -106,7 +106,7 @@ def test_groups_stay_whole_and_shares_are_met_within_the_largest(
 def decided_by_group(group: list[int], named: list[int], validation: float = 0.0) -> tuple[list[int], dict[str, Any]]:
     rows = rows_of(list(range(1000, 1000 + len(group))), [row % 2 for row in range(len(group))], named, group)
     config = SplitConfig(group_column="film", validation=validation, test=0.0)
-    decision, report = decide(rows, QualityConfig(), config, 0, str, lambda group: f"film {group}")
+    decision, report = decide(rows, QualityConfig(), config, 0, str)
     return decision.tolist(), report["groups"]
 
 
@@ -114,10 +114,9 @@ def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     named = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
     decision, groups = decided_by_group([1, 1, 2, 2, 2, 3, 0, 0], named)
     assert decision == named
-    expected = {"groups": 2, "rows": {"train": 3, "test": 2}, "names": ["film 1", "film 2"]}
-    assert groups["shared"] == [expected]
-    shared = "share 2 groups of film ('film 1', 'film 2'): 3 rows in train and 2 rows in test"
-    assert groups_in_words(groups)[1] == f"the source's own train and test {shared}"
+    assert groups["shared"] == [{"groups": 2, "rows": {"train": 3, "test": 2}}]
+    shared = "share 2 groups of film: 3 rows in train and 2 rows in test"
+    assert groups_in_words(groups)[1] == f"the source's own splits {shared}"
 
 
 def test_no_film_is_in_two_splits(tmp_path: Path, command: Command) -> None:
@@ -134,7 +133,7 @@ def test_no_film_is_in_two_splits(tmp_path: Path, command: Command) -> None:
                 films.setdefault(rows[row - 1][2], set()).add(name)
     assert {len(splits) for splits in films.values()} == {1}
     assert [manifest.rows(name) for name in SPLITS] == [420, 120, 60]
-    assert "splits: by film: 60 groups, the largest 'film" in command.err
+    assert "splits: by film: 60 groups, the largest of 10 rows" in command.err
     assert "validation 120 rows (20.00%, wanted 20.00%); test 60 rows (10.00%, wanted 10.00%)" in command.err
 
 
@@ -142,7 +141,7 @@ def test_groups_of_no_use_are_refused() -> None:
     unnamed = [NO_SPLIT] * 20
     with pytest.raises(DataError, match=r"'film' has another value in each of the 20 rows"):
         decided_by_group(list(range(1, 21)), unnamed, 0.1)
-    with pytest.raises(DataError, match=r"into the split validation: the largest of 2, 'film 2', holds 14 of 20 rows"):
+    with pytest.raises(DataError, match=r"into the split validation: the largest holds 14 of 20 rows"):
         decided_by_group([1] * 6 + [2] * 14, unnamed, 0.1)
 
 
@@ -168,7 +167,7 @@ def test_a_group_is_never_cut_and_the_order_of_rows_does_not_matter(
 def test_folds_that_cannot_be_used_get_a_sentence() -> None:
     rows = rows_of([1, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [-1] * 6, [0] * 6)
     with pytest.raises(DataError, match=r"splits.folds: .*all 2 rows of the label 'b' fall into fold 0, so a training"):
-        fold_rows(rows, np.zeros(6, np.int8), 5, 0, ["a", "b"], None)
+        fold_rows(rows, np.zeros(6, np.int8), 5, 0, ["a", "b"])
 
 
 def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path, command: Command) -> None:
@@ -202,7 +201,7 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
 WRONG_DATA = {
     "every row of a split dropped": (
         ["--splits.column", "part"],
-        "split train: no row is left for it: 60 of 120 rows may be in it, quality.leaks leaves out 60 rows, 0 are kept",
+        "split train: no row is left for it, of 120, quality.leaks drops 60; equal texts stay in one split",
     ),
     "a file of a split without a row": (
         ["--source.test_path", "empty.csv"],

@@ -14,7 +14,7 @@ import torch
 
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.classifier import Classifier
-from harness.model.embedding import StartVectors
+from harness.model.starts import StartVectors
 from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training.start import Beginning, begin

@@ -111,12 +111,12 @@ def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path
 @pytest.mark.parametrize(
     ("theirs", "part", "reason"),
     [
-        ({"labels": ["positive", "negative"]}, "head", "of other classes"),
-        ({"pooling": "mean"}, "head", "of pooling mean"),
-        ({"num_layers": 2}, "head", "above 2 recurrent layers"),
-        ({"wide": 128}, "wide part", "of 128 buckets"),
-        ({"wide": 64, "wide_ngrams": 3}, "wide part", "of n-grams of up to 3 words"),
-        ({"wide": 0}, "wide part", "there is none"),
+        ({"labels": ["positive", "negative"]}, "head", "other classes"),
+        ({"pooling": "mean"}, "head", "model.pooling mean"),
+        ({"num_layers": 2}, "head", "model.num_layers 2"),
+        ({"wide": 128}, "wide part", "model.wide 128"),
+        ({"wide": 64, "wide_ngrams": 3}, "wide part", "model.wide_ngrams 3"),
+        ({"wide": 0}, "wide part", "model.wide 0"),
     ],
 )
 def test_a_part_that_would_mean_something_else_is_not_taken(

@@ -94,7 +94,7 @@ def test_a_rank_that_stays_stopped_is_killed_and_named() -> None:
         time.sleep(0.02)
     code, out, _ = end(process)
     assert code == -signal.SIGKILL % 256
-    assert f"rank 0 (process {rank.pid}, T (stopped)) did not answer SIGTERM within 2 s and was killed" in out
+    assert f"rank 0 (process {rank.pid}, stopped) did not answer SIGTERM within 2 s and was killed" in out
 
 
 def test_a_second_ctrl_c_ends_all_now() -> None:

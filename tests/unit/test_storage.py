@@ -19,8 +19,8 @@ from harness.config import RunConfig
 from harness.ranks.distributed import RankError, World
 from harness.training.console import Log
 from preprocessing.base import atomic, cli
+from preprocessing.base.atomic import refusal, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, StorageError, UserError
-from preprocessing.base.storage import refusal, storing, temporary_folder
 from preprocessing.dataset import remote
 from tests.commands import ROOT
 

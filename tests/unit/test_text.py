@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nltk.tokenize import word_tokenize
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.text import html
+from preprocessing.text import cleaning
 from preprocessing.text.resources import WordNet, resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
@@ -42,9 +42,9 @@ def test_batch_and_single_equal_the_reference(texts: list[str], strip: bool, low
     assert WORDS[strip, lower](texts).to_lists() == expected
     assert [WORDS[strip, lower]([text]).to_lists()[0] for text in texts] == expected
     for text in texts:
-        assert html.clean(text) == plain.clean(text)
-        joined = " ".join(text[start:end] for start, end in html.visible(text))
-        assert html.clean(text) == (standard.unescape(joined) if "&" in joined else joined)
+        assert cleaning.clean(text) == plain.clean(text)
+        joined = " ".join(text[start:end] for start, end in cleaning.visible(text))
+        assert cleaning.clean(text) == (standard.unescape(joined) if "&" in joined else joined)
 
 
 def test_every_character_and_every_mark_on_a_letter() -> None:

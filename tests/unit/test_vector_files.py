@@ -10,17 +10,22 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from harness.model.vector_files import read_vectors
+from harness.model.starts import from_file
 from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import run_command, succeed
 
 DIM = 6
 WORDS = [",", "the", "naïve", "film", "Great", "日本", "don't", "1999"]
 VALUES = np.round(np.random.default_rng(0).normal(size=(len(WORDS), DIM)), 4).astype(np.float32)
-IDS = {b"film": 2, "naïve".encode(): 5, b"absent": 6, b"1999": 3}
-"""A vocabulary of eight ids."""
+
+
+def vocabulary(*words: str) -> Vocabulary:
+    tokens = ["<pad>", "<unk>", *words]
+    return Vocabulary(pa.array(tokens, pa.large_string()), np.ones(len(tokens), np.int64))
 
 
 def lines(separator: str = " ", end: str = "\n") -> str:
@@ -52,9 +57,9 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     stored = gzip.compress(content) if zipped else content
     path = tmp_path / (f"{name}.gz" if zipped else name)
     path.write_bytes(stored)
-    found = read_vectors(path, IDS, 8, DIM)
-    assert (found.head.format, found.head.dim, found.words) == (spelt, DIM, len(WORDS))
-    assert found.sha256 == hashlib.sha256(stored).hexdigest()
+    found = from_file(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
+    assert (found.facts["format"], found.facts["file_words"]) == (spelt, len(WORDS))
+    assert found.facts["sha256"] == hashlib.sha256(stored).hexdigest()
     assert np.flatnonzero(found.has).tolist() == [2, 3, 5]
     for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):
         np.testing.assert_array_equal(found.vectors[number], VALUES[WORDS.index(word)])
@@ -64,9 +69,9 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
 def test_words_with_spaces_and_words_that_come_twice(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     path.write_text("film 5 6\nat name@domain.com 1 2\n. . . 3 4\nfilm 7 8\n")
-    found = read_vectors(path, {b"film": 2, b".": 3}, 4, 2)
+    found = from_file(path, vocabulary("film", "."), 2)
     assert found.vectors.tolist() == [[0, 0], [0, 0], [5, 6], [0, 0]]
-    assert found.words == 4
+    assert found.facts["file_words"] == 4
 
 
 @pytest.mark.parametrize(
@@ -78,9 +83,9 @@ def test_words_with_spaces_and_words_that_come_twice(tmp_path: Path) -> None:
         (b"3 2\nfilm 1 2\nword 1 2\n", DataError, "ends after word 2 of the 3 that its first line promises: cut short"),
         (b"film 1 2 3\n", ConfigError, "vectors of 3 numbers, the model's embedding_dim is 2; set model.embedding_dim"),
         (b"2 2\nfilm " + struct.pack("<ff", 1, 2) + b"word " + b"\0" * 5, DataError, "ends inside word 2 of the 2"),
-        (b"", DataError, "its first line is no word with numbers"),
-        (b"text,label\nfilm,1\n", DataError, "line 1 is no word followed by numbers"),
-        (b"\xba\x16\x4f\x2f\x0c\n", DataError, "name its .vec file"),
+        (b"", DataError, "line 1 is no word with numbers"),
+        (b"text,label\nfilm,1\n", DataError, "line 1 is no word with numbers"),
+        (b"\xba\x16\x4f\x2f\x0c\n", DataError, "of fastText the .vec"),
         (gzip.compress(b"film 1 2\nword 3 4\n", mtime=0)[:-9], DataError, "cut short inside its gzip stream"),
     ],
 )
@@ -88,21 +93,24 @@ def test_what_is_broken_is_named(tmp_path: Path, content: bytes, error: type[Use
     path = tmp_path / "vectors"
     path.write_bytes(content)
     with pytest.raises(error, match=words) as caught:
-        read_vectors(path, {b"film": 2, b"word": 3}, 4, 2)
+        from_file(path, vocabulary("film", "word"), 2)
     assert str(path) in str(caught.value)
 
 
 READ_AND_MEASURE = """
 import re, sys
 import numpy as np
-from harness.model.vector_files import read_vectors
+import pyarrow as pa
+from harness.model.starts import from_file
+from preprocessing.text.vocabulary import Vocabulary
 path, size, dim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-ids = {f"word{number * 50}".encode(): 2 + number for number in range(size - 2)}
+words = ["<pad>", "<unk>", *(f"word{number * 50}" for number in range(size - 2))]
+vocabulary = Vocabulary(pa.array(words, pa.large_string()), np.ones(size, np.int64))
 def peak():  # of this program alone; getrusage also counts what forked it
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 before = peak()
-found = read_vectors(path, ids, size, dim)
-print(peak() - before << 10, int(found.has.sum()), found.words)
+found = from_file(path, vocabulary, dim)
+print(peak() - before << 10, int(found.has.sum()), found.facts["file_words"])
 """
 
 

@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.dataset.shards import read_manifest
@@ -44,21 +42,12 @@ def raw_file(data: bytes, name: str = "reviews.csv") -> Callable[[Path], Path]:
     return write
 
 
-def parquet_file(columns: dict[str, pa.Array]) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
-        pq.write_table(pa.table(columns), folder / "reviews.parquet")
-        return folder / "reviews.parquet"
-
-    return write
-
-
 def lines(rows: list[tuple[object, object]]) -> Callable[[Path], Path]:
     return lambda folder: write_jsonl(folder / "reviews.jsonl", rows)
 
 
 GOOD_CSV = "text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS)
 GOOD_LINES = [f'{{"text": "{text}", "label": "{label}"}}' for text, label in ROWS]
-TEXTS, LABELS = pa.array([text for text, _ in ROWS]), pa.array([label for _, label in ROWS])
 
 
 WRONG_DATA = {

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTML to text: markup becomes one space, entities become their characters, everything else survives.
+"""From bytes and markup to clean text: UTF-8, HTML, Unicode's NFC in linear time.
+
+HTML: markup becomes one space, entities become their characters, everything else survives.
 
 What counts as markup follows the HTML standard (section "Tokenization", tag open state): ``<`` followed by an ASCII
 letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` are text. Where a text is broken:
@@ -9,12 +11,18 @@ letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` ar
   are ignored from there on.
 - ``<script>`` and ``<style>`` disappear with their contents; without a closing tag only the opening tag disappears.
 - Entities are decoded after the tags are gone, by the rules of :func:`html.unescape`: ``&lt;b&gt;`` is text, ``<b>``.
+
+NFC: Python's own takes the square of the number of accents on one letter: accents stand in the order of their combining
+classes, which Python brings about by moving one after the other. Long runs are sorted before (Unicode Standard Annex
+15, "Canonical Ordering Algorithm"), and NFC is the same.
 """
 
 from __future__ import annotations
 
 import html
 import re
+import unicodedata
+from itertools import groupby
 
 import numpy as np
 
@@ -164,3 +172,42 @@ def _needs_parsing(data: np.ndarray, opens: np.ndarray, ends: np.ndarray) -> np.
 
 def _text_of(positions: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.searchsorted(starts, positions, side="right") - 1
+
+
+LONG = 64
+"""From so many signs on, a run is sorted here."""
+_RUN = re.compile(rf"[^\w\s\x00-\x7f]{{{LONG},}}")
+"""Accents, which are no letters to Python, and others that do not matter here."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def nfc(text: str) -> str:
+    """The text in NFC."""
+    return text if text.isascii() else unicodedata.normalize("NFC", _RUN.sub(_in_order, text))
+
+
+def _in_order(run: re.Match[str]) -> str:
+    apart = [mark for sign in run[0] for mark in unicodedata.normalize("NFD", sign)]
+    parts = []
+    for are_accents, signs in groupby(apart, lambda sign: unicodedata.combining(sign) != 0):
+        parts += sorted(signs, key=unicodedata.combining if are_accents else lambda sign: 0)
+    return "".join(parts)
+
+
+def decode(data: bytes) -> str:
+    """UTF-8 to str; bytes that are not UTF-8 become U+FFFD, which separates words."""
+    return data.decode("utf-8", "replace")
+
+
+def encode(text: str) -> bytes:
+    """A str to UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text).encode()
+
+
+def prepare(text: str, strip_html: bool, lowercase: bool) -> str:
+    """A clean text: without markup if asked, in NFC, in lower case if asked."""
+    text = nfc(clean(text) if strip_html else text)
+    return nfc(text.lower()) if lowercase else text

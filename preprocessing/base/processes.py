@@ -9,17 +9,136 @@ thread is in a library that does not come back. Nothing is lost even then: files
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import platform
 import select
 import signal
+import signal as signals
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import IO, Any
 
-from preprocessing.base import machine
+from preprocessing.base.errors import UserError
+
+HELD = {"T": "stopped", "t": "held by a debugger"}
+"""States in which a process does nothing until somebody lets it go on (proc(5))."""
+
+
+def held(pid: int) -> str | None:
+    """Why a process does nothing until somebody lets it go on; None for one that runs, and where there is no /proc."""
+    try:  # the name before the state may hold anything
+        return HELD.get(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+    except (OSError, IndexError):
+        return None
+
+
+def in_words(pid: int) -> str:
+    """``process 4711, stopped``; of one that runs, the process alone."""
+    why = held(pid)
+    return f"process {pid}, {why}" if why else f"process {pid}"
+
+
+def has_taken(pid: int, signal: int) -> bool:
+    """Whether a process has no signal of this number waiting for it, or does not take any yet; True if not known."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return True
+    masks = {name: int(value, 16) for name, _, value in (line.partition(":") for line in lines) if name in MASKS}
+    bit = 1 << (signal - 1)
+    waiting = any(masks.get(name, 0) & bit for name in ("SigPnd", "ShdPnd"))
+    return not waiting or bool(masks.get("SigBlk", 0) & bit)
+
+
+def end_spawned() -> None:
+    """Kill the workers of this process, also one that is just being started, which would complain of a broken pipe."""
+    found: list[int] = []
+    for children in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found += map(int, children.read_text().split())
+    for pid in found:
+        with contextlib.suppress(OSError):  # a process that has
+            if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signals.SIGKILL)
+
+
+MASKS = ("SigPnd", "ShdPnd", "SigBlk")
+
+
+def memory_bytes(root: str | Path = "/sys/fs/cgroup", membership: str | None = None) -> int:
+    """Bytes that processes here can have at most: the machine's, or what their control groups (version 2) are given.
+
+    ``membership`` is the text of ``/proc/self/cgroup`` (cgroups(7)).
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        text = Path("/proc/self/cgroup").read_text(encoding="utf-8") if membership is None else membership
+    except OSError:
+        text = ""
+    path = next((line[3:].lstrip("/") for line in text.splitlines() if line.startswith("0::")), "")
+    for folder in (Path(root, path), *Path(root, path).parents):
+        try:
+            limits.append(int((folder / "memory.max").read_text(encoding="utf-8")))
+        except (OSError, ValueError):  # no such file, or max
+            continue
+    return min(limits)
+
+
+POLL_S = 0.1
+
+
+def acquire(file: IO[Any], timeout_s: float, refusal: UserError) -> None:
+    """Lock an open file against every other process; closing the file frees it.
+
+    Raises ``refusal``, and who it is, if another process still holds the lock after ``timeout_s`` seconds (0: do not
+    wait), ``OSError`` on a file system without locks. A file that is open for reading alone names nobody.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise type(refusal)(f"{refusal}{holder(file)}") from None
+            time.sleep(POLL_S)
+        else:
+            if file.writable():
+                os.ftruncate(file.fileno(), 0)
+                os.pwrite(file.fileno(), f"{os.getpid()} {platform.node()}".encode(), 0)
+            return
+
+
+def holder(file: IO[Any]) -> str:
+    """Who holds a lock, as a phrase that ends a sentence; empty if the file does not say."""
+    try:
+        number, _, host = os.pread(file.fileno(), 300, 0).decode().partition(" ")
+        pid = int(number)
+    except (OSError, ValueError):
+        return ""
+    if host != platform.node():
+        return f" (process {pid} on {host})"
+    mend = f"; kill -CONT {pid} lets it go on" if held(pid) else ""
+    return f" ({in_words(pid)}{mend})"
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float, refusal: UserError) -> Iterator[None]:
+    """Hold the lock file ``path``, made if need be, while the block runs.
+
+    Raises ``refusal`` as :func:`acquire` does, ``OSError`` if the file cannot be made or locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        acquire(file, timeout_s, refusal)
+        yield
+
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """Stop signals of a command; schedulers, terminals and people send them."""
@@ -171,7 +290,7 @@ def _watch(pipe: int) -> None:
 
 def _leave(words: str) -> None:
     """End this process at once, and the workers that it started."""
-    machine.end_spawned()
+    end_spawned()
     if not _settled:
         print(f"error: {words}", file=sys.stderr, flush=True)
     os._exit(_settled[0] if _settled else exit_code())

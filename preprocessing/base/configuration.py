@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a configuration class: one for each field, nested fields with dotted keys, texts of help from docstrings.
+"""Options of a configuration class: one for each field, nested fields with dotted keys, texts of help from docstrings;
+and the files that hold their values.
 
 A field's annotation is its schema, which msgspec checks: ``Annotated[int, Meta(ge=1)]``, unions with words
-(``Literal["auto"]``) or None. ``metadata`` may say ``also`` (other names), ``dashed`` (the value may begin with dashes)
-and ``verbatim`` (any text is a value).
+(``Literal["auto"]``) or None. Files are YAML of plain values, of bounded size and depth, each key once; recipes are
+found by name. Those that come with padless are the files of ``configs/``: a checkout has that folder beside the
+packages, a wheel brings it under the name ``padless_configs``. A kind may stand in front of a name, as in
+``pretrain/imdb``.
 """
 
 from __future__ import annotations
@@ -12,19 +15,20 @@ import ast
 import inspect
 import itertools
 import math
+import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from preprocessing.base.config_files import parse_yaml
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.untrusted import readable, shown
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.untrusted import MOST_DEPTH, read_bytes, readable, shown
 
 NULL = "null"
 NULLS = (NULL, "~")
@@ -33,8 +37,6 @@ LARGEST = (1 << 63) - 1
 RENAME = "give it another name, or a link with one"
 """Advice for a file name that is not UTF-8."""
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", NoneType: NULL, Any: "a value"}
-SWITCH = {"yes": "true", "on": "true", "no": "false", "off": "false"}
-"""Other spellings of YAML."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,6 @@ class Option:
     kind: Any
     default: Any
     text: str
-    metadata: Mapping[str, Any]
 
     @property
     def is_switch(self) -> bool:
@@ -64,15 +65,14 @@ class Option:
             if NoneType in parts and given in NULLS:
                 return None
             if self.is_switch:
-                given = SWITCH.get(given.lower(), given.lower())
+                given = given.lower()
             elif given[:1] in ("[", "{") and any(get_origin(part) in (list, tuple, dict) for part in parts):
                 given = parsed(self.key, given)
         try:
             found = msgspec.convert(given, self.kind, strict=False)
         except (msgspec.ValidationError, ValueError):
             raise ConfigError(f"{self.key}: expected {in_words(self.kind)}, got {readable(given)}") from None
-        if not self.metadata.get("verbatim"):
-            check_value(self.key, found)
+        check_value(self.key, found)
         return found
 
 
@@ -87,7 +87,7 @@ def options_of(config_class: type, prefix: str = "") -> dict[str, Option]:
             found |= options_of(kind, f"{key}.")  # type: ignore[arg-type]
         else:
             default = entry.default if entry.default_factory is MISSING else entry.default_factory()
-            found[key] = Option(key, kind, default, texts.get(entry.name, ""), entry.metadata)
+            found[key] = Option(key, kind, default, texts.get(entry.name, ""))
     return found
 
 
@@ -146,10 +146,10 @@ def choices_of(kind: Any) -> list[str]:
 
 
 def in_words(kind: Any) -> str:
-    """What values a type takes, as in ``a whole number, at least 1, or null``."""
+    """What values a type takes, as in ``a whole number of at least 1 or null``."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return f"{in_words(parts[0])} {' and '.join(bounds(one) for one in parts[1:] if isinstance(one, Meta))}".strip()
+        return f"{in_words(parts[0])} {' and '.join(limit for meta in parts[1:] for limit in limits(meta))}".strip()
     if origin in (Union, UnionType):
         *before, last = map(in_words, parts)
         return f"{', '.join(before)} or {last}"
@@ -159,11 +159,11 @@ def in_words(kind: Any) -> str:
     return WORDS.get(kind) or named.get(origin) or "a value"
 
 
-def bounds(meta: Meta) -> str:
-    """A range, as in ``at least 1 and at most 9``."""
-    limits = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    found = [f"{word} {getattr(meta, name):,}" for name, word in limits.items() if getattr(meta, name) is not None]
-    return " and ".join([*found, *([] if meta.description is None else [meta.description])])
+def limits(meta: Meta) -> list[str]:
+    """A range, as in ``of at least 1``."""
+    found = {"above": meta.gt, "of at least": meta.ge, "below": meta.lt, "of at most": meta.le}
+    spelt = [f"{words} {limit:,}" for words, limit in found.items() if limit is not None]
+    return [*spelt, *([] if meta.description is None else [meta.description])]
 
 
 def parsed(key: str, text: str) -> Any:
@@ -199,3 +199,123 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+ENDING = ".yaml"
+BESIDE = Path(__file__).parents[2]
+SHIPPED = next((path for path in (BESIDE / "padless_configs", BESIDE / "configs") if path.is_dir()), BESIDE / "configs")
+"""The folder of recipes that belongs to this code."""
+KINDS = {
+    "train": "--config NAME of python -m harness launch, plan and doctor",
+    "pretrain": "--config pretrain/NAME of python -m harness launch",
+    "preprocess": "--config NAME of python -m preprocessing run",
+    "accelerate": "--config_file NAME of python -m harness launch and doctor",
+}
+"""Folder -> where its files are named."""
+MOST_BYTES = 1 << 20
+"""As much as the names of 10,000 classes and what means each, three times over."""
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The keys of a configuration file; every value is text as it is written. Raises ``ConfigError``."""
+    try:
+        content = parse_yaml(read_bytes(path, MOST_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {os.strerror(error.errno or 0)}: name a configuration file that exists") from None
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(content, dict):
+        what = "nothing" if content in (None, "null", "~") else f"a {type(content).__name__}"
+        raise ConfigError(f"{path}: holds {what}, expected keys and values")
+    return content
+
+
+def parse_yaml(content: str) -> Any:
+    """The lists, mappings and texts of YAML: whoever reads a value gives it its type, so ``yes`` and ``012`` stay.
+
+    An empty value is ``null``. Raises ``ValueError`` for what is no YAML, for aliases and tags, for a key that stands
+    twice and for more than ``MOST_DEPTH`` levels.
+    """
+    import yaml
+
+    depth = 0
+    try:
+        for event in yaml.parse(content, yaml.SafeLoader):  # one by one: the tree is built by recursion
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH:
+                raise ValueError(f"values more than {MOST_DEPTH} deep")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("an alias (*name); write the value itself")
+            if tag := getattr(event, "tag", None):
+                raise ValueError(f"a tag ({shown(tag)}); write the value alone")
+        root = yaml.compose(content, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split()).replace('in "<unicode string>",', "at")) from None
+    return None if root is None else _plain(root)
+
+
+def _plain(node: Any) -> Any:
+    if node.id == "scalar":
+        return "null" if node.style is None and not node.value else node.value
+    if node.id == "sequence":
+        return [_plain(part) for part in node.value]
+    found: dict[str, Any] = {}
+    for name, part in node.value:
+        if name.id != "scalar":
+            raise ValueError("a key that is a list or a mapping")
+        if name.value in found:
+            raise ValueError(f"the key {shown(name.value)} occurs twice")
+        found[name.value] = _plain(part)
+    return found
+
+
+def names(kind: str) -> list[str]:
+    """The names of one kind, sorted."""
+    return sorted(path.stem for path in (SHIPPED / kind).glob(f"*{ENDING}"))
+
+
+def file_of(kind: str, name: str) -> Path:
+    """The file of a recipe, whether it exists or not."""
+    return SHIPPED / kind / f"{name}{ENDING}"
+
+
+def find(value: str, kind: str, option: str = "--config") -> str:
+    """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe of that name; its kind may
+    stand in front.
+
+    A path that leads nowhere comes back as it is, for whoever opens it to refuse. Raises ``ConfigError`` for a name
+    that is no recipe's, with those there are, and for a path that is only a recipe's name away from one.
+    """
+    if os.path.isfile(value):
+        return value
+    bare = value.removesuffix(ENDING)
+    known = names(kind)
+    other, _, name = bare.rpartition("/")
+    if other in KINDS and name in names(other):
+        return str(file_of(other, name))
+    if os.path.basename(value) == value:
+        if os.path.isfile(bare + ENDING):
+            return bare + ENDING
+        if bare in known:
+            return str(file_of(kind, bare))
+        if bare == value:
+            raise ConfigError(f"{option} {value}: no such file, nor a recipe of padless; there are {', '.join(known)}")
+    elif (name := os.path.basename(bare)) in known:
+        raise ConfigError(f"{option} {value}: no such file; the recipe that comes with padless is {option} {name}")
+    return value
+
+
+def named(argv: Sequence[str], kind: str, option: str = "--config") -> list[str]:
+    """A command line in which every value of ``option`` is a file: see ``find``."""
+    words: list[str] = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        name, equals, value = word.partition("=")
+        if before == option:
+            words.append(find(word, kind, option))
+        elif name == option and equals:
+            words.append(f"{option}={find(value, kind, option)}")
+        else:
+            words.append(word)
+    return words

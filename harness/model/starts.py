@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model may begin with in place of weights drawn from the seed: word vectors, or the weights of another model.
+
+Files of vectors are as others publish them: word2vec's text and binary, GloVe's text, fastText's ``.vec``; gzipped ones
+too. A text file has a word and its numbers on each line; word2vec and fastText put a line with the number of words and
+of numbers before them, GloVe does not. Lines pass by one after the other, and only rows of the vocabulary are kept.
+Vectors are as a whole scaled to one standard deviation, ``model.embedding_std``, the same that random ones are drawn
+with: the scale decides more than any other setting, and libraries learn vectors at very different ones.
+
+Weights of a run or bundle are taken as far as they fit: the embedding row by row, by token; the rest part by part,
+where a part means the same in both models. What is not taken starts as it would have without.
+
+The launcher looks at both before any process starts, so torch is imported only where weights are made.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import numpy as np
+import pyarrow.compute as pc
+
+from harness.config import CLASSIFIER, ModelConfig, model_from_dict
+from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info
+from harness.rundir.layout import listed, members
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.untrusted import one_line, open_regular
+from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.dataset.vectors import MOST_DIM, KeptVectors, read_kept
+from preprocessing.text.vocabulary import PAD, RESERVED, Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+READ_BYTES = 1 << 20
+SAMPLE_BYTES = 1 << 12
+"""Longer than any first word."""
+DIGITS = frozenset(b"0123456789.+-eE \t\rnaifNAIF")
+"""Bytes that the numbers of a text file are written with."""
+MOST_DIGITS = 16
+"""Of a number of words, or of numbers of each."""
+NUMBER_BYTES = 64
+"""Longer than a number in a text file is spelt, with the space before it."""
+LARGEST = 1e6
+"""Vectors that are learned have numbers of about 1."""
+SHAPE = ("cell", "embedding_dim", "hidden_size", "bidirectional")
+"""Keys of the model that decide the names and shapes of the embedding and of each recurrent layer."""
+EMBEDDING = "embedding.weight"
+WIDE = "wide part"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the first bytes of a file say."""
+
+    format: str
+    """``word2vec text`` (fastText's too), ``word2vec binary`` or ``GloVe``."""
+    words: int | None
+    """How many words it says to have; None if it does not say it."""
+    dim: int
+    bytes: int
+    """Length of the line before the words; 0 if there is none."""
+
+
+@dataclass(frozen=True)
+class StartVectors:
+    """Vectors for the ids of a vocabulary, and where they are from."""
+
+    vectors: np.ndarray
+    """float32 ``[vocabulary, dim]``; zeros for an id without a vector."""
+    has: np.ndarray
+    """bool ``[vocabulary]``: ids with a vector; the others keep what they have."""
+    facts: dict[str, Any]
+    """What run, checkpoints, bundle and report say of them: source, sha256, coverage."""
+
+    def put_into(self, embedding: nn.Embedding, std: float) -> None:
+        """Replace the rows that have a vector, by vectors with entries of standard deviation ``std``."""
+        import torch
+
+        weight, ids = embedding.weight.detach(), np.flatnonzero(self.has)
+        found = torch.from_numpy(self.vectors[ids])
+        scaled = found * (std / found.std(correction=0))
+        weight[torch.from_numpy(ids).to(weight.device)] = scaled.to(weight)
+
+
+def read_head(path: str | Path) -> Head:
+    """Format and dimension of a file. Raises ``ConfigError`` if it is not there, ``DataError`` for no such file."""
+    with opened(path) as file:
+        line = file.readline(READ_BYTES)
+        fields = line.split()
+        if len(fields) == 2 and all(field.isdigit() for field in fields):
+            words, dim = (int(field) if len(field) < MOST_DIGITS else MOST_DIM + 1 for field in fields)
+            if not words or not 0 < dim <= MOST_DIM:
+                promised = " words of ".join(field[:MOST_DIGITS].decode() for field in fields)
+                raise DataError(f"{path}: line 1 promises {promised} numbers; name a file of word vectors")
+            numbers = file.read(SAMPLE_BYTES + 4 * dim).partition(b" ")[2][: 4 * dim].partition(b"\n")[0]
+            binary = Path(path).suffix == ".bin" or not numbers or not set(numbers) <= DIGITS
+            return Head("word2vec binary" if binary else "word2vec text", words, dim, len(line))
+    if not line.endswith(b"\n") or not 2 <= len(fields) <= MOST_DIM + 1 or not is_number(fields[-1]):
+        raise DataError(f"{path}: line 1 is no word with numbers; name a file of word vectors (of fastText the .vec)")
+    return Head("GloVe", None, len(fields) - 1, 0)
+
+
+def check_dim(path: str | Path, found: int, dim: int) -> None:
+    """Raise ``ConfigError`` for vectors that do not fit the model."""
+    if found != dim:
+        raise ConfigError(
+            f"init.vectors: {path} has vectors of {found} numbers, the model's embedding_dim is {dim}; set "
+            f"model.embedding_dim to {found}, or name a file with vectors of {dim}"
+        )
+
+
+def check_named(path: str, manifest: Manifest, dim: int) -> None:
+    """Look at the head of a named file. Raises ``ConfigError`` or ``DataError`` for what no run could start from."""
+    if is_own(path):
+        check_own(path, manifest, dim)
+    else:
+        check_dim(path, read_head(path).dim, dim)
+
+
+def is_own(path: str) -> bool:
+    """Whether a file is named that ``python -m preprocessing vectors`` wrote."""
+    return Path(path).suffix == ".npy"
+
+
+def check_own(path: str, manifest: Manifest, dim: int) -> KeptVectors:
+    """What is known of such a file. Raises ``ConfigError``, or ``DataError`` if its ids are not those of the dataset:
+    it was learned from another one, and that one has another vocabulary.
+    """
+    kept = read_kept(path)
+    if kept is None or not kept.path.exists():
+        raise ConfigError(f"init.vectors: {path}: holds no vectors as `python -m preprocessing vectors` keeps them")
+    if kept.info.dataset != manifest.fingerprint and kept.info.vocabulary != manifest.vocabulary_hash:
+        raise DataError(
+            f"{path}: learned from another dataset (fingerprint {kept.info.dataset[:12]}), whose ids are others; learn "
+            "those of this one with `python -m preprocessing vectors`"
+        )
+    check_dim(path, kept.info.settings.dim, dim)
+    return kept
+
+
+def from_kept(kept: KeptVectors, vocabulary: Vocabulary) -> StartVectors:
+    """Vectors that were learned from the dataset's own texts. Raises ``DataError`` for damaged ones."""
+    vectors = kept.read()
+    if len(vectors) != len(vocabulary):
+        raise DataError(
+            f"{kept.path}: vectors of {len(vectors)} words, the vocabulary has {len(vocabulary)}; learn those of this "
+            "dataset with `python -m preprocessing vectors`"
+        )
+    facts = {"source": str(kept.path), "format": "own texts", "sha256": kept.info.sha256}
+    return described(vectors, np.asarray(vectors.any(axis=1)), vocabulary, facts)
+
+
+def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVectors:
+    """The vectors of a file for the words of a vocabulary; of a word that comes twice, the first.
+
+    Memory grows with the vocabulary, not with the file. Raises ``ConfigError`` for another dimension than ``dim``,
+    ``DataError`` that names file and line for what cannot be read.
+    """
+    path, head = Path(path), read_head(path)
+    check_dim(path, head.dim, dim)
+    ids = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
+    vectors, has, words = np.zeros((len(vocabulary), dim), np.float32), np.zeros(len(vocabulary), bool), 0
+    with opened(path) as file:
+        file.read(head.bytes)
+        rows = binary_rows if head.format == "word2vec binary" else text_rows
+        for place, word, row in rows(file, path, head, ids):
+            words += 1
+            if row is None or has[number := ids[word]]:
+                continue
+            if not np.isfinite(row).all():
+                raise DataError(f"{path}: {place} ({spelt(word)}) holds a number that is not finite")
+            vectors[number], has[number] = row, True
+    if head.words is not None and words < head.words:
+        raise DataError(f"{path}: ends after word {words:,} {cut_short(head)}")
+    if not has.any():
+        raise DataError(
+            f"{path}: none of its {words:,} words is in the dataset's vocabulary; is it of another language, or are "
+            "its words spelt otherwise (case, accents)?"
+        )
+    facts = {"source": str(path), "format": head.format, "sha256": atomic.sha256_file(path), "file_words": words}
+    return described(vectors, has, vocabulary, facts)
+
+
+def described(vectors: np.ndarray, has: np.ndarray, vocabulary: Vocabulary, facts: dict[str, Any]) -> StartVectors:
+    """Vectors with their coverage of a vocabulary; ``<pad>`` has none.
+
+    Raises ``DataError`` if they are all alike, or so large that nothing can be computed with them.
+    """
+    has[PAD] = False
+    largest = float(np.abs(vectors).max(initial=0))
+    if largest > LARGEST:
+        raise DataError(f"{facts['source']}: holds {largest:g}, and no vector has a number beyond {LARGEST:g}: damaged")
+    if not has.any() or not vectors[has].std() > 0:
+        raise DataError(f"{facts['source']}: its vectors are all the same number; name another file")
+    return StartVectors(vectors, has, {**facts, **coverage_of(has, vocabulary)})
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A file's content, unpacked if it is gzipped. Failures to read become sentences."""
+    try:
+        raw = open_regular(path)
+    except (DataError, OSError) as error:
+        gone = isinstance(error, FileNotFoundError)
+        why = f"{path}: there is no such file; name another, own, auto or none" if gone else one_line(error)
+        raise ConfigError(f"init.vectors: {why}") from None
+    try:
+        with raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))
+            yield io.BufferedReader(unpacked, READ_BYTES) if zipped else raw
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}: damaged or cut short inside its gzip stream ({one_line(error)}); fetch it again"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"init.vectors: {path}: not readable ({one_line(error)})") from None
+
+
+def text_rows(
+    file: BinaryIO, path: Path, head: Head, ids: Mapping[bytes, int]
+) -> Iterator[tuple[str, bytes, np.ndarray | None]]:
+    """(place, word, numbers) of each line, the numbers of a word outside ``ids`` left out. Raises ``DataError``."""
+    dim, most = head.dim, SAMPLE_BYTES + NUMBER_BYTES * head.dim
+    for number, raw in enumerate(iter(partial(file.readline, most), b""), 2 if head.bytes else 1):
+        if len(raw) == most:
+            raise DataError(f"{path}: line {number:,} has no end within {most:,} bytes: {spelt(raw)}")
+        line, place = raw.strip(b" \r\n"), f"line {number:,}"
+        if not line:
+            continue
+        if line.count(b" ") == dim:
+            word, _, numbers = line.partition(b" ")
+            fields = numbers.split(b" ") if word in ids else []
+        else:  # tabs, or one of GloVe's words that have spaces inside
+            words, fields = line.split()[:-dim], line.split()[-dim:]
+            if not words or not is_number(fields[0]) or (len(words) > 1 and is_number(words[-1])):
+                raise DataError(f"{path}: {place} has {len(line.split()) - 1} numbers, expected {dim}: {spelt(line)}")
+            word = b" ".join(words)
+        row = None
+        if word in ids:
+            try:
+                with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                    row = np.array(fields, dtype=np.float32)
+            except ValueError:
+                raise DataError(f"{path}: {place} holds something that is no number: {spelt(line)}") from None
+        yield place, word, row
+
+
+def binary_rows(
+    file: BinaryIO, path: Path, head: Head, ids: Mapping[bytes, int]
+) -> Iterator[tuple[str, bytes, np.ndarray | None]]:
+    """(place, word, numbers) of each word of word2vec's binary format. Raises ``DataError``."""
+    size = 4 * head.dim
+    assert head.words is not None
+    held, at = b"", 0
+    for number in range(1, head.words + 1):
+        while (end := held.find(b" ", at, at + SAMPLE_BYTES)) < 0 or len(held) < end + 1 + size:
+            if end < 0 and len(held) - at >= SAMPLE_BYTES:
+                raise DataError(f"{path}: word {number:,} has no end: damaged, or not word2vec's binary format")
+            more = file.read(READ_BYTES)
+            if not more:
+                raise DataError(f"{path}: ends inside word {number:,} {cut_short(head)}")
+            held, at = held[at:] + more, 0
+        word = held[at:end].lstrip(b"\n")
+        yield f"word {number:,}", word, np.frombuffer(held, "<f4", head.dim, end + 1) if word in ids else None
+        at = end + 1 + size
+
+
+def is_number(field: bytes) -> bool:
+    """Whether a field is spelt as a number."""
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+def spelt(text: bytes) -> str:
+    """A word, or the beginning of a line, for a sentence."""
+    return repr(text[:60].decode("utf-8", "replace"))
+
+
+def cut_short(head: Head) -> str:
+    return f"of the {head.words:,} that its first line promises: cut short; fetch it again"
+
+
+def coverage_of(has: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
+    """How many words of a vocabulary, and which share of its training tokens, ids bool ``[vocabulary]`` are."""
+    counts = vocabulary.counts
+    return {
+        "words": int(has[len(RESERVED) :].sum()),
+        "vocabulary": len(vocabulary) - len(RESERVED),
+        "tokens": round(float(counts[has].sum() / max(counts.sum(), 1)), 6),
+    }
+
+
+def coverage(facts: dict[str, Any]) -> str:
+    """How much of a vocabulary and its training rows the vectors with these facts cover, and which they are."""
+    covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
+    return f"{covered}; sha256 {facts['sha256'][:12]}"
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A bundle whose weights another model may begin with."""
+
+    directory: Path
+    info: BundleInfo
+    model: ModelConfig
+    vocabulary: Vocabulary
+
+
+def find_donor(named: str, wanted: ModelConfig) -> Donor:
+    """The bundle that ``init.weights`` names for a model like ``wanted``; its weights are not read yet.
+
+    Raises ``ConfigError`` if it is not there or has another shape, ``DataError`` if it is damaged.
+    """
+    path = Path(named)
+    if not path.exists():
+        raise ConfigError(f"init.weights: {named}: there is no such run or bundle; name another")
+    directory = bundle_directory(path)
+    if runs := members(path):
+        raise ConfigError(
+            f"init.weights: {named}: holds the runs {listed(runs)}; name one of them, as in {runs[0].path}"
+        )
+    if not path.is_dir() or not (directory / INDEX).exists():
+        raise ConfigError(
+            f"init.weights: {named}: not a bundle, nor a run that has finished an epoch; name the directory of one"
+        )
+    info = read_info(directory)
+    model = model_from_dict(info.model, str(directory / INDEX))
+    others = [key for key in SHAPE if getattr(model, key) != getattr(wanted, key)]
+    if others:
+        keys = " and ".join(f"model.{key} to {getattr(model, key)} (now {getattr(wanted, key)})" for key in others)
+        raise ConfigError(f"init.weights: {named} has layers of another shape; set {keys}")
+    vocabulary = Vocabulary.read(directory / VOCABULARY)
+    if vocabulary.hash != info.vocabulary_hash:
+        raise DataError(
+            f"{directory / VOCABULARY}: its hash is not the one the weights were trained with; "
+            "restore the bundle's own vocabulary"
+        )
+    weights = directory / info.weights
+    if not weights.is_file():
+        raise DataError(f"{weights}: missing: {INDEX} beside it names these weights; restore them")
+    return Donor(directory, info, model, vocabulary)
+
+
+@dataclass(frozen=True)
+class StartWeights:
+    """Weights that fit a model, and what is said of them."""
+
+    weights: dict[str, torch.Tensor]
+    """By the name that the model has for them, whole; all but the embedding."""
+    embedding: torch.Tensor
+    """``[its vocabulary, dim]``: of the model that they are from."""
+    ids: np.ndarray
+    """int64 ``[found]``: ids of the model's own vocabulary whose tokens the other one has, too."""
+    rows: np.ndarray
+    """int64 ``[found]``: those tokens' rows of ``embedding``."""
+    facts: dict[str, Any]
+    """What run, checkpoints, bundle and report say of them: source, hashes, coverage, what was taken and what not."""
+
+    def put_into(self, network: nn.Module) -> None:
+        """Replace what the other model has; the scale of its vectors stays what its layers are used to."""
+        own = network.state_dict()  # detached: written to without a gradient
+        own[EMBEDDING][self.ids] = self.embedding[self.rows].to(own[EMBEDDING])
+        for name, values in self.weights.items():
+            own[name].copy_(values)
+
+
+def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifest: Manifest) -> StartWeights:
+    """The weights of a bundle for a ``model`` on a dataset. Raises ``DataError`` if they are damaged or share nothing.
+
+    ``donor`` was found for this model, so that its layers have the same shape.
+    """
+    from harness.model.networks import read_tensors
+
+    weights = read_tensors(donor.directory, donor.info, donor.model)
+    ids, rows = matched(vocabulary, donor.vocabulary)
+    if ids[-1] < len(RESERVED):
+        raise DataError(
+            f"{donor.directory}: none of the {len(donor.vocabulary) - len(RESERVED):,} tokens of its vocabulary is in "
+            "the dataset's; is it of another language, or were its texts read otherwise (case, lemmas)?"
+        )
+    parts = parts_of(donor, model, manifest)
+    taken = [part for part, (_, why) in parts.items() if not why]
+    prefixes = tuple(prefix for part in taken for prefix in parts[part][0])
+    has = np.zeros(len(vocabulary), bool)
+    has[ids] = True
+    info = donor.info
+    facts = {
+        "source": str(donor.directory),
+        "task": info.task,
+        "sha256": info.weights_sha256,
+        "vocabulary_hash": info.vocabulary_hash,
+        "dataset": info.dataset,
+        "step": info.step,
+        **coverage_of(has, vocabulary),
+        "std": round(float(weights[EMBEDDING][rows].std(correction=0)), 4),
+        "taken": ["embedding", *taken],
+        "as_usual": {part: why for part, (_, why) in parts.items() if why},
+    }
+    fitting = {name: values for name, values in weights.items() if name.startswith(prefixes)} if prefixes else {}
+    return StartWeights(fitting, weights[EMBEDDING], ids, rows, facts)
+
+
+def matched(own: Vocabulary, other: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of ``own`` whose tokens ``other`` has too, and their ids there; ``<unk>`` is one, ``<pad>`` none."""
+    found = pc.fill_null(pc.index_in(own.tokens, value_set=other.tokens), PAD).to_numpy(zero_copy_only=False)
+    ids = np.flatnonzero(found != PAD)
+    return ids, found[ids].astype(np.int64)
+
+
+def parts_of(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Each part of a model beside the embedding: how its weights' names begin, and why it is not taken; "" if it is."""
+    layers = donor.model.num_layers if donor.info.task == CLASSIFIER else 1
+    parts: dict[str, tuple[tuple[str, ...], str]] = {
+        f"recurrent layer {number + 1}": ((f"recurrent.layers.{number}.",), "" if number < layers else "there is none")
+        for number in range(model.num_layers)
+    }
+    head, wide = ("num_layers", "pooling"), ("wide", "wide_ngrams", "wide_tail", "wide_tf")
+    parts["head"] = (("pooling.", "head."), differs(donor, model, manifest, head))
+    if model.wide:
+        why = "" if donor.info.vocabulary_hash == manifest.vocabulary_hash else "other vocabulary"
+        parts[WIDE] = (("wide.",), differs(donor, model, manifest, wide) or why)
+    return parts
+
+
+def differs(donor: Donor, model: ModelConfig, manifest: Manifest, keys: tuple[str, ...]) -> str:
+    """Why a part that these ``keys`` of the model decide would mean something else; "" if it does not."""
+    if donor.info.task != CLASSIFIER:
+        return "there is none"
+    others = [
+        f"model.{key} {getattr(donor.model, key)}" for key in keys if getattr(donor.model, key) != getattr(model, key)
+    ]
+    return ", ".join(others) or ("" if donor.info.labels == manifest.labels else "other classes")
+
+
+def describe_weights(facts: dict[str, Any]) -> str:
+    """What weights with these facts are and what was taken, for the first lines of a run."""
+    what = "a language model" if facts["task"] != CLASSIFIER else "a classifier"
+    names = ", ".join(facts["taken"])
+    usual = "; ".join(f"{name}: {why}" for name, why in facts["as_usual"].items())
+    return f"{names} of {what}" + (f"; as usual start {usual}" if usual else "")

@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""The parts of a training's configuration; ``harness.config`` puts them together."""
