@@ -14,8 +14,9 @@ from pathlib import Path
 from harness.inference.scorer import SCHEME, hush_bars
 from harness.rundir.bundle_files import EXPORT, bundle_directory
 from harness.rundir.layout import BUNDLE, holds_run
-from preprocessing.base.errors import ConfigError, StorageError, require
+from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.installed import needed
+from preprocessing.base.schema import AtLeast1
 from preprocessing.base.terminal import Screen
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -42,14 +43,13 @@ class ExportConfig:
     """What the model card calls the model; null: the name of the run's folder."""
     push: str | None = None
     """Repository of the hub to upload the folder to, as in OWNER/NAME; one that is new is made private."""
-    batch: int = 64
+    batch: AtLeast1 = 64
     """Rows computed at once."""
     quiet: bool = False
     """Say nothing but errors."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is something to do."""
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
         if self.output is None and self.push is None:
             raise ConfigError("output: missing: name the folder to write, as in --output exports/mine")
         if self.push is not None and not REPOSITORY.fullmatch(self.push):

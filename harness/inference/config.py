@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
@@ -153,9 +155,9 @@ class PredictConfig(ReadingConfig):
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
     timeout_s: Wait = 86_400.0
     """Longest wait for the next part, and of one rank for the others."""
-    part_mb: float = 8.0
+    part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
-    batch: int = 1024
+    batch: AtLeast1 = 1024
     """Most rows computed at once; long texts are fewer."""
     json: bool = False
     """Print one JSON object a text instead of a line to read."""
@@ -165,8 +167,6 @@ class PredictConfig(ReadingConfig):
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
         super().__post_init__()
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
-        require(0 < self.part_mb <= MOST_PART_MB, "part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
         require(all(self.inputs), "input", self.input, "names that are not empty")
         require(self.output != "", "output", self.output, "the name of a file")
         if (self.input is None) != (self.output is None) and self.inputs != [STDIN]:
@@ -198,7 +198,7 @@ class ExplainConfig(ReadingConfig):
     line; - is standard input."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
     """What the input is; auto takes it from the name, and standard input for one text a line."""
-    rows: int | None = None
+    rows: AtLeast1 | None = None
     """Explain only so many rows of the input; null: all."""
     label: str | None = None
     """Class to explain; null: the one predicted for each text."""
@@ -208,7 +208,7 @@ class ExplainConfig(ReadingConfig):
     """File to write (.html, .jsonl, .json, .txt) in place of printing."""
     overwrite: bool = False
     """Replace an output that is there and holds something else."""
-    batch: int = 16
+    batch: AtLeast1 = 16
     """Texts explained together."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a CUDA device if there is one."""
@@ -218,8 +218,6 @@ class ExplainConfig(ReadingConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
-        require(self.rows is None or self.rows >= 1, "rows", self.rows, "at least 1, or null")
         if self.input is None and (self.column is not None or self.rows is not None):
             raise ConfigError("column and rows say what is read of --input; name the file there")
 
