@@ -255,20 +255,9 @@ def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> 
         assert "export.json: belongs to another bundle than the bundle.json beside it" in attempt(own, engine)[0]
 
 
-FACTS = {"bytes": 1, "sha256": "0" * 64}
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda content: content["files"].update({"../x": FACTS}), "names a file outside its own folder ('../x')"),
-        (lambda content: content["files"][ONNX].update(bytes=10**9), "and export.json says 1,000,000,000"),
-        (lambda content: content.update(format_version=9), "padless-export 9, this padless reads padless-export 1"),
-    ],
-)
-def test_an_index_that_is_not_true_is_refused(own: Path, change: Any, sentence: str) -> None:
-    resealed(own / EXPORT, change)
-    assert sentence in attempt(own, "torch")[0]
+def test_an_index_names_no_file_outside_its_folder(own: Path) -> None:
+    resealed(own / EXPORT, lambda content: content["files"].update({"../x": {"bytes": 1, "sha256": "0" * 64}}))
+    assert "names a file outside its own folder ('../x')" in attempt(own, "torch")[0]
 
 
 @pytest.fixture
