@@ -56,8 +56,8 @@ COMMANDS = (
     Command(
         name="vectors",
         summary="Learn word vectors of a dataset's own texts.",
-        main="preprocessing.dataset.vectors_command:main",
-        config="preprocessing.dataset.vectors_command:VectorsConfig",
+        main="preprocessing.dataset.vectors:main",
+        config="preprocessing.dataset.vectors:VectorsConfig",
         words=DATASET,
     ),
     Command(

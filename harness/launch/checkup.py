@@ -28,7 +28,13 @@ from harness.data.checks import TRAIN
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.model.registry import parameters_of
 from harness.ranks import devices, network
-from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size, launched_world_size
+from harness.ranks.distributed import (
+    World,
+    launched_local_rank,
+    launched_local_world_size,
+    launched_machines,
+    launched_world_size,
+)
 from harness.ranks.precision import (
     as_arithmetic,
     choose_device,
@@ -207,7 +213,7 @@ def look_at_interface() -> Checked:
         return "fix", f"none leads to the other machines for certain; export {network.GLOO}=NAME, see ip address"
     if not route.address:
         return "fix", f"{network.GLOO} is {route.interface}, and no such interface with an address is up here"
-    return "ok", str(route)
+    return "ok", f"{route} leads to the other machines"
 
 
 def open_data(config: RunConfig) -> Manifest:
@@ -275,7 +281,7 @@ def try_network(session: Session, everyone: Sequence[Seen], met_s: float) -> lis
     if world.world_size == 1:
         message = "one process: no other to connect to; options of accelerate launch try it, as in --num_processes 2"
         return [Finding("rendezvous", "ok", message)]
-    machines = len({seen.findings[-1].host for seen in everyone})
+    machines = launched_machines()
     shown = f"{world.world_size} ranks on {counted(machines, 'machine')} met in {met_s:.2f} s"
     met = Finding("rendezvous", "ok", shown)
     if not all(seen.able and seen.facts["device"] == everyone[0].facts["device"] for seen in everyone):

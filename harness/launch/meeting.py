@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -146,7 +145,7 @@ def name_network(place: Place, say: Say) -> None:
     if not route.address and route.interface not in network.interfaces():
         raise ConfigError(f"{network.GLOO}: {route.interface}: no such network interface is up here; see ip address")
     network.use(route)
-    say(f"network interface {route}")
+    say(f"network interface {route} leads to the other machines")
 
 
 def facts_of(arguments: Any, fingerprint: str = "", config: RunConfig | None = None) -> dict[str, Any]:
@@ -269,19 +268,26 @@ def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
     over = threading.Event()
 
     def look() -> None:
-        while not over.is_set():
+        while not over.wait(LOOK_EVERY_S):
             # As torch says that nobody listens, that it is no store, or that it is gone.
             with contextlib.suppress(RuntimeError, OSError, msgspec.MsgspecError):
                 store = open_store(place.host, place.port, TALK_S, listens=False)
                 store.set(str(place.rank), msgspec.json.encode(mine).decode())
-                store.wait([ANSWER], timedelta(seconds=limit_s))
-                answers.put(msgspec.json.decode(store.get(ANSWER), type=Answer))
+                while not store.check([ANSWER]):
+                    if over.wait(LOOK_EVERY_S):
+                        return
+                answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
                 store.set(f"read {place.rank}", "")
+                # The ranks' own store takes the same port: they must not find this one, which is about to close.
+                with contextlib.suppress(RuntimeError):
+                    while store.check([ANSWER]) and not over.wait(LOOK_EVERY_S):
+                        pass
+                answers.put(answer)
                 return
-            time.sleep(LOOK_EVERY_S)
 
     # On a thread: a store waits for ever for a program that says nothing.
-    threading.Thread(target=look, name="padless-meeting", daemon=True).start()
+    thread = threading.Thread(target=look, name="padless-meeting", daemon=True)
+    thread.start()
     try:
         return answers.get(timeout=limit_s)
     except Empty:
@@ -291,6 +297,7 @@ def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
         ) from None
     finally:
         over.set()
+        thread.join(2 * TALK_S)  # a process that ends while torch's call returns is aborted
 
 
 def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) -> Answer:

@@ -15,7 +15,7 @@ from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import OWNERS, network_shapes
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_weights, weights_path
-from harness.rundir.tensor_files import check_tensors, read_header
+from harness.rundir.checkpoint import check_tensors, read_header
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import Manifest

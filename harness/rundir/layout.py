@@ -68,8 +68,6 @@ Kind = Literal["seed", "fold"]
 KINDS: tuple[Kind, ...] = ("seed", "fold")
 LISTED = 5
 """So many runs of a folder are named in a sentence."""
-PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
-"""Endings of files that other tools write with Python's pickle. Reading one runs whatever code it holds."""
 
 
 @contextmanager
@@ -207,8 +205,4 @@ def instead(directory: Path) -> str:
     if runs := sorted(path.name for path in place.iterdir() if path.is_dir() and holds_run(path)):
         more = ", …" if len(runs) > LISTED else ""
         return f"{place} is a folder of runs; name one of them: {', '.join(runs[:LISTED])}{more}"
-    if above := next((path for path in place.resolve().parents[:2] if holds_run(path)), None):
-        return f"{place} is a part of a run; name {above}"
-    if pickle := next((path.name for path in sorted(place.iterdir()) if path.suffix in PICKLES), None):
-        return f"{place} holds no run and no bundle; its {pickle} is not opened: to read a pickle is to run its code"
     return f"{place} is neither a run directory nor a bundle; name one, as in runs/mine"

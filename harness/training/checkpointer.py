@@ -17,9 +17,8 @@ from harness.config import CheckpointConfig
 from harness.model.networks import check_finite, shapes_of
 from harness.ranks.stopping import HEARTBEAT
 from harness.rundir import checkpoint
-from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint
+from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint, check_tensors
 from harness.rundir.layout import storage
-from harness.rundir.tensor_files import check_tensors
 from preprocessing.base.errors import UserError
 
 FIRST_S = 60.0

@@ -20,9 +20,8 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, predictions_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.learning import never_found, verdicts
 from harness.scores.metrics import confusion_from_json, per_class
-from harness.scores.tables import MARK, classes_table, describe_calibration, figures_table
+from harness.scores.tables import MARK, classes_table, describe_calibration, figures_table, never_found, verdicts
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError

@@ -107,13 +107,13 @@ class MetricsFiles(Sink):
         """What could not be written; from then on nothing is."""
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """A line: what was learned to one file, how fast it went to the other."""
+        """A line: how fast it went to one file, then what was learned to the other, which trackers follow."""
         if self.failure is not None:
             return
         try:
-            self.files.write(kind, {key: value for key, value in values.items() if key not in TIMING})
             if kind == "train":
                 self.files.write(kind, {key: values[key] for key in ("step", *TIMING)}, layout.THROUGHPUT)
+            self.files.write(kind, {key: value for key, value in values.items() if key not in TIMING})
         except UserError as error:
             self.failure = error
 
@@ -130,8 +130,8 @@ class TrackerSink(Sink):
         self.trackers = trackers
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """A row."""
-        self.trackers.write(kind, values)
+        """Trackers read the row from its file; what they have to say is printed."""
+        self.trackers.listen()
 
     def alert(self, title: str, text: str) -> None:
         """Mail or Slack, where a tracker has it."""

@@ -16,8 +16,7 @@ from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.model.networks import AnyObjective, shapes_of
 from harness.ranks.distributed import World, launched_machines, sum_in_bf16
-from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER
-from harness.rundir.tensor_files import check_tensors
+from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER, check_tensors
 from harness.training.checkpointer import State, load_weights
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import (

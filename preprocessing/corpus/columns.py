@@ -168,7 +168,9 @@ def resolved(files: Sequence[File]) -> Found:
         seen = named(sample(first))
         lines += said_of_form(seen)
         chosen["columns"] = seen.file.source.columns
-        if not is_plain(seen) and any(seen.values.values()):  # if no rows are wrong, the job says so
+        if not is_plain(seen):
+            if not any(seen.values.values()):
+                raise DataError(f"{first.name}: the corpus is empty: no row to learn from")
             columns = {name: looked_at(name, values) for name, values in seen.values.items()}
             text = column_of(seen, columns, "text", first.source.label_column, lines)
             label = column_of(seen, columns, "label", text, lines)
@@ -270,7 +272,7 @@ def column_of(seen: Sample, columns: dict[str, Column], what: str, other: str, l
     found = candidates(others, what)
     found = same_classes(seen, found) if what == "label" else found
     if len(found) > 1:
-        some = "; ".join(f"{column.name!r} ({', '.join(map(shortened, column.few))}, …)" for column in found)
+        some = "; ".join(f"{column.name!r} ({listed(column.few)}, …)" for column in found)
         raise DataError(f"{name}: which column is the {what}? It could be {some}; set source.{key}")
     if not found:
         expected = "sentences" if what == "text" else "few values that repeat"
@@ -297,11 +299,6 @@ def same_classes(seen: Sample, found: list[Column]) -> list[Column]:
     return [next((column for column in found if column.is_text), found[0])]
 
 
-def shortened(value: str) -> str:
-    """A value, or its beginning."""
-    return value if len(value) <= 24 else f"{value[:23]}…"
-
-
 def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | None:
     """The column of splits, if there is one that can be used without a doubt; it is said in ``lines``."""
     file = seen.file
@@ -322,12 +319,10 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
 
 
 def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
-    """The lines to print for each file, in addition to those of ``resolved`` for the first."""
-    for number, file in enumerate(files):
-        said = file.form.in_words(file.expected) if file.form and number else ""
-        yield from [f"source: {file.name}: {said}"] if said else []
-        if not file.is_unlabelled and file.format != "folder":
-            yield from (f"hint: {file.name}: {what}" for what in unused_columns(sample(file), validation_is_cut))
+    """The lines to print about what nothing uses in the first file with labels."""
+    first = next((file for file in files if not file.is_unlabelled and file.format != "folder"), None)
+    if first is not None:
+        yield from (f"hint: {first.name}: {what}" for what in unused_columns(sample(first), validation_is_cut))
 
 
 def unused_columns(seen: Sample, validation_is_cut: bool) -> Iterator[str]:

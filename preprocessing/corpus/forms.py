@@ -92,26 +92,18 @@ class Form:
 
 
 def form_of(
-    first: bytes,
-    name: str,
-    expected: Dialect,
-    *,
-    encoding: str,
-    fixed: bool,
-    is_csv: bool,
-    known: Dialect | None = None,
+    first: bytes, name: str, source: SourceConfig, expected: Dialect, known: Dialect | None, *, is_csv: bool
 ) -> Form:
-    """The form of a file whose first bytes are given; ``encoding`` may be ``auto``, ``fixed`` holds the delimiter, and
-    ``known`` is the dialect of a file like it.
-    """
+    """The form of a file whose first bytes are given; ``known`` is the dialect of a file like it, if there is one."""
     sample, whole = first[:SAMPLE_BYTES], len(first) < SAMPLE_BYTES
-    encoding = encoding_of(sample, name) if encoding == AUTO else encoding
+    encoding = encoding_of(sample, name) if source.encoding == AUTO else source.encoding
     if encoding != UTF8:
         sample = b"".join(as_utf8([sample], encoding, name, whole=whole))
     mark = len(BYTE_ORDER_MARK) if sample.startswith(BYTE_ORDER_MARK) else 0
     sample = sample[mark:]
     returns = b"\r" in sample and b"\n" not in sample
     sample = sample.replace(b"\r", b"\n") if returns else sample
+    fixed = source.delimiter is not None and known is None
     dialect = dialect_of(sample, expected, fixed=fixed, whole=whole, known=known) if is_csv else expected
     return Form(dialect, encoding, returns, mark if encoding == UTF8 and not returns else 0)
 
@@ -227,7 +219,7 @@ def others(sample: bytes, expected: Dialect, fixed: bool) -> Iterator[Dialect]:
 
 def num_fields(sample: bytes, whole: bool, dialect: Dialect) -> int:
     """How many fields every record has, two at least; 0 where they differ, or where a quote never closes."""
-    records = list(csv_rows(sample, dialect))
+    records = list(csv_rows(sample, dialect, "sample"))
     counts = [len(fields) for _, fields in records if fields]
     used, lines = records[-1][0] if records else 0, sample.count(b"\n")
     is_closed = used == lines if whole else 2 * used >= lines

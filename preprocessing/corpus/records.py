@@ -11,7 +11,6 @@ return that ends no line: Arrow ends a line there, and here it is text.
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +23,9 @@ import pyarrow.csv
 from preprocessing.base.errors import DataError
 
 NEWLINE, RETURN = 10, 13
-MAX_RECORD_BYTES = 32 << 20
-MAX_HEADER_BYTES = 4 << 20
+MAX_RECORD_BYTES = 256 << 20
+MAX_CSV_BYTES = 32 << 20
+"""Most that the csv module reads at once: it may need ten times as much memory."""
 MAX_COLUMNS = 1 << 14
 """More of them are no table of texts, and Arrow needs gigabytes to name them."""
 LONE_RETURNS = re.compile(r"(?<!\r)\r+(?![\r\n]|\Z)")
@@ -78,7 +78,7 @@ def cuts(
         if not last and b"\n" not in whole and len(data) <= MAX_RECORD_BYTES:
             rest = data  # no record ends here, and a long one is not looked at again with every piece
             continue
-        ends, filled = record_ends(data, dialect, last=last)
+        ends, filled = record_ends(data, dialect, f"{name}: row {first_row + rows}", last=last)
         used = int(ends[-1]) if len(ends) else 0
         begins = offset + np.append(0, ends)[:-1][filled | blank]
         if header and len(begins):
@@ -86,7 +86,9 @@ def cuts(
             begins, header = begins[1:], False
         if len(data) - used > (0 if last else MAX_RECORD_BYTES):
             row = first_row + rows + len(begins) - header
-            raise DataError(f"{name}: row {row}: {unfinished(data[used:], dialect, last=last)}")
+            unclosed = "a quote opens and never closes; set source.quote to '' if quotes are text"
+            long = f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text"
+            raise DataError(f"{name}: row {row}: {unclosed if last else long}")
         at = 0
         while (upto := max(int(np.searchsorted(begins, start + part_bytes)), at + (not rows))) < len(begins):
             yield Cut(start, int(begins[upto]), first_row, rows + upto - at)
@@ -97,20 +99,11 @@ def cuts(
         yield Cut(start, offset, first_row, rows)
 
 
-def unfinished(record: bytes, dialect: Dialect, *, last: bool) -> str:
-    """What is wrong with a record that has no end, at the end of the file or within ``MAX_RECORD_BYTES``."""
-    if last:
-        return "a quote opens and never closes; set source.quote to '' if quotes are text"
-    what = f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text"
-    if not dialect.quote or dialect.quote.encode() not in record:
-        return what
-    return f"{what}, or, if it holds a quote that is never closed, close it or set source.quote to ''"
-
-
-def record_ends(data: bytes, dialect: Dialect, *, last: bool) -> tuple[np.ndarray, np.ndarray]:
+def record_ends(data: bytes, dialect: Dialect, where: str, *, last: bool) -> tuple[np.ndarray, np.ndarray]:
     """Offsets just past every record of ``data``, and whether each record holds anything.
 
-    ``data`` starts at a record. With ``last``, an end without a newline is an end, unless a quote is open.
+    ``data`` starts at a record, at ``where`` it lies in the file. With ``last``, an end without a newline is an end,
+    unless a quote is open.
     """
     size = len(data)
     data = with_newline(data) if last else data
@@ -119,7 +112,7 @@ def record_ends(data: bytes, dialect: Dialect, *, last: bool) -> tuple[np.ndarra
     is_end = ends_by_parity(array, newlines, dialect)
     if is_end is None:
         is_end = np.zeros(len(newlines), bool)
-        is_end[[lines - 1 for lines, _ in csv_rows(data[: data.rfind(b"\n") + 1], dialect)]] = True
+        is_end[[lines - 1 for lines, _ in csv_rows(data[: data.rfind(b"\n") + 1], dialect, where)]] = True
     ends = newlines[is_end] + 1
     starts = np.append(0, ends)[:-1]
     sizes, first = ends - starts, array[starts]
@@ -153,18 +146,24 @@ class UnfinishedError(Exception):
     """Data ends here, perhaps within a record."""
 
 
-def csv_rows(data: bytes, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(data: bytes, dialect: Dialect, where: str) -> Iterator[tuple[int, list[str]]]:
     """The fields of each record that ends in ``data``, and how many lines there are up to its end; none of blank lines.
 
     ``data`` begins at a record and ends with a newline. ``raw`` gives the bytes of a field. A quote in mid-field is
-    text.
+    text. Raises ``DataError``, which begins with ``where``, for more than ``MAX_CSV_BYTES``.
     """
+    if len(data) > MAX_CSV_BYTES:
+        what = f"is longer than {MAX_CSV_BYTES >> 20} MiB, and not all of its quotes stand around whole fields"
+        raise DataError(f"{where}: {what}; split its text")
     text = data.decode("latin-1").replace("\0", NUL_STANDS_IN)
     if "\r" in text:
         text = LONE_RETURNS.sub(lambda run: RETURN_STANDS_IN * len(run[0]), text)
 
     def lines() -> Iterator[str]:
-        yield from io.StringIO(text, newline="\n")
+        start = 0
+        while stop := text.find("\n", start) + 1:
+            yield text[start:stop]
+            start = stop
         raise UnfinishedError  # else the csv module ends a quote that is open
 
     quoting = csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE
@@ -214,7 +213,7 @@ def read_columns(
                 return list(table.columns)
         except pa.ArrowInvalid:
             pass  # the csv module tells the row
-    found = [fields for _, fields in csv_rows(with_newline(data), dialect) if fields]
+    found = [fields for _, fields in csv_rows(with_newline(data), dialect, f"{name}: from row {first_row}") if fields]
     for row, fields in enumerate(found, first_row):
         if len(fields) != columns:
             what = f"{len(fields)} fields, the header has {columns}"
@@ -231,9 +230,7 @@ def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
     lines = first.lstrip(b"\r\n")
     if not lines:
         raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
-    if b"\n" not in lines and len(lines) > MAX_HEADER_BYTES:
-        raise DataError(f"{name}: row 0: no line ends within the first {len(lines):,} bytes: no table of texts")
-    _, fields = next(csv_rows(with_newline(lines), dialect), (0, []))
+    _, fields = next(csv_rows(with_newline(lines), dialect, f"{name}: row 0"), (0, []))
     check_width(name, len(fields))
     try:
         names = tuple(raw(field).decode() for field in fields)

@@ -18,7 +18,6 @@ from preprocessing.base.split_names import (
     ALL_SPLITS,
     NO_LABEL,
     TEST_NUMBER,
-    UNLABELLED,
     UNLABELLED_NUMBER,
     VALIDATION_NUMBER,
     split_number,
@@ -32,6 +31,7 @@ from preprocessing.labels import (
     NEUTRAL,
     UNKNOWN,
     LabelType,
+    as_found,
     distinct,
     found_in,
     spelling,
@@ -85,53 +85,43 @@ def read(part: Part) -> Piece:
         kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
     filtered = int((~kept).sum())
     table, rows = table.filter(pa.array(kept)), rows[kept]
-    label, classes, kind, known = labels_of(part, table, rows)
+    split = split_numbers(part, table, rows)
+    label, classes, kind, known = labels_of(part, table, rows, split == UNLABELLED_NUMBER)
     dropped = (label == MISSING) & (source.missing_label == "drop") & (not part.file.is_unlabelled)
-    kept = (label != NEUTRAL) & ~dropped
     neutral, without_label = int((label == NEUTRAL).sum()), int(dropped.sum())
-    table, rows, label = table.filter(pa.array(kept)), rows[kept], label[kept]
+    kept = (label != NEUTRAL) & ~dropped
+    table, rows, label, split = table.filter(pa.array(kept)), rows[kept], label[kept], split[kept]
     texts = as_text(part, table[source.text_column], rows, source.text_column)
     missing = texts.is_null().to_numpy(zero_copy_only=False)
     if source.missing_text == "error" and missing.any():
-        what = (
-            f"column {source.text_column!r} holds no text; fill or remove the row, or set source.missing_text to keep"
-        )
-        raise fail(part, int(rows[np.argmax(missing)]), what)
-    split = split_numbers(part, table, rows)
+        what = f"column {source.text_column!r} holds no text"
+        mend = "fill or remove the row, or set source.missing_text to keep"
+        raise fail(part, int(rows[np.argmax(missing)]), f"{what}; {mend}")
     put_apart(part, label, split, rows)
     group = group_hashes(part, table, rows)
-    texts = pc.fill_null(texts, "")
-    left_out = (neutral, filtered, without_label)
-    of_label = (label, classes, kind, known)
-    return Piece(texts, *of_label, split, rows + part.offset, missing, *left_out, group)
+    of_label, left_out = (label, classes, kind, known), (neutral, filtered, without_label)
+    return Piece(pc.fill_null(texts, ""), *of_label, split, rows + part.offset, missing, *left_out, group)
 
 
 def labels_of(
-    part: Part, table: pa.Table, rows: np.ndarray
+    part: Part, table: pa.Table, rows: np.ndarray, hidden: np.ndarray
 ) -> tuple[np.ndarray, list[str], LabelType | None, list[str]]:
-    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and ``classes``, ``label_type``, ``known`` of it."""
+    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and ``classes``, ``label_type``, ``known`` of it.
+
+    Whatever stands in rows that are ``hidden`` is no label.
+    """
     given = part.file.source.label_map()
-    if not part.file.is_unlabelled:
-        name = part.file.source.label_column
-        column = one_chunk(table[name])
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid:
-            raise bad_utf8(part, table[name], rows, name) from None
-        known = column.dictionary.to_pylist() if pa.types.is_dictionary(column.type) else []
-        kind = type_of(column.type) if given is None else "text"
-        return *class_numbers(part, hidden(part, column, table, rows), rows), kind, known
-    return np.full(len(rows), MISSING, np.int32), given.names if given else [], None, []
-
-
-def hidden(part: Part, column: pa.Array, table: pa.Table, rows: np.ndarray) -> pa.Array:
-    """The labels without those of rows whose split is ``unlabelled``: whatever stands there is none."""
-    splitting = part.file.splits.column
-    if part.file.source.missing_label == "error" or splitting is None or part.texts:
-        return column
-    values, indices = distinct(as_text(part, table[splitting], rows, splitting))
-    without = np.array([part.file.spellings.get(spelling(value)) == UNLABELLED for value in values], bool)[indices]
-    return pc.if_else(pa.array(without), pa.scalar(None, column.type), column) if without.any() else column
+    if part.file.is_unlabelled:
+        return np.full(len(rows), MISSING, np.int32), given.names if given else [], None, []
+    name = part.file.source.label_column
+    column = one_chunk(table[name])
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        raise bad_utf8(part, table[name], rows, name) from None
+    known = column.dictionary.to_pylist() if pa.types.is_dictionary(column.type) else []
+    column = pc.if_else(pa.array(hidden), pa.scalar(None, column.type), column) if hidden.any() else column
+    return *class_numbers(part, column, rows), type_of(column.type) if given is None else "text", known
 
 
 def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray) -> None:
@@ -140,9 +130,8 @@ def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray
     measured = without & ((split == VALIDATION_NUMBER) | (split == TEST_NUMBER))
     if measured.any():
         at = int(np.argmax(measured))
-        what = f"there is no label, but the split is {ALL_SPLITS[split[at]]}, which needs one"
-        hint = f"take the row out of it, or name it in source.unlabelled_path if it may be learned from as {UNLABELLED}"
-        raise fail(part, int(rows[at]), f"{what}; {hint}")
+        what = f"there is no label, but the split is {ALL_SPLITS[split[at]]}, which needs one; take the row out of it"
+        raise fail(part, int(rows[at]), what)
     label[without], split[without] = NO_LABEL, UNLABELLED_NUMBER
 
 
@@ -170,13 +159,11 @@ def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> tuple[np.nd
         numbers[(numbers == UNKNOWN) & np.array([not spelling(value) for value in values])[indices]] = MISSING
     if (numbers == UNKNOWN).any():
         at = int(np.argmax(numbers == UNKNOWN))
-        value = column[at].as_py()
-        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        if labels is None:
-            hint = "fill it in, or leave such rows out with source.missing_label drop"
-            raise fail(part, int(rows[at]), f"there is no label; {hint}")
-        what = "there is no label" if value is None or value == "" else f"label {str(value)[:60]!r} is not known"
-        raise fail(part, int(rows[at]), f"{what}; known are {labels.expected()}; correct the row, or set source.labels")
+        value = as_found(column[at].as_py())
+        what = f"label {value[:60]!r} is not known" if labels and value else "there is no label"
+        mend = "fill it in, or leave such rows out with source.missing_label drop"
+        mend = f"known are {labels.expected()}; correct the row, or set source.labels" if labels else mend
+        raise fail(part, int(rows[at]), f"{what}; {mend}")
     if labels is None:
         check_number(names, part.file)
     return numbers, names
@@ -203,13 +190,11 @@ def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     values, indices = distinct(as_text(part, table[column], rows, column))
     known = part.file.spellings
     named = [known.get(spelling(value)) for value in values]
-    empty = [not (value or "").strip() and name is None for value, name in zip(values, named, strict=True)]
-    unknown = [value for value, name, none in zip(values, named, empty, strict=True) if name is None and not none]
-    if unknown:
-        row = int(rows[np.argmax(indices == values.index(unknown[0]))])
-        also = f" (nor {', '.join(map(repr, unknown[1:6]))}{', …' if len(unknown) > 6 else ''})" if unknown[1:] else ""
-        what = f"split {unknown[0]!r} is not known{also}; known are {', '.join(map(str, known))}"
-        raise fail(part, row, f"{what}; say in splits.names which split it means")
+    for place, (value, name) in enumerate(zip(values, named, strict=True)):
+        if name is None and (value or "").strip():
+            what = f"split {value!r} is not known; known are {', '.join(map(str, known))}"
+            mend = "say in splits.names which split it means"
+            raise fail(part, int(rows[np.argmax(indices == place)]), f"{what}; {mend}")
     return np.array([split_number(name) for name in named], np.int8)[indices]
 
 

@@ -69,15 +69,7 @@ class File:
 
     def seen(self, first: bytes) -> tuple[File, Form]:
         """This file with what its first bytes tell of the rest. Raises ``DataError`` for an unknown encoding."""
-        form = form_of(
-            first,
-            self.name,
-            self.expected,
-            encoding=self.source.encoding,
-            fixed=self.source.delimiter is not None and self.known is None,
-            is_csv=self.format == "csv",
-            known=self.known,
-        )
+        form = form_of(first, self.name, self.source, self.expected, self.known, is_csv=self.format == "csv")
         return replace(self, form=form), form
 
     @property
@@ -268,11 +260,9 @@ def scan_parquet(file: File) -> Plan:
     file = file.with_columns(schema.names)
     check_columns(file, schema.names)
     for name in file.wanted:
-        if pa.types.is_nested(schema.field(name).type):
-            text = name == file.source.text_column
-            what = "text; join its values into one text, or" if text else "one value a row;"
-            key = key_of(file, name)
-            raise DataError(f"{file.name}: column {name!r} holds {schema.field(name).type}, not {what} set {key}")
+        if pa.types.is_nested(kind := schema.field(name).type):
+            what = f"column {name!r} holds {kind}, not one value a row"
+            raise DataError(f"{file.name}: {what}; set {key_of(file, name)}")
     columns, identity = tuple(schema.names), json.dumps(known)
     parts = [
         Part(file, file.address, columns, cut, bytes=share, identity=identity)
@@ -291,33 +281,37 @@ def scan_folder(file: File) -> Plan:
     if file.splits.group_column:
         raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
     system, path = addresses.filesystem(file.address)
-    infos = addresses.below(file.address, system, path)
     prefix = addresses.prefix(file.address, path)
-    found = []
-    for info in infos:
+    found: list[tuple[Any, tuple[str, str, str | None], fs.FileInfo]] = []
+    for info in addresses.below(file.address, system, path):
         inside = Path(info.path).relative_to(path).parts
         if info.type == fs.FileType.File and inside[-1].endswith(".txt"):
             split, label = place_of(inside, file)
             if label is not None:
-                order = (split_number(split), label, natural(inside[-1]))
-                found.append((*order, prefix + info.path, file.split or split, info))
-    found.sort(key=lambda entry: entry[:4])
+                address = prefix + info.path
+                order = (split_number(split), label, natural(inside[-1]), address)
+                found.append((order, (address, label, file.split or split), info))
+    found.sort(key=lambda entry: entry[0])
     if not found:
         expected = "*.txt" if file.is_unlabelled else "LABEL/*.txt or train/LABEL/*.txt"
         what = "text" if file.is_unlabelled else "labelled text"
         raise DataError(f"{file.name}: holds no {what}; expected {expected} below it")
     parts, start, size = list[Part](), 0, 0
-    for stop, entry in enumerate(found, 1):
-        size += entry[5].size
+    for stop, (_, _, info) in enumerate(found, 1):
+        size += info.size
         if size >= part_bytes(file) or stop == len(found):
             group, cut = found[start:stop], Cut(start, stop, start + 1, stop - start)
-            listing = json.dumps([[e[3], e[5].size, e[5].mtime_ns] for e in group])
-            identity, texts = hashlib.sha256(listing.encode()).hexdigest(), tuple((e[3], e[1], e[4]) for e in group)
+            texts = tuple(text for _, text, _ in group)
+            identity = hash_of([[text[0], info.size, info.mtime_ns] for _, text, info in group])
             parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
             start, size = stop, 0
-    names = json.dumps([[entry[3].removeprefix(file.address), entry[5].size] for entry in found])
-    fingerprint = {"listing_sha256": hashlib.sha256(names.encode()).hexdigest()}
-    return Plan(file, parts, len(found), sum(entry[5].size for entry in found), fingerprint)
+    listing = [[text[0].removeprefix(file.address), info.size] for _, text, info in found]
+    return Plan(file, parts, len(found), sum(part.bytes for part in parts), {"listing_sha256": hash_of(listing)})
+
+
+def hash_of(listing: list[Any]) -> str:
+    """The sha256 of a list of files."""
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
 def place_of(inside: Sequence[str], file: File) -> tuple[str | None, str | None]:

@@ -24,9 +24,17 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import listed, shown
 from preprocessing.corpus import addresses, parquet
 from preprocessing.corpus.forms import SAMPLE_BYTES, plain
-from preprocessing.corpus.records import check_width, csv_rows, raw, read_columns, read_header, record_ends
+from preprocessing.corpus.records import (
+    check_width,
+    csv_rows,
+    raw,
+    read_columns,
+    read_header,
+    record_ends,
+    with_newline,
+)
 from preprocessing.corpus.sources import File, Part
-from preprocessing.labels import AUTO, spelling
+from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
 MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
@@ -132,21 +140,19 @@ def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -
 
 
 def runs_of_lines(part: Part) -> Iterator[tuple[list[bytes], int]]:
-    """The records of a part, blank lines among them, some at a time, and how many of them are rows."""
+    """The records of a part, blank lines behind each of them, some at a time, and how many of them are rows."""
     data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
-    ends, filled = record_ends(data, part.file.dialect, last=True)
-    filled = filled | (part.file.format == "txt")
-    counted, at, start = np.cumsum(filled), 0, 0
-    while at < len(ends):
-        before = int(counted[at - 1]) if at else 0
-        by_rows = int(np.searchsorted(counted, before + MOST_ROWS)) + 1
-        by_bytes = int(np.searchsorted(ends, start + MOST_BYTES)) + 1
-        stop = min(by_rows, by_bytes, len(ends))
-        if counted[-1] == counted[stop - 1]:
-            stop = len(ends)  # blank lines behind the last row
-        bounds = [start, *ends[at:stop].tolist()]
-        yield [data[low:high] for low, high in itertools.pairwise(bounds)], int(counted[stop - 1]) - before
-        at, start = stop, bounds[-1]
+    ends, filled = record_ends(data, part.file.dialect, f"{part.file.name}: from row {part.cut.first_row}", last=True)
+    is_row = (filled | (part.file.format == "txt")).tolist()
+    lines, rows, size = list[bytes](), 0, 0
+    for (low, high), counts in zip(itertools.pairwise([0, *ends.tolist()]), is_row, strict=True):
+        if counts and (rows == MOST_ROWS or size >= MOST_BYTES):
+            yield lines, rows
+            lines, rows, size = [], 0, 0
+        lines.append(data[low:high])
+        rows, size = rows + counts, size + high - low
+    if rows:
+        yield lines, rows
 
 
 def csv_table(part: Part, lines: list[bytes], rows: int, first_row: int, wanted: Sequence[str]) -> pa.Table:
@@ -201,15 +207,13 @@ def json_table(
 
 def json_type(values: list[Any]) -> pa.DataType:
     """The one type of some values of JSON; text where they have several, and for all else."""
-    kinds = {type(value) for value in values} - {type(None)}
-    if not kinds:
-        return pa.null()
-    if kinds == {bool}:
-        return pa.bool_()
-    is_small = all(-(1 << 63) <= value < 1 << 63 for value in values if type(value) is int)
-    if not is_small or not kinds <= {int, float}:
+    if any(isinstance(value, str) for value in values):
         return TEXT
-    return pa.float64() if float in kinds else pa.int64()
+    try:
+        kind = pa.array(values).type
+    except (ValueError, TypeError, OverflowError):
+        return TEXT
+    return kind if kind in (pa.int64(), pa.float64(), pa.bool_(), pa.null()) else TEXT
 
 
 def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -224,14 +228,11 @@ def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
     """The columns of all pieces of JSON lines, each of the type that holds the values of every piece."""
-    found: dict[str, pa.DataType] = {}
+    found: dict[str, set[pa.DataType]] = {}
     for field in (field for schema in schemas for field in schema):
-        before = found.get(field.name, pa.null())
-        if before == pa.null() or {before, field.type} == {pa.int64(), pa.float64()}:
-            found[field.name] = field.type if before == pa.null() else pa.float64()
-        elif field.type not in (before, pa.null()):
-            found[field.name] = TEXT
-    return pa.schema([(name, TEXT if kind == pa.null() else kind) for name, kind in found.items()])
+        found.setdefault(field.name, set()).update({field.type} - {pa.null()})
+    kinds = {name: kinds if kinds != {pa.int64(), pa.float64()} else {pa.float64()} for name, kinds in found.items()}
+    return pa.schema([(name, its.pop() if len(its) == 1 else TEXT) for name, its in kinds.items()])
 
 
 def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
@@ -251,38 +252,31 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
 
 
 def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.DictionaryArray:
-    """A column of numbers of classes as their names, but for those in ``source.neutral``; below 0 there is no label.
-
-    The dictionary has all names in the order of their numbers.
-    """
+    """A column of numbers of classes as their names, in the order of their numbers; below 0 there is no label."""
     numbers = one_chunk(column).cast(pa.int64())
     beyond = pc.fill_null(pc.greater_equal(numbers, len(names)), False).to_numpy(zero_copy_only=False)
     if beyond.any():
         at = int(np.argmax(beyond))
         what = f"label {numbers[at]} has no name: the file's metadata names {len(names)} classes"
         raise fail(part, part.cut.first_row + at, f"{what}; correct it, or say in source.labels what the numbers mean")
-    neutral = {spelling(value) for value in part.file.source.neutral} - {spelling(name) for name in names}
-    known = [str(number) if str(number) in neutral else name for number, name in enumerate(names)]
     indices = pc.if_else(pc.less(numbers, 0), pa.scalar(None, pa.int64()), numbers)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(known, TEXT))
+    return pa.DictionaryArray.from_arrays(indices, pa.array(names, TEXT))
 
 
 def rows_of_folder(part: Part) -> Iterator[Rows]:
     """Whole text files, with their names and their labels."""
-    source, first = part.file.source, part.cut.first_row
-    texts: list[bytes] = []
-    size = 0
-    for number, (address, _, _) in enumerate(part.texts, 1):
-        texts.append(plain(b"".join(addresses.stream(address)), address, source.encoding))
-        size += len(texts[-1])
-        if len(texts) == MOST_ROWS or size >= MOST_BYTES or number == len(part.texts):
-            here = part.texts[number - len(texts) : number]
-            names = [address.removeprefix(part.file.address).lstrip("/") for address, _, _ in here]
+    source, first, size = part.file.source, part.cut.first_row, 0
+    rows: list[tuple[str, bytes, str]] = []
+    for number, (address, label, _) in enumerate(part.texts, 1):
+        name = address.removeprefix(part.file.address).lstrip("/")
+        rows.append((name, plain(b"".join(addresses.stream(address)), address, source.encoding), label))
+        size += len(rows[-1][1])
+        if len(rows) == MOST_ROWS or size >= MOST_BYTES or number == len(part.texts):
+            names, texts, labels = zip(*rows, strict=True)
             columns = {FILE: pa.array(names), source.text_column: pa.array(texts, pa.large_binary())}
-            if not part.file.is_unlabelled:
-                columns[source.label_column] = pa.array([label for _, label, _ in here])
-            yield Rows(first + number - len(texts), pa.table(columns), [])
-            texts, size = [], 0
+            columns |= {} if part.file.is_unlabelled else {source.label_column: pa.array(labels)}
+            yield Rows(first + number - len(rows), pa.table(columns), [])
+            rows, size = [], 0
 
 
 @dataclass(frozen=True)
@@ -315,23 +309,21 @@ def sample(file: File) -> Sample:
     if file.format == "txt":
         return Sample(file, [file.source.text_column], dict, first)
     head = next(form.converted([first], file.name), b"")[form.mark :]
-    whole = len(first) < addresses.READ_BYTES and len(head) <= SAMPLE_BYTES
-    ends, _ = record_ends(head[:SAMPLE_BYTES], file.dialect, last=whole)
-    used = int(ends[-1]) if len(ends) else 0
+    whole = len(head) <= SAMPLE_BYTES and len(first) < addresses.READ_BYTES
+    lines = with_newline(head) if whole else head[: head.rfind(b"\n", 0, SAMPLE_BYTES) + 1]
     if file.format == "jsonl":
-        records = json_sample(file, [head[:used] or head, *elsewhere(file)])
+        records = json_sample(file, [lines or head, *elsewhere(file)])
         columns = list(dict.fromkeys(name for record in records for name in record))
         check_width(file.name, len(columns))
         return Sample(file, columns, lambda: {name: [one.get(name) for one in records] for name in columns}, first)
     columns = list(file.source.columns) or list(read_header(head, file.name, file.dialect))
-    start = 0 if file.source.columns or not len(ends) else int(ends[0])
-    return Sample(file, columns, lambda: csv_values(file, columns, head[start:used]), first)
+    return Sample(file, columns, lambda: csv_values(file, columns, lines), first)
 
 
 def csv_values(file: File, columns: list[str], head: bytes) -> dict[str, list[Any]]:
     """Rows of CSV that have as many fields as there are columns; of columns of one name the first."""
-    pieces = [head, *elsewhere(file)]
-    rows = spread([row for data in pieces for _, row in csv_rows(data, file.dialect) if len(row) == len(columns)])
+    found = [row for data in (head, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
+    rows = spread([row for row in found if len(row) == len(columns)][0 if file.source.columns else 1 :])
     places = {name: place for place, name in reversed(list(enumerate(columns)))}
     return {name: [raw(row[places[name]]).decode("utf-8", "replace") for row in rows] for name in columns}
 
@@ -348,8 +340,7 @@ def elsewhere(file: File) -> Iterator[bytes]:
 
 def spread(values: list[Any]) -> list[Any]:
     """At most ``SAMPLE_ROWS`` of some values, from all over them."""
-    size = len(values)
-    return values if size <= SAMPLE_ROWS else [values[at * size // SAMPLE_ROWS] for at in range(SAMPLE_ROWS)]
+    return values[:: 1 + len(values) // (SAMPLE_ROWS + 1)]
 
 
 def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import VOCABULARY, Block, Shard, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Block, Split, read_manifest
 from preprocessing.labels import typed_values
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -40,48 +40,27 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         of tokens; ``text`` its tokens as the network reads them, with spaces between, so that unknown ones are
         ``<unk>``. Where the split was cut into folds there is a column ``fold``. Raises ``KeyError``.
         """
-        import pandas as pd
-
-        blocks = self._blocks(split)
-        rows, label, length = (
-            np.concatenate([getattr(block, name) for block in blocks]) for name in ("row", "label", "length")
-        )
-        texts = pa.chunked_array([words_of(block, self.vocabulary) for block in blocks]).take(np.argsort(rows))
-        frame = pd.DataFrame(
-            {
-                "row": rows,
-                "label": pd.Categorical.from_codes(label.tolist(), categories=pd.Index(self._values)),
-                "length": length,
-            }
-        )
-        shards = [(shard.info.fold, len(block.row)) for shard in self._shards(split) for block in shard.blocks]
-        if all(fold is not None for fold, _ in shards):
-            frame.insert(2, "fold", np.concatenate([np.full(rows, fold, np.int64) for fold, rows in shards]))
-        frame = frame.sort_values("row", ignore_index=True)
-        return frame.assign(text=texts.to_pandas().to_numpy())
+        return self._table(split, "ids").to_pandas()
 
     def batches(self, split: str) -> Iterator[pa.RecordBatch]:
         """A split piece by piece, in the order of its shards, so that memory does not grow with it.
 
-        Columns: row, label (of the source's own type), length, ids (those of the tokens, without padding) and text.
-        Raises ``KeyError``.
+        Columns: row, label (of the source's own type), length, ids (those of the tokens, without padding), text, and
+        fold where the split was cut into folds. Raises ``KeyError``.
         """
-        for block in self._blocks(split):
-            yield batch_of(block, self.vocabulary, self._values)
+        if not self.manifest.splits.get(split):
+            raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
+        has_folds = all(info.fold is not None for info in self.manifest.splits[split])
+        for shard in Split(self.path, self.manifest, split).check().shards:
+            for block in shard.blocks:
+                yield batch_of(block, self.vocabulary, self._values, shard.info.fold if has_folds else None)
 
     def arrow(self, split: str) -> pa.Table:
         """A whole split as one table, in the order of the source; the columns are those of ``batches``."""
-        return pa.Table.from_batches(self.batches(split)).sort_by("row")
+        return self._table(split)
 
-    def _blocks(self, split: str) -> list[Block]:
-        """The record batches of a split, mapped. Raises ``KeyError`` with the splits there are."""
-        return [block for shard in self._shards(split) for block in shard.blocks]
-
-    def _shards(self, split: str) -> list[Shard]:
-        """The shards of a split, mapped. Raises ``KeyError`` with the splits there are."""
-        if not self.manifest.splits.get(split):
-            raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
-        return Split(self.path, self.manifest, split).check().shards
+    def _table(self, split: str, *without: str) -> pa.Table:
+        return pa.Table.from_batches(self.batches(split)).drop_columns(list(without)).sort_by("row")
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""
@@ -96,28 +75,18 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         return f"<padless dataset {self.path}: {rows} rows, {len(self.labels)} classes>"
 
 
-def words_of(block: Block, vocabulary: Vocabulary) -> pa.Array:
-    """The rows of a block as large_string, tokens with spaces between."""
-    ids = ids_of(block)
-    tokens = pa.LargeListArray.from_arrays(ids.offsets, vocabulary.tokens.take(ids.values))
-    return pc.binary_join(tokens, pa.scalar(" ", pa.large_string()))
-
-
-def ids_of(block: Block) -> pa.LargeListArray:
-    """The ids of the rows of a block, without padding."""
-    real = np.arange(block.ids.shape[1]) < block.length[:, None]
-    offsets = np.concatenate([[0], np.cumsum(block.length, dtype=np.int64)])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(block.ids[real].astype(np.int32)))
-
-
-def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray) -> pa.RecordBatch:
+def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int | None) -> pa.RecordBatch:
     """A block with its labels, which are numbers of these, null where a row has none, and its words."""
-    numbers = pa.array(block.label, mask=block.label < 0)
+    real = np.arange(block.ids.shape[1]) < block.length[:, None]
+    offsets = pa.array(np.concatenate([[0], np.cumsum(block.length, dtype=np.int64)]))
+    ids = pa.array(block.ids[real].astype(np.int32))
+    tokens = pa.LargeListArray.from_arrays(offsets, vocabulary.tokens.take(ids))
     columns = {
         "row": pa.array(block.row),
-        "label": pa.DictionaryArray.from_arrays(numbers, pa.array(labels)),
+        "label": pa.DictionaryArray.from_arrays(pa.array(block.label, mask=block.label < 0), pa.array(labels)),
+        **({} if fold is None else {"fold": pa.array(np.full(len(block.row), fold, np.int64))}),
         "length": pa.array(block.length),
-        "ids": ids_of(block),
-        "text": words_of(block, vocabulary),
+        "ids": pa.LargeListArray.from_arrays(offsets, ids),
+        "text": pc.binary_join(tokens, pa.scalar(" ", pa.large_string())),
     }
     return pa.RecordBatch.from_pydict(columns)

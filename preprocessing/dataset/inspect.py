@@ -1,32 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a dataset and how good it is: as a table for people, as JSON for programs, as a picture for a report."""
+"""What is in a dataset and how good it is, from its manifest and a few of its rows: for people, or as JSON."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from preprocessing.base import atomic
-from preprocessing.base.atomic import storing
-from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
+from preprocessing.base.errors import DataError, require
+from preprocessing.base.split_names import NO_LABEL, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import plain_line, printable
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import REBUILD, VOCABULARY, Manifest, Split, read_manifest
-from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words
-from preprocessing.text.vocabulary import UNK, Vocabulary
-
-if TYPE_CHECKING:
-    import pandas as pd
+from preprocessing.text.vocabulary import Vocabulary
 
 FREQUENT = 25
 SAMPLE_CHARACTERS = 240
-COUNTED = {"rows_read", "rows_kept", "dropped", "duplicates", "contradictions"}
-"""What a manifest's statistics hold of the whole corpus, unless it was made otherwise than by a job."""
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
@@ -36,8 +30,6 @@ class InspectConfig:
 
     json: bool = False
     """Print one JSON object instead of tables."""
-    plot: str | None = None
-    """FILE.png to draw to: lengths, ladder, balance, unknown rate and padding."""
     samples: int = 2
     """Rows of each split to read back."""
 
@@ -51,88 +43,76 @@ def main(config: InspectConfig, words: list[str]) -> None:
     (address,) = words
     found = inspect(remote.local(address), config.samples)
     print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found))
-    if config.plot is not None:
-        plot(found, config.plot)
 
 
 def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
     """Everything that is shown, as JSON. Raises ``DataError`` where there is no readable dataset."""
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-    splits = {name: Split(root, manifest, name).check() for name in manifest.splits}
-    total = max(int(vocabulary.counts.sum()), 1)
-    tokens = zip(
-        vocabulary.tokens[2 : 2 + FREQUENT].to_pylist(), vocabulary.counts[2 : 2 + FREQUENT].tolist(), strict=True
-    )
+    words = slice(2, 2 + FREQUENT)
     return {
         "dataset": str(root),
         "fingerprint": manifest.fingerprint,
         "labels": manifest.labels,
-        "widths": sorted({info.width for infos in manifest.splits.values() for info in infos}),
         "vocabulary_size": manifest.vocabulary_size,
         "id_dtype": manifest.id_dtype,
         "text": manifest.text,
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
-        "splits": {name: describe(split, manifest) for name, split in splits.items()},
-        "frequent_tokens": [
-            {"token": token, "count": count, "share": round(count / total, 6)} for token, count in tokens
-        ],
-        "samples": {name: sampled(split, manifest, vocabulary, samples) for name, split in splits.items()},
+        "splits": {name: describe(name, manifest) for name, shards in manifest.splits.items() if shards},
+        "frequent_tokens": dict(
+            zip(vocabulary.tokens[words].to_pylist(), vocabulary.counts[words].tolist(), strict=True)
+        ),
+        "samples": {
+            name: sampled(Split(root, manifest, name), vocabulary, samples)
+            for name, shards in manifest.splits.items()
+            if shards
+        },
     }
 
 
-def frame(split: Split, manifest: Manifest) -> pd.DataFrame:
-    """One line per row of a split: row, label (none in the split ``unlabelled``), length, width, unknown."""
-    import pandas as pd
-
-    pieces = []
-    for shard in split.shards:
-        for block in shard.blocks:
-            columns = {"row": block.row, "label": block.label, "length": block.length, "width": shard.info.width}
-            pieces.append(pd.DataFrame({**columns, "unknown": (block.ids == UNK).sum(axis=1)}))
-    rows = pd.concat(pieces, ignore_index=True)
-    rows["label"] = pd.Categorical.from_codes(rows["label"].tolist(), categories=pd.Index(manifest.labels))
-    return rows
-
-
-def describe(split: Split, manifest: Manifest) -> dict[str, Any]:
+def describe(name: str, manifest: Manifest) -> dict[str, Any]:
     """Label balance, lengths, truncation, unknown tokens and padding of one split."""
-    rows = frame(split, manifest)
-    lengths, tokens = rows["length"], int(rows["length"].sum())
-    result: dict[str, Any] = {
-        "rows": len(rows),
-        "labels": {} if split.name == UNLABELLED else counted(rows["label"].cat.rename_categories(str)),
+    shards, rows = manifest.splits[name], manifest.rows(name)
+    lengths = added(shard.lengths for shard in shards)
+    labels = added(shard.labels for shard in shards)
+    ends = np.cumsum([lengths[length] for length in sorted(lengths)])
+    places = np.searchsorted(ends, [rows * percent / 100 for percent in PERCENTILES])
+    widths, tokens = manifest.rows_by_width(name), sum(shard.tokens for shard in shards)
+    known = manifest.statistics.get("splits", {}).get(name, {})
+    return {
+        "rows": rows,
+        "labels": {} if name == UNLABELLED else {label: labels[at] for at, label in enumerate(manifest.labels)},
         "tokens": tokens,
-        "length_mean": round(float(lengths.mean()), 2),
-        "length_percentiles": {str(p): int(np.percentile(lengths, p, method="inverted_cdf")) for p in PERCENTILES},
-        "rows_per_width": counted(rows["width"]),
-        "padding_on_disk": round(1 - tokens / float(rows["width"].sum()), 6),
-        "unknown_rate": round(float(rows["unknown"].sum()) / tokens, 6),
+        "length_mean": round(tokens / rows, 2),
+        "length_percentiles": {
+            str(percent): sorted(lengths)[at] for percent, at in zip(PERCENTILES, places, strict=True)
+        },
+        "rows_per_width": {str(width): count for width, count in widths.items()},
+        "padding_on_disk": round(1 - tokens / sum(width * count for width, count in widths.items()), 6),
+        **{key: known[key] for key in ("unknown_rate", "truncated", "empty") if key in known},
     }
-    known = manifest.statistics.get("splits", {}).get(split.name, {})
-    for name in ("truncated", "empty"):
-        if name in known:
-            result |= {name: known[name], f"{name}_rate": round(known[name] / len(rows), 6)}
-    return result | {name: known[name] for name in ("length_histogram",) if name in known}
 
 
-def counted(column: pd.Series[Any]) -> dict[str, int]:
-    """Value of a column, in their order -> how many rows have it."""
-    return {str(value): int(count) for value, count in column.value_counts(sort=False).sort_index().items()}
+def added(histograms: Iterable[Mapping[str, int]]) -> Counter[int]:
+    """The sum of some histograms of shards."""
+    total = Counter[int]()
+    for histogram in histograms:
+        total.update({int(value): count for value, count in histogram.items()})
+    return total
 
 
-def sampled(split: Split, manifest: Manifest, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
+def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
     """Some rows, read back into words: the same ones each time, from all over the split."""
     result = []
     for place in (len(split) * (2 * at + 1) // (2 * number) for at in range(min(number, len(split)))):
         at = int(np.searchsorted(split.block_starts, place, side="right")) - 1
-        block, index = split.blocks[at], place - int(split.block_starts[at])
+        block, index = split.checked(at), place - int(split.block_starts[at])
         label, length = int(block.label[index]), int(block.length[index])
         text = " ".join(vocabulary.tokens.take(block.ids[index, :length].astype(np.int64)).to_pylist())
         result.append(
             {
                 "row": int(block.row[index]),
-                "label": None if label == NO_LABEL else manifest.labels[label],
+                "label": None if label == NO_LABEL else split.manifest.labels[label],
                 "length": length,
                 "text": text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " …",
             }
@@ -144,25 +124,24 @@ def render(found: dict[str, Any]) -> str:
     """The report for people."""
     import pandas as pd
 
-    labels = found["labels"]
     table = {}
     for name, split in found["splits"].items():
-        column = {"rows": f"{split['rows']:,}"}
-        shares = {label: split["labels"][label] / split["rows"] for label in labels if split["labels"]}
-        column |= {plain_line(label): f"{shares[label]:.1%}" if shares else "-" for label in labels}
-        column |= {f"length, {p} %": f"{value:,}" for p, value in split["length_percentiles"].items()}
-        column |= {f"width {width}": f"{rows:,}" for width, rows in split["rows_per_width"].items()}
+        rows = split["rows"]
+        column = {"rows": f"{rows:,}"}
+        column |= {plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()}
+        column |= {f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()}
+        column |= {f"width {width}": f"{count:,}" for width, count in split["rows_per_width"].items()}
         column["padding on disk"] = f"{split['padding_on_disk']:.1%}"
-        column["unknown tokens"] = f"{split['unknown_rate']:.2%}"
-        column |= {name: f"{split[f'{name}_rate']:.2%}" for name in ("truncated", "empty") if name in split}
+        column |= {"unknown tokens": f"{split['unknown_rate']:.2%}"} if "unknown_rate" in split else {}
+        column |= {key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split}
         table[name] = column
     lines = [f"{found['dataset']}: vocabulary {found['vocabulary_size']:,} ({found['id_dtype']})", ""]
-    lines += [pd.DataFrame(table).fillna("0").to_string(), ""]
+    lines += [pd.DataFrame(table).fillna("-").to_string(), ""]
     try:
         lines += of_corpus(found)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise DataError(f"{found['dataset']}: its statistics are not those of this version; {REBUILD}") from None
-    lines += ["most frequent tokens: " + " ".join(plain_line(one["token"]) for one in found["frequent_tokens"]), ""]
+    lines += ["", "most frequent tokens: " + " ".join(map(plain_line, found["frequent_tokens"])), ""]
     for name, rows in found["samples"].items():
         for row in rows:
             label = "no label" if row["label"] is None else plain_line(row["label"])
@@ -171,61 +150,53 @@ def render(found: dict[str, Any]) -> str:
 
 
 def of_corpus(found: dict[str, Any]) -> list[str]:
-    """What the statistics of a job say, in words."""
+    """What the statistics of a job say, in words; nothing of a dataset that was made otherwise."""
     corpus, lines = found["corpus"], list[str]()
-    if corpus.keys() >= COUNTED:
+    if "rows_read" in corpus:
         dropped = ", ".join(f"{name} {count:,}" for name, count in corpus["dropped"].items() if count) or "none"
         repeated = corpus["duplicates"]
         lines = [
             f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}",
             f"duplicates: {repeated['exact']:,} exact, {repeated['normalised']:,} after the text pipeline, "
             f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
-            "",
         ]
     if UNLABELLED in corpus:
         kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
-        lines += [f"unlabelled: {unlabelled_in_words(corpus[UNLABELLED], kept)}", ""]
-    lines += [f"splits {line}" for line in groups_in_words(corpus["groups"])] + [""] if "groups" in corpus else []
-    return lines + ([f"folds: {folds_in_words(corpus['folds'])}", ""] if "folds" in corpus else [])
+        lines.append(f"unlabelled: {unlabelled_in_words(corpus[UNLABELLED], kept)}")
+    lines += [f"splits {line}" for line in groups_in_words(corpus["groups"])] if "groups" in corpus else []
+    return lines + ([f"folds: {folds_in_words(corpus['folds'])}"] if "folds" in corpus else [])
 
 
-def plot(found: dict[str, Any], path: str) -> None:
-    """Draw lengths with the ladder, label balance, unknown rate and padding. ``ConfigError`` for a bad ``path``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def groups_in_words(groups: dict[str, Any]) -> list[str]:
+    """Lines for people: the job says them when it has cut the splits, and ``inspect`` again."""
+    parts = [f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"]
+    parts += [f"{groups['rows_without']:,} rows without a group"] if groups["rows_without"] else []
+    parts += [f"{groups['followed']:,} rows put with their group"] if groups["followed"] else []
+    for split, cut in groups["cut"].items():
+        parts.append(f"{split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})")
+    lines = [f"by {groups['column']}: {'; '.join(parts)}"]
+    for entry in groups["shared"]:
+        rows = " and ".join(f"{rows:,} rows in {split}" for split, rows in entry["rows"].items())
+        lines.append(f"the source's own splits share {entry['groups']:,} groups of {groups['column']}: {rows}")
+    return lines
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 3)
-    splits = found["splits"]
-    lengths = figure.add_subplot(grid[0, :])
-    for name, split in splits.items():
-        if histogram := split.get("length_histogram"):  # before truncation
-            share = np.array(histogram["rows"]) / max(split["rows"], 1)
-            lengths.stairs(share, histogram["edges"], label=name, fill=name == TRAIN, alpha=0.5 if name == TRAIN else 1)
-    for width in found["widths"]:
-        lengths.axvline(width, color="black", linestyle=":", linewidth=1)
-        lengths.annotate(str(width), (width, 1), xycoords=("data", "axes fraction"), fontsize="small")
-    lengths.set_title("Length before truncation, and the ladder of widths", pad=16)
-    lengths.set(xlabel="tokens", ylabel="share of rows")
-    balance = figure.add_subplot(grid[1, 0])
-    labelled = {name: split for name, split in splits.items() if split["labels"]}
-    bottom = np.zeros(len(labelled))
-    for label in found["labels"]:
-        share = np.array([split["labels"][label] / split["rows"] for split in labelled.values()])
-        balance.bar(list(labelled), share, bottom=bottom, label=label)
-        bottom += share
-    balance.set_title("Label balance")
-    balance.legend(fontsize="small", loc="lower center")
-    if lengths.get_legend_handles_labels()[0]:
-        lengths.legend()
-    titles = {"unknown_rate": "Unknown tokens, %", "padding_on_disk": "Padding on disk, %"}
-    for place, (key, title) in enumerate(titles.items(), 1):
-        axes = figure.add_subplot(grid[1, place])
-        axes.bar_label(axes.bar(list(splits), [100 * split[key] for split in splits.values()]), fmt="%.2f")
-        axes.set_title(title)
-    try:
-        with storing(path, otherwise="name another file with `inspect --plot`"), atomic.replacing(path) as temporary:
-            figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
-    except ValueError as error:
-        raise ConfigError(f"inspect --plot: {path}: {error}") from None
+
+def folds_in_words(found: dict[str, Any]) -> str:
+    """A line for people on ``statistics.folds`` of a manifest."""
+    rows = found["rows"]
+    between = f"{min(rows):,} to {max(rows):,} rows"
+    return f"{len(rows)} folds of {between} of training and validation, groups and equal texts whole"
+
+
+def unlabelled_in_words(found: dict[str, Any], kept: int) -> str:
+    """A line for people: the job says it, and ``inspect`` again. ``kept`` are the rows of the split."""
+    shared = found["shared"]
+    parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
+    reasons = (
+        (shared[VALIDATION] + shared[TEST], "have texts that validation or test holds (quality.leaks)"),
+        (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
+        (shared[TRAIN], "have texts that train holds too, which does no harm"),
+        (found["duplicates"], "repeat another of them (quality.duplicates)"),
+        (found["empty"], "are empty (quality.empty)"),
+    )
+    return "; ".join([*parts, *(f"{count:,} {what}" for count, what in reasons if count)])

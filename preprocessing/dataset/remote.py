@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.atomic import NO_ROOM, NOT_ALLOWED, refusal
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
 from preprocessing.dataset.shards import MANIFEST, MOST_MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
@@ -25,7 +24,7 @@ FETCH_TIMEOUT_S = 3600.0
 MOST_VOCABULARY = 1 << 36
 """Bytes of a vocabulary of the most words that there may be."""
 STAGING = ".building"
-"""Behind an address: where a dataset lies that is about to replace the one at that address."""
+"""Behind an address, and before a part of its fingerprint: a dataset that is about to replace the one there."""
 
 
 def cache_folder() -> Path:
@@ -79,54 +78,25 @@ def fetch(address: str, content: bytes, target: Path) -> None:
 def publish(root: Path, address: str) -> None:
     """Copy a finished dataset to a remote address, the manifest last.
 
-    Where another dataset lies, the new one is first sent to a staging address (``ADDRESS.building``), whole. Only
-    then the old manifest is deleted and the files are copied into place, by the store itself. A job that is
-    interrupted in between still has the dataset in its staging directory, and goes on when it is started again.
-    What lies there without the mark of such a job is somebody's own. Raises ``ConfigError`` if it is in the way.
+    Where another dataset lies, the new one is first sent to a staging address (``ADDRESS.building-…``), whole. Only
+    then the old manifest is deleted and the files are copied into place, by the store itself. A job that is interrupted
+    in between still has the dataset in its staging directory, and goes on when it is started again.
     """
     manifest = read_manifest(root)
+    address = address.rstrip("/")
     system, base = addresses.filesystem(address)
-    base = base.rstrip("/")
-    every = [*names(manifest), MANIFEST]
+    suffix, every = f"{STAGING}-{manifest.fingerprint[:12]}", [*names(manifest), MANIFEST]
     with addresses.naming(address):
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)
         else:
-            mark_staging(system, base, address)
-            send(root, system, f"{base}{STAGING}", every, f"{address.rstrip('/')}{STAGING}")
+            send(root, system, base + suffix, every, address + suffix)
             system.delete_file(f"{base}/{MANIFEST}")
             for path in every:
                 with whole(system, f"{base}/{path}", join(address, path)):
-                    system.copy_file(f"{base}{STAGING}/{path}", f"{base}/{path}")
-        left = staged_files(system, base)
-        if mark_of(base) in left:  # also those of an earlier job that was interrupted
-            for path in left:
-                if path.endswith((MANIFEST, ".arrow")):
-                    system.delete_file(path)
-            system.delete_file(mark_of(base))
-
-
-def mark_of(base: str) -> str:
-    """The file that says that a job of ours sends to the staging address."""
-    return f"{base}{STAGING}/{atomic.MARK}"
-
-
-def staged_files(system: fs.FileSystem, base: str) -> list[str]:
-    """Every file where a dataset lies that is about to replace the one at ``base``."""
-    left = fs.FileSelector(f"{base}{STAGING}", recursive=True, allow_not_found=True)
-    return [info.path for info in system.get_file_info(left) if info.type == fs.FileType.File]
-
-
-def mark_staging(system: fs.FileSystem, base: str, address: str) -> None:
-    """Mark the staging address as ours. Raises ``ConfigError`` where other files lie there."""
-    there = staged_files(system, base)
-    if there and mark_of(base) not in there:
-        raise ConfigError(
-            f"output: {address.rstrip('/')}{STAGING}: is where the new dataset would be sent first, and holds files of "
-            "something else; move them, or name another --output"
-        )
-    with system.open_output_stream(mark_of(base)) as sink:
-        sink.write(atomic.canonical_json({"job": uuid.uuid4().hex}))
+                    system.copy_file(f"{base}{suffix}/{path}", f"{base}/{path}")
+        if system.get_file_info(base + suffix).type == fs.FileType.Directory:  # perhaps that of an interrupted job
+            system.delete_dir(base + suffix)
 
 
 def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:

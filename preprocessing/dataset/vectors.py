@@ -7,14 +7,26 @@
     vectors/cbow-128-<key>.json   written last: settings, fingerprint of the dataset, sha256 of the array
 
 The key is a hash over fingerprint and settings, so vectors of other settings lie side by side (law 2).
+
+``padless vectors DATASET`` learns them with gensim's word2vec (CBOW with negative samples; Mikolov et al., 2013), which
+reads a file of lines by threads of its own, without Python in between: the fastest way it has. So the ids of the shards
+are written to such a file, at memory speed: an id becomes a word of fixed width, which is one number of a lookup table,
+and a text becomes a line. No word is looked at: the vocabulary has been cut already, its counts are counted on the ids,
+and gensim is given both.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import io
-import re
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,10 +34,15 @@ import numpy as np
 from msgspec import Meta
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Positive, Sha256, typed
-from preprocessing.base.split_names import TRAIN, UNLABELLED
+from preprocessing.base.errors import ConfigError, DataError, UserError, require
+from preprocessing.base.processes import locked
+from preprocessing.base.randomness import permutation
+from preprocessing.base.schema import Count, Positive, Processes, Sha256, typed
+from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import read_bytes, read_json, shown
+from preprocessing.corpus import addresses
+from preprocessing.dataset.shards import Manifest, Split, read_manifest
 
 FORMAT, FORMAT_VERSION = "padless-vectors", 1
 FOLDER = "vectors"
@@ -34,6 +51,24 @@ MOST_DIM = 1 << 20
 LEARN_FROM = (TRAIN, UNLABELLED)
 """The splits that are learned from, as far as a dataset has them. What is measured on is never among them."""
 REMAKE = "delete it, and `python -m preprocessing vectors` makes it again"
+SMALL_TOKENS = 20_000_000
+EPOCHS_SMALL, EPOCHS_LARGE = 10, 5
+"""Epochs for up to ``SMALL_TOKENS`` tokens, and beyond: what is seen more often needs fewer repetitions."""
+REPEATABLE_WORK = 100_000_000
+"""Up to so many tokens times epochs, minutes of one core, one thread learns, and the same seed gives the same bytes."""
+FIRST_WORD = 2
+"""Ids below it, <pad> and <unk>, are no words."""
+MOST_WORDS, MOST_EPOCHS = 1024, 10_000
+WORDS_PER_S = 500_000
+"""About what one thread learns from in a second, at 128 numbers and 10 negatives."""
+LOCK, LINES, LOCK_TIMEOUT_S = ".lock", "corpus.lines", 3600.0
+PIECE_ROWS = 1024
+"""Rows that stay together; pieces are permuted, so that long texts do not all come last."""
+SHUFFLE = 0x77326376
+"""Sets the permutation apart from others of the same seed."""
+DIGIT_BITS, FIRST_DIGIT = 6, ord("0")
+"""Words are numbers to base 64, in the bytes from ``0`` to ``o``."""
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +89,8 @@ class VectorSettings:
 
     def __str__(self) -> str:
         """``128 numbers, window 8, 10 negatives, 10 epochs, seed 0``."""
-        return (
-            f"{self.dim} numbers, window {self.window}, {self.negative} negatives, {self.epochs} epochs, "
-            f"seed {self.seed}"
-        )
+        words = f"{self.dim} numbers, window {self.window}, {self.negative} negatives"
+        return f"{words}, {self.epochs} epochs, seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,31 +135,18 @@ class KeptVectors:
             data = read_bytes(self.path, self.info.bytes)
         except OSError as error:
             raise DataError(f"{self.path}: not readable ({error.strerror}); {REMAKE}") from None
-        vectors = of_npy(data, self.info.settings.dim)
-        wrong = None
         if hashlib.sha256(data).hexdigest() != self.info.sha256:
-            wrong = f"its sha256 is not the one in {index_of(self.path).name}"
-        elif vectors is None:
-            wrong = f"holds no vectors of {self.info.settings.dim} numbers"
-        elif not np.isfinite(vectors).all():
-            wrong = "holds a number that is not finite"
-        if wrong or vectors is None:
-            raise DataError(f"{self.path}: {wrong}; {REMAKE}")
+            raise DataError(f"{self.path}: its sha256 is not the one in {index_of(self.path).name}; {REMAKE}")
+        dim, start = self.info.settings.dim, 10 + int.from_bytes(data[8:10], "little")
+        shape = (max(0, len(data) - start) // (4 * dim), dim)
+        head = io.BytesIO()  # never read, since it is Python's text of a dict: it must be the one of such an array
+        np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        if data[:start] != head.getvalue() or len(data) != start + 4 * dim * shape[0]:
+            raise DataError(f"{self.path}: holds no vectors of {dim} numbers; {REMAKE}")
+        vectors = np.frombuffer(data, "<f4", offset=start).reshape(shape).copy()
+        if not np.isfinite(vectors).all():
+            raise DataError(f"{self.path}: holds a number that is not finite; {REMAKE}")
         return vectors
-
-
-def of_npy(data: bytes, dim: int) -> np.ndarray | None:
-    """float32 ``[rows, dim]`` of a file as ``np.save`` writes it; None for another array, or none.
-
-    The head of such a file is Python's text of a dict. It is never read: it must be the one that such an array has.
-    """
-    start = 10 + int.from_bytes(data[8:10], "little")
-    shape = (max(0, len(data) - start) // (4 * dim), dim)
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    if data[:start] != head.getvalue() or len(data) != start + 4 * dim * shape[0]:
-        return None
-    return np.frombuffer(data, "<f4", offset=start).reshape(shape).copy()
 
 
 def folder_of(data: str | Path) -> Path:
@@ -170,7 +190,7 @@ def find_kept(folder: Path, fingerprint: str, dim: int) -> KeptVectors | None:
 
 
 def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
-    """Write vectors and, last, their index with these ``facts``; those of a dataset that is no more are removed."""
+    """Write vectors and, last, their index with these ``facts``."""
     with atomic.replacing(array) as temporary:
         with open(temporary, "wb") as file:
             arrays.save(file, np.ascontiguousarray(vectors, np.float32))
@@ -178,20 +198,216 @@ def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
         index_of(array).unlink(missing_ok=True)  # never an index beside the bytes of another array
     info = VectorsInfo(**facts, file=array.name, sha256=digest, bytes=size)
     atomic.write_json(index_of(array), asdict(info))
-    remove_stale(array.parent, info.dataset)
     return KeptVectors(array, info)
 
 
-def remove_stale(folder: Path, fingerprint: str) -> None:
-    """Remove vectors of another dataset than that with this fingerprint, and what was left unfinished."""
-    for path in folder.iterdir():
-        if re.fullmatch(r"cbow-.+|corpus", atomic.final_of(path.name) or ""):
-            path.unlink(missing_ok=True)
-    for path in folder.glob("cbow-*.json"):
-        try:
-            kept = read_kept(path)
-        except DataError:
-            continue
-        if kept is not None and kept.info.dataset != fingerprint:
-            path.unlink(missing_ok=True)
-            kept.path.unlink(missing_ok=True)
+@dataclass(frozen=True, kw_only=True)
+class VectorsConfig:
+    """Learn word vectors of a dataset's own texts (word2vec, CBOW), for trainings to start from: init.vectors auto.
+
+    They are kept in DATASET/vectors, where every run on the dataset finds them.
+    """
+
+    dim: int = 128
+    """Numbers of a vector; a training takes those of its model.embedding_dim."""
+    window: int = 8
+    """Words to the left and to the right that predict a word."""
+    negative: int = 10
+    """Random words that each word is told apart from."""
+    epochs: int | None = None
+    """How often the texts are read; null: 10 times up to 20 million tokens, 5 times beyond."""
+    seed: int = 0
+    """Decides first values and random words."""
+    splits: list[str] = field(default_factory=lambda: list(LEARN_FROM))
+    """Splits to learn from, as far as the dataset has them: train and unlabelled; never validation or test."""
+    threads: Processes | None = None
+    """1: the same seed gives the same file. More are faster, and values differ a little from time to time. null: 1 for
+    up to 100 million tokens times epochs, else one per core."""
+    output: str | None = None
+    """Directory to keep them in, for a dataset that cannot be written to; null: DATASET/vectors."""
+    json: bool = False
+    """Print what is known of them as one JSON object."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name, most in (("dim", MOST_DIM), ("window", MOST_WORDS), ("negative", MOST_WORDS)):
+            require(1 <= getattr(self, name) <= most, name, getattr(self, name), f"from 1 to {most:,}")
+        fits = self.epochs is None or 1 <= self.epochs <= MOST_EPOCHS
+        require(fits, "epochs", self.epochs, f"from 1 to {MOST_EPOCHS:,}, or null")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 2**32 - 1")
+        require(self.output != "", "output", self.output, "a directory's name, or null")
+        require(bool(self.splits), "splits", self.splits, "at least one split")
+        for name in (VALIDATION, TEST):
+            if name in self.splits:
+                raise ConfigError(f"splits: {name} is what trainings are measured on; nothing is learned from it")
+
+
+def main(config: VectorsConfig, words: list[str]) -> None:
+    """Learn the vectors of a dataset unless they are there already; says where they are."""
+    (data,) = words
+    if addresses.is_remote(data):
+        raise ConfigError(f"{data}: vectors are kept beside the shards; name a local dataset directory")
+    say: Say = (lambda text: None) if config.json else partial(print, flush=True)
+    kept, found = keep_vectors(data, config, say)
+    info = kept.info
+    coverage = float(kept.read()[FIRST_WORD:].any(axis=1).mean())
+    if config.json:
+        print(json.dumps({"path": str(kept.path), **asdict(info), "coverage": round(coverage, 6)}, indent=2))
+        return
+    again = "the same seed gives the same file" if info.threads == 1 else f"{info.threads} threads: not repeatable"
+    say(f"vectors    {info.words:,} words, {info.settings} ({again})")
+    say(f"coverage   {coverage:.2%} of the vocabulary; learned from {' and '.join(info.settings.splits)}")
+    say(f"{'found' if found else 'written'} in {kept.path} ({duration(info.seconds)}); init.vectors own takes them")
+
+
+def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[KeptVectors, bool]:
+    """The vectors that ``config`` asks for, learned and written if need be; whether they were there.
+
+    Raises ``ConfigError`` where gensim is missing, ``DataError`` for a damaged dataset, ``StorageError`` where they
+    cannot be kept, ``UserError`` if another process learns them for too long.
+    """
+    manifest = read_manifest(data)
+    names = [name for name in dict.fromkeys(config.splits) if manifest.splits.get(name)]
+    if not names:
+        has = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
+        raise ConfigError(f"splits: {data} has none of {', '.join(config.splits)}; it has {has}")
+    splits = [Split(data, manifest, name).check() for name in names]
+    tokens = sum(shard.info.tokens for split in splits for shard in split.shards)
+    epochs = config.epochs or (EPOCHS_SMALL if tokens <= SMALL_TOKENS else EPOCHS_LARGE)
+    same = {name: getattr(config, name) for name in ("dim", "window", "negative", "seed")}
+    settings = VectorSettings(**same, epochs=epochs, splits=names)
+    folder = folder_of(data) if config.output is None else Path(config.output)
+    array = array_of(folder, manifest.fingerprint, settings)
+    if (kept := usable(array, config)) is not None:
+        return kept, True
+    try:
+        importlib.metadata.version("gensim")
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError("vectors: gensim is not installed: pip install 'padless[vectors]'") from None
+    busy = UserError(f"{folder}: another process has been learning vectors for an hour; is it alive? ({folder / LOCK})")
+    with (
+        atomic.storing(folder, otherwise="name another directory with --output"),
+        locked(folder / LOCK, LOCK_TIMEOUT_S, busy),
+    ):
+        if (kept := usable(array, config)) is not None:  # another process learned them in the meantime
+            return kept, True
+        most = 1 if tokens * epochs <= REPEATABLE_WORK else len(os.sched_getaffinity(0))
+        return learn_and_write(array, manifest, splits, settings, config.threads or most, say), False
+
+
+def usable(array: Path, config: VectorsConfig) -> KeptVectors | None:
+    """The vectors that are there; None if there are none, or if one thread is to learn them and several did."""
+    kept = read_kept(array)
+    if kept is None or (config.threads == 1 and kept.info.threads != 1):
+        return None
+    kept.read()
+    return kept
+
+
+def learn_and_write(
+    array: Path, manifest: Manifest, splits: list[Split], settings: VectorSettings, threads: int, say: Say
+) -> KeptVectors:
+    """Learn, and write the array with its index."""
+    began, lines = time.monotonic(), array.with_name(LINES)
+    try:
+        corpus = write_corpus(lines, splits, manifest.vocabulary_size, settings.seed)
+        work = corpus.tokens * settings.epochs * settings.dim * (settings.negative + 1) / (128 * 11)
+        about = duration(work / WORDS_PER_S / threads)
+        names = " and ".join(split.name for split in splits)
+        say(f"learning   vectors of {corpus.tokens:,} tokens of {names}: {settings}; threads: {threads}, about {about}")
+        vectors = learn(corpus, settings, threads)
+    finally:
+        lines.unlink(missing_ok=True)
+    return write_kept(
+        array,
+        vectors,
+        dataset=manifest.fingerprint,
+        vocabulary=manifest.vocabulary_hash,
+        settings=settings,
+        threads=threads,
+        rows=corpus.rows,
+        tokens=corpus.tokens,
+        words=int((corpus.counts > 0).sum()),
+        seconds=round(time.monotonic() - began, 3),
+        versions={name: importlib.metadata.version(name) for name in ("gensim", "numpy")},
+        made=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+    )
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A file of lines as gensim reads it."""
+
+    path: Path
+    counts: np.ndarray
+    """int64 ``[vocabulary]``: how often each id occurs."""
+    rows: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all lines."""
+        return int(self.counts.sum())
+
+
+def word_table(vocabulary_size: int) -> np.ndarray:
+    """The word of each id with a space after it, as one number ``[vocabulary]``: three digits in uint32, or seven in
+    uint64 where three are not enough.
+    """
+    digits = 3 if vocabulary_size <= 1 << (3 * DIGIT_BITS) else 7
+    ids = np.arange(vocabulary_size, dtype=np.uint64)
+    table = np.empty((vocabulary_size, digits + 1), np.uint8)
+    for place in range(digits):
+        table[:, place] = ((ids >> np.uint64(DIGIT_BITS * place)) & np.uint64(63)) + np.uint64(FIRST_DIGIT)
+    table[:, digits] = ord(" ")
+    return table.view(np.uint32 if digits == 3 else np.uint64).reshape(-1)
+
+
+def write_corpus(path: Path, splits: Sequence[Split], vocabulary_size: int, seed: int) -> Corpus:
+    """Write the rows of ``splits`` to ``path``, one line a row, pieces of them in an order that ``seed`` decides."""
+    table = word_table(vocabulary_size)
+    counts = np.zeros(vocabulary_size, np.int64)
+    blocks = [block for split in splits for block in split.blocks]
+    pieces = [(block, start) for block in blocks for start in range(0, len(block.row), PIECE_ROWS)]
+    with open(path, "wb") as file:
+        for number in permutation(len(pieces), seed, SHUFFLE):
+            block, start = pieces[number]
+            ids, length = block.ids[start : start + PIECE_ROWS], block.length[start : start + PIECE_ROWS]
+            tokens = ids[np.arange(ids.shape[1]) < length[:, None]]
+            counts += np.bincount(tokens, minlength=vocabulary_size)
+            words = table[tokens]
+            words.view(np.uint8).reshape(len(words), -1)[np.cumsum(length) - 1, -1] = ord("\n")
+            file.write(words.tobytes())
+    return Corpus(path, counts, sum(map(len, splits)))
+
+
+def learn(corpus: Corpus, settings: VectorSettings, threads: int) -> np.ndarray:
+    """float32 ``[vocabulary, dim]``: a vector for each id that occurs, zeros for the others.
+
+    With one thread the same corpus, settings and seed give the same numbers.
+    """
+    from gensim.models import Word2Vec
+
+    seen = np.flatnonzero(corpus.counts)
+    words = word_table(len(corpus.counts))[seen].tobytes().decode("ascii").split()
+    model = Word2Vec(
+        vector_size=settings.dim,
+        window=settings.window,
+        negative=settings.negative,
+        sg=0,
+        min_count=1,
+        sorted_vocab=0,
+        workers=threads,
+        seed=settings.seed,
+    )
+    frequencies = dict(zip(words, corpus.counts[seen].tolist(), strict=True))
+    model.build_vocab_from_freq(frequencies, corpus_count=corpus.rows)
+    model.train(
+        corpus_file=str(corpus.path),
+        total_words=corpus.tokens,
+        total_examples=corpus.rows,
+        epochs=settings.epochs,
+    )
+    assert model.wv.index_to_key == words, "gensim has sorted the vocabulary again"
+    vectors = np.zeros((len(corpus.counts), settings.dim), np.float32)
+    vectors[seen] = model.wv.vectors
+    return vectors

@@ -12,7 +12,6 @@ import numpy as np
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
-from preprocessing.dataset.manifest import labels_of
 from preprocessing.dataset.shards import (
     MANIFEST,
     REBUILD,
@@ -21,6 +20,7 @@ from preprocessing.dataset.shards import (
     Shard,
     check_size,
     histogram,
+    labels_of,
     read_manifest,
 )
 from preprocessing.text.encoder import text_hash

@@ -37,6 +37,7 @@ from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
+from preprocessing.dataset.inspect import folds_in_words, groups_in_words, unlabelled_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
@@ -46,7 +47,6 @@ from preprocessing.dataset.shards import (
     read_manifest,
     write_manifest,
 )
-from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words
 from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
 from preprocessing.job.decisions import check_splits, decide, fold_rows

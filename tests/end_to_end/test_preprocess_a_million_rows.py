@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from preprocessing.base.split_names import UNLABELLED
@@ -35,33 +38,20 @@ def repeated_with_changes(texts: list[str], number: int) -> Iterator[tuple[str, 
 
 def peaks_of(command: list[str]) -> tuple[int, list[int]]:
     """Peak resident bytes of the process and of each worker it starts, read while it runs."""
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = psutil.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     peaks: dict[int, int] = {}
     deadline = time.monotonic() + 1200
     while process.poll() is None:
         assert time.monotonic() < deadline, "not done within 1200 s"
-        for pid in [process.pid, *children(process.pid)]:
-            peaks[pid] = max(peaks.get(pid, 0), resident_peak(pid))
+        for one in (process, *process.children()):
+            with contextlib.suppress(psutil.Error, OSError):
+                found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one.pid}/status").read_text())
+                # a child that has not yet become a worker still has its parent's command line, and memory
+                if found and (one.pid == process.pid or "spawn_main" in " ".join(one.cmdline())):
+                    peaks[one.pid] = int(found[1]) << 10
         time.sleep(0.2)
     assert process.returncode == 0
     return peaks.pop(process.pid), [peak for peak in peaks.values() if peak > 64 << 20]
-
-
-def children(pid: int) -> list[int]:
-    """The workers of a job; a child that has not yet become one still has its parent's command line, and memory."""
-    try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    except OSError:
-        return []
-
-
-def resident_peak(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def costs(imdb: list[str], folder: Path, number: int, *, unlabelled: bool = False) -> tuple[int, int]:

@@ -92,12 +92,6 @@ def without(value: Any, place: Place) -> bytes:
     return json.dumps(whole).encode()
 
 
-def doubled(value: Any, place: Place) -> bytes:
-    """JSON in which the key in a place stands twice; the item of a list, too."""
-    inner, key = json.dumps(get(value, place)), json.dumps(place[-1])
-    return plant(value, place, f"{inner}, {inner}" if isinstance(place[-1], int) else f"{inner}, {key}: {inner}")
-
-
 def sealed(data: bytes, seal: Callable[[Any], dict[str, str]]) -> bytes:
     """Changed JSON with hashes that agree: ``seal`` gives the right ones for its content, by their top-level key.
 
@@ -115,12 +109,11 @@ def sealed(data: bytes, seal: Callable[[Any], dict[str, str]]) -> bytes:
 
 
 def json_damages(value: Any, seal: Callable[[Any], dict[str, str]] | None = None) -> st.SearchStrategy[Damage]:
-    """Planted values, missing, doubled and exchanged parts anywhere in a JSON value; with ``seal`` the hashes agree."""
+    """Planted values, missing and exchanged parts anywhere in a JSON value; with ``seal`` the hashes agree."""
     inner = st.sampled_from(list(places(value))[1:2_000])
     changes = {
         "planted": st.builds(lambda place, text: plant(value, place, text), inner, st.sampled_from(NASTY)),
         "removed": inner.map(lambda place: without(value, place)),
-        "twice": inner.map(lambda place: doubled(value, place)),
         "copied": st.builds(lambda one, two: plant(value, one, json.dumps(get(value, two))), inner, inner),
     }
     return st.one_of(

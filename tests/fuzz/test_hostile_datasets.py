@@ -42,9 +42,9 @@ def nothing(_: object) -> bool:
     return False
 
 
-@pytest.mark.parametrize("rows", [10**15, -1])
-def test_rows_that_no_file_holds_are_refused_at_once(root: Path, rows: int) -> None:
+def test_rows_that_no_file_holds_are_refused_at_once(root: Path) -> None:
     """Nothing is planned for them."""
+    rows = 10**15
     content = json.loads((root / MANIFEST).read_bytes())
     info = content["splits"]["train"][0]
     difference = rows - info["rows"]
@@ -94,8 +94,6 @@ def test_a_number_that_leads_outside_is_refused(root: Path, column: str, value: 
 
 FORMS: dict[str, Callable[[list[pa.RecordBatch]], bytes]] = {
     "compressed": lambda batches: as_file(batches, pa.ipc.IpcWriteOptions(compression="zstd")),
-    "texts": lambda batches: retyped(batches, "row", lambda it: it.cast(pa.string())),
-    "fewer columns": lambda batches: as_file([one.select(["ids", "length"]) for one in batches]),
     "no batch": lambda batches: as_file([batches[0].slice(0, 0)]),
 }
 
@@ -219,8 +217,6 @@ def test_damaged_vectors_of_others_are_read_or_refused(fuzz: Fuzz, root: Path, s
 HEADS = {
     "a width of 10**9": b"5 1000000000\n",
     "10**15 words": b"1000000000000000 4\nw1 1 1 1 1\n",
-    "5,000 digits": b"1" * 5_000 + b" 4\nw1 1 1 1 1\n",
-    "a line without end": b"5 4\nw1 " + b"1" * (1 << 22),
     "a pickle": b"\x80\x04\x95cposix\nsystem\n",
     "infinities": b"5 4\nw1 inf inf inf inf\n",
 }

@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
 from harness.inference.scorer import open_scorer
 from harness.ranks.session import Session, open_session
+from harness.report.page import view
 from harness.report.runs import read_run
-from harness.report.views import view
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import EXPORT, INDEX, bundle_directory, read_info
 from harness.rundir.json_files import SEAL, seal_of

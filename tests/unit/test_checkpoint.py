@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.rundir import checkpoint
-from harness.rundir.tensor_files import check_tensors, read_header
+from harness.rundir.checkpoint import check_tensors, read_header
 from preprocessing.base.errors import DataError
 from tests import checkpoints
 from tests.commands import ROOT

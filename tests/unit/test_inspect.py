@@ -31,7 +31,8 @@ def test_inspect(tmp_path: Path, command: Command) -> None:
     assert sum(split["truncated"] for split in splits.values()) == 1
     assert splits["train"]["unknown_rate"] == 0 < splits["test"]["unknown_rate"]
     assert sum(splits["train"]["rows_per_width"].values()) == 241
-    assert found["frequent_tokens"][0]["count"] >= found["frequent_tokens"][1]["count"]
+    counts = list(found["frequent_tokens"].values())
+    assert counts == sorted(counts, reverse=True)
     samples = [sample for samples in found["samples"].values() for sample in samples]
     assert len(samples) == 9
     for sample in samples:
@@ -39,11 +40,8 @@ def test_inspect(tmp_path: Path, command: Command) -> None:
         assert sample["label"] == label
         written = zip(sample["text"].split()[:20], text.split(), strict=False)
         assert all(token in (word, "<unk>", "…") for token, word in written)
-    assert command("inspect", dataset, "--plot", tmp_path / "out.png") == 0
+    assert command("inspect", dataset) == 0
     assert "rows read 301, kept 301; left out: none" in command.out
-    assert (tmp_path / "out.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert command("inspect", dataset, "--plot", tmp_path / "out.png" / "below.png") == 2
-    assert "out.png: cannot be written (it is a file, and a directory is needed here)" in command.sentence
 
 
 def test_a_dataset_without_statistics_is_inspected_too(tmp_path: Path, command: Command) -> None:

@@ -172,7 +172,10 @@ def test_what_is_no_list_of_runs_gets_a_sentence(values: dict[str, Any], said: s
         (["--folds=5"], "folds: 5, but .* was cut into 3; give --folds all, or build the dataset again"),
         (["--config", "mine.yaml"], "seeds: belongs on the command line, --seeds 0,1; take it out of the file"),
         (["--self_training.rounds=1"], "no round learns from unlabelled rows; set order.unlabelled_batch"),
-        (["--self_training.rounds=1", "--order.unlabelled_batch=8"], "has no unlabelled rows for self_training.rounds"),
+        (
+            ["--self_training.rounds=1", "--order.unlabelled_batch=8"],
+            "has no unlabelled rows; build it with source.unlabelled_path",
+        ),
     ],
 )
 def test_what_cannot_be_meant_gets_a_sentence(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import locked
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import parse_manifest, read_manifest
@@ -92,14 +90,6 @@ def test_globs_workers_and_what_is_missing(s3: Any, tmp_path: Path, command: Com
         assert command.sentence == f"s3://corpus/{name}: {said}"
 
 
-def test_bounded_pieces(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "READ_BYTES", 1000)
-    address = upload(s3, write_csv(tmp_path / "a.csv", ROWS), "pieces.csv")
-    pieces = list(addresses.stream(address))
-    assert max(map(len, pieces)) <= 1000
-    assert b"".join(pieces) == (tmp_path / "a.csv").read_bytes()
-
-
 @pytest.fixture
 def published(s3: Any, tmp_path: Path, command: Command) -> str:
     address = f"s3://corpus/{tmp_path.name}"
@@ -160,36 +150,12 @@ def test_a_node_fetches_once(published: str, tmp_path: Path, monkeypatch: pytest
     assert verify(first) == []
 
 
-def test_waiting_for_another_process_has_a_limit(published: str, tmp_path: Path) -> None:
-    name = hashlib.sha256(remote.manifest_bytes(published) or b"").hexdigest()[:32]
-    with (
-        locked(tmp_path / "datasets" / f"{name}.lock", 1, UserError("us")),
-        pytest.raises(UserError, match=r"is fetching it, for more than 0.3 s"),
-    ):
-        remote.local(published, tmp_path, timeout_s=0.3)
-
-
 def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"zz://a/b.csv: no driver for zz://"):
         addresses.find("zz://a/b.csv")
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(ConfigError, match=r"hf://datasets/a: no driver for hf:// .*padless\[remote\]"):
         addresses.find("hf://datasets/a")
-
-
-def test_staged_files_a_remote_dataset_that_no_job_sent_are_left(
-    s3: Any, published: str, tmp_path: Path, command: Command
-) -> None:
-    mine = f"{published.removeprefix('s3://')}{remote.STAGING}/dataset.json"
-    s3.pipe(mine, b"mine")
-    source = write_csv(tmp_path / "other.csv", reviews(200))
-    assert command.build(source, published, "--overwrite", "true", "--seed", 9) == 2  # type: ignore[arg-type]
-    assert "is where the new dataset would be sent first, and holds files of something else" in command.err
-    assert s3.cat(mine) == b"mine"
-    s3.rm(mine)
-    assert command.build(source, published, "--overwrite", "true", "--seed", 9) == 0  # type: ignore[arg-type]
-    s3.invalidate_cache()
-    assert not s3.exists(f"{published.removeprefix('s3://')}{remote.STAGING}")
 
 
 def test_the_password_of_an_address_is_neither_written_nor_said(tmp_path: Path, command: Command) -> None:

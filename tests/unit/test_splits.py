@@ -18,8 +18,8 @@ from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import QualityConfig, SplitConfig
 from preprocessing.dataset.frames import Dataset
+from preprocessing.dataset.inspect import groups_in_words
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.dataset.statistics import groups_in_words
 from preprocessing.job.decisions import decide, fold_rows
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted, with_sum
 from preprocessing.job.parts import Rows

@@ -65,22 +65,13 @@ def test_a_directory_or_a_pipe_is_refused_before_anything_is_written(kind: str, 
     assert not target.is_file()
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (FULL, 4),
-        (OSError(errno.EDQUOT, "Disk quota exceeded", "/home/x"), 4),
-    ],
-)
-def test_a_command_ends_with_a_sentence_whoever_failed_to_write(
-    error: OSError, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_ends_with_a_sentence_whoever_failed_to_write(capsys: pytest.CaptureFixture[str]) -> None:
     def main(_: list[str]) -> int:
-        raise error
+        raise FULL
 
-    assert cli.run(main, []) == code
+    assert cli.run(main, []) == 4
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {error.filename or 'a temporary file (TMPDIR, /dev/shm)'}: cannot be written (")
+    assert said.startswith("error: a temporary file (TMPDIR, /dev/shm): cannot be written (")
     assert said.count("\n") == 1
 
 

@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset import vectors_command as command
+from preprocessing.base.errors import ConfigError
+from preprocessing.dataset import vectors as command
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.dataset.vectors import VectorSettings, find_kept, folder_of, index_of, read_kept
-from preprocessing.dataset.vectors_command import VectorsConfig, keep_vectors, word_table, write_corpus
+from preprocessing.dataset.vectors import (
+    VectorsConfig,
+    VectorSettings,
+    find_kept,
+    folder_of,
+    index_of,
+    keep_vectors,
+    read_kept,
+    word_table,
+    write_corpus,
+)
 from preprocessing.dataset.verification import verify
 from tests.datasets import write_dataset
 
@@ -87,7 +96,7 @@ def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
     kept, found = keep_vectors(data, SMALL, said.append)
     assert not found
     assert said[0].startswith("learning   vectors of 4,")
-    assert said[0].endswith("tokens of train: 8 numbers, window 3, 4 negatives, 2 epochs, seed 0; 1 thread, about 0s")
+    assert said[0].endswith("tokens of train: 8 numbers, window 3, 4 negatives, 2 epochs, seed 0; threads: 1, about 0s")
     manifest = read_manifest(data)
     vectors = kept.read()
     assert vectors.shape == (manifest.vocabulary_size, 8)
@@ -101,26 +110,12 @@ def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_file(data: Path, tmp_path: Path) -> None:
-    """Also in another directory; another seed gives another one."""
-    files = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        config = VectorsConfig(dim=8, epochs=1, seed=seed, output=str(tmp_path / name))
-        files.append(keep_vectors(data, config, quiet)[0])
-    assert [kept.path.parent for kept in files] == [tmp_path / name for name in "abc"]
-    first, again, other = (kept.path.read_bytes() for kept in files)
-    assert first == again != other
+    """Also in another directory."""
+    first, again = (
+        keep_vectors(data, VectorsConfig(dim=8, epochs=1, output=str(tmp_path / name)), quiet)[0] for name in "ab"
+    )
+    assert first.path.read_bytes() == again.path.read_bytes()
     assert not folder_of(data).exists()
-
-
-def test_vectors_of_a_dataset_that_is_no_more_are_removed(data: Path) -> None:
-    old, _ = keep_vectors(data, SMALL, quiet)
-    write_dataset(data, {"train": 100, "validation": 20})
-    (folder_of(data) / f"corpus{atomic.TEMPORARY_MARK}gone-1").write_text("left by a kill")
-    new, found = keep_vectors(data, SMALL, quiet)
-    assert not found
-    assert new.path != old.path
-    names = {path.name for path in folder_of(data).iterdir()}
-    assert names == {new.path.name, index_of(new.path).name, ".lock"}
 
 
 def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,15 +135,6 @@ def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read_kept(kept.path) == kept
 
 
-def test_what_is_damaged_is_named(data: Path) -> None:
-    kept, _ = keep_vectors(data, SMALL, quiet)
-    changed = bytearray(kept.path.read_bytes())
-    changed[-1] ^= 1
-    kept.path.write_bytes(changed)
-    with pytest.raises(DataError, match=r"its sha256 is not the one in cbow-8-.*\.json; delete it"):
-        kept.read()
-
-
 def test_what_cannot_be_learned_from_is_refused(data: Path) -> None:
     with pytest.raises(ConfigError, match="splits: test is what trainings are measured on; nothing is learned from it"):
         VectorsConfig(splits=["train", "test"])
@@ -156,5 +142,3 @@ def test_what_cannot_be_learned_from_is_refused(data: Path) -> None:
         keep_vectors(data, VectorsConfig(splits=["unlabelled"]), quiet)
     with pytest.raises(ConfigError, match="name a local dataset directory"):
         command.main(VectorsConfig(), ["s3://bucket/data"])
-    with pytest.raises(ConfigError, match="window: 0 is out of range"):
-        VectorsConfig(window=0)
