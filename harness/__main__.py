@@ -114,8 +114,8 @@ COMMANDS = (
     Command(
         name="export",
         summary="A run as a folder to hand on: weights, ONNX, model card.",
-        main="harness.export.command:main",
-        config="harness.export.command:ExportConfig",
+        main="harness.export.folder:main",
+        config="harness.export.config:ExportConfig",
         words=Words(spelling="RUN", noun="run", takes="one run directory"),
         example="python -m harness export runs/mine --output exports/mine --onnx --int8",
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.baseline.results import read_results
-from harness.export.command import ExportConfig, Place
+from harness.export.config import ExportConfig, Place
 from harness.rundir.bundle_files import INT8, ONNX, BundleInfo
 from harness.rundir.layout import CONFIG
 from harness.rundir.records import read_config, read_environment

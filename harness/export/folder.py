@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder that can be handed on: written beside its name, hashed, and then given the name; its ONNX forms are held
-against what they are made of: fp32 against torch, int8 on the validation split.
+"""``padless export RUN --output DIR``: a folder that can be handed on, and pushed to the hub.
+
+It is written beside its name, hashed, and then given the name. Its ONNX forms are held against what they are made of:
+fp32 against torch, int8 on the validation split. The token of the hub is huggingface_hub's own: ``hf auth login``, or
+HF_TOKEN.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +19,16 @@ from typing import Any
 import numpy as np
 
 from harness.export.card import Records, render
-from harness.export.command import ExportConfig, Place
+from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, logits_of, read_bundle, same_text
 from harness.inference.onnx_scorer import onnx_logits, session_of
-from harness.inference.scorer import in_batches
+from harness.inference.scorer import SCHEME, hush_bars, in_batches
 from harness.model.classifier import Classifier
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
+    EXPORT,
     IDS,
     INT8,
     LENGTHS,
@@ -43,7 +48,7 @@ from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.atomic import TMPDIR, storing, temporary_folder
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError, DataError, StorageError
 from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import Screen, public
@@ -59,6 +64,64 @@ OPERATORS = ["LSTM", "Gather", "MatMul"]
 """What is quantized: recurrent layers, as far as ONNX Runtime can (no GRU), the embedding and the wide part's table."""
 READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """What the quantizer looks for in a graph; without it, it warns that a graph should be shortened first. This one is."""
+
+
+def main(config: ExportConfig, words: list[str]) -> int:
+    """Write an export folder, and push it if that was asked for."""
+    named, screen = words[0], Screen(quiet=config.quiet)
+    if named.startswith(SCHEME):
+        raise ConfigError(f"{named}: is exported already; name the run that it came from")
+    place = Place.of(Path(named))
+    is_export = (place.bundle / EXPORT).is_file()
+    folder = place.bundle if config.output is None else Path(config.output)
+    if config.output is None and not is_export:
+        raise ConfigError(f"output: missing: {place.bundle} is no export folder yet; name the folder to write")
+    if config.output is not None and (folder.exists() or folder.is_symlink()):
+        raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
+    if config.output is not None and is_export:
+        raise ConfigError(f"{place.bundle}: is an export already; name the run that it came from")
+    check_push(config.push)
+    if config.output is None:
+        read_bundle(folder)  # which holds its files against its index
+    else:
+        write(config, place, folder, screen)
+    if config.push is not None:
+        screen.say(f"pushed: {push(folder, config.push)}")
+    return 0
+
+
+def check_push(repository: str | None) -> None:
+    """Raise ``ConfigError``, before anything is written, where there is no library or no token to push with."""
+    if repository is not None:
+        needed("huggingface_hub", f"--push {repository}", "hub")
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise ConfigError("--push: no token of the hub; log in with `hf auth login`, or set HF_TOKEN")
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload an export folder in one commit; the address of it. A repository that is new is made private.
+
+    Raises ``StorageError`` where the hub does not take it.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        hush_bars()
+        with warnings.catch_warnings():
+            # old versions take the vocabulary, an .arrow file, for somebody's data
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+            commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
+    except Exception as error:  # its errors share no class, and nothing of ours is called
+        said = " ".join(str(error).split())[:300]
+        again = f"`padless export {folder} --push {repository}` tries again"
+        raise StorageError(
+            f"--push {repository}: the hub did not take it ({said}); {folder} is whole: {again}"
+        ) from None
+    return str(commit.commit_url)
 
 
 def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:

@@ -22,7 +22,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 import padless
 from harness.export import folder as writing
 from harness.export.card import Place, Records, render
-from harness.export.command import ExportConfig
+from harness.export.config import ExportConfig
 from harness.export.folder import compare, quantized
 from harness.export.graph import onnx_model
 from harness.inference.bundle import read_bundle
