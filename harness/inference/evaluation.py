@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pyarrow import fs
 
-from harness.data.seen import hashes_of, row_hashes, training_texts
+from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import Bundle, TorchScorer
 from harness.inference.config import EvaluateConfig
 from harness.inference.explain import added

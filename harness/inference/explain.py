@@ -25,8 +25,7 @@ from preprocessing.base.atomic import check_replaced, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import Screen, bare
 from preprocessing.corpus.sources import File
-from preprocessing.text.encoder import Encoded, Encoder, kept_at_head
-from preprocessing.text.spans import Span, spans_of
+from preprocessing.text.encoder import Encoded, Encoder, Span, kept_at_head, spans_of
 from preprocessing.text.tokenizer import Tokens
 
 if TYPE_CHECKING:

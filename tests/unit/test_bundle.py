@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import pickle
 import re
 import shutil
 from dataclasses import replace
@@ -93,27 +91,6 @@ def test_a_dataset_of_other_texts_or_classes_is_refused(directory: Path, dataset
         DataError, match=r"2 classes \(positive, negative\) are not the 2 of the weights \(negative, posi"
     ):
         same_text(info, replace(manifest, labels=["positive", "negative"]), dataset)
-
-
-class Trap:
-    """Unpickling it would leave a trace."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
-def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(directory: Path, tmp_path: Path) -> None:
-    trace = tmp_path / "executed"
-    path = next(directory.glob("weights-*"))
-    path.write_bytes(pickle.dumps(Trap(trace)))
-    info = bundle_files.read_info(directory)
-    bundle_files.write_info(directory, dataclasses.replace(info, weights_sha256=atomic.sha256_file(path)))
-    with pytest.raises(DataError, match="not a safetensors file"):
-        read_bundle(directory)
-    assert not trace.exists()
 
 
 def test_weights_that_are_not_finite_are_refused(directory: Path, dataset: Path) -> None:

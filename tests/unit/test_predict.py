@@ -163,23 +163,6 @@ def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> N
     assert Path("out.csv").read_text().startswith("text,predicted,new_predicted,new_probability_bad,")
 
 
-WRONG = {
-    "g.csv": (
-        ("text\n" + "né\n" * 90).encode() + b"caf\xe9\n",
-        "row 91: byte 3 (0xe9) of 'text' is not UTF-8; set source.enc",
-    ),
-    "j.jsonl": (b'{"text": "fine"}\n{"text": 10}\n', "row 2: 'text' is 10, expected a text"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_read_is_a_sentence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    content, expected = WRONG[name]
-    code, line = refused(capsys, written(name, content), "out.csv")
-    assert (code, line[: len(f"{name}: {expected}")]) == (3, f"{name}: {expected}")
-    assert [path.name for path in Path().iterdir()] == [name]
-
-
 def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
