@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow import parquet
 
-from benchmarks.measuring import Lines, table
+from benchmarks.measuring import read_frame, table
 from harness.baseline.linear import RECIPE
 from harness.config import RunConfig
 from harness.rundir.bundle_files import bundle_directory, read_info
@@ -88,16 +89,18 @@ def main(config: CorporaConfig, files: list[str]) -> None:
     facts: dict[str, tuple[object, ...]] = {LINEAR: (), LABELLED: (config.text, RunConfig.DEFAULT)}
     if config.recipe:
         facts[ALL] = (config.text, config.recipe, config.unlabelled, weights)
-    lines, found = Lines(Path(config.output, "figures.jsonl"), "key"), []
+    path, found = Path(config.output, "figures.jsonl"), []
+    there = finished(path)
     for file in files:
         corpus = read_corpus(Path(file), config)
         for seed, labels, method in product(config.seeds, config.labels, facts):
             key = hash_of(file, config.split_column, config.measure, labels, seed, method, *facts[method])
-            if (key,) not in lines.there:
+            if key not in there:
                 figures = measure(config, corpus, labels, seed, method, Path(config.output, Path(file).stem, key))
                 names = {"corpus": Path(file).stem, "labels": labels, "seed": seed, "method": method}
-                lines.add({"key": key, **names, **figures})
-            found.append(lines.there[key,])
+                there[key] = {"key": key, **names, **figures}
+                atomic.append_line(path, json.dumps(there[key]))
+            found.append(there[key])
     shown = summary(found)
     print(
         json.dumps(shown, indent=2)
@@ -106,31 +109,32 @@ def main(config: CorporaConfig, files: list[str]) -> None:
     )
 
 
+def finished(path: Path) -> dict[str, dict[str, Any]]:
+    """The figures that are there, by their key; a line that was cut short counts as none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            found[line["key"]] = line
+    return found
+
+
 Corpus = dict[str, list[str]]
 """A value of each column for each row."""
 
 
 def read_corpus(file: Path, config: CorporaConfig) -> Corpus:
-    """Texts, labels and splits by padless's names. Raises ``DataError`` for what is missing, and names of no split."""
-    import pandas as pd
-
-    if file.suffix == ".parquet":
-        frame = pd.read_parquet(file)
-    elif file.suffix in (".jsonl", ".json"):
-        frame = pd.read_json(file, lines=True, dtype=False, convert_dates=False)
-    else:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-    for name in ("text", "label", config.split_column):
-        if name not in frame:
-            raise DataError(f"{file}: no column {name!r}; there are {', '.join(map(str, frame))}")
-    text, label, split = (frame[name].map(str) for name in ("text", "label", config.split_column))
-    named = split.str.strip().str.lower().map(SPELLINGS)
-    if named.isna().any():
-        row = int(named.isna().argmax())
-        raise DataError(f"{file}: row {row + 1}: {split[row]!r} is no split; train, validation, test")
-    for one in {TRAIN, config.measure} - {*named}:
+    """Texts, labels and splits by padless's names. Raises ``DataError`` for what is missing."""
+    frame = read_frame(file)
+    try:
+        text, label, split = (frame[name].map(str) for name in ("text", "label", config.split_column))
+    except KeyError as error:
+        raise DataError(f"{file}: no column {error}; there are {', '.join(map(str, frame))}") from None
+    corpus = {"text": text.tolist(), "label": label.tolist(), "split": split.str.lower().map(SPELLINGS).tolist()}
+    for one in {TRAIN, config.measure} - {*corpus["split"]}:
         raise DataError(f"{file}: no row whose {config.split_column} is {one}")
-    return {"text": text.tolist(), "label": label.tolist(), "split": named.tolist()}
+    return corpus
 
 
 def places(corpus: Corpus, *splits: str) -> list[int]:
@@ -139,14 +143,11 @@ def places(corpus: Corpus, *splits: str) -> list[int]:
 
 
 def drawn(corpus: Corpus, labels: int, seed: int) -> list[int]:
-    """Places of the training rows that keep their label; fewer are always some of more. Raises ``UserError``."""
+    """Places of the training rows that keep their label; fewer are always some of more. Raises ``ConfigError``."""
     rows = places(corpus, TRAIN)
     if labels > len(rows):
         raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
-    kept = sorted(rows[place] for place in permutation(len(rows), seed, DRAWN)[:labels]) if labels else rows
-    if len({corpus["label"][place] for place in kept}) < 2:
-        raise DataError(f"labels: the {labels} rows of seed {seed} are all of one class; ask for more rows")
-    return kept
+    return sorted(rows[place] for place in permutation(len(rows), seed, DRAWN)[:labels]) if labels else rows
 
 
 def measure(config: CorporaConfig, corpus: Corpus, labels: int, seed: int, method: str, folder: Path) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, require
 
 LARGEST = 1 << 24
@@ -33,6 +32,17 @@ def peer_module(module: str) -> Any:
         root = module.partition(".")[0]
         name = DISTRIBUTIONS.get(root, root)
         raise DataError(f"{root} is not installed; pip install {name} brings it") from None
+
+
+def read_frame(file: Path) -> Any:
+    """A CSV, JSON lines or Parquet file as pandas' frame."""
+    import pandas as pd
+
+    if file.suffix == ".parquet":
+        return pd.read_parquet(file)
+    if file.suffix in (".jsonl", ".json"):
+        return pd.read_json(file, lines=True, dtype=False, convert_dates=False)
+    return pd.read_csv(file, dtype=str, keep_default_na=False)
 
 
 def check_sizes(config: Any, *names: str) -> None:
@@ -139,28 +149,3 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 def cell(value: object) -> str:
     """A value as a table shows it."""
     return "-" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
-
-
-class Lines:
-    """A file of JSON lines, one a finished figure, by the values of ``keys``: what is there is not done again."""
-
-    def __init__(self, path: Path, *keys: str) -> None:
-        """Read what is there; a line that was cut short counts as none. Raises ``DataError`` for another file."""
-        self.path, self.keys = path, keys
-        self.there: dict[tuple[Any, ...], dict[str, Any]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
-            try:
-                self._note(json.loads(text))
-            except json.JSONDecodeError:
-                continue
-            except (KeyError, TypeError):
-                raise DataError(f"{path}: line {number} is no figure of this benchmark; name another file") from None
-
-    def _note(self, line: dict[str, Any]) -> None:
-        self.there[tuple(line[key] for key in self.keys)] = line
-
-    def add(self, line: dict[str, Any]) -> None:
-        """Append a line."""
-        self._note(line)
-        atomic.append_line(self.path, json.dumps(line))

@@ -10,27 +10,22 @@ neighbour hardly changes.
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measuring import alternate, check_sizes, one_core, result, show
+from benchmarks.measuring import alternate, check_sizes, one_core, read_frame, result, show
 from benchmarks.text import notebook
-from harness.inference import config as predicting
 from harness.inference.engines import open_scorer, scorer_class
-from harness.inference.rows import find, texts_in
 from harness.inference.scorer import Scorer
-from harness.rundir.training_facts import Reading
-from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, require
-from preprocessing.config import SourceConfig
 from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import PAD, UNK
@@ -49,7 +44,7 @@ class PredictConfig:
     run: str
     """Run directory (or bundle directory) whose best weights predict."""
     input: str
-    """File with texts: .csv, .tsv, .jsonl, .parquet or .txt."""
+    """File with texts: .csv, .jsonl or .parquet."""
     column: str = "text"
     """Column of the input that holds the text."""
     rows: int = 4000
@@ -73,8 +68,10 @@ def main(config: PredictConfig) -> None:
 
 
 def measure(config: PredictConfig) -> dict[str, Any]:
-    """Rows/s of each contender on one core."""
-    texts = first_texts(config)
+    """Rows/s of each contender on one core. Raises ``DataError`` without texts."""
+    texts = read_frame(Path(config.input))[config.column].map(str).head(config.rows).tolist()
+    if len(texts) < 2:
+        raise DataError(f"{config.input}: holds too few rows to measure with; name a larger file")
     settled = scorer_class("torch").settle("cpu", config.precision)
     scorer = open_scorer(config.run, "torch", BATCH, settled)
     turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {
@@ -90,18 +87,6 @@ def measure(config: PredictConfig) -> dict[str, Any]:
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
     speeds = {name: len(turns[name][1]) / median for name, median in seconds.items()}
     return result("rows/s", speeds, precision=settled["precision"])
-
-
-def first_texts(config: PredictConfig) -> list[str]:
-    """The first texts of the input. Raises ``DataError`` where there are none."""
-    reading = predicting.ReadingConfig(column=config.column)
-    with temporary_folder() as work:
-        found = find([config.input], "auto", reading, Reading(SourceConfig()), work)
-        some = texts_in(found, work, missing=True)
-        texts = list(itertools.islice(itertools.chain.from_iterable(some), config.rows))
-    if len(texts) < 2:
-        raise DataError(f"{config.input}: holds too few rows to measure with; name a larger file")
-    return texts
 
 
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``train``: real tokens/s of a training step, ours beside the loops that people write today.
 
-The other loops run in processes of their own: nothing that padless sets for a process is theirs.
+The other loops run in a process of their own: nothing that padless sets for a process is theirs.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def measure(config: TrainConfig) -> dict[str, Any]:
         session = stack.enter_context(open_session("auto", config.precision, 600))
         ours = Fit(run, session)
         contenders: dict[str, Callable[[], float]] = {"ours": ours}
+        pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
         for name, packed in (("padded to the maximum, random order", False), ("packed, random order", True)):
-            pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
             words = (session.device.type, config.precision, packed, config.steps)
             contenders[name] = functools.partial(apart, pool, run, *words)
         seconds = alternate(contenders, config.rounds)
-        details = {name: ours.figures[name] for name in ("padding", "data_wait", "mfu")}
+        details = {name: ours.figures[name] for name in ("padding", "data_wait")}
         speeds = {name: 1 / median for name, median in seconds.items()}
         return result("tokens/s", speeds, ours_details=details, precision=config.precision)
 
@@ -130,20 +130,21 @@ def apart(pool: ProcessPoolExecutor, *words: Any) -> float:
     return pool.submit(turn_of_loop, *words).result(TURN_LIMIT_S)
 
 
-LOOP: list[Loop] = []
-"""The one of this process, once it is there."""
+LOOPS: dict[bool, Loop] = {}
+"""Those of this process, packed and padded, once they are there."""
 
 
 def turn_of_loop(run: RunConfig, device: str, precision: str, packed: bool, steps: int) -> float:
-    """In a process of the loop's own."""
-    if not LOOP:
+    """In a process of the loops' own."""
+    if packed not in LOOPS:
         configure_threads(device)
         full_fp32()
-        LOOP.append(Loop(run, torch.device(device), packed=packed, bf16=precision == "bf16"))
-    synchronize(LOOP[0].device)
+        LOOPS[packed] = Loop(run, torch.device(device), packed=packed, bf16=precision == "bf16")
+    loop = LOOPS[packed]
+    synchronize(loop.device)
     started = time.perf_counter()
-    tokens = LOOP[0](steps)
-    synchronize(LOOP[0].device)
+    tokens = loop(steps)
+    synchronize(loop.device)
     return (time.perf_counter() - started) / tokens
 
 

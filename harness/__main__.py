@@ -145,8 +145,8 @@ COMMANDS = (
     Command(
         name="wandb-sync",
         summary="Send to W&B what a run kept offline or lost there.",
-        main="harness.tracking.wandb_sync:main",
-        config="harness.tracking.wandb_sync:SyncConfig",
+        main="harness.tracking.wandb_run:main",
+        config="harness.tracking.wandb_run:SyncConfig",
         words=ONE_RUN,
     ),
 )

@@ -13,7 +13,7 @@ from msgspec import Meta
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Name, Processes, Wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.labels import AUTO, LabelMap, spelling
+from preprocessing.labels import AUTO, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
@@ -80,10 +80,6 @@ class SourceConfig:
             require(all(addresses), f"source.{name}", value, "addresses that are not empty")
             object.__setattr__(self, name, addresses)
         require(bool(self.path), "source.path", self.path, "at least one file, glob or folder")
-        for name in ("path", "validation_path", "test_path"):
-            for address in getattr(self, name):
-                if address in self.unlabelled_path:
-                    raise ConfigError(f"source.unlabelled_path: {address!r} {also_labelled(name)}")
         object.__setattr__(self, "neutral", [self.neutral] if isinstance(self.neutral, str) else list(self.neutral))
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
         if self.text_column == self.label_column != AUTO:
@@ -123,12 +119,6 @@ class SourceConfig:
     def has_unlabelled(self) -> bool:
         """Whether there may be rows without labels."""
         return bool(self.unlabelled_path) or self.missing_label == UNLABELLED
-
-
-def also_labelled(name: str) -> str:
-    """What is wrong with an address in ``unlabelled_path`` that is in ``source.<name>`` too, and what to do."""
-    hint = "for rows of it that have no label, set source.missing_label to unlabelled"
-    return f"is also in source.{name}; take it out of one of the two ({hint})"
 
 
 def known_encoding(name: str) -> str:
@@ -292,16 +282,35 @@ class PreprocessConfig:
         return self.shards.ladder(self.text.max_tokens)
 
     def deciding(self) -> dict[str, Any]:
-        """The part of the configuration that decides the bytes of the dataset, as JSON; columns that are ``auto`` look
-        like ``text``, ``label`` and no split.
+        """The part of the configuration that decides the bytes of the dataset, as JSON.
+
+        Options at their default look as they did before there were any: columns as ``text``, ``label`` and no split,
+        and ``source.encoding``, ``splits.names``, ``group_column``, ``folds`` and all of texts without labels not at
+        all.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # which change no dataset that is made
-        usual = (("source", "text_column", "text"), ("source", "label_column", "label"), ("splits", "column", None))
-        for part, key, value in usual:
+        for part, key, before in (
+            ("source", "text_column", "text"),
+            ("source", "label_column", "label"),
+            ("splits", "column", None),
+        ):
             if content[part][key] == AUTO:
-                content[part][key] = value
+                content[part][key] = before
+        if self.source.encoding == AUTO:
+            del content["source"]["encoding"]
+        if not self.source.unlabelled_path:
+            del content["source"]["unlabelled_path"]
+        if self.source.missing_label == "error":
+            del content["source"]["missing_label"]
+        if not isinstance(self.source.labels, str):
+            named = self.source.labels.items()
+            content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}
+        content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
+        for key in ("names", "group_column", "folds"):
+            if not content["splits"][key]:
+                del content["splits"][key]
         content["shards"]["widths"] = self.widths
         return json.loads(json.dumps(content))

@@ -91,6 +91,20 @@ def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
     return np.array([int(name) if kind == "int" else name for name in names], dtype)
 
 
+def as_recorded(value: Any) -> Any:
+    """A value of ``source.labels`` as manifests have always recorded it: 0 and "0" as 0, and so 3.5 and true."""
+    text = str(value)
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            if str(kind(text)) == text and NUMBER.fullmatch(text):
+                return kind(text)
+        except ValueError:
+            continue
+    return value
+
+
 class LabelMap:
     """Class names in order, and the raw values that mean each."""
 
@@ -141,16 +155,11 @@ def found_in(column: pa.Array, neutral: Sequence[Any]) -> tuple[np.ndarray, list
     """``auto`` on some rows: int32 ``[rows]`` into the sorted class names found there, ``NEUTRAL`` or ``UNKNOWN``."""
     values, indices = distinct(column)
     left_out = {spelling(value) for value in neutral}
-    names = [as_found(value) for value in values]
-    names = [None if name is None or not name.strip() else name for name in names]
-    numbers = np.array([UNKNOWN if name is None else NEUTRAL for name in names], np.int32)
-    kept = [name is not None and spelling(name) not in left_out for name in names]
-    classes = sorted({name for name, good in zip(names, kept, strict=True) if good and name is not None})
+    names = [(as_found(value) or "") for value in values]
+    classes = sorted({name for name in names if name.strip() and spelling(name) not in left_out})
     place = {name: number for number, name in enumerate(classes)}
-    for at, (name, good) in enumerate(zip(names, kept, strict=True)):
-        if good and name is not None:
-            numbers[at] = place[name]
-    return numbers[indices], classes
+    numbers = [place.get(name, NEUTRAL) if name.strip() else UNKNOWN for name in names]
+    return np.array(numbers, np.int32)[indices], classes
 
 
 def in_order(found: Collection[str], known: Sequence[str] = ()) -> tuple[list[str], dict[str, int]]:

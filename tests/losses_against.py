@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A gate for refactors: ``python -m tests.losses_against REVISION [--json]``.
+"""A gate for refactors: ``python -m tests.losses_against REVISION``.
 
 Trains one small fixed configuration with this tree and with a checkout of REVISION, on one process and on two, and
 compares the two ``metrics.jsonl`` line by line: loss and row hash of every step, and every figure of validation and
@@ -16,13 +16,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.launch.launcher import free_port
 from preprocessing.base import cli
-from preprocessing.base.cli import Command, Words, call
 from preprocessing.base.errors import ConfigError
 from tests.commands import PLAIN
 from tests.datasets import write_dataset
@@ -42,27 +40,10 @@ LOGGED = ("step", "loss", "row_hash")
 """What is compared of a line of training; others hold times or depend on the figures that a version happens to log."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossesConfig:
-    """Whether this tree trains to the same losses, over the same rows, as another revision."""
-
-    json: bool = False
-    """Print one JSON object."""
-
-
-COMMAND = Command(
-    name="losses_against",
-    summary="Compare losses and row hashes with those of another revision.",
-    main="tests.losses_against:main",
-    config="tests.losses_against:LossesConfig",
-    words=Words(spelling="REVISION", noun="revision", takes="one revision of git"),
-)
-
-
-def main(config: LossesConfig, words: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Train, compare, print; returns the exit code."""
-    (revision,) = words
-    found: dict[int, tuple[int, str | None]] = {}
+    (revision,) = argv
+    different = False
     with tempfile.TemporaryDirectory() as folder, checked_out(revision, Path(folder, "tree")) as theirs:
         data = Path(folder, "data")
         write_dataset(data, ROWS)
@@ -71,15 +52,10 @@ def main(config: LossesConfig, words: list[str]) -> int:
                 train(tree, data, Path(folder, f"{name}-{processes}"), processes)
                 for name, tree in (("ours", ROOT), ("theirs", theirs))
             ]
-            found[processes] = (len(metrics[0]), first_difference(*metrics))
-    equal = all(difference is None for _, difference in found.values())
-    if config.json:
-        parts = {processes: {"lines": lines, "difference": one} for processes, (lines, one) in found.items()}
-        print(json.dumps({"revision": revision, "equal": equal, "processes": parts}, indent=2))
-    else:
-        for processes, (lines, difference) in found.items():
-            print(f"processes {processes}: {difference or f'{lines} lines, all equal'}")
-    return 0 if equal else 1
+            difference = first_difference(*metrics)
+            print(f"processes {processes}: {difference or f'{len(metrics[0])} lines, all equal'}", flush=True)
+            different = different or difference is not None
+    return int(different)
 
 
 @contextmanager
@@ -134,4 +110,4 @@ def first_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(lambda argv: call(COMMAND, argv, "python -m tests.losses_against")))
+    sys.exit(cli.run(main))

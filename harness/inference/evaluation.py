@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.seen import hashes_of, training_texts
+from harness.data.views import hashes_of, training_texts
 from harness.inference.bundle import Bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.scoring import Scores, score_split, weights_and_dataset

@@ -11,8 +11,7 @@ from harness.inference.explanation import Explanation, check_label
 from harness.inference.torch_scorer import TorchScorer
 from harness.model.attribution import attributions
 from harness.scores.metrics import predicted_labels, probabilities
-from preprocessing.text.encoder import Encoded, Encoder, kept_at_head
-from preprocessing.text.spans import Span, spans_of
+from preprocessing.text.encoder import Encoded, Encoder, Span, kept_at_head, spans_of
 from preprocessing.text.tokenizer import Tokens
 
 

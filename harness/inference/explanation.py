@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import Screen, plain_line, printable, public
 from preprocessing.text.cleaning import encode
-from preprocessing.text.spans import Span
+from preprocessing.text.encoder import Span
 from preprocessing.text.vocabulary import RESERVED, UNK
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pyarrow import fs
 
-from harness.data.seen import row_hashes, trained_on, training_texts
+from harness.data.views import row_hashes, trained_on, training_texts
 from harness.inference.config import EvaluateConfig
 from harness.inference.evaluation import worst_mistakes, write_scored
 from harness.inference.torch_scorer import TorchScorer

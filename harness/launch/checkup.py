@@ -213,7 +213,7 @@ def look_at_interface() -> Checked:
         return "fix", f"none leads to the other machines for certain; export {network.GLOO}=NAME, see ip address"
     if not route.address:
         return "fix", f"{network.GLOO} is {route.interface}, and no such interface with an address is up here"
-    return "ok", str(route)
+    return "ok", f"{route} leads to the other machines"
 
 
 def open_data(config: RunConfig) -> Manifest:

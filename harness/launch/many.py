@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import EVERY_FOLD, FIRST_KEYS, LANGUAGE_MODEL, LaunchRecipe, RunConfig, seconds, seeds_of
-from harness.data.checks import check_dataset
+from harness.data.checks import check_dataset, check_stream
 from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
 from harness.launch import launcher
@@ -53,9 +53,9 @@ from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
-from preprocessing.base.split_names import UNLABELLED, VALIDATION
+from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.shards import MANIFEST, read_manifest
+from preprocessing.dataset.shards import read_manifest
 
 SHORTEST_S = 1.0
 """No training begins with less time than this."""
@@ -268,12 +268,7 @@ def check_rounds(recipe: RunConfig) -> None:
         raise ConfigError(
             "self_training.rounds: no round learns from unlabelled rows; set order.unlabelled_batch to those of a step"
         )
-    manifest = check_dataset(recipe.data, hashes=False)
-    if not manifest.splits.get(UNLABELLED):
-        raise DataError(
-            f"{Path(recipe.data, MANIFEST)}: has no unlabelled rows for self_training.rounds; build it with "
-            "source.unlabelled_path, or set the key to 0"
-        )
+    check_stream(recipe, check_dataset(recipe.data, hashes=False))
     words = as_words({**ALONE, **ONCE, **recipe.self_training.first})
     cli.parse(RunConfig, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
 
@@ -288,14 +283,8 @@ def is_of(path: Path, run: Path) -> bool:
 
 def label(options: list[str], recipe: RunConfig, run: Path, output: Path) -> int:
     """Score the unlabelled rows; the exit code."""
-    values: dict[str, Any] = {
-        "run": str(run),
-        "data": recipe.data,
-        "output": str(output),
-        "device": recipe.device,
-    }
-    values |= {"timeout_s": recipe.timeout_s, "quiet": recipe.quiet}
-    words = [*as_words(values), *([] if recipe.threads is None else [f"--threads={recipe.threads}"])]
+    shared = {key: getattr(recipe, key) for key in ("data", "device", "timeout_s", "quiet", "threads")}
+    words = as_words({"run": str(run), "output": str(output), **shared})
     arguments = launcher.accelerate_arguments(options, words, "harness.label")
     os.environ[LAUNCH_ID] = uuid.uuid4().hex
     with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):

@@ -145,7 +145,7 @@ def name_network(place: Place, say: Say) -> None:
     if not route.address and route.interface not in network.interfaces():
         raise ConfigError(f"{network.GLOO}: {route.interface}: no such network interface is up here; see ip address")
     network.use(route)
-    say(f"network interface {route}")
+    say(f"network interface {route} leads to the other machines")
 
 
 def facts_of(arguments: Any, fingerprint: str = "", config: RunConfig | None = None) -> dict[str, Any]:

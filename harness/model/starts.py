@@ -211,10 +211,12 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
     """A file's content, unpacked if it is gzipped. Failures to read become sentences."""
     try:
         raw = open_regular(path)
-    except (DataError, OSError) as error:
-        gone = isinstance(error, FileNotFoundError)
-        why = f"{path}: there is no such file; name another, own, auto or none" if gone else one_line(error)
-        raise ConfigError(f"init.vectors: {why}") from None
+    except DataError as error:
+        raise ConfigError(f"init.vectors: {error}") from None
+    except FileNotFoundError:
+        raise ConfigError(f"init.vectors: {path}: there is no such file; name another, own, auto or none") from None
+    except OSError as error:
+        raise ConfigError(f"init.vectors: {path}: not readable ({error.strerror})") from None
     try:
         with raw:
             zipped = raw.read(2) == b"\x1f\x8b"
@@ -226,7 +228,7 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
             f"{path}: damaged or cut short inside its gzip stream ({one_line(error)}); fetch it again"
         ) from None
     except OSError as error:
-        raise ConfigError(f"init.vectors: {path}: not readable ({one_line(error)})") from None
+        raise ConfigError(f"init.vectors: {path}: not readable ({error.strerror or error})") from None
 
 
 def text_rows(
@@ -244,9 +246,10 @@ def text_rows(
             word, _, numbers = line.partition(b" ")
             fields = numbers.split(b" ") if word in ids else []
         else:  # tabs, or one of GloVe's words that have spaces inside
-            words, fields = line.split()[:-dim], line.split()[-dim:]
+            parts = line.split()
+            words, fields = parts[:-dim], parts[-dim:]
             if not words or not is_number(fields[0]) or (len(words) > 1 and is_number(words[-1])):
-                raise DataError(f"{path}: {place} has {len(line.split()) - 1} numbers, expected {dim}: {spelt(line)}")
+                raise DataError(f"{path}: {place} has {len(parts) - 1} numbers, expected {dim}: {spelt(line)}")
             word = b" ".join(words)
         row = None
         if word in ids:

@@ -12,7 +12,7 @@ import contextlib
 import ipaddress
 import os
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 LAST_FOR_NCCL = ("lo", "virbr")
@@ -20,8 +20,6 @@ LAST_FOR_NCCL = ("lo", "virbr")
 stays: the interface of the main address may be a slow one for administrators."""
 ELSEWHERE = "192.0.2.1"
 """An address of no machine (RFC 5737): the way to it is the default route."""
-FOUND = "PADLESS_NETWORK"
-"""Has the interface that ``use`` has named, so that it is not taken for the user's choice later."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,10 @@ class Route:
     interface: str
     address: str
     """This machine's own address on that interface; empty if the user named an interface that has none."""
-    by_user: bool = False
-    """GLOO_SOCKET_IFNAME was set."""
 
     def __str__(self) -> str:
-        """``eth0 (10.0.0.2): the route to the others``."""
-        shown = f"{self.interface} ({self.address})" if self.address else self.interface
-        return f"{shown}: {f'as {GLOO} says' if self.by_user else 'the route to the others'}"
+        """``eth0 (10.0.0.2)``."""
+        return f"{self.interface} ({self.address})" if self.address else self.interface
 
 
 def local_addresses(host: str, port: int) -> list[str]:
@@ -81,7 +76,7 @@ def choose(host: str, local: list[str], found: dict[str, list[str]], users: str 
     address. Then it is the default route's, or the only one.
     """
     if users:
-        return Route(users, next(iter(found.get(users, [])), ""), by_user=True)
+        return Route(users, next(iter(found.get(users, [])), ""))
     routes = [Route(name, address) for name, addresses in found.items() for address in addresses]
     outward = [route for route in routes if not is_loopback(route.address)]
     for address in local:
@@ -92,17 +87,14 @@ def choose(host: str, local: list[str], found: dict[str, list[str]], users: str 
 
 
 def find(host: str, port: int) -> Route | None:
-    """``choose`` for this machine; what ``use`` has named stays."""
-    named = os.environ.get(GLOO)
-    route = choose(host, local_addresses(host, port), interfaces(), named)
-    return replace(route, by_user=False) if route is not None and named == os.environ.get(FOUND) else route
+    """``choose`` for this machine; what ``use`` or the user has named stays."""
+    return choose(host, local_addresses(host, port), interfaces(), os.environ.get(GLOO))
 
 
 def use(route: Route | None) -> None:
-    """Tell gloo, in this process and those that it starts, and NCCL where it would take the loopback; what a user has
-    set stays as it is.
-    """
-    if route is not None and not route.by_user:
-        os.environ[GLOO] = os.environ[FOUND] = route.interface
-    if route is not None and all(name.startswith(LAST_FOR_NCCL) for name, found in interfaces().items() if found):
+    """Tell gloo, in this process and those that it starts, and NCCL where it would take the loopback."""
+    if route is None:
+        return
+    os.environ[GLOO] = route.interface
+    if all(name.startswith(LAST_FOR_NCCL) for name, found in interfaces().items() if found):
         os.environ.setdefault(NCCL, f"={route.interface}")  # without the sign NCCL takes every name that begins so

@@ -102,8 +102,7 @@ def use_route() -> Choice | None:
     network.use(route)
     if route is None:
         return Choice("as torch chooses", f"no interface leads to the others for certain; {network.GLOO} names one")
-    interface, reason = str(route).split(": ", 1)
-    return Choice(interface, reason)
+    return Choice(str(route), "the way to the other machines")
 
 
 def with_index(device: torch.device) -> torch.device:

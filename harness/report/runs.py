@@ -7,6 +7,7 @@ Runs are ranked by validation: choosing by the test split would make it a valida
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,7 @@ from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
-WEIGHED = ("tokens_per_s", "data_wait", "mfu")
+WEIGHED = ("tokens_per_s", "data_wait")
 """Figures of a log line that are averaged over the time it stands for."""
 UNSET = "unset"
 """Stands for a setting that a run does not have."""
@@ -248,13 +249,9 @@ def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
 
 
 def unique_names(runs: Sequence[RunFacts]) -> list[str]:
-    """Directory names; where two runs have the same, as many of the folders above as tell them apart."""
-    paths = [run.directory.resolve().parts for run in runs]
-
-    def name(path: tuple[str, ...]) -> str:
-        for length in range(1, len(path) + 1):
-            if sum(other[-length:] == path[-length:] for other in paths) == 1:
-                break
-        return str(Path(*path[-length:]))
-
-    return [name(path) for path in paths]
+    """Directory names; where two runs have the same, their paths below the folder that holds all of them."""
+    paths = [run.directory.resolve() for run in runs]
+    if len({path.name for path in paths}) == len(paths):
+        return [path.name for path in paths]
+    above = os.path.commonpath([path.parent for path in paths])
+    return [str(path.relative_to(above)) for path in paths]

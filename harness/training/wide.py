@@ -45,11 +45,7 @@ class WideDescent:
         """Learn from this rank's micro-batches and those of all others; nothing where ``skip`` is 1."""
         mine = join(touched)
         if self.world.world_size > 1:
-            streams = [
-                batch.global_rows,
-                batch.global_unlabelled_rows if len(touched) > len(batch.micro_batches) else 0,
-            ]
-            rows = sum(-(-rows // self.world.world_size) for rows in streams)
+            rows = sum(-(-rows // self.world.world_size) for rows in (batch.global_rows, batch.global_unlabelled_rows))
             mine = self.exchange(mine, rows, self.wide.num_places(batch.longest))
         rate = (1 - skip.to(self.wide.table.dtype)) * (lr / batch.global_rows)
         self.wide.update(mine, rate)

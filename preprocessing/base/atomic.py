@@ -17,7 +17,6 @@ import re
 import shutil
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +49,7 @@ def final_of(name: str) -> str | None:
 
 def sign(folder: Path, target: Path) -> None:
     """Mark a folder as the work of a job that makes ``target``. A copy of the folder does not count as marked."""
-    write_json(folder / MARK, {"job": uuid.uuid4().hex, "makes": target.name, "inode": folder.stat().st_ino})
+    write_json(folder / MARK, {"makes": target.name, "inode": folder.stat().st_ino})
 
 
 def is_signed(folder: Path, target: Path) -> bool:

@@ -286,24 +286,16 @@ def find(value: str, kind: str, option: str = "--config") -> str:
     stand in front.
 
     A path that leads nowhere comes back as it is, for whoever opens it to refuse. Raises ``ConfigError`` for a name
-    that is no recipe's, with those there are, and for a path that is only a recipe's name away from one.
+    that is no recipe's, with those there are.
     """
-    if os.path.isfile(value):
-        return value
     bare = value.removesuffix(ENDING)
-    known = names(kind)
-    other, _, name = bare.rpartition("/")
-    if other in KINDS and name in names(other):
-        return str(file_of(other, name))
-    if os.path.basename(value) == value:
-        if os.path.isfile(bare + ENDING):
-            return bare + ENDING
-        if bare in known:
-            return str(file_of(kind, bare))
-        if bare == value:
-            raise ConfigError(f"{option} {value}: no such file, nor a recipe of padless; there are {', '.join(known)}")
-    elif (name := os.path.basename(bare)) in known:
-        raise ConfigError(f"{option} {value}: no such file; the recipe that comes with padless is {option} {name}")
+    for path in (value, bare + ENDING, file_of(kind, bare), SHIPPED / f"{bare}{ENDING}"):
+        if os.path.isfile(path):
+            return str(path)
+    if bare == value == os.path.basename(value):
+        raise ConfigError(
+            f"{option} {value}: no such file, nor a recipe of padless; there are {', '.join(names(kind))}"
+        )
     return value
 
 

@@ -30,8 +30,8 @@ WIDEST = 100
 """Longer lines are hard to read, whatever the terminal's width."""
 INDENT = 31
 """Where texts begin, beside the keys."""
-GENERAL, ALL = "general", "all"
-"""The group of the keys without a dot, and the topic that is all groups."""
+ALL = "all"
+"""The topic that is all keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,52 +47,42 @@ class Page:
 
 
 def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]) -> str:
-    """The first screen, or what ``topic`` names. Raises ``ConfigError`` for a topic that does not exist.
+    """The first screen, or what ``topic`` names: all keys, a group or a key. Raises ``ConfigError`` for another.
 
     ``values`` replace defaults.
     """
-    options = options_of(config_class)
-    groups: dict[str, list[str]] = {}
-    for key in options:
-        groups.setdefault(key.partition(".")[0] if "." in key else GENERAL, []).append(key)
+    options, groups = options_of(config_class), groups_of(config_class)
 
     def described(title: str, keys: Iterable[str]) -> str:
-        return "\n".join([title, *(block(f"--{key} {_default(defaults[key])}", _text(options[key])) for key in keys)])
+        heads = {key: f"--{key} {_default(values.get(key, options[key].default))}" for key in keys}
+        return "\n".join(
+            [*([title] if title else []), *(block(head, _text(options[key])) for key, head in heads.items())]
+        )
 
-    defaults = {key: values.get(key, option.default) for key, option in options.items()}
     topic = topic.removeprefix("--")
-    if not topic:
-        few = len(options) <= FEW
-        more = (
-            {}
-            if few
-            else {"--help all": f"all {len(options)} keys; --help KEY: one", "--help GROUP": ", ".join(groups)}
-        )
-        more["--config FILE"] = "a YAML file with any of the keys; later ones win"
-        more["--print_config"] = "the configuration that all this gives"
-        blocks = [
-            textwrap.fill(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False),
-            paragraph(page.about),
-            *([as_typed(f"for example:\n  {page.example}")] if page.example else []),
-            described("keys, each with its default:", options)
-            if few
-            else described("the keys that matter most, each with its default:", page.first or list(options)[:FIRST]),
-            "\n".join(["more:", *(block(name, what, 21) for name, what in more.items())]),
-        ]
-        return "\n\n".join(blocks)
-    if topic == ALL or topic in groups:
-        titles = {name: (kind.__doc__ or "").partition("\n\n")[0] for name, kind in groups_of(config_class).items()}
-        wanted = groups if topic == ALL else [topic]
-        return "\n\n".join(
-            described(paragraph(f"{group}: {titles.get(group, 'keys without a group')}"), groups[group])
-            for group in wanted
-        )
-    found = [key for key in options if key == topic] or [key for key in options if key.rpartition(".")[2] == topic]
-    if not found:
-        near = nearest(topic, [ALL, *groups, *options])
-        hint = f"did you mean --help {near}?" if near else f"there are {', '.join([ALL, *groups])} and every key"
-        raise ConfigError(f"--help {topic}: neither a key nor a group of keys; {hint}")
-    return "\n".join(block(f"--{key} {_default(defaults[key])}", _text(options[key])) for key in found)
+    if topic:
+        found = [key for key in options if topic in (ALL, key, *key.split("."))]
+        if not found and topic != ALL:
+            near = nearest(topic, [ALL, *groups, *options])
+            hint = f"did you mean --help {near}?" if near else f"there are {', '.join([ALL, *groups])} and every key"
+            raise ConfigError(f"--help {topic}: neither a key nor a group of keys; {hint}")
+        about = (groups[topic].__doc__ or "").partition("\n\n")[0] if topic in groups else ""
+        return described(paragraph(f"{topic}: {about}") if about else "", found)
+    few = len(options) <= FEW
+    more = (
+        {} if few else {f"--help {ALL}": f"all {len(options)} keys; --help KEY: one", "--help GROUP": ", ".join(groups)}
+    )
+    more |= {"--config FILE": "a YAML file with any of the keys; later ones win"}
+    more |= {"--print_config": "the configuration that all this gives"}
+    title = "keys, each with its default:" if few else "the keys that matter most, each with its default:"
+    blocks = [
+        textwrap.fill(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False),
+        paragraph(page.about),
+        *([as_typed(f"for example:\n  {page.example}")] if page.example else []),
+        described(title, options if few else page.first or list(options)[:FIRST]),
+        "\n".join(["more:", *(block(name, what, 21) for name, what in more.items())]),
+    ]
+    return "\n\n".join(blocks)
 
 
 def block(name: str, text: str, column: int = INDENT) -> str:

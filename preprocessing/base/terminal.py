@@ -185,8 +185,6 @@ LONGEST = 100
 """Columns of a sentence in a terminal that has more: longer lines are hard to read."""
 FACT_INDENT = 11
 """Where the text of a fact begins, after its name."""
-TIE = "\u00a0"
-"""A blank at which no line ends."""
 GAP = 2
 """Cells between two columns of a table."""
 LEAST_SHRUNK = 12
@@ -217,7 +215,7 @@ def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[
     """``text`` as lines of at most ``width`` letters, cut at words; all but the first begin with ``indent`` blanks.
 
     ``first`` begins the first line. Each line of ``text`` is wrapped by itself. A word that is longer than a line, such
-    as a path, stays whole. No line ends at a ``TIE``.
+    as a path, stays whole.
     """
     result: list[str] = []
     for number, line in enumerate(printable(text).split("\n")):
@@ -233,7 +231,7 @@ def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[
             break_long_words=False,
             break_on_hyphens=False,
         ) or [start.rstrip()]
-    return [line.replace(TIE, " ") for line in result]
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,13 +30,6 @@ MOST_UNPACKED, MOST_RATIO = 256 << 20, 200
 LONGEST_SHOWN = 60
 """Characters of a foreign value in a sentence."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-KINDS = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 def shown(value: object) -> str:
@@ -67,7 +60,7 @@ def check_regular(path: str | Path, mode: int) -> None:
     """Raise ``DataError`` for what is no regular file: reading it might wait for ever, or never end."""
     if stat.S_ISREG(mode):
         return
-    kind = next((name for test, name in KINDS if test(mode)), "something else")
+    kind = "a directory" if stat.S_ISDIR(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "a device"
     raise DataError(f"{path}: is {kind}, not a file; put the file itself there")
 
 

@@ -17,7 +17,6 @@ import pytest
 
 from benchmarks import corpora, limits, loader, measuring, predict, pretrain, recurrence, text
 from benchmarks.__main__ import main
-from benchmarks.measuring import Lines
 from harness.inference.engines import open_scorer
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
@@ -35,14 +34,6 @@ def check(values: dict[str, Any], unit: str, *peers: str) -> None:
     assert min(values["ours"], *values["peers"].values()) > 0
     lines = next(measuring.rendered(values)).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["contender", "ours", *values["peers"]]
-
-
-def test_what_is_there_is_read_and_a_line_that_was_cut_short_is_none(tmp_path: Path) -> None:
-    lines = Lines(tmp_path / "new" / "lines.jsonl", "kind", "size")
-    lines.add({"kind": "rows", "size": 1, "seconds": 2.0})
-    with lines.path.open("a") as file:
-        file.write('{"kind": "cut o')
-    assert Lines(lines.path, "kind", "size").there == {("rows", 1): {"kind": "rows", "size": 1, "seconds": 2.0}}
 
 
 def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +135,8 @@ def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         "[50,0]",
     ]
     assert main(["corpora", str(file), *keys, "--seeds", "[0]"]) == 0
+    with (tmp_path / "out" / "figures.jsonl").open("a") as lines_of:
+        lines_of.write('{"key": "cut o\n')
     assert main(["corpora", str(file), *keys, "--seeds", "[0,2]", "--json"]) == 0
     lines = json.loads(capsys.readouterr().out.rpartition("\n[")[2].join(["[", ""]))
     assert [words[words.index("--seed") + 1] for words in trainings] == ["0"] * 4 + ["2"] * 4

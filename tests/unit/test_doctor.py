@@ -66,9 +66,9 @@ def test_cores(monkeypatch: pytest.MonkeyPatch, threads: int, slurm: str, state:
 @pytest.mark.parametrize(
     ("route", "state", "words"),
     [
-        (Route("eth1", "10.1.2.3"), "ok", "eth1 (10.1.2.3): the route to the others"),
+        (Route("eth1", "10.1.2.3"), "ok", "eth1 (10.1.2.3) leads to the other machines"),
         (None, "fix", "none leads to the other machines for certain"),
-        (Route("ib0", "", True), "fix", "GLOO_SOCKET_IFNAME is ib0, and no"),
+        (Route("ib0", ""), "fix", "GLOO_SOCKET_IFNAME is ib0, and no"),
     ],
 )
 def test_the_interface(monkeypatch: pytest.MonkeyPatch, route: Route | None, state: str, words: str) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -202,20 +201,3 @@ def test_law_9(two: Path, capsys: pytest.CaptureFixture[str], words: str) -> Non
     assert sentence in " ".join(output.err.split())
     assert output.err.count("error: ") == 1
     assert not list(Path().glob("out.*"))
-
-
-def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(
-    two: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name = "out.html"
-    Path(name).write_text("mine\n")
-    assert explain(two, "a fine film", "--output", name) == 2
-    assert capsys.readouterr().err.startswith(f"error: --output {name}: is there already, and holds something else;")
-    assert Path(name).read_text() == "mine\n"
-    assert explain(two, "a fine film", "--output", name, "--overwrite", "true") == 0
-    assert explain(two, "a dull film", "--output", name) == 0  # which it wrote itself
-    Path("in.txt").write_text("a fine film\n")
-    os.link("in.txt", "hard.txt")
-    assert explain(two, "--input", "in.txt", "--output", "hard.txt", "--overwrite", "true") == 2
-    assert capsys.readouterr().err == "error: --output hard.txt: is the input; name another file\n"
-    assert Path("in.txt").read_text() == "a fine film\n"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import shutil
 from dataclasses import replace
@@ -38,7 +37,6 @@ from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic
 from tests.exports import TEXTS, export, make_model, make_run
-from tests.unit.test_bundle import Trap
 
 pytestmark = pytest.mark.thorough
 
@@ -241,15 +239,6 @@ def test_one_form_of_the_network_is_enough(own: Path) -> None:
         padless.load(own, "onnx-int8")
     with pytest.raises(padless.UserError, match=r"safetensors: No such file or directory; bundle\.json names these"):
         padless.load(own, "torch")
-
-
-def test_a_pickle_is_refused_and_not_executed(own: Path, tmp_path: Path) -> None:
-    trace = tmp_path / "executed"
-    content = pickle.dumps(Trap(trace))
-    (own / ONNX).write_bytes(content)
-    replaced(own, ONNX, content)
-    assert f"{ONNX}: ONNX Runtime cannot read it" in attempt(own, "onnx")[0]
-    assert not trace.exists()
 
 
 def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> None:

@@ -116,20 +116,6 @@ def test_candidates_are_those_of_the_definition() -> None:
         assert (ids.tolist(), tries) == plain.draw(300, 40, 5, step)
 
 
-def test_expected_counts_are_how_often_a_token_is_a_candidate() -> None:
-    sampler, draws = LogUniformSampler(60, 12), 1000
-    seen, expected = np.zeros(60), np.zeros(60)
-    for step in range(draws):
-        ids, tries = sampler.draw(1, step)
-        seen[ids] += 1
-        expected += -np.expm1(sampler.log_missed * tries)
-    noise = np.sqrt(np.maximum(expected * (1 - expected / draws), 1))
-    # Stopping at the last distinct token makes the count of tries depend on the draws: a bias of less than 5 %.
-    assert np.all(np.abs(seen - expected) <= 4 * noise + 0.05 * expected)
-    assert seen.sum() == 12 * draws
-    assert seen[0] == 0
-
-
 def test_half_of_the_vocabulary_or_more_is_all_of_it() -> None:
     assert len(LogUniformSampler(50, 24).draw(0, 0)[0]) == 24
     assert LogUniformSampler(50, 25).draw(0, 0)[0].tolist() == list(range(1, 50))

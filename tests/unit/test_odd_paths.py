@@ -26,8 +26,6 @@ PLAIN = ["--config", "tests/plain.yaml"]
 OPTIONS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "source.path": (preprocessing, "run --source.path PATH --output HERE/o"),
     "config": (preprocessing, "run --config PATH --output HERE/o"),
-    "stop words": (preprocessing, "run --source.path HERE/rows.csv --output HERE/o --text.stop_words PATH"),
-    "check": (preprocessing, "check PATH"),
     "plan": (harness, "plan --data PATH --config tests/plain.yaml"),
     "predict --run": (harness, "predict --run PATH a"),
     "predict --input": (harness, "predict --run HERE/run --input PATH --output HERE/out.csv --format csv"),

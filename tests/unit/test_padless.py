@@ -50,17 +50,6 @@ def test_a_frame_and_the_csv_of_it_give_the_same_rows_which_come_back_as_frames(
         data["dev"]
 
 
-def test_frames_of_every_kind(tmp_path: Path) -> None:
-    mood = [[1, "two", 4.0][at % 3] for at in range(ROWS)]
-    kinds = FRAME.rename(columns={"film": 0}).astype({"review": object}).assign(mood=mood)
-    kinds.loc[103, "review"] = "half a \ud83d character"
-    kinds.loc[105, "review"] = None
-    keep = {**INLINE, "source.missing_text": "keep"}
-    data = padless.prepare(kinds, label="mood", output=tmp_path / "d", options=keep)
-    assert data.labels == ["1", "4.0", "two"]  # as a CSV file has them
-    assert data.manifest.statistics["missing_text"] == 1
-
-
 def test_a_wrong_frame_or_option_gets_a_sentence(tmp_path: Path) -> None:
     unlabelled = FRAME.assign(mood=["a", "b", None] * 20)
     for frame, options, sentence in (
@@ -80,9 +69,6 @@ def test_predictions_as_frames(tmp_path: Path) -> None:
     frame = padless.open_predictions(run)
     assert frame.columns.tolist() == ["row", "label", "predicted", "probability_no", "probability_yes"]
     assert frame["row"].tolist() == [3, 9]
-    results.write_predictions(run, "test", ["no", "yes"], "text", rows=np.array([4, 5]), **common)
-    assert padless.open_predictions(run)["row"].tolist() == [4, 5]
-    assert padless.open_predictions(run, "validation")["row"].tolist() == [3, 9]
     (tmp_path / "p.csv").write_text("text,predicted,probability_yes\n007,1,0.5\nNA,0,0.25\n")
     assert padless.open_predictions(tmp_path / "p.csv")["text"].tolist() == ["007", "NA"]
     with pytest.raises(padless.UserError, match="holds no predictions of the split train; evaluate the run first"):

@@ -22,7 +22,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.inference import rows
-from harness.inference.parts import Layout, ScoredPart
+from harness.inference.parts import ScoredPart
 from harness.inference.place import MANIFEST
 from preprocessing.base import atomic, cli
 from tests.commands import unwrapped
@@ -169,23 +169,6 @@ def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> N
     assert Path("out.csv").read_text().startswith("text,predicted,new_predicted,new_probability_bad,")
 
 
-WRONG = {
-    "g.csv": (
-        ("text\n" + "né\n" * 90).encode() + b"caf\xe9\n",
-        "row 91: byte 3 (0xe9) of 'text' is not UTF-8; set --enc",
-    ),
-    "j.jsonl": (b'{"text": "fine"}\n{"text": 10}\n', "row 2: 'text' is 10, expected a text"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_read_is_a_sentence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    content, expected = WRONG[name]
-    code, line = refused(capsys, written(name, content), "out.csv")
-    assert (code, line[: len(f"{name}: {expected}")]) == (3, f"{name}: {expected}")
-    assert [path.name for path in Path().iterdir()] == [name]
-
-
 def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
@@ -316,22 +299,6 @@ def test_what_was_begun_goes_on_with_the_same_only(
     assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} another content of in.csv; {what}")
     assert predict(name, "out.csv", *SMALL, "--overwrite", "true") == 0
     assert len(Stub.seen) == ROWS + 1
-
-
-def test_a_full_disk_leaves_the_old_file(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    name = write("csv")
-    written("out.csv", "old")
-
-    def full(self: Layout, *arguments: object) -> bytes:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Layout, "lines", full)
-    code, line = refused(capsys, name, "out.csv", "--overwrite", "true")
-    what = "make room and run the same command to continue, or name another --output"
-    assert (code, line[-len(what) :]) == (4, what)
-    assert "cannot be written (No space left on device)" in line
-    assert Path("out.csv").read_text() == "old"
-    assert list(Path().glob(f"**/*{atomic.TEMPORARY_MARK}*")) == []
 
 
 def test_an_output_that_exists(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.batch import Batch
 from harness.config import ModelConfig
@@ -204,20 +202,3 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
     for pooled, gradient in found[1:]:
         torch.testing.assert_close(pooled, found[0][0], rtol=0, atol=1e-12)
         torch.testing.assert_close(gradient, found[0][1], rtol=0, atol=1e-12)
-
-
-def test_no_atomic_addition_pools_packed_rows() -> None:
-    """A scatter adds in whatever order the device comes to it: two equal runs would end elsewhere."""
-
-    class Recorded(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            called.add(func.overloadpacket.__name__)
-            return func(*args, **(kwargs or {}))
-
-    called: set[str] = set()
-    lengths = torch.tensor([7, 5, 5, 2])
-    tokens = torch.randn(19, 3, requires_grad=True)
-    with Recorded():
-        MaximumAndMean(3).packed(tokens, tokens, lengths, lengths).sum().backward()
-    assert {"amax", "sum", "index_select"} <= called
-    assert not {name for name in called if "scatter" in name or "index_add" in name or "index_put" in name}

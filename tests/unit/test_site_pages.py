@@ -23,8 +23,6 @@ from preprocessing.base.errors import ConfigError, DataError, StorageError, User
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = sorted((ROOT / "docs/pictures").glob("*.svg"))
-SVG = "http://www.w3.org/2000/svg"
-"""A name, fetched by nobody."""
 IMAGE = re.compile(r"!\[([^\]]*)\]\((?:[\w./-]*/)?pictures/([\w-]+\.svg)\)")
 
 
@@ -74,15 +72,6 @@ def test_every_command_stands_in_the_reference_with_its_options(package: str, ta
         assert all(f"`--{key}` (" in section for key in leaves(own) if key not in known), usage
 
 
-def test_links_between_files_become_links_between_pages() -> None:
-    text = (
-        "[a](../launch/slurm/README.md#where-to-look) [b](https://x.y/z.md) [c](../harness/config.py) [d](../none.md)"
-    )
-    assert pages.with_links(text, "surviving.md") == (
-        "[a](how-to/slurm.md#where-to-look) [b](https://x.y/z.md) c [d](../none.md)"
-    )
-
-
 def test_every_picture_is_shown_and_described() -> None:
     shown = [found for path in (ROOT / "docs").rglob("*.md") for found in IMAGE.findall(path.read_text())]
     assert {name for _, name in shown} == {path.name for path in PICTURES}
@@ -104,10 +93,3 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/run-directory.md").read_text(), re.MULTILINE)
     errors = [error.exit_code for error in (UserError, ConfigError, DataError, StorageError)]
     assert [int(row) for row in rows] == [0, *errors, PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGTERM]
-
-
-def test_nothing_is_fetched_while_the_site_is_built_or_read() -> None:
-    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    assert (config["strict"], config["theme"]["font"], "offline" in config["plugins"]) == (True, False, True)
-    own = [ROOT / "mkdocs.yml", *sorted((ROOT / "docs/assets").iterdir()), *PICTURES]
-    assert [path.name for path in own if re.search(r"https?:|//\w+\.", path.read_text().replace(SVG, ""))] == []

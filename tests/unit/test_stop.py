@@ -48,7 +48,6 @@ while stopping.received() is None:
 time.sleep(0.2)
 sys.exit(5)
 """
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1")]
 STUBBORN = POLITE.replace("time.sleep(0.2)", "time.sleep(60)")
 
 
@@ -73,7 +72,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
     return process.returncode, out, time.monotonic() - began
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", *OTHERS])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])
 def test_a_rank_is_asked_and_given_its_time(name: str) -> None:
     process = launcher(POLITE)
     rank_is_there(process)
