@@ -25,7 +25,7 @@ import torch
 from hypothesis import strategies as st
 
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
-from harness.inference.engines import open_scorer
+from harness.inference.scorer import open_scorer
 from harness.ranks.session import Session, open_session
 from harness.report.page import view
 from harness.report.runs import read_run
