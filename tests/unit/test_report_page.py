@@ -197,6 +197,3 @@ def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(pair: Pa
     assert report(output) == 2
     assert output.read_text() == "mine"
     assert report(output, "--overwrite", "true") == 0
-    metrics = (run / "metrics.jsonl").read_bytes()
-    assert report(run / "metrics.jsonl", "--overwrite", "true") == 2
-    assert (run / "metrics.jsonl").read_bytes() == metrics
