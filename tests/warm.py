@@ -15,7 +15,7 @@ for name in (
     importlib.import_module(name)
 for name in (
     "harness.predict",
-    "harness.inference.torch_scorer",
+    "harness.inference.bundle",
     "preprocessing.job.pipeline",
     "preprocessing.__main__",
 ):

@@ -81,6 +81,12 @@ def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict
     return tensors
 
 
+def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], where: object) -> None:
+    """Give a network the weights of a file. Raises ``DataError`` that names ``where`` if they are of another one."""
+    check_tensors(shapes_of(weights), shapes_of(network.state_dict()), f"{where}: not the weights of this model")
+    network.load_state_dict(dict(weights))
+
+
 def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Raise ``DataError`` that names the first tensor with a number that is none, or infinite."""
     for name, tensor in tensors.items():

@@ -60,7 +60,7 @@ GENERATOR = "padless report"
 """What a report says that it was made by."""
 FORMAT, FORMAT_VERSION = "padless-report", 1
 CURVES = {"loss": "train", "lr": "train", "grad_norm": "train", "padding": "train"}
-CURVES |= {"tokens_per_s": "speed", "data_wait": "speed", "mfu": "speed"}
+CURVES |= {"tokens_per_s": "speed", "data_wait": "speed"}
 """Figure among the numbers of a page -> the lines that hold it."""
 MATRIX_CLASSES = 20
 """Most classes whose confusion matrix is shown; beyond that only its largest cells are."""

@@ -32,7 +32,7 @@ from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
-WEIGHED = ("tokens_per_s", "data_wait", "mfu")
+WEIGHED = ("tokens_per_s", "data_wait")
 """Figures of a log line that are averaged over the time it stands for."""
 UNSET = "unset"
 """Stands for a setting that a run does not have."""

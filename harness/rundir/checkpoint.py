@@ -12,7 +12,7 @@
 The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed:
 a name means completeness (law 2). A second one of a step takes the place of the first in one step, or in two that a
 kill between them leaves readable (``preprocessing.base.atomic``). Reading checks every hash before a byte is parsed.
-When one is written, and which are kept, is ``harness.training.checkpointer``'s.
+When one is written, and which are kept, is ``harness.training.writer``'s.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class CheckpointState(Record, frozen=True):
     vectors: dict[str, Any] | None = None
     started_from: dict[str, Any] | None = None
     soft_labels: dict[str, Any] | None = None
-    dataset_parts: dict[str, str] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
 
 
 class OtherVersionError(DataError):

@@ -20,7 +20,6 @@
     wandb/, tensorboard/, …    what a tracker itself writes
     bad_batches/               rows of steps whose gradient was not finite
     vectors/                   word vectors of a dataset whose directory cannot be written to
-    profile/                   traces of the steps that were profiled
     STOP                       made by a user: save a checkpoint and stop
     .lock                      held by the process that trains here
 
@@ -58,7 +57,6 @@ EVALUATION = "evaluation"
 REPORT = "report.html"
 TRACKING = "tracking"
 BAD_BATCHES = "bad_batches"
-PROFILE = "profile"
 VECTORS = "vectors"
 STOP = "STOP"
 LOCK = ".lock"
@@ -117,11 +115,6 @@ def tracker_journal(run: str | Path, name: str) -> Path:
 def tracker_folder(run: str | Path, name: str) -> Path:
     """The folder in which the tracker ``name`` keeps files of its own."""
     return Path(run, name)
-
-
-def trace_name(first: int, last: int) -> str:
-    """Name of the file in ``profile/`` that holds the trace of these steps, both included."""
-    return f"steps-{first}-{last}.json"
 
 
 @dataclass(frozen=True, order=True)

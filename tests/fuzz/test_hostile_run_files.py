@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ import torch
 from hypothesis import strategies as st
 
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
-from harness.inference.engines import open_scorer
+from harness.inference.scorer import open_scorer
 from harness.ranks.session import Session, open_session
 from harness.report.page import view
 from harness.report.runs import read_run
@@ -37,8 +36,8 @@ from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.training_facts import FILE as TRAINING
 from harness.rundir.training_facts import read_training
 from harness.training import assembly
-from harness.training.checkpointer import State
-from harness.training.resume import find_resume_point
+from harness.training.preflight import find_resume_point
+from harness.training.trainer import State
 from harness.training.writer import RunWriter
 from preprocessing.dataset.shards import VOCABULARY
 from tests.datasets import write_dataset
@@ -90,10 +89,9 @@ class Stage:
             checkpoint=CheckpointConfig(every_steps=3, keep_last=2),
             tracking=TrackingConfig(log_every=1),
         )
-        with mock.patch.object(assembly, "measure_peak", return_value=1e9):
-            with assembly.open_run(self.config, session) as run:
-                run.train()
-            self.live = assembly.assemble(self.config, session, RunWriter(self.config, active=False), {})
+        with assembly.open_run(self.config, session) as run:
+            run.train()
+        self.live = assembly.assemble(self.config, session, RunWriter(self.config, active=False), {})
         assert export(self.run, "--output", self.export, "--onnx", "--quiet") == 0
         self.newest = checkpoint.path_of(self.run, checkpoint.steps(self.run)[-1])
 

@@ -48,8 +48,8 @@ def facts(**values: Any) -> RunFacts:
 def test_speed_is_averaged_over_the_time_that_each_line_stands_for() -> None:
     train = [{"step": 10, "rows": 100, "padding": 0.1}, {"step": 20, "rows": 300, "padding": 0.3}]
     speed = [
-        {"step": 10, "rows_per_s": 10.0, "tokens_per_s": 1000.0, "data_wait": 0.0, "mfu": None, "memory_bytes": 5},
-        {"step": 20, "rows_per_s": 100.0, "tokens_per_s": 8000.0, "data_wait": 0.52, "mfu": 0.5, "memory_bytes": 7},
+        {"step": 10, "rows_per_s": 10.0, "tokens_per_s": 1000.0, "data_wait": 0.0, "memory_bytes": 5},
+        {"step": 20, "rows_per_s": 100.0, "tokens_per_s": 8000.0, "data_wait": 0.52, "memory_bytes": 7},
     ]
     summary = facts(train=train, speed=speed).speed_summary
     assert summary == pytest.approx(
@@ -57,7 +57,6 @@ def test_speed_is_averaged_over_the_time_that_each_line_stands_for() -> None:
             "seconds": 13.0,
             "tokens_per_s": (10 * 1000 + 3 * 8000) / 13,
             "data_wait": 3 * 0.52 / 13,
-            "mfu": 0.5,
             "padding": 0.2,
             "memory_bytes": 7.0,
         }
