@@ -84,7 +84,7 @@ def measure(config: TrainConfig) -> dict[str, Any]:
             words = (session.device.type, config.precision, packed, config.steps)
             contenders[name] = functools.partial(apart, pool, run, *words)
         seconds = alternate(contenders, config.rounds)
-        details = {name: ours.figures[name] for name in ("padding", "data_wait", "mfu")}
+        details = {name: ours.figures[name] for name in ("padding", "data_wait")}
         speeds = {name: 1 / median for name, median in seconds.items()}
         return result("tokens/s", speeds, ours_details=details, precision=config.precision)
 

@@ -344,8 +344,6 @@ class RunConfig:
     many in a row training stops."""
     dry_run: bool = False
     """Build everything, run the longest batch, print memory and the time of a full run; leave nothing behind."""
-    profile: list[int] = field(default_factory=list)
-    """First and last step to record with torch.profiler, as in [20, 25]; the trace goes to RUN/profile."""
     select: Literal["accuracy", "loss", "calibrated"] = "accuracy"
     """Which validation metric decides the epoch whose weights are kept: the highest accuracy, the lowest log loss, or
     the lowest log loss after the probabilities were calibrated, which a small validation split tells apart best."""
@@ -388,9 +386,6 @@ class RunConfig:
         epochs, patience = self.epochs, self.patience
         below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
         require(below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
-        window = self.profile
-        in_order = not window or (len(window) == 2 and 0 <= window[0] <= window[1])
-        require(in_order, "profile", window, "a first and a last step, as in [20, 25]")
         self.optim.check_moves(self.model.embedding_dim)
         require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
         names = {part for key in flat(to_dict(self)) for part in (key, key.partition(".")[0])}

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     from harness.ranks.session import open_session
     from harness.report.sinks import ReportSink
     from harness.training.assembly import open_run
-    from harness.training.sinks import Sink, Sinks
+    from harness.training.writer import Sink, Sinks
 
     config = resolved.config
 

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     from harness.ranks.session import open_session
     from harness.report.sinks import BaselineSink, ReportSink
     from harness.training.assembly import open_run
-    from harness.training.sinks import Sink, Sinks
+    from harness.training.writer import Sink, Sinks
 
     def listeners(sinks: Sinks) -> tuple[Sink, ...]:
         report = ReportSink(config.run)

@@ -29,10 +29,10 @@ def main(run: Path, data: str, first: int, last: int, state: str) -> None:
     with open(run / "metrics.jsonl", "a") as file:
         for step in range(first, last + 1):
             time.sleep(STEP_S)
-            row = {"step": step, "loss": 1 / step, "lr": 1e-3}
-            file.write(json.dumps({"kind": "train", **row}) + "\n")
+            file.write(json.dumps({"kind": "train", "step": step, "loss": 1 / step, "lr": 1e-3}) + "\n")
+            file.flush()
             before = time.perf_counter()
-            trackers.write("train", row)
+            trackers.listen()
             calls_s += time.perf_counter() - before
     began = time.perf_counter()
     trackers.close(state)  # type: ignore[arg-type]

@@ -130,7 +130,7 @@ def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int
         learned = {"loss": start * np.exp(-step * skill / 250) * noise, "lr": 0.002 * (1 - step / 201), "rows": 320}
         log.write("train", {"step": step, **learned, "grad_norm": noise / (0.1 + step / 50), "padding": 0.03 * noise})
         timing = {"rows_per_s": 900 * noise, "tokens_per_s": 70_000 * noise, "data_wait": 0.01 * noise}
-        timing |= {"mfu": 0.4, "memory_bytes": 3e8}
+        timing |= {"memory_bytes": 3e8}
         log.write("train", {"step": step, **timing, "verdict": None}, "throughput.jsonl")
         if step % 50 == 0:
             grown = skill * (min(step, 150) - max(0, step - 150)) / 150

@@ -78,7 +78,6 @@ def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weigh
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly, "build_network", in_fp64)
         patch.setattr(assembly, "try_recurrence", lambda *_: Choice("fp64", "exact"))
-        patch.setattr(assembly, "measure_peak", lambda *_: 1e9)
         patch.setitem(assembly.DTYPES, "fp64", torch.float64)
         trainer = make_trainer(config, session)
     update, counts = trainer.update, []

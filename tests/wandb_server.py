@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server on loopback that speaks as much of W&B's protocol as wandb 0.31 needs: runs, resume, sync, artifacts.
+"""A server on loopback that speaks as much of W&B's protocol as wandb 0.31 needs: runs, resume, sync.
 
 It is no stand-in for judging what W&B shows; it keeps what it is sent, as W&B does, by offset in each file's stream.
 """
@@ -53,10 +53,7 @@ class Store:
     """Every answer is this HTTP status, if not 0."""
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
-    artifacts: list[dict[str, Any]] = field(default_factory=list)
-    used: list[str] = field(default_factory=list)
     alerts: list[dict[str, Any]] = field(default_factory=list)
-    uploads: dict[str, bytes] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def environment(self) -> dict[str, str]:
@@ -91,42 +88,6 @@ class Store:
     def on_createrunfiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": self.place(f"{variables['run']}/{name}")} for name in variables["files"]]
         return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
-
-    def on_artifacttype(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"project": None}
-
-    def on_createartifact(self, variables: dict[str, Any]) -> dict[str, Any]:
-        self.artifacts.append(variables["input"])
-        number = str(len(self.artifacts))
-        sequence = {"id": f"sequence-{number}", "latestArtifact": None}
-        artifact = {"id": number, "state": "PENDING", "artifactSequence": sequence}
-        return {"createArtifact": {"artifact": artifact}}
-
-    def on_createartifactmanifest(self, variables: dict[str, Any]) -> dict[str, Any]:
-        url = self.place(f"manifest/{variables['artifactID']}/{variables['name']}")
-        file = {"id": "1", "uploadUrl": url, "uploadHeaders": []}
-        manifest = {"id": f"manifest-{variables['artifactID']}", "file": file}
-        return {"createArtifactManifest": {"artifactManifest": manifest}}
-
-    def on_updateartifactmanifest(self, variables: dict[str, Any]) -> dict[str, Any]:
-        number = variables["artifactManifestID"]
-        file = {"id": "1", "uploadUrl": self.place(f"manifest/{number}"), "uploadHeaders": []}
-        return {"updateArtifactManifest": {"artifactManifest": {"id": number, "file": file}}}
-
-    def on_createartifactfiles(self, variables: dict[str, Any]) -> dict[str, Any]:
-        edges = []
-        for spec in variables["input"]["artifactFiles"]:
-            place = f"artifact/{spec['artifactID']}/{spec['name']}"
-            node = {"storagePath": place, "uploadUrl": self.place(place), "uploadHeaders": []}
-            edges.append({"node": {**node, "uploadMultipartUrls": None, "artifact": {"id": spec["artifactID"]}}})
-        return {"createArtifactFiles": {"files": {"edges": edges}}}
-
-    def on_commitartifact(self, variables: dict[str, Any]) -> dict[str, Any]:
-        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
-
-    def on_useartifact(self, variables: dict[str, Any]) -> dict[str, Any]:
-        self.used.append(variables["input"]["artifactID"])
-        return {"useArtifact": {"artifact": {"id": variables["input"]["artifactID"]}}}
 
     def on_notifyscriptablerunalert(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.alerts.append(variables)
@@ -216,9 +177,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(content)
 
     def do_PUT(self) -> None:
-        data = self.body()
-        with self.store.lock:
-            self.store.uploads[self.path.removeprefix("/upload/")] = data
+        self.body()
         self.answer({})
 
     def do_GET(self) -> None:

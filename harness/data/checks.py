@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shlex
@@ -15,7 +14,6 @@ from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, Task
 from harness.data.order import OrderSpec, step_rows, stream_seed, width_groups
 from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_labels, read_soft_labels
 from harness.data.views import rows_of_task
-from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import percent
@@ -55,75 +53,31 @@ def check_dataset(
     return manifest
 
 
-def parts_of(manifest: Manifest) -> dict[str, str]:
-    """A hash of each part of a dataset, by which ``other_parts`` says what differs between two."""
-    parts = {
-        "classes": manifest.labels,
-        "text pipeline": manifest.text,
-        "vocabulary": manifest.vocabulary_hash,
-        "rows": {name: manifest.rows(name) for name in manifest.splits},
-    }
-    return {part: hashlib.sha256(atomic.canonical_json(value)).hexdigest() for part, value in parts.items()}
-
-
-def other_parts(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Which parts of two datasets with other fingerprints differ, as ``parts_of`` gave them; never empty."""
-    return [part for part in now if was.get(part) != now[part]] or ["texts or labels"]
-
-
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Check that every process gets a row at every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
-    check_stream(config, manifest, world_size)
-    rows = manifest.rows(TRAIN)
-    if rows < world_size:
-        raise DataError(f"{Path(config.data, MANIFEST)}: {rows} training rows for {world_size} processes; start fewer")
-    if config.global_batch_tokens is not None:
-        smallest, _ = step_rows(width_groups(manifest.rows_by_width(TRAIN), order_spec(config)))
+    key = "global_batch" if config.global_batch_tokens is None else "global_batch_tokens"
+    streams = {TRAIN: (order_spec(config), key)}
+    check_stream(config, manifest)
+    if config.order.unlabelled_batch:
+        streams[UNLABELLED] = (unlabelled_spec(config), "order.unlabelled_batch")
+    for split, (spec, key) in streams.items():
+        rows = manifest.rows(split)
+        if rows < world_size:
+            where = Path(config.data, MANIFEST)
+            raise DataError(f"{where}: {rows} rows of {split} for {world_size} processes; start fewer")
+        smallest, _ = step_rows(width_groups(manifest.rows_by_width(split), spec))
         if smallest < world_size:
             raise ConfigError(
-                f"global_batch_tokens: {config.global_batch_tokens} tokens make steps of {smallest} rows, which cannot "
-                f"be shared by {world_size} processes; raise it or start fewer"
+                f"{key}: steps of {smallest} rows cannot be shared by {world_size} processes; raise it or start fewer"
             )
-        return
-    if config.global_batch < world_size:
-        raise ConfigError(
-            f"global_batch: {config.global_batch} rows cannot be shared by {world_size} processes; "
-            f"raise it to at least {world_size} or start fewer"
-        )
-    steps = -(-rows // config.global_batch)
-    if rows // steps < world_size:
-        larger = range(config.global_batch, rows + 1)
-        enough = next(batch for batch in larger if rows // -(-rows // batch) >= world_size)
-        raise ConfigError(
-            f"global_batch: {rows} rows in {steps} steps of near-equal size leave some of "
-            f"{world_size} processes without a row; raise it to {enough} or start fewer"
-        )
 
 
-def check_stream(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Check that there are unlabelled rows if steps are to have some, and enough of them for every process.
-
-    Raises ``ConfigError``, or ``DataError`` for too few rows.
-    """
-    batch = config.order.unlabelled_batch
-    if not batch:
-        return
-    if not manifest.splits.get(UNLABELLED):
+def check_stream(config: RunConfig, manifest: Manifest) -> None:
+    """Raise ``ConfigError`` where steps are to have unlabelled rows and there are none."""
+    if config.order.unlabelled_batch and not manifest.splits.get(UNLABELLED):
         raise ConfigError(
             f"order.unlabelled_batch: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "
-            f"set order.unlabelled_batch to 0"
-        )
-    if batch < world_size:
-        raise ConfigError(
-            f"order.unlabelled_batch: {batch} rows cannot be shared by {world_size} processes; "
-            f"raise it to at least {world_size} or start fewer"
-        )
-    rows = manifest.rows(UNLABELLED)
-    smallest, _ = step_rows(width_groups(manifest.rows_by_width(UNLABELLED), unlabelled_spec(config)))
-    if smallest < world_size:
-        raise DataError(
-            f"{Path(config.data, MANIFEST)}: {rows} unlabelled rows in steps of {smallest} for {world_size} processes; "
-            f"start fewer"
+            "set order.unlabelled_batch to 0"
         )
 
 
@@ -152,7 +106,7 @@ def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None
     if not config.self_training.is_on or not config.order.unlabelled_batch:
         return None
     found = read_soft_labels(find_soft_labels(config.data, config.self_training.labels))
-    check_soft_labels(found, config.data, manifest, [UNLABELLED])
+    check_soft_labels(found, config.data, manifest, UNLABELLED)
     if found.by_chance and not config.self_training.any_teacher:
         raise DataError(
             f"{found.path}: its teacher, {found.teacher.teacher}, is no better than chance on validation, so its soft "
@@ -202,10 +156,6 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
             f"evaluation.threshold: {config.evaluation.threshold} is for two labels, the dataset has "
             f"{len(manifest.labels)} and the most probable one is predicted; leave it at fixed"
         )
-    per_epoch = sum(part.steps for part in width_groups(manifest.rows_by_width(TRAIN), order_spec(config)))
-    total = config.epochs * per_epoch
-    if config.profile and config.profile[1] >= total:
-        raise ConfigError(f"profile: step {config.profile[1]} never comes: the run has {total} steps, from 0")
 
 
 def class_rows(manifest: Manifest, split: str) -> dict[str, int]:
@@ -235,23 +185,18 @@ def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: 
 
     ``rows`` of the training by class, ``weights`` as ``optim.class_weights``, ``threshold`` as ``evaluation``'s.
     """
-    some = {name: count for name, count in rows.items() if count}
-    if len(some) < 2 or weights or threshold != "fixed":
+    some = sorted((name for name in rows if rows[name]), key=lambda name: rows[name])
+    if len(some) < 2 or weights or threshold != "fixed" or rows[some[-1]] < LOPSIDED * rows[some[0]]:
         return None
-    largest, smallest = max(some, key=lambda name: some[name]), min(some, key=lambda name: some[name])
-    ratio = some[largest] / some[smallest]
-    if ratio < LOPSIDED:
-        return None
-    share = percent(some[smallest] / sum(some.values()))
-    small = sorted((name for name in some if LOPSIDED * some[name] <= some[largest]), key=lambda name: some[name])[:3]
-    weighed = {name: float(f"{math.sqrt(some[largest] / some[name]):.2g}") for name in small}
+    smallest, largest = some[0], some[-1]
+    share, ratio = percent(rows[smallest] / sum(rows.values())), rows[largest] / rows[smallest]
+    small = [name for name in some if LOPSIDED * rows[name] <= rows[largest]][:3]
+    weighed = {name: float(f"{math.sqrt(rows[largest] / rows[name]):.2g}") for name in small}
     option = f"--optim.class_weights {shlex.quote(json.dumps(weighed, ensure_ascii=False, separators=(',', ':')))}"
-    seen = f"{smallest!r} has {share} of the rows, {largest!r} {ratio:.0f} times as many: accuracy says little of it"
-    if len(rows) > 2:
-        return f"{seen}; look at balanced accuracy and macro F1, and weigh small classes, as in {option}"
-    second = list(rows)[1] == smallest  # whose F1 is the figure, and what the threshold is chosen for
-    also = " or choose --evaluation.threshold f1" if second else ""
-    return f"{seen}; look at balanced accuracy{' and F1' if second else ''}, and weigh it ({option}){also}"
+    return (
+        f"{smallest!r} has {share} of the rows, {largest!r} {ratio:.0f} times as many: accuracy says little of it; "
+        f"look at balanced accuracy, and weigh small classes, as in {option}"
+    )
 
 
 def few_steps(steps_per_epoch: int, epochs: int) -> str | None:

@@ -8,13 +8,12 @@ processes. While a run has them mapped, a change of the files is noticed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from harness.ranks.distributed import World, launched_local_rank
@@ -147,36 +146,26 @@ def make_private(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)
     found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        what = "is no folder"
-    elif found.st_uid != os.getuid():
-        what = f"belongs to user {found.st_uid}"
-    elif found.st_mode & 0o022:
-        what = "can be written by others"
-    else:
-        return path.chmod(0o700)
-    raise ConfigError(f"stage_dir: {path} {what}, so shards are not copied there; remove it, or name another directory")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            f"stage_dir: {path} is no folder of this user that others cannot write to, so shards are not copied there; "
+            "remove it, or name another directory"
+        )
+    path.chmod(0o700)
 
 
 def copy_shard(source: Path, target: Path, info: ShardInfo) -> None:
     if target.is_file() and target.stat().st_size == info.bytes and atomic.sha256_file(target) == info.sha256:
         return
-    digest = hashlib.sha256()
-    with atomic.replacing(target) as temporary, open(temporary, "wb") as sink:
-        for chunk in chunks_of(source):
-            digest.update(chunk)
-            sink.write(chunk)
-        if digest.hexdigest() != info.sha256:
-            raise DataError(f"{source}: its sha256 is not the manifest's: bytes were changed; build the dataset again")
-
-
-def chunks_of(path: Path) -> Iterator[bytes]:
     try:
-        with open_regular(path) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
+        file = open_regular(source)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); try again") from None
+        raise DataError(f"{source}: cannot be read ({error.strerror}); try again") from None
+    with file, atomic.replacing(target) as temporary:
+        with open(temporary, "wb") as sink:
+            shutil.copyfileobj(file, sink, CHUNK_BYTES)
+        if atomic.sha256_file(temporary) != info.sha256:
+            raise DataError(f"{source}: its sha256 is not the manifest's: bytes were changed; build the dataset again")
 
 
 class FileWatch:
@@ -189,8 +178,14 @@ class FileWatch:
     def __init__(self, data: str | Path, manifest: Manifest, root: Path, names: Collection[str]) -> None:
         """``data`` holds the manifest, ``root`` the shards of the splits ``names`` that are mapped."""
         self.data, self.fingerprint = Path(data), manifest.fingerprint
-        self.files = {root / info.path: opened(root / info.path) for name in names for info in manifest.splits[name]}
+        self.files: dict[Path, tuple[int, os.stat_result]] = {}
         """Path -> descriptor and state of each shard."""
+        for path in (root / info.path for name in names for info in manifest.splits[name]):
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise DataError(f"{path}: cannot be opened ({error.strerror}); restore the dataset") from None
+            self.files[path] = descriptor, os.fstat(descriptor)
         self.checked = time.monotonic()
 
     def check(self) -> None:
@@ -205,12 +200,9 @@ class FileWatch:
             )
         self.compare_sizes()
         for path, (_, before) in self.files.items():
-            try:
-                now = os.stat(path)
-            except OSError:
-                raise DataError(f"{path}: this shard was removed while the run used it; restore the dataset") from None
-            if identity(now) != identity(before):
-                raise DataError(f"{path}: this shard was replaced while the run used it; put the old one back")
+            now = path.stat() if path.exists() else None
+            if now is None or (now.st_ino, now.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
+                raise DataError(f"{path}: this shard was removed or replaced while the run used it; put it back")
 
     def check_sizes(self) -> None:
         """Between steps, at most once a second: no mapped shard was cut short. Raises ``DataError``."""
@@ -231,15 +223,3 @@ class FileWatch:
         for descriptor, _ in self.files.values():
             os.close(descriptor)
         self.files = {}
-
-
-def opened(path: Path) -> tuple[int, os.stat_result]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror}); restore the dataset") from None
-    return descriptor, os.fstat(descriptor)
-
-
-def identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -196,8 +196,8 @@ def rows_of(batches: Sequence[pa.RecordBatch], classes: int) -> dict[str, Rows]:
     return {name: (numbers[place == at], chances[place == at]) for at, name in enumerate(names)}
 
 
-def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, splits: Sequence[str]) -> None:
-    """Raise ``DataError`` unless these are soft labels of this dataset and of these splits of it."""
+def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, split: str) -> None:
+    """Raise ``DataError`` unless these are soft labels of this dataset and of this split of it."""
     path, about = found.path, found.teacher
     if about.dataset != manifest.fingerprint:
         raise DataError(
@@ -209,21 +209,18 @@ def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, s
             f"{path}: its classes are {shown(about.labels)}, those of {data} {shown(manifest.labels)}, in "
             f"this order; {REMAKE}"
         )
-    for name in splits:
-        if name not in found.splits:
-            there = ", ".join(found.splits)
-            raise DataError(f"{path}: has no soft labels of split {name}, only of {there}; {REMAKE} --splits {name}")
-        rows, chances = found.splits[name]
-        if len(rows) != manifest.rows(name):
-            raise DataError(f"{path}: {len(rows)} rows of {name}, the dataset has {manifest.rows(name)}; {REMAKE}")
-        wrong = ~np.isfinite(chances).all(axis=1) | (chances < 0).any(axis=1)
-        wrong |= ~(np.abs(chances.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE)
-        if wrong.any():
-            place = int(np.argmax(wrong))
-            raise DataError(
-                f"{path}: row {rows[place]} of {name} has {shown(chances[place].tolist())}, which are no "
-                f"probabilities that add up to 1; {REMAKE}"
-            )
+    rows, chances = found.splits.get(split, (np.empty(0), np.empty((0, len(about.labels)))))
+    if len(rows) != manifest.rows(split):
+        raise DataError(
+            f"{path}: {len(rows)} rows of {split}, the dataset has {manifest.rows(split)}; {REMAKE} --splits {split}"
+        )
+    right = (chances >= 0).all(axis=1) & (np.abs(chances.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE)
+    if not right.all():
+        place = int(np.argmin(right))
+        raise DataError(
+            f"{path}: row {rows[place]} of {split} has {shown(chances[place].tolist())}, which are no probabilities "
+            f"that add up to 1; {REMAKE}"
+        )
 
 
 def targets_of(found: SoftLabels, split: Split) -> np.ndarray:

@@ -268,7 +268,7 @@ def check_rounds(recipe: RunConfig) -> None:
         raise ConfigError(
             "self_training.rounds: no round learns from unlabelled rows; set order.unlabelled_batch to those of a step"
         )
-    check_stream(recipe, check_dataset(recipe.data, hashes=False), 1)
+    check_stream(recipe, check_dataset(recipe.data, hashes=False))
     words = as_words({**ALONE, **ONCE, **recipe.self_training.first})
     cli.parse(RunConfig, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
 

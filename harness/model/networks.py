@@ -15,7 +15,7 @@ from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import OWNERS, network_shapes
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_weights, weights_path
-from harness.rundir.tensor_files import check_tensors, read_header
+from harness.rundir.checkpoint import check_tensors, read_header
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import Manifest
@@ -79,6 +79,12 @@ def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict
         raise DataError(f"{what} ({one_line(error)}); {RESTORE}") from None
     check_finite(tensors, path)
     return tensors
+
+
+def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], where: object) -> None:
+    """Give a network the weights of a file. Raises ``DataError`` that names ``where`` if they are of another one."""
+    check_tensors(shapes_of(weights), shapes_of(network.state_dict()), f"{where}: not the weights of this model")
+    network.load_state_dict(dict(weights))
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

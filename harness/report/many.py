@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.baseline.results import read_folds
-from harness.report.plots import capital, spread_charts
+from harness.report.plots import capital
 from harness.rundir.bundle_files import read_info
 from harness.rundir.layout import BUNDLE, EVALUATION, OUT_OF_FOLD, Member, listed, storage
 from harness.rundir.metrics_log import read_log
@@ -113,14 +113,12 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
     stored = read_summary(folder, kind)
     if stored is not None and stored["runs"] == values["runs"]:
         values = stored
-    splits = list(values["splits"])
-    shown = splits if kind == "fold" else splits[-1:]
     return {
         "kind": kind,
         "runs": done,
         "open": [one.name for one in began if one not in done],
         "values": values,
-        "charts": {split: spread_charts(values, split, kind) for split in shown},
+        "shown": list(values["splits"])[0 if kind == "fold" else -1 :],
         "titles": {name: capital(one.title) for name, one in FIGURES.items()},
     }
 

@@ -25,8 +25,7 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
 from preprocessing.corpus.tables import as_text, read_table
 from preprocessing.dataset.shards import Manifest
-from preprocessing.text.encoder import kept_at_head
-from preprocessing.text.spans import spans_of
+from preprocessing.text.encoder import kept_at_head, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import RESERVED, UNK
@@ -153,8 +152,7 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
     except (KeyError, TypeError, ValueError, AttributeError):  # values of any type, as a stranger wrote them
         raise UnavailableError("another version of padless has written down where they came from") from None
-    unlabelled = entry.get("split") == UNLABELLED
-    named = [address for address, split in source.addresses if (split == UNLABELLED) == unlabelled]
+    named = [address for address, split in source.addresses if split != UNLABELLED]
     if any(map(addresses.is_remote, named)):
         raise UnavailableError("they lie on a remote store, from which a report fetches nothing")
     for address in named:
@@ -163,9 +161,7 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
             for file in files(alone, splits):
                 if file.name == entry["name"]:
                     check_cost(file, entry)
-                    column = entry.get("text_column", file.source.text_column)  # unlabelled texts may have their own
-                    split = UNLABELLED if unlabelled else file.split
-                    return replace(file, split=split, source=replace(file.source, text_column=column))
+                    return file
     raise UnavailableError(f"{entry['name']} is no longer where it was when the dataset was made of it")
 
 

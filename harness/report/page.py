@@ -8,15 +8,30 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
+from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
 from harness.report import many
-from harness.report.plots import SLOTS, averaged, learning_charts, quality_charts, shown_split, speed_charts
+from harness.report.mistakes import mistakes_of
+from harness.report.plots import (
+    SLOTS,
+    averaged,
+    capital,
+    curves_of,
+    learning_charts,
+    quality_charts,
+    shown_split,
+    worst_first,
+)
 from harness.report.runs import (
     RunFacts,
     best_values,
@@ -28,14 +43,16 @@ from harness.report.runs import (
     read_run,
     unique_names,
 )
-from harness.report.views import LISTED_CLASSES, SMALL_MATRIX, titles, view
-from harness.rundir.layout import REPORT, holds_run, members
+from harness.rundir.layout import CONFIG, REPORT, members
 from harness.rundir.records import installed_version
-from harness.scores.figures import FIGURES
+from harness.rundir.training_facts import split_facts
+from harness.scores.figures import FIGURES, title_of
+from harness.scores.metrics import confusion_from_json, largest_confusions
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.terminal import duration, printable, public, tell
+from preprocessing.base.split_names import TRAIN
+from preprocessing.base.terminal import duration, printable, public, public_values, tell
+from preprocessing.dataset.shards import Manifest
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
@@ -43,8 +60,15 @@ GENERATOR = "padless report"
 """What a report says that it was made by."""
 FORMAT, FORMAT_VERSION = "padless-report", 1
 CURVES = {"loss": "train", "lr": "train", "grad_norm": "train", "padding": "train"}
-CURVES |= {"tokens_per_s": "speed", "data_wait": "speed", "mfu": "speed"}
+CURVES |= {"tokens_per_s": "speed", "data_wait": "speed"}
 """Figure among the numbers of a page -> the lines that hold it."""
+MATRIX_CLASSES = 20
+"""Most classes whose confusion matrix is shown; beyond that only its largest cells are."""
+SMALL_MATRIX = 6
+"""Up to so many classes the matrix is all there is to say, and it fits a telephone."""
+LISTED_CLASSES = 20
+"""Classes that are shown at once; all of them when the reader asks."""
+LISTED_CONFUSIONS = 12
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
@@ -71,7 +95,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     """Write the report of ``runs`` and return its path.
 
     Raises ``DataError`` for what is no run or has no metrics, ``ConfigError`` for a file of something else that may not
-    be replaced, or is one of a run.
+    be replaced.
     """
     places = [Path(run) for run in dict.fromkeys(str(Path(run)) for run in runs)]
     found = [members(place) for place in places]
@@ -80,11 +104,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     shown = shown if spread is None else [[one.path for one in spread["runs"]]]
     facts = [read_run(path) for paths in shown for path in paths]
     target = Path(output) if output is not None else places[0] / REPORT if len(places) == 1 else Path(REPORT)
-    is_report = atomic.says(target, GENERATOR)
-    above = list(target.resolve().parents)[:2]
-    if target.is_file() and not is_report and target.name != REPORT and any(map(holds_run, above)):
-        raise ConfigError(f"--output {target}: is a file of a run, from which reports are made; name another file")
-    check_replaced(target, overwrite, lambda: is_report)
+    check_replaced(target, overwrite, lambda: atomic.says(target, GENERATOR))
     page = render(facts, spread)
     with storing(target, otherwise="name another --output"):
         atomic.write_text(target, page)
@@ -119,7 +139,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
     runs = ranked(runs) if spread is None else runs
     names, groups = unique_names(runs), dataset_groups(runs)
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
-    title = title_of(runs, names, spread)
+    title = page_title(runs, names, spread)
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     page = {
         "title": title,
@@ -131,7 +151,6 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
         "metrics": titles(()),
         "runs": views,
         "learning": learning_charts(runs, names),
-        "speed": speed_charts(runs, names),
         "quality": quality_charts(runs, names, [each["curves"] for each in views]),
         "split": shown_split(runs),
         "differing": differing(runs),
@@ -149,7 +168,131 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
     return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
 
 
-def title_of(runs: Sequence[RunFacts], names: Sequence[str], spread: dict[str, Any] | None) -> str:
+def titles(labels: Sequence[str]) -> dict[str, str]:
+    """The figures of a classifier, by what a page calls them for these classes."""
+    return {
+        name: capital(title_of(name, labels)) for name in FIGURES if name not in ("calibrated_log_loss", "perplexity")
+    }
+
+
+def view(run: RunFacts, name: str) -> dict[str, Any]:
+    """Everything but charts, by the names that the template uses."""
+    curves = curves_of(run)
+    measured, labels = run.measured, run.labels
+    shown: dict[str, Any] = {"split": None, "figures": None, "mistakes": [], "classes": [], "matrix": []}
+    if measured is not None:
+        shown = {
+            "split": measured.split,
+            "figures": measured.figures,
+            "mistakes": mistakes_of(measured.figures, run.originals, run.manifest),
+            "classes": class_rows(measured.figures, run.manifest),
+            "matrix": matrix(measured.figures),
+            "confusions": confusions(measured.figures),
+            "slices": [entry for entry in measured.figures["slices"] if entry["by"] != "label"],
+            "coloured": {label: slot for slot, label in enumerate(curves)} if len(labels) > 2 else {},
+        }
+    return {
+        "name": name,
+        "facts": run,
+        "labels": labels,
+        "curves": curves,
+        "pretrained": run.config.get("task") == LANGUAGE_MODEL,
+        "metrics": titles(labels),
+        "settings": flat(run.config),
+        "state": run.status.get("state", "unknown"),
+        "step": run.status.get("step") or run.train[-1]["step"] if run.train else 0,
+        "splits": [] if run.manifest is None else split_rows(run.manifest),
+        "verdicts": [line for line in run.speed if line.get("verdict")],
+        "reproduce": reproduce(run),
+        "evaluate": evaluate_command(run),
+        "dataset_config": dataset_config(run),
+        **shown,
+    }
+
+
+def split_rows(manifest: Manifest) -> list[dict[str, Any]]:
+    """Rows, rows of each class, tokens and lengths of each split."""
+    result = []
+    for name, known in split_facts(manifest).items():
+        lengths, below = list(map(int, known["lengths"])), np.cumsum(list(known["lengths"].values()))
+        truncated = manifest.statistics.get("splits", {}).get(name, {}).get("truncated")
+        more = {
+            "name": name,
+            "tokens": sum(shard.tokens for shard in manifest.splits[name]),
+            "median": lengths[int(np.searchsorted(below, known["rows"] / 2))],
+            "longest": lengths[-1],
+            "truncated": None if truncated is None else truncated / known["rows"],
+        }
+        result.append({**known, **more})
+    return result
+
+
+def reproduce(run: RunFacts) -> list[str]:
+    """Commands that make the run again, as a shell reads them."""
+    environment = run.environment
+    lines = []
+    if revision := environment.get("git_revision"):
+        clean = revision.removesuffix("-dirty")
+        changed = "" if clean == revision else "   # and changes that were not committed"
+        lines.append(f"git checkout {clean}{changed}")
+    if versions := environment.get("versions"):
+        lines.append("# " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    config = run.directory / CONFIG
+    processes = str(environment.get("effective", {}).get("processes", "1")).partition(":")[0].strip()
+    options = f"--config {shlex.quote(str(config))} --run {shlex.quote(f'{run.directory}-again')}"
+    several = f"--num_processes {processes} " if processes != "1" else ""
+    lines.append(f"python -m harness launch {several}{options}")
+    return lines
+
+
+def evaluate_command(run: RunFacts) -> str:
+    """The command that measures the best weights on validation, so that the next report can show that."""
+    places = f"--run {shlex.quote(str(run.directory))} --data {shlex.quote(str(run.config['data']))}"
+    return f"accelerate launch -m harness.evaluate {places} --split validation"
+
+
+def dataset_config(run: RunFacts) -> str | None:
+    """The configuration of the preprocessing, as YAML; None without a manifest."""
+    config = public_values(run.manifest.provenance.get("config")) if run.manifest else None
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None
+
+
+def class_rows(figures: Mapping[str, Any], manifest: Manifest | None) -> list[dict[str, Any]]:
+    """What is known of each class, the worst first: its figures, the interval of its recall, its rows in training."""
+    slices = {entry["name"]: entry for entry in figures["slices"] if entry["by"] == "label"}
+    trained = split_facts(manifest).get(TRAIN, {}).get("labels", {}) if manifest is not None else {}
+    return [
+        {
+            **entry,
+            "interval": slices[entry["label"]]["accuracy_interval"] if entry["label"] in slices else None,
+            "trained": trained.get(entry["label"]),
+        }
+        for entry in worst_first(figures["per_class"])
+    ]
+
+
+def confusions(figures: Mapping[str, Any], most: int | None = LISTED_CONFUSIONS) -> list[dict[str, Any]]:
+    """The pairs of a true and another predicted class with the most rows, the largest first."""
+    labels = figures["labels"]
+    confusion = confusion_from_json(figures, len(labels))
+    support = confusion.sum(axis=1).tolist()
+    return [
+        {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / support[true]}
+        for true, said, rows in largest_confusions(confusion, most)
+    ]
+
+
+def matrix(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each true class the count of each predicted one, and its share of the row; empty for too many classes."""
+    if len(figures["labels"]) > MATRIX_CLASSES:
+        return []
+    rows = zip(figures["labels"], confusion_from_json(figures, len(figures["labels"])).toarray().tolist(), strict=True)
+    return [
+        {"label": label, "cells": [(count, count / max(sum(counts), 1)) for count in counts]} for label, counts in rows
+    ]
+
+
+def page_title(runs: Sequence[RunFacts], names: Sequence[str], spread: dict[str, Any] | None) -> str:
     """What the page is called."""
     if spread is not None:
         kind, folder = spread["kind"], spread["runs"][0].path.resolve().parent.name

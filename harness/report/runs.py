@@ -7,6 +7,7 @@ Runs are ranked by validation: choosing by the test split would make it a valida
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,7 @@ from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
-WEIGHED = ("tokens_per_s", "data_wait", "mfu")
+WEIGHED = ("tokens_per_s", "data_wait")
 """Figures of a log line that are averaged over the time it stands for."""
 UNSET = "unset"
 """Stands for a setting that a run does not have."""
@@ -93,16 +94,15 @@ class RunFacts:
         """Training time in seconds, and means over that time of what the log lines say; empty without lines."""
         rows = {line["step"]: line.get("rows") or 0 for line in self.train}
         lines = [line for line in self.speed if line["rows_per_s"]]
-        seconds = [rows.get(line["step"], 0) / line["rows_per_s"] for line in lines]
-        if not sum(seconds):
+        seconds = np.array([rows.get(line["step"], 0) / line["rows_per_s"] for line in lines])
+        if not seconds.sum():
             return {}
-        result = {"seconds": float(sum(seconds))}
+        result = {"seconds": float(seconds.sum())}
         for name in WEIGHED:
-            pairs = zip(lines, seconds, strict=True)
-            known = [(line[name], weight) for line, weight in pairs if line.get(name) is not None]
-            if known and sum(weight for _, weight in known):
-                values, weights = zip(*known, strict=True)
-                result[name] = float(np.average(values, weights=weights))
+            values = np.array([line.get(name) for line in lines], np.float64)  # None is NaN
+            known = ~np.isnan(values)
+            if seconds[known].sum():
+                result[name] = float(np.average(values[known], weights=seconds[known]))
         if padding := [line["padding"] for line in self.train if line.get("padding") is not None]:
             result["padding"] = float(np.mean(padding))
         if memory := [line["memory_bytes"] for line in lines if line.get("memory_bytes")]:
@@ -248,13 +248,9 @@ def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
 
 
 def unique_names(runs: Sequence[RunFacts]) -> list[str]:
-    """Directory names; where two runs have the same, as many of the folders above as tell them apart."""
-    paths = [run.directory.resolve().parts for run in runs]
-
-    def name(path: tuple[str, ...]) -> str:
-        for length in range(1, len(path) + 1):
-            if sum(other[-length:] == path[-length:] for other in paths) == 1:
-                break
-        return str(Path(*path[-length:]))
-
-    return [name(path) for path in paths]
+    """Directory names; where two runs have the same, their paths below the folder that holds all of them."""
+    paths = [run.directory.resolve() for run in runs]
+    if len({path.name for path in paths}) == len(paths):
+        return [path.name for path in paths]
+    above = os.path.commonpath([path.parent for path in paths])
+    return [str(path.relative_to(above)) for path in paths]

@@ -12,7 +12,7 @@ from harness.rundir.bundle_files import stored_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_measured
 from harness.scores.figures import numbers_of
-from harness.training.sinks import Ending, Sink
+from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import tell
 

@@ -12,7 +12,7 @@
 The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed:
 a name means completeness (law 2). A second one of a step takes the place of the first in one step, or in two that a
 kill between them leaves readable (``preprocessing.base.atomic``). Reading checks every hash before a byte is parsed.
-When one is written, and which are kept, is ``harness.training.checkpointer``'s.
+When one is written, and which are kept, is ``harness.training.writer``'s.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ from msgspec import field
 
 from harness.rundir.json_files import check_file, check_name, read_object
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
-from harness.rundir.tensor_files import read_header
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, Record, Sha256, typed
-from preprocessing.base.untrusted import one_line, readable
+from preprocessing.base.untrusted import check_regular, one_line, readable, shown
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +50,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 AVERAGE = "average"
 """Before the names of averaged weights there."""
 
+FEW = 3
+"""So many names of tensors stand in a sentence."""
+
 Tensors = Mapping[str, "torch.Tensor"]
+Header = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name of a tensor -> dtype, as safetensors spells it, and shape."""
 
 
 class File(Record, frozen=True):
@@ -106,7 +110,7 @@ class CheckpointState(Record, frozen=True):
     vectors: dict[str, Any] | None = None
     started_from: dict[str, Any] | None = None
     soft_labels: dict[str, Any] | None = None
-    dataset_parts: dict[str, str] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
 
 
 class OtherVersionError(DataError):
@@ -227,18 +231,13 @@ def verify(path: Path) -> Checkpoint:
         check_name(name, path / MANIFEST, MEND)
         check_file(path / name, line.bytes, line.sha256, MANIFEST, MEND)
     state = read_part(path / STATE)
-    step = check_state(state, path / STATE).step
+    known: CheckpointState = typed(CheckpointState, state, str(path / STATE), MEND)
+    step = known.step
     if step != manifest.step or path != path_of(path.parents[1], step):
         raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand? {MEND}")
     for name in (MODEL, OPTIMIZER):
         read_header(path / name, MEND)
     return Checkpoint(path, step, state)
-
-
-def check_state(content: dict[str, Any], path: Path) -> CheckpointState:
-    """The state that a file holds. Raises ``DataError`` for one that a training could not go on from."""
-    state: CheckpointState = typed(CheckpointState, content, str(path), MEND)
-    return state
 
 
 def read_part(path: Path) -> dict[str, Any]:
@@ -302,3 +301,37 @@ def sweep(run: str | Path) -> None:
                 owned = (folder == CHECKPOINTS and NAME.fullmatch(final or "")) or folder == BUNDLE
                 if final is not None and (owned or atomic.is_abandoned(name)):
                     remove(Path(run, folder, name))
+
+
+def read_header(path: Path, mend: str) -> Header:
+    """What a safetensors file says of itself; no tensor is read. Raises ``DataError`` for what is no whole one.
+
+    The library checks that the tensors fill the file, so whoever loads it takes no more memory than it has bytes.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        check_regular(path, os.stat(path).st_mode)
+        with safe_open(path, "np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or one_line(error)}; {mend}") from None
+    except (SafetensorError, MemoryError) as error:  # more bytes than can be mapped
+        raise DataError(f"{path}: not a safetensors file ({one_line(error)}); {mend}") from None
+
+
+def check_tensors(found: Header, wanted: Header, what: str) -> None:
+    """Raise ``DataError``, which begins with ``what``, for tensors that are not those of a network."""
+    wrong = []
+    for name in dict.fromkeys((*wanted, *found)):
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif name not in wanted:
+            wrong.append(f"there is no {shown(name)} in it")
+        elif found[name] != wanted[name]:
+            is_there, expected = (f"{dtype} {list(shape)}" for dtype, shape in (found[name], wanted[name]))
+            wrong.append(f"{name} is {is_there} where {expected} is expected")
+    if wrong:
+        more = f"; and {len(wrong) - FEW:,} more" if len(wrong) > FEW else ""
+        raise DataError(f"{what} ({'; '.join(wrong[:FEW])}{more})")

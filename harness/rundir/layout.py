@@ -20,7 +20,6 @@
     wandb/, tensorboard/, …    what a tracker itself writes
     bad_batches/               rows of steps whose gradient was not finite
     vectors/                   word vectors of a dataset whose directory cannot be written to
-    profile/                   traces of the steps that were profiled
     STOP                       made by a user: save a checkpoint and stop
     .lock                      held by the process that trains here
 
@@ -58,7 +57,6 @@ EVALUATION = "evaluation"
 REPORT = "report.html"
 TRACKING = "tracking"
 BAD_BATCHES = "bad_batches"
-PROFILE = "profile"
 VECTORS = "vectors"
 STOP = "STOP"
 LOCK = ".lock"
@@ -68,8 +66,6 @@ Kind = Literal["seed", "fold"]
 KINDS: tuple[Kind, ...] = ("seed", "fold")
 LISTED = 5
 """So many runs of a folder are named in a sentence."""
-PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
-"""Endings of files that other tools write with Python's pickle. Reading one runs whatever code it holds."""
 
 
 @contextmanager
@@ -119,11 +115,6 @@ def tracker_journal(run: str | Path, name: str) -> Path:
 def tracker_folder(run: str | Path, name: str) -> Path:
     """The folder in which the tracker ``name`` keeps files of its own."""
     return Path(run, name)
-
-
-def trace_name(first: int, last: int) -> str:
-    """Name of the file in ``profile/`` that holds the trace of these steps, both included."""
-    return f"steps-{first}-{last}.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -207,8 +198,4 @@ def instead(directory: Path) -> str:
     if runs := sorted(path.name for path in place.iterdir() if path.is_dir() and holds_run(path)):
         more = ", …" if len(runs) > LISTED else ""
         return f"{place} is a folder of runs; name one of them: {', '.join(runs[:LISTED])}{more}"
-    if above := next((path for path in place.resolve().parents[:2] if holds_run(path)), None):
-        return f"{place} is a part of a run; name {above}"
-    if pickle := next((path.name for path in sorted(place.iterdir()) if path.suffix in PICKLES), None):
-        return f"{place} holds no run and no bundle; its {pickle} is not opened: to read a pickle is to run its code"
     return f"{place} is neither a run directory nor a bundle; name one, as in runs/mine"

@@ -89,19 +89,25 @@ def mend(path: Path, size: int) -> str:
         return ""
     data = read_bytes(path, MOST_LINES)[:size] if path.exists() else b""
     lines = data.splitlines(keepends=True)
-    whole = [line for line in lines if is_whole(line)]
+    whole = [line for line in lines if parse_row(line) is not None]
     if len(data) == size and len(whole) == len(lines):
         return ""
     atomic.write_bytes(path, b"".join(whole))
     return f"{path}: damaged: {size:,} bytes were written; the {len(whole):,} whole lines among them are kept"
 
 
-def is_whole(line: bytes) -> bool:
-    """Whether a line is one of ours, with its end."""
+def parse_row(line: bytes) -> Line | None:
+    """A line with every number a number again; None for one that is none of ours, or has no end."""
     try:
-        return line.endswith(b"\n") and not damage(parse_line(line))
+        row = parse_line(line) if line.endswith(b"\n") else {}
     except ValueError:
-        return False
+        return None
+    return None if damage(row) else numbers_of_line(row)
+
+
+def numbers_of_line(line: Line) -> Line:
+    """What was written as the line."""
+    return {key: number_of(value) for key, value in line.items()}
 
 
 def damage(line: Line) -> str:
@@ -131,7 +137,7 @@ def read_log(run: str | Path, name: str = METRICS) -> list[Line]:
     for number, line in enumerate(lines, 1):
         if wrong := damage(line):
             raise DataError(f"{path}: line {number} {wrong}; remove it, or restore the file")
-    return [{key: number_of(value) for key, value in line.items()} for line in lines]
+    return [numbers_of_line(line) for line in lines]
 
 
 def jsonable(value: Any) -> Any:

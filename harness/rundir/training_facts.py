@@ -18,7 +18,7 @@ from msgspec import Meta
 from harness.rundir.json_files import MEND, read_object
 from preprocessing.base import atomic
 from preprocessing.base.schema import Count, Share, typed
-from preprocessing.base.split_names import NO_LABEL, UNLABELLED
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.records import Dialect
@@ -77,30 +77,32 @@ class TrainingFacts:
 
 
 def training_facts(manifest: Manifest) -> dict[str, Any]:
-    """What is kept of a manifest: options of the source, and of each split rows, classes, lengths and unknown tokens.
-
-    ``lengths`` counts the rows of each length after truncation. ``unknown_rate`` is the share of tokens that are not in
-    the vocabulary, None where the manifest does not say.
-    """
+    """What is kept of a manifest: options of the source, and what ``split_facts`` says of each split."""
     source = manifest.provenance.get("config", {}).get("source", {})
-    statistics = manifest.statistics.get("splits", {})
+    read_with = {name: source[name] for name in READ_WITH if name in source}
+    dialect = dialect_of(manifest.provenance)
+    return {"source": read_with | ({"dialect": asdict(dialect)} if dialect else {}), "splits": split_facts(manifest)}
+
+
+def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Of each split rows, rows of each class and of each length after truncation, and the share of unknown tokens.
+
+    The share is of tokens that are not in the vocabulary; None where the manifest does not say.
+    """
     splits = {}
     for name, shards in manifest.splits.items():
         lengths: Counter[int] = Counter()
-        labels: Counter[str] = Counter()
+        labels: Counter[int] = Counter()
         for shard in shards:
             lengths.update({int(length): rows for length, rows in shard.lengths.items()})
-            known = {int(label): rows for label, rows in shard.labels.items() if int(label) != NO_LABEL}
-            labels.update({manifest.labels[label]: rows for label, rows in known.items()})
+            labels.update({int(label): rows for label, rows in shard.labels.items()})
         splits[name] = {
-            "rows": sum(shard.rows for shard in shards),
-            "labels": {label: labels[label] for label in manifest.labels},
+            "rows": manifest.rows(name),
+            "labels": {label: labels[number] for number, label in enumerate(manifest.labels)},
             "lengths": {str(length): lengths[length] for length in sorted(lengths)},
-            "unknown_rate": statistics.get(name, {}).get("unknown_rate"),
+            "unknown_rate": manifest.statistics.get("splits", {}).get(name, {}).get("unknown_rate"),
         }
-    read_with = {name: source[name] for name in READ_WITH if name in source}
-    dialect = dialect_of(manifest.provenance)
-    return {"source": read_with | ({"dialect": asdict(dialect)} if dialect else {}), "splits": splits}
+    return splits
 
 
 def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:

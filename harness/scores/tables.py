@@ -1,24 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures for a terminal: splits or runs side by side, classes, confusions, drift, and the sentences beside them."""
+"""Figures for a terminal: splits or runs side by side, classes, confusions; and what they say, in words.
+
+Two accuracies of ``n`` rows differ by chance alone by about ``sqrt(2 p (1 - p) / n)``; those of one run are measured on
+the same rows, so by less. Of its validations nothing is said that this standard error, taken twice, could explain.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.scores.figures import FIGURES, LONGEST_NAME, title_of
+from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import spreads
 from harness.scores.metrics import confusion_from_json, largest_confusions
 from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table, wrapped
 
 CLASSES = 10
 """Classes that a table shows; of more, those with the lowest F1."""
-WHOLE_CONFUSION = 6
-"""Classes up to which every cell of the confusion is shown; of more, the largest confusions."""
 LISTED = 8
-"""Confusions, or classes of a drift, that are shown."""
+"""Confusions that are shown."""
 MARK = "*"
 """Stands behind the figure that chose, wherever validations are shown."""
+TIMES = 2.0
+"""Standard errors that a difference must exceed."""
+WORTH = 0.05
+"""Share of the errors that a change must be at least to be mentioned."""
+LATE = 0.25
+"""Share of the epochs, the last ones, over which an improvement is looked for."""
 CLASS_COLUMNS = (
     Column(key="label", title="class", right=False, shrinks=True),
     Column(key="precision", title="precision"),
@@ -114,7 +123,7 @@ def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
 
 
 def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) -> str:
-    """Metrics, classes, confusion, the weakest group and drift of an evaluation of new rows, one below the other."""
+    """Metrics, classes, confusion, the weakest group of an evaluation of new rows, one below the other."""
     head = f"{name}: {values['rows']:,} rows"
     head += f", {values['left_out']:,} left out" if values["left_out"] else ""
     head += f", {values['missing']:,} without a text" if values["missing"] else ""
@@ -125,22 +134,15 @@ def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) 
         classes_table(values["per_class"], width),
         confusion_table(values, width),
         wrapped(weakest(values), width),
-        drift_table(values["drift"], width),
+        wrapped(beside_training(values["beside_training"]), width),
     ]
     return "\n\n".join("\n".join(lines) for lines in blocks)
 
 
 def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
-    """Rows of each true class by predicted class, or the largest confusions."""
+    """The largest confusions: true class, predicted class, rows."""
     names = values["labels"]
-    confusion = confusion_from_json(values, len(names))
-    if len(names) <= WHOLE_CONFUSION:
-        room = (width - LONGEST_NAME) // len(names) - 2
-        columns = [Column(key="true", title="true \\ predicted", right=False, shrinks=True)]
-        columns += [Column(key=str(at), title=shortened(name, room)) for at, name in enumerate(names)]
-        cells = ({str(at): f"{count:,}" for at, count in enumerate(row)} for row in confusion.toarray().tolist())
-        return table(columns, [{"true": name, **row} for name, row in zip(names, cells, strict=True)], width)
-    largest = largest_confusions(confusion, LISTED)
+    largest = largest_confusions(confusion_from_json(values, len(names)), LISTED)
     if not largest:
         return ["no row is confused"]
     columns = [
@@ -157,34 +159,15 @@ def weakest(values: Mapping[str, Any]) -> str:
     return f"weakest group: {group}: accuracy {lowest['accuracy']:.4f} ({interval(lowest['accuracy_interval'])})"
 
 
-def drift_table(values: Mapping[str, Any], width: int) -> list[str]:
-    """The new rows beside the training's, and what differs."""
-    places = [place for place in ("train", "validation", "here") if place in values["unknown"]]
-    rows = [{"of": "unknown tokens", **{place: f"{values['unknown'][place]:.1%}" for place in places}}]
-    for key, title in (("0.05", "shortest twentieth"), ("0.5", "median"), ("0.95", "longest twentieth")):
-        known = {place: lengths[key] for place in places if (lengths := values["lengths"].get(place)) is not None}
-        rows.append({"of": f"tokens, {title}", **{place: f"{length:,}" for place, length in known.items()}})
-    shares = {place: shares_of(values["classes"].get(place, {})) for place in places}
-    names = sorted(shares["here"], key=lambda name: -abs(shares["here"][name] - shares.get("train", {}).get(name, 0)))
-    rows += [
-        {"of": f"class {name}", **{place: f"{found[name]:.1%}" for place, found in shares.items() if found}}
-        for name in names[:LISTED]
-    ]
-    columns = [
-        Column(key="of", title="drift", right=False, shrinks=True),
-        *(Column(key=one, title=one) for one in places),
-    ]
-    found = [f"drift: {sentence}" for sentence in values["found"]]
-    if "stability_index" not in values["lengths"]:
-        found.append("drift: lengths and classes of the training are not known: its dataset is elsewhere now")
-    sentences = found or ["drift: none that matters"]
-    return [*table(columns, rows, width), *(line for one in sentences for line in wrapped(one, width))]
-
-
-def shares_of(counts: Mapping[str, int]) -> dict[str, float]:
-    """Each class's share of the rows."""
-    total = sum(counts.values()) or 1
-    return {name: count / total for name, count in counts.items()}
+def beside_training(shares: Mapping[str, float | None]) -> str:
+    """Unknown words and cut texts of new rows, beside those of the training."""
+    known = {name: "" if share is None else percent(share) for name, share in shares.items()}
+    validation = f" ({known['unknown_validation']} in validation)" if known["unknown_validation"] else ""
+    train = f" ({known['longest_train']} in training)" if known["longest_train"] else ""
+    return (
+        f"not in the vocabulary: {known['unknown']} of the tokens{validation}; as long as any that is read: "
+        f"{known['longest']} of the texts{train}"
+    )
 
 
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
@@ -212,4 +195,57 @@ def describe_spread(title: str, values: Mapping[str, float | None]) -> str:
     return (
         f"{title} {values['mean']:.4f} ± {values['sd']:.4f} (95 % of the mean: {values['low']:.4f} to "
         f"{values['high']:.4f})"
+    )
+
+
+def is_higher(one: float, other: float, rows: int) -> bool:
+    """Whether an accuracy on ``rows`` is higher than another by more than noise, and by enough to say so."""
+    noise = TIMES * math.sqrt((one * (1 - one) + other * (1 - other)) / rows)
+    return one - other > noise and one - other >= WORTH * (1 - other)
+
+
+def verdicts(lines: Sequence[Mapping[str, Any]], epochs: int, class_rows: Mapping[str, int]) -> list[str]:
+    """Sentences on what went wrong in a run, each with what to do; none for a run that learned.
+
+    ``lines`` are those of ``metrics.jsonl``, ``epochs`` as many as were asked for, ``class_rows`` the rows of each
+    class in the validation split. Nothing is said without a validation, or where an accuracy is not finite.
+    """
+    course = [line for line in lines if line.get("kind") == "validation"]
+    accuracy = [line["accuracy"] for line in course]
+    if not course or not all(map(math.isfinite, accuracy)):
+        return []
+    best = max((at for at, line in enumerate(course) if line["best"]), default=0)
+    top, end, rows = accuracy[best], accuracy[-1], sum(class_rows.values())
+    found = []
+    largest = max(class_rows, key=lambda name: class_rows[name])
+    always = class_rows[largest] / rows
+    if 0 < always < 1 and top - always <= math.sqrt(always * (1 - always) / rows):
+        found.append(
+            f"no better than the majority class (accuracy {top:.4f} on validation, {always:.4f} for always saying "
+            f"{largest!r}): more epochs, another optim.lr, or look at the labels; unequal classes are judged by "
+            "balanced accuracy, and weighed by optim.class_weights"
+        )
+    earlier = accuracy[: len(accuracy) - max(1, round(LATE * len(accuracy)))]
+    if earlier and len(course) >= epochs and best == len(course) - 1 and is_higher(end, max(earlier), rows):
+        change = f"accuracy {max(earlier):.4f} after epoch {accuracy.index(max(earlier)) + 1}, {end:.4f} at the end"
+        found.append(f"validation was still improving ({change}): more epochs, as in --epochs {2 * epochs}")
+    after = accuracy[best + 1 :]
+    if len(after) >= 2 and best + 1 <= len(course) / 2 and is_higher(top, sum(after) / len(after), rows):
+        found.append(
+            f"best at epoch {best + 1} of {len(course)} (accuracy {top:.4f}, at the end {end:.4f}): it overfits, or "
+            "optim.lr is too high; fewer epochs, more model.dropout, or more data"
+        )
+    return found
+
+
+def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:
+    """Classes none of whose rows is recognised, which accuracy, and F1 of another class, do not show."""
+    lost = [entry for entry in per_class if entry["rows"] and not entry["recall"]]
+    if not lost or len(lost) == sum(entry["rows"] > 0 for entry in per_class):
+        return None
+    rarest = ", ".join(f"{entry['label']!r} ({entry['rows']:,} rows)" for entry in lost[:3])
+    more = f" and {len(lost) - 3:,} more classes" if len(lost) > 3 else ""
+    return (
+        f"no row of {rarest}{more} is recognised: judge by balanced accuracy, and weigh classes with "
+        "optim.class_weights, or add rows of them"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registry of trackers, and whether a requested one can be used; checked before any process starts."""
+"""The registry of trackers, whether a requested one can be used, and any of Accelerate's as an observer tells it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import configparser
 import importlib.util
 import netrc
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from harness.config import TrackingConfig
+from harness.config import TrackingConfig, flat
+from harness.rundir.layout import tracker_folder
+from harness.tracking.journal import Journal
 from preprocessing.base.errors import ConfigError
 
 
@@ -20,7 +24,7 @@ class TrackerEntry:
 
     package: str
     """What must be installed for it."""
-    code: str = "harness.tracking.accelerate_tracker:AccelerateTracker"
+    code: str = "harness.tracking.trackers:AccelerateTracker"
     """``module:class`` of it, a subclass of that one, which is any of Accelerate's trackers by its name."""
 
 
@@ -36,7 +40,6 @@ TRACKERS = {
     "swanlab": TrackerEntry(package="swanlab"),
 }
 """The registry of trackers: what ``tracking.tracker`` may name. docs/extending.md shows how one is added."""
-WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 PUBLIC_URL = "https://api.wandb.ai"
 
 
@@ -68,11 +71,8 @@ def is_installed(package: str) -> bool:
 
 
 def check_wandb_mode() -> None:
-    """Raise ``ConfigError`` for an unknown WANDB_MODE, or for the mode online without a key."""
-    mode = os.environ.get("WANDB_MODE")
-    if mode not in (None, *WANDB_MODES):
-        raise ConfigError(f"WANDB_MODE: {mode!r} is no mode of W&B; there are {', '.join(WANDB_MODES)}")
-    if mode == "online" and not has_wandb_key():
+    """Raise ``ConfigError`` for the mode online without a key."""
+    if os.environ.get("WANDB_MODE") == "online" and not has_wandb_key():
         raise ConfigError(
             "tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY, run `wandb login`, "
             "or unset WANDB_MODE to keep the run offline until `python -m harness wandb-sync`"
@@ -85,7 +85,7 @@ def active_trackers(config: TrackingConfig) -> list[str]:
     return [name for name in config.trackers if name not in off]
 
 
-def wandb_mode() -> str | None:
+def wandb_mode() -> Literal["offline"] | None:
     """Offline if there is no key and no mode is set: a run must not wait for input."""
     return None if "WANDB_MODE" in os.environ or has_wandb_key() else "offline"
 
@@ -112,3 +112,63 @@ def wandb_url() -> str:
     except (OSError, configparser.Error, UnicodeDecodeError):
         return PUBLIC_URL
     return settings.get("default", "base_url", fallback=PUBLIC_URL).rstrip("/")
+
+
+class AccelerateTracker:
+    """Any tracker that Accelerate knows, through Accelerate's own class for it."""
+
+    kept_in = ""
+    """Name of the folder that holds the tracker's own files of this attempt, where a sync needs it."""
+
+    def __init__(self, name: str, run: Path, spec: dict[str, Any], journal: Journal, tell: Callable[..., None]) -> None:
+        """``spec`` is the run as the trainer began it; ``tell`` takes what is to be printed: ``say=…``, ``warn=…``."""
+        self.name, self.run, self.spec, self.journal, self.tell = name, run, spec, journal, tell
+
+    def start(self) -> str:
+        """Begin, under the run's name where the tracker takes one; a sentence on where to look."""
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        PartialState(cpu=True)  # which Accelerate asks for its rank: alone, without a group
+        options: dict[str, dict[str, Any]] = {
+            "trackio": {"name": self.spec["name"], "resume": "allow"},
+            "tensorboard": {"purge_step": max(self.journal.kept.values(), default=-1) + 1},  # told by a killed attempt
+        }
+        kind = LOGGER_TYPE_TO_CLASS[self.name]
+        folder = [str(tracker_folder(self.run, self.name))] if kind.requires_logging_directory else []
+        self.tracker = kind(self.spec["project"], *folder, **options.get(self.name, {}))
+        self.tracker.start()
+        self.tracker.store_init_configuration(showable({**self.spec["config"], **self.spec["facts"]}))
+        return f"project {self.spec['project']}"
+
+    def known(self) -> dict[str, int]:
+        """Kind of rows -> the last step that the tracker has, where it can say so itself."""
+        return {}
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """Take the numbers of one row, at its own step."""
+        step = values.get("step")
+        rows = {f"{kind}/{key}": value for key, value in values.items() if key != "step" and is_number(value)}
+        self.tracker.log(rows, step=step)
+
+    def alert(self, title: str, text: str) -> None:
+        """Tell people, which no tracker of Accelerate can."""
+
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        """Take figures of the whole run, for which no tracker of Accelerate has a place."""
+
+    def close(self, state: str, reason: str) -> None:
+        """Finish as ``state``: finished, preempted, failed or crashed, for the sentence ``reason``."""
+        self.tracker.finish()
+
+
+def is_number(value: Any) -> bool:
+    """Whether a chart can show it."""
+    return isinstance(value, int | float)
+
+
+def showable(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings under dotted keys, as most trackers want them; lists and None as text."""
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat(values).items()
+    }

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells its trackers: lines into a pipe, which never block the loop (law 8).
+"""The trackers of a run, as the trainer sees them: processes that can neither stop nor slow it (law 8).
 
-Each tracker lives in a process of its own (``observer.py``). The loop writes to its pipe without waiting; what
-does not fit is kept in a bounded backlog, and beyond that dropped and counted. A tracker that sleeps, raises or dies
-costs one warning, and at the end a bounded wait. ``metrics.jsonl`` holds every row whatever happens here.
+Each tracker lives in a process of its own (``observer.py``), which follows ``metrics.jsonl``. The trainer writes to
+its pipe without waiting what is in no file. A tracker that sleeps, raises or dies costs one warning, and at the end a
+bounded wait.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import numbers
 import os
 import select
 import subprocess
@@ -28,8 +27,6 @@ from preprocessing.base.errors import DataError
 
 State = Literal["finished", "preempted", "failed"]
 
-BACKLOG_BYTES = 4 << 20
-"""Most bytes that wait here for a tracker that does not read. A row has some 600."""
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
 """How long the end of a run waits for its trackers; the short time when it did not finish, or a tracker never began."""
 KILL_AFTER_S = 3.0
@@ -47,34 +44,36 @@ class Trackers:
     def __init__(self, config: RunConfig, run: Path, *, active: bool, facts: Mapping[str, Any]) -> None:
         """Start one observer for each tracker of ``config``, and go on without waiting for any.
 
-        ``facts`` is what is known of the run beside its configuration; ``facts["dataset"]`` is the fingerprint.
+        ``metrics.jsonl`` must have been cut back to where the run goes on. ``facts`` is what is known of the run beside
+        its configuration; ``facts["dataset"]`` is the fingerprint.
         """
         settings = config.tracking
         start = {
-            "do": "start",
             "project": settings.project,
             "name": settings.name or run.resolve().name,
             "tags": list(settings.tags),
             "log_bundle": settings.log_bundle,
-            "data": str(Path(config.data).absolute()),
             "config": to_dict(config),
             "facts": dict(facts),
             "pid": os.getpid(),
+            "finish_s": FINISH_S,
         }
         self.observers = [Observer(name, run, start) for name in (active_trackers(settings) if active else [])]
 
-    def write(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Tell the figures of one moment (``kind`` is train, validation or test); what is no number stays here."""
-        self._send({"do": "log", "kind": kind, "values": {key: plain(value) for key, value in values.items()}})
+    def listen(self) -> None:
+        """Print what the trackers have said by now."""
+        for observer in self.observers:
+            observer.listen()
 
     def alert(self, title: str, text: str) -> None:
         """Tell people, where a tracker can."""
-        self._send({"do": "alert", "title": title, "text": text})
+        for observer in self.observers:
+            observer.send({"do": "alert", "title": title, "text": text})
 
     def summarize(self, name: str, values: Mapping[str, Any]) -> None:
         """Tell figures that belong to no step, such as those of a baseline; ``name`` comes before each of them."""
-        plain_values = {key: plain(value) for key, value in values.items()}
-        self._send({"do": "summarize", "name": name, "values": plain_values})
+        for observer in self.observers:
+            observer.send({"do": "summarize", "name": name, "values": dict(values)})
 
     def close(self, state: State, reason: str = "") -> None:
         """Finish the trackers, for at most ``FINISH_S`` and ``KILL_AFTER_S``; none is left running.
@@ -88,31 +87,26 @@ class Trackers:
             observer.wait(began)
         self.observers = []
 
-    def _send(self, message: dict[str, Any]) -> None:
-        for observer in self.observers:
-            observer.send(message)
-
 
 class Observer:
     """One tracker's process, seen from the loop. Nothing here waits before ``wait``, and nothing raises."""
 
     def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
-        """Start the process that owns the tracker ``name``; ``start`` is the first line it reads."""
+        """Start the process that owns the tracker ``name``; it finds ``start`` in the tracker's journal."""
         self.name, self.run, self.log = name, run, tracker_log(run, name)
-        self.backlog = bytearray()
         self.heard = b""
-        self.dropped = 0
         self.started = self.warned = self.closing = False
         self.limit_s = FINISH_S
         self.process: subprocess.Popen[bytes] | None = None
         try:
+            Journal(run, name).note(start=start)
             self._spawn(run)
         except OSError as error:
             self.warn(f"could not be started ({error.strerror})")
-        self.send(start)
+        except DataError as error:
+            self.warn(f"could not be started ({error})")
 
     def _spawn(self, run: Path) -> None:
-        self.log.parent.mkdir(exist_ok=True)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "harness.tracking.observer", self.name, str(run.absolute())],
@@ -130,31 +124,20 @@ class Observer:
         self.process = process
 
     def send(self, message: dict[str, Any]) -> None:
-        """Put a line into the pipe, or in front of it; drop and count it if too much is waiting there."""
-        if self.process is None:
-            return
-        self._hear()
-        line = json.dumps(message).encode() + b"\n"
-        if len(self.backlog) + len(line) > BACKLOG_BYTES and not self.closing:
-            self.dropped += 1
-        else:
-            self.backlog += line
-        self._flush()
-
-    def _flush(self) -> None:
+        """Put a line into the pipe. A process that has read none of the last 64 KiB gets no more, and is stopped."""
+        self.listen()
         if self.process is None:
             return
         assert self.process.stdin is not None
         try:
-            while self.backlog:
-                del self.backlog[: os.write(self.process.stdin.fileno(), self.backlog)]
+            os.write(self.process.stdin.fileno(), json.dumps(message, default=float).encode() + b"\n")
         except BlockingIOError:
-            pass
+            return
         except OSError:  # it has ended; what it had to say is still in the other pipe
-            self._hear()
+            self.listen()
             self._lost()
 
-    def _hear(self) -> None:
+    def listen(self) -> None:
         """Repeat what the observer has said by now."""
         if self.process is None:
             return
@@ -187,30 +170,24 @@ class Observer:
     def warn(self, what: str) -> None:
         """Print one line, the first time only: the rest follows from it, and stands in the log."""
         if not self.warned:
-            kept = self.name == "wandb" and can_be_sent(self.run)
-            rest = f"; python -m harness wandb-sync {self.run} sends what is missing" if kept else ""
+            rest = f"; python -m harness wandb-sync {self.run} sends what is missing" if self.name == "wandb" else ""
             tell(f"warning: {self.name} {what}; training is not affected{rest}", sys.stderr)
         self.warned = True
 
     def ask_to_close(self, state: State, reason: str) -> None:
         """Say how the run ended and in which time the tracker has to finish."""
-        if self.process is None:
-            return
-        self._hear()
+        self.listen()
         self.closing = True
         self.limit_s = FINISH_S if state == "finished" and self.started else SHORT_FINISH_S
-        self.send({"do": "close", "state": state, "reason": reason, "limit_s": self.limit_s, "dropped": self.dropped})
+        self.send({"do": "close", "state": state, "reason": reason, "limit_s": self.limit_s})
 
     def wait(self, began: float) -> None:
         """Wait until the process has ended, then make sure that it and its children have."""
         deadline = began + self.limit_s + KILL_AFTER_S
         while self.process is not None and (left := deadline - time.monotonic()) > 0:
-            assert self.process.stdin is not None
             assert self.process.stdout is not None
-            writable = [self.process.stdin] if self.backlog else []
-            select.select([self.process.stdout], writable, [], left)
-            self._flush()
-            self._hear()
+            select.select([self.process.stdout], [], [], left)
+            self.listen()
         if self.process is not None:
             self.warn(f"did not finish within {self.limit_s:.0f} s and was stopped")
             self._reap(0.0)
@@ -228,14 +205,6 @@ class Observer:
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
-
-
-def can_be_sent(run: Path) -> bool:
-    """Whether ``wandb-sync`` can send what a run's W&B lacks: it needs the id, which a full disk may not have taken."""
-    try:
-        return Journal(run, "wandb").run_id is not None
-    except (OSError, DataError):
-        return False
 
 
 def tell(line: str, stream: TextIO) -> None:
@@ -258,15 +227,6 @@ def kill_tree(pid: int, *, spare_root: bool = False) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-
-
-def plain(value: Any) -> int | float | str | None:
-    """``value`` as JSON can carry it: numpy's numbers become Python's, what is neither number nor text becomes None."""
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    return value if isinstance(value, str) else None
 
 
 def observer_environment(environment: Mapping[str, str]) -> dict[str, str]:

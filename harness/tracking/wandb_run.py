@@ -1,129 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run at Weights & Biases: one id and one curve however often the job is requeued.
+"""A run at Weights & Biases: one id and one curve however often the job is requeued, and what sends to it later.
 
 Steps are values of the rows (``train/step``), never W&B's own step, which drops rows at or below the last one after a
 resume. Everything W&B writes lies in the run directory, artifacts on their way included, so that a login node can send
-what a compute node could not.
+what a compute node could not: ``python -m harness wandb-sync RUN``.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import string
-import threading
+import subprocess
+import sys
 import traceback
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from harness.rundir.layout import BUNDLE, tracker_folder
-from harness.tracking.accelerate_tracker import AccelerateTracker, is_number
-from harness.tracking.journal import Journal
-from harness.tracking.trackers import wandb_mode
-from harness.tracking.tracking import FINISH_S
-from preprocessing.dataset.shards import MANIFEST
+from harness.rundir import layout
+from harness.rundir.layout import BUNDLE, METRICS, tracker_folder, tracker_journal
+from harness.rundir.records import known_status, read_config
+from harness.tracking.journal import Journal, Rows
+from harness.tracking.observer import serve
+from harness.tracking.trackers import AccelerateTracker, has_wandb_key, is_installed, is_number, wandb_mode, wandb_url
+from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.untrusted import one_line
 
 INIT_S = 80.0
 """How long W&B's server may take to answer before this attempt goes on offline."""
-LINEAGE_S = 5.0
-"""How long the end waits for the question which the dataset's artifact asks the server."""
 PROBE_BYTES = 1 << 16
 """What must fit into W&B's folder at the end; its log is flushed in smaller pieces."""
+ANSWER_S = 30.0
+"""How long a sync waits for the server's first answer."""
+SYNC_S = 1800.0
+"""How long one attempt may take to send."""
 KINDS = ("train", "validation", "test")
 
 
 class WandbTracker(AccelerateTracker):
-    """Accelerate's W&B tracker, with what W&B offers beyond rows of numbers."""
+    """A run of W&B's, with what that offers beyond rows of numbers."""
 
     def start(self) -> str:
         """Begin or go on with the run; offline if the server cannot be reached."""
         set_folders(self.run)
         import wandb
 
+        self.earlier = self.journal.run_id
         mode = wandb_mode()
         try:
-            self.tracker = self._make(self._options(mode))
+            self.wandb = self._init(mode)
         except Exception as error:
             if mode == "offline":
                 raise
-            reason = " ".join(str(error).split())[:300]
             traceback.print_exc()
             wandb.teardown(1)  # its service still holds the run's id
-            self.tracker = self._make(self._options("offline"))
-            self.wire.tell(warn=f"could not be reached ({reason}); rows are kept offline")
-        run = self.tracker.run
-        self.tracker.store_init_configuration({**self.spec["config"], **self.spec["facts"]})
-        define_metrics(run)
-        self.lineage = threading.Thread(target=self._log_dataset, daemon=True)
-        self.lineage.start()  # it asks the server and waits for the answer; rows must not
-        offline = f"rows are kept in {Path(run.dir).parent}; python -m harness wandb-sync {self.run} sends them"
-        return offline if run.offline else run.url
+            self.wandb = self._init("offline")
+            self.tell(warn=f"could not be reached ({one_line(error)}); rows are kept offline")
+        self.kept_in = Path(self.wandb.dir).parent.name
+        self.wandb.config.update({**self.spec["config"], **self.spec["facts"]}, allow_val_change=True)
+        for kind in KINDS:  # each has its own axis
+            self.wandb.define_metric(f"{kind}/step")
+            self.wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
+        if self.wandb.offline:
+            folder = Path(self.wandb.dir).parent
+            return f"rows are kept in {folder}; python -m harness wandb-sync {self.run} sends them"
+        return str(self.wandb.url)
 
-    def _options(self, mode: str | None) -> dict[str, Any]:
+    def _init(self, mode: Literal["offline"] | None) -> Any:
         import wandb
 
-        run_id = run_id_for(self.journal)
-        return {
-            "id": run_id,
-            "resume": "allow",
-            "name": self.spec["name"],
-            "group": self.spec["config"]["tracking"]["group"] or dataset_name(self.spec["facts"]),
-            "tags": self.spec["tags"],
-            "dir": str(self.run),
-            "mode": mode,
-            "settings": wandb.Settings(
+        return wandb.init(
+            project=self.spec["project"],
+            id=run_id_for(self.journal),
+            resume="allow",
+            name=self.spec["name"],
+            group=self.spec["config"]["tracking"]["group"] or f"dataset-{self.spec['facts']['dataset'][:12]}",
+            tags=self.spec["tags"],
+            dir=str(self.run),
+            mode=mode,
+            settings=wandb.Settings(
                 console="off",
                 silent=True,
                 init_timeout=INIT_S,
-                finish_timeout=FINISH_S - 2,
+                finish_timeout=self.spec["finish_s"] - 2,
                 finish_timeout_raises=True,
                 x_stats_pid=self.spec["pid"],
+                x_disable_stats=not self.spec["pid"],
             ),
-        }
+        )
 
-    def _log_dataset(self) -> None:
-        """The dataset's manifest as an input of the run: small, and enough to tell which data it was."""
-        import wandb
-
-        name, metadata = dataset_name(self.spec["facts"]), {"fingerprint": self.spec["facts"]["dataset"]}
-        with self._extra("log the dataset's manifest"):
-            artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
-            artifact.add_file(str(Path(self.spec["data"]) / MANIFEST))
-            # use_artifact refuses to work offline, where this one line does what it does online
-            self.tracker.run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    def known(self) -> dict[str, int]:
+        """What the server has of this run already: an attempt that was killed has sent more than its journal says."""
+        if self.wandb.id != self.earlier:
+            return {}
+        steps = {kind: self.wandb.summary.get(f"{kind}/step") for kind in KINDS}
+        return {kind: int(step) for kind, step in steps.items() if step is not None}
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """One row; its step is one of its values. The best validation, whose weights are kept, stays in the summary."""
-        self.tracker.run.log(row_of(kind, values))
+        self.wandb.log(row_of(kind, values))
         if values.get("best"):
-            self.tracker.run.summary.update(row_of("best", values))
+            self.wandb.summary.update(row_of("best", values))
 
     def alert(self, title: str, text: str) -> None:
         """Mail or Slack, as the user has told W&B."""
         with self._extra("send an alert"):
-            self.tracker.run.alert(title=title, text=text)
+            self.wandb.alert(title=title, text=text)
 
     def summarize(self, name: str, values: dict[str, Any]) -> None:
         """``name/key`` among the values that W&B shows of a run and sorts runs by."""
-        self.tracker.run.summary.update(row_of(name, values))
+        self.wandb.summary.update(row_of(name, values))
 
     def close(self, state: str, reason: str) -> None:
         """Say how it ended; a preempted run is marked as one that comes back."""
-        run = self.tracker.run
-        self.lineage.join(LINEAGE_S)
         self.alert(f"{self.spec['name']} {state}", f"{self.run}: {state}. {reason}".strip())
         if state == "finished" and self.spec["log_bundle"]:
             with self._extra("log the bundle"):
-                self._log_bundle()
+                name = f"bundle-{self.wandb.id}"
+                self.wandb.log_artifact(str(self.run / BUNDLE), name=name, type="model")
         if state == "preempted":
-            run.mark_preempting()
-        kept_here = run.offline
-        run.finish(exit_code=0 if state == "finished" else 1)
+            self.wandb.mark_preempting()
+        kept_here = self.wandb.offline
+        self.wandb.finish(exit_code=0 if state == "finished" else 1)
         if kept_here:
-            self._check_room(Path(run.dir).parent)
-        self.journal.note(finished=attempt_folder(run))
+            self._check_room(Path(self.wandb.dir).parent)
 
     @contextmanager
     def _extra(self, what: str) -> Iterator[None]:
@@ -132,7 +138,7 @@ class WandbTracker(AccelerateTracker):
             yield
         except Exception as error:
             traceback.print_exc()
-            self.wire.tell(say=f"could not {what}: {' '.join(str(error).split())[:300]}")
+            self.tell(say=f"could not {what}: {one_line(error)}")
 
     def _check_room(self, folder: Path) -> None:
         """Say so if W&B's folder takes no more: W&B itself drops the rows then, and says nothing."""
@@ -140,21 +146,9 @@ class WandbTracker(AccelerateTracker):
         try:
             probe.write_bytes(bytes(PROBE_BYTES))
         except OSError as error:
-            self.wire.tell(warn=f"could not keep all rows: {folder} cannot be written ({error.strerror})")
+            self.tell(warn=f"could not keep all rows: {folder} cannot be written ({error.strerror})")
         finally:
             probe.unlink(missing_ok=True)
-
-    def _log_bundle(self) -> None:
-        import wandb
-
-        artifact = wandb.Artifact(f"bundle-{self.tracker.run.id}", type="model")
-        artifact.add_dir(str(self.run / BUNDLE))
-        self.tracker.run.log_artifact(artifact)
-
-
-def dataset_name(facts: dict[str, Any]) -> str:
-    """What runs on one dataset are grouped by, and its artifact's name."""
-    return f"dataset-{facts['dataset'][:12]}"
 
 
 def set_folders(run: Path) -> None:
@@ -174,18 +168,142 @@ def run_id_for(journal: Journal) -> str:
     return run_id
 
 
-def attempt_folder(run: Any) -> str:
-    """Name of the folder that holds a W&B run's own log."""
-    return Path(run.dir).parent.name
-
-
-def define_metrics(run: Any) -> None:
-    """Give every kind of row its own axis."""
-    for kind in KINDS:
-        run.define_metric(f"{kind}/step")
-        run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
-
-
 def row_of(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a row under W&B's names."""
     return {f"{kind}/{key}": value for key, value in values.items() if is_number(value)}
+
+
+# What a run kept offline, or lost.
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncConfig:
+    """Send a run to W&B from a machine with a network, such as a login node."""
+
+    json: bool = False
+    """Print what was done as one JSON object."""
+
+
+def main(config: SyncConfig, words: list[str]) -> None:
+    """Sync one run directory, or every run in a folder of many; of those the JSON is a list."""
+    (folder,) = map(Path, words)
+    runs = [one.path for one in layout.members(folder)]
+    for run in runs or [folder]:
+        check(run)
+    reports = [sync(run.absolute(), quiet=config.json) for run in runs or [folder]]
+    if config.json:
+        print(json.dumps(reports if runs else reports[0]))
+
+
+def check(run: Path) -> None:
+    """Raise a ``UserError`` where nothing can be sent: no run, no W&B, no key, no server."""
+    read_config(run)
+    if not is_installed("wandb"):
+        raise ConfigError("wandb-sync needs the package wandb: pip install 'padless[wandb]'")
+    path = tracker_journal(run, "wandb")
+    if not path.is_file():
+        raise ConfigError(f"{run}: no attempt of this run used W&B; train with --tracking.tracker wandb")
+    if Journal(run, "wandb").start is None:
+        raise DataError(f"{path}: does not say how the run began: damaged")
+    if not has_wandb_key():
+        raise ConfigError("wandb-sync needs a key: set WANDB_API_KEY, or run `wandb login`")
+    probe()
+
+
+def probe() -> None:
+    """Raise ``UserError`` (exit code 1) if W&B's server does not answer: wandb itself would go on trying for hours."""
+    url = wandb_url()
+    query = json.dumps({"query": "query Viewer { viewer { id } }", "variables": {}}).encode()
+    headers = {"Content-Type": "application/json"}
+    try:
+        urllib.request.urlopen(urllib.request.Request(f"{url}/graphql", query, headers), timeout=ANSWER_S).close()
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise UserError(f"{url} answers with error {error.code}; nothing was sent, try again later") from None
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"{url} cannot be reached ({reason}); nothing was sent, try again from a login node") from None
+
+
+def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
+    """Send the attempts that were offline, then the rows that none of them has; what was done, for machines.
+
+    The log of an attempt that was killed is not sent: ``metrics.jsonl`` has its rows.
+    """
+
+    def tell(say: str = "", warn: str = "", started: str = "") -> None:
+        if say and not quiet:
+            print(say, flush=True)
+        if warn:
+            print(f"warning: wandb {warn}", file=sys.stderr, flush=True)
+
+    with at_the_server(run):
+        attempts = []
+        for folder in offline_attempts(run):
+            attempts.append({"folder": folder.name, "state": send(folder)})
+            tell(say=f"{folder.name}: {attempts[-1]['state']}")
+        journal = Journal(run, "wandb")
+        total, missing = (sum(1 for _ in Rows(run, after).new()) for after in ({}, journal.kept))
+        report = {"run_id": journal.run_id, "rows": total, "filled": missing, "attempts": attempts}
+        if missing:
+            tell(say=f"{missing} rows of {METRICS} are in no attempt that finished: sending those that W&B lacks")
+            try:
+                journal.note(start={**(journal.start or {}), "pid": 0, "finish_s": SYNC_S})
+                serve("wandb", run, [ending(run)], tell, wait_s=0)
+            except ConfigError:
+                tell(say="a training goes on and keeps them, or sends them itself; call wandb-sync again when it ended")
+                return report | {"filled": 0}
+            except Exception as error:
+                raise UserError(
+                    f"{run}: W&B did not take all ({one_line(error)}); nothing is lost, try again"
+                ) from error
+        if len(offline_attempts(run)) > len(attempts):  # just now, since the server had gone
+            raise UserError(f"{wandb_url()} cannot be reached any more; nothing is lost, try again")
+        tell(say=f"W&B has all {total} rows of {run / METRICS} in run {Journal(run, 'wandb').run_id}")
+        return report
+
+
+@contextmanager
+def at_the_server(run: Path) -> Iterator[None]:
+    """Let W&B send, in the run that the journal names, whatever the shell says of the next training."""
+    before = dict(os.environ)
+    for name in ("WANDB_MODE", "WANDB_RUN_ID"):
+        os.environ.pop(name, None)
+    set_folders(run)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def ending(run: Path) -> dict[str, Any]:
+    """How a run has ended, as its trainer would have said."""
+    status = known_status(run)
+    state = status.get("state", "running")
+    state = "crashed" if state == "running" else state
+    return {"do": "close", "state": state, "reason": status.get("reason", "")}
+
+
+def offline_attempts(run: Path) -> list[Path]:
+    """W&B's folders of the attempts that were offline and whose tracker finished in order, oldest first."""
+    return [tracker_folder(run, "wandb") / name for name in Journal(run, "wandb").finished if name.startswith("off")]
+
+
+def marker(folder: Path) -> Path:
+    """What W&B leaves beside the log of an attempt that it has sent."""
+    return folder / f"run-{folder.name.rpartition('-')[2]}.wandb.synced"
+
+
+def send(folder: Path) -> str:
+    """``wandb sync`` of one attempt, if it was not sent before. Raises ``UserError`` if W&B does not take it."""
+    if marker(folder).exists():
+        return "sent before"
+    command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SYNC_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{folder}: not sent within {SYNC_S:.0f} s; nothing is lost, try again") from None
+    if not marker(folder).exists():  # the exit code of `wandb sync` does not say so
+        raise UserError(f"{folder}: W&B did not take it; nothing is lost, try again, or see `wandb sync {folder}`")
+    return "sent"

@@ -14,12 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 
 from harness.batch import Layout
 from harness.config import LANGUAGE_MODEL, RunConfig, to_dict
-from harness.data.checks import TRAIN, order_spec, parts_of, unlabelled_spec
+from harness.data.checks import TRAIN, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
@@ -35,28 +34,25 @@ from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
-from harness.rundir.layout import PROFILE, STOP, storage
+from harness.rundir.layout import STOP, storage
 from harness.rundir.records import LAUNCH_ID, code_hash
 from harness.tracking.tracking import Trackers
 from harness.training import preflight
-from harness.training.checkpointer import State
 from harness.training.console import Console
-from harness.training.guard import NonFiniteGuard
-from harness.training.probe import choose_micro_batch
-from harness.training.run import PretrainingRun, RankRequests, Run
-from harness.training.sinks import Sink, Sinks, TrackerSink
+from harness.training.optim import NonFiniteGuard
+from harness.training.run import PretrainingRun, RankRequests, Run, choose_micro_batch
 from harness.training.start import Beginning, begin, vocabulary_of
-from harness.training.throughput import Meter, StepProfiler, flops_of, measure_peak, reset_peak_memory
-from harness.training.trainer import Trainer
+from harness.training.throughput import Meter
+from harness.training.trainer import State, Trainer
 from harness.training.validation import Scorer, Selection
 from harness.training.wide import count_features
-from harness.training.writer import RunWriter
+from harness.training.writer import RunWriter, Sink, Sinks, TrackerSink
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen, tell
-from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.dataset.shards import Manifest
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
@@ -78,8 +74,7 @@ def open_run(
     ends the block quietly.
     """
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
-        for sink in listeners(writer.sinks) if writer.active else ():
-            writer.sinks.add(sink)
+        writer.sinks.sinks += listeners(writer.sinks) if writer.active else ()
         yield assemble(config, session, writer, {name: Choice(*reason) for name, reason in reasons.items()})
 
 
@@ -98,7 +93,10 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     selection = Selection("loss" if pretrains else config.select, config.patience)
     with world.together("loading the checkpoint"):
         if start is not None:
-            load(trainer, selection, start, choices, same_data=start.state["dataset"] == manifest.fingerprint)
+            trainer.load(State.read(start), start.path)
+            if start.state["dataset"] == manifest.fingerprint:  # else no validation was of these rows
+                selection.load(start.state["selection"])
+            choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None and not beginning.has_wide:
         counted = data.splits[UNLABELLED] if UNLABELLED in beginning.targets else None
@@ -108,14 +106,17 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
+        writer.open(session, start, choices)
+        writer.restore_bundle(manifest, selection.best_step, selection.decision)
+    console = None
+    if world.is_main:
+        console = Console(config, manifest, trainer.total_steps, trainer.step)
         if writer.active:
-            writer.origin |= {"dataset_parts": parts_of(read_manifest(config.data))}
-        writer.open(trainer, start, choices)
-        writer.restore_bundle(manifest, selection)
-    tensors = trainer.state().tensors  # every rank: a state holds what all have counted
-    if writer.checkpointer is not None:
-        writer.checkpointer.prepare(tensors)
-    console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
+            told = {name: str(choice) for name, choice in choices.items()}
+            facts = {"dataset": manifest.fingerprint, "effective": told}
+            trackers = Trackers(config, writer.directory, active=True, facts=facts)
+            writer.sinks.sinks += [console, TrackerSink(trackers)]
+        console.start(choices)
     scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
     parts = (config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
     run = (PretrainingRun if pretrains else Run)(*parts, beginning.interrupted)
@@ -136,10 +137,9 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
         here = launched_local_world_size()
         manifest = preflight.check_data(config, world.world_size, start, here=here, hashes=world.is_main)
         start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
-        if session.device.type == "cuda":  # which no other process has
-            preflight.check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1])
-        else:
-            preflight.check_room(config, manifest, memory_bytes(), processes=here)
+        on_cuda = session.device.type == "cuda"  # which no other process has
+        device_bytes = torch.cuda.mem_get_info(session.device)[1] if on_cuda else memory_bytes()
+        preflight.check_room(config, manifest, device_bytes, processes=1 if on_cuda else here)
         if world.is_main and start is None:
             preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
@@ -165,42 +165,21 @@ def check_shared(run: str | Path, world: World) -> None:
             if token is not None:
                 with storage(token):
                     token.touch()
-        host, name = world.from_main((platform.node(), token and token.name), "a file in the run directory")
+        name = world.from_main(token and token.name, "a file in the run directory")
         with world.together("looking at the run directory"):
-            if launched_local_rank() == 0 and not appears(Path(run, str(name)), min(LOOK_LIMIT_S, world.timeout_s / 2)):
-                raise ConfigError(
-                    f"run: {run} on {platform.node()} is not the directory of that name on {host}, which holds the "
-                    f"checkpoints; name one that all machines share, or mount it there"
-                )
+            deadline = time.monotonic() + min(LOOK_LIMIT_S, world.timeout_s / 2)
+            while launched_local_rank() == 0 and not Path(run, str(name)).exists():
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"run: {run} on {platform.node()} is not the directory that rank 0 writes to; name one that "
+                        "all machines share, or mount it there"
+                    )
+                time.sleep(0.2)
+                if Path(run).is_dir():
+                    os.listdir(run)  # asks the server again
     finally:
         if token is not None:
             token.unlink(missing_ok=True)
-
-
-def appears(path: Path, limit_s: float) -> bool:
-    """Whether a file is there, now or within the limit."""
-    deadline = time.monotonic() + limit_s
-    while not path.exists():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-        if path.parent.is_dir():
-            os.listdir(path.parent)  # asks the server again
-    return True
-
-
-def load(
-    trainer: Trainer, selection: Selection, start: Checkpoint, choices: dict[str, Choice], *, same_data: bool
-) -> None:
-    """Put every part where the checkpoint was taken; on other data no validation was yet. Raises ``DataError``."""
-    state = State.read(start)
-    trainer.load(state, start.path)
-    if same_data:
-        selection.load(start.state["selection"])
-    choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
-    before, now = len(state.values["counted"]), trainer.world.world_size
-    if before != now:
-        choices["processes"] = Choice(str(now), f"{before} before: the same global batches, other rounding")
 
 
 def build_trainer(
@@ -215,7 +194,7 @@ def build_trainer(
 
     What was decided on the way is added to ``choices``.
     """
-    world, directory, beginning = session.world, Path(config.run), beginning or Beginning()
+    world, beginning = session.world, beginning or Beginning()
     torch.manual_seed(config.seed)
     network = build_network(config, manifest)
     if isinstance(network, LanguageModel):
@@ -229,29 +208,18 @@ def build_trainer(
     in_dtype = try_recurrence(network.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
     objective = build_objective(config, network, manifest, DTYPES[in_dtype.value], session.device)
-    peak = measure_peak(session.device, session.arithmetic)
-    reset_peak_memory(session.device)
-    peaks = world.gather_numbers(np.array([peak]), "measuring the devices")
-    choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
     guard = NonFiniteGuard(
         config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0),
         world,
-        directory,
-        data.splits[TRAIN],
+        Path(config.run),
         Path(config.data),
-        answers_of(config, manifest),
+        data.splits[TRAIN],
         data.splits[UNLABELLED] if config.order.unlabelled_batch else None,
+        answers_of(config, manifest),
     )
-    return Trainer(
-        config,
-        objective,
-        build_loader(config, session, data, layout, beginning),
-        session.accelerator,
-        world,
-        guard=guard,
-        meter=Meter(session.device, flops_of(config), float(peaks.sum()), predictions_of(network)),
-        profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
-    )
+    loader = build_loader(config, session, data, layout, beginning)
+    meter = Meter(session.device, predictions_of(network))
+    return Trainer(config, objective, loader, session.accelerator, world, guard=guard, meter=meter)
 
 
 def build_objective(
@@ -302,16 +270,3 @@ def build_loader(config: RunConfig, session: Session, data: OpenData, layout: La
     counts_tokens = config.task == LANGUAGE_MODEL
     order = order_over(split, order_spec(config))
     return Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
-
-
-def add_sinks(
-    config: RunConfig, manifest: Manifest, trainer: Trainer, writer: RunWriter, choices: dict[str, Choice]
-) -> Console:
-    """Start the sinks of rank 0, and print what is about to be trained."""
-    facts = {"dataset": manifest.fingerprint, "effective": {name: str(choice) for name, choice in choices.items()}}
-    console = Console(config, manifest, trainer.total_steps, trainer.step)
-    if writer.active:
-        writer.sinks.add(console)
-        writer.sinks.add(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
-    console.start(choices)
-    return console

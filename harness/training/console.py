@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,29 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, predictions_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.learning import never_found, verdicts
-from harness.scores.metrics import confusion_from_json, per_class
-from harness.scores.tables import MARK, classes_table, describe_calibration, figures_table
-from harness.training.probe import Rehearsal
-from harness.training.sinks import Ending, Sink
+from harness.scores.tables import MARK, classes_table, describe_calibration, figures_table, never_found, verdicts
+from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Column, Screen, Tone, duration, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
 
 PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}
 """What the weights of a task are for."""
+BEST = {"accuracy": "highest accuracy", "loss": "lowest log loss", "calibrated": "lowest calibrated log loss"}
+"""What the best epoch has, by ``select``."""
+HEAD_EVERY = 20
+"""Rows between two heads, so that the end of a log file can be read by itself."""
+COLUMNS = (
+    (Column(key="step", title="step"), "{step:,}/{total:,}"),
+    (Column(key="epoch", title="epoch", least=5, weight=2), "{epoch:.2f}"),
+    (Column(key="loss", title="loss", least=6), "{loss:.4f}"),
+    (Column(key="lr", title="lr", least=7, weight=4), "{lr:.1e}"),
+    (Column(key="tokens_per_s", title="tokens/s", least=9, weight=3), "{tokens_per_s:,.0f}"),
+    (Column(key="left", title="left", least=6, weight=1), "{left}"),
+    (Column(key="data_wait", title="wait", least=5, weight=6), "{data_wait:.1%}"),
+    (Column(key="padding", title="padding", weight=5), "{padding:.1%}"),
+)
+"""Of a log line's row; where the screen is narrow, they give way in order of importance."""
 
 
 class Log(Screen):
@@ -58,10 +70,8 @@ class Console(Sink):
         self.total_steps, self.first_step = total_steps, first_step
         self.screen = Log(quiet=config.quiet)
         self.watched = self.screen.is_live
-        self.rows = StepTable(total_steps)
+        self.head, self.rows_since_head = [""], 0
         self.step, self.doing, self.loss = first_step, "", ""
-        self.classes: list[dict[str, Any]] = []
-        """Precision, recall and the like of each class in the best validation, if it was in this start."""
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -70,11 +80,18 @@ class Console(Sink):
 
     def start(self, choices: Mapping[str, Choice]) -> None:
         """Print what is trained, on what, with which settings and why, and warnings."""
-        found, warnings = facts(self.config, self.manifest, self.total_steps)
-        for name, text in [*found.items(), *((name, str(choice)) for name, choice in choices.items())]:
+        for name, text in facts(self.config, self.manifest, self.total_steps).items():
             self.screen.fact(name, text)
-        for name, text in warnings.items():
-            self.screen.fact(name, text, "warn")
+        for name, choice in choices.items():
+            self.screen.fact(name, str(choice))
+        if self.config.task == CLASSIFIER:
+            classes, optim, threshold = class_rows(self.manifest, TRAIN), self.config.optim, self.config.evaluation
+            for name, warning in (
+                ("imbalance", imbalance(classes, optim.class_weights, threshold.threshold)),
+                ("few steps", few_steps(self.total_steps // self.config.epochs, self.config.epochs)),
+            ):
+                if warning is not None:
+                    self.screen.fact(name, warning, "warn")
         self.screen.write([""])
 
     def advance(self, step: int, doing: str = "") -> None:
@@ -87,80 +104,98 @@ class Console(Sink):
         """Draw the bar again, if it is time to."""
         if self.watched and self.step > self.first_step:
             share = self.step / self.total_steps
-            after = ", ".join(filter(None, (self.doing, self.loss, f"{duration(self.left())} left")))
+            after = ", ".join(filter(None, (self.doing, self.loss, f"{self.left()} left")))
             self.screen.live(f"step {self.step:,}/{self.total_steps:,}", share, after, now=now)
 
-    def left(self) -> float:
-        """Seconds to the last step, at the speed so far."""
+    def left(self) -> str:
+        """Time to the last step, at the speed so far."""
         done = max(self.step - self.first_step, 1)
-        return (time.monotonic() - self.started) / done * (self.total_steps - self.step)
+        return duration((time.monotonic() - self.started) / done * (self.total_steps - self.step))
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """A row, or one validation; ``results`` prints the test."""
         if kind == "train":
             self.step, self.loss = values["step"], f"loss {values['loss']:.4f}"
-            head, row = self.rows(values, self.left(), self.screen.width)
-            self.screen.write(head, "head")
-            self.screen.write([row])
+            self.row(values)
             if values["verdict"]:
                 self.screen.say(f"  note: {values['verdict']}", "warn")
         elif kind == VALIDATION:
-            line = validation_line(
-                values, self.config.epochs, len(self.manifest.labels), self.config.select, self.screen.width
-            )
+            parts = perplexity_parts(values) if "perplexity" in values else self.validation_parts(values)
+            first = (f"epoch {values['epoch']}/{self.config.epochs}", 0)
+            best = [("best", 0)] if values["best"] else []
+            line = fitted([first, *parts, *best], self.screen.width)
             self.screen.write([line], "good" if values["best"] else "")
 
-    def best(self, values: Mapping[str, Any]) -> None:
-        """The figures of the best validation so far, of which a log line has no confusion."""
-        self.classes = per_class(confusion_from_json(values, len(self.manifest.labels)), self.manifest.labels)
+    def row(self, values: Mapping[str, Any]) -> None:
+        """A log line's row, with a head above it if it is time for one."""
+        facts = {**values, "total": self.total_steps, "left": self.left()}
+        row = {column.key: text.format(**facts) for column, text in COLUMNS}
+        longest = 2 * len(f"{self.total_steps:,}") + 1
+        columns = [replace(column, least=max(column.least, longest * (column.key == "step"))) for column, _ in COLUMNS]
+        layout = laid_out(columns, [row], self.screen.width)
+        head = [head_line(layout)]
+        if head != self.head or self.rows_since_head >= HEAD_EVERY:
+            self.screen.write(head, "head")
+            self.rows_since_head = 0
+        self.head, self.rows_since_head = head, self.rows_since_head + 1
+        self.screen.write([row_line(layout, row)])
 
-    def rehearsal(self, cost: Rehearsal, tokens: int) -> None:
-        """What a dry run found; ``tokens`` per process in a full run."""
-        self.screen.fact("dry run", f"longest step ({cost.rows} rows): {cost.step_s * 1e3:,.0f} ms")
-        self.screen.fact("memory", f"{cost.memory_bytes / 2**20:,.0f} MiB at most in one process")
-        took = duration(cost.full_run_s(tokens))
-        self.screen.fact("full run", f"about {took} of training ({self.total_steps:,} steps)")
+    def validation_parts(self, values: Mapping[str, Any]) -> list[tuple[str, int]]:
+        """The figures of a validation, each with how early it gives way; the one that chooses never does, and is
+        marked.
+        """
+        low, high = wilson(round(values["accuracy"] * values["rows"]), values["rows"])
+        shown = {
+            "accuracy": (f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}", 0),
+            "f1": (f"{'F1' if len(self.manifest.labels) == 2 else 'macro F1'} {values['f1']:.4f}", 3),
+            "log_loss": (f"log loss {values['log_loss']:.4f}", 2),
+        }
+        if "calibrated_log_loss" in values:
+            shown["calibrated_log_loss"] = (f"calibrated {values['calibrated_log_loss']:.4f}", 0)
+        chosen = CHOSEN_BY[self.config.select]
+        return list((shown | {chosen: (f"{shown[chosen][0]}{MARK}", 0)}).values())
 
-    def results(self, measured: Mapping[str, Any]) -> None:
+    def rehearsal(self, step_s: float, rows: int, memory_bytes: int, full_s: float) -> None:
+        """What a dry run found: seconds and rows of the longest step, and the seconds of a full run."""
+        self.screen.fact("dry run", f"longest step ({rows} rows): {step_s * 1e3:,.0f} ms")
+        self.screen.fact("memory", f"{memory_bytes / 2**20:,.0f} MiB at most in one process")
+        self.screen.fact("full run", f"about {duration(full_s)} of training ({self.total_steps:,} steps)")
+
+    def results(self, measured: Mapping[str, Mapping[str, Any]]) -> None:
         """How good the best weights are, and how they were learnt.
 
-        ``measured`` are all figures of a split, as ``SPLIT.json`` has them; empty where none was measured at the end.
+        ``measured`` are all figures of each split that was measured at the end, as ``SPLIT.json`` has them.
         """
+        lines, _ = self.history()
+        self.screen.table(figures_table(measured, self.manifest.labels, self.screen.width))
+        found = verdicts(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
+        for name, values in list(measured.items())[-1:]:
+            self.screen.say(f"{describe_calibration(values)}\n\nclasses of {name}:")
+            self.screen.table(classes_table(values["per_class"], self.screen.width))
+            found += filter(None, [never_found(values["per_class"])])
+        self.screen.write([""])
+        for sentence in found:
+            self.screen.fact("note", sentence, "warn", indent=6)
+
+    def history(self) -> tuple[list[Line], Line | None]:
+        """The lines of ``metrics.jsonl``, and that of the best validation, which is said."""
         self.screen.end()
-        lines = self.lines()
+        try:
+            lines = read_log(self.directory)
+        except DataError as error:
+            self.screen.say(f"warning: no table of validation ({error})", "warn")
+            lines = []
         best = [line for line in lines if line["kind"] == VALIDATION and line.get("best")]
         if best:
             self.screen.say(f"\nbest weights: step {best[-1]['step']:,}, epoch {best[-1]['epoch']}")
-        splits: dict[str, Mapping[str, Any]] = {VALIDATION: before_calibration(best[-1])} if best else {}
-        splits |= {measured["split"]: measured} if measured else {}
-        self.screen.table(figures_table(splits, self.manifest.labels, self.screen.width))
-        if measured:
-            self.screen.say(describe_calibration(measured))
-        entries = measured["per_class"] if measured else self.classes
-        if entries:
-            self.screen.say(f"\nclasses of {measured['split'] if measured else VALIDATION}:")
-            self.screen.table(classes_table(entries, self.screen.width))
-        self.screen.write([""])
-        found = verdicts(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
-        for sentence in filter(None, [*found, never_found(entries)]):
-            self.screen.fact("note", sentence, "warn", indent=6)
-
-    def lines(self) -> list[Line]:
-        """The lines of ``metrics.jsonl``; none, and a warning, if it has been damaged meanwhile."""
-        try:
-            return read_log(self.directory)
-        except DataError as error:
-            self.screen.say(f"warning: no table of validation ({error})", "warn")
-            return []
+        return lines, best[-1] if best else None
 
     def pretrained(self) -> None:
         """How well the best weights of a language model predict, and what they are for."""
-        self.screen.end()
-        best = [line for line in self.lines() if line["kind"] == VALIDATION and line.get("best")]
-        if best:
-            line = best[-1]
-            perplexity = f"perplexity {line['perplexity']:,.1f} on {line['targets']:,} tokens of {line['rows']:,} rows"
-            self.screen.say(f"\nbest weights: step {line['step']:,}, epoch {line['epoch']}; {perplexity}")
+        _, best = self.history()
+        if best is not None:
+            rows, targets = f"{best['rows']:,} rows", f"{best['targets']:,} tokens"
+            self.screen.say(f"perplexity {best['perplexity']:,.1f} on {targets} of {rows}")
         self.screen.say(f"a classifier starts from them with --init.weights {self.directory}")
 
     def close(self, ending: Ending) -> None:
@@ -175,151 +210,41 @@ class Console(Sink):
             (layout.BUNDLE, f"best weights, vocabulary and text pipeline, for {PURPOSE[self.config.task]}"),
             (figures_name(TEST), f"test metrics; {predictions_name(TEST)} has every row"),
             (layout.REPORT, "all of it to look at"),
-            (layout.METRICS, "every log line"),
-            (layout.CONFIG, f"resolved configuration; {layout.ENVIRONMENT} says what it ran on"),
         ):
             if (self.directory / name).exists():
                 self.screen.fact(f"  {name}", what, indent=17)
 
 
-def before_calibration(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a validation beside those of a test, with the interval of its accuracy.
-
-    Log loss and calibration error are left out: the test has those of calibrated probabilities.
-    """
-    rows = line["rows"]
-    intervals = {"accuracy": wilson(round(line["accuracy"] * rows), rows)}
-    return {**{key: line[key] for key in line if key not in ("log_loss", "ece")}, "intervals": intervals}
-
-
-BEST = {"accuracy": "highest accuracy", "loss": "lowest log loss", "calibrated": "lowest calibrated log loss"}
-"""What the best epoch has, by ``select``."""
-HEAD_EVERY = 20
-"""Rows between two heads, so that the end of a log file can be read by itself."""
-
-
-def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict[str, str], dict[str, str]]:
-    """What is trained on what, by name; and what may go wrong with it."""
-    shape = config.model
+def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> dict[str, str]:
+    """What is trained on what, by name."""
+    shape, tokens = config.model, config.global_batch_tokens
+    classifies = config.task == CLASSIFIER
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
-    parameters = parameters_of(config, manifest)
     direction = ("Bi" if shape.bidirectional else "") + shape.cell.upper()
-    layers = f"{shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}"
-    tokens = config.global_batch_tokens
+    model = f"{shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}"
+    model += f", {shape.pooling} pooling" if classifies else ""
     size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
-    per_epoch, classes = total_steps // config.epochs, class_rows(manifest, TRAIN)
-    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs of {per_epoch:,}"
-    found = {
-        "run": f"{config.run}, seed {config.seed}",
-        **({} if config.fold is None else {"fold": f"{config.fold} of {manifest.folds} is the validation"}),
-        "data": f"{config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,})",
-        "classes": in_words(classes),
-        "model": f"{layers}, {shape.pooling} pooling, {parameters:,} parameters",
-        "steps": f"{total_steps:,} of {size}, {epochs}",
-        "best epoch": f"the one with the {BEST[config.select]} on validation, marked {MARK}",
-    }
-    beside = config.order.unlabelled_batch
-    if beside:
-        passes = total_steps / -(-manifest.rows(UNLABELLED) // beside)
-        found["unlabelled"] = f"{beside} more rows in every step, {passes:.1f} passes in all"
-    if config.task == LANGUAGE_MODEL:
-        return pretraining_facts(config, manifest, found)
-    warnings = {
-        "imbalance": imbalance(classes, config.optim.class_weights, config.evaluation.threshold),
-        "few steps": few_steps(per_epoch, config.epochs),
-    }
-    return found, {name: text for name, text in warnings.items() if text is not None}
-
-
-def pretraining_facts(
-    config: RunConfig, manifest: Manifest, found: dict[str, str]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """The facts of a pretraining, made of those that a classifier on the same rows would have."""
-    tokens, candidates = sum(shard.tokens for shard in manifest.splits[TRAIN]), config.language_model.candidates
-    everything = 2 * candidates >= manifest.vocabulary_size - 1
-    among = "all tokens of the vocabulary" if everything else f"{candidates:,} candidates a step"
-    directions = "each direction predicts its next token" if config.model.bidirectional else "the next token"
-    facts = {
-        **found,
-        "classes": "",
-        "best epoch": "",
-        "model": found["model"].replace(f", {config.model.pooling} pooling", ""),
-    }
-    facts["task"] = f"language model: {directions}, among {among}; {tokens:,} tokens an epoch"
-    return {name: text for name, text in facts.items() if text}, {}
-
-
-class StepTable:
-    """The rows of log lines below each other. Where the screen is narrow, columns give way in order of importance."""
-
-    def __init__(self, total_steps: int) -> None:
-        """No head was written yet."""
-        self.total_steps = total_steps
-        self.columns = (
-            Column(key="step", title="step", least=2 * len(f"{total_steps:,}") + 1),
-            Column(key="epoch", title="epoch", least=5, weight=2),
-            Column(key="loss", title="loss", least=6),
-            Column(key="lr", title="lr", least=7, weight=4),
-            Column(key="tokens_per_s", title="tokens/s", least=9, weight=3),
-            Column(key="left", title="left", least=6, weight=1),
-            Column(key="data_wait", title="wait", least=5, weight=6),
-            Column(key="padding", title="padding", weight=5),
-            Column(key="mfu", title="mfu", least=4, weight=7),
+    found = {"run": f"{config.run}, seed {config.seed}"}
+    if config.fold is not None:
+        found["fold"] = f"{config.fold} of {manifest.folds} is the validation"
+    found["data"] = f"{config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,})"
+    if classifies:
+        found["classes"] = in_words(class_rows(manifest, TRAIN))
+    found["model"] = f"{model}, {parameters_of(config, manifest):,} parameters"
+    found["steps"] = f"{total_steps:,} of {size}, {total_steps // config.epochs:,} an epoch"
+    if classifies:
+        found["best epoch"] = f"the one with the {BEST[config.select]} on validation, marked {MARK}"
+    else:
+        read = sum(shard.tokens for shard in manifest.splits[TRAIN])
+        among = f"{config.language_model.candidates:,} candidates a step"
+        found["task"] = (
+            f"language model: each direction predicts its next token, among {among}; {read:,} tokens an epoch"
         )
-        self.head: list[str] = []
-        self.rows_since_head = 0
-
-    def __call__(self, figures: Mapping[str, Any], left_s: float, width: int) -> tuple[list[str], str]:
-        """The head, if it is time for one, and the row of one log line; ``left_s`` are the seconds to the end."""
-        row = {
-            "step": f"{figures['step']:,}/{self.total_steps:,}",
-            "epoch": f"{figures['epoch']:.2f}",
-            "loss": f"{figures['loss']:.4f}",
-            "lr": f"{figures['lr']:.1e}",
-            "tokens_per_s": f"{figures['tokens_per_s']:,.0f}",
-            "left": duration(left_s),
-            "data_wait": f"{figures['data_wait']:.1%}",
-            "padding": f"{figures['padding']:.1%}",
-            "mfu": "" if figures["mfu"] is None else f"{figures['mfu']:.0%}",
-        }
-        layout = laid_out(self.columns, [row], width)
-        head = [head_line(layout)]
-        due = head != self.head or self.rows_since_head >= HEAD_EVERY
-        self.rows_since_head = 1 if due else self.rows_since_head + 1
-        self.head = head
-        return head if due else [], row_line(layout, row)
+    return found
 
 
-def validation_line(values: Mapping[str, Any], epochs: int, num_classes: int, select: str, width: int) -> str:
-    """One validation, with half the width of the interval (95 %) of its accuracy; or of a language model.
-
-    The figure by which the best epoch is chosen, as ``select`` has it, never gives way, and is marked.
-    """
-    if "perplexity" in values:
-        return fitted(perplexity_parts(values, epochs), width)
-    accuracy, rows = values["accuracy"], values["rows"]
-    low, high = wilson(round(accuracy * rows), rows)
-    shown = {
-        "accuracy": (f"accuracy {accuracy:.4f} ± {(high - low) / 2:.4f}", 0),
-        "f1": (f"{'F1' if num_classes == 2 else 'macro F1'} {values['f1']:.4f}", 3),
-        "log_loss": (f"log loss {values['log_loss']:.4f}", 1),
-    }
-    if "calibrated_log_loss" in values:
-        shown["log_loss"] = (shown["log_loss"][0], 2)
-        shown["calibrated_log_loss"] = (f"calibrated {values['calibrated_log_loss']:.4f}", 0)
-    chosen = CHOSEN_BY[select]
-    shown[chosen] = (f"{shown[chosen][0]}{MARK}", 0)
-    best = [("best", 0)] if values["best"] else []
-    return fitted([(f"epoch {values['epoch']}/{epochs}", 0), *shown.values(), *best], width)
-
-
-def perplexity_parts(values: Mapping[str, Any], epochs: int) -> list[tuple[str, int]]:
+def perplexity_parts(values: Mapping[str, Any]) -> list[tuple[str, int]]:
     """What a validation of a language model says, each part with how early it gives way."""
     both = [f"{name} {values[key]:,.1f}" for name in ("forward", "backward") if (key := f"perplexity_{name}") in values]
-    return [
-        (f"epoch {values['epoch']}/{epochs}", 0),
-        (f"perplexity {values['perplexity']:,.1f}", 0),
-        *((text, 2) for text in both),
-        (f"log loss {values['log_loss']:.4f}", 1),
-        *([("best", 0)] if values["best"] else []),
-    ]
+    log_loss = f"log loss {values['log_loss']:.4f}"
+    return [(f"perplexity {values['perplexity']:,.1f}", 0), *((text, 2) for text in both), (log_loss, 1)]

@@ -1,27 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks before a start, in their order: what the launcher asks before any process is there, and the ranks again.
+"""The checks before a start, and where a run goes on from; asked by launcher and doctor, and by the ranks again.
 
-The doctor asks the same. Nothing here imports torch or touches a device.
+Nothing here imports torch or touches a device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from harness.config import RunConfig
-from harness.data import checks
+from harness.config import CLASSIFIER, RunConfig, flat, to_dict
+from harness.data import checks, order
 from harness.model.registry import check_model, parameters_of
 from harness.model.starts import check_named, find_donor
-from harness.rundir.checkpoint import Checkpoint
-from harness.rundir.records import check_claim
+from harness.rundir import layout
+from harness.rundir.bundle_files import stored_info
+from harness.rundir.checkpoint import Checkpoint, newest
+from harness.rundir.records import check_claim, known_status
 from harness.tracking.trackers import check_trackers
-from harness.training import resume
-from harness.training.resume import ResumePoint
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.terminal import size
-from preprocessing.dataset.shards import Manifest
+from preprocessing.base.untrusted import readable
+from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
+
+FREE = frozenset(
+    [
+        *("data", "run", "device", "threads", "micro_batch", "recurrence", "stage_dir", "eval_batch", "timeout_s"),
+        *("nan_limit", "dry_run", "resume", "allow", "quiet", "max_time", "checkpoint", "tracking", "evaluation"),
+        *("self_training.labels", "self_training.any_teacher"),
+    ]
+)
+"""Keys, or their first parts, that leave the order of rows and every update what they are, but for rounding."""
+FITTING = frozenset(["model.freeze_embedding"])
+"""Keys of the model that may be allowed to differ: the weights still fit."""
+UNSET: tuple[Any, ...] = (None, {}, [], "none")
+DRAWN, TRAINED, AVERAGED = 4, 16, 4
+"""Bytes of a parameter: in memory, where it is drawn; with its gradient and Adam's two averages; and its average."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key that is not what it was when the run began."""
+
+    key: str
+    was: Any
+    now: Any
+    breaks: bool
+    """The run would end elsewhere."""
+
+    def __str__(self) -> str:
+        """One line of the list."""
+        effect = "another run from here on" if self.breaks else "the same run"
+        return f"  {readable(self.key)}: was {readable(self.was)}, now {readable(self.now)} ({effect})"
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """How things stand in a run directory before a start."""
+
+    begun: bool
+    """A run began here."""
+    finished: bool
+    """It ended well and nothing new was asked of it."""
+    differences: list[Difference]
+    checkpoint: Checkpoint | None
 
 
 def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
@@ -37,7 +83,7 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
     check_trackers(config.tracking)
     if config.dry_run:
         check_claim(config)
-    return resume.find_resume_point(replace(config, dry_run=False), say, warn)
+    return find_resume_point(replace(config, dry_run=False), say, warn)
 
 
 def check_data(
@@ -56,7 +102,7 @@ def check_data(
     if hashes:
         soft = checks.open_soft_labels(config, manifest)
         if checkpoint is not None:
-            resume.check_soft_labels(checkpoint, None if soft is None else soft.sha256, config)
+            check_soft_labels(checkpoint, None if soft is None else soft.sha256, config)
     return manifest
 
 
@@ -71,29 +117,127 @@ def check_start(config: RunConfig, manifest: Manifest) -> None:
         check_named(config.init.vectors, manifest, config.model.embedding_dim)
 
 
-DRAWN, TRAINED, AVERAGED = 4, 16, 4
-"""Bytes of a parameter: in memory, where it is drawn; with its gradient and Adam's two averages; and its average."""
-
-
 def check_room(config: RunConfig, manifest: Manifest, device_bytes: int | None = None, *, processes: int = 1) -> None:
     """Raise ``ConfigError`` for a network whose weights alone are more than the processes of this machine can have.
 
     ``device_bytes`` is what the device of the training has; None: it is not known yet, and may be another than this
-    machine's memory, in which the weights are drawn in any case. ``processes`` of this machine, each with weights of
-    its own, share that memory, or that device.
+    machine's memory, in which the weights are drawn in any case.
     """
-    known = device_bytes is not None or config.device == "cpu"
     total = memory_bytes() if device_bytes is None else device_bytes
-    parameters = parameters_of(config, manifest)
-    each = TRAINED + (0 if config.optim.ema is None else AVERAGED) if known else DRAWN
-    if each * parameters * processes <= total:
-        return
-    what = "weights, gradients and the optimizer's averages" if known else "weights"
-    taken = size(each * parameters)
-    if processes > 1:
-        taken = f"{size(each * parameters * processes)}, {taken} in each of {processes} processes"
-    raise ConfigError(
-        f"model: {parameters:,} parameters take {taken} ({what}), and there are {size(total)} here; "
-        f"lower model.hidden_size ({config.model.hidden_size:,}), model.embedding_dim "
-        f"({config.model.embedding_dim:,}) or model.num_layers ({config.model.num_layers})"
+    parameters, each = parameters_of(config, manifest), DRAWN
+    if device_bytes is not None or config.device == "cpu":
+        each = TRAINED + (0 if config.optim.ema is None else AVERAGED)
+    if each * parameters * processes > total:
+        raise ConfigError(
+            f"model: {parameters:,} parameters take {size(each * parameters)} in each of {processes} processes, and "
+            f"there are {size(total)} here; lower model.hidden_size, model.embedding_dim or model.num_layers"
+        )
+
+
+def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
+    """What there is to go on from. ``say`` prints keys that differ, ``warn`` damaged files.
+
+    Raises ``ConfigError`` if the run must not go on from here.
+    """
+    layout.check_single(config.run)
+    if config.resume == "never":
+        layout.check_free(config.run)
+        return ResumePoint(False, False, [], None)
+    layout.check_directory(config.run)
+    if not layout.holds_run(config.run):
+        return ResumePoint(False, False, [], None)
+    status = known_status(config.run, warn)
+    checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
+    finished = status.get("state") == "finished"
+    same_data = check_dataset(checkpoint, config, finished=finished)
+    if checkpoint is None:
+        return ResumePoint(True, False, [], None)
+    then = checkpoint.state.get("order_version", 1)
+    if then != order.VERSION and not is_allowed("order", config.allowed):
+        raise ConfigError(
+            f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "
+            f"version {order.VERSION}; go on with that padless, name another run directory, or --allow order"
+        )
+    found = differences(checkpoint.state["config"], to_dict(config), same_data=same_data)
+    if found:
+        say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *map(str, found)]))
+    check_continuity(found, config.allowed)
+    return ResumePoint(True, finished and not any(one.breaks for one in found), found, checkpoint)
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, same_data: bool) -> list[Difference]:
+    """Every key whose value is another, in the order of the configuration; a key of one side alone is None there.
+
+    ``same_data``: the datasets of both, wherever they lie, have one fingerprint.
+    """
+    before, after = flat(was), flat(now)
+    found = []
+    for key in dict.fromkeys([*after, *before]):
+        old, new = before.get(key), after.get(key)
+        other_data = key == "data" and not same_data
+        if other_data or (old != new and not (old in UNSET and new in UNSET)):
+            breaks = other_data or FREE.isdisjoint({key, key.partition(".")[0]})
+            found.append(Difference(key, old, new, breaks))
+    return found
+
+
+def is_allowed(key: str, allowed: set[str]) -> bool:
+    """Whether a key, or a part of the configuration that it lies in, was allowed by name."""
+    parts = key.split(".")
+    return any(".".join(parts[:count]) in allowed for count in range(1, len(parts) + 1))
+
+
+def check_continuity(found: list[Difference], allowed: set[str]) -> None:
+    """Raise ``ConfigError`` for the first difference that breaks the run and was not allowed."""
+    for one in (one for one in found if one.breaks):
+        key, was, now = map(readable, (one.key, one.was, one.now))
+        if one.key.partition(".")[0] in ("model", "task") and one.key not in FITTING:
+            raise ConfigError(f"{key}: was {was}, now {now}: the weights fit no other; name another run directory")
+        if not is_allowed(one.key, allowed):
+            raise ConfigError(
+                f"{key}: the run began with {was}, now {now}; put it back, name another run directory, or go on all "
+                f"the same with --allow {key}"
+            )
+
+
+def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConfig) -> None:
+    """Refuse soft labels that are not those which the run began with. Raises ``ConfigError``.
+
+    ``found`` is the sha256 of those that are there now, None for none.
+    """
+    began = (checkpoint.state.get("soft_labels") or {}).get("sha256")
+    if began != found and not is_allowed("self_training.labels", config.allowed):
+        was, now = ("none" if one is None else f"those of sha256 {one[:12]}" for one in (began, found))
+        raise ConfigError(
+            f"self_training.labels: the run of {checkpoint.path} began with {was}, now {now} are asked for: "
+            f"restore the file, name another run directory, or go on all the same with --allow self_training.labels"
+        )
+
+
+def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished: bool) -> bool:
+    """Whether the dataset is the run's: that of its ``checkpoint``, else of its bundle. True where none can be read.
+
+    Raises ``DataError`` for another one, unless the weights fit it and ``--allow`` names ``data``; in a run that has
+    ``finished`` also ``epochs``, without which nothing would be trained on it.
+    """
+    if not Path(config.data, MANIFEST).exists():
+        return True  # which is for the checks of the dataset to say
+    began: Mapping[str, Any] = {} if checkpoint is None else checkpoint.state
+    fingerprint = began.get("dataset")
+    if checkpoint is None:
+        with suppress(DataError):  # a damaged bundle is replaced
+            info = stored_info(Path(config.run, layout.BUNDLE))
+            fingerprint = None if info is None else info.dataset
+    manifest = read_manifest(config.data)
+    if fingerprint in (None, manifest.fingerprint):
+        return True
+    fits = began.get("text_hash", manifest.text_hash) == manifest.text_hash
+    fits = fits and (config.task != CLASSIFIER or (began.get("labels") or manifest.labels) == manifest.labels)
+    needed = ["data", "epochs"] if finished and checkpoint is not None else ["data"]
+    if fits and all(is_allowed(key, config.allowed) for key in needed):
+        return False
+    mend = f"go on with this one with {'more --epochs and ' * (len(needed) - 1)}--allow {','.join(needed)}"
+    raise DataError(
+        f"{config.data}: not the dataset that {config.run} was trained on; name another --run to train on it, or "
+        f"{mend if fits else 'restore the old one: the weights fit no other'}"
     )

@@ -71,17 +71,15 @@ class Corpus:
     classes: int
     unlabelled_tokens: int = 0
     """Of the split of texts without labels, which word vectors are learned from too."""
-    beside: int = 0
-    """Those of them that are learned by their soft labels: all, or none."""
     rows_beside: int = 0
-    """The rows that these tokens are of."""
+    """The rows of that split where they are learned by their soft labels, else 0."""
 
     @classmethod
     def of(cls, manifest: Manifest, *, teaching: bool = False) -> Corpus:
         """Of a dataset's manifest; ``teaching``: unlabelled rows are learned from by soft labels."""
         tokens, others = (sum(shard.tokens for shard in manifest.splits.get(name, ())) for name in (TRAIN, UNLABELLED))
         rows, more = (manifest.rows(name) if name in manifest.splits else 0 for name in (TRAIN, UNLABELLED))
-        return cls(rows, tokens, len(manifest.labels), others, *((others, more) if teaching else (0, 0)))
+        return cls(rows, tokens, len(manifest.labels), others, more if teaching else 0)
 
 
 @dataclass(frozen=True)
@@ -147,90 +145,39 @@ def for_task(config: RunConfig) -> RunConfig:
 def decide(config: RunConfig, corpus: Corpus) -> Resolved:
     """The rules: those of length first, since the rates follow from batch and steps."""
     reasons: Reasons = {}
-    config, rows_a_step, steps = with_length(config, corpus, reasons)
-    config = with_start(config, corpus, reasons)
-    return Resolved(with_rates(config, corpus, rows_a_step, steps, reasons), reasons)
-
-
-def with_length(config: RunConfig, corpus: Corpus, reasons: Reasons) -> tuple[RunConfig, int, int]:
-    """Batch, epochs and patience; beside them the rows of a step, and how many steps there will be."""
     batch, epochs, patience = config.global_batch, config.epochs, config.patience
     beside = config.order.unlabelled_batch if corpus.rows_beside else 0
     if is_auto(batch):
-        batch, why = batch_of(corpus.rows), f"grows with the square root of {corpus.rows:,} rows"
-        if beside:
-            wanted = math.ceil(beside * corpus.rows / corpus.rows_beside / LABELLED_ROWS) * LABELLED_ROWS
-            batch = min(batch, max(LABELLED_ROWS, wanted))
-            why = f"beside {beside} of {corpus.rows_beside:,} unlabelled ones"
-        reasons["batch"] = (f"{batch} rows a step", why)
+        batch = batch_of(corpus, beside)
+        reasons["batch"] = (f"{batch} rows a step", f"for {corpus.rows:,} rows")
     rows_a_step = batch
     if config.global_batch_tokens is not None and corpus.tokens:
         rows_a_step = max(1, round(config.global_batch_tokens * corpus.rows / corpus.tokens))
+    steps_a_pass = max(1, math.ceil(corpus.rows / rows_a_step))
     if is_auto(epochs):
         passing = math.ceil(PASSES * corpus.rows_beside / beside) if beside else 0
-        epochs, why = epochs_of(corpus.rows, rows_a_step, passing)
-        reasons["epochs"] = (str(epochs), why)
+        epochs = epochs_of(steps_a_pass, passing)
+        reasons["epochs"] = (str(epochs), f"of {steps_a_pass:,} steps, for {max(STEPS, passing):,}")
+    steps = epochs * steps_a_pass
     if patience is not None and is_auto(patience):
         patience = max(PATIENT, epochs // 2) if epochs > PATIENT else None
         if patience is not None:
             reasons["patience"] = (f"{patience} epochs without improvement", f"half of {epochs}")
-    steps = epochs * max(1, math.ceil(corpus.rows / rows_a_step))
-    return replace(config, global_batch=batch, epochs=epochs, patience=patience), rows_a_step, steps
-
-
-def batch_of(rows: int) -> int:
-    """A power of two near the square root of the rows, divided."""
-    wanted = math.sqrt(max(rows, 1)) / ROWS_A_BATCH
-    return int(min(LARGEST_BATCH, max(SMALLEST_BATCH, 2 ** round(math.log2(wanted)))))
-
-
-def epochs_of(rows: int, rows_a_step: int, passing: int = 0) -> tuple[int, str]:
-    """Epochs, and why; ``passing``: steps in which every unlabelled row is learned often enough."""
-    a_pass = max(1, math.ceil(rows / rows_a_step))
-    needed = math.ceil(STEPS / a_pass)
-    if passing > max(STEPS, FEWEST_EPOCHS * a_pass):
-        return math.ceil(passing / a_pass), f"for {PASSES:g} passes over the unlabelled rows: {passing:,} steps"
-    if needed > MOST_EPOCHS:
-        return MOST_EPOCHS, f"the most; {STEPS:,} steps would be {needed:,}"
-    if needed < FEWEST_EPOCHS:
-        return FEWEST_EPOCHS, f"the fewest; they are {FEWEST_EPOCHS * a_pass:,} steps"
-    return needed, f"for at least {STEPS:,} steps"
-
-
-def with_start(config: RunConfig, corpus: Corpus, reasons: Reasons) -> RunConfig:
-    """How large the wide part is, and what the embedding starts from."""
-    wide, vectors = config.model.wide, config.init.vectors
+    wide, vectors, optim = config.model.wide, config.init.vectors, config.optim
     if is_auto(wide):
-        longest, tokens = config.model.wide_ngrams, corpus.tokens + corpus.beside
-        wide = buckets_of(corpus, longest)
-        reasons["wide part"] = (f"{wide:,} buckets", f"for n-grams of up to {longest} words of {tokens:,} tokens")
+        wide = buckets_of(corpus, config.model.wide_ngrams)
+        reasons["wide part"] = (f"{wide:,} buckets", f"for n-grams of up to {config.model.wide_ngrams} words")
     if is_auto(vectors):
         tokens = corpus.tokens + corpus.unlabelled_tokens
         vectors = "own" if tokens >= VECTOR_TOKENS and not config.init.weights else "none"
-        if config.init.weights:
-            reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none then")
-        elif vectors == "none":
-            reasons["vectors"] = ("random", f"{tokens:,} tokens are too few to learn them")
-    return replace(config, model=replace(config.model, wide=wide), init=replace(config.init, vectors=vectors))
-
-
-def buckets_of(corpus: Corpus, longest: int) -> int:
-    """A power of two, not below ``ROOM`` times the n-grams of all tokens, as far as its table stays small."""
-    outputs = 1 if corpus.classes == 2 else corpus.classes
-    most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
-    ngrams = (corpus.tokens + corpus.beside) * max(2, longest)
-    wanted = 2 ** math.ceil(math.log2(max(2, ROOM * ngrams)))
-    return int(min(most, max(SMALLEST_WIDE, wanted)))
-
-
-def with_rates(config: RunConfig, corpus: Corpus, rows_a_step: int, steps: int, reasons: Reasons) -> RunConfig:
-    """Rates and averaging."""
-    lr, ema, wide_lr = config.optim.lr, config.optim.ema, config.optim.wide_lr
+        if vectors == "none":
+            few = f"{tokens:,} tokens are too few to learn them"
+            reasons["vectors"] = ("random", "init.weights has its own" if config.init.weights else few)
+    lr, ema, wide_lr = optim.lr, optim.ema, optim.wide_lr
     if is_auto(lr):
         wanted = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
         lr = float(f"{wanted:.2g}")
-        among = f" and {corpus.classes} classes" if config.task == CLASSIFIER else ""
-        reasons["rate"] = (f"{lr:g}", f"for {rows_a_step:,} rows a step{among}")
+        reasons["rate"] = (f"{lr:g}", f"for {rows_a_step:,} rows a step")
     if ema is not None and is_auto(ema):
         horizon = max(2, round(AVERAGED * steps))
         ema = 1 - 1 / horizon
@@ -239,9 +186,41 @@ def with_rates(config: RunConfig, corpus: Corpus, rows_a_step: int, steps: int, 
         rows = max(corpus.rows, corpus.rows_beside / config.self_training.weight)
         wanted = 2 * WIDE_C * rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
         wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
-        if config.model.wide:
-            reasons["linear part"] = (
-                f"learning rate {wide_lr:g}",
-                f"comparable to logistic regression with C = {WIDE_C:g}",
-            )
-    return replace(config, optim=replace(config.optim, lr=lr, ema=ema, wide_lr=wide_lr))
+        if wide:
+            reasons["linear part"] = (f"learning rate {wide_lr:g}", f"as logistic regression with C = {WIDE_C:g}")
+    config = replace(
+        config,
+        global_batch=batch,
+        epochs=epochs,
+        patience=patience,
+        model=replace(config.model, wide=wide),
+        init=replace(config.init, vectors=vectors),
+        optim=replace(optim, lr=lr, ema=ema, wide_lr=wide_lr),
+    )
+    return Resolved(config, reasons)
+
+
+def batch_of(corpus: Corpus, beside: int) -> int:
+    """A power of two near the square root of the rows, divided; beside unlabelled rows no more than their share."""
+    wanted = 2 ** round(math.log2(math.sqrt(max(corpus.rows, 1)) / ROWS_A_BATCH))
+    batch = int(min(LARGEST_BATCH, max(SMALLEST_BATCH, wanted)))
+    if beside:
+        share = math.ceil(beside * corpus.rows / corpus.rows_beside / LABELLED_ROWS) * LABELLED_ROWS
+        batch = min(batch, max(LABELLED_ROWS, share))
+    return batch
+
+
+def epochs_of(steps_a_pass: int, passing: int) -> int:
+    """Epochs for at least ``STEPS``; ``passing``: steps in which every unlabelled row is learned often enough."""
+    if passing > max(STEPS, FEWEST_EPOCHS * steps_a_pass):
+        return math.ceil(passing / steps_a_pass)
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / steps_a_pass)))
+
+
+def buckets_of(corpus: Corpus, longest: int) -> int:
+    """A power of two, not below ``ROOM`` times the n-grams of all tokens, as far as its table stays small."""
+    outputs = 1 if corpus.classes == 2 else corpus.classes
+    most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
+    tokens = corpus.tokens + (corpus.unlabelled_tokens if corpus.rows_beside else 0)
+    wanted = 2 ** math.ceil(math.log2(max(2, ROOM * tokens * max(2, longest))))
+    return int(min(most, max(SMALLEST_WIDE, wanted)))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training run: what happens at its milestones, on every rank."""
+"""One training run: what happens at its milestones, on every rank; and what fits, tried before any step counts."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -12,27 +13,33 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.batch import StepBatch
 from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.data.checks import TRAIN, VALIDATION
+from harness.data.loader import Loader
 from harness.data.placement import OpenData
 from harness.inference.scoring import measure
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
 from harness.ranks.distributed import PendingMaximum, World
+from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.rundir.records import installed_version
-from harness.scores.calibration import calibrated_log_loss, decide
+from harness.scores.calibration import Decision, calibrated_log_loss, decide
 from harness.scores.figures import numbers_of
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
-from harness.training.probe import rehearse
+from harness.training.throughput import memory_bytes, reset_peak_memory, synchronize
 from harness.training.trainer import Milestones, Trainer
 from harness.training.validation import Scorer, Selection
 from harness.training.writer import RunWriter
-from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Manifest
+
+STEPS_LOOKED_AT = 2000
+REPEATS = 3
 
 
 @dataclass
@@ -72,21 +79,27 @@ class Run(Milestones):
     def finish(self) -> None:
         """Measure the best weights, once, and say how good they are."""
         self.show("testing")
-        test = self.scorer.test(self.writer.directory, self.trainer.step, self.writer.sinks, self.pause)
+        measured = self.scorer.measure_best(self.writer.directory, self.trainer.step, self.writer.sinks, self.pause)
         with self.session.world.together("saying how good the best weights are"):
             if self.console is not None:
-                self.console.results(test)
+                self.console.results(measured)
 
     def rehearse(self) -> None:
         """A dry run: a few real steps of the longest batch, what they need, and what a full run would take."""
-        cost = rehearse(self.trainer)
-        tokens = sum(shard.tokens for shard in self.manifest.splits[TRAIN]) * self.config.epochs
-        if self.config.order.unlabelled_batch:
-            shards = self.manifest.splits[UNLABELLED]
-            of_step = sum(shard.tokens for shard in shards) * self.config.order.unlabelled_batch
-            tokens += self.trainer.total_steps * of_step // self.manifest.rows(UNLABELLED)
+        world, device, batch = self.session.world, self.trainer.device, heaviest_batch(self.trainer.loader)
+        self.trainer.model.train()
+        seconds = []
+        for _ in range(1 + REPEATS):  # the first warms up
+            started = time.perf_counter()
+            with world.waiting("the gradients of the longest batch"):
+                self.trainer.update(batch)
+                synchronize(device)
+            seconds.append(time.perf_counter() - started)
+        step_s = min(seconds[1:])
         if self.console is not None:
-            self.console.rehearsal(cost, tokens // self.session.world.world_size)
+            tokens = sum(micro.num_tokens for micro in batch.micro_batches) * world.world_size
+            every = sum(shard.tokens for shard in self.manifest.splits[TRAIN]) * self.config.epochs
+            self.console.rehearsal(step_s, batch.global_rows, memory_bytes(device), step_s * every / tokens)
 
     def after_step(self) -> None:
         """Act on what the ranks asked for at the step before, then say what this rank asks for now."""
@@ -110,9 +123,10 @@ class Run(Milestones):
 
     def wanted(self) -> set[RankRequest]:
         """What this rank asks of all."""
+        saver = self.writer.checkpointer
         facts = {
             RankRequest.STOP: self.watch.reason() is not None,
-            RankRequest.SAVE: self.writer.is_due(),
+            RankRequest.SAVE: saver is not None and saver.is_due(),
             RankRequest.FAIL: self.writer.failure is not None,
         }
         return {request for request, holds in facts.items() if holds}
@@ -139,6 +153,7 @@ class Run(Milestones):
             "trainer": state.values,
             "selection": self.selection.state(),
             "dataset": self.manifest.fingerprint,
+            "labels": self.manifest.labels,
             "text_hash": self.manifest.text_hash,
             "order_version": order.VERSION,
             **self.writer.origin,
@@ -176,51 +191,44 @@ class Run(Milestones):
 
     def validate(self, epoch: int, step: int) -> bool:
         """Exact validation; the weights are kept if they are the best so far. Whether to stop here."""
-        world = self.session.world
+        world, sinks, selection = self.session.world, self.writer.sinks, self.selection
         with world.together("checking that the dataset is unchanged"):
             self.data.guard.check()
+        values, deciding = self.measure()
+        better = selection.agree(world, values, step, deciding)
+        if better:
+            with world.together("keeping the best weights"):
+                self.writer.keep(self.trainer.objective.classifier, self.manifest, step, selection.decision)
+        sinks.log(VALIDATION, {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better})
+        with world.together("saying where the run stands"):
+            self.writer.status(step)
+        if selection.exhausted:
+            sinks.say(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
+        return selection.exhausted
+
+    def measure(self) -> tuple[dict[str, Any], Callable[[], Decision]]:
+        """The figures of the validation split, and what gives the decision that belongs to these weights."""
         classifier = self.trainer.objective.classifier
         assert isinstance(classifier, Classifier)
         scores = self.scorer.validate(VALIDATION, classifier, self.pause)
         values = classification_metrics(scores.logits, scores.labels)
         if self.config.select == "calibrated":
             values["calibrated_log_loss"] = calibrated_log_loss(scores.logits, scores.labels)
-        deciding = partial(decide, scores.logits, scores.labels, self.config.evaluation)
-        better = self.selection.agree(world, values, step, deciding)
-        if better:
-            with world.together("keeping the best weights"):
-                self.writer.keep(classifier, self.manifest, self.selection)
-            if self.console is not None:
-                self.console.best(values)
-        return self.conclude(numbers_of(values), epoch, step, better=better)
-
-    def conclude(self, figures: dict[str, Any], epoch: int, step: int, *, better: bool) -> bool:
-        """Tell of a validation that is done and of where the run stands; whether to stop here."""
-        world, sinks = self.session.world, self.writer.sinks
-        sinks.log(VALIDATION, {"step": step, "epoch": epoch + 1, **figures, "best": better})
-        with world.together("saying where the run stands"):
-            self.writer.status(step)
-        if self.selection.exhausted:
-            sinks.say(f"stopping: {self.selection.epochs_since_best} validations without a better one (patience)")
-        return self.selection.exhausted
+        return values, partial(decide, scores.logits, scores.labels, self.config.evaluation)
 
 
 @dataclass
 class PretrainingRun(Run):
     """Trains, measures perplexity and saves; the weights with the lowest log loss are kept."""
 
-    def validate(self, epoch: int, step: int) -> bool:
-        """Exact perplexity; the weights are kept if they are the best so far. Whether to stop here."""
-        world = self.session.world
-        with world.together("checking that the dataset is unchanged"):
-            self.data.guard.check()
+    def measure(self) -> tuple[dict[str, Any], Callable[[], Decision]]:
+        """Exact perplexity."""
         objective = self.trainer.objective
         assert isinstance(objective, LanguageObjective)
-        model = objective.classifier
         found = measure(
-            model,
+            objective.classifier,
             self.data.splits[VALIDATION],
-            world,
+            self.session.world,
             batch_rows=self.config.eval_batch,
             layout=self.trainer.loader.layout,
             device=self.session.device,
@@ -228,11 +236,7 @@ class PretrainingRun(Run):
             guard=self.data.guard.check_sizes,
             targets=objective.targets,
         )
-        better = self.selection.agree(world, found.figures(), step)
-        if better:
-            with world.together("keeping the best weights"):
-                self.writer.keep(model, self.manifest, self.selection)
-        return self.conclude(found.figures(), epoch, step, better=better)
+        return found.figures(), Decision
 
     def finish(self) -> None:
         """Say which weights were kept and what to do with them."""
@@ -277,3 +281,70 @@ class RankRequests:
             pending, self.pending = self.pending, None
             heard = {request for request, flag in zip(RankRequest, pending.read(), strict=True) if flag}
         return heard
+
+
+def heaviest_batch(loader: Loader) -> StepBatch:
+    """This rank's share of the step whose rows times longest row is the largest, in the first steps of epoch 0.
+
+    Where steps have unlabelled rows, they are the ones of the step that has the most of those.
+    """
+    heaviest = heaviest_step(loader)
+    (batch,) = loader.steps(0, heaviest, heaviest + 1)
+    if loader.unlabelled is not None:
+        heaviest = heaviest_step(loader.unlabelled)
+        (other,) = loader.unlabelled.steps(0, heaviest, heaviest + 1)
+        batch.take_unlabelled(other)
+    return batch
+
+
+def heaviest_step(loader: Loader) -> int:
+    """The step of epoch 0 that computes the most positions, of the first ones."""
+    order, split = loader.order, loader.split
+    sizes = []
+    for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
+        rows = order.batch_rows(0, step)  # longest first
+        block = int(np.searchsorted(split.block_starts, rows[0], side="right")) - 1
+        sizes.append(len(rows) * int(split.blocks[block].length[rows[0] - split.block_starts[block]]))
+    return int(np.argmax(sizes))
+
+
+def choose_micro_batch(trainer: Trainer) -> Choice:
+    """Give the loader the largest of the whole share of a step, its half, … with which the longest batch fits.
+
+    All ranks try the same size and agree. What training holds between two steps is there already: Adam's moments, the
+    average, DDP's buckets. Raises ``ConfigError`` when one row is too much.
+    """
+    loader, world, device = trainer.loader, trainer.world, trainer.device
+    if device.type != "cuda":
+        loader.micro_batch = None
+        return Choice("no limit", "only CUDA devices run out of memory in a way that can be caught")
+    loaders = [one for one in (loader, loader.unlabelled) if one is not None]
+    loader.micro_batch = share = max(-(-one.order.largest_step // world.world_size) for one in loaders)
+    while True:
+        failed = runs_out_of_memory(trainer)
+        torch.cuda.empty_cache()
+        reset_peak_memory(device)
+        if not world.gather_numbers(np.array([int(failed)]), "trying out a micro-batch").any():
+            break
+        if loader.micro_batch == 1:
+            with world.together("trying out a micro-batch"):
+                raise ConfigError(
+                    "micro_batch: one row of the longest text does not fit into the device's memory; build the dataset "
+                    "with a smaller text.max_tokens or lower model.hidden_size"
+                )
+        loader.micro_batch = (loader.micro_batch + 1) // 2
+    return Choice(f"{loader.micro_batch} rows", f"with the longest batch, of {share}, they fit into memory")
+
+
+def runs_out_of_memory(trainer: Trainer) -> bool:
+    """Whether the longest batch fails for want of memory, forward and backward; no gradient is exchanged or kept."""
+    try:
+        batch = heaviest_batch(trainer.loader)
+        for micro_batch in [*batch.micro_batches, *batch.unlabelled]:
+            with trainer.accelerator.no_sync(trainer.model):
+                trainer.accelerator.backward(trainer.model(micro_batch, 0))
+    except torch.OutOfMemoryError:
+        return True
+    finally:
+        trainer.optimizer.zero_grad(set_to_none=True)
+    return False

@@ -16,7 +16,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,29 +105,26 @@ def begin(
     facts: dict[str, dict[str, Any] | None] = {}
     choices: dict[str, Choice] = {}
     targets: dict[str, np.ndarray] = {}
+    weights, vectors, interrupted = None, None, False
     with world.together("reading soft labels"):
         soft = open_soft_labels(config, manifest)
         if soft is not None:
             targets[UNLABELLED] = targets_of(soft, splits[UNLABELLED])
+            facts[SOFT_LABELS], choices["soft labels"] = soft.facts, Choice(str(soft.path), soft.in_words)
     if state is not None:
-        facts = {name: state.get(name) for name in (VECTORS, STARTED_FROM)}
-        for name, known in (("weights", facts[STARTED_FROM]), ("vectors", facts[VECTORS])):
+        for name, key in (("weights", STARTED_FROM), ("vectors", VECTORS)):
+            known = facts[key] = state.get(key)
             if known is not None:
                 choices[name] = Choice(known["source"], f"the run began with them; {coverage(known)}")
-        weights, vectors, interrupted = None, None, False
     else:
         weights = find_weights(config, manifest, world)
         known = world.from_main(None if weights is None else weights.facts, "the weights to start from")
         if known is not None:
             choices["weights"] = Choice(known["source"], f"{describe_weights(known)}; {coverage(known)}")
-        vectors, choice, interrupted = find_vectors(config, manifest, world)
-        if choice is not None:
-            choices["vectors"] = choice
-        facts = {VECTORS: None if vectors is None else vectors.facts, STARTED_FROM: known}
+        vectors, interrupted = find_vectors(config, manifest, world, choices)
+        facts |= {VECTORS: None if vectors is None else vectors.facts, STARTED_FROM: known}
     if facts[STARTED_FROM] is None:
         del facts[STARTED_FROM]
-    if soft is not None:
-        facts[SOFT_LABELS], choices["soft labels"] = soft.facts, Choice(str(soft.path), soft.in_words)
     return Beginning(vectors, weights, targets, facts, choices, interrupted)
 
 
@@ -144,66 +140,60 @@ def vocabulary_of(config: RunConfig) -> Vocabulary:
     return Vocabulary.read(Path(config.data, VOCABULARY))
 
 
-Found = tuple[StartVectors | None, Choice | None]
-"""Vectors, and what is said of them; a reason alone where there are none, and neither where they are to be learned."""
-
-
 def find_vectors(
-    config: RunConfig, manifest: Manifest, world: World
-) -> tuple[StartVectors | None, Choice | None, bool]:
-    """Word vectors for a run that begins, on rank 0: found, read or learned; and whether some rank was told to stop."""
-    source, learning = config.init.vectors, None
-    found: Found = (None, None)
+    config: RunConfig, manifest: Manifest, world: World, choices: dict[str, Choice]
+) -> tuple[StartVectors | None, bool]:
+    """Word vectors for a run that begins, on rank 0: found, read or learned; and whether some rank was told to stop.
+
+    What is said of them, or why there are none, is added to ``choices``.
+    """
+    source, vectors, learning = config.init.vectors, None, None
     if source == "none":
-        return None, None, False
+        return None, False
     with world.together("looking for word vectors"):
         if world.is_main and source == "own":
-            found = beside_dataset(config, manifest)
-            if found == (None, None):
-                learning = Learning(config.data, config.model.embedding_dim, where_to_keep(config))
+            vectors = kept_vectors(config, manifest)
+            learning = learn(config, choices) if vectors is None else None
     if wait_for(learning, world):
-        return None, None, True
+        return None, True
     with world.together("reading word vectors"):
         if learning is not None:
             learning.end()
-            found = beside_dataset(config, manifest)
+            vectors = kept_vectors(config, manifest)
         elif world.is_main and source != "own":
-            found = from_named(config, manifest)
-    return *found, False
+            dim, vocabulary = config.model.embedding_dim, vocabulary_of(config)
+            if is_own(source):
+                vectors = from_kept(check_own(source, manifest, dim), vocabulary)
+            else:
+                print(f"vectors    reading {source}", flush=True)
+                vectors = from_file(source, vocabulary, dim)
+    if vectors is not None:
+        choices["vectors"] = Choice(vectors.facts["source"], f"{vectors.facts['format']}; {coverage(vectors.facts)}")
+    return vectors, False
 
 
-def beside_dataset(config: RunConfig, manifest: Manifest) -> Found:
+def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
+    """Those that were learned from the dataset's texts before, beside the dataset or in the run directory."""
     for folder in (folder_of(config.data), Path(config.run, layout.VECTORS)):
         kept = find_kept(folder, manifest.fingerprint, config.model.embedding_dim)
         if kept is not None:
-            return described(from_kept(kept, vocabulary_of(config)), str(kept.info.settings))
+            return from_kept(kept, vocabulary_of(config))
+    return None
+
+
+def learn(config: RunConfig, choices: dict[str, Choice]) -> Learning | None:
+    """Begin to learn vectors, which are kept in the run directory if the dataset cannot be written to."""
     if importlib.util.find_spec("gensim") is None:
         reason = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
-        return None, Choice("random", reason)
+        choices["vectors"] = Choice("random", reason)
+        return None
     if config.dry_run:
-        return None, Choice("random", "a dry run learns none; the run itself does before its first step")
-    return None, None
-
-
-def from_named(config: RunConfig, manifest: Manifest) -> Found:
-    path, dim = config.init.vectors, config.model.embedding_dim
-    if is_own(path):
-        vectors = from_kept(check_own(path, manifest, dim), vocabulary_of(config))
-    else:
-        print(f"vectors    reading {path}", flush=True)
-        vectors = from_file(path, vocabulary_of(config), dim)
-    return described(vectors, vectors.facts["format"])
-
-
-def described(vectors: StartVectors, what: str) -> Found:
-    return vectors, Choice(vectors.facts["source"], f"{what}; {coverage(vectors.facts)}")
-
-
-def where_to_keep(config: RunConfig) -> Path | None:
-    """The run directory, when the dataset cannot be written to; None for beside the dataset."""
+        choices["vectors"] = Choice("random", "a dry run learns none; the run itself does before its first step")
+        return None
     folder = folder_of(config.data)
-    there = folder if folder.exists() else Path(config.data)
-    return None if os.access(there, os.W_OK) else Path(config.run, layout.VECTORS)
+    writable = os.access(folder if folder.exists() else Path(config.data), os.W_OK)
+    output = None if writable else Path(config.run, layout.VECTORS)
+    return Learning(config.data, config.model.embedding_dim, output)
 
 
 class Learning:
@@ -213,8 +203,7 @@ class Learning:
         """It begins."""
         command = [sys.executable, "-m", "preprocessing", "vectors", data, "--dim", str(dim)]
         command += [] if output is None else ["--output", str(output)]
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self.errors)
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         self.held_s = 0.0
 
     def running(self, wait_s: float) -> bool:
@@ -230,26 +219,19 @@ class Learning:
 
     def stop(self) -> None:
         """End it if it still learns; it removes what it has not finished."""
-        if not self.running(0):
-            return
-        self.process.send_signal(signal.SIGINT)
-        if self.running(STOP_S):
-            self.process.kill()
-            self.running(STOP_S)  # one that hangs in the kernel is left behind
+        if self.running(0):
+            self.process.send_signal(signal.SIGINT)
+            if self.running(STOP_S):
+                self.process.kill()
+                self.running(STOP_S)  # one that hangs in the kernel is left behind
 
     def end(self) -> None:
-        """It has ended. Raises its ``UserError`` if it could not do it."""
-        with self.errors:
-            self.errors.seek(0)
-            said = self.errors.read().decode(errors="replace").strip()
+        """It has ended. Raises an error with its exit code if it could not do it."""
         code = self.process.returncode
-        if self.held_s >= HELD_S:
-            raise RankError(f"learning word vectors: its process was stopped for {self.held_s:.0f} s; run it again")
         if code:
-            last = said.splitlines()[-1].removeprefix("error: ") if said else f"exit code {code}"
-            raise ERRORS.get(code, RankError)(last)
-        if said:
-            print(said, file=sys.stderr, flush=True)
+            stopped = f"its process was stopped for {self.held_s:.0f} s; run it again"
+            reason = stopped if self.held_s >= HELD_S else f"exit code {code}; what it printed says why"
+            raise ERRORS.get(code, RankError)(f"init.vectors: learning word vectors: {reason}")
 
 
 def wait_for(learning: Learning | None, world: World) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +15,11 @@ from accelerate.utils import DDPCommunicationHookType
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
-from harness.model.networks import AnyObjective, shapes_of
-from harness.ranks.distributed import World, launched_machines, sum_in_bf16
-from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER
-from harness.rundir.tensor_files import check_tensors
-from harness.training.checkpointer import State, load_weights
-from harness.training.guard import NonFiniteGuard
+from harness.model.networks import AnyObjective, check_finite, load_weights, shapes_of
+from harness.ranks.distributed import World, sum_in_bf16
+from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER, Checkpoint, check_tensors
 from harness.training.optim import (
+    NonFiniteGuard,
     WeightAverage,
     build_optimizer,
     clip_to,
@@ -30,9 +29,28 @@ from harness.training.optim import (
     optimizer_state,
     set_learning_rate,
 )
-from harness.training.throughput import Gradients, Meter, StepProfiler
+from harness.training.throughput import Meter
 from harness.training.wide import WideDescent, wide_rate
-from preprocessing.base.errors import DataError
+
+
+@dataclass(frozen=True)
+class State:
+    """A training as a checkpoint holds it."""
+
+    tensors: dict[str, dict[str, torch.Tensor]]
+    """File of a checkpoint -> name -> tensor: the training's own memory, not copies. Copy what must outlive the next
+    step, and write to none of it.
+    """
+    values: dict[str, Any]
+    """As JSON can hold them."""
+
+    @classmethod
+    def read(cls, checkpoint: Checkpoint) -> State:
+        """The state that a verified checkpoint holds. Raises ``DataError`` if its tensors are not finite numbers."""
+        tensors = {name: checkpoint.tensors(name) for name in (MODEL, OPTIMIZER)}
+        for name, named in tensors.items():
+            check_finite(named, checkpoint.path / name)
+        return cls(tensors, checkpoint.state["trainer"])
 
 
 class Milestones:
@@ -68,15 +86,18 @@ class Trainer:
         *,
         guard: NonFiniteGuard,
         meter: Meter,
-        profiler: StepProfiler,
     ) -> None:
         """At step 0, with all the memory that training needs between two steps."""
         self.config, self.loader, self.world = config, loader, world
         self.accelerator, self.objective = accelerator, objective
-        self.guard, self.meter, self.profiler = guard, meter, profiler
-        several = config.micro_batch is not None or loader.micro_batch is not None
-        accumulates = several or config.order.unlabelled_batch > 0
-        accelerator.ddp_handler = ddp_options(config, accumulates=accumulates, cuda=accelerator.device.type == "cuda")
+        self.guard, self.meter = guard, meter
+        compressed, on_cuda = config.optim.gradient_compression == "bf16", accelerator.device.type == "cuda"
+        accelerator.ddp_handler = DistributedDataParallelKwargs(
+            gradient_as_bucket_view=True,
+            # The graph never changes, but DDP's static graph fails when the first backward pass runs under no_sync.
+            static_graph=config.micro_batch is None and not config.order.unlabelled_batch,
+            comm_hook=DDPCommunicationHookType.BF16 if compressed and on_cuda else DDPCommunicationHookType.NO,
+        )
         optimizer = build_optimizer(objective.classifier, config.optim)
         with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
             self.model, self.optimizer = accelerator.prepare(objective, optimizer)
@@ -85,7 +106,8 @@ class Trainer:
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
             # Buffers are constants or the wide part's, which all ranks change alike; DDP would send them at every step.
             self.model.broadcast_buffers = False
-            self.send_gradients(self.model)
+            if compressed and not on_cuda:  # DDP's own compression is for CUDA alone
+                self.model.register_comm_hook(None, sum_in_bf16)
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
         decay = config.optim.ema
@@ -101,18 +123,6 @@ class Trainer:
         self.stopped = False
         """A validation said stop."""
 
-    def send_gradients(self, model: torch.nn.parallel.DistributedDataParallel) -> None:
-        """Compress what CPUs send each other, if asked to; between machines, time what it costs."""
-        parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
-        if parameters[0].device.type != "cpu":
-            return
-        compressed = self.config.optim.gradient_compression == "bf16"
-        if compressed:
-            model.register_comm_hook(None, sum_in_bf16)
-        if launched_machines() > 1:
-            sent = sum(parameter.numel() for parameter in parameters) * (2 if compressed else 4)
-            self.meter.watch_gradients(parameters, Gradients(sent, compressed))
-
     def fit(self) -> None:
         """Train from where the run stands to the last epoch, or until a validation says stop."""
         per_epoch = self.loader.order.steps_per_epoch
@@ -120,10 +130,8 @@ class Trainer:
             epoch = self.epochs_done
             self.model.train()
             for batch in self.loader.steps(epoch, self.step - epoch * per_epoch):
-                self.profiler.before(self.step)
                 with self.world.waiting(f"the gradients of step {self.step}"):
                     _, grad_norm = self.update(batch)
-                self.profiler.after(self.step)
                 self.step += 1
                 if self.step % self.config.tracking.log_every == 0 or self.step == self.total_steps:
                     self.log(grad_norm)
@@ -159,8 +167,7 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
                     loss = self.model(micro_batch, self.step)
-                with self.meter.reducing() if last else nullcontext():
-                    self.backward(loss, self.world.world_size / rows)
+                self.backward(loss, self.world.world_size / rows)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
             part = self.objective.table_gradient
@@ -256,48 +263,22 @@ class Trainer:
         classifier, values = self.objective.classifier, state.values
         load_weights(classifier, state.tensors[MODEL], where)
         tensors, own = state.tensors[OPTIMIZER], optimizer_state(self.optimizer.optimizer, classifier)
-        averaged = {name for name in tensors if name.startswith(f"{AVERAGE}.")}
-        if self.average is not None and averaged:
-            own |= self.average.state()
-            averaged = set()
-        found = {name: tensor for name, tensor in tensors.items() if name not in averaged}
+        found = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{AVERAGE}.")}
         check_tensors(shapes_of(found), shapes_of(own), f"{where}: not the optimizer of this model")
         load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
         if self.average is not None:
             self.average.load(tensors)
-        self.step, self.epochs_done = values["step"], self.epochs_before(values, where)
+        per_epoch = self.loader.order.steps_per_epoch
+        self.step, self.epochs_done = values["step"], values["epochs_done"]
+        if not self.epochs_done * per_epoch <= self.step <= (self.epochs_done + 1) * per_epoch:
+            self.epochs_done = self.step // per_epoch  # of other rows, whose epochs are longer or shorter
         self.stopped = values["stopped"] and self.config.patience is not None
         self.guard.load(values["guard"])
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)
 
-    def epochs_before(self, values: dict[str, Any], where: object) -> int:
-        """The epochs that are over at the step of a state. Raises ``DataError`` where it lies in none of its epochs.
-
-        A run that was allowed other rows goes on at this step of them, whose epochs may be longer or shorter.
-        """
-        per_epoch, epoch = self.loader.order.steps_per_epoch, int(values["epochs_done"])
-        if epoch * per_epoch <= values["step"] <= (epoch + 1) * per_epoch:
-            return epoch
-        if self.config.allowed:
-            return int(values["step"]) // per_epoch
-        raise DataError(
-            f"{where}: step {values['step']} with {epoch} epochs of {per_epoch} steps done: edited or damaged; "
-            "restore it, or remove this checkpoint"
-        )
-
 
 def summed(losses: list[torch.Tensor]) -> torch.Tensor:
     """The sum of the losses of some micro-batches."""
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-
-
-def ddp_options(config: RunConfig, *, accumulates: bool, cuda: bool) -> DistributedDataParallelKwargs:
-    """How DDP is set up; its own compression is for CUDA alone. The graph never changes, but DDP's static graph fails
-    when the first backward pass runs under ``no_sync``, so it is left out where micro-batches are accumulated, or may
-    be.
-    """
-    compressed = config.optim.gradient_compression == "bf16" and cuda
-    hook = DDPCommunicationHookType.BF16 if compressed else DDPCommunicationHookType.NO
-    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=not accumulates, comm_hook=hook)

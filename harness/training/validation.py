@@ -16,7 +16,7 @@ from harness.batch import Batch, Layout
 from harness.data.checks import TEST, VALIDATION
 from harness.data.placement import OpenData
 from harness.data.views import fold_of
-from harness.inference.bundle import Bundle, read_bundle
+from harness.inference.bundle import read_bundle
 from harness.inference.evaluation import assess, write_results
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
@@ -25,7 +25,7 @@ from harness.ranks.session import Session
 from harness.rundir.layout import BUNDLE, EVALUATION, storage
 from harness.scores.calibration import Decision, choose_share
 from harness.scores.figures import CHOSEN_BY, numbers_of
-from harness.training.sinks import Sink
+from harness.training.writer import Sink
 
 
 @dataclass(frozen=True)
@@ -73,47 +73,36 @@ class Scorer:
             read=read,
         )
 
-    def test(self, directory: Path, step: int, sinks: Sink, pause: Callable[[], None]) -> dict[str, Any]:
-        """Load the best weights of a run and measure them, once, on the test split if the dataset has one; and on a
-        fold that was held out.
+    def measure_best(
+        self, directory: Path, step: int, sinks: Sink, pause: Callable[[], None]
+    ) -> dict[str, dict[str, Any]]:
+        """Load the best weights of a run and measure them, once, on the test split if the dataset has one.
 
-        ``step`` is the run's last one. Every rank calls it; rank 0 writes, and is given all figures.
+        Where it has none, they are measured on validation, for the report has nothing else to show; and on a fold that
+        was held out, since all folds together are predictions of every row. ``step`` is the run's last one. Every rank
+        calls it; rank 0 writes, and is given all figures of each split.
         """
-        world, data = self.session.world, self.data
+        world, data, measured = self.session.world, self.data, {}
         with world.together("loading the best weights"):
             bundle = read_bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
-        if TEST not in data.splits or fold_of(data.manifest) is not None:
-            self.last_validation(directory, bundle, pause)
+        classifier = bundle.model.to(self.session.device)
+        classifier.recurrent.flatten_parameters()
+        places = {VALIDATION: directory / EVALUATION, TEST: directory}
         if TEST not in data.splits:
             sinks.say(f"no test: {data.data} has no test split")
-            return {}
-        classifier = bundle.model.to(self.session.device)
-        classifier.recurrent.flatten_parameters()
-        scores = self(TEST, classifier, pause)
-        values: dict[str, Any] = {}
-        with world.together("writing the test's results"), storage(directory):
-            if world.is_main:
-                values = assess(scores, bundle, data.splits[TEST])
-                write_results(directory, TEST, scores, data.manifest, values)
-        if world.is_main:
-            sinks.log(TEST, {"step": step, **numbers_of(values)})
-        return values
-
-    def last_validation(self, directory: Path, bundle: Bundle, pause: Callable[[], None]) -> None:
-        """Measure the best weights on validation, where there is no test split, for the report has nothing else to
-        show; and on a fold that was held out, since all folds together are predictions of every row.
-
-        The figures go to the place of an evaluation's. Every rank calls it; rank 0 writes.
-        """
-        world, data = self.session.world, self.data
-        classifier = bundle.model.to(self.session.device)
-        classifier.recurrent.flatten_parameters()
-        scores = self(VALIDATION, classifier, pause)
-        with world.together("writing the results on validation"), storage(directory):
-            if world.is_main:
-                values = assess(scores, bundle, data.splits[VALIDATION])
-                write_results(directory / EVALUATION, VALIDATION, scores, data.manifest, values)
+            del places[TEST]
+        elif fold_of(data.manifest) is None:
+            del places[VALIDATION]
+        for split, place in places.items():
+            scores = self(split, classifier, pause)
+            with world.together(f"writing the results of {split}"), storage(directory):
+                if world.is_main:
+                    measured[split] = assess(scores, bundle, data.splits[split])
+                    write_results(place, split, scores, data.manifest.label_type, measured[split])
+        if TEST in measured:
+            sinks.log(TEST, {"step": step, **numbers_of(measured[TEST])})
+        return measured
 
 
 @dataclass

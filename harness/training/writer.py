@@ -1,36 +1,262 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run directory as rank 0 writes it; on every other rank, and in a dry run, an object that writes nothing.
+"""What rank 0 writes and tells of a run: events to its sinks, checkpoints beside the training, bundle and status.
 
-``status.json`` is true from the moment the directory is claimed to the end of the block, whatever is raised in between.
-What cannot be written is kept as ``failure``: one rank alone must not leave, so the run raises it on all ranks at their
-next meeting.
+On every other rank, and in a dry run, ``RunWriter`` writes nothing. ``status.json`` is true from the moment the
+directory is claimed to the end of the block, whatever is raised in between. What cannot be written is kept as
+``failure``: one rank alone must not leave, so the run raises it on all ranks at their next meeting.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from harness.config import RunConfig
+import torch
+
+from harness.config import CheckpointConfig, RunConfig
 from harness.inference.bundle import write_bundle
-from harness.model.networks import AnyNetwork, build_network
+from harness.model.networks import AnyNetwork, build_network, load_weights
+from harness.ranks import stopping
 from harness.ranks.precision import Choice
+from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import storage
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.records import claim, known_status, note_attempt, write_config, write_environment, write_status
-from harness.training.checkpointer import Checkpointer, Tensors, load_weights
-from harness.training.sinks import Ending, MetricsFiles, Sinks
-from harness.training.trainer import Trainer
-from harness.training.validation import Selection
+from harness.rundir.records import (
+    State,
+    claim,
+    known_status,
+    note_attempt,
+    write_config,
+    write_environment,
+    write_status,
+)
+from harness.scores.calibration import Decision
+from harness.tracking.tracking import Trackers
+from harness.training.throughput import TIMING
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import Manifest
+
+FIRST_S = 60.0
+"""The first checkpoint of a start comes so soon, since what is lost early is lost with the start itself."""
+NICENESS = 19
+"""Priority of the writing thread: training needs the cores more. While training waits for it, they are idle."""
+Tensors = dict[str, dict[str, torch.Tensor]]
+"""File of a checkpoint -> name -> tensor."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, as ``status.json`` says it."""
+
+    state: State
+    step: int
+    exit_code: int = 0
+    reason: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException | None, step: int) -> Ending:
+        """The ending that an exception, or none, means."""
+        if error is None:
+            return cls("finished", step)
+        if isinstance(error, Preempted):
+            return cls("preempted", step, stopping.EXIT_CODE, str(error))
+        if isinstance(error, UserError):
+            return cls("failed", step, error.exit_code, str(error))
+        return cls("failed", step, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+class Sink:
+    """A receiver of events on rank 0. This one ignores all of them; a sink overrides those that it wants.
+
+    No sink can end the run: what a sink cannot do it says itself, or keeps until the run asks.
+    """
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """The figures of one moment, each a number, a short text or None; ``kind`` is train, validation or test."""
+
+    def say(self, text: str) -> None:
+        """A sentence for the terminal."""
+
+    def alert(self, title: str, text: str) -> None:
+        """A message that should reach people who do not watch the terminal."""
+
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        """Figures of the whole run that belong to no step; ``name`` says whose they are."""
+
+    def close(self, ending: Ending) -> None:
+        """The run is over, and ``status.json`` says so."""
+
+
+class Sinks(Sink):
+    """Several sinks as one, told in their order."""
+
+    def __init__(self) -> None:
+        """None on ranks other than 0."""
+        self.sinks: list[Sink] = []
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.log(kind, values)
+
+    def say(self, text: str) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.say(text)
+
+    def alert(self, title: str, text: str) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.alert(title, text)
+
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.summarize(name, values)
+
+    def close(self, ending: Ending) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.close(ending)
+
+
+class MetricsFiles(Sink):
+    """``metrics.jsonl`` and ``throughput.jsonl``."""
+
+    def __init__(self, log: MetricsLog) -> None:
+        """Nothing has failed yet."""
+        self.files = log
+        self.failure: UserError | None = None
+        """What could not be written; from then on nothing is."""
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """A line: how fast it went to one file, then what was learned to the other, which trackers follow."""
+        if self.failure is not None:
+            return
+        try:
+            if kind == "train":
+                self.files.write(kind, {key: values[key] for key in ("step", *TIMING)}, layout.THROUGHPUT)
+            self.files.write(kind, {key: value for key, value in values.items() if key not in TIMING})
+        except UserError as error:
+            self.failure = error
+
+    def close(self, ending: Ending) -> None:
+        """Close the files."""
+        self.files.close()
+
+
+class TrackerSink(Sink):
+    """W&B and the like, each in a process of its own."""
+
+    def __init__(self, trackers: Trackers) -> None:
+        """Trackers that have been started; the training never waits for them."""
+        self.trackers = trackers
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """Trackers read the row from its file; what they have to say is printed."""
+        self.trackers.listen()
+
+    def alert(self, title: str, text: str) -> None:
+        """Mail or Slack, where a tracker has it."""
+        self.trackers.alert(title, text)
+
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        """Figures beside the rows, where a tracker has a place for them."""
+        self.trackers.summarize(name, values)
+
+    def close(self, ending: Ending) -> None:
+        """Finish, within a time limit."""
+        assert ending.state != "running"
+        self.trackers.close(ending.state, f"{ending.reason}." if ending.state == "preempted" else ending.reason)
+
+
+class Checkpointer:
+    """Writes checkpoints on rank 0, from copies of the state. One write at a time: the next one waits for the last."""
+
+    def __init__(self, run: Path, config: CheckpointConfig, device: torch.device, sync: Callable[[], None]) -> None:
+        """``sync`` flushes the metrics to the disk, before a checkpoint that knows of them gets its name."""
+        self.run, self.config, self.sync = run, config, sync
+        self.device = device.type
+        self.copies: Tensors = {}
+        """On the CPU, pinned for CUDA, used again by each save."""
+        self.thread: threading.Thread | None = None
+        self.failure: UserError | None = None
+        """What could not be written; from then on nothing is."""
+        self.saved_at = time.monotonic()
+        self.saved = False
+
+    def is_due(self) -> bool:
+        """Whether ``every_s`` have passed since the last checkpoint, or ``FIRST_S`` since a start that has none yet.
+
+        Only one rank's clock may decide.
+        """
+        every_s = self.config.every_s if self.saved else min(FIRST_S, self.config.every_s)
+        return time.monotonic() - self.saved_at >= every_s
+
+    def save(self, tensors: Tensors, state: dict[str, Any], best: int | None, *, wait: bool) -> None:
+        """Take copies and write them, in the background unless ``wait``.
+
+        ``best``: the step of the best validation so far, whose checkpoint is kept.
+        """
+        self.wait()
+        if self.failure is not None:
+            return
+        self.copy(tensors)
+        copied = None if self.device == "cpu" else torch.cuda.Event()
+        if copied is not None:
+            copied.record()
+        self.saved_at, self.saved = time.monotonic(), True
+
+        def write() -> None:
+            if not wait:  # on Linux a thread has a priority of its own
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            if copied is not None:
+                what = "the device to copy a checkpoint, and with it gradients"
+                with HEARTBEAT.waiting(what) if wait else nullcontext():
+                    copied.synchronize()
+            try:
+                with storage(checkpoint.path_of(self.run, state["step"])):
+                    self.sync()
+                    checkpoint.write(self.run, state["step"], self.copies, state)
+                    checkpoint.delete(self.run, set(checkpoint.steps(self.run)[: -self.config.keep_last]) - {best})
+            except UserError as error:
+                self.failure = error
+
+        if wait:
+            write()
+        else:
+            self.thread = threading.Thread(target=write, name="padless-checkpoint", daemon=True)
+            self.thread.start()
+
+    def copy(self, tensors: Tensors) -> None:
+        """One pass over memory, so that training may go on at once; on CUDA done when the stream has come this far."""
+        for file, named in tensors.items():
+            held = self.copies.setdefault(file, {})
+            for name, tensor in named.items():
+                if name not in held:
+                    held[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.device == "cuda")
+                held[name].copy_(tensor, non_blocking=True)
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self.thread is not None:
+            # cannot hang but on a disk that never answers, which holds a process in the kernel beyond any limit of its
+            # own; the other ranks give up with a sentence, and the launcher after a stop signal
+            self.thread.join()
+            self.thread = None
 
 
 class RunWriter:
@@ -53,8 +279,7 @@ class RunWriter:
         """The run that was there when this start claimed the directory had ended well."""
         self.files: MetricsFiles | None = None
         self.checkpointer: Checkpointer | None = None
-        self.failed: UserError | None = None
-        self.origin: dict[str, dict[str, Any] | None] = {}
+        self.origin: dict[str, Any] = {}
         """What is known of where the weights come from: vectors, other weights, soft labels."""
 
     def claim(self) -> None:
@@ -70,45 +295,36 @@ class RunWriter:
         if self.active:
             HEARTBEAT.last_words = self.give_up
 
-    def open(self, trainer: Trainer, start: Checkpoint | None, choices: dict[str, Choice]) -> None:
+    def open(self, session: Session, start: Checkpoint | None, choices: dict[str, Choice]) -> None:
         """Make the directory tell of this start, and hold nothing that the run has not come to yet."""
         if not self.active:
             return
-        effective = {name: str(choice) for name, choice in choices.items()}
-        attempt = {"processes": trainer.world.world_size, "resumed_from": None if start is None else start.step}
+        attempt = {"processes": session.world.world_size, "resumed_from": None if start is None else start.step}
         with storage(self.directory):
             checkpoint.sweep(self.directory)
             write_config(self.config)
             note_attempt(self.directory, attempt)
-            write_environment(self.directory, effective)
+            write_environment(self.directory, {name: str(choice) for name, choice in choices.items()})
             write_vocabulary(self.bundle, Path(self.config.data))
         log = MetricsLog(self.directory, {} if start is None else start.state["log_bytes"])
         for sentence in log.mended:
             Screen(errors=True).say(f"warning: {sentence}", "warn")
         self.files = MetricsFiles(log)
-        self.sinks.add(self.files, first=True)
-        self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, trainer.device, log.sync)
+        self.sinks.sinks.insert(0, self.files)
+        self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, log.sync)
 
     def save(self, tensors: Tensors, state: dict[str, Any], best_step: int | None, *, wait: bool) -> None:
         """A checkpoint of this moment."""
-        if self.checkpointer is None or self.files is None:
-            return
-        self.step = state["step"]
-        try:
+        if self.checkpointer is not None and self.files is not None:
+            self.step = state["step"]
             whole = state | {"log_bytes": self.files.files.sizes()}
             self.checkpointer.save(tensors, whole, best_step, wait=wait)
-        except UserError as error:
-            self.failed = self.failed or error
-
-    def is_due(self) -> bool:
-        """Whether a checkpoint is due by the clock."""
-        return self.checkpointer is not None and self.checkpointer.is_due()
 
     @property
     def failure(self) -> UserError | None:
         """What could not be written, if anything."""
         parts = (self.files, self.checkpointer)
-        return self.failed or next((part.failure for part in parts if part is not None and part.failure), None)
+        return next((part.failure for part in parts if part is not None and part.failure), None)
 
     def status(self, step: int) -> None:
         """Say that the run stands at ``step``. Raises ``StorageError``."""
@@ -116,21 +332,19 @@ class RunWriter:
         if self.active:
             write_status(self.directory, "running", step=step)
 
-    def keep(self, classifier: AnyNetwork, manifest: Manifest, selection: Selection) -> None:
-        """Write the best weights so far. Raises ``StorageError``."""
+    def keep(self, network: AnyNetwork, manifest: Manifest, step: int, decision: Decision) -> None:
+        """Write the best weights so far, those of ``step``. Raises ``StorageError``."""
         if self.active:
-            assert selection.best_step is not None
             with storage(self.bundle):
-                best = (selection.best_step, selection.decision)
-                write_bundle(self.bundle, classifier, manifest, *best, self.origin)
+                write_bundle(self.bundle, network, manifest, step, decision, self.origin)
 
-    def restore_bundle(self, manifest: Manifest, selection: Selection) -> None:
+    def restore_bundle(self, manifest: Manifest, step: int | None, decision: Decision) -> None:
         """Put the best weights so far back where the bundle has others, of an epoch that is now trained again.
 
         Raises ``DataError`` if their checkpoint is gone.
         """
-        step = selection.best_step
-        if not self.active or step is None or bundle_step(self.bundle) == step:
+        held = read_info(self.bundle).step if self.active and (self.bundle / INDEX).exists() else None
+        if not self.active or step is None or held == step:
             return
         path = checkpoint.path_of(self.directory, step)
         if not path.exists():
@@ -138,9 +352,9 @@ class RunWriter:
         best = checkpoint.verify(path)
         weights, others = best.tensors(checkpoint.MODEL), best.tensors(checkpoint.OPTIMIZER)
         weights |= {name: others[f"average.{name}"] for name in weights if f"average.{name}" in others}
-        classifier = build_network(self.config, manifest)
-        load_weights(classifier, weights, path / checkpoint.MODEL)
-        self.keep(classifier, manifest, selection)
+        network = build_network(self.config, manifest)
+        load_weights(network, weights, path / checkpoint.MODEL)
+        self.keep(network, manifest, step, decision)
 
     def __enter__(self) -> RunWriter:
         """Itself."""
@@ -151,19 +365,25 @@ class RunWriter:
     ) -> bool:
         """Finish what is being written, say how the run ended, then let the sinks end, which may take their time.
 
-        Preemption is no error: the block ends quietly.
+        Preemption is no error: the block ends quietly. A start that is refused on a run that had finished leaves it so.
         """
         HEARTBEAT.last_words = None
         if self.checkpointer is not None:
-            try:
-                self.checkpointer.wait()  # cannot hang: see there
-            except UserError as late:
-                self.failed = self.failed or late
+            self.checkpointer.wait()
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
         ending = Ending.of(ended, self.step)
-        unwritten = None
-        if self.lock is not None and not self.is_refusal(ended):
-            unwritten = self.write_ending(ending, said=isinstance(ended, UserError))
+        refused = self.had_finished and not self.begun and isinstance(ended, UserError)
+        unwritten: UserError | None = None
+        if self.lock is not None and not refused:
+            if ending.state == "failed" and not isinstance(ended, UserError):  # a bug, which nothing else reports
+                where = self.directory / layout.STATUS
+                tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")
+            try:
+                write_status(self.directory, **asdict(ending))
+            except UserError as full:
+                unwritten = full
+                if ending.exit_code not in (0, full.exit_code):  # else it is about to be said, of this file or another
+                    print(f"warning: {full}", file=sys.stderr)
         self.sinks.close(ending)
         if self.lock is not None:
             self.lock.close()
@@ -176,26 +396,3 @@ class RunWriter:
     def give_up(self, reason: str) -> None:
         """Another thread ends the process for a peer that is gone."""
         write_status(self.directory, "failed", step=self.step, exit_code=1, reason=reason)
-
-    def is_refusal(self, error: BaseException | None) -> bool:
-        """Whether a start was refused on a run that had finished, which stays so."""
-        return self.had_finished and not self.begun and isinstance(error, UserError)
-
-    def write_ending(self, ending: Ending, *, said: bool) -> UserError | None:
-        """Write how the run ended; print what nothing else reports: a bug, or a full disk. Returns why it failed."""
-        if ending.state == "failed" and not said:
-            where = self.directory / layout.STATUS
-            tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")
-        facts = {"step": ending.step, "exit_code": ending.exit_code, "reason": ending.reason}
-        try:
-            write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]
-        except UserError as full:
-            if ending.exit_code not in (0, full.exit_code):  # else it is about to be said, of this file or another
-                print(f"warning: {full}", file=sys.stderr)
-            return full
-        return None
-
-
-def bundle_step(bundle: Path) -> int | None:
-    """The step of the weights in a bundle; None where there is none."""
-    return read_info(bundle).step if (bundle / INDEX).exists() else None

@@ -91,7 +91,7 @@ def test_a_dataset_that_changes_under_a_run(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 150, "validation": 20, "test": 20})
     for end in run_ranks(train_while_a_shard_is_replaced, 2, tmp_path / "data"):
         assert end is not None
-        assert (end[0], "this shard was replaced while the run used it" in end[1]) == (3, True)
+        assert (end[0], "this shard was removed or replaced while the run used it" in end[1]) == (3, True)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 3)
     assert len(read_metrics(tmp_path / "run", "train")) == 8  # the epoch that was under way is whole, and logged

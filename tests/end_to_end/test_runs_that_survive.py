@@ -71,7 +71,6 @@ def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_pa
     assert ours[-1]["loss"] == pytest.approx(theirs[-1]["loss"], abs=1e-4)
     our_test, their_test = (json.loads((path / "test.json").read_text()) for path in (run, undisturbed))
     assert our_test["log_loss"] == pytest.approx(their_test["log_loss"], abs=1e-4)
-    assert "2 before: the same global batches" in log(run)
 
 
 def validate_slowly(run: Path) -> None:
@@ -104,16 +103,6 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
     assert (status(run)["step"], read_metrics(run, "validation")) == (57, [])
     finish(start(data, run, *PLAIN), run)
     assert read_metrics(run, "train") == read_metrics(undisturbed, "train")
-    assert final(run) == final(undisturbed)
-
-
-@pytest.mark.slow
-def test_out_of_time_before_the_first_step(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    finish(start(data, run, *PLAIN, "--max_time", "0.001"), run, 85)
-    assert (status(run)["state"], status(run)["step"]) == ("preempted", 0)
-    assert status(run)["reason"] == "max_time of 0.001 s reached"
-    finish(start(data, run, *PLAIN), run)
     assert final(run) == final(undisturbed)
 
 
@@ -159,11 +148,11 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     before = (run / "metrics.jsonl").read_bytes()
     code, _, said = launched("--model.embedding_dim", 8)
     assert code == 2
-    assert "model.embedding_dim: was 16, now 8: the weights do not fit another model" in said
+    assert "model.embedding_dim: was 16, now 8: the weights fit no other" in said
     code, shown, said = launched("--epochs", 4)
     assert code == 2
-    assert "epochs: the run began with 2, now 4 (another schedule of the learning rate)" in said
-    assert "\n  epochs: was 2, now 4 (another schedule of the learning rate)\n" in shown
+    assert "epochs: the run began with 2, now 4; put it back" in said
+    assert "\n  epochs: was 2, now 4 (another run from here on)\n" in shown
     code, shown, _ = launched()
     assert (code, "has finished already" in unwrapped(shown)) == (0, True)
     assert (run / "metrics.jsonl").read_bytes() == before
@@ -179,17 +168,3 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]
     assert min(step for step in best if step > 12) == 24
     assert read_info(run / "bundle").dataset == read_manifest(data).fingerprint
-
-
-@pytest.mark.slow
-def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(data, run, *PLAIN, "--epochs", "1000")
-    try:
-        wait_for_step(process, run, 4)
-        other = launch(data, run, *PLAIN, "--epochs", "1000")
-        assert other.wait(90) == 2, log(run)
-        assert "another process trains in" in log(run)
-        assert process.poll() is None
-    finally:
-        process.kill()

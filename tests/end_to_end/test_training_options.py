@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the training as users type them: a dry run, a profile, a diverging rate, compressed gradients."""
+"""Options of the training as users type them: a dry run, a diverging rate, compressed gradients."""
 
 from __future__ import annotations
 
@@ -38,16 +38,14 @@ def test_a_dry_run_measures_and_leaves_nothing_behind(data: Path, tmp_path: Path
 def test_options_that_work_together(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ("--optim.ema", 0.9, "--optim.lr", 0.02, "--epochs", 6, "--micro_batch", 4)
-    more = ("--profile", "[1,2]", "--optim.class_weights", "{positive: 1.5}", "--tracking.log_every", 1)
+    more = ("--optim.class_weights", "{positive: 1.5}", "--tracking.log_every", 1)
     succeed(train_to_end("--data", data, "--run", run, *SMALL, *options, *more, processes=2))
-    trace = json.loads((run / "profile" / "steps-1-2.json").read_text())
-    assert any("lstm" in event.get("name", "") for event in trace["traceEvents"])
     lines = read_metrics(run, "train")
     assert len(lines) == 48
     assert all(line["skipped"] == 0 and 0 <= line["padding"] < 1 for line in lines)
     speeds = [json.loads(line) for line in (run / "throughput.jsonl").read_text().splitlines()]
     assert [line["step"] for line in speeds] == [line["step"] for line in lines]
-    assert all(0 < line["mfu"] < 1 and line["memory_bytes"] > 1e8 for line in speeds)
+    assert all(line["memory_bytes"] > 1e8 for line in speeds)
     assert json.loads((run / "test.json").read_text())["accuracy"] > 0.8
 
 

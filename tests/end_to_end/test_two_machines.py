@@ -144,7 +144,7 @@ NO_B = "machine 1 of 2 did not come to .* within 30 s"
 NO_A = "machine 1 of 2: machine 0 did not answer at .* within 30 s"
 NO_DATA = r"(machine 1 \(machine-b\) cannot train: )?/.*dataset.json: missing"
 DATASET = r"the dataset's fingerprint is \w+ on machine 1 \(machine-b\) and \w+ on machine 0"
-NOT_SHARED = r"run: .* on machine-b is not the directory of that name on machine-a"
+NOT_SHARED = r"run: .* on machine-b is not the directory that rank 0 writes to"
 FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
     "run not shared": (lambda one: codes_of(one.start(own={one.run.parent: None})), (2, 2), (NOT_SHARED,) * 3),

@@ -238,7 +238,7 @@ def taught(root: Path) -> bytes:
     """The soft labels of the training rows, as a loader takes them."""
     manifest = read_manifest(root)
     found = read_soft_labels(path_of(root, "dice"))
-    check_soft_labels(found, root, manifest, [TRAIN])
+    check_soft_labels(found, root, manifest, TRAIN)
     return targets_of(found, Split(root, manifest, TRAIN)).tobytes()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.datasets import write_dataset
 from tests.gpu.corpus import write_corpus
+from tests.gpu.device import REVIEWS
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +24,5 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Texts as long as film reviews, and words with ids of 32,768 and more."""
     root = tmp_path_factory.mktemp("data") / "reviews"
-    write_corpus(root, {"train": 384, "validation": 64, "test": 64}, block_rows=128)
+    write_corpus(root, {"train": REVIEWS, "validation": 64, "test": 64}, block_rows=128)
     return root

@@ -13,6 +13,8 @@ from harness.ranks.precision import runnable
 DEVICE = os.environ.get("PADLESS_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 ON_CUDA = DEVICE == "cuda"
 TORCH_DEVICE = torch.device("cuda", 0) if ON_CUDA else torch.device("cpu")
+REVIEWS = 384 if ON_CUDA else 96
+"""Rows of the corpus of long texts, on a CPU as many as take seconds."""
 on_device = pytest.mark.skipif(ON_CUDA and not torch.cuda.is_available(), reason="needs a CUDA device")
 cuda_alone = pytest.mark.skipif(not ON_CUDA, reason="a CPU cannot do it: only CUDA limits what a process may allocate")
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -91,25 +89,6 @@ def in_parallel(calls: list[Callable[[], int]], at_once: int) -> list[int]:
     """What each call gives, with so many of them at once."""
     with ThreadPoolExecutor(at_once) as pool:
         return [future.result() for future in [pool.submit(call) for call in calls]]
-
-
-def lines_of(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The lines of one kind of a run's ``metrics.jsonl``; none if there is no such file, or only half a line."""
-    found = []
-    path = run / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        found += [values] if values["kind"] == kind else []
-    return found
-
-
-def status_of(run: Path) -> dict[str, Any]:
-    """``status.json``, or nothing."""
-    path = run / "status.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def tail(log: Path, length: int = 300) -> str:

@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.gpu.findings import Findings, markdown  # noqa: E402 - the path comes first
+from tests.gpu.launching import finish  # noqa: E402
 from tests.gpu.stages import STAGES, Stage  # noqa: E402
 
 LIMIT_S = 530
@@ -91,10 +92,11 @@ class Proof:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            state, error = wait(process, limit_s)
+            code = finish(process, limit_s)
         found = Findings.read(path)
-        if error is not None or found.state == "running":
-            found.state, found.error = state, found.error or error or "it ended without a word"
+        if code or found.state == "running":
+            found.state = "timed out" if code == -signal.SIGKILL else "failed"
+            found.error = found.error or f"exit code {code}, of a limit of {limit_s:.0f} s"
         found.seconds = time.monotonic() - started
         found.write()
         self.keep(stage, found)
@@ -114,24 +116,6 @@ def environment(device: str) -> dict[str, str]:
     """What a stage inherits: this tree, and no card where none is asked for."""
     hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "passive"} if device == "cpu" else {}
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", **hidden}
-
-
-def wait(process: subprocess.Popen[bytes], limit_s: float) -> tuple[str, str | None]:
-    """State and reason of a stage's end; at the limit it is killed with all that it has started."""
-    import psutil
-
-    try:
-        code = process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            try:
-                child.kill()
-            except psutil.NoSuchProcess:
-                continue
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return "timed out", f"its limit of {limit_s:.0f} s"
-    return ("done", None) if code == 0 else ("failed", f"exit code {code}")
 
 
 def cards_seen() -> int:

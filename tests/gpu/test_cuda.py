@@ -21,7 +21,7 @@ from harness.ranks.distributed import World
 from harness.ranks.precision import full_fp32
 from harness.training.wide import WideDescent, count_features
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.gpu.device import TORCH_DEVICE, on_device
+from tests.gpu.device import REVIEWS, TORCH_DEVICE, on_device
 
 pytestmark = on_device
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
                 rows[tuple(batch.rows.tolist())] = (ids.tolist(), batch.labels.cpu().tolist(), batch.lengths.tolist())
         arrived.append(rows)
     assert arrived[0] == arrived[1]
-    assert sum(map(len, arrived[1])) == 384
+    assert sum(map(len, arrived[1])) == REVIEWS
     assert min(largest) > 32_768
 
 

@@ -20,10 +20,9 @@ from harness.config import (
     TrackingConfig,
 )
 from harness.rundir import checkpoint
-from harness.training.checkpointer import Checkpointer, State
-from harness.training.probe import choose_micro_batch, runs_out_of_memory
-from harness.training.run import RankRequest, RankRequests
-from harness.training.trainer import Milestones, Trainer
+from harness.training.run import RankRequest, RankRequests, choose_micro_batch, runs_out_of_memory
+from harness.training.trainer import Milestones, State, Trainer
+from harness.training.writer import Checkpointer
 from tests.checkpoints import state_of
 from tests.gpu.device import DEVICE, ON_CUDA, cuda_alone, needs, on_device
 from tests.ranks import run_ranks
@@ -135,7 +134,6 @@ def test_a_micro_batch_is_halved_until_it_fits(reviews: Path, tmp_path: Path) ->
             torch.cuda.set_per_process_memory_fraction(1.0)
         assert trainer.loader.micro_batch in (96, 48, 24)
         assert choice.value == f"{trainer.loader.micro_batch} rows"
-        assert "ran out of memory" in choice.reason
         assert np.isfinite(float(loss))
 
 
@@ -186,9 +184,8 @@ def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
         train(trainer, all_steps(trainer), STEPS)
         saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
         state = trainer.state()
-        saver.prepare(state.tensors)
         saver.save(state.tensors, state_of(trainer.step, trainer=state.values), None, wait=True)
-        assert all(buffer.is_pinned() == ON_CUDA for buffer in saver.snapshots.held.values())
+        assert all(copy.is_pinned() == ON_CUDA for named in saver.copies.values() for copy in named.values())
         written = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
         for file, named in state.tensors.items():
             for name, tensor in named.items():

@@ -32,7 +32,7 @@ SMALL = (*PLAIN, "--epochs", "2", "--tracking.log_every", "1", "--model.embeddin
 LIMIT_S = 2.0
 RAISED = "raised ConnectionError: no such server, and was stopped"
 FAULTS = {
-    "sleep-everywhere": "did not finish within 2 s, with 11 rows not sent, and was stopped",
+    "sleep-everywhere": "did not finish within 2 s, and was stopped",
     "sleep-finish": "did not finish within 2 s, and was stopped",
     "raise-start": RAISED,
     "raise-log": RAISED,
@@ -125,11 +125,8 @@ def process_of(trackers: Trackers) -> psutil.Process:
     return psutil.Process(only.process.pid)
 
 
-def test_a_tracker_that_reads_nothing_blocks_nobody(
-    trackers: Trackers, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """No call can block, since the pipe does not; what has no room in it waits up to a bound, then is counted."""
-    monkeypatch.setattr(tracking, "BACKLOG_BYTES", 100_000)
+def test_a_tracker_that_reads_nothing_blocks_nobody(trackers: Trackers, capfd: pytest.CaptureFixture[str]) -> None:
+    """No call can block, since neither pipe does; what has no room in it is not told."""
     process = process_of(trackers)
     (observer,) = trackers.observers
     assert observer.process is not None
@@ -138,10 +135,8 @@ def test_a_tracker_that_reads_nothing_blocks_nobody(
     assert not os.get_blocking(observer.process.stdin.fileno())
     assert not os.get_blocking(observer.process.stdout.fileno())
     process.suspend()
-    for step in range(5_000):
-        trackers.write("train", {"step": step, "loss": 1.0})
-    assert observer.dropped > 1_000
-    assert 0 < len(observer.backlog) <= 100_000
+    for _ in range(5_000):
+        trackers.alert("Steps were skipped", "and nobody hears of it")
     trackers.close("finished")
     assert not process.is_running()
     warning = "warning: trackio did not finish within 0 s and was stopped; training is not affected\n"
@@ -154,9 +149,9 @@ def test_a_tracker_that_dies_costs_one_warning(
     process = process_of(trackers)
     process.kill()
     psutil.wait_procs([process], timeout=10)
-    for step in range(2, 20):
-        trackers.write("train", {"step": step, "loss": 1.0})
-    trackers.alert("title", "text")
+    for _ in range(2):
+        trackers.listen()
+        trackers.alert("title", "text")
     trackers.close("finished")
     log = tmp_path / "run" / "tracking" / "trackio.log"
     assert capfd.readouterr().err == f"warning: trackio stopped; {log} says why; training is not affected\n"

@@ -8,7 +8,6 @@ Rows without labels beside the labelled ones: ``tests/unit/test_loader.py``.
 from __future__ import annotations
 
 import itertools
-import re
 import tracemalloc
 from pathlib import Path
 
@@ -184,22 +183,6 @@ def test_an_epoch_is_shuffled_like_a_permutation() -> None:
         alike.append((labels[rows[1:]] == labels[rows[:-1]]).mean())
     assert abs(np.mean(places)) < 0.02
     assert np.mean(alike) == pytest.approx(0.5, abs=0.015)
-
-
-def test_little_padding_and_equal_work_on_imdb(imdb: list[str]) -> None:
-    """Global batch 512, default ladder and noise, over the lengths of real reviews."""
-    lengths = np.array([min(512, len(re.findall(r"\w+|[^\w\s]", text))) for text in imdb], np.int32)
-    lengths = lengths[np.argsort(np.searchsorted([64, 128, 256, 512], lengths), kind="stable")]
-    order = corpus_order(lengths, 8192, OrderSpec(seed=0, global_batch=512))
-    for world_size in (1, 8):
-        padded_tokens, differences = 0, []
-        for step in range(order.steps_per_epoch):
-            ranks = [lengths[order.rank_rows(0, step, rank, world_size)] for rank in range(world_size)]
-            padded_tokens += sum(len(part) * int(part.max()) for part in ranks)
-            tokens = [int(part.sum()) for part in ranks]
-            differences.append(max(tokens) / min(tokens) - 1)
-        assert 1 - lengths.sum() / padded_tokens < 0.03
-        assert max(differences) < 0.05
 
 
 def test_the_fold_held_out_decides_which_rows_have_an_order_and_nothing_else(tmp_path: Path) -> None:

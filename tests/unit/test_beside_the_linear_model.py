@@ -13,7 +13,7 @@ from harness.baseline import results
 from harness.baseline.results import BaselineConfig, Comparison, compare, read_results
 from harness.report.sinks import BaselineSink
 from harness.rundir.results import Measured, write_figures, write_predictions
-from harness.training.sinks import Ending, Sink
+from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import duration
 from preprocessing.dataset.shards import Split, read_manifest

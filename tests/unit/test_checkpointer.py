@@ -11,7 +11,7 @@ import torch
 
 from harness.config import CheckpointConfig
 from harness.rundir import checkpoint
-from harness.training.checkpointer import Checkpointer
+from harness.training.writer import Checkpointer
 
 
 def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,9 @@ from harness.rundir.metrics_log import MetricsLog
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics
-from harness.training.console import Console, StepTable, validation_line
-from harness.training.probe import Rehearsal
-from harness.training.sinks import Ending
-from preprocessing.base.terminal import cells
+from harness.training.console import Console
+from harness.training.writer import Ending
+from preprocessing.base.terminal import Screen, cells
 from preprocessing.dataset.shards import Manifest, ShardInfo
 
 SIZES = {"train": (900, 4_000_000), "validation": (10, 40), "test": (8, 32)}
@@ -61,7 +60,7 @@ def as_measured(names: list[str]) -> dict[str, Any]:
 
 def step(number: int, **more: Any) -> dict[str, Any]:
     """A log line."""
-    speed = {"tokens_per_s": 1_234_567.8, "data_wait": 0.123, "padding": 0.0567, "mfu": 0.41, "verdict": None}
+    speed = {"tokens_per_s": 1_234_567.8, "data_wait": 0.123, "padding": 0.0567, "verdict": None}
     return {"step": number, "epoch": number / 62_500, "loss": 0.6931, "lr": 0.002, **speed, **more}
 
 
@@ -81,12 +80,10 @@ def a_run(directory: Path, found: Manifest, capsys: pytest.CaptureFixture[str], 
         validation = {"step": line["step"], "epoch": epoch + 1, **numbers_of(values), "best": epoch == 0}
         console.log("validation", validation)
         log.write("validation", validation)
-        if epoch == 0:
-            console.best(values)
     log.close()
-    console.results(as_measured(found.labels))
+    console.results({"test": as_measured(found.labels)})
     console.say("accuracy on test: network 0.8760 (0.8632 to 0.8884), linear model 0.8912: the network is 1.52 below")
-    console.rehearsal(Rehearsal(0.1234, 64, 3000, 123_456_789), 10**9)
+    console.rehearsal(0.1234, 64, 123_456_789, 41_133.0)
     for name in ("test.json", "report.html", "config.yaml"):
         (directory / name).touch()
     console.close(Ending("preempted", 62_500, 85, "SIGUSR2 received, which is what SLURM sends before the time is up"))
@@ -106,11 +103,11 @@ def test_no_line_of_a_run_is_wider_than_eighty_columns(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
-    shown = a_run(Path("run"), manifest(NAMES[kind]), capsys)
-    lines = shown.splitlines()
+    said = a_run(Path("run"), manifest(NAMES[kind]), capsys)
+    lines = said.splitlines()
     assert len(lines) > 50
     assert [line for line in lines if cells(line) > 80] == []
-    assert "\x1b" not in shown
+    assert "\x1b" not in said
     for word in (
         "classes ",
         "imbalance ",
@@ -120,29 +117,48 @@ def test_no_line_of_a_run_is_wider_than_eighty_columns(
         "epoch 2/2",
         "calibration on test",
     ):
-        assert word in shown
+        assert word in said
 
 
-def test_columns_of_a_row_give_way_in_order_of_importance() -> None:
-    shown = {}
+class Narrow(Screen):
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns = columns
+
+    @property
+    def width(self) -> int:
+        return self.columns
+
+
+def shown(directory: Path, width: int, capsys: pytest.CaptureFixture[str], kind: str, **values: Any) -> list[str]:
+    """What a console of so many columns prints of one event."""
+    select = values.pop("select", "accuracy")
+    console = Console(RunConfig(run=str(directory), epochs=4, select=select), manifest(NAMES["two"]), 125_000)
+    console.screen = Narrow(width)
+    console.log(kind, values)
+    return capsys.readouterr().out.splitlines()
+
+
+VALIDATED = {"epoch": 2, "rows": 400, "accuracy": 0.88, "f1": 0.8712, "log_loss": 0.3012, "best": True}
+
+
+def test_columns_of_a_row_give_way_in_order_of_importance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    heads = {}
     for width in (80, 64, 30):
-        (head,), row = StepTable(125_000)(step(20), 12345.0, width)
+        head, row = shown(tmp_path, width, capsys, "train", **step(20))
         assert cells(head) == cells(row) <= width
-        shown[width] = head.split()
-    assert shown[80] == ["step", "epoch", "loss", "lr", "tokens/s", "left", "wait", "padding", "mfu"]
-    assert shown[64] == shown[80][:6]
-    assert shown[30] == ["step", "loss"]
+        heads[width] = head.split()
+    assert heads[80] == ["step", "epoch", "loss", "lr", "tokens/s", "left", "wait", "padding"]
+    assert heads[64] == heads[80][:6]
+    assert heads[30] == ["step", "loss"]
 
 
-def test_a_validation_says_how_uncertain_it_is() -> None:
-    values = {"epoch": 2, "rows": 400, "accuracy": 0.88, "f1": 0.8712, "log_loss": 0.3012, "best": True}
-    line = validation_line(values, 4, 2, "accuracy", 80)
+def test_a_validation_says_how_uncertain_it_is_and_marks_what_chooses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = shown(tmp_path, 80, capsys, "validation", **VALIDATED)
     assert line == "epoch 2/4  accuracy 0.8800 ± 0.0319*  F1 0.8712  log loss 0.3012  best"
-
-
-def test_the_figure_that_chooses_the_epoch_is_shown_and_marked() -> None:
-    values = {"epoch": 2, "rows": 400, "accuracy": 0.88, "f1": 0.8712, "log_loss": 0.3012, "best": True}
-    by_loss = validation_line(values, 4, 2, "loss", 50)
-    assert by_loss.endswith("  log loss 0.3012*  best")
-    calibrated = validation_line({**values, "calibrated_log_loss": 0.2512}, 4, 2, "calibrated", 50)
-    assert calibrated.endswith("  calibrated 0.2512*  best")
+    (line,) = shown(tmp_path, 66, capsys, "validation", **VALIDATED, select="loss")
+    assert line == "epoch 2/4  accuracy 0.8800 ± 0.0319  log loss 0.3012*  best"
+    (line,) = shown(tmp_path, 50, capsys, "validation", **VALIDATED, select="calibrated", calibrated_log_loss=0.2512)
+    assert line.endswith("  calibrated 0.2512*  best")

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.registry import network_shapes
 from harness.tracking import observer, trackers
+from harness.tracking.journal import Journal
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.text import spec as spec_module
 from preprocessing.text.resources import resolve
@@ -108,14 +108,11 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     name = example("A tracker")
     trackers.check_trackers(trackers.TrackingConfig(tracker=name))
     said: list[dict[str, str]] = []
-    messages: Any = [
-        {"do": "start", "project": "p"},
-        {"do": "log", "kind": "train", "values": {"step": 1, "loss": 0.5, "verdict": "slow"}},
-        {"do": "log", "kind": "train", "values": {"step": 2, "loss": 0.25, "verdict": None}},
-        {"do": "close", "state": "finished", "reason": ""},
-    ]
-    wire: Any = type("Wire", (), {"tell": lambda self, **reply: said.append(reply)})()
-    observer.serve(name, tmp_path, messages, wire)
+    Journal(tmp_path, name).note(start={"project": "p"})
+    rows = '{"kind": "train", "step": 1, "loss": 0.5}\n{"kind": "train", "step": 2, "loss": 0.25, "verdict": null}\n'
+    (tmp_path / "metrics.jsonl").write_text(rows)
+    close = {"do": "close", "state": "finished", "reason": ""}
+    observer.serve(name, tmp_path, [close], lambda **reply: said.append(reply))
     assert said == [{"started": "", "say": f"rows go to {tmp_path / 'table'}"}]
     with (tmp_path / "table" / "train.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]

@@ -17,7 +17,7 @@ from tests.full_disks import why_not
     ("only", "at_least"),
     [
         pytest.param("^(preprocessing|prediction of a file)$", 30, marks=pytest.mark.slow),
-        pytest.param("", 150, marks=pytest.mark.night),
+        pytest.param("", 80, marks=pytest.mark.night),
     ],
 )
 def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_least: int) -> None:

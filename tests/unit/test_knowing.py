@@ -15,9 +15,8 @@ from harness.data.checks import check_useful
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.ranks.distributed import World
-from harness.ranks.precision import Choice
-from harness.training import probe
-from harness.training.throughput import Counted, Gradients, Meter, summarize
+from harness.training import run
+from harness.training.throughput import Counted, Meter, summarize
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -25,50 +24,26 @@ from tests.datasets import write_dataset
 
 def ranks(**columns: list[float]) -> list[dict[str, Any]]:
     """Two ranks that each took 100 rows of 50 tokens in two seconds, changed by ``columns``."""
-    values = {"wait_s": 0.0, "forward_s": 0.5, "reduce_s": 0.0, "seconds": 2.0, "memory_bytes": 0}
+    values = {"wait_s": 0.0, "forward_s": 0.5, "seconds": 2.0, "memory_bytes": 0}
     values |= Counted(rows=100, tokens=5000, padded_tokens=5100).plain()
     columns = {"loss": [60.0, 80.0], **columns}
     return [values | {name: column[rank] for name, column in columns.items()} for rank in range(2)]
 
 
 def test_figures_of_a_log_line() -> None:
-    figures = summarize(ranks(), Meter(flops_per_token=1000, peak_flops=1e7))
+    figures = summarize(ranks(), Meter())
     assert figures["loss"] == 0.7
     assert (figures["rows"], figures["rows_per_s"], figures["tokens_per_s"]) == (200, 100, 5000)
     assert figures["padding"] == pytest.approx(1 - 5000 / 5100)
-    assert figures["mfu"] == pytest.approx(0.5)
     assert figures["verdict"] is None
-    assert summarize(ranks(), Meter(flops_per_token=1000))["mfu"] is None
-
-
-def test_gradients_that_machines_wait_for_are_said_with_what_halves_them() -> None:
-    columns = ranks(reduce_s=[1.9, 1.4])
-    figures = summarize(columns, Meter(gradients=Gradients(8_000_000)))
-    assert figures["all_reduce"] == pytest.approx(0.7)
-    assert figures["verdict"] == (
-        "network-bound: 70% of the time goes by waiting for the sum of 8 MB of gradients a step between machines; "
-        "set optim.gradient_compression to bf16, which halves them, or raise global_batch, which sends them less often"
-    )
-    compressed = summarize(columns, Meter(gradients=Gradients(4_000_000, compressed=True)))["verdict"]
-    assert "4 MB of gradients a step between machines; raise global_batch, which sends" in compressed
-
-
-def verdicts(meter: Meter, *lines: dict[str, list[float]]) -> list[str | None]:
-    """What log lines say one after the other."""
-    return [summarize(ranks(**columns), meter)["verdict"] for columns in lines]
 
 
 def test_a_slow_rank_is_named_when_that_lasts() -> None:
-    """Three lines of 24 seconds, and again when it has lasted twice as long; a line in which it keeps up ends it."""
-    slow, steady = {"forward_s": [6.0, 12.0], "seconds": [24.0, 24.0]}, {"seconds": [24.0, 24.0]}
-    sentence = (
-        "rank 1 computes 50% slower than rank 0, for {} s now, and the others wait for it 25% of the time or more; "
-        "look at its device and at who else uses it"
-    )
-    before = Meter()
-    assert verdicts(before, *[slow] * 3) == [None, None, sentence.format(72)]
-    assert verdicts(before, *[slow] * 3) == [None, None, sentence.format(144)]
-    assert verdicts(before, steady, slow, slow, slow) == [None, None, None, sentence.format(72)]
+    slow, steady = ranks(forward_s=[0.5, 1.0]), ranks()
+    meter = Meter()
+    said = [summarize(line, meter)["verdict"] for line in (slow, slow, steady, slow, slow, slow, slow)]
+    sentence = "rank 1 is 50% slower than the fastest; look at its device and its users"
+    assert said == [None] * 5 + [sentence, None]
 
 
 @pytest.fixture(scope="module")
@@ -86,26 +61,16 @@ def fake_trainer(loader: Loader, device: str) -> Any:
 
 def test_micro_batch_is_halved_until_it_fits(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(probe, "reset_peak_memory", lambda device: None)
+    monkeypatch.setattr(run, "reset_peak_memory", lambda device: None)
     trainer = fake_trainer(loader, "cuda")
-    tried: list[int] = []
-
-    def choose(limit: int) -> Choice:
-        def runs_out(trainer: Any) -> bool:
-            tried.append(trainer.loader.micro_batch)
-            return trainer.loader.micro_batch > limit
-
-        tried.clear()
-        monkeypatch.setattr(probe, "runs_out_of_memory", runs_out)
-        return probe.choose_micro_batch(trainer)
-
-    assert str(choose(3)) == "3 rows: 6 rows ran out of memory"
-    assert (loader.micro_batch, tried) == (3, [10, 5, 3])
-    assert str(choose(10)) == "10 rows: the whole share of a step fits"
-    assert loader.micro_batch is None
+    for limit, rows in ((3, 3), (10, 10)):
+        monkeypatch.setattr(run, "runs_out_of_memory", lambda one, limit=limit: one.loader.micro_batch > limit)
+        assert run.choose_micro_batch(trainer).value == f"{rows} rows"
+        assert loader.micro_batch == rows
+    monkeypatch.setattr(run, "runs_out_of_memory", lambda one: True)
     with pytest.raises(ConfigError, match="one row of the longest text does not fit"):
-        choose(0)
-    assert probe.choose_micro_batch(fake_trainer(loader, "cpu")).value == "no limit"
+        run.choose_micro_batch(trainer)
+    assert run.choose_micro_batch(fake_trainer(loader, "cpu")).value == "no limit"
 
 
 def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
@@ -117,4 +82,3 @@ def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
         check_useful(RunConfig(optim=OptimConfig(gradient_compression="bf16")), manifest, 1)
     with pytest.raises(ConfigError, match="patience: 4 is out of range"):
         RunConfig(patience=4, epochs=4)
-    check_useful(RunConfig(optim=OptimConfig(gradient_compression="bf16"), profile=[0, 3]), manifest, 2)

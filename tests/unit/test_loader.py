@@ -18,7 +18,6 @@ from harness.batch import Layout
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, stream_seed
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import write_dataset
 
@@ -200,19 +199,3 @@ def test_each_row_once_in_every_pass_on_any_number_of_ranks(
     for first in range(0, 20, 4):
         assert sorted(row for step in found[first : first + 4] for row in step) == list(range(UNLABELLED))
     assert found[:4] != found[4:8]
-
-
-@pytest.mark.parametrize("shape", [(UNLABELLED,), (UNLABELLED, 3)])
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_soft_labels_come_with_their_rows(both: Path, layout: Layout, shape: tuple[int, ...]) -> None:
-    numbers = np.concatenate([block.row for block in split_of(both, "unlabelled").blocks])
-    targets = np.random.default_rng(0).random(shape, np.float32)
-    of_row = {int(number): targets[place].tolist() for place, number in enumerate(numbers)}
-    for step in paired(both, layout, targets, micro_batch=5, rank=1, world_size=2).steps(0):
-        assert step.global_unlabelled_rows in (15, 16)
-        assert all(batch.labelled and batch.targets is None for batch in step.micro_batches)
-        for batch in step.unlabelled:
-            assert not batch.labelled
-            assert batch.labels.tolist() == [NO_LABEL] * batch.num_rows
-            assert batch.targets is not None
-            assert batch.targets.tolist() == [of_row[int(row)] for row in batch.rows]

@@ -15,7 +15,7 @@ from harness.data.views import held_out
 from harness.launch import launcher, many
 from harness.launch.stop import STOP
 from harness.rundir import layout
-from harness.training import resume
+from harness.training import preflight
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.dataset.shards import read_manifest
@@ -203,7 +203,7 @@ def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path) -
         layout.check_many(tmp_path / "many", "fold")
     asked = RunConfig(data=str(data), run=str(tmp_path / "many"))
     with pytest.raises(ConfigError, match=r"holds the runs seed-0, seed-1; name another .* or go on with --seeds 0,1"):
-        resume.find_resume_point(asked, print, print)
+        preflight.find_resume_point(asked, print, print)
 
 
 def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,12 +46,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     )
 
 
-@pytest.fixture(autouse=True)
-def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A matrix product for each of a hundred starts would be most of the time."""
-    monkeypatch.setattr(assembly, "measure_peak", lambda device, precision: 1e9)
-
-
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
     with open_session("cpu", "fp32", 60) as opened:

@@ -122,7 +122,7 @@ def test_a_change_under_a_running_job_is_noticed(dataset: Path, manifest: Manife
     guard, path = FileWatch(dataset, manifest, dataset, list(manifest.splits)), next(dataset.glob("train/*.arrow"))
     guard.check()
     path.unlink()
-    with pytest.raises(DataError, match=f"{path}: this shard was removed while the run used it"):
+    with pytest.raises(DataError, match=f"{path}: this shard was removed or replaced while the run used it"):
         guard.check()
     write_dataset(dataset, {"train": 121, "validation": 20, "test": 20})
     with pytest.raises(DataError, match=r"the dataset changed since the run began \(its fingerprint is another\)"):

@@ -85,7 +85,10 @@ def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--world_size", "65"), "global_batch: 64 rows cannot be shared by 65 processes; raise it to at least 65"),
+        (
+            ("--world_size", "65"),
+            "global_batch: steps of 62 rows cannot be shared by 65 processes",
+        ),
         (("--global_batch_tokens", "63"), "global_batch_tokens: 63 is less than a row of the widest shard (64 tokens)"),
     ],
 )

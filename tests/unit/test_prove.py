@@ -28,7 +28,7 @@ def test_a_stage_that_fails_or_hangs_stops_no_other(tmp_path: Path) -> None:
     assert [line.split(" after")[0] for line in said] == ["No such: failed", "Too slow: timed out", "Good: done"]
     found = json.loads((tmp_path / "prove.json").read_text())
     assert "No module named 'tests.gpu.stages.none'" in found["none"]["error"]
-    assert found["versions"]["lines"][0]["what"] == "Python, torch"
+    assert found["versions"]["lines"][0]["what"] == "PyTorch version"
 
 
 @pytest.mark.slow

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trackers seen from the loop: nothing blocks, nothing raises, drops are counted, nothing is left running."""
+"""Trackers: which rows they get, what they start with, and what a sync refuses."""
 
 from __future__ import annotations
 
 import json
+import math
 import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
 from harness.__main__ import main
 from harness.config import RunConfig, TrackingConfig
-from harness.tracking import wandb_sync
-from harness.tracking.journal import Journal
+from harness.tracking import tracking
+from harness.tracking.journal import Journal, Rows, alone
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking.tracking import Trackers, observer_environment
-from harness.tracking.wandb_sync import Sync, check, merge, summarize
+from harness.tracking.wandb_run import check
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from tests.fake_trackio import install
 from tests.runs import wait_until
@@ -42,38 +42,51 @@ def start(run: Path, name: str = "trackio", **options: Any) -> Trackers:
     return Trackers(config, run, active=True, facts=FACTS)
 
 
+def write(run: Path, kind: str, **values: Any) -> None:
+    """A row in the run's file."""
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": kind, **values}) + "\n")
+
+
 @pytest.mark.processes
 def test_rows_arrive_once_at_their_own_steps_and_stop_signals_are_for_the_trainer(tmp_path: Path, rows: Path) -> None:
-    trackers = start(tmp_path / "run")
-    trackers.write("train", {"step": 1, "loss": np.float32(0.5), "rows": np.int64(3), "verdict": "slow", "mfu": None})
+    run = tmp_path / "run"
+    trackers = start(run)
+    (run / "throughput.jsonl").write_text('{"kind": "train", "step": 1, "rows_per_s": 9.0, "verdict": "slow"}\n')
+    write(run, "train", step=1, loss=0.5, mfu=None)
     wait_until(rows.exists)
     (observer,) = trackers.observers
     assert observer.process is not None
     process = psutil.Process(observer.process.pid)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         process.send_signal(number)
-    trackers.write("validation", {"step": 2, "accuracy": 0.75, "best": True})
+    write(run, "validation", step=2, accuracy=0.75, best=True)
     trackers.close("preempted")
     assert not process.is_running()
-    resumed = start(tmp_path / "run")
-    for step in (1, 2):
-        resumed.write("train", {"step": step, "loss": 1.0})
+    resumed = start(run)  # the rows since its checkpoint stand there again
+    write(run, "train", step=2, loss=1.0)
     resumed.close("finished")
-    told = ["1 ['train/loss', 'train/rows']", "2 ['validation/accuracy', 'validation/best']", "2 ['train/loss']"]
+    told = ["1 ['train/loss', 'train/rows_per_s']", "2 ['validation/accuracy', 'validation/best']", "2 ['train/loss']"]
     assert rows.read_text().splitlines() == told
 
 
 @pytest.mark.slow
-def test_tensorboard_shows_one_curve_over_two_attempts(tmp_path: Path) -> None:
+def test_tensorboard_shows_one_curve_over_a_kill_and_a_preemption(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
-    for first, last in ((1, 4), (3, 6)):
-        trackers = start(tmp_path / "run", "tensorboard", project="p")
-        for step in range(first, last + 1):
-            trackers.write("train", {"step": step, "loss": 1 / step})
-        trackers.close("finished")
+    run = tmp_path / "run"
+    for last, state in ((2, "preempted"), (4, "killed"), (6, "finished")):
+        trackers = start(run, "tensorboard", project="p")
+        for step in range(last - 1, last + 1):
+            write(run, "train", step=step, loss=1 / step)
+        if state == "killed":
+            (observer,) = trackers.observers
+            assert observer.process is not None
+            wait_until(lambda: len(list((run / "tensorboard" / "p").glob("events*"))) == 2)
+            tracking.kill_tree(observer.process.pid)
+        trackers.close("finished" if state == "finished" else "preempted")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "p"))
+    events = EventAccumulator(str(run / "tensorboard" / "p"))
     events.Reload()
     points = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert [step for step, _ in points] == [1, 2, 3, 4, 5, 6]
@@ -87,17 +100,35 @@ def test_an_observer_is_no_rank_of_the_run() -> None:
     assert observer_environment(ranked | launched | kept) == kept | {"OMP_NUM_THREADS": "1"}
 
 
-def test_the_journal_counts_only_what_a_finished_tracker_was_told(tmp_path: Path) -> None:
-    killed = Journal(tmp_path, "wandb")
-    killed.note(run_id="abc")
-    assert killed.is_new("train", {"step": 7})
-    after = Journal(tmp_path, "wandb")
-    assert after.is_new("train", {"step": 7})
-    after.commit()
-    resumed = Journal(tmp_path, "wandb")
-    assert [resumed.is_new("train", {"step": step}) for step in (6, 7, 8)] == [False, False, True]
-    assert resumed.is_new("validation", {"step": 7})
-    assert resumed.run_id == "abc"
+def test_only_what_a_finished_tracker_had_is_not_told_again(tmp_path: Path) -> None:
+    for step in (6, 7, 8):
+        write(tmp_path, "train", step=step)
+    write(tmp_path, "validation", step=7, loss="nan")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    Journal(tmp_path, "wandb").note(run_id="abc")  # of an attempt that was killed
+    Journal(tmp_path, "wandb").note(kept={"train": 7}, finished="")
+    with Journal(tmp_path, "wandb").path.open("a") as file:
+        file.write('{"kept": {"train": 9')
+    journal = Journal(tmp_path, "wandb")
+    journal.note(finished="run-1-abc", kept={"train": 3})
+    assert (journal.run_id, journal.finished) == ("abc", ["", "run-1-abc"])
+    rows = Rows(tmp_path, journal.kept)
+    (train, validation) = rows.new()
+    assert train == ("train", {"step": 8})
+    assert (validation[0], math.isnan(validation[1]["loss"])) == ("validation", True)
+    assert rows.last == {"train": 8, "validation": 7}
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('ep": 9}\n')
+    assert list(rows.new()) == [("train", {"step": 9})]
+
+
+def test_one_process_at_a_time_tells_a_tracker(tmp_path: Path) -> None:
+    refused = pytest.raises(ConfigError, match="another process tells wandb of this run")
+    with alone(tmp_path, "wandb", 0), refused, alone(tmp_path, "wandb", 0):
+        pass
+    with alone(tmp_path, "wandb", 0):
+        pass
 
 
 def test_wandb_is_offline_unless_there_is_a_key_or_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,44 +150,12 @@ def test_wandb_is_offline_unless_there_is_a_key_or_a_choice(tmp_path: Path, monk
     assert active_trackers(TrackingConfig(tracker="wandb,tensorboard")) == ["tensorboard"]
 
 
-TRAIN = [{"kind": "train", "step": step, "loss": 1 / step} for step in (1, 2, 3)]
-VALIDATION = [{"kind": "validation", "step": 3, "accuracy": 0.5, "best": True}]
-
-
-def record(kind: str, step: int) -> dict[str, Any]:
-    """A row as W&B's reader prints it."""
-    return {"type": "history", "history": {"item": {f"{kind}/step": step, f"{kind}/loss": 1.0, "_step": 0}}}
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run whose two attempts are known to W&B."""
-    journal = Journal(tmp_path, "wandb")
-    journal.note(run_id="abc")
-    journal.note(finished="run-1-abc")
-    journal.note(sent="offline-run-3-abc", rows=1)
+    """A run that W&B was told of."""
+    Journal(tmp_path, "wandb").note(start={"project": "p"})
     (tmp_path / "config.yaml").write_text("tracking: {project: p}\n")
-    lines = [json.dumps(line) for line in TRAIN + VALIDATION]
-    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"kind": "train", "st']))
     return tmp_path
-
-
-def test_missing_is_what_no_log_holds_that_has_arrived(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logs = {
-        "run-1-abc": [record("train", 1)],  # online and finished: has arrived
-        "run-2-abc": [record("train", 2)],  # online and killed: may have been on its way
-        "offline-run-3-abc": [record("validation", 3), record("train", 3)],  # its first row was sent, one came later
-    }
-    monkeypatch.setattr(wandb_sync, "read_own_log", lambda file: logs[file.parent.name])
-    missing = Sync(run, quiet=True).missing()
-    assert missing == [("train", {"step": 2, "loss": 1 / 2}), ("train", {"step": 3, "loss": 1 / 3})]
-
-
-def test_the_summary_has_the_last_of_everything_and_the_best_validation() -> None:
-    later = {"kind": "validation", "step": 6, "accuracy": 0.4, "best": False}
-    summary = summarize(merge([*TRAIN, *VALIDATION, later], [{"kind": "train", "step": 3, "tokens_per_s": 7.0}]))
-    assert (summary["train/step"], summary["train/loss"], summary["train/tokens_per_s"]) == (3, 1 / 3, 7.0)
-    assert (summary["validation/accuracy"], summary["best/accuracy"], summary["best/step"]) == (0.4, 0.5, 3)
 
 
 def test_what_cannot_be_sent_is_said_first(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ import pandas as pd
 from harness.ranks.precision import runnable
 from harness.rundir.records import read_environment
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import run_module, succeed
+from tests.commands import read_metrics, run_module, succeed
 from tests.gpu.corpus import write_corpus
 from tests.gpu.findings import COMPARED_STEPS, Findings, Setting
-from tests.gpu.launching import finish, in_parallel, lines_of, start_run, tail
+from tests.gpu.launching import finish, in_parallel, start_run, tail
 
 TOLD = ("device", "precision", "recurren", "lstm")
 """How the names begin of what a start line says of device and arithmetic."""
@@ -60,14 +60,14 @@ def train(setting: Setting, precision: str, kind: str) -> int:
 
 def judge(findings: Findings, name: str, path: Path, beside: Path) -> None:
     """Rows and first losses beside those of another precision, a loss that falls, and what it says it computed in."""
-    ours, theirs = lines_of(path, "train"), lines_of(beside, "train")
+    ours, theirs = read_metrics(path, "train"), read_metrics(beside, "train")
     same = [line["row_hash"] for line in ours] == [line["row_hash"] for line in theirs]
     findings.add(f"{name}: row hashes of {len(ours)} steps", "equal" if same else "differ", same)
     losses, others = (np.array([line["loss"] for line in lines]) for lines in (ours, theirs))
     worst = float(np.abs(losses - others)[:COMPARED_STEPS].max())
     findings.add(f"{name}: losses beside {beside.name}", f"differ by {worst:.1e} at most", worst <= TOLERANCE)
     learned = bool(np.isfinite(losses).all()) and losses[-5:].mean() < losses[:5].mean()
-    accuracy = lines_of(path, "test")[-1]["accuracy"]
+    accuracy = read_metrics(path, "test")[-1]["accuracy"]
     text = f"{losses[:5].mean():.3f}, {losses[-5:].mean():.3f}, {accuracy:.3f}"
     findings.add(f"{name}: loss of the first and the last 5 steps, test accuracy", text, learned)
     skipped = sum(line["skipped"] for line in ours)
@@ -79,14 +79,28 @@ def judge(findings: Findings, name: str, path: Path, beside: Path) -> None:
 
 def judge_commands(setting: Setting, findings: Findings, run: Path) -> None:
     """``evaluate`` beside that of a CPU, and ``doctor``."""
-    found = []
-    for device in (setting.device, "cpu"):
-        output = setting.scratch / f"evaluated-{device}"
-        keys = ("--run", run, "--data", setting.data, "--device", device, "--output", output)
-        succeed(run_module("harness.evaluate", *keys))
-        found.append(pd.read_parquet(output / "test-predictions.parquet").select_dtypes("number"))
-    worst = float((found[0] - found[1]).abs().max().max())
-    findings.add("evaluate: predictions beside a CPU's", f"differ by {worst:.1e} at most", worst <= 1e-4)
+    devices = list(dict.fromkeys((setting.device, "cpu")))
     keys = ("--data", setting.data, "--run", setting.scratch / "none", "--device", setting.device)
-    code = run_module("harness", "doctor", *keys).returncode
+    calls = [partial(evaluate, setting, run, device) for device in devices]
+    *_, code = in_parallel([*calls, lambda: run_module("harness", "doctor", *keys).returncode], 2)
     findings.add("doctor", f"exit code {code}", code == 0)
+    paths = [setting.scratch / f"evaluated-{device}" / "test-predictions.parquet" for device in devices]
+    found = [pd.read_parquet(path).select_dtypes("number") for path in (run / paths[0].name, *paths)]
+    for name, ours in zip(("the run's own", *devices[:-1]), found, strict=False):
+        worst = float((ours - found[-1]).abs().max().max())
+        findings.add(f"evaluate: predictions of a CPU beside {name}", f"differ by {worst:.1e} at most", worst <= 1e-4)
+
+
+def evaluate(setting: Setting, run: Path, device: str) -> int:
+    """``evaluate`` on a device; its exit code."""
+    keys = (
+        "--run",
+        run,
+        "--data",
+        setting.data,
+        "--device",
+        device,
+        "--output",
+        setting.scratch / f"evaluated-{device}",
+    )
+    return succeed(run_module("harness.evaluate", *keys)).returncode
