@@ -82,7 +82,7 @@ def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]
 
 def stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str]]:
     """What the notebook uses, as the spec names it: NLTK's own lemmatizer called once per token."""
-    stop_words = set(resources.stop_words(spec.stop_words, spec.language, spec.lowercase, spec.keep_negations))
+    stop_words = set(resources.stop_words(spec))
     if spec.lemmatizer == "wordnet":
         resources.WordNet(spec.wordnet_pos)  # raises when the data is missing
         return stop_words, peer_module("nltk.stem").WordNetLemmatizer().lemmatize

@@ -25,8 +25,7 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
 from preprocessing.corpus.tables import as_text, read_table
 from preprocessing.dataset.shards import Manifest
-from preprocessing.text.encoder import kept_at_head
-from preprocessing.text.spans import spans_of
+from preprocessing.text.encoder import kept_at_head, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import RESERVED, UNK

@@ -13,7 +13,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypedDict
 
@@ -65,7 +65,7 @@ class Decided:
 
     @classmethod
     def write(cls, work: Path, sizes: Sequence[int], columns: dict[str, np.ndarray]) -> Decided:
-        """Store one value a row in each of ``columns``: ``split``, ``label`` and, where there are folds, ``fold``."""
+        """Store one value a row in each of ``columns``: ``split``, ``label`` and ``fold``."""
         parts.write_table(work / "decided.arrow", columns)
         digest = hashlib.sha256(b"".join(values.tobytes() for values in columns.values())).hexdigest()
         return cls(work, (0, *np.cumsum(sizes).tolist()), digest)
@@ -201,7 +201,7 @@ class Bucket(engine.Part[Written]):
 
     def make(self) -> tuple[Written, dict[str, str]]:
         """Write the shards."""
-        vocabulary = vocabulary_of(self.root / VOCABULARY, self.key)
+        vocabulary = vocabulary_of(self.root, self.key)
         encoded, columns = self.rows()
         lengths = np.diff(encoded.offsets)
         rung = np.searchsorted(self.widths, lengths)
@@ -218,7 +218,8 @@ class Bucket(engine.Part[Written]):
                 if len(chosen):
                     of_fold = "" if fold == NO_FOLD else f"-f{fold:02d}"
                     path = f"{name}/{self.number:05d}{of_fold}-w{width:04d}.arrow"
-                    ids = padded(encoded, chosen, width, id_dtype(len(vocabulary)))
+                    few = arrays.take(encoded.ids, encoded.offsets, chosen)
+                    ids = arrays.padded(*few, width, id_dtype(len(vocabulary)))
                     info = write_shard(self.root, path, ids, lengths[chosen], *(columns[c][chosen] for c in KEPT))
                     infos.append(replace(info, fold=None if fold == NO_FOLD else int(fold)))
         return written, {info.path: info.sha256 for infos in written.shards.values() for info in infos}
@@ -230,7 +231,7 @@ class Bucket(engine.Part[Written]):
         pieces: list[dict[str, np.ndarray]] = []
         for number in range(len(self.decided.starts) - 1):
             stored = parts.load(self.decided.work, number)
-            known = {"fold": np.full(len(stored["key"]), NO_FOLD, np.int16), **self.decided.of(number)}
+            known = self.decided.of(number)
             first = int(np.searchsorted(stored["key"], np.uint64(low)))
             last = len(stored["key"]) if high >> 64 else int(np.searchsorted(stored["key"], np.uint64(high)))
             kept = first + np.flatnonzero(np.isin(known["split"][first:last], wanted))
@@ -275,7 +276,7 @@ def encode_all(
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
     for _ in workers.map(partial(lookup, decided.work, root, key), decided.groups(), what="lookup"):
         pass
-    progress = Progress("encode", len(label), unit="documents", screen=screen)
+    progress = Progress("encode", len(label), screen=screen)
     tasks = [
         Bucket(
             key,
@@ -296,15 +297,14 @@ def encode_all(
     return {name: sorted(infos[name], key=lambda info: info.path) for name in ALL_SPLITS if name in infos}, unknown
 
 
-@lru_cache(maxsize=1)
-def vocabulary_of(path: Path, key: str) -> Vocabulary:
+def vocabulary_of(root: Path, key: str) -> Vocabulary:
     """The vocabulary, which a worker reads once per run; ``key`` changes with it."""
-    return Vocabulary.read(path)
+    return engine.kept(key, lambda: Vocabulary.read(root / VOCABULARY))
 
 
 def lookup(work: Path, root: Path, key: str, numbers: tuple[int, ...]) -> None:
     """Store the id of each distinct token of some parts, so that no bucket has to look it up again."""
-    vocabulary = vocabulary_of(root / VOCABULARY, key)
+    vocabulary = vocabulary_of(root, key)
     for number in numbers:
         path = ids_path(work, number, key)
         if not path.exists():
@@ -316,8 +316,3 @@ def lookup(work: Path, root: Path, key: str, numbers: tuple[int, ...]) -> None:
 def ids_path(work: Path, number: int, key: str) -> Path:
     """int32 per distinct token of a part: its id. The name says for which vocabulary."""
     return work / "parts" / f"{number:06d}-ids-{key[:16]}.npy"
-
-
-def padded(encoded: Encoded, rows: np.ndarray, width: int, dtype: np.dtype) -> Any:
-    """``[rows, width]``: the ids of some texts, 0 beyond their length."""
-    return arrays.padded(*arrays.take(encoded.ids, encoded.offsets, rows), width, dtype)

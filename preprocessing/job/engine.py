@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -30,15 +30,8 @@ LOADING = threading.Lock()
 """One thread at a time opens something: libraries behind it may not bear more."""
 
 
-class Counted(Protocol):
-    """What a part finds out says at least how many rows it holds."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-
-
-Result = TypeVar("Result", bound=Counted)
+Result = TypeVar("Result")
+"""What a part finds out, a dataclass with at least ``rows``: how many it holds."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +132,9 @@ def kept(key: object, open_it: Callable[[], Opened]) -> Opened:
 class Progress:
     """Reports one pass on stderr: a bar on a terminal, else one line every few seconds."""
 
-    def __init__(self, what: str, total: int, *, unit: str = "bytes", screen: Screen | None = None) -> None:
+    def __init__(self, what: str, total: int, *, screen: Screen | None = None) -> None:
         """``total`` is how many bytes, or documents, the pass will have worked through in the end."""
-        self.what, self.total, self.unit = what, total, unit
+        self.what, self.total = what, total
         self.screen = screen or Screen(errors=True)
         self.started = self.shown = time.monotonic()
         self.done = self.docs = self.skipped = 0
@@ -167,12 +160,11 @@ class Progress:
             self.screen.write([f"{self.what}: {share:4.0%}  {self.state(workers, now)}"])
 
     def state(self, workers: int, now: float) -> str:
-        """Documents (and megabytes) per second, the time left, and how many workers are alive."""
+        """Documents per second, the time left, and how many workers are alive."""
         elapsed = max(now - self.started, 1e-9)
         left = max(self.total - self.done, 0) * elapsed / self.done if self.done else None
-        rate = f"{self.docs / elapsed:,.0f} docs/s"
-        rate += f"  {self.done / elapsed / 1e6:.1f} MB/s" if self.unit == "bytes" else ""
-        return f"{rate}  ETA {'?' if left is None else duration(left)}  {counted(workers, 'worker')}"
+        eta = "?" if left is None else duration(left)
+        return f"{self.docs / elapsed:,.0f} docs/s  ETA {eta}  {counted(workers, 'worker')}"
 
     def close(self) -> None:
         """Remove the bar, and say how long the pass took."""

@@ -189,30 +189,21 @@ def is_current(
     return False
 
 
-def ours(root: Path) -> Iterator[Path]:
-    """The files of a dataset, the manifest first, and those that a killed process has left unfinished."""
+def is_ours(name: str) -> bool:
+    """Whether a name below the directory is that of a file of a dataset, or of one that a killed process has left."""
+    return OURS.fullmatch(atomic.final_of(name) or name) is not None
+
+
+def remove_files(root: Path, kept: Collection[str] = ()) -> None:
+    """Remove the files of a dataset, its manifest first, but those that are ``kept``; what else lies there stays."""
     for folder in (root, *(root / name for name in ALL_SPLITS)):
-        if folder == root or (folder.is_dir() and not folder.is_symlink()):
+        if folder.is_dir() and (folder == root or not folder.is_symlink()):
             for path in sorted(folder.iterdir()):
-                final = path.with_name(atomic.final_of(path.name) or path.name)
-                if OURS.fullmatch(final.relative_to(root).as_posix()) and path.is_file():
-                    yield path
-
-
-def remove_shards_but(root: Path, named: Collection[str]) -> None:
-    """Remove the shards of an earlier configuration, which the manifest does not name, and what is unfinished."""
-    kept = {root / name for name in (*named, VOCABULARY)}
-    for path in ours(root):
-        if path not in kept:
-            path.unlink()
-    for name in ALL_SPLITS:
-        remove_if_empty(root / name)
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Remove a folder that holds nothing; a link to one stays."""
-    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
-        folder.rmdir()
+                name = path.relative_to(root).as_posix()
+                if is_ours(name) and name not in kept and path.is_file():
+                    path.unlink()
+            if folder != root and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
@@ -224,7 +215,8 @@ def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
     if addresses.is_remote(config.output):
         if fresh:
             remote.publish(root, config.output)
-        discard(root, keep=True)
+        remove_files(root)
+        atomic.vanish(root / WORK)
         return None
     if fresh and root != target:
         shutil.copymode(target, root)
@@ -233,11 +225,11 @@ def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
     atomic.vanish(target / WORK)
     left = beside(target)
     if not is_left(left, target):
-        return f"{left}: kept: it holds files that are no part of a dataset" if root == left and left.is_dir() else None
+        return None
     if holds_work(left):
         return f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
     if root == left:
-        discard(left)
+        atomic.vanish(left)
     return None
 
 
@@ -261,27 +253,10 @@ def clear_leftovers(target: Path) -> None:
 
 def replaced(old: Path, target: Path) -> None:
     """Remove a dataset that another one has replaced; what else lay in its directory goes to the new one."""
-    remove_shards_but(old, ())
-    for path in sorted(old.iterdir()):
-        is_split = path.name in ALL_SPLITS and not path.is_symlink() and path.is_dir()
-        for one in sorted(path.iterdir()) if is_split else [path] if path.name not in (WORK, VOCABULARY) else []:
-            to = target / one.relative_to(old)
-            if not os.path.lexists(to):
-                to.parent.mkdir(exist_ok=True)
-                os.rename(one, to)
-    discard(old)
-
-
-def discard(root: Path, *, keep: bool = False) -> None:
-    """Remove a dataset or its beginnings: the manifest first, and last what says that the directory is ours.
-
-    What else lies there stays, and the directory with it, as it does if ``keep`` says so.
-    """
-    for path in list(ours(root)):
-        path.unlink()
-    for name in ALL_SPLITS:
-        remove_if_empty(root / name)
-    if not keep and [path.name for path in root.iterdir()] == [WORK]:
-        atomic.vanish(root)
-    elif (root / WORK).is_dir():
-        atomic.vanish(root / WORK)
+    for path in sorted(old.rglob("*")):
+        name = path.relative_to(old)
+        ours = is_ours(name.as_posix()) or (atomic.final_of(name.parts[0]) or name.parts[0]) == WORK
+        if not ours and (path.is_symlink() or not path.is_dir()) and not os.path.lexists(target / name):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, target / name)
+    atomic.vanish(old)

@@ -10,7 +10,6 @@ whole corpus therefore needs no exchange between workers, and its result does no
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -67,8 +66,7 @@ class TokenizedPart(engine.Part[Summary]):
 
     number: int
     part: sources.Part
-    pipeline: str
-    """The text pipeline as JSON."""
+    pipeline: TextPipeline
     seed: int
 
     result: ClassVar[type] = Summary
@@ -81,15 +79,13 @@ class TokenizedPart(engine.Part[Summary]):
             for name in OTHERS & content["file"][section].keys():
                 del content["file"][section][name]
         key = hashlib.sha256(repr((VERSION, content, pipeline.hash, seed)).encode()).hexdigest()
-        folder, text = work / "parts", json.dumps(pipeline.to_json())
-        return cls(key, folder, folder / f"{number:06d}.json", part.bytes, number, part, text, seed)
+        folder = work / "parts"
+        return cls(key, folder, folder / f"{number:06d}.json", part.bytes, number, part, pipeline, seed)
 
     def make(self) -> tuple[Summary, dict[str, str]]:
         """Store the rows in the order of their keys, and the distinct tokens."""
         piece = rows.read(self.part)
-        pipeline = self.pipeline
-        tokenizer = engine.kept(pipeline, lambda: Tokenizer(TextPipeline.from_json(json.loads(pipeline))))
-        tokens = tokenizer(piece.texts)
+        tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(piece.texts)
         keys = shuffle_keys(self.seed, piece.row)
         order = np.argsort(keys, kind="stable")
         codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
@@ -120,14 +116,9 @@ class TokenizedPart(engine.Part[Summary]):
 
 def scan(files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
     """Count and cut every file of the source."""
-    found = workers.map(partial(scan_file, work / UNPACKED), enumerate(files), what="scan")
-    plans = {number: plan for (number, _), plan in found}
-    return [plans[number] for number in range(len(files))]
-
-
-def scan_file(stage: Path, task: tuple[int, sources.File]) -> Plan:
-    """Count and cut one file."""
-    return sources.scan(task[1], stage)
+    found = workers.map(partial(sources.scan, stage=work / UNPACKED), files, what="scan")
+    plans = {id(file): plan for file, plan in found}
+    return [plans[id(file)] for file in files]
 
 
 def tokenize_all(

@@ -26,7 +26,6 @@ from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
-    ALL_SPLITS,
     UNLABELLED,
     UNLABELLED_NUMBER,
     VALIDATION_NUMBER,
@@ -49,7 +48,7 @@ from preprocessing.dataset.shards import (
 )
 from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
-from preprocessing.job.decisions import check_splits, decide, fold_rows
+from preprocessing.job.decisions import NO_FOLD, check_splits, decide, fold_rows
 from preprocessing.job.encode import Decided, count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.parts import Classes, Rows
@@ -107,9 +106,10 @@ class Job:
         classes = Classes.of(config.source, summaries)
         rows = Rows.of(stored, classes)
         decision, report = self.decide(rows, classes, plans)
-        columns = {"split": decision, "label": rows.label}
+        fold = np.full(len(decision), NO_FOLD, np.int16)
         if splits.folds:
-            columns["fold"], report["folds"] = fold_rows(rows, decision, splits.folds, config.seed, classes.names)
+            fold, report["folds"] = fold_rows(rows, decision, splits.folds, config.seed, classes.names)
+        columns = {"split": decision, "label": rows.label, "fold": fold}
         decided = Decided.write(self.work, [len(part["row"]) for part in stored], columns)
         counts = count_all(decided, self.workers, unlabelled=config.vocabulary.count_unlabelled)
         vocabulary = frozen(counts, config.vocabulary, self.base, self.screen)
@@ -134,7 +134,7 @@ class Job:
             provenance=provenance(recorded, plans, [task.part for task in tasks], summaries) | self.on_base,
             label_type=classes.type,
         )
-        output.remove_shards_but(self.root, {info.path for of_split in infos.values() for info in of_split})
+        output.remove_files(self.root, {VOCABULARY, *(info.path for of_split in infos.values() for info in of_split)})
         write_manifest(self.root, manifest)
         return manifest
 
@@ -160,8 +160,6 @@ class Job:
         if UNLABELLED in report:
             kept = int((decision == UNLABELLED_NUMBER).sum())
             lines.append(f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}")
-        elif self.config.source.has_unlabelled:
-            lines.append("unlabelled: every row has a label")
         validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
         for line in [*lines, *hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)]:
             self.screen.say(line)
@@ -182,13 +180,13 @@ def check_files(plans: list[Plan], rows: Rows) -> None:
     """Refuse a source, or files that it names for a split, of which no row is left. Raises ``DataError``."""
     ends = np.cumsum([plan.rows for plan in plans])
     left = np.bincount(np.searchsorted(ends, rows.row), minlength=len(plans))
-    for split in (None, *ALL_SPLITS):
-        files = [(plan, left[at]) for at, plan in enumerate(plans) if split in (None, plan.file.split)]
-        if files and not any(count for _, count in files):
+    for split in dict.fromkeys(plan.file.split for plan in plans):
+        files = [at for at, plan in enumerate(plans) if plan.file.split == split]
+        if not left[files].any():
             why = "every row is left out by source.where or source.neutral (or source.missing_label); loosen them"
-            if not any(plan.rows for plan, _ in files):
+            if not any(plans[at].rows for at in files):
                 why = f"holds no row; give it some, or leave it out of source.{split}_path"
-            raise DataError(f"{', '.join(plan.file.name for plan, _ in files)}: {why}")
+            raise DataError(f"{', '.join(plans[at].file.name for at in files)}: {why}")
 
 
 def locate(plans: list[Plan], row: int) -> str:

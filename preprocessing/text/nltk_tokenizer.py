@@ -46,26 +46,15 @@ _JOINED_CHARS = 1 << 16
 _BLANK_BESIDE_QUOTE = re.compile(r"""[^\S ]["']|'[^\S ]""")
 
 
-def versions(language: str, sentences: bool) -> dict[str, str]:
+def resources(spec: TextSpec) -> dict[str, str]:
     """What decides the tokens: NLTK's version and, for sentences, a hash of the Punkt model of the language."""
     import nltk
 
     found = {"nltk": str(nltk.__version__)}
-    if sentences:
-        resource = f"tokenizers/punkt_tab/{data.language_name(language)}"
-        folder = data.find_folder(resource, "punkt_tab")
-        found["punkt_tab"] = data.fingerprint(folder, _PUNKT_FILES)
+    if spec.tokenizer == "nltk":
+        resource = f"tokenizers/punkt_tab/{data.language_name(spec.language)}"
+        found["punkt_tab"] = data.fingerprint(data.find_folder(resource, "punkt_tab"), _PUNKT_FILES)
     return found
-
-
-def resources(spec: TextSpec) -> dict[str, str]:
-    """:func:`versions` for a specification."""
-    return versions(spec.language, sentences=spec.tokenizer == "nltk")
-
-
-def rules(spec: TextSpec) -> NLTKTokenizer:
-    """The rules of ``text.tokenizer: nltk`` and ``nltk_line``."""
-    return NLTKTokenizer(spec.language, spec.tokenizer == "nltk", spec.html, spec.lowercase)
 
 
 class NLTKTokenizer:
@@ -75,17 +64,19 @@ class NLTKTokenizer:
     :data:`_FINISHED`). For every text, the tokens of its surfaces together are what ``word_tokenize`` returns.
     """
 
-    def __init__(self, language: str, sentences: bool, strip_html: bool, lowercase: bool) -> None:
-        """Load the rules and, for ``sentences``, the Punkt model; raises :class:`DataError` when it is missing."""
-        versions(language, sentences)
+    def __init__(self, spec: TextSpec) -> None:
+        """Load the rules and, for ``nltk``, the Punkt model; raises :class:`DataError` when it is missing."""
+        resources(spec)
         from nltk.tokenize import word_tokenize
         from nltk.tokenize.destructive import NLTKWordTokenizer
+        from nltk.tokenize.punkt import PunktTokenizer
 
-        name = data.language_name(language)
+        sentences = spec.tokenizer == "nltk"
+        name = data.language_name(spec.language)
         self._rules: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
         self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, not sentences)
-        self._sentences = Sentences(_punkt(name)) if sentences else None
-        self._strip_html, self._lowercase = strip_html, lowercase
+        self._sentences = Sentences(PunktTokenizer(name)) if sentences else None
+        self._spec = spec
         self._studied = rules_hash(NLTKWordTokenizer) in _STUDIED
         self._closing = lru_cache(4096)(
             lambda closers: [_FINISHED + token for token in self._rules("x." + closers)[1:]]
@@ -96,7 +87,7 @@ class NLTKTokenizer:
         surfaces: list[str] = []
         offsets = [0]
         for text in texts.to_pylist():
-            self._cut(prepare(text, self._strip_html, self._lowercase), surfaces)
+            self._cut(prepare(text, self._spec.html, self._spec.lowercase), surfaces)
             offsets.append(len(surfaces))
         return pa.array(surfaces, pa.large_string()), np.array(offsets, np.int64)
 
@@ -183,12 +174,6 @@ def rules_hash(tokenizer: Any) -> str:
     ]  # fmt: skip
     written = repr([(rule.pattern, replacement) for rule, replacement in rules])
     return hashlib.sha256(written.replace("*+", "*").encode()).hexdigest()
-
-
-def _punkt(language: str) -> Any:
-    from nltk.tokenize.punkt import PunktTokenizer
-
-    return PunktTokenizer(language)
 
 
 _PLAIN = re.compile(r"[(\[\"]*([A-Za-z]{2,})")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from preprocessing.base.atomic import told
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.installed import load
+from preprocessing.base.installed import load, needed
 from preprocessing.base.untrusted import read_bytes
 from preprocessing.text.cleaning import nfc
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
@@ -49,8 +49,7 @@ def resolve(spec: TextSpec) -> TextPipeline:
 
     Raises :class:`DataError` when something is missing: what, where it was looked for, and the command that fetches it.
     """
-    removed = stop_words(spec.stop_words, spec.language, spec.lowercase, spec.keep_negations)
-    return TextPipeline(spec, removed, installed_resources(spec))
+    return TextPipeline(spec, stop_words(spec), installed_resources(spec))
 
 
 def installed_resources(spec: TextSpec) -> dict[str, str]:
@@ -80,37 +79,32 @@ def verify(pipeline: TextPipeline) -> None:
             )
 
 
-def package(name: str, distribution: str | None = None) -> Any:
-    """An optional package. Raises :class:`DataError` where it is not installed."""
-    try:
-        return __import__(name)
-    except ModuleNotFoundError as error:
-        what = distribution or name
-        raise DataError(f"the package {what} is not installed; run `pip install {what}`") from error
+def package(name: str) -> Any:
+    """An optional package. Raises :class:`ConfigError` where it is not installed."""
+    needed(name, "text")
+    return __import__(name)
 
 
-def is_negation(word: str, language: str) -> bool:
-    """Whether removing ``word`` could turn a sentence into its opposite. English includes every ``…n't``, ``dont``."""
-    return word in NEGATIONS[language].split() or (language == "en" and word.endswith(CONTRACTIONS))
-
-
-def stop_words(source: str, language: str, lowercase: bool, keep_negations: bool) -> tuple[str, ...]:
+def stop_words(spec: TextSpec) -> tuple[str, ...]:
     """The words to remove, sorted: NFC, with ``'`` for typographic apostrophes, lower case if tokens are.
 
-    ``source`` is none, nltk, stop-words, or the path of a UTF-8 file, one word a line. Raises :class:`DataError` when
-    the list cannot be had, :class:`ConfigError` when negations should be kept in a language whose negations we lack.
+    Raises :class:`DataError` when the list cannot be had, :class:`ConfigError` when negations should be kept in a
+    language whose negations we lack.
     """
-    if source == "none":
+    if spec.stop_words == "none":
         return ()
-    if keep_negations and language not in NEGATIONS:
-        known = ", ".join(sorted(NEGATIONS))
-        raise ConfigError(
-            f"keep_negations: the negations of language {language!r} are not known here (known: {known}); "
-            "set keep_negations to false and give a stop-word file without them"
-        )
-    words = {nfc(word.strip().replace("’", "'")) for word in read_stop_words(source, language)}
-    words = {nfc(word.lower()) if lowercase else word for word in words} - {""}
-    return tuple(sorted(word for word in words if not (keep_negations and is_negation(word.lower(), language))))
+    kept: list[str] = []
+    if spec.keep_negations:
+        if spec.language not in NEGATIONS:
+            known = f"known are {', '.join(sorted(NEGATIONS))}"
+            what = f"the negations of language {spec.language!r} are not known here; {known}"
+            mend = "set it to false and give a stop-word file without them"
+            raise ConfigError(f"text.keep_negations: {what}; {mend}")
+        kept = NEGATIONS[spec.language].split()
+    ends = CONTRACTIONS if kept and spec.language == "en" else ()
+    words = {nfc(word.strip().replace("’", "'")) for word in read_stop_words(spec.stop_words, spec.language)}
+    words = {nfc(word.lower()) if spec.lowercase else word for word in words} - {""}
+    return tuple(sorted(word for word in words if word.lower() not in kept and not word.lower().endswith(ends)))
 
 
 def read_stop_words(source: str, language: str) -> list[str]:
@@ -119,13 +113,12 @@ def read_stop_words(source: str, language: str) -> list[str]:
         folder = find_folder("corpora/stopwords", "stopwords")
         return read_file(folder, language_name(language)).decode().split("\n")
     if source == "stop-words":
-        lists = package("stop_words", "stop-words")
+        lists = package("stop_words")
         try:
             return list(lists.get_stop_words(language))
         except lists.StopWordError as error:
-            raise DataError(
-                f"the package stop-words has no list for language {language!r}; give a file instead"
-            ) from error
+            what = f"the package stop-words has no list for language {language!r}; give a file instead"
+            raise DataError(what) from error
     try:
         return read_bytes(source, MOST_BYTES).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

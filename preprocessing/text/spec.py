@@ -32,12 +32,12 @@ class TokenizerEntry:
 
 
 TOKENIZERS = {
-    "word": TokenizerEntry(rules="preprocessing.text.words:rules"),
+    "word": TokenizerEntry(rules="preprocessing.text.words:WordRules"),
     "nltk": TokenizerEntry(
-        rules="preprocessing.text.nltk_tokenizer:rules", resources="preprocessing.text.nltk_tokenizer:resources"
+        rules="preprocessing.text.nltk_tokenizer:NLTKTokenizer", resources="preprocessing.text.nltk_tokenizer:resources"
     ),
     "nltk_line": TokenizerEntry(
-        rules="preprocessing.text.nltk_tokenizer:rules", resources="preprocessing.text.nltk_tokenizer:resources"
+        rules="preprocessing.text.nltk_tokenizer:NLTKTokenizer", resources="preprocessing.text.nltk_tokenizer:resources"
     ),
 }
 """What ``text.tokenizer`` may be. Adding one is a line here and a file of its own; docs/extending.md shows it. A name

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import arrays
+from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import load
 from preprocessing.text import resources
@@ -137,32 +138,16 @@ class Tokenizer:
         codes: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
         used: list[np.ndarray] = []
-        for chunks, offsets in self._rounds(_checked(texts)):
-            encoded = chunks.dictionary_encode()
-            surfaces = pc.cast(encoded.chunk(0).dictionary, pa.binary()).to_pylist() if encoded.num_chunks else []
-            per_surface = self._numbers(surfaces)
-            numbers = np.concatenate([_NONE] + [part.indices.to_numpy() for part in encoded.chunks])
-            tokens, sizes = self._spell_out(per_surface[numbers])
+        for part in _slices(_checked(texts), ROUND_TEXTS, ROUND_BYTES):
+            split = [self._rules.split(piece) for piece in _slices(part, PIECE_TEXTS, PIECE_BYTES)]
+            encoded = pa.concat_arrays([surfaces for surfaces, _ in split]).dictionary_encode()
+            per_surface = self._numbers(encoded.dictionary.cast(pa.binary()).to_pylist())
+            tokens, sizes = self._spell_out(per_surface[encoded.indices.to_numpy()])
+            surfaces_of = np.concatenate([np.diff(offsets) for _, offsets in split])
             codes.append(tokens)
-            lengths.append(np.diff(offsets if sizes is None else _ends(sizes)[offsets]))
+            lengths.append(surfaces_of if sizes is None else np.diff(_ends(sizes)[_ends(surfaces_of)]))
             used.append(self._spell_out(per_surface)[0])
         return self._assemble(codes, lengths, used)
-
-    def _rounds(self, texts: pa.ChunkedArray) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
-        """Split piece by piece; yield the surfaces of some pieces at a time, as one chunked array."""
-        pieces: list[pa.Array] = []
-        offsets = [np.zeros(1, np.int64)]
-        num_texts = num_bytes = 0
-        for piece in _pieces(texts):
-            surfaces, ends = self._rules.split(piece)
-            pieces.append(surfaces)
-            offsets.append(ends[1:] + offsets[-1][-1])
-            num_texts, num_bytes = num_texts + len(piece), num_bytes + piece.nbytes
-            if num_texts >= ROUND_TEXTS or num_bytes >= ROUND_BYTES:
-                yield pa.chunked_array(pieces), np.concatenate(offsets)
-                pieces, offsets, num_texts, num_bytes = [], [np.zeros(1, np.int64)], 0, 0
-        if pieces:
-            yield pa.chunked_array(pieces), np.concatenate(offsets)
 
     def _numbers(self, surfaces: list[bytes]) -> np.ndarray:
         """int32, one per surface: a token's number, or less than 0 for several tokens or none."""
@@ -225,8 +210,8 @@ def _ends(sizes: np.ndarray) -> np.ndarray:
     return ends
 
 
-def _checked(texts: Texts) -> pa.ChunkedArray:
-    """Any of the accepted forms as a chunked large_string array without nulls."""
+def _checked(texts: Texts) -> pa.Array:
+    """Any of the accepted forms as one large_string array without nulls."""
     if isinstance(texts, str):
         raise TypeError("texts is one str; give a sequence of texts, such as [text]")
     if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
@@ -242,22 +227,19 @@ def _checked(texts: Texts) -> pa.ChunkedArray:
         raise DataError(f"text {row} is null; drop the row or give it a text")
     if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
         raise DataError(f"texts are of type {texts.type}, not string; check which column holds the text")
-    return texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([texts])
+    return one_chunk(texts).cast(pa.large_string())
 
 
-def _pieces(texts: pa.ChunkedArray) -> Iterator[pa.Array]:
-    """Slices of few enough texts and bytes; a longer text is a piece of its own."""
-    for chunk in texts.cast(pa.large_string()).chunks:
-        if not len(chunk):
-            continue
-        offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-        start = 0
-        while start < len(chunk):
-            fits = int(np.searchsorted(offsets, offsets[start] + PIECE_BYTES, side="right")) - 1
-            end = min(max(fits, start + 1), start + PIECE_TEXTS, len(chunk))
-            if offsets[end] - offsets[start] > MAX_TEXT_BYTES:
-                raise DataError(
-                    f"a text has {offsets[end] - offsets[start]:,} bytes; split texts over {MAX_TEXT_BYTES:,}"
-                )
-            yield chunk.slice(start, end - start)
-            start = end
+def _slices(texts: pa.Array, most_texts: int, most_bytes: int) -> Iterator[pa.Array]:
+    """Slices of so many texts and bytes at most; a longer text is a slice of its own."""
+    if not len(texts):
+        return
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    start = 0
+    while start < len(texts):
+        fits = int(np.searchsorted(offsets, offsets[start] + most_bytes, side="right")) - 1
+        end = min(max(fits, start + 1), start + most_texts, len(texts))
+        if (size := offsets[end] - offsets[start]) > MAX_TEXT_BYTES:
+            raise DataError(f"a text has {size:,} bytes; split texts over {MAX_TEXT_BYTES:,}")
+        yield texts.slice(start, end - start)
+        start = end

@@ -65,7 +65,11 @@ class VocabularyConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot hold a token, and what a base makes useless."""
-        check_bounds(self.min_count, self.max_size)
+        fits = self.min_count == "auto" or self.min_count >= 1
+        require(fits, "vocabulary.min_count", self.min_count, "at least 1, or auto")
+        least = len(RESERVED) + 1
+        expected = f"at least {least}: {', '.join(RESERVED)} and one token"
+        require(self.max_size >= least, "vocabulary.max_size", self.max_size, expected)
         require(self.base != "", "vocabulary.base", self.base, "the directory of a run, bundle or dataset, or null")
         if self.extend and self.base is None:
             raise ConfigError("vocabulary.extend: there is nothing to extend; name vocabulary.base")
@@ -90,14 +94,6 @@ class VocabularyConfig:
         return content
 
 
-def check_bounds(min_count: int | Literal["auto"], max_size: int | None) -> None:
-    """Raise :class:`ConfigError` for a vocabulary that no token could be in."""
-    require(min_count == "auto" or min_count >= 1, "vocabulary.min_count", min_count, "at least 1, or auto")
-    smallest = len(RESERVED) + 1
-    fits = max_size is None or max_size >= smallest
-    require(fits, "vocabulary.max_size", max_size, f"at least {smallest}: {', '.join(RESERVED)} and one token")
-
-
 def min_count_for(tokens: int) -> int:
     """What ``vocabulary.min_count: auto`` is for so many training tokens.
 
@@ -114,15 +110,12 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
     Ties are broken by the token's UTF-8 bytes, so the result does not depend on the order of counting. ``max_size``
     bounds the number of rows, ``<pad>`` and ``<unk>`` included; None means no bound. The count of ``<unk>`` is the
     number of occurrences left out. A token spelt like a reserved one gets no id of its own. Raises
-    :class:`ConfigError` for impossible bounds, :class:`DataError` when no token is left.
+    :class:`DataError` when no token is left.
     """
-    check_bounds(min_count, max_size)
     table = frequent(counts, min_count, without=pa.array(RESERVED, pa.large_string()))
     if not len(table):
-        raise DataError(
-            f"no token occurs min_count = {min_count} times or more among {len(counts.types):,} distinct tokens, so "
-            "the vocabulary would be empty; lower min_count, or check that texts and stop words are what you meant"
-        )
+        what = f"none of {len(counts.types):,} distinct tokens occurs {min_count} times or more"
+        raise DataError(f"{what}, so the vocabulary would be empty; lower vocabulary.min_count")
     if max_size is not None:
         table = table.slice(0, max_size - len(RESERVED))
     kept = table["count"].to_numpy().astype(np.int64)

@@ -132,21 +132,16 @@ def _drop_outer_apostrophes(kept: np.ndarray, inside: np.ndarray) -> None:
 class WordRules:
     """:func:`split` and :func:`words_of` as :class:`preprocessing.text.tokenizer.Rules`."""
 
-    def __init__(self, strip_html: bool, lowercase: bool) -> None:
-        self._strip_html, self._lowercase = strip_html, lowercase
+    def __init__(self, spec: TextSpec) -> None:
+        self._spec = spec
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
         """Chunks, see :func:`split`."""
-        return split(texts, self._strip_html, self._lowercase)
+        return split(texts, self._spec.html, self._spec.lowercase)
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """An ASCII chunk is a word as it stands."""
         return [
-            [surface.decode()] if surface.isascii() else words_of(decode(surface), self._lowercase)
+            [surface.decode()] if surface.isascii() else words_of(decode(surface), self._spec.lowercase)
             for surface in surfaces
         ]
-
-
-def rules(spec: TextSpec) -> WordRules:
-    """The rules of ``text.tokenizer: word``."""
-    return WordRules(spec.html, spec.lowercase)

@@ -8,7 +8,6 @@ import os
 import shutil
 import stat
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -62,12 +61,3 @@ def test_two_places_build_the_same_bytes(built: dict[str, dict[str, bytes]]) -> 
     here, there = built.values()
     assert sorted(path.rpartition(".")[2] for path in here) == ["gz", "whl"]
     assert here == there
-
-
-def test_the_source_distribution_builds_the_same_wheel(built: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
-    sdist, wheel = sorted(built["here"], key=lambda name: name.endswith(".whl"))
-    (tmp_path / sdist).write_bytes(built["here"][sdist])
-    with tarfile.open(tmp_path / sdist) as opened:
-        opened.extractall(tmp_path, filter="data")
-    (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    assert build(source, 0o022, {})[wheel] == built["here"][wheel]

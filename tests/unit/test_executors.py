@@ -85,7 +85,7 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert made() == list(range(6))
         new.clear()
         assert made() == []
-        assert "square: done in 0.0 s, 0 docs/s, 6 parts already done" in capsys.readouterr().err
+        assert "6 parts already done" in capsys.readouterr().err
         (tmp_path / "1.txt").write_text("2")
         (tmp_path / "2.txt").unlink()
         (tmp_path / "3.json").write_text("{")

@@ -16,7 +16,7 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.frames import Dataset
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.labels import in_order, typed_values
-from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
+from tests.corpora import Command, reviews, write_csv, write_jsonl
 
 pytestmark = pytest.mark.thorough
 
@@ -84,7 +84,7 @@ def test_the_order_of_classes(found: list[str], names: list[str]) -> None:
 def test_what_is_alike_and_what_is_rare_is_said(tmp_path: Path, command: Command) -> None:
     rows = [(text, ("Spam", "spam", "ham ", "ham")[at % 4]) for at, (text, _) in enumerate(reviews(80))]
     source = write_csv(tmp_path / "a.csv", [*rows, ("a text of its own", "odd")])
-    assert command.build(source, tmp_path / "out", "--source.part_mb", 0.001) == 0
+    assert command.build(source, tmp_path / "out") == 0
     assert read_manifest(tmp_path / "out").labels == ["Spam", "ham", "ham ", "odd", "spam"]
     assert "labels: 'Spam' and 'spam' differ only by case or spaces and stay apart; source.labels can" in command.err
     assert "labels: too few rows for every split: 'odd'" in command.err
@@ -126,18 +126,6 @@ def test_the_type_of_labels_is_no_part_of_the_fingerprint(tmp_path: Path, comman
     assert len({manifest.fingerprint for manifest in found}) == 1
 
 
-def test_the_type_of_labels_over_parts_of_json(tmp_path: Path, command: Command) -> None:
-    """What a part holds alone decides nothing: bytes are the same wherever the file is cut."""
-    texts = [text for text, _ in reviews(200)]
-    rows = [(text, (1 if at < 150 else 1.5) if at % 2 else 2.0) for at, text in enumerate(texts)]
-    source = write_jsonl(tmp_path / "a.jsonl", rows)
-    assert command.build(source, tmp_path / "a") == 0
-    assert command.build(source, tmp_path / "b", "--source.part_mb", 0.002) == 0
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    manifest = read_manifest(tmp_path / "a")
-    assert (manifest.labels, manifest.label_type) == (["1", "1.5", "2"], "float")
-
-
 def class_label(names: list[str]) -> dict[bytes, bytes]:
     """The metadata that Hugging Face's datasets write."""
     features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
@@ -163,13 +151,8 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
     )
 
 
-def test_neutral_is_a_number_and_a_number_needs_a_name(tmp_path: Path, command: Command) -> None:
-    texts = [text for text, _ in reviews(60)]
-    table = pa.table({"text": texts, "label": pa.array([float(at % 3) for at in range(60)])})
-    pq.write_table(table, tmp_path / "a.parquet")
-    assert command.build(tmp_path / "a.parquet", tmp_path / "out", "--source.neutral", "[1]") == 0, command.err
-    assert counts(tmp_path / "out") == {"0": 20, "2": 20}
-    named = table.set_column(1, "label", table["label"].cast("int64"))
-    pq.write_table(named.replace_schema_metadata(class_label(["bad", "good"])), tmp_path / "a.parquet")
+def test_a_number_needs_a_name(tmp_path: Path, command: Command) -> None:
+    table = pa.table({"text": [text for text, _ in reviews(60)], "label": [at % 3 for at in range(60)]})
+    pq.write_table(table.replace_schema_metadata(class_label(["bad", "good"])), tmp_path / "a.parquet")
     assert command.build(tmp_path / "a.parquet", tmp_path / "named") == 3
     assert "row 3: label 2 has no name: the file's metadata names 2 classes; correct it, or say" in command.err

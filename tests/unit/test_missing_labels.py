@@ -5,28 +5,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from padless import open_dataset
-from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, UNLABELLED
-from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.rows import Piece, read
-from preprocessing.corpus.sources import files, numbered, scan
+from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
 
-TEXTS = [f"text number {row} of these" for row in range(6)]
-LABELS = ["pos", None, "neg", "pos", None, "neg"]
-ROWS = list(zip(TEXTS, LABELS, strict=True))
+REVIEWS = reviews(120)
+OTHERS = [f"unseen {text}" for text, _ in reviews(150, seed=1)]
 
 
 @pytest.fixture
@@ -34,64 +25,28 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def pieces(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[Piece]:
-    """Every part of a source."""
-    found = resolved(list(files(SourceConfig(**options), splits or SplitConfig())))
-    return [read(part) for part in numbered([scan(file, stage) for file in found.files])]
-
-
-def rows_of(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[tuple[str, str | None, str | None]]:
-    """``(text, class, split)`` of a whole source."""
-    rows = []
-    for piece in pieces(stage, splits, **options):
-        classes = [None if label < 0 else piece.classes[label] for label in piece.label.tolist()]
-        named = [None if number < 0 else ALL_SPLITS[number] for number in piece.split]
-        rows += list(zip(piece.texts.to_pylist(), classes, named, strict=True))
-    return rows
-
-
-@pytest.mark.parametrize("kind", ["absent", "numbers"])
-def test_a_missing_label(kind: str, tmp_path: Path) -> None:
-    numbers = [np.nan if label is None else float(label == "pos") for label in LABELS]
-    path = str(tmp_path / ("r.jsonl" if kind == "absent" else "r.parquet"))
-    if kind == "absent":
-        rows = [{"text": text} | ({"label": label} if label else {}) for text, label in ROWS]
-        Path(path).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    else:
-        pq.write_table(pa.table({"text": TEXTS, "label": numbers}), path)
-    with pytest.raises(DataError, match=r"r\.\w+: row 2: (there is no label; fill it in|has no key 'label')"):
-        pieces(tmp_path, path=path)
-    names = {"pos": "1", "neg": "0"} if kind == "numbers" else {"pos": "pos", "neg": "neg"}
-    expected = [(text, names.get(str(label)), None if label else "unlabelled") for text, label in ROWS]
-    assert rows_of(tmp_path, path=path, missing_label="unlabelled") == expected
-    assert rows_of(tmp_path, path=path, missing_label="drop") == [row for row in expected if row[1]]
-    (piece,) = pieces(tmp_path, path=path, missing_label="drop")
-    assert piece.row.tolist() == [1, 3, 4, 6]
-
-
-def test_a_missing_label_in_a_labelled_split_is_named(tmp_path: Path) -> None:
+def test_a_missing_label_in_a_labelled_split_is_named(tmp_path: Path, command: Command) -> None:
     rows = [("a text", "pos", "train"), ("a text", "", "train"), ("a text", "neg", "train"), ("a text", "", "test")]
-    path = str(write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split")))
-    sentence = r"r\.csv: row 4: there is no label, but the split is test, which needs one; take the row out of it"
-    with pytest.raises(DataError, match=sentence):
-        pieces(tmp_path, SplitConfig(column="split"), path=path, missing_label="unlabelled")
-    assert len(rows_of(tmp_path, SplitConfig(column="split"), path=path, missing_label="drop")) == 2
+    source = write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split"))
+    assert command.build(source, tmp_path / "out", "--source.missing_label", "unlabelled") == 3
+    assert "r.csv: row 4: there is no label, but the split is test, which needs one; take the row out" in command.err
 
 
-@pytest.mark.parametrize("said", ["unsupervised", "rest"])
-def test_a_column_of_splits_may_say_that_there_is_no_label(said: str, tmp_path: Path) -> None:
-    rows = [("one text", "0", "train"), ("one more", "1", "train"), ("unread", "-1", said)]
-    path = str(write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split")))
-    splits = SplitConfig(column="split", names={"unlabelled": ["rest"]} if said == "rest" else {})
-    expected = [("one text", "0", "train"), ("one more", "1", "train"), ("unread", None, "unlabelled")]
-    assert rows_of(tmp_path, splits, path=path, missing_label="unlabelled") == expected
-    assert rows_of(tmp_path, splits, path=path, missing_label="drop") == expected[:2]
+def test_a_missing_label_and_what_a_column_of_splits_says(tmp_path: Path, command: Command) -> None:
+    """``unsup`` in a column of splits, an absent key: rows of the split unlabelled, or left out."""
+    rows = [{"text": text, "label": label, "split": "train"} for text, label in REVIEWS]
+    rows[1]["split"] = "unsup"
+    del rows[3]["label"]
+    (tmp_path / "r.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    more = ("--splits.validation", 0, "--splits.test", 0, "--source.missing_label")
+    for policy, left in (("unlabelled", {"train": 118, "unlabelled": 2}), ("drop", {"train": 118})):
+        out = tmp_path / policy
+        assert command.build(tmp_path / "r.jsonl", out, *more, policy) == 0, command.err
+        manifest = read_manifest(out)
+        assert {name: manifest.rows(name) for name in manifest.splits} == left
 
 
 # A split of their own.
-
-REVIEWS = reviews(120)
-OTHERS = [f"unseen {text}" for text, _ in reviews(150, seed=1)]
 
 
 @pytest.fixture

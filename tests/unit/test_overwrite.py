@@ -48,16 +48,6 @@ def beside(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out."))
 
 
-def test_a_corpus_that_is_refused_leaves_the_old_dataset(out: Path, tmp_path: Path, command: Command) -> None:
-    before = contents(out)
-    of_one_label = write_csv(tmp_path / "one.csv", [(text, "positive") for text, _ in reviews(60)])
-    assert command.build(of_one_label, out, "--overwrite", "true") == 3
-    assert "a classifier needs two classes" in command.err
-    found = contents(out)
-    assert found.pop(".work/lock")  # who held it: new, and no part of the dataset
-    assert found == before
-
-
 def test_a_full_disk_leaves_the_old_dataset_and_the_job_goes_on(
     out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

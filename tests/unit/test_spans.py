@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preprocessing.text.encoder import spans_of
 from preprocessing.text.resources import resolve
-from preprocessing.text.spans import spans_of
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 

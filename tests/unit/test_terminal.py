@@ -123,7 +123,7 @@ def test_lines(clock: list[float]) -> None:
         shown.tick(2)
     shown.close()
     assert stream.getvalue().splitlines() == [
-        "tokenize:  25%  500 docs/s  2.0 MB/s  ETA 15s  2 workers",
-        "tokenize:  50%  500 docs/s  2.0 MB/s  ETA 10s  2 workers",
+        "tokenize:  25%  500 docs/s  ETA 15s  2 workers",
+        "tokenize:  50%  500 docs/s  ETA 10s  2 workers",
         "tokenize: done in 10.0 s, 500 docs/s",
     ]
