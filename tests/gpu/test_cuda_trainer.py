@@ -24,7 +24,7 @@ from harness.training.run import RankRequest, RankRequests, choose_micro_batch, 
 from harness.training.trainer import Milestones, State, Trainer
 from harness.training.writer import Checkpointer
 from tests.checkpoints import state_of
-from tests.gpu.device import DEVICE, ON_CUDA, cuda_alone, needs, on_device
+from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, cuda_alone, needs, on_device
 from tests.ranks import run_ranks
 from tests.trainers import (
     all_steps,
@@ -42,7 +42,7 @@ STEPS = 6
 
 
 def configuration(data: Path, run: Path, **keys: object) -> RunConfig:
-    given = {"precision": "fp32", "global_batch": 32, "epochs": 2, "model": SHAPE, **keys}
+    given = {"precision": "fp32", "global_batch": REVIEWS // 12, "epochs": 2, "model": SHAPE, **keys}
     return RunConfig(data=str(data), run=str(run), device=DEVICE, **given)
 
 

@@ -163,8 +163,10 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Questions]:
     HEARTBEAT.in_loop, HEARTBEAT.step = False, 0
 
 
-PLACES = {"trainer.py:__init__", "optim.py:_act", "throughput.py:plain"}
-"""Where the host waits for the device."""
+PLACES = {"trainer.py:__init__", "trainer.py:log", "optim.py:_act", "throughput.py:plain"}
+"""Where a training waits for the device: in no step."""
+MEASURED = {"scoring.py", "bundle.py"}
+"""Files that read from it at a validation."""
 
 
 @pytest.mark.parametrize(("task", "recurrence"), [("classifier", "padded"), ("language_model", "packed")])
@@ -195,4 +197,5 @@ def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path:
     assert run.trainer.step == run.trainer.total_steps
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) >= 2
     assert questions.unseen == set()
-    assert questions.all == PLACES, "the host waits nowhere else, in no step"
+    places = {place.replace("<listcomp>", "_act") for place in questions.all}  # which has a name of its own until 3.12
+    assert {place for place in places if place.partition(":")[0] not in MEASURED} == PLACES
