@@ -51,7 +51,7 @@ def test_the_processes_of_a_machine_share_its_memory(tmp_path: Path, monkeypatch
     parameters = parameters_of(config, manifest)
     monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 4 * 16 * parameters)
     check_data(config, 8, here=4)  # on two machines
-    with pytest.raises(ConfigError, match="parameters take .* in each of 8 processes"):
+    with pytest.raises(ConfigError, match=r"parameters take .* in each of 8 processes"):
         check_data(config, 8, here=8)
     monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 2 * 4 * parameters)
     unknown = RunConfig(data=str(tmp_path), device="auto", global_batch=16)  # all draw their weights here first
