@@ -41,11 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_odd_path_gets_one_sentence(
-    option: str, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("harness.inference.rows.PIPE_TIMEOUT_S", 0)
-    monkeypatch.setattr("harness.inference.rows.NOTICE_AFTER_S", 0)
+def test_an_odd_path_gets_one_sentence(option: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     main, line = OPTIONS[option]
     not_utf8 = os.fsdecode(os.fsencode(folder) + b"/caf\xe9")
     long, broken = str(folder / ("x" * 300)), str(folder / "a\nerror: all is well")
