@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,17 +90,6 @@ def test_nothing_left_unknown_and_very_long(run: Path) -> None:
     long = model.explain("w1 superb " * 10_000)
     assert (len(long.tokens), long.num_tokens) == (64, 20_000)
     assert long.summary[2:] == ["the model has read 64 of 20,000 words"]
-
-
-def test_what_cannot_be_explained(run: Path) -> None:
-    model, nothing = padless.load(run), cast(Any, None)
-    with pytest.raises(padless.UserError, match="is not a text; explain takes one"):
-        model.explain(nothing)
-    names = ", ".join(model.classes_)
-    with pytest.raises(padless.UserError, match=rf"^label: the model has no class 'other'; it has {names}$"):
-        model.explain("a", "other")
-    with pytest.raises(padless.UserError, match=f"did you mean '{model.classes_[0]}'"):
-        model.explain("a", model.classes_[0] + "s")
 
 
 def test_in_a_file_words_have_numbers(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
