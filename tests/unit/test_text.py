@@ -76,15 +76,6 @@ def test_what_the_user_reads_in_the_documentation(text: str, expected: list[str]
     assert WORDS[True, True]([text]).to_lists() == [expected]
 
 
-@pytest.mark.parametrize("number", [108, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_hostile_texts_batch_single_and_reference(number: int) -> None:
-    texts = hostile_texts(number)
-    batch = WORDS[True, True](texts).to_lists()
-    assert [WORDS[True, True]([text]).to_lists()[0] for text in texts] == batch
-    assert [plain.tokens(text) for text in texts[:-8]] == batch[:-8]
-    assert [len(tokens) for tokens in batch[-8:]] == [1, 1, 1, 0, 0, 0, 0, 0]
-
-
 EVERY = [1000, pytest.param(10, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.night)]
 
 
