@@ -23,8 +23,7 @@ from torch import nn
 
 from benchmarks.measuring import alternate, check_sizes, one_core, read_frame, result, show
 from benchmarks.text import notebook
-from harness.inference.engines import open_scorer, scorer_class
-from harness.inference.scorer import Scorer
+from harness.inference.scorer import Scorer, open_scorer, scorer_class
 from preprocessing.base.errors import DataError, require
 from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec

@@ -99,7 +99,7 @@ COMMANDS = (
     ),
     Command(
         name="evaluate",
-        summary="How good a run is on new labelled rows; what has drifted.",
+        summary="How good a run is on new labelled rows, or on a split.",
         main="harness.evaluate:here",
         config="harness.inference.config:EvaluateConfig",
     ),
@@ -114,7 +114,7 @@ COMMANDS = (
     Command(
         name="export",
         summary="A run as a folder to hand on: weights, ONNX, model card.",
-        main="harness.export.command:main",
+        main="harness.export.folder:main",
         config="harness.export.config:ExportConfig",
         words=Words(spelling="RUN", noun="run", takes="one run directory"),
         example="python -m harness export runs/mine --output exports/mine --onnx --int8",

@@ -31,14 +31,12 @@ def main(argv: list[str]) -> int:
 
 def here(config: EvaluateConfig) -> None:
     """Evaluate on new labelled rows, in this process, or on a split of a dataset."""
-    if config.data is None:
-        from harness.inference.new_rows import evaluate_input
-
-        evaluate_input(config)
-        return
-    from harness.inference.evaluation import evaluate
+    from harness.inference.evaluation import evaluate, evaluate_input
     from harness.ranks.session import open_session
 
+    if config.data is None:
+        evaluate_input(config)
+        return
     with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
         evaluate(config, session)
 

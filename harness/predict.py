@@ -13,9 +13,9 @@ from preprocessing.base.help_page import Page
 
 PROG = "accelerate launch -m harness.predict"
 PAGE = Page(
-    usage=f"{PROG} --run RUN --input FILES --output FOLDER/ [--key …]",
+    usage=f"{PROG} --run RUN --input FILES --output FILE [--key …]",
     about=PredictConfig.__doc__ or "",
-    example=f"{PROG} --run runs/mine --input 'new/*.parquet' --output predicted/",
+    example=f"{PROG} --run runs/mine --input 'new/*.parquet' --output predicted.parquet",
 )
 
 

@@ -80,10 +80,6 @@ class SourceConfig:
             require(all(addresses), f"source.{name}", value, "addresses that are not empty")
             object.__setattr__(self, name, addresses)
         require(bool(self.path), "source.path", self.path, "at least one file, glob or folder")
-        for name in ("path", "validation_path", "test_path"):
-            for address in getattr(self, name):
-                if address in self.unlabelled_path:
-                    raise ConfigError(f"source.unlabelled_path: {address!r} {also_labelled(name)}")
         object.__setattr__(self, "neutral", [self.neutral] if isinstance(self.neutral, str) else list(self.neutral))
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
         if self.text_column == self.label_column != AUTO:
@@ -123,12 +119,6 @@ class SourceConfig:
     def has_unlabelled(self) -> bool:
         """Whether there may be rows without labels."""
         return bool(self.unlabelled_path) or self.missing_label == UNLABELLED
-
-
-def also_labelled(name: str) -> str:
-    """What is wrong with an address in ``unlabelled_path`` that is in ``source.<name>`` too, and what to do."""
-    hint = "for rows of it that have no label, set source.missing_label to unlabelled"
-    return f"is also in source.{name}; take it out of one of the two ({hint})"
 
 
 def known_encoding(name: str) -> str:

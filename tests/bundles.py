@@ -10,7 +10,7 @@ import torch
 
 from harness.config import ModelConfig, to_dict
 from harness.inference.bundle import write_bundle
-from harness.inference.engines import open_scorer
+from harness.inference.scorer import open_scorer
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import BundleInfo, write_info, write_vocabulary
 from harness.rundir.layout import BUNDLE

@@ -421,8 +421,8 @@ def preload() -> None:
 
     names = "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure"
     names += " pyarrow.parquet jinja2 onnx onnxruntime msgspec harness.train"
-    names += " harness.training.assembly harness.report.sinks harness.inference.predict harness.export.command"
-    names += " harness.inference.new_rows harness.inference.evaluation harness.inference.labelling"
+    names += " harness.training.assembly harness.report.sinks harness.inference.predict harness.export.folder"
+    names += " harness.inference.evaluation harness.inference.labelling"
     names += " preprocessing.job.pipeline"
     for name in names.split():
         with warnings.catch_warnings():

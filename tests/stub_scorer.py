@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from harness.inference import engines, parts, predict
+from harness.inference import predict, scorer
 from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
 from harness.scores.metrics import probabilities
+from preprocessing.job import engine
 from preprocessing.text.vocabulary import UNK
 
 LABELS = ["bad", 'good, or "fine"']
@@ -49,10 +50,6 @@ class Stub:
         """Three to one, for or against."""
         return np.array([LOGIT if len(ids) % 2 == 0 else -LOGIT for ids in encoded])
 
-    def exact(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """Other odds, so that there is a difference."""
-        return self.score(encoded) * 2
-
     def predict(self, encoded: list[np.ndarray]) -> dict[str, Any]:
         """The columns of some texts."""
         logits = self.score(encoded)
@@ -62,9 +59,9 @@ class Stub:
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns what its bundle says of itself, to be changed."""
     info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", **FACTS)
-    monkeypatch.setitem(engines.ENGINES, "torch", f"{__name__}:Stub")
-    monkeypatch.setattr(parts, "KEPT", SimpleNamespace())
+    monkeypatch.setitem(scorer.ENGINES, "torch", f"{__name__}:Stub")
+    monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
     monkeypatch.setattr(predict, "read_info", lambda directory: info)
-    for module in (engines, predict):
+    for module in (scorer, predict):
         monkeypatch.setattr(module, "engine_of", lambda directory, engine: "torch")
     return info

@@ -3,58 +3,30 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.baseline.results import read_results
-from harness.export.config import ExportConfig
-from harness.rundir.bundle_files import EXPORT, INT8, ONNX, BundleInfo, bundle_directory
-from harness.rundir.layout import BUNDLE, CONFIG, holds_run
-from harness.rundir.metrics_log import read_log
+from harness.export.config import ExportConfig, Place
+from harness.rundir.bundle_files import INT8, ONNX, BundleInfo
+from harness.rundir.layout import CONFIG
 from harness.rundir.records import read_config, read_environment
 from harness.rundir.results import read_measured
 from harness.rundir.training_facts import read_training
 from harness.scores.figures import FIGURES, title_of
-from harness.scores.intervals import wilson
 from harness.scores.tables import interval
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
-from preprocessing.base.split_names import TRAIN, VALIDATION
-from preprocessing.base.terminal import markdown, markdown_code, percent, printable, public
-from preprocessing.dataset.shards import MANIFEST, read_manifest
+from preprocessing.base.split_names import TRAIN
+from preprocessing.base.terminal import markdown, markdown_code, percent, printable
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
 """Figures that the hub knows, by the same names."""
 CLASSES, WEAKEST = 30, 3
 """Classes that a table shows, and groups of rows."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """What was named on the command line."""
-
-    bundle: Path
-    run: Path | None
-    """The run directory around the bundle, if there is one."""
-
-    @classmethod
-    def of(cls, named: Path) -> Place:
-        """Run and bundle of a path; a bundle in its run is known as that run's."""
-        bundle = bundle_directory(named)
-        around = bundle.parent if bundle.name == BUNDLE else bundle
-        return cls(bundle, around if holds_run(around) else None)
-
-    @property
-    def name(self) -> str:
-        """What the model is called unless the user says otherwise."""
-        return (self.run or self.bundle).resolve().name
-
-    @property
-    def is_export(self) -> bool:
-        """Whether it is an export folder already."""
-        return (self.bundle / EXPORT).is_file()
 
 
 @dataclass(frozen=True)
@@ -66,60 +38,25 @@ class Records:
     splits: dict[str, Any]
     """Rows, classes and lengths of each split."""
     figures: dict[str, Any]
-    """On the test split, or else on validation; with intervals where an evaluation has been made."""
+    """Of an evaluation of these weights on the test split, or else on validation."""
     linear: dict[str, Any]
     """Figures of the linear model on the same split, if they were made and the dataset is still there."""
-    sources: list[dict[str, Any]]
-    """Files of the corpus: name without folders, rows, sha256; empty where the dataset is gone."""
 
     @classmethod
     def read(cls, place: Place, info: BundleInfo) -> Records:
         """Everything that is there. Raises ``DataError`` for a damaged file of the run."""
-        run = place.run
-        config = read_config(run) if run is not None and (run / CONFIG).is_file() else {}
         splits = (read_training(place.bundle, info.dataset) or {}).get("splits", {})
-        figures = figures_of(run, info, splits) if run is not None else {}
-        environment = read_environment(run) if run is not None else {}
-        return cls(config, environment, splits, figures, *of_dataset(config.get("data"), info, figures.get("split")))
-
-
-def figures_of(run: Path, info: BundleInfo, splits: dict[str, Any]) -> dict[str, Any]:
-    """The figures of these weights: of an evaluation, or else the line of the validation that chose them."""
-    measured = read_measured(run)
-    if measured is not None:
-        figures = measured.figures
-        if (figures.get("dataset"), figures.get("step")) == (info.dataset, info.step):
-            return {**figures, "split": measured.split}
-    lines = [line for line in read_log(run) if line.get("kind") == VALIDATION and line.get("step") == info.step]
-    rows = splits.get(VALIDATION, {}).get("rows")
-    if not lines or not rows or not isinstance(lines[-1].get("accuracy"), float):
-        return {}
-    bounds = wilson(round(lines[-1]["accuracy"] * rows), rows)
-    return {**lines[-1], "split": VALIDATION, "rows": rows, "intervals": {"accuracy": bounds}}
-
-
-def of_dataset(data: str | None, info: BundleInfo, split: str | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The linear model's figures on a split, and the files of the corpus; none where the dataset is gone, another one
-    or damaged: the card does without.
-    """
-    if data is None or not Path(data, MANIFEST).is_file():
-        return {}, []
-    try:
-        manifest = read_manifest(data)
-        linear = read_results(data, info.dataset).get(split or "", {})
-    except DataError:
-        return {}, []
-    if manifest.fingerprint != info.dataset:
-        return {}, []
-    sources = [
-        {
-            "name": Path(public(str(source.get("name")))).name,
-            "rows": source.get("rows"),
-            "sha256": source.get("fingerprint", {}).get("sha256"),
-        }
-        for source in manifest.provenance.get("sources", [])
-    ]
-    return linear, sources
+        if place.run is None:
+            return cls({}, {}, splits, {}, {})
+        config = read_config(place.run) if (place.run / CONFIG).is_file() else {}
+        figures: dict[str, Any] = {}
+        linear: dict[str, Any] = {}
+        measured = read_measured(place.run)
+        if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
+            figures = {**measured.figures, "split": measured.split}
+            with suppress(DataError):
+                linear = read_results(config.get("data", ""), info.dataset).get(measured.split, {})
+        return cls(config, read_environment(place.run), splits, figures, linear)
 
 
 def render(

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of ``export``. Nothing here imports torch."""
+"""Options of ``export``, and the run or bundle that it is of. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-from preprocessing.base.errors import ConfigError, require
+from harness.rundir.bundle_files import bundle_directory
+from harness.rundir.layout import BUNDLE, holds_run
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.schema import AtLeast1
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -32,17 +36,32 @@ class ExportConfig:
     """What the model card calls the model; null: the name of the run's folder."""
     push: str | None = None
     """Repository of the hub to upload the folder to, as in OWNER/NAME; one that is new is made private."""
-    batch: int = 64
+    batch: AtLeast1 = 64
     """Rows computed at once."""
     quiet: bool = False
     """Say nothing but errors."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is something to do."""
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
         if self.output is None and self.push is None:
             raise ConfigError("output: missing: name the folder to write, as in --output exports/mine")
         if self.push is not None and not REPOSITORY.fullmatch(self.push):
             raise ConfigError(f"push: {self.push!r} names no repository of the hub; it is OWNER/NAME")
         if self.data is not None and not self.int8:
             raise ConfigError("data: only --int8 is measured on a dataset; leave --data out, or add --int8")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What was named on the command line."""
+
+    bundle: Path
+    run: Path | None
+    """The run directory around the bundle, if there is one."""
+
+    @classmethod
+    def of(cls, named: Path) -> Place:
+        """Run and bundle of a path; a bundle in its run is known as that run's."""
+        bundle = bundle_directory(named)
+        around = bundle.parent if bundle.name == BUNDLE else bundle
+        return cls(bundle, around if holds_run(around) else None)

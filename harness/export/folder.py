@@ -1,25 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder that can be handed on: written beside its name, hashed, and then given the name."""
+"""``padless export RUN --output DIR``: a folder that can be handed on, and pushed to the hub.
+
+It is written beside its name, hashed, and then given the name. Its ONNX forms are held against what they are made of:
+fp32 against torch, int8 on the validation split. The token of the hub is huggingface_hub's own: ``hf auth login``, or
+HF_TOKEN.
+"""
 
 from __future__ import annotations
 
 import shutil
+import time
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.export.card import Place, Records, render
-from harness.export.config import ExportConfig
-from harness.export.forms import compare, cost_of, dataset_for, quantized
+import numpy as np
+
+from harness.export.card import Records, render
+from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
-from harness.inference.bundle import Bundle, read_bundle
-from harness.inference.onnx_scorer import session_of
+from harness.inference.bundle import Bundle, logits_of, read_bundle, same_text
+from harness.inference.onnx_scorer import onnx_logits, session_of
+from harness.inference.scorer import SCHEME, hush_bars, in_batches
+from harness.model.classifier import Classifier
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
+    EXPORT,
+    IDS,
     INT8,
+    LENGTHS,
     OF_BUNDLE,
     ONNX,
+    PROBABILITIES,
+    BundleInfo,
     ExportInfo,
     facts_of,
     identity,
@@ -28,11 +44,84 @@ from harness.rundir.bundle_files import (
     write_info,
 )
 from harness.rundir.training_facts import FILE as TRAINING
+from harness.scores.calibration import Decision
+from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import TMPDIR, storing, temporary_folder
+from preprocessing.base.errors import ConfigError, DataError, StorageError
 from preprocessing.base.installed import VERSION, needed
+from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import Screen, public
-from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.text.vocabulary import UNK
+
+MOST = 1e-4
+"""The greatest difference of a probability with which an export is whole."""
+RANDOM_BATCHES, MOST_ROWS = 8, 48
+FEW = 40
+"""Half of the random texts are made of so many ids, so that words and pairs come again within a text."""
+OPERATORS = ["LSTM", "Gather", "MatMul"]
+"""What is quantized: recurrent layers, as far as ONNX Runtime can (no GRU), the embedding and the wide part's table."""
+READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
+"""What the quantizer looks for in a graph; without it, it warns that a graph should be shortened first. This one is."""
+
+
+def main(config: ExportConfig, words: list[str]) -> int:
+    """Write an export folder, and push it if that was asked for."""
+    named, screen = words[0], Screen(quiet=config.quiet)
+    if named.startswith(SCHEME):
+        raise ConfigError(f"{named}: is exported already; name the run that it came from")
+    place = Place.of(Path(named))
+    is_export = (place.bundle / EXPORT).is_file()
+    folder = place.bundle if config.output is None else Path(config.output)
+    if config.output is None and not is_export:
+        raise ConfigError(f"output: missing: {place.bundle} is no export folder yet; name the folder to write")
+    if config.output is not None and (folder.exists() or folder.is_symlink()):
+        raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
+    if config.output is not None and is_export:
+        raise ConfigError(f"{place.bundle}: is an export already; name the run that it came from")
+    check_push(config.push)
+    if config.output is None:
+        read_bundle(folder)  # which holds its files against its index
+    else:
+        write(config, place, folder, screen)
+    if config.push is not None:
+        screen.say(f"pushed: {push(folder, config.push)}")
+    return 0
+
+
+def check_push(repository: str | None) -> None:
+    """Raise ``ConfigError``, before anything is written, where there is no library or no token to push with."""
+    if repository is not None:
+        needed("huggingface_hub", f"--push {repository}", "hub")
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise ConfigError("--push: no token of the hub; log in with `hf auth login`, or set HF_TOKEN")
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload an export folder in one commit; the address of it. A repository that is new is made private.
+
+    Raises ``StorageError`` where the hub does not take it.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        hush_bars()
+        with warnings.catch_warnings():
+            # old versions take the vocabulary, an .arrow file, for somebody's data
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+            commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
+    except Exception as error:  # its errors share no class, and nothing of ours is called
+        said = " ".join(str(error).split())[:300]
+        again = f"`padless export {folder} --push {repository}` tries again"
+        raise StorageError(
+            f"--push {repository}: the hub did not take it ({said}); {folder} is whole: {again}"
+        ) from None
+    return str(commit.commit_url)
 
 
 def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
@@ -62,7 +151,7 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
         names = sorted(path.name for path in temporary.iterdir())
         files = {name: facts_of(temporary / name, **measured.get(name, {})) for name in names}
         write_export(temporary, ExportInfo(seal, info.weights_sha256, files, padless=VERSION))
-        name = config.name or (config.push or place.name).rpartition("/")[2]
+        name = config.name or (config.push or (place.run or place.bundle).resolve().name).rpartition("/")[2]
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
         atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, files))
     screen.say(f"written to {folder}: {', '.join([*files, CARD])}")
@@ -106,3 +195,96 @@ def write_forms(
         )
         found[INT8] = {"precision": "int8", "cost": cost}
     return found
+
+
+def compare(
+    model: Classifier, session: Any, decision: Decision, vocabulary_size: int, longest: int, batch_rows: int
+) -> dict[str, Any]:
+    """Hold an ONNX Runtime session against torch on random ids: every length up to ``longest``, then mixed batches.
+
+    Returns the greatest ``difference`` of a probability, over how many ``texts``, and the ``longest`` one. Raises
+    ``DataError`` where one differs by more than ``MOST``, or is no number.
+    """
+    random = np.random.default_rng(0)
+
+    def drawn(lengths: np.ndarray) -> list[np.ndarray]:
+        tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
+        return [random.integers(UNK, top, length).astype(np.int32) for top, length in zip(tops, lengths, strict=True)]
+
+    def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
+        found: np.ndarray = session.run([PROBABILITIES], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
+        return found
+
+    batches = [drawn(np.arange(1, longest + 1))]
+    sizes = (random.integers(1, MOST_ROWS + 1) for _ in range(RANDOM_BATCHES))
+    batches += [drawn(random.integers(1, longest + 1, size)) for size in sizes]
+    worst = 0.0
+    for number, texts in enumerate(batches):
+        rows = batch_rows if number == 0 else len(texts)
+        wanted = probabilities(decision.calibrated(logits_of(model, texts, rows)))
+        difference = float(np.abs(in_batches(texts, rows, read) - wanted).max())
+        worst = max(worst, difference if np.isfinite(difference) else np.inf)
+    if worst > MOST:
+        raise DataError(
+            f"--onnx: a probability of the ONNX network differs from torch's by {worst:.2g}, more than {MOST:g}; "
+            "nothing was exported: try another version of onnxruntime, or export without --onnx"
+        )
+    return {"difference": worst, "texts": sum(map(len, batches)), "longest": longest}
+
+
+def quantized(network: bytes) -> bytes:
+    """An ONNX network with int8 weights whose activations are quantized as they come (dynamic quantization)."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load_from_string(network)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**facts, **READY})
+    with temporary_folder() as folder, storing(folder, otherwise=TMPDIR):  # the quantizer makes another beside it
+        path = folder / "network.onnx"
+        quantize_dynamic(model, path, op_types_to_quantize=OPERATORS, weight_type=QuantType.QInt8)
+        made = onnx.load_from_string(path.read_bytes())
+    onnx.helper.set_model_props(made, facts)
+    return bytes(made.SerializeToString())
+
+
+def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) -> tuple[Path, Manifest]:
+    """The dataset to measure on: the one that was asked for, or the run's own.
+
+    Raises ``ConfigError`` if there is neither, ``DataError`` if its texts became ids in another way (law 1), or it
+    has no validation split.
+    """
+    place = asked or config.get("data")
+    if place is None or (asked is None and not Path(place, MANIFEST).is_file()):
+        where = f"the dataset of the run, {place}, is not there"
+        raise ConfigError(f"--int8: its cost is measured on a validation split, and {where}; name one with --data")
+    manifest = read_manifest(place)
+    same_text(info, manifest, place)
+    if not manifest.splits.get(VALIDATION):
+        raise DataError(f"{place}: has no split {VALIDATION}, on which --int8 is measured; name another --data")
+    return Path(place), manifest
+
+
+def cost_of(
+    sessions: tuple[Any, Any], data: Path, manifest: Manifest, decision: Decision, batch_rows: int
+) -> dict[str, Any]:
+    """Measure a network and its int8 form, in this order, on the validation split of a dataset.
+
+    Returns accuracy and rows per second, from ids, of both; ``changed`` rows have another label.
+    """
+    blocks = Split(data, manifest, VALIDATION).check().blocks
+    texts = [
+        np.asarray(ids[:length], np.int32)
+        for block in blocks
+        for ids, length in zip(block.ids, block.length, strict=True)
+    ]
+    labels = np.concatenate([block.label.astype(np.int64) for block in blocks])
+    cost: dict[str, Any] = {"rows": len(labels), "dataset": manifest.fingerprint, "split": VALIDATION}
+    predicted = []
+    for ending, session in zip(("", "_int8"), sessions, strict=True):
+        began = time.perf_counter()
+        logits = decision.calibrated(onnx_logits(session, texts, batch_rows))
+        cost["rows_per_s" + ending] = len(texts) / (time.perf_counter() - began)
+        predicted.append(predicted_labels(logits, decision.threshold))
+        cost["accuracy" + ending] = float(np.mean(predicted[-1] == labels))
+    return {**cost, "changed": int(np.sum(predicted[0] != predicted[1]))}

@@ -1,24 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model with the text→ids code it was trained with, to and from the files of a bundle (``rundir.bundle_files``).
+"""A model with the text→ids code it was trained with, to and from the files of a bundle (``rundir.bundle_files``); and
+its logits of texts, by torch.
 
 Nothing in a bundle is executed when it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import save
 
+from harness.batch import Batch, send
 from harness.config import model_from_dict, to_dict
 from harness.data.views import fold_of
-from harness.inference.scorer import encoder_of, read_vocabulary
+from harness.inference.scorer import PADDED_TOKENS, Scorer, encoder_of, in_batches, read_vocabulary
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors, task_of
+from harness.model.registry import CELLS
+from harness.ranks.precision import (
+    DTYPES,
+    as_arithmetic,
+    choose_device,
+    choose_precision,
+    full_fp32,
+    keep_memory,
+    recurrent_dtype,
+)
 from harness.ranks.stopping import HEARTBEAT
 from harness.rundir.bundle_files import INDEX, BundleInfo, write_info, write_weights
 from harness.rundir.training_facts import write_training
@@ -32,6 +46,8 @@ from preprocessing.text.vocabulary import Vocabulary
 NEUTRAL = Decision()
 FEW = 5
 """Classes that a sentence names."""
+PADDED_TOKENS_CUDA = 1 << 19
+"""Tokens of a batch on a GPU, padding included."""
 
 
 def write_bundle(
@@ -131,3 +147,58 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
             f"{data}: its {len(manifest.labels)} classes ({here}) are not the {len(info.labels)} of the weights "
             f"({known}), in the same order; build it with source.labels that names those"
         )
+
+
+def logits_of(
+    model: Classifier, texts: Sequence[np.ndarray], batch_rows: int, dtype: torch.dtype | None = None
+) -> np.ndarray:
+    """float64 ``[texts]`` for two classes, ``[texts, classes]`` for more; ``texts`` are ids, one array for each text.
+
+    Texts of similar length are computed together, at most ``batch_rows`` of them, on the device where ``model`` is; it
+    must be in evaluation mode. ``dtype`` is what the recurrent layers compute in, that of the weights unless given.
+    """
+    device = model.head.weight.device
+
+    def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
+        labels, own = torch.zeros(len(places), dtype=torch.int64), torch.from_numpy(lengths)
+        batch = Batch(send(torch.from_numpy(padded), device), own, labels, places, sent_lengths=send(own, device))
+        found: np.ndarray = model(batch, None, dtype).double().cpu().numpy()
+        return found
+
+    with torch.inference_mode():
+        return in_batches(texts, batch_rows, read, PADDED_TOKENS_CUDA if device.type == "cuda" else PADDED_TOKENS)
+
+
+class TorchScorer(Scorer):
+    """A bundle. One of many processes computes with one thread on a CPU: no figure depends on how many there are."""
+
+    dtype: torch.dtype | None = None
+    """What the recurrent layers compute in; None: that of the weights."""
+
+    @staticmethod
+    def settle(device: str, precision: str) -> dict[str, str]:
+        """See ``Scorer.settle``."""
+        place = choose_device(device).value
+        return {"device": place, "precision": choose_precision(precision, place).value}  # type: ignore[arg-type]
+
+    def open(self) -> None:
+        """See ``Scorer.open``."""
+        self.bundle = with_weights(self.directory, self.info, self.vocabulary)
+        if self.settled is None:
+            return
+        device = torch.device(self.settled["device"])
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+            keep_memory()
+        full_fp32()
+        self.bundle.model.to(device)
+        arithmetic = as_arithmetic(choose_precision(self.settled["precision"], device.type))  # type: ignore[arg-type]
+        able = CELLS[self.bundle.model.config.cell].bf16_on_cpu
+        chosen = recurrent_dtype(arithmetic, device.type, "padded", bf16_on_cpu=able)
+        self.dtype = None if chosen.value == "fp32" else DTYPES[chosen.value]
+
+    def score(self, encoded: list[np.ndarray]) -> np.ndarray:
+        """See ``Scorer.score``."""
+        if self.settled is not None and self.settled["device"] == "cpu":
+            torch.set_num_threads(1)  # a thread's own: Dask's are not the one that opened the bundle
+        return logits_of(self.bundle.model, encoded, self.batch_rows, self.dtype)

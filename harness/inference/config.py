@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from harness.inference.engines import Engine
-from harness.rundir.training_facts import DIALECT
+from msgspec import Meta
+
+from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast1, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
@@ -41,11 +42,17 @@ class ScoringConfig:
     """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
 
 
+def check_source(source: SourceConfig) -> None:
+    """Raise ``ConfigError`` where files are named that are not the input."""
+    if source.path != SourceConfig().path:
+        raise ConfigError("source.path: --input names the files; leave this out")
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(ScoringConfig):
     """Evaluate the best weights of a run on new labelled rows, or on a split of a dataset.
 
-    New rows are read as those of the training were, and compared with them: unknown words, lengths and classes.
+    New rows are read as those of the training were.
     """
 
     run: str
@@ -67,8 +74,7 @@ class EvaluateConfig(ScoringConfig):
         """Check ranges, and that there is one thing to evaluate on."""
         if (self.input is None) == (self.data is None):
             raise ConfigError("nothing to evaluate on: give --input FILE or --data DATASET (not both)")
-        if self.source.path != SourceConfig().path:
-            raise ConfigError("source.path: evaluate reads --input; leave this out")
+        check_source(self.source)
         if self.source.has_unlabelled:
             what = "rows that are measured need a label"
             raise ConfigError(f"source.unlabelled_path and source.missing_label: {what}; drop leaves the others out")
@@ -98,32 +104,21 @@ class LabelConfig(ScoringConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingConfig:
-    """How files of texts are read, where that is not as the corpus of the training was read."""
+    """How files of texts are read."""
 
     column: str | None = None
     """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
-    encoding: str | None = None
-    """How text is written: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another; null: as the
-    training was told, or auto."""
-    delimiter: str | None = None
-    """CSV: between fields; null: as in the corpus of the training, or what divides every line into as many fields."""
-    quote: str | None = None
-    """CSV: around fields that hold delimiters or line ends, an empty string for nothing; null: as in the corpus of the
-    training, or a double quote."""
-    escape: str | None = None
-    """CSV: the character that makes the next one literal; null: as in the corpus of the training."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    """How the input is read, where it differs from the corpus of the training."""
 
     def __post_init__(self) -> None:
-        """Check that there is such an encoding, and such characters."""
-        try:
-            self.source()
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("source.", "--")) from None
+        """Check that the files are named once."""
+        check_source(self.source)
 
-    def source(self) -> SourceConfig:
-        """These options as preprocessing calls them."""
-        given = {name: getattr(self, name) for name in ("encoding", *DIALECT) if getattr(self, name) is not None}
-        return SourceConfig(path=[STDIN], **given)
+    @property
+    def given(self) -> SourceConfig:
+        """What is said of the input."""
+        return self.source if self.column is None else replace(self.source, text_column=self.column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +135,11 @@ class PredictConfig(ReadingConfig):
     missing: Literal["error", "keep"] = "error"
     """Rows without a text: refused before anything is predicted, or predicted as an empty text."""
     output: str | None = None
-    """File to write (.parquet, .csv, .tsv or .jsonl), or a folder of parts (NAME/); the input's columns, unchanged, and
-    the predictions."""
-    output_format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = "auto"
-    """What the output is; auto takes it from the name, and parquet for a folder."""
+    """File to write (.parquet, .csv, .tsv or .jsonl): the input's columns, unchanged, and the predictions."""
     prefix: str = ""
     """Stands before the names of the new columns, where the input has a column predicted already."""
     overwrite: bool = False
-    """Begin anew where another prediction was begun, or replace a folder of parts, or a file of something else."""
+    """Begin anew where another prediction was begun, or replace a file of something else."""
     engine: Engine = "auto"
     """What computes: torch; onnx or onnx-int8, ONNX Runtime, of an export that has that form; auto takes torch where it
     can be imported, else onnx."""
@@ -163,9 +155,9 @@ class PredictConfig(ReadingConfig):
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
     timeout_s: Wait = 86_400.0
     """Longest wait for the next part, and of one rank for the others."""
-    part_mb: float = 8.0
+    part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
-    batch: int = 1024
+    batch: AtLeast1 = 1024
     """Most rows computed at once; long texts are fewer."""
     json: bool = False
     """Print one JSON object a text instead of a line to read."""
@@ -175,14 +167,10 @@ class PredictConfig(ReadingConfig):
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
         super().__post_init__()
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
-        require(0 < self.part_mb <= MOST_PART_MB, "part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
         require(all(self.inputs), "input", self.input, "names that are not empty")
-        require(self.output != "", "output", self.output, "the name of a file or a folder")
+        require(self.output != "", "output", self.output, "the name of a file")
         if (self.input is None) != (self.output is None) and self.inputs != [STDIN]:
             raise ConfigError("--input and --output go together: name the file to read and the file to write")
-        if self.output is None and self.output_format != "auto":
-            raise ConfigError("--output_format says what --output is; name one, or leave this out")
         self.workers()
 
     @property
@@ -210,7 +198,7 @@ class ExplainConfig(ReadingConfig):
     line; - is standard input."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
     """What the input is; auto takes it from the name, and standard input for one text a line."""
-    rows: int | None = None
+    rows: AtLeast1 | None = None
     """Explain only so many rows of the input; null: all."""
     label: str | None = None
     """Class to explain; null: the one predicted for each text."""
@@ -220,7 +208,7 @@ class ExplainConfig(ReadingConfig):
     """File to write (.html, .jsonl, .json, .txt) in place of printing."""
     overwrite: bool = False
     """Replace an output that is there and holds something else."""
-    batch: int = 16
+    batch: AtLeast1 = 16
     """Texts explained together."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a CUDA device if there is one."""
@@ -230,8 +218,6 @@ class ExplainConfig(ReadingConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
-        require(self.rows is None or self.rows >= 1, "rows", self.rows, "at least 1, or null")
         if self.input is None and (self.column is not None or self.rows is not None):
             raise ConfigError("column and rows say what is read of --input; name the file there")
 

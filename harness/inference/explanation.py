@@ -8,11 +8,12 @@ solid or a dotted line below the word says the same, or its score behind it.
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import html
+import itertools
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,10 +57,8 @@ article > p { margin: 0 0 8px; overflow-wrap: anywhere; }
 
 Piece = tuple[str, float]
 """A part of a text, and how much it adds; 0 for what is no word of the model."""
-FAINTEST = 0.08
+FAINTEST = 0.1
 """Words of less than this share of the text's largest score have no mark."""
-FAINTEST_NUMBER = 0.15
-"""The same where each mark is a number."""
 LONGEST, KEPT = 1200, 300
 """A longer stretch without any mark is shown by this many letters of either end."""
 NAMED = 5
@@ -69,9 +68,8 @@ STYLE = """
 .padless-words mark { color: inherit; padding: 0 2px; border-radius: 3px; unicode-bidi: isolate; }
 .padless-words mark.for { background: rgba(232, 89, 12, var(--a)); border-bottom: 2px solid rgb(232, 89, 12); }
 .padless-words mark.against { background: rgba(28, 126, 214, var(--a)); border-bottom: 2px dotted rgb(28, 126, 214); }
-.padless-named, .padless-head small { opacity: .75; font-size: .85em; }
+.padless-named { opacity: .75; font-size: .85em; }
 .padless-named p { margin: 0; }
-.padless-words .cut { opacity: .65; font-style: italic; }
 """
 SHADES = {
     True: ("black on #fde0cc", "black on #f9b27f", "bold black on #f2862f"),
@@ -80,7 +78,7 @@ SHADES = {
 """Styles of rich for words for a class and against it, from faint to strong."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Explanation:
     """Integrated gradients of one text: ``sum(scores)`` is ``logit - baseline``.
 
@@ -143,27 +141,16 @@ class Explanation:
         }
 
     @property
-    def verdict(self) -> str:
-        """The class and its probability."""
-        other = f" (predicted: {shown(self.predicted)})" if self.predicted != self.label else ""
-        return f"{shown(self.label)} {self.probability:.4f}{other}"
-
-    @property
-    def total(self) -> str:
-        """What the words add together."""
-        words = self.logit - self.baseline
-        return f"score {self.logit:+.2f} = base {self.baseline:+.2f} + words {words:+.2f}"
-
-    @property
     def head(self) -> str:
-        """Both, on one line."""
-        return f"{self.verdict}  {self.total}"
+        """The class and its probability, and what the words add together."""
+        other = f" (predicted: {shown(self.predicted)})" if self.predicted != self.label else ""
+        words = f"base {self.baseline:+.2f} + words {self.logit - self.baseline:+.2f}"
+        return f"{shown(self.label)} {self.probability:.4f}{other}  score {self.logit:+.2f} = {words}"
 
     @property
     def summary(self) -> list[str]:
         """Sentences below the text: the strongest words, and what else should be known."""
-        above, below = strongest(self.pieces)
-        lines = [f"for {shown(self.label)}: {named(above)}", f"against: {named(below)}"]
+        lines = [f"for {shown(self.label)}: {strongest(self.pieces, 1)}", f"against: {strongest(self.pieces, -1)}"]
         unknown = self.tokens.count(UNKNOWN)
         if not self.num_tokens:
             lines.append(NOTHING_LEFT)
@@ -179,7 +166,7 @@ class Explanation:
         """The marked text with what is said of it, as an element without style."""
         summary = "".join(f"<p>{html.escape(line)}</p>" for line in self.summary)
         return (
-            f'<p class="padless-head"><b>{html.escape(self.verdict)}</b> <small>{html.escape(self.total)}</small></p>'
+            f'<p class="padless-head"><b>{html.escape(self.head)}</b></p>'
             f'<p class="padless-words" dir="auto">{as_html(self.pieces)}</p>'
             f'<div class="padless-named">{summary}</div>'
         )
@@ -192,18 +179,14 @@ class Explanation:
         return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *self.summary])
 
     def __repr__(self) -> str:
-        what = f"{len(self.tokens)} token{'s' * (len(self.tokens) != 1)}, {self.label} {self.probability:.4f}"
-        return f"<padless explanation of {shown(self.text[:40])!r}: {what}>"
+        return f"<padless explanation of {shown(self.text[:40])!r}: {self.head}>"
 
 
 def check_label(label: object, labels: Sequence[str]) -> None:
-    """Raise ``ConfigError`` that names the classes there are, the nearest first, for one that is none of them."""
-    if label in labels:
-        return
-    near = difflib.get_close_matches(str(label), labels, 1, 0.6)
-    meant = f", did you mean {near[0]!r}" if near else ""
-    more = f", and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
-    raise ConfigError(f"label: the model has no class {str(label)!r}{meant}; it has {', '.join(labels[:LISTED])}{more}")
+    """Raise ``ConfigError`` that names the classes there are for one that is none of them."""
+    if label not in labels:
+        more = f", and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
+        raise ConfigError(f"label: the model has no class {str(label)!r}; it has {', '.join(labels[:LISTED])}{more}")
 
 
 def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explained]) -> int:
@@ -223,7 +206,7 @@ def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explai
             write_text(Screen(stream=stream), row, one)
         stream.flush()
         number += 1
-    if form == "html":
+    if form == "html" and number:
         stream.write(f'<p class="note">{number:,} {"text" if number == 1 else "texts"}.</p>\n</body></html>\n')
     return number
 
@@ -309,55 +292,39 @@ def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) 
     return result + [(text[position:], 0.0)] * (position < len(text))
 
 
-def largest_of(pieces: Iterable[Piece]) -> float:
-    """The largest score, as an absolute value; 1 where all are 0."""
-    return max((abs(score) for _, score in pieces), default=0.0) or 1.0
-
-
-def without_faint(pieces: Sequence[Piece], faintest: float = FAINTEST) -> list[tuple[str, float, float]]:
-    """Text, score and share of the largest score, from -1 to 1; neighbours without a mark are one piece."""
-    largest = largest_of(pieces)
+def marked(pieces: Sequence[Piece]) -> list[tuple[str, float, float]]:
+    """Text to be shown, score, and share of the largest score, from -1 to 1; both are 0 for a stretch without a mark,
+    of which a long one is shown by its ends.
+    """
+    largest = max((abs(score) for _, score in pieces), default=0.0) or 1.0
     result: list[tuple[str, float, float]] = []
-    for text, score in pieces:
-        marked = abs(score) > faintest * largest
-        if not marked and result and not result[-1][1]:
-            result[-1] = (result[-1][0] + text, 0.0, 0.0)
-        else:
-            result.append((text, score, score / largest) if marked else (text, 0.0, 0.0))
+    for is_clear, some in itertools.groupby(pieces, lambda piece: abs(piece[1]) > FAINTEST * largest):
+        if is_clear:
+            result += [(shown(text), score, score / largest) for text, score in some]
+            continue
+        text = "".join(text for text, _ in some)
+        if len(text) > LONGEST:
+            text = f"{text[:KEPT]} … {len(text) - 2 * KEPT:,} characters … {text[-KEPT:]}"
+        result.append((shown(text), 0.0, 0.0))
     return result
-
-
-def shortened(text: str) -> tuple[str, str, str]:
-    """A stretch without marks: its start, what is said of letters that are left out, and its end."""
-    if len(text) <= LONGEST:
-        return text, "", ""
-    return text[:KEPT], f" … {len(text) - 2 * KEPT:,} characters … ", text[-KEPT:]
-
-
-def calm(text: str) -> str:
-    """A stretch without marks, in a terminal."""
-    return "".join(map(shown, shortened(text)))
 
 
 def as_html(pieces: Sequence[Piece]) -> str:
     """The marked text as the inside of an element of the class ``padless-words``; see ``STYLE``."""
     parts = []
-    for text, score, share in without_faint(pieces):
+    for text, score, share in marked(pieces):
+        part = html.escape(text)
         if score:
             kind, strength = "for" if score > 0 else "against", 0.1 + 0.5 * abs(share)
-            written = html.escape(shown(text))
-            parts.append(f'<mark class="{kind}" style="--a: {strength:.2f}" title="{score:+.3f}">{written}</mark>')
-            continue
-        start, left_out, end = (html.escape(shown(part)) for part in shortened(text))
-        parts.append(start + (f'<span class="cut">{left_out}</span>' if left_out else "") + end)
+            part = f'<mark class="{kind}" style="--a: {strength:.2f}" title="{score:+.3f}">{part}</mark>'
+        parts.append(part)
     return "".join(parts)
 
 
 def as_plain(pieces: Sequence[Piece]) -> str:
     """The text with scores behind its stronger words: ``a wonderful[+1.24] film``."""
-    marked = without_faint(pieces, FAINTEST_NUMBER)
-    parts = [f"{shown(text)}[{score:+.2f}]" if score else calm(text) for text, score, _ in marked]
-    return "\n".join(" ".join(line.split()) for line in "".join(parts).split("\n") if line.strip())
+    text = "".join(f"{text}[{score:+.2f}]" if score else text for text, score, _ in marked(pieces))
+    return "\n".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
 
 
 def as_rich(pieces: Sequence[Piece]) -> Any:
@@ -365,29 +332,19 @@ def as_rich(pieces: Sequence[Piece]) -> Any:
     from rich.text import Text
 
     result = Text()
-    for text, score, share in without_faint(pieces):
-        if score:
-            shades = SHADES[score > 0]
-            result.append(shown(text), shades[min(int(abs(share) * len(shades)), len(shades) - 1)])
-        else:
-            result.append(calm(text))
+    for text, score, share in marked(pieces):
+        shades = SHADES[score > 0]
+        result.append(text, shades[min(int(abs(share) * len(shades)), len(shades) - 1)] if score else None)
     return result
 
 
-def strongest(pieces: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
-    """The words that add most, and those that take most away, the strongest first; equal words are one."""
-    sums: dict[str, float] = {}
+def strongest(pieces: Sequence[Piece], sign: int) -> str:
+    """The words that add most, or take most away, the strongest first, for a sentence; equal words are one."""
+    sums: defaultdict[str, float] = defaultdict(float)
     for text, score in pieces:
         if score:
-            word = " ".join(shown(text).split()).lower()
-            sums[word] = sums.get(word, 0.0) + score
-    largest = largest_of(sums.items())
-    clear = [(word, score) for word, score in sums.items() if abs(score) > FAINTEST * largest]
-    ordered = sorted(clear, key=lambda piece: -abs(piece[1]))
-    above, below = ([one for one in ordered if (one[1] > 0) == positive][:NAMED] for positive in (True, False))
-    return above, below
-
-
-def named(words: Sequence[Piece]) -> str:
-    """Words with their scores, for a sentence."""
-    return ", ".join(f"{word} {score:+.2f}" for word, score in words) or "no word"
+            sums[" ".join(shown(text).split()).lower()] += score
+    largest = max(map(abs, sums.values()), default=0.0)
+    clear = [(word, score) for word, score in sums.items() if sign * score > FAINTEST * largest]
+    ordered = sorted(clear, key=lambda one: -abs(one[1]))[:NAMED]
+    return ", ".join(f"{word} {score:+.2f}" for word, score in ordered) or "no word"

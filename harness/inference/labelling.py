@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from harness.baseline.linear import check as check_linear
 from harness.config import EvaluationConfig
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
 from harness.inference.config import LabelConfig
-from harness.inference.scoring import PAUSE_EVERY, score_split, weights_and_dataset
+from harness.inference.scoring import score_split, weights_and_dataset
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.layout import BUNDLE
@@ -27,7 +24,7 @@ from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import UNLABELLED, VALIDATION
-from preprocessing.base.terminal import Screen, duration, tell
+from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -40,25 +37,18 @@ def label_with_run(config: LabelConfig, session: Session) -> Path:
     Every rank calls this. Raises the same ``UserError`` on all of them.
     """
     assert config.run is not None
-    world = session.world
     folder = bundle_directory(config.run).resolve()
-    check = partial(check_splits, config)
-    bundle, manifest = weights_and_dataset(folder, config.data, session, check)
-    screen = Screen(quiet=config.quiet or not world.is_main)
-    found: dict[str, Scored] = {}
-    for name in (VALIDATION, UNLABELLED):
-        began = time.monotonic()
-        step = PAUSE_EVERY * config.batch * world.world_size
-        pause = progress(name, manifest.rows(name), step, screen)
-        scores, split = score_split(bundle, manifest, name, config.data, config, session, pause)
-        found[name] = scores.rows, scores.labels, scores.logits
-        screen.end()
-        screen.fact(name, f"{len(split):,} rows scored in {duration(time.monotonic() - began)}")
-    name = f"run {folder.parent.name if folder.name == BUNDLE else folder.name}"
-    path = output_of(config, name)
-    with world.together("writing soft labels"):
-        if world.is_main:
-            write(path, manifest, found, bundle.decision, name, screen, weights_sha256=bundle.info.weights_sha256)
+    bundle, manifest = weights_and_dataset(folder, config.data, session, partial(check_splits, config))
+    name = folder.parent.name if folder.name == BUNDLE else folder.name
+    path = Path(config.output) if config.output else path_of(config.data, name)
+    found: list[Scored] = []
+    for split in (VALIDATION, UNLABELLED):
+        scores, _ = score_split(bundle, manifest, split, config.data, config, session)
+        found.append((scores.rows, scores.labels, scores.logits))
+    with session.world.together("writing soft labels"):
+        if session.world.is_main:
+            sha256 = bundle.info.weights_sha256
+            write(config, path, manifest, found, bundle.decision, teacher=f"run {name}", weights_sha256=sha256)
     return path
 
 
@@ -67,19 +57,12 @@ def label_with_baseline(config: LabelConfig) -> Path:
     manifest = read_manifest(config.data)
     check_splits(config, manifest)
     check_linear(config.data, manifest)
-    screen = Screen(quiet=config.quiet)
-    began = time.monotonic()
     linear = Linear.learn(config.data, manifest)
-    screen.fact("teacher", f"a linear model of {linear.rows:,} rows, fitted in {duration(time.monotonic() - began)}")
-    found: dict[str, Scored] = {}
-    for name in (VALIDATION, UNLABELLED):
-        began = time.monotonic()
-        split = Split(config.data, manifest, name).check()
-        found[name] = column(split, "row"), column(split, "label"), linear.logits(split)
-        screen.fact(name, f"{len(split):,} rows scored in {duration(time.monotonic() - began)}")
-    _, labels, logits = found[VALIDATION]
-    path = output_of(config, "baseline")
-    write(path, manifest, found, decide(logits, labels, EvaluationConfig()), "baseline", screen)
+    splits = [Split(config.data, manifest, name).check() for name in (VALIDATION, UNLABELLED)]
+    found = [(column(split, "row"), column(split, "label"), linear.logits(split)) for split in splits]
+    _, labels, logits = found[0]
+    path = Path(config.output) if config.output else path_of(config.data, "baseline")
+    write(config, path, manifest, found, decide(logits, labels, EvaluationConfig()), teacher="baseline")
     return path
 
 
@@ -90,17 +73,6 @@ def check_splits(config: LabelConfig, manifest: Manifest) -> None:
             what = "no unlabelled rows" if name == UNLABELLED else f"no {name} split"
             how = "build it with source.unlabelled_path" if name == UNLABELLED else "build it with one"
             raise DataError(f"{Path(config.data, MANIFEST)}: has {what}; {how}")
-
-
-def progress(name: str, rows: int, step: int, screen: Screen) -> Callable[[], None]:
-    """What moves a bar when it is called before every ``step`` rows."""
-    calls = itertools.count()
-
-    def tick() -> None:
-        done = min(rows, next(calls) * step)
-        screen.live(f"{name} {done:,}/{rows:,}", done / rows, "rows scored")
-
-    return tick
 
 
 def column(split: Split, name: str) -> np.ndarray:
@@ -118,43 +90,25 @@ def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict
     return {**{name: values[name] for name in ("accuracy", "log_loss", "rows")}, "above_chance": known}
 
 
-def output_of(config: LabelConfig, teacher: str) -> Path:
-    """Where the file is written."""
-    return Path(config.output) if config.output else path_of(config.data, teacher.removeprefix("run "))
-
-
 def write(
-    path: Path,
-    manifest: Manifest,
-    found: Mapping[str, Scored],
-    decision: Decision,
-    name: str,
-    screen: Screen,
-    weights_sha256: str | None = None,
+    config: LabelConfig, path: Path, manifest: Manifest, found: list[Scored], decision: Decision, **facts: Any
 ) -> None:
     """Write the calibrated probabilities of the unlabelled rows, and say what is in the file. Raises ``StorageError``.
 
-    ``name`` is the teacher's; how good it is on validation is written too.
+    ``found`` are validation, which says how good the teacher is, and the unlabelled rows; ``facts`` fields of
+    ``Teacher``.
     """
-    (_, labels, logits), (rows, _, unlabelled) = found[VALIDATION], found[UNLABELLED]
-    teacher = Teacher(
-        dataset=manifest.fingerprint,
-        labels=manifest.labels,
-        teacher=name,
-        temperature=decision.temperature,
-        validation=measured(logits, labels, decision),
-        weights_sha256=weights_sha256,
-    )
+    (_, labels, logits), (rows, _, unlabelled) = found
+    validation = measured(logits, labels, decision)
+    known: dict[str, Any] = {"dataset": manifest.fingerprint, "labels": manifest.labels, **facts}
+    teacher = Teacher(temperature=decision.temperature, validation=validation, **known)
     chances = probabilities(decision.calibrated(unlabelled)).astype(np.float32)
     with storing(path, otherwise="name another file with --output"):
         digest = write_soft_labels(path, teacher, {UNLABELLED: (rows, chances)})
-    validation = teacher.validation
+    screen = Screen(quiet=config.quiet)
     screen.fact("teacher", f"accuracy {validation['accuracy']:.4f} on {validation['rows']:,} rows of validation")
     if not validation["above_chance"]:
         tell("warning: the teacher is no better than chance on validation, so a training refuses these soft labels")
-    shares = np.bincount(chances.argmax(axis=1), minlength=len(teacher.labels)) / len(chances)
-    most = [f"{teacher.labels[place]} {shares[place]:.1%}" for place in np.argsort(-shares, kind="stable")[:5]]
-    more = ", …" if len(shares) > len(most) else ""
     sure = float(chances.max(axis=1).mean())
-    screen.fact(UNLABELLED, f"most probable: {', '.join(most)}{more}; probability {sure:.3f} of it, on average")
+    screen.fact(UNLABELLED, f"{len(rows):,} rows; the most probable class has {sure:.3f}, on average")
     screen.say(f"written to {path} (sha256 {digest[:12]})", "good")

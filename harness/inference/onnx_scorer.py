@@ -13,7 +13,7 @@ from harness.inference.scorer import Scorer, in_batches
 from harness.rundir.bundle_files import EXPORT, IDS, INT8, LENGTHS, LOGITS, OF_BUNDLE, ONNX, read_export, read_model
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import needed
-from preprocessing.base.untrusted import one_line, readable
+from preprocessing.base.untrusted import one_line
 
 QUIET = 3
 """ONNX Runtime's severity of errors: warnings concern the author of a graph."""
@@ -58,31 +58,23 @@ class Int8Scorer(OnnxScorer):
 
 
 def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU, with ``threads``, or as many as ``OMP_NUM_THREADS`` says, or as there are
-    cores.
+    """An ONNX Runtime session on the CPU, with ``threads``, or as many as there are cores.
 
-    Raises ``DataError`` that calls the file ``name`` for what is no ONNX file, or none of padless.
+    Raises ``DataError`` that calls the file ``name`` for what is no ONNX file.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    usual = int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
-    options.intra_op_num_threads = threads or usual
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no class, and none of them is ours
         raise DataError(f"{name}: ONNX Runtime cannot read it ({one_line(error)})") from None
-    taken, given = ({one.name for one in some} for some in (session.get_inputs(), session.get_outputs()))
-    if taken != {IDS, LENGTHS} or LOGITS not in given:
-        inputs = readable(", ".join(sorted(taken)))
-        raise DataError(f"{name}: not a network that padless has exported: it takes {inputs}")
-    return session
 
 
 def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int) -> np.ndarray:
-    """What ``harness.inference.torch_scorer.logits_of`` gives, from a session."""
+    """What ``harness.inference.bundle.logits_of`` gives, from a session."""
 
     def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
         found: np.ndarray = session.run([LOGITS], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]

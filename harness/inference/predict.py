@@ -6,36 +6,54 @@
 3. put them together
 
 Where the input is cut is a pure function of the input and the settings, so a part is the same whoever makes it, and
-whenever. An interrupted prediction goes on with the parts that are left.
+whenever. An interrupted prediction goes on with the parts that are left: they and what was begun lie in
+``OUTPUT.parts/``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from harness.inference import place
 from harness.inference.config import STDIN, PredictConfig
-from harness.inference.engines import engine_of, local, open_scorer, scorer_class
-from harness.inference.parts import Layout, Made, Opening, ScoredPart, columns_of, list_of
-from harness.inference.place import Basis, Place, writing
-from harness.inference.rows import Input, find, lines_of_stdin, own_options, reading_by, texts_of
-from harness.inference.scorer import Scorer, unknown_shares
+from harness.inference.rows import (
+    KINDS,
+    Layout,
+    columns_of,
+    find,
+    lines_of_stdin,
+    reading_by,
+    refuse_input,
+    texts_of,
+)
+from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
+from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from harness.rundir.training_facts import DIALECT, Reading
 from preprocessing.base import atomic, processes
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.atomic import check_replaced, storing
+from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.processes import locked
 from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
 from preprocessing.corpus import addresses, parquet, sources, tables
+from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.sources import Part
+from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
 from preprocessing.job.executors import available_cores, workers
 from preprocessing.labels import as_found
@@ -47,6 +65,100 @@ VERSION = 1
 """Changes when the same input and settings give other bytes."""
 FEWEST, MOST = 20, 80
 """Cells of a text that a line to read shows at least, and where its output is no terminal."""
+BEGUN, LOCK = "begun.json", "lock"
+OTHERWISE = "name another --output"
+ANEW = f"{OTHERWISE}, or set --overwrite true"
+GROUP_ROWS = 1 << 16
+"""Most rows of a row group of Parquet."""
+COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the weights are opened."""
+
+    engine: str
+    run: str
+    settled: dict[str, str]
+    batch: int
+
+    def scorer(self) -> Scorer:
+        """This thread's scorer: opened once, and kept from one part to the next."""
+        return engine.kept(self, partial(open_scorer, self.run, self.engine, self.batch, self.settled))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is known of a part that is whole."""
+
+    rows: int
+    without_known_word: int
+    """Texts of which no token is in the vocabulary."""
+
+
+@dataclass(frozen=True)
+class ScoredPart(engine.Part[Made]):
+    """One part of the input, to be written with its predictions.
+
+    What comes of it depends on its rows and the task alone, whoever makes it.
+    """
+
+    number: int
+    part: Part
+    layout: Layout
+    opening: Opening
+
+    result: ClassVar[type] = Made
+
+    @property
+    def path(self) -> Path:
+        """The file to write."""
+        return self.root / f"{self.number:05d}.{self.layout.kind}"
+
+    def make(self) -> tuple[Made, dict[str, str]]:
+        """Raises ``DataError`` for what cannot be read, ``OSError`` for what cannot be written."""
+        scorer, part, layout = self.opening.scorer(), self.part, self.layout
+        if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
+            raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
+        count = unread = 0
+        held: list[pa.Table] = []
+        with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
+            for rows, encoded in encoded_ahead(part, layout, scorer):
+                added = dict(zip(layout.names, map(list_of, scorer.predict(encoded).values()), strict=True))
+                if layout.kind == "parquet":
+                    held.append(layout.table(part, rows, added))
+                else:
+                    file.write(layout.lines(part, rows, added))
+                count += len(encoded)
+                unread += int((unknown_shares(encoded) == 1).sum())
+            if layout.kind == "parquet":
+                pq.write_table(pa.concat_tables(held), file, row_group_size=GROUP_ROWS)
+        if count != part.cut.rows:
+            raise DataError(f"{part.file.name}: {count:,} rows where there were {part.cut.rows:,}: it changed")
+        return Made(count, unread), {self.path.name: atomic.sha256_file(self.path)}
+
+
+def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
+    """Some rows at a time with their ids; another thread reads and encodes the next ones meanwhile."""
+    needed = None if layout.top is None else [part.file.source.text_column]  # the bytes of the others stay as they are
+    pieces = tables.iter_rows(part, needed, layout.schema)
+
+    def step() -> tuple[Rows, list[np.ndarray]] | None:
+        rows = next(pieces, None)
+        return None if rows is None else (rows, scorer.encode(texts_of(part, rows, layout.missing)))
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(step)
+        # cannot hang: the next rows are read from a regular file and encoded
+        while (found := waiting.result()) is not None:
+            waiting = pool.submit(step)
+            yield found
+
+
+def list_of(values: Any) -> list[Any]:
+    """An array as plain values."""
+    found: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    return found
 
 
 def main(config: PredictConfig, texts: list[str]) -> int:
@@ -83,12 +195,111 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
 
 
 @dataclass(frozen=True)
-class Job:
-    """All parts of a prediction, and all that decides them."""
+class Output:
+    """The file that is written, and the folder of what was begun, the markers of finished parts and the parts."""
 
-    place: Place
-    basis: Basis
+    target: Path
+    kind: str
+    """csv, tsv, jsonl or parquet."""
+
+    @property
+    def work(self) -> Path:
+        """The folder, absolute."""
+        return self.target.with_name(f"{self.target.name}.parts").absolute()
+
+    @classmethod
+    def of(cls, config: PredictConfig) -> Output:
+        """What ``config`` names. Raises ``ConfigError`` for what cannot be written to."""
+        assert config.output is not None
+        if addresses.is_remote(config.output):
+            raise ConfigError(f"--output {config.output}: is remote; write to a disk here, and copy what is whole")
+        target = Path(config.output).expanduser()
+        if config.output.endswith("/") or (target.exists() and not target.is_file()):
+            raise ConfigError(f"--output {config.output}: is no file; name one, as in predicted.parquet")
+        kind = KINDS.get(target.suffix.lower(), "txt")
+        if kind == "txt":
+            raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
+        return cls(target, kind)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Turns a failure to write into a ``StorageError`` that names the output."""
+        return storing(self.target, otherwise=OTHERWISE)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the output against other predictions.
+
+        Raises ``ConfigError`` for a folder of somebody else, ``StorageError`` where nothing can be written,
+        ``UserError`` while another prediction is being written there.
+        """
+        refusal = UserError(f"{self.target}: another process is predicting to it; wait for it, or stop it")
+        if os.path.lexists(self.work) and not atomic.is_signed(self.work, self.target):
+            what = "is where parts would lie, and no prediction made it"
+            raise ConfigError(f"{self.work}: {what}; rename it, or {OTHERWISE}")
+        with self.writing():
+            if not self.work.exists():
+                with suppress(FileExistsError), atomic.new_folder(self.work) as work:  # another process may be faster
+                    atomic.sign(work, self.target)
+            with locked(self.work / LOCK, 0, refusal):
+                atomic.sweep(self.target)
+                try:
+                    yield
+                finally:
+                    if self.work.is_dir() and not (self.work / BEGUN).exists():
+                        atomic.vanish(self.work)
+
+    def clear(self) -> None:
+        """Remove what was begun, but for the lock."""
+        for path in self.work.iterdir():
+            if path.name not in (LOCK, atomic.MARK):
+                atomic.remove(path)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All parts of a prediction."""
+
+    output: Output
     parts: list[ScoredPart]
+
+    def progress(self, parts: Sequence[ScoredPart], quiet: bool) -> engine.Progress:
+        """Shows how far some parts are, where there are several."""
+        screen = Screen(errors=True, quiet=quiet or len(parts) < 2)
+        return engine.Progress("predicting", sum(part.size for part in parts), screen=screen)
+
+    def finish(self, made: Mapping[int, Made], screen: Screen) -> None:
+        """Put the parts together, and say what there is. Raises ``DataError`` for a part that is not there."""
+        for part in self.parts:
+            if part.number not in made or not part.path.is_file():
+                what = "is not seen here; name an --output on a disk that all who predict share"
+                raise DataError(f"{part.path}: {what}")
+        with self.output.writing():
+            with atomic.replacing(self.output.target) as temporary:
+                (join_parquet if self.output.kind == "parquet" else join_lines)(self.parts, temporary)
+            atomic.vanish(self.output.work)
+        rows = sum(one.rows for one in made.values())
+        screen.say(f"{rows:,} predictions written to {self.output.target}")
+        if unread := sum(one.without_known_word for one in made.values()):
+            share = percent(unread / rows)
+            tell(f"warning: {unread:,} of {rows:,} texts ({share}) hold no word that the model knows")
+
+
+def join_lines(parts: Sequence[ScoredPart], target: Path) -> None:
+    """CSV and JSON lines: the header, and the parts one after the other."""
+    with open(target, "wb") as file:
+        file.write(parts[0].layout.header(parts[0].part))
+        for part in parts:
+            with open(part.path, "rb") as content:
+                shutil.copyfileobj(content, file, COPY_BYTES)
+
+
+def join_parquet(parts: Sequence[ScoredPart], target: Path) -> None:
+    """Parquet: the row groups of the parts."""
+    with pq.ParquetWriter(target, pq.read_schema(parts[0].path)) as writer:
+        for part in parts:
+            with pq.ParquetFile(part.path) as content:
+                for group in range(content.num_row_groups):
+                    writer.write_table(content.read_row_group(group))
 
 
 def predict_here(config: PredictConfig) -> None:
@@ -96,12 +307,9 @@ def predict_here(config: PredictConfig) -> None:
 
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
-    screen, output = Screen(quiet=config.quiet), place.place_of(config)
-    with place.claimed(output):
+    output = Output.of(config)
+    with output.claimed():
         job = begun(config, output)
-        if job is None:
-            screen.say(f"{output.target}: these predictions are there already; nothing to do")
-            return
         size = sum(part.size for part in job.parts)
         worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
         on_cuda = job.parts[0].opening.settled["device"] == "cuda"
@@ -109,8 +317,8 @@ def predict_here(config: PredictConfig) -> None:
         same = "the same command without --overwrite" if config.overwrite else "the same command"
         kept = f"finished parts are kept in {output.work}; {same} goes on"
         with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
-            done = engine.run(job.parts, crew, progress_of(job.parts, config.quiet))
-            finish(job, {part.number: made for part, made in done}, screen)
+            done = engine.run(job.parts, crew, job.progress(job.parts, config.quiet))
+            job.finish({part.number: made for part, made in done}, Screen(quiet=config.quiet))
 
 
 def predict_on_ranks(config: PredictConfig, world: World) -> None:
@@ -118,129 +326,105 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
 
     What a lost rank has not made is made at the next start, by whichever rank then has it in its share.
     """
-    quiet = config.quiet or not world.is_main
-    screen, output = Screen(quiet=quiet), place.place_of(config)
+    quiet, output = config.quiet or not world.is_main, Output.of(config)
     config = replace(config, run=str(local(config.run)))
-    job: Job | None = None
     with ExitStack() as stack:
         with world.together("claiming the output"):
             if world.is_main:
-                stack.enter_context(place.claimed(output))
-        with world.together("planning the predictions"), writing(output):
-            job = begun(config, output) if world.is_main else None
-            left = None if job is None else [part for part in job.parts if engine.finished(part) is None]
+                stack.enter_context(output.claimed())
+        with world.together("planning the predictions"), output.writing():
+            job = begun(config, output) if world.is_main else Job(output, [])
+            left = [part for part in job.parts if engine.finished(part) is None]
         left = world.from_main(left, "the parts that are left")
-        if left is None:
-            screen.say(f"{output.target}: these predictions are there already; nothing to do")
-            return
-        with world.together("predicting"), writing(output):
+        with world.together("predicting"), output.writing():
             if not output.work.is_dir():
                 what = "this rank does not see what rank 0 has begun; write to a disk that all machines share"
                 raise DataError(f"{output.work}: {what}")
             own = left[world.rank :: world.world_size]
-            progress = progress_of(own, quiet)
+            progress = job.progress(own, quiet)
             for part in own:
                 progress.advance(engine.make(part).rows, part.size)
                 progress.tick(world.world_size)
             progress.close()
         with world.together("putting the parts together"):
-            if job is not None:
+            if world.is_main:
                 known = {part.number: engine.finished(part, verify=False) for part in job.parts}
-                finish(job, {number: made for number, made in known.items() if made is not None}, screen)
+                made = {number: one for number, one in known.items() if one is not None}
+                job.finish(made, Screen(quiet=quiet))
 
 
-def begun(config: PredictConfig, output: Place) -> Job | None:
-    """All parts, new or those of an interrupted job; None if the predictions are there already.
+def begun(config: PredictConfig, output: Output) -> Job:
+    """All parts, new or those of an interrupted job.
 
     Raises ``ConfigError`` where something else was begun there, ``DataError`` for the first row that cannot be read.
     """
-    screen, directory = Screen(errors=True, quiet=config.quiet), bundle_directory(config.run)
+    directory, work = bundle_directory(config.run), output.work
     name = engine_of(directory, config.engine)
     opening = Opening(name, config.run, scorer_class(name).settle(config.device, config.precision), config.batch)
     info = read_info(directory)
     check_classifier(directory, info)
-    place.refuse_inputs(output, config.inputs)
-    names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     if config.overwrite:
-        place.clear(output)
-    reading = reading_by(config, directory, info)
-    own = (output.target.absolute(), output.work)
-    inputs = find(config.inputs, config.format, config, reading, output.work, own, config.part_mb)
-    place.refuse_inputs(output, [one.file.address for one in inputs if not addresses.is_remote(one.file.address)])
-    with own_options():
-        plans = [sources.scan(one.file, output.work) for one in inputs]
-        fingerprints = [(one.file.name, one.kind, plan.fingerprint) for one, plan in zip(inputs, plans, strict=True)]
-        basis = basis_of(config, output, opening, info, reading, fingerprints)
-        key = hashlib.sha256(atomic.canonical_json([VERSION, asdict(basis)])).hexdigest()
-        if not place.is_begun(output, basis) and not config.overwrite:
-            place.refuse_replacing(output, config.prefix)
-        if place.is_whole(output, key, basis):
-            atomic.vanish(output.work)
-            return None
-        every = [(one, part) for one, plan in zip(inputs, plans, strict=True) for part in plan.parts]
-        if not every:
-            more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
-            raise DataError(f"{inputs[0].file.name}{more}: holds no rows")
-        layout = looked_at(every, Layout(output.kind, names, config.missing == "keep"), screen)
-    if output.is_folder:
-        output.manifest.unlink(missing_ok=True)  # it would describe parts that are being replaced
-    atomic.write_json(output.work / place.BEGUN, asdict(basis))
-    for one in inputs:
-        if one.form:
-            screen.say(f"input: {one.file.name}: {one.form}")
-    parts = [
-        ScoredPart(
-            key,
-            output.root,
-            output.work / f"{number:05d}.json",
-            part.bytes,
-            number,
-            output.part_name(number, len(every)),
-            part,
-            layout,
-            opening,
-            has_header=output.is_folder,
-            identity=one.identity,
-        )
-        for number, (one, part) in enumerate(every)
-    ]
-    return Job(output, basis, parts)
+        output.clear()
+    reading = reading_by(config.given, directory, info)
+    files = find(config.inputs, config.format, config.given, reading, work, config.part_mb)
+    refuse_input(output.target, files)
+    plans = [sources.scan(file, work) for file in files]
+    basis = basis_of(config, output, opening, info, reading)
+    basis["input"] = [[plan.file.name, plan.file.format, plan.fingerprint] for plan in plans]
+    check_begun(config, output, basis)
+    every = [part for plan in plans for part in plan.parts]
+    if not every:
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        raise DataError(f"{files[0].name}{more}: holds no rows")
+    names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
+    layout = looked_at(every, Layout(output.kind, names, config.missing == "keep"), config.quiet)
+    atomic.write_json(work / BEGUN, basis)
+    key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
+    markers = (work / f"{number:05d}.json" for number in range(len(every)))
+    numbered = enumerate(zip(markers, every, strict=False))
+    return Job(
+        output,
+        [ScoredPart(key, work, marker, part.bytes, at, part, layout, opening) for at, (marker, part) in numbered],
+    )
 
 
 def basis_of(
-    config: PredictConfig,
-    output: Place,
-    opening: Opening,
-    info: BundleInfo,
-    reading: Reading,
-    fingerprints: list[tuple[str, str, dict[str, Any]]],
-) -> Basis:
-    """All that decides the predictions, as plain values."""
-    settings = {
-        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch", "column")},
+    config: PredictConfig, output: Output, opening: Opening, info: BundleInfo, reading: Reading
+) -> dict[str, Any]:
+    """All that decides the predictions beside the input, as plain values of JSON."""
+    weights = [info.weights_sha256, info.text_hash, info.label_type, *info.labels, info.temperature, info.threshold]
+    return {
+        "weights": weights,
+        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
         **{name: getattr(reading.source, name) for name in ("encoding", *DIALECT, "columns", "text_column")},
         "dialect": reading.dialect and asdict(reading.dialect),
         **{"output": output.kind, "engine": opening.engine, **opening.settled},
     }
-    weights = {
-        "sha256": info.weights_sha256,
-        "text": info.text_hash,
-        "labels": [info.label_type, *info.labels],
-        "decision": [info.temperature, info.threshold],
-    }
-    return Basis(fingerprints, weights, settings)
 
 
-def looked_at(every: Sequence[tuple[Input, Part]], layout: Layout, screen: Screen) -> Layout:
+def check_begun(config: PredictConfig, output: Output, basis: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` where another prediction was begun, or the file that is to be replaced holds none."""
+    before = read_object(output.work / BEGUN, ANEW)
+    if before is None:
+        words = [f"{config.prefix}predicted", f"{config.prefix}{probability_column('')}"]
+        ours = all(atomic.says(output.target, word) for word in words)
+        check_replaced(output.target, config.overwrite, lambda: ours)
+    elif before != basis:
+        other = next((name for name, value in basis.items() if before.get(name) != value), "version")
+        raise ConfigError(f"{output.work}: a prediction was begun with other {other}; {ANEW} to start again")
+
+
+def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     """The layout of what is written, after every row was looked at once.
 
     Raises ``DataError`` for the first row that cannot be predicted, and for files that have other columns than the
     first one, or those that are to be added.
     """
-    progress = engine.Progress("looking at the input", sum(part.bytes for _, part in every), screen=screen)
-    first, of_json = every[0][1], every[0][0].kind == "jsonl"
+    screen = Screen(errors=True, quiet=quiet)
+    progress = engine.Progress("looking at the input", sum(part.bytes for part in every), screen=screen)
+    first, of_json = every[0], every[0].file.format == "jsonl"
     schemas: list[pa.Schema] = []
-    for _, part in every:
+    for part in every:
         for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
             texts_of(part, rows, layout.missing)
             schemas = [tables.common_schema([*schemas, rows.table.schema])] if of_json else []
@@ -248,53 +432,33 @@ def looked_at(every: Sequence[tuple[Input, Part]], layout: Layout, screen: Scree
         progress.tick(1)
     progress.screen.end()
     layout = replace(layout, schema=schemas[0] if of_json else None)
-    files = {part.file.address: part for _, part in reversed(every)}
-    for part in files.values():
+    files = list({part.file.address: part for part in reversed(every)}.values())
+    for part in reversed(files):
         check_alike(part, first)
-        for name in layout.names:
-            if name in columns_of(part, layout.schema):
-                raise DataError(
-                    f"{part.file.name}: already has a column {name!r}; rename it, or set --prefix, which stands "
-                    "before the names of the new columns"
-                )
-    tops = {(part.file.dialect, top_of(part)) for part in files.values()}
-    if every[0][0].kind == layout.kind and layout.kind != "parquet" and (of_json or len(tops) == 1):
+        if taken := next((name for name in layout.names if name in columns_of(part, layout.schema)), None):
+            raise DataError(
+                f"{part.file.name}: already has a column {taken!r}; rename it, or set --prefix, which stands before "
+                "the names of the new columns"
+            )
+    kind = "tsv" if uncompressed(first.file.address).endswith(".tsv") else first.file.format
+    tops = {(part.file.dialect, top_of(part)) for part in files}
+    if kind == layout.kind and (of_json or (kind != "parquet" and len(tops) == 1)):
         return replace(layout, top=top_of(first))
     return layout
 
 
 def check_alike(part: Part, first: Part) -> None:
     """Raise ``DataError`` for a file of CSV or Parquet that has other columns than the first one."""
-    if part.columns != first.columns:
-        what = f"its columns ({', '.join(part.columns)}) are not those of {first.file.name}"
-        raise DataError(f"{part.file.name}: {what} ({', '.join(first.columns)}); predict them apart")
-    if part.file.format == "parquet" and part is not first:
-        mine, theirs = (parquet.footer_of(one.data, one.file.name).schema.to_arrow_schema() for one in (part, first))
-        for name, one, other in zip(first.columns, mine.types, theirs.types, strict=True):
-            if one != other:
-                what = f"its column {name!r} holds {one}, that of {first.file.name} {other}"
-                raise DataError(f"{part.file.name}: {what}; predict them apart")
+    here, there = list(part.columns), list(first.columns)
+    if here == there and part.file.format == "parquet" and part is not first:
+        both = (parquet.footer_of(one.data, one.file.name).schema.to_arrow_schema() for one in (part, first))
+        here, there = ([f"{field.name} {field.type}" for field in schema] for schema in both)
+    if here != there:
+        what = f"its columns ({', '.join(here)}) are not those of {first.file.name} ({', '.join(there)})"
+        raise DataError(f"{part.file.name}: {what}; predict them apart")
 
 
 def top_of(part: Part) -> bytes:
     """The bytes above the first row of a text file: byte order mark, header."""
     is_text = part.file.format in ("csv", "jsonl")
     return addresses.read_range(part.data, 0, part.cut.start) if is_text and part.cut.start else b""
-
-
-def progress_of(parts: Sequence[ScoredPart], quiet: bool) -> engine.Progress:
-    """Shows how far some parts are, where there are several."""
-    screen = Screen(errors=True, quiet=quiet or len(parts) < 2)
-    return engine.Progress("predicting", sum(part.size for part in parts), screen=screen)
-
-
-def finish(job: Job, made: Mapping[int, Made], screen: Screen) -> None:
-    """Put everything together, and say what there is. Raises ``DataError`` for a part that is not there."""
-    found = place.finish(job.place, job.parts, made, job.basis)
-    settled, rows = job.parts[0].opening.settled, sum(one.rows for one in found)
-    if (difference := place.greatest(found)) is not None:
-        what = "and no probability of the rows that were also computed in fp32 differs by more than"
-        screen.say(f"computed in {settled['precision']} on {settled['device']}, {what} {difference:.2g}")
-    screen.say(f"{rows:,} predictions written to {job.place.target}")
-    if unread := sum(one.without_known_word for one in found):
-        tell(f"warning: {unread:,} of {rows:,} texts ({percent(unread / rows)}) hold no word that the model knows")

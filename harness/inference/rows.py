@@ -1,38 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The texts of new files, for predict and explain: which files an input means, which column holds the text, each row.
+"""Rows of new files: which files an input means, which column holds the text, and each row written with its prediction.
 
 Files are read by ``preprocessing.corpus``, as the corpus of the training was read unless the user says otherwise.
 """
 
 from __future__ import annotations
 
-import os
+import csv
+import json
+import math
 import re
-import select
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pyarrow import fs
 
-from harness.inference.config import STDIN, ReadingConfig
+from harness.inference.config import STDIN
 from harness.rundir.bundle_files import BundleInfo
-from harness.rundir.training_facts import DIALECT, Reading, read_training, reading_of
+from harness.rundir.training_facts import Reading, read_training, reading_of
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import public, tell
 from preprocessing.base.untrusted import listed
-from preprocessing.config import SplitConfig
+from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources, tables
 from preprocessing.corpus.forms import BYTE_ORDER_MARK, uncompressed
 from preprocessing.corpus.records import Dialect
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
+from preprocessing.labels import AUTO
 
 KINDS = {
     ".csv": "csv",
@@ -44,100 +46,76 @@ KINDS = {
     ".txt": "txt",
 }
 TEXT = "text"
-NOTICE_AFTER_S, PIPE_TIMEOUT_S = 2, 300
 AVAILABLE_BYTES = 1 << 16
 """Most that is taken from standard input at once; less where less has come."""
-HIDDEN = re.compile(r"(^|/)[._]")
-"""Files and folders that hold no rows: of an earlier prediction, of Spark, of the system."""
+HIDDEN = re.compile(r"(^|/)[._]|\.parts/")
+"""Files and folders that hold no rows: of Spark, of the system, of a prediction that was begun."""
+USUAL = {"csv": Dialect(",", '"'), "tsv": Dialect("\t", '"')}
+Cells = dict[str, list[Any]]
+"""Name -> values of the columns that are added."""
 
 
-@dataclass(frozen=True)
-class Input:
-    """One file, or a folder of text files, before all of it is read."""
-
-    file: File
-    kind: str
-    """csv, tsv, jsonl, parquet, txt or folder."""
-    identity: dict[str, Any]
-    """Changes when the file does; empty for a folder."""
-    form: str = ""
-    """How it was written, where that is not UTF-8 with newlines."""
-
-
-def reading_by(config: ReadingConfig, bundle: Path, info: BundleInfo) -> Reading:
-    """How files are read: as ``config`` says, else as the training of a bundle read its corpus."""
-    known = (read_training(bundle, info.dataset) or {}).get("source", {})
-    given = {name for name in ("encoding", *DIALECT) if getattr(config, name) is not None}  # perhaps the default
-    given |= {"dialect"} if given & set(DIALECT) else set()
-    return reading_of(config.source(), {name: value for name, value in known.items() if name not in given})
+def reading_by(source: SourceConfig, bundle: Path, info: BundleInfo) -> Reading:
+    """How files are read: as ``source`` says, else as the training of a bundle read its corpus."""
+    return reading_of(source, (read_training(bundle, info.dataset) or {}).get("source", {}))
 
 
 def find(
-    names: Sequence[str],
-    kind: str,
-    config: ReadingConfig,
-    reading: Reading,
-    work: Path,
-    own: Sequence[Path] = (),
-    part_mb: float = 8.0,
-) -> list[Input]:
-    """Every file that some names mean, in their order; standard input and pipes are copied into ``work``.
+    names: Sequence[str], kind: str, source: SourceConfig, reading: Reading, work: Path, part_mb: float = 8.0
+) -> list[File]:
+    """Every file that some names mean, in their order; standard input is copied into ``work``.
 
-    ``kind`` is ``auto`` or one of ``KINDS``. Globs and folders pass over what lies at or below one of the ``own``
-    places, since it is being written. Raises ``DataError`` for what is not there or cannot be read, ``ConfigError`` for
-    a file of unknown kind, or files of several.
+    ``kind`` is ``auto`` or one of ``KINDS``, ``source`` what the user said of ``reading``. Raises ``DataError`` for
+    what is not there or cannot be read, ``ConfigError`` for a file of unknown kind, or files of several.
     """
     found: list[tuple[str, str, str]] = []  # kind, address, name
-    with own_options():
-        for given in names:
-            if is_pipe(given):
-                copy = copied(given, work / f"input-{len(found):05d}")
-                found.append(("txt" if kind == "auto" else kind, *copy))
-                continue
-            for name in addresses.find(given):
-                if name != given and is_below(name, own):
-                    continue
-                if addresses.kind(name) == fs.FileType.Directory:
-                    found += [(its_kind, one, one) for its_kind, one in files_of_folder(name, own)]
-                else:
-                    found.append((kind_of(name, kind), name, name))
-        kinds = {its_kind: name for its_kind, _, name in reversed(found)}
-        if len(kinds) > 1:
-            (first, name), (second, other) = list(kinds.items())[:2]
-            raise ConfigError(
-                f"--input: {name} is {first} and {other} is {second}; predict one kind at a time, or set --format"
-            )
-        return [opened(*one, config, reading, part_mb) for one in found]
+    for given in names:
+        if given == STDIN:
+            found.append(("txt" if kind == "auto" else kind, copy_of_stdin(work), "standard input"))
+            continue
+        for name in addresses.find(given):
+            its_type = addresses.kind(name)
+            if its_type == fs.FileType.NotFound:
+                raise DataError(f"{name}: no such file; check --input")
+            if its_type == fs.FileType.Directory:
+                found += [(its_kind, one, one) for its_kind, one in files_of_folder(name)]
+            else:
+                found.append((kind_of(name, kind), name, name))
+    kinds = {its_kind: name for its_kind, _, name in reversed(found)}
+    if len(kinds) > 1:
+        (first, name), (second, other) = list(kinds.items())[:2]
+        raise ConfigError(
+            f"--input: {name} is {first} and {other} is {second}; predict one kind at a time, or set --format"
+        )
+    text = source.text_column
+    columns = [reading.source.text_column, TEXT] if text == AUTO else [text]
+    reading = replace(reading, source=replace(reading.source, part_mb=part_mb, text_column=columns[-1]))
+    return [opened(*one, reading, columns) for one in found]
 
 
-def opened(kind: str, address: str, name: str, config: ReadingConfig, reading: Reading, part_mb: float) -> Input:
-    """One file, with its form and the column of its texts. Raises ``DataError``."""
-    columns = [reading.source.text_column, TEXT] if config.column is None else [config.column]
-    source, is_csv, known = reading.source, kind in ("csv", "tsv"), reading.dialect
+def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequence[str]) -> File:
+    """One file, whose texts are in the first of the ``columns`` that it has; says how it is written where nothing told
+    so. Raises ``DataError``.
+    """
+    source, known = reading.source, reading.dialect
     if kind == "tsv" and source.delimiter is None and known is None:
         known = Dialect("\t", source.quote, source.escape)
-    source = replace(source, part_mb=part_mb, text_column=columns[-1])
-    identity = {} if kind == "folder" else addresses.identity(address)
-    address = addresses.absolute(address)
-    form = "csv" if is_csv else kind
-    file = File(address, public(name), form, UNLABELLED, source, SplitConfig(column=None), known=known)
+    form = "csv" if kind == "tsv" else kind
+    where = addresses.absolute(address), public(name)
+    file = File(*where, form, UNLABELLED, source, SplitConfig(column=None), known=known)
     if kind == "folder":
-        return Input(file, kind, identity)
+        return file
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
-    if is_csv and source.columns and not has_header(seen.columns, source.columns):
+    has_header = len(seen.columns) != len(source.columns) or sorted(seen.columns) == sorted(source.columns)
+    if form == "csv" and source.columns and not has_header:
         seen = tables.sample(file)
-    if seen.columns or kind != "jsonl":  # of a file without rows that is what is said later
-        chosen = next((one for one in columns if one in seen.columns), None)
-        if chosen is None:
-            raise DataError(f"{file.name}: no column {columns[0]!r}; it has {listed(seen.columns)}; use --column")
-        seen = replace(seen, file=replace(seen.file, source=replace(seen.file.source, text_column=chosen)))
-    said = seen.file.form.in_words(file.expected, seen.first) if seen.file.form else ""
-    return Input(replace(seen.file, form=None), kind, identity, said)
-
-
-def has_header(first_line: Sequence[str], columns: Sequence[str]) -> bool:
-    """Whether a file begins with a header, although the corpus of the training, whose columns were named, had none."""
-    return len(first_line) != len(columns) or sorted(first_line) == sorted(columns)
+    if seen.file.form and (said := seen.file.form.in_words(file.expected, seen.first)):
+        tell(f"input: {file.name}: {said}")
+    chosen = next((one for one in columns if one in seen.columns), None)
+    if chosen is None and (seen.columns or form != "jsonl"):  # that a file has no rows is said later
+        raise DataError(f"{file.name}: no column {columns[0]!r}; it has {listed(seen.columns)}; use --column")
+    source = replace(seen.file.source, text_column=chosen or columns[-1])
+    return replace(seen.file, source=source, form=None)
 
 
 def kind_of(name: str, kind: str) -> str:
@@ -149,55 +127,58 @@ def kind_of(name: str, kind: str) -> str:
     return found
 
 
-def files_of_folder(name: str, own: Sequence[Path]) -> list[tuple[str, str]]:
+def files_of_folder(name: str) -> list[tuple[str, str]]:
     """Kind and address of the files of a folder; of the folder itself, if it holds nothing but text files."""
     root = name.rstrip("/")
     system, path = addresses.filesystem(root)
     start = addresses.prefix(root, path)
     files = [start + info.path for info in addresses.below(root, system, path) if info.type == fs.FileType.File]
-    shown = sorted(one for one in files if not HIDDEN.search(one.removeprefix(root)) and not is_below(one, own))
+    shown = sorted(one for one in files if not HIDDEN.search(one.removeprefix(root)))
     kinds = [(KINDS[suffix], one) for one in shown if (suffix := Path(uncompressed(one)).suffix) in KINDS]
     if not kinds:
         raise DataError(f"{name}: holds no .csv, .tsv, .jsonl, .parquet or .txt; check --input")
     return kinds if {kind for kind, _ in kinds} != {"txt"} else [("folder", root)]
 
 
-def is_pipe(name: str) -> bool:
-    """Whether an address is standard input or a pipe."""
-    return name == STDIN or (not addresses.is_remote(name) and "\0" not in name and Path(name).is_fifo())
+def refuse_input(output: Path, files: Iterable[File]) -> None:
+    """Raise ``ConfigError`` if an output is one of the inputs, by whatever name."""
+    here = [addresses.local_path(file.address) for file in files if not addresses.is_remote(file.address)]
+    if output.exists() and any(output.samefile(path) for path in here):
+        raise ConfigError(f"--output {output}: is the input; name another --output")
 
 
-def is_below(name: str, own: Sequence[Path]) -> bool:
-    """Whether a file lies at or below one of some places."""
-    return not addresses.is_remote(name) and any(Path(addresses.absolute(name)).is_relative_to(one) for one in own)
-
-
-def copied(name: str, copy: Path) -> tuple[str, str]:
-    """Standard input or a pipe as a file that can be read twice: its address, and what sentences call it."""
-    if name == STDIN and sys.stdin.isatty():
-        print("one text a line; Ctrl-D ends", file=sys.stderr)
-    pipe = sys.stdin.buffer if name == STDIN else open_pipe(name)
-    with pipe, atomic.replacing(copy) as temporary, open(temporary, "wb") as file:
-        while piece := pipe.read(addresses.READ_BYTES):
+def copy_of_stdin(work: Path) -> str:
+    """Standard input as a file that can be read twice."""
+    copy = work / "input"
+    with atomic.replacing(copy) as temporary, open(temporary, "wb") as file:
+        while piece := sys.stdin.buffer.read(addresses.READ_BYTES):
             file.write(piece)
-    return str(copy), "standard input" if name == STDIN else name
+    return str(copy)
 
 
-def open_pipe(name: str) -> IO[bytes]:
-    """A named pipe, once something comes out of it. Raises ``DataError`` where nothing does."""
-    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    if not poll.poll(1000 * NOTICE_AFTER_S):
-        tell(f"{name}: a named pipe, into which nothing has been written yet; waiting up to {PIPE_TIMEOUT_S} s")
-        if not poll.poll(1000 * PIPE_TIMEOUT_S):
-            os.close(descriptor)
-            raise DataError(
-                f"{name}: nothing was written into this pipe for {PIPE_TIMEOUT_S} s; start the program that writes, or "
-                "name a file"
-            )
-    os.set_blocking(descriptor, True)
-    return os.fdopen(descriptor, "rb")
+def lines_of_stdin() -> Iterator[list[str]]:
+    """The texts on standard input, one a line, as many at a time as have come. Raises ``DataError`` for no text."""
+    if sys.stdin.isatty():
+        print("one text a line; Ctrl-D ends", file=sys.stderr)
+    stdin: Any = sys.stdin.buffer
+    rest, number = b"", 0
+    while piece := stdin.read1(AVAILABLE_BYTES):
+        *lines, rest = (rest + piece).split(b"\n")
+        yield [text_of(line, at) for at, line in enumerate(lines, number + 1)]
+        number += len(lines)
+    if rest:
+        yield [text_of(rest, number + 1)]
+    elif not number:
+        raise DataError("standard input: holds no text; give one a line")
+
+
+def text_of(line: bytes, number: int) -> str:
+    """The text of a line of standard input."""
+    try:
+        return line.removeprefix(BYTE_ORDER_MARK if number == 1 else b"").removesuffix(b"\r").decode()
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8"
+        raise DataError(f"standard input: line {number}: {byte}; convert it with iconv -t utf-8") from None
 
 
 def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
@@ -214,49 +195,129 @@ def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
     return [text or "" for text in texts]
 
 
-def texts_in(inputs: Sequence[Input], stage: Path, missing: bool = False) -> Iterator[list[str]]:
+def texts_in(files: Sequence[File], stage: Path, missing: bool = False) -> Iterator[list[str]]:
     """All texts of some files, some at a time; ``missing`` is as for ``texts_of``."""
-    with own_options():
-        for one in inputs:
-            for part in sources.scan(one.file, stage).parts:
-                for rows in tables.iter_rows(part, None if one.kind == "jsonl" else [part.file.source.text_column]):
-                    yield texts_of(part, rows, missing)
+    for file in files:
+        for part in sources.scan(file, stage).parts:
+            for rows in tables.iter_rows(part, None if file.format == "jsonl" else [file.source.text_column]):
+                yield texts_of(part, rows, missing)
 
 
-def lines_of_stdin() -> Iterator[list[str]]:
-    """The texts on standard input, one a line, as many at a time as have come. Raises ``DataError`` for no text."""
-    if sys.stdin.isatty():
-        print("one text a line; Ctrl-D ends", file=sys.stderr)
-    stdin: Any = sys.stdin.buffer
-    rest, number = b"", 0
-    while piece := stdin.read1(AVAILABLE_BYTES):
-        *lines, rest = (rest + piece).split(b"\n")
-        for start in range(0, len(lines), tables.MOST_ROWS):
-            some = lines[start : start + tables.MOST_ROWS]
-            yield [text_of(line, at) for at, line in enumerate(some, number + 1)]
-            number += len(some)
-    if rest:
-        yield [text_of(rest, number + 1)]
-    elif not number:
-        raise DataError("standard input: holds no text; give one a line")
+@dataclass(frozen=True)
+class Layout:
+    """How rows are written with their predictions, the same for all parts."""
+
+    kind: str
+    """csv, tsv, jsonl or parquet."""
+    names: list[str]
+    """The columns that are added."""
+    missing: bool
+    """Whether rows without a text are predicted as an empty text."""
+    top: bytes | None = None
+    """CSV from CSV and JSON lines from JSON lines keep the bytes of each row, and these above the first one; None: rows
+    are written anew from their values."""
+    schema: pa.Schema | None = None
+    """JSON lines: all keys, and the types of their values."""
+
+    def header(self, part: Part) -> bytes:
+        """What is written above the first row."""
+        if self.kind == "jsonl" or (self.top is not None and part.file.source.columns):
+            return self.top or b""
+        if self.top is None:
+            return written(csv_records(part, [[*columns_of(part, self.schema), *self.names]], USUAL[self.kind]))
+        return self.extended(part, self.top, csv_records(part, [self.names], part.file.dialect)[0])
+
+    def lines(self, part: Part, rows: Rows, added: Cells) -> bytes:
+        """Some rows of a text file with their predictions."""
+        is_json = self.kind == "jsonl"
+        if self.top is None:
+            whole = values_of(part, rows)
+            names = [*whole.column_names, *added]
+            every = zip(*(column.to_pylist() for column in whole.columns), *added.values(), strict=True)
+            return written(as_json(names, every) if is_json else csv_records(part, every, USUAL[self.kind]))
+        cells = zip(*added.values(), strict=True)
+        more = iter(as_json(list(added), cells) if is_json else csv_records(part, cells, part.file.dialect))
+        return b"".join(self.extended(part, line, next(more)) if line.strip(b"\r\n") else line for line in rows.lines)
+
+    def extended(self, part: Part, line: bytes, more: str) -> bytes:
+        """A record with more fields or members behind it; its own bytes stay as they are."""
+        bare = line.rstrip(b"\r\n")
+        end = line[len(bare) :] or (b"\r\n" if (self.top or b"").endswith(b"\r\n") else b"\n")
+        if self.kind != "jsonl":
+            return bare + f"{part.file.dialect.delimiter}{more}".encode() + end
+        bare = bare.rstrip()[:-1]
+        return bare + (b"" if bare.rstrip().endswith(b"{") else b", ") + more[1:].encode() + end
+
+    def table(self, part: Part, rows: Rows, added: Cells) -> pa.Table:
+        """Some rows with their predictions, for Parquet; columns from Parquet keep their types."""
+        whole = values_of(part, rows)
+        for name, values in added.items():
+            whole = whole.append_column(name, pa.array(values, pa.string() if isinstance(values[0], str) else None))
+        return whole
 
 
-def text_of(line: bytes, number: int) -> str:
-    """The text of a line of standard input."""
+def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
+    """The columns of a file; of JSON lines those in ``schema``."""
+    text = part.file.source.text_column
+    others = {"txt": [text], "folder": [tables.FILE, text], "jsonl": schema.names if schema else []}
+    return list(part.columns) or others.get(part.file.format, [])
+
+
+def values_of(part: Part, rows: Rows) -> pa.Table:
+    """Some rows as typed values: CSV and text files hold texts. Raises ``DataError`` for bytes that are not UTF-8."""
+    table = rows.table
+    if part.file.format not in ("csv", "txt", "folder"):
+        return table
+    numbers = np.arange(rows.first, rows.first + len(table))
+    named = zip(table.columns, table.column_names, strict=True)
+    texts = [tables.as_text(part, column, numbers, name).cast(pa.string()) for column, name in named]
+    return pa.table(texts, names=table.column_names)
+
+
+class Records(list[str]):
+    """What the writer of ``csv`` writes, a record at a time."""
+
+    write = list.append
+
+
+def csv_records(part: Part, rows: Iterable[Iterable[Any]], dialect: Dialect) -> list[str]:
+    """Records of CSV without line ends. Raises ``DataError`` where the dialect cannot hold a value."""
+    records = Records()
+    writer = csv.writer(
+        records,
+        delimiter=dialect.delimiter,
+        quotechar=dialect.quote or None,
+        escapechar=dialect.escape,
+        quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
+        lineterminator="\r\n",
+    )
     try:
-        return line.removeprefix(BYTE_ORDER_MARK if number == 1 else b"").removesuffix(b"\r").decode()
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8"
-        what = "convert the text, for example with iconv -f latin1 -t utf-8"
-        raise DataError(f"standard input: line {number}: {byte}; {what}") from None
+        writer.writerows(map(cell, row) for row in rows)
+    except csv.Error as error:
+        what = f"its fields are not quoted, so that a prediction cannot be one ({error})"
+        raise DataError(f"{part.file.name}: {what}; name an --output that ends in .parquet or .jsonl") from None
+    return [record[:-2] for record in records]
 
 
-@contextmanager
-def own_options() -> Iterator[None]:
-    """Errors of reading name options of preprocessing; those that leave the block name the ones of predict."""
-    try:
-        yield
-    except (DataError, ConfigError) as error:
-        text = str(error).replace("source.path", "--input").replace("source.text_column", "--column")
-        text = re.sub(r"\bsource\.(encoding|delimiter|quote|escape)\b", r"--\1", text)
-        raise type(error)(text) from None
+def cell(value: Any) -> Any:
+    """A value for a field of CSV: what is neither text nor number nor date is written as JSON."""
+    if isinstance(value, list | dict | bool):
+        return json.dumps(value, default=plain_text)
+    return plain_text(value) if isinstance(value, bytes) else value
+
+
+def as_json(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
+    """Objects of JSON; dates, times and decimals are texts, and a number that is none is null."""
+    for row in rows:
+        finite = (None if isinstance(value, float) and not math.isfinite(value) else value for value in row)
+        yield json.dumps(dict(zip(names, finite, strict=True)), ensure_ascii=False, default=plain_text)
+
+
+def plain_text(value: Any) -> str:
+    """A value that JSON does not know, as a text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def written(lines: Iterable[str]) -> bytes:
+    """Lines of UTF-8."""
+    return "".join(f"{line}\n" for line in lines).encode()

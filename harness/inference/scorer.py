@@ -1,28 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A classifier's weights with the text→ids code of their training: what the scorers of all engines have in common.
+"""A classifier's weights with the text→ids code of their training: where they lie, what computes them, and what all
+engines have in common.
 
-Nothing here imports torch, and nothing in a bundle is executed when it is read.
+They lie in a run, a bundle, an export or a repository of the Hugging Face hub. An engine is one line of ``ENGINES`` and
+a subclass of ``Scorer``. Nothing here imports torch, and nothing in a bundle is executed when it is read.
 """
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from harness.rundir.bundle_files import INDEX, BundleInfo, check_classifier, read_export, read_info
+from harness.rundir.bundle_files import (
+    INDEX,
+    INT8,
+    ONNX,
+    BundleInfo,
+    bundle_directory,
+    check_classifier,
+    read_export,
+    read_info,
+)
 from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.base.installed import is_importable, load, needed
+from preprocessing.base.terminal import Guarded
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
+Engine: TypeAlias = Literal["auto", "torch", "onnx", "onnx-int8"]
+ENGINES = {
+    "torch": "harness.inference.bundle:TorchScorer",
+    "onnx": "harness.inference.onnx_scorer:OnnxScorer",
+    "onnx-int8": "harness.inference.onnx_scorer:Int8Scorer",
+}
+"""Engine -> ``module:class`` of its ``Scorer``."""
+SCHEME = "hf://"
+FILES = ["*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md"]
+"""What an export has: nothing else of a repository is downloaded."""
 PADDED_TOKENS = 8192
 """Tokens of a batch on a CPU, padding included: so many that the gates of a layer stay in the cache."""
 
@@ -62,10 +86,6 @@ class Scorer(ABC):
         classes]``.
         """
 
-    def exact(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """The same in the arithmetic of the weights, where ``score`` may compute in another."""
-        return self.score(encoded)
-
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """The ids of each text; another thread may score meanwhile."""
         return self.encoder.each(texts)
@@ -77,6 +97,73 @@ class Scorer(ABC):
         logits = self.decision.calibrated(self.score(encoded))
         found = predicted_labels(logits, self.decision.threshold), probabilities(logits)
         return prediction_columns(*found, self.labels, self.label_type)
+
+
+def open_scorer(
+    place: str | Path, engine: str = "auto", batch_rows: int = 128, settled: Mapping[str, str] | None = None
+) -> Scorer:
+    """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
+
+    ``settled`` is what the engine's ``settle`` gave. Raises ``UserError`` with one sentence.
+    """
+    directory = bundle_directory(local(place))
+    return scorer_class(engine_of(directory, engine))(directory, batch_rows, settled)
+
+
+def scorer_class(engine: str) -> type[Scorer]:
+    """The class that computes with this engine."""
+    found: type[Scorer] = load(ENGINES[engine])
+    return found
+
+
+def engine_of(directory: Path, engine: str) -> str:
+    """The engine that reads a bundle directory on this machine: a key of ``ENGINES``.
+
+    ``auto`` is torch, and ONNX Runtime where torch cannot be imported. Raises ``UserError`` with one sentence.
+    """
+    require(engine in ("auto", *ENGINES), "engine", engine, f"one of {', '.join(('auto', *ENGINES))}")
+    read_info(directory)  # what a place lacks is said before what this machine lacks
+    if engine == "auto" and is_importable("torch"):
+        return "torch"
+    if engine == "torch" and not is_importable("torch"):
+        raise ConfigError("engine: torch cannot be imported here; pip install torch brings it")
+    if engine != "auto":
+        return engine
+    forms = [name for name in (ONNX, INT8) if (directory / name).is_file()]
+    if not forms:
+        without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
+        raise ConfigError(f"{without}: install torch, or export the run with `python -m harness export --onnx`")
+    return "onnx-int8" if forms == [INT8] else "onnx"
+
+
+def local(place: str | Path) -> Path:
+    """A folder on this machine: ``place`` itself, or the copy of a repository of the hub, which is downloaded if need
+    be.
+
+    Raises ``ConfigError`` for a wrong address, ``DataError`` for a repository that cannot be had.
+    """
+    text = str(place)
+    if not text.startswith(SCHEME):
+        return Path(place)
+    repository, _, revision = text.removeprefix(SCHEME).rstrip("/").partition("@")
+    if repository.count("/") != 1:
+        raise ConfigError(f"{text}: a model of the hub is named hf://OWNER/NAME, or hf://OWNER/NAME@REVISION")
+    needed("huggingface_hub", text, "hub")
+    import huggingface_hub
+
+    try:
+        hush_bars()
+        return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
+    except Exception as error:  # its errors share no class, and nothing of ours is called
+        raise DataError(f"{text}: cannot be had ({' '.join(str(error).split())[:300]})") from None
+
+
+def hush_bars() -> None:
+    """In a command, the hub's library shows no progress bars: our stderr escapes cursor movements."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    if isinstance(sys.stderr, Guarded):
+        disable_progress_bars()
 
 
 def read_vocabulary(directory: Path) -> tuple[BundleInfo, Vocabulary]:

@@ -104,27 +104,19 @@ def weights_and_dataset(
 
 
 def score_split(
-    bundle: Bundle,
-    manifest: Manifest,
-    name: str,
-    data: str,
-    config: ScoringConfig,
-    session: Session,
-    pause: Callable[[], None] | None = None,
+    bundle: Bundle, manifest: Manifest, name: str, data: str, config: ScoringConfig, session: Session
 ) -> tuple[Scores, Split]:
     """The scores of the split ``name`` of the dataset ``data``, which is staged and opened for it, and the split."""
-    world, device = session.world, session.device
-    wanted = (data, manifest, name, world)
+    wanted = (data, manifest, name, session.world)
     opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir, only=True)
     split = opened.splits[name]
     scores = score(
         bundle.model,
         split,
-        world,
+        session.world,
         batch_rows=config.batch,
-        layout=layout_on(device, bundle.model.config.hidden_size)[0],
-        device=device,
-        pause=pause,
+        layout=layout_on(session.device, bundle.model.config.hidden_size)[0],
+        device=session.device,
         guard=opened.guard.check_sizes,
     )
     opened.guard.close()

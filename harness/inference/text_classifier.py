@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 
-from harness.inference.engines import Engine, open_scorer
-from harness.inference.scorer import Scorer
+from harness.inference.scorer import Engine, Scorer, open_scorer
 from harness.rundir.results import prediction_columns
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
@@ -20,8 +19,8 @@ from preprocessing.labels import as_found, typed_values
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.inference.bundle import TorchScorer
     from harness.inference.explanation import Explanation
-    from harness.inference.torch_scorer import TorchScorer
 
 Texts: TypeAlias = "str | Iterable[str] | pd.Series[Any] | pa.Array | pa.ChunkedArray"
 CHUNK_ROWS = 2048
@@ -73,7 +72,7 @@ class TextClassifier:
             raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
         if not hasattr(self._scorer, "bundle"):
             raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
-        from harness.inference.explainer import explain
+        from harness.inference.explain import explain
 
         return explain(cast("TorchScorer", self._scorer), [text], as_found(label))[0]
 
@@ -100,8 +99,12 @@ def load(place: str | Path, engine: Engine = "auto") -> TextClassifier:
 
 def chunks(texts: Texts) -> Iterator[list[str]]:
     """Lists of at most ``CHUNK_ROWS`` texts. Raises ``DataError`` that names the place of what is no text."""
+    if isinstance(texts, bytes | Mapping) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
+        what = "is no list of strings, and no column of a table"
+        raise DataError(f'a {type(texts).__name__} {what}; give one, as in table["text"]')
+    every: Any = [texts] if isinstance(texts, str) else texts
     some: list[str] = []
-    for place, text in enumerate(each(texts)):
+    for place, text in enumerate(every.to_pylist() if isinstance(every, pa.Array | pa.ChunkedArray) else every):
         if not isinstance(text, str):
             raise DataError(f"texts[{place}] is {shown(text)}, not a text; leave it out, or give it one")
         some.append(text)
@@ -110,22 +113,6 @@ def chunks(texts: Texts) -> Iterator[list[str]]:
             some = []
     if some:
         yield some
-
-
-def each(texts: Texts) -> Iterable[Any]:
-    """One object for each text. Raises ``DataError`` for what is no column of texts."""
-    if isinstance(texts, str):
-        return [texts]
-    if isinstance(texts, pa.Array | pa.ChunkedArray):
-        return cast("Iterable[Any]", texts.to_pylist())
-    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
-        table: Any = texts
-        names = table.column_names if hasattr(table, "column_names") else getattr(table, "columns", table)
-        columns = ", ".join(map(str, names))
-        raise DataError(f'a table is not a column of texts; give one of its columns ({columns}), as in table["text"]')
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise DataError(f"{shown(texts)} is not a text; give a string, or a list of strings")
-    return texts
 
 
 def shown(value: object) -> str:

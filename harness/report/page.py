@@ -43,14 +43,13 @@ from harness.report.runs import (
     read_run,
     unique_names,
 )
-from harness.rundir.layout import CONFIG, REPORT, holds_run, members
+from harness.rundir.layout import CONFIG, REPORT, members
 from harness.rundir.records import installed_version
 from harness.rundir.training_facts import split_facts
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing
-from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import duration, printable, public, public_values, tell
 from preprocessing.dataset.shards import Manifest
@@ -96,7 +95,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     """Write the report of ``runs`` and return its path.
 
     Raises ``DataError`` for what is no run or has no metrics, ``ConfigError`` for a file of something else that may not
-    be replaced, or is one of a run.
+    be replaced.
     """
     places = [Path(run) for run in dict.fromkeys(str(Path(run)) for run in runs)]
     found = [members(place) for place in places]
@@ -105,11 +104,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     shown = shown if spread is None else [[one.path for one in spread["runs"]]]
     facts = [read_run(path) for paths in shown for path in paths]
     target = Path(output) if output is not None else places[0] / REPORT if len(places) == 1 else Path(REPORT)
-    is_report = atomic.says(target, GENERATOR)
-    above = list(target.resolve().parents)[:2]
-    if target.is_file() and not is_report and target.name != REPORT and any(map(holds_run, above)):
-        raise ConfigError(f"--output {target}: is a file of a run, from which reports are made; name another file")
-    check_replaced(target, overwrite, lambda: is_report)
+    check_replaced(target, overwrite, lambda: atomic.says(target, GENERATOR))
     page = render(facts, spread)
     with storing(target, otherwise="name another --output"):
         atomic.write_text(target, page)

@@ -94,16 +94,15 @@ class RunFacts:
         """Training time in seconds, and means over that time of what the log lines say; empty without lines."""
         rows = {line["step"]: line.get("rows") or 0 for line in self.train}
         lines = [line for line in self.speed if line["rows_per_s"]]
-        seconds = [rows.get(line["step"], 0) / line["rows_per_s"] for line in lines]
-        if not sum(seconds):
+        seconds = np.array([rows.get(line["step"], 0) / line["rows_per_s"] for line in lines])
+        if not seconds.sum():
             return {}
-        result = {"seconds": float(sum(seconds))}
+        result = {"seconds": float(seconds.sum())}
         for name in WEIGHED:
-            pairs = zip(lines, seconds, strict=True)
-            known = [(line[name], weight) for line, weight in pairs if line.get(name) is not None]
-            if known and sum(weight for _, weight in known):
-                values, weights = zip(*known, strict=True)
-                result[name] = float(np.average(values, weights=weights))
+            values = np.array([line.get(name) for line in lines], np.float64)  # None is NaN
+            known = ~np.isnan(values)
+            if seconds[known].sum():
+                result[name] = float(np.average(values[known], weights=seconds[known]))
         if padding := [line["padding"] for line in self.train if line.get("padding") is not None]:
             result["padding"] = float(np.mean(padding))
         if memory := [line["memory_bytes"] for line in lines if line.get("memory_bytes")]:

@@ -231,18 +231,13 @@ def verify(path: Path) -> Checkpoint:
         check_name(name, path / MANIFEST, MEND)
         check_file(path / name, line.bytes, line.sha256, MANIFEST, MEND)
     state = read_part(path / STATE)
-    step = check_state(state, path / STATE).step
+    known: CheckpointState = typed(CheckpointState, state, str(path / STATE), MEND)
+    step = known.step
     if step != manifest.step or path != path_of(path.parents[1], step):
         raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand? {MEND}")
     for name in (MODEL, OPTIMIZER):
         read_header(path / name, MEND)
     return Checkpoint(path, step, state)
-
-
-def check_state(content: dict[str, Any], path: Path) -> CheckpointState:
-    """The state that a file holds. Raises ``DataError`` for one that a training could not go on from."""
-    state: CheckpointState = typed(CheckpointState, content, str(path), MEND)
-    return state
 
 
 def read_part(path: Path) -> dict[str, Any]:

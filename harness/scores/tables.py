@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures for a terminal: splits or runs side by side, classes, confusions, drift; and what they say, in words.
+"""Figures for a terminal: splits or runs side by side, classes, confusions; and what they say, in words.
 
 Two accuracies of ``n`` rows differ by chance alone by about ``sqrt(2 p (1 - p) / n)``; those of one run are measured on
 the same rows, so by less. Of its validations nothing is said that this standard error, taken twice, could explain.
@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.scores.drift import shares_of
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import spreads
 from harness.scores.metrics import confusion_from_json, largest_confusions
@@ -20,7 +19,7 @@ from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortene
 CLASSES = 10
 """Classes that a table shows; of more, those with the lowest F1."""
 LISTED = 8
-"""Confusions, or classes of a drift, that are shown."""
+"""Confusions that are shown."""
 MARK = "*"
 """Stands behind the figure that chose, wherever validations are shown."""
 TIMES = 2.0
@@ -124,7 +123,7 @@ def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
 
 
 def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) -> str:
-    """Metrics, classes, confusion, the weakest group and drift of an evaluation of new rows, one below the other."""
+    """Metrics, classes, confusion, the weakest group of an evaluation of new rows, one below the other."""
     head = f"{name}: {values['rows']:,} rows"
     head += f", {values['left_out']:,} left out" if values["left_out"] else ""
     head += f", {values['missing']:,} without a text" if values["missing"] else ""
@@ -135,7 +134,7 @@ def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) 
         classes_table(values["per_class"], width),
         confusion_table(values, width),
         wrapped(weakest(values), width),
-        drift_table(values["drift"], width),
+        wrapped(beside_training(values["beside_training"]), width),
     ]
     return "\n\n".join("\n".join(lines) for lines in blocks)
 
@@ -160,28 +159,15 @@ def weakest(values: Mapping[str, Any]) -> str:
     return f"weakest group: {group}: accuracy {lowest['accuracy']:.4f} ({interval(lowest['accuracy_interval'])})"
 
 
-def drift_table(values: Mapping[str, Any], width: int) -> list[str]:
-    """The new rows beside the training's, and what differs."""
-    places = [place for place in ("train", "validation", "here") if place in values["unknown"]]
-    rows = [{"of": "unknown tokens", **{place: f"{values['unknown'][place]:.1%}" for place in places}}]
-    for key, title in (("0.05", "shortest twentieth"), ("0.5", "median"), ("0.95", "longest twentieth")):
-        known = {place: values["lengths"][place][key] for place in places if place in values["lengths"]}
-        rows.append({"of": f"tokens, {title}", **{place: f"{length:,}" for place, length in known.items()}})
-    shares = {place: shares_of(values["classes"][place]) for place in places if place in values["classes"]}
-    names = sorted(shares["here"], key=lambda name: -abs(shares["here"][name] - shares.get("train", {}).get(name, 0)))
-    rows += [
-        {"of": f"class {name}", **{place: f"{found[name]:.1%}" for place, found in shares.items()}}
-        for name in names[:LISTED]
-    ]
-    columns = [
-        Column(key="of", title="drift", right=False, shrinks=True),
-        *(Column(key=one, title=one) for one in places),
-    ]
-    found = list(values["found"])
-    if "train" not in values["lengths"]:
-        found.append("lengths and classes of the training are not known: its dataset is elsewhere now")
-    said = (f"drift: {sentence}" for sentence in found or ["none that matters"])
-    return [*table(columns, rows, width), *(line for one in said for line in wrapped(one, width))]
+def beside_training(shares: Mapping[str, float | None]) -> str:
+    """Unknown words and cut texts of new rows, beside those of the training."""
+    known = {name: "" if share is None else percent(share) for name, share in shares.items()}
+    validation = f" ({known['unknown_validation']} in validation)" if known["unknown_validation"] else ""
+    train = f" ({known['longest_train']} in training)" if known["longest_train"] else ""
+    return (
+        f"not in the vocabulary: {known['unknown']} of the tokens{validation}; as long as any that is read: "
+        f"{known['longest']} of the texts{train}"
+    )
 
 
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:

@@ -99,7 +99,7 @@ class Scorer:
             with world.together(f"writing the results of {split}"), storage(directory):
                 if world.is_main:
                     measured[split] = assess(scores, bundle, data.splits[split])
-                    write_results(place, split, scores, data.manifest, measured[split])
+                    write_results(place, split, scores, data.manifest.label_type, measured[split])
         if TEST in measured:
             sinks.log(TEST, {"step": step, **numbers_of(measured[TEST])})
         return measured

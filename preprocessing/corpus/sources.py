@@ -26,7 +26,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
-from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig, also_labelled
+from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, parquet
 from preprocessing.corpus.forms import Form, form_of, format_of, uncompressed
 from preprocessing.corpus.records import Cut, Dialect, cuts, read_header
@@ -169,7 +169,9 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
             its_format = "folder" if kind == fs.FileType.Directory else format_of(found, source)
             file = File(addresses.absolute(found), public(found), its_format, split, source, splits)
             if file.is_unlabelled and file.address in labelled:
-                raise ConfigError(f"source.unlabelled_path: {found!r} {also_labelled(labelled[file.address])}")
+                also = f"is also in source.{labelled[file.address]}; take it out of one of the two"
+                hint = "for rows of it that have no label, set source.missing_label to unlabelled"
+                raise ConfigError(f"source.unlabelled_path: {found!r} {also} ({hint})")
             if not file.is_unlabelled:
                 labelled[file.address] = {VALIDATION: "validation_path", TEST: "test_path"}.get(split or "", "path")
             yield file

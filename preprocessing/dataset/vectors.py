@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ from preprocessing.base.errors import ConfigError, DataError, UserError, require
 from preprocessing.base.processes import locked
 from preprocessing.base.randomness import permutation
 from preprocessing.base.schema import Count, Positive, Processes, Sha256, typed
-from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import read_bytes, read_json, shown
 from preprocessing.corpus import addresses
@@ -218,15 +217,11 @@ class VectorsConfig:
     """How often the texts are read; null: 10 times up to 20 million tokens, 5 times beyond."""
     seed: int = 0
     """Decides first values and random words."""
-    splits: list[str] = field(default_factory=lambda: list(LEARN_FROM))
-    """Splits to learn from, as far as the dataset has them: train and unlabelled; never validation or test."""
     threads: Processes | None = None
     """1: the same seed gives the same file. More are faster, and values differ a little from time to time. null: 1 for
     up to 100 million tokens times epochs, else one per core."""
     output: str | None = None
     """Directory to keep them in, for a dataset that cannot be written to; null: DATASET/vectors."""
-    json: bool = False
-    """Print what is known of them as one JSON object."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -236,10 +231,6 @@ class VectorsConfig:
         require(fits, "epochs", self.epochs, f"from 1 to {MOST_EPOCHS:,}, or null")
         require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 2**32 - 1")
         require(self.output != "", "output", self.output, "a directory's name, or null")
-        require(bool(self.splits), "splits", self.splits, "at least one split")
-        for name in (VALIDATION, TEST):
-            if name in self.splits:
-                raise ConfigError(f"splits: {name} is what trainings are measured on; nothing is learned from it")
 
 
 def main(config: VectorsConfig, words: list[str]) -> None:
@@ -247,17 +238,13 @@ def main(config: VectorsConfig, words: list[str]) -> None:
     (data,) = words
     if addresses.is_remote(data):
         raise ConfigError(f"{data}: vectors are kept beside the shards; name a local dataset directory")
-    say: Say = (lambda text: None) if config.json else partial(print, flush=True)
-    kept, found = keep_vectors(data, config, say)
+    kept, found = keep_vectors(data, config, partial(print, flush=True))
     info = kept.info
     coverage = float(kept.read()[FIRST_WORD:].any(axis=1).mean())
-    if config.json:
-        print(json.dumps({"path": str(kept.path), **asdict(info), "coverage": round(coverage, 6)}, indent=2))
-        return
     again = "the same seed gives the same file" if info.threads == 1 else f"{info.threads} threads: not repeatable"
-    say(f"vectors    {info.words:,} words, {info.settings} ({again})")
-    say(f"coverage   {coverage:.2%} of the vocabulary; learned from {' and '.join(info.settings.splits)}")
-    say(f"{'found' if found else 'written'} in {kept.path} ({duration(info.seconds)}); init.vectors own takes them")
+    print(f"vectors    {info.words:,} words, {info.settings} ({again})")
+    print(f"coverage   {coverage:.2%} of the vocabulary; learned from {' and '.join(info.settings.splits)}")
+    print(f"{'found' if found else 'written'} in {kept.path} ({duration(info.seconds)}); init.vectors own takes them")
 
 
 def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[KeptVectors, bool]:
@@ -267,10 +254,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     cannot be kept, ``UserError`` if another process learns them for too long.
     """
     manifest = read_manifest(data)
-    names = [name for name in dict.fromkeys(config.splits) if manifest.splits.get(name)]
-    if not names:
-        has = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
-        raise ConfigError(f"splits: {data} has none of {', '.join(config.splits)}; it has {has}")
+    names = [name for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
     splits = [Split(data, manifest, name).check() for name in names]
     tokens = sum(shard.info.tokens for split in splits for shard in split.shards)
     epochs = config.epochs or (EPOCHS_SMALL if tokens <= SMALL_TOKENS else EPOCHS_LARGE)

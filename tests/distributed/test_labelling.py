@@ -14,9 +14,8 @@ from harness.baseline.linear import Linear
 from harness.config import ModelConfig
 from harness.data.soft_labels import read_soft_labels, targets_of
 from harness.evaluate import here
-from harness.inference.bundle import read_bundle, write_bundle
+from harness.inference.bundle import logits_of, read_bundle, write_bundle
 from harness.inference.config import EvaluateConfig, LabelConfig
-from harness.inference.torch_scorer import logits_of
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision

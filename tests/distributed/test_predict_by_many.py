@@ -13,7 +13,7 @@ import pyarrow.csv
 import pytest
 
 from harness import predict
-from harness.inference.parts import ScoredPart
+from harness.inference.predict import ScoredPart
 from preprocessing.base.errors import UserError
 from tests.bundles import predicted, write_run
 from tests.commands import run_module, succeed

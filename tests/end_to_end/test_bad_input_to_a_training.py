@@ -72,31 +72,3 @@ def test_a_damaged_dataset_is_named(capsys, tmp_path: Path, dataset: Path) -> No
     code, line = refuse(capsys, "launch", "--data", root, "--run", tmp_path / "run")
     assert code == 3
     assert line.startswith(expected)
-
-
-@pytest.mark.parametrize("more", [(), ("--dry_run",)])
-def test_a_run_that_must_not_go_on_is_found_by_launch(capsys, tmp_path: Path, dataset: Path, more: tuple) -> None:
-    """A dry run is refused as the run would be that it rehearses."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "status.json").write_text('{"state": "failed", "step": 3}')
-    arguments = ("--data", dataset, "--run", tmp_path / "run", "--resume", "never")
-    code, line = refuse(capsys, "launch", *arguments, *more)
-    assert (code, "already holds a run" in line) == (2, True), line
-
-
-def test_a_global_batch_smaller_than_the_processes_is_found_by_launch(capsys, tmp_path: Path, dataset: Path) -> None:
-    arguments = ("--num_processes", 4, "--data", dataset, "--run", tmp_path / "run", "--global_batch", 3)
-    code, line = refuse(capsys, "launch", *arguments)
-    assert (code, line.split(":")[0]) == (2, "global_batch")
-
-
-def test_unlabelled_rows_and_soft_labels_that_are_not_there_are_found_by_launch(
-    capsys, tmp_path: Path, dataset: Path
-) -> None:
-    arguments = ("launch", "--data", dataset, "--run", tmp_path / "run")
-    code, line = refuse(capsys, *arguments, "--order.unlabelled_batch", 8, "--self_training.labels", "mine")
-    assert code == 2
-    assert line.startswith(f"order.unlabelled_batch: {dataset} has no unlabelled rows; build it with source.")
-    code, line = refuse(capsys, *arguments, "--self_training.labels", "mine")
-    assert (code, line.split(";")[0]) == (2, "self_training.labels: no row learns them")
-    assert not (tmp_path / "run").exists()

@@ -56,17 +56,13 @@ def run(data: Path) -> Path:
 
 def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
     status = json.loads((run / "status.json").read_text())
-    environment = json.loads((run / "environment.json").read_text())
     test = json.loads((run / "test.json").read_text())
     config = yaml.safe_load((run / "config.yaml").read_text())
     manifest = read_manifest(data)
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     assert config["optim"]["lr"] == 0.01
-    assert environment["effective"]["precision"] == "fp32: asked for"
-    assert environment["effective"]["processes"].startswith("2:")
     assert test["rows"] == manifest.rows("test") == np.sum(test["confusion"])
     assert test["accuracy"] > 0.9
-    assert {"accuracy", "f1", "roc_auc", "log_loss"} <= set(test)
     assert [path.name for path in run.rglob("*") if ".tmp-" in path.name] == []
     assert list((run.parent / "tmp").iterdir()) == []
 

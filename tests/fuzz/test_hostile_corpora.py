@@ -17,9 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from harness.inference.config import ReadingConfig
-from harness.inference.parts import values_of
-from harness.inference.rows import find, texts_of
+from harness.inference.rows import find, texts_of, values_of
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig, SplitConfig
@@ -73,8 +71,8 @@ def dataset_rows(path: Path) -> list[str]:
 def prediction_rows(path: Path) -> list[str]:
     """Texts as predict reads them, and all other columns."""
     texts: list[str] = []
-    for one in find([str(path)], "auto", ReadingConfig(), Reading(SourceConfig()), path.parent):
-        for part in sources.scan(one.file, path.parent).parts:
+    for file in find([str(path)], "auto", SourceConfig(), Reading(SourceConfig()), path.parent):
+        for part in sources.scan(file, path.parent).parts:
             for rows in tables.iter_rows(part):
                 texts += texts_of(part, rows, missing=True)
                 assert len(values_of(part, rows)) == len(rows.table)

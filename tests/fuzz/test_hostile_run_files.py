@@ -25,7 +25,7 @@ import torch
 from hypothesis import strategies as st
 
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
-from harness.inference.engines import open_scorer
+from harness.inference.scorer import open_scorer
 from harness.ranks.session import Session, open_session
 from harness.report.page import view
 from harness.report.runs import read_run
@@ -43,7 +43,7 @@ from preprocessing.dataset.shards import VOCABULARY
 from tests.datasets import write_dataset
 from tests.exports import export
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, replace
+from tests.fuzz.damage import Damage, byte_damages, json_damages
 from tests.fuzz.outcome import outcome
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]  # the environment of a run names git's revision
@@ -239,17 +239,3 @@ def test_a_hostile_file_of_a_run(fuzz: Fuzz, stage: Stage, one: Artefact, tmp_pa
     assert not (tmp_path / "executed").exists()
     fuzz(cases, check, 2 * SHARE)
     assert one.use() == whole
-
-
-@pytest.mark.parametrize("what", REPLACEMENTS)
-def test_what_lies_in_the_place_of_a_runs_file(stage: Stage, what: str) -> None:
-    """A pipe is not waited for, a device is not read to its end, a terabyte of zeros is not read at all."""
-    for one in artefacts(stage).values():
-        whole = one.use()
-
-        def fits(found: Any, one: Artefact = one, whole: Any = whole) -> bool:
-            return one.free or found == whole or is_said(found)
-
-        with one.undone():
-            replace(one.path, what)
-            outcome(one.use, fits, stage.root)

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks import corpora, limits, loader, measuring, predict, pretrain, recurrence, text
 from benchmarks.__main__ import main
-from harness.inference.engines import open_scorer
+from harness.inference.scorer import open_scorer
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from preprocessing.text.spec import TextSpec

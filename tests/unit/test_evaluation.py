@@ -1,28 +1,194 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation says beyond its metrics: the mistakes with their words, and one JSON of it all."""
+"""An evaluation: what it says beyond its metrics; new labelled rows have the figures of the same rows in a dataset."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference.bundle import Bundle, read_bundle, write_bundle
-from harness.inference.evaluation import assess, log_odds, occlusion
+from harness.inference.evaluation import assess, meanings
 from harness.inference.scoring import Scores, score
-from harness.inference.torch_scorer import logits_of
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_vocabulary
+from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
-from harness.scores.metrics import classification_metrics
-from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.text.vocabulary import UNK
+from preprocessing.base import cli
+from preprocessing.corpus.sources import EMBEDDED_LABELS
+from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.text.vocabulary import Vocabulary
+from tests.commands import unwrapped
+from tests.corpora import write_csv
 from tests.datasets import write_dataset
+
+pytestmark = pytest.mark.thorough
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a bundle, beside its dataset and its test rows as a CSV file."""
+    folder = tmp_path_factory.mktemp("two")
+    texts = write_dataset(folder / "data", {"train": 80, "validation": 30, "test": 60})
+    manifest = read_manifest(folder / "data")
+    torch.manual_seed(1)
+    model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, 2)
+    write_vocabulary(folder / "run" / "bundle", folder / "data")
+    write_bundle(folder / "run" / "bundle", model, manifest, step=7, decision=Decision(0.5, 0.4))
+    write_training(folder / "run" / "bundle", with_rates(manifest))
+    labels = {}
+    for block in Split(folder / "data", manifest, "test").blocks:
+        labels |= dict(zip(block.row.tolist(), block.label.tolist(), strict=True))
+    rows = [(text, manifest.labels[labels[number]]) for number, text in enumerate(texts["test"])]
+    write_csv(folder / "labelled.csv", rows)
+    return folder / "run"
+
+
+def with_rates(manifest: Manifest) -> Manifest:
+    """The manifest as preprocessing writes it, with the share of unknown tokens of the splits."""
+    splits = {"train": {"unknown_rate": 0.0}, "validation": {"unknown_rate": 0.12}}
+    return replace(manifest, statistics={"splits": splits})
+
+
+def evaluate(run: Path, *arguments: object) -> int:
+    return cli.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
+
+
+def refused(capsys: pytest.CaptureFixture[str], run: Path, *arguments: object) -> tuple[int, str]:
+    capsys.readouterr()
+    code = evaluate(run, *arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    return code, line.removeprefix("error: ")
+
+
+def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(run, "--input", run.parent / "labelled.csv") == 0
+    out, found = capsys.readouterr().out, json.loads((run / "evaluation" / "labelled.csv.json").read_text())
+    bundle, manifest = read_bundle(run / "bundle"), read_manifest(run.parent / "data")
+    split = Split(run.parent / "data", manifest, "test")
+    scores = score(bundle.model, split, World(), batch_rows=16, layout="padded", device=torch.device("cpu"))
+    expected = assess(scores, bundle, split)
+    for name in ("rows", "confusion", "per_class", "labels", "temperature", "threshold", "accuracy"):
+        assert found[name] == expected[name], name
+    for name in ("log_loss", "roc_auc", "ece"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-5)
+    assert [m["row"] for m in found["mistakes"]] == [m["row"] + 1 for m in expected["mistakes"]]
+    texts = (run.parent / "labelled.csv").read_text().splitlines()[1:]
+    assert all(texts[m["row"] - 1] == f"{m['text']},{m['label']}" for m in found["mistakes"])
+    assert f"{found['accuracy']:.4f}" in out
+
+
+def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, capsys) -> None:
+    content = (run.parent / "labelled.csv").read_text().splitlines()
+    for folder, rows in (("jan", 21), ("feb", 31)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "new.csv").write_text("\n".join(content[:rows]) + "\n")
+    output = tmp_path / "found"
+    for _ in range(2):  # each goes on under its own name
+        for folder in ("jan", "feb"):
+            assert evaluate(run, "--input", tmp_path / folder / "new.csv", "--output", output) == 0
+    found = [json.loads(path.read_text()) for path in output.glob("*.json")]
+    assert {Path(one["input"]).parent.name: one["rows"] for one in found} == {"jan": 20, "feb": 30}
+    assert len(found) == len(list(output.glob("*-predictions.parquet"))) == 2
+    assert (output / "new.csv.json").exists()
+
+
+def test_unknown_words_and_cut_texts_are_beside_the_training(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bundle = read_bundle(run / "bundle")
+    longest = bundle.pipeline.spec.max_tokens
+    rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
+    path = write_csv(tmp_path / "other.csv", rows)
+    assert evaluate(run, "--input", path, "--output", tmp_path) == 0
+    found = json.loads((tmp_path / "other.csv.json").read_text())["beside_training"]
+    assert found["unknown"] == 1 / (4 + longest)
+    assert (found["unknown_validation"], found["longest"]) == (0.12, 0.5)
+    said = unwrapped(capsys.readouterr().out)
+    assert "of the tokens (12% in validation); as long as any that is read: 50% of the texts (" in said
+
+
+def test_training_texts_and_texts_that_cannot_be_read_are_counted(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """While the dataset of the training is where it was."""
+    names, data = read_bundle(run / "bundle").info.labels, run.parent / "data"
+    words = Vocabulary.read(data / VOCABULARY).tokens
+    block = Split(data, read_manifest(data), "train").blocks[0]
+    known = [" ".join(words.take(ids[:n]).to_pylist()) for ids, n in zip(block.ids[:7], block.length, strict=False)]
+    path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*known, "zebra quagga", "zebra"]])
+    assert evaluate(run, "--output", tmp_path, "--input", path) == 0
+    assert "note: whether rows are training texts is not known" in unwrapped(capsys.readouterr().out)
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(f"data: {data}\n")
+    assert evaluate(tmp_path / "run", "--output", tmp_path, "--input", path) == 0
+    said = unwrapped(capsys.readouterr().out)
+    assert "note: 7 of 9 rows (" in said
+    assert "note: 2 of 9 rows (" in said
+    assert evaluate(tmp_path / "run", "--data", data, "--split", "train", "--output", tmp_path) == 0
+    said = unwrapped(capsys.readouterr().out)
+    assert "80 of 80 rows (100%) are training texts, so new texts may do worse" in said
+
+
+def test_labels_that_the_run_does_not_know_are_named(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = read_bundle(run / "bundle").info.labels
+    rows = [("fine film", names[0]), ("odd", "meh"), ("bad", names[1]), ("odd", "meh"), ("odd", "so so")]
+    path = write_csv(tmp_path / "strange.csv", rows)
+    code, line = refused(capsys, run, "--input", path)
+    assert (code, line) == (
+        3,
+        f"{path}: holds labels that the run does not know: 'meh' (2 rows, first row 2), 'so so' (1 row, first "
+        f"row 5); it knows {', '.join(names)}; say in source.labels what they mean, or leave the rows out with "
+        "source.neutral",
+    )
+    assert evaluate(run, "--input", path, "--output", tmp_path, "--source.neutral", "[meh, so so]") == 0
+    assert "strange.csv: 2 rows, 3 left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain", "predict"])
+def test_all_commands_read_new_rows_as_the_corpus_was(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Quoted with ' and written in an encoding that no bytes tell."""
+    names = read_bundle(run / "bundle").info.labels
+    shutil.copytree(run, tmp_path / "run")
+    manifest = with_rates(read_manifest(run.parent / "data"))
+    source = {"text_column": "text", "label_column": "label", "labels": "auto", "quote": "'", "encoding": "cp1251"}
+    files = [{"name": "a.csv", "format": "csv", "split": None, "read_as": {}}]
+    provenance = {"config": {"source": source}, "sources": files}
+    write_training(tmp_path / "run" / "bundle", replace(manifest, provenance=provenance))
+    text = "ночь, улица, w1 ''фонарь''"
+    rows = "".join(f"'{text}','{names[at % 2]}'\n" for at in range(4))
+    (tmp_path / "new.csv").write_bytes(f"text,label\n{rows}".encode("cp1251"))
+    more = {"evaluate": ["--output", tmp_path], "explain": ["--format", "json"]}
+    more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
+    words = [command, "--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[command]]
+    assert cli.run(main, list(map(str, words))) == 0, capsys.readouterr().err
+    if command == "evaluate":
+        seen = [mistake["text"] for mistake in json.loads((tmp_path / "new.csv.json").read_text())["mistakes"]]
+    else:
+        out = capsys.readouterr().out if command == "explain" else (tmp_path / "out.jsonl").read_text()
+        seen = [json.loads(line)["text"] for line in out.splitlines()]
+    assert set(seen) == {"ночь, улица, w1 'фонарь'"}
+
+
+def test_what_labels_mean() -> None:
+    pair = ["negative", "positive"]
+    assert meanings(pair, "auto", EMBEDDED_LABELS) == {"negative": 0, "neg": 0, "0": 0, "positive": 1, "pos": 1, "1": 1}
+    assert meanings(pair, "auto", "auto") == {"negative": 0, "positive": 1}
+    assert meanings(["false", "true"], "auto", "auto") == {"0": 0, "1": 1}
+    assert meanings(["A", "a", "B"], "auto", "auto") == {"b": 2}  # 'A' and 'a' are told apart by their exact names
+
 
 CLASSES = (2, 3)
 
@@ -56,20 +222,6 @@ def scores(bundle: Bundle, split: Split) -> Scores:
     return score(bundle.model, split, World(), batch_rows=16, layout="padded", device=device)
 
 
-def test_everything_is_said_after_calibration_and_is_json(bundle: Bundle, split: Split, scores: Scores) -> None:
-    values = json.loads(json.dumps(assess(scores, bundle, split), allow_nan=False))
-    expected = classification_metrics(2 * scores.logits, scores.labels, 0.4)
-    assert {name: values[name] for name in expected} == expected
-    plain = classification_metrics(scores.logits, scores.labels)
-    assert values["calibration"]["log_loss_before"] == pytest.approx(plain["log_loss"])
-    assert values["calibration"]["ece_before"] == pytest.approx(plain["ece"])
-    for when in ("before", "after"):
-        assert sum(entry["rows"] for entry in values["calibration"][when]) == 60
-    low, high = values["intervals"]["accuracy"]
-    assert low < values["accuracy"] < high
-    assert [entry["label"] for entry in values["per_class"]] == bundle.info.labels
-
-
 def test_mistakes_are_the_most_confident_ones_with_their_own_words(
     bundle: Bundle, dataset: Path, split: Split, scores: Scores
 ) -> None:
@@ -93,16 +245,3 @@ def tokens_of(split: Split, row: int) -> np.ndarray:
         for place in np.flatnonzero(block.row == row):
             return block.ids[place, : block.length[place]].astype(np.int64)
     raise AssertionError(row)
-
-
-def test_a_word_weighs_what_the_answer_loses_without_it(bundle: Bundle) -> None:
-    ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
-    for label in range(len(bundle.info.labels)):
-        weights = occlusion(bundle.model, ids, label)
-        whole = log_odds(logits_of(bundle.model, [ids], 1), label)[0]
-        for place in range(8):
-            changed = ids.copy()
-            changed[place] = UNK
-            without = log_odds(logits_of(bundle.model, [changed], 1), label)[0]
-            assert weights[place] == pytest.approx(whole - without, abs=1e-5)
-        assert weights[1] == pytest.approx(0, abs=1e-6)  # it is unknown already

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,17 +90,6 @@ def test_nothing_left_unknown_and_very_long(run: Path) -> None:
     long = model.explain("w1 superb " * 10_000)
     assert (len(long.tokens), long.num_tokens) == (64, 20_000)
     assert long.summary[2:] == ["the model has read 64 of 20,000 words"]
-
-
-def test_what_cannot_be_explained(run: Path) -> None:
-    model, nothing = padless.load(run), cast(Any, None)
-    with pytest.raises(padless.UserError, match="is not a text; explain takes one"):
-        model.explain(nothing)
-    names = ", ".join(model.classes_)
-    with pytest.raises(padless.UserError, match=rf"^label: the model has no class 'other'; it has {names}$"):
-        model.explain("a", "other")
-    with pytest.raises(padless.UserError, match=f"did you mean '{model.classes_[0]}'"):
-        model.explain("a", model.classes_[0] + "s")
 
 
 def test_in_a_file_words_have_numbers(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,20 +190,3 @@ def test_law_9(two: Path, capsys: pytest.CaptureFixture[str], words: str) -> Non
     assert sentence in " ".join(output.err.split())
     assert output.err.count("error: ") == 1
     assert not list(Path().glob("out.*"))
-
-
-def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(
-    two: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name = "out.html"
-    Path(name).write_text("mine\n")
-    assert explain(two, "a fine film", "--output", name) == 2
-    assert capsys.readouterr().err.startswith(f"error: --output {name}: is there already, and holds something else;")
-    assert Path(name).read_text() == "mine\n"
-    assert explain(two, "a fine film", "--output", name, "--overwrite", "true") == 0
-    assert explain(two, "a dull film", "--output", name) == 0  # which it wrote itself
-    Path("in.txt").write_text("a fine film\n")
-    os.link("in.txt", "hard.txt")
-    assert explain(two, "--input", "in.txt", "--output", "hard.txt", "--overwrite", "true") == 2
-    assert capsys.readouterr().err == "error: --output hard.txt: is the input; name another file\n"
-    assert Path("in.txt").read_text() == "a fine film\n"

@@ -180,4 +180,4 @@ def test_what_others_print_below_a_live_line_is_escaped(monkeypatch: pytest.Monk
     assert "\x1b]0" not in said
     assert r"a label: \u001b[2J\u001b]0;x\u0007" in said
     assert r"before \u001b[2J" in said
-    assert r"\nmore" in said
+    assert r"after \u001b[2J more" in said

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -22,9 +21,8 @@ import pytest
 
 from harness.__main__ import main
 from harness.inference import rows
-from harness.inference.parts import Layout, ScoredPart
-from harness.inference.place import MANIFEST
-from preprocessing.base import atomic, cli
+from harness.inference.predict import ScoredPart
+from preprocessing.base import cli
 from tests.commands import unwrapped
 from tests.stub_scorer import COLUMNS, LABELS, Stub, put_in
 
@@ -80,10 +78,6 @@ def write(kind: str, number: int = ROWS) -> str:
         "txt": "\n".join(["\n", *texts]),
     }
     return written(f"in.{kind}", content[kind])
-
-
-def files_of(folder: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def test_csv_keeps_every_byte() -> None:
@@ -169,23 +163,6 @@ def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> N
     assert Path("out.csv").read_text().startswith("text,predicted,new_predicted,new_probability_bad,")
 
 
-WRONG = {
-    "g.csv": (
-        ("text\n" + "né\n" * 90).encode() + b"caf\xe9\n",
-        "row 91: byte 3 (0xe9) of 'text' is not UTF-8; set --enc",
-    ),
-    "j.jsonl": (b'{"text": "fine"}\n{"text": 10}\n', "row 2: 'text' is 10, expected a text"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_read_is_a_sentence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    content, expected = WRONG[name]
-    code, line = refused(capsys, written(name, content), "out.csv")
-    assert (code, line[: len(f"{name}: {expected}")]) == (3, f"{name}: {expected}")
-    assert [path.name for path in Path().iterdir()] == [name]
-
-
 def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
@@ -205,16 +182,10 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     assert "standard input: line 2: byte 3 (0xe9) is not UTF-8" in capsys.readouterr().err
 
 
-def test_a_table_on_standard_input_and_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     feed(monkeypatch, b"id;text\n007;fine\n")
     assert predict("-", "out.csv", "--format", "csv") == 0
     assert Path("out.csv").read_text().splitlines()[1].startswith("007;fine;")
-    os.mkfifo("pipe")
-    writer = threading.Thread(target=lambda: Path("pipe").write_text("one\ntwo\n"))
-    writer.start()
-    assert predict("pipe", "out.jsonl") == 0
-    writer.join()
-    assert Stub.seen == ["one", "two"]
 
 
 def plain(delimiter: str = ",", quote: str = '"') -> dict[str, str | None]:
@@ -244,20 +215,12 @@ def test_many_parts_are_as_one(source: str, target: str, few_at_once: None) -> N
     whole = list(Stub.seen)
     assert predict(name, f"many.{target}", *SMALL) == 0
     assert whole == Stub.seen
-    assert predict(name, "folder/", *SMALL, "--output_format", target) == 0
-    manifest = json.loads(Path("folder", MANIFEST).read_text())
-    assert sorted(files_of("folder")) == [MANIFEST, *(part["file"] for part in manifest["parts"])]
-    assert len(manifest["parts"]) > 5
-    assert manifest["rows"] == sum(part["rows"] for part in manifest["parts"]) == len(whole)
-    for part in manifest["parts"]:
-        assert atomic.sha256_file(Path("folder", part["file"])) == part["sha256"]
     if target == "parquet":
         one = pq.read_table("one.parquet")
         assert pq.read_table("many.parquet").equals(one)
-        assert pq.read_table("folder").equals(one)
     else:
         assert Path(f"many.{target}").read_bytes() == Path(f"one.{target}").read_bytes()
-    assert sorted(path.name for path in Path().iterdir()) == sorted(["folder", name, f"many.{target}", f"one.{target}"])
+    assert sorted(path.name for path in Path().iterdir()) == sorted([name, f"many.{target}", f"one.{target}"])
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None]:
@@ -273,29 +236,18 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None
     return lambda: monkeypatch.setattr(ScoredPart, "make", make)
 
 
-@pytest.mark.parametrize("target", ["out.csv", "o/"])
-def test_interrupted_twice_and_continued(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_twice_and_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     source = write("csv")
-    assert predict(source, f"whole-{target}", *SMALL) == 0
+    assert predict(source, "whole.csv", *SMALL) == 0
     for number in (3, 4):
         heal = interrupt(monkeypatch, number)
-        assert predict(source, target, *SMALL) == 130
+        assert predict(source, "out.csv", *SMALL) == 130
         heal()
         assert 0 < len(Stub.seen) < ROWS
-    assert not Path(target, MANIFEST).exists()
-    assert not Path("out.csv").exists()
-    if target == "o/":
-        Path(f"o/part-00007.parquet{atomic.TEMPORARY_MARK}elsewhere-7").write_text("what a killed process leaves")
-    assert predict(source, target, *SMALL) == 0
+        assert not Path("out.csv").exists()
+    assert predict(source, "out.csv", *SMALL) == 0
     assert 0 < len(Stub.seen) < ROWS
-    if target == "o/":
-        whole = files_of("whole-o")
-        assert files_of("o") == whole
-        Path("o/part-00002.parquet").unlink()
-        assert predict(source, target, *SMALL) == 0
-        assert files_of("o") == whole
-    else:
-        assert Path(target).read_bytes() == Path(f"whole-{target}").read_bytes()
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
 
 
 def test_what_was_begun_goes_on_with_the_same_only(
@@ -305,54 +257,28 @@ def test_what_was_begun_goes_on_with_the_same_only(
     heal = interrupt(monkeypatch, 3)
     assert predict(name, "out.csv", *SMALL) == 130
     heal()
-    begun = f"{Path('out.csv.parts').absolute()}: a prediction was begun with"
+    begun = f"{Path('out.csv.parts').absolute()}: a prediction was begun with other"
     what = "name another --output, or set --overwrite true to start again"
-    assert refused(capsys, name, "out.csv", "--processes", 1) == (2, f"{begun} part_mb 0.0005 and not 8.0; {what}")
+    assert refused(capsys, name, "out.csv", "--processes", 1) == (2, f"{begun} part_mb; {what}")
     info.weights_sha256 = "other"
-    assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} other weights; {what}")
+    assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} weights; {what}")
     info.weights_sha256 = "w"
     with open(name, "a") as file:
         file.write("1,one more\n")
-    assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} another content of in.csv; {what}")
+    assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} input; {what}")
     assert predict(name, "out.csv", *SMALL, "--overwrite", "true") == 0
     assert len(Stub.seen) == ROWS + 1
 
 
-def test_a_full_disk_leaves_the_old_file(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    name = write("csv")
-    written("out.csv", "old")
-
-    def full(self: Layout, *arguments: object) -> bytes:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Layout, "lines", full)
-    code, line = refused(capsys, name, "out.csv", "--overwrite", "true")
-    what = "make room and run the same command to continue, or name another --output"
-    assert (code, line[-len(what) :]) == (4, what)
-    assert "cannot be written (No space left on device)" in line
-    assert Path("out.csv").read_text() == "old"
-    assert list(Path().glob(f"**/*{atomic.TEMPORARY_MARK}*")) == []
-
-
-def test_an_output_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_is_no_file_here(capsys: pytest.CaptureFixture[str]) -> None:
     name = write("csv", 20)
     Path("mine").mkdir()
-    Path("mine/notes.txt").touch()
     for output, what in (
-        ("mine/", "mine/: holds notes.txt, and no predictions; name an empty folder"),
-        ("s3://bucket/x.csv", "s3://bucket/x.csv: is remote; write to a disk here, and copy what is whole"),
+        ("mine", "is no file; name one, as in predicted.parquet"),
+        ("new/", "is no file; name one, as in predicted.parquet"),
+        ("s3://bucket/x.csv", "is remote; write to a disk here, and copy what is whole"),
     ):
-        assert refused(capsys, name, output) == (2, f"--output {output}".removesuffix(output) + what)
-    assert predict(name, "done/") == 0
-    what = "done/: holds other predictions (prefix  and not new_); name another --output, or set --overwrite true"
-    assert refused(capsys, name, "done", "--prefix", "new_") == (2, f"--output {what}")
-    mine = [Path("done/part-mine.parquet"), Path("done/notes.txt")]
-    for path in mine:
-        path.write_text("mine")
-    assert predict(name, "done", "--prefix", "new_", "--overwrite", "true") == 0
-    assert pq.read_table("done/part-00000.parquet").column_names[2:] == [f"new_{column}" for column in COLUMNS]
-    assert [path.read_text() for path in mine] == ["mine"] * 2
-    assert sorted(path.name for path in Path().iterdir()) == ["done", "in.csv", "mine"]
+        assert refused(capsys, name, output) == (2, f"--output {output}: {what}")
 
 
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -373,7 +299,7 @@ def test_an_output_is_no_input(capsys: pytest.CaptureFixture[str]) -> None:
     for source, output in (("in.csv", "in.csv"), ("link.csv", "in.csv"), ("h*.csv", "in.csv"), ("in.csv", "hard.csv")):
         code, line = refused(capsys, source, output, "--overwrite", "true")
         assert (code, line.split(": ")[0]) == (2, f"--output {output}")
-        assert "is the input, or lies there; name another --output" in line
+        assert "is the input; name another --output" in line
     assert Path("in.csv").read_bytes() == before
 
 
@@ -396,13 +322,6 @@ def test_texts_without_a_known_word_are_counted(capsys: pytest.CaptureFixture[st
     assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in said
 
 
-def test_a_difference_of_precision_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict(write("csv", 20), "out.csv", "--precision", "bf16") == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "computed in bf16 on cpu, and no probability" in said
-    assert "differs by more than 0.15 " in said  # 0.9 and 0.75
-
-
 def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
     Path("new/deep").mkdir(parents=True)
     written("new/b.csv", "text,n\nsecond,2\n")
@@ -422,9 +341,10 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
     what = "its columns (n, text) are not those of new/a.csv.gz (text, n); predict them apart"
     assert refused(capsys, "new", "out.csv") == (3, f"new/d.csv: {what}")
     Path("new/d.csv").unlink()
-    for more in ((), ("--overwrite", "true")):  # what is being written is no input
-        assert predict("new", "new/out.csv", *more) == 0
-        assert Stub.seen == ["first", "second", "third"]
+    assert predict("new", "new/out.csv") == 0
+    assert Stub.seen == ["first", "second", "third"]
+    what = "--output new/out.csv: is the input; name another --output"
+    assert refused(capsys, "new", "new/out.csv", "--overwrite", "true") == (2, what)
 
 
 def test_a_folder_of_texts() -> None:
@@ -445,8 +365,7 @@ def test_remote_files_and_passwords(capsys: pytest.CaptureFixture[str]) -> None:
         assert predict(source, "out.csv") == 0
         assert Stub.seen == ["fine", "so so"]
     store.pipe("/me:SECRET@host/a.csv", b"text\nfine\n")
-    assert predict("memory://me:SECRET@host/a.csv", "o/") == 0
-    assert json.loads(Path("o", MANIFEST).read_text())["basis"]["inputs"][0][0] == "memory://host/a.csv"
-    assert predict("memory://me:SECRET@host/b.csv", "p/") == 3
+    assert predict("memory://me:SECRET@host/a.csv", "o.csv") == 0
+    assert predict("memory://me:SECRET@host/b.csv", "p.csv") == 3
     out, err = capsys.readouterr()
     assert "SECRET" not in out + err

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from harness.__main__ import main
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
 from harness.config import OptimConfig
@@ -22,7 +21,6 @@ from harness.report.page import write_report
 from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import read_figures
-from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
@@ -185,18 +183,3 @@ def test_no_text_becomes_an_element_or_an_attribute(place: Path) -> None:
     assert not [name for _, attributes in elements for name in attributes if name.startswith("on")]
     assert numbers(path)["runs"][0]["figures"]["labels"] == sorted([HOSTILE, QUOTED], key=str)
     assert "Content-Security-Policy" in path.read_text()
-
-
-def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(pair: Path, tmp_path: Path) -> None:
-    run, output = write_run(tmp_path / "run", pair), tmp_path / "page.html"
-    output.write_text("mine")
-
-    def report(*words: object) -> int:
-        return cli.run(main, ["report", str(run), "--output", *map(str, words)])
-
-    assert report(output) == 2
-    assert output.read_text() == "mine"
-    assert report(output, "--overwrite", "true") == 0
-    metrics = (run / "metrics.jsonl").read_bytes()
-    assert report(run / "metrics.jsonl", "--overwrite", "true") == 2
-    assert (run / "metrics.jsonl").read_bytes() == metrics

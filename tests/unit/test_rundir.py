@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,7 @@ from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.records import (
     known_status,
     read_config,
-    read_environment,
     write_config,
-    write_environment,
     write_status,
 )
 from harness.rundir.results import open_predictions
@@ -28,8 +24,6 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.job import output
 
 pytestmark = pytest.mark.thorough
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,19 +148,3 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert true.tolist() == names[::-1]
     assert {name: column.tolist() for name, column in found.items()} == {names[1]: [0.75, 0.5]}
     assert list(frame) == ["row", "label", "predicted", *(f"probability_{name}" for name in names)]
-
-
-@pytest.mark.processes
-def test_reading_a_run_directory_brings_no_torch() -> None:
-    modules = [f"harness.rundir.{path.stem}" for path in sorted((ROOT / "harness" / "rundir").glob("[a-z]*.py"))]
-    script = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=240, check=False).returncode == 0
-
-
-@pytest.mark.processes  # the environment asks git for the revision
-def test_the_password_of_an_address_is_not_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["train", "--data", "http://me:SECRET@host/data?token=SECRET"])
-    write_environment(tmp_path, {})
-    write_status(tmp_path, "failed", reason="http://me:SECRET@host/data: gone")
-    assert read_environment(tmp_path)["command"] == ["train", "--data", "http://host/data"]
-    assert known_status(tmp_path)["reason"] == "http://host/data: gone"

@@ -141,11 +141,3 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: 
     glove(tmp_path / "glove.txt", ["日本", "映画"])
     with pytest.raises(DataError, match=r"glove\.txt: none of its 2 words is in the dataset's vocabulary"):
         start(data, str(tmp_path / "glove.txt"))
-
-
-def test_damaged_vectors_are_not_taken(data: Path) -> None:
-    keep(data)
-    (path,) = folder_of(data).glob("*.npy")
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(DataError, match="its sha256 is not the one in"):
-        start(data, "own")

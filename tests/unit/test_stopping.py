@@ -146,7 +146,7 @@ def test_who_holds_a_lock_is_said_and_how_to_let_it_go_on(tmp_path: Path) -> Non
             time.sleep(0.01)
         with pytest.raises(UserError) as refused, locked(path, 0, TAKEN):
             pass
-        stopped = f"(process {holder.pid}, T (stopped); kill -CONT {holder.pid} lets it go on)"
+        stopped = f"(process {holder.pid}, stopped; kill -CONT {holder.pid} lets it go on)"
         assert str(refused.value) == f"out: another run is writing; wait for it {stopped}"
     finally:
         holder.kill()

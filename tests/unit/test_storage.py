@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow import fs
 
 from harness.config import RunConfig
 from harness.ranks.distributed import RankError, World
@@ -21,7 +20,6 @@ from harness.training.console import Log
 from preprocessing.base import atomic, cli
 from preprocessing.base.atomic import refusal, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, StorageError, UserError
-from preprocessing.dataset import remote
 from tests.commands import ROOT
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -131,15 +129,3 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space left"):
         atomic.append_line(path, "two")
     assert path.read_text() == "one\n"
-
-
-def test_a_store_without_room_is_left_without_a_part_of_a_file(tmp_path: Path) -> None:
-    target = tmp_path / "dataset.json"
-    target.write_text("{")
-    says = r"^local://store/dataset\.json: cannot be written .*name another --output"
-    with (
-        pytest.raises(StorageError, match=says),
-        remote.whole(fs.LocalFileSystem(), str(target), "local://store/dataset.json"),
-    ):
-        raise FULL
-    assert not target.exists()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +102,8 @@ def test_no_texts_and_odd_ones(two: Path) -> None:
     ("texts", "sentence"),
     [
         (["a", None], r"texts\[1\] is None, not a text; leave it out, or give it one"),
-        (b"a", "b'a' is not a text; give a string, or a list of strings"),
-        (pd.DataFrame({"review": ["a"], "stars": [1]}), r"a table is not a column of texts; .* \(review, stars\)"),
+        (b"a", "a bytes is no list of strings"),
+        (pd.DataFrame({"review": ["a"], "stars": [1]}), "a DataFrame is no list of strings, and no column of a table"),
     ],
 )
 def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> None:
@@ -116,14 +115,11 @@ def test_a_folder_that_is_none_of_these_says_what_it_is(two: Path, tmp_path: Pat
     dataset = two.parent / "data"
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     (tmp_path / "begun" / "config.yaml").touch()
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "pytorch_model.bin").write_bytes(pickle.dumps({}))
     said = {
         tmp_path / "begn": f"there is no folder {tmp_path / 'begn'}; did you mean {tmp_path / 'begun'}?",
         dataset: f"{dataset} is a dataset; name a run that was trained on it",
         tmp_path / "begun": "this run has not finished an epoch; name a run whose training got that far",
         tmp_path: f"{tmp_path} is a folder of runs; name one of them: begun",
-        tmp_path / "saved": "its pytorch_model.bin is not opened: to read a pickle is to run its code",
     }
     for place, sentence in said.items():
         with pytest.raises(padless.UserError, match=sentence):

@@ -135,10 +135,6 @@ def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read_kept(kept.path) == kept
 
 
-def test_what_cannot_be_learned_from_is_refused(data: Path) -> None:
-    with pytest.raises(ConfigError, match="splits: test is what trainings are measured on; nothing is learned from it"):
-        VectorsConfig(splits=["train", "test"])
-    with pytest.raises(ConfigError, match=r"splits: .* has none of unlabelled; it has test, train, validation"):
-        keep_vectors(data, VectorsConfig(splits=["unlabelled"]), quiet)
+def test_a_remote_dataset_is_refused() -> None:
     with pytest.raises(ConfigError, match="name a local dataset directory"):
         command.main(VectorsConfig(), ["s3://bucket/data"])

@@ -121,24 +121,6 @@ def test_wrong_data_is_named_and_ends_with_3(case: str, tmp_path: Path, command:
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
-WRONG_CONFIGURATION = {
-    "unknown key": (["--source.paht", "x"], "--source.paht: no such option; did you mean --source.path?"),
-    "label with two meanings": (
-        ["--source.labels", '{"a": [1], "b": ["1.0"]}'],
-        "source.labels.b: '1.0' already has a meaning",
-    ),
-    "encoding that is none": (["--source.encoding", "utf8000"], "source.encoding: 'utf8000' is not known"),
-    "ladder that descends": (["--shards.widths", "[64,32]"], "shards.widths: [64, 32]"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG_CONFIGURATION)
-def test_wrong_configuration_is_named_and_ends_with_2(case: str, tmp_path: Path, command: Command) -> None:
-    arguments, expected = WRONG_CONFIGURATION[case]
-    code = command.build(write_csv(tmp_path / "reviews.csv", ROWS), tmp_path / "out", *arguments)
-    assert (code, expected in command.sentence) == (2, True), command.sentence
-
-
 def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) -> None:
     """Null, empty, only stop words, and one of a megabyte: each becomes a row, and the manifest says so."""
     texts = (None, "", "the of and", "word " * 200_000, "\ud800 \x00 fine")
