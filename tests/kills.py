@@ -132,7 +132,8 @@ def train(source: Path, run: Path) -> int:
         checkpoint=CheckpointConfig(every_steps=1, keep_last=1),
         tracking=TrackingConfig(log_every=1),
     )
-    Checkpointer._start = lambda self, work: work()  # in its own place among the changes
+    save = Checkpointer.save  # not beside the training: in its own place among the changes
+    Checkpointer.save = lambda *args, wait: save(*args, wait=True)  # type: ignore[method-assign]
     with open_session("cpu", "fp32", 60) as session, assembly.open_run(config, session) as opened:
         opened.train()
     return 0

@@ -166,10 +166,11 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     users = os.environ.get(LOG_LEVEL)
     os.environ[LOG_LEVEL] = users or "FATAL"  # of a machine that does not come torch would print a stack
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
 
     os.environ[LOG_LEVEL] = users or "ERROR"  # the ranks': torch would warn of every address that has no name
 
-    parser = accelerate_parser()
+    parser = launch_command_parser()
     check_options(options, {option for action in parser._actions for option in action.option_strings})
     parser.set_defaults(max_restarts=None)
     devices.tell_ranks(options)
@@ -194,13 +195,6 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     if arguments.num_machines == 1 and arguments.main_process_port is None:
         arguments.main_process_port = free_port()
     return arguments
-
-
-def accelerate_parser() -> Any:
-    """The parser of ``accelerate launch``."""
-    from accelerate.commands.launch import launch_command_parser
-
-    return launch_command_parser()
 
 
 def check_options(options: list[str], known: set[str]) -> None:

@@ -78,8 +78,9 @@ def directives(job: Job) -> str:
     """The ``#SBATCH`` lines, one for each option."""
     asked = {option: getattr(job.resources, key) for key, option in NAMED.items()}
     lines: list[tuple[str, str | int | None]] = [("job-name", job.name)]
-    lines += [(option, value) for option, value in asked.items() if value is not None]
-    lines = [line for line in lines if line[0] != "gpus-per-node" or str(line[1]) != "0"]
+    for option, value in asked.items():
+        if value is not None and (option, str(value)) != ("gpus-per-node", "0"):
+            lines.append((option, value))
     lines += [("ntasks-per-node", 1)]
     if job.tasks:
         limit = f"%{job.config.array.at_once}" if job.config.array.at_once else ""

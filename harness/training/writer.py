@@ -211,7 +211,7 @@ class Checkpointer:
 
         ``best``: the step of the best validation so far, whose checkpoint is kept.
         """
-        self.wait()
+        self.wait()  # cannot hang: see there
         if self.failure is not None:
             return
         self.copy(tensors)
@@ -369,7 +369,7 @@ class RunWriter:
         """
         HEARTBEAT.last_words = None
         if self.checkpointer is not None:
-            self.checkpointer.wait()
+            self.checkpointer.wait()  # cannot hang: see there
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
         ending = Ending.of(ended, self.step)
         refused = self.had_finished and not self.begun and isinstance(ended, UserError)
