@@ -70,13 +70,7 @@ def figures_of(run: Member) -> dict[str, dict[str, Any]]:
 
 def chosen(values: dict[str, Any]) -> dict[str, Any]:
     """Values whose spread is shown, the number of rows, and their intervals."""
-    shown = {name: values[name] for name in ("rows", *FIGURES) if name in values}
-    intervals = values.get("intervals")
-    if intervals is None:
-        return shown
-    return shown | {
-        "intervals": {name: each for name, each in intervals.items() if name in FIGURES or name == "method"}
-    }
+    return {name: values[name] for name in ("rows", *FIGURES, "intervals") if name in values}
 
 
 def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str], *, keep: bool) -> dict[str, Any]:

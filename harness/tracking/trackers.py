@@ -28,16 +28,10 @@ class TrackerEntry:
     """``module:class`` of it, a subclass of that one, which is any of Accelerate's trackers by its name."""
 
 
+ACCELERATES = ("tensorboard", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
 TRACKERS = {
     "wandb": TrackerEntry(package="wandb", code="harness.tracking.wandb_run:WandbTracker"),
-    "tensorboard": TrackerEntry(package="tensorboard"),
-    "trackio": TrackerEntry(package="trackio"),
-    "comet_ml": TrackerEntry(package="comet_ml"),
-    "aim": TrackerEntry(package="aim"),
-    "mlflow": TrackerEntry(package="mlflow"),
-    "clearml": TrackerEntry(package="clearml"),
-    "dvclive": TrackerEntry(package="dvclive"),
-    "swanlab": TrackerEntry(package="swanlab"),
+    **{name: TrackerEntry(package=name) for name in ACCELERATES},
 }
 """The registry of trackers: what ``tracking.tracker`` may name. docs/extending.md shows how one is added."""
 PUBLIC_URL = "https://api.wandb.ai"

@@ -129,7 +129,7 @@ class WandbTracker(AccelerateTracker):
         kept_here = self.wandb.offline
         self.wandb.finish(exit_code=0 if state == "finished" else 1)
         if kept_here:
-            self._check_room(Path(self.wandb.dir).parent)
+            check_room(Path(self.wandb.dir).parent)
 
     @contextmanager
     def _extra(self, what: str) -> Iterator[None]:
@@ -140,15 +140,14 @@ class WandbTracker(AccelerateTracker):
             traceback.print_exc()
             self.tell(say=f"could not {what}: {one_line(error)}")
 
-    def _check_room(self, folder: Path) -> None:
-        """Say so if W&B's folder takes no more: W&B itself drops the rows then, and says nothing."""
-        probe = folder / "room"
-        try:
-            probe.write_bytes(bytes(PROBE_BYTES))
-        except OSError as error:
-            self.tell(warn=f"could not keep all rows: {folder} cannot be written ({error.strerror})")
-        finally:
-            probe.unlink(missing_ok=True)
+
+def check_room(folder: Path) -> None:
+    """Raise ``OSError`` if W&B's folder takes no more: W&B itself drops rows then, and says nothing."""
+    probe = folder / "room"
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def set_folders(run: Path) -> None:

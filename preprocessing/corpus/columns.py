@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TRAIN, UNLABELLED
+from preprocessing.base.split_names import TRAIN
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus.sources import File
@@ -311,7 +311,8 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
     classes: dict[str | None, set[str]] = {}
     for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):
         classes.setdefault(file.spellings.get(spelling(value)), set()).add(str(its))
-    if None in classes or TRAIN not in classes or any(len(classes[name]) < 2 for name in classes.keys() - {UNLABELLED}):
+    judged = list(classes) if file.source.missing_label == "error" else [TRAIN]  # others may have rows without a label
+    if None in classes or TRAIN not in classes or any(len(classes[name]) < 2 for name in judged):
         return None
     which = f"column {names[0]!r} names each row's split ({', '.join(filter(None, classes))})"
     lines.append(f"splits: {file.name}: {which}; --splits.column null cuts splits by chance instead")

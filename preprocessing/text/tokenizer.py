@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import arrays
-from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import load
 from preprocessing.text import resources
@@ -227,7 +226,7 @@ def _checked(texts: Texts) -> pa.Array:
         raise DataError(f"text {row} is null; drop the row or give it a text")
     if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
         raise DataError(f"texts are of type {texts.type}, not string; check which column holds the text")
-    return one_chunk(texts).cast(pa.large_string())
+    return arrays.one_chunk(texts).cast(pa.large_string())
 
 
 def _slices(texts: pa.Array, most_texts: int, most_bytes: int) -> Iterator[pa.Array]:

@@ -11,7 +11,6 @@ import json
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -97,14 +96,6 @@ def run(folder: Path, *command: object) -> str:
     """What a command prints that must succeed, in the user's folder and without a checkout on the path."""
     words = [str(word) for word in command]
     return succeed(run_command(words, 300, {"PYTHONPATH": "", "NLTK_DATA": ""}, cwd=folder)).stdout
-
-
-def test_the_wheel_says_which_names_it_brings(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
-    top = zipfile.ZipFile(wheel).read(f"{info}/top_level.txt").decode().split()
-    assert top == ["harness", "padless", "padless-stubs", "padless_configs", "preprocessing"]
-    assert {name.partition("/")[0].removesuffix(".py") for name in names} - {info} == set(top)
 
 
 def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory does not grow with the corpus: 250,000 and 1,000,000 reviews, with labels and without, in less than 1 GiB."""
+"""Memory does not grow with the corpus: 250,000 and 1,000,000 reviews, in less than 1 GiB."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import ROOT
 from tests.corpora import write_csv
@@ -54,20 +53,14 @@ def peaks_of(command: list[str]) -> tuple[int, list[int]]:
     return peaks.pop(process.pid), [peak for peak in peaks.values() if peak > 64 << 20]
 
 
-def costs(imdb: list[str], folder: Path, number: int, *, unlabelled: bool = False) -> tuple[int, int]:
-    """Peak bytes of a job with so many rows, with labels or nearly all without, and of its largest worker."""
+def costs(imdb: list[str], folder: Path, number: int) -> tuple[int, int]:
+    """Peak bytes of a job with so many rows, and of its largest worker."""
     folder.mkdir()
-    labelled = 1000 if unlabelled else number
-    write_csv(folder / "reviews.csv", repeated_with_changes(imdb, labelled))
+    write_csv(folder / "reviews.csv", repeated_with_changes(imdb, number))
     words = ["run", folder / "reviews.csv", "--output", folder / "out", "--executor.workers", 2]
-    if unlabelled:
-        others = ((text,) for text, _ in repeated_with_changes(imdb, number))
-        others_path = write_csv(folder / "others.csv", others, header=("text",))
-        words += ["--source.unlabelled_path", others_path, "--quality.leaks", "keep"]
     job, each = peaks_of([sys.executable, "-m", "preprocessing", *map(str, words)])
     manifest = read_manifest(folder / "out")
-    assert sum(manifest.rows(name) for name in manifest.splits if name != UNLABELLED) == labelled
-    assert (manifest.rows(UNLABELLED) if unlabelled else number) == number
+    assert sum(map(manifest.rows, manifest.splits)) == number
     assert len(each) == 2
     assert max(job, *each) < GIB
     return job, max(each)
@@ -75,9 +68,7 @@ def costs(imdb: list[str], folder: Path, number: int, *, unlabelled: bool = Fals
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_memory_does_not_grow_with_rows_with_or_without_labels(imdb: list[str], tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_rows(imdb: list[str], tmp_path: Path) -> None:
     few = costs(imdb, tmp_path / "few", 250_000)
     many = costs(imdb, tmp_path / "many", 1_000_000)
     assert many[1] < few[1] * 1.3
-    others = costs(imdb, tmp_path / "others", 250_000, unlabelled=True)
-    assert max(mine / theirs for mine, theirs in zip(others, few, strict=True)) < 1.2

@@ -14,16 +14,14 @@ import torch
 
 from harness.__main__ import main
 from harness.config import ModelConfig
-from harness.inference.bundle import Bundle, logits_of, read_bundle, write_bundle
+from harness.inference.bundle import Bundle, read_bundle, write_bundle
 from harness.inference.evaluation import assess, meanings
-from harness.inference.explain import added
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
-from harness.scores.metrics import classification_metrics
 from preprocessing.base import cli
 from preprocessing.corpus.sources import EMBEDDED_LABELS
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
@@ -224,20 +222,6 @@ def scores(bundle: Bundle, split: Split) -> Scores:
     return score(bundle.model, split, World(), batch_rows=16, layout="padded", device=device)
 
 
-def test_everything_is_said_after_calibration_and_is_json(bundle: Bundle, split: Split, scores: Scores) -> None:
-    values = json.loads(json.dumps(assess(scores, bundle, split), allow_nan=False))
-    expected = classification_metrics(2 * scores.logits, scores.labels, 0.4)
-    assert {name: values[name] for name in expected} == expected
-    plain = classification_metrics(scores.logits, scores.labels)
-    assert values["calibration"]["log_loss_before"] == pytest.approx(plain["log_loss"])
-    assert values["calibration"]["ece_before"] == pytest.approx(plain["ece"])
-    for when in ("before", "after"):
-        assert sum(entry["rows"] for entry in values["calibration"][when]) == 60
-    low, high = values["intervals"]["accuracy"]
-    assert low < values["accuracy"] < high
-    assert [entry["label"] for entry in values["per_class"]] == bundle.info.labels
-
-
 def test_mistakes_are_the_most_confident_ones_with_their_own_words(
     bundle: Bundle, dataset: Path, split: Split, scores: Scores
 ) -> None:
@@ -261,12 +245,3 @@ def tokens_of(split: Split, row: int) -> np.ndarray:
         for place in np.flatnonzero(block.row == row):
             return block.ids[place, : block.length[place]].astype(np.int64)
     raise AssertionError(row)
-
-
-def test_words_weigh_what_they_add_to_the_answer(bundle: Bundle) -> None:
-    ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
-    logits = logits_of(bundle.model, [ids], 1)[0]
-    for label in range(len(bundle.info.labels)):
-        (found,) = added(bundle.model, [ids], [label])
-        assert found.logit == pytest.approx(logits[label] if logits.ndim else logits * (1 if label else -1), abs=1e-5)
-        assert found.scores.sum() == pytest.approx(found.logit - found.baseline, abs=1e-3)

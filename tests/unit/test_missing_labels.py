@@ -28,7 +28,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 def test_a_missing_label_in_a_labelled_split_is_named(tmp_path: Path, command: Command) -> None:
     rows = [("a text", "pos", "train"), ("a text", "", "train"), ("a text", "neg", "train"), ("a text", "", "test")]
     source = write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split"))
-    assert command.build(source, tmp_path / "out", "--source.missing_label", "unlabelled") == 3
+    named = ("--splits.column", "split", "--source.missing_label", "unlabelled")
+    assert command.build(source, tmp_path / "out", *named) == 3
     assert "r.csv: row 4: there is no label, but the split is test, which needs one; take the row out" in command.err
 
 

@@ -11,11 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main as harness
-from harness.config import RunConfig
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError
-from preprocessing.config import PreprocessConfig
 from tests.bundles import write_run
 from tests.corpora import write_csv
 from tests.fuzz.outcome import limited
@@ -58,13 +55,6 @@ def test_an_odd_path_gets_one_sentence(option: str, folder: Path, capfd: pytest.
         assert last.startswith("error: ")
         assert last.isprintable()
         assert "error: all is well" not in err.replace(last, "")
-
-
-@pytest.mark.parametrize("path", ["a\0b", "a\nb", ""])
-def test_a_directory_that_is_to_be_made_has_a_name(path: str) -> None:
-    for config_class, key in ((PreprocessConfig, "output"), (RunConfig, "run")):
-        with pytest.raises(ConfigError, match=rf"^{key}"):
-            cli.parse(config_class, [f"--{key}={path}"], prog="test")
 
 
 def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,20 +133,6 @@ def test_a_damaged_remote_shard_is_named_and_not_kept(s3: Any, published: str, t
     with pytest.raises(DataError, match=r"the copy is not what the manifest says: .*00000-w0064.arrow"):
         remote.local(published, tmp_path / "fresh")
     assert [name for name in contents(tmp_path / "fresh") if not name.endswith(".lock")] == []
-
-
-def test_a_node_fetches_once(published: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch, fetched = remote.fetch, list[Any]()
-
-    def counted(*arguments: Any) -> Any:
-        fetched.append(arguments)
-        return fetch(*arguments)
-
-    monkeypatch.setattr(remote, "fetch", counted)
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: remote.local(published, tmp_path / "node"), range(2))
-    assert (first, len(fetched)) == (second, 1)
-    assert verify(first) == []
 
 
 def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

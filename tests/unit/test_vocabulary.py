@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
 from harness.rundir.layout import BUNDLE
@@ -42,23 +39,6 @@ def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
     spelt = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])), 1, None)
     assert (spelt.tokens.to_pylist(), spelt.counts.tolist()) == (["<pad>", "<unk>", "x"], [0, 9, 3])
     assert spelt.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.dictionaries(st.text(max_size=3), st.integers(1, 5), max_size=6), min_size=1, max_size=6))
-def test_any_merge_order_gives_the_same_vocabulary(parts: list[dict[str, int]]) -> None:
-    tables = [
-        Counts(pa.array(list(part), pa.large_string()), np.array(list(part.values()), np.int64)) for part in parts
-    ]
-    total = {token: sum(part.get(token, 0) for part in parts) for part in parts for token in part}
-    if not total:
-        return
-    forward = freeze(tables[0].merge(tables[1:]), 1, None)
-    shuffled = random.Random(1).sample(tables, len(tables))
-    assert freeze(shuffled[0].merge(shuffled[1:]), 1, None).hash == forward.hash
-    expected = sorted(total.items(), key=lambda item: (-item[1], item[0].encode()))
-    assert forward.tokens.to_pylist()[2:] == [token for token, _ in expected]
-    assert forward.counts.tolist()[2:] == [number for _, number in expected]
 
 
 def test_it_is_read_as_it_was_written_or_what_is_wrong_is_named(tmp_path: Path) -> None:
