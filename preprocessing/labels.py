@@ -8,6 +8,7 @@ then the rest as texts. The type of the column travels with the classes, so that
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
@@ -182,6 +183,20 @@ def order(name: str) -> tuple[bool, float, str]:
     """Numbers come first, by size; then texts."""
     number = NUMBER.fullmatch(name) is not None
     return not number, float(name) if number else 0.0, name
+
+
+def is_list(names: Collection[str]) -> bool:
+    """Whether class names look like several labels in one cell: ``comedy,drama`` beside ``drama`` and ``drama,war``.
+
+    Most parts of such cells stand in other cells too; those of a name such as ``Arts, Crafts and Sewing`` do not.
+    """
+    for separator in (",", ";", "|"):
+        cells = [{part.strip() for part in name.split(separator)} for name in set(names)]
+        times = Counter(part for cell in cells for part in cell)
+        listed = [part for cell in cells if len(cell) > 1 for part in cell]
+        if sum(len(cell) > 1 for cell in cells) > 2 and 2 * sum(times[part] > 1 for part in listed) > len(listed):
+            return True
+    return False
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:

@@ -102,7 +102,7 @@ class CheckpointState(Record, frozen=True):
     trainer: TrainerState
     selection: SelectionState
     dataset: str
-    text_hash: str
+    dataset_parts: dict[str, Any]
     config: dict[str, Any]
     log_bytes: dict[str, Count]
     order_version: Count = 1
@@ -110,7 +110,6 @@ class CheckpointState(Record, frozen=True):
     vectors: dict[str, Any] | None = None
     started_from: dict[str, Any] | None = None
     soft_labels: dict[str, Any] | None = None
-    labels: list[str] = field(default_factory=list)
 
 
 class OtherVersionError(DataError):

@@ -52,7 +52,7 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen, tell
-from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.shards import Manifest, read_manifest
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
@@ -86,7 +86,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     where = (config.data, manifest, TRAIN, world)
     data = open_data(*where, timeout_s=config.timeout_s, stage_dir=config.stage_dir, beside=beside)
     beginning = begin(config, manifest, data.splits, world, None if start is None else start.state)
-    writer.origin = dict(beginning.facts)
+    writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(read_manifest(config.data))}
     choices = {**decided, **session.choices, **data.choices, **beginning.choices}
     trainer = build_trainer(config, session, manifest, data, choices, beginning)
     pretrains = config.task == LANGUAGE_MODEL

@@ -214,6 +214,16 @@ def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConf
         )
 
 
+def parts_of(manifest: Manifest) -> dict[str, Any]:
+    """What checkpoints keep of a dataset, to say which of it another one differs in."""
+    return {
+        "classes": manifest.labels,
+        "text pipeline": manifest.text_hash,
+        "vocabulary": manifest.vocabulary_hash,
+        "rows": {name: manifest.rows(name) for name in manifest.splits},
+    }
+
+
 def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished: bool) -> bool:
     """Whether the dataset is the run's: that of its ``checkpoint``, else of its bundle. True where none can be read.
 
@@ -231,13 +241,16 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     manifest = read_manifest(config.data)
     if fingerprint in (None, manifest.fingerprint):
         return True
-    fits = began.get("text_hash", manifest.text_hash) == manifest.text_hash
-    fits = fits and (config.task != CLASSIFIER or (began.get("labels") or manifest.labels) == manifest.labels)
+    was, now = began.get("dataset_parts"), parts_of(manifest)
+    differ = ["rows, labels or texts"]
+    if was is not None:
+        differ = [part for part in now if was[part] != now[part]] or ["texts or labels"]
+    fits = not {"text pipeline", "vocabulary"} & {*differ} and ("classes" not in differ or config.task != CLASSIFIER)
     needed = ["data", "epochs"] if finished and checkpoint is not None else ["data"]
     if fits and all(is_allowed(key, config.allowed) for key in needed):
         return False
     mend = f"go on with this one with {'more --epochs and ' * (len(needed) - 1)}--allow {','.join(needed)}"
     raise DataError(
-        f"{config.data}: not the dataset that {config.run} was trained on; name another --run to train on it, or "
-        f"{mend if fits else 'restore the old one: the weights fit no other'}"
+        f"{config.data}: not the dataset that {config.run} was trained on: its {' and '.join(differ)} differ; "
+        f"name another --run to train on it, or {mend if fits else 'restore the old one: the weights fit no other'}"
     )

@@ -153,8 +153,6 @@ class Run(Milestones):
             "trainer": state.values,
             "selection": self.selection.state(),
             "dataset": self.manifest.fingerprint,
-            "labels": self.manifest.labels,
-            "text_hash": self.manifest.text_hash,
             "order_version": order.VERSION,
             **self.writer.origin,
             "config": to_dict(self.config),

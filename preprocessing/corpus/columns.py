@@ -21,7 +21,7 @@ from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus.sources import File
 from preprocessing.corpus.tables import Sample, sample
-from preprocessing.labels import AUTO, NUMBER, as_found, spelling, whole
+from preprocessing.labels import AUTO, NUMBER, as_found, is_list, spelling, whole
 
 TEXT_NAME = re.compile(
     r"(.+_)?(text|review|sentence|content|comment|message|body|tweet|document|utterance|post|question|query|sms|article|"
@@ -327,8 +327,15 @@ def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
 
 
 def unused_columns(seen: Sample, validation_is_cut: bool) -> Iterator[str]:
-    """Columns of splits or groups that nothing uses."""
-    file = seen.file
+    """Columns of splits or groups that nothing uses, and cells of the label that look like lists."""
+    file, label = seen.file, seen.file.source.label_column
+    names = sorted({as_found(value) or "" for value in seen.values.get(label or "", [])})
+    if file.source.labels == AUTO and is_list(names):
+        some = next(name for name in names if re.search("[,;|]", name))
+        yield (
+            f"column {label!r} looks like several labels in one cell ({some[:60]!r}); each combination is a class of "
+            "its own: keep one label a row, or say in source.labels what each combination means"
+        )
     others = [name for name in seen.columns if name not in file.wanted]
     unused = next((name for name in others if name.casefold() in SPLIT_NAMES), None)
     if unused is not None and file.split is None and file.splits.column is None:

@@ -47,6 +47,8 @@ MARKS = {
 """Byte order marks, the longer first, since one begins with the other."""
 MOST_HIGH = 0.4
 """Share of letters beyond ASCII that no Western European language reaches."""
+SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
+"""What Windows-1252 reads as a sign though it stands within a word, as letters of Polish or Czech encodings do."""
 SAMPLE_BYTES = 1 << 20
 """How much of a file is looked at."""
 DELIMITERS = ",;\t|"
@@ -150,7 +152,8 @@ def encoding_of(sample: bytes, name: str) -> str:
     bad = len(sample) - cut - len(valid.encode())
     if bad == 0 or 20 * sum(character > "\x7f" for character in valid) > bad:
         return UTF8  # perhaps damaged in some places; the reader names the first of them
-    if bad > MOST_HIGH * (len(re.findall(rb"[A-Za-z]", sample)) + bad):
+    letters, symbols = len(re.findall(rb"[A-Za-z]", sample)), len(SYMBOL_IN_WORD.findall(sample))
+    if bad > MOST_HIGH * (letters + bad) or 20 * symbols > bad:
         raise DataError(
             f"{name}: its bytes are neither UTF-8 nor Latin-1; set source.encoding, "
             "for example cp1250, cp1251, shift_jis or gb18030"

@@ -15,7 +15,7 @@ from preprocessing.base import cli
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.frames import Dataset
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.labels import in_order, typed_values
+from preprocessing.labels import in_order, is_list, typed_values
 from tests.corpora import Command, reviews, write_csv, write_jsonl
 
 pytestmark = pytest.mark.thorough
@@ -88,6 +88,26 @@ def test_what_is_alike_and_what_is_rare_is_said(tmp_path: Path, command: Command
     assert read_manifest(tmp_path / "out").labels == ["Spam", "ham", "ham ", "odd", "spam"]
     assert "labels: 'Spam' and 'spam' differ only by case or spaces and stay apart; source.labels can" in command.err
     assert "labels: too few rows for every split: 'odd'" in command.err
+
+
+GENRES = ["drama", "comedy", "war", "comedy, war", "drama,comedy", "war, drama", "drama,comedy,war"]
+
+
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [
+        (GENRES, True),
+        (["Arts, Crafts and Sewing", "Tools, Garden", "Sports, Outdoors", "Books", "Music"], False),
+    ],
+)
+def test_several_labels_in_one_cell_are_recognised(
+    names: list[str], listed: bool, tmp_path: Path, command: Command
+) -> None:
+    assert is_list(names) == listed
+    rows = [(f"text number {number} is about {name}", name) for name in names for number in range(12)]
+    path = write_csv(tmp_path / "films.csv", rows)
+    assert command.build(path, tmp_path / "data") == 0
+    assert ("column 'label' looks like several labels in one cell ('" in command.err) == listed
 
 
 OWN: dict[str, tuple[pa.Array, str, list[str]]] = {

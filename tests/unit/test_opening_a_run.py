@@ -20,6 +20,7 @@ from harness.ranks.session import Session, open_session
 from harness.rundir.records import check_claim, claim, read_status
 from harness.training import assembly, writer
 from harness.training.assembly import assemble
+from harness.training.preflight import parts_of
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest
@@ -123,7 +124,7 @@ def status_after(config: RunConfig, session: Session, run: Path) -> dict[str, An
 def with_checkpoint(config: RunConfig, run: Path, changes: dict[str, Any]) -> None:
     """A run directory as a run of ``config`` leaves it at step 7; ``changes`` to what its checkpoint says."""
     manifest = read_manifest(config.data)
-    facts = {"text_hash": manifest.text_hash, "dataset": manifest.fingerprint, "order_version": order.VERSION}
+    facts = {"dataset_parts": parts_of(manifest), "dataset": manifest.fingerprint, "order_version": order.VERSION}
     checkpoints.write(run, 7, {"weight": torch.zeros(1)}, **{"config": to_dict(config), **facts, **changes})
     (run / "status.json").write_text('{"state": "preempted", "exit_code": 85, "reason": "", "step": 7}')
 

@@ -13,7 +13,7 @@ import torch
 
 from harness.config import OptimConfig, RunConfig, to_dict
 from harness.data import order
-from harness.training.preflight import find_resume_point
+from harness.training.preflight import find_resume_point, parts_of
 from harness.training.rules import resolve
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Manifest, read_manifest, write_manifest
@@ -29,8 +29,8 @@ def began(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("began")
     write_dataset(root / "data", {"train": 60, "validation": 20, "unlabelled": 10})
     manifest = read_manifest(root / "data")
-    facts = {"text_hash": manifest.text_hash, "dataset": manifest.fingerprint, "order_version": order.VERSION}
-    facts |= {"labels": manifest.labels, "config": to_dict(config(root))}
+    facts = {"dataset_parts": parts_of(manifest), "dataset": manifest.fingerprint, "order_version": order.VERSION}
+    facts |= {"config": to_dict(config(root))}
     checkpoints.write(root / "run", STEP, {"weight": torch.zeros(1)}, **facts)
     return root
 
@@ -78,6 +78,7 @@ CHANGES = {
     "splits": splits_are_exchanged,
     "classes": lambda root: remade(root, labels=["bad", "good"]),
 }
+WHAT = {"rows": "rows", "splits": "rows", "classes": "classes"}
 
 
 @pytest.mark.parametrize(("part", "state"), list(zip(CHANGES, ("preempted", "finished") * 2, strict=True)))
@@ -91,7 +92,8 @@ def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, par
     said: list[str] = []
     with pytest.raises(DataError) as caught:
         find_resume_point(config(root, epochs=5), said.append, said.append)
-    refused = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on; name another --run to train on it"
+    differ = f"its {WHAT.get(part, 'texts or labels')} differ; name another --run to train on it"
+    refused = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on: {differ}"
     assert (str(caught.value), said) == (f"{refused}, or {mend}", [])
     if part != "classes":
         point = find_resume_point(config(root, epochs=5, allow="data,epochs"), said.append, said.append)

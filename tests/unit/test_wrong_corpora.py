@@ -65,6 +65,14 @@ WRONG_DATA = {
         "r.jsonl: row 12: has no key 'text'; it has 'review', 'label'",
     ),
     "JSON array": (raw_file(b'[{"text": "a", "label": 1}]', "r.json"), [], "r.json: one array of JSON, expected one"),
+    "Polish": (
+        raw_file(
+            GOOD_CSV.replace("\n", "\nźródło żółć błąd ", 60).encode("cp1250"),
+            "reviews.csv",
+        ),
+        [],
+        "reviews.csv: its bytes are neither UTF-8 nor Latin-1; set source.encoding, for example cp1250",
+    ),
     "unknown label": (
         csv_file(with_row(17, "fine", "maybe")),
         ["--source.labels", "{bad: [negative], good: [positive]}"],
