@@ -149,9 +149,11 @@ def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tupl
     """Accelerate's options, and our own: ours begin at the first key that ``config_class`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. ``--config_file``
-    becomes the file that it names or means.
+    becomes the file that it names or means. A word in front of all options is the dataset.
     """
     known = cli.known_keys(config_class)
+    if argv and not argv[0].startswith("-"):
+        argv = [*argv[1:], "--data", argv[0]]
     for place, argument in enumerate(argv):
         key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
         if argument != "-h" and not argument.startswith("--"):
@@ -175,6 +177,8 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     parser.set_defaults(max_restarts=None)
     devices.tell_ranks(options)
     arguments = parser.parse_args([*options, "--module", module, *training])
+    if (word := arguments.training_script) != module:
+        raise ConfigError(f"{word!r} belongs to no option: values follow a name, as in --data {word}")
     file = arguments.config_file or default_config_file
     if arguments.config_file and not Path(file).is_file():
         raise ConfigError(f"--config_file {file}: no such file; name a YAML file, or a recipe such as cpu")

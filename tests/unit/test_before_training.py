@@ -104,6 +104,9 @@ def test_options_of_accelerate_end_where_ours_begin() -> None:
     assert launcher.split_arguments([*options, *ours]) == (options, ours)
     assert launcher.split_arguments(ours) == ([], ours)
     assert launcher.split_arguments(["--model.hiden", "3"]) == ([], ["--model.hiden", "3"])
+    assert launcher.split_arguments(["data/mine", *options, *ours]) == (options, [*ours, "--data", "data/mine"])
+    with pytest.raises(ConfigError, match="'data/mine' belongs to no option: values follow a name"):
+        launcher.accelerate_arguments(["--num_processes", "2", "data/mine"], [])
     assert launcher.split_arguments([*options, "--quiet", "false", *ours]) == (options, ["--quiet", "false", *ours])
 
 
