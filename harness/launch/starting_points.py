@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.rundir import checkpoint, layout
+from harness.scores.figures import CHOSEN_BY
 from preprocessing.base import atomic, configuration
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
@@ -144,7 +145,8 @@ def described(run: str, step: int) -> dict[str, Any]:
         state = checkpoint.verify(path).state
     except DataError as error:
         return facts | {"damage": str(error)}
-    best = {name: state["selection"][name] for name in ("best", "best_step")}
+    chosen, value = state["selection"], state["selection"]["best"]
+    best = {"metric": CHOSEN_BY[chosen["metric"]], "best": value and abs(value), "best_step": chosen["best_step"]}
     return facts | {"epochs_done": state["trainer"]["epochs_done"], **best}
 
 
@@ -154,7 +156,8 @@ def show_checkpoints(found: Sequence[dict[str, Any]], screen: Screen) -> None:
     for one in found:
         row = {"step": f"{one['step']:,}", "size": f"{one['bytes'] / 2**20:,.1f} MiB", "state": "DAMAGED"}
         if not one["damage"]:
-            best = "" if one["best"] is None else f"{one['best']:.4f} at step {one['best_step']:,}"
+            what = one["metric"].replace("_", " ")
+            best = "" if one["best"] is None else f"{what} {one['best']:.4f} at step {one['best_step']:,}"
             row |= {"state": "whole", "epochs_done": str(one["epochs_done"]), "best": best}
         rows.append(row)
     screen.table(table(COLUMNS, rows, screen.width))
