@@ -117,11 +117,3 @@ def test_preprocessing_imports_neither_harness_nor_torch_and_nothing_the_benchma
         root = one.target.partition(".")[0]
         assert root not in {"benchmarks", "tests"}, one
         assert not one.source.startswith("preprocessing") or root not in {"harness", "torch", "accelerate"}, one
-
-
-def test_only_one_module_imports_collectives() -> None:
-    def uses_collectives(path: Path) -> bool:
-        return "torch.distributed" in path.read_text().replace("torch.distributed.run", "")  # that is a program
-
-    using = [name for name, path in own_modules().items() if uses_collectives(path)]
-    assert [name for name in using if name != "harness.launch.launcher"] == ["harness.ranks.distributed"]

@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from harness.config import ModelConfig
-from harness.model.attribution import attributions, batch_of, wide_scores
+from harness.model.attribution import attributions, batch_of
 from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
-from harness.model.wide import WidePart
-from tests.exports import own_everything
 
 WORDS = 30
 TEXTS = [np.array(ids) for ids in ([2, 3, 4, 5, 6, 7, 8, 3, 4], [9, 10, 9, 10, 9], [11], [1, 1], [28, 5])]
@@ -30,16 +28,11 @@ def make_model(num_classes: int, wide: bool = False, **changes: object) -> Class
         for weight in (*model.recurrent.parameters(), *model.head.parameters()):
             weight.mul_(2)
     if model.wide is not None:
-        fill(model.wide)
+        model.wide.table.normal_()
+        model.wide.weights.uniform_(0, 3)
+        model.wide.bias.fill_(0.3)
+        model.wide.share.fill_(0.7)
     return model
-
-
-def fill(wide: WidePart) -> None:
-    """A table, weights and a bias as if they were learned."""
-    wide.table.normal_()
-    wide.weights.uniform_(0, 3)
-    wide.bias.fill_(0.3)
-    wide.share.fill_(0.7)
 
 
 def logits_at(model: Classifier, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,20 +60,6 @@ def test_scores_add_up_to_the_logit(pooling: str, cell: str) -> None:
             assert one.scores.shape == ids.shape
             assert (one.logit, one.baseline) == (pytest.approx(logit, abs=1e-5), pytest.approx(empty, abs=1e-5))
             assert one.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)
-
-
-@pytest.mark.parametrize(("longest", "tail"), [(2, 0), (1, 3), (4, 4)])
-def test_the_wide_part_alone_is_shared_exactly(longest: int, tail: int) -> None:
-    wide = WidePart(1 << 12, 2, longest, tail, binary=tail > 3)
-    fill(wide)
-    if wide.owners is not None:
-        own_everything(wide, torch.from_numpy(max(TEXTS, key=len))[None])
-        assert (wide.owners >= 0).sum() > 4
-    for ids in map(torch.from_numpy, TEXTS):
-        row = batch_of([ids.numpy()], torch.device("cpu"))
-        for column in range(2):
-            expected = float(wide.share * (wide(row)[0, column] - wide.bias[column]))
-            assert wide_scores(wide, ids, column).sum() == pytest.approx(expected, abs=1e-6)
 
 
 def test_as_captum_computes_it() -> None:

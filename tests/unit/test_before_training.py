@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from harness.config import OptimConfig, RunConfig
 from harness.data import checks
 from harness.data.checks import imbalance
 from harness.launch import launcher
 from harness.model.registry import parameters_of
-from harness.ranks import precision
 from harness.ranks.distributed import World
 from harness.training.assembly import check_shared
 from harness.training.preflight import check_data, check_room
@@ -26,35 +25,24 @@ from tests.datasets import write_dataset
 SIZES = {"train": 80, "validation": 20}
 
 
-def test_the_limit_is_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_dataset(tmp_path, SIZES)
-    manifest = read_manifest(tmp_path)
-    config = RunConfig(data=str(tmp_path), device="cpu")
-    need = 16 * parameters_of(config, manifest)
-    check_room(config, manifest, need)
-    with pytest.raises(ConfigError, match="parameters take"):
-        check_room(config, manifest, need - 1)
-    with pytest.raises(ConfigError, match="parameters take"):  # an average of the weights is as large as they
-        check_room(RunConfig(data=str(tmp_path), device="cpu", optim=OptimConfig(ema=0.9)), manifest, need)
-    unknown = RunConfig(data=str(tmp_path), device="auto")  # a device that nobody has looked at has memory of its own
-    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: need // 4)
-    check_room(unknown, manifest)
-    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: need // 4 - 1)
-    with pytest.raises(ConfigError, match="parameters take"):
-        check_room(unknown, manifest)
-
-
-def test_the_processes_of_a_machine_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_the_memory_that_the_processes_of_a_machine_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_dataset(tmp_path, SIZES)
     manifest = read_manifest(tmp_path)
     config = RunConfig(data=str(tmp_path), device="cpu", global_batch=16)
-    parameters = parameters_of(config, manifest)
-    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 4 * 16 * parameters)
+    need = 16 * parameters_of(config, manifest)
+    check_room(config, manifest, need)
+    averaged = replace(config, optim=OptimConfig(ema=0.9))  # an average of the weights is as large as they
+    for asked, limit in ((config, need - 1), (averaged, need)):
+        with pytest.raises(ConfigError, match="parameters take"):
+            check_room(asked, manifest, limit)
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 4 * need)
     check_data(config, 8, here=4)  # on two machines
     with pytest.raises(ConfigError, match=r"parameters take .* in each of 8 processes"):
         check_data(config, 8, here=8)
-    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 2 * 4 * parameters)
-    unknown = RunConfig(data=str(tmp_path), device="auto", global_batch=16)  # all draw their weights here first
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: need // 2)
+    unknown = replace(config, device="auto")  # which may have memory of its own; all draw their weights here first
     check_room(unknown, manifest, processes=2)
     with pytest.raises(ConfigError, match="in each of 3 processes"):
         check_room(unknown, manifest, processes=3)
@@ -68,9 +56,6 @@ def test_imbalance_says_what_to_do() -> None:
     )
     assert imbalance({"no": 9000, "yes": 100}, {"yes": 3.0}) is None
     assert imbalance({"no": 9000, "yes": 100}, {}, "f1") is None
-    said = imbalance({"a": 1000, "b c": 10, "d": 40, "e": 190, "f": 900, "gone": 0}, {})
-    assert said is not None
-    assert said.endswith("""--optim.class_weights '{"b c":10.0,"d":5.0,"e":2.3}'""")
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +75,10 @@ def test_rows_batch_and_processes_must_fit(dataset: Path) -> None:
     checks.check_fit(RunConfig(data=str(dataset), global_batch=5), manifest, 4)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
-def test_cuda_and_fp16_where_there_is_no_gpu() -> None:
-    with pytest.raises(ConfigError, match="device: cuda asks for GPUs, but no CUDA device is visible"):
-        precision.choose_device("cuda")
-    with pytest.raises(ConfigError, match="fp16 cannot run on cpu here; it can run fp32"):
-        precision.choose_precision("fp16", "cpu")
-
-
 def test_options_of_accelerate_end_where_ours_begin() -> None:
     ours = ["--config", "a.yaml", "--run", "r"]
     options = ["--config_file", "mine.yaml", "--num_processes", "2"]
     assert launcher.split_arguments([*options, *ours]) == (options, ours)
-    assert launcher.split_arguments(ours) == ([], ours)
-    assert launcher.split_arguments(["--model.hiden", "3"]) == ([], ["--model.hiden", "3"])
     assert launcher.split_arguments(["data/mine", *options, *ours]) == (options, [*ours, "--data", "data/mine"])
     with pytest.raises(ConfigError, match="'data/mine' belongs to no option: values follow a name"):
         launcher.accelerate_arguments(["--num_processes", "2", "data/mine"], [])

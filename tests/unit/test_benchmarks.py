@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from benchmarks import corpora, limits, loader, measuring, predict, pretrain, recurrence, text
+from benchmarks import corpora, loader, measuring, pretrain, recurrence, text
 from benchmarks.__main__ import main
-from harness.inference.scorer import open_scorer
 from preprocessing.base import cli
-from preprocessing.base.errors import DataError
 from preprocessing.text.spec import TextSpec
-from tests.bundles import write_run
 from tests.datasets import sentences, write_dataset
 
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]
@@ -40,9 +35,6 @@ def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "PEERS", {"CountVectorizer": text.PEERS["CountVectorizer"]})
     texts = ["A great<br />film, isn't it?", "Two bad films &amp; a good one."] * 20
     check(text.measure(texts, TextSpec(), rounds=1), "docs/s", "CountVectorizer")
-    monkeypatch.setitem(sys.modules, "bs4", None)
-    with pytest.raises(DataError, match="bs4 is not installed; pip install beautifulsoup4 brings it"):
-        text.notebook(TextSpec())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -73,33 +65,6 @@ def test_train_as_users_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert 0 <= values["ours_details"]["padding"] < 0.5
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("benchmarks")
-    write_run(root)
-    (root / "in.txt").write_text("\n".join(f"a fine film w{number}" for number in range(60)))
-    return root
-
-
-@pytest.mark.slow
-def test_predict_computes_what_predict_does(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = (bundle / "in.txt").read_text().splitlines()
-    scorer = open_scorer(bundle / "run", "torch", 1024, {"device": "cpu", "precision": "fp32"})
-    plain = open_scorer(bundle / "run")
-    np.testing.assert_allclose(predict.logits(scorer, texts), plain.score(plain.encode(texts)), atol=1e-6)
-    monkeypatch.setattr(predict, "notebook", lambda _: lambda some: [one.split() for one in some])
-    assert len(predict.NotebookLoop(scorer)(texts[:3])) == 3
-
-
-@pytest.mark.processes
-def test_limits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CASES", {"text_bytes": limits.CASES["text_bytes"]})
-    limits.main(limits.LimitsConfig(json=True))
-    (line,) = json.loads(capsys.readouterr().out)
-    assert (line["kind"], line["size"], line["end"]) == ("text_bytes", 100_000, "done")
-    assert line["peak_mb"] > 20  # a new process begins with the peak of the one that starts it
-
-
 def write_corpus(path: Path, rows: int = 300) -> Path:
     texts, labels = sentences(rows, 2, 0, 12)
     split = ["validation" if row % 5 == 0 else "train" for row in range(rows)]
@@ -124,27 +89,12 @@ def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(corpora, "accuracy_of", lambda *_: 0.79 + len(trainings) / 100)
     monkeypatch.setattr(corpora, "run", run)
     file = write_corpus(tmp_path / "mine.csv")
-    keys = [
-        "--output",
-        str(tmp_path / "out"),
-        "--recipe",
-        "imdb-quick",
-        "--measure",
-        "validation",
-        "--labels",
-        "[50,0]",
-    ]
+    keys = [f"--output={tmp_path / 'out'}", "--recipe=imdb-quick", "--measure=validation", "--labels=[50,0]"]
     assert main(["corpora", str(file), *keys, "--seeds", "[0]"]) == 0
-    with (tmp_path / "out" / "figures.jsonl").open("a") as lines_of:
-        lines_of.write('{"key": "cut o\n')
     assert main(["corpora", str(file), *keys, "--seeds", "[0,2]", "--json"]) == 0
     lines = json.loads(capsys.readouterr().out.rpartition("\n[")[2].join(["[", ""]))
     assert [words[words.index("--seed") + 1] for words in trainings] == ["0"] * 4 + ["2"] * 4
-    assert [(line["rows"], line["method"]) for line in lines[:4]] == [
-        (50, "linear"),
-        (50, "labelled"),
-        (50, "all texts"),
-        (240, "linear"),
-    ]
+    methods = [(50, "linear"), (50, "labelled"), (50, "all texts"), (240, "linear")]
+    assert [(line["rows"], line["method"]) for line in lines[:4]] == methods
     assert (lines[1]["accuracy"], lines[1]["seeds"]) == ("0.8200", 2)
     assert float(lines[3]["accuracy"]) > 0.8

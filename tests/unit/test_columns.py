@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
@@ -33,10 +32,8 @@ def chosen(columns: dict[str, list[object]]) -> tuple[list[str], list[str]]:
 
 
 IDS = list(range(ROWS))
-CHINESE = [f"這部電影真的非常好看我很喜歡{at}" for at in IDS]
 CASES = {
     "review, sentiment": ({"id": IDS, "review": SENTENCES, "sentiment": MOODS}, ["review"], ["sentiment"]),
-    "any names": ({"a": MOODS, "b": SENTENCES}, ["b"], ["a"]),
     "text and label, whatever else": (
         {"text": MOODS, "label": IDS, "review": SENTENCES, "class": MOODS},
         ["text"],
@@ -45,14 +42,8 @@ CASES = {
     "two texts": ({"pros": SENTENCES, "cons": SENTENCES, "y": MOODS}, ["pros", "cons"], ["y"]),
     "two labels": ({"review": SENTENCES, "topic": MOODS, "stars": [1, 2] * 30}, ["review"], ["topic", "stars"]),
     "prices are no label": ({"review": SENTENCES, "price": [0.5, 3.25] * 30, "kind": MOODS}, ["review"], ["kind"]),
-    "no spaces between words": ({"評論": CHINESE, "情感": MOODS}, ["評論"], ["情感"]),
-    "nearly empty columns": (
-        {"v1": MOODS, "v2": SENTENCES, "": [None] * 58 + SENTENCES[:2], "x": [None] * 50 + ["a", "b"] * 5},
-        ["v2"],
-        ["v1"],
-    ),
-    "addresses": (
-        {"url": [f"http://a.b/{at} x y" for at in IDS], "comment": SENTENCES, "stance": MOODS}, ["comment"], ["stance"]
+    "no spaces between words": (
+        {"評論": [f"這部電影真的非常好看我很喜歡{at}" for at in IDS], "情感": MOODS}, ["評論"], ["情感"]
     ),
     "nothing": ({"id": IDS, "n": [at / 7 for at in IDS]}, [], []),
 }  # fmt: skip
@@ -62,13 +53,6 @@ CASES = {
 def test_the_only_candidate_or_all_of_them(case: str) -> None:
     columns, text, label = CASES[case]
     assert chosen(columns) == (text, label)
-
-
-def test_150_classes_and_columns_that_say_the_same(tmp_path: Path) -> None:
-    names = [f"class {at % 150}" for at in range(600)]
-    rows = [(f"some text that is number {at}", at % 150, name) for at, name in enumerate(names)]
-    found = found_in(write_csv(tmp_path / "a.csv", rows, header=("utterance", "label_id", "label_name")))
-    assert (found.chosen["text_column"], found.chosen["label_column"]) == ("utterance", "label_name")
 
 
 def test_a_long_file_that_is_sorted_by_label(tmp_path: Path) -> None:
@@ -85,7 +69,6 @@ def test_a_split_column_where_that_is_safe(tmp_path: Path) -> None:
     assert found_in(write_csv(tmp_path / "a.csv", rows, header)).files[0].splits.column == "Split"
     unsafe = {
         "a value that is no split": [(*row[:2], "holdout" if at == 7 else row[2]) for at, row in enumerate(rows)],
-        "no training rows": [(*row[:2], "test") for row in rows],
         "one label in a split": [(row[0], "bad" if row[2] == "dev" else row[1], row[2]) for row in rows],
     }
     for case, its in unsafe.items():
@@ -98,8 +81,8 @@ def test_a_first_line_that_is_a_row(tmp_path: Path) -> None:
     assert found.files[0].source.columns == ["column_1", "column_2"]
     assert (found.chosen["text_column"], found.chosen["label_column"]) == ("column_2", "column_1")
     assert found.lines[0].endswith("there is no header line; columns are called column_1, column_2")
-    for header in (("mood", "a name of four words"), ("good", "opinion"), ("bad", "text")):
-        assert found_in(write_csv(tmp_path / "b.csv", rows, header)).files[0].source.columns == [], header
+    named = found_in(write_csv(tmp_path / "b.csv", rows, ("good", "opinion")))
+    assert named.files[0].source.columns == []
 
 
 def test_what_is_named_is_not_looked_for(tmp_path: Path) -> None:
@@ -112,11 +95,7 @@ def test_what_is_named_is_not_looked_for(tmp_path: Path) -> None:
 
 def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = Command(capsys)
-    random.seed(1)
-    rows = [
-        (at, f"très {random.choice(['bon', 'mauvais'])} film no {at % 50}, vu par {at}", MOODS[at])
-        for at in range(ROWS)
-    ]
+    rows = [(at, f"très {['bon', 'mauvais'][at % 2]} film no {at % 50}, vu par {at}", MOODS[at]) for at in range(ROWS)]
     path = write_csv(tmp_path / "avis.csv", rows, ("no", "avis", "note"), delimiter=";")
     path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
     small = ("--executor.workers", 1, "--text.max_tokens", 16)

@@ -22,7 +22,7 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, configuration, help_page
+from preprocessing.base import cli, configuration
 from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
@@ -86,19 +86,14 @@ def test_neither_help_nor_a_refusal_waits_for_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("main", "words", "names"),
-    [
-        (harness, [], [one.name for one in HARNESS]),
-        (preprocessing, [], [one.name for one in PREPROCESSING]),
-        (benchmarks, [], [one.name for one in BENCHMARKS]),
-    ],
+    ("main", "table"), [(harness, HARNESS), (preprocessing, PREPROCESSING), (benchmarks, BENCHMARKS)]
 )
-def test_a_bare_command_lists_what_there_is(capsys, main: Main, words: list[str], names: list[str]) -> None:
-    assert (main(words), main([*words, "--help"])) == (2, 0)
+def test_a_bare_command_lists_what_there_is(capsys, main: Main, table: Any) -> None:
+    assert (main([]), main(["--help"])) == (2, 0)
     bare, asked = capsys.readouterr().out.split("usage: ")[1:]
     assert bare == asked
-    listed = [line for line in bare.splitlines() if line.startswith("  ")]
-    assert [line.startswith(f"  {name}") for line, name in zip(listed, names, strict=True)] == [True] * len(names)
+    listed = [line.split()[0].rstrip(",") for line in bare.splitlines() if line.startswith("  ")]
+    assert listed == [one.name for one in table]
 
 
 @pytest.mark.parametrize(("main", "words"), PAGES)
@@ -123,7 +118,7 @@ def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
         "  --optim.lr auto              Highest learning rate. auto: by the rows of a",
         f"{' ' * 31}step and the classes.",
     ]
-    for words in (["--help", "lr"], ["--help=optim.lr"], ["-h", "optim.lr"], ["--epochs", "2", "--help", "lr"]):
+    for words in (["--help", "lr"], ["--epochs", "2", "--help=optim.lr"]):
         assert shown(capsys, harness, "launch", *words) == lr
 
 
@@ -143,10 +138,8 @@ class Options:
     run: str = "r"
     json: bool = False
     number: Annotated[int, Meta(ge=-1, le=1000)] | None = None
-    kind: Literal["auto", "csv"] = "auto"
     paths: str | list[str] = ""
     labels: dict[str, Any] | str = "auto"
-    lines: str | None = None
     part: Part = field(default_factory=Part)
 
 
@@ -154,7 +147,6 @@ class Options:
     ("argv", "key", "value"),
     [
         (["--json"], "json", True),
-        (["--number", "null"], "number", None),
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate=auto", "--part.pair", "[0.1, 2]"], "part", Part(rate="auto", pair=(0.1, 2.0))),
@@ -169,7 +161,6 @@ def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value:
     ("argv", "sentence"),
     [
         (["--number", "x"], "number: expected a whole number of at least -1 and of at most 1,000 or null, got x"),
-        (["--part.rate", "0"], "part.rate: expected a number above 0 or auto, got 0"),
         (["--part.rate", "inf"], "part.rate: inf is out of range: expected a finite number"),
         (["--run"], "--run: a value follows it, as in --run VALUE"),
         (["--run", "a\0b"], "run: 'a\\x00b' holds the character 0, which no name has; leave it out"),
@@ -201,29 +192,20 @@ def test_files_and_words_come_in_their_order(tmp_path: Path, capsys: pytest.Capt
     assert cli.parse(Options, ["--config", str(third)], prog="test") == found
 
 
-BATCH = "it is --global_batch here (rows an optimizer step over all processes)"
 FIRST = "an option of accelerate launch: put it before the keys of the training"
 
 
 @pytest.mark.parametrize(
     ("main", "words", "sentence"),
     [
-        (harness, "chekpoint R", "python -m harness: chekpoint: no such command; did you mean checkpoint?"),
         (harness, "checkpoint a b", "'b': python -m harness checkpoint RUN takes one run directory"),
-        (harness, "plan --worldsize 2", "--worldsize: no such option; did you mean --world_size?"),
         (preprocessing, "check", "no dataset named: python -m preprocessing check D takes one dataset directory"),
-        (
-            harness,
-            "launch --batch_size 3",
-            f"--batch_size: no key of the training, no option of accelerate launch; {BATCH}",
-        ),
         (harness, "launch --epochs 2 --num_processes 2", f"--num_processes: {FIRST}"),
         (
             harness,
             "launch --help poling",
             "--help poling: neither a key nor a group of keys; did you mean --help model.pooling?",
         ),
-        (harness, "launch --optim.decay lin", "optim.decay: expected one of none, linear, cosine, got lin"),
     ],
 )
 def test_mistakes_have_one_form(main: Main, words: str, sentence: str) -> None:
@@ -247,21 +229,10 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
             assert key.rpartition(".")[2] in str(refused.value)
 
 
-def test_every_command_stands_in_the_table_whole() -> None:
-    for command in [*HARNESS, *PREPROCESSING, *BENCHMARKS]:
-        assert callable(load(command.main))
-        assert command.summary.endswith(".")
-        known = {key for kind in classes_of(command) for key in cli.known_keys(kind)} | {help_page.LAUNCHER}
-        assert {*command.first, *(word[2:] for word in command.example.split() if word.startswith("--"))} <= known
-
-
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("line", "offered"),
-    [
-        ("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}),
-        ("padless plan --precision b", {"bf16"}),
-    ],
+    [("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}), ("padless plan --precision b", {"bf16"})],
 )
 def test_a_shell_completes_commands_keys_and_values(line: str, offered: set[str], tmp_path: Path) -> None:
     given = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": " "}

@@ -7,7 +7,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +19,7 @@ from preprocessing.dataset.shards import (
     VOCABULARY,
     Manifest,
     Shard,
-    Split,
-    contradictions,
     histogram,
-    id_dtype,
     read_manifest,
     write_manifest,
     write_shard,
@@ -59,7 +55,7 @@ def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, 
     return ids, length, random.integers(0, 2, rows), random.permutation(rows)
 
 
-@pytest.mark.parametrize(("rows", "dtype"), [(1, np.uint16), (64, np.int32), (200, np.uint16)])
+@pytest.mark.parametrize(("rows", "dtype"), [(64, np.int32), (200, np.uint16)])
 def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Path) -> None:
     ids, length, label, row = arrays(rows, 16, dtype)
     info = write_shard(tmp_path, "train/00000-w0016.arrow", ids, length, label, row, block_rows=64)
@@ -72,17 +68,6 @@ def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Pat
     assert not shard.blocks[0].ids.flags.owndata
     assert (info.rows, info.tokens, info.bytes) == (rows, int(length.sum()), (tmp_path / info.path).stat().st_size)
     assert info.lengths == histogram(length)
-    assert write_shard(tmp_path / "again", info.path, ids, length, label, row, block_rows=64) == info
-
-
-def test_splits_fingerprints_and_ids(whole: Path, manifest: Manifest) -> None:
-    split = Split(whole, manifest, "train")
-    assert (len(split), split.max_width, int(split.block_starts[-1])) == (60, 16, 60)
-    with pytest.raises(DataError, match="has no split 'dev'; it has train, unlabelled, validation"):
-        Split(whole, manifest, "dev")
-    assert replace(manifest, statistics={"a": 1}).fingerprint == manifest.fingerprint
-    assert replace(manifest, labels=["x", "y"]).fingerprint != manifest.fingerprint
-    assert (id_dtype(65536), id_dtype(65537)) == (np.dtype(np.uint16), np.dtype(np.int32))
 
 
 def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:
@@ -105,22 +90,6 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
         check_dataset(root)
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"path": "../x"}, "path leads out of its folder: '../x'"),
-        ({"rows": 10**6}, "rows is 1000000 of width 8, more than"),
-        ({"lengths": {"1": 1}}, "lengths do not add up to"),
-        ({"labels": {"2": 1}}, "labels are not numbers of rows by label, from 0 to 1"),
-    ],
-)
-def test_counts_of_a_shard_agree(manifest: Manifest, change: dict[str, Any], sentence: str) -> None:
-    first, *rest = manifest.splits["train"]
-    changed = replace(manifest, splits={**manifest.splits, "train": [replace(first, **change), *rest]})
-    assert list(contradictions(manifest, "uint16")) == []
-    assert sentence in next(contradictions(changed, "uint16"))
-
-
 def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
     check_files(root, manifest)
     first = manifest.splits["train"][0]
@@ -132,11 +101,6 @@ def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
             check_files(root, replace(manifest, splits={"train": [replace(first, **change)]}))
     with pytest.raises(DataError, match=f"{VOCABULARY}: {manifest.vocabulary_size} words, the manifest says 9"):
         check_files(root, replace(manifest, vocabulary_size=9))
-    (root / first.path).unlink()
-    assert verify(root) == [
-        f"{root / first.path}: the manifest names this shard, but it is missing; build the dataset again with "
-        "`python -m preprocessing run`"
-    ]
 
 
 def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest: Manifest) -> None:

@@ -34,7 +34,6 @@ def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     [
         (["--num_processes", "2"], None, "either"),
         (["--gpu-ids", "0,1"], "gpu_ids: null", "gpu"),
-        (["--cpu"], "gpu_ids: all", "cpu"),
         ([], "distributed_type: MULTI_GPU", "cpu"),
     ],
 )
@@ -53,7 +52,6 @@ def test_the_shipped_files_ask_for_what_their_names_say() -> None:
 @pytest.mark.parametrize(
     ("wanted", "asked", "processes", "cuda", "device"),
     [
-        ("cpu", "gpu", 8, EIGHT, "cpu"),
         ("auto", "either", 2, ONE, "cpu"),
         ("auto", "either", 2, EIGHT, "cuda"),
         ("cuda", "cpu", 1, ONE, "cuda"),
@@ -68,7 +66,6 @@ def test_what_a_rank_trains_on(wanted: str, asked: Asked, processes: int, cuda: 
     [
         ("auto", "gpu", 8, NONE, "no CUDA device is visible (no NVIDIA driver is loaded, torch was built without CUDA"),
         ("auto", "gpu", 2, ONE, "2 processes cannot share 1 of them (an NVIDIA driver is loaded, torch was built with"),
-        ("cuda", "either", 9, EIGHT, "start 8, or --device cpu"),
     ],
 )
 def test_too_few_are_refused_with_what_was_seen(
@@ -83,7 +80,6 @@ def test_too_few_are_refused_with_what_was_seen(
 @pytest.mark.parametrize(
     ("options", "omp", "told"),
     [
-        (["--multi_gpu"], "3", ("gpu", 3)),
         (["--num_cpu_threads_per_process", "2"], "3", ("either", 2)),
         ([], "3,2", ("either", 3)),
     ],

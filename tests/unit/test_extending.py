@@ -21,7 +21,7 @@ from harness.model.classifier import Classifier
 from harness.model.registry import network_shapes
 from harness.tracking import observer, trackers
 from harness.tracking.journal import Journal
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError
 from preprocessing.text import spec as spec_module
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
@@ -135,13 +135,6 @@ def test_plan_takes_the_new_ones(dataset: Path, example: Callable[[str], str], c
     values = ["--model.pooling", example("A pooling"), "--model.cell", example("A recurrent cell")]
     assert main(["plan", "--data", str(dataset), "--tracking.tracker", example("A tracker"), *values]) == 0
     assert "parameters" in capsys.readouterr().out
-
-
-def test_plan_refuses_a_dataset_of_a_tokenizer_that_is_not_here(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    others = {name: entry for name, entry in spec_module.TOKENIZERS.items() if name != "word"}
-    monkeypatch.setattr(spec_module, "TOKENIZERS", others)
-    with pytest.raises(DataError, match=r"text\.tokenizer: 'word' is out of range: expected one of nltk, nltk_line"):
-        main(["plan", "--data", str(dataset)])
 
 
 def test_hashes_are_those_of_the_first_version() -> None:

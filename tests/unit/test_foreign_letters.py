@@ -29,8 +29,6 @@ from preprocessing.base.terminal import (
     Guarded,
     Screen,
     guards,
-    plain_line,
-    printable,
     public,
 )
 from preprocessing.dataset.shards import read_manifest
@@ -76,10 +74,8 @@ def commands(place: Path) -> dict[str, tuple[Any, list[str], int]]:
     run, data, rows = str(place / "run"), str(place / "data"), str(place / "rows.csv")
     return {
         "inspect": (preprocessing.main, ["inspect", data], 0),
-        "run of nothing": (preprocessing.main, ["run", str(place / f"no{GOOD}.csv"), "--output", data], 3),
         "an option": (preprocessing.main, ["run", f"--{GOOD}", "1"], 2),
         "a value": (preprocessing.main, ["run", "--text.max_tokens", BAD], 2),
-        "a word": (harness.main, [GOOD], 2),
         "baseline": (harness.main, ["baseline", "--data", data], 0),
         "predict": (harness.main, ["predict", "--run", run, f"{WORD} \x1b[2J"], 0),
         "explain": (harness.main, ["explain", run, f"{WORD} \x1b[2J b"], 0),
@@ -132,16 +128,6 @@ def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, capsys:
     assert sorted(json.loads(out)["labels"]) == sorted([BAD, GOOD])
     assert cli.run(preprocessing.main, ["inspect", str(place / "data")]) == 0
     assert r"good\u001b]0;owned\u0007\u001b[2J\u202e" in capsys.readouterr().out
-
-
-def test_what_is_escaped() -> None:
-    assert printable("a\nb\tc é 日本 \u200f") == "a\nb\tc é 日本 \u200f"
-    assert plain_line("a\nb\tc\r") == r"a\nb\tc\r"
-    assert printable("\x1b\x7f\x85\u2028\u202e\ud800") == r"\u001b\u007f\u0085\u2028\u202e\ud800"
-    text = "".join(map(chr, [*range(0x300), *range(0x2000, 0x2100), 0xD800, 0xFEFF, 0x1F600]))
-    assert not FOREIGN.search(printable(text))
-    assert json.loads(printable(json.dumps(text, ensure_ascii=False))) == text
-    assert printable(printable(text)) == printable(text)
 
 
 @pytest.mark.parametrize(

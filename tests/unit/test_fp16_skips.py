@@ -13,11 +13,8 @@ import torch
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.ranks.session import Session, open_session
 from harness.rundir.layout import BAD_BATCHES
-from preprocessing.base.errors import ConfigError
 from tests.datasets import write_dataset
 from tests.trainers import make_trainer
-
-SCALE = 2.0**16
 
 
 @pytest.fixture
@@ -25,7 +22,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     """A CPU that scales the loss as fp16 on CUDA does: accelerate would refuse it."""
     with open_session("cpu", "fp32", 60) as opened:
         accelerator = opened.accelerator
-        monkeypatch.setattr(accelerator, "scaler", torch.amp.GradScaler("cpu", init_scale=SCALE))
+        monkeypatch.setattr(accelerator, "scaler", torch.amp.GradScaler("cpu", init_scale=2.0**16))
         monkeypatch.setattr(accelerator, "native_amp", True)
         monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
         yield opened
@@ -38,13 +35,12 @@ def test_skipped_steps_are_counted_and_their_rows_written(session: Session, tmp_
         run=str(tmp_path / "run"),
         epochs=1,
         global_batch=20,
-        nan_limit=2,
         model=ModelConfig(embedding_dim=4, hidden_size=4),
         optim=OptimConfig(ema=0.5),
     )
     trainer = make_trainer(config, session)
     classifier = trainer.objective.classifier
-    good, bad, worse = list(trainer.loader.steps(0))
+    good, bad, _ = trainer.loader.steps(0)
     weights = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     trainer.update(good)
     assert (trainer.guard.total, trainer.meter.counted.skipped) == (0, 0)
@@ -61,8 +57,3 @@ def test_skipped_steps_are_counted_and_their_rows_written(session: Session, tmp_
     assert not torch.equal(averages["average.head.weight"], weights["head.weight"])
     lines = (tmp_path / "run" / BAD_BATCHES / "step-00000001-rank0.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["row"] for line in lines) == sorted(bad.micro_batches[0].rows.tolist())
-    trainer.step = 2
-    with pytest.raises(ConfigError, match="the gradient was not finite in 2 steps in a row, up to step 2"):
-        trainer.update(worse)
-    assert session.accelerator.scaler is not None
-    assert session.accelerator.scaler.get_scale() == SCALE / 4

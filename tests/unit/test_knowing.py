@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainer knows of itself: figures of a log line, verdicts, averages, what fits, what would do nothing."""
+"""What the trainer knows of itself: verdicts, averages, what fits, what would do nothing."""
 
 from __future__ import annotations
 
@@ -28,14 +28,6 @@ def ranks(**columns: list[float]) -> list[dict[str, Any]]:
     values |= Counted(rows=100, tokens=5000, padded_tokens=5100).plain()
     columns = {"loss": [60.0, 80.0], **columns}
     return [values | {name: column[rank] for name, column in columns.items()} for rank in range(2)]
-
-
-def test_figures_of_a_log_line() -> None:
-    figures = summarize(ranks(), Meter())
-    assert figures["loss"] == 0.7
-    assert (figures["rows"], figures["rows_per_s"], figures["tokens_per_s"]) == (200, 100, 5000)
-    assert figures["padding"] == pytest.approx(1 - 5000 / 5100)
-    assert figures["verdict"] is None
 
 
 def test_a_slow_rank_is_named_when_that_lasts() -> None:

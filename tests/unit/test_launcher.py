@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.launch import launcher
-from harness.launch.launcher import Failure, describe_failure
+from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
 from harness.rundir.records import LAUNCH_ID, read_status, write_status
 
 
@@ -38,7 +38,6 @@ WAITED = "rank 0 at step 3 waited for the gradients"
         ((1, 5.9, "later", False), (1, 5.2, "sooner", False), "sooner", False),
         ((-6, 5.0, "", False), (1, 5.9, "", False), "rank 1 ended with exit code 1", False),
         ((-6, 5.9, "", False), (1, 5.1, "rank 1 waited for the gradients", True), ABORTED, False),
-        ((-6, 5.1, "", False), (-15, 5.0, "", False), ABORTED, False),
     ],
 )
 def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
@@ -47,6 +46,12 @@ def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
     """NCCL's watchdog aborts those that are left when a rank is gone, often before torch's agent looks."""
     found = fell(r0=zero, r1=one)
     assert (found.code, found.sentence, found.follows) == (1, sentence, follows)
+
+
+def test_a_rank_of_another_code_and_one_that_lost_pages_end_with_3() -> None:
+    terminated = (-15, 5.0, "", False)
+    assert fell(r0=terminated, r1=(3, 5.0, "", False)) == Failure(3, "rank 1 ended with exit code 3", said=True)
+    assert fell(r0=(-7, 5.0, "", False), r1=terminated) == Failure(3, f"rank 0 was killed by SIGBUS: {LOST_PAGES}")
 
 
 def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -51,23 +50,12 @@ def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
     }
 
 
-def write_numbered(root: Path, rows: int, width: int, dtype: type) -> Split:
-    """Full rows whose every id is the row's number, in two shards."""
-    ids = np.repeat(np.arange(1, rows + 1)[:, None], width, axis=1).astype(dtype)
-    columns = (np.full(rows, width), np.zeros(rows, int), np.arange(rows))
-    half = rows // 2
-    infos = [
-        write_shard(root, f"train/{number}.arrow", ids[piece], *(column[piece] for column in columns), block_rows=50)
-        for number, piece in enumerate((slice(0, half), slice(half, rows)))
-    ]
-    name = np.dtype(dtype).name
-    manifest = Manifest(["a", "b"], {"train": infos}, name, 50, rows + 1, "", {}, "")
-    return Split(root, manifest, "train")
-
-
 def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
-    """A slow consumer checks a batch long after the thread has filled everything it may fill."""
-    split = write_numbered(tmp_path, 4_000, 4, np.uint16)
+    """A slow consumer checks a batch, whose ids are its rows, long after the thread has filled all that it may fill."""
+    ids = np.repeat(np.arange(1, 4_001)[:, None], 4, axis=1).astype(np.uint16)
+    columns = (np.full(4_000, 4), np.zeros(4_000, int), np.arange(4_000))
+    info = write_shard(tmp_path, "train/0.arrow", ids, *columns, block_rows=50)
+    split = Split(tmp_path, Manifest(["a", "b"], {"train": [info]}, "uint16", 50, 4_001, "", {}, ""), "train")
     order = order_over(split, OrderSpec(seed=0, global_batch=10))
     for step in itertools.islice(make_loader(split, order).steps(0), 60):
         threading.Event().wait(0.005)
@@ -106,15 +94,6 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path
     assert sorted(seen) == list(range(120))
 
 
-def test_steps_may_begin_and_end_anywhere(split: Split) -> None:
-    loader = make_loader(split)
-    whole = [sorted(batch.rows.tolist()) for step in loader.steps(0) for batch in step.micro_batches]
-    assert len(whole) == 10
-    for first, last in itertools.combinations_with_replacement(range(11), 2):
-        found = [(s.step, sorted(s.micro_batches[0].rows.tolist())) for s in make_loader(split).steps(0, first, last)]
-        assert found == list(enumerate(whole))[first:last]
-
-
 def test_threads_end_with_the_steps_even_when_left_early(split: Split) -> None:
     before = threading.active_count()
     steps = make_loader(split).steps(0)
@@ -132,18 +111,6 @@ def test_an_error_of_the_thread_reaches_the_training_loop(split: Split) -> None:
         list(make_loader(split, guard=guard).steps(0))
 
 
-def test_ten_epochs_do_not_grow(tmp_path: Path) -> None:
-    """Private memory after ten more epochs, of 20 MB each: less than 5 MB more."""
-    split = write_numbered(tmp_path, 20_000, 512, np.uint16)
-    order = order_over(split, OrderSpec(seed=0, global_batch=512))
-    loader = make_loader(split, order)
-    used = []
-    for epoch in range(12):
-        assert sum(batch.num_rows for step in loader.steps(epoch) for batch in step.micro_batches) == 20_000
-        used.append(psutil.Process().memory_full_info().uss)
-    assert used[-1] - used[1] < 5e6
-
-
 SEED, BATCH, UNLABELLED_BATCH = 3, 20, 17
 LABELLED, UNLABELLED = 90, 61
 """Five steps an epoch, four a pass."""
@@ -156,25 +123,16 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def split_of(both: Path, name: str) -> Split:
-    return Split(both, read_manifest(both), name)
-
-
 def unlabelled_order(split: Split) -> Order:
     return order_over(split, OrderSpec(seed=stream_seed(SEED), global_batch=UNLABELLED_BATCH))
 
 
-def labelled(both: Path, kind: type[Loader] = Loader, layout: Layout = "padded", **options: Any) -> Any:
-    split = split_of(both, "train")
-    chosen: dict[str, Any] = {"rank": 0, "world_size": 1, "layout": layout, "device": CPU, **options}
-    return kind(split, order_over(split, OrderSpec(seed=SEED, global_batch=BATCH)), **chosen)
-
-
-def paired(both: Path, layout: Layout = "padded", targets: np.ndarray | None = None, **options: Any) -> Loader:
-    split = split_of(both, "unlabelled")
-    chosen: dict[str, Any] = {"rank": 0, "world_size": 1, "layout": layout, "device": CPU, **options}
-    beside = Loader(split, unlabelled_order(split), targets=targets, **chosen)
-    return labelled(both, Loader, layout, unlabelled=beside, **options)
+def paired(both: Path, **options: Any) -> Loader:
+    manifest = read_manifest(both)
+    split, beside = (Split(both, manifest, name) for name in ("train", "unlabelled"))
+    unlabelled = Loader(beside, unlabelled_order(beside), layout="padded", device=CPU, **options)
+    order = order_over(split, OrderSpec(seed=SEED, global_batch=BATCH))
+    return Loader(split, order, layout="padded", device=CPU, unlabelled=unlabelled, **options)
 
 
 def rows_beside(steps: Any) -> list[list[int]]:

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.baseline.results import BaselineConfig, read_folds
 from harness.baseline.results import main as baseline
-from harness.config import LaunchRecipe, RunConfig
+from harness.config import RunConfig
 from harness.data.views import held_out
 from harness.launch import launcher, many
 from harness.launch.stop import STOP
@@ -83,12 +82,6 @@ def test_each_seed_is_a_run_of_its_own_and_one_that_does_not_end_well_is_the_end
     assert found == [(seed, str(tmp_path / f"imdb/seed-{seed}"), 2, "imdb", f"imdb seed-{seed}") for seed in (4, 0)]
 
 
-def test_each_fold_is_held_out_once(data: Path, tmp_path: Path, seen: Recorded) -> None:
-    assert launch(data, tmp_path / "r", "--folds=3", "--seed=7", "--tracking.name=mine") == 0
-    found = [(one.fold, one.seed, Path(one.run).name, one.tracking.name) for one in seen.trained]
-    assert found == [(fold, 7, f"fold-{fold}", f"mine fold-{fold}") for fold in range(3)]
-
-
 @pytest.mark.parametrize("word", ["--dry_run", "a signal"])
 def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
     data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch, word: str
@@ -151,26 +144,13 @@ def test_several_machines_start_lost_ranks_again_unless_told(
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"seeds": "a"}, "seeds: 'a' .*different whole numbers with commas between, as in 0,1,2"),
-        ({"seeds": "5"}, "seeds: '5' .*expected 2 to 1000 different whole numbers"),
-        ({"seeds": "0,1", "folds": "all"}, "one command varies one of the two"),
-        ({"folds": "1"}, "folds: '1' .*all, or the number of folds that the dataset has, at least 2"),
-    ],
-)
-def test_what_is_no_list_of_runs_gets_a_sentence(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        LaunchRecipe(**values)
-
-
-@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--seeds", "0", "1", "2"], "seeds: '0' .*with commas between, as in 0,1,2"),
+        (["--seeds=5"], "seeds: '5' .*expected 2 to 1000 different whole numbers"),
+        (["--seeds=0,1", "--folds=all"], "one command varies one of the two"),
         (["--seed=3", "--seeds=0,1"], "--seed: --seeds 0,1 names every one already; leave --seed out"),
         (["--folds=5"], "folds: 5, but .* was cut into 3; give --folds all, or build the dataset again"),
-        (["--config", "mine.yaml"], "seeds: belongs on the command line, --seeds 0,1; take it out of the file"),
         (["--self_training.rounds=1"], "no round learns from unlabelled rows; set order.unlabelled_batch"),
         (
             ["--self_training.rounds=1", "--order.unlabelled_batch=8"],
@@ -181,8 +161,6 @@ def test_what_is_no_list_of_runs_gets_a_sentence(values: dict[str, Any], said: s
 def test_what_cannot_be_meant_gets_a_sentence(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("seeds: 0,1\n")
     monkeypatch.setattr(launcher, "run_with_restarts", lambda *_: pytest.fail("nothing may start"))
     with pytest.raises(UserError, match=said):
         launch(data, tmp_path / "r", *words)

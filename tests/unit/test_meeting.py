@@ -64,7 +64,6 @@ def test_who_does_not_come_is_named_in_time() -> None:
     ("options", "said"),
     [
         ({"num_processes": 3}, r"--num_processes 3: counts the processes of all 2 machines"),
-        ({"machine_rank": 2}, r"--machine_rank 2: 2 machines are counted from 0 to 1"),
         ({"rdzv_backend": "c10d"}, "--rdzv_backend c10d: padless itself counts the machines; leave it out"),
         ({"main_process_port": None}, r"give --main_process_ip and --main_process_port"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from padless import open_dataset
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.corpora import Command, contents, reviews, write_csv
+from tests.corpora import Command, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
 
@@ -34,17 +34,15 @@ def test_a_missing_label_in_a_labelled_split_is_named(tmp_path: Path, command: C
 
 
 def test_a_missing_label_and_what_a_column_of_splits_says(tmp_path: Path, command: Command) -> None:
-    """``unsup`` in a column of splits, an absent key: rows of the split unlabelled, or left out."""
+    """``unsup`` in a column of splits, an absent key: rows of the split unlabelled."""
     rows = [{"text": text, "label": label, "split": "train"} for text, label in REVIEWS]
     rows[1]["split"] = "unsup"
     del rows[3]["label"]
     (tmp_path / "r.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    more = ("--splits.validation", 0, "--splits.test", 0, "--source.missing_label")
-    for policy, left in (("unlabelled", {"train": 118, "unlabelled": 2}), ("drop", {"train": 118})):
-        out = tmp_path / policy
-        assert command.build(tmp_path / "r.jsonl", out, *more, policy) == 0, command.err
-        manifest = read_manifest(out)
-        assert {name: manifest.rows(name) for name in manifest.splits} == left
+    more = ("--splits.validation", 0, "--splits.test", 0, "--source.missing_label", "unlabelled")
+    assert command.build(tmp_path / "r.jsonl", tmp_path / "out", *more) == 0, command.err
+    manifest = read_manifest(tmp_path / "out")
+    assert {name: manifest.rows(name) for name in manifest.splits} == {"train": 118, "unlabelled": 2}
 
 
 # A split of their own.
@@ -72,14 +70,6 @@ def test_texts_of_their_own_files_are_a_split(labelled: Path, tmp_path: Path, co
     assert set(column(out, "label")) == {NO_LABEL}
     assert "unlabelled: 150 of 150 rows without labels are kept\n" in command.err
     assert open_dataset(out)["unlabelled"]["label"].isna().all()
-    more = ("--vocabulary.count_unlabelled", "false", "--shards.rows", 50)
-    cut = ("--source.part_mb", 0.005)
-    assert command.build(labelled, tmp_path / "both", "--source.unlabelled_path", others, *more, *cut) == 0
-    assert command.build(labelled, tmp_path / "alone", "--shards.rows", 50) == 0
-    alone, there = contents(tmp_path / "alone"), contents(tmp_path / "both")
-    assert {name: there[name] for name in alone if name != "dataset.json"} == {
-        name: alone[name] for name in alone if name != "dataset.json"
-    }, "labelled shards are the same with and without unlabelled texts"
 
 
 # Texts that are somewhere else too.

@@ -26,7 +26,6 @@ def nobody_named_one(monkeypatch: pytest.MonkeyPatch) -> None:
         ("10.0.0.1", ["10.0.0.5", "192.168.1.5"], FOUND, Route("eth1", "10.0.0.5")),
         ("node-1", ["127.0.1.1", "192.168.1.5"], FOUND, Route("eth0", "192.168.1.5")),
         ("node-1", [], {"lo": ["127.0.0.1"], "ib0": ["10.9.0.1"]}, Route("ib0", "10.9.0.1")),
-        ("node-1", ["127.0.0.1"], {"lo": ["127.0.0.1"]}, Route("lo", "127.0.0.1")),
         ("node-1", [], FOUND, None),
         ("localhost", ["::1", "192.168.1.5"], FOUND, Route("lo", "::1")),
     ],

@@ -66,7 +66,6 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     for main, words, key in (
         (preprocessing, ["check", str(data)], "dataset"),
         (preprocessing, ["run", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
-        (harness, ["launch", *PLAIN, "--data", str(folder / "data"), "--run", str(data / "run")], "run:"),
         (harness, ["plan", *PLAIN, "--data", str(data)], "data:"),
     ):
         assert cli.run(main, words) == 2, words
@@ -74,9 +73,3 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
         assert sentence.startswith(f"error: {key} "), sentence
         assert "is not UTF-8, which configurations and records are; give it another name, or a link" in sentence
     assert not (data / "new").exists()
-
-
-def test_a_text_may_hold_any_bytes(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    text = os.fsdecode(b"a fine caf\xe9")
-    assert cli.run(harness, ["predict", "--run", str(folder / "run"), text, "--device", "cpu"]) == 0
-    assert "a fine caf\\udce9" in capfd.readouterr().out

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from preprocessing.base import atomic
 from preprocessing.dataset.shards import read_manifest
-from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
 from tests.corpora import Command, contents, reviews, write_csv
 
@@ -48,29 +45,6 @@ def beside(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out."))
 
 
-def test_a_full_disk_leaves_the_old_dataset_and_the_job_goes_on(
-    out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, fsync, written = read_manifest(out).fingerprint, atomic.fsync, []
-
-    def full(path: Path) -> None:
-        written.append(path)
-        if len(written) > 20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        fsync(path)
-
-    monkeypatch.setattr(atomic, "fsync", full)
-    assert command.build(source, out, *OTHER) == 4
-    assert "No space left" in command.err
-    assert verify(out) == []
-    assert read_manifest(out).fingerprint == before
-    monkeypatch.undo()
-    assert command.build(source, out, *OTHER) == 0
-    assert command.build(source, tmp_path / "fresh", *SMALL, "--seed", 1) == 0
-    assert contents(out) == contents(tmp_path / "fresh")
-    assert beside(tmp_path) == []
-
-
 def test_an_interrupted_replacement_goes_on_where_it_was(
     out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,21 +69,6 @@ def test_an_interrupted_replacement_goes_on_where_it_was(
     assert command.build(source, out, *OTHER) == 0
     assert not set(done) & set(made)
     assert read_manifest(out).fingerprint != before
-    assert beside(tmp_path) == []
-
-
-def test_without_an_exchange_two_renames_and_a_kill_between_them_is_mended(
-    out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(atomic, "exchanged", lambda one, other: False)
-    assert command.build(source, out, *OTHER) == 0
-    assert read_manifest(out).provenance["config"]["seed"] == 1
-    assert beside(tmp_path) == []
-    (out / output.WORK).mkdir()
-    atomic.sign(out / output.WORK, out)
-    out.rename(atomic.aside(out))  # as a process leaves it that was killed between the two
-    assert command.build(source, out, *SMALL, "--seed", 1) == 0
-    assert "already complete" in command.err
     assert beside(tmp_path) == []
 
 

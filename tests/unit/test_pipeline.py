@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.job import parts
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
@@ -73,34 +72,6 @@ def test_the_bytes_do_not_depend_on_workers_or_parts(source: Path, tmp_path: Pat
     assert command.build(source, tmp_path / "a", "--shards.rows", 100) == 0
     assert command.build(source, tmp_path / "b", *SMALL, "--executor.workers", 2) == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_a_rerun_does_only_what_is_missing(
-    source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "out"
-    made: list[int] = []
-    make = parts.TokenizedPart.make
-
-    def interrupted(part: parts.TokenizedPart) -> tuple[parts.Summary, dict[str, str]]:
-        if len(made) == 3:
-            raise KeyboardInterrupt
-        made.append(part.number)
-        return make(part)
-
-    monkeypatch.setattr(parts.TokenizedPart, "make", interrupted)
-    assert command.build(source, output, *SMALL) == 130
-    assert not (output / "dataset.json").exists()
-    before = list(made)
-    damaged = parts.file_of(output / ".work" / "parts", before[0], "rows")
-    damaged.write_bytes(damaged.read_bytes()[:-1])
-    made.clear()
-    monkeypatch.setattr(parts.TokenizedPart, "make", lambda part: made.append(part.number) or make(part))
-    assert command.build(source, output, *SMALL) == 0
-    assert set(before) & set(made) == {before[0]}
-    monkeypatch.undo()
-    assert command.build(source, tmp_path / "other", *SMALL) == 0
-    assert contents(output) == contents(tmp_path / "other")
 
 
 def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Command) -> None:
