@@ -22,7 +22,7 @@ from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.job.decisions import decide, fold_rows
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted, with_sum
 from preprocessing.job.parts import Rows
-from tests.corpora import Command, contents, reviews, write_csv
+from tests.corpora import Command, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
 
@@ -118,24 +118,6 @@ def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     assert groups_in_words(groups)[1] == f"the source's own splits {shared}"
 
 
-def test_no_film_is_in_two_splits(tmp_path: Path, command: Command) -> None:
-    rows = [(text, "abc"[at * at % 7 % 3], f"film {at % 60}") for at, (text, _) in enumerate(reviews(600))]
-    source = write_csv(tmp_path / "reviews.csv", rows, header=("text", "label", "film"))
-    run = ("--splits.group_column", "film", "--splits.validation", 0.2)
-    assert command.build(source, tmp_path / "b", *run, "--source.part_mb", 0.005) == 0
-    assert command.build(source, tmp_path / "a", *run) == 0
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    manifest, films = read_manifest(tmp_path / "a"), dict[str, set[str]]()
-    for name in manifest.splits:
-        for block in Split(tmp_path / "a", manifest, name).blocks:
-            for row in block.row:
-                films.setdefault(rows[row - 1][2], set()).add(name)
-    assert {len(splits) for splits in films.values()} == {1}
-    assert [manifest.rows(name) for name in SPLITS] == [420, 120, 60]
-    assert "splits: by film: 60 groups, the largest of 10 rows" in command.err
-    assert "validation 120 rows (20.00%, wanted 20.00%); test 60 rows (10.00%, wanted 10.00%)" in command.err
-
-
 def test_groups_of_no_use_are_refused() -> None:
     unnamed = [NO_SPLIT] * 20
     with pytest.raises(DataError, match=r"'film' has another value in each of the 20 rows"):
@@ -185,6 +167,12 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
             for name, manifest in (("plain", plain), ("cut", cut))
         ]
         assert both[0] == both[1]
+    homes = dict[str, set[str]]()
+    for split in SPLITS:
+        for block in Split(tmp_path / "cut", cut, split).blocks:
+            for row in block.row:
+                homes.setdefault(rows[row - 1][2], set()).add(split)
+    assert {len(splits) for splits in homes.values()} == {1}
     shards = [shard for name in SPLITS[:2] for shard in Split(tmp_path / "cut", cut, name).shards]
     found = {int(row): shard.info.fold for shard in shards for block in shard.blocks for row in block.row}
     assert len(found) == cut.rows("train") + cut.rows("validation")

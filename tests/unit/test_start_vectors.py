@@ -87,21 +87,6 @@ def test_the_whole_is_scaled_and_what_has_no_vector_stays() -> None:
     np.testing.assert_array_equal(after[~has], before.numpy()[~has])
 
 
-def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
-    values = keep(data)
-    vocabulary = Vocabulary.read(data / VOCABULARY)
-    found = start(data, "own")
-    assert found.vectors is not None
-    np.testing.assert_array_equal(found.vectors.vectors, values)
-    size = len(vocabulary)
-    assert np.flatnonzero(~found.vectors.has).tolist() == [0, size - 2, size - 1]
-    share = vocabulary.counts[1:-2].sum() / vocabulary.counts.sum()
-    assert (facts_of(found)["words"], facts_of(found)["vocabulary"]) == (size - 4, size - 2)
-    assert facts_of(found)["tokens"] == pytest.approx(share, abs=1e-6)
-    assert facts_of(found)["source"].startswith(str(data / "vectors" / "cbow-6-"))
-    assert facts_of(found)["sha256"][:12] in str(found.choices["vectors"])
-
-
 def test_a_dry_run_learns_nothing(data: Path) -> None:
     found = start(data, "own", dry_run=True)
     assert found.vectors is None

@@ -113,10 +113,8 @@ def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path
     [
         ({"labels": ["positive", "negative"]}, "head", "other classes"),
         ({"pooling": "mean"}, "head", "model.pooling mean"),
-        ({"num_layers": 2}, "head", "model.num_layers 2"),
         ({"wide": 128}, "wide part", "model.wide 128"),
         ({"wide": 64, "wide_ngrams": 3}, "wide part", "model.wide_ngrams 3"),
-        ({"wide": 0}, "wide part", "model.wide 0"),
     ],
 )
 def test_a_part_that_would_mean_something_else_is_not_taken(

@@ -8,7 +8,6 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from harness.config import RunConfig
 from harness.ranks.distributed import RankError, World
 from harness.training.console import Log
 from preprocessing.base import atomic, cli
-from preprocessing.base.atomic import refusal, storing, temporary_folder
+from preprocessing.base.atomic import refusal, storing
 from preprocessing.base.errors import ConfigError, StorageError, UserError
 from tests.commands import ROOT
 
@@ -80,16 +79,6 @@ def test_ranks_agree_on_a_full_disk() -> None:
     with pytest.raises(OSError, match="Bad file"), World().together("writing"):
         raise OSError(errno.EBADF, "Bad file descriptor")
     assert RankError.exit_code == 1
-
-
-def test_a_temporary_folder_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with (
-        pytest.raises(StorageError, match=rf"^{tmp_path}/padless-\w+/a: .*set TMPDIR to a folder with room"),
-        temporary_folder() as folder,
-    ):
-        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "a"))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -16,7 +16,7 @@ import padless
 from harness.__main__ import main
 from harness.inference import text_classifier
 from preprocessing.labels import as_found
-from tests.bundles import predicted, with_weights, write_run
+from tests.bundles import with_weights, write_run
 
 TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
 
@@ -24,19 +24,6 @@ TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
 @pytest.fixture(scope="module", params=[2, 3])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("two"), request.param)
-
-
-def test_predictions_are_those_of_the_command(run: Path) -> None:
-    model, plain = padless.load(run), predicted(run, TEXTS)
-    frame = model.predict(TEXTS)
-    assert list(frame) == list(plain)
-    assert frame["predicted"].tolist() == plain["predicted"].tolist()
-    chances = model.predict_proba(TEXTS)
-    assert (chances.dtype, chances.shape) == (np.float64, (4, len(model.classes_)))
-    assert chances.sum(axis=1) == pytest.approx(np.ones(4))
-    for number, name in enumerate(model.classes_):
-        np.testing.assert_array_equal(frame[f"probability_{name}"], plain[f"probability_{name}"])
-        np.testing.assert_array_equal(chances[:, number], plain[f"probability_{name}"])
 
 
 COLUMNS: dict[str, tuple[Any, list[Any]]] = {

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from harness.__main__ import main
 from harness.config import RunConfig, TrackingConfig
 from harness.tracking import tracking
-from harness.tracking.journal import Journal, Rows, alone
+from harness.tracking.journal import Journal, alone
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking.tracking import Trackers, observer_environment
 from harness.tracking.wandb_run import check
@@ -98,29 +97,6 @@ def test_an_observer_is_no_rank_of_the_run() -> None:
     launched = {"ACCELERATE_USE_CPU": "1", "PET_SIGNALS_TO_HANDLE": "SIGTERM", "OMP_NUM_THREADS": "8"}
     kept = {"PATH": "/bin", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": "0"}
     assert observer_environment(ranked | launched | kept) == kept | {"OMP_NUM_THREADS": "1"}
-
-
-def test_only_what_a_finished_tracker_had_is_not_told_again(tmp_path: Path) -> None:
-    for step in (6, 7, 8):
-        write(tmp_path, "train", step=step)
-    write(tmp_path, "validation", step=7, loss="nan")
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "train", "st')
-    Journal(tmp_path, "wandb").note(run_id="abc")  # of an attempt that was killed
-    Journal(tmp_path, "wandb").note(kept={"train": 7}, finished="")
-    with Journal(tmp_path, "wandb").path.open("a") as file:
-        file.write('{"kept": {"train": 9')
-    journal = Journal(tmp_path, "wandb")
-    journal.note(finished="run-1-abc", kept={"train": 3})
-    assert (journal.run_id, journal.finished) == ("abc", ["", "run-1-abc"])
-    rows = Rows(tmp_path, journal.kept)
-    (train, validation) = rows.new()
-    assert train == ("train", {"step": 8})
-    assert (validation[0], math.isnan(validation[1]["loss"])) == ("validation", True)
-    assert rows.last == {"train": 8, "validation": 7}
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('ep": 9}\n')
-    assert list(rows.new()) == [("train", {"step": 9})]
 
 
 def test_one_process_at_a_time_tells_a_tracker(tmp_path: Path) -> None:
