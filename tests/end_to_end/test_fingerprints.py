@@ -138,11 +138,9 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "csv, other names given": (
         {"in.csv": table(header=("x", "y"))}, "in.csv --source.text_column x --source.label_column y"
     ),
-    "csv, more columns": ({"in.csv": with_column("stars", lambda n: n % 5)}, "in.csv"),
     "csv, where": (
         {"in.csv": with_column("lang", lambda n: "en" if n % 4 else "fr")}, 'in.csv --source.where {"lang":"en"}'
     ),
-    "csv, latin-1 found": ({"in.csv": table(WESTERN, encoding="cp1252")}, "in.csv"),
     "csv, cp1251": ({"in.csv": table(RUSSIAN, encoding="cp1251")}, "in.csv --source.encoding cp1251"),
     "csv.gz": ({"in.csv.gz": gzip.compress(table())}, "in.csv.gz"),
     "csv.bz2": ({"in.csv.bz2": bz2.compress(table())}, "in.csv.bz2"),
@@ -154,7 +152,6 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "parquet, row groups": ({"in.parquet": parquet(row_group_size=7, compression="zstd")}, "in.parquet"),
     "parquet, dictionary": ({"in.parquet": parquet(kind=pa.dictionary(pa.int32(), pa.string()))}, "in.parquet"),
     "folder": (folder(), "in"),
-    "folder, latin-1": (folder(WESTERN, encoding="cp1252"), "in --source.encoding cp1252"),
     "folder, its own splits": (folder(ROWS[:30], "in/train") | folder(ROWS[30:], "in/test"), "in"),
     "two files": ({"a.csv": table(ROWS[:20]), "b.jsonl": objects(ROWS[20:])}, "a.csv b.jsonl"),
     "a pattern": ({"a-1.csv": table(ROWS[:20]), "a-2.csv": table(ROWS[20:])}, "a-*.csv"),

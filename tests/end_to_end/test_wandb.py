@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from harness.tracking.tracking import kill_tree
-from tests.commands import read_metrics, run_command, run_module, sentence, succeed
+from tests.commands import read_metrics, run_module, sentence, succeed
 from tests.datasets import write_dataset
 from tests.patient import LIMIT_S, patience
 from tests.runs import kill, launch, steps_done, wait_for_step, wait_until
@@ -57,15 +57,6 @@ def attempt(run: Path, data: Path, first: int, last: int, state: str, **env: str
     result = succeed(run_module("tests.attempt", run, data, first, last, state, timeout_s=2 * LIMIT_S, **env))
     assert "warning" not in result.stderr, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
-
-
-def inspect(folder: Path, home: Path) -> list[dict[str, Any]]:
-    """The records of one attempt's own log, by W&B's own reader; an attempt that was killed early has none."""
-    if all(file.stat().st_size == 0 for file in folder.glob("*.wandb")):
-        return []
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(folder)]
-    output = succeed(run_command(command, 120, {"HOME": str(home)})).stdout
-    return [json.loads(line) for line in output.splitlines() if line.strip()]
 
 
 def sync(run: Path, store: Store, *options: str) -> dict[str, Any]:
@@ -108,10 +99,8 @@ def test_a_real_run_over_two_kills_and_a_preemption_is_one_curve(tmp_path: Path)
     log = (tmp_path / "job" / "log").read_text()
     assert "warning" not in log, log
     folders = sorted((run / "wandb").glob("offline-run-*"))
-    logs = [inspect(folder, tmp_path) for folder in folders]
     assert len(folders) == 4
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1
-    assert [sum(record["type"] == "preempting" for record in records) for records in logs] == [0, 0, 1, 0]
     wanted = [line["step"] for line in read_metrics(run, "train")]
     assert wanted == sorted(set(wanted))
     with wandb_server() as store:

@@ -15,11 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.report.mistakes import Originals, find_originals, placed
-from harness.report.page import confusions, matrix, script_json
+from harness.report.page import confusions, script_json
 from harness.report.plots import worst_first
 from harness.report.runs import (
     RunFacts,
-    best_values,
     dataset_groups,
     ranked,
     ranks,
@@ -70,11 +69,6 @@ def test_the_worst_classes_and_the_largest_confusions_come_first() -> None:
         ("c0", "c1", 10),
         ("c1", "c3", 10),
     ]
-    assert largest[0]["share"] == 0.3
-    assert matrix(figures(CONFUSION))[1] == {
-        "label": "c1",
-        "cells": [(30, 0.3), (60, 0.6), (0, 0.0), (10, 0.1), (0, 0.0)],
-    }
 
 
 def run(name: str, accuracy: float, log_loss: float, fingerprint: str | None = "a", **values: Any) -> RunFacts:
@@ -89,13 +83,10 @@ def names(runs: list[RunFacts]) -> list[str]:
 
 
 def test_runs_stand_in_the_order_of_their_best_validation() -> None:
-    runs = [run("a", 0.8, 0.3), run("b", 0.9, 0.5), run("c", 0.9, 0.4)]
     by_loss = [run("a", 0.9, 0.5, config={"select": "loss"}), run("b", 0.8, 0.3, config={"select": "loss"})]
     assert names(ranked(by_loss)) == ["b", "a"]
     apart = ranked([run("a", 0.5, 1, "x"), run("b", 0.9, 1, "y"), run("c", 0.6, 1, "x")])
     assert (names(apart), ranks(apart), dataset_groups(apart)) == (["c", "a", "b"], [1, 2, 1], [0, 0, 1])
-    assert best_values(runs[:3]) == {"accuracy": 0.9, "log_loss": 0.3}
-    assert best_values([*runs[:3], run("c", 0.9, 0.5, "other")]) == {}
     alike = [facts(directory=Path(place)) for place in ("x/a", "y/a", "y/b")]
     assert unique_names(alike) == ["x/a", "y/a", "y/b"]
 

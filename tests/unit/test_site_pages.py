@@ -72,12 +72,6 @@ def test_every_command_stands_in_the_reference_with_its_options(package: str, ta
         assert all(f"`--{key}` (" in section for key in leaves(own) if key not in known), usage
 
 
-def test_every_picture_is_shown_and_described() -> None:
-    shown = [found for path in (ROOT / "docs").rglob("*.md") for found in IMAGE.findall(path.read_text())]
-    assert {name for _, name in shown} == {path.name for path in PICTURES}
-    assert all(len(alt) > 40 for alt, _ in shown)
-
-
 def test_every_page_stands_in_the_navigation_once() -> None:
     def files(entries: list[Any]) -> Iterator[str]:
         for entry in entries:

@@ -49,28 +49,32 @@ def rows_of(text: list[int], label: list[int], named: list[int], group: list[int
 TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, max_size=120)
 
 
-@settings(max_examples=50)
-@given(TEXTS, st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.3]), st.sampled_from([0.0, 0.1, 0.4]))
-def test_equal_texts_never_part_and_order_does_not_matter(
-    texts: list[tuple[int, int]], seed: int, validation: float, test: float
-) -> None:
-    text = np.array([text for text, _ in texts], np.uint64)
-    label = np.array([label for _, label in texts])
-    row = np.arange(1, len(texts) + 1)
-    split = assign(text, label, row, seed=seed, validation=validation, test=test)
-    for value in np.unique(text):
-        assert len(set(split[text == value].tolist())) == 1
-    shuffled = np.random.default_rng(seed).permutation(len(texts))
-    again = assign(text[shuffled], label[shuffled], row[shuffled], seed=seed, validation=validation, test=test)
-    assert (again == split[shuffled]).all()
-    if test == 0:
-        assert not (split == TEST).any()
-
-
 # By groups.
 
 SIZES = st.lists(st.integers(1, 25), min_size=6, max_size=60)
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
+
+
+@settings(deadline=None, max_examples=50)
+@given(TEXTS, st.integers(0, 5), FRACTIONS, FRACTIONS, st.integers(2, 7))
+def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter(
+    rows: list[tuple[int, int]], seed: int, validation: float, test: float, folds: int
+) -> None:
+    group, label = np.array([one + 1 for one, _ in rows], np.uint64), np.array([one for _, one in rows])
+    row, shuffled = np.arange(1, len(rows) + 1), np.random.default_rng(seed).permutation(len(rows))
+    shares = {"validation": validation, "test": test}
+    ways: list[tuple[Any, dict[str, Any]]]
+    ways = [(assign, shares), (assign_groups, shares), (assign_folds, {"folds": folds})]
+    for function, options in ways:
+        found = function(group, label, row, seed=seed, **options)
+        assert set(found.tolist()) <= set(range(options.get("folds", 3)))
+        for value in np.unique(group):
+            assert len(set(found[group == value].tolist())) == 1
+        again = function(group[shuffled], label[shuffled], row[shuffled], seed=seed, **options)
+        assert (again == found[shuffled]).all()
+        if options is shares:
+            for number, fraction in ((VALIDATION, validation), (TEST, test)):
+                assert fraction > 0 or not (found == number).any()
 
 
 def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,22 +88,15 @@ def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray
 
 @settings(deadline=None, max_examples=40)
 @given(SIZES, st.integers(1, 4), st.integers(0, 9), FRACTIONS, FRACTIONS)
-def test_groups_stay_whole_and_shares_are_met_within_the_largest(
+def test_shares_are_met_within_the_largest_group(
     sizes: list[int], labels: int, seed: int, validation: float, test: float
 ) -> None:
     group, label = grouped_corpus(sizes, labels, seed)
     row = np.arange(1, len(group) + 1)
     shares = {"validation": validation, "test": test}
     split = assign_groups(group, label, row, seed=seed, **shares)
-    for value in np.unique(group):
-        assert len(set(split[group == value].tolist())) == 1
-    for number, fraction in ((VALIDATION, validation), (TEST, test)):
-        assert fraction > 0 or not (split == number).any()
     counts = np.stack([np.bincount(label[split == number], minlength=labels) for number in range(3)])
     assert abs(with_sum(counts) - wanted(counts.sum(axis=0), **shares)).max() <= max(sizes)
-    shuffled = np.random.default_rng(seed).permutation(len(group))
-    again = assign_groups(group[shuffled], label[shuffled], row[shuffled], seed=seed, **shares)
-    assert (again == split[shuffled]).all()
 
 
 def decided_by_group(group: list[int], named: list[int], validation: float = 0.0) -> tuple[list[int], dict[str, Any]]:
@@ -127,22 +124,6 @@ def test_groups_of_no_use_are_refused() -> None:
 
 
 # Folds.
-
-
-@settings(max_examples=50)
-@given(TEXTS, st.integers(2, 7), st.integers(0, 3))
-def test_a_group_is_never_cut_and_the_order_of_rows_does_not_matter(
-    rows: list[tuple[int, int]], folds: int, seed: int
-) -> None:
-    group, label = np.array([one for one, _ in rows], np.uint64), np.array([one for _, one in rows])
-    row = np.arange(1, len(rows) + 1)
-    fold = assign_folds(group, label, row, folds=folds, seed=seed)
-    assert ((fold >= 0) & (fold < folds)).all()
-    for value in np.unique(group):
-        assert len(set(fold[group == value].tolist())) == 1
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
-    again = assign_folds(group[shuffled], label[shuffled], row[shuffled], folds=folds, seed=seed)
-    assert (again == fold[shuffled]).all()
 
 
 def test_folds_that_cannot_be_used_get_a_sentence() -> None:

