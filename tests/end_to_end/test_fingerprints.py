@@ -74,7 +74,6 @@ def rows(number: int = 40) -> list[tuple[str, str]]:
 
 ROWS = rows()
 PLAIN = [(re.sub(r"[^ -~]", " ", text), label) for text, label in ROWS]
-WESTERN = [(text.encode("cp1252", "ignore").decode("cp1252"), label) for text, label in rows()]
 RUSSIAN = [
     (f"\u0444\u0438\u043b\u044c\u043c {n} \u043e\u0447\u0435\u043d\u044c {label}", label)
     for n, (_, label) in enumerate(ROWS)
@@ -159,16 +158,9 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
         {"a.csv": table(ROWS[:20]), "b.csv": table(ROWS[20:30]), "c.csv": table(ROWS[28:])},
         "a.csv --source.validation_path b.csv --source.test_path c.csv",
     ),
-    "files of splits, leaks kept": (
-        {"a.csv": table(ROWS[:30]), "c.csv": table(ROWS[28:])}, "a.csv --source.test_path c.csv --quality.leaks keep"
-    ),
     "a file without labels": (
         {"a.csv": table(), "b.csv": table([[text] for text, _ in rows(60)[40:]], ["text"])},
         "a.csv --source.unlabelled_path b.csv",
-    ),
-    "without labels, not counted": (
-        {"a.csv": table(), "b.csv": table([[text] for text, _ in rows(60)[40:]], ["text"])},
-        "a.csv --source.unlabelled_path b.csv --vocabulary.count_unlabelled false",
     ),
     "missing labels unlabelled": ({"in.csv": table(BLANKS)}, "in.csv --source.missing_label unlabelled"),
     "missing labels dropped": ({"in.csv": table(BLANKS)}, "in.csv --source.missing_label drop"),
@@ -190,10 +182,6 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "fractions": ({"in.csv": table()}, "in.csv --splits.validation 0.25 --splits.test 0.3 --seed 7"),
     "no test": ({"in.csv": table()}, "in.csv --splits.test 0"),
     "suspect rows": ({"in.csv": table(SUSPECT)}, "in.csv"),
-    "suspect rows dropped": (
-        {"in.csv": table(SUSPECT)},
-        "in.csv --quality.empty drop --quality.duplicates drop --quality.contradictions drop",
-    ),
 }  # fmt: skip
 SETTINGS = {
     "text.html": "false",

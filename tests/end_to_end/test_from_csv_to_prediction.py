@@ -77,10 +77,7 @@ def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, caps
     assert set(again) == {*first, "texts"}
     for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
         assert again[name] == first[name], name
-    bundle = json.loads((run / "bundle/bundle.json").read_text())
-    assert (bundle["temperature"], bundle["threshold"]) == (first["temperature"], first["threshold"])
     assert first["temperature"] != 1.0
-    assert [mistake["row"] for mistake in again["mistakes"]] == [mistake["row"] for mistake in first["mistakes"]]
     assert again["log_loss"] == pytest.approx(first["log_loss"], abs=1e-6)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the site's hooks make of code and documents: options with their defaults, commands, links, pictures."""
+"""What the site's hooks make of code and documents: options with their defaults, commands, links."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = sorted((ROOT / "docs/pictures").glob("*.svg"))
-IMAGE = re.compile(r"!\[([^\]]*)\]\((?:[\w./-]*/)?pictures/([\w-]+\.svg)\)")
 
 
 def leaves(config_class: type) -> dict[str, reference.Option]:

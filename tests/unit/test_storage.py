@@ -16,12 +16,10 @@ import pytest
 from harness.config import RunConfig
 from harness.ranks.distributed import RankError, World
 from harness.training.console import Log
-from preprocessing.base import atomic, cli
+from preprocessing.base import atomic
 from preprocessing.base.atomic import refusal, storing
 from preprocessing.base.errors import ConfigError, StorageError, UserError
 from tests.commands import ROOT
-
-FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 def refused(number: int, name: str | None = "/disk/a") -> UserError:
@@ -60,16 +58,6 @@ def test_a_directory_or_a_pipe_is_refused_before_anything_is_written(kind: str, 
     ):
         pytest.fail("it came to that")
     assert not target.is_file()
-
-
-def test_a_command_ends_with_a_sentence_whoever_failed_to_write(capsys: pytest.CaptureFixture[str]) -> None:
-    def main(_: list[str]) -> int:
-        raise FULL
-
-    assert cli.run(main, []) == 4
-    said = capsys.readouterr().err
-    assert said.startswith("error: a temporary file (TMPDIR, /dev/shm): cannot be written (")
-    assert said.count("\n") == 1
 
 
 def test_ranks_agree_on_a_full_disk() -> None:

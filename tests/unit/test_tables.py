@@ -25,7 +25,7 @@ from preprocessing.base.split_names import SPLITS, UNLABELLED
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.forms import LATIN, dialect_of, encoding_of
+from preprocessing.corpus.forms import dialect_of
 from preprocessing.corpus.records import Dialect, cuts
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.corpus.sources import File, Plan, files, numbered, scan
@@ -33,7 +33,6 @@ from preprocessing.corpus.tables import common_schema, iter_rows
 from tests.corpora import reviews, write_csv, write_jsonl
 
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
-TEXTS = [text for text, _ in ROWS]
 COMMA = Dialect(",", '"')
 FIELDS = st.text(st.sampled_from('ab",\n;é \\'), max_size=8)
 
@@ -159,11 +158,6 @@ def test_delimiter_line_end_and_encoding_are_recognised(
         path = path.with_suffix(".jsonl")
         path.write_bytes("".join(lines).encode(encoding))
         assert pairs_of(path, part_mb=part_mb) == rows
-
-
-def test_encodings_of_one_byte_a_letter() -> None:
-    assert encoding_of("naïve café — “so”".encode("cp1252"), "x") == LATIN
-    assert encoding_of(("café " * 50).encode() + b"caf\xe9", "x") == "utf-8"  # one damaged row
 
 
 def test_quotes_and_backslashes_that_comma_and_quote_cannot_explain() -> None:
