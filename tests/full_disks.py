@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.full_disks [--only PATTERN] [--quick]``: a full disk at every write of commands.
+"""``python -m tests.full_disks [--only PATTERN]``: a full disk at every write of commands.
 
 A command is run once with room while its writes are noted, then once for each of them with the disk full there: the
 very process that is about to write fills it, a tmpfs, just before it opens the file. Then room is made, and the same
@@ -365,8 +365,8 @@ class Sweep:
             if not name.endswith(("/lock", ".lock")) and name != BALLAST
         }
 
-    def trials(self, quick: bool) -> Iterator[dict[str, Any]]:
-        """At the first and the last write of each name: without room, and without an inode."""
+    def trials(self) -> Iterator[dict[str, Any]]:
+        """At the first and the last write of each name: a file without room, a folder without an inode."""
         with tempfile.NamedTemporaryFile("a+") as log:
             self.begin()
             code, said = self.run(lambda *write: print(json.dumps(write), file=log, flush=True))
@@ -377,11 +377,10 @@ class Sweep:
         for (kind, name), times in Counter(writes).items():
             if re.search(self.scenario.only, name):
                 for number in sorted({1, times}):
-                    ways = ["no inode"] if kind == "folder" else ["full", "no inode"]
-                    for how in ways[:1] if quick or number > 1 else ways:
-                        faults = list(self.trial(kind, name, number, how, expected))
-                        place = {"command": self.scenario.name, "place": f"{name} ({number})", "disk": how}
-                        yield {**place, "faults": faults}
+                    how = "no inode" if kind == "folder" else "full"
+                    faults = list(self.trial(kind, name, number, how, expected))
+                    place = {"command": self.scenario.name, "place": f"{name} ({number})", "disk": how}
+                    yield {**place, "faults": faults}
 
     def trial(self, kind: str, name: str, number: int, how: str, expected: dict[str, bytes]) -> Iterator[str]:
         """What is wrong when the disk is full at a write, and with what the same command makes of it with room."""
@@ -434,7 +433,6 @@ def main(argv: list[str]) -> int:
     """Try all, print what was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.full_disks", description=__doc__)
     parser.add_argument("--only", default="", help="a pattern")
-    parser.add_argument("--quick", action="store_true", help="one trial a place")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the small disk is taken away then, too
     found: list[dict[str, Any]] = []
@@ -450,7 +448,7 @@ def main(argv: list[str]) -> int:
         with Disk(Path(folder, "disk")) as disk:
             for scenario in SCENARIOS:
                 if re.search(options.only, scenario.name):
-                    found += Sweep(scenario, inputs, disk).trials(options.quick)
+                    found += Sweep(scenario, inputs, disk).trials()
     print(json.dumps({"trials": len(found), "faults": [one for one in found if one["faults"]]}, indent=2))
     return 1 if any(one["faults"] for one in found) else 0
 

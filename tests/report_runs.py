@@ -62,14 +62,14 @@ def write_data(place: Path, number: int, rows: int, *, test: bool = True, corpus
     return place / "data"
 
 
-def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, log_every: int = 5, **config: Any) -> Path:
+def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, **config: Any) -> Path:
     """A finished run on ``data``; the higher ``skill``, the better its weights. Measured on test, else validation."""
     manifest = read_manifest(data)
     run.mkdir(parents=True)
     model = ModelConfig(embedding_dim=32, hidden_size=32)
     write_config(RunConfig(data=str(data), run=str(run), model=model, seed=seed, **config))
     split = "test" if manifest.splits.get("test") else "validation"
-    write_log(run, manifest, data, skill, seed, log_every)
+    write_log(run, manifest, data, skill, seed)
     write_index(run / BUNDLE, dataset=manifest.fingerprint, step=150, labels=manifest.labels)
     write_measured(run if split == "test" else run / EVALUATION, split, data, manifest, skill, seed)
     write_status(run, "finished", step=200)
@@ -121,11 +121,11 @@ def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skil
     write_predictions(place, split, manifest.labels, manifest.label_type, **found)
 
 
-def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int, log_every: int) -> None:
+def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int) -> None:
     """Two hundred steps of a training and four validations, the third of them the best."""
     log, random = MetricsLog(run), np.random.default_rng(seed)
     start = float(np.log(len(manifest.labels)))
-    for step in range(log_every, 201, log_every):
+    for step in range(5, 201, 5):
         noise = random.uniform(0.9, 1.1)
         learned = {"loss": start * np.exp(-step * skill / 250) * noise, "lr": 0.002 * (1 - step / 201), "rows": 320}
         log.write("train", {"step": step, **learned, "grad_norm": noise / (0.1 + step / 50), "padding": 0.03 * noise})

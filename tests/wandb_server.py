@@ -10,7 +10,6 @@ import gzip
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,10 +46,6 @@ class StoredRun:
 class Store:
     """Everything that was sent, by all runs."""
 
-    delay_s: float = 0.0
-    """Every answer waits so long."""
-    refuse: int = 0
-    """Every answer is this HTTP status, if not 0."""
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
     alerts: list[dict[str, Any]] = field(default_factory=list)
@@ -154,10 +149,9 @@ class Handler(BaseHTTPRequestHandler):
         return gzip.decompress(data) if self.headers.get("Content-Encoding") == "gzip" else data
 
     def answer(self, content: Any) -> None:
-        """Send JSON, after the delay."""
-        time.sleep(self.store.delay_s)
+        """Send JSON."""
         data = json.dumps(content).encode()
-        self.send_response(self.store.refuse or 200)
+        self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -197,9 +191,9 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def wandb_server(delay_s: float = 0.0) -> Iterator[Store]:
+def wandb_server() -> Iterator[Store]:
     """A server that runs in a thread until the block ends."""
-    store = Store(delay_s)
+    store = Store()
     server = QuietServer(("127.0.0.1", 0), type("Bound", (Handler,), {"store": store}))
     store.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

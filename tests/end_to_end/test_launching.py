@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.commands import CPU, ROOT, accelerate, free_port, run_module, sentence, succeed, unwrapped
+from tests.commands import CPU, ROOT, accelerate, free_port, run_module, succeed
 from tests.datasets import write_dataset
 from tests.runs import TRAINING, launch, train_to_end
 
@@ -63,35 +62,6 @@ def test_the_doctor_lets_ranks_meet_and_leaves_nothing(data: Path, tmp_path: Pat
     assert lines["all-reduce"].startswith("10 MB over gloo in ")
     assert "1,500 training rows" in lines["data"]
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_the_doctor_names_what_must_be_fixed(tmp_path: Path) -> None:
-    port = str(free_port())
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
-    words = ("harness", "doctor", "--device", "cpu", "--timeout_s", 3)
-    unmet = run_module(*words, timeout_s=60, **alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    missing = run_module(*words, "--data", tmp_path / "none", timeout_s=60)
-    said = (f"did not join the others through 127.0.0.1:{port} within 3 s", "dataset.json: missing")
-    for result, wanted in zip((unmet, missing), said, strict=True):
-        assert result.returncode == 2
-        (line,) = [line for line in unwrapped(result.stdout).splitlines() if line.startswith("fix")]
-        assert wanted in line
-
-
-@pytest.mark.slow
-def test_gpus_that_are_not_there_are_refused(data: Path, tmp_path: Path) -> None:
-    words = ("--data", data, "--run", tmp_path / "run", *TRAINING, "--device", "auto")
-    file = ("--config_file", ROOT / "configs/accelerate/multi_gpu.yaml")
-    result = run_module("harness", "launch", *file, *words, timeout_s=60)
-    assert result.returncode == 2
-    said = sentence(result)
-    assert said.startswith("gpu_ids, --multi_gpu or --gpu_ids asks for GPUs, but no CUDA device is visible (")
-    assert not (tmp_path / "run").exists()
-    bare = ("--main_process_port", free_port(), "--num_processes", 2, "-m", "harness.train", *words)
-    refused = run_module("accelerate.commands.launch", *file, *bare, timeout_s=90)
-    assert refused.returncode == -signal.SIGUSR1  # the launcher is ended before its traceback; 138 to a shell
-    assert "asks for GPUs, but no CUDA device is visible" in refused.stderr
 
 
 @pytest.mark.parametrize("launcher", ["none", pytest.param("accelerate", marks=pytest.mark.slow)])

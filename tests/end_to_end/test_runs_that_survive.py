@@ -140,21 +140,9 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     words = [*map(str, arguments(data, run, *keys))]
     assert train_to_end(*words).returncode == 0
 
-    def launched(*more: object) -> tuple[int, str, str]:
-        code = cli.run(harness, ["launch", *CPU, *words, *map(str, more)])
-        out, err = capsys.readouterr()
-        return code, out, unwrapped(err)
-
     before = (run / "metrics.jsonl").read_bytes()
-    code, _, said = launched("--model.embedding_dim", 8)
-    assert code == 2
-    assert "model.embedding_dim: was 16, now 8: the weights fit no other" in said
-    code, shown, said = launched("--epochs", 4)
-    assert code == 2
-    assert "epochs: the run began with 2, now 4; put it back" in said
-    assert "\n  epochs: was 2, now 4 (another run from here on)\n" in shown
-    code, shown, _ = launched()
-    assert (code, "has finished already" in unwrapped(shown)) == (0, True)
+    assert cli.run(harness, ["launch", *CPU, *words, "--model.embedding_dim", "8"]) == 2
+    assert "model.embedding_dim: was 16, now 8: the weights fit no other" in unwrapped(capsys.readouterr().err)
     assert (run / "metrics.jsonl").read_bytes() == before
 
     def twice(column: np.ndarray) -> np.ndarray:

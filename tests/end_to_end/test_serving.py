@@ -95,17 +95,7 @@ def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines[1:]], expected[:, 1], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["predict", "--run", "{plain}", "a"], "torch cannot be imported here, and {plain} holds no model.onnx"),
-        (["report", "{out}"], "which is not installed here; pip install padless brings it"),
-    ],
-)
-def test_what_cannot_be_done_there_gets_a_sentence(run: Path, words: list[str], sentence: str) -> None:
-    places = {name: run.parent / name for name in ("out", "plain")}
-    done = serve(COMMAND, *(word.format(**places) for word in words))
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert sentence.format(**places) in done.stderr
+def test_what_cannot_be_done_there_gets_a_sentence(run: Path) -> None:
+    done = serve(COMMAND, "predict", "--run", run.parent / "plain", "a")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"torch cannot be imported here, and {run.parent / 'plain'} holds no model.onnx" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import PLAIN, read_metrics, sentence, succeed
+from tests.commands import PLAIN, sentence, succeed
 from tests.datasets import write_dataset
 from tests.runs import train_to_end
 
@@ -32,21 +32,6 @@ def test_a_dry_run_measures_and_leaves_nothing_behind(data: Path, tmp_path: Path
     assert "MiB at most in one process" in lines["memory"]
     assert "of training (32 steps)" in lines["full"]
     assert not run.exists()
-
-
-@pytest.mark.slow
-def test_options_that_work_together(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    options = ("--optim.ema", 0.9, "--optim.lr", 0.02, "--epochs", 6, "--micro_batch", 4)
-    more = ("--optim.class_weights", "{positive: 1.5}", "--tracking.log_every", 1)
-    succeed(train_to_end("--data", data, "--run", run, *SMALL, *options, *more, processes=2))
-    lines = read_metrics(run, "train")
-    assert len(lines) == 48
-    assert all(line["skipped"] == 0 and 0 <= line["padding"] < 1 for line in lines)
-    speeds = [json.loads(line) for line in (run / "throughput.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in speeds] == [line["step"] for line in lines]
-    assert all(line["memory_bytes"] > 1e8 for line in speeds)
-    assert json.loads((run / "test.json").read_text())["accuracy"] > 0.8
 
 
 def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -> None:

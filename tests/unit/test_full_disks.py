@@ -23,7 +23,7 @@ from tests.full_disks import why_not
 def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_least: int) -> None:
     if reason := why_not(tmp_path):
         pytest.skip(reason)
-    result = run_module("tests.full_disks", "--quick", "--only", only, timeout_s=3500, OMP_NUM_THREADS="1")
+    result = run_module("tests.full_disks", "--only", only, timeout_s=3500, OMP_NUM_THREADS="1")
     assert result.stdout, result.stderr
     found = json.loads(result.stdout)
     assert found["faults"] == []

@@ -40,19 +40,6 @@ def test_a_recipe_is_found_by_name_unless_a_file_here_has_it(folder: Path) -> No
     assert cli.parse(RunConfig, ["--config", "imdb"], prog="test").run == "mine"
 
 
-@pytest.mark.parametrize(
-    ("value", "sentence"),
-    [
-        ("imbd", f"--config imbd: no such file, nor a recipe of padless; there are {TRAIN}"),
-        ("a/b.yaml", "a/b.yaml: No such file or directory: name a configuration file that exists"),
-    ],
-)
-def test_a_name_that_is_none_is_refused_with_those_there_are(value: str, sentence: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        cli.parse(RunConfig, ["--config", value], prog="test")
-    assert str(refused.value) == sentence
-
-
 def test_recipes_are_listed_and_copied_to_where_a_checkout_has_them(folder: Path, capsys) -> None:
     assert harness(["recipes", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

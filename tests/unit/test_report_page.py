@@ -140,6 +140,7 @@ def test_figures_on_validation_of_older_weights_are_not_shown(many: Path, tmp_pa
 def test_the_test_of_another_dataset_is_not_shown_as_the_runs_own(many: Path, pair: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(many.parent, tmp_path / "run"))
     other = write_run(tmp_path / "other", pair)
+    assert "are not comparable" in words(write_report([run, other], tmp_path / "two.html"))
     shutil.copy(other / "test.json", run)
     with pytest.raises(DataError, match=r"run/test\.json: holds figures of another dataset than the run's"):
         write_report([run])

@@ -315,11 +315,3 @@ def test_a_class_that_is_never_found_is_named() -> None:
         "optim.class_weights, or add rows of them"
     )
     assert never_found(per_class(confusion_of(labels, labels, 2), ["r", "u"])) is None
-
-
-def test_noise_alone_says_nothing() -> None:
-    """Accuracies that only scatter, drawn anew for each epoch: more noise than the same rows have."""
-    rows, random = 400, np.random.default_rng(400)
-    courses = random.binomial(rows, 0.85, (100, 8)) / rows
-    loud = sum(bool(told(course.tolist(), rows={"a": 200, "b": 200})) for course in courses)
-    assert loud <= 5, loud

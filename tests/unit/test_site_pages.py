@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the site's hooks make of code and documents: options with their defaults, commands, links, pictures."""
+"""What the site's hooks make of code and documents: options with their defaults, commands, links."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = sorted((ROOT / "docs/pictures").glob("*.svg"))
-IMAGE = re.compile(r"!\[([^\]]*)\]\((?:[\w./-]*/)?pictures/([\w-]+\.svg)\)")
 
 
 def leaves(config_class: type) -> dict[str, reference.Option]:
@@ -70,12 +68,6 @@ def test_every_command_stands_in_the_reference_with_its_options(package: str, ta
         assert (f"]({reference.PAGES[package][1]})" in section) == issubclass(own, shared), usage
         known = leaves(shared) if issubclass(own, shared) else {}
         assert all(f"`--{key}` (" in section for key in leaves(own) if key not in known), usage
-
-
-def test_every_picture_is_shown_and_described() -> None:
-    shown = [found for path in (ROOT / "docs").rglob("*.md") for found in IMAGE.findall(path.read_text())]
-    assert {name for _, name in shown} == {path.name for path in PICTURES}
-    assert all(len(alt) > 40 for alt, _ in shown)
 
 
 def test_every_page_stands_in_the_navigation_once() -> None:

@@ -22,7 +22,7 @@ from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.job.decisions import decide, fold_rows
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted, with_sum
 from preprocessing.job.parts import Rows
-from tests.corpora import Command, contents, reviews, write_csv
+from tests.corpora import Command, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
 
@@ -49,28 +49,32 @@ def rows_of(text: list[int], label: list[int], named: list[int], group: list[int
 TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, max_size=120)
 
 
-@settings(max_examples=50)
-@given(TEXTS, st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.3]), st.sampled_from([0.0, 0.1, 0.4]))
-def test_equal_texts_never_part_and_order_does_not_matter(
-    texts: list[tuple[int, int]], seed: int, validation: float, test: float
-) -> None:
-    text = np.array([text for text, _ in texts], np.uint64)
-    label = np.array([label for _, label in texts])
-    row = np.arange(1, len(texts) + 1)
-    split = assign(text, label, row, seed=seed, validation=validation, test=test)
-    for value in np.unique(text):
-        assert len(set(split[text == value].tolist())) == 1
-    shuffled = np.random.default_rng(seed).permutation(len(texts))
-    again = assign(text[shuffled], label[shuffled], row[shuffled], seed=seed, validation=validation, test=test)
-    assert (again == split[shuffled]).all()
-    if test == 0:
-        assert not (split == TEST).any()
-
-
 # By groups.
 
 SIZES = st.lists(st.integers(1, 25), min_size=6, max_size=60)
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
+
+
+@settings(deadline=None, max_examples=50)
+@given(TEXTS, st.integers(0, 5), FRACTIONS, FRACTIONS, st.integers(2, 7))
+def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter(
+    rows: list[tuple[int, int]], seed: int, validation: float, test: float, folds: int
+) -> None:
+    group, label = np.array([one + 1 for one, _ in rows], np.uint64), np.array([one for _, one in rows])
+    row, shuffled = np.arange(1, len(rows) + 1), np.random.default_rng(seed).permutation(len(rows))
+    shares = {"validation": validation, "test": test}
+    ways: list[tuple[Any, dict[str, Any]]]
+    ways = [(assign, shares), (assign_groups, shares), (assign_folds, {"folds": folds})]
+    for function, options in ways:
+        found = function(group, label, row, seed=seed, **options)
+        assert set(found.tolist()) <= set(range(options.get("folds", 3)))
+        for value in np.unique(group):
+            assert len(set(found[group == value].tolist())) == 1
+        again = function(group[shuffled], label[shuffled], row[shuffled], seed=seed, **options)
+        assert (again == found[shuffled]).all()
+        if options is shares:
+            for number, fraction in ((VALIDATION, validation), (TEST, test)):
+                assert fraction > 0 or not (found == number).any()
 
 
 def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,22 +88,15 @@ def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray
 
 @settings(deadline=None, max_examples=40)
 @given(SIZES, st.integers(1, 4), st.integers(0, 9), FRACTIONS, FRACTIONS)
-def test_groups_stay_whole_and_shares_are_met_within_the_largest(
+def test_shares_are_met_within_the_largest_group(
     sizes: list[int], labels: int, seed: int, validation: float, test: float
 ) -> None:
     group, label = grouped_corpus(sizes, labels, seed)
     row = np.arange(1, len(group) + 1)
     shares = {"validation": validation, "test": test}
     split = assign_groups(group, label, row, seed=seed, **shares)
-    for value in np.unique(group):
-        assert len(set(split[group == value].tolist())) == 1
-    for number, fraction in ((VALIDATION, validation), (TEST, test)):
-        assert fraction > 0 or not (split == number).any()
     counts = np.stack([np.bincount(label[split == number], minlength=labels) for number in range(3)])
     assert abs(with_sum(counts) - wanted(counts.sum(axis=0), **shares)).max() <= max(sizes)
-    shuffled = np.random.default_rng(seed).permutation(len(group))
-    again = assign_groups(group[shuffled], label[shuffled], row[shuffled], seed=seed, **shares)
-    assert (again == split[shuffled]).all()
 
 
 def decided_by_group(group: list[int], named: list[int], validation: float = 0.0) -> tuple[list[int], dict[str, Any]]:
@@ -118,24 +115,6 @@ def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     assert groups_in_words(groups)[1] == f"the source's own splits {shared}"
 
 
-def test_no_film_is_in_two_splits(tmp_path: Path, command: Command) -> None:
-    rows = [(text, "abc"[at * at % 7 % 3], f"film {at % 60}") for at, (text, _) in enumerate(reviews(600))]
-    source = write_csv(tmp_path / "reviews.csv", rows, header=("text", "label", "film"))
-    run = ("--splits.group_column", "film", "--splits.validation", 0.2)
-    assert command.build(source, tmp_path / "b", *run, "--source.part_mb", 0.005) == 0
-    assert command.build(source, tmp_path / "a", *run) == 0
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    manifest, films = read_manifest(tmp_path / "a"), dict[str, set[str]]()
-    for name in manifest.splits:
-        for block in Split(tmp_path / "a", manifest, name).blocks:
-            for row in block.row:
-                films.setdefault(rows[row - 1][2], set()).add(name)
-    assert {len(splits) for splits in films.values()} == {1}
-    assert [manifest.rows(name) for name in SPLITS] == [420, 120, 60]
-    assert "splits: by film: 60 groups, the largest of 10 rows" in command.err
-    assert "validation 120 rows (20.00%, wanted 20.00%); test 60 rows (10.00%, wanted 10.00%)" in command.err
-
-
 def test_groups_of_no_use_are_refused() -> None:
     unnamed = [NO_SPLIT] * 20
     with pytest.raises(DataError, match=r"'film' has another value in each of the 20 rows"):
@@ -145,22 +124,6 @@ def test_groups_of_no_use_are_refused() -> None:
 
 
 # Folds.
-
-
-@settings(max_examples=50)
-@given(TEXTS, st.integers(2, 7), st.integers(0, 3))
-def test_a_group_is_never_cut_and_the_order_of_rows_does_not_matter(
-    rows: list[tuple[int, int]], folds: int, seed: int
-) -> None:
-    group, label = np.array([one for one, _ in rows], np.uint64), np.array([one for _, one in rows])
-    row = np.arange(1, len(rows) + 1)
-    fold = assign_folds(group, label, row, folds=folds, seed=seed)
-    assert ((fold >= 0) & (fold < folds)).all()
-    for value in np.unique(group):
-        assert len(set(fold[group == value].tolist())) == 1
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
-    again = assign_folds(group[shuffled], label[shuffled], row[shuffled], folds=folds, seed=seed)
-    assert (again == fold[shuffled]).all()
 
 
 def test_folds_that_cannot_be_used_get_a_sentence() -> None:
@@ -185,6 +148,12 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
             for name, manifest in (("plain", plain), ("cut", cut))
         ]
         assert both[0] == both[1]
+    homes = dict[str, set[str]]()
+    for split in SPLITS:
+        for block in Split(tmp_path / "cut", cut, split).blocks:
+            for row in block.row:
+                homes.setdefault(rows[row - 1][2], set()).add(split)
+    assert {len(splits) for splits in homes.values()} == {1}
     shards = [shard for name in SPLITS[:2] for shard in Split(tmp_path / "cut", cut, name).shards]
     found = {int(row): shard.info.fold for shard in shards for block in shard.blocks for row in block.row}
     assert len(found) == cut.rows("train") + cut.rows("validation")

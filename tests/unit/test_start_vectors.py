@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from harness.config import InitConfig, ModelConfig, RunConfig
-from harness.model.classifier import Classifier
-from harness.model.starts import StartVectors
 from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training.start import Beginning, begin
@@ -73,33 +70,6 @@ def glove(path: Path, words: list[str]) -> np.ndarray:
     rows = [" ".join([word, *map(str, row)]) for word, row in zip(words, values, strict=True)]
     path.write_text("\n".join(rows) + "\n")
     return values.astype(np.float32)
-
-
-def test_the_whole_is_scaled_and_what_has_no_vector_stays() -> None:
-    torch.manual_seed(0)
-    embedding = Classifier(ModelConfig(embedding_dim=DIM, embedding_std=0.5, hidden_size=4), 500).embedding
-    before = embedding.weight.detach().clone()
-    values = (7.0 * np.random.default_rng(0).normal(size=(500, DIM)) + 1).astype(np.float32)
-    has = np.arange(500) % 3 == 1
-    StartVectors(values, has, {}).put_into(embedding, 0.5)
-    after = embedding.weight.detach().numpy()
-    np.testing.assert_allclose(after[has], values[has] * (0.5 / values[has].std()), rtol=1e-5)
-    np.testing.assert_array_equal(after[~has], before.numpy()[~has])
-
-
-def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
-    values = keep(data)
-    vocabulary = Vocabulary.read(data / VOCABULARY)
-    found = start(data, "own")
-    assert found.vectors is not None
-    np.testing.assert_array_equal(found.vectors.vectors, values)
-    size = len(vocabulary)
-    assert np.flatnonzero(~found.vectors.has).tolist() == [0, size - 2, size - 1]
-    share = vocabulary.counts[1:-2].sum() / vocabulary.counts.sum()
-    assert (facts_of(found)["words"], facts_of(found)["vocabulary"]) == (size - 4, size - 2)
-    assert facts_of(found)["tokens"] == pytest.approx(share, abs=1e-6)
-    assert facts_of(found)["source"].startswith(str(data / "vectors" / "cbow-6-"))
-    assert facts_of(found)["sha256"][:12] in str(found.choices["vectors"])
 
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:

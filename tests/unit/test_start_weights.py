@@ -14,7 +14,6 @@ import torch
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
-from harness.rundir.bundle_files import read_info
 from harness.training import preflight
 from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
@@ -55,19 +54,6 @@ def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
     init = InitConfig(weights=str(bundle))
     run = str(data.parent / "run")
     return RunConfig(data=str(data), run=run, model=ModelConfig(**{**SIZES, **model}), init=init)
-
-
-def test_the_same_dataset_gives_the_same_model(own: Path, tmp_path: Path) -> None:
-    source = make_bundle(own, tmp_path / "bundle", num_layers=2, pooling="max+mean", wide=64)
-    beginning, made, _ = started(own, tmp_path / "bundle", num_layers=2, pooling="max+mean", wide=64)
-    for name, values in source.state_dict().items():
-        assert torch.equal(made.state_dict()[name], values), name
-    assert beginning.has_wide
-    taken = ["embedding", "recurrent layer 1", "recurrent layer 2", "head", "wide part"]
-    assert (beginning.facts["started_from"]["taken"], beginning.facts["started_from"]["as_usual"]) == (taken, {})
-    assert (beginning.facts["started_from"]["tokens"], beginning.facts["started_from"]["step"]) == (1.0, 7)
-    assert beginning.facts["started_from"]["sha256"] == read_info(tmp_path / "bundle").weights_sha256
-    assert beginning.facts["started_from"]["vocabulary_hash"] == read_manifest(own).vocabulary_hash
 
 
 def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> None:
@@ -113,10 +99,8 @@ def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path
     [
         ({"labels": ["positive", "negative"]}, "head", "other classes"),
         ({"pooling": "mean"}, "head", "model.pooling mean"),
-        ({"num_layers": 2}, "head", "model.num_layers 2"),
         ({"wide": 128}, "wide part", "model.wide 128"),
         ({"wide": 64, "wide_ngrams": 3}, "wide part", "model.wide_ngrams 3"),
-        ({"wide": 0}, "wide part", "model.wide 0"),
     ],
 )
 def test_a_part_that_would_mean_something_else_is_not_taken(

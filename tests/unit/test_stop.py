@@ -7,13 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-from harness.launch.launcher import Failure, stopped
-from harness.launch.stop import STOP
 from tests.commands import ROOT
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
@@ -94,41 +91,3 @@ def test_a_rank_that_stays_stopped_is_killed_and_named() -> None:
     code, out, _ = end(process)
     assert code == -signal.SIGKILL % 256
     assert f"rank 0 (process {rank.pid}, stopped) did not answer SIGTERM within 2 s and was killed" in out
-
-
-def test_a_second_ctrl_c_ends_all_now() -> None:
-    process = launcher(STUBBORN)
-    rank_is_there(process)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    code, out, seconds = end(process)
-    assert (code, out) == (-signal.SIGKILL % 256, "['SIGINT', 'SIGINT'] True False None\n")
-    assert seconds < 25, "the rank would sleep for a minute"
-
-
-def test_a_rank_is_born_deaf_until_it_listens(tmp_path: Path) -> None:
-    """A signal while its modules are imported would end it half-way: it waits, and is then heard."""
-    late = f"import time, pathlib; time.sleep(1); pathlib.Path({str(tmp_path / 'lived')!r}).touch()\n"
-    process = launcher(late + POLITE, after=1.0)
-    time.sleep(0.2)
-    process.terminate()
-    rank_is_there(process)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "['SIGTERM'] False False None\n"
-    process.send_signal(signal.SIGINT)
-    assert end(process)[0] == 5, "what is decided stays so"
-    assert (tmp_path / "lived").exists()
-
-
-def test_how_a_stopped_run_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Failure(1, "rank 0 was killed by SIGKILL", "SIGTERM")
-    assert stopped(None, told) == ("preempted", 85, "SIGTERM received")
-    assert stopped("running", told) is None, "a rank was lost while it saved"
-    monkeypatch.setattr(STOP, "unbegun", True)
-    assert stopped("running", told) == ("preempted", 85, "SIGTERM received")
-    assert stopped(None, Failure(2, "rank 0 ended with exit code 2", "SIGTERM", said=True)) is None
-    monkeypatch.setattr(STOP, "verdict", "rank 1 did not answer")
-    assert stopped("running", told) == ("failed", 1, "rank 1 did not answer")
-    monkeypatch.setattr(STOP, "now", True)
-    assert stopped("running", told)[:2] == ("failed", 130)  # type: ignore[index]

@@ -109,17 +109,6 @@ def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
     assert end(process)[:2] == (143, [f"error: told to stop by SIGTERM: {processes.NOTHING}"])
 
 
-def test_what_nohup_ignores_stays_ignored() -> None:
-    code = COMMAND.replace("{body}", READY + "time.sleep(1)").replace("import os", "import os", 1)
-    ignoring = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{code}"
-    process = subprocess.Popen([sys.executable, "-c", ignoring], cwd=ROOT, text=True, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "in it\n"]
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(30) == 0
-    process.stdout.close()
-
-
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -8,7 +8,6 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,10 @@ import pytest
 from harness.config import RunConfig
 from harness.ranks.distributed import RankError, World
 from harness.training.console import Log
-from preprocessing.base import atomic, cli
-from preprocessing.base.atomic import refusal, storing, temporary_folder
+from preprocessing.base import atomic
+from preprocessing.base.atomic import refusal, storing
 from preprocessing.base.errors import ConfigError, StorageError, UserError
 from tests.commands import ROOT
-
-FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 def refused(number: int, name: str | None = "/disk/a") -> UserError:
@@ -63,16 +60,6 @@ def test_a_directory_or_a_pipe_is_refused_before_anything_is_written(kind: str, 
     assert not target.is_file()
 
 
-def test_a_command_ends_with_a_sentence_whoever_failed_to_write(capsys: pytest.CaptureFixture[str]) -> None:
-    def main(_: list[str]) -> int:
-        raise FULL
-
-    assert cli.run(main, []) == 4
-    said = capsys.readouterr().err
-    assert said.startswith("error: a temporary file (TMPDIR, /dev/shm): cannot be written (")
-    assert said.count("\n") == 1
-
-
 def test_ranks_agree_on_a_full_disk() -> None:
     with pytest.raises(StorageError, match="cannot be written") as full, World().together("writing"):
         raise OSError(errno.ENOSPC, "No space left on device", "/run/x")
@@ -80,16 +67,6 @@ def test_ranks_agree_on_a_full_disk() -> None:
     with pytest.raises(OSError, match="Bad file"), World().together("writing"):
         raise OSError(errno.EBADF, "Bad file descriptor")
     assert RankError.exit_code == 1
-
-
-def test_a_temporary_folder_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with (
-        pytest.raises(StorageError, match=rf"^{tmp_path}/padless-\w+/a: .*set TMPDIR to a folder with room"),
-        temporary_folder() as folder,
-    ):
-        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "a"))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

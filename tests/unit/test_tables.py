@@ -7,7 +7,6 @@ Python's csv module is the judge of where records end.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import tempfile
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -25,17 +23,16 @@ from hypothesis import strategies as st
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS, UNLABELLED
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import addresses, records
+from preprocessing.corpus import addresses
 from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.forms import LATIN, dialect_of, encoding_of
-from preprocessing.corpus.records import Cut, Dialect, cuts
+from preprocessing.corpus.forms import dialect_of
+from preprocessing.corpus.records import Dialect, cuts
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.corpus.sources import File, Plan, files, numbered, scan
 from preprocessing.corpus.tables import common_schema, iter_rows
 from tests.corpora import reviews, write_csv, write_jsonl
 
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
-TEXTS = [text for text, _ in ROWS]
 COMMA = Dialect(",", '"')
 FIELDS = st.text(st.sampled_from('ab",\n;é \\'), max_size=8)
 
@@ -71,14 +68,8 @@ def texts_of(path: object, **options: Any) -> list[str]:
 
 def write(path: Path, rows: list[tuple[str, str]] = ROWS) -> Path:
     """A corpus of the kind that its name says."""
-    if path.suffix in (".csv", ".tsv"):
-        return write_csv(path, rows, delimiter="\t" if path.suffix == ".tsv" else ",")
-    if path.suffix == ".jsonl":
-        return write_jsonl(path, rows)
-    if path.suffix == ".parquet":
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        pq.write_table(pa.table(columns, names=["text", "label"]), path, row_group_size=17)
-        return path
+    if path.suffix:
+        return {".csv": write_csv, ".jsonl": write_jsonl}[path.suffix](path, rows)
     for row, (text, label) in enumerate(rows):
         (path / label).mkdir(parents=True, exist_ok=True)
         (path / label / f"{row}_7.txt").write_bytes(text.encode())
@@ -131,24 +122,6 @@ def test_quotes_in_mid_field_are_text(content: str, piece: int, part_bytes: int)
         assert sum(cut.rows for cut in found) == expected
 
 
-def test_headers_blank_lines_marks_and_last_lines() -> None:
-    data = b"\n\ntext,label\n\na,1\r\n\r\nb,2\n\n"
-    assert list(cuts([data], COMMA, 1, "x.csv", header=True)) == [Cut(13, 21, 1, 1), Cut(21, 26, 2, 1)]
-    assert list(cuts([b"\xef", b"\xbb\xbfa", b",1\n"], COMMA, 1, "x", mark=3)) == [Cut(3, 7, 1, 1)]
-    assert list(cuts([b"a\n\nb"], Dialect(), 9, "x.txt", blank=True)) == [Cut(0, 4, 1, 3)]
-
-
-def test_records_without_an_end_are_named_by_their_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long one is told from a quote that never closes, which is known at the end of the file alone."""
-    with pytest.raises(DataError, match=r"^x.csv: row 2: a quote opens and never closes"):
-        list(cuts([b'text,label\na,1\n"b,2\nc,3\n'], COMMA, 1000, "x.csv", header=True))
-    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 1 << 20)
-    long = [b"text,label\na,1\n", *[b"x" * 1000] * 1040, b",0\n"]
-    assert [cut.rows for cut in cuts(long, COMMA, 1, "x.csv", header=True)] == [1, 1]
-    with pytest.raises(DataError, match=r"^x.csv: row 2: is longer than 1 MiB; split its text$"):
-        list(cuts([*long[:-1], *[b"x" * 1000] * 10, b",0\n"], COMMA, 1000, "x.csv", header=True))
-
-
 # Forms
 
 WORDS = ["film", "5, or 6; it's", 'a "quoted" word', "two\nlines", "tab\there", "bar|bar", "café", "Müller", "“so”"]
@@ -187,11 +160,6 @@ def test_delimiter_line_end_and_encoding_are_recognised(
         assert pairs_of(path, part_mb=part_mb) == rows
 
 
-def test_encodings_of_one_byte_a_letter() -> None:
-    assert encoding_of("naïve café — “so”".encode("cp1252"), "x") == LATIN
-    assert encoding_of(("café " * 50).encode() + b"caf\xe9", "x") == "utf-8"  # one damaged row
-
-
 def test_quotes_and_backslashes_that_comma_and_quote_cannot_explain() -> None:
     cases = {
         b'text,label\n"he said \\"a, b\\"",1\n"x",2\n': Dialect(",", '"', "\\"),
@@ -225,20 +193,6 @@ def test_returns_and_marks(tmp_path: Path) -> None:
 
 
 # Files
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
-def test_every_cut_gives_the_same_rows(name: str, tmp_path: Path) -> None:
-    found = rows_of(write(tmp_path / name), part_mb=0.0001)
-    assert found == [(text, label, None, row) for row, (text, label) in enumerate(ROWS, 1)]
-    assert len(plans(tmp_path, path=str(tmp_path / name), part_mb=0.0001)[0][0].parts) > 2
-
-
-def test_a_compressed_file_is_unpacked_once_and_cut(tmp_path: Path) -> None:
-    data, path = write(tmp_path / "a.csv").read_bytes(), tmp_path / "a.csv.gz"
-    path.write_bytes(gzip.compress(data[:500]) + gzip.compress(data[500:]))
-    assert len(plans(tmp_path / "stage", path=str(path), part_mb=0.001)[0][0].parts) > 2
-    assert texts_of(path, part_mb=0.001) == TEXTS
 
 
 def test_folders_of_labels_and_splits(tmp_path: Path) -> None:
@@ -318,6 +272,3 @@ def test_values_of_json_have_the_type_of_all_rows(tmp_path: Path) -> None:
     table = pa.concat_tables(rows.table for part in parts for rows in iter_rows(part, schema=schema))
     assert table["n"].to_pylist() == [*range(8), 8.5, 9.5]
     assert (table["x"][4].as_py(), table["big"][4].as_py(), table["x"][0].as_py()) == ("[1]", str(1 << 70), None)
-    (tmp_path / "a").write_text('{"text": "a"}\n{"text": 1}\n')
-    with pytest.raises(DataError, match=r"^a: row 2: 'text' is 1, expected a text$"):
-        list(iter_rows(plan_of(tmp_path / "a", "jsonl").parts[0]))

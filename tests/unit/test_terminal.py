@@ -10,8 +10,6 @@ import pytest
 
 from preprocessing.base import terminal as screens
 from preprocessing.base.terminal import Column, Screen, cells, table, wrapped
-from preprocessing.job import engine
-from preprocessing.job.engine import Progress
 
 
 def test_a_sentence_is_cut_at_words_and_goes_on_below_itself() -> None:
@@ -104,26 +102,3 @@ def test_the_live_line_stays_below_what_is_printed_and_goes_at_the_end(
     assert places == sorted(places)
     assert text.index("\x1b[?25h") < text.index("step 1/4")
     assert sys.stdout is before
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [100.0]
-    for module in (engine, screens):
-        monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_lines(clock: list[float]) -> None:
-    stream = io.StringIO()
-    shown = Progress("tokenize", 40_000_000, screen=Screen(stream=stream))
-    for _ in range(10):
-        clock[0] += 1
-        shown.advance(500, 2_000_000)
-        shown.tick(2)
-    shown.close()
-    assert stream.getvalue().splitlines() == [
-        "tokenize:  25%  500 docs/s  ETA 15s  2 workers",
-        "tokenize:  50%  500 docs/s  ETA 10s  2 workers",
-        "tokenize: done in 10.0 s, 500 docs/s",
-    ]

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nltk.data
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -79,23 +78,6 @@ def test_what_the_user_reads_in_the_documentation(text: str, expected: list[str]
 EVERY = [1000, pytest.param(10, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.night)]
 
 
-@pytest.mark.parametrize("every", EVERY)
-def test_imdb_in_the_notebooks_configuration(imdb: list[str], nltk_data: object, every: int) -> None:
-    from nltk.stem import WordNetLemmatizer
-
-    resolved = resolve(TextSpec(stop_words="nltk", lemmatizer="wordnet"))
-    texts, removed = imdb[::every], set(resolved.stop_words)
-    memory: dict[str, str] = {}
-    lemmatize = WordNetLemmatizer().lemmatize
-
-    def lemma(word: str) -> str:
-        return memory.setdefault(word, memory.get(word) or lemmatize(word))
-
-    got = Tokenizer(resolved)(pa.array(texts)).to_lists()
-    for row, text in enumerate(texts):
-        assert got[row] == plain.tokens(text, stop_words=removed, lemma=lemma), row
-
-
 # NLTK's tokenizers, and NLTK.
 
 PIECES = st.sampled_from(
@@ -157,17 +139,6 @@ def test_negations_are_kept_unless_asked(nltk_data: Path) -> None:
     ]
     with pytest.raises(ConfigError, match="negations of language 'sv' are not known"):
         resolve(TextSpec(stop_words="stop-words", language="sv"))
-
-
-def test_a_stop_word_file(tmp_path: Path) -> None:
-    path = tmp_path / "words.txt"
-    path.write_text("\ufeffFilm\r\nit’s\n\nNOT\n", encoding="utf-8")
-    assert resolve(TextSpec(stop_words=str(path))).stop_words == ("film", "it's")
-    assert resolve(TextSpec(stop_words=str(path), lowercase=False)).stop_words == ("Film", "it's")
-    assert tokenizer(stop_words=str(path))(["It's not a FILM"]).to_lists() == [["not", "a"]]
-    path.write_bytes(b"caf\xe9\n")
-    with pytest.raises(DataError, match=r"words\.txt is not UTF-8 \(byte 3\)"):
-        resolve(TextSpec(stop_words=str(path)))
 
 
 @pytest.mark.parametrize(

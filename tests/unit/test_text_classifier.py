@@ -16,7 +16,7 @@ import padless
 from harness.__main__ import main
 from harness.inference import text_classifier
 from preprocessing.labels import as_found
-from tests.bundles import predicted, with_weights, write_run
+from tests.bundles import with_weights, write_run
 
 TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
 
@@ -24,19 +24,6 @@ TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
 @pytest.fixture(scope="module", params=[2, 3])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("two"), request.param)
-
-
-def test_predictions_are_those_of_the_command(run: Path) -> None:
-    model, plain = padless.load(run), predicted(run, TEXTS)
-    frame = model.predict(TEXTS)
-    assert list(frame) == list(plain)
-    assert frame["predicted"].tolist() == plain["predicted"].tolist()
-    chances = model.predict_proba(TEXTS)
-    assert (chances.dtype, chances.shape) == (np.float64, (4, len(model.classes_)))
-    assert chances.sum(axis=1) == pytest.approx(np.ones(4))
-    for number, name in enumerate(model.classes_):
-        np.testing.assert_array_equal(frame[f"probability_{name}"], plain[f"probability_{name}"])
-        np.testing.assert_array_equal(chances[:, number], plain[f"probability_{name}"])
 
 
 COLUMNS: dict[str, tuple[Any, list[Any]]] = {
@@ -80,6 +67,7 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     assert joined.index.tolist() == [7, 3, 5, 1]
     assert joined["predicted"].tolist() == model.predict(TEXTS)["predicted"].tolist()
     np.testing.assert_allclose(model.predict_proba(TEXTS[0]), expected[:1], atol=1e-6)
+    assert model.predict_proba([]).shape == (0, len(model.classes_))
     monkeypatch.setattr(text_classifier, "CHUNK_ROWS", 2)
     np.testing.assert_allclose(model.predict_proba(TEXTS), expected, atol=1e-6)
 
@@ -87,15 +75,6 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("one"))
-
-
-def test_no_texts_and_odd_ones(two: Path) -> None:
-    model = padless.load(two)
-    assert model.predict_proba([]).shape == (0, len(model.classes_))
-    nothing = model.predict(pd.Series([], dtype=object))
-    assert (len(nothing), list(nothing)) == (0, list(model.predict(["a"])))
-    long = model.predict_proba(["word " * 200_000, "half a \ud83d character", "\0"])
-    assert np.isfinite(long).all()
 
 
 @pytest.mark.parametrize(
@@ -109,21 +88,6 @@ def test_no_texts_and_odd_ones(two: Path) -> None:
 def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> None:
     with pytest.raises(padless.UserError, match=sentence):
         padless.load(two).predict(texts)
-
-
-def test_a_folder_that_is_none_of_these_says_what_it_is(two: Path, tmp_path: Path) -> None:
-    dataset = two.parent / "data"
-    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "begun" / "config.yaml").touch()
-    said = {
-        tmp_path / "begn": f"there is no folder {tmp_path / 'begn'}; did you mean {tmp_path / 'begun'}?",
-        dataset: f"{dataset} is a dataset; name a run that was trained on it",
-        tmp_path / "begun": "this run has not finished an epoch; name a run whose training got that far",
-        tmp_path: f"{tmp_path} is a folder of runs; name one of them: begun",
-    }
-    for place, sentence in said.items():
-        with pytest.raises(padless.UserError, match=sentence):
-            padless.load(place)
 
 
 def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from harness.__main__ import main
 from harness.config import RunConfig, TrackingConfig
 from harness.tracking import tracking
-from harness.tracking.journal import Journal, Rows, alone
+from harness.tracking.journal import alone
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking.tracking import Trackers, observer_environment
-from harness.tracking.wandb_run import check
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import ConfigError
 from tests.fake_trackio import install
 from tests.runs import wait_until
 
@@ -100,29 +97,6 @@ def test_an_observer_is_no_rank_of_the_run() -> None:
     assert observer_environment(ranked | launched | kept) == kept | {"OMP_NUM_THREADS": "1"}
 
 
-def test_only_what_a_finished_tracker_had_is_not_told_again(tmp_path: Path) -> None:
-    for step in (6, 7, 8):
-        write(tmp_path, "train", step=step)
-    write(tmp_path, "validation", step=7, loss="nan")
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "train", "st')
-    Journal(tmp_path, "wandb").note(run_id="abc")  # of an attempt that was killed
-    Journal(tmp_path, "wandb").note(kept={"train": 7}, finished="")
-    with Journal(tmp_path, "wandb").path.open("a") as file:
-        file.write('{"kept": {"train": 9')
-    journal = Journal(tmp_path, "wandb")
-    journal.note(finished="run-1-abc", kept={"train": 3})
-    assert (journal.run_id, journal.finished) == ("abc", ["", "run-1-abc"])
-    rows = Rows(tmp_path, journal.kept)
-    (train, validation) = rows.new()
-    assert train == ("train", {"step": 8})
-    assert (validation[0], math.isnan(validation[1]["loss"])) == ("validation", True)
-    assert rows.last == {"train": 8, "validation": 7}
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('ep": 9}\n')
-    assert list(rows.new()) == [("train", {"step": 9})]
-
-
 def test_one_process_at_a_time_tells_a_tracker(tmp_path: Path) -> None:
     refused = pytest.raises(ConfigError, match="another process tells wandb of this run")
     with alone(tmp_path, "wandb", 0), refused, alone(tmp_path, "wandb", 0):
@@ -148,26 +122,3 @@ def test_wandb_is_offline_unless_there_is_a_key_or_a_choice(tmp_path: Path, monk
         check_trackers(TrackingConfig(tracker="wandb"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert active_trackers(TrackingConfig(tracker="wandb,tensorboard")) == ["tensorboard"]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run that W&B was told of."""
-    Journal(tmp_path, "wandb").note(start={"project": "p"})
-    (tmp_path / "config.yaml").write_text("tracking: {project: p}\n")
-    return tmp_path
-
-
-def test_what_cannot_be_sent_is_said_first(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="needs the extra wandb")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(DataError, match="is not a run directory"):
-        main(["wandb-sync", str(tmp_path / "nowhere")])
-    with pytest.raises(ConfigError, match="wandb-sync needs a key: set WANDB_API_KEY, or run `wandb login`"):
-        check(run)
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789")
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9 cannot be reached .* try again") as refused:
-        check(run)
-    assert refused.value.exit_code == 1

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.untrusted import MOST_DEPTH, confined, parse_json, read_bytes, read_json, shown
+from preprocessing.base.untrusted import MOST_DEPTH, confined, parse_json, read_json, shown
 
 BAD = {
     b"NaN": "NaN is no number",
@@ -33,19 +32,6 @@ def test_what_is_no_strict_json_is_refused_with_a_reason(data: bytes) -> None:
 def test_what_is_strict_json_is_read() -> None:
     assert parse_json(rb'{"a": "\ud83d\ude00", "b": -9223372036854775808}') == {"a": "😀", "b": -(1 << 63)}
     assert parse_json(b"[" * MOST_DEPTH + b"]" * MOST_DEPTH) is not None
-
-
-def test_only_regular_files_are_read(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with pytest.raises(DataError, match="pipe: is a named pipe, not a file"):
-        read_bytes(pipe, 10)
-    with pytest.raises(DataError, match="is a directory, not a file"):
-        read_json(tmp_path, "restore it")
-    with pytest.raises(DataError, match="/dev/zero: is a device, not a file"):
-        read_bytes("/dev/zero", 10)
-    with pytest.raises(FileNotFoundError):
-        read_json(tmp_path / "absent", "restore it")
 
 
 def test_no_more_bytes_than_expected(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from harness.model.starts import from_file
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import DataError
 from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import run_command, succeed
 
@@ -75,24 +75,20 @@ def test_words_with_spaces_and_words_that_come_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "words"),
+    ("content", "words"),
     [
-        (b"film 1 2\nword 1\n", DataError, "line 2 has 1 numbers, expected 2: 'word 1'"),
-        (b"film 1 2\n\nword 1 x\n", DataError, "line 3 holds something that is no number: 'word 1 x'"),
-        (b"2 2\nfilm 1 2\nword 1 nan\n", DataError, "line 3 \\('word'\\) holds a number that is not finite"),
-        (b"3 2\nfilm 1 2\nword 1 2\n", DataError, "ends after word 2 of the 3 that its first line promises: cut short"),
-        (b"film 1 2 3\n", ConfigError, "vectors of 3 numbers, the model's embedding_dim is 2; set model.embedding_dim"),
-        (b"2 2\nfilm " + struct.pack("<ff", 1, 2) + b"word " + b"\0" * 5, DataError, "ends inside word 2 of the 2"),
-        (b"", DataError, "line 1 is no word with numbers"),
-        (b"text,label\nfilm,1\n", DataError, "line 1 is no word with numbers"),
-        (b"\xba\x16\x4f\x2f\x0c\n", DataError, "of fastText the .vec"),
-        (gzip.compress(b"film 1 2\nword 3 4\n", mtime=0)[:-9], DataError, "cut short inside its gzip stream"),
+        (b"film 1 2\n\nword 1 x\n", "line 3 holds something that is no number: 'word 1 x'"),
+        (b"3 2\nfilm 1 2\nword 1 2\n", "ends after word 2 of the 3 that its first line promises: cut short"),
+        (b"2 2\nfilm " + struct.pack("<ff", 1, 2) + b"word " + b"\0" * 5, "ends inside word 2 of the 2"),
+        (b"text,label\nfilm,1\n", "line 1 is no word with numbers"),
+        (b"\xba\x16\x4f\x2f\x0c\n", "of fastText the .vec"),
+        (gzip.compress(b"film 1 2\nword 3 4\n", mtime=0)[:-9], "cut short inside its gzip stream"),
     ],
 )
-def test_what_is_broken_is_named(tmp_path: Path, content: bytes, error: type[UserError], words: str) -> None:
+def test_what_is_broken_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "vectors"
     path.write_bytes(content)
-    with pytest.raises(error, match=words) as caught:
+    with pytest.raises(DataError, match=words) as caught:
         from_file(path, vocabulary("film", "word"), 2)
     assert str(path) in str(caught.value)
 

@@ -18,7 +18,7 @@ from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.job import encode
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, extended, freeze
+from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, freeze
 from tests.corpora import Command, reviews, write_csv
 from tests.datasets import write_dataset
 
@@ -105,16 +105,6 @@ def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: 
     found = np.concatenate([ids[:length] for ids, length in zip(block.ids, block.length, strict=True)])
     assert found.tolist() == encoder([NEW[row - 1][0] for row in block.row]).ids.tolist()
     assert f"the {old.vocabulary_size:,} ids of {base / 'run'} cover " in command.err
-
-
-def test_an_extended_vocabulary_by_hand() -> None:
-    base = Vocabulary(pa.array(["<pad>", "<unk>", "b", "a"], pa.large_string()), np.array([0, 3, 9, 4]))
-    counts = Counts(pa.array(["z", "a", "<unk>", "y", "x", "w"], pa.large_string()), np.array([2, 7, 1, 5, 5, 1]))
-    made = extended(base, counts, min_count=2)
-    assert made.tokens.to_pylist() == ["<pad>", "<unk>", "b", "a", "x", "y", "z"]
-    assert made.counts.tolist() == [0, 2, 0, 7, 5, 5, 2]
-    assert extended(base, counts, min_count=8) is extended(base, counts, min_count=2, max_size=4) is base
-    assert extended(base, counts, 2, max_size=5).counts.tolist() == [0, 9, 0, 7, 5]
 
 
 def test_another_base_under_the_same_name_makes_another_dataset(

@@ -86,16 +86,10 @@ WRONG_DATA = {
         "reviews.csv: row 9: split 'tst' is not known; known are train, training, validation, valid, val, dev, test; "
         "say in splits.names which split it means",
     ),
-    "too few rows": (csv_file(ROWS[:2]), [], "split validation: no row is left for it"),
     "not UTF-8": (
         raw_file(GOOD_CSV.replace(ROWS[4][0], "café").encode().replace(ROWS[16][0].encode(), b"caf\xe9")),
         [],
         "reviews.csv: row 17: byte 3 (0xe9) of 'text' is not UTF-8; set source.encoding, or correct the row",
-    ),
-    "neither UTF-8 nor Latin-1": (
-        raw_file("text,label\nЭтот фильм прекрасен,1\nЭтот фильм ужасен,0\n".encode("cp1251")),
-        [],
-        "reviews.csv: its bytes are neither UTF-8 nor Latin-1; set source.encoding, for example cp1250, cp1251",
     ),
     "empty text refused": (
         csv_file(with_row(9, "", "negative")),
@@ -115,8 +109,6 @@ WRONG_DATA = {
         [],
         "reviews.jsonl: row 3: 'text' is 12, expected a text",
     ),
-    "not Parquet": (raw_file(b"text,label\n", "reviews.parquet"), [], "reviews.parquet: not a Parquet file"),
-    "damaged gzip": (raw_file(b"\x1f\x8b no", "reviews.csv.gz"), [], "reviews.csv.gz: "),
 }
 
 
