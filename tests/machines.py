@@ -199,6 +199,7 @@ def launch_on(
     main: Machine,
     *keys: str,
     log: Path,
+    command: str = "launch",
     options: Sequence[str] = (),
     own: Mapping[Path, Path | None] = MappingProxyType({}),
 ) -> subprocess.Popen[str]:
@@ -212,5 +213,5 @@ def launch_on(
         "main_process_port": PORT,
     }
     places = (f"--{name}={value}" for name, value in values.items())
-    words = [sys.executable, "-m", "harness", "launch", *places, *options, *keys]
+    words = [sys.executable, "-m", "harness", command, *places, *options, *keys]
     return machine.start(*words, log=log, own=own)

@@ -74,6 +74,7 @@ def rows(number: int = 40) -> list[tuple[str, str]]:
 
 ROWS = rows()
 PLAIN = [(re.sub(r"[^ -~]", " ", text), label) for text, label in ROWS]
+WESTERN = [(text.encode("cp1252", "ignore").decode("cp1252"), label) for text, label in rows()]
 RUSSIAN = [
     (f"\u0444\u0438\u043b\u044c\u043c {n} \u043e\u0447\u0435\u043d\u044c {label}", label)
     for n, (_, label) in enumerate(ROWS)
@@ -126,6 +127,11 @@ CLASSES = "{worse: [bad], better: [good]}"
 FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "csv": ({"in.csv": table()}, "in.csv"),
     "csv, small parts": ({"in.csv": table()}, "in.csv --source.part_mb 0.0005"),
+    "csv, CRLF": ({"in.csv": table(lineterminator="\r\n")}, "in.csv"),
+    "csv, BOM": ({"in.csv": b"\xef\xbb\xbf" + table()}, "in.csv"),
+    "csv, all quoted": ({"in.csv": table(quoting=csv.QUOTE_ALL)}, "in.csv"),
+    "csv, semicolons found": ({"in.csv": table(delimiter=";")}, "in.csv"),
+    "csv, pipes": ({"in.csv": table(delimiter="|")}, "in.csv --source.delimiter |"),
     "csv, tabs": ({"in.csv": table(delimiter="\t")}, "in.csv --source.delimiter \\t"),
     "csv, single quotes": ({"in.csv": table(quotechar="'")}, "in.csv --source.quote '"),
     "csv, no quotes": (
@@ -137,20 +143,30 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "csv, other names given": (
         {"in.csv": table(header=("x", "y"))}, "in.csv --source.text_column x --source.label_column y"
     ),
+    "csv, more columns": ({"in.csv": with_column("stars", lambda n: n % 5)}, "in.csv"),
     "csv, where": (
         {"in.csv": with_column("lang", lambda n: "en" if n % 4 else "fr")}, 'in.csv --source.where {"lang":"en"}'
     ),
+    "csv, utf-16": ({"in.csv": table(encoding="utf-16")}, "in.csv"),
+    "csv, latin-1 found": ({"in.csv": table(WESTERN, encoding="cp1252")}, "in.csv"),
+    "csv, cp1252": ({"in.csv": table(WESTERN, encoding="cp1252")}, "in.csv --source.encoding cp1252"),
     "csv, cp1251": ({"in.csv": table(RUSSIAN, encoding="cp1251")}, "in.csv --source.encoding cp1251"),
+    "tsv": ({"in.tsv": table(delimiter="\t")}, "in.tsv"),
     "csv.gz": ({"in.csv.gz": gzip.compress(table())}, "in.csv.gz"),
     "csv.bz2": ({"in.csv.bz2": bz2.compress(table())}, "in.csv.bz2"),
     "csv.zst": ({"in.csv.zst": pa.compress(table(), "zstd", asbytes=True)}, "in.csv.zst"),
     "jsonl": ({"in.jsonl": objects()}, "in.jsonl"),
+    "jsonl, not escaped": ({"in.jsonl": objects(ensure_ascii=False)}, "in.jsonl"),
     "jsonl, blank lines": ({"in.jsonl": objects().replace(b"\n", b"\r\n\r\n")}, "in.jsonl"),
     "jsonl, other names": ({"in.jsonl": objects(names=("body", "class"))}, "in.jsonl"),
+    "jsonl.gz": ({"in.jsonl.gz": gzip.compress(objects())}, "in.jsonl.gz"),
+    "jsonl.zst": ({"in.jsonl.zst": pa.compress(objects(), "zstd", asbytes=True)}, "in.jsonl.zst"),
     "parquet": ({"in.parquet": parquet()}, "in.parquet"),
     "parquet, row groups": ({"in.parquet": parquet(row_group_size=7, compression="zstd")}, "in.parquet"),
+    "parquet, large_string": ({"in.parquet": parquet(kind=pa.large_string())}, "in.parquet"),
     "parquet, dictionary": ({"in.parquet": parquet(kind=pa.dictionary(pa.int32(), pa.string()))}, "in.parquet"),
     "folder": (folder(), "in"),
+    "folder, latin-1": (folder(WESTERN, encoding="cp1252"), "in --source.encoding cp1252"),
     "folder, its own splits": (folder(ROWS[:30], "in/train") | folder(ROWS[30:], "in/test"), "in"),
     "two files": ({"a.csv": table(ROWS[:20]), "b.jsonl": objects(ROWS[20:])}, "a.csv b.jsonl"),
     "a pattern": ({"a-1.csv": table(ROWS[:20]), "a-2.csv": table(ROWS[20:])}, "a-*.csv"),
@@ -158,9 +174,16 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
         {"a.csv": table(ROWS[:20]), "b.csv": table(ROWS[20:30]), "c.csv": table(ROWS[28:])},
         "a.csv --source.validation_path b.csv --source.test_path c.csv",
     ),
+    "files of splits, leaks kept": (
+        {"a.csv": table(ROWS[:30]), "c.csv": table(ROWS[28:])}, "a.csv --source.test_path c.csv --quality.leaks keep"
+    ),
     "a file without labels": (
         {"a.csv": table(), "b.csv": table([[text] for text, _ in rows(60)[40:]], ["text"])},
         "a.csv --source.unlabelled_path b.csv",
+    ),
+    "without labels, not counted": (
+        {"a.csv": table(), "b.csv": table([[text] for text, _ in rows(60)[40:]], ["text"])},
+        "a.csv --source.unlabelled_path b.csv --vocabulary.count_unlabelled false",
     ),
     "missing labels unlabelled": ({"in.csv": table(BLANKS)}, "in.csv --source.missing_label unlabelled"),
     "missing labels dropped": ({"in.csv": table(BLANKS)}, "in.csv --source.missing_label drop"),
@@ -182,6 +205,10 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "fractions": ({"in.csv": table()}, "in.csv --splits.validation 0.25 --splits.test 0.3 --seed 7"),
     "no test": ({"in.csv": table()}, "in.csv --splits.test 0"),
     "suspect rows": ({"in.csv": table(SUSPECT)}, "in.csv"),
+    "suspect rows dropped": (
+        {"in.csv": table(SUSPECT)},
+        "in.csv --quality.empty drop --quality.duplicates drop --quality.contradictions drop",
+    ),
 }  # fmt: skip
 SETTINGS = {
     "text.html": "false",

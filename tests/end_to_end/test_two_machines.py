@@ -207,3 +207,14 @@ def environment_of(process: psutil.Process) -> dict[str, str]:
         return process.environ()
     except psutil.Error:
         return {}
+
+
+def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
+    with two_machines() as two:
+        both = [launch_on(one, two.a, "--device", "cpu", log=tmp_path / one.host, command="doctor") for one in two.both]
+        assert codes_of(both) == (0, 0), (tmp_path / "machine-a").read_text() + (tmp_path / "machine-b").read_text()
+        said = unwrapped((tmp_path / "machine-a").read_text())
+        for one in two.both:
+            own = re.escape(f"{one.device} ({one.address}) leads to the other machines")
+            assert re.search(rf"^ok +interface +{one.host}: {own}$", said, re.MULTILINE), said
+        assert re.search(r"^ok +rendezvous +2 ranks on 2 machines met in", said, re.MULTILINE), said
