@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     write_bundle(bundle, make_model(manifest.vocabulary_size), manifest, step=7, decision=Decision(0.5, 0.4))
     (place / "run" / CONFIG).write_text(yaml.safe_dump({"data": str(place / "data"), "run": str(place / "run")}))
-    write_log(place / "run", manifest, place / "data", 3.0, 1, 5)
+    write_log(place / "run", manifest, place / "data", 3.0, 1)
     return place
 
 
