@@ -172,7 +172,8 @@ def test_same_update(root: str, references: dict[str, Weights], whole: bool) -> 
         for results in run_ranks(train_on_a_rank, world_size, root, cases):
             assert list(results) == cases
             for (options, layout, accumulation), (counts, weights) in results.items():
-                assert (len(counts), max(counts)) == (STEPS, accumulation)
+                most = accumulation if world_size < 4 else min(accumulation, 2)  # 3 or 4 rows a rank
+                assert (len(counts), max(counts)) == (STEPS, most)
                 assert weights.keys() == references[options].keys()
                 for name, expected in references[options].items():
                     case = f"{name}: {world_size} ranks, {options}, {layout}, {accumulation} micro-batches"
