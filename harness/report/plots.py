@@ -144,24 +144,41 @@ def over_steps(
 
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
-    """Loss, validation, learning rate, gradient norm and throughput over the steps; runs overlaid."""
+    """Loss, validation, learning rate, gradient norm and throughput over the steps; runs overlaid. One run's loss on
+    validation is the one that chose its weights, if one did.
+    """
     if len(runs) == 1:
-        train, validation = averaged(runs[0].train, "loss"), averaged(runs[0].validation, "log_loss")
-        both = [("training", train), ("validation", validation)]
-        losses = [draw("Loss", both, "step", "log loss", low=0)]
+        (run,) = runs
+        figure = "log_loss" if run.selected == "accuracy" else run.selected
+        calibrated = ", calibrated" if figure != "log_loss" else ""
+        curves = [
+            ("training", averaged(run.train, "loss")),
+            (f"validation{calibrated}", averaged(run.validation, figure)),
+        ]
+        losses = [draw("Loss", [*curves, kept(run, figure)], "step", "log loss", low=0)]
+        curves = [("validation", averaged(run.validation, "accuracy")), kept(run, "accuracy")]
+        accuracy = draw("Validation accuracy", curves, "step", "accuracy", percent=True)
     else:
         losses = [
             over_steps("Training loss", "loss", "log loss", runs, names, "train", low=0),
             over_steps("Validation loss", "log_loss", "log loss", runs, names, VALIDATION),
         ]
+        accuracy = over_steps("Validation accuracy", "accuracy", "accuracy", runs, names, VALIDATION, percent=True)
     return only(
         *losses,
         over_steps("Validation perplexity", "perplexity", "perplexity", runs, names, VALIDATION),
-        over_steps("Validation accuracy", "accuracy", "accuracy", runs, names, VALIDATION, percent=True),
+        accuracy,
         over_steps("Learning rate", "lr", "learning rate", runs, names, "train", low=0),
         over_steps("Gradient norm", "grad_norm", "norm before clipping", runs, names, "train", low=0),
         over_steps("Throughput", "tokens_per_s", "tokens/s", runs, names, "speed", low=0),
     )
+
+
+def kept(run: RunFacts, figure: str) -> tuple[str, Curve]:
+    """The epoch whose weights were kept, as a point of the curve of the figure that chose it; no point of others."""
+    best = run.best_validation
+    is_known = best is not None and run.selected == figure and isinstance(best.get(figure), float)
+    return "best, kept", ([best["step"]], [best[figure]]) if best is not None and is_known else NONE
 
 
 def capital(text: str) -> str:
