@@ -151,13 +151,11 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
         (run,) = runs
         figure = "log_loss" if run.selected == "accuracy" else run.selected
         calibrated = ", calibrated" if figure != "log_loss" else ""
-        curves = [
-            ("training", averaged(run.train, "loss")),
-            (f"validation{calibrated}", averaged(run.validation, figure)),
-        ]
-        losses = [draw("Loss", [*curves, kept(run, figure)], "step", "log loss", low=0)]
-        curves = [("validation", averaged(run.validation, "accuracy")), kept(run, "accuracy")]
-        accuracy = draw("Validation accuracy", curves, "step", "accuracy", percent=True)
+        training, validation = averaged(run.train, "loss"), averaged(run.validation, figure)
+        curves = (("training", training), (f"validation{calibrated}", validation), kept(run, figure))
+        losses = [draw("Loss", curves, "step", "log loss", low=0)]
+        right = ("validation", averaged(run.validation, "accuracy")), kept(run, "accuracy")
+        accuracy = draw("Validation accuracy", right, "step", "accuracy", percent=True)
     else:
         losses = [
             over_steps("Training loss", "loss", "log loss", runs, names, "train", low=0),
