@@ -102,6 +102,8 @@ COMMANDS = (
         summary="How good a run is on new labelled rows, or on a split.",
         main="harness.evaluate:here",
         config="harness.inference.config:EvaluateConfig",
+        first=("run", "input", "data", "split", "output"),
+        example="python -m harness evaluate --run runs/mine --input new.csv",
     ),
     Command(
         name="label",

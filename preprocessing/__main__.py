@@ -27,8 +27,8 @@ ELSEWHERE = {
     "download": "fetch-nltk",
 }
 """What other tools call a command, and the one that is meant."""
-DATASET = Words(spelling="D", noun="dataset", takes="one dataset directory")
-FILES = Words(spelling="[FILE ...]", noun="file", takes="files with labelled texts", least=0, most=None)
+DATASET = Words(spelling="DATASET", noun="dataset", takes="one dataset directory")
+FILES = Words(spelling="[FILE …]", noun="file", takes="files with labelled texts", least=0, most=None)
 COMMANDS = (
     Command(
         name="run",

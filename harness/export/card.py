@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.baseline.results import read_results
 from harness.export.config import ExportConfig, Place
@@ -21,6 +21,9 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import markdown, markdown_code, percent, printable
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
@@ -59,16 +62,15 @@ class Records:
         return cls(config, read_environment(place.run), splits, figures, linear)
 
 
-def render(
-    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: Records, files: dict[str, Any]
-) -> str:
-    """The whole file; ``files`` is what the index says of each file."""
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+def metadata(
+    config: ExportConfig, name: str, info: BundleInfo, records: Records, files: dict[str, Any]
+) -> ModelCardData:
+    """What the hub reads: the block above the text."""
+    from huggingface_hub import EvalResult, ModelCardData
 
-    figures, run_config = records.figures, records.config
-    spec, language = info.text["spec"], config.language or info.text["spec"]["language"]
+    figures = records.figures
     bounds = figures.get("intervals", {})
-    dataset = Path(run_config.get("data") or "dataset").name
+    dataset = Path(records.config.get("data") or "dataset").name
     results = [
         EvalResult(
             task_type="text-classification",
@@ -84,9 +86,9 @@ def render(
         for key in HUB_METRICS
         if isinstance(figures.get(key), float)
     ]
-    head = ModelCardData(
+    return ModelCardData(
         license=config.license,
-        language=language,
+        language=config.language or info.text["spec"]["language"],
         library_name="padless",
         pipeline_tag="text-classification",
         tags=["text-classification", "padless", info.model["cell"], *(["onnx"] if ONNX in files else [])],
@@ -94,6 +96,16 @@ def render(
         model_name=name,
         eval_results=results or None,
     )
+
+
+def render(
+    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: Records, files: dict[str, Any]
+) -> str:
+    """The whole file; ``files`` is what the index says of each file."""
+    from huggingface_hub import ModelCard
+
+    figures, run_config, spec = records.figures, records.config, info.text["spec"]
+    bounds = figures.get("intervals", {})
     train = records.splits.get(TRAIN, {})
     cut = train.get("lengths", {}).get(str(spec["max_tokens"]), 0)
     groups = [one for one in figures.get("slices", []) if isinstance(one.get("accuracy"), float)]
@@ -106,7 +118,7 @@ def render(
         "parameters": parameters,
         "files": files,
         "license": config.license,
-        "language": language,
+        "language": config.language or spec["language"],
         "repository": config.push,
         "version": VERSION,
         "spec": spec,
@@ -130,4 +142,4 @@ def render(
         "number": "{:,.0f}".format,
         "percent": percent,
     }
-    return printable(str(ModelCard.from_template(head, str(TEMPLATE), **facts)))
+    return printable(str(ModelCard.from_template(metadata(config, name, info, records, files), str(TEMPLATE), **facts)))

@@ -60,7 +60,7 @@ class DoctorConfig(LaunchRecipe):
 
 
 PAGE = Page(
-    usage=f"{PROG} [options of accelerate launch] [--key value …]",
+    usage=f"{PROG} [DATA] [options of accelerate launch] [--key value …]",
     about=DoctorConfig.__doc__ or "",
     first=("data", "run", "device", "precision", "json"),
     example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",

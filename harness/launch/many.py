@@ -64,7 +64,7 @@ ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_trainin
 """Keys of a training from labelled rows alone."""
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}
 PAGE = Page(
-    usage=f"{PROG} [options of accelerate launch] [--key value …]",
+    usage=f"{PROG} [DATA] [options of accelerate launch] [--key value …]",
     about="Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains "
     "once for each, with their spread.",
     first=FIRST_KEYS,

@@ -79,7 +79,7 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
         textwrap.fill(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False),
         paragraph(page.about),
         *([as_typed(f"for example:\n  {page.example}")] if page.example else []),
-        described(title, options if few else page.first or list(options)[:FIRST]),
+        *([described(title, options if few else page.first or list(options)[:FIRST])] if options else []),
         "\n".join(["more:", *(block(name, what, 21) for name, what in more.items())]),
     ]
     return "\n\n".join(blocks)

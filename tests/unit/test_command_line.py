@@ -107,6 +107,12 @@ def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -
         assert "for example:" in lines
 
 
+@pytest.mark.parametrize("command", [one for one in (*HARNESS, *PREPROCESSING) if one.config], ids=lambda one: one.name)
+def test_the_first_keys_that_help_shows_of_many_are_chosen(command: Command) -> None:
+    keys = cli.known_keys(load(str(command.config)))
+    assert len(keys) <= 16 or set(command.first) & keys
+
+
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
     everything = shown(capsys, harness, "launch", "--help", "all")
     keys = {found[1] for line in everything if (found := re.match(r"  --(\S+)", line))}
@@ -199,7 +205,7 @@ FIRST = "an option of accelerate launch: put it before the keys of the training"
     ("main", "words", "sentence"),
     [
         (harness, "checkpoint a b", "'b': python -m harness checkpoint RUN takes one run directory"),
-        (preprocessing, "check", "no dataset named: python -m preprocessing check D takes one dataset directory"),
+        (preprocessing, "check", "no dataset named: python -m preprocessing check DATASET takes one dataset directory"),
         (harness, "launch --epochs 2 --num_processes 2", f"--num_processes: {FIRST}"),
         (
             harness,
