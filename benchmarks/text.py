@@ -19,9 +19,12 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.measuring import alternate, check_sizes, one_core, peer_module, result, show
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.rows import first_texts
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.rows import read
+from preprocessing.corpus.sources import files, scan
 from preprocessing.text import resources
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
@@ -56,8 +59,12 @@ class TextConfig(PreprocessConfig):
 
 def main(config: TextConfig) -> None:
     """Measure and print."""
-    texts = first_texts(config.source, config.splits, config.texts)
-    show(measure(texts, config.text, config.rounds), as_json=config.json)
+    texts: list[str] = []
+    with temporary_folder() as stage:
+        for file in resolved(list(files(config.source, config.splits))).files:
+            for part in scan(file, stage).parts if len(texts) < config.texts else ():
+                texts += read(part).texts.to_pylist()
+    show(measure(texts[: config.texts], config.text, config.rounds), as_json=config.json)
 
 
 def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]:
