@@ -253,9 +253,11 @@ def scan_parquet(file: File) -> Plan:
         if pa.types.is_nested(kind := schema.field(name).type):
             what = f"column {name!r} holds {kind}, not one value a row"
             raise DataError(f"{file.name}: {what}; set {key_of(file, name)}")
-    how = {"columns": tuple(schema.names), "identity": json.dumps(known)}
-    cut = parquet.cuts_of(footer, file.part_bytes)
-    parts = [Part(file, file.address, cut=rows, bytes=share, **how) for rows, share in cut]
+    columns, identity = tuple(schema.names), json.dumps(known)
+    parts = [
+        Part(file, file.address, columns, cut, bytes=share, identity=identity)
+        for cut, share in parquet.cuts_of(footer, file.part_bytes)
+    ]
     fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
     return Plan(file, parts, footer.num_rows, known["bytes"], fingerprint)
 

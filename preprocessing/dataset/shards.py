@@ -107,10 +107,8 @@ class Manifest:
         content = asdict(self)
         if self.label_type == "text":
             del content["label_type"]
-        for shards in content["splits"].values():
-            for shard in shards:
-                if shard["fold"] is None:
-                    del shard["fold"]
+        for shard in (shard for shards in content["splits"].values() for shard in shards if shard["fold"] is None):
+            del shard["fold"]
         return content
 
     @property
@@ -265,19 +263,14 @@ def write_shard(
     assert rows > 0
     layout = schema(width, ids.dtype)
     columns = [np.ascontiguousarray(column, kind) for column, kind in ((length, "i4"), (label, "i4"), (row, "i8"))]
-    target = Path(root, path)
-    with atomic.replacing(target) as temporary:
+    values = pa.array(np.ascontiguousarray(ids).reshape(-1))
+    every = [pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type), *map(pa.array, columns)]
+    with atomic.replacing(Path(root, path)) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, layout) as writer:
-            for start in range(0, rows, block_rows):
-                piece = slice(start, start + block_rows)
-                values = pa.array(np.ascontiguousarray(ids[piece]).reshape(-1))
-                arrays = [pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type)]
-                arrays += [pa.array(column[piece]) for column in columns]
-                writer.write_batch(pa.record_batch(arrays, schema=layout))
+            writer.write_table(pa.table(every, schema=layout), block_rows)
         size, digest = temporary.stat().st_size, atomic.sha256_file(temporary)
-    return ShardInfo(
-        path, rows, width, size, digest, histogram(columns[0]), histogram(columns[1]), int(columns[0].sum())
-    )
+    counted = histogram(columns[0]), histogram(columns[1])
+    return ShardInfo(path, rows, width, size, digest, *counted, int(columns[0].sum()))
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
@@ -422,21 +415,16 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     return manifest
 
 
-def open_split(root: str | Path, manifest: Manifest, split: str, source: Source = mapped) -> list[Shard]:
-    """Map every shard of a split, in manifest order."""
-    if not manifest.splits.get(split):
-        names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
-        raise DataError(f"{root}: has no split {split!r}; it has {names}")
-    return [Shard(root, info, source, manifest.id_dtype) for info in manifest.splits[split]]
-
-
 class Split:
     """All blocks of one split side by side, with a global row index that runs through them in manifest order."""
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str, source: Source = mapped) -> None:
-        """Map the split's shards; raises ``DataError`` as ``open_split`` and ``Shard`` do."""
+        """Map the split's shards, in manifest order; raises ``DataError`` where there is none, or a wrong one."""
+        if not manifest.splits.get(name):
+            names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
+            raise DataError(f"{root}: has no split {name!r}; it has {names}")
         self.name, self.manifest = name, manifest
-        self.shards = open_split(root, manifest, name, source)
+        self.shards = [Shard(root, info, source, manifest.id_dtype) for info in manifest.splits[name]]
         self.blocks = [block for shard in self.shards for block in shard.blocks]
         self._shard_of = [shard for shard in self.shards for _ in shard.blocks]
         self._checked = bytearray(len(self.blocks))

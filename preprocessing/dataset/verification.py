@@ -18,7 +18,6 @@ from preprocessing.dataset.shards import (
     VOCABULARY,
     Manifest,
     Shard,
-    check_size,
     histogram,
     labels_of,
     read_manifest,
@@ -26,9 +25,6 @@ from preprocessing.dataset.shards import (
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
-
-MOST_UNSEEN = 100_000_000
-"""Rows that a manifest without its files is believed to stand for: a plan of them takes minutes at most."""
 
 
 def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
@@ -73,24 +69,6 @@ def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
     path = Path(root, VOCABULARY)
     if (size := len(Vocabulary.read(path))) != manifest.vocabulary_size:
         raise DataError(f"{path}: {size} words, the manifest says {manifest.vocabulary_size}; {REBUILD}")
-
-
-def check_files(root: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` unless every file that the manifest names is there in its size; nothing is read of shards.
-
-    Where none is there, a manifest is believed up to ``MOST_UNSEEN`` rows.
-    """
-    names = [VOCABULARY, *(info.path for shards in manifest.splits.values() for info in shards)]
-    if not any(Path(root, name).exists() for name in names):
-        rows = sum(manifest.rows(split) for split in manifest.splits)
-        if rows > MOST_UNSEEN:
-            only = f"names {rows:,} rows, and none of its files is there"
-            raise DataError(f"{Path(root, MANIFEST)}: {only}; bring them, or name fewer than {MOST_UNSEEN:,} rows")
-        return
-    check_vocabulary(root, manifest)
-    for shards in manifest.splits.values():
-        for info in shards:
-            check_size(Path(root, info.path), info.bytes, "shard")
 
 
 def verify(root: str | Path) -> list[str]:
