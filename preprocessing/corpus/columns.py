@@ -137,12 +137,9 @@ def resolved(files: Sequence[File]) -> Found:
     if first.name != EMBEDDED and first.format != "folder":
         seen = named(sample(first), lines)
         chosen["columns"] = seen.file.source.columns
-        if not is_plain(seen):
-            if not any(seen.values.values()):
-                raise DataError(f"{first.name}: the corpus is empty: no row to learn from")
-            text = column_of(seen, "text", first.source.label_column, lines)
-            label = column_of(seen, "label", text, lines)
-            chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, text, label, lines)}
+        text = column_of(seen, "text", first.source.label_column, lines)
+        label = column_of(seen, "label", text, lines)
+        chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, text, label, lines)}
     labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]
     return Found(labelled + of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines), chosen, lines)
 
@@ -170,13 +167,6 @@ def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[
     return [
         replace(file, source=replace(file.source, **names), splits=replace(file.splits, column=None)) for file in files
     ]
-
-
-def is_plain(seen: Sample) -> bool:
-    """Whether the names of the columns settle everything, so that no value has to be looked at."""
-    given = all(getattr(seen.file.source, key) != AUTO or name in seen.columns for key, name in DEFAULTS.items())
-    splitting = seen.file.splits.column == AUTO and any(name.casefold() in SPLIT_NAMES for name in seen.columns)
-    return given and not splitting
 
 
 def named(seen: Sample, lines: list[str]) -> Sample:
@@ -210,6 +200,8 @@ def column_of(seen: Sample, what: str, other: str, lines: list[str]) -> str:
     given: str = getattr(source, key)
     if given != AUTO or what in seen.columns:
         return what if given == AUTO else given
+    if not any(seen.values.values()):
+        raise DataError(f"{name}: the corpus is empty: no row to learn from")
     values = {one: its for one, its in seen.values.items() if one not in taken(seen, other)}
     if what == "label" and source.missing_label != "error":  # then a label may be there for a few rows only
         values = {one: [value for value in its if spelling(value)] for one, its in values.items()}

@@ -15,7 +15,7 @@ trainer's order permutes and the array that its loader gathers from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,9 +60,9 @@ class ShardInfo:
     width: Annotated[int, Meta(ge=1, le=MOST_WIDTH)]
     bytes: Positive
     sha256: Sha256
-    lengths: dict[str, int]
+    lengths: dict[Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z")], Positive]
     """How many rows have which length: ``{"17": 3}``; enough to plan a run without opening a shard."""
-    labels: dict[str, int]
+    labels: dict[Annotated[str, Meta(pattern=r"^(-1|0|[1-9][0-9]{0,8})\Z")], Positive]
     """How many rows have which label index."""
     tokens: Positive
     """Sum of the lengths."""
@@ -199,31 +199,21 @@ def of_shard(info: ShardInfo, itemsize: int, labels: int, split: str) -> Iterato
         yield f"path {error}"
     if info.rows * (info.width * itemsize + ROW_BYTES) > info.bytes:
         yield f"rows is {info.rows} of width {info.width}, more than {info.bytes} bytes hold"
-    lengths = counts(info.lengths)
-    if lengths is None or min(lengths) < 1 or max(lengths) > info.width:
-        yield f"lengths are not numbers of rows by length, from 1 to {info.width}"
-    elif sum(lengths.values()) != info.rows or sum(map(int.__mul__, lengths, lengths.values())) != info.tokens:
+    lengths, known = ({int(key): rows for key, rows in of.items()} for of in (info.lengths, info.labels))
+    if sum(lengths.values()) != info.rows or sum(length * rows for length, rows in lengths.items()) != info.tokens:
         yield f"lengths do not add up to {info.rows} rows with {info.tokens} tokens"
-    known = counts(info.labels)
+    elif max(lengths) > info.width:
+        yield f"lengths has {max(lengths)}, beyond the width of {info.width}"
     low, high = labels_of(split, labels)
-    if known is None or min(known) < low or max(known) > high:
-        yield f"labels are not numbers of rows by label, from {low} to {high}"
-    elif sum(known.values()) != info.rows:
+    if sum(known.values()) != info.rows:
         yield f"labels do not add up to {info.rows} rows"
+    elif min(known) < low or max(known) > high:
+        yield f"labels are not numbers of rows by label, from {low} to {high}"
 
 
 def labels_of(split: str, labels: int) -> tuple[int, int]:
     """The lowest and the highest label that a row of a split may have, of so many classes."""
     return (NO_LABEL, NO_LABEL) if split == UNLABELLED else (0, labels - 1)
-
-
-def counts(histogram: Mapping[str, int]) -> dict[int, int] | None:
-    """``{"17": 3}`` with numbers for keys; None unless they are spelt as Python does, and all counts are above 0."""
-    try:
-        found = {int(key): count for key, count in histogram.items()}
-    except ValueError:
-        return None
-    return found if found and list(map(str, found)) == list(histogram) and min(found.values()) > 0 else None
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype:
