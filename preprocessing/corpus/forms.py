@@ -18,7 +18,7 @@ import codecs
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,27 +183,17 @@ def plain(content: bytes, name: str, encoding: str) -> bytes:
 def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None = None) -> Dialect:
     """The dialect of a file from its first bytes, which are all of it if ``whole``.
 
-    ``known`` is that of a file like it, and goes before ``expected``. ``fixed`` holds the delimiter; quote and escape
-    may still be others. Where none works, the answer is ``expected``.
+    ``known`` is that of a file like it, and goes before ``expected``; other delimiters are tried where neither works
+    and none is ``fixed``. Where none works, the answer is ``expected``.
     """
     whole = whole and len(sample) <= DIALECT_BYTES
     sample = with_newline(sample) if whole else sample[: sample.rfind(b"\n", 0, DIALECT_BYTES) + 1]
     for dialect in (known, expected):
         if dialect and num_fields(sample, whole, dialect):
             return dialect
-    return max([expected, *others(sample, expected, fixed)], key=partial(num_fields, sample, whole))
-
-
-def others(sample: bytes, expected: Dialect, fixed: bool) -> Iterator[Dialect]:
-    """Dialects to try, the nearest to the expected one first."""
-    quote, escape = expected.quote, expected.escape
-    for delimiter in [expected.delimiter, *("" if fixed else DELIMITERS)]:
-        if delimiter not in (quote, escape):
-            yield Dialect(delimiter, quote, escape)
-            if quote and escape is None and f"\\{quote}".encode() in sample:
-                yield Dialect(delimiter, quote, "\\")
-            if delimiter == "\t":
-                yield Dialect(delimiter, "", escape)  # many tab-separated files never quote
+    usable = "" if fixed else DELIMITERS
+    others = [replace(expected, delimiter=one) for one in usable if one not in (expected.quote, expected.escape)]
+    return max([expected, *others], key=partial(num_fields, sample, whole))
 
 
 def num_fields(sample: bytes, whole: bool, dialect: Dialect) -> int:

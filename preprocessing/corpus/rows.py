@@ -73,7 +73,7 @@ class Piece:
 
 def read(part: Part) -> Piece:
     """Read one part. Raises ``DataError`` naming the file and the row of whatever is wrong in it."""
-    source, table = part.file.source, read_table(part, part.file.wanted)
+    source, table = part.file.source, read_table(part, list(part.file.wanted))
     rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
     kept = np.ones(len(table), bool)
     for column, value in source.where.items():

@@ -89,11 +89,14 @@ class File:
         return known | {spelling(value): split for split, values in self.splits.names.items() for value in values}
 
     @property
-    def wanted(self) -> list[str]:
-        """The columns that are read."""
-        deciding = [] if self.is_unlabelled else [self.source.label_column, self.splits.column]
-        named = [self.source.text_column, *deciding, self.splits.group_column, *self.source.where]
-        return list(dict.fromkeys(name for name in named if name))
+    def wanted(self) -> dict[str, str]:
+        """The columns that are read, and the option that names each."""
+        named = {"source.text_column": self.source.text_column, "splits.group_column": self.splits.group_column}
+        if not self.is_unlabelled:
+            named |= {"source.label_column": self.source.label_column, "splits.column": self.splits.column}
+        return {column: key for key, column in named.items() if column} | dict.fromkeys(
+            self.source.where, "source.where"
+        )
 
     def with_columns(self, columns: Sequence[str]) -> File:
         """This file as one that has these columns: texts without labels need no group."""
@@ -228,18 +231,11 @@ def passed_to(sink: Callable[[bytes], object], pieces: Iterable[bytes]) -> Itera
 
 def check_columns(file: File, columns: Sequence[str]) -> None:
     """Refuse a file that lacks a column that is to be read, or has it twice."""
-    for name in file.wanted:
+    for name, key in file.wanted.items():
         if name not in columns:
-            raise DataError(f"{file.name}: has no column {name!r}; it has {listed(columns)}; set {key_of(file, name)}")
+            raise DataError(f"{file.name}: has no column {name!r}; it has {listed(columns)}; set {key}")
         if list(columns).count(name) > 1:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
-
-
-def key_of(file: File, column: str) -> str:
-    """The option that names a column."""
-    keys = {file.source.text_column: "source.text_column", file.source.label_column: "source.label_column"}
-    keys |= {file.splits.column or "": "splits.column", file.splits.group_column or "": "splits.group_column"}
-    return keys.get(column, "source.where")
 
 
 def scan_parquet(file: File) -> Plan:
@@ -249,10 +245,9 @@ def scan_parquet(file: File) -> Plan:
     schema = footer.schema.to_arrow_schema()
     file = file.with_columns(schema.names)
     check_columns(file, schema.names)
-    for name in file.wanted:
+    for name, key in file.wanted.items():
         if pa.types.is_nested(kind := schema.field(name).type):
-            what = f"column {name!r} holds {kind}, not one value a row"
-            raise DataError(f"{file.name}: {what}; set {key_of(file, name)}")
+            raise DataError(f"{file.name}: column {name!r} holds {kind}, not one value a row; set {key}")
     columns, identity = tuple(schema.names), json.dumps(known)
     parts = [
         Part(file, file.address, columns, cut, bytes=share, identity=identity)
