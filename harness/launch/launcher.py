@@ -40,6 +40,7 @@ from preprocessing.base.help_page import suggestion
 from preprocessing.base.terminal import Screen, tell
 
 PROG = "python -m harness launch"
+USAGE = "[DATA] [options of accelerate launch] [--key value …]"
 END_LIMIT_S = 60
 RESTARTS = 3
 """Of several machines, where ``--max_restarts`` is not given: one of them is lost sooner or later."""

@@ -28,7 +28,6 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ from harness.data.views import check_folds
 from harness.launch import launcher
 from harness.launch.launcher import PROG
 from harness.launch.stop import INTERRUPTED, STOP
-from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
@@ -52,7 +50,6 @@ from harness.scores.tables import describe_spread
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import Page
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
@@ -63,19 +60,17 @@ LABELS = "soft_labels.arrow"
 ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
 """Keys of a training from labelled rows alone."""
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}
-PAGE = Page(
-    usage=f"{PROG} [DATA] [options of accelerate launch] [--key value …]",
-    about="Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains "
-    "once for each, with their spread.",
-    first=FIRST_KEYS,
-    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
-)
+ABOUT = """Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains
+once for each, with their spread."""
 
 
 def main(argv: list[str]) -> int:
     """Train; returns the exit code."""
     options, training = launcher.split_arguments(argv or ["--help"], LaunchRecipe)
-    asked = cli.parse(LaunchRecipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    example = f"{PROG} --num_processes 2 --data data/mine --run runs/mine"
+    asked = cli.parse(
+        LaunchRecipe, training, prog=PROG, usage=launcher.USAGE, about=ABOUT, first=FIRST_KEYS, example=example
+    )
     if asked.seeds is not None or asked.folds is not None:
         return train_many(options, training, asked)
     return train_one(options, training, asked.recipe)
@@ -113,7 +108,7 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     folder = Path(asked.run)
     runs = planned(asked)
     layout.check_many(folder, runs[0].kind)
-    words = without(training, LaunchRecipe, {"seeds", "folds"})
+    words = [f"--{key}={value}" for key, value in typed(training) if key not in ("seeds", "folds")]
     began, screen = time.monotonic(), Screen(quiet=asked.quiet)
     for place, one in enumerate(runs, 1):
         if (limit := time_for_another(began, asked.max_time)) is None:
@@ -137,14 +132,9 @@ def as_words(values: dict[str, Any]) -> list[str]:
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
 
 
-def typed(words: list[str], config_class: type) -> list[tuple[str, list[str]]]:
-    """Each key of a command line for ``config_class`` and the words that give it, in their order."""
-    return cli.apart(words, config_class)[1]
-
-
-def without(words: list[str], config_class: type, keys: set[str]) -> list[str]:
-    """A command line without some of its keys."""
-    return list(chain(*(option for key, option in typed(words, config_class) if key not in keys)))
+def typed(words: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Each key of a command line and its value, in their order."""
+    return cli.apart(words, LaunchRecipe)[1]
 
 
 def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
@@ -160,7 +150,7 @@ def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
 
 def check_words(training: Sequence[str], asked: LaunchRecipe) -> None:
     """Raise ``ConfigError`` for a single seed or fold beside many, and for many that a file asks for."""
-    typed_keys = {key for key, _ in typed(list(training), LaunchRecipe)}
+    typed_keys = {key for key, _ in typed(training)}
     for key, value in (("seed", asked.seeds), ("fold", asked.folds)):
         if value is None:
             continue
@@ -270,7 +260,7 @@ def check_rounds(recipe: RunConfig) -> None:
         )
     check_stream(recipe, check_dataset(recipe.data, hashes=False))
     words = as_words({**ALONE, **ONCE, **recipe.self_training.first})
-    cli.parse(RunConfig, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
+    cli.parse(RunConfig, words, prog=PROG)
 
 
 def is_of(path: Path, run: Path) -> bool:

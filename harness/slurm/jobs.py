@@ -17,8 +17,7 @@ from typing import Any
 
 from harness.config import LaunchRecipe
 from harness.launch import doctor, launcher, many
-from harness.launch.many import as_words, typed, without
-from harness.ranks import devices
+from harness.launch.many import as_words, typed
 from harness.slurm.config import SubmitConfig
 from harness.slurm.script import Job, Task, hook_of, render, summary
 from preprocessing.base import atomic, cli
@@ -34,12 +33,12 @@ LIMIT_S = 60
 """Longest wait for an answer of SLURM."""
 AFTER = ("--kill-on-invalid-dep=yes",)
 """A job whose predecessor failed ends, in place of waiting for ever."""
-TEXTS = Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True)
-RUNS = Words(spelling="RUN [RUN …]", noun="run", takes="one run directory or several", most=None)
+TEXTS = Words('["text" …]', takes="texts", least=0, most=None, texts=True)
+RUNS = Words("RUN [RUN …]", takes="one run directory or several", most=None)
 SINGLE = {
-    "evaluate": Command(name="evaluate", summary="", config="harness.inference.config:EvaluateConfig"),
-    "predict": Command(name="predict", summary="", config="harness.inference.config:PredictConfig", words=TEXTS),
-    "report": Command(name="report", summary="", config="harness.report.page:ReportConfig", words=RUNS),
+    "evaluate": Command("evaluate", config="harness.inference.config:EvaluateConfig"),
+    "predict": Command("predict", config="harness.inference.config:PredictConfig", words=TEXTS),
+    "report": Command("report", config="harness.report.page:ReportConfig", words=RUNS),
 }
 """Commands of one process, as far as reading them goes."""
 TRAINING = ("train", "doctor")
@@ -147,7 +146,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
 def training_of(config: SubmitConfig, name: str, keys: list[str]) -> dict[str, Any]:
     """What the job of a training has beside others. Raises ``ConfigError``."""
     for word in keys:
-        if word.startswith("--") and word[2:].partition("=")[0] in devices.LAUNCHER_OPTIONS:
+        if word.startswith("--") and word[2:].partition("=")[0] in LaunchRecipe.IN_FRONT:
             raise ConfigError(
                 f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
             )
@@ -162,7 +161,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
     if asked.seeds is not None or asked.folds is not None:
         raise ConfigError("--seeds and --folds train one after the other; leave them out, or the array")
     if config.array.seeds is not None:
-        if "seed" in {key for key, _ in typed(keys, LaunchRecipe)}:
+        if "seed" in {key for key, _ in typed(keys)}:
             raise ConfigError("--seed: --array.seeds names every one already; leave --seed out")
         every = replace(asked, seeds=config.array.seeds)
         each = [many.keys_of(one, every) for one in many.planned(every)]
@@ -172,7 +171,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
         where = f"array.options: {config.array.options}: line {number}"
         try:
             words = shlex.split(line)
-            if without(words, LaunchRecipe, {"run"}) != words:
+            if "run" in {key for key, _ in typed(words)}:
                 raise ConfigError("each training has a directory of its own; leave --run out")
             cli.parse(LaunchRecipe, [*keys, *words], prog=launcher.PROG)
         except (ConfigError, ValueError) as error:
