@@ -35,9 +35,15 @@ NULLS = (NULL, "~")
 LARGEST = (1 << 63) - 1
 RENAME = "give it another name, or a link with one"
 """Advice for a file name that is not UTF-8."""
-WORDS = {
-    **{int: "a whole number", float: "a number", str: "a text", bool: "true or false", NoneType: NULL, Any: "a value"},
-    **{list: "a list, as in [a, b]", tuple: "two values, as in [a, b]", dict: "a mapping, as in {a: b}"},
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    NoneType: NULL,
+    list: "a list, as in [a, b]",
+    tuple: "two values, as in [a, b]",
+    dict: "a mapping, as in {a: b}",
 }
 """What a value of a type is called."""
 
