@@ -54,7 +54,7 @@ from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
 from preprocessing.base.split_names import VALIDATION
-from preprocessing.base.terminal import Screen
+from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import read_manifest
 
 SHORTEST_S = 1.0
@@ -289,10 +289,10 @@ def label(options: list[str], recipe: RunConfig, run: Path, output: Path) -> int
     os.environ[LAUNCH_ID] = uuid.uuid4().hex
     with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):
         failure = launcher.start(arguments)
+    if STOP.heard:
+        return INTERRUPTED if STOP.now else EXIT_CODE
     if failure is None:
         return 0
-    if failure.signal is not None:
-        return INTERRUPTED if STOP.now else EXIT_CODE
     if not failure.said:
-        Screen(errors=True).say(f"error: {failure.sentence}; what it said is above")
+        tell(f"error: {failure.sentence}")
     return failure.code

@@ -115,7 +115,9 @@ def shares(order: Order, world_size: int) -> dict[str, float]:
         window = order.window(0, len(steps))
         lengths = np.concatenate([order.lengths(block) for block in window.blocks])[window.places]
         rows += len(lengths)
-        steps += [[step[rank::world_size] for rank in range(world_size)] for step in np.split(lengths, window.cuts[1:-1])]
+        steps += [
+            [step[rank::world_size] for rank in range(world_size)] for step in np.split(lengths, window.cuts[1:-1])
+        ]
     tokens = np.array([[part.sum() for part in step] for step in steps], np.int64)
     padded = sum(len(part) * int(part.max(initial=0)) for step in steps for part in step)
     apart, mean = np.ptp(tokens, axis=1), tokens.mean(axis=1)

@@ -255,11 +255,6 @@ def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[tor
 sum_in_bf16.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
 
 
-def open_store(host: str, port: int, timeout_s: float, *, listens: bool) -> dist.TCPStore:
-    """A store of torch that this process opens at a port (``listens``), or finds there. Raises ``RuntimeError``."""
-    return dist.TCPStore(host, port, is_master=listens, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
-
-
 def connect(timeout_s: int) -> World:
     """The world as the process group that is already up says, or a world of one when there is none."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):

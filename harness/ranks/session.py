@@ -64,7 +64,9 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     full_fp32()
     if device_choice.value == "cpu":
         keep_memory()
-    route = use_route()
+    several = launched_machines() > 1
+    if several:
+        route = network.name_interface(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
     # NCCL aborts the process when its own limit is over; the heartbeat reports before that.
     grace_s = NCCL_GRACE_S if device_choice.value == "cuda" else 0
     os.environ.setdefault(TELL_OTHERS, "1")
@@ -83,7 +85,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
         "precision": precision_choice,
         "processes": Choice(str(world.world_size), "as launched"),
         "threads": threads_choice,
-        **({"network": route} if route is not None else {}),
+        **({"network": Choice(str(route), "the way to the other machines")} if several else {}),
     }
     try:
         yield Session(accelerator, world, place, arithmetic, choices)
@@ -92,17 +94,6 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
             disconnect()
         raise
     disconnect()
-
-
-def use_route() -> Choice | None:
-    """Name the network interface to the other machines, and say which; None where there is one machine."""
-    if launched_machines() == 1:
-        return None
-    route = network.find(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
-    network.use(route)
-    if route is None:
-        return Choice("as torch chooses", f"no interface leads to the others for certain; {network.GLOO} names one")
-    return Choice(str(route), "the way to the other machines")
 
 
 def with_index(device: torch.device) -> torch.device:
