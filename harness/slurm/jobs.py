@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.config import LaunchRecipe
 from harness.launch import doctor, launcher, many
-from harness.launch.many import as_words, typed, without
+from harness.launch.many import as_words, keys_in, without
 from harness.ranks import devices
 from harness.slurm.config import SubmitConfig
 from harness.slurm.script import Job, Task, hook_of, render, summary
@@ -162,7 +162,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
     if asked.seeds is not None or asked.folds is not None:
         raise ConfigError("--seeds and --folds train one after the other; leave them out, or the array")
     if config.array.seeds is not None:
-        if "seed" in {key for key, _ in typed(keys, LaunchRecipe)}:
+        if "seed" in keys_in(keys):
             raise ConfigError("--seed: --array.seeds names every one already; leave --seed out")
         every = replace(asked, seeds=config.array.seeds)
         each = [many.keys_of(one, every) for one in many.planned(every)]
@@ -172,7 +172,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
         where = f"array.options: {config.array.options}: line {number}"
         try:
             words = shlex.split(line)
-            if without(words, LaunchRecipe, {"run"}) != words:
+            if without(words, {"run"}) != words:
                 raise ConfigError("each training has a directory of its own; leave --run out")
             cli.parse(LaunchRecipe, [*keys, *words], prog=launcher.PROG)
         except (ConfigError, ValueError) as error:
