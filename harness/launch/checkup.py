@@ -51,8 +51,8 @@ SPARE_FILES = 256
 SUM_NUMBERS = 2_500_000
 """Numbers that are summed over the ranks: the gradients of a small model."""
 DATASET = "the dataset's fingerprint"
-ADVICE = {"device": "name one with --device", "precision": "name one with --precision", DATASET: "give all the same"}
-"""Facts that are no versions, and what makes them the same on all ranks."""
+CHOSEN = ("device", "precision", DATASET)
+"""Facts that are no versions; empty where this rank cannot use them."""
 
 
 @dataclass(frozen=True)
@@ -71,32 +71,39 @@ class Seen:
     """What one rank saw before it met anybody."""
 
     facts: dict[str, str]
-    """What must be the same on all ranks; ``device`` is there if it can compute as asked."""
+    """What must be the same on all ranks."""
     findings: list[Finding]
 
 
 def examine(config: RunConfig) -> list[Finding] | None:
     """Look, meet the other ranks and try the network; the findings on rank 0, None elsewhere."""
     seen = look(config)
-    device = config.device if "device" in seen.facts else "cpu"
+    device = config.device if seen.facts["device"] else "cpu"
     started = time.perf_counter()
     try:
         with open_session(device, "fp32", config.timeout_s, config.threads) as session:
             everyone = session.world.gather_objects(seen, "what each rank saw")
             met_s = time.perf_counter() - started
-            together = [*compare(everyone), *try_network(session, everyone, met_s), *share_run(config, session.world)]
-            return merged([*together, *(one for rank in everyone for one in rank.findings)], session.world)
-    except UserError as error:
-        return [*seen.findings, Finding("rendezvous", "fix", str(error), platform.node())]
+            kinds = {rank.facts["device"] for rank in everyone}
+            findings = [compare(session.world, seen.facts), *try_network(session, kinds, met_s)]
+            if config.run != NOTHING:
+                folder = session.world.from_main(str(existing(config.run)), "the run directory")
+                try:
+                    check_shared(folder, session.world)
+                except UserError as error:
+                    findings.append(Finding("run", "fix", str(error)))
+            return merged([*findings, *(one for rank in everyone for one in rank.findings)], session.world)
+    except UserError as refusal:
+        return [*seen.findings, Finding("rendezvous", "fix", str(refusal), platform.node())]
 
 
 def look(config: RunConfig) -> Seen:
     """What this rank sees; the first rank of a machine looks at the machine, the dataset and the run directory too."""
-    facts = versions()
+    facts = versions() | dict.fromkeys(CHOSEN, "")
     checks: dict[str, Callable[[], Checked]] = {"precision": partial(look_at_precision, config, facts)}
+    if config.data != NOTHING:
+        checks["data"] = partial(look_at_data, config, facts)
     if launched_local_rank() == 0:
-        if config.data != NOTHING:
-            checks["data"] = partial(look_at_data, config, facts)
         if config.run != NOTHING:
             checks["run"] = partial(look_at_run, config)
         checks |= {"gpus": partial(look_at_gpus, config), "cores": look_at_cores}
@@ -146,17 +153,16 @@ def look_at_gpus(config: RunConfig) -> Checked:
     if device == "cpu":
         unused = (cuda.found or cuda.driver) and asked == "either" and config.device == "auto"
         return ("warn", f"training runs on the CPU: {why} ({cuda})") if unused else ("ok", f"none are used: {why}")
-    memory = {place: torch.cuda.mem_get_info(place) for place in range(cuda.found)}
-    shown = ", ".join(
-        f"{torch.cuda.get_device_name(place)} ({size(free)} of {size(total)} free)"
-        for place, (free, total) in memory.items()
-    )
-    busy = [str(place) for place, (free, total) in memory.items() if free < (1 - BUSY_SHARE) * total]
+    shown, busy = [], []
+    for place in range(cuda.found):
+        free, total = torch.cuda.mem_get_info(place)
+        shown.append(f"{torch.cuda.get_device_name(place)} ({size(free)} of {size(total)} free)")
+        busy += [str(place)] if free < (1 - BUSY_SHARE) * total else []
     if busy:
-        return "warn", f"{shown}: other programs take memory of GPU {', '.join(busy)}; see nvidia-smi"
+        return "warn", f"{', '.join(shown)}: other programs take memory of GPU {', '.join(busy)}; see nvidia-smi"
     if processes < cuda.found:
-        return "warn", f"{shown}: {processes} of {cuda.found} used; pass --num_processes to use all"
-    return "ok", shown
+        return "warn", f"{', '.join(shown)}: {processes} of {cuda.found} used; pass --num_processes to use all"
+    return "ok", ", ".join(shown)
 
 
 def look_at_cores() -> Checked:
@@ -215,24 +221,21 @@ def existing(path: str) -> Path:
     return next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
 
 
-def compare(everyone: Sequence[Seen]) -> list[Finding]:
+def compare(world: World, facts: dict[str, str]) -> Finding:
     """Versions, device, precision and dataset: the same on every rank, or which rank has another."""
-    first = everyone[0].facts
-    same = ", ".join(f"{name} {value}" for name, value in first.items() if name not in ADVICE)
-    findings = [Finding("versions", "ok", same)]
-    for rank, seen in enumerate(everyone):
-        for name, value in seen.facts.items():
-            if value != (expected := first.get(name, value)):
-                advice = ADVICE.get(name, "install the same everywhere")
-                message = f"{name} is {value} on rank {rank}, {expected} on rank 0; {advice}"
-                findings.append(Finding(name if name in ADVICE else "versions", "fix", message, seen.findings[0].host))
-    return findings
+    try:
+        world.handshake(facts)
+    except UserError as error:
+        return Finding("versions", "fix", str(error))
+    return Finding(
+        "versions", "ok", ", ".join(f"{name} {value}" for name, value in facts.items() if name not in CHOSEN)
+    )
 
 
-def try_network(session: Session, everyone: Sequence[Seen], met_s: float) -> list[Finding]:
+def try_network(session: Session, kinds: set[str], met_s: float) -> list[Finding]:
     """The meeting of the ranks, and one sum of as many numbers as gradients have, over the path that gradients take.
 
-    Not where a rank could not compute as asked: it would wait on another path than the others.
+    Not where ranks are of several ``kinds``, or cannot compute as asked: they would wait on different paths.
     """
     world, backend = session.world, "nccl" if session.device.type == "cuda" else "gloo"
     if world.world_size == 1:
@@ -240,7 +243,7 @@ def try_network(session: Session, everyone: Sequence[Seen], met_s: float) -> lis
         return [Finding("rendezvous", "ok", message)]
     shown = f"{world.world_size} ranks on {counted(launched_machines(), 'machine')} met in {met_s:.2f} s"
     met = Finding("rendezvous", "ok", shown)
-    if None in (kinds := {seen.facts.get("device") for seen in everyone}) or len(kinds) > 1:
+    if len(kinds) > 1 or "" in kinds:
         return [met, Finding("all-reduce", "warn", "not tried, since not all ranks can compute as asked")]
     numbers = torch.ones(SUM_NUMBERS, device=session.device)
     world.sum_on_device(numbers, "one sum over all ranks")  # it also opens the connections
@@ -252,18 +255,6 @@ def try_network(session: Session, everyone: Sequence[Seen], met_s: float) -> lis
     if not right:
         return [met, Finding("all-reduce", "fix", f"{shown}, the sum is wrong; check the network and the GPUs")]
     return [met, Finding("all-reduce", "ok", f"{shown}, the sum is right")]
-
-
-def share_run(config: RunConfig, world: World) -> list[Finding]:
-    """Whether every machine sees the run directory of the first one, as training asks it."""
-    if config.run == NOTHING:
-        return []
-    folder = world.from_main(str(existing(config.run)), "the run directory")
-    try:
-        check_shared(folder, world)
-    except UserError as error:
-        return [Finding("run", "fix", str(error))]
-    return []
 
 
 def merged(findings: Sequence[Finding], world: World) -> list[Finding] | None:

@@ -26,13 +26,15 @@ from preprocessing.base import cli
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.help_page import Page
 from preprocessing.base.schema import Seconds
-from preprocessing.base.terminal import Screen, Tone, tell, wrapped
+from preprocessing.base.terminal import Screen, Tone
 
 if TYPE_CHECKING:
     from harness.launch.checkup import Finding
 
 PROG = "python -m harness doctor"
 MODULE = "harness.launch.doctor"
+MESSAGE_CELLS = 21
+"""Where the message of a line begins."""
 TONES: dict[str, Tone] = {"ok": "", "warn": "warn", "fix": "bad"}
 
 
@@ -96,23 +98,18 @@ def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
         from harness.launch.checkup import Finding  # not before torch is told to keep its warnings
 
         return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=config.json)
-    failure = launcher.start(arguments)
-    if failure is not None and not failure.said:
-        tell(f"error: {failure.sentence}")
-    return 0 if failure is None else failure.code
+    return launcher.run_module(arguments)
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:
-    """Print a line for each finding, wrapped below itself; the exit code that they make."""
+    """Print a line for each finding; the exit code that they make."""
     code = 2 if any(finding.state == "fix" for finding in findings) else 0
     if as_json:
         print(json.dumps({"exit_code": code, "findings": [asdict(one) for one in findings]}, indent=2), flush=True)
         return code
-    screen = Screen()
     for one in findings:
-        head = f"{one.state:<5} {one.check:<14} "
         message = f"{one.host}: {one.message}" if one.host else one.message
-        screen.write(wrapped(message, screen.width, len(head), first=head), TONES[one.state])
+        Screen().fact(f"{one.state:<5} {one.check}", message, TONES[one.state], MESSAGE_CELLS)
     return code
 
 

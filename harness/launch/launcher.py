@@ -242,6 +242,14 @@ def start(arguments: Any) -> Failure | None:
     return failure
 
 
+def run_module(arguments: Any) -> int:
+    """Run ranks that keep no status; their exit code."""
+    failure = start(arguments)
+    if failure is not None and not failure.said and not STOP.heard:
+        tell(f"error: {failure.sentence}")
+    return 0 if failure is None else failure.code
+
+
 def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = False) -> int:
     """The exit code that ``status.json`` gives, if this launch wrote one; else what the launcher saw, and wrote there.
 

@@ -53,7 +53,7 @@ from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
-from preprocessing.base.terminal import Screen, tell
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 
 SHORTEST_S = 1.0
@@ -258,11 +258,7 @@ def label(options: list[str], recipe: RunConfig, run: Path, output: Path) -> int
     arguments = launcher.accelerate_arguments(options, words, "harness.label")
     os.environ[LAUNCH_ID] = uuid.uuid4().hex
     with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):
-        failure = launcher.start(arguments)
+        code = launcher.run_module(arguments)
     if STOP.heard:
         return INTERRUPTED if STOP.now else EXIT_CODE
-    if failure is None:
-        return 0
-    if not failure.said:
-        tell(f"error: {failure.sentence}")
-    return failure.code
+    return code

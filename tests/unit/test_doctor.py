@@ -8,13 +8,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from harness.config import OptimConfig, RunConfig
 from harness.launch import checkup
-from harness.launch.checkup import DATASET, Finding, Seen, compare, merged
+from harness.launch.checkup import DATASET, Finding, compare, merged
 from harness.launch.doctor import report
 from harness.ranks import devices
 from harness.ranks.devices import Cuda
@@ -75,12 +76,18 @@ def test_a_dataset_and_what_a_run_on_it_needs(tmp_path: Path, monkeypatch: pytes
     assert (found[0], "needed; make room, or name another directory with --run" in found[1]) == ("fix", True)
 
 
+class Two(World):
+    """A world of two ranks, of which the other one has another torch."""
+
+    def gather_objects(self, value: Any, what: str) -> list[Any]:
+        return [value, {**value, "torch": "2.12"}] if isinstance(value, dict) else [value]
+
+
 def test_ranks_must_be_alike() -> None:
     facts = {"torch": "2.13", "device": "cuda", "precision": "bf16: asked for", DATASET: "a"}
-    ranks = ((facts, "n1"), ({**facts, "torch": "2.12"}, "n2"))
-    both = [Seen(known, [Finding("cores", "ok", "", host)]) for known, host in ranks]
-    said = "torch is 2.12 on rank 1, 2.13 on rank 0; install the same everywhere"
-    assert compare(both)[1:] == [Finding("versions", "fix", said, "n2")]
+    assert compare(World(), facts) == Finding("versions", "ok", "torch 2.13")
+    said = "rank 1 has torch 2.12, rank 0 has 2.13: start all ranks alike"
+    assert compare(Two(), facts) == Finding("versions", "fix", said)
 
 
 def test_lines_that_all_machines_share_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
