@@ -113,14 +113,6 @@ class World:
             dist.all_gather(table, mine, group=self.control)
         return torch.stack(table).numpy().view(numbers.dtype)
 
-    def gather_rows(self, rows: np.ndarray, what: str) -> np.ndarray:
-        """Concatenate ``[n_r, columns]`` arrays of a 64-bit dtype over ranks; ``n_r`` may differ, and may be zero."""
-        counts = self.gather_numbers(np.array([len(rows)], dtype=np.int64), f"the size of {what}")[:, 0]
-        padded = np.zeros((int(counts.max()), rows.shape[1]), rows.dtype)
-        padded[: len(rows)] = rows
-        table = self.gather_numbers(padded.reshape(-1), what).reshape(self.world_size, len(padded), rows.shape[1])
-        return np.concatenate([table[rank, : counts[rank]] for rank in range(self.world_size)])
-
     def start_maximum(self, numbers: np.ndarray, what: str) -> Callable[[], np.ndarray]:
         """Start the maximum over ranks of ``numbers`` int64 ``[n]``, on the control group, and go on at once.
 
