@@ -44,9 +44,8 @@ class Pooling(nn.Module, ABC):
         """The same of packed ``outputs`` ``[tokens, output_size]``, rows longest first, and the final states
         ``[rows, output_size]``; unless a pooling knows better, the outputs are padded.
         """
-        longest = int(lengths[0])
-        index = PackedIndex.of(device_lengths, longest, len(outputs))
-        return self.padded([index.padded(outputs, device_lengths, longest)], lengths, device_lengths)
+        index = PackedIndex.of(lengths, device_lengths)
+        return self.padded([index.padded(outputs, device_lengths)], lengths, device_lengths)
 
 
 class DensePooling(Pooling):

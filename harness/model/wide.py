@@ -258,8 +258,8 @@ def padded_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     ids, lengths = batch.widened().to(torch.int64), batch.device_lengths
     if batch.batch_sizes is None:
         return ids, lengths
-    index = PackedIndex.of(lengths, len(batch.batch_sizes), len(ids))
-    padded = ids.new_zeros(len(lengths), len(batch.batch_sizes))
+    index = PackedIndex.of(batch.lengths, lengths)
+    padded = ids.new_zeros(index.num_rows, len(index.starts))
     padded[index.row, index.time] = ids
     return padded, lengths
 
