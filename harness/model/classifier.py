@@ -13,13 +13,15 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, StepBatch
-from harness.config import ModelConfig
+from harness.config import ModelConfig, OptimConfig
 from harness.model.dropout import EMBEDDING, HEAD, Masks
 from harness.model.recurrent import Network, PackedIndex
 from harness.model.registry import POOLINGS
-from harness.model.wide import TableGradient, WidePart, build_wide
+from harness.model.wide import TableGradient, WidePart
 from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import UNK
+
+PLAIN = OptimConfig()
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Classifier(Network):
         self.dropped[HEAD] = self.recurrent.output_size * pooling.vectors
         outputs = 1 if num_classes == 2 else num_classes
         self.head = nn.Linear(self.dropped[HEAD], outputs)
-        self.wide = build_wide(config, outputs) if config.wide else None
+        self.wide = None
+        if config.wide:
+            binary = config.wide_tf == "binary"
+            self.wide = WidePart(config.wide, outputs, config.wide_ngrams, config.wide_tail, binary=binary)
 
     def forward(
         self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None
@@ -119,35 +124,24 @@ class Classifier(Network):
 
 
 def loss_per_row(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: torch.Tensor | None = None,
+    logits: torch.Tensor, batch: Batch, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Cross-entropy of each row, ``[rows]``: binary with logits for one logit, softmax for several.
 
     Smoothing spreads a share of the label evenly over all classes (Szegedy et al., 2016), for two classes as for more;
-    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label.
+    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label. The loss with a soft label
+    is the mean of those with each class as the label, weighted by the class's probability; it is not smoothed.
     """
-    if logits.dim() == 1:
-        targets = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-        losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    else:
-        losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-    return losses if class_weights is None else losses * class_weights.to(losses.dtype)[labels]
-
-
-def soft_loss_per_row(
-    logits: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Cross-entropy of each row, ``[rows]``, with a distribution over the classes in the place of a label.
-
-    ``targets`` are those of a ``Batch``. It is the mean of the losses with each class as the label, weighted by the
-    class's probability, with the factor of ``class_weights`` ``[classes]`` for each; soft labels are not smoothed.
-    """
-    targets = targets.to(logits.dtype)
     weights = None if class_weights is None else class_weights.to(logits.dtype)
+    if batch.labelled:
+        if logits.dim() == 1:
+            targets = batch.labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+            losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        else:
+            losses = functional.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=label_smoothing)
+        return losses if weights is None else losses * weights[batch.labels]
+    assert batch.targets is not None
+    targets = batch.targets.to(logits.dtype)
     if logits.dim() > 1:
         return functional.cross_entropy(logits, targets, weight=weights, reduction="none")
     ratio = None if weights is None else weights[1] / weights[0]
@@ -230,17 +224,16 @@ class Objective(nn.Module):
     def __init__(
         self,
         classifier: Classifier,
+        optim: OptimConfig = PLAIN,
         *,
         seed: int = 0,
-        label_smoothing: float = 0.0,
-        wide_smoothing: float | None = None,
         class_weights: torch.Tensor | None = None,
         recurrent_dtype: torch.dtype | None = None,
         soft_weight: float = 1.0,
         adversary: Adversary | None = None,
     ) -> None:
-        """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device.
-        ``wide_smoothing`` is the ``label_smoothing`` of the wide part, the same unless given.
+        """``classifier`` stays reachable as an attribute. ``optim`` says how labels are smoothed, for the network and
+        for the wide part; ``class_weights`` ``[classes]`` lies on the classifier's device.
 
         ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
         the recurrent layers compute in during training; see ``harness.ranks.precision.recurrent_dtype``.
@@ -250,8 +243,8 @@ class Objective(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.seed = seed
-        self.label_smoothing = label_smoothing
-        self.wide_smoothing = label_smoothing if wide_smoothing is None else wide_smoothing
+        self.smoothing = optim.label_smoothing
+        self.wide_smoothing = optim.label_smoothing if optim.wide_smoothing is None else optim.wide_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
         self.soft_weight = soft_weight
@@ -266,7 +259,8 @@ class Objective(nn.Module):
         if self.training and self.adversary is not None:
             losses, total = self.learn_from_moved(self.adversary, batch, masks)
         else:
-            losses = self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch)
+            logits = self.classifier.read(batch, masks, self.recurrent_dtype)
+            losses = self.losses(logits, batch, self.smoothing)
             total = losses.sum()
         self.row_losses = losses.detach()
         wide = self.classifier.wide
@@ -293,7 +287,8 @@ class Objective(nn.Module):
                 """Losses ``[rows]`` and gradients where these vectors are read."""
                 vectors.requires_grad_()
                 read = replace(embedded, vectors=vectors)
-                losses = self.losses(classifier.read_embedded(read, batch, masks, self.recurrent_dtype), batch)
+                logits = classifier.read_embedded(read, batch, masks, self.recurrent_dtype)
+                losses = self.losses(logits, batch, self.smoothing)
                 return losses.detach(), torch.autograd.grad(losses.sum(), [vectors, *above], factor)
 
             clean, first = there_and_back(embedded.vectors.detach())
@@ -309,16 +304,10 @@ class Objective(nn.Module):
         """Rows of the step over all processes: what the losses are divided by."""
         return batch.global_rows
 
-    def losses(self, logits: torch.Tensor, batch: Batch, smoothing: float | None = None) -> torch.Tensor:
-        """The loss of each row of a batch, ``[rows]``: by its labels, or by the soft labels of an unlabelled one.
-
-        ``smoothing`` is that of labels, the network's unless given.
-        """
-        smoothing, weights = self.label_smoothing if smoothing is None else smoothing, self.class_weights
-        if not batch.labelled:
-            assert batch.targets is not None
-            return self.soft_weight * soft_loss_per_row(logits, batch.targets, weights)
-        return loss_per_row(logits, batch.labels, label_smoothing=smoothing, class_weights=weights)
+    def losses(self, logits: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
+        """The loss of each row of a batch, ``[rows]``: by its labels, or by the soft labels of an unlabelled one."""
+        losses = loss_per_row(logits, batch, smoothing, self.class_weights)
+        return losses if batch.labelled else self.soft_weight * losses
 
     def errors_of(self, wide: WidePart, batch: Batch) -> TableGradient:
         """What the wide part gets wrong of a batch, by the same loss, as if the network were not there.

@@ -246,7 +246,7 @@ class LanguageModel(Network):
             sums = torch.zeros(2, self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
             rows, pairs = reading.pairs(1)
             for number, (states, wanted) in enumerate(zip(reading.states, reading.tokens_ahead(targets), strict=True)):
-                for piece in pieces(len(rows), 1, PREDICTIONS):
+                for piece in pieces(len(rows), PREDICTIONS):
                     at = pairs[number][0][piece]
                     found = wanted[at]
                     projected = self.projected(number, states[at], bias.dtype)
@@ -390,16 +390,14 @@ class LogUniformSampler:
             count *= 2
 
 
+def pieces(total: int, size: int) -> Iterator[slice]:
+    """``total`` places, so many at once."""
+    return (slice(start, start + size) for start in range(0, total, size))
+
+
 def elements_at_once(device: torch.device) -> int:
     """How many logits exist at once on a device."""
     return CPU_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS
-
-
-def pieces(predictions: int, columns: int, elements: int) -> Iterator[slice]:
-    """``predictions`` cut so that a piece has about ``elements`` logits, with ``columns`` for each prediction."""
-    size = max(1, elements // columns)
-    for start in range(0, predictions, size):
-        yield slice(start, min(start + size, predictions))
 
 
 class SampledSoftmax(torch.autograd.Function):
@@ -435,7 +433,7 @@ class SampledSoftmax(torch.autograd.Function):
         losses, right_gradient = torch.empty_like(right), torch.empty_like(right)
         gradient = torch.empty_like(projected)
         rows_gradient, offsets_gradient = torch.zeros_like(rows), torch.zeros_like(offsets)
-        for piece in pieces(len(projected), candidates + 1, elements_at_once(projected.device)):
+        for piece in pieces(len(projected), max(1, elements_at_once(projected.device) // (candidates + 1))):
             if dtype == projected.dtype:
                 logits = torch.addmm(offsets, given[piece], turned.t())
             else:
@@ -477,16 +475,11 @@ def log_losses(
     """Nats ``[N, targets]`` that each of the tokens ``wanted`` ``[N, targets]`` costs.
 
     Its logit is the product of ``projected`` ``[N, features]`` with its row of ``vectors`` ``[vocabulary, features]``,
-    plus its ``bias``.
+    plus its ``bias``. The sum of e to all logits is computed by blocks that fit into a cache.
     """
     right = torch.stack([(projected * vectors[tokens]).sum(1) for tokens in wanted.t()], 1) + bias[wanted]
-    return log_partition(projected, vectors, bias)[:, None] - right
-
-
-def log_partition(projected: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """The logarithm of the sum of e to each logit, ``[N]``, by blocks that fit into a cache."""
     total = projected.new_full((len(projected),), -math.inf)
-    for columns in pieces(len(vectors), PREDICTIONS, elements_at_once(vectors.device)):
+    for columns in pieces(len(vectors), max(1, elements_at_once(vectors.device) // PREDICTIONS)):
         logits = torch.addmm(bias[columns], projected, vectors[columns].t())
         total = torch.logaddexp(total, torch.logsumexp(logits, 1))
-    return total
+    return total[:, None] - right
