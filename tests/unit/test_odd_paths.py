@@ -72,5 +72,5 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
         sentence = capfd.readouterr().err
         assert sentence.startswith(f"error: {key}"), sentence
         assert "is not UTF-8" in sentence
-            assert "give it another name, or a link" in sentence
+        assert "give it another name, or a link" in sentence
     assert not (data / "new").exists()
