@@ -15,9 +15,7 @@ from preprocessing.base.cli import Command, Words, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m harness"
-NOTE = (
-    "accelerate launch -m harness.train, -m harness.pretrain, -m harness.evaluate, -m harness.predict: on every rank."
-)
+NOTE = "accelerate launch -m harness.train, -m harness.evaluate, -m harness.predict: on every rank."
 ELSEWHERE = {
     "launch": "fit run",
     "launch --task language_model": "pretrain",
