@@ -107,14 +107,11 @@ def find(address: str) -> list[str]:
     if not glob.has_magic(without_query(path)) or kind(address) != fs.FileType.NotFound:
         return [address]
     with naming(address):
-        if isinstance(system, fs.LocalFileSystem):
-            names = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name)]
-        else:
-            details = system.handler.fs.glob(path, detail=True)
-            names = [name for name, its in details.items() if its["type"] != "directory"]
-    if not names:
-        raise DataError(f"{address}: no file matches; check the pattern")
-    return [prefix(address, path) + name for name in sorted(names)]
+        names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
+    found = [prefix(address, path) + name for name in sorted(names)]
+    if files := [name for name in found if kind(name) != fs.FileType.Directory]:
+        return files
+    raise DataError(f"{address}: no file matches; check the pattern")
 
 
 def below(address: str, system: fs.FileSystem, path: str) -> list[fs.FileInfo]:

@@ -105,7 +105,8 @@ def class_names(schema: pa.Schema, column: str) -> list[str]:
     """The names that Hugging Face's datasets wrote beside a column of numbers (``ClassLabel``); none if it did not."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-        is_named = feature["_type"] == "ClassLabel" and isinstance(feature["names"], list)
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
     except (KeyError, TypeError, ValueError, RecursionError):
         return []
-    return list(map(str, feature["names"])) if is_named and pa.types.is_integer(schema.field(column).type) else []
+    is_named = isinstance(names, list) and pa.types.is_integer(schema.field(column).type)
+    return list(map(str, names)) if is_named else []

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base.errors import DataError, require
+from preprocessing.base.errors import DataError
+from preprocessing.base.schema import AtLeast0
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import plain_line, printable
 from preprocessing.dataset import remote
@@ -30,12 +31,8 @@ class InspectConfig:
 
     json: bool = False
     """Print one JSON object instead of tables."""
-    samples: int = 2
+    samples: AtLeast0 = 2
     """Rows of each split to read back."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.samples >= 0, "samples", self.samples, "at least 0")
 
 
 def main(config: InspectConfig, words: list[str]) -> None:

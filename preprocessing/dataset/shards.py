@@ -15,6 +15,7 @@ trainer's order permutes and the array that its loader gathers from.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -123,8 +124,10 @@ class Manifest:
 
     def rows_by_width(self, split: str) -> dict[int, int]:
         """Number of rows of a split in shards of each width."""
-        widths = sorted({shard.width for shard in self.splits[split]})
-        return {width: sum(shard.rows for shard in self.splits[split] if shard.width == width) for width in widths}
+        widths = Counter[int]()
+        for shard in self.splits[split]:
+            widths[shard.width] += shard.rows
+        return dict(sorted(widths.items()))
 
 
 class LengthHistogram(TypedDict):
@@ -224,14 +227,8 @@ def id_dtype(vocabulary_size: int) -> np.dtype:
 def schema(width: int, dtype: np.dtype) -> pa.Schema:
     """The Arrow schema of a shard; no column may hold nulls."""
     ids = pa.list_(pa.field("item", pa.from_numpy_dtype(dtype), nullable=False), width)
-    return pa.schema(
-        [
-            pa.field("ids", ids, nullable=False),
-            pa.field("length", pa.int32(), nullable=False),
-            pa.field("label", pa.int32(), nullable=False),
-            pa.field("row", pa.int64(), nullable=False),
-        ]
-    )
+    columns = {"ids": ids, "length": pa.int32(), "label": pa.int32(), "row": pa.int64()}
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def write_shard(

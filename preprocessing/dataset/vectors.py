@@ -34,10 +34,10 @@ import numpy as np
 from msgspec import Meta
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import ConfigError, DataError, UserError, require
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.base.randomness import permutation
-from preprocessing.base.schema import Count, Positive, Processes, Sha256, typed
+from preprocessing.base.schema import Count, Name, Positive, Processes, Sha256, typed
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import read_bytes, read_json, shown
@@ -58,7 +58,7 @@ REPEATABLE_WORK = 100_000_000
 """Up to so many tokens times epochs, minutes of one core, one thread learns, and the same seed gives the same bytes."""
 FIRST_WORD = 2
 """Ids below it, <pad> and <unk>, are no words."""
-MOST_WORDS, MOST_EPOCHS = 1024, 10_000
+Words = Annotated[int, Meta(ge=1, le=1024)]
 WORDS_PER_S = 500_000
 """About what one thread learns from in a second, at 128 numbers and 10 negatives."""
 LOCK, LINES, LOCK_TIMEOUT_S = ".lock", "corpus.lines", 3600.0
@@ -208,30 +208,21 @@ class VectorsConfig:
     They are kept in DATASET/vectors, where every run on the dataset finds them.
     """
 
-    dim: int = 128
+    dim: Annotated[int, Meta(ge=1, le=MOST_DIM)] = 128
     """Numbers of a vector; a training takes those of its model.embedding_dim."""
-    window: int = 8
+    window: Words = 8
     """Words to the left and to the right that predict a word."""
-    negative: int = 10
+    negative: Words = 10
     """Random words that each word is told apart from."""
-    epochs: int | None = None
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     """How often the texts are read; null: 10 times up to 20 million tokens, 5 times beyond."""
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
     """Decides first values and random words."""
     threads: Processes | None = None
     """1: the same seed gives the same file. More are faster, and values differ a little from time to time. null: 1 for
     up to 100 million tokens times epochs, else one per core."""
-    output: str | None = None
+    output: Name | None = None
     """Directory to keep them in, for a dataset that cannot be written to; null: DATASET/vectors."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name, most in (("dim", MOST_DIM), ("window", MOST_WORDS), ("negative", MOST_WORDS)):
-            require(1 <= getattr(self, name) <= most, name, getattr(self, name), f"from 1 to {most:,}")
-        fits = self.epochs is None or 1 <= self.epochs <= MOST_EPOCHS
-        require(fits, "epochs", self.epochs, f"from 1 to {MOST_EPOCHS:,}, or null")
-        require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 2**32 - 1")
-        require(self.output != "", "output", self.output, "a directory's name, or null")
 
 
 def main(config: VectorsConfig, words: list[str]) -> None:
