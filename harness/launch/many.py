@@ -204,7 +204,7 @@ def conclude(folder: Path, runs: Sequence[Member], asked: LaunchRecipe, screen: 
     kind: Kind = runs[0].kind
     values = many.collect(runs)
     if kind == "fold" and asked.task != LANGUAGE_MODEL:
-        values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"], keep=True)
+        values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"])
         if (linear := many.linear_on_folds(runs, values)) is not None:
             values["linear"] = linear
     results.write_summary(folder, kind, values)
