@@ -17,7 +17,7 @@ from harness.rundir.bundle_files import read_info
 from harness.rundir.layout import BUNDLE, EVALUATION, OUT_OF_FOLD, Member, listed, storage
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import known_status, read_config
-from harness.rundir.results import predictions_name, probability_column, read_figures, read_summary
+from harness.rundir.results import probability_column, read_figures, read_predictions, read_summary
 from harness.scores.figures import FIGURES
 from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals, spread, spreads
 from harness.scores.metrics import MATRIX, classification_metrics, confusion_from_json, per_class
@@ -77,7 +77,8 @@ def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str]) -
     Raises ``DataError`` if the folds are not all those of the dataset.
     """
     manifest = read_manifest(read_config(runs[0].path)["data"])
-    table = gather(folder, runs, sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name)))
+    rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
+    table = gather(folder, runs, labels, rows)
     path = folder / OUT_OF_FOLD
     with storage(path), atomic.replacing(path) as temporary:
         pq.write_table(table, temporary)
@@ -124,20 +125,16 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
     return {"folds": found, "spread": spreads(found, FIGURES), "difference": spread(differences), "ahead": ahead}
 
 
-def gather(folder: Path, runs: Sequence[Member], rows: int) -> pa.Table:
+def gather(folder: Path, runs: Sequence[Member], labels: Sequence[str], rows: int) -> pa.Table:
     """The predictions of all folds in the order of the source, with the fold of each row.
 
     ``rows`` is how many the dataset has in its folds. Raises ``DataError`` unless each of them is there exactly once.
     """
+    columns = ["label", "predicted", *map(probability_column, labels)]
     tables = []
     for run in runs:
-        path = run.path / EVALUATION / predictions_name(VALIDATION)
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(
-                f"{path}: not readable ({error}); remove {run.path}, and the same launch trains it again"
-            ) from None
+        again = f"remove {run.path}, and the same launch trains it again"
+        table = read_predictions(run.path / EVALUATION, VALIDATION, columns, again)
         tables.append(table.add_column(1, "fold", pa.array(np.full(len(table), run.number, np.int32))))
     whole = pa.concat_tables(tables).sort_by("row").combine_chunks()
     if (different := len(np.unique(whole["row"]))) != rows or len(whole) != rows:

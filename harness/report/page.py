@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from harness.config import LANGUAGE_MODEL, flat
@@ -42,7 +41,7 @@ from harness.report.runs import (
     read_run,
     unique_names,
 )
-from harness.rundir.layout import CONFIG, REPORT, members
+from harness.rundir.layout import REPORT, members
 from harness.rundir.records import installed_version
 from harness.rundir.training_facts import split_facts
 from harness.scores.figures import FIGURES, title_of
@@ -50,7 +49,6 @@ from harness.scores.metrics import confusion_from_json, largest_confusions
 from preprocessing.base import atomic
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import duration, printable, public, public_values, tell
-from preprocessing.dataset.shards import Manifest
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
@@ -178,13 +176,12 @@ def titles(labels: Sequence[str]) -> dict[str, str]:
 def view(run: RunFacts, name: str) -> dict[str, Any]:
     """Everything but charts, by the names that the template uses."""
     curves, labels, manifest = curves_of(run), run.labels, run.manifest
-    splits = [] if manifest is None else split_rows(manifest)
+    splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
     shown: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
         figures = run.measured.figures
         originals = find_originals(manifest, [entry["row"] for entry in figures["mistakes"]])
-        trained = next((split["labels"] for split in splits if split["name"] == TRAIN), {})
         recalls = {entry["name"]: entry["accuracy_interval"] for entry in figures["slices"] if entry["by"] == "label"}
         shown = {
             "split": run.measured.split,
@@ -193,7 +190,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
             "no_texts": originals.missing,
             "classes": worst_first(figures["per_class"]),
             "recalls": recalls,
-            "trained": trained,
+            "trained": splits[TRAIN]["labels"] if TRAIN in splits else {},
             "matrix": confusion_from_json(figures, len(labels)).toarray() if len(labels) <= MATRIX_CLASSES else [],
             "confusions": confusions(figures),
             "slices": [entry for entry in figures["slices"] if entry["by"] != "label"],
@@ -211,40 +208,9 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "step": run.status.get("step") or run.train[-1]["step"] if run.train else 0,
         "splits": splits,
         "verdicts": [line for line in run.speed if line.get("verdict")],
-        "reproduce": reproduce(run),
         "dataset_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None,
         **shown,
     }
-
-
-def split_rows(manifest: Manifest) -> list[dict[str, Any]]:
-    """Rows, rows of each class, tokens and lengths of each split."""
-    result = []
-    for name, known in split_facts(manifest).items():
-        lengths, below = list(map(int, known["lengths"])), np.cumsum(list(known["lengths"].values()))
-        truncated = manifest.statistics.get("splits", {}).get(name, {}).get("truncated")
-        more = {
-            "name": name,
-            "tokens": sum(shard.tokens for shard in manifest.splits[name]),
-            "median": lengths[int(np.searchsorted(below, known["rows"] / 2))],
-            "longest": lengths[-1],
-            "truncated": None if truncated is None else truncated / known["rows"],
-        }
-        result.append(known | more)
-    return result
-
-
-def reproduce(run: RunFacts) -> list[str]:
-    """Commands that make the run again, as a shell reads them."""
-    lines = []
-    if revision := run.environment.get("git_revision"):
-        clean = revision.removesuffix("-dirty")
-        changed = "" if clean == revision else "   # and changes that were not committed"
-        lines.append(f"git checkout {clean}{changed}")
-    processes = run.environment.get("effective", {}).get("processes", "1").partition(":")[0].strip()
-    several = [] if processes == "1" else ["--num_processes", processes]
-    options = [*several, "--config", str(run.directory / CONFIG), "--run", f"{run.directory}-again"]
-    return [*lines, shlex.join(["python", "-m", "harness", "launch", *options])]
 
 
 def confusions(figures: Mapping[str, Any], most: int | None = LISTED_CONFUSIONS) -> list[dict[str, Any]]:

@@ -17,9 +17,11 @@ import numpy as np
 
 from harness.report.runs import RunFacts
 from harness.rundir.json_files import Line
-from harness.rundir.results import read_predictions
+from harness.rundir.results import probability_column, read_predictions
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import shortened
+from preprocessing.labels import as_found
 
 SIZE = (4.4, 3.0)
 """Inches: small, so that the text stays readable on a telephone, where a chart fills the width."""
@@ -93,16 +95,19 @@ def curves_of(run: RunFacts) -> dict[str, tuple[Curve, Curve]]:
         return {}
     worst = [entry["label"] for entry in worst_first(run.measured.figures["per_class"])]
     names = run.labels[1:] if len(run.labels) == 2 else worst[:MOST_CURVES]
+    columns = ["label", *map(probability_column, names)]
     try:
-        true, chances = read_predictions(run.measured.directory, run.measured.split, names)
-    except (OSError, KeyError, ValueError):
+        table = read_predictions(run.measured.directory, run.measured.split, columns)
+    except DataError:
         return {}
+    true = np.array([as_found(label) for label in table["label"].to_pylist()], dtype=object)
     result = {}
     for name in names:
         positive = true == name
-        if len(set(positive.tolist())) == 2:
-            wrong, found, _ = roc_curve(positive, chances[name])
-            precision, recall, _ = precision_recall_curve(positive, chances[name])
+        if 0 < positive.sum() < len(true):
+            chances = table[probability_column(name)].to_numpy()
+            wrong, found, _ = roc_curve(positive, chances)
+            precision, recall, _ = precision_recall_curve(positive, chances)
             result[name] = (thinned(wrong, found), thinned(recall[::-1], precision[::-1]))
     return result
 

@@ -210,11 +210,6 @@ def identity(info: BundleInfo) -> str:
     return seal_of(asdict(info))
 
 
-def facts_of(path: Path, **more: Any) -> dict[str, Any]:
-    """What the index of an export says of a file."""
-    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path), **more}
-
-
 def write_export(directory: Path, info: ExportInfo) -> None:
     """Write ``export.json``, the last file but the card. Raises ``OSError``."""
     write_sealed(directory / EXPORT, EXPORT_KIND, asdict(info))

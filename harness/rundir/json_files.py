@@ -63,6 +63,11 @@ def read_sealed(path: Path, kind: tuple[str, int], mend: str) -> dict[str, Any] 
     return {name: value for name, value in content.items() if name not in ("format", "format_version")}
 
 
+def facts_of(path: Path, **more: Any) -> dict[str, Any]:
+    """What an index says of a file, and ``check_file`` compares."""
+    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path), **more}
+
+
 def check_file(path: Path, size: int, sha256: str, index: str, mend: str) -> None:
     """Raise ``DataError`` for a file that is not the one of which ``index`` tells; nothing is read of a wrong size."""
     try:
