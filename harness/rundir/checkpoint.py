@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import field
 
-from harness.rundir.json_files import check_file, check_name, facts_of, read_object
+from harness.rundir.json_files import Indexed, check_file, check_name, facts_of, read_object
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Record, Sha256, typed
+from preprocessing.base.schema import Count, Record, typed
 from preprocessing.base.untrusted import check_regular, one_line, readable, shown
 
 if TYPE_CHECKING:
@@ -55,20 +55,13 @@ Header = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name of a tensor -> dtype, as safetensors spells it, and shape."""
 
 
-class File(Record, frozen=True):
-    """What a manifest says of a file."""
-
-    bytes: Count
-    sha256: Sha256
-
-
 class Manifest(Record, frozen=True):
     """``manifest.json``."""
 
     format: str
     format_version: int
     step: Count
-    files: dict[str, File]
+    files: dict[str, Indexed]
 
 
 class TrainerState(Record, frozen=True):
@@ -207,7 +200,7 @@ def verify(path: Path) -> Checkpoint:
         raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {MEND}")
     for name, line in manifest.files.items():
         check_name(name, path / MANIFEST, MEND)
-        check_file(path / name, line.bytes, line.sha256, MANIFEST, MEND)
+        check_file(path / name, line, MANIFEST, MEND)
     state = read_part(path / STATE)
     known: CheckpointState = typed(CheckpointState, state, str(path / STATE), MEND)
     step = known.step

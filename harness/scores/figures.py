@@ -33,15 +33,13 @@ class Figure:
 
     title: str
     lower_is_better: bool = False
-    percent: bool = False
-    """Whether a chart's axis is a percentage."""
     weight: int = 0
     """Where a table of runs is too wide, columns of the largest weight go first."""
 
 
 FIGURES = {
-    "accuracy": Figure(title="accuracy", percent=True),
-    "balanced_accuracy": Figure(title="balanced accuracy", percent=True, weight=3),
+    "accuracy": Figure(title="accuracy"),
+    "balanced_accuracy": Figure(title="balanced accuracy", weight=3),
     "f1": Figure(title="F1"),
     "roc_auc": Figure(title="ROC AUC", weight=2),
     "pr_auc": Figure(title="PR AUC", weight=4),
