@@ -22,16 +22,13 @@ from harness.export.card import Records, render
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, logits_of, read_bundle, same_text
-from harness.inference.onnx_scorer import onnx_logits, session_of
-from harness.inference.scorer import SCHEME, hush_bars, in_batches
+from harness.inference.scorer import SCHEME, hush_bars, onnx_logits, session_of
 from harness.model.classifier import Classifier
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
     EXPORT,
-    IDS,
     INT8,
-    LENGTHS,
     OF_BUNDLE,
     ONNX,
     PROBABILITIES,
@@ -127,7 +124,7 @@ def push(folder: Path, repository: str) -> str:
 def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
     """Write the folder beside its name, then give it the name. Raises ``UserError``; nothing is left in that case."""
     bundle, wanted = read_bundle(place.bundle), config.onnx or config.int8
-    bundle.encoder()
+    bundle.encode([])  # which checks the text→ids function
     needed("huggingface_hub", "export", "hub")
     if wanted:
         needed("onnx", "--onnx", "onnx")
@@ -174,7 +171,7 @@ def write_forms(
     info, decision = bundle.info, bundle.decision
     network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
     session = session_of(network, ONNX)
-    longest = bundle.pipeline.spec.max_tokens
+    longest = bundle.encoder.pipeline.spec.max_tokens
     parity = compare(bundle.model, session, decision, info.vocabulary_size, longest, config.batch)
     (folder / ONNX).write_bytes(network)
     screen.fact(
@@ -211,10 +208,6 @@ def compare(
         tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
         return [random.integers(UNK, top, length).astype(np.int32) for top, length in zip(tops, lengths, strict=True)]
 
-    def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
-        found: np.ndarray = session.run([PROBABILITIES], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
-        return found
-
     batches = [drawn(np.arange(1, longest + 1))]
     sizes = (random.integers(1, MOST_ROWS + 1) for _ in range(RANDOM_BATCHES))
     batches += [drawn(random.integers(1, longest + 1, size)) for size in sizes]
@@ -222,7 +215,7 @@ def compare(
     for number, texts in enumerate(batches):
         rows = batch_rows if number == 0 else len(texts)
         wanted = probabilities(decision.calibrated(logits_of(model, texts, rows)))
-        difference = float(np.abs(in_batches(texts, rows, read) - wanted).max())
+        difference = float(np.abs(onnx_logits(session, texts, rows, PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
     if worst > MOST:
         raise DataError(

@@ -5,6 +5,7 @@ rows of a file, on the screen, as JSON or as one HTML page.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.inference.config import STDIN, ExplainConfig, Form
-from harness.inference.explanation import GENERATOR, Explained, Explanation, check_label, write_all
+from harness.inference.explanation import GENERATOR, Explained, Explanation, check_label, places, write_all
 from harness.inference.rows import KINDS, find, lines_of_stdin, reading_by, refuse_input, texts_in
 from harness.rundir.bundle_files import bundle_directory, check_classifier, read_info
 from harness.scores.metrics import predicted_labels, probabilities
@@ -25,11 +26,9 @@ from preprocessing.base.atomic import check_replaced, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import Screen, bare
 from preprocessing.corpus.sources import File
-from preprocessing.text.encoder import Encoded, Encoder, Span, kept_at_head, spans_of
-from preprocessing.text.tokenizer import Tokens
 
 if TYPE_CHECKING:
-    from harness.inference.bundle import TorchScorer
+    from harness.inference.bundle import Bundle
     from harness.model.attribution import Attribution
     from harness.model.classifier import Classifier
 
@@ -91,54 +90,52 @@ def first_rows(chunks: Iterator[list[str]], most: int | None) -> Iterator[list[s
             return
 
 
-def explained(config: ExplainConfig, bundle: Path, chunks: Iterator[list[str]], numbered: bool) -> Iterator[Explained]:
+def explained(
+    config: ExplainConfig, directory: Path, chunks: Iterator[list[str]], numbered: bool
+) -> Iterator[Explained]:
     """Each text explained, a batch at a time, with its row if they are ``numbered``."""
-    import torch
-
-    from harness.inference.bundle import TorchScorer
+    from harness.inference.bundle import Bundle
     from harness.ranks.precision import choose_device, full_fp32
 
     full_fp32()
-    scorer = TorchScorer(bundle)
-    scorer.bundle.model.to(torch.device(choose_device(config.device).value))
-    row = 0
+    bundle = Bundle(directory)
+    bundle.model.to(choose_device(config.device).value)
+    rows = itertools.count(1)
     for texts in chunks:
         for start in range(0, len(texts), config.batch):
-            for one in explain(scorer, texts[start : start + config.batch], config.label):
-                row += 1
-                yield (row if numbered else None), one
+            for one in explain(bundle, texts[start : start + config.batch], config.label):
+                yield next(rows) if numbered else None, one
 
 
-def explain(scorer: TorchScorer, texts: Sequence[str], label: str | None = None) -> list[Explanation]:
+def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> list[Explanation]:
     """Each text with what its words add to ``label``, or to the class predicted for it, computed where the model is.
 
     Raises ``ConfigError`` for a class that the model does not have.
     """
-    labels, decision, model = scorer.labels, scorer.decision, scorer.bundle.model
+    labels, calibrated = bundle.labels, bundle.decision.calibrated
     if label is not None:
         check_label(label, labels)
     if not texts:
         return []
-    tokens = scorer.encoder.tokens(list(texts))
-    encoded = scorer.encoder.encode(tokens)
+    encoded = bundle.encoder(list(texts))
     ids = [part.astype(np.int64) for part in np.split(encoded.ids, encoded.offsets[1:-1])]
-    calibrated = decision.calibrated(scorer.score(ids))
-    predicted, chances = predicted_labels(calibrated, decision.threshold), probabilities(calibrated)
+    logits = calibrated(bundle.score(ids))
+    predicted, chances = predicted_labels(logits, bundle.decision.threshold), probabilities(logits)
     classes = predicted if label is None else np.full(len(texts), labels.index(label))
     result = []
-    for row, found in enumerate(added(model, ids, classes.tolist())):
-        number = int(classes[row])
+    for row, (text, found) in enumerate(zip(texts, added(bundle.model, ids, classes.tolist()), strict=True)):
+        tokens = bundle.vocabulary.tokens.take(ids[row]).to_pylist()
         one = Explanation(
-            text=texts[row],
-            label=labels[number],
-            predicted=labels[int(predicted[row])],
-            probability=float(chances[row, number]),
-            tokens=tuple(scorer.vocabulary.tokens.take(ids[row]).to_pylist()),
-            spans=tuple(places(scorer.encoder, texts[row], row, tokens, encoded)),
+            text=text,
+            label=labels[classes[row]],
+            predicted=labels[predicted[row]],
+            probability=float(chances[row, classes[row]]),
+            tokens=tuple(tokens),
+            spans=tuple(places(text, tokens, bundle.encoder.tokens, bundle.encoder.pipeline.spec)),
             num_tokens=int(encoded.num_tokens[row]),
-            scores=tuple(decision.calibrated(found.scores).tolist()),
-            logit=float(decision.calibrated(np.array(found.logit))),
-            baseline=float(decision.calibrated(np.array(found.baseline))),
+            scores=tuple(calibrated(found.scores).tolist()),
+            logit=float(calibrated(np.array(found.logit))),
+            baseline=float(calibrated(np.array(found.baseline))),
             points=found.points,
         )
         result.append(one)
@@ -153,15 +150,3 @@ def added(model: Classifier, ids: Sequence[np.ndarray], classes: Sequence[int]) 
     for label, one in zip(classes, attributions(model, ids, [0] * len(ids) if two else classes), strict=True):
         against = two and label == 0  # the one logit is that of class 1
         yield replace(one, scores=-one.scores, logit=-one.logit, baseline=-one.baseline) if against else one
-
-
-def places(encoder: Encoder, text: str, row: int, tokens: Tokens, encoded: Encoded) -> list[Span | None]:
-    """Where the tokens that were read stand in the text of this row."""
-    codes, spec = tokens.codes[tokens.offsets[row] : tokens.offsets[row + 1]], encoder.pipeline.spec
-    if not len(codes):
-        return [None]
-    length = int(encoded.offsets[row + 1] - encoded.offsets[row])
-    at_head = kept_at_head(spec) if len(codes) > length else length
-    parts = (codes[:at_head], codes[len(codes) - (length - at_head) :])
-    first, last = (tokens.types.take(part).to_pylist() for part in parts)
-    return spans_of(text, first, last, lambda some: encoder.tokens(some).to_lists(), strip_html=spec.html)

@@ -14,15 +14,17 @@ import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.terminal import Screen, plain_line, printable, public
+from preprocessing.base.terminal import Screen, counted, plain_line, printable, public, shortened
 from preprocessing.text.cleaning import encode
-from preprocessing.text.encoder import Span
+from preprocessing.text.encoder import Span, kept_at_head, spans_of
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.tokenizer import Tokens
 from preprocessing.text.vocabulary import RESERVED, UNK
 
 if TYPE_CHECKING:
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
 NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
 UNKNOWN = RESERVED[UNK]
-LISTED = 20
-"""Classes that a sentence names."""
+LISTED = 400
+"""Cells of a list of classes in a sentence."""
+WRITTEN = ("text", "label", "predicted", "probability", "logit", "baseline", "tokens", "spans", "scores")
+"""What is written of an explanation as JSON."""
 Explained = tuple[int | None, "Explanation"]
 """A text's row in its file, if it has one, and the text explained."""
 GENERATOR = "padless explain"
@@ -120,25 +124,13 @@ class Explanation:
         """A row for each token: ``token``, ``score``, and its place ``start``, ``end`` in the text."""
         import pandas as pd
 
-        frame = pd.DataFrame({"token": self.tokens, "score": self.scores})
-        for place, name in enumerate(("start", "end")):
-            values = [None if span is None else span[place] for span in self.spans]
-            frame[name] = pd.array(values, dtype="Int64")
-        return frame
+        starts, ends = zip(*(span or (None, None) for span in self.spans), strict=True)
+        frame = pd.DataFrame({"token": self.tokens, "score": self.scores, "start": starts, "end": ends})
+        return frame.astype({"start": "Int64", "end": "Int64"})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the command ``explain`` writes them as JSON."""
-        return {
-            "text": self.text,
-            "label": self.label,
-            "predicted": self.predicted,
-            "probability": self.probability,
-            "logit": self.logit,
-            "baseline": self.baseline,
-            "tokens": list(self.tokens),
-            "spans": [None if span is None else list(span) for span in self.spans],
-            "scores": list(self.scores),
-        }
+        return {name: getattr(self, name) for name in WRITTEN}
 
     @property
     def head(self) -> str:
@@ -185,8 +177,8 @@ class Explanation:
 def check_label(label: object, labels: Sequence[str]) -> None:
     """Raise ``ConfigError`` that names the classes there are for one that is none of them."""
     if label not in labels:
-        more = f", and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
-        raise ConfigError(f"label: the model has no class {str(label)!r}; it has {', '.join(labels[:LISTED])}{more}")
+        known = shortened(", ".join(labels), LISTED)
+        raise ConfigError(f"label: the model has no class {str(label)!r}; it has {known}")
 
 
 def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explained]) -> int:
@@ -194,9 +186,9 @@ def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explai
     each as soon as it is there; returns how many.
     """
     number = 0
-    for row, one in explanations:
+    for number, (row, one) in enumerate(explanations, 1):
         if form == "html":
-            stream.write("" if number else page_start(run))
+            stream.write(page_start(run) if number == 1 else "")
             number_of_row = "" if row is None else f'<p class="row">row {row:,}</p>'
             stream.write(f"<article>{number_of_row}{one.to_html()}</article>\n")
         elif form == "json":
@@ -205,15 +197,14 @@ def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explai
         else:
             write_text(Screen(stream=stream), row, one)
         stream.flush()
-        number += 1
     if form == "html" and number:
-        stream.write(f'<p class="note">{number:,} {"text" if number == 1 else "texts"}.</p>\n</body></html>\n')
+        stream.write(f'<p class="note">{counted(number, "text")}.</p>\n</body></html>\n')
     return number
 
 
 def write_text(screen: Screen, row: int | None, one: Explanation) -> None:
     """For people: colours in a terminal, scores behind words elsewhere."""
-    screen.say((f"row {row:,}: " if row is not None else "") + one.head, "head")
+    screen.say(one.head if row is None else f"row {row:,}: {one.head}", "head")
     if screen.is_live and not os.environ.get("NO_COLOR"):
         screen.console().print(as_rich(one.pieces))
     else:
@@ -244,15 +235,9 @@ def page_head(title: str, generator: str, style: str) -> str:
     every value in them is ours. ``generator`` says what wrote the page.
     """
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"style-src 'sha256-{digest}'",
-            "style-src-attr 'unsafe-inline'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; style-src-attr 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
     return (
         f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -273,23 +258,33 @@ def unix_lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def places(text: str, tokens: Sequence[str], words: Callable[[list[str]], Tokens], spec: TextSpec) -> list[Span | None]:
+    """Where each of the ``tokens`` that a model has read of a text stands in it; ``words`` is its pipeline's tokenizer.
+
+    What is not in the vocabulary was read as ``<unk>``.
+    """
+    known = set(tokens)
+
+    def tokens_of(some: list[str]) -> list[list[str]]:
+        return [[token if token in known else UNKNOWN for token in found] for found in words(some).to_lists()]
+
+    at_head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
+    return spans_of(text, tokens[:at_head], tokens[at_head:], tokens_of, strip_html=spec.html)
+
+
 def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) -> list[Piece]:
     """The text in pieces that give it when they are joined; tokens that share letters are one piece, with their sum."""
-    merged: list[tuple[int, int, float]] = []
     placed = sorted((*span, score) for span, score in zip(spans, scores, strict=True) if span is not None)
-    for start, end, score in placed:
-        if merged and start < merged[-1][1]:
-            first, last, before = merged[-1]
-            merged[-1] = (first, max(end, last), before + score)
-        else:
-            merged.append((start, end, score))
     result: list[Piece] = []
     position = 0
-    for start, end, score in merged:
-        result += [(text[position:start], 0.0)] * (start > position)
-        result.append((text[start:end], score))
-        position = end
-    return result + [(text[position:], 0.0)] * (position < len(text))
+    for start, end, score in placed:
+        if start < position:
+            before, total = result.pop()
+            result.append((before + text[position:end], total + score))
+        else:
+            result += [(text[position:start], 0.0), (text[start:end], score)]
+        position = max(position, end)
+    return [piece for piece in (*result, (text[position:], 0.0)) if piece[0]]
 
 
 def marked(pieces: Sequence[Piece]) -> list[tuple[str, float, float]]:

@@ -19,7 +19,7 @@ from preprocessing.labels import as_found, typed_values
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.inference.bundle import TorchScorer
+    from harness.inference.bundle import Bundle
     from harness.inference.explanation import Explanation
 
 Texts: TypeAlias = "str | Iterable[str] | pd.Series[Any] | pa.Array | pa.ChunkedArray"
@@ -70,11 +70,11 @@ class TextClassifier:
         """
         if not isinstance(text, str):
             raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
-        if not hasattr(self._scorer, "bundle"):
+        if not hasattr(self._scorer, "model"):
             raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explain import explain
 
-        return explain(cast("TorchScorer", self._scorer), [text], as_found(label))[0]
+        return explain(cast("Bundle", self._scorer), [text], as_found(label))[0]
 
     def _calibrated(self, texts: Texts) -> np.ndarray:
         """Logits of the same shape as the scorer's, some texts at a time."""

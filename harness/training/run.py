@@ -234,7 +234,7 @@ class PretrainingRun(Run):
             guard=self.data.guard.check_sizes,
             targets=objective.targets,
         )
-        return found.figures(), Decision
+        return found, Decision
 
     def finish(self) -> None:
         """Say which weights were kept and what to do with them."""

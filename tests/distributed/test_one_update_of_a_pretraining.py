@@ -137,7 +137,7 @@ def measure_on_a_rank(data: str) -> list[dict[str, Any]]:
             model, targets, manifest = network_of(make_config(data, options))
             where: dict[str, Any] = {"batch_rows": 5, "layout": layout, "device": session.device}
             split = Split(data, manifest, "validation")
-            results.append(measure(model, split, session.world, **where, targets=targets).figures())
+            results.append(measure(model, split, session.world, **where, targets=targets))
     return results
 
 

@@ -79,7 +79,7 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
     for mistake, of_split in zip(found["mistakes"], expected["mistakes"], strict=True):
         assert texts[mistake["row"] - 1] == f"{mistake['text']},{mistake['label']}"
         assert mistake["label"] != mistake["predicted"]
-        assert of_split["tokens"] == bundle.vocabulary.tokens.take(bundle.encoder()([mistake["text"]]).ids).to_pylist()
+        assert of_split["tokens"] == bundle.vocabulary.tokens.take(bundle.encoder([mistake["text"]]).ids).to_pylist()
         assert len(of_split["weights"]) == len(of_split["tokens"])
 
 
@@ -102,7 +102,7 @@ def test_unknown_words_and_cut_texts_are_beside_the_training(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     bundle = read_bundle(run / "bundle")
-    longest = bundle.pipeline.spec.max_tokens
+    longest = bundle.encoder.pipeline.spec.max_tokens
     rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
     path = write_csv(tmp_path / "other.csv", rows)
     assert evaluate(run, "--input", path, "--output", tmp_path) == 0
