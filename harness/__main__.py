@@ -89,7 +89,7 @@ COMMANDS = (
     Command(
         name="explain",
         summary="What each word of a text adds to a class.",
-        main="harness.inference.explain:main",
+        main="harness.inference.explanation:main",
         config="harness.inference.config:ExplainConfig",
         words=Words(
             spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None, texts=True

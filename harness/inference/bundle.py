@@ -38,7 +38,7 @@ from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import shortened
-from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.dataset.shards import Manifest
 
 NEUTRAL = Decision()
 NAMED = 200
@@ -103,11 +103,8 @@ class Bundle(Scorer):
 
     def open(self) -> None:
         """See ``Scorer.open``. The model stays on the CPU unless a device was settled."""
-        info, index = self.info, self.directory / INDEX
-        config = model_from_dict(info.model, str(index))
-        if len(self.vocabulary) != info.vocabulary_size:
-            wrong = f"vocabulary_size is {info.vocabulary_size}, and {VOCABULARY} has {len(self.vocabulary):,} entries"
-            raise DataError(f"{index}: {wrong}: edited or damaged; restore it")
+        info = self.info
+        config = model_from_dict(info.model, str(self.directory / INDEX))
         weights = read_tensors(self.directory, info, config)
         self.model = Classifier(config, info.vocabulary_size, len(info.labels)).eval()
         self.model.load_state_dict(weights)

@@ -20,7 +20,7 @@ from pyarrow import fs
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
-from harness.inference.explain import added
+from harness.inference.explanation import added
 from harness.inference.scoring import Scores, score_split, weights_and_dataset
 from harness.ranks.precision import choose_device
 from harness.ranks.session import Session
@@ -33,6 +33,7 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures, texts_of
 from harness.scores.metrics import blocks, predicted_labels, probabilities
 from harness.scores.tables import describe_new_rows, describe_texts, show_figures
+from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
@@ -267,8 +268,7 @@ def read_and_score(
         labels = class_of(address, piece, bundle.labels, classes)
         encoded = bundle.encoder(piece.texts)
         logits = bundle.score(np.split(encoded.ids, encoded.offsets[1:-1]))
-        before = np.concatenate([[0], np.cumsum(encoded.ids == UNK)])
-        unknown = np.diff(before[encoded.offsets]).astype(np.int64)
+        unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
         hashes = row_hashes(encoded.ids, encoded.offsets)
         columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
         worst, wrong = worst_mistakes(piece.row, labels, logits, bundle)

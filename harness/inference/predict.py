@@ -41,7 +41,7 @@ from harness.inference.rows import (
     texts_of,
 )
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
-from harness.rundir.bundle_files import bundle_directory, check_classifier, read_info
+from harness.rundir.bundle_files import bundle_directory, read_classifier
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from preprocessing.base import atomic, processes
@@ -111,7 +111,7 @@ class ScoredPart(engine.Part[Made]):
         held: list[pa.Table] = []
         with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
             for rows, encoded in encoded_ahead(part, layout, scorer):
-                added = dict(zip(layout.names, map(list_of, scorer.predict(encoded).values()), strict=True))
+                added = dict(zip(layout.names, scorer.predict(encoded).values(), strict=True))
                 if layout.kind == "parquet":
                     held.append(layout.table(part, rows, added))
                 else:
@@ -138,12 +138,6 @@ def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[
             yield found
 
 
-def list_of(values: Any) -> list[Any]:
-    """An array as plain values."""
-    found: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    return found
-
-
 def main(config: PredictConfig, texts: list[str]) -> int:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     config = replace(config, run=str(local(config.run)))
@@ -164,7 +158,7 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     """Print a line for each text."""
     encoded, screen = scorer.encode(texts), Screen()
     columns, unknown = scorer.predict(encoded), unknown_shares(encoded)
-    rows = zip(*map(list_of, columns.values()), strict=True)
+    rows = zip(*columns.values(), strict=True)
     for text, row, share in zip(texts, rows, unknown.tolist(), strict=True):
         values = dict(zip(columns, row, strict=True))
         if as_json:
@@ -271,8 +265,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
     name = engine_of(directory, config.engine)
     settled = scorer_class(name).settle(config.device, config.precision)
-    info = read_info(directory)
-    check_classifier(directory, info)
+    info = read_classifier(directory)
     if config.overwrite:
         for path in work.iterdir():
             if path.name not in (LOCK, atomic.MARK):

@@ -68,19 +68,7 @@ def find(
     ``kind`` is ``auto`` or one of ``KINDS``, ``source`` what the user said of ``reading``. Raises ``DataError`` for
     what is not there or cannot be read, ``ConfigError`` for a file of unknown kind, or files of several.
     """
-    found: list[tuple[str, str, str]] = []  # kind, address, name
-    for given in names:
-        if given == STDIN:
-            found.append(("txt" if kind == "auto" else kind, copy_of_stdin(work), "standard input"))
-            continue
-        for name in addresses.find(given):
-            its_type = addresses.kind(name)
-            if its_type == fs.FileType.NotFound:
-                raise DataError(f"{name}: no such file; check --input")
-            if its_type == fs.FileType.Directory:
-                found += [(its_kind, one, one) for its_kind, one in files_of_folder(name)]
-            else:
-                found.append((kind_of(name, kind), name, name))
+    found = [one for name in names for one in named(name, kind, work)]
     kinds = {its_kind: name for its_kind, _, name in reversed(found)}
     if len(kinds) > 1:
         (first, name), (second, other) = list(kinds.items())[:2]
@@ -106,9 +94,8 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
     if kind == "folder":
         return file
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
-    has_header = len(seen.columns) != len(source.columns) or sorted(seen.columns) == sorted(source.columns)
-    if form == "csv" and source.columns and not has_header:
-        seen = tables.sample(file)
+    if form == "csv" and len(seen.columns) == len(source.columns) and set(seen.columns) != set(source.columns):
+        seen = tables.sample(file)  # which has no header
     if seen.file.form and (said := seen.file.form.in_words(file.expected, seen.first)):
         tell(f"input: {file.name}: {said}")
     chosen = next((one for one in columns if one in seen.columns), None)
@@ -118,13 +105,25 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
     return replace(seen.file, source=source, form=None)
 
 
-def kind_of(name: str, kind: str) -> str:
-    """The kind of a file to read. Raises ``ConfigError`` for an unknown ending."""
-    found = KINDS.get(Path(uncompressed(name)).suffix) if kind == "auto" else kind
-    if found is None:
-        what = "unknown ending; use .csv, .tsv, .jsonl, .parquet or .txt, or set --format"
-        raise ConfigError(f"--input {name}: {what}")
-    return found
+def named(given: str, kind: str, work: Path) -> Iterator[tuple[str, str, str]]:
+    """Kind, address and name of each file that one name of an input means; see ``find``."""
+    if given == STDIN:
+        copy = work / "input"  # which can be read twice
+        with open(copy, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, addresses.READ_BYTES)
+        yield "txt" if kind == "auto" else kind, str(copy), "standard input"
+        return
+    for name in addresses.find(given):
+        what = addresses.kind(name)
+        if what == fs.FileType.NotFound:
+            raise DataError(f"{name}: no such file; check --input")
+        if what == fs.FileType.Directory:
+            yield from ((its_kind, one, one) for its_kind, one in files_of_folder(name))
+        elif found := KINDS.get(Path(uncompressed(name)).suffix) if kind == "auto" else kind:
+            yield found, name, name
+        else:
+            mend = "use .csv, .tsv, .jsonl, .parquet or .txt, or set --format"
+            raise ConfigError(f"--input {name}: unknown ending; {mend}")
 
 
 def files_of_folder(name: str) -> list[tuple[str, str]]:
@@ -145,14 +144,6 @@ def refuse_input(output: Path, files: Iterable[File]) -> None:
     here = [addresses.local_path(file.address) for file in files if not addresses.is_remote(file.address)]
     if output.exists() and any(output.samefile(path) for path in here):
         raise ConfigError(f"--output {output}: is the input; name another --output")
-
-
-def copy_of_stdin(work: Path) -> str:
-    """Standard input as a file that can be read twice."""
-    copy = work / "input"
-    with open(copy, "wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, addresses.READ_BYTES)
-    return str(copy)
 
 
 def lines_of_stdin() -> Iterator[list[str]]:

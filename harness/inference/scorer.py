@@ -28,7 +28,7 @@ from harness.rundir.bundle_files import (
     OF_BUNDLE,
     ONNX,
     bundle_directory,
-    check_classifier,
+    read_classifier,
     read_export,
     read_info,
     read_model,
@@ -73,8 +73,7 @@ class Scorer(ABC):
         language model.
         """
         self.directory, self.batch_rows, self.settled = directory, batch_rows, settled
-        self.info = read_info(directory)
-        check_classifier(directory, self.info)
+        self.info = read_classifier(directory)
         self.export = read_export(directory, self.info)
         self.vocabulary = Vocabulary.read(directory / VOCABULARY)
         if self.vocabulary.hash != self.info.vocabulary_hash:
@@ -117,13 +116,14 @@ class Scorer(ABC):
         """The ids of each text; another thread may score meanwhile."""
         return self.encoder.each(texts)
 
-    def predict(self, encoded: list[np.ndarray]) -> dict[str, Any]:
+    def predict(self, encoded: list[np.ndarray]) -> dict[str, list[Any]]:
         """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the temperature and threshold of the
         weights.
         """
         logits = self.decision.calibrated(self.score(encoded))
         found = predicted_labels(logits, self.decision.threshold), probabilities(logits)
-        return prediction_columns(*found, self.labels, self.label_type)
+        columns = prediction_columns(*found, self.labels, self.label_type)
+        return {name: column.tolist() for name, column in columns.items()}
 
 
 class OnnxScorer(Scorer):

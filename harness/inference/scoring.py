@@ -80,36 +80,24 @@ def score_split(
     wanted = (data, manifest, name, session.world)
     opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir, only=True)
     split = opened.splits[name]
-    scores = score(
-        bundle.model,
-        split,
-        session.world,
-        batch_rows=config.batch,
-        layout=layout_on(session.device, bundle.model.config.hidden_size)[0],
-        device=session.device,
-        guard=opened.guard.check_sizes,
-    )
-    opened.guard.close()
+    layout, guard = layout_on(session.device, bundle.model.config.hidden_size)[0], opened.guard
+    loader = loader_over(split, session.world, config.batch, layout, session.device, guard.check_sizes)
+    scores = score(bundle.model, loader, session.world)
+    guard.close()
     return scores, split
 
 
 def score(
     model: Classifier,
-    split: Split,
+    loader: Loader,
     world: World,
-    *,
-    batch_rows: int,
-    layout: Layout,
-    device: torch.device,
     pause: Callable[[], None] | None = None,
-    guard: Callable[[], None] | None = None,
     read: Callable[[Batch], torch.Tensor] | None = None,
 ) -> Scores:
-    """Run ``model`` over a split, each rank over its own rows, and give every rank all scores.
+    """Run ``model`` over a split, each rank over its own rows (``loader_over``), and give every rank all scores.
 
-    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``guard`` is the
-    ``Loader``'s: it watches the split's files. ``read`` gives the logits of a batch where they are not to be those of
-    the whole ``model``.
+    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``read`` gives the
+    logits of a batch where they are not to be those of the whole ``model``.
     """
 
     def values_of(batch: Batch) -> np.ndarray:
@@ -118,28 +106,22 @@ def score(
         return in_columns(batch.rows, *(fact.cpu().numpy() for fact in facts), values=logits)
 
     outputs = 1 if model.num_classes == 2 else model.num_classes
-    loader = loader_over(split, world, batch_rows, layout=layout, device=device, guard=guard)
-    (rows, labels, lengths, unknown), logits = over_all_rows(model, loader, world, split, pause, values_of, 4, outputs)
+    (rows, labels, lengths, unknown), logits = over_all_rows(model, loader, world, pause, values_of, 4, outputs)
     return Scores(rows, labels, logits if model.num_classes > 2 else logits[:, 0], lengths, unknown)
 
 
 def measure(
     model: LanguageModel,
-    split: Split,
+    loader: Loader,
     world: World,
-    *,
-    batch_rows: int,
-    layout: Layout,
-    device: torch.device,
     pause: Callable[[], None] | None = None,
-    guard: Callable[[], None] | None = None,
     targets: Targets = NEXT_TOKEN,
 ) -> dict[str, Any]:
     """What a language model's predictions of a split cost: ``rows``, ``targets`` (predictions of each direction), the
     ``log_loss`` of one in nats, over both directions, and ``perplexity``, e to it; the same on every rank.
 
-    Each rank runs over its own rows, in the arithmetic of the weights. ``pause`` and ``guard`` are as for ``score``.
-    Sums of rows are added in the order of the source, so they do not depend on who computed them.
+    ``loader`` and ``pause`` are as for ``score``. Sums of rows are added in the order of the source, so they do not
+    depend on who computed them.
     """
 
     def values_of(batch: Batch) -> np.ndarray:
@@ -147,8 +129,8 @@ def measure(
         return in_columns(batch.rows, batch.lengths.numpy(), values=sums)
 
     width = 2 * model.num_directions
-    loader = loader_over(split, world, batch_rows, layout=layout, device=device, guard=guard)
-    (_, lengths), sums = over_all_rows(model, loader, world, split, pause, values_of, 2, width)
+    (_, lengths), sums = over_all_rows(model, loader, world, pause, values_of, 2, width)
+    split = loader.split
     tokens = sum(shard.info.tokens for shard in split.shards)
     assert lengths.sum() == tokens, "a token was read twice, or not at all"
     predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in targets.all)
@@ -161,10 +143,21 @@ def measure(
     return found | {f"perplexity_{name}": perplexity_of(loss) for name, loss in apart}
 
 
-def loader_over(split: Split, world: World, batch_rows: int, **options: Any) -> Loader:
-    """This rank's share of a split that is measured: every row once, ``batch_rows`` at once, in no drawn order."""
-    spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
-    return Loader(split, order_over(split, spec), rank=world.rank, world_size=world.world_size, **options)
+def loader_over(
+    split: Split,
+    world: World,
+    batch_rows: int,
+    layout: Layout,
+    device: torch.device,
+    guard: Callable[[], None] | None = None,
+) -> Loader:
+    """This rank's share of a split that is measured: every row once, ``batch_rows`` at once, in no drawn order.
+
+    ``guard`` is the ``Loader``'s: it watches the split's files.
+    """
+    order = order_over(split, OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False))
+    rank, world_size = world.rank, world.world_size
+    return Loader(split, order, layout=layout, device=device, guard=guard, rank=rank, world_size=world_size)
 
 
 def in_columns(*facts: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -179,7 +172,6 @@ def over_all_rows(
     model: Classifier | LanguageModel,
     loader: Loader,
     world: World,
-    split: Split,
     pause: Callable[[], None] | None,
     values_of: Callable[[Batch], np.ndarray],
     num_facts: int,
@@ -188,7 +180,7 @@ def over_all_rows(
     """What ``in_columns`` made of each batch, the model in evaluation mode, on all ranks, in the order of the source:
     int64 ``[facts, rows]``, of which the first is the row's number in the source, and float64 ``[rows, width]``.
     """
-    parts = [np.empty((0, num_facts + width))]
+    split, parts = loader.split, [np.empty((0, num_facts + width))]
     was_training = model.training
     model.eval()
     with torch.inference_mode():

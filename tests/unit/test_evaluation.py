@@ -15,7 +15,7 @@ from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference.bundle import read_bundle, write_bundle
 from harness.inference.evaluation import assess
-from harness.inference.scoring import score
+from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_vocabulary
@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
     out, found = capsys.readouterr().out, json.loads((run / "evaluation" / "labelled.csv.json").read_text())
     bundle, manifest = read_bundle(run / "bundle"), read_manifest(run.parent / "data")
     split = Split(run.parent / "data", manifest, "test")
-    scores = score(bundle.model, split, World(), batch_rows=16, layout="padded", device=torch.device("cpu"))
+    scores = score(bundle.model, loader_over(split, World(), 16, "padded", torch.device("cpu")), World())
     expected = assess(scores, bundle, split)
     for name in ("rows", "confusion", "per_class", "labels", "temperature", "threshold", "accuracy"):
         assert found[name] == expected[name], name
