@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -105,7 +106,7 @@ def class_names(schema: pa.Schema, column: str) -> list[str]:
     """The names that Hugging Face's datasets wrote beside a column of numbers (``ClassLabel``); none if it did not."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+        names: Any = feature["names"] if feature["_type"] == "ClassLabel" else None
     except (KeyError, TypeError, ValueError, RecursionError):
         return []
     is_named = isinstance(names, list) and pa.types.is_integer(schema.field(column).type)
