@@ -96,8 +96,8 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
     if form == "csv" and len(seen.columns) == len(source.columns) and set(seen.columns) != set(source.columns):
         seen = tables.sample(file)  # which has no header
-    if seen.file.form and (said := seen.file.form.in_words(file.expected, seen.first)):
-        tell(f"input: {file.name}: {said}")
+    if seen.file.form and seen.file.form.recorded:
+        tell(f"input: {file.name}: {seen.file.form}")
     chosen = next((one for one in columns if one in seen.columns), None)
     if chosen is None and (seen.columns or form != "jsonl"):  # that a file has no rows is said later
         raise DataError(f"{file.name}: no column {columns[0]!r}; it has {listed(seen.columns)}; use --column")

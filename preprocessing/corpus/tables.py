@@ -312,8 +312,6 @@ class Sample:
     file: File
     """With its form."""
     columns: list[str]
-    first: bytes = b""
-    """The first bytes of a text file."""
     lines: bytes = b""
     """Of CSV, whole lines at its beginning."""
     records: Sequence[dict[str, Any]] = ()
@@ -343,13 +341,13 @@ def sample(file: File) -> Sample:
     whole = len(head) <= SAMPLE_BYTES and len(first) < addresses.READ_BYTES
     lines = with_newline(head) if whole else head[: head.rfind(b"\n", 0, SAMPLE_BYTES) + 1]
     if file.format == "csv":
-        return Sample(file, file.source.columns or list(read_header(head, file.name, file.dialect)), first, lines)
+        return Sample(file, file.source.columns or list(read_header(head, file.name, file.dialect)), lines)
     if file.format == "txt":
-        return Sample(file, [file.source.text_column], first)
+        return Sample(file, [file.source.text_column])
     records = json_sample(file, [lines or head, *elsewhere(file)])
     columns = list(dict.fromkeys(name for record in records for name in record))
     check_width(file.name, len(columns))
-    return Sample(file, columns, first, records=records)
+    return Sample(file, columns, records=records)
 
 
 def elsewhere(file: File) -> Iterator[bytes]:

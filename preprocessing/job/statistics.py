@@ -102,7 +102,7 @@ def provenance(
     entries, first = [], 1
     for plan in plans:
         entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
-        if plan.file.form and (read_as := plan.file.form.recorded(plan.file.expected)):
+        if plan.file.form and (read_as := plan.file.form.recorded):
             entry["read_as"] = read_as
         if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
             entry["text_column"] = plan.file.source.text_column
