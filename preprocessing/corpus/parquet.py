@@ -65,14 +65,15 @@ def pieces(opened: pa.NativeFile, name: str, start: int, stop: int, columns: Seq
     """
     with pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file:
         for some in runs(sized(file, name, opened.size(), start, stop, columns), itemgetter(1), BATCH_BYTES):
-            yield pa.concat_tables(table for table, _ in some).select(list(columns))
+            yield pa.Table.from_batches([batch for batch, _ in some]).combine_chunks().select(list(columns))
 
 
 def sized(
     file: pa.parquet.ParquetFile, name: str, size: int, start: int, stop: int, columns: Sequence[str]
-) -> Iterator[tuple[pa.Table, int]]:
+) -> Iterator[tuple[pa.RecordBatch, int]]:
     """As few rows at a time as are decoded safely, and their bytes; a row has its share of a piece at least."""
     end = unpacked = 0
+    is_packed = any(map(pa.types.is_dictionary, file.schema_arrow.types))
     for group in range(file.num_row_groups):
         about = file.metadata.row_group(group)
         row, end = end, end + about.num_rows
@@ -80,14 +81,13 @@ def sized(
             continue
         few = max(FEWEST_ROWS, min(BATCH_ROWS, DECODED_BYTES // max(about.total_byte_size, 1)))
         for batch in file.iter_batches(few, row_groups=[group], columns=list(columns), use_threads=False):
-            table = pa.Table.from_batches([batch])
-            bytes_here = decoded(table).nbytes
+            bytes_here = decoded(pa.Table.from_batches([batch])).nbytes if is_packed else batch.nbytes
             unpacked += bytes_here
             check_unpacked(name, unpacked, size)
             low, high = max(start - row, 0), min(stop - row, len(batch))
             row += len(batch)
             if low < high:
-                yield table.slice(low, high - low), max(bytes_here, (high - low) * BATCH_BYTES // BATCH_ROWS)
+                yield batch.slice(low, high - low), max(bytes_here, (high - low) * BATCH_BYTES // BATCH_ROWS)
             if row >= stop:
                 break
 

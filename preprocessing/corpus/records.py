@@ -26,6 +26,7 @@ NEWLINE, RETURN = 10, 13
 MAX_RECORD_BYTES = 256 << 20
 MAX_CSV_BYTES = 32 << 20
 """Most that the csv module reads at once: it may need ten times as much memory."""
+MAX_HEADER_BYTES = 1 << 20
 MAX_COLUMNS = 1 << 14
 """More of them are no table of texts, and Arrow needs gigabytes to name them."""
 LONE_RETURNS = re.compile(r"(?<!\r)\r+(?![\r\n]|\Z)")
@@ -187,7 +188,7 @@ def check_width(name: str, columns: int) -> None:
 
 def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
     """The column names in the first line of a CSV file. Raises ``DataError`` where there are none."""
-    lines = first.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
+    lines = first.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")[:MAX_HEADER_BYTES]
     if not lines:
         raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
     _, fields = next(csv_rows(with_newline(lines), dialect, f"{name}: row 0"), (0, []))

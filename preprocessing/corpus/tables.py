@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +48,7 @@ POSITIONS, POSITION_BYTES = 8, 1 << 17
 """How many positions within a file a sample looks at after its beginning, and how much it reads there."""
 SAMPLE_ROWS = 4000
 TEXT, BYTES = pa.large_string(), pa.large_binary()
+JSON = json.JSONDecoder(parse_constant=lambda _: None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
             if part.file.format == "csv":
                 table = csv_table(part, b"".join(lines), len(lines), row, columns)
             elif part.file.format == "jsonl":
-                table = json_table(part, json_records(part, lines, row), schema)
+                records = json_records(part, lines, row)
+                table = json_table(records, schema.names if schema else keys_of(records, part.file.name), schema)
             else:
                 texts = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
                 table = pa.table({part.file.source.text_column: texts})
@@ -95,7 +97,7 @@ def read_table(part: Part, wanted: list[str]) -> pa.Table:
         data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
         return csv_table(part, data, part.cut.rows, part.cut.first_row, wanted)
     if part.file.format == "jsonl":
-        return json_table(part, json_records(part, lines_of(part), part.cut.first_row, wanted), names=wanted)
+        return json_table(json_records(part, lines_of(part), part.cut.first_row, wanted), wanted)
     table = pa.concat_tables(parquet.decoded(rows.table) for rows in iter_rows(part, wanted))
     label = part.file.source.label_column
     if part.file.format == "parquet" and part.file.source.labels == AUTO and label in wanted:
@@ -140,12 +142,12 @@ def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -
     raise AssertionError("Arrow refused a column in which every value is UTF-8")
 
 
-def lines_of(part: Part) -> Iterator[bytes]:
+def lines_of(part: Part) -> list[bytes]:
     """The records of a part of a text file, with the blank lines behind each of them."""
     data, where = addresses.read_range(part.data, part.cut.start, part.cut.stop), f"from row {part.cut.first_row}"
     blank = part.file.format == "txt"
     begins, _ = record_begins(data, part.file.dialect, f"{part.file.name}: {where}", last=True, blank=blank)
-    return (data[low:high] for low, high in itertools.pairwise([*begins.tolist(), len(data)]))
+    return [data[low:high] for low, high in itertools.pairwise([*begins.tolist(), len(data)])]
 
 
 def csv_table(part: Part, data: bytes, rows: int, first_row: int, wanted: Sequence[str] | None) -> pa.Table:
@@ -191,7 +193,7 @@ def csv_table(part: Part, data: bytes, rows: int, first_row: int, wanted: Sequen
 def json_record(line: bytes, where: str) -> dict[str, Any]:
     """The object in a line of JSON; NaN and infinities are null. Raises ``DataError`` that begins with ``where``."""
     try:
-        record = json.loads(line.strip(b"\r\n").decode(), parse_constant=lambda _: None)
+        record = JSON.decode(line.strip(b"\r\n").decode())
     except UnicodeDecodeError as error:
         byte = f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8"
         raise DataError(f"{where}: {byte}; {ENCODING}") from None
@@ -215,21 +217,25 @@ def json_records(
     for row, line in enumerate(lines, first_row):
         record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted or [source.text_column]:
-            value = record.get(name)
+            if isinstance(value := record.get(name), str):
+                continue
             if name in wanted and name not in record and name not in optional:
                 raise fail(part, row, f"has no key {name!r}; it has {listed(list(record))}")
-            if isinstance(value, dict | list) or (name == source.text_column and not isinstance(value, str | None)):
+            if isinstance(value, dict | list) or (name == source.text_column and value is not None):
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
         records.append(record)
     return records
 
 
-def json_table(
-    part: Part, records: list[dict[str, Any]], schema: pa.Schema | None = None, names: Sequence[str] = ()
-) -> pa.Table:
-    """Some keys of JSON objects, or all of them, as columns; null where a row lacks one."""
-    names = names or (schema.names if schema else list(dict.fromkeys(name for one in records for name in one)))
-    check_width(part.file.name, len(names))
+def keys_of(records: Iterable[Mapping[str, Any]], name: str) -> list[str]:
+    """All keys of some objects. Raises ``DataError`` where there are too many."""
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    check_width(name, len(keys))
+    return keys
+
+
+def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.Schema | None = None) -> pa.Table:
+    """Some keys of JSON objects as columns, null where a row lacks one."""
     table = {}
     for name in names:
         values = [record.get(name) for record in records]
@@ -252,7 +258,7 @@ def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
         values = [None if value is None else float(value) for value in values]
     elif kind == TEXT:
         texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
-        values = [None if text is None else encode(text).decode() for text in texts]
+        values = [text if text is None or text.isascii() else encode(text).decode() for text in texts]
     return pa.array(values, kind)
 
 
@@ -345,9 +351,7 @@ def sample(file: File) -> Sample:
     if file.format == "txt":
         return Sample(file, [file.source.text_column])
     records = json_sample(file, [lines or head, *elsewhere(file)])
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    check_width(file.name, len(columns))
-    return Sample(file, columns, records=records)
+    return Sample(file, keys_of(records, file.name), records=records)
 
 
 def elsewhere(file: File) -> Iterator[bytes]:
