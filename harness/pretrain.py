@@ -32,11 +32,11 @@ def main(argv: list[str]) -> int:
     from harness.ranks.session import open_session
     from harness.report.sinks import ReportSink
     from harness.training.assembly import open_run
-    from harness.training.writer import Sink, Sinks
+    from harness.training.writer import Sink
 
     config = resolved.config
 
-    def listeners(sinks: Sinks) -> tuple[Sink, ...]:
+    def listeners(writer: Sink) -> tuple[Sink, ...]:
         return (ReportSink(config.run),)
 
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)

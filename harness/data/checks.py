@@ -106,7 +106,7 @@ def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None
     if not config.self_training.is_on or not config.order.unlabelled_batch:
         return None
     found = read_soft_labels(find_soft_labels(config.data, config.self_training.labels))
-    check_soft_labels(found, config.data, manifest, UNLABELLED)
+    check_soft_labels(found, config.data, manifest)
     if found.by_chance and not config.self_training.any_teacher:
         raise DataError(
             f"{found.path}: its teacher, {found.teacher.teacher}, is no better than chance on validation, so its soft "
