@@ -100,7 +100,7 @@ class Fit(Milestones):
     def __init__(self, config: RunConfig, session: Session) -> None:
         """At step 0, as in a run of one process."""
         manifest = read_manifest(config.data)
-        data = open_data(config.data, manifest, TRAIN, session.world, timeout_s=config.timeout_s, stage_dir="none")
+        data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
         self.trainer = build_trainer(config, session, data, {}, Beginning())
         self.trainer.milestones = self
         self.requests, self.ended = RankRequests(session.world), time.perf_counter()

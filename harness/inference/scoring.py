@@ -107,8 +107,8 @@ def score_split(
     bundle: Bundle, manifest: Manifest, name: str, data: str, config: ScoringConfig, session: Session
 ) -> tuple[Scores, Split]:
     """The scores of the split ``name`` of the dataset ``data``, which is staged and opened for it, and the split."""
-    wanted = (data, manifest, name, session.world)
-    opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir, only=True)
+    wanted = (data, manifest, [name], session.world)
+    opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     split = opened.splits[name]
     scores = score(
         bundle.model,
@@ -117,9 +117,8 @@ def score_split(
         batch_rows=config.batch,
         layout=layout_on(session.device, bundle.model.config.hidden_size)[0],
         device=session.device,
-        guard=opened.guard.check_sizes,
+        guard=opened.look,
     )
-    opened.guard.close()
     return scores, split
 
 

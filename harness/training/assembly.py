@@ -20,7 +20,7 @@ from harness.config import LANGUAGE_MODEL, RunConfig, to_dict
 from harness.data.checks import TRAIN, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
-from harness.data.placement import OpenData, open_data
+from harness.data.placement import OpenData, open_data, trained_splits
 from harness.model.classifier import Adversary, Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
@@ -79,9 +79,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     """Check, agree with the other ranks, then build. Raises the same ``UserError`` on every rank."""
     world = session.world
     manifest, start = agree(config, session, writer)
-    beside = UNLABELLED if config.order.unlabelled_batch else None
-    where = (config.data, manifest, TRAIN, world)
-    data = open_data(*where, timeout_s=config.timeout_s, stage_dir=config.stage_dir, beside=beside)
+    names = trained_splits(manifest, unlabelled=config.order.unlabelled_batch > 0)
+    data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     beginning = begin(config, manifest, data.splits, world, None if start is None else start.state)
     writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(read_manifest(config.data))}
     choices = {**decided, **session.choices, **data.choices, **beginning.choices}
@@ -209,7 +208,7 @@ def build_trainer(
         "layout": layout,
         "device": device,
         "micro_batch": None if config.micro_batch == "auto" else config.micro_batch,
-        "guard": data.guard.check_sizes,
+        "guard": data.look,
     }
     split, unlabelled = data.splits[TRAIN], None
     if config.order.unlabelled_batch:

@@ -117,7 +117,7 @@ class Run(Milestones):
             "layout": self.trainer.loader.layout,
             "device": self.session.device,
             "pause": self.pause,
-            "guard": self.data.guard.check_sizes,
+            "guard": self.data.look,
         }
 
     def train(self) -> None:
@@ -263,7 +263,7 @@ class Run(Milestones):
         """Exact validation; the weights are kept if they are the best so far. Whether to stop here."""
         world, writer, selection = self.session.world, self.writer, self.selection
         with world.together("checking that the dataset is unchanged"):
-            self.data.guard.check()
+            self.data.check()
         values, deciding = self.measure()
         better = selection.agree(world, values, step, deciding)
         if better:
