@@ -14,16 +14,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.measuring import alternate, check_sizes, result, show
+from benchmarks.measuring import Measured, Size, alternate, printed, result
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
-from preprocessing.base.errors import require
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import Manifest, Split, write_shard
 
@@ -33,29 +33,15 @@ PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
+class LoaderConfig(Measured):
     """Loading batches of random token ids on the CPU, beside PyTorch's loader."""
 
-    rows: int = 100_000
+    rows: Size = 100_000
     """Rows to make up."""
-    width: int = 256
+    width: Annotated[int, Meta(ge=2, le=1 << 24)] = 256
     """Their width in tokens."""
-    batch: int = 512
+    batch: Size = 512
     """Rows per batch."""
-    rounds: int = 9
-    """Turns of each contender; the median counts."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_sizes(self, "rows", "width", "batch", "rounds")
-        require(self.width >= 2, "width", self.width, "at least 2")
-
-
-def main(config: LoaderConfig) -> None:
-    """Measure and print."""
-    show(measure(config), as_json=config.json)
 
 
 @dataclass(frozen=True)
@@ -143,3 +129,5 @@ CONTENDERS: dict[str, tuple[Callable[[Rows], Epoch], int | None]] = {
     "TensorDataset + DataLoader, 2 workers": (lambda rows: tensor_dataset(rows, 2), 40),
 }
 """What makes an epoch, and the batches of a turn; None: an epoch's."""
+
+main = printed(measure)

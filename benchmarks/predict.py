@@ -15,16 +15,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import nn
 
-from benchmarks.measuring import alternate, check_sizes, one_core, read_frame, result, show
+from benchmarks.measuring import Measured, alternate, one_core, printed, read_frame, result
 from benchmarks.text import notebook
 from harness.inference.scorer import Scorer, open_scorer, scorer_class
-from preprocessing.base.errors import DataError, require
+from preprocessing.base.errors import DataError
 from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import PAD, UNK
@@ -37,7 +38,7 @@ SLOWEST = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(Measured):
     """Predictions of raw texts, on one core, beside the notebook's loop and a linear pipeline."""
 
     run: str
@@ -46,24 +47,10 @@ class PredictConfig:
     """File with texts: .csv, .jsonl or .parquet."""
     column: str = "text"
     """Column of the input that holds the text."""
-    rows: int = 4000
+    rows: Annotated[int, Meta(ge=2, le=1 << 24)] = 4000
     """Texts a turn, the first of the input."""
-    rounds: int = 3
-    """Turns of each contender."""
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     """What ours computes in; fp32 is measured too."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_sizes(self, "rows", "rounds")
-        require(self.rows >= 2, "rows", self.rows, "at least 2")
-
-
-def main(config: PredictConfig) -> None:
-    """Measure and print. Raises ``DataError`` where the notebook's libraries or their data are missing."""
-    show(measure(config), as_json=config.json)
 
 
 def measure(config: PredictConfig) -> dict[str, Any]:
@@ -131,3 +118,6 @@ def linear(texts: Texts) -> Callable[[Texts], object]:
         warnings.simplefilter("ignore")  # that it has not converged: only its time is measured
         pipeline.fit(list(texts), np.arange(len(texts)) % 2)
     return lambda some: pipeline.predict_proba(list(some))
+
+
+main = printed(measure)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
 """Figures that the hub knows, by the same names."""
+SETTINGS = ("epochs", "global_batch", "seed", "lr")
+"""What a card says of the training."""
 CLASSES, WEAKEST = 30, 3
 """Classes that a table shows, and groups of rows."""
 
@@ -104,38 +106,31 @@ def render(
     """The whole file; ``files`` is what the index says of each file."""
     from huggingface_hub import ModelCard
 
-    figures, run_config, spec = records.figures, records.config, info.text["spec"]
-    bounds = figures.get("intervals", {})
-    train = records.splits.get(TRAIN, {})
-    cut = train.get("lengths", {}).get(str(spec["max_tokens"]), 0)
+    figures, run_config, train = records.figures, records.config, records.splits.get(TRAIN, {})
+    bounds, spec = figures.get("intervals", {}), info.text["spec"]
     groups = [one for one in figures.get("slices", []) if isinstance(one.get("accuracy"), float)]
-    keys = {"epochs": run_config, "global_batch": run_config, "seed": run_config, "lr": run_config.get("optim", {})}
-    versions = records.environment.get("versions", {})
+    settings = {**run_config, "lr": run_config.get("optim", {}).get("lr")}
     facts: dict[str, Any] = {
         **vars(records),
+        "config": config,
         "name": name,
         "info": info,
         "parameters": parameters,
         "files": files,
-        "license": config.license,
-        "language": config.language or spec["language"],
-        "repository": config.push,
         "version": VERSION,
         "spec": spec,
         "shape": {"wide": 0, "wide_ngrams": 2, **info.model},
         "most": CLASSES,
-        "classes": ", ".join(map(markdown_code, info.labels[:CLASSES])) + ", …" * (len(info.labels) > CLASSES),
         "measured": [
             (title_of(key, info.labels), figures[key], interval(bounds.get(key)))
             for key in FIGURES
             if figures.get(key) is not None
         ],
-        "training": ", ".join(f"{key} {where[key]}" for key, where in keys.items() if key in where),
-        "cut": cut / train["rows"] if cut else 0,
+        "training": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
+        "cut": train.get("lengths", {}).get(str(spec["max_tokens"]), 0) / train.get("rows", 1),
         "weakest": sorted(groups, key=lambda one: one["accuracy"])[:WEAKEST],
         "onnx": files.get(ONNX),
         "int8": files.get(INT8),
-        "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
         "code": markdown_code,
         "interval": interval,
         "markdown": lambda value: markdown(str(value)),

@@ -73,11 +73,11 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
         raise DataError(f"{name}: ONNX Runtime cannot read it ({one_line(error)})") from None
 
 
-def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int) -> np.ndarray:
-    """What ``harness.inference.bundle.logits_of`` gives, from a session."""
+def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int, output: str = LOGITS) -> np.ndarray:
+    """What ``harness.inference.bundle.logits_of`` gives, from a session; or another of its outputs."""
 
     def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
-        found: np.ndarray = session.run([LOGITS], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
+        found: np.ndarray = session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
         return found
 
     return in_batches(texts, batch_rows, read)

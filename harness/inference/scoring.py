@@ -25,7 +25,7 @@ from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.config import ScoringConfig
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
-from harness.model.recurrent import packed_rows
+from harness.model.recurrent import PackedIndex
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
@@ -230,7 +230,7 @@ def gathered(
     number in the source, and float64 ``[rows, width]``, in the order of the source.
     """
     table = np.concatenate(parts) if parts else np.empty((0, num_facts + width))
-    table = world.gather_rows(table, f"the scores of split {split.name}")
+    table = np.concatenate(world.gather_objects(table, f"the scores of split {split.name}"))
     facts = np.ascontiguousarray(table[:, :num_facts].T).view(np.int64)
     assert len(facts[0]) == len(np.unique(facts[0])) == len(split), "a row was scored twice, or not at all"
     order_of_rows = np.argsort(facts[0])
@@ -242,5 +242,5 @@ def unknown_tokens(batch: Batch) -> torch.Tensor:
     unknown = batch.ids == UNK
     if batch.batch_sizes is None:
         return unknown.sum(1)
-    rows = packed_rows(batch.batch_sizes, len(unknown), unknown.device)
+    rows = PackedIndex.of(batch.lengths, batch.device_lengths).row
     return unknown.new_zeros(batch.num_rows, dtype=torch.int64).index_add_(0, rows, unknown.long())

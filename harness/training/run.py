@@ -25,7 +25,7 @@ from harness.inference.evaluation import assess, write_results
 from harness.inference.scoring import measure, score
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
-from harness.ranks.distributed import PendingMaximum, World
+from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
@@ -336,7 +336,7 @@ class RankRequests:
     def __init__(self, world: World) -> None:
         """Nothing is on its way yet."""
         self.world = world
-        self.pending: PendingMaximum | None = None
+        self.pending: Callable[[], np.ndarray] | None = None
 
     def send(self, wanted: Collection[RankRequest], step: int) -> None:
         """Start telling all ranks what this one wants after ``step``; does not wait."""
@@ -345,9 +345,10 @@ class RankRequests:
 
     def receive(self) -> set[RankRequest]:
         """What any rank wanted at the last ``send``: the same set on every rank. Empty if nothing was sent since."""
+        if self.pending is None:
+            return set()
         pending, self.pending = self.pending, None
-        flags = () if pending is None else pending.read()
-        return {request for request, flag in zip(RankRequest, flags, strict=False) if flag}
+        return {request for request, flag in zip(RankRequest, pending(), strict=True) if flag}
 
 
 def heaviest_batch(loader: Loader) -> StepBatch:
