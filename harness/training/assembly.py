@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -101,13 +102,13 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
         writer.open(session, start, choices)
         writer.restore_bundle(manifest, selection.best_step, selection.decision)
-    console = Console(config, manifest, trainer.total_steps, trainer.step) if world.is_main else None
-    if console is not None:
-        if writer.active:
-            told = {name: str(choice) for name, choice in choices.items()}
-            facts = {"dataset": manifest.fingerprint, "effective": told}
-            writer.sinks += [console, TrackerSink(Trackers(config, writer.directory, active=True, facts=facts))]
-        console.start(choices)
+    loud = config if world.is_main else replace(config, quiet=True)
+    console = Console(loud, manifest, trainer.total_steps, trainer.step)
+    if writer.active:
+        told = {name: str(choice) for name, choice in choices.items()}
+        facts = {"dataset": manifest.fingerprint, "effective": told}
+        writer.sinks += [console, TrackerSink(Trackers(config, writer.directory, active=True, facts=facts))]
+    console.start(choices)
     kind = PretrainingRun if pretrains else Run
     run = kind(config, session, data, trainer, selection, watch, writer, console, beginning.interrupted)
     trainer.milestones = run
@@ -218,7 +219,7 @@ def build_trainer(
     order = order_over(split, order_spec(config))
     loader = Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
-    guard = NonFiniteGuard(limit, world, config.run, config.data, data.splits)
+    guard = NonFiniteGuard(config, world, data.splits, limit)
     return Trainer(config, objective, loader, session.accelerator, world, guard)
 
 

@@ -23,7 +23,7 @@ from harness.scores.intervals import wilson
 from harness.scores.tables import MARK, never_found, show_figures, verdicts
 from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import Column, Screen, Tone, duration, fitted, table
+from preprocessing.base.terminal import Screen, Tone, duration
 from preprocessing.dataset.shards import Manifest
 
 BEST = {"accuracy": "highest accuracy", "loss": "lowest log loss", "calibrated": "lowest calibrated log loss"}
@@ -31,16 +31,15 @@ BEST = {"accuracy": "highest accuracy", "loss": "lowest log loss", "calibrated":
 HEAD_EVERY = 20
 """Rows between two heads, so that the end of a log file can be read by itself."""
 ROW = {
-    Column(key="step", title="step"): "{step:,}/{total:,}",
-    Column(key="epoch", title="epoch", least=5, weight=2): "{epoch:.2f}",
-    Column(key="loss", title="loss", least=6): "{loss:.4f}",
-    Column(key="lr", title="lr", least=7, weight=4): "{lr:.1e}",
-    Column(key="speed", title="tokens/s", least=9, weight=3): "{tokens_per_s:,.0f}",
-    Column(key="left", title="left", least=6, weight=1): "{left}",
-    Column(key="wait", title="wait", least=5, weight=6): "{data_wait:.1%}",
-    Column(key="padding", title="padding", weight=5): "{padding:.1%}",
+    **{"step": "{step:>{wide}}", "epoch": "{epoch:6.2f}", "loss": "{loss:8.4f}", "lr": "{lr:7.1e}"},
+    **{
+        "tokens/s": "{tokens_per_s:10,.0f}",
+        "left": "{left:>6}",
+        "wait": "{data_wait:6.1%}",
+        "padding": "{padding:7.1%}",
+    },
 }
-"""Of a log line; where the screen is narrow, columns give way in order of importance."""
+"""Of a log line, by title."""
 
 
 class Log(Screen):
@@ -104,44 +103,36 @@ class Console(Sink):
         """A row, with a head from time to time; or one validation. ``results`` prints the test."""
         if kind == "train":
             self.step, self.loss = values["step"], f"loss {values['loss']:.4f}"
-            shown = {**values, "total": self.total_steps, "left": self.left()}
-            row = {column.key: text.format(**shown) for column, text in ROW.items()}
-            row["step"] = row["step"].rjust(2 * len(f"{self.total_steps:,}") + 1)
-            head, line = table([*ROW], [row], self.screen.width)
+            total = f"{self.total_steps:,}"
+            about = {"step": f"{self.step:,}/{total}", "wide": 2 * len(total) + 1, "left": self.left()}
+            row = {title: text.format(**{**values, **about}) for title, text in ROW.items()}
             if self.rows % HEAD_EVERY == 0:
-                self.screen.write([head], "head")
+                self.screen.write(["  ".join(title.rjust(len(cell)) for title, cell in row.items())], "head")
             self.rows += 1
-            self.screen.write([line])
+            self.screen.write(["  ".join(row.values())])
             if values["verdict"]:
                 self.screen.say(f"  note: {values['verdict']}", "warn")
         elif kind == VALIDATION:
-            best = [("best", 0)] if values["best"] else []
-            parts = [(f"epoch {values['epoch']}/{self.config.epochs}", 0), *self.validation(values), *best]
-            self.screen.write([fitted(parts, self.screen.width)], "good" if best else "")
+            parts = [f"epoch {values['epoch']}/{self.config.epochs}", *self.validation(values)]
+            parts += ["best"] if values["best"] else []
+            self.screen.write(["  ".join(parts)], "good" if values["best"] else "")
 
-    def validation(self, values: Mapping[str, Any]) -> list[tuple[str, int]]:
-        """The figures of a validation, each with how early it gives way; the one that chooses never does, and is
-        marked.
-        """
+    def validation(self, values: Mapping[str, Any]) -> list[str]:
+        """The figures of a validation; the one that chooses is marked."""
         log_loss = f"log loss {values['log_loss']:.4f}"
         if "perplexity" in values:
-            both = [
-                (f"{name} {values[key]:,.1f}", 2)
-                for name in ("forward", "backward")
-                if (key := f"perplexity_{name}") in values
-            ]
-            return [(f"perplexity {values['perplexity']:,.1f}", 0), *both, (log_loss, 1)]
+            names = ("perplexity", "perplexity_forward", "perplexity_backward")
+            said = [f"{name.replace('_', ' ')} {values[name]:,.1f}" for name in names if name in values]
+            return [*said, log_loss]
         low, high = wilson(round(values["accuracy"] * values["rows"]), values["rows"])
-        f1 = "F1" if len(self.manifest.labels) == 2 else "macro F1"
-        shown = {
-            "accuracy": (f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}", 0),
-            "f1": (f"{f1} {values['f1']:.4f}", 3),
-            "log_loss": (log_loss, 2),
-        }
+        shown = {"accuracy": f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}"}
         if "calibrated_log_loss" in values:
-            shown["calibrated_log_loss"] = (f"calibrated {values['calibrated_log_loss']:.4f}", 0)
-        chosen = CHOSEN_BY[self.config.select]
-        return list((shown | {chosen: (f"{shown[chosen][0]}{MARK}", 0)}).values())
+            shown["calibrated_log_loss"] = f"calibrated {values['calibrated_log_loss']:.4f}"
+        else:
+            shown["f1"] = f"{'F1' if len(self.manifest.labels) == 2 else 'macro F1'} {values['f1']:.4f}"
+        shown["log_loss"] = log_loss
+        shown[CHOSEN_BY[self.config.select]] += MARK
+        return list(shown.values())
 
     def rehearsal(self, step_s: float, rows: int, memory_bytes: int, full_s: float) -> None:
         """What a dry run found: seconds and rows of the longest step, and the seconds of a full run."""
@@ -190,14 +181,10 @@ class Console(Sink):
             self.say(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
         if ending.state != "finished":
             return
-        self.screen.say(f"\nfinished in {duration(time.monotonic() - self.started)}; in {self.directory}:", "good")
-        for name, what in {
-            layout.BUNDLE: "best weights, vocabulary and text pipeline, to predict with or to start from",
-            figures_name(TEST): f"test metrics; {predictions_name(TEST)} has every row",
-            layout.REPORT: "all of it to look at",
-        }.items():
-            if (self.directory / name).exists():
-                self.screen.fact(f"  {name}", what, indent=17)
+        names = (layout.BUNDLE, figures_name(TEST), predictions_name(TEST), layout.REPORT)
+        there = ", ".join(name for name in names if (self.directory / name).exists())
+        took = duration(time.monotonic() - self.started)
+        self.screen.say(f"\nfinished in {took}; {self.directory} has {there}", "good")
 
 
 def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> dict[str, str]:

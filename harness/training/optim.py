@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from harness.batch import StepBatch
-from harness.config import OptimConfig
+from harness.config import OptimConfig, RunConfig
 from harness.ranks.distributed import World
 from harness.rundir.checkpoint import AVERAGE, MOMENTS
 from harness.rundir.layout import BAD_BATCHES, storage
@@ -188,9 +188,10 @@ class NonFiniteGuard:
     step. After ``limit`` skipped steps in a row the run ends.
     """
 
-    def __init__(self, limit: int, world: World, run: str, data: str, splits: Mapping[str, Split]) -> None:
-        """Rows of the ``splits`` of the dataset ``data`` go to ``run``/bad_batches."""
-        self.limit, self.world, self.run, self.data, self.splits = limit, world, Path(run), Path(data), splits
+    def __init__(self, config: RunConfig, world: World, splits: Mapping[str, Split], limit: int) -> None:
+        """Rows of the ``splits`` of the dataset that is trained on go to the run's bad_batches."""
+        self.config, self.world, self.splits, self.limit = config, world, splits, limit
+        self.run = Path(config.run)
         self.pending: deque[Verdict] = deque()
         self.in_a_row = 0
         self.total = 0
@@ -222,7 +223,7 @@ class NonFiniteGuard:
         """Take up what ``state`` gave."""
         self.in_a_row, self.total = state["in_a_row"], state["total"]
 
-    def record(self, step: int, batch: StepBatch, losses: list[torch.Tensor], skip: torch.Tensor, lr: float) -> int:
+    def record(self, step: int, batch: StepBatch, losses: list[torch.Tensor], skip: torch.Tensor) -> int:
         """Remember a step and act on the one whose verdict is due; how many skipped ones came to light.
 
         Raises ``ConfigError`` at the limit.
@@ -238,15 +239,15 @@ class NonFiniteGuard:
         rows = [(TRAIN if micro.labelled else UNLABELLED, micro.rows) for micro in micro_batches]
         self.pending.append(Verdict(step, rows, losses, skip, event))
         while len(self.pending) > (LAG_STEPS if event is not None else 0):
-            self._act(self.pending.popleft(), lr)
+            self._act(self.pending.popleft())
         return self.total - before
 
-    def flush(self, lr: float) -> None:
+    def flush(self) -> None:
         """Act on every step that is still pending; at the end of an epoch, and in a save, where all ranks are."""
         while self.pending:
-            self._act(self.pending.popleft(), lr)
+            self._act(self.pending.popleft())
 
-    def _act(self, verdict: Verdict, lr: float) -> None:
+    def _act(self, verdict: Verdict) -> None:
         with self.world.waiting(f"the device to finish step {verdict.step}, and with it gradients"):
             if verdict.copied is not None:
                 verdict.copied.synchronize()
@@ -262,7 +263,7 @@ class NonFiniteGuard:
             described: list[dict[str, object]] = []
             for (name, rows), part in zip(verdict.rows, losses, strict=True):
                 chosen = np.full(len(rows), True) if every else ~np.isfinite(part)
-                described += describe_rows(self.splits[name], self.data, rows[chosen], part[chosen])
+                described += describe_rows(self.splits[name], self.config.data, rows[chosen], part[chosen])
             if described:
                 write_bad_rows(self.run, verdict.step, self.world.rank, described)
         where = self.run / BAD_BATCHES
@@ -273,13 +274,13 @@ class NonFiniteGuard:
             with self.world.together("stopping for gradients that are not finite"):
                 raise ConfigError(
                     f"optim.lr: the gradient was not finite in {self.in_a_row} steps in a row, up to step "
-                    f"{verdict.step}; lower optim.lr (now {lr:g}) or look at the rows in {where}"
+                    f"{verdict.step}; lower optim.lr (now {self.config.optim.lr:g}) or look at the rows in {where}"
                 )
 
 
-def describe_rows(split: Split, data: Path, rows: np.ndarray, losses: np.ndarray) -> Iterator[dict[str, object]]:
+def describe_rows(split: Split, data: str, rows: np.ndarray, losses: np.ndarray) -> Iterator[dict[str, object]]:
     """Shard, row, label, loss and decoded text of source rows; reads through the split, for rare use only."""
-    tokens = Vocabulary.read(data / VOCABULARY).tokens
+    tokens = Vocabulary.read(Path(data, VOCABULARY)).tokens
     wanted = dict(zip(rows.tolist(), losses.tolist(), strict=True))
     for shard in split.shards:
         for block in shard.blocks:

@@ -103,8 +103,8 @@ class Run(Milestones):
     selection: Selection
     watch: StopWatch
     writer: RunWriter
-    console: Console | None
-    """None on ranks other than 0."""
+    console: Console
+    """A quiet one on ranks other than 0."""
     interrupted: bool = False
     """A rank was told to stop before the weights were what the run begins with."""
 
@@ -142,7 +142,7 @@ class Run(Milestones):
         was held out, since all folds together are predictions of every row.
         """
         world, directory, splits = self.session.world, self.writer.directory, self.data.splits
-        self.show("testing")
+        self.console.advance(self.trainer.step, "testing")
         with world.together("loading the best weights"):
             bundle = read_bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
@@ -163,7 +163,7 @@ class Run(Milestones):
         if TEST in measured:
             self.writer.log(TEST, {"step": self.trainer.step, **numbers_of(measured[TEST])})
         with world.together("saying how good the best weights are"):
-            if self.console is not None:
+            if world.is_main:
                 self.console.results(measured)
 
     def rehearse(self) -> None:
@@ -178,10 +178,9 @@ class Run(Milestones):
                 synchronize(device)
             seconds.append(time.perf_counter() - started)
         step_s = min(seconds[1:])
-        if self.console is not None:
-            tokens = sum(micro.num_tokens for micro in batch.micro_batches) * world.world_size
-            every = sum(shard.tokens for shard in self.data.manifest.splits[TRAIN]) * self.config.epochs
-            self.console.rehearsal(step_s, batch.global_rows, memory_bytes(device), step_s * every / tokens)
+        tokens = sum(micro.num_tokens for micro in batch.micro_batches) * world.world_size
+        every = sum(shard.tokens for shard in self.data.manifest.splits[TRAIN]) * self.config.epochs
+        self.console.rehearsal(step_s, batch.global_rows, memory_bytes(device), step_s * every / tokens)
 
     def after_step(self) -> None:
         """Act on what the ranks asked for at the step before, then say what this rank asks for now."""
@@ -196,17 +195,12 @@ class Run(Milestones):
             RankRequest.FAIL: self.writer.failure is not None,
         }
         self.requests.send({request for request, holds in wanted.items() if holds}, step)
-        self.show()
+        self.console.advance(step)
 
     def before_validation(self) -> None:
         """Act on what was asked for at the last step; no request travels until the next epoch."""
         self.act_on(self.requests.receive())
-        self.show("validating")
-
-    def show(self, doing: str = "") -> None:
-        """Move the progress bar, on rank 0."""
-        if self.console is not None:
-            self.console.advance(self.trainer.step, doing)
+        self.console.advance(self.trainer.step, "validating")
 
     def act_on(self, heard: set[RankRequest]) -> None:
         """Do what was asked for, on all ranks. Raises to leave the loop."""
@@ -314,8 +308,9 @@ class PretrainingRun(Run):
 
     def finish(self) -> None:
         """Say which weights were kept and what to do with them."""
-        with self.session.world.together("saying how good the best weights are"):
-            if self.console is not None:
+        world = self.session.world
+        with world.together("saying how good the best weights are"):
+            if world.is_main:
                 self.console.pretrained()
 
 

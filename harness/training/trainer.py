@@ -97,9 +97,9 @@ class Trainer:
             static_graph=config.micro_batch is None and not config.order.unlabelled_batch,
             comm_hook=DDPCommunicationHookType.BF16 if compressed and on_cuda else DDPCommunicationHookType.NO,
         )
-        optimizer = build_optimizer(objective.classifier, config.optim)
+        self.optimizer = build_optimizer(objective.classifier, config.optim)
         with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
-            self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+            self.model, self.scaled = accelerator.prepare(objective, self.optimizer)
         if objective.adversary is not None:
             objective.adversary.scaler = accelerator.scaler
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
@@ -136,7 +136,7 @@ class Trainer:
                 if self.step % self.config.tracking.log_every == 0 or self.step == self.total_steps:
                     self.log(grad_norm)
                 self.milestones.after_step()
-            self.guard.flush(self.current_lr())
+            self.guard.flush()
             self.milestones.before_validation()
             if (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs:
                 self.stopped = self.evaluate(epoch)
@@ -168,7 +168,11 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
                     loss = self.model(micro_batch, self.step)
-                self.backward(loss, self.world.world_size / rows)
+                scale = self.world.world_size / rows
+                if self.accelerator.scaler is None:
+                    loss.backward(torch.full_like(loss, scale))
+                else:
+                    self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
             part = self.objective.table_gradient
@@ -187,25 +191,18 @@ class Trainer:
         self.meter.add(batch, self.step, loss, summed(losses[labelled:]) if batch.unlabelled else None)
         return loss, grad_norm
 
-    def backward(self, loss: torch.Tensor, scale: float) -> None:
-        """Gradients of ``loss * scale``, which in fp16 the loss scaling multiplies once more."""
-        if self.accelerator.scaler is None:
-            loss.backward(torch.full_like(loss, scale))
-        else:
-            self.accelerator.backward(loss * scale)
-
     def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> torch.Tensor:
         """Update the weights, unless the gradient is not finite; then nothing changes, on any rank. Gives 1.0 or 0.0:
         whether that was so.
         """
-        skip = self.guard.judge(self.optimizer.optimizer, grad_norm, self.accelerator.scaler)
+        skip = self.guard.judge(self.optimizer, grad_norm, self.accelerator.scaler)
         # Accelerate's optimizer looks for packages in the file system at every step; only loss scaling needs it.
-        (self.optimizer.optimizer if self.accelerator.scaler is None else self.optimizer).step()
+        (self.optimizer if self.accelerator.scaler is None else self.scaled).step()
         for parameter in self.parameters:
             parameter.grad = None
         if self.average is not None:
             self.average.update(self.step, skip)
-        self.meter.counted.skipped += self.guard.record(self.step, batch, row_losses, skip, self.current_lr())
+        self.meter.counted.skipped += self.guard.record(self.step, batch, row_losses, skip)
         return skip
 
     def current_lr(self) -> float:
@@ -229,14 +226,14 @@ class Trainer:
             with self.world.together("stopping for a loss that diverged"):
                 raise ConfigError(
                     f"optim.lr: training diverged: at step {self.step} the loss is {figures['loss']:.4g}, where "
-                    f"guessing gives {guessing:.2f}; lower optim.lr (now {figures['lr']:g})"
+                    f"guessing gives {guessing:.2f}; lower optim.lr (now {self.config.optim.lr:g})"
                 )
 
     def state(self) -> State:
         """All that the training is between two steps; every rank calls it, since each has counted its own share."""
-        self.guard.flush(self.current_lr())
+        self.guard.flush()
         classifier = self.objective.classifier
-        optimizer = optimizer_state(self.optimizer.optimizer, classifier)
+        optimizer = optimizer_state(self.optimizer, classifier)
         if self.average is not None:
             optimizer |= self.average.state()
         scaler = self.accelerator.scaler
@@ -260,7 +257,7 @@ class Trainer:
         """
         classifier, values = self.objective.classifier, state.values
         load_weights(classifier, state.tensors[MODEL], where)
-        tensors, own = state.tensors[OPTIMIZER], optimizer_state(self.optimizer.optimizer, classifier)
+        tensors, own = state.tensors[OPTIMIZER], optimizer_state(self.optimizer, classifier)
         found = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{AVERAGE}.")}
         check_tensors(shapes_of(found), shapes_of(own), f"{where}: not the optimizer of this model")
         for name, live in own.items():
