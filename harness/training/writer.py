@@ -340,8 +340,6 @@ class RunWriter(Sink):
                 unwritten = full
                 if ending.exit_code not in (0, full.exit_code):  # else it is about to be said, of this file or another
                     tell(f"warning: {full}")
-        if self.metrics is not None:
-            self.metrics.close()
         for sink in self.sinks:
             sink.close(ending)
         if self.lock is not None:
