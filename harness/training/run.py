@@ -22,7 +22,7 @@ from harness.data.loader import Loader
 from harness.data.placement import OpenData
 from harness.inference.bundle import read_bundle
 from harness.inference.evaluation import assess, write_results
-from harness.inference.scoring import measure, score
+from harness.inference.scoring import loader_over, measure, score
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
 from harness.ranks.distributed import World
@@ -109,16 +109,13 @@ class Run(Milestones):
     """A rank was told to stop before the weights were what the run begins with."""
 
     def __post_init__(self) -> None:
-        """What scores of a split need beside a model; and no rank has asked for anything yet."""
+        """No rank has asked for anything yet."""
         self.requests = RankRequests(self.session.world)
-        self.scoring: dict[str, Any] = {
-            "world": self.session.world,
-            "batch_rows": self.config.eval_batch,
-            "layout": self.trainer.loader.layout,
-            "device": self.session.device,
-            "pause": self.pause,
-            "guard": self.data.look,
-        }
+
+    def measured(self, split: str) -> Loader:
+        """This rank's share of a split that is scored."""
+        rows, batch_rows, layout = self.data.splits[split], self.config.eval_batch, self.trainer.loader.layout
+        return loader_over(rows, self.session.world, batch_rows, layout, self.session.device, self.data.look)
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
@@ -155,7 +152,7 @@ class Run(Milestones):
         elif self.config.fold is None:
             del places[VALIDATION]
         for split, place in places.items():
-            scores = score(classifier, splits[split], **self.scoring)
+            scores = score(classifier, self.measured(split), world, self.pause)
             with world.together(f"writing the results of {split}"), storage(directory):
                 if world.is_main:
                     measured[split] = assess(scores, bundle, splits[split])
@@ -275,14 +272,14 @@ class Run(Milestones):
 
         The share of the wide part in the sum of the parts is chosen here.
         """
-        classifier, split = self.trainer.objective.classifier, self.data.splits[VALIDATION]
+        classifier, world = self.trainer.objective.classifier, self.session.world
+        loader = self.measured(VALIDATION)
         assert isinstance(classifier, Classifier)
         if classifier.wide is None:
-            scores = score(classifier, split, **self.scoring)
+            scores = score(classifier, loader, world, self.pause)
         else:
-            scores = score(classifier, split, **self.scoring, read=classifier.read)
-            network = scores.logits
-            wide = score(classifier, split, **self.scoring, read=classifier.look_up).logits
+            scores = score(classifier, loader, world, self.pause, classifier.read)
+            network, wide = scores.logits, score(classifier, loader, world, self.pause, classifier.look_up).logits
             share = np.float32(choose_share(network, wide, scores.labels))
             classifier.wide.share.fill_(float(share))
             # In fp32 and in this order, as the model itself adds them.
@@ -302,9 +299,8 @@ class PretrainingRun(Run):
         """Exact perplexity."""
         objective = self.trainer.objective
         assert isinstance(objective, LanguageObjective)
-        split = self.data.splits[VALIDATION]
-        found = measure(objective.classifier, split, **self.scoring, targets=objective.targets)
-        return found.figures(), Decision
+        loader = self.measured(VALIDATION)
+        return measure(objective.classifier, loader, self.session.world, self.pause, objective.targets), Decision
 
     def finish(self) -> None:
         """Say which weights were kept and what to do with them."""
