@@ -124,10 +124,10 @@ def begin(
         if world.is_main and config.init.weights:
             donor = find_donor(config.init.weights, config.model)
             found.weights = weights_of(donor, config.model, vocabulary_of(config), manifest)
-    known = world.from_main(found.weights and found.weights.facts, "the weights to start from")
+    known = world.from_main(None if found.weights is None else found.weights.facts, "the weights to start from")
     found.note("weights", STARTED_FROM, known, describe_weights(known) if known else "")
     find_vectors(config, manifest, world, found)
-    facts = found.vectors and found.vectors.facts
+    facts = None if found.vectors is None else found.vectors.facts
     found.note("vectors", VECTORS, facts, facts["format"] if facts else "")
     return found
 
