@@ -16,9 +16,10 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -48,18 +49,15 @@ from preprocessing.dataset.shards import (
 )
 from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
-from preprocessing.job.decisions import NO_FOLD, check_splits, decide, fold_rows
+from preprocessing.job.decisions import check_splits, decide, fold_rows, table_of
 from preprocessing.job.encode import Decided, count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
-from preprocessing.job.parts import Classes, Rows
+from preprocessing.job.parts import NO_FOLD, Classes
 from preprocessing.job.statistics import BASE, lines_on_classes, lines_on_rows, provenance, statistics, summary_line
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.resources import resolve
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Job:
@@ -98,27 +96,22 @@ class Job:
 
     def build(self, plans: list[Plan]) -> Manifest:
         """The five passes."""
-        config, splits = self.config, self.config.splits
+        config, pipeline, workers, screen = self.config, self.pipeline, self.workers, self.screen
         (self.root / MANIFEST).unlink(missing_ok=True)
-        done = parts.tokenize_all(config, self.pipeline, plans, self.workers, self.work, self.screen)
-        tasks, summaries = [task for task, _ in done], [summary for _, summary in done]
+        tasks, summaries = parts.tokenize_all(config, pipeline, plans, workers, self.work, screen)
         stored = [parts.load(self.work, task.number) for task in tasks]
         classes = Classes.of(config.source, summaries)
-        rows = Rows.of(stored, classes)
-        decision, report = self.decide(rows, classes, plans)
-        fold = np.full(len(decision), NO_FOLD, np.int16)
-        if splits.folds:
-            fold, report["folds"] = fold_rows(rows, decision, splits.folds, config.seed, classes.names)
-        columns = {"split": decision, "label": rows.label, "fold": fold}
+        rows, report = self.decide(table_of(stored, classes), classes.names, plans)
+        columns = {name: rows.sort_index()[name].to_numpy() for name in ("split", "label", "fold")}
         decided = Decided.write(self.work, [len(part["row"]) for part in stored], columns)
-        counts = count_all(decided, self.workers, unlabelled=config.vocabulary.count_unlabelled)
-        vocabulary = frozen(counts, config.vocabulary, self.base, self.screen)
+        counts = count_all(decided, workers, unlabelled=config.vocabulary.count_unlabelled)
+        vocabulary = frozen(counts, config.vocabulary, self.base, screen)
         vocabulary.write(self.root / VOCABULARY)
-        self.comment([task.part for task in tasks], classes, rows, decision, report)
-        keys, passed = [task.key for task in tasks], (self.pipeline, vocabulary, config.widths, config.shards.rows)
-        infos, unknown = encode_all(decided, rows.label, self.root, keys, *passed, self.workers, self.screen)
+        self.comment([task.part for task in tasks], classes.names, rows, report)
+        keys, label = [task.key for task in tasks], columns["label"]
+        infos, unknown = encode_all(decided, label, self.root, keys, config, pipeline, vocabulary, workers, screen)
         counted = int(counts.counts.sum())
-        facts = statistics(rows, decision, report, summaries, infos, unknown, classes.names, config)
+        facts = statistics(config, rows, report, summaries, infos, unknown, classes.names)
         facts["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
         recorded = replace(config, vocabulary=config.vocabulary.of(counted))
         manifest = Manifest(
@@ -128,8 +121,8 @@ class Job:
             block_rows=BLOCK_ROWS,
             vocabulary_size=len(vocabulary),
             vocabulary_hash=vocabulary.hash,
-            text=self.pipeline.to_json(),
-            text_hash=text_hash(self.pipeline, vocabulary.hash),
+            text=pipeline.to_json(),
+            text_hash=text_hash(pipeline, vocabulary.hash),
             statistics=facts,
             provenance=provenance(recorded, plans, [task.part for task in tasks], summaries) | self.on_base,
             label_type=classes.type,
@@ -138,29 +131,30 @@ class Job:
         write_manifest(self.root, manifest)
         return manifest
 
-    def decide(self, rows: Rows, classes: Classes, plans: list[Plan]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Each row's split, and what was found. Raises ``DataError`` for an unusable split."""
+    def decide(self, rows: pd.DataFrame, names: list[str], plans: list[Plan]) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """The rows with ``split`` and ``fold``, and what was found. Raises ``DataError`` for an unusable split."""
         config = self.config
         check_files(plans, rows)
-        if (rows.named == UNLABELLED_NUMBER).all():
-            names = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
+        if (rows["named"] == UNLABELLED_NUMBER).all():
+            files = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
             what = f"no row has a label in {config.source.label_column!r}"
-            raise DataError(f"{names}: {what}, and a classifier needs some; check source.label_column")
-        decision, report = decide(rows, config.quality, config.splits, config.seed, lambda row: locate(plans, row))
-        check_splits(rows, decision, report["dropped"], classes.names, config.splits)
-        return decision, report
+            raise DataError(f"{files}: {what}, and a classifier needs some; check source.label_column")
+        decision, report = decide(rows, config, lambda row: locate(plans, row))
+        rows = rows.assign(split=decision, fold=np.int16(NO_FOLD))
+        check_splits(rows, report["dropped"], names, config.splits)
+        if config.splits.folds:
+            rows["fold"], report["folds"] = fold_rows(rows, config.splits.folds, config.seed, names)
+        return rows, report
 
-    def comment(
-        self, cut: list[Part], classes: Classes, rows: Rows, decision: np.ndarray, report: dict[str, Any]
-    ) -> None:
+    def comment(self, cut: list[Part], names: list[str], rows: pd.DataFrame, report: dict[str, Any]) -> None:
         """Say what was found of classes and groups, and which columns might have been used."""
-        lines = lines_on_classes(classes.names, self.config.source.labels == AUTO, rows.label, decision)
+        lines = lines_on_classes(names, self.config.source.labels == AUTO, rows)
         lines += [f"splits: {line}" for line in groups_in_words(report["groups"])] if "groups" in report else []
         lines += [f"folds: {folds_in_words(report['folds'])}"] if "folds" in report else []
         if UNLABELLED in report:
-            kept = int((decision == UNLABELLED_NUMBER).sum())
+            kept = int((rows["split"] == UNLABELLED_NUMBER).sum())
             lines.append(f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}")
-        validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
+        validation_is_cut = self.config.splits.validation > 0 and not (rows["named"] == VALIDATION_NUMBER).any()
         for line in [*lines, *hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)]:
             self.screen.say(line)
 
@@ -176,10 +170,10 @@ def build(config: PreprocessConfig) -> Manifest:
             return Job(config, found, place).run()
 
 
-def check_files(plans: list[Plan], rows: Rows) -> None:
+def check_files(plans: list[Plan], rows: pd.DataFrame) -> None:
     """Refuse a source, or files that it names for a split, of which no row is left. Raises ``DataError``."""
     ends = np.cumsum([plan.rows for plan in plans])
-    left = np.bincount(np.searchsorted(ends, rows.row), minlength=len(plans))
+    left = np.bincount(np.searchsorted(ends, rows["row"]), minlength=len(plans))
     for split in dict.fromkeys(plan.file.split for plan in plans):
         files = [at for at, plan in enumerate(plans) if plan.file.split == split]
         if not left[files].any():

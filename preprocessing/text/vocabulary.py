@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,15 +34,13 @@ class Counts:
     types: pa.Array
     counts: np.ndarray
 
-    def merge(self, others: Iterable[Counts]) -> Counts:
-        """The sum of these counts and all ``others``; the same table whatever the order, up to the order of rows."""
-        every = [self, *others]
-        types = pa.chunked_array([part.types for part in every], pa.large_string())
-        encoded = one_chunk(types).dictionary_encode()
-        codes = encoded.indices.to_numpy(zero_copy_only=False)
-        total = np.zeros(len(encoded.dictionary), np.int64)
-        np.add.at(total, codes, np.concatenate([part.counts for part in every]))
-        return Counts(encoded.dictionary, total)
+
+def merged(every: Sequence[Counts]) -> Counts:
+    """The sum of counts; the same table whatever their order, up to the order of its rows."""
+    encoded = one_chunk(pa.chunked_array([part.types for part in every], pa.large_string())).dictionary_encode()
+    total = np.zeros(len(encoded.dictionary), np.int64)
+    np.add.at(total, encoded.indices.to_numpy(), np.concatenate([part.counts for part in every]))
+    return Counts(encoded.dictionary, total)
 
 
 @dataclass(frozen=True, kw_only=True)
