@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
@@ -33,6 +32,9 @@ from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, components
 from preprocessing.job.parts import NO_FOLD, Classes
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 DROPPED = -1
 Where = Callable[[int], str]
 """A row's number in the source -> ``FILE: row N``."""
@@ -46,6 +48,8 @@ def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.Da
     ``exact_hash`` of its letters, ``group`` of its group (``NO_GROUP`` where it has none). ``split`` and ``fold`` are
     added when they are decided.
     """
+    import pandas as pd
+
     parts = [
         {
             "group": np.full(len(part["row"]), NO_GROUP, np.uint64),

@@ -16,10 +16,9 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -58,6 +57,9 @@ from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.resources import resolve
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Job:

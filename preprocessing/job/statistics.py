@@ -6,10 +6,9 @@ No times and no machine: equal runs write equal bytes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from preprocessing.base.installed import VERSION
@@ -20,6 +19,9 @@ from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.shards import Manifest, ShardInfo
 from preprocessing.job.parts import Summary
 from preprocessing.labels import alike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REASONS = {
     "filtered": "with another value than source.where says",
