@@ -45,8 +45,8 @@ def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.Da
 
     ``row`` is a row's number in the source, ``label`` that of its class or ``NO_LABEL``, ``named`` that of the split
     which the source names or ``NO_SPLIT``; ``missing`` says whether it had no text. ``text_hash`` is of its tokens,
-    ``exact_hash`` of its letters, ``group`` of its group (``NO_GROUP`` where it has none). ``split`` and ``fold`` are
-    added when they are decided.
+    ``exact_hash`` of its letters, ``group`` of its group (``NO_GROUP`` where it has none). ``fold`` is ``NO_FOLD``
+    until it is decided, and ``split`` is added then.
     """
     import pandas as pd
 
@@ -60,7 +60,8 @@ def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.Da
         }
         for part, own in zip(stored, classes.numbers, strict=True)
     ]
-    return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}).sort_values("row")
+    rows = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return rows.sort_values("row").assign(fold=np.int16(NO_FOLD))
 
 
 class Sieve:
@@ -68,82 +69,87 @@ class Sieve:
 
     def __init__(self, rows: pd.DataFrame, quality: QualityConfig, where: Where) -> None:
         """Empty texts are dealt with first. Raises ``DataError`` where all are empty."""
-        self.row, self.quality, self.where = rows["row"].to_numpy(), quality, where
-        self.alive = np.ones(len(rows), bool)
+        self.rows, self.quality, self.where = rows, quality, where
+        self.alive = rows["row"].notna()
         self.dropped: dict[str, int] = {}
-        self.full = (rows["num_tokens"] > 0).to_numpy()
+        self.full = rows["num_tokens"] > 0
         if not self.full.any():
-            raise DataError(f"{where(int(self.row[0]))}: no token is left of any text; check text.stop_words")
+            raise DataError(f"{where(rows['row'].iloc[0])}: no token is left of any text; check text.stop_words")
         self.found: dict[str, Any] = {"empty": int((~self.full).sum()), "missing_text": int(rows["missing"].sum())}
         self.apply("empty", ~self.full, "no token is left of its text")
 
-    def apply(self, name: str, found: np.ndarray, what: str) -> None:
+    def apply(self, name: str, found: pd.Series, what: str) -> None:
         """Do what the policy ``quality.<name>`` says with the rows ``found`` that are still there.
 
         Raises ``DataError`` where it says ``error``, naming the first of them; ``what`` is wrong with it.
         """
         found = found & self.alive
-        policy = getattr(self.quality, name)
-        if policy == "error" and found.any():
-            others = f" (and {found.sum() - 1} more)" if found.sum() > 1 else ""
+        count, policy = int(found.sum()), getattr(self.quality, name)
+        if policy == "error" and count:
+            others = f" (and {count - 1} more)" if count > 1 else ""
             mend = f"correct the row, or set quality.{name} to keep or drop"
-            raise DataError(f"{self.where(int(self.row[found][0]))}: {what}{others}; {mend}")
+            raise DataError(f"{self.where(self.rows['row'][found].iloc[0])}: {what}{others}; {mend}")
         if policy == "drop":
-            self.alive[found] = False
-            self.dropped[name] = self.dropped.get(name, 0) + int(found.sum())
+            self.alive &= ~found
+            self.dropped[name] = self.dropped.get(name, 0) + count
+
+    def again(self, keys: list[str]) -> pd.Series:
+        """bool per row: one before it, that is there and not empty, is equal in ``keys``."""
+        compared = self.rows[self.alive & self.full]
+        return compared.duplicated(keys).reindex(self.rows.index, fill_value=False)
 
 
-def decide(rows: pd.DataFrame, config: PreprocessConfig, where: Where) -> tuple[np.ndarray, dict[str, Any]]:
-    """int8 ``[rows]``: each one's split, or ``DROPPED``; and what was found, for the manifest.
+def decide(rows: pd.DataFrame, config: PreprocessConfig, where: Where) -> tuple[pd.Series, dict[str, Any]]:
+    """int8 per row: its split, or ``DROPPED``; and what was found, for the manifest.
 
     Raises ``DataError`` where a policy says ``error``, naming the first row it applies to.
     """
-    without = (rows["named"] == UNLABELLED_NUMBER).to_numpy()
-    labelled = rows[~without]
-    decision = np.empty(len(rows), np.int8)
-    decision[~without], report = decide_labelled(labelled, config, where)
-    if without.any():
-        labelled = labelled.assign(split=decision[~without])
-        decision[without], found = decide_unlabelled(rows[without], labelled, config, where)
+    has_label = rows["named"] != UNLABELLED_NUMBER
+    split = rows["named"].copy()
+    split.loc[has_label], report = decide_labelled(rows[has_label], config, where)
+    if not has_label.all():
+        labelled = rows.assign(split=split)[has_label]
+        split.loc[~has_label], found = decide_unlabelled(rows[~has_label], labelled, config, where)
         for name, count in found["dropped"].items():
             report["dropped"][name] = report["dropped"].get(name, 0) + count
         report[UNLABELLED] = found
-    return decision, report
+    return split, report
 
 
-def differ(values: pd.Series, key: pd.Series) -> np.ndarray:
-    """bool ``[rows]``: whether rows of this row's key have other values."""
-    grouped = values.groupby(key.to_numpy())
-    return (grouped.transform("min") != grouped.transform("max")).to_numpy()
+def differ(rows: pd.DataFrame, name: str, key: str) -> pd.Series:
+    """bool per row: whether rows that are equal in ``key`` differ in ``name``."""
+    values = rows.groupby(key)[name]
+    return values.transform("min") != values.transform("max")
 
 
-def decide_labelled(rows: pd.DataFrame, config: PreprocessConfig, where: Where) -> tuple[np.ndarray, dict[str, Any]]:
+def decide_labelled(rows: pd.DataFrame, config: PreprocessConfig, where: Where) -> tuple[pd.Series, dict[str, Any]]:
     """The same for rows with labels."""
     sieve = Sieve(rows, config.quality, where)
-    unequal = sieve.full & differ(rows["label"], rows["text_hash"])
+    unequal = sieve.full & differ(rows, "label", "text_hash")
     sieve.apply("contradictions", unequal, "an equal text has another label")
-    named = rows["named"].clip(lower=TRAIN_NUMBER)
-    leaking = sieve.full & (named < named.groupby(rows["text_hash"].to_numpy()).transform("max")).to_numpy()
+    split = rows["named"].clip(lower=TRAIN_NUMBER)
+    leaking = sieve.full & (split < split.groupby(rows["text_hash"]).transform("max"))
     sieve.apply("leaks", leaking, "another split that the source names holds an equal text")
-    decision, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed)
-    compared = sieve.alive & sieve.full
-    texts = rows[compared].assign(split=decision[compared])
-    duplicates = {
-        "exact": int(texts.duplicated(["text_hash", "exact_hash"]).sum()),
-        "normalised": int(texts.duplicated("text_hash").sum()),
-        "across_splits": int(differ(texts["split"], texts["text_hash"]).sum()),
+    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed)
+    sieve.rows = rows = rows.assign(split=split)
+    again = sieve.again(["text_hash"])
+    compared = rows[sieve.alive & sieve.full]
+    found = {
+        "contradictions": int(unequal.sum()),
+        "leaks": int(leaking.sum()),
+        "duplicates": {
+            "exact": int(sieve.again(["text_hash", "exact_hash"]).sum()),
+            "normalised": int(again.sum()),
+            "across_splits": int(differ(compared, "split", "text_hash").sum()),
+        },
     }
-    again = np.zeros(len(rows), bool)
-    again[compared] = texts.duplicated(["text_hash", "split"])
-    sieve.apply("duplicates", again, "its split holds an equal text before it")
-    decision[~sieve.alive] = DROPPED
-    counts = {"contradictions": int(unequal.sum()), "leaks": int(leaking.sum()), "duplicates": duplicates}
-    return decision, {**sieve.found, **counts, "dropped": sieve.dropped, **of_groups}
+    sieve.apply("duplicates", sieve.again(["text_hash", "split"]), "its split holds an equal text before it")
+    return split.where(sieve.alive, DROPPED), {**sieve.found, **found, "dropped": sieve.dropped, **of_groups}
 
 
 def decide_unlabelled(
     rows: pd.DataFrame, labelled: pd.DataFrame, config: PreprocessConfig, where: Where
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[pd.Series, dict[str, Any]]:
     """The same for rows without labels, after those that are ``labelled``.
 
     With folds all of these are measured once, those of training too.
@@ -152,7 +158,7 @@ def decide_unlabelled(
     measured = (TRAIN, VALIDATION, TEST) if config.splits.folds else (VALIDATION, TEST)
     texts = labelled[labelled["num_tokens"] > 0]
     shared = {
-        name: sieve.full & rows["text_hash"].isin(texts["text_hash"][texts["split"] == number]).to_numpy()
+        name: sieve.full & rows["text_hash"].isin(texts["text_hash"][texts["split"] == number])
         for number, name in enumerate(SPLITS)
     }
     found = {"rows": len(rows), **sieve.found, "shared": {name: int(its.sum()) for name, its in shared.items()}}
@@ -160,15 +166,13 @@ def decide_unlabelled(
         sieve.apply("leaks", shared[name], f"{name} holds an equal text, and this one has no label")
     if config.splits.group_column is not None:
         groups = labelled["group"][labelled["split"].isin([SPLITS.index(name) for name in measured])]
-        of_measured = ((rows["group"] != NO_GROUP) & rows["group"].isin(groups)).to_numpy()
+        of_measured = (rows["group"] != NO_GROUP) & rows["group"].isin(groups)
         found["groups_measured"] = int(of_measured.sum())
         sieve.apply("leaks", of_measured, "it has no label, and its group is one of validation or test")
-    again = np.zeros(len(rows), bool)
-    compared = sieve.alive & sieve.full
-    again[compared] = rows["text_hash"][compared].duplicated()
+    again = sieve.again(["text_hash"])
     found["duplicates"] = int(again.sum())
     sieve.apply("duplicates", again, "an equal text without a label stands before it")
-    return np.where(sieve.alive, UNLABELLED_NUMBER, DROPPED), {**found, "dropped": sieve.dropped}
+    return rows["named"].where(sieve.alive, DROPPED), {**found, "dropped": sieve.dropped}
 
 
 def check_splits(rows: pd.DataFrame, dropped: dict[str, int], names: list[str], splits: SplitConfig) -> None:
@@ -194,108 +198,103 @@ def check_splits(rows: pd.DataFrame, dropped: dict[str, int], names: list[str], 
 
 
 def split_rows(
-    rows: pd.DataFrame, alive: np.ndarray, splits: SplitConfig, seed: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int
+) -> tuple[pd.Series, dict[str, Any]]:
     """int8 per row: its split; and with groups ``groups`` of the manifest. A split that the source names gets no
     others.
 
     Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, or groups
     too large for a split.
     """
-    named = rows["named"].to_numpy()
+    named = set(rows["named"])
     for name, values in splits.names.items():
-        if name in SPLITS and not (named == SPLITS.index(name)).any():
+        if name in SPLITS and SPLITS.index(name) not in named:
             said = f"no row has one of these in {splits.column!r}: {', '.join(map(repr, values))}"
             raise DataError(f"splits.names.{name}: {said}; correct the key")
-    decision = np.where(named == NO_SPLIT, TRAIN_NUMBER, named).astype(np.int8)
+    split = rows["named"].clip(lower=TRAIN_NUMBER)  # which rows without one stay in
     cut = {VALIDATION: splits.validation, TEST: splits.test}
-    cut = {name: 0.0 if (named == SPLITS.index(name)).any() else fraction for name, fraction in cut.items()}
+    cut = {name: 0.0 if SPLITS.index(name) in named else fraction for name, fraction in cut.items()}
     if splits.group_column is not None:
-        return decision, {"groups": by_group(rows, alive, decision, cut, splits.group_column, seed)}
-    pool = alive & (decision == TRAIN_NUMBER)
+        return split, {"groups": by_group(rows, alive, split, cut, splits.group_column, seed)}
+    pool = alive & (split == TRAIN_NUMBER)
     if any(cut.values()):
-        decision[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), seed=seed, **cut)
-    return decision, {}
+        split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), seed=seed, **cut)
+    return split, {}
 
 
 def by_group(
-    rows: pd.DataFrame, alive: np.ndarray, decision: np.ndarray, cut: dict[str, float], column: str, seed: int
+    rows: pd.DataFrame, alive: pd.Series, split: pd.Series, cut: dict[str, float], column: str, seed: int
 ) -> dict[str, Any]:
-    """Change the ``decision`` so that rows of one group stay together; returns the manifest's ``statistics.groups``.
+    """Change ``split`` so that rows of one group stay together; returns the manifest's ``statistics.groups``.
 
     A row without a split follows its group where the source names that a validation or a test group. Groups that the
     source itself divides are left as they are, and counted.
     """
     key = f"splits.group_column: {column!r}"
-    grouped = (rows["group"] != NO_GROUP).to_numpy()
+    grouped, named = rows["group"] != NO_GROUP, rows["named"]
     sizes = rows["group"][grouped].value_counts()
     if not len(sizes):
         raise DataError(f"{key} is empty in every row; name another column")
     if 1 < len(sizes) == grouped.sum():
         what = f"has another value in each of the {len(sizes):,} rows, so it keeps none together"
         raise DataError(f"{key} {what}; name another column, or leave it out")
-    named = rows["named"].to_numpy()
-    largest = rows["named"].groupby(rows["group"].to_numpy()).transform("max").to_numpy()
-    of_group = np.where(grouped, largest, NO_SPLIT)  # the split that is farthest from training
-    follows = (named == NO_SPLIT) & (of_group > TRAIN_NUMBER)
-    decision[follows] = of_group[follows]
-    shared = []
-    for pair in itertools.combinations(range(len(SPLITS)), 2):
-        both = rows[grouped & np.isin(named, pair)]
-        both = both[differ(both["named"], both["group"])]
-        if len(both):
-            counts = {SPLITS[split]: int((both["named"] == split).sum()) for split in pair}
-            shared.append({"groups": both["group"].nunique(), "rows": counts})
+    farthest = rows.groupby("group")["named"].transform("max").where(grouped, NO_SPLIT)  # from training
+    follows = (named == NO_SPLIT) & (farthest > TRAIN_NUMBER)
+    split.loc[follows] = farthest[follows]
     report: dict[str, Any] = {
         "column": column,
         "groups": len(sizes),
         "largest": int(sizes.max()),
         "rows_without": int((~grouped).sum()),
         "followed": int(follows.sum()),
-        "shared": shared,
+        "shared": [],
         "cut": {},
     }
+    for pair in itertools.combinations(range(len(SPLITS)), 2):
+        both = rows[grouped & named.isin(pair)]
+        both = both[differ(both, "named", "group")]
+        if len(both):
+            counts = {SPLITS[number]: int((both["named"] == number).sum()) for number in pair}
+            report["shared"].append({"groups": both["group"].nunique(), "rows": counts})
     if not any(cut.values()):
         return report
-    pool = alive & (decision == TRAIN_NUMBER) & (of_group <= TRAIN_NUMBER)
+    pool = alive & (split == TRAIN_NUMBER) & (farthest <= TRAIN_NUMBER)
     if not pool.any():
         what = f"the source names a split other than {TRAIN} for all groups, so none is left to cut from"
         raise DataError(f"{key}: {what}; set splits.validation and test to 0")
     together, label = kept_together(rows[pool])
-    decision[pool] = assign_groups(together, label, seed=seed, **cut)
+    split.loc[pool] = assign_groups(together, label, seed=seed, **cut)
     for name, fraction in cut.items():
-        got = int((decision[pool] == SPLITS.index(name)).sum())
+        got = int((split[pool] == SPLITS.index(name)).sum())
         if fraction and not got:
             most = np.unique(together, return_counts=True)[1].max()
-            what = f"no group fits into the split {name}: the largest holds {most:,} of {pool.sum():,} rows"
+            what = f"no group fits into the split {name}: the largest holds {most:,} of {len(together):,} rows"
             raise DataError(f"{key}: {what}; ask for another share in splits.{name}, or name another column")
         if fraction:
-            report["cut"][name] = {"rows": got, "share": round(got / int(pool.sum()), 6), "wanted": fraction}
+            report["cut"][name] = {"rows": got, "share": round(got / len(together), 6), "wanted": fraction}
     return report
 
 
 def kept_together(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Of each row what is equal where rows must stay together, see ``components``, and its label."""
-    group, text_hash, num_tokens, label = (
-        rows[name].to_numpy() for name in ("group", "text_hash", "num_tokens", "label")
-    )
-    return components(group, text_hash, num_tokens > 0), label
+    group, text_hash, size, label = (rows[name].to_numpy() for name in ("group", "text_hash", "num_tokens", "label"))
+    return components(group, text_hash, size > 0), label
 
 
-def fold_rows(rows: pd.DataFrame, folds: int, seed: int, names: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+def fold_rows(rows: pd.DataFrame, folds: int, seed: int, names: list[str]) -> tuple[pd.Series, dict[str, Any]]:
     """int16 per row: its fold, ``NO_FOLD`` where it is neither in training nor in validation; and the lines to print.
 
     ``names`` are the classes. Raises ``DataError`` where there are fewer groups than folds, or a fold that cannot be
     validated on or trained without.
     """
-    pool = rows["split"].isin([SPLITS.index(TRAIN), SPLITS.index(VALIDATION)]).to_numpy()
+    pool = rows["split"].isin([SPLITS.index(TRAIN), SPLITS.index(VALIDATION)])
     together, label = kept_together(rows[pool])
     found = len(np.unique(together))
     if found < folds:
         what = f"only {found} groups or different texts outside of test"
         raise DataError(f"splits.folds: {folds} folds, but {what}; ask for fewer folds")
-    result = np.full(len(rows), NO_FOLD, np.int16)
-    result[pool] = fold = assign_folds(together, label, folds=folds, seed=seed)
+    result = rows["fold"].copy()
+    result.loc[pool] = fold = assign_folds(together, label, folds=folds, seed=seed)
     counts = np.stack([np.bincount(label[fold == number], minlength=len(names)) for number in range(folds)])
     for number, inside in enumerate(counts):
         alone = np.flatnonzero((counts.sum(axis=0) == inside) & (inside > 0))

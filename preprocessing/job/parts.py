@@ -28,7 +28,7 @@ from preprocessing.corpus.sources import Plan
 from preprocessing.job import engine
 from preprocessing.job.engine import Progress
 from preprocessing.job.executors import Workers
-from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, text_hashes
+from preprocessing.job.hashes import content_sum, exact_hashes, keyed_hash, text_hashes
 from preprocessing.labels import LabelType, common_type, in_order
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
@@ -87,12 +87,8 @@ class TokenizedPart(engine.Part[Summary]):
         """Store the rows in the order of their keys, and the distinct tokens."""
         piece = rows.read(self.part)
         tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(piece.texts)
-        keys = shuffle_keys(self.seed, piece.row)
-        order = np.argsort(keys, kind="stable")
-        codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
-        narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
         columns = {
-            "key": keys,
+            "key": keyed_hash(self.seed, "shuffle", piece.row),
             "row": piece.row,
             "label": piece.label,
             "split": piece.split,
@@ -101,11 +97,13 @@ class TokenizedPart(engine.Part[Summary]):
             "exact_hash": exact_hashes(piece.texts),
             **({} if piece.group is None else {"group": piece.group}),
         }
+        order = np.argsort(columns["key"], kind="stable")
+        codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
+        narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
         stored: dict[str, Any] = {name: values[order] for name, values in columns.items()}
         stored["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
-        tables: dict[str, dict[str, Any]] = {"rows": stored, "types": {"types": tokens.types.cast(pa.large_string())}}
         files = {}
-        for name, table in tables.items():
+        for name, table in (("rows", stored), ("types", {"types": tokens.types})):
             path = file_of(self.root, self.number, name)
             write_table(path, table)
             files[path.name] = atomic.sha256_file(path)

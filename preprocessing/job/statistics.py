@@ -97,10 +97,6 @@ def provenance(
     config: PreprocessConfig, plans: list[Plan], cut: list[Part], summaries: list[Summary]
 ) -> dict[str, Any]:
     """Sources with their sizes and fingerprints, the configuration, and the versions of what did the work."""
-    contents = {plan.file.address: 0 for plan in plans if plan.file.format == "folder"}
-    for part, summary in zip(cut, summaries, strict=True):
-        if part.file.address in contents:
-            contents[part.file.address] += int(summary.content, 16)
     entries, first = [], 1
     for plan in plans:
         entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
@@ -109,8 +105,9 @@ def provenance(
         if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
             entry["text_column"] = plan.file.source.text_column
         entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": first, "fingerprint": plan.fingerprint}
-        if plan.file.address in contents:
-            entry["sum_of_sha256"] = f"{contents[plan.file.address] % (1 << 256):064x}"
+        if plan.file.format == "folder":
+            own = (summary for part, summary in zip(cut, summaries, strict=True) if part.file.address == plan.file.address)
+            entry["sum_of_sha256"] = f"{sum(int(summary.content, 16) for summary in own) % (1 << 256):064x}"
         entries.append(entry)
         first += plan.rows
     versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}

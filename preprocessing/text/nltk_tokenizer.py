@@ -22,11 +22,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-
 from preprocessing.text import resources as data
-from preprocessing.text.cleaning import prepare
+from preprocessing.text.tokenizer import PerText
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -54,7 +51,7 @@ def resources(spec: TextSpec) -> dict[str, str]:
     return found
 
 
-class NLTKTokenizer:
+class NLTKTokenizer(PerText):
     """``split`` cuts texts into surfaces; ``words`` says, once per distinct surface, which tokens it holds.
 
     A surface is a chunk, or a whole sentence (after :data:`_IN_PLACE`), or a finished token (after
@@ -63,37 +60,28 @@ class NLTKTokenizer:
 
     def __init__(self, spec: TextSpec) -> None:
         """Load the rules and, for ``nltk``, the Punkt model; raises :class:`DataError` when it is missing."""
+        super().__init__(spec, self._surfaces)
         resources(spec)
         from nltk.tokenize import word_tokenize
         from nltk.tokenize.destructive import NLTKWordTokenizer
 
-        sentences = spec.tokenizer == "nltk"
-        name = data.language_name(spec.language)
+        name, is_line = data.language_name(spec.language), spec.tokenizer == "nltk_line"
         self._rules: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
-        self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, not sentences)
-        self._sentences = sentences_of(name) if sentences else None
-        self._spec = spec
-        self._studied = rules_hash(NLTKWordTokenizer) in _STUDIED
+        self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, is_line)
+        self._sentences = (lambda text: [text]) if is_line else sentences_of(name)
+        self._is_studied = rules_hash(NLTKWordTokenizer) in _STUDIED
         self._closing = lru_cache(4096)(
             lambda closers: [_FINISHED + token for token in self._rules("x." + closers)[1:]]
         )
 
-    def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-        """Surfaces of all texts in order (large_string), and int64 [texts + 1] offsets."""
-        surfaces: list[str] = []
-        offsets = [0]
-        for text in texts.to_pylist():
-            self._cut(prepare(text, self._spec.html, self._spec.lowercase), surfaces)
-            offsets.append(len(surfaces))
-        return pa.array(surfaces, pa.large_string()), np.array(offsets, np.int64)
-
-    def _cut(self, text: str, surfaces: list[str]) -> None:
+    def _surfaces(self, text: str) -> list[str]:
         plain = text.isascii() and text.isprintable()  # then the only whitespace is the space
-        if not self._studied or (not plain and _ODD.search(text)):
-            surfaces += [_FINISHED + token for token in self._whole(text)]
-            return
-        for sentence in self._sentences(text) if self._sentences else [text]:
+        if not self._is_studied or (not plain and _ODD.search(text)):
+            return [_FINISHED + token for token in self._whole(text)]
+        surfaces: list[str] = []
+        for sentence in self._sentences(text):
             self._cut_sentence(sentence, surfaces, plain)
+        return surfaces
 
     def _cut_sentence(self, sentence: str, surfaces: list[str], plain: bool) -> None:
         chunks = sentence.split()

@@ -174,19 +174,12 @@ class Vocabulary:
 
     def lookup(self, types: pa.Array) -> np.ndarray:
         """The ids of ``types`` (string or large_string): int32, :data:`UNK` for what is not in the vocabulary."""
-        if len(types) * 8 < len(self):
-            rows = self._rows
-            return np.array([rows.get(token, UNK) for token in types.to_pylist()], np.int32)
-        found = pc.fill_null(pc.index_in(types.cast(pa.large_string()), value_set=self.tokens), UNK)
-        ids = found.to_numpy(zero_copy_only=False).astype(np.int32)
-        return np.maximum(ids, UNK, out=ids)  # a text may hold the word <pad>; it is not padding
+        return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
-        """Token → id, for the few types of a single text: probing a dict beats hashing the whole vocabulary again."""
-        rows = dict(zip(self.tokens.to_pylist(), range(len(self)), strict=True))
-        del rows[RESERVED[PAD]]
-        return rows
+        """Token → id; a text may hold the word <pad>, which is not padding."""
+        return dict(zip(self.tokens.to_pylist(), range(len(self)), strict=True)) | {RESERVED[PAD]: UNK}
 
     def write(self, path: str | Path) -> None:
         """Write an Arrow IPC file (columns token, count) that carries its own hash; it appears whole or not at all."""

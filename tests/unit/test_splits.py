@@ -131,7 +131,7 @@ def test_groups_of_no_use_are_refused() -> None:
 def test_folds_that_cannot_be_used_get_a_sentence() -> None:
     rows = rows_of([1, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [-1] * 6, [0] * 6)
     with pytest.raises(DataError, match=r"splits.folds: .*all 2 rows of the label 'b' fall into fold 0, so a training"):
-        fold_rows(rows.assign(split=TRAIN), 5, 0, ["a", "b"])
+        fold_rows(rows.assign(split=TRAIN, fold=-1), 5, 0, ["a", "b"])
 
 
 def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path, command: Command) -> None:
