@@ -106,8 +106,9 @@ def provenance(
             entry["text_column"] = plan.file.source.text_column
         entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": first, "fingerprint": plan.fingerprint}
         if plan.file.format == "folder":
-            own = (summary for part, summary in zip(cut, summaries, strict=True) if part.file.address == plan.file.address)
-            entry["sum_of_sha256"] = f"{sum(int(summary.content, 16) for summary in own) % (1 << 256):064x}"
+            found = zip(cut, summaries, strict=True)
+            own = [int(summary.content, 16) for part, summary in found if part.file.address == plan.file.address]
+            entry["sum_of_sha256"] = f"{sum(own) % (1 << 256):064x}"
         entries.append(entry)
         first += plan.rows
     versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
