@@ -38,12 +38,12 @@ from harness.rundir.bundle_files import (
     PROBABILITIES,
     BundleInfo,
     ExportInfo,
-    facts_of,
     identity,
     read_weights,
     write_export,
     write_info,
 )
+from harness.rundir.json_files import facts_of
 from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities

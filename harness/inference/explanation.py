@@ -215,7 +215,9 @@ def write_text(screen: Screen, row: int | None, one: Explanation) -> None:
     """For people: colours in a terminal, scores behind words elsewhere."""
     screen.say((f"row {row:,}: " if row is not None else "") + one.head, "head")
     if screen.is_live and not os.environ.get("NO_COLOR"):
-        screen.console().print(as_rich(one.pieces))
+        from rich.console import Console
+
+        Console(file=screen.stream).print(as_rich(one.pieces))
     else:
         for line in as_plain(one.pieces).splitlines():
             screen.say(line, indent=0)

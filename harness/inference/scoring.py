@@ -231,7 +231,7 @@ def gathered(
     number in the source, and float64 ``[rows, width]``, in the order of the source.
     """
     table = np.concatenate(parts) if parts else np.empty((0, num_facts + width))
-    table = world.gather_rows(table, f"the scores of split {split.name}")
+    table = np.concatenate(world.gather_objects(table, f"the scores of split {split.name}"))
     facts = np.ascontiguousarray(table[:, :num_facts].T).view(np.int64)
     assert len(facts[0]) == len(np.unique(facts[0])) == len(split), "a row was scored twice, or not at all"
     order_of_rows = np.argsort(facts[0])

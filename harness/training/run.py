@@ -22,7 +22,7 @@ from harness.data.placement import OpenData
 from harness.inference.scoring import measure
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
-from harness.ranks.distributed import PendingMaximum, World
+from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
@@ -260,25 +260,19 @@ class RankRequests:
     def __init__(self, world: World) -> None:
         """Nothing is on its way yet."""
         self.world = world
-        self.pending: PendingMaximum | None = None
-        self.own: set[RankRequest] = set()
-        """What a rank without others has to tell itself."""
+        self.pending: Callable[[], np.ndarray] | None = None
 
     def send(self, wanted: Collection[RankRequest], step: int) -> None:
         """Start telling all ranks what this one wants after ``step``; does not wait."""
-        if self.world.world_size == 1:
-            self.own = set(wanted)
-            return
         flags = np.array([int(request in wanted) for request in RankRequest])
         self.pending = self.world.start_maximum(flags, f"the requests of step {step}")
 
     def receive(self) -> set[RankRequest]:
         """What any rank wanted at the last ``send``: the same set on every rank. Empty if nothing was sent since."""
-        heard, self.own = self.own, set()
-        if self.pending is not None:
-            pending, self.pending = self.pending, None
-            heard = {request for request, flag in zip(RankRequest, pending.read(), strict=True) if flag}
-        return heard
+        if self.pending is None:
+            return set()
+        pending, self.pending = self.pending, None
+        return {request for request, flag in zip(RankRequest, pending(), strict=True) if flag}
 
 
 def heaviest_batch(loader: Loader) -> StepBatch:

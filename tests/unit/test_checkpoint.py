@@ -128,7 +128,7 @@ while ended != 0:
     checkpoint.sweep(run)
     assert all(path.name.count(".") == 0 for path in (run / "checkpoints").iterdir()), tried
     for other in set(checkpoint.steps(run)) - {5, 9}:
-        checkpoint.remove(checkpoint.path_of(run, other))
+        atomic.remove(checkpoint.path_of(run, other))
     for other in {5, 9} - set(checkpoint.steps(run)):
         write(run, other)
 print(tried - 1)
