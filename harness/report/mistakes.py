@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.inference.explanation import Piece, as_html, pieces_of
+from harness.inference.explanation import Piece, as_html, pieces_of, places
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import UNLABELLED
@@ -25,10 +25,8 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
 from preprocessing.corpus.tables import as_text, read_table
 from preprocessing.dataset.shards import Manifest
-from preprocessing.text.encoder import kept_at_head, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import RESERVED, UNK
 
 MOST_BYTES = 1 << 30
 """Larger files are not searched: the rows of a CSV file are found by counting its lines from the start."""
@@ -67,14 +65,7 @@ def placed(text: str, tokens: Sequence[str], weights: Sequence[float], tokenizer
     """The text in pieces, with the weights of the tokens that stand there."""
     if tokenizer is None:
         return [(text, 0.0)]
-    known = set(tokens)
-
-    def tokens_of(some: list[str]) -> list[list[str]]:
-        return [[token if token in known else RESERVED[UNK] for token in found] for found in tokenizer(some).to_lists()]
-
-    spec = tokenizer.pipeline.spec
-    at_head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
-    spans = spans_of(text, tokens[:at_head], tokens[at_head:], tokens_of, strip_html=spec.html)
+    spans = places(text, tokens, tokenizer, tokenizer.pipeline.spec)
     return pieces_of(text, spans, weights)
 
 

@@ -28,7 +28,6 @@ from harness.report.plots import (
     learning_charts,
     quality_charts,
     shown_split,
-    worst_first,
 )
 from harness.report.runs import (
     RunFacts,
@@ -45,7 +44,7 @@ from harness.rundir.layout import REPORT, members
 from harness.rundir.records import installed_version
 from harness.rundir.training_facts import split_facts
 from harness.scores.figures import FIGURES, title_of
-from harness.scores.metrics import confusion_from_json, largest_confusions
+from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
 from preprocessing.base import atomic
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import duration, printable, public, public_values, tell

@@ -148,13 +148,17 @@ def read_info(directory: Path) -> BundleInfo:
     return info
 
 
-def check_classifier(directory: Path, info: BundleInfo) -> None:
-    """Raise ``ConfigError`` for weights that tell no labels apart, with what to do with them."""
+def read_classifier(directory: Path) -> BundleInfo:
+    """``read_info`` of a classifier. Raises ``ConfigError`` for weights that tell no labels apart, with what to do with
+    them.
+    """
+    info = read_info(directory)
     if info.task == LANGUAGE_MODEL:
         raise ConfigError(
             f"{directory / INDEX}: a pretrained language model, which knows no labels; train a classifier that starts "
             f"from it, with --init.weights {directory}, and name that run"
         )
+    return info
 
 
 def weights_path(directory: Path, info: BundleInfo) -> Path:
