@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -22,10 +21,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-from pyarrow import parquet
+import numpy as np
+import pandas as pd
 
-from benchmarks.measuring import read_frame, table
+from benchmarks.measuring import read_frame
 from harness.baseline.linear import RECIPE
 from harness.config import RunConfig
 from harness.rundir.bundle_files import bundle_directory, read_info
@@ -90,28 +89,23 @@ def main(config: CorporaConfig, files: list[str]) -> None:
     if config.recipe:
         facts[ALL] = (config.text, config.recipe, config.unlabelled, weights)
     path, found = Path(config.output, "figures.jsonl"), []
+    path.parent.mkdir(parents=True, exist_ok=True)
     there = finished(path)
     for file in files:
-        corpus = read_corpus(Path(file), config)
+        corpus, name = read_corpus(Path(file), config), Path(file).stem
         for seed, labels, method in product(config.seeds, config.labels, facts):
             key = hash_of(file, config.split_column, config.measure, labels, seed, method, *facts[method])
             if key not in there:
-                figures = measure(config, corpus, labels, seed, method, Path(config.output, Path(file).stem, key))
-                names = {"corpus": Path(file).stem, "labels": labels, "seed": seed, "method": method}
-                there[key] = {"key": key, **names, **figures}
+                figures = measure(config, corpus, labels, seed, method, Path(config.output, name, key))
+                there[key] = {"key": key, "corpus": name, "labels": labels, "seed": seed, "method": method, **figures}
                 atomic.append_line(path, json.dumps(there[key]))
             found.append(there[key])
     shown = summary(found)
-    print(
-        json.dumps(shown, indent=2)
-        if config.json
-        else table([tuple(shown[0]), *(tuple(one.values()) for one in shown)])
-    )
+    print(json.dumps(shown.to_dict("records"), indent=2) if config.json else shown.to_string(index=False))
 
 
 def finished(path: Path) -> dict[str, dict[str, Any]]:
     """The figures that are there, by their key; a line that was cut short counts as none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     found = {}
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         with suppress(json.JSONDecodeError):
@@ -120,42 +114,35 @@ def finished(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-Corpus = dict[str, list[str]]
-"""A value of each column for each row."""
-
-
-def read_corpus(file: Path, config: CorporaConfig) -> Corpus:
+def read_corpus(file: Path, config: CorporaConfig) -> pd.DataFrame:
     """Texts, labels and splits by padless's names. Raises ``DataError`` for what is missing."""
     frame = read_frame(file)
-    try:
-        text, label, split = (frame[name].map(str) for name in ("text", "label", config.split_column))
-    except KeyError as error:
-        raise DataError(f"{file}: no column {error}; there are {', '.join(map(str, frame))}") from None
-    corpus = {"text": text.tolist(), "label": label.tolist(), "split": split.str.lower().map(SPELLINGS).tolist()}
+    columns = {"text": "text", "label": "label", config.split_column: "split"}
+    for name in columns.keys() - set(frame):
+        raise DataError(f"{file}: no column {name!r}; there are {', '.join(map(str, frame))}")
+    corpus: pd.DataFrame = frame[list(columns)].rename(columns=columns).astype(str)
+    corpus["split"] = corpus["split"].str.lower().map(SPELLINGS)
     for one in {TRAIN, config.measure} - {*corpus["split"]}:
         raise DataError(f"{file}: no row whose {config.split_column} is {one}")
     return corpus
 
 
-def places(corpus: Corpus, *splits: str) -> list[int]:
-    """Of the rows of some splits."""
-    return [place for place, name in enumerate(corpus["split"]) if name in splits]
-
-
-def drawn(corpus: Corpus, labels: int, seed: int) -> list[int]:
+def drawn(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
     """Places of the training rows that keep their label; fewer are always some of more. Raises ``ConfigError``."""
-    rows = places(corpus, TRAIN)
+    rows = np.flatnonzero(corpus["split"] == TRAIN)
     if labels > len(rows):
         raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
-    return sorted(rows[place] for place in permutation(len(rows), seed, DRAWN)[:labels]) if labels else rows
+    return rows[np.sort(permutation(len(rows), seed, DRAWN)[:labels])] if labels else rows
 
 
-def measure(config: CorporaConfig, corpus: Corpus, labels: int, seed: int, method: str, folder: Path) -> dict[str, Any]:
+def measure(
+    config: CorporaConfig, corpus: pd.DataFrame, labels: int, seed: int, method: str, folder: Path
+) -> dict[str, Any]:
     """Accuracy, rows and seconds of one figure."""
     kept, began = drawn(corpus, labels, seed), time.monotonic()
     if method == LINEAR:
-        learned = kept + (places(corpus, VALIDATION) if config.measure == TEST else [])
-        accuracy = linear(corpus, learned, places(corpus, config.measure))
+        beside = corpus["split"].isin([VALIDATION] if config.measure == TEST else [])
+        accuracy = linear(pd.concat([corpus.iloc[kept], corpus[beside]]), corpus[corpus["split"] == config.measure])
     else:
         data, with_others = folder / "data", method == ALL
         if not (data / "dataset.json").exists():
@@ -169,21 +156,22 @@ def measure(config: CorporaConfig, corpus: Corpus, labels: int, seed: int, metho
     return {"rows": len(kept), "accuracy": accuracy, "seconds": time.monotonic() - began}
 
 
-def sources(config: CorporaConfig, corpus: Corpus, kept: list[int], folder: Path, with_others: bool) -> list[str]:
+def sources(
+    config: CorporaConfig, corpus: pd.DataFrame, kept: np.ndarray, folder: Path, with_others: bool
+) -> list[str]:
     """Write the files of a dataset; the words of the command that reads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"labelled.parquet": sorted([*kept, *places(corpus, VALIDATION, TEST)])}
-    lost = sorted({*places(corpus, TRAIN)} - {*kept})
-    if with_others and lost:
-        files["unlabelled.parquet"] = lost
-    for name, rows in files.items():
-        with atomic.replacing(folder / name) as temporary:
-            parquet.write_table(pa.table(corpus).take(rows), temporary)
-    found = [str(folder / name) for name in files]
-    without = [*found[1:], *([config.unlabelled] if with_others and config.unlabelled else [])]
-    words = [found[0], "--splits.column", "split"]
+    training = corpus["split"] == TRAIN
+    has_label = ~training | corpus.index.isin(kept)
+    corpus[has_label & corpus["split"].notna()].to_parquet(folder / "labelled.parquet", index=False)
+    words, without = [str(folder / "labelled.parquet"), "--splits.column", "split"], []
+    if with_others and not has_label.all():
+        without.append(str(folder / "unlabelled.parquet"))
+        corpus[~has_label].to_parquet(without[0], index=False)
+    if with_others and config.unlabelled:
+        without.append(config.unlabelled)
     words += ["--source.unlabelled_path", json.dumps(without)] if without else []
-    return words if TEST in corpus["split"] else [*words, "--splits.test", "0"]  # none of those that keep their label
+    return words if TEST in set(corpus["split"]) else [*words, "--splits.test", "0"]  # none of those with a label
 
 
 def run(*arguments: object) -> None:
@@ -193,7 +181,7 @@ def run(*arguments: object) -> None:
         raise SystemExit(code)
 
 
-def linear(corpus: Corpus, learned: Sequence[int], measured: Sequence[int]) -> float:
+def linear(learned: pd.DataFrame, measured: pd.DataFrame) -> float:
     """Accuracy of TF-IDF of words and pairs and logistic regression, as people write it in ten lines."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -201,10 +189,7 @@ def linear(corpus: Corpus, learned: Sequence[int], measured: Sequence[int]) -> f
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     model = make_pipeline(vectorizer, LogisticRegression(C=RECIPE["C"], max_iter=1000))
-    (texts, labels), (seen, true) = (
-        [[corpus[name][place] for place in rows] for name in ("text", "label")] for rows in (learned, measured)
-    )
-    return float(model.fit(texts, labels).score(seen, true))
+    return float(model.fit(learned["text"], learned["label"]).score(measured["text"], measured["label"]))
 
 
 def accuracy_of(directory: Path, split: str) -> float:
@@ -225,18 +210,16 @@ def hash_of(*facts: object) -> str:
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:12]
 
 
-def summary(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each corpus, number of labels and method: the mean accuracy over seeds, its deviation, a figure's seconds."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for line in lines:
-        groups.setdefault((line["corpus"], line["labels"], line["method"]), []).append(line)
-    return [
-        {
-            **{name: own[0][name] for name in ("corpus", "rows", "method")},
-            "accuracy": f"{statistics.fmean(figures := [one['accuracy'] for one in own]):.4f}",
-            "sd": f"{statistics.stdev(figures):.4f}" if len(own) > 1 else None,
-            "seeds": len(own),
-            "seconds": statistics.fmean(one["seconds"] for one in own),
-        }
-        for own in groups.values()
-    ]
+def summary(lines: Sequence[dict[str, Any]]) -> Any:
+    """A frame: for each corpus, number of labels and method the mean accuracy over seeds, its deviation, a figure's
+    seconds.
+    """
+    groups = pd.DataFrame(lines).groupby(["corpus", "labels", "method"], sort=False)
+    found = groups.agg(
+        rows=("rows", "first"),
+        accuracy=("accuracy", "mean"),
+        sd=("accuracy", "std"),
+        seeds=("seed", "size"),
+        seconds=("seconds", "mean"),
+    )
+    return found.round({"accuracy": 4, "sd": 4, "seconds": 1}).astype(object).where(found.notna(), None).reset_index()

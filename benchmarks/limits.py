@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import table
+import pandas as pd
 
 CLASSES = ("dull", "fine")
 LIMIT_S = 900
@@ -46,11 +46,7 @@ def main(config: LimitsConfig) -> None:
         for size in full if config.full else small:
             print(f"{name}: {size:,}", file=sys.stderr)
             found.append({"kind": name, "size": size, **attempt(commands, size)})
-    print(
-        json.dumps(found, indent=2)
-        if config.json
-        else table([tuple(found[0]), *(tuple(one.values()) for one in found)])
-    )
+    print(json.dumps(found, indent=2) if config.json else pd.DataFrame(found).to_string(index=False))
 
 
 Commands = Callable[[Path, int], list[str]]

@@ -4,34 +4,52 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from preprocessing.base.errors import DataError, require
+from msgspec import Meta
 
-LARGEST = 1 << 24
+from harness.rundir.records import installed_version
+from preprocessing.base.installed import needed
+
+Size = Annotated[int, Meta(ge=1, le=1 << 24)]
 """Rows, features, repetitions: beyond it no machine measures anything."""
-DISTRIBUTIONS = {"bs4": "beautifulsoup4"}
 PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "pandas")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The keys of every benchmark whose contenders take turns."""
+
+    rounds: Size = 5
+    """Turns of each contender; the median counts."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def printed(measure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
+    """The command that prints what ``measure`` finds, as JSON or as tables."""
+
+    def main(config: Measured) -> None:
+        values = measure(config)
+        print(json.dumps(values, indent=2, ensure_ascii=False) if config.json else "\n".join(rendered(values)))
+
+    return main
+
+
 def peer_module(module: str) -> Any:
-    """A peer's module. Raises ``DataError`` where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        root = module.partition(".")[0]
-        name = DISTRIBUTIONS.get(root, root)
-        raise DataError(f"{root} is not installed; pip install {name} brings it") from None
+    """A peer's module. Raises ``ConfigError`` where it is not installed."""
+    needed(module.partition(".")[0], "benchmarks", "bench")
+    return importlib.import_module(module)
 
 
 def read_frame(file: Path) -> Any:
@@ -43,12 +61,6 @@ def read_frame(file: Path) -> Any:
     if file.suffix in (".jsonl", ".json"):
         return pd.read_json(file, lines=True, dtype=False, convert_dates=False)
     return pd.read_csv(file, dtype=str, keep_default_na=False)
-
-
-def check_sizes(config: Any, *names: str) -> None:
-    """Raise ``ConfigError`` for a size of a bench that is below 1, or absurd."""
-    for name in names:
-        require(1 <= getattr(config, name) <= LARGEST, name, getattr(config, name), f"from 1 to {LARGEST:,}")
 
 
 def alternate(
@@ -75,25 +87,22 @@ def alternate(
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """What runs in the block has one core, with all its threads, where the system can say so."""
-    torch = sys.modules.get("torch")
+    """What runs in the block has one core, with all its threads."""
+    torch, cores = sys.modules.get("torch"), os.sched_getaffinity(0)
     threads = torch.get_num_threads() if torch else 1
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
-    if cores:
-        os.sched_setaffinity(0, {max(cores)})
+    os.sched_setaffinity(0, {max(cores)})
     if torch:
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        if cores:
-            os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(0, cores)
         if torch:
             torch.set_num_threads(threads)
 
 
 def result(unit: str, values: Mapping[str, float], **more: Any) -> dict[str, Any]:
-    """The form that every bench prints: ``ours`` beside its peers, ours / peer, and what else it has found."""
+    """The form that every benchmark prints: ``ours`` beside its peers, ours / peer, and what else it has found."""
     peers = {name: value for name, value in values.items() if name != "ours"}
     ratios = {name: values["ours"] / value for name, value in peers.items()}
     return {"unit": unit, "ours": values["ours"], "peers": peers, "ratios": ratios, **more, "machine": machine()}
@@ -101,51 +110,28 @@ def result(unit: str, values: Mapping[str, float], **more: Any) -> dict[str, Any
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    versions = {}
-    for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    cpus = Path("/proc/cpuinfo")
+    torch, cpus = sys.modules.get("torch"), Path("/proc/cpuinfo")
     names = [line for line in cpus.read_text().splitlines() if line.startswith("model name")] if cpus.exists() else []
-    torch = sys.modules.get("torch")
     return {
         "processor": names[0].partition(": ")[2] if names else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads() if torch else 1,
         "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
         "python": platform.python_version(),
-        **versions,
+        **{name: version for name in PACKAGES if (version := installed_version(name))},
     }
-
-
-def show(values: dict[str, Any], *, as_json: bool) -> None:
-    """Print a result as JSON or as tables."""
-    print(json.dumps(values, indent=2, ensure_ascii=False) if as_json else "\n".join(rendered(values)))
 
 
 def rendered(values: dict[str, Any]) -> Iterator[str]:
     """Contenders, a line each; then every other part on one line."""
-    ratios = {"ours": 1.0, **values["ratios"]}
+    import pandas as pd
+
     speeds = {"ours": values["ours"], **values["peers"]}
-    lines = [(name, f"{speed:,.0f}", ratios[name]) for name, speed in speeds.items()]
-    yield table([("contender", values["unit"], "ours / it"), *lines])
+    columns = {values["unit"]: speeds, "ours / it": {"ours": 1.0, **values["ratios"]}}
+    frame = pd.DataFrame(columns).rename_axis(columns="contender")
+    yield frame.to_string(formatters=["{:,.0f}".format, "{:,.2f}".format])
     for name, part in values.items():
-        if name in ("unit", "ours", "peers", "ratios") or not part:
-            continue
-        if isinstance(part, dict):
-            yield f"{name}: " + ", ".join(f"{key} {cell(value)}" for key, value in part.items())
-        else:
-            yield f"{name}: {cell(part)}"
-
-
-def table(rows: Sequence[Sequence[object]]) -> str:
-    """Cells below each other, the first of a row at its left; numbers with two digits."""
-    cells = [[cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-def cell(value: object) -> str:
-    """A value as a table shows it."""
-    return "-" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
+        if name not in ("unit", "ours", "peers", "ratios"):
+            pairs = part.items() if isinstance(part, dict) else [("", part)]
+            shown = (f"{key} {value:,.2f}" if isinstance(value, float) else f"{key} {value}" for key, value in pairs)
+            yield f"{name}: {', '.join(shown)}"

@@ -15,16 +15,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import nn
 
-from benchmarks.measuring import alternate, check_sizes, one_core, read_frame, result, show
+from benchmarks.measuring import Measured, alternate, one_core, printed, read_frame, result
 from benchmarks.text import notebook
 from harness.inference.scorer import Scorer, open_scorer, scorer_class
-from preprocessing.base.errors import DataError, require
+from preprocessing.base.errors import DataError
 from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import PAD, UNK
@@ -37,7 +38,7 @@ SLOWEST = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(Measured):
     """Predictions of raw texts, on one core, beside the notebook's loop and a linear pipeline."""
 
     run: str
@@ -46,24 +47,10 @@ class PredictConfig:
     """File with texts: .csv, .jsonl or .parquet."""
     column: str = "text"
     """Column of the input that holds the text."""
-    rows: int = 4000
+    rows: Annotated[int, Meta(ge=2, le=1 << 24)] = 4000
     """Texts a turn, the first of the input."""
-    rounds: int = 3
-    """Turns of each contender."""
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     """What ours computes in; fp32 is measured too."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_sizes(self, "rows", "rounds")
-        require(self.rows >= 2, "rows", self.rows, "at least 2")
-
-
-def main(config: PredictConfig) -> None:
-    """Measure and print. Raises ``DataError`` where the notebook's libraries or their data are missing."""
-    show(measure(config), as_json=config.json)
 
 
 def measure(config: PredictConfig) -> dict[str, Any]:
@@ -99,9 +86,8 @@ class NotebookLoop:
 
     def __init__(self, scorer: Scorer) -> None:
         """A network of the same sizes, with random weights: they do not change the time that it takes."""
-        bundle: Any = scorer.bundle  # type: ignore[attr-defined]
-        shape, self.length = bundle.info.model, bundle.pipeline.spec.max_tokens
-        self.ids = {word: number for number, word in enumerate(bundle.vocabulary.tokens.to_pylist())}
+        shape, self.length = scorer.info.model, scorer.encoder.pipeline.spec.max_tokens
+        self.ids = {word: number for number, word in enumerate(scorer.vocabulary.tokens.to_pylist())}
         self.tokens: Callable[[Texts], Any] = notebook(TextSpec(stop_words="nltk", lemmatizer="wordnet"))
         self.embedding = nn.Embedding(len(self.ids), shape["embedding_dim"], padding_idx=PAD)
         options = {"batch_first": True, "bidirectional": shape["bidirectional"]}
@@ -131,3 +117,6 @@ def linear(texts: Texts) -> Callable[[Texts], object]:
         warnings.simplefilter("ignore")  # that it has not converged: only its time is measured
         pipeline.fit(list(texts), np.arange(len(texts)) % 2)
     return lambda some: pipeline.predict_proba(list(some))
+
+
+main = printed(measure)

@@ -6,54 +6,41 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.measuring import alternate, check_sizes, result, show
+from benchmarks.measuring import Measured, Size, alternate, printed, result
 from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig
+from harness.model.attribution import batch_of
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.training.optim import build_optimizer
 from harness.training.throughput import synchronize
-from preprocessing.base.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(Measured):
     """Training steps over sequences of 200 to 210 tokens whose ids are as frequent as words are."""
 
-    vocabulary: int = 30_000
-    """Token ids."""
-    embedding_dim: int = 128
+    vocabulary: Annotated[int, Meta(ge=3, le=1 << 24)] = 30_000
+    """Token ids, of which two are reserved."""
+    embedding_dim: Size = 128
     """Size of a token's vector."""
-    hidden_size: int = 256
+    hidden_size: Size = 256
     """Size of the state in each direction."""
-    candidates: int = 1024
+    candidates: Size = 1024
     """Tokens that ours tells each right one from; the plain loop tells it from all."""
-    batch: int = 16
+    batch: Size = 16
     """Sequences per step. The plain loop holds batch x tokens x vocabulary logits: 0.8 GB as it is."""
-    rounds: int = 5
-    """Measurements of each contender; the median counts."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic; the plain loop has it by autocast."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_sizes(self, "vocabulary", "embedding_dim", "hidden_size", "candidates", "batch", "rounds")
-        require(self.vocabulary >= 3, "vocabulary", self.vocabulary, "at least 3: two ids are reserved")
-
-
-def main(config: PretrainConfig) -> None:
-    """Measure and print."""
-    show(measure(config), as_json=config.json)
 
 
 def measure(config: PretrainConfig) -> dict[str, Any]:
@@ -90,13 +77,9 @@ def measure(config: PretrainConfig) -> dict[str, Any]:
 
 def random_batch(config: PretrainConfig, device: torch.device) -> Batch:
     """Padded rows whose ids are drawn log-uniformly, longest first."""
-    random = np.random.default_rng(0)
-    lengths = np.sort(random.integers(200, 211, config.batch))[::-1].copy()
-    drawn = np.exp(random.random((config.batch, int(lengths[0]))) * np.log(config.vocabulary - 1)).astype(np.int32)
-    ids = np.where(np.arange(lengths[0]) < lengths[:, None], np.clip(drawn, 1, config.vocabulary - 1), 0)
-    labels, own = torch.zeros(config.batch, dtype=torch.int64), torch.from_numpy(lengths)
-    rows = np.arange(config.batch)
-    return Batch(torch.from_numpy(ids.astype(np.int32)).to(device), own, labels.to(device), rows, None, own.to(device))
+    random, largest = np.random.default_rng(0), config.vocabulary - 1
+    lengths = np.sort(random.integers(200, 211, config.batch))[::-1]
+    return batch_of([np.exp(random.random(length) * np.log(largest)).clip(1, largest) for length in lengths], device)
 
 
 class Plain(nn.Module):
@@ -122,3 +105,6 @@ class Plain(nn.Module):
             for one, wanted in zip(logits, targets, strict=True)
         ]
         return losses[0] + losses[1]
+
+
+main = printed(measure)

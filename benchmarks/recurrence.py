@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmarks.measuring import alternate, check_sizes, result, show
+from benchmarks.measuring import Measured, Size, alternate, printed, result
 from harness.model.recurrent import VariableLengthLSTM
 from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.training.throughput import synchronize
@@ -19,28 +19,15 @@ PACKED = "pack_padded_sequence"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrenceConfig:
+class RecurrenceConfig(Measured):
     """Forward and backward of one LSTM layer over sequences of 200 to 210 tokens, on this machine."""
 
-    batch: int = 64
+    batch: Size = 64
     """Sequences per batch."""
-    hidden_size: int = 128
+    hidden_size: Size = 128
     """Size of the state in each direction; the input has the same size."""
-    rounds: int = 7
-    """Measurements of each contender; the median counts."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic; the padded nn.LSTM has it by autocast. Packed input on a CPU stays in fp32 whatever this says."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_sizes(self, "batch", "hidden_size", "rounds")
-
-
-def main(config: RecurrenceConfig) -> None:
-    """Measure and print."""
-    show(measure(config), as_json=config.json)
 
 
 def measure(config: RecurrenceConfig) -> dict[str, Any]:
@@ -77,3 +64,6 @@ def measure(config: RecurrenceConfig) -> dict[str, Any]:
     contenders = {"ours": reversal, PACKED: packed, "padded nn.LSTM": lambda: plain(inputs)[0].float().sum()}
     seconds = alternate({name: step(forward) for name, forward in contenders.items()}, config.rounds)
     return result("tokens/s", {name: int(lengths.sum()) / median for name, median in seconds.items()})
+
+
+main = printed(measure)

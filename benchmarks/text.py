@@ -18,10 +18,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.measuring import alternate, check_sizes, one_core, peer_module, result, show
+from benchmarks.measuring import Measured, Size, alternate, one_core, peer_module, printed, result
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.rows import first_texts
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.rows import read
+from preprocessing.corpus.sources import files, scan
 from preprocessing.text import resources
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
@@ -33,7 +36,7 @@ SLOW_SAMPLE, SAMPLE = 400, 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig(PreprocessConfig):
+class TextConfig(PreprocessConfig, Measured):
     """Documents per second of a configuration, beside pandas + NLTK, HF tokenizers, CountVectorizer and others.
 
     One core each, alternating, medians. It takes every key that preprocessing run takes.
@@ -41,23 +44,8 @@ class TextConfig(PreprocessConfig):
 
     output: str = "unused"
     """Nothing is written."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
-    rounds: int = 3
-    """Rounds to take the median of."""
-    texts: int = 25_000
+    texts: Size = 25_000
     """Texts to read at most."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        check_sizes(self, "rounds", "texts")
-
-
-def main(config: TextConfig) -> None:
-    """Measure and print."""
-    texts = first_texts(config.source, config.splits, config.texts)
-    show(measure(texts, config.text, config.rounds), as_json=config.json)
 
 
 def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]:
@@ -143,3 +131,14 @@ PEERS: dict[str, tuple[Callable[[TextSpec, Sequence[str]], Run], int]] = {
     "HF tokenizers, WordLevel": (huggingface, SAMPLE),
     "CountVectorizer": (count_vectorizer, SAMPLE),
 }
+
+
+@printed
+def main(config: TextConfig) -> dict[str, Any]:
+    """Measure with the first texts of the source."""
+    texts: list[str] = []
+    with temporary_folder() as stage:
+        for file in resolved(list(files(config.source, config.splits))).files:
+            for part in scan(file, stage).parts if len(texts) < config.texts else ():
+                texts += read(part).texts.to_pylist()
+    return measure(texts[: config.texts], config.text, config.rounds)

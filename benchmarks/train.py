@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.measuring import alternate, check_sizes, result, show
+from benchmarks.measuring import Measured, Size, alternate, printed, result
 from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.data.checks import TRAIN
 from harness.data.placement import open_data
@@ -39,36 +39,26 @@ TURN_LIMIT_S = 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Measured):
     """Training steps on the rows of a dataset: same model, rows and precision for every contender."""
 
     data: str
     """Dataset directory; its training split is used. The padded loop pads every row to the widest shard."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network:"""
-    batch: int = 64
+    batch: Size = 64
     """Rows per step."""
-    steps: int = 8
+    steps: Size = 8
     """Steps per contender and turn."""
-    rounds: int = 5
-    """Turns of each contender; the median counts."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic, by autocast; a packed LSTM on a CPU stays in fp32 whatever this says."""
-    json: bool = False
-    """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check_sizes(self, "batch", "steps", "rounds")
         shape, plain = self.model, ModelConfig()
         for name in ("cell", "pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
             value, only = getattr(shape, name), getattr(plain, name)
             require(value == only, f"model.{name}", value, f"{only!r}, which is all that the other loops know")
-
-
-def main(config: TrainConfig) -> None:
-    """Measure and print."""
-    show(measure(config), as_json=config.json)
 
 
 def measure(config: TrainConfig) -> dict[str, Any]:
@@ -200,3 +190,6 @@ class Loop:
                 outputs = self.lstm(embedded)[0]
             logits = self.head(outputs.amax(1)).squeeze(1).float()
         return functional.binary_cross_entropy_with_logits(logits, self.labels[rows])
+
+
+main = printed(measure)

@@ -4,27 +4,21 @@
 from __future__ import annotations
 
 from harness.config import CLASSIFIER, FIRST_KEYS, RunConfig
-from harness.ranks import devices, stopping
+from harness.ranks import stopping
 from harness.ranks.stopping import leave, run_rank
 from harness.training.rules import resolve
 from preprocessing.base import cli
-from preprocessing.base.help_page import Page
 
 PROG = "accelerate launch -m harness.train"
-PAGE = Page(
-    usage=f"{PROG} [--config FILE] [--key value …]",
-    about="Train an LSTM text classifier on a dataset directory. python -m harness launch is the same with checks "
-    "before any process starts, and with true exit codes.",
-    first=FIRST_KEYS,
-    example=f"{PROG} --data data/mine --run runs/mine",
-)
+ABOUT = """Train an LSTM text classifier, or a language model for it to start from, on a dataset directory. python -m
+harness launch is the same with checks before any process starts, and with true exit codes."""
 
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     stopping.install()
-    recipe = cli.parse(RunConfig, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
-    resolved = resolve(recipe)
+    example = f"{PROG} --data data/mine --run runs/mine"
+    resolved = resolve(cli.parse(RunConfig, argv, prog=PROG, about=ABOUT, first=FIRST_KEYS, example=example))
     config = resolved.config
     from harness.ranks.session import open_session
     from harness.report.sinks import BaselineSink, ReportSink

@@ -83,70 +83,56 @@ class Linear:
     classifier: Any
     """scikit-learn's."""
     num_classes: int
-    rows: int
-    """Training rows."""
-    limit: int
-    """Most steps that the solver was given."""
+    facts: dict[str, Any]
+    """What is said of how it learned: features, training rows, steps, whether they were enough."""
 
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
-        """Fit it; ``check`` has found nothing wrong."""
+        """Fit it; ``check`` has found nothing wrong. More than two classes share one softmax."""
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
 
         def words_and_pairs(ids: np.ndarray) -> list[int]:
             found: list[int] = np.concatenate((ids, ids[:-1] * manifest.vocabulary_size + ids[1:])).tolist()
             return found
 
-        train = Split(data, manifest, TRAIN).check()
-        outputs = 1 if len(manifest.labels) == 2 else len(manifest.labels)
-        most = MOST_WEIGHTS // outputs
+        train, num_classes = Split(data, manifest, TRAIN).check(), len(manifest.labels)
+        outputs = 1 if num_classes == 2 else num_classes
         vectorizer = TfidfVectorizer(
-            analyzer=words_and_pairs, sublinear_tf=True, min_df=RECIPE["min_rows"], max_features=most
+            analyzer=words_and_pairs,
+            sublinear_tf=True,
+            min_df=RECIPE["min_rows"],
+            max_features=MOST_WEIGHTS // outputs,
         )
         try:
             matrix = vectorizer.fit_transform(itertools.chain.from_iterable(map(documents, train.blocks)))
         except ValueError:
             raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn") from None
         limit = int(np.clip(WORK // max(matrix.nnz * outputs, 1), FEWEST_STEPS, MOST_STEPS))
-        return cls(vectorizer, fit(matrix, in_order(train, "label"), limit), len(manifest.labels), len(train), limit)
-
-    @property
-    def steps(self) -> int:
-        """Steps that the solver took."""
-        return int(np.max(self.classifier.n_iter_))
+        classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
+        # Products with a sparse matrix have no use for more than one thread, and threads that wait for each other
+        # between two products are many times slower on a busy machine.
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # its steps are counted, and said
+            classifier.fit(matrix, in_order(train, "label"))
+        steps = int(np.max(classifier.n_iter_))
+        facts = {"features": matrix.shape[1], "train_rows": len(train), "steps": steps, "converged": steps < limit}
+        return cls(vectorizer, classifier, num_classes, facts)
 
     def logits(self, split: Split) -> np.ndarray:
         """Logits of a split's rows as they lie in the shards, float64 ``[rows]`` for two classes, ``[rows, classes]``
         for more; a class without a training row gets the least probable one of all.
         """
         pieces = (self.vectorizer.transform(documents(block)) for block in split.blocks)
-        return np.concatenate([logits_of(self.classifier, piece, self.num_classes) for piece in pieces])
-
-
-def fit(matrix: Any, labels: np.ndarray, steps: int = MOST_STEPS) -> Any:
-    """scikit-learn's logistic regression, fitted; more than two classes share one softmax.
-
-    It has one thread: products with a sparse matrix have no use for more, and threads that wait for each other between
-    two products are many times slower on a busy machine.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # its steps are counted, and said
-        return LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=steps).fit(matrix, labels)
-
-
-def logits_of(classifier: Any, matrix: Any, num_classes: int) -> np.ndarray:
-    """See ``Linear.logits``."""
-    scores = classifier.decision_function(matrix)
-    if num_classes == 2:
-        return scores
-    if scores.ndim == 1:
-        scores = np.stack((np.zeros_like(scores), scores), axis=1)
-    result = np.repeat(scores.min(axis=1, keepdims=True) - NEVER_SEEN, num_classes, axis=1)
-    result[:, classifier.classes_] = scores
-    return result
+        scores = np.concatenate([self.classifier.decision_function(piece) for piece in pieces])
+        if self.num_classes == 2:
+            return scores
+        if scores.ndim == 1:
+            scores = np.stack((np.zeros_like(scores), scores), axis=1)
+        result = np.repeat(scores.min(axis=1, keepdims=True) - NEVER_SEEN, self.num_classes, axis=1)
+        result[:, self.classifier.classes_] = scores
+        return result
 
 
 @dataclass(frozen=True)
@@ -169,15 +155,7 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     linear = Linear.learn(data, manifest)
     splits = {name: Split(data, manifest, name).check() for name in measured_splits(manifest)}
     logits = {name: linear.logits(split)[by_source(split)] for name, split in splits.items()}
-    about = {
-        "dataset": manifest.fingerprint,
-        "recipe": RECIPE,
-        "features": len(linear.vectorizer.vocabulary_),
-        "train_rows": linear.rows,
-        "steps": linear.steps,
-        "converged": linear.steps < linear.limit,
-        "seconds": time.monotonic() - began,
-    }
+    about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.monotonic() - began}
     labels = in_order(splits[VALIDATION], "label")[by_source(splits[VALIDATION])]
     decision = decide(logits[VALIDATION], labels, EvaluationConfig())
     return {name: on_split(split, logits[name], manifest.labels, decision, about) for name, split in splits.items()}

@@ -57,16 +57,15 @@ class BaselineConfig:
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; they are computed unless they are there already."""
-    manifest = read_manifest(config.data)
+    manifest, folder = read_manifest(config.data), folder_of(config.data)
     if config.folds:
         check_folds(manifest, config.data, "folds")
-    names = [fold_name(fold) for fold in range(manifest.folds)] if config.folds else measured_splits(manifest)
+    names = list(map(fold_name, range(manifest.folds))) if config.folds else measured_splits(manifest)
+    results, done = {}, "found"
     try:
         results = read_results(config.data, manifest.fingerprint, names)
     except DataError as error:
         tell(f"warning: {error}; made again now")
-        results = {}
-    done = "found"
     if not len(results) == len(names) > 0:
         if config.folds:
             views = {name: held_out(manifest, fold, config.data) for fold, name in enumerate(names)}
@@ -75,11 +74,10 @@ def main(config: BaselineConfig) -> None:
             found = measure(config.data, manifest)
         results, done = {name: one.figures for name, one in found.items()}, "written"
         try:
-            write_results(config.data, manifest, found)
+            write_results(folder, manifest, found)
         except OSError as error:
             done = ""
-            gone = f"{folder_of(config.data)} cannot be written ({error.strerror})"
-            tell(f"warning: {gone}; no run will find these figures")
+            tell(f"warning: {folder} cannot be written ({error.strerror}); no run will find these figures")
     if config.json:
         print(json.dumps(results, indent=2))
     else:
@@ -100,8 +98,7 @@ def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str
         show_figures(screen, results)
     if done:
         seconds = sum(one["seconds"] for one in values) if config.folds else first["seconds"]
-        files = "" if config.folds else f": {' and '.join(map(figures_name, results))}"
-        screen.say(f"{done} in {folder_of(config.data)}{files} ({duration(seconds)})")
+        screen.say(f"{done} in {folder_of(config.data)} ({duration(seconds)})")
 
 
 def folder_of(data: str | Path) -> Path:
@@ -139,12 +136,12 @@ def read_folds(data: str | Path, fingerprint: str | None, folds: int) -> list[di
     return list(found.values()) if len(found) == folds else []
 
 
-def write_results(data: str | Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
+def write_results(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
     """Write predictions and figures of each split, or the figures of each fold; figures of splits or folds that are
     no more are removed. Raises ``OSError``.
     """
-    folder, of_folds = folder_of(data), set(results).isdisjoint(SPLITS)
-    stale = folder.glob(figures_name("fold-*")) if of_folds else map(folder.joinpath, map(figures_name, SPLITS))
+    of_folds = set(results).isdisjoint(SPLITS)
+    stale = folder.glob(figures_name("fold-*")) if of_folds else [folder / figures_name(name) for name in SPLITS]
     for path in stale:
         if path.stem not in results:
             path.unlink(missing_ok=True)

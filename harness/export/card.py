@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,49 +27,42 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
 """Figures that the hub knows, by the same names."""
+SETTINGS = ("epochs", "global_batch", "seed", "lr")
+"""What a card says of the training."""
 CLASSES, WEAKEST = 30, 3
 """Classes that a table shows, and groups of rows."""
 
 
-@dataclass(frozen=True)
-class Records:
-    """What is known of a training. Whatever is not there is empty."""
-
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    splits: dict[str, Any]
-    """Rows, classes and lengths of each split."""
-    figures: dict[str, Any]
-    """Of an evaluation of these weights on the test split, or else on validation."""
-    linear: dict[str, Any]
-    """Figures of the linear model on the same split, if they were made and the dataset is still there."""
-
-    @classmethod
-    def read(cls, place: Place, info: BundleInfo) -> Records:
-        """Everything that is there. Raises ``DataError`` for a damaged file of the run."""
-        splits = (read_training(place.bundle, info.dataset) or {}).get("splits", {})
-        if place.run is None:
-            return cls({}, {}, splits, {}, {})
-        config = read_config(place.run) if (place.run / CONFIG).is_file() else {}
-        figures: dict[str, Any] = {}
-        linear: dict[str, Any] = {}
-        measured = read_measured(place.run)
-        if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
-            figures = {**measured.figures, "split": measured.split}
-            with suppress(DataError):
-                linear = read_results(config.get("data", ""), info.dataset).get(measured.split, {})
-        return cls(config, read_environment(place.run), splits, figures, linear)
+def records_of(place: Place, info: BundleInfo) -> dict[str, Any]:
+    """What is known of a training, each part empty where it is not there: ``run_config``, ``environment``; ``splits``
+    with their rows, classes and lengths; ``figures`` of an evaluation of these weights on the test split, or else on
+    validation; and ``linear``, those of the linear model on the same split. Raises ``DataError`` for a damaged file of
+    the run.
+    """
+    found: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}}
+    found["splits"] = (read_training(place.bundle, info.dataset) or {}).get("splits", {})
+    if place.run is None:
+        return found
+    found["run_config"] = read_config(place.run) if (place.run / CONFIG).is_file() else {}
+    found["environment"] = read_environment(place.run)
+    measured = read_measured(place.run)
+    if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
+        found["figures"] = {**measured.figures, "split": measured.split}
+        with suppress(DataError):
+            kept = read_results(found["run_config"].get("data", ""), info.dataset)
+            found["linear"] = kept.get(measured.split, {})
+    return found
 
 
 def metadata(
-    config: ExportConfig, name: str, info: BundleInfo, records: Records, files: dict[str, Any]
+    config: ExportConfig, name: str, info: BundleInfo, records: dict[str, Any], files: dict[str, Any]
 ) -> ModelCardData:
     """What the hub reads: the block above the text."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    figures = records.figures
+    figures = records["figures"]
     bounds = figures.get("intervals", {})
-    dataset = Path(records.config.get("data") or "dataset").name
+    dataset = Path(records["run_config"].get("data") or "dataset").name
     results = [
         EvalResult(
             task_type="text-classification",
@@ -99,43 +91,36 @@ def metadata(
 
 
 def render(
-    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: Records, files: dict[str, Any]
+    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: dict[str, Any], files: dict[str, Any]
 ) -> str:
     """The whole file; ``files`` is what the index says of each file."""
     from huggingface_hub import ModelCard
 
-    figures, run_config, spec = records.figures, records.config, info.text["spec"]
-    bounds = figures.get("intervals", {})
-    train = records.splits.get(TRAIN, {})
-    cut = train.get("lengths", {}).get(str(spec["max_tokens"]), 0)
+    figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
+    bounds, spec = figures.get("intervals", {}), info.text["spec"]
     groups = [one for one in figures.get("slices", []) if isinstance(one.get("accuracy"), float)]
-    keys = {"epochs": run_config, "global_batch": run_config, "seed": run_config, "lr": run_config.get("optim", {})}
-    versions = records.environment.get("versions", {})
+    settings = {**run_config, "lr": run_config.get("optim", {}).get("lr")}
     facts: dict[str, Any] = {
-        **vars(records),
+        **records,
+        "config": config,
         "name": name,
         "info": info,
         "parameters": parameters,
         "files": files,
-        "license": config.license,
-        "language": config.language or spec["language"],
-        "repository": config.push,
         "version": VERSION,
         "spec": spec,
         "shape": {"wide": 0, "wide_ngrams": 2, **info.model},
         "most": CLASSES,
-        "classes": ", ".join(map(markdown_code, info.labels[:CLASSES])) + ", …" * (len(info.labels) > CLASSES),
         "measured": [
             (title_of(key, info.labels), figures[key], interval(bounds.get(key)))
             for key in FIGURES
             if figures.get(key) is not None
         ],
-        "training": ", ".join(f"{key} {where[key]}" for key, where in keys.items() if key in where),
-        "cut": cut / train["rows"] if cut else 0,
+        "training": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
+        "cut": train.get("lengths", {}).get(str(spec["max_tokens"]), 0) / train.get("rows", 1),
         "weakest": sorted(groups, key=lambda one: one["accuracy"])[:WEAKEST],
         "onnx": files.get(ONNX),
         "int8": files.get(INT8),
-        "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
         "code": markdown_code,
         "interval": interval,
         "markdown": lambda value: markdown(str(value)),

@@ -8,41 +8,41 @@ HF_TOKEN.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.export.card import Records, render
+from harness.baseline.linear import documents, in_order
+from harness.export.card import records_of, render
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, logits_of, read_bundle, same_text
-from harness.inference.onnx_scorer import onnx_logits, session_of
-from harness.inference.scorer import SCHEME, hush_bars, in_batches
+from harness.inference.scorer import SCHEME, hush_bars, onnx_logits, session_of
 from harness.model.classifier import Classifier
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
     EXPORT,
-    IDS,
     INT8,
-    LENGTHS,
     OF_BUNDLE,
     ONNX,
     PROBABILITIES,
     BundleInfo,
     ExportInfo,
-    facts_of,
     identity,
     read_weights,
     write_export,
     write_info,
 )
+from harness.rundir.json_files import facts_of
 from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
@@ -52,6 +52,7 @@ from preprocessing.base.errors import ConfigError, DataError, StorageError
 from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import Screen, public
+from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 
@@ -76,11 +77,12 @@ def main(config: ExportConfig, words: list[str]) -> int:
     folder = place.bundle if config.output is None else Path(config.output)
     if config.output is None and not is_export:
         raise ConfigError(f"output: missing: {place.bundle} is no export folder yet; name the folder to write")
-    if config.output is not None and (folder.exists() or folder.is_symlink()):
+    if config.output is not None and os.path.lexists(folder):
         raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
     if config.output is not None and is_export:
         raise ConfigError(f"{place.bundle}: is an export already; name the run that it came from")
-    check_push(config.push)
+    if config.push is not None:
+        check_token(config.push)
     if config.output is None:
         read_bundle(folder)  # which holds its files against its index
     else:
@@ -90,14 +92,13 @@ def main(config: ExportConfig, words: list[str]) -> int:
     return 0
 
 
-def check_push(repository: str | None) -> None:
+def check_token(repository: str) -> None:
     """Raise ``ConfigError``, before anything is written, where there is no library or no token to push with."""
-    if repository is not None:
-        needed("huggingface_hub", f"--push {repository}", "hub")
-        from huggingface_hub import get_token
+    needed("huggingface_hub", f"--push {repository}", "hub")
+    from huggingface_hub import get_token
 
-        if get_token() is None:
-            raise ConfigError("--push: no token of the hub; log in with `hf auth login`, or set HF_TOKEN")
+    if get_token() is None:
+        raise ConfigError("--push: no token of the hub; log in with `hf auth login`, or set HF_TOKEN")
 
 
 def push(folder: Path, repository: str) -> str:
@@ -116,10 +117,9 @@ def push(folder: Path, repository: str) -> str:
             warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
             commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
     except Exception as error:  # its errors share no class, and nothing of ours is called
-        said = " ".join(str(error).split())[:300]
-        again = f"`padless export {folder} --push {repository}` tries again"
         raise StorageError(
-            f"--push {repository}: the hub did not take it ({said}); {folder} is whole: {again}"
+            f"--push {repository}: the hub did not take it ({one_line(error)}); {folder} is whole: "
+            f"`padless export {folder} --push {repository}` tries again"
         ) from None
     return str(commit.commit_url)
 
@@ -127,14 +127,14 @@ def push(folder: Path, repository: str) -> str:
 def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
     """Write the folder beside its name, then give it the name. Raises ``UserError``; nothing is left in that case."""
     bundle, wanted = read_bundle(place.bundle), config.onnx or config.int8
-    bundle.encoder()
+    bundle.encode([])  # which checks the text→ids function
     needed("huggingface_hub", "export", "hub")
     if wanted:
         needed("onnx", "--onnx", "onnx")
         needed("onnxruntime", "--onnx", "onnx")
         check_exportable(bundle.model)
-    records = Records.read(place, bundle.info)
-    data = dataset_for(bundle.info, config.data, records.config) if config.int8 else None
+    records = records_of(place, bundle.info)
+    data = dataset_for(bundle.info, config.data, records["run_config"]) if config.int8 else None
     info = replace(
         bundle.info,
         vectors=without_folders(bundle.info.vectors),
@@ -144,7 +144,7 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
         (temporary / info.weights).write_bytes(read_weights(place.bundle, info))
         shutil.copyfile(place.bundle / VOCABULARY, temporary / VOCABULARY)
-        if (place.bundle / TRAINING).is_file():
+        with suppress(FileNotFoundError):
             shutil.copyfile(place.bundle / TRAINING, temporary / TRAINING)
         write_info(temporary, info)
         measured = write_forms(config, bundle, seal, data, temporary, screen) if wanted else {}
@@ -174,7 +174,7 @@ def write_forms(
     info, decision = bundle.info, bundle.decision
     network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
     session = session_of(network, ONNX)
-    longest = bundle.pipeline.spec.max_tokens
+    longest = bundle.encoder.pipeline.spec.max_tokens
     parity = compare(bundle.model, session, decision, info.vocabulary_size, longest, config.batch)
     (folder / ONNX).write_bytes(network)
     screen.fact(
@@ -206,23 +206,15 @@ def compare(
     ``DataError`` where one differs by more than ``MOST``, or is no number.
     """
     random = np.random.default_rng(0)
-
-    def drawn(lengths: np.ndarray) -> list[np.ndarray]:
-        tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
-        return [random.integers(UNK, top, length).astype(np.int32) for top, length in zip(tops, lengths, strict=True)]
-
-    def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
-        found: np.ndarray = session.run([PROBABILITIES], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
-        return found
-
-    batches = [drawn(np.arange(1, longest + 1))]
-    sizes = (random.integers(1, MOST_ROWS + 1) for _ in range(RANDOM_BATCHES))
-    batches += [drawn(random.integers(1, longest + 1, size)) for size in sizes]
+    sizes = random.integers(1, MOST_ROWS + 1, RANDOM_BATCHES)
+    batches = [np.arange(1, longest + 1), *(random.integers(1, longest + 1, size) for size in sizes)]
     worst = 0.0
-    for number, texts in enumerate(batches):
-        rows = batch_rows if number == 0 else len(texts)
+    for lengths in batches:
+        tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
+        texts = [random.integers(UNK, top, size).astype(np.int32) for top, size in zip(tops, lengths, strict=True)]
+        rows = batch_rows if lengths is batches[0] else len(texts)
         wanted = probabilities(decision.calibrated(logits_of(model, texts, rows)))
-        difference = float(np.abs(in_batches(texts, rows, read) - wanted).max())
+        difference = float(np.abs(onnx_logits(session, texts, rows, PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
     if worst > MOST:
         raise DataError(
@@ -272,13 +264,9 @@ def cost_of(
 
     Returns accuracy and rows per second, from ids, of both; ``changed`` rows have another label.
     """
-    blocks = Split(data, manifest, VALIDATION).check().blocks
-    texts = [
-        np.asarray(ids[:length], np.int32)
-        for block in blocks
-        for ids, length in zip(block.ids, block.length, strict=True)
-    ]
-    labels = np.concatenate([block.label.astype(np.int64) for block in blocks])
+    split = Split(data, manifest, VALIDATION).check()
+    texts = [ids.astype(np.int32) for block in split.blocks for ids in documents(block)]
+    labels = in_order(split, "label")
     cost: dict[str, Any] = {"rows": len(labels), "dataset": manifest.fingerprint, "split": VALIDATION}
     predicted = []
     for ending, session in zip(("", "_int8"), sessions, strict=True):

@@ -98,10 +98,9 @@ class Graph:
 def check_exportable(model: Classifier) -> None:
     """Raise ``ConfigError`` for a cell or a pooling that has no form here, and for a network too large for a file."""
     config = model.config
-    known: dict[str, tuple[str, Mapping[str, Any]]]
-    known = {"cell": (CELLS[config.cell].code, GATES), "pooling": (POOLINGS[config.pooling].code, PARTS)}
-    for key, (code, forms) in known.items():
-        if code not in forms:
+    cell, pooling = CELLS[config.cell].code, POOLINGS[config.pooling].code
+    for key, code, known in (("cell", cell, {*GATES}), ("pooling", pooling, {*PARTS})):
+        if code not in known:
             raise ConfigError(
                 f"--onnx: model.{key} {getattr(config, key)!r} ({code}) has no ONNX form in harness/export/graph.py; "
                 "export without --onnx, or write one there"
@@ -163,7 +162,7 @@ def pooled(graph: Graph, model: Classifier, lengths: str) -> str:
     options |= {"hidden_size": layers.hidden_size, "direction": "bidirectional" if layers.bidirectional else "forward"}
     final = ""
     for layer in layers.lstms():
-        weights = [weights_of(layer, names, gates, layers.hidden_size) for names in layer._all_weights]
+        weights = [weights_of(layer, names, gates) for names in layer._all_weights]
         inputs = [np.stack(each) for each in zip(*weights, strict=True)]
         every, final = graph.several(operator, 2, values, *inputs, LENGTHS, **options)
         values = graph.Reshape(graph.Transpose(every, perm=[0, 2, 1, 3]), [0, 0, layers.output_size])
@@ -181,14 +180,10 @@ def pooled(graph: Graph, model: Classifier, lengths: str) -> str:
     return graph.Concat(*parts, axis=1)
 
 
-def weights_of(layer: Any, names: list[str], gates: tuple[int, ...], hidden: int) -> tuple[np.ndarray, ...]:
+def weights_of(layer: Any, names: list[str], gates: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """Input matrix, state matrix and both biases in one vector, of one direction of a layer, gates as ONNX has them."""
-
-    def in_order(name: str) -> np.ndarray:
-        values: np.ndarray = getattr(layer, name).detach().cpu().numpy()
-        return np.concatenate([values[gate * hidden : (gate + 1) * hidden] for gate in gates])
-
-    inputs, states, *biases = (in_order(name) for name in names)
+    parts = [np.split(getattr(layer, name).detach().cpu().numpy(), len(gates)) for name in names]
+    inputs, states, *biases = (np.concatenate([some[gate] for gate in gates]) for some in parts)
     return inputs, states, np.concatenate(biases)
 
 
@@ -225,29 +220,23 @@ def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str,
 
 def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
     """The bucket of each n-gram, int64 ``[rows, places]``; ``buckets`` where there is none: ``WidePart.places``."""
-    lengths = graph.Unsqueeze(lengths, [1])
-    divisor = 1 << wide.shift
-
-    def places_among(keys: list[str], real: str) -> list[str]:
-        """Of n-grams of 1, 2 and more words, where ``real`` says which words there are."""
-        places = []
-        for number, key in enumerate(keys):
-            bucket, there = graph.Div(key, divisor), graph.part(real, number)
-            if wide.owners is not None:
-                name = graph.Cast(graph.Mod(key, divisor), to=INT32)
-                there = graph.And(there, graph.Equal(graph.Gather(wide.owners, bucket), name))
-            places.append(graph.Where(there, bucket, wide.buckets))
-        return places
-
-    places = places_among(keys_of(graph, ids, wide.longest), graph.Less(graph.count(graph.size(ids, 1)), lengths))
+    lengths, divisor = graph.Unsqueeze(lengths, [1]), 1 << wide.shift
+    keys, real = keys_of(graph, ids, wide.longest), graph.Less(graph.count(graph.size(ids, 1)), lengths)
+    there = [graph.part(real, number) for number in range(wide.longest)]
     if wide.tail:
         offsets = np.arange(wide.tail)
         position = graph.Add(graph.Max(graph.Sub(lengths, wide.tail), 0), offsets)
         position = graph.Min(position, graph.Sub(graph.size(ids, 1), [1]))
         last = keys_of(graph, graph.GatherElements(ids, position, axis=1), END_LONGEST)
-        keys = [mixed(graph, graph.BitwiseXor(key, END)) for key in last]
-        places += places_among(keys, graph.Less(offsets, lengths))
-    return graph.Concat(*places, axis=1)
+        keys += [mixed(graph, graph.BitwiseXor(key, END)) for key in last]
+        real = graph.Less(offsets, lengths)
+        there += [graph.part(real, number) for number in range(END_LONGEST)]
+    key, found = graph.Concat(*keys, axis=1), graph.Concat(*there, axis=1)
+    bucket = graph.Div(key, divisor)
+    if wide.owners is not None:
+        name = graph.Cast(graph.Mod(key, divisor), to=INT32)
+        found = graph.And(found, graph.Equal(graph.Gather(wide.owners, bucket), name))
+    return graph.Where(found, bucket, wide.buckets)
 
 
 def keys_of(graph: Graph, ids: str, longest: int) -> list[str]:

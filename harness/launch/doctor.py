@@ -14,10 +14,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import NOTHING, LaunchRecipe
@@ -25,19 +23,17 @@ from harness.launch import launcher, many, meeting
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
-from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.help_page import Page
 from preprocessing.base.schema import Seconds
-from preprocessing.base.terminal import Screen, Tone, wrapped
+from preprocessing.base.terminal import Screen, Tone
 
 if TYPE_CHECKING:
     from harness.launch.checkup import Finding
 
 PROG = "python -m harness doctor"
 MODULE = "harness.launch.doctor"
-EXIT_CODE_FILE = "PADLESS_DOCTOR_EXIT_CODE"
-"""Environment variable by which ``launch`` tells its ranks where to leave the exit code."""
+MESSAGE_CELLS = 21
+"""Where the message of a line begins."""
 TONES: dict[str, Tone] = {"ok": "", "warn": "warn", "fix": "bad"}
 
 
@@ -59,20 +55,14 @@ class DoctorConfig(LaunchRecipe):
     """Print JSON."""
 
 
-PAGE = Page(
-    usage=f"{PROG} [DATA] [options of accelerate launch] [--key value …]",
-    about=DoctorConfig.__doc__ or "",
-    first=("data", "run", "device", "precision", "json"),
-    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
-)
-
-
 def main(argv: list[str]) -> int:
     """Start ranks if there are options for accelerate, else check as the one process or rank that this is."""
     options, keys = launcher.split_arguments(argv, DoctorConfig)
-    config = cli.parse(DoctorConfig, keys, prog=PROG, page=PAGE)
+    first = ("data", "run", "device", "precision", "json")
+    example = f"{PROG} --num_processes 2 --data data/mine --run runs/mine"
+    config = cli.parse(DoctorConfig, keys, prog=PROG, usage=launcher.USAGE, first=first, example=example)
     if options:
-        return launch(options, keys, config.timeout_s, as_json=config.json)
+        return launch(options, keys, config)
     training = config.recipe if config.data == NOTHING else many.first(config)[0]
     try:
         resolved = resolve(training)
@@ -82,52 +72,37 @@ def main(argv: list[str]) -> int:
     from harness.launch.checkup import examine
 
     findings = examine(resolved.config)
-    code = 0 if findings is None else report(findings, as_json=config.json)
-    if EXIT_CODE_FILE not in os.environ:
-        return code
-    if findings is not None:
-        Path(os.environ[EXIT_CODE_FILE]).write_text(str(code))
-    return 0
+    return 0 if findings is None else report(findings, as_json=config.json)
 
 
-def launch(options: list[str], keys: list[str], timeout_s: int, *, as_json: bool) -> int:
+def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
     """Run this module on every rank under accelerate's launcher; the exit code that the report of this machine gives.
 
-    Several machines meet before that, at the port where the ranks will; one that does not come ends it here. The ranks
-    hand the exit code over in a file and leave with 0, since a launcher prints a traceback when a rank does not.
+    Several machines meet before that, at the port where the ranks will; one that does not come ends it here.
     """
-    with temporary_folder() as folder:
-        path = folder / "exit_code"
-        os.environ[EXIT_CODE_FILE] = str(path)
-        arguments = launcher.accelerate_arguments(options, keys, MODULE)
-        place, say = meeting.place_of(arguments), Screen(quiet=as_json).say
-        try:
-            if place is not None:
-                meeting.name_network(place, say)
-                hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
-                meeting.meet(place, hello, "", timeout_s, say)
-        except UserError as error:
-            from harness.launch.checkup import Finding  # not before torch is told to keep its warnings
+    arguments = launcher.accelerate_arguments(options, keys, MODULE)
+    place, say = meeting.place_of(arguments), Screen(quiet=config.json).say
+    try:
+        if place is not None:
+            meeting.name_network(place, say)
+            hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
+            meeting.meet(place, hello, "", config.timeout_s, say)
+    except UserError as error:
+        from harness.launch.checkup import Finding  # not before torch is told to keep its warnings
 
-            return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=as_json)
-        failure = launcher.start(arguments)
-        if failure is not None:
-            print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)
-            return failure.code
-        return int(path.read_text()) if path.exists() else 0
+        return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=config.json)
+    return launcher.run_module(arguments)
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:
-    """Print a line for each finding, wrapped below itself; the exit code that they make."""
+    """Print a line for each finding; the exit code that they make."""
     code = 2 if any(finding.state == "fix" for finding in findings) else 0
     if as_json:
         print(json.dumps({"exit_code": code, "findings": [asdict(one) for one in findings]}, indent=2), flush=True)
         return code
-    screen = Screen()
     for one in findings:
-        head = f"{one.state:<5} {one.check:<14} "
         message = f"{one.host}: {one.message}" if one.host else one.message
-        screen.write(wrapped(message, screen.width, len(head), first=head), TONES[one.state])
+        Screen().fact(f"{one.state:<5} {one.check}", message, TONES[one.state], MESSAGE_CELLS)
     return code
 
 

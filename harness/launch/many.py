@@ -26,34 +26,30 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from harness.config import EVERY_FOLD, FIRST_KEYS, LANGUAGE_MODEL, LaunchRecipe, RunConfig, seconds, seeds_of
+from harness.config import EVERY_FOLD, FIRST_KEYS, LANGUAGE_MODEL, LaunchRecipe, RunConfig, seeds_of
 from harness.data.checks import check_dataset, check_stream
 from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
 from harness.launch import launcher
 from harness.launch.launcher import PROG
 from harness.launch.stop import INTERRUPTED, STOP
-from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
 from harness.rundir import layout, results
 from harness.rundir.bundle_files import bundle_directory, read_info
-from harness.rundir.layout import REPORT, Kind, Member, member
+from harness.rundir.layout import REPORT, Member, member
 from harness.rundir.records import LAUNCH_ID
 from harness.scores.figures import FIGURES
 from harness.scores.tables import describe_spread
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import Page
-from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 
@@ -63,19 +59,19 @@ LABELS = "soft_labels.arrow"
 ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
 """Keys of a training from labelled rows alone."""
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}
-PAGE = Page(
-    usage=f"{PROG} [DATA] [options of accelerate launch] [--key value …]",
-    about="Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains "
-    "once for each, with their spread.",
-    first=FIRST_KEYS,
-    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
-)
+ABOUT = """Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains
+once for each, with their spread."""
+Train = Callable[[list[str], RunConfig], int]
+"""Trains what a command line asks for, and gives the exit code."""
 
 
 def main(argv: list[str]) -> int:
     """Train; returns the exit code."""
     options, training = launcher.split_arguments(argv or ["--help"], LaunchRecipe)
-    asked = cli.parse(LaunchRecipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    example = f"{PROG} --num_processes 2 --data data/mine --run runs/mine"
+    asked = cli.parse(
+        LaunchRecipe, training, prog=PROG, usage=launcher.USAGE, about=ABOUT, first=FIRST_KEYS, example=example
+    )
     if asked.seeds is not None or asked.folds is not None:
         return train_many(options, training, asked)
     return train_one(options, training, asked.recipe)
@@ -90,17 +86,36 @@ def train_one(options: list[str], words: list[str], recipe: RunConfig) -> int:
     return launcher.train(options, words, recipe)
 
 
-def time_for_another(began: float, max_time: str | None) -> dict[str, str] | None:
-    """The key with the time that is left for the next training, if there is a limit; None if it is not to begin.
+def in_turn(trainings: Sequence[tuple[str, dict[str, Any]]], words: list[str], asked: RunConfig, train: Train) -> int:
+    """Train one after the other, all together within ``max_time``; the exit code of the first that did not end well.
 
-    ``max_time`` of a command is that of all its trainings together, since ``began`` (monotonic seconds).
+    ``trainings``: a name, and the keys in which it differs from ``words``; of a dry run the first alone is done.
     """
+    began, screen = time.monotonic(), Screen(quiet=asked.quiet)
+    for place, (name, keys) in enumerate(trainings, 1):
+        STOP.between()
+        left = (asked.max_time_s or float("inf")) - (time.monotonic() - began)
+        if STOP.heard or left < SHORTEST_S:
+            return EXIT_CODE
+        limit = {"max_time": f"{left:.0f}"} if asked.max_time_s else {}
+        screen.say("" if place == 1 else "\n")
+        screen.fact(name, f"{place} of {len(trainings)}: {keys['run']}")
+        own = [*words, *as_words(keys | limit)]
+        code = train(own, cli.parse(RunConfig, own, prog=PROG))
+        if code or asked.dry_run:
+            return code
     STOP.between()
-    limit = seconds(max_time)
-    left = limit - (time.monotonic() - began) if limit else SHORTEST_S
-    if STOP.heard or left < SHORTEST_S:
-        return None
-    return {"max_time": f"{left:.0f}"} if limit else {}
+    return EXIT_CODE if STOP.heard else 0
+
+
+def as_words(values: dict[str, Any]) -> list[str]:
+    """Keys and values as a command line has them."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+
+
+def keys_in(words: Sequence[str]) -> set[str]:
+    """The keys that a command line of a training gives."""
+    return {key for key, _ in cli.apart(words, LaunchRecipe)[1]}
 
 
 def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
@@ -109,42 +124,19 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
     ``DataError`` for what cannot be done, before the first of them begins.
     """
-    check_words(training, asked)
-    folder = Path(asked.run)
+    for key, value in (("seed", asked.seeds), ("fold", asked.folds)):
+        if value is not None and f"{key}s" not in keys_in(training):
+            raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
+        if value is not None and key in keys_in(training):
+            raise ConfigError(f"--{key}: --{key}s {value} names every one already; leave --{key} out")
     runs = planned(asked)
-    layout.check_many(folder, runs[0].kind)
-    words = without(training, LaunchRecipe, {"seeds", "folds"})
-    began, screen = time.monotonic(), Screen(quiet=asked.quiet)
-    for place, one in enumerate(runs, 1):
-        if (limit := time_for_another(began, asked.max_time)) is None:
-            return EXIT_CODE
-        screen.say("" if place == 1 else "\n")
-        screen.fact(one.kind, f"{one.number}, {place} of {len(runs)}: {one.path}")
-        own = [*words, *as_words(keys_of(one, asked) | limit)]
-        code = train_one(options, own, cli.parse(RunConfig, own, prog=PROG))
-        if code or asked.dry_run:
-            return code
-    STOP.between()
-    if STOP.heard:
-        return EXIT_CODE
-    if not launcher.accelerate_arguments(options, []).machine_rank:
-        conclude(folder, runs, asked, screen)
-    return 0
-
-
-def as_words(values: dict[str, Any]) -> list[str]:
-    """Keys and values as a command line has them."""
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
-
-
-def typed(words: list[str], config_class: type) -> list[tuple[str, list[str]]]:
-    """Each key of a command line for ``config_class`` and the words that give it, in their order."""
-    return cli.apart(words, config_class)[1]
-
-
-def without(words: list[str], config_class: type, keys: set[str]) -> list[str]:
-    """A command line without some of its keys."""
-    return list(chain(*(option for key, option in typed(words, config_class) if key not in keys)))
+    trainings = [(f"{one.kind} {one.number}", keys_of(one, asked)) for one in runs]
+    given = cli.apart(training, LaunchRecipe)[1]
+    words = [f"--{key}={value}" for key, value in given if key not in ("seeds", "folds")]
+    code = in_turn(trainings, words, asked, lambda own, recipe: train_one(options, own, recipe))
+    if not code and not asked.dry_run and not launcher.accelerate_arguments(options, []).machine_rank:
+        conclude(runs, asked)
+    return code
 
 
 def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
@@ -158,32 +150,23 @@ def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
     }
 
 
-def check_words(training: Sequence[str], asked: LaunchRecipe) -> None:
-    """Raise ``ConfigError`` for a single seed or fold beside many, and for many that a file asks for."""
-    typed_keys = {key for key, _ in typed(list(training), LaunchRecipe)}
-    for key, value in (("seed", asked.seeds), ("fold", asked.folds)):
-        if value is None:
-            continue
-        if f"{key}s" not in typed_keys:
-            raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
-        if key in typed_keys:
-            raise ConfigError(f"--{key}: --{key}s {value} names every one already; leave --{key} out")
-
-
 def planned(asked: LaunchRecipe) -> list[Member]:
-    """The trainings of a command, in their order. Raises ``ConfigError`` or ``DataError``."""
+    """The trainings of a command, in their order; none where it is one. Raises ``ConfigError`` or ``DataError``."""
     if asked.seeds is not None:
-        return [member(asked.run, "seed", seed) for seed in seeds_of(asked.seeds)]
-    assert asked.folds is not None
-    manifest = read_manifest(asked.data)
-    check_folds(manifest, asked.data, "folds")
-    wanted = asked.folds.strip()
-    if wanted != EVERY_FOLD and int(wanted) != manifest.folds:
-        raise ConfigError(
-            f"folds: {wanted}, but {asked.data} was cut into {manifest.folds}; give --folds all, or build the dataset "
-            f"again with --splits.folds {wanted}"
-        )
-    return [member(asked.run, "fold", fold) for fold in range(manifest.folds)]
+        runs = [member(asked.run, "seed", seed) for seed in seeds_of(asked.seeds)]
+    elif asked.folds is not None:
+        manifest, wanted = read_manifest(asked.data), asked.folds.strip()
+        check_folds(manifest, asked.data, "folds")
+        if wanted != EVERY_FOLD and int(wanted) != manifest.folds:
+            raise ConfigError(
+                f"folds: {wanted}, but {asked.data} was cut into {manifest.folds}; give --folds all, or build the "
+                f"dataset again with --splits.folds {wanted}"
+            )
+        runs = [member(asked.run, "fold", fold) for fold in range(manifest.folds)]
+    else:
+        return []
+    layout.check_many(asked.run, runs[0].kind)
+    return runs
 
 
 def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
@@ -191,76 +174,55 @@ def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
 
     Raises ``ConfigError`` or ``DataError`` as ``train`` does.
     """
-    if asked.seeds is None and asked.folds is None:
-        return asked.recipe, []
     runs = planned(asked)
-    layout.check_many(asked.run, runs[0].kind)
-    own: dict[str, Any] = {runs[0].kind: runs[0].number, "run": str(runs[0].path)}
+    own: dict[str, Any] = {runs[0].kind: runs[0].number, "run": str(runs[0].path)} if runs else {}
     return replace(asked.recipe, **own), runs
 
 
-def conclude(folder: Path, runs: Sequence[Member], asked: LaunchRecipe, screen: Screen) -> None:
-    """Write what the runs say together, and say it. Raises ``StorageError``."""
-    kind: Kind = runs[0].kind
-    values = many.collect(runs)
+def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
+    """Write what the runs say together, and say their spread; the page has the figures of each. Raises
+    ``StorageError``.
+    """
+    folder, kind, values = Path(asked.run), runs[0].kind, many.collect(runs)
     if kind == "fold" and asked.task != LANGUAGE_MODEL:
-        values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"], keep=True)
+        values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"])
         if (linear := many.linear_on_folds(runs, values)) is not None:
             values["linear"] = linear
     results.write_summary(folder, kind, values)
     write_report_quietly(folder)
-    show(values, kind, screen)
-    screen.say(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
-    sys.stdout.flush()
-
-
-def show(values: dict[str, Any], kind: Kind, screen: Screen) -> None:
-    """Print the spread of each split over the runs; the page has the figures of each run."""
+    screen = Screen(quiet=asked.quiet)
     for split, figures in values["splits"].items():
-        rows = "the fold that each held out" if (kind, split) == ("fold", VALIDATION) else split
         name = next(iter(figures))
-        screen.say(f"{rows}: {describe_spread(FIGURES[name].title, figures[name])}")
-    if (linear := values.get("linear")) is not None:
-        apart = describe_spread("the runs' less its own:", linear["difference"])
-        own = describe_spread("accuracy", linear["spread"]["accuracy"])
-        screen.say(f"linear model on the same folds: {own}; {apart}")
+        screen.say(f"{split}: {describe_spread(FIGURES[name].title, figures[name])}")
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
         of_rows = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"
         screen.say(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {of_rows}")
+    screen.say(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
+    sys.stdout.flush()
 
 
 def train_rounds(options: list[str], training: list[str], recipe: RunConfig) -> int:
     """Train round after round; the exit code of the first command that did not end well, or of the last training."""
-    check_rounds(recipe)
-    screen = Screen(quiet=recipe.quiet)
-    began, labels = time.monotonic(), None
-    for number in range(recipe.self_training.rounds + 1):
-        last = number == recipe.self_training.rounds
-        run = Path(recipe.run) if last else Path(recipe.run, f"round-{number}")
-        others: dict[str, Any] = {"run": str(run), **ONCE}
-        if labels is None:
-            others |= {**ALONE, **recipe.self_training.first}
-        else:
-            others["self_training.labels"] = str(labels)
-        if (limit := time_for_another(began, recipe.max_time)) is None:
-            return EXIT_CODE
-        others |= limit
-        screen.say("" if number == 0 else "\n")
-        screen.fact("round", f"{number + 1} of {recipe.self_training.rounds + 1}: {run}")
-        words = [*training, *as_words(others)]
-        code = launcher.train(options, words, cli.parse(RunConfig, words, prog=PROG))
-        if code or last or recipe.dry_run:
-            return code
-        labels = run / LABELS
-        if not is_of(labels, run):
-            code = label(options, recipe, run, labels)
+    first = {**ALONE, **recipe.self_training.first}
+    check_rounds(recipe, first)
+    names = [f"round-{number}" for number in range(recipe.self_training.rounds)]
+    runs = [str(Path(recipe.run, name)) for name in (*names, "")]
+    learned = [first, *({"self_training.labels": str(Path(run, LABELS))} for run in runs[:-1])]
+    trainings = [("round", {"run": run, **ONCE, **keys}) for run, keys in zip(runs, learned, strict=True)]
+
+    def train(words: list[str], own: RunConfig) -> int:
+        labels = Path(own.self_training.labels)
+        if own.self_training.is_on and not is_of(labels, labels.parent):
+            code = label(options, recipe, labels.parent, labels)
             if code:
                 return code
-    raise AssertionError("the last round returns")
+        return launcher.train(options, words, own)
+
+    return in_turn(trainings, training, recipe, train)
 
 
-def check_rounds(recipe: RunConfig) -> None:
+def check_rounds(recipe: RunConfig, first: dict[str, Any]) -> None:
     """Refuse what rounds cannot do, before the first of them begins. Raises ``ConfigError`` or ``DataError``."""
     if recipe.task == LANGUAGE_MODEL:
         raise ConfigError("self_training.rounds: a language model has no labels; set it to 0 for this task")
@@ -269,8 +231,7 @@ def check_rounds(recipe: RunConfig) -> None:
             "self_training.rounds: no round learns from unlabelled rows; set order.unlabelled_batch to those of a step"
         )
     check_stream(recipe, check_dataset(recipe.data, hashes=False))
-    words = as_words({**ALONE, **ONCE, **recipe.self_training.first})
-    cli.parse(RunConfig, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
+    cli.parse(RunConfig, as_words(ONCE | first), prog=PROG)
 
 
 def is_of(path: Path, run: Path) -> bool:
@@ -288,11 +249,7 @@ def label(options: list[str], recipe: RunConfig, run: Path, output: Path) -> int
     arguments = launcher.accelerate_arguments(options, words, "harness.label")
     os.environ[LAUNCH_ID] = uuid.uuid4().hex
     with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):
-        failure = launcher.start(arguments)
-    if failure is None:
-        return 0
-    if failure.signal is not None:
+        code = launcher.run_module(arguments)
+    if STOP.heard:
         return INTERRUPTED if STOP.now else EXIT_CODE
-    if not failure.said:
-        Screen(errors=True).say(f"error: {failure.sentence}; what it said is above")
-    return failure.code
+    return code

@@ -3,8 +3,7 @@
 
 Machine 0 opens a ``TCPStore`` of torch; the others write there what they were asked for, and whether they can train.
 Machine 0 compares, and all get the same answer. So a machine that never comes, a taken port, or another configuration,
-dataset or revision is a sentence on every machine within the time limit. Before that each machine names the network
-interface that leads to the others, since gloo would offer the address of the machine's own name.
+dataset or revision is a sentence on every machine within the time limit.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -27,16 +26,8 @@ from harness.config import RunConfig, flat, to_dict
 from harness.launch.stop import STOP
 from harness.ranks import network
 from harness.ranks.stopping import EXIT_CODE
-from harness.rundir.records import (
-    LAUNCH_ID,
-    State,
-    claim,
-    code_hash,
-    git_revision,
-    installed_version,
-    read_status,
-    write_status,
-)
+from harness.rundir import records
+from harness.rundir.records import LAUNCH_ID
 from preprocessing.base.errors import ConfigError, UserError
 
 LOOK_EVERY_S = 0.1
@@ -54,6 +45,8 @@ ADVICE = {
 """Facts that no command changes, and what does."""
 
 Say = Callable[[str], None]
+Answer = tuple[str, str, int]
+"""What machine 0 makes of all that came: a name of this start that all share, why it is refused, and the exit code."""
 
 
 class MeetingError(UserError):
@@ -87,7 +80,6 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
     rank: int
     facts: dict[str, Any] = {}
-    """Name -> plain value, or for a configuration key -> value."""
     problem: str = ""
     """Why it cannot train, if it cannot."""
     exit_code: int = 1
@@ -97,24 +89,14 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
         return f"machine {self.rank} ({self.host})"
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What machine 0 makes of all hellos."""
-
-    launch: str = ""
-    """A name of this start that all machines share."""
-    refusal: str = ""
-    exit_code: int = 1
-
-
 def place_of(arguments: Any) -> Place | None:
     """Where the launchers meet, and which this is; None for one machine.
 
     Raises ``ConfigError`` for options that do not fit several machines.
     """
-    machines = arguments.num_machines or 1
+    machines, processes, rank = arguments.num_machines, arguments.num_processes, arguments.machine_rank or 0
     if machines == 1:
         return None
-    processes, rank = arguments.num_processes or machines, arguments.machine_rank or 0
     if arguments.rdzv_backend not in (None, "static"):
         raise ConfigError(f"--rdzv_backend {arguments.rdzv_backend}: padless itself counts the machines; leave it out")
     if not arguments.main_process_ip or arguments.main_process_port is None:
@@ -132,29 +114,21 @@ def place_of(arguments: Any) -> Place | None:
 
 
 def name_network(place: Place, say: Say) -> None:
-    """Tell the ranks by which interface they reach the other machines, and say so. A user's own choice stays.
-
-    Raises ``ConfigError`` where it cannot be told, and for a name that no interface has.
-    """
-    route = network.find(place.host, place.port)
-    if route is None:
-        raise ConfigError(
-            f"no network interface of this machine leads to {place.host} for certain; name it, as in "
-            f"export {network.GLOO}=eth0 (ip address lists them)"
-        )
-    if not route.address and route.interface not in network.interfaces():
-        raise ConfigError(f"{network.GLOO}: {route.interface}: no such network interface is up here; see ip address")
-    network.use(route)
-    say(f"network interface {route} leads to the other machines")
+    """Tell the ranks by which interface they reach the other machines, and say so. Raises ``ConfigError``."""
+    say(f"network interface {network.name_interface(place.host, place.port)} leads to the other machines")
 
 
 def facts_of(arguments: Any, fingerprint: str = "", config: RunConfig | None = None) -> dict[str, Any]:
     """What must be the same on every machine, by the name that a sentence gives it; without a run, what any needs."""
-    options = {f"--{name}": getattr(arguments, name) for name in ("num_machines", "num_processes")}
-    keys = {} if config is None else {key: str(value) for key, value in flat(to_dict(config)).items()}
-    revision = (git_revision() or installed_version("padless") or "unknown")[:12]
-    versions = {CODE: f"{revision} ({code_hash()})", TORCH: installed_version("torch")}
-    return {**options, DATASET: fingerprint[:16], "configuration": keys, **versions}
+    keys = {} if config is None else flat(to_dict(config))
+    revision = (records.git_revision() or records.installed_version("padless") or "unknown")[:12]
+    return {
+        **{f"--{name}": getattr(arguments, name) for name in ("num_machines", "num_processes")},
+        DATASET: fingerprint[:16],
+        **{key: str(value) for key, value in keys.items()},
+        CODE: f"{revision} ({records.code_hash()})",
+        TORCH: records.installed_version("torch"),
+    }
 
 
 def name_start(
@@ -165,20 +139,19 @@ def name_start(
     Raises ``UserError``, the same on each machine. A lost rank is noticed at once on its own machine, and within
     ``timeout_s`` on another, so that they wait for each other twice as long before another attempt.
     """
-    os.environ[LAUNCH_ID] = f"{launch}-{attempt}" if attempt else launch
+    name = os.environ[LAUNCH_ID] = f"{launch}-{attempt}" if attempt else launch
     if place is None:
-        return os.environ[LAUNCH_ID]
+        return name
     gc.collect()  # what torch leaves of an attempt that failed may hold the port
     hello = Hello(rank=place.rank, facts=facts)
     try:
-        with STOP.noting(lambda name: note_end(config, f"{name} received", EXIT_CODE)):
-            limit_s = config.timeout_s * (2 if attempt else 1)
-            os.environ[LAUNCH_ID] = meet(place, hello, os.environ[LAUNCH_ID], limit_s, say)
-            return os.environ[LAUNCH_ID]
+        with STOP.noting(lambda signal: note_end(config, f"{signal} received", EXIT_CODE)):
+            name = os.environ[LAUNCH_ID] = meet(place, hello, name, config.timeout_s * (2 if attempt else 1), say)
     except UserError as error:
         if place.rank == 0:
             note_end(config, str(error), error.exit_code)
         raise
+    return name
 
 
 @contextmanager
@@ -200,11 +173,11 @@ def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
     """
     if config.dry_run:
         return
-    with contextlib.suppress(UserError), claim(config):
-        status = read_status(config.run) or {}
+    with contextlib.suppress(UserError), records.claim(config):
+        status = records.read_status(config.run) or {}
         if status.get("state") != "finished" and status.get("launch") != os.environ.get(LAUNCH_ID):
-            state: State = "preempted" if exit_code == EXIT_CODE else "failed"
-            write_status(config.run, state, step=status.get("step", 0), exit_code=exit_code, reason=reason)
+            state: records.State = "preempted" if exit_code == EXIT_CODE else "failed"
+            records.write_status(config.run, state, step=status.get("step", 0), exit_code=exit_code, reason=reason)
 
 
 def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) -> str:
@@ -212,92 +185,87 @@ def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) ->
 
     Raises ``MeetingError`` with what is wrong, the same on all that have come, and ``ConfigError`` for a taken port.
     """
-    if place.rank == 0:
-        others = "machine 1" if place.machines == 2 else f"machines 1 to {place.machines - 1}"
-        say(f"{place}, {hello.host}: waits up to {timeout_s:.0f} s for {others} at {place.where}")
-        answer = receive(place, hello, launch, timeout_s)
-    else:
-        say(f"{place}, {hello.host}: looks for machine 0 at {place.where} for up to {timeout_s:.0f} s")
-        answer = ask(place, hello, timeout_s)
-    if answer.refusal:
-        raise MeetingError(answer.refusal, answer.exit_code)
-    return answer.launch
+    others = "machine 0" if place.rank else f"the other {place.machines - 1}"
+    where = f"{place.host}:{place.port}"
+    say(
+        f"machine {place.rank} of {place.machines}, {hello.host}: waits up to {timeout_s:.0f} s for {others} at {where}"
+    )
+    talk = ask if place.rank else receive
+    name, refusal, code = talk(place, hello, launch, timeout_s)
+    if refusal:
+        raise MeetingError(refusal, code)
+    return name
+
+
+def open_store(place: Place) -> Any:
+    """The store at the place of the meeting, which machine 0 opens. Raises ``RuntimeError``."""
+    from torch.distributed import TCPStore
+
+    limit = timedelta(seconds=TALK_S)
+    return TCPStore(place.host, place.port, is_master=place.rank == 0, timeout=limit, wait_for_workers=False)
+
+
+def until(done: Callable[[], bool], deadline: float) -> None:
+    """Ask again and again until it is so, or until ``deadline`` (monotonic seconds)."""
+    while not done() and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY_S)
 
 
 def receive(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
     """On machine 0: wait for all others, judge, and answer. Raises ``ConfigError`` for a taken port."""
-    from harness.ranks.distributed import open_store
-
     deadline = time.monotonic() + timeout_s
     try:
-        store = open_store(place.host, place.port, TALK_S, listens=True)
+        store = open_store(place)
     except RuntimeError as error:
         what = "is taken by another program" if "EADDRINUSE" in str(error) else f"cannot be opened ({error})"
         raise ConfigError(
             f"main_process_port: {place.port} {what} on {mine.host}; name another, the same on every machine"
         ) from None
-    came: dict[int, Hello] = {}
-    others = range(1, place.machines)
-    while len(came) < len(others) and time.monotonic() < deadline:
-        for rank in others:
-            if rank not in came and store.check([str(rank)]):
-                came[rank] = read_hello(store.get(str(rank)), rank)
-        time.sleep(LOOK_EVERY_S)
-    answer = judge(place, [mine, *came.values()], launch, timeout_s)
+    ranks = [str(rank) for rank in range(1, place.machines)]
+    until(lambda: store.check(ranks), deadline)
+    came = [rank for rank in ranks if store.check([rank])]
+    others = [msgspec.json.decode(store.get(rank), type=Hello) for rank in came]
+    answer = judge(place, [mine, *others], launch, timeout_s)
     store.set(ANSWER, msgspec.json.encode(answer).decode())
-    deadline = time.monotonic() + TALK_S
-    while time.monotonic() < deadline and not all(store.check([f"read {rank}"]) for rank in came):
-        time.sleep(LOOK_EVERY_S)
+    until(lambda: store.check([f"read {rank}" for rank in came]), time.monotonic() + TALK_S)
     return answer
 
 
-def read_hello(message: bytes, rank: int) -> Hello:
-    """What a machine said."""
-    try:
-        return msgspec.json.decode(message, type=Hello)
-    except msgspec.MsgspecError:
-        return Hello(rank=rank, problem="it runs another version of padless", host="?")
-
-
-def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
+def ask(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
     """On the other machines: look for machine 0 until it answers. Raises ``MeetingError`` when it does not."""
-    from harness.ranks.distributed import open_store
-
-    limit_s = timeout_s + TALK_S
-    answers: SimpleQueue[Answer] = SimpleQueue()
-    over = threading.Event()
+    deadline = time.monotonic() + timeout_s + TALK_S
+    answers: list[Answer] = []
 
     def look() -> None:
-        while not over.wait(LOOK_EVERY_S):
+        while not answers and time.monotonic() < deadline:
             # As torch says that nobody listens, that it is no store, or that it is gone.
-            with contextlib.suppress(RuntimeError, OSError, msgspec.MsgspecError):
-                store = open_store(place.host, place.port, TALK_S, listens=False)
-                store.set(str(place.rank), msgspec.json.encode(mine).decode())
-                while not store.check([ANSWER]):
-                    if over.wait(LOOK_EVERY_S):
-                        return
-                answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
-                store.set(f"read {place.rank}", "")
-                # The ranks' own store takes the same port: they must not find this one, which is about to close.
-                with contextlib.suppress(RuntimeError):
-                    while store.check([ANSWER]) and not over.wait(LOOK_EVERY_S):
-                        pass
-                answers.put(answer)
-                return
+            with contextlib.suppress(RuntimeError, OSError):
+                answers.append(visit(place, mine, deadline))
+            time.sleep(LOOK_EVERY_S)
 
     # On a thread: a store waits for ever for a program that says nothing.
     thread = threading.Thread(target=look, name="padless-meeting", daemon=True)
     thread.start()
-    try:
-        return answers.get(timeout=limit_s)
-    except Empty:
+    thread.join(timeout_s + 3 * TALK_S)
+    if not answers:
         raise MeetingError(
             f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s; start the same command "
             "there with --machine_rank 0, and see whether this machine reaches it"
-        ) from None
-    finally:
-        over.set()
-        thread.join(2 * TALK_S)  # a process that ends while torch's call returns is aborted
+        )
+    return answers[0]
+
+
+def visit(place: Place, mine: Hello, deadline: float) -> Answer:
+    """Say hello to machine 0 and read its answer. Raises ``RuntimeError`` where there is none."""
+    store = open_store(place)
+    store.set(str(place.rank), msgspec.json.encode(mine).decode())
+    until(lambda: store.check([ANSWER]), deadline)
+    answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
+    store.set(f"read {place.rank}", "")
+    # The ranks' own store takes the same port: they must not find this one, which is about to close.
+    with contextlib.suppress(RuntimeError):
+        until(lambda: not store.check([ANSWER]), deadline)
+    return answer
 
 
 def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) -> Answer:
@@ -305,28 +273,19 @@ def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) 
     first, *others = hellos
     for one in hellos:
         if one.problem:
-            return Answer(refusal=f"{one} cannot train: {one.problem}", exit_code=one.exit_code)
+            return launch, f"{one} cannot train: {one.problem}", one.exit_code
     missing = sorted(set(range(1, place.machines)) - {one.rank for one in others})
     if missing:
         names = f"machine{'s' if missing[1:] else ''} {', '.join(map(str, missing))} of {place.machines}"
         refusal = (
-            f"{names} did not come to {place.where} within {timeout_s:.0f} s; start the same command there, each with "
-            "its own --machine_rank, and see whether it reaches that address and port"
+            f"{names} did not come to {place.where} within {timeout_s:.0f} s; start the same command there, "
+            "each with its own --machine_rank, and see whether it reaches that address and port"
         )
-        return Answer(refusal=refusal)
+        return launch, refusal, 1
     for one in others:
-        for name, here, there in unlike(first.facts, one.facts):
-            advice = ADVICE.get(name, "start the same command on all machines")
-            refusal = f"{name} is {there} on {one} and {here} on {first}: {advice}"
-            return Answer(refusal=refusal, exit_code=ConfigError.exit_code)
-    return Answer(launch=launch)
-
-
-def unlike(here: dict[str, Any], there: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Name and both values of each fact that differs; a configuration's keys one by one."""
-    for name, value in here.items():
-        other = there.get(name)
-        if isinstance(value, dict) and isinstance(other, dict):
-            yield from unlike(value, other)
-        elif other != value:
-            yield name, value, other
+        for name, here in first.facts.items():
+            if (there := one.facts.get(name)) != here:
+                advice = ADVICE.get(name, "start the same command on all machines")
+                refusal = f"{name} is {there} on {one} and {here} on {first}: {advice}"
+                return launch, refusal, ConfigError.exit_code
+    return launch, "", 0

@@ -6,7 +6,7 @@ which steps a run can go on.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -19,18 +19,11 @@ from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import nearest
 from preprocessing.base.installed import as_typed
-from preprocessing.base.terminal import Column, Screen, table, wrapped
+from preprocessing.base.terminal import Screen, size
 
 EVERY = "all"
 NAME_CELLS = 18
 """Cells of the column of names."""
-COLUMNS = (
-    Column(key="step", title="step"),
-    Column(key="size", title="size"),
-    Column(key="state", title="state", right=False),
-    Column(key="epochs_done", title="epochs"),
-    Column(key="best", title="best so far", right=False),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,55 +44,53 @@ class RecipesConfig:
 
 def recipes(config: RecipesConfig, wanted: list[str]) -> None:
     """List, or copy what was named."""
-    known = [(kind, name) for kind in configuration.KINDS for name in configuration.names(kind)]
+    known = {
+        f"{kind}/{name}": configuration.file_of(kind, name)
+        for kind in configuration.KINDS
+        for name in configuration.names(kind)
+    }
     if wanted:
-        copy([file for name in wanted for file in recipes_named(name, known)], Path(config.output), config.overwrite)
-    elif config.json:
-        files = {one: configuration.file_of(*one) for one in known}
-        listed = [
-            {"kind": kind, "name": name, "path": str(file), "about": about(file)}
-            for (kind, name), file in files.items()
-        ]
+        copy({path: known[path] for name in wanted for path in paths_named(name, known)}, config)
+        return
+    listed = [
+        {"kind": kind, "name": name, "path": str(file), "about": about(file)}
+        for (kind, _, name), file in ((path.partition("/"), file) for path, file in known.items())
+    ]
+    if config.json:
         print(json.dumps(listed, indent=2))
-    else:
-        show_recipes(Screen())
+        return
+    screen = Screen()
+    for kind, where in configuration.KINDS.items():
+        screen.write([as_typed(f"{kind}: {where}")], "head")
+        for one in listed:
+            if one["kind"] == kind:
+                screen.fact(f"  {one['name']}", one["about"], indent=NAME_CELLS)
+    screen.say(as_typed("python -m harness recipes NAME copies one to configs/, to change it"))
 
 
 def about(file: Path) -> str:
     """The first sentence of the comment at the head of a recipe."""
     head = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
-    text = " ".join(line.lstrip("# ") for line in head)
-    return text.partition(". ")[0].rstrip(".") + "."
+    return " ".join(line.lstrip("# ") for line in head).partition(". ")[0].rstrip(".") + "."
 
 
-def show_recipes(screen: Screen) -> None:
-    """Print every name with what it is for."""
-    for kind, where in configuration.KINDS.items():
-        screen.write([as_typed(f"{kind}: {where}")], "head")
-        for name in configuration.names(kind):
-            first = f"  {name:<{NAME_CELLS - 2}}"
-            said = about(configuration.file_of(kind, name))
-            screen.write(wrapped(said, min(screen.width, 100), NAME_CELLS, first=first))
-    screen.say(as_typed("python -m harness recipes NAME copies one to configs/, to change it"))
-
-
-def recipes_named(name: str, known: Sequence[tuple[str, str]]) -> list[tuple[str, Path]]:
-    """Kind and file of the recipes that a word names. Raises ``ConfigError`` with the nearest name, or all."""
-    kind, _, last = name.removesuffix(configuration.ENDING).rpartition("/")
-    found = [one for one in known if one in {(kind or one[0], last)} or name == EVERY]
+def paths_named(word: str, known: Collection[str]) -> list[str]:
+    """The recipes, as in ``train/imdb``, that a word names. Raises ``ConfigError`` with the nearest name, or all."""
+    wanted = word.removesuffix(configuration.ENDING)
+    found = [path for path in known if wanted in (path, path.partition("/")[2]) or wanted == EVERY]
     if not found:
-        names = sorted({one for _, one in known})
-        near = nearest(last, names)
+        names = sorted({path.partition("/")[2] for path in known})
+        near = nearest(wanted.rpartition("/")[2], names)
         hint = f"did you mean {near}?" if near else f"there are {', '.join(names)}"
-        raise ConfigError(f"{name}: padless has no recipe of that name; {hint}")
-    return [(kind, configuration.file_of(kind, one)) for kind, one in found]
+        raise ConfigError(f"{word}: padless has no recipe of that name; {hint}")
+    return found
 
 
-def copy(chosen: Sequence[tuple[str, Path]], folder: Path, overwrite: bool) -> None:
+def copy(chosen: Mapping[str, Path], config: RecipesConfig) -> None:
     """Copy files and say where they are. Raises ``ConfigError`` before anything is written if one was changed there."""
-    contents = {folder / kind / source.name: source.read_bytes() for kind, source in chosen}
+    contents = {Path(config.output, path + configuration.ENDING): file.read_bytes() for path, file in chosen.items()}
     for target, content in contents.items():
-        if target.exists() and not overwrite and (not target.is_file() or target.read_bytes() != content):
+        if target.exists() and not config.overwrite and (not target.is_file() or target.read_bytes() != content):
             raise ConfigError(
                 f"{target}: is there already and differs; --overwrite replaces it, --output goes elsewhere"
             )
@@ -129,18 +120,25 @@ def checkpoints(config: CheckpointConfig, words: list[str]) -> int:
     found = [described(run, step) for step in checkpoint.steps(run)]
     if config.json:
         print(json.dumps(found, indent=2))
-    elif found:
-        show_checkpoints(found, Screen())
-    else:
+    elif not found:
         print(f"{run}: no checkpoints yet")
+    for one in () if config.json else found:
+        if one["damage"]:
+            said = f"damaged: {one['damage']}"
+        else:
+            said = f"whole, {one['epochs_done']} epochs"
+            if one["best"] is not None:
+                metric = one["metric"].replace("_", " ")
+                said += f"; best so far: {metric} {one['best']:.4f} at step {one['best_step']:,}"
+        Screen().fact(f"step {one['step']:,}", f"{size(one['bytes'])}, {said}", "warn" if one["damage"] else "")
     return DataError.exit_code if any(one["damage"] for one in found) else 0
 
 
 def described(run: str, step: int) -> dict[str, Any]:
     """One checkpoint as plain values; ``damage`` is a sentence, or None if every byte is as written."""
     path = checkpoint.path_of(run, step)
-    size = sum(file.stat().st_size for file in path.glob("*"))
-    facts: dict[str, Any] = {"step": step, "path": str(path), "bytes": size, "damage": None}
+    held = sum(file.stat().st_size for file in path.glob("*"))
+    facts: dict[str, Any] = {"step": step, "path": str(path), "bytes": held, "damage": None}
     try:
         state = checkpoint.verify(path).state
     except DataError as error:
@@ -148,19 +146,3 @@ def described(run: str, step: int) -> dict[str, Any]:
     chosen, value = state["selection"], state["selection"]["best"]
     best = {"metric": CHOSEN_BY[chosen["metric"]], "best": value and abs(value), "best_step": chosen["best_step"]}
     return facts | {"epochs_done": state["trainer"]["epochs_done"], **best}
-
-
-def show_checkpoints(found: Sequence[dict[str, Any]], screen: Screen) -> None:
-    """Print a row for each checkpoint, and below them what is wrong with those that are damaged."""
-    rows = []
-    for one in found:
-        row = {"step": f"{one['step']:,}", "size": f"{one['bytes'] / 2**20:,.1f} MiB", "state": "DAMAGED"}
-        if not one["damage"]:
-            what = one["metric"].replace("_", " ")
-            best = "" if one["best"] is None else f"{what} {one['best']:.4f} at step {one['best_step']:,}"
-            row |= {"state": "whole", "epochs_done": str(one["epochs_done"]), "best": best}
-        rows.append(row)
-    screen.table(table(COLUMNS, rows, screen.width))
-    for one in found:
-        if one["damage"]:
-            screen.say(f"damaged: {one['damage']}", "warn")

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from preprocessing.base import processes
 from preprocessing.base.processes import KEYBOARD, OF_TRAININGS, ONE_PRESS_S, PREEMPTED
@@ -123,36 +123,32 @@ class Stop:
             print(
                 "stopping: saving a checkpoint; press Ctrl-C again to quit without saving", file=sys.stderr, flush=True
             )
-        asked: set[int] = set()
-        still: dict[int, float] = {}
-        began, number = time.monotonic(), int(getattr(signal, name))
+        number, began = int(getattr(signal, name)), time.monotonic()
+        kill_at = began if self.unbegun else began + LIMIT_S
+        leave_at = began + ANSWER_S  # torch's agent may wait for other machines, and for no rank
         killed: float | None = None
-        others: float | None = None
+        moved: dict[int, float] = {}
+        """Ranks that were asked, and when each was last seen to do anything."""
         while self._phase == "ranks":
             now, ranks = time.monotonic(), children()
             for rank in ranks:
-                if rank.pid not in asked and not self.unbegun:
-                    asked.add(rank.pid)
-                    send(rank, number)
-                    send(rank, signal.SIGCONT)
-                if stands_still(rank.pid, number):
-                    still.setdefault(rank.pid, now)
-                else:
-                    still.pop(rank.pid, None)
-                if now - still.get(rank.pid, now) > ANSWER_S:
+                if rank.pid not in moved and not self.unbegun:
+                    send(rank, number, signal.SIGCONT)
+                    leave_at = float("inf")
+                if rank.pid not in moved or not stands_still(rank.pid, number):
+                    moved[rank.pid] = now
+                elif now - moved[rank.pid] > ANSWER_S:
                     self.verdict = self.verdict or silent(rank, name)
                     send(rank, signal.SIGKILL)
-                    others = others or now
-            if now - began > LIMIT_S and self.verdict is None:
-                self.verdict = f"the ranks had not left {LIMIT_S:.0f} s after {name}, and were killed; {GOES_ON}"
-                others = now - OTHERS_S
-            if self.now or self.unbegun or (others is not None and now - others >= OTHERS_S):
+                    kill_at = min(kill_at, now + OTHERS_S)
+            if self.now or now > kill_at:
+                if not (self.now or self.unbegun or self.verdict):
+                    self.verdict = f"the ranks had not left {LIMIT_S:.0f} s after {name}, and were killed; {GOES_ON}"
                 killed = killed or now
+                leave_at = killed + (NOW_S if self.now else BACKSTOP_S)
                 for rank in ranks:
                     send(rank, signal.SIGKILL)
-            late = began + ANSWER_S if not asked else None  # torch's agent waits for other machines, and for no rank
-            late = killed + (NOW_S if self.now else BACKSTOP_S) if killed is not None else late
-            if late is not None and now > late:
+            if now > leave_at:
                 with self.deciding:
                     leave(self._conclude())
             time.sleep(LOOK_EVERY_S)
@@ -170,19 +166,14 @@ def listen(argv: Sequence[str]) -> None:
 
 
 def children() -> list[psutil.Process]:
-    """The ranks that this launcher has started and that have not ended."""
+    """The ranks that this launcher has started."""
     import psutil
 
-    found = []
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if child.status() != psutil.STATUS_ZOMBIE:
-                found.append(child)
-    return found
+    return psutil.Process().children()
 
 
-def send(rank: psutil.Process, number: int) -> None:
-    """Send a signal to a rank and to what it has started in its own session.
+def send(rank: psutil.Process, *numbers: int) -> None:
+    """Send signals to a rank and to what it has started in its own session.
 
     A tracker has another session, and ends when the rank says so or is gone.
     """
@@ -193,7 +184,8 @@ def send(rank: psutil.Process, number: int) -> None:
         for member in [*rank.children(recursive=True), rank]:
             with contextlib.suppress(OSError, psutil.Error):
                 if os.getsid(member.pid) == session:
-                    member.send_signal(number)
+                    for number in numbers:
+                        member.send_signal(number)
 
 
 def stands_still(pid: int, number: int) -> bool:
@@ -205,10 +197,10 @@ def silent(rank: psutil.Process, name: str) -> str:
     """The sentence for a rank that does not answer."""
     import psutil
 
-    values: dict[str, Any] = {}
-    with contextlib.suppress(OSError, psutil.Error):
-        values = rank.environ()
-    who = f"rank {values.get('RANK', 0)} ({processes.in_words(rank.pid)})"
+    number = "0"
+    with contextlib.suppress(psutil.Error):
+        number = rank.environ().get("RANK", number)
+    who = f"rank {number} ({processes.in_words(rank.pid)})"
     return f"{who} did not answer {name} within {ANSWER_S:.0f} s and was killed; {GOES_ON}"
 
 

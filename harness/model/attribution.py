@@ -63,47 +63,40 @@ class Line:
         """Place from 0 to 1 -> the logit there, and how fast it grows through each token, float64 ``[tokens]``."""
         self.pieces = [(number / PIECES, (number + 1) / PIECES) for number in range(PIECES)]
 
-    def wanted(self) -> list[float]:
+    def wanted(self) -> set[float]:
         """Where it must be read next."""
         places = {place for start, end in self.pieces for place in (start, (start + end) / 2, end)}
-        return sorted(places - self.known.keys())
+        return places - self.known.keys()
 
-    def integral(self, start: float, end: float) -> np.ndarray:
-        """What each token adds on a piece of the line, by Simpson's rule, ``[tokens]``."""
-        first, middle, last = (self.known[place][1] for place in (start, (start + end) / 2, end))
-        return (first + 4 * middle + last) * ((end - start) / 6)
-
-    def errors(self) -> np.ndarray:
-        """By how much the sums over tokens miss the change of the logit, for each piece."""
-        sums = [self.integral(*piece).sum() for piece in self.pieces]
-        changes = [self.known[end][0] - self.known[start][0] for start, end in self.pieces]
-        return np.subtract(sums, changes)
+    def integrals(self) -> np.ndarray:
+        """What each token adds on each piece of the line, by Simpson's rule, ``[pieces, tokens]``."""
+        growth = {place: growth for place, (_, growth) in self.known.items()}
+        return np.array(
+            [
+                (growth[start] + 4 * growth[(start + end) / 2] + growth[end]) * ((end - start) / 6)
+                for start, end in self.pieces
+            ]
+        )
 
     def refine(self) -> bool:
         """Halve the pieces that are worse than the mean; False where none needs it, or no more points are allowed.
 
         The sum over all pieces must be complete, and not because large errors of different signs happen to cancel.
         """
-        errors = self.errors()
+        changes = [self.known[end][0] - self.known[start][0] for start, end in self.pieces]
+        errors = self.integrals().sum(1) - changes
         missed, apart = abs(errors.sum()), np.abs(errors).sum()
         difference = self.known[1.0][0] + self.beside.sum() - self.known[0.0][0]
         allowed = max(TOLERANCE * abs(difference), SMALLEST)
         if (missed <= allowed and apart <= APART * allowed) or len(self.known) >= MOST_POINTS:
             return False
         worst = np.flatnonzero(np.abs(errors) >= np.abs(errors).mean())
-        room = (MOST_POINTS - len(self.known) + 1) // 2
-        for place in worst[:room].tolist():
+        for place in worst[: (MOST_POINTS - len(self.known) + 1) // 2].tolist():
             start, end = self.pieces[place]
             middle = (start + end) / 2
             self.pieces[place] = (start, middle)
             self.pieces.append((middle, end))
         return True
-
-    def attribution(self, bias: float) -> Attribution:
-        """What was found, with ``bias``, which what stands beside the network says of every text."""
-        scores = np.sum([self.integral(*piece) for piece in self.pieces], axis=0) + self.beside
-        logit = self.known[1.0][0] + float(self.beside.sum()) + bias
-        return Attribution(scores, logit, self.known[0.0][0] + bias, len(self.known))
 
 
 def attributions(model: Classifier, texts: Sequence[np.ndarray], columns: Sequence[int]) -> list[Attribution]:
@@ -111,32 +104,25 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], columns: Sequen
 
     ``texts`` are ids, at least one each. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
     """
-    biases = np.zeros(max(columns, default=0) + 1)
-    if model.wide is not None:
-        biases = (model.wide.share * model.wide.bias).double().cpu().numpy()
-    found: list[Attribution] = []
-    lines: list[Line] = []
-    for number, (text, column) in enumerate(zip(texts, columns, strict=True), 1):
+    wide, lines = model.wide, []
+    for text, column in zip(texts, columns, strict=True):
         ids = text.astype(np.int64)
-        wide = np.zeros(len(ids)) if model.wide is None else wide_scores(model.wide, torch.from_numpy(ids), column)
-        lines.append(Line(ids, column, wide))
-        if number == len(texts) or sum(len(line.ids) for line in lines) >= BATCH_TOKENS:
-            explore(model, lines)
-            found += [line.attribution(float(biases[line.column])) for line in lines]
-            lines = []
-    return found
-
-
-def explore(model: Classifier, lines: list[Line]) -> None:
-    """Read the network on all lines until each needs no more, the longest texts first."""
-    while lines:
-        places = [(line, place) for line in lines for place in line.wanted()]
+        lines.append(Line(ids, column, np.zeros(len(ids)) if wide is None else wide_scores(wide, ids, column)))
+    open_lines = lines
+    while open_lines:
+        places = [(line, place) for line in open_lines for place in line.wanted()]
         places.sort(key=lambda place: -len(place[0].ids))
         while places:
             size = max(1, BATCH_TOKENS // len(places[0][0].ids))
             read(model, places[:size])
             places = places[size:]
-        lines = [line for line in lines if line.refine()]
+        open_lines = [line for line in open_lines if line.refine()]
+    found = []
+    for line in lines:
+        bias = 0.0 if wide is None else float(wide.share * wide.bias[line.column])
+        scores, logit = line.integrals().sum(0) + line.beside, line.known[1.0][0] + float(line.beside.sum())
+        found.append(Attribution(scores, logit + bias, line.known[0.0][0] + bias, len(line.known)))
+    return found
 
 
 def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
@@ -150,12 +136,12 @@ def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
         whole = embedded.vectors.detach()
         vectors = (whole * shares[:, None]).requires_grad_()
         logits = model.read_embedded(replace(embedded, vectors=vectors), batch)
-        chosen = logits if logits.dim() == 1 else logits.gather(1, columns[:, None]).squeeze(1)
+        chosen = logits.reshape(len(places), -1).gather(1, columns[:, None]).squeeze(1)
         (gradient,) = torch.autograd.grad(chosen.sum(), vectors)
     growth = (gradient.double() * whole.double()).sum(-1).cpu().numpy()
-    values = chosen.detach().cpu()
+    values = chosen.tolist()
     for row, (line, place) in enumerate(places):
-        line.known[place] = (float(values[row]), growth[: len(line.ids), row])
+        line.known[place] = (values[row], growth[: len(line.ids), row])
 
 
 def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
@@ -166,23 +152,23 @@ def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
     return Batch(send(ids, device), lengths, labels, np.arange(len(texts)), sent_lengths=send(lengths, device))
 
 
-def wide_scores(wide: WidePart, ids: torch.Tensor, column: int) -> np.ndarray:
+def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:
     """What each token of ``ids`` int64 ``[tokens]`` adds to a logit by the wide part, float64 ``[tokens]``: together
     the part's logit without its bias, times its share.
     """
     device = wide.table.device
-    places = wide.places(ids[None].to(device), torch.tensor([len(ids)], device=device))[0]
+    places = wide.places(torch.from_numpy(ids)[None].to(device), torch.tensor([len(ids)], device=device))[0]
     bucket, place, times = torch.unique(places, return_inverse=True, return_counts=True)
     there, bucket = bucket < wide.buckets, bucket.clamp(max=wide.buckets - 1)
     value = there * wide.damped(times.double()) * wide.weights[bucket].double()
     value = value / value.square().sum().sqrt().clamp_min(1e-12)
     each = (wide.share.double() * value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
     scores, start = np.zeros(len(ids)), 0
-    last = scores[-wide.tail :] if wide.tail else scores[:0]
-    whole = [(scores, number) for number in range(1, wide.longest + 1)]
-    for words, number in whole + [(last, number) for number in range(1, END_LONGEST + 1)]:
-        count = max(0, len(words) - number + 1)
-        for offset in range(number if count else 0):  # what an n-gram adds is its words', evenly
-            words[offset : offset + count] += each[start : start + count] / number
-        start += count
+    last = scores[max(0, len(ids) - wide.tail) :]
+    for words, longest in ((scores, wide.longest), (last, END_LONGEST if wide.tail else 0)):
+        for number in range(1, min(longest, len(words)) + 1):
+            count = len(words) - number + 1
+            for offset in range(number):  # what an n-gram adds is its words', evenly
+                words[offset : offset + count] += each[start : start + count] / number
+            start += count
     return scores

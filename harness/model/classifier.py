@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +13,15 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, StepBatch
-from harness.config import ModelConfig
-from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.config import ModelConfig, OptimConfig
+from harness.model.dropout import EMBEDDING, HEAD, Masks, drop
 from harness.model.recurrent import Network, PackedIndex
 from harness.model.registry import POOLINGS
-from harness.model.wide import TableGradient, WidePart, build_wide
+from harness.model.wide import TableGradient, WidePart
 from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import UNK
+
+PLAIN = OptimConfig()
 
 
 @dataclass(frozen=True)
@@ -28,35 +30,8 @@ class Embedded:
 
     vectors: torch.Tensor
     """``[time, rows, features]`` when padded, ``[tokens, features]`` time-major when packed."""
-    lengths: torch.Tensor
-    """int64 ``[rows]``, where the vectors are."""
-    longest: int
-    """Tokens of the longest row."""
     index: PackedIndex | None
     """Packed layout only."""
-
-    def normalised(self, vectors: torch.Tensor) -> torch.Tensor:
-        """``vectors``, shaped as these and zero where there is no token, with all numbers of a row together of L2 norm
-        1. A row of zeros stays one.
-
-        Each row is first divided by its largest number, so that no square is too small for its dtype.
-        """
-        largest = self.grid(vectors.abs().amax(-1)).amax(0)
-        scaled = vectors / self.to_tokens(torch.where(largest > 0, largest, 1))
-        norm = self.grid(scaled.square().sum(-1)).sum(0).sqrt()
-        return scaled / self.to_tokens(torch.where(norm > 0, norm, 1))
-
-    def grid(self, values: torch.Tensor) -> torch.Tensor:
-        """``[time, rows]`` of one number a token; 0 where there is no token."""
-        if self.index is None:
-            return values
-        grid = values.new_zeros(self.longest, len(self.lengths))
-        grid[self.index.time, self.index.row] = values
-        return grid
-
-    def to_tokens(self, values: torch.Tensor) -> torch.Tensor:
-        """One number a row ``[rows]``, shaped to go with the vectors."""
-        return values[:, None] if self.index is None else values[self.index.row][:, None]
 
 
 class Classifier(Network):
@@ -71,7 +46,10 @@ class Classifier(Network):
         self.dropped[HEAD] = self.recurrent.output_size * pooling.vectors
         outputs = 1 if num_classes == 2 else num_classes
         self.head = nn.Linear(self.dropped[HEAD], outputs)
-        self.wide = build_wide(config, outputs) if config.wide else None
+        self.wide = None
+        if config.wide:
+            binary = config.wide_tf == "binary"
+            self.wide = WidePart(config.wide, outputs, config.wide_ngrams, config.wide_tail, binary=binary)
 
     def forward(
         self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None
@@ -104,19 +82,15 @@ class Classifier(Network):
 
     def embed(self, batch: Batch, masks: Masks | None = None) -> Embedded:
         """What the recurrent layers read of a batch: the vectors of its tokens, some of them dropped."""
-        ids, lengths = batch.widened(), batch.device_lengths
-        sizes = batch.batch_sizes
-        longest = ids.shape[1] if sizes is None else len(sizes)
-        index = None if sizes is None else PackedIndex.of(lengths, longest, len(ids))
+        ids, index, row = batch.widened(), None, None
+        if batch.batch_sizes is not None:
+            index = PackedIndex.of(batch.lengths, batch.device_lengths)
+            row = index.row
         if masks is not None and self.config.word_dropout:
-            rows = None if index is None else index.row
-            time = torch.arange(longest, device=ids.device) if index is None else index.time
-            ids = ids.masked_fill(~masks.tokens(rows, time, self.config.word_dropout), UNK)
+            time = torch.arange(ids.shape[1], device=ids.device) if index is None else index.time
+            ids = ids.masked_fill(~masks.tokens(row, time, self.config.word_dropout), UNK)
         vectors = self.embedding(ids.t() if index is None else ids)  # time first, as the recurrent layers want it
-        if masks is not None and self.config.dropout:
-            mask = masks.features(EMBEDDING, vectors.shape[-1], self.config.dropout, vectors.dtype)
-            vectors = vectors * (mask if index is None else mask[index.row])
-        return Embedded(vectors, lengths, longest, index)
+        return Embedded(drop(vectors, masks, EMBEDDING, self.config.dropout, row), index)
 
     def read_embedded(
         self,
@@ -126,7 +100,7 @@ class Classifier(Network):
         recurrent_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
         """The logits of the network alone for what ``embed`` gave of the batch, or other vectors in its place."""
-        lengths, index = embedded.lengths, embedded.index
+        lengths, index = batch.device_lengths, embedded.index
         if index is None:
             outputs = self.recurrent.forward_padded(embedded.vectors, lengths, masks, recurrent_dtype)
             pooled = self.pooling.padded(outputs, batch.lengths, lengths)
@@ -135,47 +109,34 @@ class Classifier(Network):
             packed = PackedSequence(embedded.vectors, batch.batch_sizes)
             packed, state = self.recurrent.forward_packed(packed, masks, recurrent_dtype, index.row)
             pooled = self.pooling.packed(packed.data, state, batch.lengths, lengths)
-        pooled = pooled.to(self.head.weight.dtype)
-        if masks is not None and self.config.dropout:
-            pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
+        pooled = drop(pooled.to(self.head.weight.dtype), masks, HEAD, self.config.dropout)
         return self.shaped(self.head(pooled))
 
-    def above_embedding(self) -> Iterator[nn.Parameter]:
-        """All parameters that read what ``embed`` gives."""
-        for part in (self.recurrent, self.pooling, self.head):
-            yield from part.parameters()
+    def above_embedding(self) -> list[nn.Parameter]:
+        """All parameters that learn, and read what ``embed`` gives."""
+        parts = (self.recurrent, self.pooling, self.head)
+        return [held for part in parts for held in part.parameters() if held.requires_grad]
 
 
 def loss_per_row(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: torch.Tensor | None = None,
+    logits: torch.Tensor, batch: Batch, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Cross-entropy of each row, ``[rows]``: binary with logits for one logit, softmax for several.
 
     Smoothing spreads a share of the label evenly over all classes (Szegedy et al., 2016), for two classes as for more;
-    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label.
+    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label. The loss with a soft label
+    is the mean of those with each class as the label, weighted by the class's probability; it is not smoothed.
     """
-    if logits.dim() == 1:
-        targets = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-        losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    else:
-        losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-    return losses if class_weights is None else losses * class_weights.to(losses.dtype)[labels]
-
-
-def soft_loss_per_row(
-    logits: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Cross-entropy of each row, ``[rows]``, with a distribution over the classes in the place of a label.
-
-    ``targets`` are those of a ``Batch``. It is the mean of the losses with each class as the label, weighted by the
-    class's probability, with the factor of ``class_weights`` ``[classes]`` for each; soft labels are not smoothed.
-    """
-    targets = targets.to(logits.dtype)
     weights = None if class_weights is None else class_weights.to(logits.dtype)
+    if batch.labelled:
+        if logits.dim() == 1:
+            targets = batch.labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+            losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        else:
+            losses = functional.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=label_smoothing)
+        return losses if weights is None else losses * weights[batch.labels]
+    assert batch.targets is not None
+    targets = batch.targets.to(logits.dtype)
     if logits.dim() > 1:
         return functional.cross_entropy(logits, targets, weight=weights, reduction="none")
     ratio = None if weights is None else weights[1] / weights[0]
@@ -224,14 +185,24 @@ class Adversary:
         shares = self.counts.to(embedding.dtype) / self.counts.sum()
         around = embedding.detach() - shares @ embedding.detach()
         deviation = (shares @ around.square()).mean().sqrt()
-        return embedded.vectors.detach() + embedded.normalised(gradient) * (self.radius * deviation)
+        return embedded.vectors.detach() + of_length_one(gradient, embedded.index) * (self.radius * deviation)
 
-    def factor(self, embedded: Embedded) -> torch.Tensor | None:
-        """What losses are multiplied by on their way back, so that fp16 can hold the gradients."""
-        if self.scaler is None:
-            return None
-        one = torch.ones((), device=embedded.lengths.device)
-        return self.scaler.scale(one) / len(embedded.lengths)
+
+def of_length_one(vectors: torch.Tensor, index: PackedIndex | None) -> torch.Tensor:
+    """``vectors``, zero where there is no token, with all numbers of a row together of L2 norm 1. A row of zeros stays
+    one.
+
+    Each row is first divided by its largest number, so that no square is too small for its dtype.
+    """
+    grid = vectors
+    if index is not None:
+        grid = vectors.new_zeros(len(index.starts), index.num_rows, vectors.shape[1])
+        grid[index.time, index.row] = vectors
+    largest = grid.abs().amax((0, 2))
+    scaled = grid / torch.where(largest > 0, largest, 1)[:, None]
+    norm = scaled.square().sum(-1).sum(0).sqrt()
+    found = scaled / torch.where(norm > 0, norm, 1)[:, None]
+    return found if index is None else found[index.time, index.row]
 
 
 class Objective(nn.Module):
@@ -248,17 +219,16 @@ class Objective(nn.Module):
     def __init__(
         self,
         classifier: Classifier,
+        optim: OptimConfig = PLAIN,
         *,
         seed: int = 0,
-        label_smoothing: float = 0.0,
-        wide_smoothing: float | None = None,
         class_weights: torch.Tensor | None = None,
         recurrent_dtype: torch.dtype | None = None,
         soft_weight: float = 1.0,
         adversary: Adversary | None = None,
     ) -> None:
-        """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device.
-        ``wide_smoothing`` is the ``label_smoothing`` of the wide part, the same unless given.
+        """``classifier`` stays reachable as an attribute. ``optim`` says how labels are smoothed, for the network and
+        for the wide part; ``class_weights`` ``[classes]`` lies on the classifier's device.
 
         ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
         the recurrent layers compute in during training; see ``harness.ranks.precision.recurrent_dtype``.
@@ -268,8 +238,8 @@ class Objective(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.seed = seed
-        self.label_smoothing = label_smoothing
-        self.wide_smoothing = label_smoothing if wide_smoothing is None else wide_smoothing
+        self.smoothing = optim.label_smoothing
+        self.wide_smoothing = optim.label_smoothing if optim.wide_smoothing is None else optim.wide_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
         self.soft_weight = soft_weight
@@ -284,7 +254,8 @@ class Objective(nn.Module):
         if self.training and self.adversary is not None:
             losses, total = self.learn_from_moved(self.adversary, batch, masks)
         else:
-            losses = self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch)
+            logits = self.classifier.read(batch, masks, self.recurrent_dtype)
+            losses = self.losses(logits, batch, self.smoothing)
             total = losses.sum()
         self.row_losses = losses.detach()
         wide = self.classifier.wide
@@ -302,19 +273,21 @@ class Objective(nn.Module):
         """
         classifier = self.classifier
         with torch.autocast(batch.ids.device.type, enabled=False):
-            embedded = classifier.embed(batch, masks)
-            vectors, factor = embedded.vectors.detach().requires_grad_(), adversary.factor(embedded)
-            above = [held for held in classifier.above_embedding() if held.requires_grad]
+            embedded, above = classifier.embed(batch, masks), classifier.above_embedding()
+            factor = None
+            if adversary.scaler is not None:  # so that fp16 can hold the gradients
+                factor = adversary.scaler.scale(torch.ones((), device=batch.ids.device)) / batch.num_rows
 
-            def there_and_back(read: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-                """Losses ``[rows]`` and gradients at vectors that are ``read``."""
-                moved = replace(embedded, vectors=read)
-                losses = self.losses(classifier.read_embedded(moved, batch, masks, self.recurrent_dtype), batch)
-                return losses.detach(), torch.autograd.grad(losses.sum(), [read, *above], factor)
+            def there_and_back(vectors: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+                """Losses ``[rows]`` and gradients where these vectors are read."""
+                vectors.requires_grad_()
+                read = replace(embedded, vectors=vectors)
+                logits = classifier.read_embedded(read, batch, masks, self.recurrent_dtype)
+                losses = self.losses(logits, batch, self.smoothing)
+                return losses.detach(), torch.autograd.grad(losses.sum(), [vectors, *above], factor)
 
-            clean, first = there_and_back(vectors)
-            moved = adversary.moved(embedded, first[0], classifier.embedding.weight).requires_grad_()
-            again, second = there_and_back(moved)
+            clean, first = there_and_back(embedded.vectors.detach())
+            again, second = there_and_back(adversary.moved(embedded, first[0], classifier.embedding.weight))
             # Never in place: an LSTM hands out one tensor as the gradient of both of its biases.
             gradients = torch._foreach_add(first, second)
             if factor is not None:
@@ -326,16 +299,10 @@ class Objective(nn.Module):
         """Rows of the step over all processes: what the losses are divided by."""
         return batch.global_rows
 
-    def losses(self, logits: torch.Tensor, batch: Batch, smoothing: float | None = None) -> torch.Tensor:
-        """The loss of each row of a batch, ``[rows]``: by its labels, or by the soft labels of an unlabelled one.
-
-        ``smoothing`` is that of labels, the network's unless given.
-        """
-        smoothing, weights = self.label_smoothing if smoothing is None else smoothing, self.class_weights
-        if not batch.labelled:
-            assert batch.targets is not None
-            return self.soft_weight * soft_loss_per_row(logits, batch.targets, weights)
-        return loss_per_row(logits, batch.labels, label_smoothing=smoothing, class_weights=weights)
+    def losses(self, logits: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
+        """The loss of each row of a batch, ``[rows]``: by its labels, or by the soft labels of an unlabelled one."""
+        losses = loss_per_row(logits, batch, smoothing, self.class_weights)
+        return losses if batch.labelled else self.soft_weight * losses
 
     def errors_of(self, wide: WidePart, batch: Batch) -> TableGradient:
         """What the wide part gets wrong of a batch, by the same loss, as if the network were not there.

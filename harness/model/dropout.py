@@ -25,12 +25,10 @@ SITE_BITS = 40
 """A site has 2**40 places: more than a text has tokens or a layer features."""
 
 
-def signed(value: int) -> int:
-    """The int64 with the bits of a uint64."""
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-GAMMA, FIRST, SECOND = map(signed, (randomness.GAMMA, randomness.FIRST, randomness.SECOND))
+GAMMA, FIRST, SECOND = (
+    np.array([randomness.GAMMA, randomness.FIRST, randomness.SECOND], np.uint64).view(np.int64).tolist()
+)
+"""As the int64 with the same bits."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,14 @@ class Masks:
 
     keys: torch.Tensor
     """int64 ``[rows]``: a stream of random numbers for each row."""
-    drawn: Mapping[tuple[int, int, float], torch.Tensor] = field(default_factory=dict)
-    """(site, size, chance) -> which features stay, bool ``[rows, size]``: what ``together`` has hashed already."""
+    drawn: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    """Site -> which features stay, bool ``[rows, size]``: what ``together`` has hashed already."""
 
     @classmethod
     def of(cls, seed: int, step: int, rows: np.ndarray, device: torch.device) -> Masks:
         """The masks of source ``rows`` int64 ``[rows]`` in optimizer ``step`` of a run; the host never waits."""
-        return cls(send(torch.from_numpy(row_keys(seed, step, rows).view(np.int64)), device))
+        run = np.uint64(splitmix64_of(splitmix64_of(seed) ^ step))
+        return cls(send(torch.from_numpy(splitmix64(rows.astype(np.uint64) ^ run).view(np.int64)), device))
 
     def together(self, sizes: Mapping[int, int], chance: float) -> Masks:
         """The same masks, with the features of several sites (site -> size) hashed in one go.
@@ -54,12 +53,11 @@ class Masks:
         """
         place = places(tuple(sizes.items()), self.keys.device)
         keep = kept(self.keys[:, None], 0, place, chance).split(list(sizes.values()), dim=1)
-        drawn = {(site, size, chance): part for (site, size), part in zip(sizes.items(), keep, strict=True)}
-        return Masks(self.keys, drawn)
+        return Masks(self.keys, dict(zip(sizes, keep, strict=True)))
 
     def features(self, site: int, size: int, chance: float, dtype: torch.dtype) -> torch.Tensor:
         """``[rows, size]``: 0 with ``chance``, else ``1 / (1 - chance)``."""
-        keep = self.drawn.get((site, size, chance))
+        keep = self.drawn.get(site)
         if keep is None:
             keep = kept(self.keys[:, None], site, torch.arange(size, device=self.keys.device), chance)
         return keep.view(torch.uint8).to(dtype).div_(1.0 - chance)  # a CPU converts bytes in vectors, Booleans singly
@@ -73,30 +71,34 @@ class Masks:
         return kept(keys, WORDS, time, chance)
 
 
+def drop(
+    vectors: torch.Tensor, masks: Masks | None, site: int, chance: float, rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``vectors`` ``[…, rows, features]`` with some features of each row dropped, or ``[tokens, features]`` with
+    ``rows`` int64 ``[tokens]``; as they are without ``masks``, or a ``chance``.
+    """
+    if masks is None or not chance:
+        return vectors
+    mask = masks.features(site, vectors.shape[-1], chance, vectors.dtype)
+    return vectors * (mask if rows is None else mask[rows])
+
+
 @lru_cache(maxsize=16)
 def places(sizes: tuple[tuple[int, int], ...], device: torch.device) -> torch.Tensor:
     """int64 ``[features of all sites]``: each feature's place, counted from the start of site 0; copied once."""
     return send(torch.cat([torch.arange(size) + (site << SITE_BITS) for site, size in sizes]), device)
 
 
-def row_keys(seed: int, step: int, rows: np.ndarray) -> np.ndarray:
-    """uint64 ``[rows]``: a key for every (seed, step, row)."""
-    return splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(splitmix64_of(seed) ^ step)))
-
-
 def kept(keys: torch.Tensor, site: int, place: torch.Tensor, chance: float) -> torch.Tensor:
-    """Bool: whether the number at ``place`` of a site, in the streams ``keys``, is above the lowest share ``chance`` of
-    all int64.
+    """Bool: whether splitmix64's number at ``place`` of a site, in the streams ``keys``, is above the lowest share
+    ``chance`` of all int64.
     """
-    return hashed(keys, site, place) >= round(chance * (1 << 64)) - (1 << 63)
-
-
-def hashed(keys: torch.Tensor, site: int, place: torch.Tensor) -> torch.Tensor:
-    """splitmix64's output number ``place`` of a site, in the streams ``keys``; int64 with the bits of a uint64."""
     bits = keys + (place + ((site << SITE_BITS) + 1)) * GAMMA  # int64 arithmetic wraps around like uint64
     if bits.is_cpu:
-        return torch.from_numpy(randomness.finalized(bits.numpy().view(np.uint64)).view(np.int64))
-    return finalized(bits)
+        hashed = torch.from_numpy(randomness.finalized(bits.numpy().view(np.uint64)).view(np.int64))
+    else:
+        hashed = finalized(bits)
+    return hashed >= round(chance * (1 << 64)) - (1 << 63)
 
 
 def finalized(bits: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, StepBatch, send
 from harness.config import LanguageModelConfig, ModelConfig
-from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.model.dropout import EMBEDDING, HEAD, Masks, drop
 from harness.model.recurrent import Network, PackedIndex
 from preprocessing.base.randomness import permutation, words
 from preprocessing.text.vocabulary import PAD, UNK
@@ -53,8 +53,9 @@ from preprocessing.text.vocabulary import PAD, UNK
 FIRST = PAD + 1
 """The first id that is ever predicted: that of ``<unk>``."""
 BITS = 40
-STREAM = 3
-"""Keeps these random numbers apart from those of the order of rows, which have 0 to 2 in this place of the key."""
+CANDIDATES_STREAM, TARGETS_STREAM = 3, 4
+"""Keep these random numbers apart from each other and from those of the order of rows, which have 0 to 2 in this place
+of the key."""
 DRAWS = 4
 """Tokens drawn at once for each candidate; more if too few of them are distinct."""
 CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
@@ -62,9 +63,6 @@ CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
 PREDICTIONS = 512
 """Predictions whose exact logits are computed together; beside them stand as many tokens as the device holds logits
 for."""
-TARGETS_STREAM = 4
-"""Keeps these random numbers apart from those of the order of rows and of the candidates, which have 0 to 3 in this
-place of the key."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +78,17 @@ class Targets:
 
     @classmethod
     def of(cls, config: LanguageModelConfig, counts: np.ndarray, device: torch.device) -> Targets:
-        """As a configuration says; ``counts`` int64 ``[vocabulary]`` are how often each token occurs."""
-        if config.frequent is None:
-            return cls(config.window, config.distances)
-        weights = torch.from_numpy(token_weights(counts, config.frequent)).to(device)
+        """As a configuration says; ``counts`` int64 ``[vocabulary]`` are how often each token occurs.
+
+        With ``frequent`` t a token with a share f of all counts min(1, √(t / f) + t / f), as word2vec keeps tokens,
+        divided by the mean over a text. Each token counts one occurrence more than it has.
+        """
+        weights = None
+        if config.frequent is not None:
+            shares = shares_of(counts)
+            ratio = config.frequent / shares
+            kept = np.minimum(1.0, np.sqrt(ratio) + ratio)
+            weights = torch.from_numpy(kept / (shares * kept).sum()).to(device)
         return cls(config.window, config.distances, weights)
 
     def drawn(self, seed: int, step: int) -> tuple[int, ...]:
@@ -100,14 +105,10 @@ class Targets:
         return torch.ones_like(ids, dtype=dtype) if self.weights is None else self.weights.to(dtype)[ids]
 
 
-def token_weights(counts: np.ndarray, frequent: float) -> np.ndarray:
-    """float64 ``[vocabulary]``: min(1, √(t / f) + t / f) for a token with a share ``f`` of all (``t``: ``frequent``),
-    as word2vec keeps tokens, divided by their mean over a text. Each token counts one occurrence more than it has.
-    """
-    shares = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
-    ratio = frequent / shares
-    weights = np.minimum(1.0, np.sqrt(ratio) + ratio)
-    return weights / (shares * weights).sum()
+def shares_of(counts: np.ndarray) -> np.ndarray:
+    """The share of each token, which counts one occurrence more than it has, float64 ``[vocabulary]``."""
+    shares: np.ndarray = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
+    return shares
 
 
 NEXT_TOKEN = Targets()
@@ -115,42 +116,45 @@ NEXT_TOKEN = Targets()
 
 
 @dataclass(frozen=True)
-class Direction:
-    """Who predicts what in one direction of a batch; ``N`` predictions, later ones further from where it began."""
-
-    at: torch.Tensor
-    """int64 ``[N]``: the state that predicts."""
-    target: torch.Tensor
-    """int64 ``[N]``: the position, in the order of ids, of the token that is predicted."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """All pairs of tokens at one distance in their text: each predicts the other, in one of the directions."""
-
-    rows: torch.Tensor
-    """int64 ``[N]``: the row of each pair."""
-    directions: list[Direction]
-
-
-@dataclass(frozen=True)
 class Reading:
-    """A batch as the recurrent layer read it."""
+    """A batch as the recurrent layer read it: its positions are time-major, with padding or without."""
 
     ids: torch.Tensor
-    """``[positions]``: time-major, with padding or without."""
+    """``[positions]``."""
     vectors: torch.Tensor
     """``[positions, embedding_dim]``: the tokens' own, before anything was dropped."""
     candidates: torch.Tensor
     """``[candidates, embedding_dim]``."""
     states: list[torch.Tensor]
     """``[positions, hidden]`` of each direction: what the recurrent layer gave, in its own order."""
-    batch: Batch
+    lengths: torch.Tensor
+    """int64 ``[rows]`` on the CPU."""
     index: PackedIndex
+    places: tuple[torch.Tensor, torch.Tensor]
+    """int64 ``[tokens]``: the position of each token, and that of its state in the backward direction, where each row
+    of a padded batch is reversed within its own length."""
 
-    def pairs(self, distance: int) -> Pairs:
-        """Who predicts what at a distance."""
-        return pairs_of(self.batch, self.index, len(self.states), distance)
+    def pairs(self, distance: int) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """All pairs of tokens at one distance in their text, each of which predicts the other in one of the directions:
+        their rows int64 ``[pairs]``; and for each direction the states that predict and the positions of the tokens
+        that are predicted, int64 ``[pairs]`` both. The pairs come time by time, and within a time step row by row.
+        """
+        first = int(self.lengths.clamp(max=distance).sum())  # tokens that have none so far before them
+        row = self.index.row[first:]
+        before = self.index.starts[self.index.time[first:] - distance] + row
+        place, mirrored = self.places
+        forward, backward = (place[before], place[first:]), (mirrored[first:], place[before])
+        return row, [forward, backward][: len(self.states)]
+
+    def tokens_ahead(self, targets: Targets) -> list[torch.Tensor]:
+        """int64 ``[positions, window]`` for each direction: the ids that the state at each position predicts, by
+        distance; ``PAD`` where the text is over.
+        """
+        found = [self.ids.new_full((len(self.ids), targets.window), PAD, dtype=torch.int64) for _ in self.states]
+        for distance in targets.all:
+            for wanted, (at, target) in zip(found, self.pairs(distance)[1], strict=True):
+                wanted[at, distance - 1] = self.ids[target].long()
+        return found
 
 
 class OutputLayer(nn.Module):
@@ -186,12 +190,8 @@ class LanguageModel(Network):
 
     @torch.no_grad()
     def start_bias(self, counts: np.ndarray) -> None:
-        """Begin with the frequencies of tokens, so that training need not learn them first.
-
-        ``counts`` int64 ``[vocabulary]``; each counts one more than it is.
-        """
-        shares = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
-        self.language_model.bias.copy_(torch.from_numpy(np.log(shares)))
+        """Begin with the frequencies of tokens, int64 ``[vocabulary]``, so that training need not learn them first."""
+        self.language_model.bias.copy_(torch.from_numpy(np.log(shares_of(counts))))
 
     def read(
         self,
@@ -203,40 +203,28 @@ class LanguageModel(Network):
         """Run the recurrent layer over a batch. ``candidates`` int64 are looked up along the way, in one go with all
         tokens of the batch: the gradient of a lookup is as large as the vocabulary, whatever was looked up.
         """
-        padded = batch.batch_sizes is None
-        index = PackedIndex.of(batch.device_lengths, longest(batch), batch.num_tokens)
-        ids = (batch.widened().t() if padded else batch.widened()).reshape(-1)
+        lengths, rows, sizes = batch.device_lengths, batch.num_rows, batch.batch_sizes
+        index = PackedIndex.of(batch.lengths, lengths)
+        ids = (batch.widened().t() if sizes is None else batch.widened()).reshape(-1)
+        place = torch.arange(len(ids), device=ids.device)
+        row, time, places = index.row, index.time, (place, place)
+        if sizes is None:
+            places = time * rows + row, (lengths[row] - 1 - time) * rows + row
+            row, time = place % rows, place // rows
         more = ids.new_empty(0) if candidates is None else candidates.to(ids.dtype)
         looked_up = self.embedding(torch.cat((ids, more, ids.new_full((1,), UNK))))
         vectors, candidate_vectors, unknown = looked_up.split([len(ids), len(more), 1])
-        inputs = self._dropped(vectors, unknown, batch, index, masks)
-        if padded:
-            shaped = inputs.view(-1, batch.num_rows, inputs.shape[1])
-            outputs = self.recurrent.forward_padded(shaped, batch.device_lengths, None, dtype)
+        inputs, config = vectors, self.config
+        if masks is not None and config.word_dropout:
+            inputs = torch.where(masks.tokens(row, time, config.word_dropout)[:, None], inputs, unknown)
+        inputs = drop(inputs, masks, EMBEDDING, config.dropout, row)
+        if sizes is None:
+            outputs = self.recurrent.forward_padded(inputs.view(-1, rows, inputs.shape[1]), lengths, None, dtype)
             states = [output.reshape(-1, output.shape[2]) for output in outputs]
         else:
-            assert batch.batch_sizes is not None
-            packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, batch.batch_sizes), None, dtype)
+            packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, sizes), None, dtype)
             states = list(packed.data.split(self.recurrent.hidden_size, dim=1))
-        return Reading(ids, vectors, candidate_vectors, states, batch, index)
-
-    def _dropped(
-        self, vectors: torch.Tensor, unknown: torch.Tensor, batch: Batch, index: PackedIndex, masks: Masks | None
-    ) -> torch.Tensor:
-        """What the recurrent layer reads of the vectors ``[positions, embedding_dim]``."""
-        if masks is None:
-            return vectors
-        padded, chance = batch.batch_sizes is None, self.config.word_dropout
-        if chance and padded:
-            time = torch.arange(len(vectors) // batch.num_rows, device=vectors.device)
-            vectors = torch.where(masks.tokens(None, time, chance).t().reshape(-1, 1), vectors, unknown)
-        elif chance:
-            vectors = torch.where(masks.tokens(index.row, index.time, chance)[:, None], vectors, unknown)
-        if self.config.dropout:
-            mask = masks.features(EMBEDDING, vectors.shape[1], self.config.dropout, vectors.dtype)
-            kept = vectors.view(-1, *mask.shape) * mask if padded else vectors * mask[index.row]
-            vectors = kept.view(-1, mask.shape[1])
-        return vectors
+        return Reading(ids, vectors, candidate_vectors, states, batch.lengths, index, places)
 
     def projected(self, number: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """What direction ``number`` compares with tokens' vectors: ``[N, embedding_dim]`` of ``states``
@@ -255,56 +243,18 @@ class LanguageModel(Network):
             reading = self.read(batch)
             vectors, bias = self.embedding.weight[FIRST:], self.language_model.bias[FIRST:]
             sums = torch.zeros(2, self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
-            for number, (states, wanted) in enumerate(zip(reading.states, tokens_ahead(reading, targets), strict=True)):
-                pairs = reading.pairs(1)
-                for piece in pieces(len(pairs.rows), 1, PREDICTIONS):
-                    at = pairs.directions[number].at[piece]
+            rows, pairs = reading.pairs(1)
+            for number, (states, wanted) in enumerate(zip(reading.states, reading.tokens_ahead(targets), strict=True)):
+                for piece in pieces(len(rows), PREDICTIONS):
+                    at = pairs[number][0][piece]
                     found = wanted[at]
                     projected = self.projected(number, states[at], bias.dtype)
                     losses = log_losses(projected, vectors, bias, (found - FIRST).clamp(min=0))
                     counts = targets.counts(found, losses.dtype) * (found != PAD)
                     both = torch.stack(((losses * counts).sum(1), counts.sum(1))).double()
-                    sums[:, number].index_add_(1, pairs.rows[piece], both)
+                    sums[:, number].index_add_(1, rows[piece], both)
         losses, counts = sums.transpose(1, 2)
         return losses, counts
-
-
-def longest(batch: Batch) -> int:
-    """Time steps of a batch."""
-    return batch.ids.shape[1] if batch.batch_sizes is None else len(batch.batch_sizes)
-
-
-def pairs_of(batch: Batch, index: PackedIndex, num_directions: int, distance: int) -> Pairs:
-    """Who predicts what: a token and the one ``distance`` before it predict each other.
-
-    The pairs come in one order in both layouts: time by time, and within a time step row by row.
-    """
-    rows, sizes = batch.num_rows, batch.batch_sizes
-    first = int(batch.lengths.clamp(max=distance).sum())  # tokens that have none so far before them
-    row, time = index.row[first:], index.time[first:]
-    if sizes is None:
-        later = time * rows + row
-        before = later - distance * rows
-        # Each row of the backward direction is reversed within its own length.
-        mirrored = (batch.device_lengths[row] - 1 - time) * rows + row
-    else:
-        later = torch.arange(first, len(index.row), device=row.device)
-        starts = send(torch.cumsum(sizes, 0) - sizes, row.device)
-        before = starts[time - distance] + row
-        mirrored = later
-    forward = Direction(before, later)
-    return Pairs(row, [forward, Direction(mirrored, before)][:num_directions])
-
-
-def tokens_ahead(reading: Reading, targets: Targets) -> list[torch.Tensor]:
-    """int64 ``[positions, window]`` for each direction: the ids that the state at each position predicts, by distance;
-    ``PAD`` where the text is over.
-    """
-    found = [reading.ids.new_full((len(reading.ids), targets.window), PAD, dtype=torch.int64) for _ in reading.states]
-    for distance in targets.all:
-        for wanted, direction in zip(found, reading.pairs(distance).directions, strict=True):
-            wanted[direction.at, distance - 1] = reading.ids[direction.target].long()
-    return found
 
 
 class LanguageObjective(nn.Module):
@@ -342,33 +292,26 @@ class LanguageObjective(nn.Module):
         self.sampler = LogUniformSampler(len(model.embedding.weight), candidates)
         self.log_missed: torch.Tensor
         self.register_buffer("log_missed", torch.from_numpy(self.sampler.log_missed).to(own), persistent=False)
-        self._drawn: tuple[int, torch.Tensor, int] | None = None
 
     def divisor(self, batch: StepBatch) -> int:
         """Next tokens of the step over all processes: what losses are divided by, however far ahead is predicted."""
         return max(1, self.classifier.num_directions * (batch.global_tokens - batch.global_rows))
 
-    def candidates(self, step: int, device: torch.device) -> tuple[torch.Tensor, int]:
-        """The candidates of optimizer ``step``, int64 ``[candidates]``, and the tries that it took to find them."""
-        if self._drawn is None or self._drawn[0] != step:
-            ids, tries = self.sampler.draw(self.seed, step)
-            self._drawn = (step, send(torch.from_numpy(ids), device), tries)
-        return self._drawn[1:]
-
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum over the batch of each prediction's loss in optimizer ``step``; the caller divides by ``divisor``."""
-        model = self.classifier
+        model, device = self.classifier, batch.ids.device
         masks = model.masks(self.seed, step, batch) if self.training and model.drops else None
-        candidates, tries = self.candidates(step, batch.ids.device)
-        with torch.autocast(batch.ids.device.type, enabled=False):
+        drawn, tries = self.sampler.draw(self.seed, step)
+        candidates = send(torch.from_numpy(drawn), device)
+        with torch.autocast(device.type, enabled=False):
             reading = model.read(batch, candidates, masks, self.recurrent_dtype)
             distances = self.targets.drawn(self.seed, step)
-            found = [self.losses(reading, reading.pairs(one), candidates, tries, masks) for one in distances]
+            found = [self.losses(reading, distance, candidates, tries, masks) for distance in distances]
         self.row_losses = torch.stack([rows for _, rows in found]).sum(0) / len(found)
         return torch.stack([total for total, _ in found]).sum() / len(found)
 
     def losses(
-        self, reading: Reading, pairs: Pairs, candidates: torch.Tensor, tries: int, masks: Masks | None
+        self, reading: Reading, distance: int, candidates: torch.Tensor, tries: int, masks: Masks | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of the losses of pairs of tokens, and of those of each row ``[rows]``, without a gradient."""
         model, dropout, hidden = self.classifier, self.classifier.config.dropout, self.classifier.recurrent.hidden_size
@@ -380,14 +323,15 @@ class LanguageObjective(nn.Module):
         if masks is not None and dropout:
             kept = masks.features(HEAD, model.recurrent.output_size, dropout, bias.dtype)
         totals, losses = [], []
-        for number, direction in enumerate(pairs.directions):
-            states = reading.states[number].index_select(0, direction.at)
+        pair_rows, directions = reading.pairs(distance)
+        for number, (at, position) in enumerate(directions):
+            states = reading.states[number].index_select(0, at)
             if kept is not None:
-                states = states * kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)[pairs.rows]
-            target = reading.ids[direction.target].long()
+                states = states * kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)[pair_rows]
+            target = reading.ids[position].long()
             total, each = SampledSoftmax.apply(
                 model.projected(number, states, self.output_dtype),
-                reading.vectors.index_select(0, direction.target),
+                reading.vectors.index_select(0, position),
                 bias[target] - self.log_expected(target, tries),
                 reading.candidates,
                 candidate_bias,
@@ -398,7 +342,8 @@ class LanguageObjective(nn.Module):
             totals.append(total)
             losses.append(each)
         each = torch.stack(losses).sum(0)
-        return torch.stack(totals).sum(), each.new_zeros(reading.batch.num_rows).index_add_(0, pairs.rows, each)
+        rows = each.new_zeros(len(reading.lengths)).index_add_(0, pair_rows, each)
+        return torch.stack(totals).sum(), rows
 
     def log_expected(self, ids: torch.Tensor, tries: int) -> torch.Tensor:
         """The logarithm of how often tokens are expected among the candidates, ``[ids]``; 0 where all are."""
@@ -433,7 +378,9 @@ class LogUniformSampler:
             return np.arange(FIRST, FIRST + self.candidates, dtype=np.int64), 0
         count = DRAWS * self.candidates
         while True:
-            numbers = words(seed, step, STREAM, count=count) >> np.uint64(64 - BITS)  # of a longer draw, the same first
+            numbers = words(seed, step, CANDIDATES_STREAM, count=count) >> np.uint64(
+                64 - BITS
+            )  # of a longer draw, the same first
             tokens = np.searchsorted(self.borders, numbers, side="right")
             places = np.sort(np.unique(tokens, return_index=True)[1])
             if len(places) >= self.candidates:
@@ -442,16 +389,14 @@ class LogUniformSampler:
             count *= 2
 
 
+def pieces(total: int, size: int) -> Iterator[slice]:
+    """``total`` places, so many at once."""
+    return (slice(start, start + size) for start in range(0, total, size))
+
+
 def elements_at_once(device: torch.device) -> int:
     """How many logits exist at once on a device."""
     return CPU_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS
-
-
-def pieces(predictions: int, columns: int, elements: int) -> Iterator[slice]:
-    """``predictions`` cut so that a piece has about ``elements`` logits, with ``columns`` for each prediction."""
-    size = max(1, elements // columns)
-    for start in range(0, predictions, size):
-        yield slice(start, min(start + size, predictions))
 
 
 class SampledSoftmax(torch.autograd.Function):
@@ -487,7 +432,7 @@ class SampledSoftmax(torch.autograd.Function):
         losses, right_gradient = torch.empty_like(right), torch.empty_like(right)
         gradient = torch.empty_like(projected)
         rows_gradient, offsets_gradient = torch.zeros_like(rows), torch.zeros_like(offsets)
-        for piece in pieces(len(projected), candidates + 1, elements_at_once(projected.device)):
+        for piece in pieces(len(projected), max(1, elements_at_once(projected.device) // (candidates + 1))):
             if dtype == projected.dtype:
                 logits = torch.addmm(offsets, given[piece], turned.t())
             else:
@@ -529,16 +474,11 @@ def log_losses(
     """Nats ``[N, targets]`` that each of the tokens ``wanted`` ``[N, targets]`` costs.
 
     Its logit is the product of ``projected`` ``[N, features]`` with its row of ``vectors`` ``[vocabulary, features]``,
-    plus its ``bias``.
+    plus its ``bias``. The sum of e to all logits is computed by blocks that fit into a cache.
     """
     right = torch.stack([(projected * vectors[tokens]).sum(1) for tokens in wanted.t()], 1) + bias[wanted]
-    return log_partition(projected, vectors, bias)[:, None] - right
-
-
-def log_partition(projected: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """The logarithm of the sum of e to each logit, ``[N]``, by blocks that fit into a cache."""
     total = projected.new_full((len(projected),), -math.inf)
-    for columns in pieces(len(vectors), PREDICTIONS, elements_at_once(vectors.device)):
+    for columns in pieces(len(vectors), max(1, elements_at_once(vectors.device) // PREDICTIONS)):
         logits = torch.addmm(bias[columns], projected, vectors[columns].t())
         total = torch.logaddexp(total, torch.logsumexp(logits, 1))
-    return total
+    return total[:, None] - right

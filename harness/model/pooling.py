@@ -44,9 +44,8 @@ class Pooling(nn.Module, ABC):
         """The same of packed ``outputs`` ``[tokens, output_size]``, rows longest first, and the final states
         ``[rows, output_size]``; unless a pooling knows better, the outputs are padded.
         """
-        longest = int(lengths[0])
-        index = PackedIndex.of(device_lengths, longest, len(outputs))
-        return self.padded([index.padded(outputs, device_lengths, longest)], lengths, device_lengths)
+        index = PackedIndex.of(lengths, device_lengths)
+        return self.padded([index.padded(outputs, device_lengths)], lengths, device_lengths)
 
 
 class DensePooling(Pooling):
@@ -109,36 +108,13 @@ class MaximumAndMean(Maximum):
     maximum, mean = True, True
 
 
-def reduce_max(head: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
-    """``[rows, features]``: the maximum over time of two parts ``[time, rows, features]``; the tail has -inf where
-    there is no token.
-    """
-    maximum = head.amax(0)
-    return torch.maximum(maximum, tail.amax(0)) if len(tail) else maximum
-
-
-def reduce_sum(head: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
-    """The sum likewise, in at least fp32; the tail has 0 there."""
-    total = head.sum(0, dtype=wide(head))
-    return total.add_(tail.sum(0, dtype=total.dtype)) if len(tail) else total
-
-
-def as_factor(padding: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where there is no token, else 1: what a CPU multiplies by in a fifth of the time that ``masked_fill`` takes."""
-    return padding.logical_not().to(dtype)
-
-
-def as_bound(padding: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """-inf where there is no token, else inf: the minimum with it leaves the values of tokens as they are."""
-    return torch.where(padding, -torch.inf, torch.inf).to(dtype)
-
-
 class _Pool(torch.autograd.Function):
     """Maximum and sum over the real tokens of each row of padded outputs, and their gradients in one pass.
 
     Tokens that share the maximum share its gradient evenly, as in ``torch.amax``. Masks are numbers in the dtype of the
-    outputs: a CPU computes with those in vectors, with Booleans one by one. What stands in a row's padding is finite,
-    or the row itself is lost, so a factor of 0 removes it.
+    outputs: a CPU computes with those in vectors, with Booleans one by one, and multiplies by a factor in a fifth of
+    the time that ``masked_fill`` takes. What stands in a row's padding is finite, or the row itself is lost, so a
+    factor of 0 removes it.
     """
 
     @staticmethod
@@ -148,12 +124,16 @@ class _Pool(torch.autograd.Function):
         """``[rows, features]`` each; None for what is not wanted. ``padding`` ``[tail, rows, 1]``: the last steps'."""
         common = len(outputs) - len(padding)
         head, tail = outputs[:common], outputs[common:]
-        factor = as_factor(padding, outputs.dtype)
+        factor = padding.logical_not().to(outputs.dtype)
         maximum = total = None
         if want_max:
-            maximum = reduce_max(head, torch.minimum(tail, as_bound(padding, outputs.dtype)))
+            maximum = head.amax(0)
+            if len(tail):  # the minimum with inf leaves a token's value as it is
+                bound = torch.where(padding, -torch.inf, torch.inf).to(outputs.dtype)
+                maximum = torch.maximum(maximum, torch.minimum(tail, bound).amax(0))
         if want_sum:
-            total = reduce_sum(head, tail * factor)
+            total = head.sum(0, dtype=wide(outputs))
+            total = total.add_((tail * factor).sum(0, dtype=total.dtype)) if len(tail) else total
         ctx.common = common
         ctx.save_for_backward(outputs, factor, *([maximum] if maximum is not None else []))
         ctx.set_materialize_grads(False)
@@ -168,17 +148,12 @@ class _Pool(torch.autograd.Function):
         if of_max is None:
             gradient = everywhere.expand_as(outputs).contiguous()
         else:
-            gradient = having(outputs, maximum[0])
+            gradient = torch.eq(outputs, maximum[0], out=torch.empty_like(outputs))  # 1 where it is the maximum
             gradient[ctx.common :].mul_(factor)
             share = of_max / gradient.sum(0, dtype=wide(outputs)).to(of_max.dtype)
             torch.addcmul(everywhere, gradient, share, out=gradient)
         gradient[ctx.common :].mul_(factor)
         return gradient, None, None, None
-
-
-def having(values: torch.Tensor, maximum: torch.Tensor) -> torch.Tensor:
-    """1 where ``values`` ``[time, rows, features]`` are the ``maximum`` ``[rows, features]``, else 0; their dtype."""
-    return torch.eq(values, maximum, out=torch.empty_like(values))
 
 
 def wide(values: torch.Tensor) -> torch.dtype:

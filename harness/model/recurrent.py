@@ -27,9 +27,9 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.batch import Batch, Layout, send
+from harness.batch import Batch, Layout
 from harness.config import ModelConfig
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks, drop
 from harness.model.registry import CELLS, check_model
 from harness.ranks.precision import DTYPES, NAMES, Choice
 from preprocessing.base.errors import ConfigError
@@ -53,9 +53,10 @@ class Cell:
 
     def padded(self, inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
         """One direction over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
-        zeros = self._zeros(inputs, inputs.shape[1], weights, 1)
-        training = torch.is_grad_enabled()
-        outputs: torch.Tensor = self._compute(inputs, zeros, weights, True, 1, 0.0, training, False, False)[0]
+        given = (inputs, self.zeros(inputs, inputs.shape[1], weights, 1), weights)
+        outputs: torch.Tensor = getattr(torch, self.function)(
+            *given, True, 1, 0.0, torch.is_grad_enabled(), False, False
+        )[0]
         return outputs
 
     def packed(
@@ -64,19 +65,12 @@ class Cell:
         """One layer over packed ``data`` ``[tokens, features]``, ``batch_sizes`` on the CPU: outputs ``[tokens,
         output_size]`` and final states ``[directions, rows, hidden]``.
         """
-        zeros = self._zeros(data, int(batch_sizes[0]), weights, 2 if bidirectional else 1)
-        training = torch.is_grad_enabled()
-        outputs, state, *_ = self._compute(data, batch_sizes, zeros, weights, True, 1, 0.0, training, bidirectional)
+        given = (data, batch_sizes, self.zeros(data, int(batch_sizes[0]), weights, 1 + bidirectional), weights)
+        outputs, state, *_ = getattr(torch, self.function)(*given, True, 1, 0.0, torch.is_grad_enabled(), bidirectional)
         return outputs, state
 
-    @property
-    def _compute(self) -> Callable[..., tuple[torch.Tensor, ...]]:
-        found: Callable[..., tuple[torch.Tensor, ...]] = getattr(torch, self.function)
-        return found
-
-    def _zeros(
-        self, inputs: torch.Tensor, rows: int, weights: Weights, directions: int
-    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def zeros(self, inputs: torch.Tensor, rows: int, weights: Weights, directions: int) -> Any:
+        """The states that it begins with."""
         zeros = inputs.new_zeros(directions, rows, weights[1].shape[1])
         return zeros if self.states == 1 else (zeros,) * self.states
 
@@ -130,16 +124,14 @@ class VariableLengthLSTM(nn.Module):
     ) -> tuple[PackedSequence, torch.Tensor]:
         """Outputs as a packed sequence, and the final states ``[rows, output_size]`` of the last layer.
 
-        ``masks`` belong to the rows longest first; without them nothing is dropped. ``dtype`` is what the layers
-        compute in, that of the weights unless given. ``rows`` int64 ``[tokens]`` says whose token each one is; who
-        knows it already saves a copy of the batch sizes to the device.
+        ``masks`` belong to the rows longest first, and ``rows`` int64 ``[tokens]`` says whose token each one is;
+        without them nothing is dropped. ``dtype`` is what the layers compute in, that of the weights unless given.
         """
-        data, sizes = cast(packed.data, dtype), packed.batch_sizes
+        data, sizes = packed.data.to(dtype=dtype), packed.batch_sizes
         for number, layer in enumerate(self.lstms()):
-            if number > 0 and masks is not None and self.dropout:
-                rows = packed_rows(sizes, len(data), data.device) if rows is None else rows
-                data = data * self._mask(masks, number, data)[rows]
-            data, state = self.cell.packed(data, sizes, layer_weights(layer, dtype), self.bidirectional)
+            if number > 0:
+                data = drop(data, masks, LAYERS + number, self.dropout, rows)
+            data, state = self.cell.packed(data, sizes, weights_of(layer, None, dtype), self.bidirectional)
         return packed._replace(data=data), state.transpose(0, 1).reshape(state.shape[1], self.output_size)
 
     def forward_padded(
@@ -156,20 +148,16 @@ class VariableLengthLSTM(nn.Module):
         Outputs beyond a row's length hold arbitrary finite numbers. Without ``masks`` nothing is dropped. ``dtype`` is
         what the layers compute in, that of the weights unless given.
         """
-        inputs = cast(inputs, dtype)  # once, here, and not for every direction
+        inputs = inputs.to(dtype=dtype)  # once, here, and not for every direction
         reversal = reversal_index(lengths, len(inputs)) if self.bidirectional else None
         outputs: list[torch.Tensor] = []
         for number, layer in enumerate(self.lstms()):
             if number > 0:
-                inputs = in_order(outputs, reversal)
-                if masks is not None and self.dropout:
-                    inputs = inputs * self._mask(masks, number, inputs)
-            outputs = run_layer(layer, inputs, reversal, dtype, self.cell)
+                inputs = drop(in_order(outputs, reversal), masks, LAYERS + number, self.dropout)
+            directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
+            weights = [weights_of(layer, direction, dtype) for direction in range(len(directions))]
+            outputs = [self.cell.padded(*one) for one in zip(directions, weights, strict=True)]
         return outputs
-
-    def _mask(self, masks: Masks, number: int, inputs: torch.Tensor) -> torch.Tensor:
-        """``[rows, features]``: what the input of layer ``number`` is multiplied by."""
-        return masks.features(LAYERS + number, inputs.shape[-1], self.dropout, inputs.dtype)
 
     def flatten_parameters(self) -> None:
         """Lay weights out as cuDNN wants them for packed input: once, after moving or loading."""
@@ -177,60 +165,21 @@ class VariableLengthLSTM(nn.Module):
             layer.flatten_parameters()
 
 
-class _FlatCopy(torch.autograd.Function):
-    """A copy of some weights in one piece of memory, in any dtype; gradients go back in the dtype of the weights."""
-
-    @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The copies, matrices first, then biases, as cuDNN expects them in one buffer."""
-        ctx.dtypes = [weight.dtype for weight in weights]
-        copies: list[torch.Tensor] = [weight.new_empty(0) for weight in weights]
-        matrices_first = sorted(range(len(weights)), key=lambda place: -weights[place].dim())
-        flat = weights[0].new_empty(sum(weight.numel() for weight in weights), dtype=dtype)
-        pieces = flat.split([weights[place].numel() for place in matrices_first])
-        for place, piece in zip(matrices_first, pieces, strict=True):
-            copies[place] = piece.view_as(weights[place])
-        torch._foreach_copy_(copies, list(weights))
-        return tuple(copies)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Each weight's gradient, cast."""
-        return (None, *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)))
-
-
-def cast(inputs: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """``inputs`` as ``dtype``, or as they are."""
-    return inputs if dtype is None else inputs.to(dtype)
-
-
-def layer_weights(layer: nn.RNNBase, dtype: torch.dtype | None) -> list[torch.Tensor]:
-    """All weights of a layer for one call with both directions: as they are, or one flat copy in ``dtype``."""
-    weights = [getattr(layer, name) for names in layer._all_weights for name in names]
-    return weights if dtype in (None, weights[0].dtype) else list(_FlatCopy.apply(dtype, *weights))
-
-
-def direction_weights(layer: nn.RNNBase, direction: int, dtype: torch.dtype | None) -> list[torch.Tensor]:
-    """The weights of one direction of a layer, for a call of its own: as they are, or one flat copy in ``dtype``.
-
-    A GPU always gets a copy: cuDNN wants the weights of a call in one buffer, and half of a bidirectional one is none.
+def weights_of(layer: nn.RNNBase, direction: int | None, dtype: torch.dtype | None) -> Weights:
+    """The weights of a layer, or of one direction of it, for one call: as they are, or in one piece of memory in
+    ``dtype``, matrices first, then biases, as cuDNN wants them. On a GPU one direction always gets such a copy: half of
+    the memory of a bidirectional layer is none.
     """
-    weights = [getattr(layer, name) for name in layer._all_weights[direction]]
+    names = layer._all_weights if direction is None else [layer._all_weights[direction]]
+    weights = [getattr(layer, name) for some in names for name in some]
     wanted = weights[0].dtype if dtype is None else dtype
-    return weights if weights[0].is_cpu and wanted == weights[0].dtype else list(_FlatCopy.apply(wanted, *weights))
-
-
-def run_layer(
-    layer: nn.RNNBase,
-    inputs: torch.Tensor,
-    reversal: torch.Tensor | None,
-    dtype: torch.dtype | None,
-    cell: Cell,
-) -> list[torch.Tensor]:
-    """One layer over padded ``inputs`` ``[time, rows, features]``, each direction as a plain forward one."""
-    directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
-    weights = [direction_weights(layer, direction, dtype) for direction in range(len(directions))]
-    return [cell.padded(*one) for one in zip(directions, weights, strict=True)]
+    if wanted == weights[0].dtype and (direction is None or weights[0].is_cpu):
+        return weights
+    matrices_first = sorted(range(len(weights)), key=lambda place: -weights[place].dim())
+    flat = torch.cat([weights[place].reshape(-1) for place in matrices_first]).to(wanted)
+    pieces = flat.split([weights[place].numel() for place in matrices_first])
+    copies = {place: piece.view_as(weights[place]) for place, piece in zip(matrices_first, pieces, strict=True)}
+    return [copies[place] for place in range(len(weights))]
 
 
 def in_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torch.Tensor:
@@ -272,13 +221,6 @@ def take_time(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return gathered.view_as(inputs)
 
 
-def packed_rows(batch_sizes: torch.Tensor, num_tokens: int, device: torch.device) -> torch.Tensor:
-    """int64 ``[tokens]``: the row that each token of a packed sequence belongs to, rows counted longest first."""
-    sizes = send(batch_sizes, device)
-    starts = torch.repeat_interleave(torch.cumsum(sizes, 0) - sizes, sizes, output_size=num_tokens)
-    return torch.arange(num_tokens, device=device) - starts
-
-
 @dataclass(frozen=True)
 class PackedIndex:
     """Whose token each one of a packed sequence is, and where in its text it stands."""
@@ -287,26 +229,24 @@ class PackedIndex:
     """int64 ``[tokens]``: rows are counted longest first."""
     time: torch.Tensor
     """int64 ``[tokens]``."""
+    starts: torch.Tensor
+    """int64 ``[longest]``: the first token of each time step."""
+    num_rows: int
 
     @classmethod
-    def of(cls, device_lengths: torch.Tensor, longest: int, num_tokens: int) -> PackedIndex:
-        """For rows with ``device_lengths`` int64 ``[rows]``, longest first. The host knows the longest one and the sum
-        of all, and so never waits.
-        """
-        device = device_lengths.device
-        steps = torch.arange(longest, device=device)
-        sizes = (steps[:, None] < device_lengths).sum(1)
-        time = torch.repeat_interleave(steps, sizes, output_size=num_tokens)
+    def of(cls, lengths: torch.Tensor, device_lengths: torch.Tensor) -> PackedIndex:
+        """For rows with ``lengths`` int64 ``[rows]``, longest first; the host knows them too, and so never waits."""
+        steps = torch.arange(int(lengths.max()), device=device_lengths.device)
+        sizes, tokens = (steps[:, None] < device_lengths).sum(1), int(lengths.sum())
+        time = torch.repeat_interleave(steps, sizes, output_size=tokens)
         starts = torch.cumsum(sizes, 0) - sizes
-        return cls(torch.arange(num_tokens, device=device) - starts[time], time)
+        return cls(torch.arange(tokens, device=steps.device) - starts[time], time, starts, len(lengths))
 
-    def padded(self, values: torch.Tensor, device_lengths: torch.Tensor, longest: int) -> torch.Tensor:
+    def padded(self, values: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
         """Packed ``values`` ``[tokens, features]`` as ``[longest, rows, features]``; any of them are in the padding."""
-        rows = len(device_lengths)
+        longest, rows = len(self.starts), self.num_rows
         real = torch.arange(longest, device=values.device)[:, None] < device_lengths
-        sizes = real.sum(1)
-        first = torch.cumsum(sizes, 0) - sizes
-        token = torch.where(real, first[:, None] + torch.arange(rows, device=values.device), 0)
+        token = torch.where(real, self.starts[:, None] + torch.arange(rows, device=values.device), 0)
         gathered: torch.Tensor = _Gather.apply(values, token.view(-1), self.time * rows + self.row)
         return gathered.view(longest, rows, -1)
 
@@ -357,16 +297,16 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
     A small forward and backward pass on the device of the weights; no weight and no gradient changes. Raises
     ``ConfigError`` if it fails.
     """
-    weight, lengths, dtype = next(lstm.parameters()), torch.tensor([3, 2]), DTYPES[wanted.value]
+    weight, dtype = next(lstm.parameters()), DTYPES[wanted.value]
     device = weight.device.type
     try:
         with torch.enable_grad(), torch.autocast(device, enabled=False):
+            inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
             if layout == "padded":
-                inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
-                outputs = lstm.forward_padded(inputs, lengths.to(weight.device), None, dtype)[0]
+                outputs = lstm.forward_padded(inputs, torch.tensor([3, 3], device=weight.device), None, dtype)[0]
             else:
-                inputs = weight.new_ones(5, weight.shape[1], requires_grad=True)
-                outputs = lstm.forward_packed(PackedSequence(inputs, torch.tensor([2, 2, 1])), None, dtype)[0].data
+                sequence = PackedSequence(inputs.flatten(0, 1), torch.tensor([2, 2, 2]))
+                outputs = lstm.forward_packed(sequence, None, dtype)[0].data
             torch.autograd.grad(outputs.float().sum(), inputs)
     except RuntimeError as error:
         raise ConfigError(

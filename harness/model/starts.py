@@ -17,20 +17,22 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow.compute as pc
 
 from harness.config import CLASSIFIER, ModelConfig, model_from_dict
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info
-from harness.rundir.layout import listed, members
+from harness.rundir.layout import instead
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line, open_regular
@@ -43,18 +45,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 READ_BYTES = 1 << 20
-SAMPLE_BYTES = 1 << 12
-"""Longer than any first word."""
-DIGITS = frozenset(b"0123456789.+-eE \t\rnaifNAIF")
-"""Bytes that the numbers of a text file are written with."""
-MOST_DIGITS = 16
-"""Of a number of words, or of numbers of each."""
+LONGEST_WORD = 1 << 12
+"""Bytes; no word is longer."""
 NUMBER_BYTES = 64
 """Longer than a number in a text file is spelt, with the space before it."""
+PROMISE = re.compile(rb"(\d{1,15})\s+(\d{1,15})\s*")
+"""A first line with the number of words and that of numbers."""
+DIGITS = frozenset(b"0123456789.+-eE \t\rnaifNAIF")
+"""Bytes that the numbers of a text file are written with."""
 LARGEST = 1e6
 """Vectors that are learned have numbers of about 1."""
 SHAPE = ("cell", "embedding_dim", "hidden_size", "bidirectional")
 """Keys of the model that decide the names and shapes of the embedding and of each recurrent layer."""
+HEAD_KEYS = ("num_layers", "pooling")
+WIDE_KEYS = ("wide", "wide_ngrams", "wide_tail", "wide_tf")
 EMBEDDING = "embedding.weight"
 WIDE = "wide part"
 
@@ -93,19 +97,40 @@ class StartVectors:
         weight[torch.from_numpy(ids).to(weight.device)] = scaled.to(weight)
 
 
+@contextmanager
+def opened(path: str | Path) -> Iterator[io.BufferedReader]:
+    """A file's content, unpacked if it is gzipped. Failures to read become sentences."""
+    try:
+        try:
+            raw = open_regular(path)
+        except DataError as error:
+            raise ConfigError(f"init.vectors: {error}") from None
+        with raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            yield io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw) if zipped else raw), READ_BYTES)
+    except FileNotFoundError:
+        raise ConfigError(f"init.vectors: {path}: there is no such file; name another, own, auto or none") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        cut = f"damaged or cut short inside its gzip stream ({one_line(error)}); fetch it again"
+        raise DataError(f"{path}: {cut}") from None
+    except OSError as error:
+        raise ConfigError(f"init.vectors: {path}: not readable ({error.strerror or error})") from None
+
+
 def read_head(path: str | Path) -> Head:
     """Format and dimension of a file. Raises ``ConfigError`` if it is not there, ``DataError`` for no such file."""
     with opened(path) as file:
         line = file.readline(READ_BYTES)
-        fields = line.split()
-        if len(fields) == 2 and all(field.isdigit() for field in fields):
-            words, dim = (int(field) if len(field) < MOST_DIGITS else MOST_DIM + 1 for field in fields)
+        if promise := PROMISE.fullmatch(line):
+            words, dim = map(int, promise.groups())
             if not words or not 0 < dim <= MOST_DIM:
-                promised = " words of ".join(field[:MOST_DIGITS].decode() for field in fields)
-                raise DataError(f"{path}: line 1 promises {promised} numbers; name a file of word vectors")
-            numbers = file.read(SAMPLE_BYTES + 4 * dim).partition(b" ")[2][: 4 * dim].partition(b"\n")[0]
+                promised = f"line 1 promises {words} words of {dim} numbers"
+                raise DataError(f"{path}: {promised}; name a file of word vectors")
+            numbers = file.read(LONGEST_WORD + 4 * dim).partition(b" ")[2][: 4 * dim].partition(b"\n")[0]
             binary = Path(path).suffix == ".bin" or not numbers or not set(numbers) <= DIGITS
             return Head("word2vec binary" if binary else "word2vec text", words, dim, len(line))
+    fields = line.split()
     if not line.endswith(b"\n") or not 2 <= len(fields) <= MOST_DIM + 1 or not is_number(fields[-1]):
         raise DataError(f"{path}: line 1 is no word with numbers; name a file of word vectors (of fastText the .vec)")
     return Head("GloVe", None, len(fields) - 1, 0)
@@ -167,7 +192,7 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVector
     Memory grows with the vocabulary, not with the file. Raises ``ConfigError`` for another dimension than ``dim``,
     ``DataError`` that names file and line for what cannot be read.
     """
-    path, head = Path(path), read_head(path)
+    head = read_head(path)
     check_dim(path, head.dim, dim)
     ids = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
     vectors, has, words = np.zeros((len(vocabulary), dim), np.float32), np.zeros(len(vocabulary), bool), 0
@@ -192,93 +217,45 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVector
     return described(vectors, has, vocabulary, facts)
 
 
-def described(vectors: np.ndarray, has: np.ndarray, vocabulary: Vocabulary, facts: dict[str, Any]) -> StartVectors:
-    """Vectors with their coverage of a vocabulary; ``<pad>`` has none.
-
-    Raises ``DataError`` if they are all alike, or so large that nothing can be computed with them.
-    """
-    has[PAD] = False
-    largest = float(np.abs(vectors).max(initial=0))
-    if largest > LARGEST:
-        raise DataError(f"{facts['source']}: holds {largest:g}, and no vector has a number beyond {LARGEST:g}: damaged")
-    if not has.any() or not vectors[has].std() > 0:
-        raise DataError(f"{facts['source']}: its vectors are all the same number; name another file")
-    return StartVectors(vectors, has, {**facts, **coverage_of(has, vocabulary)})
+Row = tuple[str, bytes, np.ndarray | None]
+"""Where a word stands, the word, and its numbers if the vocabulary has it."""
 
 
-@contextmanager
-def opened(path: str | Path) -> Iterator[BinaryIO]:
-    """A file's content, unpacked if it is gzipped. Failures to read become sentences."""
-    try:
-        raw = open_regular(path)
-    except DataError as error:
-        raise ConfigError(f"init.vectors: {error}") from None
-    except FileNotFoundError:
-        raise ConfigError(f"init.vectors: {path}: there is no such file; name another, own, auto or none") from None
-    except OSError as error:
-        raise ConfigError(f"init.vectors: {path}: not readable ({error.strerror})") from None
-    try:
-        with raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))
-            yield io.BufferedReader(unpacked, READ_BYTES) if zipped else raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: damaged or cut short inside its gzip stream ({one_line(error)}); fetch it again"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"init.vectors: {path}: not readable ({error.strerror or error})") from None
+def text_rows(file: io.BufferedReader, path: str | Path, head: Head, ids: Mapping[bytes, int]) -> Iterator[Row]:
+    """The word of each line. Raises ``DataError``."""
+    most = LONGEST_WORD + NUMBER_BYTES * head.dim
+    for number, line in enumerate(iter(partial(file.readline, most), b""), 2 if head.bytes else 1):
+        place, row = f"line {number:,}", None
+        if len(line) == most:
+            raise DataError(f"{path}: {place} has no end within {most:,} bytes: {spelt(line)}")
+        word = next(iter(line.split(None, 1)), b"")
+        if word in ids:  # else the rest of the line makes no difference
+            word, *fields = line.rsplit(None, head.dim)
+            beyond = word.rsplit(None, 1)[1:]  # GloVe has words with spaces inside
+            if len(fields) < head.dim or any(map(is_number, beyond)):
+                found = len(line.split()) - 1
+                raise DataError(f"{path}: {place} has {found} numbers, expected {head.dim}: {spelt(line.strip())}")
+            if word in ids:
+                try:
+                    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                        row = np.array(fields, dtype=np.float32)
+                except ValueError:
+                    said = spelt(line.strip())
+                    raise DataError(f"{path}: {place} holds something that is no number: {said}") from None
+        if word:
+            yield place, word, row
 
 
-def text_rows(
-    file: BinaryIO, path: Path, head: Head, ids: Mapping[bytes, int]
-) -> Iterator[tuple[str, bytes, np.ndarray | None]]:
-    """(place, word, numbers) of each line, the numbers of a word outside ``ids`` left out. Raises ``DataError``."""
-    dim, most = head.dim, SAMPLE_BYTES + NUMBER_BYTES * head.dim
-    for number, raw in enumerate(iter(partial(file.readline, most), b""), 2 if head.bytes else 1):
-        if len(raw) == most:
-            raise DataError(f"{path}: line {number:,} has no end within {most:,} bytes: {spelt(raw)}")
-        line, place = raw.strip(b" \r\n"), f"line {number:,}"
-        if not line:
-            continue
-        if line.count(b" ") == dim:
-            word, _, numbers = line.partition(b" ")
-            fields = numbers.split(b" ") if word in ids else []
-        else:  # tabs, or one of GloVe's words that have spaces inside
-            parts = line.split()
-            words, fields = parts[:-dim], parts[-dim:]
-            if not words or not is_number(fields[0]) or (len(words) > 1 and is_number(words[-1])):
-                raise DataError(f"{path}: {place} has {len(parts) - 1} numbers, expected {dim}: {spelt(line)}")
-            word = b" ".join(words)
-        row = None
-        if word in ids:
-            try:
-                with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
-                    row = np.array(fields, dtype=np.float32)
-            except ValueError:
-                raise DataError(f"{path}: {place} holds something that is no number: {spelt(line)}") from None
-        yield place, word, row
-
-
-def binary_rows(
-    file: BinaryIO, path: Path, head: Head, ids: Mapping[bytes, int]
-) -> Iterator[tuple[str, bytes, np.ndarray | None]]:
-    """(place, word, numbers) of each word of word2vec's binary format. Raises ``DataError``."""
-    size = 4 * head.dim
-    assert head.words is not None
-    held, at = b"", 0
-    for number in range(1, head.words + 1):
-        while (end := held.find(b" ", at, at + SAMPLE_BYTES)) < 0 or len(held) < end + 1 + size:
-            if end < 0 and len(held) - at >= SAMPLE_BYTES:
-                raise DataError(f"{path}: word {number:,} has no end: damaged, or not word2vec's binary format")
-            more = file.read(READ_BYTES)
-            if not more:
-                raise DataError(f"{path}: ends inside word {number:,} {cut_short(head)}")
-            held, at = held[at:] + more, 0
-        word = held[at:end].lstrip(b"\n")
-        yield f"word {number:,}", word, np.frombuffer(held, "<f4", head.dim, end + 1) if word in ids else None
-        at = end + 1 + size
+def binary_rows(file: io.BufferedReader, path: str | Path, head: Head, ids: Mapping[bytes, int]) -> Iterator[Row]:
+    """Each word of word2vec's binary format. Raises ``DataError``."""
+    for number in range(1, (head.words or 0) + 1):
+        word = b"".join(islice(iter(partial(file.read, 1), b" "), LONGEST_WORD)).lstrip(b"\n")
+        numbers = file.read(4 * head.dim)
+        if len(word) >= LONGEST_WORD - 1:
+            raise DataError(f"{path}: word {number:,} has no end: damaged, or not word2vec's binary format")
+        if len(numbers) < 4 * head.dim:
+            raise DataError(f"{path}: ends inside word {number:,} {cut_short(head)}")
+        yield f"word {number:,}", word, np.frombuffer(numbers, "<f4") if word in ids else None
 
 
 def is_number(field: bytes) -> bool:
@@ -297,6 +274,20 @@ def spelt(text: bytes) -> str:
 
 def cut_short(head: Head) -> str:
     return f"of the {head.words:,} that its first line promises: cut short; fetch it again"
+
+
+def described(vectors: np.ndarray, has: np.ndarray, vocabulary: Vocabulary, facts: dict[str, Any]) -> StartVectors:
+    """Vectors with their coverage of a vocabulary; ``<pad>`` has none.
+
+    Raises ``DataError`` if they are all alike, or so large that nothing can be computed with them.
+    """
+    has[PAD] = False
+    largest = float(np.abs(vectors).max(initial=0))
+    if largest > LARGEST:
+        raise DataError(f"{facts['source']}: holds {largest:g}, and no vector has a number beyond {LARGEST:g}: damaged")
+    if not has.any() or not vectors[has].std() > 0:
+        raise DataError(f"{facts['source']}: its vectors are all the same number; name another file")
+    return StartVectors(vectors, has, {**facts, **coverage_of(has, vocabulary)})
 
 
 def coverage_of(has: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -330,18 +321,9 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
 
     Raises ``ConfigError`` if it is not there or has another shape, ``DataError`` if it is damaged.
     """
-    path = Path(named)
-    if not path.exists():
-        raise ConfigError(f"init.weights: {named}: there is no such run or bundle; name another")
-    directory = bundle_directory(path)
-    if runs := members(path):
-        raise ConfigError(
-            f"init.weights: {named}: holds the runs {listed(runs)}; name one of them, as in {runs[0].path}"
-        )
-    if not path.is_dir() or not (directory / INDEX).exists():
-        raise ConfigError(
-            f"init.weights: {named}: not a bundle, nor a run that has finished an epoch; name the directory of one"
-        )
+    directory = bundle_directory(named)
+    if not (directory / INDEX).is_file():
+        raise ConfigError(f"init.weights: {named}: {instead(directory)}")
     info = read_info(directory)
     model = model_from_dict(info.model, str(directory / INDEX))
     others = [key for key in SHAPE if getattr(model, key) != getattr(wanted, key)]
@@ -354,9 +336,6 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
             f"{directory / VOCABULARY}: its hash is not the one the weights were trained with; "
             "restore the bundle's own vocabulary"
         )
-    weights = directory / info.weights
-    if not weights.is_file():
-        raise DataError(f"{weights}: missing: {INDEX} beside it names these weights; restore them")
     return Donor(directory, info, model, vocabulary)
 
 
@@ -390,19 +369,18 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
     """
     from harness.model.networks import read_tensors
 
-    weights = read_tensors(donor.directory, donor.info, donor.model)
-    ids, rows = matched(vocabulary, donor.vocabulary)
-    if ids[-1] < len(RESERVED):
+    info, weights = donor.info, read_tensors(donor.directory, donor.info, donor.model)
+    # <unk> is a token of both, <pad> is none.
+    found = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
+    places = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    has = places != PAD
+    if not has[len(RESERVED) :].any():
         raise DataError(
             f"{donor.directory}: none of the {len(donor.vocabulary) - len(RESERVED):,} tokens of its vocabulary is in "
             "the dataset's; is it of another language, or were its texts read otherwise (case, lemmas)?"
         )
-    parts = parts_of(donor, model, manifest)
-    taken = [part for part, (_, why) in parts.items() if not why]
-    prefixes = tuple(prefix for part in taken for prefix in parts[part][0])
-    has = np.zeros(len(vocabulary), bool)
-    has[ids] = True
-    info = donor.info
+    ids, rows = np.flatnonzero(has), places[has]
+    why = reasons(donor, model, manifest)
     facts = {
         "source": str(donor.directory),
         "task": info.task,
@@ -411,44 +389,39 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
         "dataset": info.dataset,
         "step": info.step,
         **coverage_of(has, vocabulary),
-        "std": round(float(weights[EMBEDDING][rows].std(correction=0)), 4),
-        "taken": ["embedding", *taken],
-        "as_usual": {part: why for part, (_, why) in parts.items() if why},
+        "taken": ["embedding", *(part for part, reason in why.items() if not reason)],
+        "as_usual": {part: reason for part, reason in why.items() if reason},
     }
-    fitting = {name: values for name, values in weights.items() if name.startswith(prefixes)} if prefixes else {}
+    fitting = {name: values for name, values in weights.items() if why.get(part_of(name)) == ""}
     return StartWeights(fitting, weights[EMBEDDING], ids, rows, facts)
 
 
-def matched(own: Vocabulary, other: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of ``own`` whose tokens ``other`` has too, and their ids there; ``<unk>`` is one, ``<pad>`` none."""
-    found = pc.fill_null(pc.index_in(own.tokens, value_set=other.tokens), PAD).to_numpy(zero_copy_only=False)
-    ids = np.flatnonzero(found != PAD)
-    return ids, found[ids].astype(np.int64)
+def part_of(name: str) -> str:
+    """The part of a model that a tensor belongs to."""
+    first, _, rest = name.partition(".")
+    if first == "recurrent":
+        return f"recurrent layer {int(rest.split('.')[1]) + 1}"
+    return {"embedding": "embedding", "wide": WIDE}.get(first, "head")
 
 
-def parts_of(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, tuple[tuple[str, ...], str]]:
-    """Each part of a model beside the embedding: how its weights' names begin, and why it is not taken; "" if it is."""
-    layers = donor.model.num_layers if donor.info.task == CLASSIFIER else 1
-    parts: dict[str, tuple[tuple[str, ...], str]] = {
-        f"recurrent layer {number + 1}": ((f"recurrent.layers.{number}.",), "" if number < layers else "there is none")
-        for number in range(model.num_layers)
-    }
-    head, wide = ("num_layers", "pooling"), ("wide", "wide_ngrams", "wide_tail", "wide_tf")
-    parts["head"] = (("pooling.", "head."), differs(donor, model, manifest, head))
+def reasons(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
+    """Why each part of a model beside the embedding is not taken; "" if it is."""
+    info, absent = donor.info, "there is none"
+    is_classifier = info.task == CLASSIFIER
+
+    def differs(keys: tuple[str, ...]) -> str:
+        """Why a part that these keys of the model decide would mean something else."""
+        values = [(key, getattr(donor.model, key), getattr(model, key)) for key in keys]
+        others = ", ".join(f"model.{key} {theirs}" for key, theirs, ours in values if theirs != ours)
+        return others or ("" if info.labels == manifest.labels else "other classes")
+
+    layers = donor.model.num_layers if is_classifier else 1
+    found = {f"recurrent layer {layer + 1}": "" if layer < layers else absent for layer in range(model.num_layers)}
+    found["head"] = differs(HEAD_KEYS) if is_classifier else absent
     if model.wide:
-        why = "" if donor.info.vocabulary_hash == manifest.vocabulary_hash else "other vocabulary"
-        parts[WIDE] = (("wide.",), differs(donor, model, manifest, wide) or why)
-    return parts
-
-
-def differs(donor: Donor, model: ModelConfig, manifest: Manifest, keys: tuple[str, ...]) -> str:
-    """Why a part that these ``keys`` of the model decide would mean something else; "" if it does not."""
-    if donor.info.task != CLASSIFIER:
-        return "there is none"
-    others = [
-        f"model.{key} {getattr(donor.model, key)}" for key in keys if getattr(donor.model, key) != getattr(model, key)
-    ]
-    return ", ".join(others) or ("" if donor.info.labels == manifest.labels else "other classes")
+        other = "" if info.vocabulary_hash == manifest.vocabulary_hash else "other vocabulary"
+        found[WIDE] = differs(WIDE_KEYS) or other if is_classifier else absent
+    return found
 
 
 def describe_weights(facts: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ table, up to 64 MiB, where the features of a batch are some hundred KiB.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,6 @@ from torch import nn
 from torch.nn import functional
 
 from harness.batch import Batch
-from harness.config import ModelConfig
 from harness.model.recurrent import PackedIndex
 from harness.model.registry import SHARED_UP_TO
 
@@ -85,16 +84,12 @@ class TableGradient:
 
 def join(parts: Sequence[TableGradient]) -> TableGradient:
     """Those of several batches, one after the other; rows with fewer places get empty ones."""
-    places = max(part.value.shape[1] for part in parts)
-
-    def column(numbers: Iterable[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([functional.pad(one, (0, places - one.shape[1])) for one in numbers])
-
-    return TableGradient(
-        column(part.bucket for part in parts),
-        column(part.value for part in parts),
-        torch.cat([part.error for part in parts]),
+    widest = max(part.value.shape[1] for part in parts)
+    bucket, value = (
+        torch.cat([functional.pad(getattr(part, name), (0, widest - part.value.shape[1])) for part in parts])
+        for name in ("bucket", "value")
     )
+    return TableGradient(bucket, value, torch.cat([part.error for part in parts]))
 
 
 class WidePart(nn.Module):
@@ -164,7 +159,9 @@ class WidePart(nn.Module):
 
     def num_places(self, time: int) -> int:
         """How many places the features of rows of ``time`` tokens have."""
-        return num_places(time, self.longest, self.tail)
+        sequences = [time - number for number in range(self.longest)]
+        ends = [min(self.tail, time) - number for number in range(END_LONGEST)]
+        return sum(max(0, count) for count in sequences + ends)
 
     def bucket_of(self, key: torch.Tensor) -> torch.Tensor:
         """The upper bits of an n-gram's key; ``buckets`` for none."""
@@ -195,12 +192,9 @@ class WidePart(nn.Module):
         labelled = rows_with.sum(1)
         total = labelled if total is None else total
         kept = total >= weighing.min_rows
-        if not kept.any():
-            self.weights.zero_()
-            return
-        counts, known, everyone = rows_with[kept], labelled[kept].to(torch.float64), total[kept].to(torch.float64)
+        counts, known, everyone = (numbers[kept].to(torch.float64) for numbers in (rows_with, labelled, total))
         tells = torch.zeros_like(everyone)
-        for own in counts.to(torch.float64).unbind(1):
+        for own in counts.unbind(1):
             shares = [(1 + side) / (1 + side).sum() for side in (own, known - own)]
             tells = torch.maximum(tells, torch.log(shares[0] / shares[1]).abs())
         tells = torch.where(known > 0, tells, 0.0)
@@ -217,25 +211,14 @@ class WidePart(nn.Module):
             if value.is_cpu:
                 row, place = value.nonzero(as_tuple=True)
                 self.table.index_add_(0, bucket[row, place], change[row] * -value[row, place, None])
-            else:  # sorts, where index_add_ would add in an order of chance
+            else:
+                # A card adds what goes to one bucket one by one, and to leave empty places out, the host would have to
+                # wait for a number: they are dealt out over all buckets. Sorts, where index_add_ would add in an order
+                # of chance.
+                anywhere = torch.arange(value.numel(), device=value.device).view_as(value) % self.buckets
                 changes = (change[:, None] * -value[..., None]).flatten(0, 1)
-                self.table.index_put_((spread(bucket, value, self.buckets).flatten(),), changes, accumulate=True)
+                self.table.index_put_((torch.where(value != 0, bucket, anywhere).flatten(),), changes, accumulate=True)
         self.bias -= BIAS_SHARE * step.sum(0)
-
-
-def build_wide(config: ModelConfig, outputs: int) -> WidePart:
-    """The linear part that a configuration describes."""
-    binary = config.wide_tf == "binary"
-    return WidePart(config.wide, outputs, config.wide_ngrams, config.wide_tail, binary=binary)
-
-
-def spread(bucket: torch.Tensor, value: torch.Tensor, buckets: int) -> torch.Tensor:
-    """The same buckets ``[rows, places]``, with places of no ``value`` dealt out over all of them.
-
-    A card adds what goes to one bucket one by one; to leave such places out, the host would have to wait for a number.
-    """
-    anywhere = torch.arange(value.numel(), device=value.device).view_as(value) % buckets
-    return torch.where(value != 0, bucket, anywhere)
 
 
 def runs(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -258,8 +241,8 @@ def padded_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     ids, lengths = batch.widened().to(torch.int64), batch.device_lengths
     if batch.batch_sizes is None:
         return ids, lengths
-    index = PackedIndex.of(lengths, len(batch.batch_sizes), len(ids))
-    padded = ids.new_zeros(len(lengths), len(batch.batch_sizes))
+    index = PackedIndex.of(batch.lengths, lengths)
+    padded = ids.new_zeros(index.num_rows, len(index.starts))
     padded[index.row, index.time] = ids
     return padded, lengths
 
@@ -279,13 +262,6 @@ def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int, tail: int = 
     last = ids.gather(1, start[:, None] + torch.arange(tail, device=ids.device))
     again = ngrams_of(last, lengths.clamp(max=tail), END_LONGEST)
     return torch.cat((keys, torch.where(again < NONE, mixed(again ^ END), NONE)), dim=1)
-
-
-def num_places(time: int, longest: int, tail: int = 0) -> int:
-    """How many keys ``keys_of`` gives each row of ``time`` tokens."""
-    sequences = [time - number for number in range(longest)]
-    ends = [min(tail, time) - number for number in range(END_LONGEST)]
-    return sum(max(0, count) for count in sequences + ends)
 
 
 def ngrams_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:

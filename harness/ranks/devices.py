@@ -27,18 +27,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-
+from preprocessing.base.configuration import read_config
 from preprocessing.base.errors import ConfigError
 
 Asked = Literal["gpu", "cpu", "either"]
-LAUNCHER_OPTIONS = (
-    *("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids", "multi_gpu"),
-    *("config_file", "cpu", "max_restarts", "num_cpu_threads_per_process", "rdzv_backend", "same_network"),
-)
-"""The options of ``accelerate launch`` that people give to a training: they stand before its keys."""
 DEVICES, THREADS = "PADLESS_DEVICES", "PADLESS_THREADS"
 """Environment variables by which ``harness launch`` passes the requested devices and threads to its ranks."""
 OMP = "OMP_NUM_THREADS"
@@ -92,13 +86,9 @@ def asked_by(words: Sequence[str]) -> Asked:
     path = Path(options["config_file"]) if "config_file" in options else default_file()
     if not path.is_file():
         return "either"
-    try:
-        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config_file {path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(settings, dict):
-        return "either"
-    return "gpu" if settings.get("gpu_ids") is not None and not settings.get("use_cpu") else "cpu"
+    settings = read_config(path)  # as texts
+    on_cpu = str(settings.get("use_cpu")).lower() in ("true", "yes", "on")
+    return "cpu" if on_cpu or settings.get("gpu_ids", "null") == "null" else "gpu"
 
 
 def default_file() -> Path:
@@ -112,27 +102,24 @@ def threads_of(words: Sequence[str], environment: Mapping[str, str]) -> int | No
     """The number of threads that the user gave a launcher, by option or ``OMP_NUM_THREADS``; None without one."""
     text = given(words).get("num_cpu_threads_per_process") or environment.get(OMP, "")
     first = text.partition(",")[0].strip()  # OpenMP's list for nested regions begins with the one that counts
-    return int(first) if first.isdigit() and int(first) >= 1 else None
+    return int(first) or None if first.isdigit() else None
 
 
 def tell_ranks(options: Sequence[str]) -> None:
     """Tell the ranks that are about to be started what accelerate's ``options`` and this environment say."""
-    threads = threads_of(options, os.environ)
-    os.environ[DEVICES], os.environ[THREADS] = asked_by(options), "" if threads is None else str(threads)
+    os.environ[DEVICES], os.environ[THREADS] = asked_by(options), str(threads_of(options, os.environ) or "")
 
 
 def asked_here() -> tuple[Asked, int | None]:
     """The devices and the threads that were asked for when this process was started."""
-    said = os.environ.get(DEVICES)
-    if said in ("gpu", "cpu", "either"):
-        return said, threads_of((), {OMP: os.environ.get(THREADS, "")})  # type: ignore[return-value]
-    if not {"RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():  # no launcher
-        return "either", threads_of((), os.environ)
-    options, environment = parent()
+    if (told := os.environ.get(DEVICES)) in ("gpu", "cpu", "either"):
+        return told, threads_of((), {OMP: os.environ.get(THREADS, "")})  # type: ignore[return-value]
+    launched = {"RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys()
+    options, environment = parent() if launched else (None, os.environ)
     return ("either" if options is None else asked_by(options)), threads_of(options or (), environment)
 
 
-def parent() -> tuple[list[str] | None, dict[str, str]]:
+def parent() -> tuple[list[str] | None, Mapping[str, str]]:
     """The options of ``accelerate launch`` in the parent's command line (None for another parent); its environment."""
     import psutil
 

@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -53,25 +53,6 @@ class LostPeerError(RankError):
 
 
 @dataclass(frozen=True)
-class PendingMaximum:
-    """An all-reduce that has been started and not yet read."""
-
-    world: World
-    numbers: torch.Tensor
-    """int64 ``[n]``: this rank's numbers, or the maximum over ranks once ``work`` is done."""
-    work: Any
-    """None for one process."""
-    what: str
-
-    def read(self) -> np.ndarray:
-        """The largest of each number over all ranks, ``[n]``; waits for the slowest rank, within the time limit."""
-        if self.work is not None:
-            with self.world.waiting(self.what):
-                self.work.wait()
-        return self.numbers.numpy()
-
-
-@dataclass(frozen=True)
 class World:
     """Who is training together. ``control`` is the gloo group for small messages, None for one process."""
 
@@ -99,9 +80,11 @@ class World:
                 yield
         except RuntimeError as error:
             said = " ".join(str(error).split())
-            if not means_lost_peer(said):
+            start = said[:300].lower()
+            if not (LOST_BY_NCCL if "nccl" in start else LOST).search(start):
                 raise
-            reason = in_short(said)
+            # What torch says, without the line in its source and its advice.
+            reason = re.sub(r"\[\S+\.cc:\d+\] ", "", said).partition(". This is typically")[0][:200]
             raise LostPeerError(
                 f"rank {self.rank} at step {HEARTBEAT.step} waited for {what} from {self.world_size - 1} other ranks, "
                 f"and at least one of them is gone or took longer than {self.timeout_s} s ({reason})"
@@ -130,25 +113,24 @@ class World:
             dist.all_gather(table, mine, group=self.control)
         return torch.stack(table).numpy().view(numbers.dtype)
 
-    def gather_rows(self, rows: np.ndarray, what: str) -> np.ndarray:
-        """Concatenate ``[n_r, columns]`` arrays of a 64-bit dtype over ranks; ``n_r`` may differ, and may be zero."""
-        counts = self.gather_numbers(np.array([len(rows)], dtype=np.int64), f"the size of {what}")[:, 0]
-        padded = np.zeros((int(counts.max()), rows.shape[1]), rows.dtype)
-        padded[: len(rows)] = rows
-        table = self.gather_numbers(padded.reshape(-1), what).reshape(self.world_size, len(padded), rows.shape[1])
-        return np.concatenate([table[rank, : counts[rank]] for rank in range(self.world_size)])
-
-    def start_maximum(self, numbers: np.ndarray, what: str) -> PendingMaximum:
+    def start_maximum(self, numbers: np.ndarray, what: str) -> Callable[[], np.ndarray]:
         """Start the maximum over ranks of ``numbers`` int64 ``[n]``, on the control group, and go on at once.
 
-        Every rank starts and reads these in the same order.
+        What it returns waits for the slowest rank, within the time limit, and gives the maxima, ``[n]``. Every rank
+        starts and reads these in the same order.
         """
         mine = torch.from_numpy(numbers.astype(np.int64))
-        work = None
-        if self.world_size > 1:
+        if self.world_size == 1:
+            return mine.numpy
+        with self.waiting(what):
+            work = dist.all_reduce(mine, dist.ReduceOp.MAX, group=self.control, async_op=True)
+
+        def read() -> np.ndarray:
             with self.waiting(what):
-                work = dist.all_reduce(mine, dist.ReduceOp.MAX, group=self.control, async_op=True)
-        return PendingMaximum(self, mine, work, what)
+                work.wait()
+            return mine.numpy()
+
+        return read
 
     def sum_on_device(self, numbers: torch.Tensor, what: str) -> None:
         """Add up over ranks, in place, on the path that gradients take: NCCL between GPUs, gloo between CPUs."""
@@ -182,10 +164,8 @@ class World:
         own: Exception | None = None
         try:
             yield
-        except UserError as caught:
-            error = caught
         except Exception as caught:
-            error = told(caught) if isinstance(caught, OSError) else None
+            error = caught if isinstance(caught, UserError) else told(caught) if isinstance(caught, OSError) else None
             if error is None:
                 reason = " ".join(str(caught).split())[:300]
                 own, error = caught, RankError(f"rank {self.rank}: {type(caught).__name__}: {reason}")
@@ -198,10 +178,10 @@ class World:
     def handshake(self, facts: dict[str, str]) -> None:
         """Check that every rank was started alike: same configuration, dataset and versions."""
         everyone = self.gather_objects(facts, "the start-up handshake")
-        for name, value in everyone[0].items():
-            for rank, theirs in enumerate(everyone):
-                if theirs[name] != value:
-                    with self.together("the start-up handshake"):
+        with self.together("the start-up handshake"):
+            for name, value in everyone[0].items():
+                for rank, theirs in enumerate(everyone):
+                    if theirs[name] != value:
                         raise RankError(
                             f"rank {rank} has {name} {theirs[name]}, rank 0 has {value}: start all ranks alike"
                         )
@@ -224,17 +204,6 @@ def joining(timeout_s: int) -> Iterator[None]:
         ) from error
 
 
-def means_lost_peer(said: str) -> bool:
-    """Whether the message of an error, in one line, means that another rank is gone or silent."""
-    said = said[:300].lower()
-    return (LOST_BY_NCCL if "nccl" in said else LOST).search(said) is not None
-
-
-def in_short(said: str) -> str:
-    """What torch says of a broken collective, without the line in its source and its advice."""
-    return re.sub(r"\[\S+\.cc:\d+\] ", "", said).partition(". This is typically")[0][:200]
-
-
 def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """A hook of DDP for CPUs: the mean of a bucket of gradients over ranks, sent and added up as bf16.
 
@@ -253,11 +222,6 @@ def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[tor
 
 # DDP compares them with the classes themselves.
 sum_in_bf16.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
-
-
-def open_store(host: str, port: int, timeout_s: float, *, listens: bool) -> dist.TCPStore:
-    """A store of torch that this process opens at a port (``listens``), or finds there. Raises ``RuntimeError``."""
-    return dist.TCPStore(host, port, is_master=listens, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
 
 
 def connect(timeout_s: int) -> World:

@@ -9,15 +9,18 @@ has named one. NCCL looks at the interfaces themselves, and chooses better than 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import socket
 from dataclasses import dataclass
+
+from preprocessing.base.errors import ConfigError
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 LAST_FOR_NCCL = ("lo", "virbr")
 """Begin the names of interfaces that NCCL takes only where there is no other. Else its own choice, InfiniBand's first,
 stays: the interface of the main address may be a slow one for administrators."""
+LOOPBACK = ("127.", "::1", "localhost")
+"""Begin addresses that no other machine can reach."""
 ELSEWHERE = "192.0.2.1"
 """An address of no machine (RFC 5737): the way to it is the default route."""
 
@@ -28,11 +31,11 @@ class Route:
 
     interface: str
     address: str
-    """This machine's own address on that interface; empty if the user named an interface that has none."""
+    """This machine's own address on that interface."""
 
     def __str__(self) -> str:
         """``eth0 (10.0.0.2)``."""
-        return f"{self.interface} ({self.address})" if self.address else self.interface
+        return f"{self.interface} ({self.address})"
 
 
 def local_addresses(host: str, port: int) -> list[str]:
@@ -51,21 +54,12 @@ def interfaces() -> dict[str, list[str]]:
     """Network interfaces that are up, with their addresses."""
     import psutil
 
-    up = {name for name, facts in psutil.net_if_stats().items() if facts.isup}
-    wanted = (socket.AF_INET, socket.AF_INET6)
+    addresses, wanted = psutil.net_if_addrs(), (socket.AF_INET, socket.AF_INET6)
     return {
-        name: [one.address.partition("%")[0] for one in addresses if one.family in wanted]
-        for name, addresses in psutil.net_if_addrs().items()
-        if name in up
+        name: [one.address.partition("%")[0] for one in addresses.get(name, ()) if one.family in wanted]
+        for name, facts in psutil.net_if_stats().items()
+        if facts.isup
     }
-
-
-def is_loopback(address: str) -> bool:
-    """Whether no other machine can reach this address."""
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def choose(host: str, local: list[str], found: dict[str, list[str]], users: str | None = None) -> Route | None:
@@ -75,26 +69,31 @@ def choose(host: str, local: list[str], found: dict[str, list[str]], users: str 
     interfaces with their addresses; ``users``: that of the user. On the main machine its own name may be a loopback
     address. Then it is the default route's, or the only one.
     """
-    if users:
-        return Route(users, next(iter(found.get(users, [])), ""))
     routes = [Route(name, address) for name, addresses in found.items() for address in addresses]
-    outward = [route for route in routes if not is_loopback(route.address)]
+    if users:
+        return next((route for route in routes if route.interface == users), None)
+    outward = [route for route in routes if not route.address.startswith(LOOPBACK)]
     for address in local:
-        for route in routes if is_loopback(host) or not outward else outward:  # without any, all machines are this one
+        for route in routes if host.startswith(LOOPBACK) or not outward else outward:  # all machines may be this one
             if route.address == address:
                 return route
     return outward[0] if len({route.interface for route in outward}) == 1 else None
 
 
-def find(host: str, port: int) -> Route | None:
-    """``choose`` for this machine; what ``use`` or the user has named stays."""
-    return choose(host, local_addresses(host, port), interfaces(), os.environ.get(GLOO))
+def name_interface(host: str, port: int) -> Route:
+    """Find the way to the other machines and tell gloo, in this process and those that it starts, and NCCL where it
+    would take the loopback; what the user has named stays.
 
-
-def use(route: Route | None) -> None:
-    """Tell gloo, in this process and those that it starts, and NCCL where it would take the loopback."""
+    Raises ``ConfigError`` where it cannot be told, and for a name that no interface has.
+    """
+    users, found = os.environ.get(GLOO), interfaces()
+    route = choose(host, local_addresses(host, port), found, users)
     if route is None:
-        return
+        wrong = (
+            f"{users}: no such interface with an address is up here" if users else f"none leads to {host} for certain"
+        )
+        raise ConfigError(f"network interface: {wrong}; name it, as in export {GLOO}=eth0 (ip address lists them)")
     os.environ[GLOO] = route.interface
-    if all(name.startswith(LAST_FOR_NCCL) for name, found in interfaces().items() if found):
+    if all(name.startswith(LAST_FOR_NCCL) for name, addresses in found.items() if addresses):
         os.environ.setdefault(NCCL, f"={route.interface}")  # without the sign NCCL takes every name that begins so
+    return route

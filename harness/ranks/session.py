@@ -15,7 +15,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from harness.config import Precision
 from harness.ranks import network
-from harness.ranks.distributed import World, connect, disconnect, joining, launched_machines
+from harness.ranks.distributed import World, connect, disconnect, joining, launched_machines, launched_world_size
 from harness.ranks.precision import (
     Arithmetic,
     Choice,
@@ -57,34 +57,30 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
 
     ``threads``: how many this process computes with on a CPU; None: see ``harness.ranks.devices``.
     """
-    device_choice = choose_device(device)
-    precision_choice = choose_precision(precision, device_choice.value)
-    arithmetic = as_arithmetic(precision_choice)
-    threads_choice = configure_threads(device_choice.value, threads)
+    choices = {"device": choose_device(device)}
+    kind = choices["device"].value
+    choices["precision"] = choose_precision(precision, kind)
+    arithmetic = as_arithmetic(choices["precision"])
+    choices["processes"] = Choice(str(launched_world_size()), "as launched")
+    choices["threads"] = configure_threads(kind, threads)
     full_fp32()
-    if device_choice.value == "cpu":
+    if kind == "cpu":
         keep_memory()
-    route = use_route()
+    if launched_machines() > 1:
+        route = network.name_interface(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
+        choices["network"] = Choice(str(route), "the way to the other machines")
     # NCCL aborts the process when its own limit is over; the heartbeat reports before that.
-    grace_s = NCCL_GRACE_S if device_choice.value == "cuda" else 0
+    limit = timedelta(seconds=timeout_s + (NCCL_GRACE_S if kind == "cuda" else 0))
     os.environ.setdefault(TELL_OTHERS, "1")
     with joining(timeout_s):
-        accelerator = Accelerator(
-            cpu=device_choice.value == "cpu",
-            mixed_precision=MIXED[arithmetic],
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s + grace_s))],
-        )
+        group = InitProcessGroupKwargs(timeout=limit)
+        accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=MIXED[arithmetic], kwargs_handlers=[group])
         world = connect(timeout_s)
-    place = with_index(accelerator.device)
+    place = accelerator.device
+    if place.type == "cuda" and place.index is None:  # of a single process; set_device refuses it
+        place = torch.device("cuda", torch.cuda.current_device())
     if world.world_size > 1:
         HEARTBEAT.start(timeout_s)
-    choices = {
-        "device": device_choice,
-        "precision": precision_choice,
-        "processes": Choice(str(world.world_size), "as launched"),
-        "threads": threads_choice,
-        **({"network": route} if route is not None else {}),
-    }
     try:
         yield Session(accelerator, world, place, arithmetic, choices)
     except BaseException as error:
@@ -92,21 +88,3 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
             disconnect()
         raise
     disconnect()
-
-
-def use_route() -> Choice | None:
-    """Name the network interface to the other machines, and say which; None where there is one machine."""
-    if launched_machines() == 1:
-        return None
-    route = network.find(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
-    network.use(route)
-    if route is None:
-        return Choice("as torch chooses", f"no interface leads to the others for certain; {network.GLOO} names one")
-    return Choice(str(route), "the way to the other machines")
-
-
-def with_index(device: torch.device) -> torch.device:
-    """The device with its number. Accelerate gives a single process ``cuda``, which ``set_device`` refuses."""
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device

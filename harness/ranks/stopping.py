@@ -23,12 +23,13 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -54,10 +55,8 @@ GRACE_S = 5.0
 """How long other ranks wait for rank 0 to report an error before ranks can talk, and how long they have to leave."""
 REFUSALS = {2, 3, 4}
 """Exit codes of a configuration, data or a directory that is wrong: the sentence says all, and a traceback nothing."""
-LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun")
-"""Programs, and below them modules such as ``accelerate.commands.launch``, that print a traceback for a rank."""
-TORCHS = ".distributed.run"
-"""The end of the name of torch's own, as a module."""
+BARE_LAUNCHER = re.compile(r"(^|/)(accelerate|accelerate-launch|torchrun)$|^accelerate\.commands\.|\.distributed\.run$")
+"""Programs and modules, in a command line, that print a traceback for a rank."""
 LAST_SIGNAL = signal.SIGUSR1
 """Ends a launcher without a word; it has handlers for the signals that mean that a job is to stop."""
 
@@ -107,11 +106,10 @@ class Heartbeat:
                 return f"{who} was told to stop at step {self.step} and waited {STOP_LIMIT_S:.0f} s {gone}", True
             if now - since > (limit_s or 0) + MARGIN_S:
                 return f"{who} at step {self.step} waited {now - since:.0f} s {gone}", True
-        error = None if self.group_error is None else self.group_error()
-        if error is None:
+        if self.group_error is None or (error := self.group_error()) is None:
             return None
-        waited = "".join(f" waited for {what}" for what, _ in waits)
         follows = error in OF_ANOTHER
+        waited = "".join(f" waited for {what}" for what, _ in waits)
         cause = "another rank is gone or has failed" if follows else "another rank is gone, or the device here failed"
         return f"{who} at step {self.step}{waited}: {cause} (the process group says {error})", follows
 
@@ -195,48 +193,33 @@ class StopWatch:
 
         ``max_time_s`` counts from here.
         """
-        self.path = path
-        self.is_main = is_main
-        self.deadline = None if max_time_s is None else time.monotonic() + max_time_s
-        self.max_time_s = max_time_s
+        import psutil
+
+        self.path, self.is_main, self.max_time_s = path, is_main, max_time_s or float("inf")
+        self.began = time.monotonic()
         self.next_look = 0.0
         self.found: str | None = None
-        self.stale = is_main and self._remove_stale()
+        with contextlib.suppress(OSError):
+            if is_main and path.stat().st_mtime < psutil.Process().create_time():
+                path.unlink()
 
     def reason(self) -> str | None:
         """One phrase, the first that was found, or None to go on; looks at the file at most twice a second."""
-        self.found = self.found or self._look()
+        if self.found is None and _signal is not None:
+            self.found = f"{_signal} received"
+        if self.found is None and self.is_main:
+            now = time.monotonic()
+            if now - self.began >= self.max_time_s:
+                self.found = f"max_time of {self.max_time_s:g} s reached"
+            elif now >= self.next_look:
+                self.next_look = now + LOOK_EVERY_S
+                self.found = f"{self.path} is there" if self.path.exists() else None
         return self.found
-
-    def _look(self) -> str | None:
-        if _signal is not None:
-            return f"{_signal} received"
-        if not self.is_main:
-            return None
-        now = time.monotonic()
-        if self.deadline is not None and now >= self.deadline:
-            return f"max_time of {self.max_time_s:g} s reached"
-        if now >= self.next_look:
-            self.next_look = now + LOOK_EVERY_S
-            if self.path.exists():
-                return f"{self.path} is there"
-        return None
 
     def clear(self) -> None:
         """Remove the stop file once it was obeyed, so that the next start does not stop at once."""
         if self.is_main:
             self.path.unlink(missing_ok=True)
-
-    def _remove_stale(self) -> bool:
-        import psutil
-
-        try:
-            stale = self.path.stat().st_mtime < psutil.Process().create_time()
-        except OSError:
-            return False
-        if stale:
-            self.path.unlink(missing_ok=True)
-        return stale
 
 
 def leave_words(sentence: str, *, follows: bool = False) -> None:
@@ -282,11 +265,9 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
             agreed = getattr(error, "agreed", False)
             if speaks or not agreed:
                 leave_words(str(error), follows=getattr(error, "follows", False))
-            if rank == 0 or (speaks and agreed):
-                raise
-            if agreed:
+            if agreed and not speaks:
                 return 0
-            deadline = time.monotonic() + GRACE_S
+            deadline = time.monotonic() + (0 if agreed or rank == 0 else GRACE_S)
             while time.monotonic() < deadline:
                 if received() is not None:  # rank 0 has spoken, and the launcher ends the others
                     return error.exit_code
@@ -314,19 +295,12 @@ def dismiss_launcher() -> None:
 
     with contextlib.suppress(psutil.Error):
         launcher = psutil.Process(os.getppid())
-        if is_bare_launcher(launcher.cmdline()):
-            others = [rank for rank in launcher.children() if rank.pid != os.getpid()]
-            launcher.send_signal(LAST_SIGNAL)  # first: it would speak of a rank that ends
-            for rank in others:
-                with contextlib.suppress(psutil.Error):
-                    rank.terminate()
-            for rank in psutil.wait_procs(others, timeout=GRACE_S)[1]:
-                rank.kill()  # it waits for ranks that never come, where no signal is heard
-
-
-def is_bare_launcher(words: Sequence[str]) -> bool:
-    """Whether a command line is that of accelerate's launcher or torch's, and no other program."""
-    for word in words[:5]:
-        if word.rpartition("/")[2] in LAUNCHERS or word.startswith("accelerate.commands.") or word.endswith(TORCHS):
-            return True
-    return False
+        if not any(map(BARE_LAUNCHER.search, launcher.cmdline()[:5])):
+            return
+        others = [rank for rank in launcher.children() if rank.pid != os.getpid()]
+        launcher.send_signal(LAST_SIGNAL)  # first: it would speak of a rank that ends
+        for rank in others:
+            with contextlib.suppress(psutil.Error):
+                rank.terminate()
+        for rank in psutil.wait_procs(others, timeout=GRACE_S)[1]:
+            rank.kill()  # it waits for ranks that never come, where no signal is heard

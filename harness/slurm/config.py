@@ -7,7 +7,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from itertools import chain
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
@@ -31,6 +30,7 @@ NAMED = {
 """Key of ``Resources`` -> option of sbatch, in the order of their lines."""
 OWN = ("array", "job-name", "output", "error", "open-mode", "ntasks", "ntasks-per-node", "dependency", "requeue")
 """Options of sbatch that a script of padless depends on."""
+WRITTEN = dict.fromkeys(OWN, "its value is submit's own") | {option: f"give --{key}" for key, option in NAMED.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +62,18 @@ class Resources:
 
     def over(self, general: Resources) -> Resources:
         """These, and what ``general`` asks for where they say nothing."""
-        pairs = {one.name: (getattr(self, one.name), getattr(general, one.name)) for one in fields(Resources)}
-        return Resources(**{key: other if own is None else own for key, (own, other) in pairs.items()})
+        values = {one.name: getattr(self, one.name) for one in fields(Resources)}
+        return Resources(**{key: getattr(general, key) if own is None else own for key, own in values.items()})
 
     def further(self) -> list[tuple[str, str | None]]:
         """Name and value of each option in ``sbatch``. Raises ``ConfigError`` for what is none, or what has a key."""
         found = []
-        texts = [self.sbatch] if isinstance(self.sbatch, str) else self.sbatch or []
-        for word in chain(*(shell_words("sbatch", text) for text in texts)):
+        text = self.sbatch if isinstance(self.sbatch, str) else " ".join(self.sbatch or [])
+        for word in shell_words("sbatch", text) if text else ():
             line = LINE.fullmatch(word)
             if line is None:
                 raise ConfigError(f"sbatch: {word!r} is no long option of sbatch: expected name=value, or name alone")
-            key = next((key for key, option in NAMED.items() if option == line[1]), None)
-            if key is not None or line[1] in OWN:
-                instead = f"give --{key}" if key else "its value is submit's own"
+            if (instead := WRITTEN.get(line[1])) is not None:
                 raise ConfigError(f"sbatch: {line[1]} is written by submit itself: {instead}")
             found.append((line[1], line[2]))
         return found
@@ -98,11 +96,6 @@ class ArrayConfig:
             raise ConfigError("array.seeds, array.options: one array varies one of the two; write seeds into the file")
         if self.seeds is not None:
             seeds_of(self.seeds)
-
-    @property
-    def asked(self) -> bool:
-        """Whether the job is an array."""
-        return self.seeds is not None or self.options is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,10 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from harness.config import LaunchRecipe
 from harness.launch import doctor, launcher, many
-from harness.launch.many import as_words, typed, without
-from harness.ranks import devices
+from harness.launch.many import as_words, keys_in
 from harness.slurm.config import SubmitConfig
 from harness.slurm.script import Job, Task, hook_of, render, summary
 from preprocessing.base import atomic, cli
@@ -32,25 +30,24 @@ from preprocessing.config import PreprocessConfig
 MOST_TASKS = 1000
 LIMIT_S = 60
 """Longest wait for an answer of SLURM."""
-AFTER = ("--kill-on-invalid-dep=yes",)
+AFTER = "--kill-on-invalid-dep=yes"
 """A job whose predecessor failed ends, in place of waiting for ever."""
-TEXTS = Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True)
-RUNS = Words(spelling="RUN [RUN …]", noun="run", takes="one run directory or several", most=None)
+TEXTS = Words('["text" …]', takes="texts", least=0, most=None, texts=True)
+RUNS = Words("RUN [RUN …]", takes="one run directory or several", most=None)
 SINGLE = {
-    "evaluate": Command(name="evaluate", summary="", config="harness.inference.config:EvaluateConfig"),
-    "predict": Command(name="predict", summary="", config="harness.inference.config:PredictConfig", words=TEXTS),
-    "report": Command(name="report", summary="", config="harness.report.page:ReportConfig", words=RUNS),
+    "evaluate": Command("evaluate", config="harness.inference.config:EvaluateConfig"),
+    "predict": Command("predict", config="harness.inference.config:PredictConfig", words=TEXTS),
+    "report": Command("report", config="harness.report.page:ReportConfig", words=RUNS),
 }
 """Commands of one process, as far as reading them goes."""
-TRAINING = ("train", "doctor")
-"""What starts on every node of a training's job."""
+TRAINING: dict[str, type[LaunchRecipe]] = {"train": LaunchRecipe, "doctor": doctor.DoctorConfig}
+"""What starts on every node of a training's job, and its keys."""
 NAMES = ("preprocess", *TRAINING, *SINGLE)
 
 
 def main(config: SubmitConfig, commands: list[str]) -> None:
     """Say what is asked of the site, then print, write or submit."""
-    jobs = jobs_of(config, commands)
-    screen = Screen(errors=True)
+    jobs, screen = jobs_of(config, commands), Screen(errors=True)
     for job in jobs:
         screen.say(summary(job))
     if config.print:
@@ -61,32 +58,32 @@ def main(config: SubmitConfig, commands: list[str]) -> None:
     with storing(config.logs, otherwise="name another folder for --logs"):
         Path(config.logs).mkdir(parents=True, exist_ok=True)  # SLURM does not
     if config.output is not None:
-        write(jobs, Path(config.output))
+        write({Path(config.output, f"{n}-{job.command}.sbatch"): render(job) for n, job in enumerate(jobs, 1)})
     else:
         submit(jobs)
 
 
-def write(jobs: list[Job], folder: Path) -> None:
+def write(scripts: dict[Path, str]) -> None:
     """Write the scripts, and print the commands that submit them.
 
     Raises ``ConfigError`` before anything is written if one was changed there, and ``StorageError``.
     """
-    scripts = {folder / f"{place}-{job.command}.sbatch": render(job) for place, job in enumerate(jobs, 1)}
     for path, text in scripts.items():
         if path.exists() and (not path.is_file() or path.read_bytes() != text.encode()):
             raise ConfigError(f"{path}: is there already and differs; move it away, or name another --output")
-    for place, (path, text) in enumerate(scripts.items()):
+    before = ""
+    for path, text in scripts.items():
         with storing(path, otherwise="name another --output"):
             atomic.write_text(path, text)
-        before = f"--dependency=afterok:JOB {' '.join(AFTER)} " if place else ""
         print(f"sbatch {before}{shlex.quote(str(path))}")
+        before = f"--dependency=afterok:JOB {AFTER} "
 
 
 def submit(jobs: list[Job]) -> None:
     """Submit each with the one before as its condition; none is left when one is refused. Raises ``ConfigError``."""
     submitted: list[str] = []
     for job in jobs:
-        condition = [f"--dependency=afterok:{submitted[-1]}", *AFTER] if submitted else []
+        condition = [f"--dependency=afterok:{submitted[-1]}", AFTER] if submitted else []
         try:
             submitted.append(sbatch(render(job), condition))
         except ConfigError as error:
@@ -105,7 +102,7 @@ def jobs_of(config: SubmitConfig, commands: Sequence[str]) -> list[Job]:
         raise ConfigError(f"hook: {hook}: no such file; it holds the shell lines that every job reads first")
     split = [words_of(command) for command in commands]
     trainings = sum(words[0] == "train" for words in split)
-    if config.array.asked and trainings != 1:
+    if (config.array.seeds or config.array.options) and trainings != 1:
         raise ConfigError(f"array: it is one of trainings, and there are {trainings} among the commands; name one")
     return [job_of(config, *words) for words in split]
 
@@ -125,74 +122,65 @@ def words_of(command: str) -> list[str]:
 
 def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     """One job. Raises ``ConfigError`` as the command would."""
-    own: dict[str, Any] = {"command": name, "arguments": arguments, "config": config}
+    keys, run = list(arguments), ""
+    tasks: tuple[Task, ...] = ()
     try:
         if name == "preprocess":
-            asked = cli.parse(PreprocessConfig, arguments, prog="python -m preprocessing run")
-            built_in, resources = asked.staging or asked.output, config.preprocess.over(config)
-            own |= {"body": "preprocess", "run": "" if "://" in built_in else built_in}
-            resources = replace(resources, gpus=config.preprocess.gpus, nodes=resources.nodes or 1)
+            body, resources = name, replace(config.preprocess.over(config), gpus=config.preprocess.gpus)
+            corpus = cli.parse(PreprocessConfig, keys, prog="python -m preprocessing run")
+            run = corpus.staging or corpus.output
         elif name in TRAINING:
-            resources = config.train.over(config)
-            own |= {"body": "train", **training_of(config, name, list(arguments))}
-            resources = replace(resources, nodes=resources.nodes or 1)
+            body, resources = "train", config.train.over(config)
+            for word in keys:
+                if word.startswith("--") and word[2:].partition("=")[0] in LaunchRecipe.IN_FRONT:
+                    raise ConfigError(
+                        f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
+                    )
+            asked = cli.parse(TRAINING[name], keys, prog=f"python -m harness {name}")
+            run = asked.run
+            tasks = tasks_of(config, keys, asked) if name == "train" else ()
         else:
-            read(SINGLE[name], arguments, f"python -m harness {name}")
-            own["body"], resources = "single", replace(config.single.over(config), nodes=1)
+            body, resources = "single", replace(config.single.over(config), nodes=1)
+            read(SINGLE[name], keys, f"python -m harness {name}")
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
-    return Job(resources=resources, **own)
-
-
-def training_of(config: SubmitConfig, name: str, keys: list[str]) -> dict[str, Any]:
-    """What the job of a training has beside others. Raises ``ConfigError``."""
-    for word in keys:
-        if word.startswith("--") and word[2:].partition("=")[0] in devices.LAUNCHER_OPTIONS:
-            raise ConfigError(
-                f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
-            )
-    if name == "doctor":
-        return {"run": cli.parse(doctor.DoctorConfig, keys, prog=doctor.PROG).run}
-    asked = cli.parse(LaunchRecipe, keys, prog=launcher.PROG)
-    return {"run": asked.run, "tasks": tasks_of(config, keys, asked) if config.array.asked else ()}
+    resources = replace(resources, nodes=resources.nodes or 1)
+    run = "" if "://" in run else run
+    return Job(command=name, body=body, arguments=arguments, run=run, tasks=tasks, resources=resources, config=config)
 
 
 def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tuple[Task, ...]:
     """The trainings of an array, each read as its job will read it. Raises ``ConfigError``."""
+    seeds, path = config.array.seeds, config.array.options
+    if seeds is None and path is None:
+        return ()
     if asked.seeds is not None or asked.folds is not None:
         raise ConfigError("--seeds and --folds train one after the other; leave them out, or the array")
-    if config.array.seeds is not None:
-        if "seed" in {key for key, _ in typed(keys, LaunchRecipe)}:
+    if seeds is not None:
+        if "seed" in keys_in(keys):
             raise ConfigError("--seed: --array.seeds names every one already; leave --seed out")
-        every = replace(asked, seeds=config.array.seeds)
+        every = replace(asked, seeds=seeds)
         each = [many.keys_of(one, every) for one in many.planned(every)]
-        return tuple(Task(own.pop("run"), tuple(as_words(own))) for own in each)
+        return tuple((own.pop("run"), tuple(as_words(own))) for own in each)
     tasks: list[Task] = []
-    for number, line in option_lines(config.array.options or ""):
-        where = f"array.options: {config.array.options}: line {number}"
+    try:
+        lines = Path(path or "").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"array.options: {path}: cannot be read ({error}); name a file of options") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
         try:
             words = shlex.split(line)
-            if without(words, LaunchRecipe, {"run"}) != words:
+            if "run" in keys_in(words):
                 raise ConfigError("each training has a directory of its own; leave --run out")
             cli.parse(LaunchRecipe, [*keys, *words], prog=launcher.PROG)
         except (ConfigError, ValueError) as error:
-            raise ConfigError(f"{where}: {error}") from None
-        tasks.append(Task(str(Path(asked.run, f"task-{len(tasks)}")), tuple(words)))
+            raise ConfigError(f"array.options: {path}: line {number}: {error}") from None
+        tasks.append((str(Path(asked.run, f"task-{len(tasks)}")), tuple(words)))
     if not 1 <= len(tasks) <= MOST_TASKS:
-        raise ConfigError(
-            f"array.options: {config.array.options}: {len(tasks)} tasks; expected 1 to {MOST_TASKS} lines of options"
-        )
+        raise ConfigError(f"array.options: {path}: {len(tasks)} tasks; expected 1 to {MOST_TASKS} lines of options")
     return tuple(tasks)
-
-
-def option_lines(path: str) -> list[tuple[int, str]]:
-    """Number and text of every line that is neither empty nor a comment. Raises ``ConfigError``."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"array.options: {path}: cannot be read ({error}); name a file of options") from None
-    lines = enumerate(text.splitlines(), 1)
-    return [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def sbatch(script: str, condition: list[str]) -> str:

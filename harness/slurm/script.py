@@ -9,14 +9,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
 from preprocessing.base.terminal import plain_line
 
 HERE = Path(__file__).parent
-Body = Literal["preprocess", "train", "single"]
-SIGNALS: dict[Body, str] = {"preprocess": "B:TERM@60", "train": "B:USR2@120", "single": "B:TERM@60"}
+Task = tuple[str, tuple[str, ...]]
+"""One training of an array: its run directory, and what it has beside the arguments of all."""
+SIGNALS = {"preprocess": "B:TERM@60", "train": "B:USR2@120", "single": "B:TERM@60"}
 """What a job is sent before its time limit, and how many seconds before."""
 PLAIN = re.compile(r"[\w@%+:,./=&|*()\[\]!~^<>;$?-]+")
 """What SLURM reads as it stands in an ``#SBATCH`` line: no blank, quote, backslash or #."""
@@ -32,33 +32,20 @@ HEAD = """\
 """
 
 
-@dataclass(frozen=True)
-class Task:
-    """One training of an array."""
-
-    run: str
-    arguments: tuple[str, ...]
-    """What it has beside the arguments of all."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One script, in plain values."""
 
     command: str
     """Command of padless, which names the job too."""
-    body: Body
+    body: str
+    """``preprocess``, ``train`` or ``single``: the shell file."""
     arguments: tuple[str, ...]
     run: str = ""
     """Run directory of a training, or where a dataset is built; empty: on no disk of this machine."""
     tasks: tuple[Task, ...] = ()
     resources: Resources
     config: SubmitConfig
-
-    @property
-    def name(self) -> str:
-        """Of the job."""
-        return f"{self.config.name}-{self.command}"
 
     @property
     def log(self) -> str:
@@ -76,25 +63,22 @@ def render(job: Job) -> str:
 
 def directives(job: Job) -> str:
     """The ``#SBATCH`` lines, one for each option."""
-    asked = {option: getattr(job.resources, key) for key, option in NAMED.items()}
-    lines: list[tuple[str, str | int | None]] = [("job-name", job.name)]
-    for option, value in asked.items():
-        if value is not None and (option, str(value)) != ("gpus-per-node", "0"):
-            lines.append((option, value))
-    lines += [("ntasks-per-node", 1)]
+    config, asked = job.config, {option: getattr(job.resources, key) for key, option in NAMED.items()}
+    if str(asked["gpus-per-node"]) == "0":
+        del asked["gpus-per-node"]
+    lines: dict[str, str | int | None] = {
+        "job-name": f"{config.name}-{job.command}",
+        **{option: value for option, value in asked.items() if value is not None},
+        "ntasks-per-node": 1,
+    }
     if job.tasks:
-        limit = f"%{job.config.array.at_once}" if job.config.array.at_once else ""
-        lines.append(("array", f"0-{len(job.tasks) - 1}{limit}"))
-    lines.append(("output", job.log))
-    if job.config.mail:
-        lines += [("mail-user", job.config.mail), ("mail-type", job.config.mail_type)]
-    lines += [
-        ("open-mode", "append"),
-        ("requeue" if job.config.restarts else "no-requeue", None),
-        ("signal", SIGNALS[job.body]),
-    ]
-    lines += job.resources.further()
-    return "".join(f"#SBATCH {directive(name, value)}\n" for name, value in lines)
+        lines["array"] = f"0-{len(job.tasks) - 1}" + (f"%{config.array.at_once}" if config.array.at_once else "")
+    lines["output"] = job.log
+    if config.mail:
+        lines |= {"mail-user": config.mail, "mail-type": config.mail_type}
+    lines |= {"open-mode": "append", "requeue" if config.restarts else "no-requeue": None, "signal": SIGNALS[job.body]}
+    both = [*lines.items(), *job.resources.further()]
+    return "".join(f"#SBATCH {directive(name, value)}\n" for name, value in both)
 
 
 def directive(name: str, value: str | int | None) -> str:
@@ -138,25 +122,24 @@ def hook_of(config: SubmitConfig) -> str:
 def cases(tasks: Sequence[Task]) -> str:
     """Which task of the array trains what, and where."""
     lines = [f'case "{TASK}" in # a run directory for each task of the array']
-    for number, task in enumerate(tasks):
-        words = " ".join(map(shlex.quote, task.arguments))
-        lines.append(f"    {number}) run={shlex.quote(task.run)} arguments+=({words}) ;;")
+    for number, (run, arguments) in enumerate(tasks):
+        lines.append(f"    {number}) run={shlex.quote(run)} arguments+=({shlex.join(arguments)}) ;;")
     lines += ['    *) echo "error: no such task in this array" >&2 && exit 2 ;;', "esac"]
     return "\n".join(lines)
 
 
 def array(name: str, words: Sequence[str]) -> str:
     """``name=(…)``; a long one has a line for each option with its values."""
-    quoted = [shlex.quote(word) for word in words]
-    line = f"{name}=({' '.join(quoted)})"
+    line = f"{name}=({shlex.join(words)})"
     if len(line) <= WIDTH:
         return line
-    groups: list[list[str]] = []
-    for word in quoted:
-        if not groups or word.startswith("--"):
-            groups.append([])
-        groups[-1].append(word)
-    return "\n".join([f"{name}=(", *(f"    {' '.join(group)}" for group in groups), ")"])
+    lines: list[str] = []
+    for word in map(shlex.quote, words):
+        if lines and not word.startswith("--"):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return "\n".join([f"{name}=(", *lines, ")"])
 
 
 def summary(job: Job) -> str:
@@ -164,5 +147,5 @@ def summary(job: Job) -> str:
     asked = {key: getattr(job.resources, key) for key in NAMED}
     said = [f"{key} {value}" for key, value in asked.items() if value is not None]
     said += [directive(name, value) for name, value in job.resources.further()]
-    run = f", for {job.tasks[0].run} to {job.tasks[-1].run}" if job.tasks else f", for {job.run}" if job.run else ""
-    return plain_line(f"{job.command}: {', '.join(said)}{run}; log {job.log}")
+    where = f"for {job.run}; log {job.log}" if job.run else f"log {job.log}"
+    return plain_line(f"{job.command}: {', '.join(said)}, {where}")

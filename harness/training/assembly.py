@@ -241,9 +241,8 @@ def build_objective(
     weights = [optim.class_weights.get(label, 1.0) for label in manifest.labels]
     return Objective(
         network,
+        optim,
         seed=config.seed,
-        label_smoothing=optim.label_smoothing,
-        wide_smoothing=optim.wide_smoothing,
         class_weights=torch.tensor(weights, device=device) if optim.class_weights else None,
         recurrent_dtype=dtype,
         soft_weight=config.self_training.weight,

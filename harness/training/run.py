@@ -19,10 +19,10 @@ from harness.data import order
 from harness.data.checks import TRAIN, VALIDATION
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
-from harness.inference.scoring import measure
+from harness.inference.scoring import loader_over, measure
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
-from harness.ranks.distributed import PendingMaximum, World
+from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
@@ -223,18 +223,12 @@ class PretrainingRun(Run):
         """Exact perplexity."""
         objective = self.trainer.objective
         assert isinstance(objective, LanguageObjective)
-        found = measure(
-            objective.classifier,
-            self.data.splits[VALIDATION],
-            self.session.world,
-            batch_rows=self.config.eval_batch,
-            layout=self.trainer.loader.layout,
-            device=self.session.device,
-            pause=self.pause,
-            guard=self.data.guard.check_sizes,
-            targets=objective.targets,
+        world, split, guard = self.session.world, self.data.splits[VALIDATION], self.data.guard.check_sizes
+        loader = loader_over(
+            split, world, self.config.eval_batch, self.trainer.loader.layout, self.session.device, guard
         )
-        return found.figures(), Decision
+        found = measure(objective.classifier, loader, world, self.pause, objective.targets)
+        return found, Decision
 
     def finish(self) -> None:
         """Say which weights were kept and what to do with them."""
@@ -260,25 +254,19 @@ class RankRequests:
     def __init__(self, world: World) -> None:
         """Nothing is on its way yet."""
         self.world = world
-        self.pending: PendingMaximum | None = None
-        self.own: set[RankRequest] = set()
-        """What a rank without others has to tell itself."""
+        self.pending: Callable[[], np.ndarray] | None = None
 
     def send(self, wanted: Collection[RankRequest], step: int) -> None:
         """Start telling all ranks what this one wants after ``step``; does not wait."""
-        if self.world.world_size == 1:
-            self.own = set(wanted)
-            return
         flags = np.array([int(request in wanted) for request in RankRequest])
         self.pending = self.world.start_maximum(flags, f"the requests of step {step}")
 
     def receive(self) -> set[RankRequest]:
         """What any rank wanted at the last ``send``: the same set on every rank. Empty if nothing was sent since."""
-        heard, self.own = self.own, set()
-        if self.pending is not None:
-            pending, self.pending = self.pending, None
-            heard = {request for request, flag in zip(RankRequest, pending.read(), strict=True) if flag}
-        return heard
+        if self.pending is None:
+            return set()
+        pending, self.pending = self.pending, None
+        return {request for request, flag in zip(RankRequest, pending(), strict=True) if flag}
 
 
 def heaviest_batch(loader: Loader) -> StepBatch:

@@ -70,9 +70,7 @@ def test_as_captum_computes_it() -> None:
 
     def logits(vectors: torch.Tensor) -> torch.Tensor:  # captum lays all steps side by side as rows
         many = batch_of([TEXTS[0]] * len(vectors), torch.device("cpu"))
-        return model.read_embedded(
-            type(embedded)(vectors.transpose(0, 1), many.device_lengths, embedded.longest, None), many
-        )
+        return model.read_embedded(type(embedded)(vectors.transpose(0, 1), None), many)
 
     vectors = embedded.vectors.transpose(0, 1).detach()
     theirs = captum.IntegratedGradients(logits).attribute(vectors, torch.zeros_like(vectors), target=1, n_steps=200)

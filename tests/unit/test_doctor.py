@@ -8,13 +8,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from harness.config import OptimConfig, RunConfig
 from harness.launch import checkup
-from harness.launch.checkup import DATASET, Finding, Seen, compare, merged
+from harness.launch.checkup import DATASET, Finding, compare, merged
 from harness.launch.doctor import report
 from harness.ranks import devices
 from harness.ranks.devices import Cuda
@@ -65,22 +66,28 @@ def test_cores(monkeypatch: pytest.MonkeyPatch, threads: int, slurm: str, state:
 def test_a_dataset_and_what_a_run_on_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "data", {"train": 64, "validation": 10, "test": 10})
     config = RunConfig(data=str(tmp_path / "data"), run=str(tmp_path / "deep" / "run"), optim=OptimConfig(ema=0.99))
-    (state, message), manifest = checkup.look_at_data(config), checkup.open_data(config)
+    state, message = checkup.look_at_data(config, {})
     assert (state, "64 training rows" in message) == ("ok", True)
-    found = checkup.look_at_run(config, manifest)
+    found = checkup.look_at_run(config)
     assert (found[0], found[1].endswith("needed; the run begins at step 0")) == ("ok", True)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**6, used=10**6, free=1000))
-    found = checkup.look_at_run(config, manifest)
+    found = checkup.look_at_run(config)
     assert (found[0], "needed; make room, or name another directory with --run" in found[1]) == ("fix", True)
+
+
+class Two(World):
+    """A world of two ranks, of which the other one has another torch."""
+
+    def gather_objects(self, value: Any, what: str) -> list[Any]:
+        return [value, {**value, "torch": "2.12"}] if isinstance(value, dict) else [value]
 
 
 def test_ranks_must_be_alike() -> None:
     facts = {"torch": "2.13", "device": "cuda", "precision": "bf16: asked for", DATASET: "a"}
-    ranks = ((facts, "n1"), ({**facts, "torch": "2.12"}, "n2"))
-    both = [Seen(known, [Finding("cores", "ok", "", host)], True) for known, host in ranks]
-    said = "torch is 2.12 on rank 1, 2.13 on rank 0; install the same everywhere"
-    assert compare(both)[1:] == [Finding("versions", "fix", said, "n2")]
+    assert compare(World(), facts) == Finding("versions", "ok", "torch 2.13")
+    said = "rank 1 has torch 2.12, rank 0 has 2.13: start all ranks alike"
+    assert compare(Two(), facts) == Finding("versions", "fix", said)
 
 
 def test_lines_that_all_machines_share_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], 
         ("failed", 3, Failure(1, "rank 0 ended with exit code 1"), 3),
         ("running", 0, Failure(1, "rank 1 was killed by SIGKILL"), 1),
         ("finished", 0, Failure(1, "rank 1 was killed by SIGKILL"), 1),
-        ("preempted", 85, Failure(1, "the launcher stopped", "SIGUSR2"), 85),
+        ("preempted", 85, Failure(1, "the launcher stopped"), 85),
     ],
 )
 def test_exit_code_is_the_one_in_the_status(

@@ -22,7 +22,7 @@ from preprocessing.base.errors import ConfigError, UserError
 from tests.commands import free_port
 from tests.runs import wait_until
 
-FACTS = {"--num_processes": 2, "configuration": {"optim.lr": "0.002", "seed": "0"}}
+FACTS = {"--num_processes": 2, "optim.lr": "0.002", "seed": "0"}
 
 
 def places(count: int) -> list[Place]:
@@ -46,7 +46,7 @@ def all_meet(*calls: tuple[Any, ...]) -> list[str]:
 
 def test_what_differs_is_said_on_both() -> None:
     zero, one = places(2)
-    other = {**FACTS, "configuration": {"optim.lr": "0.01", "seed": "0"}}
+    other = {**FACTS, "optim.lr": "0.01"}
     said = all_meet((zero,), (one, other))
     host = Hello(rank=0).host
     expected = f"2: optim.lr is 0.01 on machine 1 ({host}) and 0.002 on machine 0 ({host}): start the same command"

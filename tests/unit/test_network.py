@@ -52,5 +52,6 @@ def test_nccl_chooses_for_itself_unless_it_would_take_the_loopback(
     monkeypatch: pytest.MonkeyPatch, found: dict[str, list[str]], interface: str, told: str | None
 ) -> None:
     monkeypatch.setattr(network, "interfaces", lambda: found)
-    network.use(Route(interface, found[interface][0]))
+    monkeypatch.setenv(GLOO, interface)
+    assert network.name_interface("node-1", 0) == Route(interface, found[interface][0])
     assert (os.environ[GLOO], os.environ.get(NCCL)) == (interface, told)

@@ -26,8 +26,7 @@ def test_every_checkpoint_is_listed_and_damage_is_an_exit_code(tmp_path: Path, c
         checkpoints.write(run, step, {"weight": torch.zeros(2)}, trainer=trainer, selection=selection)
     assert main(["checkpoint", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split("  ")[-1] == "best so far"
-    assert re.fullmatch(r"  20  +[\d.]+ MiB  whole       2  accuracy 0.5000 at step 10", lines[2])
+    assert re.fullmatch(r"step 20    \d+ kB, whole, 2 epochs; best so far: accuracy 0.5000 at step 10", lines[1])
     path = run / "checkpoints" / "step-00000020" / checkpoint.MODEL
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert main(["checkpoint", str(run)]) == 3
