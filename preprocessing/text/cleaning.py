@@ -123,12 +123,9 @@ def _short_number(found: re.Match[str]) -> str:
     return f"&#{found[1][:8] or '0'}"
 
 
-_LETTER = np.zeros(256, bool)
-_LETTER[[*range(65, 91), *range(97, 123)]] = True
-_OPENS = _LETTER.copy()
-_OPENS[[ord("!"), ord("?")]] = True
-_ENTITY = _LETTER.copy()
-_ENTITY[ord("#")] = True
+_LETTER = np.array([byte < 128 and chr(byte).isalpha() for byte in range(256)])
+_OPENS = _LETTER | np.isin(np.arange(256), [ord("!"), ord("?")])
+_ENTITY = _LETTER | (np.arange(256) == ord("#"))
 
 
 def scan(data: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,11 +184,9 @@ def nfc(text: str) -> str:
 
 
 def _in_order(run: re.Match[str]) -> str:
-    apart = [mark for sign in run[0] for mark in unicodedata.normalize("NFD", sign)]
-    parts = []
-    for are_accents, signs in groupby(apart, lambda sign: unicodedata.combining(sign) != 0):
-        parts += sorted(signs, key=unicodedata.combining if are_accents else lambda sign: 0)
-    return "".join(parts)
+    apart = (mark for sign in run[0] for mark in unicodedata.normalize("NFD", sign))
+    groups = groupby(apart, lambda sign: unicodedata.combining(sign) != 0)
+    return "".join("".join(sorted(signs, key=unicodedata.combining)) for _, signs in groups)
 
 
 def decode(data: bytes) -> str:

@@ -46,19 +46,12 @@ def truncated(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
     """Texts as all of their ids, cut to ``spec.max_tokens``; one without ids becomes one ``<unk>``."""
     num_tokens = np.diff(offsets)
     limit, head = spec.max_tokens, kept_at_head(spec)
-    long = np.flatnonzero(num_tokens > limit)
-    if len(long):
-        kept = np.ones(len(ids), bool)
-        for start, end in zip(offsets[long].tolist(), offsets[long + 1].tolist(), strict=True):
-            kept[start + head : end - (limit - head)] = False
-        ids = ids[kept]
+    kept = np.ones(len(ids), bool)
+    for row in np.flatnonzero(num_tokens > limit):
+        kept[offsets[row] + head : offsets[row + 1] - (limit - head)] = False
     lengths = np.minimum(num_tokens, limit)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    empty = np.flatnonzero(num_tokens == 0)
-    if len(empty):
-        ids = np.insert(ids, offsets[empty], np.int32(UNK))
-        offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))])
-    return Encoded(ids, offsets, num_tokens)
+    ids = np.insert(ids[kept], np.cumsum(lengths)[num_tokens == 0], np.int32(UNK))
+    return Encoded(ids, np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))]), num_tokens)
 
 
 def kept_at_head(spec: TextSpec) -> int:

@@ -114,12 +114,10 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
     if not len(table):
         what = f"none of {len(counts.types):,} distinct tokens occurs {min_count} times or more"
         raise DataError(f"{what}, so the vocabulary would be empty; lower vocabulary.min_count")
-    if max_size is not None:
-        table = table.slice(0, max_size - len(RESERVED))
-    kept = table["count"].to_numpy().astype(np.int64)
-    left_out = int(counts.counts.sum()) - int(kept.sum())
+    table = table.slice(0, None if max_size is None else max_size - len(RESERVED))
+    kept = table["count"].to_numpy()
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
-    return Vocabulary(one_chunk(tokens), np.concatenate([[0, left_out], kept]))
+    return Vocabulary(one_chunk(tokens), np.concatenate([[0, counts.counts.sum() - kept.sum()], kept]))
 
 
 def extended(
@@ -129,8 +127,8 @@ def extended(
 
     With a token added the counts are these ``counts``, 0 for one that does not occur; without one it is ``base``.
     """
-    added = frequent(counts, min_count, without=base.tokens)
-    added = added if max_size is None else added.slice(0, max(0, max_size - len(base)))
+    most = None if max_size is None else max(0, max_size - len(base))
+    added = frequent(counts, min_count, without=base.tokens).slice(0, most)
     if not len(added):
         return base
     tokens = pa.chunked_array([base.tokens, *added["token"].chunks])
@@ -174,7 +172,10 @@ class Vocabulary:
 
     def lookup(self, types: pa.Array) -> np.ndarray:
         """The ids of ``types`` (string or large_string): int32, :data:`UNK` for what is not in the vocabulary."""
-        return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
+        if len(types) * 8 < len(self):  # of a few texts: a dict beats hashing the whole vocabulary again
+            return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
+        found = pc.fill_null(pc.index_in(types.cast(pa.large_string()), value_set=self.tokens), UNK)
+        return np.maximum(found.to_numpy(zero_copy_only=False), UNK, dtype=np.int32)  # no <pad>, see below
 
     @cached_property
     def _rows(self) -> dict[str, int]:
