@@ -92,7 +92,7 @@ def count(decided: Decided, splits: list[int], number: int) -> Counts:
     """The same for one part."""
     stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
     per_token = np.repeat(np.isin(decided.of(number)["split"], splits), np.diff(stored["offsets"]))
-    counts = np.bincount(stored["codes"][per_token], minlength=len(types)).astype(np.int64)
+    counts = np.bincount(stored["codes"][per_token], minlength=len(types))
     occurring = np.flatnonzero(counts)
     return Counts(types.take(occurring), counts[occurring])
 

@@ -36,11 +36,10 @@ class Counts:
 
 
 def merged(every: Sequence[Counts]) -> Counts:
-    """The sum of counts; the same table whatever their order, up to the order of its rows."""
-    encoded = one_chunk(pa.chunked_array([part.types for part in every], pa.large_string())).dictionary_encode()
-    total = np.zeros(len(encoded.dictionary), np.int64)
-    np.add.at(total, encoded.indices.to_numpy(), np.concatenate([part.counts for part in every]))
-    return Counts(encoded.dictionary, total)
+    """The sum of counts, in any order of rows."""
+    table = pa.concat_tables(pa.table([part.types, part.counts], schema=_SCHEMA) for part in every)
+    table = table.group_by("token").aggregate([("count", "sum")])
+    return Counts(one_chunk(table["token"]), table["count_sum"].to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +143,7 @@ def frequent(counts: Counts, min_count: int | Literal["auto"], without: pa.Array
     """
     if min_count == "auto":
         min_count = min_count_for(int(counts.counts.sum()))
-    table = pa.table([counts.types, pa.array(counts.counts, pa.int64())], schema=_SCHEMA)
+    table = pa.table([counts.types, counts.counts], schema=_SCHEMA)
     known = pc.is_in(table["token"], value_set=without)
     table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), known))
     return table.sort_by([("count", "descending"), ("token", "ascending")])
@@ -184,7 +183,7 @@ class Vocabulary:
 
     def write(self, path: str | Path) -> None:
         """Write an Arrow IPC file (columns token, count) that carries its own hash; it appears whole or not at all."""
-        table = pa.table([self.tokens, pa.array(self.counts, pa.int64())], schema=_SCHEMA)
+        table = pa.table([self.tokens, self.counts], schema=_SCHEMA)
         table = table.replace_schema_metadata({_HASH_KEY: self.hash})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
