@@ -13,7 +13,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,7 @@ class Finding:
     state: State
     message: str
     host: str = ""
-    """The machine it is about; empty for what concerns all of them."""
+    """The machine it is about; empty for what concerns all of them, and where there is one."""
 
 
 def examine(config: RunConfig) -> list[Finding] | None:
@@ -82,8 +82,8 @@ def examine(config: RunConfig) -> list[Finding] | None:
                 except UserError as error:
                     findings.append(Finding("run", "fix", str(error)))
             for theirs in session.world.gather_objects(seen, "the findings"):
-                findings += theirs
-            return merged(findings) if session.world.is_main else None
+                findings += [one for one in theirs if one not in findings]  # ranks of a machine see the same
+            return findings if session.world.is_main else None
     except UserError as refusal:
         return [*seen, Finding("rendezvous", "fix", str(refusal), platform.node())]
 
@@ -104,7 +104,8 @@ def look(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
         if launched_world_size() > launched_local_world_size():
             checks["interface"] = look_at_interface
     found = {name: judged(check) for name, check in checks.items()}
-    return facts, [Finding(name, state, said, platform.node()) for name, (state, said) in found.items()]
+    host = platform.node() if launched_machines() > 1 else ""
+    return facts, [Finding(name, state, said, host) for name, (state, said) in found.items()]
 
 
 def judged(check: Callable[[], Checked]) -> Checked:
@@ -237,16 +238,3 @@ def try_network(session: Session, kinds: set[str], met_s: float) -> list[Finding
     if not right:
         return [met, Finding("all-reduce", "fix", f"{shown}, the sum is wrong; check the network and the GPUs")]
     return [met, Finding("all-reduce", "ok", f"{shown}, the sum is right")]
-
-
-def merged(findings: Sequence[Finding]) -> list[Finding]:
-    """Lines that all machines share once, without a name; the order stays."""
-    hosts = {one.host for one in findings if one.host}
-    lines: dict[Finding, set[str]] = {}
-    for one in findings:
-        lines.setdefault(replace(one, host=""), set()).add(one.host)
-    return [
-        replace(line, host=host)
-        for line, where in lines.items()
-        for host in ([""] if "" in where or where == hosts else sorted(where))
-    ]

@@ -145,8 +145,7 @@ class SubmitConfig(Resources):
         require(NAME.fullmatch(self.name) is not None, "name", self.name, "letters, digits and _.+-")
         for key in ("hook", "mail", "mail_type", "logs"):
             check_text(key, getattr(self, key))
-        for sign in "%\\":
-            require(sign not in self.logs, "logs", self.logs, f"a folder without {sign}, which SLURM replaces")
+        require(not {"%", "\\"} & {*self.logs}, "logs", self.logs, "a folder without % and \\, which SLURM replaces")
         if self.python is not None:
             shell_words("python", self.python)
 
