@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from types import MappingProxyType
 from typing import Any
 
 from harness.config import LANGUAGE_MODEL, RunConfig
@@ -226,10 +225,10 @@ def start(arguments: Any) -> Failure | None:
             if not STOP.heard:
                 launch_command(given)
         except subprocess.CalledProcessError as error:
-            failure = describe_exit(0, error.returncode)
+            failure = describe_exit(0, error.returncode, {})
         except SystemExit as error:
             if error.code:
-                failure = describe_exit(0, int(error.code) if isinstance(error.code, int) else 1)
+                failure = describe_exit(0, error.code if isinstance(error.code, int) else 1, {})
         except UserError:
             raise
         except Exception as error:
@@ -309,7 +308,7 @@ def describe_failure(error: Exception) -> Failure:
     return describe_exit(rank, code, words)
 
 
-def describe_exit(rank: int, code: int, words: Mapping[str, Any] = MappingProxyType({})) -> Failure:
+def describe_exit(rank: int, code: int, words: Mapping[str, Any]) -> Failure:
     """What the exit code of the rank that left first means, below 0 the signal that killed it; and its last words."""
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")
