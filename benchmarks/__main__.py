@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 
 from preprocessing.base import cli
-from preprocessing.base.cli import Command, Words, dispatch
+from preprocessing.base.cli import NO_WORDS, Command, Words, dispatch
 
-FILES = Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None)
+FILES = Words(spelling="FILE [FILE …]", takes="one labelled file or several", most=None)
 BENCHMARKS = (
     ("text", "TextConfig", "Texts to tokens, beside what people use today."),
     ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
@@ -31,7 +31,7 @@ COMMANDS = tuple(
         main=f"benchmarks.{name}:main",
         config=f"benchmarks.{name}:{config}",
         first=FIRST.get(name, ()),
-        words=FILES if name == "corpora" else None,
+        words=FILES if name == "corpora" else NO_WORDS,
     )
     for name, config, summary in BENCHMARKS
 )
@@ -39,7 +39,7 @@ COMMANDS = tuple(
 
 def main(argv: list[str]) -> int:
     """Dispatch to a benchmark."""
-    return dispatch(COMMANDS, argv, "python -m benchmarks")
+    return dispatch(COMMANDS, argv, "python -m benchmarks", "", {})
 
 
 if __name__ == "__main__":  # processes that a benchmark starts import this module too, under another name

@@ -302,6 +302,19 @@ class RunConfig:
     """The kind of recipes that ``--config`` finds by name."""
     DEFAULT: ClassVar[Path] = configuration.file_of("train", "default")
     """The recipe of a command line that names none."""
+    IN_FRONT: ClassVar[tuple[str, ...]] = (
+        *(
+            "num_processes",
+            "num_machines",
+            "machine_rank",
+            "main_process_ip",
+            "main_process_port",
+            "gpu_ids",
+            "multi_gpu",
+        ),
+        *("config_file", "cpu", "max_restarts", "num_cpu_threads_per_process", "rdzv_backend", "same_network"),
+    )
+    """Options of ``accelerate launch`` that people give to a training: they stand before its keys."""
 
     data: Name = "data/quickstart"
     """Dataset directory, as written by `python -m preprocessing run`."""

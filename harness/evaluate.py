@@ -4,23 +4,16 @@
 from __future__ import annotations
 
 from harness.inference.config import EvaluateConfig
-from harness.ranks import devices
 from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.help_page import Page
 
 PROG = "accelerate launch -m harness.evaluate"
-PAGE = Page(
-    usage=f"{PROG} --run RUN --data DATA [--key …]",
-    about=EvaluateConfig.__doc__ or "",
-    example=f"{PROG} --run runs/mine --data data/mine",
-)
 
 
 def main(argv: list[str]) -> int:
     """Evaluate on this rank, whatever their number; returns the exit code."""
-    config = cli.parse(EvaluateConfig, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    config = cli.parse(EvaluateConfig, argv, prog=PROG, example=f"{PROG} --run runs/mine --data data/mine")
     if config.input is not None:
         raise ConfigError(
             "input: new rows are evaluated by one process, with `python -m harness evaluate`; give --data"

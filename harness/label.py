@@ -6,23 +6,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.inference.config import LabelConfig
-from harness.ranks import devices, stopping
+from harness.ranks import stopping
 from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
-from preprocessing.base.help_page import Page
 
 PROG = "accelerate launch -m harness.label"
-PAGE = Page(
-    usage=f"{PROG} --run RUN --data DATA [--key …]",
-    about=LabelConfig.__doc__ or "",
-    example=f"{PROG} --run runs/mine --data data/mine",
-)
 
 
 def main(argv: list[str]) -> int:
     """Score rows on this rank, whatever their number; returns the exit code."""
     stopping.unblock()  # a round's labelling is simply ended
-    label(cli.parse(LabelConfig, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS))
+    label(cli.parse(LabelConfig, argv, prog=PROG, example=f"{PROG} --run runs/mine --data data/mine"))
     return 0
 
 

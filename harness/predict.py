@@ -5,23 +5,17 @@ from __future__ import annotations
 
 from harness.inference import predict
 from harness.inference.config import PredictConfig
-from harness.ranks import devices
 from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.help_page import Page
 
 PROG = "accelerate launch -m harness.predict"
-PAGE = Page(
-    usage=f"{PROG} --run RUN --input FILES --output FILE [--key …]",
-    about=PredictConfig.__doc__ or "",
-    example=f"{PROG} --run runs/mine --input 'new/*.parquet' --output predicted.parquet",
-)
+EXAMPLE = f"{PROG} --run runs/mine --input 'new/*.parquet' --output predicted.parquet"
 
 
 def main(argv: list[str]) -> int:
     """Predict on this rank, whatever their number; returns the exit code."""
-    config = cli.parse(PredictConfig, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    config = cli.parse(PredictConfig, argv, prog=PROG, example=EXAMPLE)
     if config.input is None or config.output is None:
         raise ConfigError("nothing to predict: name the files to read with --input and what to write with --output")
     if config.executor != "local" or config.processes is not None:

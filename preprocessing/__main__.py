@@ -20,19 +20,19 @@ NOTE = (
     "4 something cannot be written, 143 told to stop"
 )
 ELSEWHERE = {
-    **dict.fromkeys(("preprocess", "prepare", "build", "encode"), "run"),
-    **dict.fromkeys(("verify", "validate"), "check"),
-    **dict.fromkeys(("show", "stats", "info"), "inspect"),
-    **dict.fromkeys(("train", "fit", "launch"), "python -m harness launch"),
-    "download": "fetch-nltk",
+    "run": "preprocess prepare build encode",
+    "check": "verify validate",
+    "inspect": "show stats info",
+    "python -m harness launch": "train fit launch",
+    "fetch-nltk": "download",
 }
-"""What other tools call a command, and the one that is meant."""
-DATASET = Words(spelling="DATASET", noun="dataset", takes="one dataset directory")
-FILES = Words(spelling="[FILE …]", noun="file", takes="files with labelled texts", least=0, most=None)
+"""A command -> what other tools call it."""
+DATASET = Words("DATASET", takes="one dataset directory")
+FILES = Words("[FILE …]", takes="files with labelled texts", least=0, most=None)
 COMMANDS = (
     Command(
-        name="run",
-        summary="Build a dataset directory from labelled texts.",
+        "run",
+        "Build a dataset directory from labelled texts.",
         main="preprocessing.job.pipeline:run",
         config="preprocessing.config:PreprocessConfig",
         words=FILES,
@@ -40,29 +40,29 @@ COMMANDS = (
         example="python -m preprocessing run reviews.csv --output data/mine",
     ),
     Command(
-        name="check",
-        summary="Verify every byte of a dataset.",
+        "check",
+        "Verify every byte of a dataset.",
         main="preprocessing.job.pipeline:check",
         config="preprocessing.job.pipeline:CheckConfig",
         words=DATASET,
     ),
     Command(
-        name="inspect",
-        summary="What is in a dataset, and how good it is.",
+        "inspect",
+        "What is in a dataset, and how good it is.",
         main="preprocessing.dataset.inspect:main",
         config="preprocessing.dataset.inspect:InspectConfig",
         words=DATASET,
     ),
     Command(
-        name="vectors",
-        summary="Learn word vectors of a dataset's own texts.",
+        "vectors",
+        "Learn word vectors of a dataset's own texts.",
         main="preprocessing.dataset.vectors:main",
         config="preprocessing.dataset.vectors:VectorsConfig",
         words=DATASET,
     ),
     Command(
-        name="fetch-nltk",
-        summary="Download the NLTK data that some options need.",
+        "fetch-nltk",
+        "Download the NLTK data that some options need.",
         main="preprocessing.text.resources:fetch",
         config="preprocessing.text.resources:FetchConfig",
     ),

@@ -6,8 +6,8 @@ corpus SOURCE with another seed. Or it is ``run``: the child trains on the datas
 is kept, some of them at a step that has one. Before its n-th change of a name on the disk (a rename, an exchange, a
 removal; in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must be
 there, or the newest checkpoint and the bundle that were; and the same command must go on to the same bytes. INSTANTS is
-``all`` or ``few``: those around an exchange and some others, or ``3/10``: every tenth from the third on. EXCHANGE
-``no`` takes the call that exchanges two names away.
+``all``, ``near`` (those around an exchange: all that is different without one) or ``few`` of these and some others, or
+``3/10``: every tenth from the third on. EXCHANGE ``no`` takes the call that exchanges two names away.
 
 Children are forked from a process that has imported everything and started no thread: a kill takes milliseconds. What
 SIGKILL leaves does not depend on the disk, so nothing waits for it.
@@ -198,6 +198,9 @@ def chosen(changes: list[str], instants: str) -> list[int]:
     if instants == "few":
         here = changes.index("exchanged")
         return sorted({3, here, here + 1, here + 2, len(changes) - 2})
+    if instants == "near":
+        exchanges = [number for number, name in enumerate(changes) if name == "exchanged"]
+        return [number for number in range(len(changes)) if any(-2 <= number - at <= 6 for at in exchanges)]
     first, _, every = instants.partition("/")
     return list(range(len(changes)))[slice(int(first), None, int(every)) if every else slice(None)]
 

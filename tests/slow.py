@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 PYTEST = (sys.executable, "-m", "pytest", "-m", "slow and not night")
 CLUSTER = (*PYTEST, "tests/slurm")
-OTHERS = (*PYTEST, "-n", "2", "--dist", "loadfile", "--timeout", "2400", "--ignore", "tests/slurm")
+OTHERS = (*PYTEST, "-n", "2", "--dist", "loadfile", "--timeout", "2400", "--durations", "30", "--ignore", "tests/slurm")
 
 
 def side_by_side(command: Sequence[str], beside: Sequence[str]) -> int:

@@ -169,7 +169,7 @@ def commands_of(commands: Sequence[Any], package: str) -> Iterator[str]:
         usage = f"python -m {package} {command.name}"
         anchor = usage.removeprefix("python -m ").replace(" ", "-")
         yield f"### {usage.removeprefix('python -m ')} {{ #{anchor} }}\n\n{as_markdown(command.summary)}\n"
-        words = f" {command.words.spelling}" if command.words else ""
+        words = f" {command.words.spelling}".rstrip()
         example = f"\n{command.example}" if command.example else ""
         yield f"```\n{usage}{words} [--key value …]{example}\n```\n"
         yield from command_options(command, package)

@@ -24,7 +24,6 @@ from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.help_page import Page
 from preprocessing.base.schema import Seconds
 from preprocessing.base.terminal import Screen, Tone
 
@@ -56,18 +55,12 @@ class DoctorConfig(LaunchRecipe):
     """Print JSON."""
 
 
-PAGE = Page(
-    usage=f"{PROG} [DATA] [options of accelerate launch] [--key value …]",
-    about=DoctorConfig.__doc__ or "",
-    first=("data", "run", "device", "precision", "json"),
-    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
-)
-
-
 def main(argv: list[str]) -> int:
     """Start ranks if there are options for accelerate, else check as the one process or rank that this is."""
     options, keys = launcher.split_arguments(argv, DoctorConfig)
-    config = cli.parse(DoctorConfig, keys, prog=PROG, page=PAGE)
+    first = ("data", "run", "device", "precision", "json")
+    example = f"{PROG} --num_processes 2 --data data/mine --run runs/mine"
+    config = cli.parse(DoctorConfig, keys, prog=PROG, usage=launcher.USAGE, first=first, example=example)
     if options:
         return launch(options, keys, config)
     training = config.recipe if config.data == NOTHING else many.first(config)[0]

@@ -23,7 +23,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from harness.config import LANGUAGE_MODEL, RunConfig
+from harness.config import RunConfig
 from harness.launch import meeting
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
@@ -38,6 +38,7 @@ from preprocessing.base.help_page import suggestion
 from preprocessing.base.terminal import Screen, tell
 
 PROG = "python -m harness launch"
+USAGE = "[DATA] [options of accelerate launch] [--key value …]"
 END_LIMIT_S = 60
 RESTARTS = 3
 """Of several machines, where ``--max_restarts`` is not given: one of them is lost sooner or later."""
@@ -76,8 +77,7 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
 
     ``options`` are accelerate's, ``training`` the keys that ``recipe`` was made of.
     """
-    module = "harness.pretrain" if recipe.task == LANGUAGE_MODEL else "harness.train"
-    arguments = accelerate_arguments(options, training, module)
+    arguments = accelerate_arguments(options, training)
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
     with meeting.telling(place, recipe.timeout_s):
         config = resolve(recipe).config

@@ -28,7 +28,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ from harness.data.views import check_folds
 from harness.launch import launcher
 from harness.launch.launcher import PROG
 from harness.launch.stop import INTERRUPTED, STOP
-from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
@@ -52,7 +50,6 @@ from harness.scores.tables import describe_spread
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import Page
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 
@@ -62,13 +59,8 @@ LABELS = "soft_labels.arrow"
 ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
 """Keys of a training from labelled rows alone."""
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}
-PAGE = Page(
-    usage=f"{PROG} [DATA] [options of accelerate launch] [--key value …]",
-    about="Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains "
-    "once for each, with their spread.",
-    first=FIRST_KEYS,
-    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
-)
+ABOUT = """Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains
+once for each, with their spread."""
 Train = Callable[[list[str], RunConfig], int]
 """Trains what a command line asks for, and gives the exit code."""
 
@@ -76,7 +68,10 @@ Train = Callable[[list[str], RunConfig], int]
 def main(argv: list[str]) -> int:
     """Train; returns the exit code."""
     options, training = launcher.split_arguments(argv or ["--help"], LaunchRecipe)
-    asked = cli.parse(LaunchRecipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    example = f"{PROG} --num_processes 2 --data data/mine --run runs/mine"
+    asked = cli.parse(
+        LaunchRecipe, training, prog=PROG, usage=launcher.USAGE, about=ABOUT, first=FIRST_KEYS, example=example
+    )
     if asked.seeds is not None or asked.folds is not None:
         return train_many(options, training, asked)
     return train_one(options, training, asked.recipe)
@@ -123,11 +118,6 @@ def keys_in(words: Sequence[str]) -> set[str]:
     return {key for key, _ in cli.apart(words, LaunchRecipe)[1]}
 
 
-def without(words: Sequence[str], keys: set[str]) -> list[str]:
-    """A command line of a training without some of its keys."""
-    return list(chain(*(option for key, option in cli.apart(words, LaunchRecipe)[1] if key not in keys)))
-
-
 def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
     """Train run after run; the exit code of the first that did not end well, else 0 when their figures are written.
 
@@ -141,7 +131,8 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
             raise ConfigError(f"--{key}: --{key}s {value} names every one already; leave --{key} out")
     runs = planned(asked)
     trainings = [(f"{one.kind} {one.number}", keys_of(one, asked)) for one in runs]
-    words = without(training, {"seeds", "folds"})
+    given = cli.apart(training, LaunchRecipe)[1]
+    words = [f"--{key}={value}" for key, value in given if key not in ("seeds", "folds")]
     code = in_turn(trainings, words, asked, lambda own, recipe: train_one(options, own, recipe))
     if not code and not asked.dry_run and not launcher.accelerate_arguments(options, []).machine_rank:
         conclude(runs, asked)
@@ -194,7 +185,7 @@ def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
     """
     folder, kind, values = Path(asked.run), runs[0].kind, many.collect(runs)
     if kind == "fold" and asked.task != LANGUAGE_MODEL:
-        values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"], keep=True)
+        values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"])
         if (linear := many.linear_on_folds(runs, values)) is not None:
             values["linear"] = linear
     results.write_summary(folder, kind, values)
@@ -240,7 +231,7 @@ def check_rounds(recipe: RunConfig, first: dict[str, Any]) -> None:
             "self_training.rounds: no round learns from unlabelled rows; set order.unlabelled_batch to those of a step"
         )
     check_stream(recipe, check_dataset(recipe.data, hashes=False))
-    cli.parse(RunConfig, as_words(ONCE | first), prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
+    cli.parse(RunConfig, as_words(ONCE | first), prog=PROG)
 
 
 def is_of(path: Path, run: Path) -> bool:

@@ -33,11 +33,6 @@ from preprocessing.base.configuration import read_config
 from preprocessing.base.errors import ConfigError
 
 Asked = Literal["gpu", "cpu", "either"]
-LAUNCHER_OPTIONS = (
-    *("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids", "multi_gpu"),
-    *("config_file", "cpu", "max_restarts", "num_cpu_threads_per_process", "rdzv_backend", "same_network"),
-)
-"""The options of ``accelerate launch`` that people give to a training: they stand before its keys."""
 DEVICES, THREADS = "PADLESS_DEVICES", "PADLESS_THREADS"
 """Environment variables by which ``harness launch`` passes the requested devices and threads to its ranks."""
 OMP = "OMP_NUM_THREADS"

@@ -17,7 +17,6 @@ from pathlib import Path
 from harness.config import LaunchRecipe
 from harness.launch import doctor, launcher, many
 from harness.launch.many import as_words, keys_in
-from harness.ranks import devices
 from harness.slurm.config import SubmitConfig
 from harness.slurm.script import Job, Task, hook_of, render, summary
 from preprocessing.base import atomic, cli
@@ -33,12 +32,12 @@ LIMIT_S = 60
 """Longest wait for an answer of SLURM."""
 AFTER = "--kill-on-invalid-dep=yes"
 """A job whose predecessor failed ends, in place of waiting for ever."""
-TEXTS = Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True)
-RUNS = Words(spelling="RUN [RUN …]", noun="run", takes="one run directory or several", most=None)
+TEXTS = Words('["text" …]', takes="texts", least=0, most=None, texts=True)
+RUNS = Words("RUN [RUN …]", takes="one run directory or several", most=None)
 SINGLE = {
-    "evaluate": Command(name="evaluate", summary="", config="harness.inference.config:EvaluateConfig"),
-    "predict": Command(name="predict", summary="", config="harness.inference.config:PredictConfig", words=TEXTS),
-    "report": Command(name="report", summary="", config="harness.report.page:ReportConfig", words=RUNS),
+    "evaluate": Command("evaluate", config="harness.inference.config:EvaluateConfig"),
+    "predict": Command("predict", config="harness.inference.config:PredictConfig", words=TEXTS),
+    "report": Command("report", config="harness.report.page:ReportConfig", words=RUNS),
 }
 """Commands of one process, as far as reading them goes."""
 TRAINING: dict[str, type[LaunchRecipe]] = {"train": LaunchRecipe, "doctor": doctor.DoctorConfig}
@@ -134,7 +133,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
         elif name in TRAINING:
             body, resources = "train", config.train.over(config)
             for word in keys:
-                if word.startswith("--") and word[2:].partition("=")[0] in devices.LAUNCHER_OPTIONS:
+                if word.startswith("--") and word[2:].partition("=")[0] in LaunchRecipe.IN_FRONT:
                     raise ConfigError(
                         f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
                     )

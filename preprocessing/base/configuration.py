@@ -14,7 +14,6 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
-import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,17 @@ NULLS = (NULL, "~")
 LARGEST = (1 << 63) - 1
 RENAME = "give it another name, or a link with one"
 """Advice for a file name that is not UTF-8."""
-WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", NoneType: NULL, Any: "a value"}
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    NoneType: NULL,
+    list: "a list, as in [a, b]",
+    tuple: "two values, as in [a, b]",
+    dict: "a mapping, as in {a: b}",
+}
+"""What a value of a type is called."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +62,19 @@ class Option:
         """Whether ``--key`` alone means true."""
         return self.kind is bool
 
-    @property
-    def is_mapping(self) -> bool:
-        """Whether it takes keys that are not known beforehand, as in ``--labels.positive 1``."""
-        return any(get_origin(part) is dict for part in alternatives(self.kind))
-
     def value(self, given: Any) -> Any:
         """The value of texts, as a command line or YAML has them. Raises ``ConfigError``."""
         parts = alternatives(self.kind)
+        if given in NULLS and NoneType in parts:
+            return None
         if isinstance(given, str):
-            if NoneType in parts and given in NULLS:
-                return None
             if self.is_switch:
                 given = given.lower()
             elif given[:1] in ("[", "{") and any(get_origin(part) in (list, tuple, dict) for part in parts):
-                given = parsed(self.key, given)
+                try:
+                    given = parse_yaml(given)
+                except ValueError as error:
+                    raise ConfigError(f"{self.key}: {error}") from None
         try:
             found = msgspec.convert(given, self.kind, strict=False)
         except (msgspec.ValidationError, ValueError):
@@ -98,33 +105,27 @@ def groups_of(config_class: type) -> dict[str, type]:
     return {one.name: hints[one.name] for one in fields(config_class) if is_dataclass(hints[one.name])}
 
 
-@cache
 def docs_of(config_class: type) -> dict[str, str]:
     """The docstring below each field of a class and of those it inherits from."""
     found: dict[str, str] = {}
-    for one in reversed([one for one in config_class.__mro__ if is_dataclass(one)]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
-        for node, below in itertools.pairwise(body):
-            if (
-                isinstance(node, ast.AnnAssign)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-            ):
-                found[ast.unparse(node.target)] = inspect.cleandoc(str(below.value.value))
+    for one in filter(is_dataclass, reversed(config_class.__mro__)):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        for node, below in itertools.pairwise(getattr(tree, "body", ())):
+            match node, below:
+                case ast.AnnAssign(), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[ast.unparse(node.target)] = inspect.cleandoc(text)
     return found
 
 
-def build(config_class: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+def build(config_class: type, values: Mapping[str, Any]) -> Any:
     """An instance from the values of some of its keys. Raises ``ConfigError`` as its ``__post_init__`` does."""
-    options, groups = options_of(config_class, prefix), groups_of(config_class)
-    given = {}
-    for entry in fields(config_class):
-        key = prefix + entry.name
-        if entry.name in groups:
-            given[entry.name] = build(groups[entry.name], values, f"{key}.")
-        elif key in values:
-            given[entry.name] = options[key].value(values[key])
-    return config_class(**given)
+    options, groups = options_of(config_class), groups_of(config_class)
+    own: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {name: {} for name in groups}
+    for key, given in values.items():
+        group, _, name = key.rpartition(".")
+        parts.get(group, own)[name] = options[key].value(given)
+    return config_class(**own, **{name: groups[name](**part) for name, part in parts.items()})
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
@@ -138,67 +139,43 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 def choices_of(kind: Any) -> list[str]:
     """The words that a value of this type may be."""
-    found = {bool: ["true", "false"], NoneType: [NULL]}
-    parts = alternatives(kind)
-    return [
-        str(word) for one in parts for word in (get_args(one) if get_origin(one) is Literal else found.get(one, ()))
-    ]
+    return [str(word) for one in alternatives(kind) if get_origin(one) is Literal for word in get_args(one)]
 
 
 def in_words(kind: Any) -> str:
     """What values a type takes, as in ``a whole number of at least 1 or null``."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return f"{in_words(parts[0])} {' and '.join(limit for meta in parts[1:] for limit in limits(meta))}".strip()
+        return " ".join([in_words(parts[0]), *filter(None, map(limits, parts[1:]))])
     if origin in (Union, UnionType):
         *before, last = map(in_words, parts)
         return f"{', '.join(before)} or {last}"
     if origin is Literal:
         return " or ".join(map(str, parts)) if len(parts) < 3 else f"one of {', '.join(map(str, parts))}"
-    named = {list: "a list, as in [a, b]", tuple: f"{len(parts)} values, as in [a, b]", dict: "a mapping, as in {a: b}"}
-    return WORDS.get(kind) or named.get(origin) or "a value"
+    return WORDS.get(origin or kind, "a value")
 
 
-def limits(meta: Meta) -> list[str]:
-    """A range, as in ``of at least 1``."""
+def limits(meta: Meta) -> str:
+    """A range, as in ``of at least 1 and of at most 9``."""
     found = {"above": meta.gt, "of at least": meta.ge, "below": meta.lt, "of at most": meta.le}
-    spelt = [f"{words} {limit:,}" for words, limit in found.items() if limit is not None]
-    return [*spelt, *([] if meta.description is None else [meta.description])]
-
-
-def parsed(key: str, text: str) -> Any:
-    """A list or mapping that is written as YAML. Raises ``ConfigError``."""
-    try:
-        return parse_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from None
+    spelt = " and ".join(f"{words} {limit:,}" for words, limit in found.items() if limit is not None)
+    return spelt or meta.description or ""
 
 
 def check_value(key: str, value: Any) -> None:
     """Raise ``ConfigError`` for a number that is none or too large, and for text that cannot be written down."""
-    if isinstance(value, dict):
-        for name, part in value.items():
-            check_value(f"{key}.{name}", part)
-    elif isinstance(value, list | tuple):
-        for part in value:
+    if isinstance(value, dict | list | tuple):
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
             check_value(key, part)
-    elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
-        raise ConfigError(f"{key}: {value} is out of range: expected a whole number of at most 19 digits")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key}: {value} is out of range: expected a finite number")
-    elif isinstance(value, str) and "\0" in value:
-        raise ConfigError(f"{key}: {shown(value)} holds the character 0, which no name has; leave it out")
-    elif isinstance(value, str) and not is_utf8(value):
-        raise ConfigError(f"{key}: {shown(value)} is not UTF-8, which configurations and records are; {RENAME}")
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise ConfigError(f"{key}: {value} is out of range: expected a number of at most 19 digits")
+    elif isinstance(value, str) and ("\0" in value or not is_utf8(value)):
+        raise ConfigError(f"{key}: {shown(value)} is not UTF-8 without zeros, which records are; {RENAME}")
 
 
 def is_utf8(text: str) -> bool:
     """Whether a text can be written down: Python's spelling of other bytes in file names cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 ENDING = ".yaml"
@@ -227,8 +204,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: not a YAML file: {error}") from None
     if not isinstance(content, dict):
-        what = "nothing" if content in (None, "null", "~") else f"a {type(content).__name__}"
-        raise ConfigError(f"{path}: holds {what}, expected keys and values")
+        raise ConfigError(f"{path}: holds {readable(content)}, expected keys and values")
     return content
 
 
@@ -240,34 +216,35 @@ def parse_yaml(content: str) -> Any:
     """
     import yaml
 
-    depth = 0
+    inside: list[list[Any]] = [[]]
+    """What the lists and mappings that are not closed hold, the outermost first."""
     try:
-        for event in yaml.parse(content, yaml.SafeLoader):  # one by one: the tree is built by recursion
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MOST_DEPTH:
+        for event in yaml.parse(content, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+                raise ValueError("an alias (*name) or a tag (!name); write the value itself")
+            if isinstance(event, yaml.ScalarEvent):
+                inside[-1].append(event.value if event.value or event.style else NULL)
+            elif isinstance(event, yaml.CollectionStartEvent):
+                inside.append([])
+            elif isinstance(event, yaml.CollectionEndEvent):
+                closed = inside.pop()
+                inside[-1].append(closed if isinstance(event, yaml.SequenceEndEvent) else mapping(closed))
+            if len(inside) > MOST_DEPTH + 1:
                 raise ValueError(f"values more than {MOST_DEPTH} deep")
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("an alias (*name); write the value itself")
-            if tag := getattr(event, "tag", None):
-                raise ValueError(f"a tag ({shown(tag)}); write the value alone")
-        root = yaml.compose(content, yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split()).replace('in "<unicode string>",', "at")) from None
-    return None if root is None else _plain(root)
+    if len(inside[0]) > 1:
+        raise ValueError("several documents; one is read")
+    return inside[0][0] if inside[0] else NULL
 
 
-def _plain(node: Any) -> Any:
-    if node.id == "scalar":
-        return "null" if node.style is None and not node.value else node.value
-    if node.id == "sequence":
-        return [_plain(part) for part in node.value]
+def mapping(parts: Sequence[Any]) -> dict[str, Any]:
+    """Keys and values in turn as a mapping. Raises ``ValueError``."""
     found: dict[str, Any] = {}
-    for name, part in node.value:
-        if name.id != "scalar":
-            raise ValueError("a key that is a list or a mapping")
-        if name.value in found:
-            raise ValueError(f"the key {shown(name.value)} occurs twice")
-        found[name.value] = _plain(part)
+    for name, value in zip(parts[::2], parts[1::2], strict=True):
+        if not isinstance(name, str) or name in found:
+            raise ValueError(f"the key {shown(name)} occurs twice, or is a list or a mapping")
+        found[name] = value
     return found
 
 
@@ -289,7 +266,7 @@ def find(value: str, kind: str, option: str = "--config") -> str:
     that is no recipe's, with those there are.
     """
     bare = value.removesuffix(ENDING)
-    for path in (value, bare + ENDING, file_of(kind, bare), SHIPPED / f"{bare}{ENDING}"):
+    for path in (value, bare + ENDING, file_of(kind, bare), file_of("", bare)):
         if os.path.isfile(path):
             return str(path)
     if bare == value == os.path.basename(value):
@@ -299,15 +276,12 @@ def find(value: str, kind: str, option: str = "--config") -> str:
     return value
 
 
-def named(argv: Sequence[str], kind: str, option: str = "--config") -> list[str]:
+def named(argv: Sequence[str], kind: str, option: str) -> list[str]:
     """A command line in which every value of ``option`` is a file: see ``find``."""
     words: list[str] = []
-    for before, word in zip(["", *argv], argv, strict=False):
-        name, equals, value = word.partition("=")
-        if before == option:
-            words.append(find(word, kind, option))
-        elif name == option and equals:
-            words.append(f"{option}={find(value, kind, option)}")
-        else:
-            words.append(word)
-    return words
+    for word in argv:
+        words += word.split("=", 1) if word.startswith(f"{option}=") else [word]
+    return [
+        find(word, kind, option) if before == option else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]

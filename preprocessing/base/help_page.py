@@ -22,10 +22,6 @@ from preprocessing.base.configuration import Option, choices_of, groups_of, opti
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import as_typed
 
-FIRST = 5
-"""So many keys of a command that does not say which ones matter most."""
-FEW = 12
-"""Up to this many keys are all shown at once: there are no groups to ask for."""
 WIDEST = 100
 """Longer lines are hard to read, whatever the terminal's width."""
 INDENT = 31
@@ -34,14 +30,14 @@ ALL = "all"
 """The topic that is all keys."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Page:
     """The first screen of a command."""
 
     usage: str
     about: str
     first: tuple[str, ...] = ()
-    """The keys that matter most; none: the first ones. A command with few keys needs none: all are shown."""
+    """The keys that matter most; none: all."""
     example: str = ""
     """A whole command to copy."""
 
@@ -54,49 +50,46 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
     options, groups = options_of(config_class), groups_of(config_class)
 
     def described(title: str, keys: Iterable[str]) -> str:
-        heads = {key: f"--{key} {_default(values.get(key, options[key].default))}" for key in keys}
-        return "\n".join(
-            [*([title] if title else []), *(block(head, _text(options[key])) for key, head in heads.items())]
-        )
+        lines = [
+            block(f"--{key} {_default(values.get(key, options[key].default))}", _text(options[key])) for key in keys
+        ]
+        return "\n".join([title, *lines] if title else lines)
 
-    topic = topic.removeprefix("--")
-    if topic:
+    if topic := topic.removeprefix("--"):
         found = [key for key in options if topic in (ALL, key, *key.split("."))]
         if not found and topic != ALL:
-            near = nearest(topic, [ALL, *groups, *options])
-            hint = f"did you mean --help {near}?" if near else f"there are {', '.join([ALL, *groups])} and every key"
-            raise ConfigError(f"--help {topic}: neither a key nor a group of keys; {hint}")
+            hint = suggestion(topic, {*groups, *options}, dashes="--help ")
+            raise ConfigError(f"--help {topic}: neither a key nor a group of keys{hint}")
         about = (groups[topic].__doc__ or "").partition("\n\n")[0] if topic in groups else ""
         return described(paragraph(f"{topic}: {about}") if about else "", found)
-    few = len(options) <= FEW
-    more = (
-        {} if few else {f"--help {ALL}": f"all {len(options)} keys; --help KEY: one", "--help GROUP": ", ".join(groups)}
-    )
-    more |= {"--config FILE": "a YAML file with any of the keys; later ones win"}
-    more |= {"--print_config": "the configuration that all this gives"}
-    title = "keys, each with its default:" if few else "the keys that matter most, each with its default:"
+    more = {
+        f"--help {ALL}": f"all {len(options)} keys; --help KEY: one",
+        "--help GROUP": ", ".join(groups),
+        "--config FILE": "a YAML file with any of the keys; later ones win",
+        "--print_config": "the configuration that all this gives",
+    }
     blocks = [
         textwrap.fill(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False),
         paragraph(page.about),
-        *([as_typed(f"for example:\n  {page.example}")] if page.example else []),
-        *([described(title, options if few else page.first or list(options)[:FIRST])] if options else []),
-        "\n".join(["more:", *(block(name, what, 21) for name, what in more.items())]),
+        as_typed(f"for example:\n  {page.example}") if page.example else "",
+        described("the keys that matter most, each with its default:", page.first or options) if options else "",
+        "\n".join(["more:", *(block(name, what, 21) for name, what in more.items() if what)]),
     ]
-    return "\n\n".join(blocks)
+    return "\n\n".join(filter(None, blocks))
 
 
 def block(name: str, text: str, column: int = INDENT) -> str:
     """``name`` and the wrapped ``text`` in the ``column`` beside it; below it, if the name is too long for that."""
     head = f"  {name}"
-    first = f"{head:<{column}}" if len(head) <= column - 2 else f"{head}\n{' ' * column}"
+    start = f"{head:<{column}}" if len(head) <= column - 2 else f"{head}\n{' ' * column}"
     lines = textwrap.wrap(text, width() - column, break_on_hyphens=False)
-    return (first + f"\n{' ' * column}".join(lines)).rstrip()
+    return (start + f"\n{' ' * column}".join(lines)).rstrip()
 
 
 def plain(text: str) -> str:
     """A docstring's text without the marks of reStructuredText, in one line; what is quoted keeps single quotes."""
-    text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
-    return as_typed(" ".join(re.sub(r"`([^`]*)`", r"'\1'", text).split()))
+    text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "").replace("`", "'")
+    return as_typed(" ".join(text.split()))
 
 
 def paragraph(text: str) -> str:
@@ -111,20 +104,15 @@ def width() -> int:
 
 def _text(option: Option) -> str:
     """The text of a key, and the words that it takes unless the text names them all."""
-    text = plain(option.text)
-    words = [word for word in choices_of(option.kind) if word not in ("true", "false", "null")]
-    if len(words) < 2 or all(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) for word in words):
-        return text
-    return f"{text} ({', '.join(words[:-1])} or {words[-1]})"
+    text, words = plain(option.text), choices_of(option.kind)
+    return text if all(word in text for word in words) else f"{text} ({', '.join(words)})"
 
 
 def _default(value: Any) -> str:
     """A default as it is written in YAML."""
-    if value is MISSING:
-        return "…"
     if isinstance(value, str):
         return value or "''"
-    return json.dumps(value)
+    return "…" if value is MISSING else json.dumps(value)
 
 
 LAUNCHER = "num_processes"
@@ -201,22 +189,26 @@ REMARKS = {
 """What differs from elsewhere."""
 
 
-def suggestion(name: str, known: Collection[str], dashes: str = "--") -> str:
-    """How a sentence on an unknown key ends: ``; it is --global_batch here (…)`` or ``; did you mean --optim.lr?``."""
-    if here := translated(name, known):
-        value = f" {name}" if name in VALUES else ""
-        remark = f" ({REMARKS[here]})" if here in REMARKS else ""
-        return f"; it is {dashes}{here}{value} here{remark}"
+def suggestion(
+    name: str,
+    known: Collection[str],
+    *,
+    otherwise: str = "--help all lists them",
+    dashes: str = "--",
+    elsewhere: Mapping[str, str] = ELSEWHERE,
+) -> str:
+    """How a sentence on an unknown name ends: ``; it is --global_batch here (…)`` or ``; did you mean --optim.lr?``.
+
+    ``elsewhere`` has, for a name here, what it is called elsewhere; a name with a blank is no known one, but a command.
+    """
+    last = name.rpartition(".")[2].replace("-", "_").lower()
+    for here, names in elsewhere.items():
+        if last in names.split() and (here in known or " " in here):
+            value = f" {name}" if name in VALUES else ""
+            remark = f" ({REMARKS[here]})" if here in REMARKS else ""
+            return f"; it is {dashes}{here}{value} here{remark}"
     near = nearest(name, known)
-    return f"; did you mean {dashes}{near}?" if near else "; --help all lists them"
-
-
-def translated(name: str, known: Collection[str]) -> str | None:
-    """What is called ``name`` elsewhere; None also where only the group before the dot is wrong."""
-    group, _, last = name.rpartition(".")
-    plain = last.replace("-", "_").lower()
-    key = next((key for key, names in ELSEWHERE.items() if key in known and plain in names.split()), None)
-    return None if key == name or (group and key is not None and key.rpartition(".")[2] == last) else key
+    return f"; did you mean {dashes}{near}?" if near else f"; {otherwise}"
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:

@@ -3,29 +3,25 @@
 
 Control characters in labels, texts, paths and options are spelt as JSON spells them, ``\\u001b``, before they are
 printed: a person sees them, and what a program reads as JSON keeps its values. Passwords and tokens of an address
-are cut (:func:`public`) from all that is said or written down. rich draws, and is imported at the first line that goes
-to a terminal. ``NO_COLOR`` and ``TERM=dumb`` are heeded, and ``COLUMNS`` where the output is a terminal.
+are cut (:func:`public`) from all that is said or written down. ``NO_COLOR`` and ``TERM=dumb`` are heeded, and
+``COLUMNS`` where the output is a terminal.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import shutil
 import sys
 import textwrap
 import time
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Literal, TextIO, cast
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 but for newline and tab, DEL, C1, separators of lines, overrides of direction, halves of surrogate pairs."""
-BREAK = re.compile("[\n\t]")
 ADDRESS = re.compile(
     r"""([a-z][a-z0-9+.-]*://)                              # the protocol
     (?:[^\s/?\#"]*@ | [^\s/?\#@":]+:(?!\d+[/?\#\s])[^\s"]*@)?  # a name, and a password, which may hold a slash
@@ -39,7 +35,7 @@ SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 def printable(text: str) -> str:
     """``text`` that does nothing to a terminal; newlines and tabs are left."""
-    return text if text.isascii() and text.isprintable() else CONTROL.sub(_spelt, text)
+    return text if text.isascii() and text.isprintable() else CONTROL.sub(lambda found: _named(found[0]), text)
 
 
 def plain_line(text: str, *, strict: bool = False) -> str:
@@ -48,7 +44,7 @@ def plain_line(text: str, *, strict: bool = False) -> str:
         return text
     if strict:
         return "".join(letter if letter.isprintable() else _named(letter) for letter in text)
-    return BREAK.sub(_spelt, printable(text))
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def public(text: str) -> str:
@@ -90,10 +86,6 @@ def _one_line(text: str) -> str:
     return " ".join(plain_line(public(text), strict=True).split())
 
 
-def _spelt(found: re.Match[str]) -> str:
-    return _named(found[0])
-
-
 def _named(letter: str) -> str:
     return SHORT.get(letter) or (f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}")
 
@@ -116,6 +108,7 @@ class Guarded:
 
     def write(self, text: str) -> int:
         """Write; returns how many characters were given."""
+        wipe()
         self.guarded.write(spelt(text, self.guarded))
         return len(text)
 
@@ -185,10 +178,10 @@ LONGEST = 100
 """Columns of a sentence in a terminal that has more: longer lines are hard to read."""
 FACT_INDENT = 11
 """Where the text of a fact begins, after its name."""
-GAP = 2
-"""Cells between two columns of a table."""
+GAP = "  "
+"""Between two columns of a table."""
 LEAST_SHRUNK = 12
-"""Cells to which a column of a table may shrink."""
+"""Cells to which a column of words may shrink."""
 REDRAW_EVERY_S = 0.25
 BAR_CELLS = 30
 
@@ -197,8 +190,9 @@ def cells(text: str) -> int:
     """How many cells of a terminal ``text`` takes that is ``printable``."""
     if text.isascii():
         return len(text)
-    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    return len(text) + wide - sum(unicodedata.category(letter) in ("Mn", "Me", "Cf") for letter in text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def shortened(text: str, most: int) -> str:
@@ -217,20 +211,14 @@ def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[
     ``first`` begins the first line. Each line of ``text`` is wrapped by itself. A word that is longer than a line, such
     as a path, stays whole.
     """
+    wrapper = textwrap.TextWrapper(
+        width, expand_tabs=False, replace_whitespace=False, break_long_words=False, break_on_hyphens=False
+    )
     result: list[str] = []
-    for number, line in enumerate(printable(text).split("\n")):
-        start = first if number == 0 else " " * (indent if first else 0)
-        below = " " * (indent + len(line) - len(line.lstrip(" ")))
-        result += textwrap.wrap(
-            line,
-            width,
-            initial_indent=start,
-            subsequent_indent=below,
-            expand_tabs=False,
-            replace_whitespace=False,
-            break_long_words=False,
-            break_on_hyphens=False,
-        ) or [start.rstrip()]
+    for line in printable(text).split("\n"):
+        wrapper.initial_indent = " " * (indent if first else 0) if result else first
+        wrapper.subsequent_indent = " " * (indent + len(line) - len(line.lstrip(" ")))
+        result += wrapper.wrap(line) or [wrapper.initial_indent.rstrip()]
     return result
 
 
@@ -244,45 +232,43 @@ class Column:
     """Where not all columns fit, those of the largest weight go first; those of 0 stay."""
     right: bool = True
     """Numbers stand at the right, words at the left."""
-    least: int = 0
-    """Cells that it takes at least, so that rows which are printed one by one stand below each other."""
     shrinks: bool = False
     """Its texts are shortened before a column goes."""
 
 
-def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int) -> list[tuple[Column, int]]:
+def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int) -> dict[Column, int]:
     """The columns that fit into ``width`` cells, each with the cells that it takes. Empty columns are left out."""
-    found: list[tuple[Column, int]] = []
+    found: dict[Column, int] = {}
     for column in columns:
         texts = [plain_line(row.get(column.key, "")) for row in rows]
         if not rows or any(texts):
-            found.append((column, max(column.least, cells(plain_line(column.title)), *map(cells, texts), 0)))
+            found[column] = max(map(cells, [plain_line(column.title), *texts]))
 
     def excess() -> int:
-        return sum(taken for _, taken in found) + GAP * (len(found) - 1) - width
+        return sum(found.values()) + len(GAP) * (len(found) - 1) - width
 
-    for place, (column, taken) in enumerate(found):
+    for column in found:
         if column.shrinks and excess() > 0:
-            found[place] = column, min(taken, max(LEAST_SHRUNK, taken - excess()))
-    while excess() > 0 and any(column.weight for column, _ in found):
-        found.remove(max(found, key=lambda one: one[0].weight))
+            found[column] = min(found[column], max(LEAST_SHRUNK, found[column] - excess()))
+    while excess() > 0 and any(column.weight for column in found):
+        del found[max(found, key=lambda column: column.weight)]
     return found
 
 
-def row_line(layout: Iterable[tuple[Column, int]], row: Mapping[str, str]) -> str:
+def row_line(layout: Mapping[Column, int], row: Mapping[str, str]) -> str:
     """One row of a table that was laid out."""
     texts = []
-    for column, width in layout:
+    for column, width in layout.items():
         text = plain_line(row.get(column.key, ""))
         text = shortened(text, width) if column.shrinks else text
         blank = " " * (width - cells(text))
         texts.append(blank + text if column.right else text + blank)
-    return (" " * GAP).join(texts).rstrip()
+    return GAP.join(texts).rstrip()
 
 
-def head_line(layout: Sequence[tuple[Column, int]]) -> str:
+def head_line(layout: Mapping[Column, int]) -> str:
     """The titles of a table that was laid out."""
-    return row_line(layout, {column.key: column.title for column, _ in layout})
+    return row_line(layout, {column.key: column.title for column in layout})
 
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int = WIDTH) -> list[str]:
@@ -291,19 +277,28 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: i
     return [head_line(layout), *(row_line(layout, row) for row in rows)]
 
 
-def fitted(parts: Sequence[tuple[str, int]], width: int = WIDTH) -> str:
-    """``a  b  c``: texts side by side; where not all fit, those of the largest weight go first, never those of 0."""
-    columns = [Column(key=str(place), title=text, weight=weight) for place, (text, weight) in enumerate(parts)]
-    return head_line(laid_out(columns, [], width))
-
-
 Tone = Literal["", "head", "good", "warn", "bad"]
-STYLES: dict[str, str] = {"head": "bold", "good": "green", "warn": "yellow", "bad": "red"}
+STYLES: dict[str, str] = {"head": "1", "good": "32", "warn": "33", "bad": "31"}
+"""Tone -> bold, green, yellow, red as a terminal takes them."""
+WIPE = "\r\x1b[K"
+_drawn: list[TextIO] = []
+"""Where the live line stands, while there is one."""
 
 
 def is_terminal(stream: TextIO) -> bool:
     """Whether somebody watches: a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def wipe() -> None:
+    """Take the live line away, if there is one: what is printed now stands in its place, and it is drawn again."""
+    while _drawn:
+        print(WIPE, end="", file=_drawn.pop(), flush=True)
+
+
+def in_tone(text: str, tone: str) -> str:
+    """The text as a terminal shows it in a tone, unless nobody wants colours."""
+    return text if not (tone and text) or os.environ.get("NO_COLOR") else f"\x1b[{STYLES[tone]}m{text}\x1b[0m"
 
 
 class Screen:
@@ -315,9 +310,6 @@ class Screen:
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, errors: bool = False) -> None:
         """``stream`` replaces stdout; ``errors``: stderr does."""
         self.quiet, self.given, self.errors = quiet, stream, errors
-        self.rich: Any = None
-        self.drawn: Any = None
-        """rich's progress display, while there is one."""
         self.drawn_at = 0.0
 
     @property
@@ -327,8 +319,8 @@ class Screen:
 
     @property
     def is_live(self) -> bool:
-        """Whether somebody watches, and there is rich to draw with."""
-        return not self.quiet and is_terminal(self.stream) and find_spec("rich") is not None
+        """Whether somebody watches."""
+        return not self.quiet and is_terminal(self.stream)
 
     @property
     def width(self) -> int:
@@ -353,27 +345,14 @@ class Screen:
         """Lines as they are, all in one tone; or the first ``head`` letters of the first one as a head."""
         if self.quiet or not lines:
             return
-        if not self.is_live:
-            print("\n".join(lines), file=guarded(self.stream), flush=True)
-            return
-        from rich.text import Text
-
-        text = Text(spelt("\n".join(lines), self.stream))
-        if not os.environ.get("NO_COLOR"):
-            text.stylize(STYLES.get(tone, ""))
-            text.stylize(STYLES["head"] if head else "", 0, head)
-        self.console().print(text, soft_wrap=True)
-
-    def console(self) -> Any:
-        """rich's view of the stream; the same one for as long as a line is drawn."""
-        if self.rich is None:
-            from rich.console import Console
-
-            self.rich = Console(file=self.stream, highlight=False, markup=False, emoji=False)
-        return self.rich
+        text = spelt("\n".join(lines), self.stream)
+        if self.is_live:
+            text = in_tone(text[:head], "head") + in_tone(text[head:], tone)
+        wipe()
+        print(text, file=self.stream, flush=True)
 
     def live(self, before: str, share: float, after: str, *, now: bool = False) -> None:
-        """Draw ``before ━━━━── after`` at the foot of a terminal, a few times a second, or at once if ``now``.
+        """Draw ``before ####---- after`` at the foot of a terminal, a few times a second, or at once if ``now``.
 
         ``share`` of the bar is done, from 0 to 1.
         """
@@ -381,39 +360,12 @@ class Screen:
         if not self.is_live or (not now and moment - self.drawn_at < REDRAW_EVERY_S):
             return
         self.drawn_at = moment
-        self.drawn = self.drawn or self.begin()
-        before = plain_line(before)
-        texts = {"description": before, "after": shortened(after, max(self.width - cells(before) - BAR_CELLS - 4, 8))}
-        if not self.drawn.task_ids:
-            self.drawn.add_task(total=1.0, **texts)
-        self.drawn.update(self.drawn.task_ids[0], completed=share, refresh=True, **texts)
-
-    def begin(self) -> Any:
-        """rich's bar. What others print meanwhile comes to stand above it; the cursor stays visible, since a process
-        that is killed could not bring it back. What an error leaves behind is wiped away at the exit."""
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        atexit.register(self.end)
-        drawn = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(BAR_CELLS),
-            TextColumn("{task.fields[after]}", markup=False),
-            console=self.console(),
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=is_terminal(sys.stdout),
-            redirect_stderr=is_terminal(sys.stderr),
-        )
-        before = sys.stdout, sys.stderr
-        drawn.start()
-        if (sys.stdout, sys.stderr) != before:  # rich takes what is printed, and gives back what was there
-            sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
-        drawn.console.show_cursor(True)
-        return drawn
+        done = round(share * BAR_CELLS)
+        line = shortened(f"{before} {'#' * done}{'-' * (BAR_CELLS - done)} {after}", self.width - 1)
+        wipe()
+        _drawn.append(self.stream)
+        print(spelt(line, self.stream), end="", file=self.stream, flush=True)
 
     def end(self) -> None:
-        """Wipe the live line away, if there is one."""
-        if self.drawn is not None:
-            atexit.unregister(self.end)
-            self.drawn.stop()
-            self.drawn = None
+        """Take the live line away, if there is one."""
+        wipe()

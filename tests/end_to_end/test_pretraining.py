@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path) -> Path:
     run = data.parent / "run"
     options = ("--task", "language_model", "--data", data, "--run", run, *SMALL)
-    check_what_is_said(succeed(train_to_end(*options, processes=2, module="harness.pretrain")).stdout, run)
+    check_what_is_said(succeed(train_to_end(*options, processes=2)).stdout, run)
     return run
 
 

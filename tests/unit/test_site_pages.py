@@ -61,7 +61,7 @@ def test_every_command_stands_in_the_reference_with_its_options(package: str, ta
     page = reference.on_page_markdown(f"<!-- commands: {package} -->")
     for command in table:
         usage = f"python -m {package} {command.name}"
-        words = f" {command.words.spelling}" if command.words else ""
+        words = f" {command.words.spelling}".rstrip()
         section = page.partition(f"\n```\n{usage}{words} [--key value …]\n")[2].partition("\n### ")[0]
         assert section.startswith(f"{command.example}\n```\n" if command.example else "```\n"), usage
         shared, own = reference.load(reference.SHARED[package]), reference.load(command.config or command.keys)

@@ -45,7 +45,7 @@ GOLDEN = {
 def typed(*words: str) -> tuple[SubmitConfig, list[str]]:
     """The command line as ``submit`` reads it."""
     alone, options = cli.apart(words, SubmitConfig)
-    return cli.parse(SubmitConfig, [word for _, option in options for word in option], prog="submit"), alone
+    return cli.parse(SubmitConfig, [f"--{key}={value}" for key, value in options], prog="submit"), alone
 
 
 def made(*words: str) -> list[script.Job]:
