@@ -31,12 +31,18 @@ HELD = {"T": "stopped", "t": "held by a debugger"}
 """States in which a process does nothing until somebody lets it go on (proc(5))."""
 
 
+def status(pid: int) -> dict[str, str]:
+    """What Linux says of a process (``/proc/PID/status``); nothing of one that is gone, and where there is no /proc."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
 def held(pid: int) -> str | None:
-    """Why a process does nothing until somebody lets it go on; None for one that runs, and where there is no /proc."""
-    try:  # the name before the state may hold anything
-        return HELD.get(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
-    except (OSError, IndexError):
-        return None
+    """Why a process does nothing until somebody lets it go on; None for one that runs, and if that is not known."""
+    return HELD.get(status(pid).get("State", "")[:1])
 
 
 def in_words(pid: int) -> str:
@@ -47,14 +53,9 @@ def in_words(pid: int) -> str:
 
 def has_taken(pid: int, signal: int) -> bool:
     """Whether a process has no signal of this number waiting for it, or does not take any yet; True if not known."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return True
-    masks = {name: int(value, 16) for name, _, value in (line.partition(":") for line in lines) if name in MASKS}
-    bit = 1 << (signal - 1)
-    waiting = any(masks.get(name, 0) & bit for name in ("SigPnd", "ShdPnd"))
-    return not waiting or bool(masks.get("SigBlk", 0) & bit)
+    found = status(pid)
+    own, shared, blocked = (int(found.get(mask, "0"), 16) for mask in ("SigPnd", "ShdPnd", "SigBlk"))
+    return not (own | shared) & ~blocked & 1 << (signal - 1)
 
 
 def end_spawned() -> None:
@@ -67,9 +68,6 @@ def end_spawned() -> None:
         with contextlib.suppress(OSError):  # a process that has
             if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signals.SIGKILL)
-
-
-MASKS = ("SigPnd", "ShdPnd", "SigBlk")
 
 
 def memory_bytes(root: str | Path = "/sys/fs/cgroup", membership: str | None = None) -> int:
