@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import platform
+import re
 import select
 import signal
 import signal as signals
@@ -70,22 +71,15 @@ def end_spawned() -> None:
                 os.kill(pid, signals.SIGKILL)
 
 
-def memory_bytes(root: str | Path = "/sys/fs/cgroup", membership: str | None = None) -> int:
-    """Bytes that processes here can have at most: the machine's, or what their control groups (version 2) are given.
-
-    ``membership`` is the text of ``/proc/self/cgroup`` (cgroups(7)).
-    """
+def memory_bytes() -> int:
+    """Bytes that processes here can have at most: the machine's, or what their control groups (version 2) are given."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    try:
-        text = Path("/proc/self/cgroup").read_text(encoding="utf-8") if membership is None else membership
-    except OSError:
-        text = ""
-    path = next((line[3:].lstrip("/") for line in text.splitlines() if line.startswith("0::")), "")
-    for folder in (Path(root, path), *Path(root, path).parents):
-        try:
-            limits.append(int((folder / "memory.max").read_text(encoding="utf-8")))
-        except (OSError, ValueError):  # no such file, or max
-            continue
+    with contextlib.suppress(OSError):
+        found = re.search("^0::/(.*)$", Path("/proc/self/cgroup").read_text(encoding="utf-8"), re.MULTILINE)
+        group = Path("/sys/fs/cgroup", found[1] if found else "")
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or max
+                limits.append(int((folder / "memory.max").read_text(encoding="utf-8")))
     return min(limits)
 
 

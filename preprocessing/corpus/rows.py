@@ -162,7 +162,7 @@ def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> tuple[np.nd
         value = as_found(column[at].as_py())
         what = f"label {value[:60]!r} is not known" if labels and value else "there is no label"
         mend = "fill it in, or leave such rows out with source.missing_label drop"
-        mend = f"known are {labels.expected()}; correct the row, or set source.labels" if labels else mend
+        mend = f"known are {', '.join(labels.numbers)}; correct the row, or set source.labels" if labels else mend
         raise fail(part, int(rows[at]), f"{what}; {mend}")
     if labels is None:
         check_number(names, part.file)
