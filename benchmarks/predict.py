@@ -86,9 +86,8 @@ class NotebookLoop:
 
     def __init__(self, scorer: Scorer) -> None:
         """A network of the same sizes, with random weights: they do not change the time that it takes."""
-        bundle: Any = scorer.bundle  # type: ignore[attr-defined]
-        shape, self.length = bundle.info.model, bundle.pipeline.spec.max_tokens
-        self.ids = {word: number for number, word in enumerate(bundle.vocabulary.tokens.to_pylist())}
+        shape, self.length = scorer.info.model, scorer.encoder.pipeline.spec.max_tokens
+        self.ids = {word: number for number, word in enumerate(scorer.vocabulary.tokens.to_pylist())}
         self.tokens: Callable[[Texts], Any] = notebook(TextSpec(stop_words="nltk", lemmatizer="wordnet"))
         self.embedding = nn.Embedding(len(self.ids), shape["embedding_dim"], padding_idx=PAD)
         options = {"batch_first": True, "bidirectional": shape["bidirectional"]}

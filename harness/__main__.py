@@ -86,7 +86,7 @@ COMMANDS = (
     Command(
         "explain",
         "What each word of a text adds to a class.",
-        main="harness.inference.explain:main",
+        main="harness.inference.explanation:main",
         config="harness.inference.config:ExplainConfig",
         words=Words("RUN TEXT …", takes="one run directory, then texts", least=0, most=None, texts=True),
         first=("run", "input", "output", "column", "label"),

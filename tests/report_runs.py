@@ -137,4 +137,3 @@ def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int
             _, labels, logits = scores_of(data, manifest, "validation", grown, seed)
             values = numbers_of(classification_metrics(logits, labels))
             log.write("validation", {"step": step, "epoch": step // 50, **values, "best": step <= 150})
-    log.close()

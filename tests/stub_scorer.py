@@ -53,7 +53,8 @@ class Stub:
     def predict(self, encoded: list[np.ndarray]) -> dict[str, Any]:
         """The columns of some texts."""
         logits = self.score(encoded)
-        return prediction_columns((logits > 0).astype(np.int64), probabilities(logits), LABELS, "text")
+        columns = prediction_columns((logits > 0).astype(np.int64), probabilities(logits), LABELS, "text")
+        return {name: column.tolist() for name, column in columns.items()}
 
 
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
@@ -61,7 +62,7 @@ def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", **FACTS)
     monkeypatch.setitem(scorer.ENGINES, "torch", f"{__name__}:Stub")
     monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
-    monkeypatch.setattr(predict, "read_info", lambda directory: info)
+    monkeypatch.setattr(predict, "read_classifier", lambda directory: info)
     for module in (scorer, predict):
         monkeypatch.setattr(module, "engine_of", lambda directory, engine: "torch")
     return info

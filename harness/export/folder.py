@@ -25,8 +25,7 @@ from harness.export.card import Records, render
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, logits_of, read_bundle, same_text
-from harness.inference.onnx_scorer import onnx_logits, session_of
-from harness.inference.scorer import SCHEME, hush_bars
+from harness.inference.scorer import SCHEME, hush_bars, onnx_logits, session_of
 from harness.model.classifier import Classifier
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
@@ -38,12 +37,12 @@ from harness.rundir.bundle_files import (
     PROBABILITIES,
     BundleInfo,
     ExportInfo,
-    facts_of,
     identity,
     read_weights,
     write_export,
     write_info,
 )
+from harness.rundir.json_files import facts_of
 from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
@@ -128,7 +127,7 @@ def push(folder: Path, repository: str) -> str:
 def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
     """Write the folder beside its name, then give it the name. Raises ``UserError``; nothing is left in that case."""
     bundle, wanted = read_bundle(place.bundle), config.onnx or config.int8
-    bundle.encoder()
+    bundle.encode([])  # which checks the text→ids function
     needed("huggingface_hub", "export", "hub")
     if wanted:
         needed("onnx", "--onnx", "onnx")
@@ -175,7 +174,7 @@ def write_forms(
     info, decision = bundle.info, bundle.decision
     network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
     session = session_of(network, ONNX)
-    longest = bundle.pipeline.spec.max_tokens
+    longest = bundle.encoder.pipeline.spec.max_tokens
     parity = compare(bundle.model, session, decision, info.vocabulary_size, longest, config.batch)
     (folder / ONNX).write_bytes(network)
     screen.fact(

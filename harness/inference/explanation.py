@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A text whose words are marked by how much each adds to a class: as data, text, a terminal's colours, JSON and HTML.
+"""``python -m harness explain``: what each word of a text adds, as calibrated log-odds of a class; of texts, or of the
+rows of a file; as data, text, a terminal's colours, JSON or one HTML page.
 
 Orange speaks for a class and blue against it, which colour-blind readers can tell apart. Where there is no colour, a
 solid or a dotted line below the word says the same, or its score behind it.
@@ -13,29 +14,55 @@ import html
 import itertools
 import json
 import os
+import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.terminal import Screen, plain_line, printable, public
+import numpy as np
+
+from harness.inference.config import STDIN, ExplainConfig, Form
+from harness.inference.rows import KINDS, find, lines_of_stdin, reading_by, refuse_input, texts_in
+from harness.rundir.bundle_files import bundle_directory, read_classifier
+from harness.scores.metrics import predicted_labels, probabilities
+from preprocessing.base import atomic
+from preprocessing.base.atomic import check_replaced, storing, temporary_folder
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.terminal import Screen, bare, counted, plain_line, printable, public, shortened
+from preprocessing.corpus.sources import File
 from preprocessing.text.cleaning import encode
-from preprocessing.text.encoder import Span
+from preprocessing.text.encoder import Span, kept_at_head, spans_of
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.tokenizer import Tokens
 from preprocessing.text.vocabulary import RESERVED, UNK
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.inference.bundle import Bundle
+    from harness.model.attribution import Attribution
+    from harness.model.classifier import Classifier
+
 NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
 UNKNOWN = RESERVED[UNK]
-LISTED = 20
-"""Classes that a sentence names."""
+LISTED = 400
+"""Cells of a list of classes in a sentence."""
+WRITTEN = ("text", "label", "predicted", "probability", "logit", "baseline", "tokens", "spans", "scores")
+"""What is written of an explanation as JSON."""
 Explained = tuple[int | None, "Explanation"]
 """A text's row in its file, if it has one, and the text explained."""
 GENERATOR = "padless explain"
 """What a page of explanations says that it was made by."""
+WRITTEN_BY_US: dict[Form, tuple[str, ...]] = {
+    "html": (f'<meta name="generator" content="{GENERATOR}">',),
+    "json": ('"tokens": ', '"scores": ', '"baseline": '),
+    "text": ("\nfor ", "\nagainst: "),
+}
+"""What a file of each form contains."""
 LEGEND = [("These words", 1.0), (" speak for the class, ", 0.0), ("these", -1.0), (" against it; ", 0.0)]
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
@@ -120,25 +147,13 @@ class Explanation:
         """A row for each token: ``token``, ``score``, and its place ``start``, ``end`` in the text."""
         import pandas as pd
 
-        frame = pd.DataFrame({"token": self.tokens, "score": self.scores})
-        for place, name in enumerate(("start", "end")):
-            values = [None if span is None else span[place] for span in self.spans]
-            frame[name] = pd.array(values, dtype="Int64")
-        return frame
+        starts, ends = zip(*(span or (None, None) for span in self.spans), strict=True)
+        frame = pd.DataFrame({"token": self.tokens, "score": self.scores, "start": starts, "end": ends})
+        return frame.astype({"start": "Int64", "end": "Int64"})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the command ``explain`` writes them as JSON."""
-        return {
-            "text": self.text,
-            "label": self.label,
-            "predicted": self.predicted,
-            "probability": self.probability,
-            "logit": self.logit,
-            "baseline": self.baseline,
-            "tokens": list(self.tokens),
-            "spans": [None if span is None else list(span) for span in self.spans],
-            "scores": list(self.scores),
-        }
+        return {name: getattr(self, name) for name in WRITTEN}
 
     @property
     def head(self) -> str:
@@ -182,11 +197,113 @@ class Explanation:
         return f"<padless explanation of {shown(self.text[:40])!r}: {self.head}>"
 
 
+def main(config: ExplainConfig, words: list[str]) -> int:
+    """Explain the texts given, or the rows of the input file, with the best weights of a run."""
+    if config.run is None and not words:
+        raise ConfigError('no run named: explain RUN "text" takes a run directory, then texts')
+    run, texts = (words[0], words[1:]) if config.run is None else (config.run, words)
+    if bool(texts) == (config.input is not None):
+        raise ConfigError('nothing to explain: give texts (runs/mine "a fine film"), - or --input FILE (not both)')
+    for text in texts:
+        if Path(text).suffix.lower() in KINDS and os.path.isfile(text):
+            raise ConfigError(f"{text}: a file, not a text; explain its rows with --input {text}")
+    form, bundle = config.form, bundle_directory(run)
+    info = read_classifier(bundle)
+    if config.label is not None:
+        check_label(config.label, info.labels)
+    with ExitStack() as stack:
+        files: list[File] = []
+        chunks = lines_of_stdin() if texts == [STDIN] else iter([texts])
+        if config.input is not None:
+            work, reading = stack.enter_context(temporary_folder()), reading_by(config.given, bundle, info)
+            files = find([config.input], config.input_format, config.given, reading, work)
+            chunks = texts_in(files, work)
+            if config.rows is not None:
+                chunks = iter([list(itertools.islice(itertools.chain.from_iterable(chunks), config.rows))])
+        stream = bare(sys.stdout) if form == "html" else sys.stdout
+        if config.output is not None:
+            path = Path(config.output)
+            refuse_input(path, files)
+            check_replaced(path, config.overwrite, lambda: all(atomic.says(path, one) for one in WRITTEN_BY_US[form]))
+            stack.enter_context(storing(path, otherwise="name another --output"))
+            temporary = stack.enter_context(atomic.replacing(path))
+            stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
+        if files and config.rows is None:
+            for _ in texts_in(files, work):
+                pass  # a wrong row is refused before any is explained
+        number = write_all(stream, form, run, explained(config, bundle, chunks, bool(files)))
+        if not number:
+            raise DataError(f"{config.input}: holds no rows")
+    if config.output is not None:
+        Screen(quiet=config.quiet).say(f"{counted(number, 'explanation')} written to {config.output}")
+    return 0
+
+
+def explained(
+    config: ExplainConfig, directory: Path, chunks: Iterator[list[str]], numbered: bool
+) -> Iterator[Explained]:
+    """Each text explained, a batch at a time, with its row if they are ``numbered``."""
+    from harness.inference.bundle import Bundle
+    from harness.ranks.precision import choose_device, full_fp32
+
+    full_fp32()
+    bundle = Bundle(directory)
+    bundle.model.to(choose_device(config.device).value)
+    rows = itertools.count(1)
+    for texts in chunks:
+        for start in range(0, len(texts), config.batch):
+            for one in explain(bundle, texts[start : start + config.batch], config.label):
+                yield next(rows) if numbered else None, one
+
+
+def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> list[Explanation]:
+    """Each text with what its words add to ``label``, or to the class predicted for it, computed where the model is.
+
+    Raises ``ConfigError`` for a class that the model does not have.
+    """
+    labels, calibrated = bundle.labels, bundle.decision.calibrated
+    if label is not None:
+        check_label(label, labels)
+    encoded = bundle.encoder(list(texts))
+    ids = [part.astype(np.int64) for part in np.split(encoded.ids, encoded.offsets[1:-1])]
+    logits = calibrated(bundle.score(ids))
+    predicted, chances = predicted_labels(logits, bundle.decision.threshold), probabilities(logits)
+    classes = predicted if label is None else np.full(len(texts), labels.index(label))
+    result = []
+    for row, (text, found) in enumerate(zip(texts, added(bundle.model, ids, classes.tolist()), strict=True)):
+        tokens = bundle.vocabulary.tokens.take(ids[row]).to_pylist()
+        one = Explanation(
+            text=text,
+            label=labels[classes[row]],
+            predicted=labels[predicted[row]],
+            probability=float(chances[row, classes[row]]),
+            tokens=tuple(tokens),
+            spans=tuple(places(text, tokens, bundle.encoder.tokens, bundle.encoder.pipeline.spec)),
+            num_tokens=int(encoded.num_tokens[row]),
+            scores=tuple(calibrated(found.scores).tolist()),
+            logit=float(calibrated(np.array(found.logit))),
+            baseline=float(calibrated(np.array(found.baseline))),
+            points=found.points,
+        )
+        result.append(one)
+    return result
+
+
+def added(model: Classifier, ids: Sequence[np.ndarray], classes: Sequence[int]) -> Iterator[Attribution]:
+    """What each token of a text adds to the logit of its class, before calibration."""
+    from harness.model.attribution import attributions
+
+    two = model.num_classes == 2
+    for label, one in zip(classes, attributions(model, ids, [0] * len(ids) if two else classes), strict=True):
+        against = two and label == 0  # the one logit is that of class 1
+        yield replace(one, scores=-one.scores, logit=-one.logit, baseline=-one.baseline) if against else one
+
+
 def check_label(label: object, labels: Sequence[str]) -> None:
     """Raise ``ConfigError`` that names the classes there are for one that is none of them."""
     if label not in labels:
-        more = f", and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
-        raise ConfigError(f"label: the model has no class {str(label)!r}; it has {', '.join(labels[:LISTED])}{more}")
+        known = shortened(", ".join(labels), LISTED)
+        raise ConfigError(f"label: the model has no class {str(label)!r}; it has {known}")
 
 
 def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explained]) -> int:
@@ -194,9 +311,9 @@ def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explai
     each as soon as it is there; returns how many.
     """
     number = 0
-    for row, one in explanations:
+    for number, (row, one) in enumerate(explanations, 1):
         if form == "html":
-            stream.write("" if number else page_start(run))
+            stream.write(page_start(run) if number == 1 else "")
             number_of_row = "" if row is None else f'<p class="row">row {row:,}</p>'
             stream.write(f"<article>{number_of_row}{one.to_html()}</article>\n")
         elif form == "json":
@@ -205,15 +322,14 @@ def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explai
         else:
             write_text(Screen(stream=stream), row, one)
         stream.flush()
-        number += 1
     if form == "html" and number:
-        stream.write(f'<p class="note">{number:,} {"text" if number == 1 else "texts"}.</p>\n</body></html>\n')
+        stream.write(f'<p class="note">{counted(number, "text")}.</p>\n</body></html>\n')
     return number
 
 
 def write_text(screen: Screen, row: int | None, one: Explanation) -> None:
     """For people: colours in a terminal, scores behind words elsewhere."""
-    screen.say((f"row {row:,}: " if row is not None else "") + one.head, "head")
+    screen.say(one.head if row is None else f"row {row:,}: {one.head}", "head")
     if screen.is_live and not os.environ.get("NO_COLOR"):
         from rich.console import Console
 
@@ -246,15 +362,9 @@ def page_head(title: str, generator: str, style: str) -> str:
     every value in them is ours. ``generator`` says what wrote the page.
     """
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"style-src 'sha256-{digest}'",
-            "style-src-attr 'unsafe-inline'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; style-src-attr 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
     return (
         f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -275,23 +385,33 @@ def unix_lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def places(text: str, tokens: Sequence[str], words: Callable[[list[str]], Tokens], spec: TextSpec) -> list[Span | None]:
+    """Where each of the ``tokens`` that a model has read of a text stands in it; ``words`` is its pipeline's tokenizer.
+
+    What is not in the vocabulary was read as ``<unk>``.
+    """
+    known = set(tokens)
+
+    def tokens_of(some: list[str]) -> list[list[str]]:
+        return [[token if token in known else UNKNOWN for token in found] for found in words(some).to_lists()]
+
+    at_head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
+    return spans_of(text, tokens[:at_head], tokens[at_head:], tokens_of, strip_html=spec.html)
+
+
 def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) -> list[Piece]:
     """The text in pieces that give it when they are joined; tokens that share letters are one piece, with their sum."""
-    merged: list[tuple[int, int, float]] = []
     placed = sorted((*span, score) for span, score in zip(spans, scores, strict=True) if span is not None)
-    for start, end, score in placed:
-        if merged and start < merged[-1][1]:
-            first, last, before = merged[-1]
-            merged[-1] = (first, max(end, last), before + score)
-        else:
-            merged.append((start, end, score))
     result: list[Piece] = []
     position = 0
-    for start, end, score in merged:
-        result += [(text[position:start], 0.0)] * (start > position)
-        result.append((text[start:end], score))
-        position = end
-    return result + [(text[position:], 0.0)] * (position < len(text))
+    for start, end, score in placed:
+        if start < position:
+            before, total = result.pop()
+            result.append((before + text[position:end], total + score))
+        else:
+            result += [(text[position:start], 0.0), (text[start:end], score)]
+        position = max(position, end)
+    return [piece for piece in (*result, (text[position:], 0.0)) if piece[0]]
 
 
 def marked(pieces: Sequence[Piece]) -> list[tuple[str, float, float]]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,20 @@ def label_with_run(config: LabelConfig, session: Session) -> Path:
     Every rank calls this. Raises the same ``UserError`` on all of them.
     """
     assert config.run is not None
-    folder = bundle_directory(config.run).resolve()
-    bundle, manifest = weights_and_dataset(folder, config.data, session, partial(check_splits, config))
-    name = folder.parent.name if folder.name == BUNDLE else folder.name
-    path = Path(config.output) if config.output else path_of(config.data, name)
+    world, folder = session.world, bundle_directory(config.run).resolve()
+    bundle, manifest = weights_and_dataset(folder, config.data, session)
+    with world.together("looking for rows to score"):
+        check_splits(config, manifest)
     found: list[Scored] = []
     for split in (VALIDATION, UNLABELLED):
         scores, _ = score_split(bundle, manifest, split, config.data, config, session)
         found.append((scores.rows, scores.labels, scores.logits))
-    with session.world.together("writing soft labels"):
-        if session.world.is_main:
-            sha256 = bundle.info.weights_sha256
-            write(config, path, manifest, found, bundle.decision, teacher=f"run {name}", weights_sha256=sha256)
+    name = folder.parent.name if folder.name == BUNDLE else folder.name
+    path = Path(config.output) if config.output else path_of(config.data, name)
+    with world.together("writing soft labels"):
+        if world.is_main:
+            facts = {"teacher": f"run {name}", "weights_sha256": bundle.info.weights_sha256}
+            write(config, path, manifest, found, bundle.decision, **facts)
     return path
 
 
@@ -58,8 +59,14 @@ def label_with_baseline(config: LabelConfig) -> Path:
     check_splits(config, manifest)
     check_linear(config.data, manifest)
     linear = Linear.learn(config.data, manifest)
-    splits = [Split(config.data, manifest, name).check() for name in (VALIDATION, UNLABELLED)]
-    found = [(column(split, "row"), column(split, "label"), linear.logits(split)) for split in splits]
+    found: list[Scored] = []
+    for name in (VALIDATION, UNLABELLED):
+        split = Split(config.data, manifest, name).check()
+        rows, labels = (
+            np.concatenate([getattr(block, column) for block in split.blocks]).astype(np.int64)
+            for column in ("row", "label")
+        )
+        found.append((rows, labels, linear.logits(split)))
     _, labels, logits = found[0]
     path = Path(config.output) if config.output else path_of(config.data, "baseline")
     write(config, path, manifest, found, decide(logits, labels, EvaluationConfig()), teacher="baseline")
@@ -68,16 +75,11 @@ def label_with_baseline(config: LabelConfig) -> Path:
 
 def check_splits(config: LabelConfig, manifest: Manifest) -> None:
     """Raise ``DataError`` if the dataset lacks a split that is to be scored, or validation, which measures teachers."""
-    for name in (VALIDATION, UNLABELLED):
+    wanted = {VALIDATION: "no validation split; build it with one"}
+    wanted[UNLABELLED] = "no unlabelled rows; build it with source.unlabelled_path"
+    for name, lacks in wanted.items():
         if not manifest.splits.get(name):
-            what = "no unlabelled rows" if name == UNLABELLED else f"no {name} split"
-            how = "build it with source.unlabelled_path" if name == UNLABELLED else "build it with one"
-            raise DataError(f"{Path(config.data, MANIFEST)}: has {what}; {how}")
-
-
-def column(split: Split, name: str) -> np.ndarray:
-    """A column of a split's rows as they lie in the shards, int64 ``[rows]``."""
-    return np.concatenate([getattr(block, name) for block in split.blocks]).astype(np.int64)
+            raise DataError(f"{Path(config.data, MANIFEST)}: has {lacks}")
 
 
 def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict[str, Any]:
@@ -100,8 +102,13 @@ def write(
     """
     (_, labels, logits), (rows, _, unlabelled) = found
     validation = measured(logits, labels, decision)
-    known: dict[str, Any] = {"dataset": manifest.fingerprint, "labels": manifest.labels, **facts}
-    teacher = Teacher(temperature=decision.temperature, validation=validation, **known)
+    teacher = Teacher(
+        dataset=manifest.fingerprint,
+        labels=manifest.labels,
+        temperature=decision.temperature,
+        validation=validation,
+        **facts,
+    )
     chances = probabilities(decision.calibrated(unlabelled)).astype(np.float32)
     with storing(path, otherwise="name another file with --output"):
         digest = write_soft_labels(path, teacher, {UNLABELLED: (rows, chances)})

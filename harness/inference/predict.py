@@ -17,9 +17,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,10 +41,9 @@ from harness.inference.rows import (
     texts_of,
 )
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
-from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
+from harness.rundir.bundle_files import bundle_directory, read_classifier
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
-from harness.rundir.training_facts import DIALECT, Reading
 from preprocessing.base import atomic, processes
 from preprocessing.base.atomic import check_replaced, storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -55,7 +54,7 @@ from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
-from preprocessing.job.executors import available_cores, workers
+from preprocessing.job.executors import Workers, available_cores, workers
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
@@ -71,20 +70,6 @@ ANEW = f"{OTHERWISE}, or set --overwrite true"
 GROUP_ROWS = 1 << 16
 """Most rows of a row group of Parquet."""
 COPY_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How the weights are opened."""
-
-    engine: str
-    run: str
-    settled: dict[str, str]
-    batch: int
-
-    def scorer(self) -> Scorer:
-        """This thread's scorer: opened once, and kept from one part to the next."""
-        return engine.kept(self, partial(open_scorer, self.run, self.engine, self.batch, self.settled))
 
 
 @dataclass(frozen=True)
@@ -106,7 +91,8 @@ class ScoredPart(engine.Part[Made]):
     number: int
     part: Part
     layout: Layout
-    opening: Opening
+    scorer: tuple[str, str, int, dict[str, str]]
+    """What ``open_scorer`` takes; each thread of a worker opens it once."""
 
     result: ClassVar[type] = Made
 
@@ -117,14 +103,15 @@ class ScoredPart(engine.Part[Made]):
 
     def make(self) -> tuple[Made, dict[str, str]]:
         """Raises ``DataError`` for what cannot be read, ``OSError`` for what cannot be written."""
-        scorer, part, layout = self.opening.scorer(), self.part, self.layout
+        scorer: Scorer = engine.kept(self.key, partial(open_scorer, *self.scorer))
+        part, layout = self.part, self.layout
         if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
             raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
         count = unread = 0
         held: list[pa.Table] = []
         with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
             for rows, encoded in encoded_ahead(part, layout, scorer):
-                added = dict(zip(layout.names, map(list_of, scorer.predict(encoded).values()), strict=True))
+                added = dict(zip(layout.names, scorer.predict(encoded).values(), strict=True))
                 if layout.kind == "parquet":
                     held.append(layout.table(part, rows, added))
                 else:
@@ -142,23 +129,13 @@ def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[
     """Some rows at a time with their ids; another thread reads and encodes the next ones meanwhile."""
     needed = None if layout.top is None else [part.file.source.text_column]  # the bytes of the others stay as they are
     pieces = tables.iter_rows(part, needed, layout.schema)
-
-    def step() -> tuple[Rows, list[np.ndarray]] | None:
-        rows = next(pieces, None)
-        return None if rows is None else (rows, scorer.encode(texts_of(part, rows, layout.missing)))
-
+    steps = ((rows, scorer.encode(texts_of(part, rows, layout.missing))) for rows in pieces)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(step)
+        waiting = pool.submit(next, steps, None)
         # cannot hang: the next rows are read from a regular file and encoded
         while (found := waiting.result()) is not None:
-            waiting = pool.submit(step)
+            waiting = pool.submit(next, steps, None)
             yield found
-
-
-def list_of(values: Any) -> list[Any]:
-    """An array as plain values."""
-    found: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    return found
 
 
 def main(config: PredictConfig, texts: list[str]) -> int:
@@ -181,7 +158,7 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     """Print a line for each text."""
     encoded, screen = scorer.encode(texts), Screen()
     columns, unknown = scorer.predict(encoded), unknown_shares(encoded)
-    rows = zip(*(list_of(column) for column in columns.values()), strict=True)
+    rows = zip(*columns.values(), strict=True)
     for text, row, share in zip(texts, rows, unknown.tolist(), strict=True):
         values = dict(zip(columns, row, strict=True))
         if as_json:
@@ -194,131 +171,22 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     sys.stdout.flush()
 
 
-@dataclass(frozen=True)
-class Output:
-    """The file that is written, and the folder of what was begun, the markers of finished parts and the parts."""
-
-    target: Path
-    kind: str
-    """csv, tsv, jsonl or parquet."""
-
-    @property
-    def work(self) -> Path:
-        """The folder, absolute."""
-        return self.target.with_name(f"{self.target.name}.parts").absolute()
-
-    @classmethod
-    def of(cls, config: PredictConfig) -> Output:
-        """What ``config`` names. Raises ``ConfigError`` for what cannot be written to."""
-        assert config.output is not None
-        if addresses.is_remote(config.output):
-            raise ConfigError(f"--output {config.output}: is remote; write to a disk here, and copy what is whole")
-        target = Path(config.output).expanduser()
-        if config.output.endswith("/") or (target.exists() and not target.is_file()):
-            raise ConfigError(f"--output {config.output}: is no file; name one, as in predicted.parquet")
-        kind = KINDS.get(target.suffix.lower(), "txt")
-        if kind == "txt":
-            raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
-        return cls(target, kind)
-
-    def writing(self) -> AbstractContextManager[None]:
-        """Turns a failure to write into a ``StorageError`` that names the output."""
-        return storing(self.target, otherwise=OTHERWISE)
-
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Hold the output against other predictions.
-
-        Raises ``ConfigError`` for a folder of somebody else, ``StorageError`` where nothing can be written,
-        ``UserError`` while another prediction is being written there.
-        """
-        refusal = UserError(f"{self.target}: another process is predicting to it; wait for it, or stop it")
-        if os.path.lexists(self.work) and not atomic.is_signed(self.work, self.target):
-            what = "is where parts would lie, and no prediction made it"
-            raise ConfigError(f"{self.work}: {what}; rename it, or {OTHERWISE}")
-        with self.writing():
-            if not self.work.exists():
-                with suppress(FileExistsError), atomic.new_folder(self.work) as work:  # another process may be faster
-                    atomic.sign(work, self.target)
-            with locked(self.work / LOCK, 0, refusal):
-                atomic.sweep(self.target)
-                try:
-                    yield
-                finally:
-                    if self.work.is_dir() and not (self.work / BEGUN).exists():
-                        atomic.vanish(self.work)
-
-    def clear(self) -> None:
-        """Remove what was begun, but for the lock."""
-        for path in self.work.iterdir():
-            if path.name not in (LOCK, atomic.MARK):
-                atomic.remove(path)
-
-
-@dataclass(frozen=True)
-class Job:
-    """All parts of a prediction."""
-
-    output: Output
-    parts: list[ScoredPart]
-
-    def progress(self, parts: Sequence[ScoredPart], quiet: bool) -> engine.Progress:
-        """Shows how far some parts are, where there are several."""
-        screen = Screen(errors=True, quiet=quiet or len(parts) < 2)
-        return engine.Progress("predicting", sum(part.size for part in parts), screen=screen)
-
-    def finish(self, made: Mapping[int, Made], screen: Screen) -> None:
-        """Put the parts together, and say what there is. Raises ``DataError`` for a part that is not there."""
-        for part in self.parts:
-            if part.number not in made or not part.path.is_file():
-                what = "is not seen here; name an --output on a disk that all who predict share"
-                raise DataError(f"{part.path}: {what}")
-        with self.output.writing():
-            with atomic.replacing(self.output.target) as temporary:
-                (join_parquet if self.output.kind == "parquet" else join_lines)(self.parts, temporary)
-            atomic.vanish(self.output.work)
-        rows = sum(one.rows for one in made.values())
-        screen.say(f"{rows:,} predictions written to {self.output.target}")
-        if unread := sum(one.without_known_word for one in made.values()):
-            share = percent(unread / rows)
-            tell(f"warning: {unread:,} of {rows:,} texts ({share}) hold no word that the model knows")
-
-
-def join_lines(parts: Sequence[ScoredPart], target: Path) -> None:
-    """CSV and JSON lines: the header, and the parts one after the other."""
-    with open(target, "wb") as file:
-        file.write(parts[0].layout.header(parts[0].part))
-        for part in parts:
-            with open(part.path, "rb") as content:
-                shutil.copyfileobj(content, file, COPY_BYTES)
-
-
-def join_parquet(parts: Sequence[ScoredPart], target: Path) -> None:
-    """Parquet: the row groups of the parts."""
-    with pq.ParquetWriter(target, pq.read_schema(parts[0].path)) as writer:
-        for part in parts:
-            with pq.ParquetFile(part.path) as content:
-                for group in range(content.num_row_groups):
-                    writer.write_table(content.read_row_group(group))
-
-
 def predict_here(config: PredictConfig) -> None:
     """Predict with the processes of this machine, or with a Dask cluster.
 
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
-    output = Output.of(config)
-    with output.claimed():
-        job = begun(config, output)
-        size = sum(part.size for part in job.parts)
+    target = target_of(config)
+    with claimed(target) as work:
+        parts = begin(config, target, work)
+        size, settled = sum(part.size for part in parts), parts[0].scorer[-1]
         worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
-        on_cuda = job.parts[0].opening.settled["device"] == "cuda"
-        default = 1 if on_cuda else min(available_cores(), worth, len(job.parts))
+        default = 1 if settled["device"] == "cuda" else min(available_cores(), worth)
         same = "the same command without --overwrite" if config.overwrite else "the same command"
-        kept = f"finished parts are kept in {output.work}; {same} goes on"
+        kept = f"finished parts are kept in {work}; {same} goes on"
         with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
-            done = engine.run(job.parts, crew, job.progress(job.parts, config.quiet))
-            job.finish({part.number: made for part, made in done}, Screen(quiet=config.quiet))
+            make(parts, crew, config.quiet)
+            finish(parts, target, config.quiet)
 
 
 def predict_on_ranks(config: PredictConfig, world: World) -> None:
@@ -326,92 +194,121 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
 
     What a lost rank has not made is made at the next start, by whichever rank then has it in its share.
     """
-    quiet, output = config.quiet or not world.is_main, Output.of(config)
+    target, quiet = target_of(config), config.quiet or not world.is_main
     config = replace(config, run=str(local(config.run)))
     with ExitStack() as stack:
         with world.together("claiming the output"):
             if world.is_main:
-                stack.enter_context(output.claimed())
-        with world.together("planning the predictions"), output.writing():
-            job = begun(config, output) if world.is_main else Job(output, [])
-            left = [part for part in job.parts if engine.finished(part) is None]
+                stack.enter_context(claimed(target))
+        with world.together("planning the predictions"), storing(target, otherwise=OTHERWISE):
+            parts = begin(config, target, work_of(target)) if world.is_main else []
+            left = [part for part in parts if engine.finished(part) is None]
         left = world.from_main(left, "the parts that are left")
-        with world.together("predicting"), output.writing():
-            if not output.work.is_dir():
+        with world.together("predicting"), storing(target, otherwise=OTHERWISE):
+            if not (work := work_of(target)).is_dir():
                 what = "this rank does not see what rank 0 has begun; write to a disk that all machines share"
-                raise DataError(f"{output.work}: {what}")
-            own = left[world.rank :: world.world_size]
-            progress = job.progress(own, quiet)
-            for part in own:
-                progress.advance(engine.make(part).rows, part.size)
-                progress.tick(world.world_size)
-            progress.close()
+                raise DataError(f"{work}: {what}")
+            make(left[world.rank :: world.world_size], Workers(config.timeout_s), quiet)
         with world.together("putting the parts together"):
             if world.is_main:
-                known = {part.number: engine.finished(part, verify=False) for part in job.parts}
-                made = {number: one for number, one in known.items() if one is not None}
-                job.finish(made, Screen(quiet=quiet))
+                finish(parts, target, quiet)
 
 
-def begun(config: PredictConfig, output: Output) -> Job:
-    """All parts, new or those of an interrupted job.
+def target_of(config: PredictConfig) -> Path:
+    """The file to write. Raises ``ConfigError`` for what cannot be written to."""
+    assert config.output is not None
+    if addresses.is_remote(config.output):
+        raise ConfigError(f"--output {config.output}: is remote; write to a disk here, and copy what is whole")
+    target = Path(config.output).expanduser()
+    if config.output.endswith("/") or (target.exists() and not target.is_file()):
+        raise ConfigError(f"--output {config.output}: is no file; name one, as in predicted.parquet")
+    if KINDS.get(target.suffix.lower(), "txt") == "txt":
+        raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
+    return target
+
+
+def work_of(target: Path) -> Path:
+    """The folder of what was begun, of the parts and of the markers of finished ones; absolute."""
+    return target.with_name(f"{target.name}.parts").absolute()
+
+
+@contextmanager
+def claimed(target: Path) -> Iterator[Path]:
+    """Hold an output against other predictions; gives its folder of parts, which is gone where nothing was begun.
+
+    Raises ``ConfigError`` for a folder of somebody else, ``StorageError`` where nothing can be written, ``UserError``
+    while another prediction is being written there.
+    """
+    work = work_of(target)
+    refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
+    if os.path.lexists(work) and not atomic.is_signed(work, target):
+        what = "is where parts would lie, and no prediction made it"
+        raise ConfigError(f"{work}: {what}; rename it, or {OTHERWISE}")
+    with storing(target, otherwise=OTHERWISE):
+        if not work.exists():
+            with suppress(FileExistsError), atomic.new_folder(work) as made:  # another process may be faster
+                atomic.sign(made, target)
+        with locked(work / LOCK, 0, refusal):
+            atomic.sweep(target)
+            try:
+                yield work
+            finally:
+                if work.is_dir() and not (work / BEGUN).exists():
+                    atomic.vanish(work)
+
+
+def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
+    """All parts of a prediction, new or those of an interrupted one; there is at least one.
 
     Raises ``ConfigError`` where something else was begun there, ``DataError`` for the first row that cannot be read.
     """
-    directory, work = bundle_directory(config.run), output.work
+    directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
     name = engine_of(directory, config.engine)
-    opening = Opening(name, config.run, scorer_class(name).settle(config.device, config.precision), config.batch)
-    info = read_info(directory)
-    check_classifier(directory, info)
+    settled = scorer_class(name).settle(config.device, config.precision)
+    info = read_classifier(directory)
     if config.overwrite:
-        output.clear()
+        for path in work.iterdir():
+            if path.name not in (LOCK, atomic.MARK):
+                atomic.remove(path)
     reading = reading_by(config.given, directory, info)
     files = find(config.inputs, config.format, config.given, reading, work, config.part_mb)
-    refuse_input(output.target, files)
+    refuse_input(target, files)
     plans = [sources.scan(file, work) for file in files]
-    basis = basis_of(config, output, opening, info, reading)
-    basis["input"] = [[plan.file.name, plan.file.format, plan.fingerprint] for plan in plans]
-    check_begun(config, output, basis)
+    basis: dict[str, Any] = {
+        "weights": [info.weights_sha256, info.text_hash, info.label_type, *info.labels, info.temperature],
+        "threshold": info.threshold,
+        "input": [[plan.file.name, plan.file.format, plan.fingerprint] for plan in plans],
+        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
+        **{"output": kind, "engine": name, **settled, **asdict(reading)},
+    }
+    check_begun(config, target, work, basis)
     every = [part for plan in plans for part in plan.parts]
     if not every:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         raise DataError(f"{files[0].name}{more}: holds no rows")
     names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
-    layout = looked_at(every, Layout(output.kind, names, config.missing == "keep"), config.quiet)
+    layout = looked_at(every, Layout(kind, names, config.missing == "keep"), config.quiet)
     atomic.write_json(work / BEGUN, basis)
     key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
-    markers = (work / f"{number:05d}.json" for number in range(len(every)))
-    numbered = enumerate(zip(markers, every, strict=False))
-    return Job(
-        output,
-        [ScoredPart(key, work, marker, part.bytes, at, part, layout, opening) for at, (marker, part) in numbered],
-    )
+    scorer = config.run, name, config.batch, settled
+    return [
+        ScoredPart(key, work, work / f"{number:05d}.json", part.bytes, number, part, layout, scorer)
+        for number, part in enumerate(every)
+    ]
 
 
-def basis_of(
-    config: PredictConfig, output: Output, opening: Opening, info: BundleInfo, reading: Reading
-) -> dict[str, Any]:
-    """All that decides the predictions beside the input, as plain values of JSON."""
-    weights = [info.weights_sha256, info.text_hash, info.label_type, *info.labels, info.temperature, info.threshold]
-    return {
-        "weights": weights,
-        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
-        **{name: getattr(reading.source, name) for name in ("encoding", *DIALECT, "columns", "text_column")},
-        "dialect": reading.dialect and asdict(reading.dialect),
-        **{"output": output.kind, "engine": opening.engine, **opening.settled},
-    }
+def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` where another prediction was begun, or the file that is to be replaced holds none.
 
-
-def check_begun(config: PredictConfig, output: Output, basis: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` where another prediction was begun, or the file that is to be replaced holds none."""
-    before = read_object(output.work / BEGUN, ANEW)
+    ``basis`` is all that decides the predictions, as plain values of JSON.
+    """
+    before = read_object(work / BEGUN, ANEW)
     if before is None:
         words = [f"{config.prefix}predicted", f"{config.prefix}{probability_column('')}"]
-        ours = all(atomic.says(output.target, word) for word in words)
-        check_replaced(output.target, config.overwrite, lambda: ours)
+        check_replaced(target, config.overwrite, lambda: all(atomic.says(target, word) for word in words))
     elif before != basis:
         other = next((name for name, value in basis.items() if before.get(name) != value), "version")
-        raise ConfigError(f"{output.work}: a prediction was begun with other {other}; {ANEW} to start again")
+        raise ConfigError(f"{work}: a prediction was begun with other {other}; {ANEW} to start again")
 
 
 def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
@@ -420,45 +317,85 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     Raises ``DataError`` for the first row that cannot be predicted, and for files that have other columns than the
     first one, or those that are to be added.
     """
-    screen = Screen(errors=True, quiet=quiet)
-    progress = engine.Progress("looking at the input", sum(part.bytes for part in every), screen=screen)
     first, of_json = every[0], every[0].file.format == "jsonl"
-    schemas: list[pa.Schema] = []
+    total = sum(part.bytes for part in every)
+    progress = engine.Progress("looking at the input", total, screen=Screen(errors=True, quiet=quiet))
+    schema = pa.schema([])
     for part in every:
         for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
             texts_of(part, rows, layout.missing)
-            schemas = [tables.common_schema([*schemas, rows.table.schema])] if of_json else []
+            schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
         progress.advance(part.cut.rows, part.bytes)
         progress.tick(1)
     progress.screen.end()
-    layout = replace(layout, schema=schemas[0] if of_json else None)
-    files = list({part.file.address: part for part in reversed(every)}.values())
-    for part in reversed(files):
-        check_alike(part, first)
+    layout = replace(layout, schema=schema if of_json else None)
+    files = [part for part in every if part.cut.first_row == 1]
+    for part in files:
+        if (here := typed_columns(part)) != (there := typed_columns(first)):
+            what = f"its columns ({', '.join(here)}) are not those of {first.file.name} ({', '.join(there)})"
+            raise DataError(f"{part.file.name}: {what}; predict them apart")
         if taken := next((name for name in layout.names if name in columns_of(part, layout.schema)), None):
             raise DataError(
                 f"{part.file.name}: already has a column {taken!r}; rename it, or set --prefix, which stands before "
                 "the names of the new columns"
             )
     kind = "tsv" if uncompressed(first.file.address).endswith(".tsv") else first.file.format
-    tops = {(part.file.dialect, top_of(part)) for part in files}
-    if kind == layout.kind and (of_json or (kind != "parquet" and len(tops) == 1)):
-        return replace(layout, top=top_of(first))
-    return layout
+    is_csv = kind in ("csv", "tsv") and len({(part.file.dialect, top_of(part)) for part in files}) == 1
+    keeps_bytes = kind == layout.kind and (of_json or is_csv)
+    return replace(layout, top=top_of(first)) if keeps_bytes else layout
 
 
-def check_alike(part: Part, first: Part) -> None:
-    """Raise ``DataError`` for a file of CSV or Parquet that has other columns than the first one."""
-    here, there = list(part.columns), list(first.columns)
-    if here == there and part.file.format == "parquet" and part is not first:
-        both = (parquet.footer_of(one.data, one.file.name).schema.to_arrow_schema() for one in (part, first))
-        here, there = ([f"{field.name} {field.type}" for field in schema] for schema in both)
-    if here != there:
-        what = f"its columns ({', '.join(here)}) are not those of {first.file.name} ({', '.join(there)})"
-        raise DataError(f"{part.file.name}: {what}; predict them apart")
+def typed_columns(part: Part) -> list[str]:
+    """The columns that all files must have: none of JSON lines and texts; with their types, of Parquet."""
+    if part.file.format != "parquet":
+        return list(part.columns)
+    schema = parquet.footer_of(part.data, part.file.name).schema.to_arrow_schema()
+    return [f"{field.name} {field.type}" for field in schema]
 
 
 def top_of(part: Part) -> bytes:
     """The bytes above the first row of a text file: byte order mark, header."""
-    is_text = part.file.format in ("csv", "jsonl")
-    return addresses.read_range(part.data, 0, part.cut.start) if is_text and part.cut.start else b""
+    return addresses.read_range(part.data, 0, part.cut.start) if part.cut.start else b""
+
+
+def make(parts: Sequence[ScoredPart], crew: Workers, quiet: bool) -> None:
+    """Make the parts that are not there yet, and show how far they are where there are several."""
+    screen = Screen(errors=True, quiet=quiet or len(parts) < 2)
+    progress = engine.Progress("predicting", sum(part.size for part in parts), screen=screen)
+    for _ in engine.run(parts, crew, progress):
+        pass
+
+
+def finish(parts: Sequence[ScoredPart], target: Path, quiet: bool) -> None:
+    """Put the parts together, and say what there is. Raises ``DataError`` for a part that is not there."""
+    rows = unread = 0
+    for part in parts:
+        made = engine.finished(part, verify=False)
+        if made is None:
+            what = "is not seen here; name an --output on a disk that all who predict share"
+            raise DataError(f"{part.path}: {what}")
+        rows, unread = rows + made.rows, unread + made.without_known_word
+    with storing(target, otherwise=OTHERWISE):
+        with atomic.replacing(target) as temporary:
+            join(parts, temporary)
+        atomic.vanish(parts[0].root)
+    Screen(quiet=quiet).say(f"{rows:,} predictions written to {target}")
+    if unread:
+        share = percent(unread / rows)
+        tell(f"warning: {unread:,} of {rows:,} texts ({share}) hold no word that the model knows")
+
+
+def join(parts: Sequence[ScoredPart], target: Path) -> None:
+    """One file of all parts: the row groups of Parquet; else the header, and one part after the other."""
+    if parts[0].layout.kind == "parquet":
+        with pq.ParquetWriter(target, pq.read_schema(parts[0].path)) as writer:
+            for part in parts:
+                with pq.ParquetFile(part.path) as groups:
+                    for group in range(groups.num_row_groups):
+                        writer.write_table(groups.read_row_group(group))
+        return
+    with open(target, "wb") as file:
+        file.write(parts[0].layout.header(parts[0].part))
+        for part in parts:
+            with open(part.path, "rb") as lines:
+                shutil.copyfileobj(lines, file, COPY_BYTES)

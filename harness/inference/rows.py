@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ from pyarrow import fs
 from harness.inference.config import STDIN
 from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.training_facts import Reading, read_training, reading_of
-from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import public, tell
@@ -68,19 +68,7 @@ def find(
     ``kind`` is ``auto`` or one of ``KINDS``, ``source`` what the user said of ``reading``. Raises ``DataError`` for
     what is not there or cannot be read, ``ConfigError`` for a file of unknown kind, or files of several.
     """
-    found: list[tuple[str, str, str]] = []  # kind, address, name
-    for given in names:
-        if given == STDIN:
-            found.append(("txt" if kind == "auto" else kind, copy_of_stdin(work), "standard input"))
-            continue
-        for name in addresses.find(given):
-            its_type = addresses.kind(name)
-            if its_type == fs.FileType.NotFound:
-                raise DataError(f"{name}: no such file; check --input")
-            if its_type == fs.FileType.Directory:
-                found += [(its_kind, one, one) for its_kind, one in files_of_folder(name)]
-            else:
-                found.append((kind_of(name, kind), name, name))
+    found = [one for name in names for one in named(name, kind, work)]
     kinds = {its_kind: name for its_kind, _, name in reversed(found)}
     if len(kinds) > 1:
         (first, name), (second, other) = list(kinds.items())[:2]
@@ -106,9 +94,8 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
     if kind == "folder":
         return file
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
-    has_header = len(seen.columns) != len(source.columns) or sorted(seen.columns) == sorted(source.columns)
-    if form == "csv" and source.columns and not has_header:
-        seen = tables.sample(file)
+    if form == "csv" and len(seen.columns) == len(source.columns) and set(seen.columns) != set(source.columns):
+        seen = tables.sample(file)  # which has no header
     if seen.file.form and (said := seen.file.form.in_words(file.expected, seen.first)):
         tell(f"input: {file.name}: {said}")
     chosen = next((one for one in columns if one in seen.columns), None)
@@ -118,13 +105,25 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
     return replace(seen.file, source=source, form=None)
 
 
-def kind_of(name: str, kind: str) -> str:
-    """The kind of a file to read. Raises ``ConfigError`` for an unknown ending."""
-    found = KINDS.get(Path(uncompressed(name)).suffix) if kind == "auto" else kind
-    if found is None:
-        what = "unknown ending; use .csv, .tsv, .jsonl, .parquet or .txt, or set --format"
-        raise ConfigError(f"--input {name}: {what}")
-    return found
+def named(given: str, kind: str, work: Path) -> Iterator[tuple[str, str, str]]:
+    """Kind, address and name of each file that one name of an input means; see ``find``."""
+    if given == STDIN:
+        copy = work / "input"  # which can be read twice
+        with open(copy, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, addresses.READ_BYTES)
+        yield "txt" if kind == "auto" else kind, str(copy), "standard input"
+        return
+    for name in addresses.find(given):
+        what = addresses.kind(name)
+        if what == fs.FileType.NotFound:
+            raise DataError(f"{name}: no such file; check --input")
+        if what == fs.FileType.Directory:
+            yield from ((its_kind, one, one) for its_kind, one in files_of_folder(name))
+        elif found := KINDS.get(Path(uncompressed(name)).suffix) if kind == "auto" else kind:
+            yield found, name, name
+        else:
+            mend = "use .csv, .tsv, .jsonl, .parquet or .txt, or set --format"
+            raise ConfigError(f"--input {name}: unknown ending; {mend}")
 
 
 def files_of_folder(name: str) -> list[tuple[str, str]]:
@@ -145,15 +144,6 @@ def refuse_input(output: Path, files: Iterable[File]) -> None:
     here = [addresses.local_path(file.address) for file in files if not addresses.is_remote(file.address)]
     if output.exists() and any(output.samefile(path) for path in here):
         raise ConfigError(f"--output {output}: is the input; name another --output")
-
-
-def copy_of_stdin(work: Path) -> str:
-    """Standard input as a file that can be read twice."""
-    copy = work / "input"
-    with atomic.replacing(copy) as temporary, open(temporary, "wb") as file:
-        while piece := sys.stdin.buffer.read(addresses.READ_BYTES):
-            file.write(piece)
-    return str(copy)
 
 
 def lines_of_stdin() -> Iterator[list[str]]:
@@ -223,20 +213,18 @@ class Layout:
         """What is written above the first row."""
         if self.kind == "jsonl" or (self.top is not None and part.file.source.columns):
             return self.top or b""
-        if self.top is None:
-            return written(csv_records(part, [[*columns_of(part, self.schema), *self.names]], USUAL[self.kind]))
-        return self.extended(part, self.top, csv_records(part, [self.names], part.file.dialect)[0])
+        before = columns_of(part, self.schema) if self.top is None else []
+        (names,) = self.records(part, [], [[*before, *self.names]])
+        return f"{names}\n".encode() if self.top is None else self.extended(part, self.top, names)
 
     def lines(self, part: Part, rows: Rows, added: Cells) -> bytes:
         """Some rows of a text file with their predictions."""
-        is_json = self.kind == "jsonl"
         if self.top is None:
             whole = values_of(part, rows)
-            names = [*whole.column_names, *added]
             every = zip(*(column.to_pylist() for column in whole.columns), *added.values(), strict=True)
-            return written(as_json(names, every) if is_json else csv_records(part, every, USUAL[self.kind]))
-        cells = zip(*added.values(), strict=True)
-        more = iter(as_json(list(added), cells) if is_json else csv_records(part, cells, part.file.dialect))
+            records = self.records(part, [*whole.column_names, *added], every)
+            return "".join(f"{record}\n" for record in records).encode()
+        more = iter(self.records(part, list(added), zip(*added.values(), strict=True)))
         return b"".join(self.extended(part, line, next(more)) if line.strip(b"\r\n") else line for line in rows.lines)
 
     def extended(self, part: Part, line: bytes, more: str) -> bytes:
@@ -248,12 +236,40 @@ class Layout:
         bare = bare.rstrip()[:-1]
         return bare + (b"" if bare.rstrip().endswith(b"{") else b", ") + more[1:].encode() + end
 
+    def records(self, part: Part, names: list[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+        """Rows as CSV in the dialect of the file, or the usual one, or as objects of JSON with these ``names``; without
+        line ends. Raises ``DataError`` where the dialect cannot hold a value.
+        """
+        if self.kind == "jsonl":
+            return [as_json(dict(zip(names, map(finite, row), strict=True))) for row in rows]
+        dialect, records = USUAL[self.kind] if self.top is None else part.file.dialect, Records()
+        writer = csv.writer(
+            records,
+            delimiter=dialect.delimiter,
+            quotechar=dialect.quote or None,
+            escapechar=dialect.escape,
+            quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
+            lineterminator="\r\n",
+        )
+        try:
+            writer.writerows(map(field_of, row) for row in rows)
+        except csv.Error as error:
+            what = f"its fields are not quoted, so that a prediction cannot be one ({error})"
+            raise DataError(f"{part.file.name}: {what}; name an --output that ends in .parquet or .jsonl") from None
+        return [record[:-2] for record in records]
+
     def table(self, part: Part, rows: Rows, added: Cells) -> pa.Table:
         """Some rows with their predictions, for Parquet; columns from Parquet keep their types."""
         whole = values_of(part, rows)
         for name, values in added.items():
             whole = whole.append_column(name, pa.array(values, pa.string() if isinstance(values[0], str) else None))
         return whole
+
+
+class Records(list[str]):
+    """What the writer of ``csv`` writes, a record at a time."""
+
+    write = list.append
 
 
 def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
@@ -266,7 +282,7 @@ def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
 def values_of(part: Part, rows: Rows) -> pa.Table:
     """Some rows as typed values: CSV and text files hold texts. Raises ``DataError`` for bytes that are not UTF-8."""
     table = rows.table
-    if part.file.format not in ("csv", "txt", "folder"):
+    if part.file.format in ("parquet", "jsonl"):
         return table
     numbers = np.arange(rows.first, rows.first + len(table))
     named = zip(table.columns, table.column_names, strict=True)
@@ -274,50 +290,23 @@ def values_of(part: Part, rows: Rows) -> pa.Table:
     return pa.table(texts, names=table.column_names)
 
 
-class Records(list[str]):
-    """What the writer of ``csv`` writes, a record at a time."""
-
-    write = list.append
-
-
-def csv_records(part: Part, rows: Iterable[Iterable[Any]], dialect: Dialect) -> list[str]:
-    """Records of CSV without line ends. Raises ``DataError`` where the dialect cannot hold a value."""
-    records = Records()
-    writer = csv.writer(
-        records,
-        delimiter=dialect.delimiter,
-        quotechar=dialect.quote or None,
-        escapechar=dialect.escape,
-        quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
-        lineterminator="\r\n",
-    )
-    try:
-        writer.writerows(map(cell, row) for row in rows)
-    except csv.Error as error:
-        what = f"its fields are not quoted, so that a prediction cannot be one ({error})"
-        raise DataError(f"{part.file.name}: {what}; name an --output that ends in .parquet or .jsonl") from None
-    return [record[:-2] for record in records]
-
-
-def cell(value: Any) -> Any:
+def field_of(value: Any) -> Any:
     """A value for a field of CSV: what is neither text nor number nor date is written as JSON."""
     if isinstance(value, list | dict | bool):
-        return json.dumps(value, default=plain_text)
+        return as_json(value, ensure_ascii=True)
     return plain_text(value) if isinstance(value, bytes) else value
 
 
-def as_json(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
-    """Objects of JSON; dates, times and decimals are texts, and a number that is none is null."""
-    for row in rows:
-        finite = (None if isinstance(value, float) and not math.isfinite(value) else value for value in row)
-        yield json.dumps(dict(zip(names, finite, strict=True)), ensure_ascii=False, default=plain_text)
+def as_json(value: Any, ensure_ascii: bool = False) -> str:
+    """A value as JSON; dates, times, decimals and bytes are texts."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, default=plain_text)
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no NaN and no infinity: they are null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain_text(value: Any) -> str:
     """A value that JSON does not know, as a text."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def written(lines: Iterable[str]) -> bytes:
-    """Lines of UTF-8."""
-    return "".join(f"{line}\n" for line in lines).encode()

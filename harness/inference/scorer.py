@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A classifier's weights with the text→ids code of their training: where they lie, what computes them, and what all
-engines have in common.
+"""A classifier's weights with the text→ids code of their training: where they lie, and what computes with them.
 
 They lie in a run, a bundle, an export or a repository of the Hugging Face hub. An engine is one line of ``ENGINES`` and
-a subclass of ``Scorer``. Nothing here imports torch, and nothing in a bundle is executed when it is read.
+a subclass of ``Scorer``: torch in ``bundle``, ONNX Runtime here. Nothing here imports torch, and nothing in a bundle is
+executed when it is read.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from harness.rundir.bundle_files import (
+    EXPORT,
+    IDS,
     INDEX,
     INT8,
+    LENGTHS,
+    LOGITS,
+    OF_BUNDLE,
     ONNX,
-    BundleInfo,
     bundle_directory,
-    check_classifier,
+    read_classifier,
     read_export,
     read_info,
+    read_model,
 )
 from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
@@ -32,6 +39,7 @@ from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load, needed
 from preprocessing.base.terminal import Guarded
+from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
@@ -39,9 +47,9 @@ from preprocessing.text.vocabulary import UNK, Vocabulary
 
 Engine: TypeAlias = Literal["auto", "torch", "onnx", "onnx-int8"]
 ENGINES = {
-    "torch": "harness.inference.bundle:TorchScorer",
-    "onnx": "harness.inference.onnx_scorer:OnnxScorer",
-    "onnx-int8": "harness.inference.onnx_scorer:Int8Scorer",
+    "torch": "harness.inference.bundle:Bundle",
+    "onnx": "harness.inference.scorer:OnnxScorer",
+    "onnx-int8": "harness.inference.scorer:Int8Scorer",
 }
 """Engine -> ``module:class`` of its ``Scorer``."""
 SCHEME = "hf://"
@@ -49,6 +57,8 @@ FILES = ["*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md"]
 """What an export has: nothing else of a repository is downloaded."""
 PADDED_TOKENS = 8192
 """Tokens of a batch on a CPU, padding included: so many that the gates of a layer stay in the cache."""
+ERRORS_ONLY = 3
+"""ONNX Runtime's severity: warnings concern the author of a graph."""
 
 
 class Scorer(ABC):
@@ -56,17 +66,33 @@ class Scorer(ABC):
 
     def __init__(self, directory: Path, batch_rows: int = 128, settled: Mapping[str, str] | None = None) -> None:
         """Load and verify a bundle directory, which an export is too; at most ``batch_rows`` texts are computed at
-        once.
+        once. The files of an export are held against its index before any is parsed.
 
         ``settled`` is what ``settle`` gave, for one of many processes, which then computes with one thread on a CPU.
-        Raises ``UserError``.
+        Raises ``DataError`` if any part is missing, damaged or does not belong to the rest, ``ConfigError`` for a
+        language model.
         """
         self.directory, self.batch_rows, self.settled = directory, batch_rows, settled
-        self.info, self.vocabulary = read_vocabulary(directory)
+        self.info = read_classifier(directory)
+        self.export = read_export(directory, self.info)
+        self.vocabulary = Vocabulary.read(directory / VOCABULARY)
+        if self.vocabulary.hash != self.info.vocabulary_hash:
+            raise DataError(
+                f"{directory / VOCABULARY}: its hash is not the one the weights were trained with; "
+                "restore the bundle's own vocabulary"
+            )
         self.labels, self.label_type = self.info.labels, self.info.label_type
         self.decision = Decision(self.info.temperature, self.info.threshold)
         self.open()
-        self.encoder = encoder_of(self.info, self.vocabulary, directory)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The text→ids function; raises ``DataError`` where it is not that of the training (law 1)."""
+        index = self.directory / INDEX
+        encoder = Encoder(TextPipeline.from_json(self.info.text, index), self.vocabulary)
+        if encoder.hash != self.info.text_hash:
+            raise DataError(f"{index}: its text pipeline is not the one the weights were trained with; restore it")
+        return encoder
 
     @abstractmethod
     def open(self) -> None:
@@ -90,13 +116,77 @@ class Scorer(ABC):
         """The ids of each text; another thread may score meanwhile."""
         return self.encoder.each(texts)
 
-    def predict(self, encoded: list[np.ndarray]) -> dict[str, Any]:
+    def predict(self, encoded: list[np.ndarray]) -> dict[str, list[Any]]:
         """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the temperature and threshold of the
         weights.
         """
         logits = self.decision.calibrated(self.score(encoded))
         found = predicted_labels(logits, self.decision.threshold), probabilities(logits)
-        return prediction_columns(*found, self.labels, self.label_type)
+        columns = prediction_columns(*found, self.labels, self.label_type)
+        return {name: column.tolist() for name, column in columns.items()}
+
+
+class OnnxScorer(Scorer):
+    """The network of an export folder, by ONNX Runtime on a CPU."""
+
+    file = ONNX
+
+    @staticmethod
+    def settle(device: str, precision: str) -> dict[str, str]:
+        """A CPU, in the precision of the file. Raises ``ConfigError`` for what it cannot do."""
+        if device == "cuda":
+            raise ConfigError("device: ONNX Runtime computes on CPUs here; leave --device out, or set --engine torch")
+        if precision == "bf16":
+            raise ConfigError("precision: an ONNX file has its own; leave --precision out, or set --engine torch")
+        return {"device": "cpu", "precision": "fp32"}
+
+    def open(self) -> None:
+        """See ``Scorer.open``; ``ConfigError`` without ONNX Runtime."""
+        path = self.directory / self.file
+        if self.export is None:
+            made = "`python -m harness export RUN --onnx` makes one"
+            raise DataError(f"{self.directory / EXPORT}: missing: {self.directory} is no export; {made}")
+        data = read_model(self.directory, self.export, self.file)
+        needed("onnxruntime", f"{path}", "onnx")
+        self.session = session_of(data, str(path), None if self.settled is None else 1)
+        if self.session.get_modelmeta().custom_metadata_map.get(OF_BUNDLE) != self.export.bundle:
+            raise DataError(f"{path}: the network of another bundle; export this one again")
+
+    def score(self, encoded: list[np.ndarray]) -> np.ndarray:
+        """See ``Scorer.score``."""
+        return onnx_logits(self.session, encoded, self.batch_rows)
+
+
+class Int8Scorer(OnnxScorer):
+    """The network whose weights are rounded to eight bits."""
+
+    file = INT8
+
+
+def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
+    """An ONNX Runtime session on the CPU, with ``threads``, or as many as there are cores.
+
+    Raises ``DataError`` that calls the file ``name`` for what is no ONNX file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors share no class, and none of them is ours
+        raise DataError(f"{name}: ONNX Runtime cannot read it ({one_line(error)})") from None
+
+
+def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int, output: str = LOGITS) -> np.ndarray:
+    """What ``harness.inference.bundle.logits_of`` gives, from a session; or another ``output`` of its graph."""
+
+    def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        found: np.ndarray = session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
+        return found
+
+    return in_batches(texts, batch_rows, read)
 
 
 def open_scorer(
@@ -107,7 +197,9 @@ def open_scorer(
     ``settled`` is what the engine's ``settle`` gave. Raises ``UserError`` with one sentence.
     """
     directory = bundle_directory(local(place))
-    return scorer_class(engine_of(directory, engine))(directory, batch_rows, settled)
+    scorer = scorer_class(engine_of(directory, engine))(directory, batch_rows, settled)
+    scorer.encode([])  # another text→ids function is refused now, not with the first text
+    return scorer
 
 
 def scorer_class(engine: str) -> type[Scorer]:
@@ -123,17 +215,17 @@ def engine_of(directory: Path, engine: str) -> str:
     """
     require(engine in ("auto", *ENGINES), "engine", engine, f"one of {', '.join(('auto', *ENGINES))}")
     read_info(directory)  # what a place lacks is said before what this machine lacks
-    if engine == "auto" and is_importable("torch"):
-        return "torch"
-    if engine == "torch" and not is_importable("torch"):
-        raise ConfigError("engine: torch cannot be imported here; pip install torch brings it")
-    if engine != "auto":
+    if engine.startswith("onnx"):
         return engine
-    forms = [name for name in (ONNX, INT8) if (directory / name).is_file()]
-    if not forms:
-        without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
-        raise ConfigError(f"{without}: install torch, or export the run with `python -m harness export --onnx`")
-    return "onnx-int8" if forms == [INT8] else "onnx"
+    if is_importable("torch"):
+        return "torch"
+    if engine == "torch":
+        raise ConfigError("engine: torch cannot be imported here; pip install torch brings it")
+    for form, name in (("onnx", ONNX), ("onnx-int8", INT8)):
+        if (directory / name).is_file():
+            return form
+    without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
+    raise ConfigError(f"{without}: install torch, or export the run with `python -m harness export --onnx`")
 
 
 def local(place: str | Path) -> Path:
@@ -166,36 +258,6 @@ def hush_bars() -> None:
         disable_progress_bars()
 
 
-def read_vocabulary(directory: Path) -> tuple[BundleInfo, Vocabulary]:
-    """What a classifier's bundle says of itself, and its vocabulary. The files of an export are held against its index
-    before any is parsed.
-
-    Raises ``DataError`` if either is missing, damaged or does not belong to the other, ``ConfigError`` if the bundle
-    holds a language model.
-    """
-    info = read_info(directory)
-    check_classifier(directory, info)
-    read_export(directory, info)
-    vocabulary = Vocabulary.read(directory / VOCABULARY)
-    if vocabulary.hash != info.vocabulary_hash:
-        raise DataError(
-            f"{directory / VOCABULARY}: its hash is not the one the weights were trained with; "
-            "restore the bundle's own vocabulary"
-        )
-    return info, vocabulary
-
-
-def encoder_of(info: BundleInfo, vocabulary: Vocabulary, directory: Path) -> Encoder:
-    """The text→ids function of the bundle in ``directory``; raises ``DataError`` where it is not that of the training
-    (law 1).
-    """
-    index = directory / INDEX
-    encoder = Encoder(TextPipeline.from_json(info.text, index), vocabulary)
-    if encoder.hash != info.text_hash:
-        raise DataError(f"{index}: its text pipeline is not the one the weights were trained with; restore it")
-    return encoder
-
-
 def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:
     """float64 ``[texts]``: the share of each text's tokens that are not in the vocabulary."""
     return np.array([float((ids == UNK).mean()) for ids in encoded])
@@ -204,14 +266,14 @@ def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:
 def in_batches(
     texts: Sequence[np.ndarray],
     batch_rows: int,
-    read: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    read: Callable[[np.ndarray, np.ndarray], np.ndarray],
     padded_tokens: int = PADDED_TOKENS,
 ) -> np.ndarray:
     """float64 logits of ``texts``, ids one array for each, in their order.
 
-    ``read`` gives those of a batch: padded ids int32 ``[rows, time]``, lengths int64 ``[rows]``, longest first, and the
-    rows' places among the texts. A batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens, or one text.
-    Raises ``DataError`` for logits that are not finite: no probability, and no label, could be made of them.
+    ``read`` gives those of a batch: padded ids int32 ``[rows, time]`` and lengths int64 ``[rows]``, longest first. A
+    batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens, or one text. Raises ``DataError`` for logits
+    that are not finite: no probability, and no label, could be made of them.
     """
     lengths = np.array([len(ids) for ids in texts], np.int64)
     longest_first = np.argsort(-lengths, kind="stable")
@@ -224,7 +286,7 @@ def in_batches(
         padded = np.zeros((len(places), longest), np.int32)
         for row, place in enumerate(places):
             padded[row, : lengths[place]] = texts[place]
-        parts.append(read(padded, lengths[places], places).astype(np.float64))
+        parts.append(read(padded, lengths[places]).astype(np.float64))
     logits = np.concatenate(parts)
     if not np.isfinite(logits).all():
         raise DataError(

@@ -8,7 +8,7 @@ exchange nothing before the one gather at the end. The number of distinct rows i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,42 +53,13 @@ class Scores:
     """int64 ``[rows]``: how many of them are not in the vocabulary."""
 
 
-@dataclass(frozen=True)
-class Perplexity:
-    """What the tokens of a split cost, the same on every rank."""
-
-    rows: int
-    targets: int
-    """Predictions of each direction; of next tokens, all tokens but one of each row."""
-    log_losses: tuple[float, ...]
-    """Nats for each prediction, of each direction; a mean with the weights that predictions have."""
-
-    @property
-    def log_loss(self) -> float:
-        """Nats for each predicted token, over both directions."""
-        return sum(self.log_losses) / len(self.log_losses)
-
-    def figures(self) -> dict[str, Any]:
-        """Plain values for a log line; perplexity is e to the log loss."""
-        both = zip(DIRECTIONS, self.log_losses, strict=False)
-        return {
-            "rows": self.rows,
-            "targets": self.targets,
-            "log_loss": self.log_loss,
-            "perplexity": perplexity_of(self.log_loss),
-            **{f"perplexity_{name}": perplexity_of(loss) for name, loss in both if len(self.log_losses) > 1},
-        }
-
-
 def perplexity_of(log_loss: float) -> float:
     """e to a log loss; infinite where a float cannot hold it."""
     return math.exp(log_loss) if log_loss < 700 else math.inf
 
 
-def weights_and_dataset(
-    directory: Path, data: str, session: Session, check: Callable[[Manifest], None]
-) -> tuple[Bundle, Manifest]:
-    """A bundle on this rank's device, and the dataset as its training saw it; ``check`` may refuse the dataset.
+def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[Bundle, Manifest]:
+    """A bundle on this rank's device, and the dataset as its training saw it.
 
     Every rank calls this. Raises the same ``UserError`` on all of them, also where texts became ids in another way.
     """
@@ -96,7 +67,6 @@ def weights_and_dataset(
     with world.together("loading weights and dataset"):
         bundle = read_bundle(directory)
         manifest = as_trained(read_manifest(data), bundle.info.fold, bundle.info.dataset, data)
-        check(manifest)
         same_text(bundle.info, manifest, data)
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
     bundle.model.to(session.device).recurrent.flatten_parameters()
@@ -110,110 +80,84 @@ def score_split(
     wanted = (data, manifest, name, session.world)
     opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir, only=True)
     split = opened.splits[name]
-    scores = score(
-        bundle.model,
-        split,
-        session.world,
-        batch_rows=config.batch,
-        layout=layout_on(session.device, bundle.model.config.hidden_size)[0],
-        device=session.device,
-        guard=opened.guard.check_sizes,
-    )
-    opened.guard.close()
+    layout, guard = layout_on(session.device, bundle.model.config.hidden_size)[0], opened.guard
+    loader = loader_over(split, session.world, config.batch, layout, session.device, guard.check_sizes)
+    scores = score(bundle.model, loader, session.world)
+    guard.close()
     return scores, split
 
 
 def score(
     model: Classifier,
-    split: Split,
+    loader: Loader,
     world: World,
-    *,
-    batch_rows: int,
-    layout: Layout,
-    device: torch.device,
     pause: Callable[[], None] | None = None,
-    guard: Callable[[], None] | None = None,
     read: Callable[[Batch], torch.Tensor] | None = None,
 ) -> Scores:
-    """Run ``model`` over a split, each rank over its own rows, and give every rank all scores.
+    """Run ``model`` over a split, each rank over its own rows (``loader_over``), and give every rank all scores.
 
-    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``guard`` is the
-    ``Loader``'s: it watches the split's files. ``read`` gives the logits of a batch where they are not to be those of
-    the whole ``model``.
+    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``read`` gives the
+    logits of a batch where they are not to be those of the whole ``model``.
     """
-    loader = loader_over(split, world, batch_rows, layout=layout, device=device, guard=guard)
 
     def values_of(batch: Batch) -> np.ndarray:
         facts = (batch.labels, batch.lengths, unknown_tokens(batch))
         logits = (read or model)(batch).double().cpu().numpy().reshape(batch.num_rows, -1)
         return in_columns(batch.rows, *(fact.cpu().numpy() for fact in facts), values=logits)
 
-    parts = run_over(model, loader, world, split, pause, values_of)
     outputs = 1 if model.num_classes == 2 else model.num_classes
-    (numbers, labels, lengths, unknown), logits = gathered(parts, 4, outputs, world, split)
-    return Scores(numbers, labels, logits if model.num_classes > 2 else logits[:, 0], lengths, unknown)
+    (rows, labels, lengths, unknown), logits = over_all_rows(model, loader, world, pause, values_of, 4, outputs)
+    return Scores(rows, labels, logits if model.num_classes > 2 else logits[:, 0], lengths, unknown)
 
 
 def measure(
     model: LanguageModel,
-    split: Split,
+    loader: Loader,
     world: World,
-    *,
-    batch_rows: int,
-    layout: Layout,
-    device: torch.device,
     pause: Callable[[], None] | None = None,
-    guard: Callable[[], None] | None = None,
     targets: Targets = NEXT_TOKEN,
-) -> Perplexity:
-    """Run a language model over a split in the arithmetic of its weights, each rank over its own rows.
+) -> dict[str, Any]:
+    """What a language model's predictions of a split cost: ``rows``, ``targets`` (predictions of each direction), the
+    ``log_loss`` of one in nats, over both directions, and ``perplexity``, e to it; the same on every rank.
 
-    ``pause`` and ``guard`` are as for ``score``. Sums of rows are added in the order of the source, so they do not
+    ``loader`` and ``pause`` are as for ``score``. Sums of rows are added in the order of the source, so they do not
     depend on who computed them.
     """
-    loader = loader_over(split, world, batch_rows, layout=layout, device=device, guard=guard)
 
     def values_of(batch: Batch) -> np.ndarray:
         sums = torch.cat(model.row_log_losses(batch, targets), 1).cpu().numpy()
         return in_columns(batch.rows, batch.lengths.numpy(), values=sums)
 
-    parts = run_over(model, loader, world, split, pause, values_of)
-    (_, lengths), sums = gathered(parts, 2, 2 * model.num_directions, world, split)
+    width = 2 * model.num_directions
+    (_, lengths), sums = over_all_rows(model, loader, world, pause, values_of, 2, width)
+    split = loader.split
     tokens = sum(shard.info.tokens for shard in split.shards)
     assert lengths.sum() == tokens, "a token was read twice, or not at all"
     predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in targets.all)
     losses, counts = np.split(sums.sum(0), 2)
     assert targets.weights is not None or (counts == predictions).all(), "a token was predicted twice, or not at all"
-    both = zip(losses, counts, strict=True)
-    return Perplexity(len(split), predictions, tuple(float(loss / count) if count else 0.0 for loss, count in both))
+    each = [float(loss / count) if count else 0.0 for loss, count in zip(losses, counts, strict=True)]
+    log_loss = sum(each) / len(each)
+    found = {"rows": len(split), "targets": predictions, "log_loss": log_loss, "perplexity": perplexity_of(log_loss)}
+    apart = zip(DIRECTIONS, each, strict=True) if len(each) > 1 else ()
+    return found | {f"perplexity_{name}": perplexity_of(loss) for name, loss in apart}
 
 
-def loader_over(split: Split, world: World, batch_rows: int, **options: Any) -> Loader:
-    """This rank's share of a split that is measured: every row once, ``batch_rows`` at once, in no drawn order."""
-    spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
-    return Loader(split, order_over(split, spec), rank=world.rank, world_size=world.world_size, **options)
-
-
-def run_over(
-    model: Classifier | LanguageModel,
-    loader: Loader,
-    world: World,
+def loader_over(
     split: Split,
-    pause: Callable[[], None] | None,
-    values_of: Callable[[Batch], np.ndarray],
-) -> list[np.ndarray]:
-    """``values_of`` each batch of this rank, the model in evaluation mode."""
-    parts: list[np.ndarray] = []
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for step in loader.steps(0):
-            if pause is not None and step.step % PAUSE_EVERY == 0:
-                pause()
-            with world.waiting(f"the device to score split {split.name}, and with it what is due"):
-                parts += [values_of(batch) for batch in step.micro_batches]
-    model.train(was_training)
-    return parts
+    world: World,
+    batch_rows: int,
+    layout: Layout,
+    device: torch.device,
+    guard: Callable[[], None] | None = None,
+) -> Loader:
+    """This rank's share of a split that is measured: every row once, ``batch_rows`` at once, in no drawn order.
+
+    ``guard`` is the ``Loader``'s: it watches the split's files.
+    """
+    order = order_over(split, OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False))
+    rank, world_size = world.rank, world.world_size
+    return Loader(split, order, layout=layout, device=device, guard=guard, rank=rank, world_size=world_size)
 
 
 def in_columns(*facts: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -224,14 +168,29 @@ def in_columns(*facts: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.column_stack([*(fact.astype(np.int64, copy=False).view(np.float64) for fact in facts), values])
 
 
-def gathered(
-    parts: Sequence[np.ndarray], num_facts: int, width: int, world: World, split: Split
+def over_all_rows(
+    model: Classifier | LanguageModel,
+    loader: Loader,
+    world: World,
+    pause: Callable[[], None] | None,
+    values_of: Callable[[Batch], np.ndarray],
+    num_facts: int,
+    width: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What ``in_columns`` made of all rows, on all ranks: int64 ``[facts, rows]``, of which the first is the row's
-    number in the source, and float64 ``[rows, width]``, in the order of the source.
+    """What ``in_columns`` made of each batch, the model in evaluation mode, on all ranks, in the order of the source:
+    int64 ``[facts, rows]``, of which the first is the row's number in the source, and float64 ``[rows, width]``.
     """
-    table = np.concatenate(parts) if parts else np.empty((0, num_facts + width))
-    table = np.concatenate(world.gather_objects(table, f"the scores of split {split.name}"))
+    split, parts = loader.split, [np.empty((0, num_facts + width))]
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for step in loader.steps(0):
+            if pause is not None and step.step % PAUSE_EVERY == 0:
+                pause()
+            with world.waiting(f"the device to score split {split.name}, and with it what is due"):
+                parts += [values_of(batch) for batch in step.micro_batches]
+    model.train(was_training)
+    table = np.concatenate(world.gather_objects(np.concatenate(parts), f"the scores of split {split.name}"))
     facts = np.ascontiguousarray(table[:, :num_facts].T).view(np.int64)
     assert len(facts[0]) == len(np.unique(facts[0])) == len(split), "a row was scored twice, or not at all"
     order_of_rows = np.argsort(facts[0])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -14,12 +15,13 @@ from harness.inference.scorer import Engine, Scorer, open_scorer
 from harness.rundir.results import prediction_columns
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.terminal import shortened
 from preprocessing.labels import as_found, typed_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.inference.bundle import TorchScorer
+    from harness.inference.bundle import Bundle
     from harness.inference.explanation import Explanation
 
 Texts: TypeAlias = "str | Iterable[str] | pd.Series[Any] | pa.Array | pa.ChunkedArray"
@@ -70,11 +72,11 @@ class TextClassifier:
         """
         if not isinstance(text, str):
             raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
-        if not hasattr(self._scorer, "bundle"):
+        if not hasattr(self._scorer, "model"):
             raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
-        from harness.inference.explain import explain
+        from harness.inference.explanation import explain
 
-        return explain(cast("TorchScorer", self._scorer), [text], as_found(label))[0]
+        return explain(cast("Bundle", self._scorer), [text], as_found(label))[0]
 
     def _calibrated(self, texts: Texts) -> np.ndarray:
         """Logits of the same shape as the scorer's, some texts at a time."""
@@ -103,19 +105,14 @@ def chunks(texts: Texts) -> Iterator[list[str]]:
         what = "is no list of strings, and no column of a table"
         raise DataError(f'a {type(texts).__name__} {what}; give one, as in table["text"]')
     every: Any = [texts] if isinstance(texts, str) else texts
-    some: list[str] = []
-    for place, text in enumerate(every.to_pylist() if isinstance(every, pa.Array | pa.ChunkedArray) else every):
-        if not isinstance(text, str):
-            raise DataError(f"texts[{place}] is {shown(text)}, not a text; leave it out, or give it one")
-        some.append(text)
-        if len(some) == CHUNK_ROWS:
-            yield some
-            some = []
-    if some:
-        yield some
+    numbered = enumerate(every.to_pylist() if isinstance(every, pa.Array | pa.ChunkedArray) else every)
+    while some := list(itertools.islice(numbered, CHUNK_ROWS)):
+        for place, text in some:
+            if not isinstance(text, str):
+                raise DataError(f"texts[{place}] is {shown(text)}, not a text; leave it out, or give it one")
+        yield [text for _, text in some]
 
 
 def shown(value: object) -> str:
     """A value for a sentence, not too long."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}…"
+    return shortened(repr(value), 40)

@@ -185,7 +185,7 @@ def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
     """
     folder, kind, values = Path(asked.run), runs[0].kind, many.collect(runs)
     if kind == "fold" and asked.task != LANGUAGE_MODEL:
-        values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"], keep=True)
+        values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"])
         if (linear := many.linear_on_folds(runs, values)) is not None:
             values["linear"] = linear
     results.write_summary(folder, kind, values)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from harness.rundir.bundle_files import read_info
 from harness.rundir.layout import BUNDLE, EVALUATION, OUT_OF_FOLD, Member, listed, storage
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import known_status, read_config
-from harness.rundir.results import predictions_name, probability_column, read_figures, read_summary
+from harness.rundir.results import probability_column, read_figures, read_predictions, read_summary
 from harness.scores.figures import FIGURES
 from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals, spread, spreads
-from harness.scores.metrics import CELLS, MATRIX, classification_metrics, confusion_from_json, per_class
+from harness.scores.metrics import MATRIX, classification_metrics, confusion_from_json, per_class
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -28,7 +28,7 @@ from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import as_found
 
 SPLITS = (VALIDATION, TEST)
-DECIDED = ("accuracy", "balanced_accuracy", "f1", MATRIX, CELLS)
+DECIDED = ("accuracy", "balanced_accuracy", "f1")
 """Figures of predicted labels; all others are of probabilities."""
 SMALLEST = np.finfo(np.float64).tiny
 
@@ -39,14 +39,13 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
     No time and no place stands in it, so an interrupted and an undisturbed command write the same bytes.
     """
     of_runs: list[dict[str, Any]] = [{"run": one.name, one.kind: one.number, "splits": figures_of(one)} for one in runs]
-    splits = [split for split in SPLITS if of_runs and all(split in one["splits"] for one in of_runs)]
-    infos = [read_info(one.path / BUNDLE) for one in runs]
-    datasets = {info.dataset for info in infos}
-    if len(datasets) > 1:
+    splits = [split for split in SPLITS if all(split in one["splits"] for one in of_runs)]
+    first, *others = (read_info(one.path / BUNDLE) for one in runs)
+    if any(other.dataset != first.dataset for other in others):
         raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so they have no spread")
     return {
-        "dataset": infos[0].dataset if infos else None,
-        "labels": infos[0].labels if infos else [],
+        "dataset": first.dataset,
+        "labels": first.labels,
         "runs": of_runs,
         "interval": {"level": LEVEL, "method": METHOD_OVER_RUNS},
         "splits": {split: spreads([one["splits"][split] for one in of_runs], FIGURES) for split in splits},
@@ -60,12 +59,11 @@ def figures_of(run: Member) -> dict[str, dict[str, Any]]:
     is the line of the best epoch, before calibration and without intervals.
     """
     test = read_figures(run.path, TEST)
-    found = {} if test is None else {TEST: chosen(test)}
-    measured = read_figures(run.path / EVALUATION, VALIDATION) if run.kind == "fold" or test is None else None
-    if measured is not None and measured.get("step") == read_info(run.path / BUNDLE).step:
-        return {VALIDATION: chosen(measured), **found}
-    best = [line for line in read_log(run.path) if line.get("kind") == VALIDATION and line.get("best")]
-    return {VALIDATION: chosen(best[-1]), **found} if best else found
+    validation = read_figures(run.path / EVALUATION, VALIDATION) if run.kind == "fold" or test is None else None
+    if validation is None or validation.get("step") != read_info(run.path / BUNDLE).step:
+        best = [line for line in read_log(run.path) if line["kind"] == VALIDATION and line.get("best")]
+        validation = best[-1] if best else None
+    return {split: chosen(values) for split, values in ((VALIDATION, validation), (TEST, test)) if values is not None}
 
 
 def chosen(values: dict[str, Any]) -> dict[str, Any]:
@@ -73,23 +71,19 @@ def chosen(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in ("rows", *FIGURES, "intervals") if name in values}
 
 
-def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str], *, keep: bool) -> dict[str, Any]:
-    """The figures over every row of all folds, each once; with ``keep`` the predictions are written beside.
+def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str]) -> dict[str, Any]:
+    """The figures over every row of all folds, each once; the predictions are written beside the runs.
 
     Raises ``DataError`` if the folds are not all those of the dataset.
     """
-    data = read_config(runs[0].path)["data"]
-    manifest = read_manifest(data)
+    manifest = read_manifest(read_config(runs[0].path)["data"])
     rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
-    table = gather(folder, runs, rows)
-    if keep:
-        path = folder / OUT_OF_FOLD
-        with storage(path), atomic.replacing(path) as temporary:
-            pq.write_table(table, temporary)
-    thresholds = {}
-    for run in runs:
-        values = read_figures(run.path / EVALUATION, VALIDATION)
-        thresholds[run.number] = 0.5 if values is None else values["threshold"]
+    table = gather(folder, runs, labels, rows)
+    path = folder / OUT_OF_FOLD
+    with storage(path), atomic.replacing(path) as temporary:
+        pq.write_table(table, temporary)
+    measured = {run.number: read_figures(run.path / EVALUATION, VALIDATION) for run in runs}
+    thresholds = {fold: 0.5 if values is None else values["threshold"] for fold, values in measured.items()}
     return figures_over_folds(table, labels, thresholds)
 
 
@@ -98,7 +92,7 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
 
     Raises ``DataError`` if none of them has.
     """
-    done = finished(began)
+    done = [one for one in began if known_status(one.path).get("state") == "finished"]
     if not done:
         raise DataError(
             f"{folder}: none of its runs has finished yet ({listed(began)}); wait for the first, or name one of them"
@@ -131,38 +125,27 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
     return {"folds": found, "spread": spreads(found, FIGURES), "difference": spread(differences), "ahead": ahead}
 
 
-def finished(runs: Sequence[Member]) -> list[Member]:
-    """Those of the runs that ended well."""
-    return [one for one in runs if known_status(one.path).get("state") == "finished"]
-
-
-def gather(folder: Path, runs: Sequence[Member], rows: int) -> pa.Table:
+def gather(folder: Path, runs: Sequence[Member], labels: Sequence[str], rows: int) -> pa.Table:
     """The predictions of all folds in the order of the source, with the fold of each row.
 
     ``rows`` is how many the dataset has in its folds. Raises ``DataError`` unless each of them is there exactly once.
     """
+    columns = ["label", "predicted", *map(probability_column, labels)]
     tables = []
     for run in runs:
-        path = run.path / EVALUATION / predictions_name(VALIDATION)
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(
-                f"{path}: not readable ({error}); remove {run.path}, and the same launch trains it again"
-            ) from None
-        fold = pa.array(np.full(len(table), run.number, np.int32))
-        tables.append(table.add_column(1, "fold", fold))
+        again = f"remove {run.path}, and the same launch trains it again"
+        table = read_predictions(run.path / EVALUATION, VALIDATION, columns, again)
+        tables.append(table.add_column(1, "fold", pa.array(np.full(len(table), run.number, np.int32))))
     whole = pa.concat_tables(tables).sort_by("row").combine_chunks()
-    numbers = whole["row"].to_numpy()
-    if len(numbers) != rows or len(np.unique(numbers)) != rows:
+    if (different := len(np.unique(whole["row"]))) != rows or len(whole) != rows:
         raise DataError(
-            f"{folder}: its folds predict {len(np.unique(numbers)):,} different rows by {len(numbers):,} predictions, "
-            f"the dataset has {rows:,} in folds: a run there is of another dataset; remove it, and launch again"
+            f"{folder}: its folds predict {different:,} different rows by {len(whole):,} predictions, the dataset has "
+            f"{rows:,} in folds: a run there is of another dataset; remove it, and launch again"
         )
     return whole
 
 
-def figures_over_folds(table: pa.Table, names: Sequence[str], thresholds: dict[int, float]) -> dict[str, Any]:
+def figures_over_folds(table: pa.Table, names: Sequence[str], thresholds: Mapping[int, float]) -> dict[str, Any]:
     """Metrics over all rows of ``gather``, each once, with intervals, and each class.
 
     A run's temperature and threshold were fitted on the fold that it held out, and so was the epoch chosen whose
@@ -174,14 +157,14 @@ def figures_over_folds(table: pa.Table, names: Sequence[str], thresholds: dict[i
     labels = np.array([places[str(as_found(label))] for label in table["label"].to_pylist()], np.int64)
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
     logits = np.log(np.maximum(chances, SMALLEST))
-    decided = logits
-    if len(names) == 2:
-        logits = logits[:, 1] - logits[:, 0]
-        limits = np.array([thresholds[int(fold)] for fold in table["fold"].to_numpy()])
-        decided = logits - np.log(limits / (1 - limits))  # each fold's own threshold is then the common 0.5
-    values, by_label = classification_metrics(logits, labels), classification_metrics(decided, labels)
-    found, of_labels = intervals(logits, labels, values), intervals(decided, labels, by_label)
-    found |= {name: of_labels[name] for name in DECIDED if name in of_labels}
-    values |= {name: by_label[name] for name in DECIDED if name in by_label}
+    logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
+    values = classification_metrics(logits, labels)
+    found = intervals(logits, labels, values)
+    if len(names) == 2:  # each fold's own threshold becomes the common 0.5
+        limits = np.array([thresholds[fold] for fold in table["fold"].to_pylist()])
+        decided = logits - np.log(limits / (1 - limits))
+        by_label = classification_metrics(decided, labels)
+        found |= {name: intervals(decided, labels, by_label)[name] for name in DECIDED}
+        values |= {name: by_label[name] for name in (*DECIDED, MATRIX)}
     by_class = per_class(confusion_from_json(values, len(names)), names)
     return {**values, "intervals": found, "per_class": by_class}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.inference.explanation import Piece, as_html, pieces_of
+from harness.inference.explanation import Piece, as_html, pieces_of, places
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import UNLABELLED
@@ -25,10 +25,8 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
 from preprocessing.corpus.tables import as_text, read_table
 from preprocessing.dataset.shards import Manifest
-from preprocessing.text.encoder import kept_at_head, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import RESERVED, UNK
 
 MOST_BYTES = 1 << 30
 """Larger files are not searched: the rows of a CSV file are found by counting its lines from the start."""
@@ -45,53 +43,29 @@ class Originals:
     """One clause; None if every row that was asked for is there."""
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """One wrong answer, ready to be shown."""
-
-    entry: Mapping[str, Any]
-    """As ``SPLIT.json`` has it."""
-    text: str | None
-    """The original text; None where it is not to be had."""
-    marked: str
-    """That text as HTML; empty where it is not to be had."""
-    read: str
-    """What the model saw, as HTML."""
-
-
-def mistakes_of(figures: Mapping[str, Any], originals: Originals, manifest: Manifest | None) -> list[Mistake]:
-    """The mistakes of an evaluation with their original texts, the most confident first."""
-    tokenizer = tokenizer_of(manifest) if manifest is not None and originals.texts else None
+def mistakes_of(figures: Mapping[str, Any], originals: Originals, manifest: Manifest | None) -> list[dict[str, Any]]:
+    """The mistakes of an evaluation, the most confident first: each ``entry`` of ``SPLIT.json`` with its original
+    ``text``, None where it is not to be had, that text as HTML (``marked``), and as HTML what the model saw (``read``).
+    """
+    tokenizer = None
+    if manifest is not None and originals.texts:
+        with suppress(UserError):  # what it needs is not installed
+            tokenizer = Tokenizer(TextPipeline.from_json(manifest.text))
     result = []
     for entry in figures["mistakes"]:
         tokens, weights = entry["tokens"], entry["weights"]
         read = as_html([piece for pair in zip(tokens, weights, strict=True) for piece in (pair, (" ", 0.0))])
         text = originals.texts.get(entry["row"])
         marked = "" if text is None else as_html(placed(text, tokens, weights, tokenizer))
-        result.append(Mistake(entry, text, marked, read))
+        result.append({"entry": entry, "text": text, "marked": marked, "read": read})
     return result
-
-
-def tokenizer_of(manifest: Manifest) -> Tokenizer | None:
-    """The dataset's tokenizer; None where what it needs is not installed."""
-    try:
-        return Tokenizer(TextPipeline.from_json(manifest.text))
-    except UserError:
-        return None
 
 
 def placed(text: str, tokens: Sequence[str], weights: Sequence[float], tokenizer: Tokenizer | None) -> list[Piece]:
     """The text in pieces, with the weights of the tokens that stand there."""
     if tokenizer is None:
         return [(text, 0.0)]
-    known = set(tokens)
-
-    def tokens_of(some: list[str]) -> list[list[str]]:
-        return [[token if token in known else RESERVED[UNK] for token in found] for found in tokenizer(some).to_lists()]
-
-    spec = tokenizer.pipeline.spec
-    at_head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
-    spans = spans_of(text, tokens[:at_head], tokens[at_head:], tokens_of, strip_html=spec.html)
+    spans = places(text, tokens, tokenizer, tokenizer.pipeline.spec)
     return pieces_of(text, spans, weights)
 
 
@@ -102,42 +76,41 @@ def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> Originals:
     """
     if manifest is None:
         return Originals({}, "there is no manifest of the dataset to say where they came from")
-    wanted, provenance = sorted(set(rows)), manifest.provenance
-    found: dict[int, str] = {}
+    wanted, found = set(rows), dict[int, str]()
     missing = None
-    for entry in provenance.get("sources", []):
-        first = entry["first_row"]
-        here = [row for row in wanted if first <= row < first + entry["rows"]]
+    for entry in manifest.provenance.get("sources", []):
+        here = sorted(wanted.intersection(range(entry["first_row"], entry["first_row"] + entry["rows"])))
         try:
-            found |= texts_of(entry, provenance.get("config", {}), here) if here else {}
-        except (UnavailableError, UserError, OSError) as reason:
+            found |= texts_of(entry, manifest.provenance.get("config", {}), here) if here else {}
+        except (UserError, OSError) as reason:
             missing = " ".join(str(reason).split())
     if missing is None and len(found) < len(wanted):
         missing = "the manifest does not say where they came from"
     return Originals(found, missing)
 
 
-class UnavailableError(Exception):
-    """Why the texts of a source are not to be had, as a clause."""
-
-
 def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int]) -> dict[int, str]:
     """The texts of ``rows``, all of which lie in the source of this ``entry`` of the manifest.
 
-    Raises ``UnavailableError``, and what reading a corpus raises.
+    Raises ``DataError`` with a clause, and what reading a corpus raises.
     """
     file = file_of(entry, config)
+    changed = DataError(f"{file.name} has changed since the dataset was made of it")
+    packed = addresses.is_compressed(file.address)
+    if entry["bytes"] > (most := MOST_PACKED_BYTES if packed else MOST_BYTES):
+        raise DataError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
+    if file.format != "folder" and addresses.identity(file.address)["bytes"] != entry["bytes"]:
+        raise changed
+    column, offset = file.source.text_column, entry["first_row"] - 1
+    found: dict[int, str] = {}
     with temporary_folder() as stage:
         plan = scan(file, stage)
-        if plan.fingerprint != entry["fingerprint"] or plan.rows != entry["rows"]:
-            raise UnavailableError(f"{file.name} has changed since the dataset was made of it")
-        found: dict[int, str] = {}
+        if (plan.fingerprint, plan.rows) != (entry["fingerprint"], entry["rows"]):
+            raise changed
         for part in numbered([plan]):
-            offset = entry["first_row"] - 1
             numbers = np.arange(part.cut.first_row, part.cut.first_row + part.cut.rows)
             places = np.flatnonzero(np.isin(numbers + offset, rows))
             if len(places):
-                column = file.source.text_column
                 texts = as_text(part, read_table(part, [column])[column], numbers, column)
                 found |= {int(numbers[at] + offset): texts[int(at)].as_py() or "" for at in places}
     return found
@@ -146,29 +119,19 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
 def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
     """The file that an ``entry`` of the manifest speaks of, as the configuration beside it finds it today.
 
-    Raises ``UnavailableError``, also for a file that has changed, or whose search would take long.
+    Raises ``DataError``.
     """
     try:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
     except (KeyError, TypeError, ValueError, AttributeError):  # values of any type, as a stranger wrote them
-        raise UnavailableError("another version of padless has written down where they came from") from None
+        raise DataError("another version of padless has written down where they came from") from None
     named = [address for address, split in source.addresses if split != UNLABELLED]
     if any(map(addresses.is_remote, named)):
-        raise UnavailableError("they lie on a remote store, from which a report fetches nothing")
+        raise DataError("they lie on a remote store, from which a report fetches nothing")
     for address in named:
         alone = replace(source, path=[address], validation_path=[], test_path=[], unlabelled_path=[])
         with suppress(DataError):  # of several files some may be gone
             for file in files(alone, splits):
                 if file.name == entry["name"]:
-                    check_cost(file, entry)
                     return file
-    raise UnavailableError(f"{entry['name']} is no longer where it was when the dataset was made of it")
-
-
-def check_cost(file: File, entry: Mapping[str, Any]) -> None:
-    """Raise ``UnavailableError`` for a file that has changed, or whose search would take long."""
-    most = MOST_PACKED_BYTES if addresses.is_compressed(file.address) else MOST_BYTES
-    if entry["bytes"] > most:
-        raise UnavailableError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
-    if file.format != "folder" and addresses.identity(file.address)["bytes"] != entry["bytes"]:
-        raise UnavailableError(f"{file.name} has changed since the dataset was made of it")
+    raise DataError(f"{entry['name']} is no longer where it was when the dataset was made of it")

@@ -11,16 +11,18 @@ import io
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from harness.report.runs import RunFacts
 from harness.rundir.json_files import Line
-from harness.rundir.results import read_predictions
+from harness.rundir.results import probability_column, read_predictions
+from harness.scores.metrics import worst_first
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import shortened
+from preprocessing.labels import as_found
 
 SIZE = (4.4, 3.0)
 """Inches: small, so that the text stays readable on a telephone, where a chart fills the width."""
@@ -33,17 +35,11 @@ MOST_CURVES = 6
 """Classes whose ROC and precision-recall curves are drawn: more are a tangle."""
 LONGEST = 28
 """Characters of a name in a legend."""
+Chart: TypeAlias = tuple[str, str]
+"""Its title, and the address of a picture, which holds the picture itself."""
 Curve: TypeAlias = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 """x and y."""
 NONE: Curve = ([], [])
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A finished chart; ``image`` is the address of a picture, which holds the picture itself."""
-
-    title: str
-    image: str
 
 
 def draw(
@@ -86,7 +82,7 @@ def draw(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of letters that matplotlib's own font lacks: the browser has them
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return Chart(title, f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    return title, f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def curves_of(run: RunFacts) -> dict[str, tuple[Curve, Curve]]:
@@ -100,24 +96,21 @@ def curves_of(run: RunFacts) -> dict[str, tuple[Curve, Curve]]:
         return {}
     worst = [entry["label"] for entry in worst_first(run.measured.figures["per_class"])]
     names = run.labels[1:] if len(run.labels) == 2 else worst[:MOST_CURVES]
+    columns = ["label", *map(probability_column, names)]
     try:
-        true, chances = read_predictions(run.measured.directory, run.measured.split, names)
-    except (OSError, KeyError, ValueError):
+        table = read_predictions(run.measured.directory, run.measured.split, columns)
+    except DataError:
         return {}
+    true = np.array([as_found(label) for label in table["label"].to_pylist()], dtype=object)
     result = {}
     for name in names:
         positive = true == name
-        if positive.all() or not positive.any():
-            continue
-        wrong, found, _ = roc_curve(positive, chances[name])
-        precision, recall, _ = precision_recall_curve(positive, chances[name])
-        result[name] = (thinned(wrong, found), thinned(recall[::-1], precision[::-1]))
+        if 0 < positive.sum() < len(true):
+            chances = table[probability_column(name)].to_numpy()
+            wrong, found, _ = roc_curve(positive, chances)
+            precision, recall, _ = precision_recall_curve(positive, chances)
+            result[name] = (thinned(wrong, found), thinned(recall[::-1], precision[::-1]))
     return result
-
-
-def worst_first(per_class: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Classes by rising F1, of equals the larger first; those without a row, of which nothing is known, at the end."""
-    return sorted(per_class, key=lambda entry: (not entry["rows"], entry["f1"] or 0.0, -entry["rows"]))
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> Curve:
@@ -128,65 +121,54 @@ def thinned(x: np.ndarray, y: np.ndarray) -> Curve:
 
 def averaged(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]]:
     """Steps and values of a figure over a run; where there are many lines, means of neighbours."""
-    known = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
-    known = [(step, value) for step, value in known if math.isfinite(value)]
+    known = [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
     size = -(-len(known) // CURVE_POINTS) or 1
     groups = [known[start : start + size] for start in range(0, len(known), size)]
     return [group[-1][0] for group in groups], [float(np.mean([value for _, value in group])) for group in groups]
 
 
-def over_steps(
-    title: str, figure: str, y_label: str, runs: Sequence[RunFacts], names: Sequence[str], where: str, **how: Any
-) -> Chart | None:
-    """A figure over the steps, runs overlaid; ``where`` is ``train``, ``speed`` or ``validation``."""
-    curves = (averaged(getattr(run, where), figure) for run in runs)
-    return draw(title, zip(names, curves, strict=True), "step", y_label, **how)
-
-
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
     """Loss, validation, learning rate, gradient norm and throughput over the steps; runs overlaid. One run's loss on
-    validation is the one that chose its weights, if one did.
+    validation is the one that chose its weights, if one did, and the epoch whose weights were kept is a point.
     """
+
+    def over_steps(title: str, figure: str, y_label: str, where: str, **how: Any) -> Chart | None:
+        curves = [(name, averaged(getattr(run, where), figure)) for name, run in zip(names, runs, strict=True)]
+        return draw(title, [*curves, *(kept(runs, figure) if where == VALIDATION else [])], "step", y_label, **how)
+
     if len(runs) == 1:
         (run,) = runs
         figure = "log_loss" if run.selected == "accuracy" else run.selected
-        calibrated = ", calibrated" if figure != "log_loss" else ""
-        training, validation = averaged(run.train, "loss"), averaged(run.validation, figure)
-        curves = (("training", training), (f"validation{calibrated}", validation), kept(run, figure))
-        losses = [draw("Loss", curves, "step", "log loss", low=0)]
-        right = ("validation", averaged(run.validation, "accuracy")), kept(run, "accuracy")
-        accuracy = draw("Validation accuracy", right, "step", "accuracy", percent=True)
+        name = "validation, calibrated" if figure == "calibrated_log_loss" else "validation"
+        both = [("training", averaged(run.train, "loss")), (name, averaged(run.validation, figure))]
+        losses = [draw("Loss", [*both, *kept(runs, figure)], "step", "log loss", low=0)]
     else:
         losses = [
-            over_steps("Training loss", "loss", "log loss", runs, names, "train", low=0),
-            over_steps("Validation loss", "log_loss", "log loss", runs, names, VALIDATION),
+            over_steps("Training loss", "loss", "log loss", "train", low=0),
+            over_steps("Validation loss", "log_loss", "log loss", VALIDATION),
         ]
-        accuracy = over_steps("Validation accuracy", "accuracy", "accuracy", runs, names, VALIDATION, percent=True)
-    return only(
+    charts = (
         *losses,
-        over_steps("Validation perplexity", "perplexity", "perplexity", runs, names, VALIDATION),
-        accuracy,
-        over_steps("Learning rate", "lr", "learning rate", runs, names, "train", low=0),
-        over_steps("Gradient norm", "grad_norm", "norm before clipping", runs, names, "train", low=0),
-        over_steps("Throughput", "tokens_per_s", "tokens/s", runs, names, "speed", low=0),
+        over_steps("Validation perplexity", "perplexity", "perplexity", VALIDATION),
+        over_steps("Validation accuracy", "accuracy", "accuracy", VALIDATION, percent=True),
+        over_steps("Learning rate", "lr", "learning rate", "train", low=0),
+        over_steps("Gradient norm", "grad_norm", "norm before clipping", "train", low=0),
+        over_steps("Throughput", "tokens_per_s", "tokens/s", "speed", low=0),
     )
+    return [chart for chart in charts if chart is not None]
 
 
-def kept(run: RunFacts, figure: str) -> tuple[str, Curve]:
-    """The epoch whose weights were kept, as a point of the curve of the figure that chose it; no point of others."""
-    best = run.best_validation
-    is_known = best is not None and run.selected == figure and isinstance(best.get(figure), float)
-    return "best, kept", ([best["step"]], [best[figure]]) if best is not None and is_known else NONE
+def kept(runs: Sequence[RunFacts], figure: str) -> list[tuple[str, Curve]]:
+    """The epoch whose weights one run kept, as a point of the curve of the figure that chose it; none of others."""
+    best = runs[0].best_validation or {}
+    if len(runs) > 1 or runs[0].selected != figure or figure not in best:
+        return []
+    return [("best, kept", ([best["step"]], [best[figure]]))]
 
 
 def capital(text: str) -> str:
     """A text with a capital in front."""
     return text[:1].upper() + text[1:]
-
-
-def only(*charts: Chart | None) -> list[Chart]:
-    """The charts that there are."""
-    return [chart for chart in charts if chart is not None]
 
 
 def shown_split(runs: Sequence[RunFacts]) -> str:
@@ -199,27 +181,28 @@ def quality_charts(
     runs: Sequence[RunFacts], names: Sequence[str], curves: Sequence[Mapping[str, tuple[Curve, Curve]]]
 ) -> list[Chart]:
     """ROC, precision-recall and calibration on one split; runs overlaid, or the classes of one run."""
-    split, alone = shown_split(runs), len(runs) == 1
-    measured = [run.measured.figures if run.measured and run.measured.split == split else None for run in runs]
-    bins = [bins_of(values["calibration"]["after"]) if values else NONE for values in measured]
-    of = [("after temperature scaling" if alone else name, each) for name, each in zip(names, bins, strict=True)]
-    of_classes = curves[0] if alone else {}
-    if alone and measured[0]:
-        of.append(("before temperature scaling", bins_of(measured[0]["calibration"]["before"])))
-    elif not alone:  # the classes of several runs would be one tangle of lines
-        of_classes = {
-            name: next(iter(each.values()), (NONE, NONE)) if values and len(values["labels"]) == 2 else (NONE, NONE)
-            for name, each, values in zip(names, curves, measured, strict=True)
-        }
-    roc, precision = ([(name, pair[which]) for name, pair in of_classes.items()] for which in (0, 1))
-    rates = "false positive rate", "true positive rate"
-    return only(
-        draw("ROC", roc, *rates, percent=True, diagonal=True, low=0),
+    split = shown_split(runs)
+    of_classes, bins = [], []
+    for name, run, pairs in zip(names, runs, curves, strict=True):
+        figures = run.measured.figures if run.measured is not None and run.measured.split == split else None
+        after, before = (bins_of(figures, when) for when in ("after", "before"))
+        if len(runs) == 1:
+            of_classes = list(pairs.items())
+            bins = [("after temperature scaling", after), ("before temperature scaling", before)]
+        else:  # the classes of several runs would be one tangle of lines
+            is_drawn = figures is not None and len(run.labels) == 2
+            of_classes.append((name, next(iter(pairs.values()), (NONE, NONE)) if is_drawn else (NONE, NONE)))
+            bins.append((name, after))
+    roc, precision = ([(name, pair[which]) for name, pair in of_classes] for which in (0, 1))
+    charts = (
+        draw("ROC", roc, "false positive rate", "true positive rate", percent=True, diagonal=True, low=0),
         draw("Precision and recall", precision, "recall", "precision", percent=True, low=0),
-        draw("Calibration", of, "confidence", "accuracy", percent=True, diagonal=True),
+        draw("Calibration", bins, "confidence", "accuracy", percent=True, diagonal=True),
     )
+    return [chart for chart in charts if chart is not None]
 
 
-def bins_of(bins: Sequence[Mapping[str, float]]) -> Curve:
-    """Confidence and accuracy of each bin of a reliability diagram."""
+def bins_of(figures: Mapping[str, Any] | None, when: str) -> Curve:
+    """Confidence and accuracy of each bin of a reliability diagram, ``before`` or ``after`` calibration."""
+    bins = figures["calibration"][when] if figures is not None else []
     return [entry["confidence"] for entry in bins], [entry["accuracy"] for entry in bins]

@@ -19,7 +19,6 @@ import numpy as np
 from harness.baseline.results import Comparison, compare, read_results
 from harness.config import LANGUAGE_MODEL, flat
 from harness.data.views import held_out
-from harness.report.mistakes import Originals, find_originals
 from harness.rundir.bundle_files import stored_info
 from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, CONFIG, METRICS, THROUGHPUT
@@ -28,7 +27,7 @@ from harness.rundir.records import known_status, read_attempts, read_config, rea
 from harness.rundir.results import Measured, read_measured
 from harness.scores.figures import CHOSEN_BY, FIGURES
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
@@ -67,11 +66,6 @@ class RunFacts:
     """Why there is not, if the figures of the linear model are there."""
 
     @property
-    def test(self) -> dict[str, Any] | None:
-        """The figures on the test split, where there are any."""
-        return self.measured.figures if self.measured is not None and self.measured.split == TEST else None
-
-    @property
     def labels(self) -> list[str]:
         """The names of the classes; empty as long as they are not known."""
         if self.measured is not None:
@@ -91,41 +85,16 @@ class RunFacts:
 
     @cached_property
     def speed_summary(self) -> dict[str, float]:
-        """Training time in seconds, and means over that time of what the log lines say; empty without lines."""
-        rows = {line["step"]: line.get("rows") or 0 for line in self.train}
-        lines = [line for line in self.speed if line["rows_per_s"]]
-        seconds = np.array([rows.get(line["step"], 0) / line["rows_per_s"] for line in lines])
-        if not seconds.sum():
+        """Training time in seconds, and what the log lines say, on average over that time; empty without lines."""
+        rows = {line["step"]: line["rows"] for line in self.train if line.get("rows")}
+        lines = [line for line in self.speed if line["step"] in rows and line["rows_per_s"]]
+        if not lines:
             return {}
-        result = {"seconds": float(seconds.sum())}
-        for name in WEIGHED:
-            values = np.array([line.get(name) for line in lines], np.float64)  # None is NaN
-            known = ~np.isnan(values)
-            if seconds[known].sum():
-                result[name] = float(np.average(values[known], weights=seconds[known]))
-        if padding := [line["padding"] for line in self.train if line.get("padding") is not None]:
-            result["padding"] = float(np.mean(padding))
-        if memory := [line["memory_bytes"] for line in lines if line.get("memory_bytes")]:
-            result["memory_bytes"] = float(max(memory))
-        return result
-
-    @property
-    def linear_before_calibration(self) -> dict[str, Any] | None:
-        """The linear model on validation, to stand beside ``best_validation``, whose probabilities are not calibrated.
-
-        At the threshold 0.5 of both, the temperature changes no prediction.
-        """
-        values = self.linear.get(VALIDATION)
-        if values is None:
-            return None
-        before = values["calibration"]
-        return {**values, "log_loss": before["log_loss_before"], "ece": before["ece_before"]}
-
-    @cached_property
-    def originals(self) -> Originals:
-        """The texts of the mistakes as they stand in the corpus, as far as they can be read."""
-        rows = [] if self.measured is None else [each["row"] for each in self.measured.figures["mistakes"]]
-        return find_originals(self.manifest, rows)
+        seconds = [rows[line["step"]] / line["rows_per_s"] for line in lines]
+        means = {name: float(np.average([line[name] for line in lines], weights=seconds)) for name in WEIGHED}
+        padding = float(np.mean([line["padding"] for line in self.train]))
+        memory = float(max(line["memory_bytes"] for line in lines))
+        return {"seconds": float(sum(seconds)), **means, "padding": padding, "memory_bytes": memory}
 
 
 def read_run(directory: str | Path) -> RunFacts:
@@ -140,15 +109,12 @@ def read_run(directory: str | Path) -> RunFacts:
             f"{directory / METRICS}: holds no metrics: this run has logged nothing yet; wait for its first log line, "
             "or name another run"
         )
-    info, measured = stored_info(directory / BUNDLE), read_measured(directory)
-    fingerprint = info.dataset if info is not None else measured.figures.get("dataset") if measured else None
-    manifest, note = dataset_of(config, fingerprint)
-    fingerprint = fingerprint or (manifest.fingerprint if manifest else None)
+    info = stored_info(directory / BUNDLE)
+    manifest, note = dataset_of(config, info.dataset if info is not None else None)
     linear: dict[str, dict[str, Any]] = {}
     beside, linear_note = None, None
     try:
-        linear = linear_of(config["data"], fingerprint, config.get("fold"))
-        beside = compare(measured, config["data"], linear)
+        linear, beside = beside_linear(directory, config["data"])
     except DataError as error:
         linear_note = str(error)
     return RunFacts(
@@ -160,8 +126,8 @@ def read_run(directory: str | Path) -> RunFacts:
         validation=[line for line in lines if line["kind"] == VALIDATION],
         speed=read_log(directory, THROUGHPUT),
         attempts=read_attempts(directory),
-        measured=measured,
-        fingerprint=fingerprint,
+        measured=read_measured(directory),
+        fingerprint=info.dataset if info is not None else manifest.fingerprint if manifest is not None else None,
         manifest=manifest,
         manifest_note=note,
         linear=linear,
@@ -170,15 +136,16 @@ def read_run(directory: str | Path) -> RunFacts:
     )
 
 
-def linear_of(data: str | Path, fingerprint: str | None, fold: int | None) -> dict[str, dict[str, Any]]:
-    """The linear model's figures on a dataset, by split; not on validation where a run held out a ``fold`` instead.
+def beside_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
+    """The linear model's figures on the dataset of a run, by split, as far as they are there, and the run beside it.
 
-    Raises ``DataError`` for damaged ones.
+    It has none on validation where the run held out a fold instead. Raises ``DataError`` for damaged ones.
     """
-    linear = read_results(data, fingerprint)
-    if fold is not None:
+    info = stored_info(run / BUNDLE)
+    linear = read_results(data, info.dataset if info is not None else None)
+    if info is not None and info.fold is not None:
         linear.pop(VALIDATION, None)
-    return linear
+    return linear, compare(read_measured(run), data, linear)
 
 
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
@@ -204,15 +171,16 @@ def ranked(runs: Sequence[RunFacts]) -> list[RunFacts]:
 
     A run without a validation comes after those that have one. Equals stay in their order.
     """
-    name, groups = ranking_figure(runs), dataset_groups(runs)
+    name = ranking_figure(runs)
 
-    def place(number: int) -> tuple[int, float]:
-        value = (runs[number].best_validation or {}).get(name)
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            return groups[number], math.inf
-        return groups[number], value if FIGURES[name].lower_is_better else -value
+    def place(numbered: tuple[int, RunFacts]) -> tuple[int, float]:
+        group, run = numbered
+        value = (run.best_validation or {}).get(name)
+        if value is None or not math.isfinite(value):
+            return group, math.inf
+        return group, value if FIGURES[name].lower_is_better else -value
 
-    return [runs[number] for number in sorted(range(len(runs)), key=place)]
+    return [run for _, run in sorted(zip(dataset_groups(runs), runs, strict=True), key=place)]
 
 
 def ranks(runs: Sequence[RunFacts]) -> list[int | None]:
@@ -224,26 +192,26 @@ def ranks(runs: Sequence[RunFacts]) -> list[int | None]:
 
 def dataset_groups(runs: Sequence[RunFacts]) -> list[int]:
     """For each run the number of its dataset; a run whose dataset is not known is a group of its own."""
-    known: dict[str, int] = {}
-    keys = [run.fingerprint or f"unknown {place}" for place, run in enumerate(runs)]
-    return [known.setdefault(key, len(known)) for key in keys]
+    keys = [run.fingerprint or str(run.directory) for run in runs]
+    return [list(dict.fromkeys(keys)).index(key) for key in keys]
 
 
 def best_values(runs: Sequence[RunFacts]) -> dict[str, float]:
-    """The best value of each figure on validation, where at least two runs of one dataset have it."""
-    if len(set(dataset_groups(runs))) > 1:
+    """The best value of each figure on validation, where at least two runs, all of one dataset, have it."""
+    lines = [run.best_validation for run in runs if run.best_validation is not None]
+    if len(lines) < 2 or any(dataset_groups(runs)):
         return {}
-    lines = [line for run in runs if (line := run.best_validation) is not None]
-    values = {name: [line[name] for line in lines if line.get(name) is not None] for name in FIGURES}
-    best = {name: min if figure.lower_is_better else max for name, figure in FIGURES.items()}
-    return {name: best[name](some) for name, some in values.items() if len(some) > 1}
+    return {
+        name: (min if figure.lower_is_better else max)(line[name] for line in lines)
+        for name, figure in FIGURES.items()
+        if all(line.get(name) is not None for line in lines)
+    }
 
 
 def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs, with the value of each run; the run's own place is left out."""
     every = [flat(run.config) for run in runs]
-    keys = dict.fromkeys(key for config in every for key in config if key != "run")
-    table = {key: [config.get(key, UNSET) for config in every] for key in keys}
+    table = {key: [config.get(key, UNSET) for config in every] for config in every for key in config if key != "run"}
     return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.baseline.results import Comparison, compare
 from harness.report.page import write_report_quietly
-from harness.report.runs import linear_of
-from harness.rundir.bundle_files import stored_info
-from harness.rundir.layout import BUNDLE
-from harness.rundir.results import read_measured
+from harness.report.runs import beside_linear
 from harness.scores.figures import numbers_of
 from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
@@ -47,7 +43,7 @@ class BaselineSink(Sink):
         if ending.state != "finished":
             return
         try:
-            found = beside(self.run, self.data)
+            found = beside_linear(self.run, self.data)[1]
         except DataError as error:
             tell(f"warning: no comparison with the linear model ({error})")
             return
@@ -57,10 +53,3 @@ class BaselineSink(Sink):
         self.others.say(found.verdict)
         bounds = {"difference_low": found.low, "difference_high": found.high}
         self.others.summarize(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})
-
-
-def beside(run: Path, data: str | Path) -> Comparison | None:
-    """A finished run beside the linear model of its dataset; None where none was measured. Raises ``DataError``."""
-    info = stored_info(run / BUNDLE)
-    linear = linear_of(data, None if info is None else info.dataset, None if info is None else info.fold)
-    return compare(read_measured(run), data, linear)

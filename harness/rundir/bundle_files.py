@@ -29,11 +29,11 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from harness.config import CLASSIFIER, DAMAGED, LANGUAGE_MODEL, Task, model_from_dict
-from harness.rundir.json_files import check_file, check_name, read_sealed, seal_of, write_sealed
+from harness.rundir.json_files import Indexed, check_file, check_name, read_sealed, seal_of, write_sealed
 from harness.rundir.layout import BUNDLE, instead
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.schema import Count, Positive, Record, Sha256, Share, typed
+from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.untrusted import read_bytes, shown
 from preprocessing.dataset.shards import REBUILD, VOCABULARY
 from preprocessing.labels import LabelType, fits
@@ -148,13 +148,17 @@ def read_info(directory: Path) -> BundleInfo:
     return info
 
 
-def check_classifier(directory: Path, info: BundleInfo) -> None:
-    """Raise ``ConfigError`` for weights that tell no labels apart, with what to do with them."""
+def read_classifier(directory: Path) -> BundleInfo:
+    """``read_info`` of a classifier. Raises ``ConfigError`` for weights that tell no labels apart, with what to do with
+    them.
+    """
+    info = read_info(directory)
     if info.task == LANGUAGE_MODEL:
         raise ConfigError(
             f"{directory / INDEX}: a pretrained language model, which knows no labels; train a classifier that starts "
             f"from it, with --init.weights {directory}, and name that run"
         )
+    return info
 
 
 def weights_path(directory: Path, info: BundleInfo) -> Path:
@@ -198,21 +202,9 @@ class ExportInfo:
     """The version that wrote it."""
 
 
-class Named(Record, frozen=True, forbid_unknown_fields=False):
-    """What the index of an export says of every file."""
-
-    bytes: Count
-    sha256: Sha256
-
-
 def identity(info: BundleInfo) -> str:
     """A sha256 over all that ``bundle.json`` says, by which an export and its graphs name the bundle."""
     return seal_of(asdict(info))
-
-
-def facts_of(path: Path, **more: Any) -> dict[str, Any]:
-    """What the index of an export says of a file."""
-    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path), **more}
 
 
 def write_export(directory: Path, info: ExportInfo) -> None:
@@ -233,13 +225,13 @@ def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
     info: ExportInfo = typed(ExportInfo, content, str(path), AGAIN)
     if info.bundle != identity(bundle) or info.weights_sha256 != bundle.weights_sha256:
         raise DataError(f"{path}: belongs to another bundle than the {INDEX} beside it; {AGAIN}")
-    files: dict[str, Named] = typed(dict[str, Named], info.files, str(path), AGAIN)
+    files: dict[str, Indexed] = typed(dict[str, Indexed], info.files, str(path), AGAIN)
     for name, facts in files.items():
         check_name(name, path, AGAIN)
         if name in (ONNX, INT8) and facts.bytes > MOST_ONNX:
             raise DataError(f"{directory / name}: {facts.bytes:,} bytes, and no ONNX file has more than {MOST_ONNX:,}")
         if (directory / name).is_symlink() or (directory / name).exists():
-            check_file(directory / name, facts.bytes, facts.sha256, EXPORT, AGAIN)
+            check_file(directory / name, facts, EXPORT, AGAIN)
     return info
 
 

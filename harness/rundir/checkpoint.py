@@ -17,9 +17,6 @@ When one is written, and which are kept, is ``harness.training.writer``'s.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -30,11 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import field
 
-from harness.rundir.json_files import check_file, check_name, read_object
+from harness.rundir.json_files import Indexed, check_file, check_name, facts_of, read_object, read_typed
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Record, Sha256, typed
+from preprocessing.base.schema import Count, Record, typed
 from preprocessing.base.untrusted import check_regular, one_line, readable, shown
 
 if TYPE_CHECKING:
@@ -58,20 +55,13 @@ Header = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name of a tensor -> dtype, as safetensors spells it, and shape."""
 
 
-class File(Record, frozen=True):
-    """What a manifest says of a file."""
-
-    bytes: Count
-    sha256: Sha256
-
-
 class Manifest(Record, frozen=True):
     """``manifest.json``."""
 
     format: str
     format_version: int
     step: Count
-    files: dict[str, File]
+    files: dict[str, Indexed]
 
 
 class TrainerState(Record, frozen=True):
@@ -158,13 +148,14 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        index = {name: write_tensors(temporary / name, tensors) for name, tensors in files.items()}
-        index[STATE] = write_json(temporary / STATE, state)
+        for name, tensors in files.items():
+            write_tensors(temporary / name, tensors)
+        atomic.write_json(temporary / STATE, state)
+        index = {name: facts_of(temporary / name) for name in (*files, STATE)}
         manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
-        write_json(temporary / MANIFEST, manifest)
-        atomic.fsync(temporary)
+        atomic.write_json(temporary / MANIFEST, manifest)
         if target.exists() or target.is_symlink():
-            remove(atomic.take_place(temporary, target))
+            atomic.remove(atomic.take_place(temporary, target))
         else:
             os.rename(temporary, target)
             atomic.fsync(target.parent)
@@ -175,26 +166,8 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     return target
 
 
-def remove(path: Path) -> None:
-    """Delete a directory or a file, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a small file through to the disk; its line in the manifest."""
-    data = json.dumps(values, indent=2, allow_nan=False).encode() + b"\n"
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def write_tensors(path: Path, tensors: Tensors) -> dict[str, Any]:
-    """Write tensors in the safetensors format, through to the disk; their line in the manifest. Raises ``OSError``.
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Write tensors in the safetensors format, through to the disk. Raises ``OSError``.
 
     The library writes from the tensors' own memory and holds no lock meanwhile, so a training loop beside it goes on.
     """
@@ -210,12 +183,13 @@ def write_tensors(path: Path, tensors: Tensors) -> dict[str, Any]:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
     path.chmod(path.parent.stat().st_mode & 0o666)  # the library's file is this user's alone
     atomic.fsync(path)
-    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path)}
 
 
 def verify(path: Path) -> Checkpoint:
     """Check a checkpoint byte by byte. Raises ``DataError`` that names the first file that is not as written."""
-    content = read_part(path / MANIFEST)
+    content = read_object(path / MANIFEST, MEND)
+    if content is None:
+        raise DataError(f"{path / MANIFEST}: missing: not a whole checkpoint")
     if content.get("format") != FORMAT:
         raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint; {MEND}")
     if (found := content.get("format_version")) != FORMAT_VERSION:
@@ -228,10 +202,9 @@ def verify(path: Path) -> Checkpoint:
         raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {MEND}")
     for name, line in manifest.files.items():
         check_name(name, path / MANIFEST, MEND)
-        check_file(path / name, line.bytes, line.sha256, MANIFEST, MEND)
-    state = read_part(path / STATE)
-    known: CheckpointState = typed(CheckpointState, state, str(path / STATE), MEND)
-    step = known.step
+        check_file(path / name, line, MANIFEST, MEND)
+    state = read_typed(CheckpointState, path / STATE, MEND) or {}
+    step = state["step"]
     if step != manifest.step or path != path_of(path.parents[1], step):
         raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand? {MEND}")
     for name in (MODEL, OPTIMIZER):
@@ -239,20 +212,9 @@ def verify(path: Path) -> Checkpoint:
     return Checkpoint(path, step, state)
 
 
-def read_part(path: Path) -> dict[str, Any]:
-    """A JSON object that a checkpoint must have. Raises ``DataError``."""
-    content = read_object(path, MEND)
-    if content is None:
-        raise DataError(f"{path}: missing: not a whole checkpoint")
-    return content
-
-
 def steps(run: str | Path) -> list[int]:
     """Steps that have a checkpoint by name, ascending; none of them is verified."""
-    try:
-        names = os.listdir(Path(run, CHECKPOINTS))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    names = (path.name for path in Path(run, CHECKPOINTS).glob("step-*"))
     return sorted({int(match[1]) for name in names if (match := NAME.fullmatch(name))})
 
 
@@ -274,10 +236,7 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
 def delete(run: str | Path, unwanted: Iterable[int]) -> None:
     """Delete the checkpoints of some steps; a directory loses its name first, so that none is ever half there."""
     for step in unwanted:
-        path = path_of(run, step)
-        condemned = path.with_name(f"{path.name}{atomic.TEMPORARY_MARK}old-{os.getpid()}")
-        os.rename(path, condemned)
-        remove(condemned)
+        atomic.vanish(path_of(run, step))
 
 
 def sweep(run: str | Path) -> None:
@@ -290,16 +249,15 @@ def sweep(run: str | Path) -> None:
     """
     for step in steps(run):
         atomic.recover(name_of(run, step))
-        remove(atomic.aside(name_of(run, step)))
-    for folder in (CHECKPOINTS, BUNDLE, EVALUATION, ""):
-        if folder and Path(run, folder).is_symlink():
-            continue
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for name in os.listdir(Path(run, folder)):
-                final = atomic.final_of(name)
-                owned = (folder == CHECKPOINTS and NAME.fullmatch(final or "")) or folder == BUNDLE
-                if final is not None and (owned or atomic.is_abandoned(name)):
-                    remove(Path(run, folder, name))
+        if (aside := atomic.aside(name_of(run, step))).is_dir():
+            atomic.remove(aside)
+    for name in (CHECKPOINTS, BUNDLE, EVALUATION, ""):
+        folder = Path(run, name)
+        for path in folder.iterdir() if folder.is_dir() and not (name and folder.is_symlink()) else ():
+            final = atomic.final_of(path.name)
+            is_ours = name == BUNDLE or (name == CHECKPOINTS and NAME.fullmatch(final or ""))
+            if final is not None and (is_ours or atomic.is_abandoned(path.name)):
+                atomic.remove(path)
 
 
 def read_header(path: Path, mend: str) -> Header:
@@ -322,15 +280,15 @@ def read_header(path: Path, mend: str) -> Header:
 
 def check_tensors(found: Header, wanted: Header, what: str) -> None:
     """Raise ``DataError``, which begins with ``what``, for tensors that are not those of a network."""
-    wrong = []
-    for name in dict.fromkeys((*wanted, *found)):
-        if name not in found:
-            wrong.append(f"{name} is missing")
-        elif name not in wanted:
-            wrong.append(f"there is no {shown(name)} in it")
-        elif found[name] != wanted[name]:
-            is_there, expected = (f"{dtype} {list(shape)}" for dtype, shape in (found[name], wanted[name]))
-            wrong.append(f"{name} is {is_there} where {expected} is expected")
+
+    def spelt(tensors: Header, name: str) -> str:
+        return f"{tensors[name][0]} {list(tensors[name][1])}" if name in tensors else "nothing"
+
+    wrong = [
+        f"{shown(name)} is {spelt(found, name)} where {spelt(wanted, name)} is expected"
+        for name in dict.fromkeys((*wanted, *found))
+        if found.get(name) != wanted.get(name)
+    ]
     if wrong:
         more = f"; and {len(wrong) - FEW:,} more" if len(wrong) > FEW else ""
         raise DataError(f"{what} ({'; '.join(wrong[:FEW])}{more})")

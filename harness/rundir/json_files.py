@@ -18,6 +18,7 @@ from typing import Any
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.schema import Count, Record, Sha256, typed
 from preprocessing.base.untrusted import open_regular, parse_json, read_bytes, read_json, readable, sha256_of, shown
 
 Line = dict[str, Any]
@@ -35,6 +36,17 @@ def read_object(path: Path, mend: str = MEND) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds no JSON object; {mend}")
+    return content
+
+
+def read_typed(kind: Any, path: Path, mend: str = MEND) -> dict[str, Any] | None:
+    """The JSON object in a file, which has the values of ``kind``; None where there is no such file.
+
+    Raises ``DataError`` for a damaged one.
+    """
+    content = read_object(path, mend)
+    if content is not None:
+        typed(kind, content, str(path), mend)
     return content
 
 
@@ -63,8 +75,21 @@ def read_sealed(path: Path, kind: tuple[str, int], mend: str) -> dict[str, Any] 
     return {name: value for name, value in content.items() if name not in ("format", "format_version")}
 
 
-def check_file(path: Path, size: int, sha256: str, index: str, mend: str) -> None:
+class Indexed(Record, frozen=True, forbid_unknown_fields=False):
+    """What an index says of a file, beside whatever else."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+def facts_of(path: Path, **more: Any) -> dict[str, Any]:
+    """What an index is to say of a file."""
+    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path), **more}
+
+
+def check_file(path: Path, said: Indexed, index: str, mend: str) -> None:
     """Raise ``DataError`` for a file that is not the one of which ``index`` tells; nothing is read of a wrong size."""
+    size = said.bytes
     try:
         with open_regular(path) as file:
             found = os.fstat(file.fileno()).st_size
@@ -73,7 +98,7 @@ def check_file(path: Path, size: int, sha256: str, index: str, mend: str) -> Non
         raise DataError(f"{path}: {error.strerror}: {index} names this file; {mend}") from None
     if found != size:
         raise DataError(f"{path}: {found:,} bytes, and {index} says {size:,}: truncated or changed; {mend}")
-    if digest != sha256:
+    if digest != said.sha256:
         raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed; {mend}")
 
 

@@ -11,8 +11,6 @@ and read back as the number.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
 import os
@@ -25,7 +23,7 @@ from harness.rundir.layout import METRICS, THROUGHPUT, members, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, fits
-from preprocessing.base.untrusted import check_regular, read_bytes, shown
+from preprocessing.base.untrusted import read_bytes, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,81 +41,35 @@ class MetricsLog:
     """What was wrong with the files, a sentence for each that was not as it was left."""
 
     def __init__(self, run: Path, keep: Mapping[str, int] | None = None) -> None:
-        """Open both files of ``run``, cut back to ``keep[name]`` bytes; to nothing for a run that begins.
+        """Cut both files of ``run`` back to ``keep[name]`` bytes; to nothing for a run that begins.
 
         Of a damaged file the whole lines among those bytes are kept. Raises ``DataError`` for what is no file.
         """
-        self.run, self.files = run, {}
-        sizes = {name: (keep or {}).get(name, 0) for name in FILES}
-        with storage(run):
-            self.mended = [sentence for name in FILES if (sentence := mend(run / name, sizes[name]))]
-            for name in FILES:
-                file = open(run / name, "ab", buffering=0)  # noqa: SIM115 - held for as long as the run
-                file.truncate(min(sizes[name], os.fstat(file.fileno()).st_size))
-                self.files[name] = file
+        self.run, self.mended = run, []
+        for name in FILES:
+            path, size = run / name, (keep or {}).get(name, 0)
+            with storage(path):
+                data = read_bytes(path, MOST_LINES)[:size] if os.path.lexists(path) else b""
+                whole = [line for line in data.splitlines(keepends=True) if parse_row(line) is not None]
+                atomic.write_bytes(path, b"".join(whole))
+            if sum(map(len, whole)) < size:
+                what = f"{size:,} bytes were written; the {len(whole):,} whole lines among them are kept"
+                self.mended.append(f"{path}: damaged: {what}")
 
     def write(self, kind: str, values: Mapping[str, Any], name: str = METRICS) -> None:
         """Append a line to the file ``name``, whole or not at all. Raises ``StorageError``."""
-        line = json.dumps({"kind": kind, **{key: jsonable(value) for key, value in values.items()}}) + "\n"
-        file = self.files[name]
+        line = {"kind": kind, **{key: jsonable(value) for key, value in values.items()}}
         with storage(self.run / name):
-            before = os.fstat(file.fileno()).st_size
-            if file.write(data := line.encode()) != len(data):  # the disk filled up in mid-line
-                file.truncate(before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            atomic.append_line(self.run / name, json.dumps(line))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file: what ``keep`` must be for a run that resumes from this moment."""
-        return {name: os.fstat(file.fileno()).st_size for name, file in self.files.items()}
+        return {name: (self.run / name).stat().st_size for name in FILES}
 
     def sync(self) -> None:
         """Flush both files to the disk: a checkpoint counts on its lines, and a power cut must not take them away."""
-        for file in self.files.values():
-            os.fsync(file.fileno())
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self.files.values():
-            file.close()
-
-
-def mend(path: Path, size: int) -> str:
-    """Leave out what is damaged in the first ``size`` bytes of a file; what was, or nothing. Raises ``OSError``."""
-    with contextlib.suppress(FileNotFoundError):
-        check_regular(path, path.stat().st_mode)
-    if not size:
-        return ""
-    data = read_bytes(path, MOST_LINES)[:size] if path.exists() else b""
-    lines = data.splitlines(keepends=True)
-    whole = [line for line in lines if parse_row(line) is not None]
-    if len(data) == size and len(whole) == len(lines):
-        return ""
-    atomic.write_bytes(path, b"".join(whole))
-    return f"{path}: damaged: {size:,} bytes were written; the {len(whole):,} whole lines among them are kept"
-
-
-def parse_row(line: bytes) -> Line | None:
-    """A line with every number a number again; None for one that is none of ours, or has no end."""
-    try:
-        row = parse_line(line) if line.endswith(b"\n") else {}
-    except ValueError:
-        return None
-    return None if damage(row) else numbers_of_line(row)
-
-
-def numbers_of_line(line: Line) -> Line:
-    """What was written as the line."""
-    return {key: number_of(value) for key, value in line.items()}
-
-
-def damage(line: Line) -> str:
-    """Why a line is none of ours; empty for one that is."""
-    if not fits(LogLine, line):
-        return "has no kind or no step"
-    for name, value in line.items():
-        if not isinstance(number_of(value), int | float | None) and not (name in TEXTS and isinstance(value, str)):
-            return f"has {shown(value)} under {shown(name)}"
-    return ""
+        for name in FILES:
+            atomic.fsync(self.run / name)
 
 
 class LogLine(TypedDict):
@@ -127,27 +79,42 @@ class LogLine(TypedDict):
     step: Count
 
 
+def numbers_of(line: Line) -> Line:
+    """A line with every number a number again. Raises ``ValueError`` that says why it is none of ours."""
+    if not fits(LogLine, line):
+        raise ValueError("has no kind or no step")
+    row = {name: float(value) if isinstance(value, str) and value in SPELT else value for name, value in line.items()}
+    for name, value in row.items():
+        if not isinstance(value, int | float | None) and not (name in TEXTS and isinstance(value, str)):
+            raise ValueError(f"has {shown(value)} under {shown(name)}")
+    return row
+
+
+def parse_row(line: bytes) -> Line | None:
+    """A line as it was written; None for one that is none of ours, or has no end."""
+    try:
+        return numbers_of(parse_line(line)) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
 def read_log(run: str | Path, name: str = METRICS) -> list[Line]:
     """The lines of ``metrics.jsonl``, or of ``throughput.jsonl``, in order, with every number a number again.
 
     None where there is no such file. Raises ``DataError`` for a damaged line.
     """
-    path = Path(run, name)
-    lines = read_lines(path)
-    for number, line in enumerate(lines, 1):
-        if wrong := damage(line):
-            raise DataError(f"{path}: line {number} {wrong}; remove it, or restore the file")
-    return [numbers_of_line(line) for line in lines]
+    rows = []
+    for number, line in enumerate(read_lines(Path(run, name)), 1):
+        try:
+            rows.append(numbers_of(line))
+        except ValueError as error:
+            raise DataError(f"{Path(run, name)}: line {number} {error}; remove it, or restore the file") from None
+    return rows
 
 
 def jsonable(value: Any) -> Any:
     """``value``, with nan and infinities spelt as strings: JSON has no token for them, and null would hide them."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def number_of(value: Any) -> Any:
-    """What ``jsonable`` was given: strings that stand for numbers become numbers again."""
-    return float(value) if isinstance(value, str) and value in SPELT else value
 
 
 def read_metrics(run: str | Path, kind: str | None = None) -> pd.DataFrame:

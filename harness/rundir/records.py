@@ -21,17 +21,18 @@ from pathlib import Path
 from typing import Any, Literal, TextIO, TypedDict
 
 import yaml
-from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from harness.config import RunConfig, Task, to_dict
 from harness.rundir.checkpoint import steps
-from harness.rundir.json_files import MEND, Line, read_lines, read_object
+from harness.rundir.json_files import MEND, Line, read_lines, read_typed
 from harness.rundir.layout import ATTEMPTS, BAD_BATCHES, CONFIG, ENVIRONMENT, LOCK, STATUS, refuse_many, storage
 from preprocessing.base import atomic
-from preprocessing.base.atomic import refusal
+from preprocessing.base.atomic import storing
+from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError, DataError, StorageError
 from preprocessing.base.processes import acquire
-from preprocessing.base.schema import Count, Record, fits, typed
+from preprocessing.base.schema import Count, Record, typed
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import one_line, parse_json, read_bytes
 
@@ -44,7 +45,7 @@ Ranks whose launcher was killed take a moment to leave.
 """
 MOST_CONFIG = 4 << 20
 """Bytes of ``config.yaml``; one is a few kilobytes."""
-PACKAGES = ("harness", "preprocessing")
+PACKAGES, CODE = ("harness", "preprocessing"), Path(__file__).resolve().parents[2]
 RECORDED = (
     *("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn"),
     *("nltk", "simplemma", "gensim"),
@@ -60,11 +61,9 @@ def claim(config: RunConfig) -> TextIO:
     without locks nothing is held.
     """
     path = Path(config.run)
-    try:
+    with storing(path, otherwise="name another directory with --run"):
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / LOCK, "a+")  # noqa: SIM115 - held for as long as the run
-    except OSError as error:
-        raise refusal(error, path, otherwise="name another directory with --run") from None
     try:
         hold(lock, CLAIM_LIMIT_S, path)
     except ConfigError:
@@ -75,19 +74,9 @@ def claim(config: RunConfig) -> TextIO:
 
 def hold(lock: TextIO, limit_s: float, path: Path) -> None:
     """Lock an open file. Raises ``ConfigError`` where another process has it for so long."""
+    refusal = ConfigError(f"run: another process trains in {path}; wait for it or name another directory")
     with contextlib.suppress(OSError):  # a file system without locks
-        acquire(
-            lock,
-            limit_s,
-            ConfigError(f"run: another process trains in {path}; wait for it or name another directory"),
-        )
-
-
-def check_unheld(run: Path) -> None:
-    """Raise ``ConfigError`` for a run directory that another process holds."""
-    if (run / LOCK).exists():
-        with (run / LOCK).open() as lock:
-            hold(lock, 0, run)
+        acquire(lock, limit_s, refusal)
 
 
 def check_claim(config: RunConfig) -> None:
@@ -97,6 +86,13 @@ def check_claim(config: RunConfig) -> None:
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"run: {path} cannot be written: {nearest} is not yours; name a directory you may write")
     check_unheld(path)
+
+
+def check_unheld(run: Path) -> None:
+    """Raise ``ConfigError`` for a run directory that another process holds."""
+    if (run / LOCK).exists():
+        with (run / LOCK).open() as lock:
+            hold(lock, 0, run)
 
 
 def is_free(run: Path) -> bool:
@@ -114,23 +110,6 @@ def write_config(config: RunConfig) -> None:
         atomic.write_text(Path(config.run, CONFIG), yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
-class PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which we write none of: a few lines of them unfold to more than any memory holds."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """A node, unless it stands for another one."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "found an alias, which is not read", event.start_mark)
-        return super().compose_node(parent, index)
-
-
-class Project(TypedDict):
-    """The part of a stored configuration about trackers that is read."""
-
-    project: str
-
-
 class StoredConfig(TypedDict, total=False):
     """What other parts of padless read of a stored configuration."""
 
@@ -141,15 +120,16 @@ class StoredConfig(TypedDict, total=False):
     seed: Count
     model: dict[str, Any]
     optim: dict[str, Any]
-    tracking: Project
+    tracking: dict[str, Any]
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
     """The resolved configuration of a run, as plain values. Raises ``DataError``."""
     path = Path(run, CONFIG)
     try:
-        data = read_bytes(path, MOST_CONFIG)
-        content = parse_json(json.dumps(yaml.load(data.decode(), PlainLoader)).encode())
+        text = read_bytes(path, MOST_CONFIG).decode()
+        parse_yaml(text)  # refuses what would unfold to more than any memory holds
+        content = parse_json(json.dumps(yaml.safe_load(text)).encode())
     except FileNotFoundError:
         refuse_many(run)
         raise DataError(f"{path}: missing: {run} is not a run directory") from None
@@ -179,7 +159,7 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
     """
     content = {
         "effective": effective,
-        "python": sys.version.split()[0],
+        "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
         "cores": len(os.sched_getaffinity(0)),
@@ -193,10 +173,8 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
 
 def read_environment(run: str | Path) -> dict[str, Any]:
     """What the last start of a run ran on; empty where nothing is known. Raises ``DataError``."""
-    path, mend = Path(run, ENVIRONMENT), "start the run again, which writes it again, or remove it"
-    content = read_object(path, mend) or {}
-    typed(StoredEnvironment, content, str(path), mend)
-    return content
+    mend = "start the run again, which writes it again, or remove it"
+    return read_typed(StoredEnvironment, Path(run, ENVIRONMENT), mend) or {}
 
 
 def installed_version(name: str) -> str | None:
@@ -209,23 +187,19 @@ def installed_version(name: str) -> str | None:
 
 def git_revision() -> str | None:
     """Revision of the code that runs, with ``-dirty`` for uncommitted changes; None outside a git checkout."""
-    root = Path(__file__).resolve().parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(CODE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip() or None if result.returncode == 0 else None
 
 
 @cache
 def code_hash() -> str:
     """The first digits of a hash over all modules of this version, which tells two revisions apart without git."""
-    root = Path(__file__).resolve().parents[2]
     hashed = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            hashed.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(path for package in PACKAGES for path in (CODE / package).rglob("*.py")):
+        hashed.update(path.relative_to(CODE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return hashed.hexdigest()[:12]
 
 
@@ -239,28 +213,18 @@ class Status(Record, frozen=True):
     launch: str | None = None
 
 
-def plain(status: Status) -> dict[str, Any]:
-    """A status as it stands in the file."""
-    values: dict[str, Any] = to_builtins(status)
-    return values
-
-
 def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:
     """Say where the run stands. Rank 0 alone calls this. Raises ``StorageError``."""
     said = public(reason).encode("utf-8", "backslashreplace").decode()  # it may name a file whose name is no text
-    content = {"state": state, "exit_code": exit_code, "reason": said, "step": step}
+    status = Status(state=state, exit_code=exit_code, reason=said, step=step, launch=os.environ.get(LAUNCH_ID))
     with storage(Path(run, STATUS)):
-        atomic.write_json(Path(run, STATUS), {**content, "launch": os.environ.get(LAUNCH_ID)})
+        atomic.write_json(Path(run, STATUS), asdict(status))
 
 
 def read_status(run: str | Path) -> dict[str, Any] | None:
     """The status of a run, or None where there is none. Raises ``DataError`` for a damaged one."""
-    path, rebuild = Path(run, STATUS), "start the run again, which rebuilds it"
-    content = read_object(path, rebuild)
-    if content is None:
-        return None
-    status: Status = typed(Status, content, str(path), rebuild)
-    return plain(status)
+    content = read_typed(Status, Path(run, STATUS), "start the run again, which rebuilds it")
+    return None if content is None else asdict(Status(**content))
 
 
 def known_status(run: str | Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -277,7 +241,7 @@ def known_status(run: str | Path, say: Callable[[str], None] = lambda text: None
         step = max(steps(run), default=0)
         say(f"damaged status: {damage}; the newest checkpoint is that of step {step:,}")
         reason = f"{STATUS} was damaged ({damage}); rebuilt from the checkpoints"
-        return plain(Status(state="failed", exit_code=1, reason=reason, step=step))
+        return asdict(Status(state="failed", exit_code=1, reason=reason, step=step))
 
 
 def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
@@ -290,15 +254,9 @@ def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
     return number
 
 
-class Attempt(TypedDict, total=False):
-    """What others read of a line of ``attempts.jsonl``."""
-
-    started: float
-
-
 def read_attempts(run: str | Path) -> list[Line]:
     """One line for each start of a run, oldest first; a line that a kill has cut off is left out."""
-    return [line for line in read_lines(Path(run, ATTEMPTS), several_writers=True) if fits(Attempt, line)]
+    return read_lines(Path(run, ATTEMPTS), several_writers=True)
 
 
 def write_bad_rows(run: str | Path, step: int, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -25,7 +25,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.untrusted import one_line
-from preprocessing.labels import LabelType, as_found, typed_values
+from preprocessing.labels import LabelType, typed_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,29 +138,24 @@ def write_predictions(
         pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names, label_type)), temporary)
 
 
-def read_hits(directory: Path, split: str, again: str) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers in the source, int64 ``[rows]``, ascending, and whether each row was predicted rightly.
-
-    Raises ``DataError`` that ends with ``again`` where the file is missing or damaged.
+def read_predictions(directory: Path, split: str, columns: Sequence[str], again: str = AGAIN) -> pa.Table:
+    """Columns of ``SPLIT-predictions.parquet``, in the order of the source. Raises ``DataError`` that ends with
+    ``again`` where the file is missing or damaged.
     """
     path = directory / predictions_name(split)
     try:
-        table = pq.read_table(path, columns=["row", "label", "predicted"]).sort_by("row")
-        right = pc.equal(table["label"], table["predicted"])
-        return table["row"].to_numpy(), np.asarray(right.to_numpy(), bool)
+        return pq.read_table(path, columns=["row", *columns]).sort_by("row")
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path}: not readable ({one_line(error)}); {again}") from None
 
 
-def read_predictions(directory: Path, split: str, names: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """True labels by name, object ``[rows]``, and the probability of each label in ``names``, float64 ``[rows]``.
+def read_hits(directory: Path, split: str, again: str) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers in the source, int64 ``[rows]``, ascending, and whether each row was predicted rightly.
 
-    Raises ``OSError``, ``KeyError`` or ``ValueError`` where the file is missing or does not have these columns.
+    Raises ``DataError`` as ``read_predictions``.
     """
-    path = directory / predictions_name(split)
-    table = pq.read_table(path, columns=["label", *(probability_column(name) for name in names)])
-    chances = {name: table[probability_column(name)].to_numpy() for name in names}
-    return np.array([as_found(label) for label in table["label"].to_pylist()], dtype=object), chances
+    table = read_predictions(directory, split, ["label", "predicted"], again)
+    return table["row"].to_numpy(), np.asarray(pc.equal(table["label"], table["predicted"]).to_numpy(), bool)
 
 
 def open_predictions(place: str | Path, split: str | None = None) -> pd.DataFrame:
@@ -189,4 +184,4 @@ def open_predictions(place: str | Path, split: str | None = None) -> pd.DataFram
         chances = [name for name in frame.columns if str(name).startswith(probability_column(""))]
         return frame.astype(dict.fromkeys(chances, float))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as predictions ({' '.join(str(error).split())})") from None
+        raise DataError(f"{path}: cannot be read as predictions ({one_line(error)})") from None

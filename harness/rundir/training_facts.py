@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from harness.rundir.json_files import MEND, read_object
+from harness.rundir.json_files import MEND, read_typed
 from preprocessing.base import atomic
 from preprocessing.base.schema import Count, Share, typed
 from preprocessing.base.split_names import UNLABELLED
@@ -32,7 +32,6 @@ SAME = ("text_column", "label_column", "neutral", *DIALECT, "encoding", "columns
 READ_WITH = (*SAME, "labels")
 """Options of ``source`` that say how a file like the corpus is read."""
 
-
 Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 Plain = str | bool | int | float | None
 """A value as a configuration file spells it: a label may be 0."""
@@ -45,7 +44,7 @@ class SourceFacts:
     text_column: str | None = None
     label_column: str | None = None
     labels: dict[str, list[Plain]] | str | None = None
-    neutral: str | list[Plain] | None = None
+    neutral: list[Plain] | None = None
     delimiter: str | None = None
     quote: str | None = None
     escape: str | None = None
@@ -76,12 +75,14 @@ class TrainingFacts:
     splits: dict[str, SplitFacts]
 
 
-def training_facts(manifest: Manifest) -> dict[str, Any]:
-    """What is kept of a manifest: options of the source, and what ``split_facts`` says of each split."""
+def write_training(directory: Path, manifest: Manifest) -> None:
+    """Write ``training.json`` into a bundle. Raises ``OSError``."""
     source = manifest.provenance.get("config", {}).get("source", {})
     read_with = {name: source[name] for name in READ_WITH if name in source}
-    dialect = dialect_of(manifest.provenance)
-    return {"source": read_with | ({"dialect": asdict(dialect)} if dialect else {}), "splits": split_facts(manifest)}
+    if dialect := dialect_of(manifest.provenance):
+        read_with["dialect"] = asdict(dialect)
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "dataset": manifest.fingerprint}
+    atomic.write_json(directory / FILE, head | {"source": read_with, "splits": split_facts(manifest)})
 
 
 def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
@@ -91,15 +92,14 @@ def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
     """
     splits = {}
     for name, shards in manifest.splits.items():
-        lengths: Counter[int] = Counter()
-        labels: Counter[int] = Counter()
+        lengths, labels = Counter[str](), Counter[str]()
         for shard in shards:
-            lengths.update({int(length): rows for length, rows in shard.lengths.items()})
-            labels.update({int(label): rows for label, rows in shard.labels.items()})
+            lengths.update(shard.lengths)
+            labels.update(shard.labels)
         splits[name] = {
             "rows": manifest.rows(name),
-            "labels": {label: labels[number] for number, label in enumerate(manifest.labels)},
-            "lengths": {str(length): lengths[length] for length in sorted(lengths)},
+            "labels": {label: labels[str(number)] for number, label in enumerate(manifest.labels)},
+            "lengths": {length: lengths[length] for length in sorted(lengths, key=int)},
             "unknown_rate": manifest.statistics.get("splits", {}).get(name, {}).get("unknown_rate"),
         }
     return splits
@@ -112,17 +112,16 @@ def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
         if entry.get("format") == "csv" and entry.get("split") != UNLABELLED:
             usual = "\t" if uncompressed(entry["name"]).endswith(".tsv") else ","
             known = {"delimiter": source.get("delimiter") or usual, "quote": source.get("quote", '"')}
-            read_as = entry.get("read_as")
-            known |= {"escape": source.get("escape")} | (read_as if isinstance(read_as, dict) else {})
+            known |= {"escape": source.get("escape")} | entry.get("read_as", {})
             found.add(checked({name: known[name] for name in DIALECT}))
     return found.pop() if len(found) == 1 else None
 
 
 def checked(dialect: Mapping[str, Any]) -> Dialect:
     """The dialect that a file tells of. Raises ``UserError`` unless it is one of single characters."""
-    known: Dialect = typed(Dialect, dict(dialect), "the dialect of the corpus", MEND)
-    config = replace(SourceConfig(), **asdict(known))
-    return Dialect(config.delimiter or ",", config.quote, config.escape)
+    known: Dialect = typed(Dialect, dialect, "the dialect of the corpus", MEND)
+    SourceConfig(**asdict(known))
+    return known
 
 
 @dataclass(frozen=True)
@@ -140,20 +139,12 @@ def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> Reading:
     ``known`` are the options of that corpus (``SourceFacts``). Labels are read as they are written.
     """
     usual = SourceConfig()
-    taken = {name: known[name] for name in SAME if name in known and getattr(config, name) == getattr(usual, name)}
+    unsaid = {name for name in SAME if getattr(config, name) == getattr(usual, name)}
+    taken = {name: known[name] for name in unsaid if known.get(name) is not None}
     if "neutral" in taken:
         taken["neutral"] = [str(value) for value in taken["neutral"]]
-    for name, common in (("text_column", "text"), ("label_column", "label")):
-        if taken.get(name, getattr(config, name)) == AUTO:  # nobody says: an old bundle whose dataset is gone
-            taken[name] = common
-    as_it_was = known.get("dialect") and all(getattr(config, name) == getattr(usual, name) for name in DIALECT)
+    as_it_was = known.get("dialect") and unsaid.issuperset(DIALECT)
     return Reading(replace(config, labels=AUTO, **taken), checked(known["dialect"]) if as_it_was else None)
-
-
-def write_training(directory: Path, manifest: Manifest) -> None:
-    """Write ``training.json`` into a bundle. Raises ``OSError``."""
-    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "dataset": manifest.fingerprint}
-    atomic.write_json(directory / FILE, head | training_facts(manifest))
 
 
 def read_training(directory: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -161,9 +152,6 @@ def read_training(directory: Path, fingerprint: str) -> dict[str, Any] | None:
 
     Raises ``DataError`` for a damaged file.
     """
-    content = read_object(directory / FILE) or {}
-    wanted = (FORMAT, FORMAT_VERSION, fingerprint)
-    if tuple(content.get(name) for name in ("format", "format_version", "dataset")) != wanted:
-        return None
-    typed(TrainingFacts, content, str(directory / FILE), MEND)
-    return content
+    content = read_typed(TrainingFacts, directory / FILE)
+    head = None if content is None else (content["format"], content["format_version"], content["dataset"])
+    return content if head == (FORMAT, FORMAT_VERSION, fingerprint) else None

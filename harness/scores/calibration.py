@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import blocks, log_loss_per_row, probabilities
+from harness.scores.metrics import Ranking, blocks, log_loss_per_row, probabilities
 
 LOWEST, HIGHEST = 0.01, 100.0
 """Temperatures are looked for between these."""
@@ -106,23 +106,18 @@ def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationC
     ``accuracy`` and ``f1`` take the best threshold, the one nearest to 0.5 of equals; ``recall`` the highest one that
     still finds the wanted share of class 1. 0.5 where the split has one class only.
     """
-    order = np.argsort(-logits, kind="stable")
-    scores, positive = logits[order].astype(np.float64), labels[order] == 1
-    if positive.all() or not positive.any():
+    ranking, total = Ranking(logits.astype(np.float64), labels == 1), int(labels.sum())
+    if total in (0, len(labels)):
         return 0.5
-    last = np.append(scores[1:] < scores[:-1], True)  # the last row of each run of equal scores
-    found = np.cumsum(positive)[last]
-    taken = np.flatnonzero(last) + 1
-    edges = np.concatenate((scores[last], [scores[-1] - 1.0]))
-    halfway = probabilities((edges[:-1] + edges[1:]) / 2)[:, 1]
-    total = int(positive.sum())
+    edges = ranking.scores[ranking.last]
+    below = np.append(edges[1:], edges[-1] - 1.0)
+    halfway = probabilities((edges + below) / 2)[:, 1]
     if config.threshold == "recall":
-        wanted = np.ceil(config.recall * total - 1e-9)
-        return float(halfway[np.argmax(found >= wanted)])
+        return float(halfway[np.argmax(ranking.found >= np.ceil(config.recall * total - 1e-9))])
     # taking no row at all is a choice too: everything is class 0
-    found, taken = np.append(0, found), np.append(0, taken)
-    halfway = np.append(probabilities(scores[:1] + 1.0)[:, 1], halfway)
+    found, taken = np.append(0, ranking.found), np.append(0, ranking.taken)
+    halfway = np.append(probabilities(edges[:1] + 1.0)[:, 1], halfway)
     right = found + (len(labels) - total) - (taken - found)
     quality = right if config.threshold == "accuracy" else 2 * found / (taken + total)
-    best = np.flatnonzero(quality == quality.max())
-    return float(halfway[best[np.argmin(np.abs(halfway[best] - 0.5))]])
+    best = halfway[quality == quality.max()]
+    return float(best[np.argmin(np.abs(best - 0.5))])

@@ -12,12 +12,13 @@ import numpy as np
 from harness.scores.calibration import Decision
 from harness.scores.intervals import intervals, wilson
 from harness.scores.metrics import (
-    Reliability,
+    calibration_error,
     classification_metrics,
     confusion_from_json,
     log_loss_per_row,
     per_class,
     predicted_labels,
+    reliability,
 )
 from preprocessing.base.terminal import shortened
 
@@ -32,15 +33,13 @@ class Figure:
 
     title: str
     lower_is_better: bool = False
-    percent: bool = False
-    """Whether a chart's axis is a percentage."""
     weight: int = 0
     """Where a table of runs is too wide, columns of the largest weight go first."""
 
 
 FIGURES = {
-    "accuracy": Figure(title="accuracy", percent=True),
-    "balanced_accuracy": Figure(title="balanced accuracy", percent=True, weight=3),
+    "accuracy": Figure(title="accuracy"),
+    "balanced_accuracy": Figure(title="balanced accuracy", weight=3),
     "f1": Figure(title="F1"),
     "roc_auc": Figure(title="ROC AUC", weight=2),
     "pr_auc": Figure(title="PR AUC", weight=4),
@@ -76,7 +75,7 @@ def figures(
     ``lengths`` and ``unknown`` (tokens, and how many of them are not in the vocabulary) are int64 ``[rows]``.
     """
     logits = decision.calibrated(scores)
-    before, after = Reliability.of(scores, labels), Reliability.of(logits, labels)
+    before, after = reliability(scores, labels), reliability(logits, labels)
     metrics = classification_metrics(logits, labels, decision.threshold)
     return {
         "temperature": decision.temperature,
@@ -86,14 +85,20 @@ def figures(
         "intervals": intervals(logits, labels, metrics, decision.threshold),
         "per_class": per_class(confusion_from_json(metrics, len(names)), names),
         "calibration": {
-            "bins": len(before.rows),
-            "ece_before": before.error,
+            "bins": before.shape[1],
+            "ece_before": calibration_error(before),
             "log_loss_before": float(log_loss_per_row(scores, labels).mean()),
-            "before": before.to_json(),
-            "after": after.to_json(),
+            "before": bins_to_json(before),
+            "after": bins_to_json(after),
         },
         "slices": subgroups(logits, labels, lengths, unknown, names, decision.threshold),
     }
+
+
+def bins_to_json(bins: np.ndarray) -> list[dict[str, Any]]:
+    """The bins of ``reliability`` that hold rows, as plain values."""
+    known = [column for column in bins.T.tolist() if column[0]]
+    return [{"rows": int(rows), "confidence": said, "accuracy": true} for rows, said, true in known]
 
 
 def subgroups(
@@ -102,7 +107,7 @@ def subgroups(
     lengths: np.ndarray,
     unknown: np.ndarray,
     names: Sequence[str],
-    threshold: float = 0.5,
+    threshold: float,
 ) -> list[dict[str, Any]]:
     """Rows, accuracy with Wilson's interval, and log loss by length, by share of unknown tokens and by true label.
 
@@ -129,8 +134,8 @@ def quantile_groups(values: np.ndarray) -> list[tuple[Any, Any, np.ndarray]]:
     """Lowest and highest value and mask of each group; together the groups hold every row once."""
     cuts = np.unique(np.quantile(values, np.arange(1, GROUPS) / GROUPS, method="inverted_cdf"))
     places = np.searchsorted(cuts, values, side="left")
-    masks = [places == place for place in range(len(cuts) + 1)]
-    return [(values[mask].min(), values[mask].max(), mask) for mask in masks if mask.any()]
+    masks = [places == place for place in np.unique(places)]
+    return [(values[mask].min(), values[mask].max(), mask) for mask in masks]
 
 
 def texts_of(lengths: np.ndarray, unknown: np.ndarray, training: int | None) -> dict[str, Any]:

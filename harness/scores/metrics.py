@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,61 +77,53 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: fl
     Balanced accuracy is the mean recall of the classes that have rows. An area is None where a class has no row, since
     it is not defined there. The calibration error (ECE) is that of the more probable class, whatever the threshold.
     """
-    predicted = predicted_labels(logits, threshold)
-    confusion = confusion_of(labels, predicted, num_classes_of(logits))
+    from sklearn.metrics import f1_score
+
+    predicted, classes = predicted_labels(logits, threshold), num_classes_of(logits)
+    confusion = confusion_of(labels, predicted, classes)
     support = confusion.sum(axis=1)
     recall = confusion.diagonal()[support > 0] / support[support > 0]
+    average = "binary" if classes == 2 else "macro"
     return {
         "rows": len(labels),
         "accuracy": float((predicted == labels).mean()),
         "balanced_accuracy": float(recall.mean()),
-        "f1": f1(labels, predicted, num_classes_of(logits)),
+        "f1": float(f1_score(labels, predicted, average=average, zero_division=0)),
         **areas(logits, labels),
         "log_loss": float(log_loss_per_row(logits, labels).mean()),
-        "ece": Reliability.of(logits, labels).error,
+        "ece": calibration_error(reliability(logits, labels)),
         **confusion_to_json(confusion),
     }
-
-
-def f1(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> float:
-    """F1 of class 1 for two classes; for more the mean over those that have rows or predictions, as scikit-learn's."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predicted, average="binary" if num_classes == 2 else "macro", zero_division=0))
 
 
 def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """``roc_auc`` and ``pr_auc`` (average precision): of class 1, or the mean over classes against the rest."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    num_classes = num_classes_of(logits)
-    if len(np.unique(labels)) < num_classes:
+    classes = num_classes_of(logits)
+    if len(np.unique(labels)) < classes:
         return {"roc_auc": None, "pr_auc": None}
-    if num_classes == 2:
-        return {
-            "roc_auc": float(roc_auc_score(labels, logits)),
-            "pr_auc": min(1.0, float(average_precision_score(labels, logits))),  # a sum, so a last bit above 1
-        }
-    chances = probabilities(logits)
-    roc_auc, pr_auc = np.mean([Ranking(chances[:, one], labels == one).areas for one in range(num_classes)], axis=0)
-    return {"roc_auc": float(roc_auc), "pr_auc": float(pr_auc)}
+    if classes == 2:
+        roc_auc, pr_auc = roc_auc_score(labels, logits), average_precision_score(labels, logits)
+    else:
+        chances = probabilities(logits)
+        roc_auc, pr_auc = np.mean([Ranking(chances[:, one], labels == one).areas for one in range(classes)], axis=0)
+    return {"roc_auc": float(roc_auc), "pr_auc": min(1.0, float(pr_auc))}  # a sum, so a last bit above 1
 
 
 class Ranking:
     """Rows of one class against the rest, by falling score; rows of equal scores are taken together."""
 
     def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
-        """``scores`` float ``[rows]``, ``positive`` bool ``[rows]``, with both kinds of rows."""
+        """``scores`` float ``[rows]``, ``positive`` bool ``[rows]``."""
         self.order = np.argsort(-scores, kind="stable")
-        ordered = scores[self.order]
-        last = np.append(ordered[1:] < ordered[:-1], True)  # the last row of each run of equal scores
-        self.positive, self.last = positive[self.order], last
-        self.found, self.taken = np.cumsum(self.positive)[last], np.flatnonzero(last) + 1
+        self.scores, self.positive = scores[self.order], positive[self.order]
+        self.last = np.append(self.scores[1:] < self.scores[:-1], True)  # the last row of each run of equal scores
+        self.found, self.taken = np.cumsum(self.positive)[self.last], np.flatnonzero(self.last) + 1
         self.gained = np.diff(self.found, prepend=0)
         wrong = self.taken - self.found
-        missed = np.diff(wrong, prepend=0)
         self.positives, self.negatives = int(self.found[-1]), int(wrong[-1])
-        self.below = wrong[-1] - wrong + missed / 2
+        self.below = wrong[-1] - wrong + np.diff(wrong, prepend=0) / 2
         """Negative rows below each run, one of its own counting half."""
         self.above = self.found - self.gained / 2
         """Positive rows above each run, likewise."""
@@ -140,9 +131,8 @@ class Ranking:
     @property
     def areas(self) -> tuple[float, float]:
         """ROC AUC and average precision, as scikit-learn's functions have them, which take ten times as long."""
-        gained, positives = self.gained, self.positives
-        roc_auc = (gained * self.below).sum() / (positives * self.negatives)
-        return float(roc_auc), min(1.0, float((gained * self.found / self.taken).sum() / positives))
+        roc_auc = (self.gained * self.below).sum() / (self.positives * self.negatives)
+        return float(roc_auc), min(1.0, float((self.gained * self.found / self.taken).sum() / self.positives))
 
     def changes(self, means: tuple[float, float]) -> np.ndarray:
         """The derivatives of both areas by the weight of each row, float64 ``[2, rows]``, about ``means``."""
@@ -173,12 +163,17 @@ def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Any
     return coo_array((np.ones(len(labels), np.int64), (labels, predicted)), shape=(classes, classes)).tocsr()
 
 
+def cells_of(confusion: Any) -> np.ndarray:
+    """int64 ``[cells, 3]``: true class, predicted class and rows of each cell that holds rows."""
+    cells = confusion.tocoo()
+    return np.stack((*cells.coords, cells.data), axis=1)
+
+
 def confusion_to_json(confusion: Any) -> dict[str, Any]:
     """For figures: ``confusion``, or ``confusion_cells`` of triples (true class, predicted class, rows)."""
     if confusion.shape[0] <= WHOLE_CLASSES:
         return {MATRIX: confusion.toarray().tolist()}
-    cells = confusion.tocoo()
-    return {CELLS: np.stack((*cells.coords, cells.data), axis=1).tolist()}
+    return {CELLS: cells_of(confusion).tolist()}
 
 
 def confusion_from_json(values: Mapping[str, Any], classes: int) -> Any:
@@ -191,63 +186,52 @@ def confusion_from_json(values: Mapping[str, Any], classes: int) -> Any:
     return coo_array((rows, (true, said)), shape=(classes, classes)).tocsr()
 
 
-def largest_confusions(confusion: Any, most: int | None = None) -> list[tuple[int, int, int]]:
+def largest_confusions(confusion: Any, most: int | None = None) -> list[list[int]]:
     """True class, another predicted class and rows, those with the most rows first."""
-    cells = confusion.tocoo()
-    (true, said), rows = cells.coords, cells.data
-    wrong = np.flatnonzero(true != said)
-    order = wrong[np.argsort(-rows[wrong], kind="stable")][:most]
-    return list(zip(true[order].tolist(), said[order].tolist(), rows[order].tolist(), strict=True))
+    cells = cells_of(confusion)
+    wrong = cells[cells[:, 0] != cells[:, 1]]
+    found: list[list[int]] = wrong[np.argsort(-wrong[:, 2], kind="stable")][:most].tolist()
+    return found
 
 
 def per_class(confusion: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     """Rows, precision, recall and F1 of each class; None where there is nothing to divide by."""
-    hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
 
-    def shares(top: np.ndarray, bottom: np.ndarray) -> list[float | None]:
-        return [
-            one / all_of_it if all_of_it else None for one, all_of_it in zip(top.tolist(), bottom.tolist(), strict=True)
-        ]
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
 
-    columns = {
-        "label": names,
-        "rows": support.tolist(),
-        "predicted": predicted.tolist(),
-        "precision": shares(hits, predicted),
-        "recall": shares(hits, support),
-        "f1": shares(2 * hits, support + predicted),
-    }
-    return [dict(zip(columns, entry, strict=True)) for entry in zip(*columns.values(), strict=True)]
+    counts = (counted.tolist() for counted in (confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)))
+    return [
+        {
+            "label": name,
+            "rows": rows,
+            "predicted": predicted,
+            "precision": share(hits, predicted),
+            "recall": share(hits, rows),
+            "f1": share(2 * hits, rows + predicted),
+        }
+        for name, hits, rows, predicted in zip(names, *counts, strict=True)
+    ]
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """How often the most probable class is the true one, by how probable it is said to be (Guo et al., 2017)."""
+def worst_first(per_class: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Classes by rising F1, of equals the larger first; those without a row, of which nothing is known, at the end."""
+    return sorted(per_class, key=lambda entry: (not entry["rows"], entry["f1"] or 0.0, -entry["rows"]))
 
-    rows: np.ndarray
-    """int64 ``[bins]``: rows whose confidence lies in ((b - 1) / bins, b / bins]."""
-    confidence: np.ndarray
-    """float64 ``[bins]``: mean confidence in each bin, 0 where it is empty."""
-    accuracy: np.ndarray
-    """float64 ``[bins]``: share of the bin's rows whose most probable class is the true one, 0 where it is empty."""
 
-    @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Reliability:
-        """Sort every row into its bin."""
-        said, confidence = most_probable(logits)
-        right = said == labels
-        places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
-        rows = np.bincount(places, minlength=CALIBRATION_BINS)
-        some = np.maximum(rows, 1)
-        sums = (np.bincount(places, weights, CALIBRATION_BINS) / some for weights in (confidence, right))
-        return cls(rows, *sums)
+def reliability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How often the most probable class is the true one, by how probable it is said to be (Guo et al., 2017).
 
-    @property
-    def error(self) -> float:
-        """Expected calibration error: the mean gap between confidence and accuracy, weighted by rows."""
-        return float((np.abs(self.confidence - self.accuracy) * self.rows).sum() / self.rows.sum())
+    float64 ``[3, bins]``: rows whose confidence lies in ((b - 1) / bins, b / bins], their mean confidence, and how
+    many of them, as a share, have the true class as the most probable one; 0 where a bin is empty.
+    """
+    said, confidence = most_probable(logits)
+    places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    sums = [np.bincount(places, weights, CALIBRATION_BINS) for weights in (None, confidence, said == labels)]
+    return np.stack((sums[0], *(of_bin / np.maximum(sums[0], 1) for of_bin in sums[1:])))
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """The bins that hold rows, as plain values."""
-        columns = zip(self.rows.tolist(), self.confidence.tolist(), self.accuracy.tolist(), strict=True)
-        return [{"rows": rows, "confidence": said, "accuracy": true} for rows, said, true in columns if rows]
+
+def calibration_error(bins: np.ndarray) -> float:
+    """Expected calibration error: the mean gap between confidence and accuracy of ``reliability``, weighted by rows."""
+    rows, confidence, accuracy = bins
+    return float((np.abs(confidence - accuracy) * rows).sum() / rows.sum())

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import spreads
-from harness.scores.metrics import confusion_from_json, largest_confusions
+from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
 from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table, wrapped
 
 CLASSES = 10
@@ -51,8 +51,7 @@ def figures_table(splits: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
         row = {"figure": title_of(key, labels)}
         for name, values in splits.items():
             if values.get(key) is not None:
-                row[name] = f"{values[key]:.4f}"
-                row[f"{name} interval"] = interval(values.get("intervals", {}).get(key))
+                row |= {name: f"{values[key]:.4f}", f"{name} interval": interval(values.get("intervals", {}).get(key))}
         if len(row) > 1:
             rows.append(row)
     return table(columns, rows, width)
@@ -68,21 +67,13 @@ def classes_table(per_class: Sequence[Mapping[str, Any]], width: int, most: int 
 
     A class that was never predicted has no precision, and one without a row no recall: a dash.
     """
-    chosen = list(per_class)
-    if len(chosen) > most:
-        chosen = sorted(chosen, key=lambda entry: (entry["f1"] is None, entry["f1"] or 0.0, -entry["rows"]))[:most]
-    total = sum(entry["rows"] for entry in per_class)
-    rows = []
-    for entry in chosen:
-        values = (entry[key] for key in ("precision", "recall", "f1"))
-        precision, recall, f1 = ("–" if value is None else f"{value:.3f}" for value in values)
+    total, rows = sum(entry["rows"] for entry in per_class), []
+    for entry in per_class if len(per_class) <= most else worst_first(per_class)[:most]:
+        row = {key: "–" if entry[key] is None else f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")}
         share = percent(entry["rows"] / total) if total else ""
-        row = {"label": shortened(entry["label"], width), "rows": f"{entry['rows']:,}", "share": share}
-        rows.append({**row, "precision": precision, "recall": recall, "f1": f1})
-    lines = table(CLASS_COLUMNS, rows, width)
-    if len(per_class) > most:
-        lines.append(f"… the {most} worst of {len(per_class)} classes by F1")
-    return lines
+        rows.append({"label": shortened(entry["label"], width), "rows": f"{entry['rows']:,}", "share": share, **row})
+    more = [f"… the {most} worst of {len(per_class)} classes by F1"] if len(per_class) > most else []
+    return table(CLASS_COLUMNS, rows, width) + more
 
 
 def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
@@ -108,15 +99,13 @@ def describe_calibration(values: Mapping[str, Any]) -> str:
 
 def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
     """Sentences on texts that say little of a model: those that it has learned, and those that it cannot read."""
-    trained, unread = texts["training_texts"], texts["without_known_word"]
+    trained, unread = (texts[name] for name in ("training_texts", "without_known_word"))
     found = []
     if trained is None:
         found.append("whether rows are training texts is not known: the dataset of the training is not where it was")
     elif trained:
-        share = percent(trained / rows)
-        found.append(
-            f"{trained:,} of {rows:,} rows ({share}) are training texts, so new texts may do worse than these figures"
-        )
+        share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
+        found.append(f"{share} are training texts, so new texts may do worse than these figures")
     if unread:
         found.append(f"{unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
     return found
@@ -173,19 +162,16 @@ def beside_training(shares: Mapping[str, float | None]) -> str:
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """A line for each run, then the mean, the standard deviation and the interval of the mean; a column a figure."""
     found = spreads(runs, FIGURES)
-    columns = [Column(key="run", title="", right=False)]
-    for name in found:
-        columns.append(Column(key=name, title=FIGURES[name].title, weight=FIGURES[name].weight))
-        if name == "accuracy":
-            columns.append(Column(key="interval", title="95 % (rows)", right=False, weight=1))
-    lines = []
-    for run, values in zip(names, runs, strict=True):
-        bounds = interval(values.get("intervals", {}).get("accuracy"))
-        lines.append({"run": run, "interval": bounds, **{name: f"{values[name]:.4f}" for name in found}})
+    columns = [Column(key=name, title=FIGURES[name].title, weight=FIGURES[name].weight) for name in found]
+    lines = dict(zip(names, runs, strict=True))
     for title, key in (("mean", "mean"), ("sd", "sd"), ("95 % from", "low"), ("95 % to", "high")):
-        numbers = {name: f"{each[key]:.4f}" for name, each in found.items() if each[key] is not None}
-        lines += [{"run": title, **numbers}] if numbers else []
-    return table(columns, lines, width)
+        lines[title] = {name: each[key] for name, each in found.items()}
+    rows = [
+        {"run": title, **{name: f"{values[name]:.4f}" for name in found}}
+        for title, values in lines.items()
+        if all(values[name] is not None for name in found)
+    ]
+    return table([Column(key="run", title="", right=False), *columns], rows, width)
 
 
 def describe_spread(title: str, values: Mapping[str, float | None]) -> str:

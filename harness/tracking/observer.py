@@ -2,9 +2,9 @@
 """The process that owns one tracker: ``python -m harness.tracking.observer NAME RUN``, started by ``tracking.py``.
 
 It follows the run's files and hands the tracker each row that it lacks. From a pipe it learns what is in no file:
-alerts, figures of the whole run, and how the run ended. A second thread reads the pipe and keeps the time: a tracker
-that does not return is stopped and reported in one sentence. If the pipe ends before the trainer has closed the
-tracker, the trainer was killed. Signals meant for the trainer are ignored here.
+alerts, figures of the whole run, and how the run ended. A tracker that does not return from a call is stopped and
+reported in one sentence. If the pipe ends before the trainer has closed the tracker, the trainer was killed. Signals
+meant for the trainer are ignored here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
+import select
 import signal
 import sys
 import threading
@@ -40,6 +40,7 @@ LOOK_S = 0.5
 NICENESS = 10
 """Training comes first where cores are scarce."""
 LOOK = {"do": "look"}
+KILLED = {"do": "close", "state": "crashed", "reason": "The trainer was killed.", "limit_s": SHORT_FINISH_S}
 Limit = Callable[[float, str], AbstractContextManager[None]]
 """Ends what takes longer than so many seconds; a phrase says what that is."""
 
@@ -61,82 +62,43 @@ def serve(
         with limit(START_S, "did not start"):
             stack.enter_context(alone(run, name, wait_s))
             journal = Journal(run, name)
-            tracker = load(TRACKERS[name].code)(name, run, journal.start, journal, tell)
+            tracker = load(TRACKERS[name].code)(name, run, journal.last("start"), journal, tell)
             tell(say=tracker.start(), started="")
             rows = Rows(run, latest(journal.kept, tracker.known()))
         for message in messages:
-            for kind, values in rows.new():
-                with limit(CALL_S, "did not take a row"):
-                    tracker.log(kind, values)
+            do = message["do"]
+            with limit(message["limit_s"], "did not finish") if do == "close" else nullcontext():
+                for kind, values in rows.new():
+                    with limit(CALL_S, "did not take a row"):
+                        tracker.log(kind, values)
+                if do == "close":
+                    tracker.close(message["state"], message["reason"])
+                    journal.note(kept=rows.last, finished=tracker.kept_in)
+                    return
             with limit(CALL_S, "did not take a message"):
-                if message["do"] == "alert":
+                if do == "alert":
                     tracker.alert(message["title"], message["text"])
-                elif message["do"] == "summarize":
+                elif do == "summarize":
                     tracker.summarize(message["name"], message["values"])
-            if message["do"] == "close":
-                tracker.close(message["state"], message["reason"])
-                journal.note(kept=rows.last, finished=tracker.kept_in)
 
 
-class Wire:
-    """The two pipes to the trainer, moved to file descriptors that the tracker's own code does not use.
+def messages_from(pipe: int) -> Iterator[dict[str, Any]]:
+    """What the trainer says, and ``LOOK`` where it has said nothing for a while; ``KILLED`` when it is gone."""
+    said = b""
+    while True:
+        if not select.select([pipe], [], [], LOOK_S)[0]:
+            yield LOOK
+        elif data := os.read(pipe, 1 << 16):
+            *lines, said = (said + data).split(b"\n")
+            yield from map(json.loads, lines)
+        else:
+            yield KILLED
 
-    Reads ahead, so that the pipe never fills up. Once the trainer closes, the time to finish is limited.
-    """
 
-    def __init__(self) -> None:
-        """Keep copies of stdin and stdout; then stdin becomes empty, and what is printed goes to the log."""
-        self.lines = os.fdopen(os.dup(0), "rb")
-        self.replies = os.dup(1)
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
-        os.dup2(2, 1)
-        self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.last_clock: threading.Timer | None = None
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def tell(self, **reply: str) -> None:
-        """Answer the trainer, if it still lives; addresses lose their passwords."""
-        reply = {key: public(value) for key, value in reply.items()}
-        try:
-            os.write(self.replies, json.dumps(reply).encode() + b"\n")
-        except OSError:
-            print(reply, file=sys.stderr)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Messages in order, and ``LOOK`` where none has come for a while; the last one is the one that closes."""
-        message = LOOK
-        while message["do"] != "close":
-            try:
-                message = self.messages.get(timeout=LOOK_S)
-            except queue.Empty:
-                message = LOOK
-            yield message
-
-    def _read(self) -> None:
-        reason = "The trainer was killed."
-        message: dict[str, Any] = {"do": "close", "state": "crashed", "reason": reason, "limit_s": SHORT_FINISH_S}
-        for line in self.lines:
-            told = json.loads(line)
-            if told["do"] == "close":
-                message = told
-                break
-            self.messages.put(told)
-        limit_s = message["limit_s"]
-        self.last_clock = clock(limit_s, lambda: self.give_up(f"did not finish within {limit_s:.0f} s"))
-        self.messages.put(message)
-
-    @contextmanager
-    def at_most(self, seconds: float, what: str) -> Iterator[None]:
-        """Stop the tracker and this process if the block takes longer; ``what`` begins the sentence that says so."""
-        timer = clock(seconds, lambda: self.give_up(f"{what} within {seconds:.0f} s"))
-        yield
-        timer.cancel()
-
-    def give_up(self, what: str) -> None:
-        """Say what happened and kill this process with all its children, without running any more of its code."""
-        self.tell(warn=f"{what}, and was stopped")
-        leave(1)
+def leave(code: int = 0) -> None:
+    """End at once, with all that was started here, without running any more of the tracker's code."""
+    kill_tree(os.getpid(), spare_root=True)
+    os._exit(code)
 
 
 def clock(seconds: float, action: Callable[[], None]) -> threading.Timer:
@@ -147,27 +109,41 @@ def clock(seconds: float, action: Callable[[], None]) -> threading.Timer:
     return timer
 
 
-def leave(code: int = 0) -> None:
-    """End at once, with all that was started here."""
-    kill_tree(os.getpid(), spare_root=True)
-    os._exit(code)
-
-
 def main(argv: list[str]) -> int:
     """Serve one tracker until the trainer says that it is over, or is gone."""
     name, run = argv[0], Path(argv[1])
     for number in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, number), signal.SIG_IGN)
     os.nice(NICENESS)
-    wire = Wire()
+    commands, replies = os.dup(0), os.dup(1)  # which the tracker's own code does not use
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)  # what is printed goes to the log
+
+    def tell(**reply: str) -> None:
+        """Answer the trainer, if it still lives; addresses lose their passwords."""
+        reply = {key: public(value) for key, value in reply.items()}
+        try:
+            os.write(replies, json.dumps(reply).encode() + b"\n")
+        except OSError:
+            print(reply, file=sys.stderr)
+
+    def give_up(what: str) -> None:
+        tell(warn=f"{what}, and was stopped")
+        leave(1)
+
+    @contextmanager
+    def limit(seconds: float, what: str) -> Iterator[None]:
+        timer = clock(seconds, lambda: give_up(f"{what} within {seconds:.0f} s"))
+        yield
+        timer.cancel()
+
     try:
-        serve(name, run, wire, wire.tell, wire.at_most)
+        serve(name, run, messages_from(commands), tell, limit)
     except Exception as error:
         with contextlib.suppress(OSError):  # the log may lie on the disk that is full
             traceback.print_exc()
-        wire.give_up(f"raised {type(error).__name__}: {one_line(error)}")
-    if wire.last_clock is not None:
-        wire.last_clock.cancel()
+        give_up(f"raised {type(error).__name__}: {one_line(error)}")
     clock(EXIT_S, leave)
     return 0
 

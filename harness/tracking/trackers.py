@@ -8,9 +8,11 @@ import importlib.util
 import netrc
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from harness.config import TrackingConfig, flat
 from harness.rundir.layout import tracker_folder
@@ -46,8 +48,11 @@ def check_trackers(config: TrackingConfig) -> None:
             raise ConfigError(
                 f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none"
             )
-    if "wandb" in config.trackers:
-        check_wandb_mode()
+    if "wandb" in config.trackers and os.environ.get("WANDB_MODE") == "online" and not has_wandb_key():
+        raise ConfigError(
+            "tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY, run `wandb login`, "
+            "or unset WANDB_MODE to keep the run offline until `python -m harness wandb-sync`"
+        )
 
 
 def check_names(config: TrackingConfig) -> None:
@@ -64,19 +69,10 @@ def is_installed(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def check_wandb_mode() -> None:
-    """Raise ``ConfigError`` for the mode online without a key."""
-    if os.environ.get("WANDB_MODE") == "online" and not has_wandb_key():
-        raise ConfigError(
-            "tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY, run `wandb login`, "
-            "or unset WANDB_MODE to keep the run offline until `python -m harness wandb-sync`"
-        )
-
-
 def active_trackers(config: TrackingConfig) -> list[str]:
     """The trackers to start: all of the configuration, but W&B not with ``WANDB_MODE=disabled``."""
-    off = {"wandb"} if os.environ.get("WANDB_MODE") == "disabled" else set()
-    return [name for name in config.trackers if name not in off]
+    is_off = os.environ.get("WANDB_MODE") == "disabled"
+    return [name for name in config.trackers if not (name == "wandb" and is_off)]
 
 
 def wandb_mode() -> Literal["offline"] | None:
@@ -88,24 +84,20 @@ def has_wandb_key() -> bool:
     """Whether there is a key for W&B's server: in the environment, or left by ``wandb login``."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = wandb_url().partition("//")[2].partition("/")[0]
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlsplit(wandb_url()).netloc) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 
 
 def wandb_url() -> str:
     """Address of W&B's server: from the environment, or where ``wandb login --host`` has left it, or the public one."""
-    if url := os.environ.get("WANDB_BASE_URL"):
-        return url.rstrip("/")
     folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
     settings = configparser.ConfigParser()
-    try:
+    with suppress(OSError, configparser.Error, UnicodeDecodeError):
         settings.read((folder / "settings", Path("wandb") / "settings"))
-    except (OSError, configparser.Error, UnicodeDecodeError):
-        return PUBLIC_URL
-    return settings.get("default", "base_url", fallback=PUBLIC_URL).rstrip("/")
+    left = settings.get("default", "base_url", fallback=PUBLIC_URL)
+    return (os.environ.get("WANDB_BASE_URL") or left).rstrip("/")
 
 
 class AccelerateTracker:

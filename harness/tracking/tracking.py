@@ -68,12 +68,12 @@ class Trackers:
     def alert(self, title: str, text: str) -> None:
         """Tell people, where a tracker can."""
         for observer in self.observers:
-            observer.send({"do": "alert", "title": title, "text": text})
+            observer.send(do="alert", title=title, text=text)
 
     def summarize(self, name: str, values: Mapping[str, Any]) -> None:
         """Tell figures that belong to no step, such as those of a baseline; ``name`` comes before each of them."""
         for observer in self.observers:
-            observer.send({"do": "summarize", "name": name, "values": dict(values)})
+            observer.send(do="summarize", name=name, values=dict(values))
 
     def close(self, state: State, reason: str = "") -> None:
         """Finish the trackers, for at most ``FINISH_S`` and ``KILL_AFTER_S``; none is left running.
@@ -94,78 +94,51 @@ class Observer:
     def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
         """Start the process that owns the tracker ``name``; it finds ``start`` in the tracker's journal."""
         self.name, self.run, self.log = name, run, tracker_log(run, name)
-        self.heard = b""
         self.started = self.warned = self.closing = False
         self.limit_s = FINISH_S
         self.process: subprocess.Popen[bytes] | None = None
         try:
             Journal(run, name).note(start=start)
-            self._spawn(run)
-        except OSError as error:
-            self.warn(f"could not be started ({error.strerror})")
-        except DataError as error:
-            self.warn(f"could not be started ({error})")
-
-    def _spawn(self, run: Path) -> None:
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "harness.tracking.observer", self.name, str(run.absolute())],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=observer_environment(os.environ),
-                start_new_session=True,  # a signal for the trainer's process group is not meant for it
-            )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        os.set_blocking(process.stdin.fileno(), False)
-        os.set_blocking(process.stdout.fileno(), False)
-        self.process = process
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Put a line into the pipe. A process that has read none of the last 64 KiB gets no more, and is stopped."""
-        self.listen()
-        if self.process is None:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "harness.tracking.observer", name, str(run.absolute())],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=observer_environment(os.environ),
+                    start_new_session=True,  # a signal for the trainer's process group is not meant for it
+                )
+        except (OSError, DataError) as error:
+            self.warn(f"could not be started ({getattr(error, 'strerror', error)})")
             return
         assert self.process.stdin is not None
-        try:
-            os.write(self.process.stdin.fileno(), json.dumps(message, default=float).encode() + b"\n")
-        except BlockingIOError:
-            return
-        except OSError:  # it has ended; what it had to say is still in the other pipe
-            self.listen()
-            self._lost()
+        assert self.process.stdout is not None
+        self.commands, self.replies = self.process.stdin, self.process.stdout
+        for pipe in (self.commands, self.replies):
+            os.set_blocking(pipe.fileno(), False)
+
+    def send(self, **message: Any) -> None:
+        """Put a line into the pipe. A process that has read none of the last 64 KiB gets no more, and is stopped."""
+        self.listen()
+        if self.process is not None:
+            with contextlib.suppress(OSError):  # it has ended, as the other pipe will say
+                self.commands.write(json.dumps(message, default=float).encode() + b"\n")
 
     def listen(self) -> None:
-        """Repeat what the observer has said by now."""
-        if self.process is None:
-            return
-        assert self.process.stdout is not None
-        try:
-            while chunk := os.read(self.process.stdout.fileno(), 1 << 16):
-                self.heard += chunk
-                *lines, self.heard = self.heard.split(b"\n")
-                for line in lines:
-                    self._repeat(json.loads(line))
-        except BlockingIOError:
-            return
-        self._lost()
-
-    def _repeat(self, reply: dict[str, str]) -> None:
-        self.started |= "started" in reply
-        if "say" in reply:
-            tell(f"{self.name:<10} {reply['say']}", sys.stdout)
-        if "warn" in reply:
-            self.warn(reply["warn"])
-
-    def _lost(self) -> None:
-        """The process has closed its side: it is done, or it died."""
-        if self.process is None:
-            return
-        if not self.closing:
-            self.warn(f"stopped; {self.log} says why")
-        self._reap(KILL_AFTER_S if self.closing else 0.0)
+        """Repeat what the observer has said by now. A process that has closed its side is done, or it died."""
+        while self.process is not None and (said := self.replies.read()) is not None:
+            for line in said.splitlines():
+                reply = json.loads(line)
+                self.started |= "started" in reply
+                if "say" in reply:
+                    tell(f"{self.name:<10} {reply['say']}", sys.stdout)
+                if "warn" in reply:
+                    self.warn(reply["warn"])
+            if not said:
+                if not self.closing:
+                    self.warn(f"stopped; {self.log} says why")
+                self._end(self.process, KILL_AFTER_S if self.closing else 0.0)
 
     def warn(self, what: str) -> None:
         """Print one line, the first time only: the rest follows from it, and stands in the log."""
@@ -179,32 +152,29 @@ class Observer:
         self.listen()
         self.closing = True
         self.limit_s = FINISH_S if state == "finished" and self.started else SHORT_FINISH_S
-        self.send({"do": "close", "state": state, "reason": reason, "limit_s": self.limit_s})
+        self.send(do="close", state=state, reason=reason, limit_s=self.limit_s)
 
     def wait(self, began: float) -> None:
         """Wait until the process has ended, then make sure that it and its children have."""
         deadline = began + self.limit_s + KILL_AFTER_S
         while self.process is not None and (left := deadline - time.monotonic()) > 0:
-            assert self.process.stdout is not None
-            select.select([self.process.stdout], [], [], left)
+            select.select([self.replies], [], [], left)
             self.listen()
         if self.process is not None:
-            self.warn(f"did not finish within {self.limit_s:.0f} s and was stopped")
-            self._reap(0.0)
+            self.warn(f"did not finish within {self.limit_s:.0f} s, and was stopped")
+            self._end(self.process, 0.0)
 
-    def _reap(self, patience_s: float) -> None:
+    def _end(self, process: subprocess.Popen[bytes], patience_s: float) -> None:
         """Wait so long for the process to be gone, then kill it with its children."""
-        process, self.process = self.process, None
-        assert process is not None
+        self.process = None
         try:
             process.wait(patience_s)
         except subprocess.TimeoutExpired:
             kill_tree(process.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is left behind
                 process.wait(KILLED_S)
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            pipe.close()
+        self.commands.close()
+        self.replies.close()
 
 
 def tell(line: str, stream: TextIO) -> None:
@@ -217,22 +187,14 @@ def kill_tree(pid: int, *, spare_root: bool = False) -> None:
     """SIGKILL a process and all it has started, whatever their sessions; ``spare_root`` leaves the process itself."""
     import psutil
 
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
-        doomed = root.children(recursive=True) + ([] if spare_root else [root])
-    except psutil.NoSuchProcess:
-        return
-    for process in doomed:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
+        for process in [*root.children(recursive=True), *([] if spare_root else [root])]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def observer_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """``environment`` without what makes a process a rank: an observer never meets the process group."""
-    return {
-        key: value
-        for key, value in environment.items()
-        if key not in RANKED and not any(key.startswith(prefix) for prefix in LAUNCHED)
-    } | {"OMP_NUM_THREADS": "1"}
+    ours = {key: value for key, value in environment.items() if key not in RANKED and not key.startswith(LAUNCHED)}
+    return ours | {"OMP_NUM_THREADS": "1"}

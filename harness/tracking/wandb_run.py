@@ -8,14 +8,13 @@ what a compute node could not: ``python -m harness wandb-sync RUN``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
-import string
 import subprocess
 import sys
 import traceback
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +23,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.rundir import layout
-from harness.rundir.layout import BUNDLE, METRICS, tracker_folder, tracker_journal
+from harness.rundir.layout import BUNDLE, METRICS, tracker_folder
 from harness.rundir.records import known_status, read_config
 from harness.tracking.journal import Journal, Rows
 from harness.tracking.observer import serve
 from harness.tracking.trackers import AccelerateTracker, has_wandb_key, is_installed, is_number, wandb_mode, wandb_url
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.untrusted import one_line
 
 INIT_S = 80.0
@@ -40,6 +39,7 @@ ANSWER_S = 30.0
 """How long a sync waits for the server's first answer."""
 SYNC_S = 1800.0
 """How long one attempt may take to send."""
+AGAIN = "nothing is lost, try again"
 KINDS = ("train", "validation", "test")
 
 
@@ -51,7 +51,7 @@ class WandbTracker(AccelerateTracker):
         set_folders(self.run)
         import wandb
 
-        self.earlier = self.journal.run_id
+        self.earlier = self.journal.last("run_id")
         mode = wandb_mode()
         try:
             self.wandb = self._init(mode)
@@ -159,10 +159,9 @@ def set_folders(run: Path) -> None:
 
 def run_id_for(journal: Journal) -> str:
     """A sweep agent's run id, else that of earlier attempts, else a new one; written down before it is used."""
-    letters = string.ascii_lowercase + string.digits
-    made = "".join(secrets.choice(letters) for _ in range(8))
-    run_id = os.environ.get("WANDB_RUN_ID") or journal.run_id or made
-    if run_id != journal.run_id:
+    known = journal.last("run_id")
+    run_id = str(os.environ.get("WANDB_RUN_ID") or known or secrets.token_hex(4))
+    if run_id != known:
         journal.note(run_id=run_id)
     return run_id
 
@@ -189,39 +188,31 @@ def main(config: SyncConfig, words: list[str]) -> None:
     runs = [one.path for one in layout.members(folder)]
     for run in runs or [folder]:
         check(run)
+    for name in ("WANDB_MODE", "WANDB_RUN_ID"):  # which are meant for the next training
+        os.environ.pop(name, None)
     reports = [sync(run.absolute(), quiet=config.json) for run in runs or [folder]]
     if config.json:
         print(json.dumps(reports if runs else reports[0]))
 
 
 def check(run: Path) -> None:
-    """Raise a ``UserError`` where nothing can be sent: no run, no W&B, no key, no server."""
+    """Raise a ``UserError`` where nothing can be sent: no run, no W&B, no key, no server.
+
+    wandb itself would go on trying for hours where a server does not answer.
+    """
     read_config(run)
     if not is_installed("wandb"):
         raise ConfigError("wandb-sync needs the package wandb: pip install 'padless[wandb]'")
-    path = tracker_journal(run, "wandb")
-    if not path.is_file():
+    if Journal(run, "wandb").last("start") is None:
         raise ConfigError(f"{run}: no attempt of this run used W&B; train with --tracking.tracker wandb")
-    if Journal(run, "wandb").start is None:
-        raise DataError(f"{path}: does not say how the run began: damaged")
     if not has_wandb_key():
         raise ConfigError("wandb-sync needs a key: set WANDB_API_KEY, or run `wandb login`")
-    probe()
-
-
-def probe() -> None:
-    """Raise ``UserError`` (exit code 1) if W&B's server does not answer: wandb itself would go on trying for hours."""
-    url = wandb_url()
-    query = json.dumps({"query": "query Viewer { viewer { id } }", "variables": {}}).encode()
-    headers = {"Content-Type": "application/json"}
     try:
-        urllib.request.urlopen(urllib.request.Request(f"{url}/graphql", query, headers), timeout=ANSWER_S).close()
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise UserError(f"{url} answers with error {error.code}; nothing was sent, try again later") from None
+        urllib.request.urlopen(wandb_url(), timeout=ANSWER_S).close()
     except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(f"{url} cannot be reached ({reason}); nothing was sent, try again from a login node") from None
+        if getattr(error, "code", 500) >= 500:  # any other answer is one
+            reason = f"{wandb_url()} cannot be reached ({one_line(error)})"
+            raise UserError(f"{reason}; nothing was sent, try again from a login node") from None
 
 
 def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
@@ -236,73 +227,47 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
         if warn:
             print(f"warning: wandb {warn}", file=sys.stderr, flush=True)
 
-    with at_the_server(run):
-        attempts = []
-        for folder in offline_attempts(run):
-            attempts.append({"folder": folder.name, "state": send(folder)})
-            tell(say=f"{folder.name}: {attempts[-1]['state']}")
-        journal = Journal(run, "wandb")
-        total, missing = (sum(1 for _ in Rows(run, after).new()) for after in ({}, journal.kept))
-        report = {"run_id": journal.run_id, "rows": total, "filled": missing, "attempts": attempts}
-        if missing:
-            tell(say=f"{missing} rows of {METRICS} are in no attempt that finished: sending those that W&B lacks")
-            try:
-                journal.note(start={**(journal.start or {}), "pid": 0, "finish_s": SYNC_S})
-                serve("wandb", run, [ending(run)], tell, wait_s=0)
-            except ConfigError:
-                tell(say="a training goes on and keeps them, or sends them itself; call wandb-sync again when it ended")
-                return report | {"filled": 0}
-            except Exception as error:
-                raise UserError(
-                    f"{run}: W&B did not take all ({one_line(error)}); nothing is lost, try again"
-                ) from error
-        if len(offline_attempts(run)) > len(attempts):  # just now, since the server had gone
-            raise UserError(f"{wandb_url()} cannot be reached any more; nothing is lost, try again")
-        tell(say=f"W&B has all {total} rows of {run / METRICS} in run {Journal(run, 'wandb').run_id}")
-        return report
-
-
-@contextmanager
-def at_the_server(run: Path) -> Iterator[None]:
-    """Let W&B send, in the run that the journal names, whatever the shell says of the next training."""
-    before = dict(os.environ)
-    for name in ("WANDB_MODE", "WANDB_RUN_ID"):
-        os.environ.pop(name, None)
     set_folders(run)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def ending(run: Path) -> dict[str, Any]:
-    """How a run has ended, as its trainer would have said."""
-    status = known_status(run)
-    state = status.get("state", "running")
-    state = "crashed" if state == "running" else state
-    return {"do": "close", "state": state, "reason": status.get("reason", "")}
+    attempts = []
+    for folder in offline_attempts(run):
+        attempts.append({"folder": folder.name, "state": send(folder)})
+        tell(say=f"{folder.name}: {attempts[-1]['state']}")
+    journal = Journal(run, "wandb")
+    total, missing = (sum(1 for _ in Rows(run, after).new()) for after in ({}, journal.kept))
+    report = {"run_id": journal.last("run_id"), "rows": total, "filled": missing, "attempts": attempts}
+    if missing:
+        tell(say=f"{missing} rows of {METRICS} are in no attempt that finished: sending those that W&B lacks")
+        status = known_status(run)
+        state = status.get("state", "running").replace("running", "crashed")
+        end = {"do": "close", "state": state, "reason": status.get("reason", ""), "limit_s": SYNC_S}
+        try:
+            journal.note(start=journal.last("start") | {"pid": 0, "finish_s": SYNC_S})
+            serve("wandb", run, [end], tell, wait_s=0)
+        except ConfigError:
+            tell(say="a training goes on and keeps them, or sends them itself; call wandb-sync again when it ended")
+            return report | {"filled": 0}
+        except Exception as error:
+            raise UserError(f"{run}: W&B did not take all ({one_line(error)}); {AGAIN}") from error
+    if len(offline_attempts(run)) > len(attempts):  # just now, since the server had gone
+        raise UserError(f"{wandb_url()} cannot be reached any more; {AGAIN}")
+    tell(say=f"W&B has all {total} rows of {run / METRICS} in run {Journal(run, 'wandb').last('run_id')}")
+    return report
 
 
 def offline_attempts(run: Path) -> list[Path]:
     """W&B's folders of the attempts that were offline and whose tracker finished in order, oldest first."""
-    return [tracker_folder(run, "wandb") / name for name in Journal(run, "wandb").finished if name.startswith("off")]
-
-
-def marker(folder: Path) -> Path:
-    """What W&B leaves beside the log of an attempt that it has sent."""
-    return folder / f"run-{folder.name.rpartition('-')[2]}.wandb.synced"
+    finished = Journal(run, "wandb").all("finished")
+    return [tracker_folder(run, "wandb") / name for name in finished if name.startswith("off")]
 
 
 def send(folder: Path) -> str:
     """``wandb sync`` of one attempt, if it was not sent before. Raises ``UserError`` if W&B does not take it."""
-    if marker(folder).exists():
+    marker = folder / f"run-{folder.name.rpartition('-')[2]}.wandb.synced"
+    if marker.exists():
         return "sent before"
     command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SYNC_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{folder}: not sent within {SYNC_S:.0f} s; nothing is lost, try again") from None
-    if not marker(folder).exists():  # the exit code of `wandb sync` does not say so
-        raise UserError(f"{folder}: W&B did not take it; nothing is lost, try again, or see `wandb sync {folder}`")
+    if not marker.exists():  # the exit code of `wandb sync` does not say so
+        raise UserError(f"{folder}: W&B did not take it within {SYNC_S:.0f} s; {AGAIN}, or see `wandb sync {folder}`")
     return "sent"

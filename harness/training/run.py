@@ -19,7 +19,7 @@ from harness.data import order
 from harness.data.checks import TRAIN, VALIDATION
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
-from harness.inference.scoring import measure
+from harness.inference.scoring import loader_over, measure
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
 from harness.ranks.distributed import World
@@ -223,18 +223,12 @@ class PretrainingRun(Run):
         """Exact perplexity."""
         objective = self.trainer.objective
         assert isinstance(objective, LanguageObjective)
-        found = measure(
-            objective.classifier,
-            self.data.splits[VALIDATION],
-            self.session.world,
-            batch_rows=self.config.eval_batch,
-            layout=self.trainer.loader.layout,
-            device=self.session.device,
-            pause=self.pause,
-            guard=self.data.guard.check_sizes,
-            targets=objective.targets,
+        world, split, guard = self.session.world, self.data.splits[VALIDATION], self.data.guard.check_sizes
+        loader = loader_over(
+            split, world, self.config.eval_batch, self.trainer.loader.layout, self.session.device, guard
         )
-        return found.figures(), Decision
+        found = measure(objective.classifier, loader, world, self.pause, objective.targets)
+        return found, Decision
 
     def finish(self) -> None:
         """Say which weights were kept and what to do with them."""

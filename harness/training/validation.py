@@ -18,7 +18,7 @@ from harness.data.placement import OpenData
 from harness.data.views import fold_of
 from harness.inference.bundle import read_bundle
 from harness.inference.evaluation import assess, write_results
-from harness.inference.scoring import Scores, score
+from harness.inference.scoring import Scores, loader_over, score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.ranks.session import Session
@@ -61,17 +61,9 @@ class Scorer:
 
         ``read`` gives the logits where they are not to be the whole model's.
         """
-        return score(
-            classifier,
-            self.data.splits[split],
-            self.session.world,
-            batch_rows=self.batch_rows,
-            layout=self.layout,
-            device=self.session.device,
-            pause=pause,
-            guard=self.data.guard.check_sizes,
-            read=read,
-        )
+        world, guard = self.session.world, self.data.guard.check_sizes
+        loader = loader_over(self.data.splits[split], world, self.batch_rows, self.layout, self.session.device, guard)
+        return score(classifier, loader, world, pause, read)
 
     def measure_best(
         self, directory: Path, step: int, sinks: Sink, pause: Callable[[], None]

@@ -153,10 +153,6 @@ class MetricsFiles(Sink):
         except UserError as error:
             self.failure = error
 
-    def close(self, ending: Ending) -> None:
-        """Close the files."""
-        self.files.close()
-
 
 class TrackerSink(Sink):
     """W&B and the like, each in a process of its own."""

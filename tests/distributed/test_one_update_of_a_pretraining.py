@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from harness.batch import Layout
 from harness.config import LanguageModelConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.checks import order_spec
 from harness.data.order import order_over
 from harness.data.views import rows_of_task
-from harness.inference.scoring import measure
+from harness.inference.scoring import loader_over, measure
 from harness.model import language
 from harness.model.dropout import Masks
 from harness.model.language import LanguageModel, Targets
@@ -131,13 +132,13 @@ def test_same_update(data: str, sizes: tuple[int, ...]) -> None:
 
 def measure_on_a_rank(data: str) -> list[dict[str, Any]]:
     results = []
+    layouts: list[Layout] = ["padded", "packed"]
     language.CPU_ELEMENTS = 300
     with open_session("cpu", "fp32", 60) as session:
-        for options, layout in zip(OPTIONS, ("padded", "packed"), strict=True):
+        for options, layout in zip(OPTIONS, layouts, strict=True):
             model, targets, manifest = network_of(make_config(data, options))
-            where: dict[str, Any] = {"batch_rows": 5, "layout": layout, "device": session.device}
-            split = Split(data, manifest, "validation")
-            results.append(measure(model, split, session.world, **where, targets=targets).figures())
+            loader = loader_over(Split(data, manifest, "validation"), session.world, 5, layout, session.device)
+            results.append(measure(model, loader, session.world, targets=targets))
     return results
 
 

@@ -116,7 +116,6 @@ class Stage:
     def log_on(self) -> Any:
         """Open the metrics as a run does that goes on, and read them: how many lines, and what was said."""
         log = MetricsLog(self.run, checkpoint.verify(self.newest).state["log_bytes"])
-        log.close()
         return len(read_log(self.run)), tuple(log.mended)
 
     def report(self) -> Any:

@@ -21,7 +21,7 @@ from harness.config import ModelConfig
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
 from harness.data.views import held_out
-from harness.inference.scoring import score
+from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities
@@ -49,7 +49,7 @@ def evaluate_on_a_rank(data: str) -> dict[str, Any]:
     split = Split(data, manifest, "test")
     with open_session("cpu", "fp32", 60) as session:
         model = make_model(manifest.vocabulary_size)
-        scores = score(model, split, session.world, batch_rows=7, layout="padded", device=session.device)
+        scores = score(model, loader_over(split, session.world, 7, "padded", session.device), session.world)
     assert scores.rows.tolist() == list(range(TEST_ROWS))
     return {**classification_metrics(scores.logits, scores.labels), **scores.__dict__}
 

@@ -139,7 +139,7 @@ def test_a_tracker_that_reads_nothing_blocks_nobody(trackers: Trackers, capfd: p
         trackers.alert("Steps were skipped", "and nobody hears of it")
     trackers.close("finished")
     assert not process.is_running()
-    warning = "warning: trackio did not finish within 0 s and was stopped; training is not affected\n"
+    warning = "warning: trackio did not finish within 0 s, and was stopped; training is not affected\n"
     assert capfd.readouterr().err == warning
 
 

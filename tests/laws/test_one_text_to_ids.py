@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.inference.onnx_scorer import OnnxScorer
+from harness.inference.scorer import OnnxScorer
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.encoder import Encoded, Encoder

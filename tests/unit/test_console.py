@@ -80,7 +80,6 @@ def a_run(directory: Path, found: Manifest, capsys: pytest.CaptureFixture[str], 
         validation = {"step": line["step"], "epoch": epoch + 1, **numbers_of(values), "best": epoch == 0}
         console.log("validation", validation)
         log.write("validation", validation)
-    log.close()
     console.results({"test": as_measured(found.labels)})
     console.say("accuracy on test: network 0.8760 (0.8632 to 0.8884), linear model 0.8912: the network is 1.52 below")
     console.rehearsal(0.1234, 64, 123_456_789, 41_133.0)

@@ -15,7 +15,7 @@ from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference.bundle import read_bundle, write_bundle
 from harness.inference.evaluation import assess
-from harness.inference.scoring import score
+from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_vocabulary
@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
     out, found = capsys.readouterr().out, json.loads((run / "evaluation" / "labelled.csv.json").read_text())
     bundle, manifest = read_bundle(run / "bundle"), read_manifest(run.parent / "data")
     split = Split(run.parent / "data", manifest, "test")
-    scores = score(bundle.model, split, World(), batch_rows=16, layout="padded", device=torch.device("cpu"))
+    scores = score(bundle.model, loader_over(split, World(), 16, "padded", torch.device("cpu")), World())
     expected = assess(scores, bundle, split)
     for name in ("rows", "confusion", "per_class", "labels", "temperature", "threshold", "accuracy"):
         assert found[name] == expected[name], name
@@ -79,7 +79,7 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
     for mistake, of_split in zip(found["mistakes"], expected["mistakes"], strict=True):
         assert texts[mistake["row"] - 1] == f"{mistake['text']},{mistake['label']}"
         assert mistake["label"] != mistake["predicted"]
-        assert of_split["tokens"] == bundle.vocabulary.tokens.take(bundle.encoder()([mistake["text"]]).ids).to_pylist()
+        assert of_split["tokens"] == bundle.vocabulary.tokens.take(bundle.encoder([mistake["text"]]).ids).to_pylist()
         assert len(of_split["weights"]) == len(of_split["tokens"])
 
 
@@ -102,7 +102,7 @@ def test_unknown_words_and_cut_texts_are_beside_the_training(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     bundle = read_bundle(run / "bundle")
-    longest = bundle.pipeline.spec.max_tokens
+    longest = bundle.encoder.pipeline.spec.max_tokens
     rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
     path = write_csv(tmp_path / "other.csv", rows)
     assert evaluate(run, "--input", path, "--output", tmp_path) == 0

@@ -25,7 +25,7 @@ from harness.export.config import ExportConfig
 from harness.export.folder import compare, quantized
 from harness.export.graph import onnx_model
 from harness.inference.bundle import read_bundle
-from harness.inference.onnx_scorer import onnx_logits, session_of
+from harness.inference.scorer import onnx_logits, session_of
 from harness.model import registry
 from harness.model.registry import PoolingEntry
 from harness.rundir.bundle_files import CARD, EXPORT, INDEX, INT8, ONNX, read_info

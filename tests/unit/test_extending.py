@@ -111,7 +111,7 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     Journal(tmp_path, name).note(start={"project": "p"})
     rows = '{"kind": "train", "step": 1, "loss": 0.5}\n{"kind": "train", "step": 2, "loss": 0.25, "verdict": null}\n'
     (tmp_path / "metrics.jsonl").write_text(rows)
-    close = {"do": "close", "state": "finished", "reason": ""}
+    close = {"do": "close", "state": "finished", "reason": "", "limit_s": 9.0}
     observer.serve(name, tmp_path, [close], lambda **reply: said.append(reply))
     assert said == [{"started": "", "say": f"rows go to {tmp_path / 'table'}"}]
     with (tmp_path / "table" / "train.csv").open(newline="") as file:
