@@ -90,6 +90,8 @@ def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
         refuse_compressed(message.metadata.to_pybytes())
     reader = pa.ipc.open_stream(pa.BufferReader(stream))
     batches = list(reader)
+    if len(batches) > 1 and not all(batch.num_rows for batch in batches):
+        raise ValueError("it holds record batches without rows")
     for batch in batches:
         batch.validate()
     return reader.schema, batches
