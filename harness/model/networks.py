@@ -44,9 +44,9 @@ def predictions_of(network: AnyNetwork) -> int:
     return network.num_directions if isinstance(network, LanguageModel) else 0
 
 
-def answers_of(config: RunConfig, manifest: Manifest) -> int:
+def answers_of(network: AnyNetwork) -> int:
     """How many answers there are among which a prediction is made: labels, or tokens."""
-    return manifest.vocabulary_size if config.task == LANGUAGE_MODEL else len(manifest.labels)
+    return network.embedding.num_embeddings if isinstance(network, LanguageModel) else network.num_classes
 
 
 def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
