@@ -100,9 +100,9 @@ def score(
     logits of a batch where they are not to be those of the whole ``model``.
     """
 
-    def values_of(batch: Batch) -> tuple[Any, ...]:
-        logits = (read or model)(batch).double().cpu()
-        return batch.rows, batch.labels.cpu(), logits, batch.lengths, unknown_tokens(batch).cpu()
+    def values_of(batch: Batch) -> tuple[np.ndarray, ...]:
+        found = batch.labels, (read or model)(batch).double(), batch.lengths, unknown_tokens(batch)
+        return batch.rows, *(one.cpu().numpy() for one in found)
 
     return Scores(*over_all_rows(model, loader, world, pause, values_of))
 
@@ -121,8 +121,9 @@ def measure(
     depend on who computed them.
     """
 
-    def values_of(batch: Batch) -> tuple[Any, ...]:
-        return batch.rows, batch.lengths, torch.cat(model.row_log_losses(batch, targets), 1).double().cpu()
+    def values_of(batch: Batch) -> tuple[np.ndarray, ...]:
+        sums = torch.cat(model.row_log_losses(batch, targets), 1).double()
+        return batch.rows, batch.lengths.numpy(), sums.cpu().numpy()
 
     _, lengths, sums = over_all_rows(model, loader, world, pause, values_of)
     split = loader.split
@@ -160,7 +161,7 @@ def over_all_rows(
     loader: Loader,
     world: World,
     pause: Callable[[], None] | None,
-    values_of: Callable[[Batch], tuple[Any, ...]],
+    values_of: Callable[[Batch], tuple[np.ndarray, ...]],
 ) -> list[np.ndarray]:
     """The columns that ``values_of`` gives, of all rows, on all ranks, in the order of the source. The first
     is the row's number there. The model is in evaluation mode meanwhile.
