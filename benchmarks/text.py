@@ -19,9 +19,12 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.measuring import Measured, Size, alternate, one_core, peer_module, printed, result
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.rows import first_texts
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.rows import read
+from preprocessing.corpus.sources import files, scan
 from preprocessing.text import resources
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
@@ -133,4 +136,9 @@ PEERS: dict[str, tuple[Callable[[TextSpec, Sequence[str]], Run], int]] = {
 @printed
 def main(config: TextConfig) -> dict[str, Any]:
     """Measure with the first texts of the source."""
-    return measure(first_texts(config.source, config.splits, config.texts), config.text, config.rounds)
+    texts: list[str] = []
+    with temporary_folder() as stage:
+        for file in resolved(list(files(config.source, config.splits))).files:
+            for part in scan(file, stage).parts if len(texts) < config.texts else ():
+                texts += read(part).texts.to_pylist()
+    return measure(texts[: config.texts], config.text, config.rounds)

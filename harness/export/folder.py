@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from harness.baseline.linear import documents, in_order
-from harness.export.card import Records, render
+from harness.export.card import records_of, render
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, logits_of, read_bundle, same_text
@@ -133,8 +133,8 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
         needed("onnx", "--onnx", "onnx")
         needed("onnxruntime", "--onnx", "onnx")
         check_exportable(bundle.model)
-    records = Records.read(place, bundle.info)
-    data = dataset_for(bundle.info, config.data, records.config) if config.int8 else None
+    records = records_of(place, bundle.info)
+    data = dataset_for(bundle.info, config.data, records["run_config"]) if config.int8 else None
     info = replace(
         bundle.info,
         vectors=without_folders(bundle.info.vectors),

@@ -30,8 +30,8 @@ from preprocessing.base.terminal import public, tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources, tables
-from preprocessing.corpus.forms import BYTE_ORDER_MARK, uncompressed
-from preprocessing.corpus.records import Dialect
+from preprocessing.corpus.forms import uncompressed
+from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.labels import AUTO
@@ -224,8 +224,8 @@ class Layout:
             every = zip(*(column.to_pylist() for column in whole.columns), *added.values(), strict=True)
             records = self.records(part, [*whole.column_names, *added], every)
             return "".join(f"{record}\n" for record in records).encode()
-        more = iter(self.records(part, list(added), zip(*added.values(), strict=True)))
-        return b"".join(self.extended(part, line, next(more)) if line.strip(b"\r\n") else line for line in rows.lines)
+        more = self.records(part, list(added), zip(*added.values(), strict=True))
+        return b"".join(self.extended(part, line, one) for line, one in zip(rows.lines, more, strict=True))
 
     def extended(self, part: Part, line: bytes, more: str) -> bytes:
         """A record with more fields or members behind it; its own bytes stay as they are."""

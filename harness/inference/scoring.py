@@ -77,14 +77,12 @@ def score_split(
     bundle: Bundle, manifest: Manifest, name: str, data: str, config: ScoringConfig, session: Session
 ) -> tuple[Scores, Split]:
     """The scores of the split ``name`` of the dataset ``data``, which is staged and opened for it, and the split."""
-    wanted = (data, manifest, name, session.world)
-    opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir, only=True)
+    wanted = (data, manifest, [name], session.world)
+    opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     split = opened.splits[name]
-    layout, guard = layout_on(session.device, bundle.model.config.hidden_size)[0], opened.guard
-    loader = loader_over(split, session.world, config.batch, layout, session.device, guard.check_sizes)
-    scores = score(bundle.model, loader, session.world)
-    guard.close()
-    return scores, split
+    layout, _ = layout_on(session.device, bundle.model.config.hidden_size)
+    loader = loader_over(split, session.world, config.batch, layout, session.device, opened.look)
+    return score(bundle.model, loader, session.world), split
 
 
 def score(

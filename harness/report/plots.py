@@ -18,6 +18,7 @@ import numpy as np
 from harness.report.runs import RunFacts
 from harness.rundir.json_files import Line
 from harness.rundir.results import probability_column, read_predictions
+from harness.scores.metrics import worst_first
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import shortened
@@ -110,11 +111,6 @@ def curves_of(run: RunFacts) -> dict[str, tuple[Curve, Curve]]:
             precision, recall, _ = precision_recall_curve(positive, chances)
             result[name] = (thinned(wrong, found), thinned(recall[::-1], precision[::-1]))
     return result
-
-
-def worst_first(per_class: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Classes by rising F1, of equals the larger first; those without a row, of which nothing is known, at the end."""
-    return sorted(per_class, key=lambda entry: (not entry["rows"], entry["f1"] or 0.0, -entry["rows"]))
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> Curve:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import field
 
-from harness.rundir.json_files import Indexed, check_file, check_name, facts_of, read_object
+from harness.rundir.json_files import Indexed, check_file, check_name, facts_of, read_object, read_typed
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -116,14 +116,10 @@ class Checkpoint:
     """``CheckpointState`` as plain values."""
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """All tensors of one file, on the CPU. Raises ``DataError`` if it is not a safetensors file."""
-        from safetensors import SafetensorError
+        """All tensors of one file, on the CPU."""
         from safetensors.torch import load_file
 
-        try:
-            return load_file(self.path / name)
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{self.path / name}: not a safetensors file ({one_line(error)})") from None
+        return load_file(self.path / name)
 
 
 def name_of(run: str | Path, step: int) -> Path:
@@ -187,7 +183,9 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
 
 def verify(path: Path) -> Checkpoint:
     """Check a checkpoint byte by byte. Raises ``DataError`` that names the first file that is not as written."""
-    content = read_part(path / MANIFEST)
+    content = read_object(path / MANIFEST, MEND)
+    if content is None:
+        raise DataError(f"{path / MANIFEST}: missing: not a whole checkpoint")
     if content.get("format") != FORMAT:
         raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint; {MEND}")
     if (found := content.get("format_version")) != FORMAT_VERSION:
@@ -201,9 +199,8 @@ def verify(path: Path) -> Checkpoint:
     for name, line in manifest.files.items():
         check_name(name, path / MANIFEST, MEND)
         check_file(path / name, line, MANIFEST, MEND)
-    state = read_part(path / STATE)
-    known: CheckpointState = typed(CheckpointState, state, str(path / STATE), MEND)
-    step = known.step
+    state = read_typed(CheckpointState, path / STATE, MEND) or {}
+    step = state["step"]
     if step != manifest.step or path != path_of(path.parents[1], step):
         raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand? {MEND}")
     for name in (MODEL, OPTIMIZER):
@@ -211,20 +208,9 @@ def verify(path: Path) -> Checkpoint:
     return Checkpoint(path, step, state)
 
 
-def read_part(path: Path) -> dict[str, Any]:
-    """A JSON object that a checkpoint must have. Raises ``DataError``."""
-    content = read_object(path, MEND)
-    if content is None:
-        raise DataError(f"{path}: missing: not a whole checkpoint")
-    return content
-
-
 def steps(run: str | Path) -> list[int]:
     """Steps that have a checkpoint by name, ascending; none of them is verified."""
-    try:
-        names = os.listdir(Path(run, CHECKPOINTS))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    names = (path.name for path in Path(run, CHECKPOINTS).glob("step-*"))
     return sorted({int(match[1]) for name in names if (match := NAME.fullmatch(name))})
 
 
@@ -290,15 +276,15 @@ def read_header(path: Path, mend: str) -> Header:
 
 def check_tensors(found: Header, wanted: Header, what: str) -> None:
     """Raise ``DataError``, which begins with ``what``, for tensors that are not those of a network."""
-    wrong = []
-    for name in dict.fromkeys((*wanted, *found)):
-        if name not in found:
-            wrong.append(f"{name} is missing")
-        elif name not in wanted:
-            wrong.append(f"there is no {shown(name)} in it")
-        elif found[name] != wanted[name]:
-            is_there, expected = (f"{dtype} {list(shape)}" for dtype, shape in (found[name], wanted[name]))
-            wrong.append(f"{name} is {is_there} where {expected} is expected")
+
+    def spelt(tensors: Header, name: str) -> str:
+        return f"{tensors[name][0]} {list(tensors[name][1])}" if name in tensors else "nothing"
+
+    wrong = [
+        f"{shown(name)} is {spelt(found, name)} where {spelt(wanted, name)} is expected"
+        for name in dict.fromkeys((*wanted, *found))
+        if found.get(name) != wanted.get(name)
+    ]
     if wrong:
         more = f"; and {len(wrong) - FEW:,} more" if len(wrong) > FEW else ""
         raise DataError(f"{what} ({'; '.join(wrong[:FEW])}{more})")

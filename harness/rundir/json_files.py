@@ -18,7 +18,7 @@ from typing import Any
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Record, Sha256
+from preprocessing.base.schema import Count, Record, Sha256, typed
 from preprocessing.base.untrusted import open_regular, parse_json, read_bytes, read_json, readable, sha256_of, shown
 
 Line = dict[str, Any]
@@ -36,6 +36,17 @@ def read_object(path: Path, mend: str = MEND) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds no JSON object; {mend}")
+    return content
+
+
+def read_typed(kind: Any, path: Path, mend: str = MEND) -> dict[str, Any] | None:
+    """The JSON object in a file, which has the values of ``kind``; None where there is no such file.
+
+    Raises ``DataError`` for a damaged one.
+    """
+    content = read_object(path, mend)
+    if content is not None:
+        typed(kind, content, str(path), mend)
     return content
 
 

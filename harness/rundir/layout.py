@@ -140,10 +140,11 @@ def member(folder: str | Path, kind: Kind, number: int) -> Member:
 def members(folder: str | Path) -> list[Member]:
     """The runs that began in a folder of many runs, in the order of their numbers; none in any other directory."""
     found = []
-    for path in Path(folder).iterdir() if Path(folder).is_dir() else ():
-        named = re.fullmatch(r"(seed|fold)-(0|[1-9]\d*)", path.name)
-        if named and (holds_run(path) or holds_rounds(path)):
-            found.append(member(folder, "seed" if named[1] == "seed" else "fold", int(named[2])))
+    for kind in KINDS:
+        for path in Path(folder).glob(f"{kind}-*"):
+            named = re.fullmatch(rf"{kind}-(0|[1-9]\d*)", path.name)
+            if named and (holds_run(path) or holds_rounds(path)):
+                found.append(Member(kind, int(named[1]), path))
     return sorted(found)
 
 
@@ -152,7 +153,7 @@ def holds_rounds(path: str | Path) -> bool:
     return holds_run(Path(path, "round-0"))
 
 
-def listed(found: Sequence[Member]) -> str:
+def listed(found: Sequence[Member | Path]) -> str:
     """The names of runs, for a sentence."""
     return ", ".join(one.name for one in found[:LISTED]) + (", …" if len(found) > LISTED else "")
 
@@ -184,18 +185,15 @@ def refuse_many(run: str | Path) -> None:
 def instead(directory: Path) -> str:
     """What is there in place of the bundle ``directory``, and what to do: the end of a sentence."""
     place = directory.parent if directory.name == BUNDLE else directory
-    if not place.exists():
-        beside = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+    if not place.is_dir():
+        beside = [path.name for path in place.parent.glob("*") if path.is_dir()]
         near = difflib.get_close_matches(place.name, beside, n=1)
         hint = f"did you mean {place.parent / near[0]}?" if near else "name a run directory, or a bundle"
         return f"there is no folder {place}; {hint}"
-    if not place.is_dir():
-        return f"{place} is a file; name the run directory, or the bundle, that it belongs to"
     if holds_run(place):
         return "this run has not finished an epoch; name a run whose training got that far"
     if (place / MANIFEST).is_file():
         return f"{place} is a dataset; name a run that was trained on it"
-    if runs := sorted(path.name for path in place.iterdir() if path.is_dir() and holds_run(path)):
-        more = ", …" if len(runs) > LISTED else ""
-        return f"{place} is a folder of runs; name one of them: {', '.join(runs[:LISTED])}{more}"
+    if runs := sorted(filter(holds_run, place.iterdir())):
+        return f"{place} is a folder of runs; name one of them: {listed(runs)}"
     return f"{place} is neither a run directory nor a bundle; name one, as in runs/mine"

@@ -25,7 +25,7 @@ from msgspec.structs import asdict
 
 from harness.config import RunConfig, Task, to_dict
 from harness.rundir.checkpoint import steps
-from harness.rundir.json_files import MEND, Line, read_lines, read_object
+from harness.rundir.json_files import MEND, Line, read_lines, read_typed
 from harness.rundir.layout import ATTEMPTS, BAD_BATCHES, CONFIG, ENVIRONMENT, LOCK, STATUS, refuse_many, storage
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
@@ -173,10 +173,8 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
 
 def read_environment(run: str | Path) -> dict[str, Any]:
     """What the last start of a run ran on; empty where nothing is known. Raises ``DataError``."""
-    path, mend = Path(run, ENVIRONMENT), "start the run again, which writes it again, or remove it"
-    content = read_object(path, mend) or {}
-    typed(StoredEnvironment, content, str(path), mend)
-    return content
+    mend = "start the run again, which writes it again, or remove it"
+    return read_typed(StoredEnvironment, Path(run, ENVIRONMENT), mend) or {}
 
 
 def installed_version(name: str) -> str | None:
@@ -225,9 +223,8 @@ def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int
 
 def read_status(run: str | Path) -> dict[str, Any] | None:
     """The status of a run, or None where there is none. Raises ``DataError`` for a damaged one."""
-    path, rebuild = Path(run, STATUS), "start the run again, which rebuilds it"
-    content = read_object(path, rebuild)
-    return None if content is None else asdict(typed(Status, content, str(path), rebuild))
+    content = read_typed(Status, Path(run, STATUS), "start the run again, which rebuilds it")
+    return None if content is None else asdict(Status(**content))
 
 
 def known_status(run: str | Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from harness.rundir.json_files import MEND, read_object
+from harness.rundir.json_files import MEND, read_typed
 from preprocessing.base import atomic
 from preprocessing.base.schema import Count, Share, typed
 from preprocessing.base.split_names import UNLABELLED
@@ -152,9 +152,6 @@ def read_training(directory: Path, fingerprint: str) -> dict[str, Any] | None:
 
     Raises ``DataError`` for a damaged file.
     """
-    content = read_object(directory / FILE) or {}
-    wanted = (FORMAT, FORMAT_VERSION, fingerprint)
-    if tuple(content.get(name) for name in ("format", "format_version", "dataset")) != wanted:
-        return None
-    typed(TrainingFacts, content, str(directory / FILE), MEND)
-    return content
+    content = read_typed(TrainingFacts, directory / FILE)
+    head = None if content is None else (content["format"], content["format_version"], content["dataset"])
+    return content if head == (FORMAT, FORMAT_VERSION, fingerprint) else None

@@ -214,6 +214,11 @@ def per_class(confusion: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
+def worst_first(per_class: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Classes by rising F1, of equals the larger first; those without a row, of which nothing is known, at the end."""
+    return sorted(per_class, key=lambda entry: (not entry["rows"], entry["f1"] or 0.0, -entry["rows"]))
+
+
 def reliability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How often the most probable class is the true one, by how probable it is said to be (Guo et al., 2017).
 

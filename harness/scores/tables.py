@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import spreads
-from harness.scores.metrics import confusion_from_json, largest_confusions
+from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
 from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table, wrapped
 
 CLASSES = 10
@@ -67,11 +67,8 @@ def classes_table(per_class: Sequence[Mapping[str, Any]], width: int, most: int 
 
     A class that was never predicted has no precision, and one without a row no recall: a dash.
     """
-    chosen, total = list(per_class), sum(entry["rows"] for entry in per_class)
-    if len(chosen) > most:
-        chosen = sorted(chosen, key=lambda entry: (entry["f1"] is None, entry["f1"] or 0.0, -entry["rows"]))[:most]
-    rows = []
-    for entry in chosen:
+    total, rows = sum(entry["rows"] for entry in per_class), []
+    for entry in per_class if len(per_class) <= most else worst_first(per_class)[:most]:
         row = {key: "–" if entry[key] is None else f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")}
         share = percent(entry["rows"] / total) if total else ""
         rows.append({"label": shortened(entry["label"], width), "rows": f"{entry['rows']:,}", "share": share, **row})

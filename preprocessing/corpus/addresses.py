@@ -73,16 +73,14 @@ def local_path(address: str) -> str:
         raise DataError(f"{address!r}: no file has such a name")
     try:
         path.encode()
-        return str(Path(path).expanduser())
     except UnicodeEncodeError:
         raise DataError(f"{address}: its name is not UTF-8; rename it") from None
-    except RuntimeError:  # there is no such user, or no home
-        return path
+    return str(Path(os.path.expanduser(path)))
 
 
 def absolute(address: str) -> str:
     """The address as seen from any directory."""
-    return address if is_remote(address) else str(Path(filesystem(address)[1]).absolute())
+    return address if is_remote(address) else str(Path(local_path(address)).absolute())
 
 
 def sentence(error: BaseException) -> str:
@@ -109,14 +107,11 @@ def find(address: str) -> list[str]:
     if not glob.has_magic(without_query(path)) or kind(address) != fs.FileType.NotFound:
         return [address]
     with naming(address):
-        if isinstance(system, fs.LocalFileSystem):
-            names = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name)]
-        else:
-            details = system.handler.fs.glob(path, detail=True)
-            names = [name for name, its in details.items() if its["type"] != "directory"]
-    if not names:
-        raise DataError(f"{address}: no file matches; check the pattern")
-    return [prefix(address, path) + name for name in sorted(names)]
+        names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
+    found = [prefix(address, path) + name for name in sorted(names)]
+    if files := [name for name in found if kind(name) != fs.FileType.Directory]:
+        return files
+    raise DataError(f"{address}: no file matches; check the pattern")
 
 
 def below(address: str, system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
@@ -183,40 +178,25 @@ def codec_of(address: str) -> str | None:
     return COMPRESSED.get(Path(without_query(address)).suffix.lower())
 
 
-def stream(address: str, digest: Any = None) -> Iterator[bytes]:
-    """The content of a file in bounded pieces, decompressed if its name says so; ``digest`` takes the bytes on disk.
+def stream(address: str, *, unpack: bool = True) -> Iterator[bytes]:
+    """The content of a file in bounded pieces, unpacked if its name says that it is packed, unless ``unpack`` is false.
 
     Raises ``DataError`` for what cannot be read, and for a few bytes that unpack to very many.
     """
-    codec = codec_of(address)
-    if codec is None or digest is not None:
-        for piece in raw_stream(address):
-            if digest is not None:
-                digest.update(piece)
-            if codec is None:
-                yield piece
-    if codec is None:
-        return
     system, path = filesystem(address)
-    size, unpacked = info_of(address).size or UNKNOWN_BYTES, 0
+    codec, size, unpacked = codec_of(address) if unpack else None, 0, 0
+    if codec:
+        size = info_of(address).size or UNKNOWN_BYTES
     with naming(address), system.open_input_stream(path, compression=codec) as source:
         while piece := source.read(READ_BYTES):
             unpacked += len(piece)
-            check_unpacked(address, unpacked, size)
-            yield piece
-
-
-def raw_stream(address: str) -> Iterator[bytes]:
-    """The bytes on disk in bounded pieces."""
-    system, path = filesystem(address)
-    with naming(address), system.open_input_stream(path, compression=None) as source:
-        while piece := source.read(READ_BYTES):
+            check_unpacked(address, unpacked, size if codec else unpacked)
             yield piece
 
 
 def sha256(address: str) -> str:
     """The sha256 of a file's bytes on disk, as hex."""
     digest = hashlib.sha256()
-    for piece in raw_stream(address):
+    for piece in stream(address, unpack=False):
         digest.update(piece)
     return digest.hexdigest()

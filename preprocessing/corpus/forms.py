@@ -15,16 +15,18 @@ with it: one whose records differ in their number of fields, or have only one.
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import Dialect, csv_rows, with_newline
+from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect, csv_rows, with_newline
 from preprocessing.labels import AUTO
 
 SUFFIXES = {
@@ -37,7 +39,6 @@ SUFFIXES = {
 }
 SHEETS = (".xlsx", ".xls", ".ods")
 UTF8, LATIN = "utf-8", "windows-1252"
-BYTE_ORDER_MARK = codecs.BOM_UTF8
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -64,8 +65,6 @@ class Form:
     encoding: str = UTF8
     returns: bool = False
     """Whether lines end at carriage returns alone."""
-    mark: int = 0
-    """Bytes of a byte order mark, which are no part of the first record; 0 where the file is converted."""
 
     @property
     def is_plain(self) -> bool:
@@ -74,7 +73,7 @@ class Form:
 
     def converted(self, pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
         """The content of a file as UTF-8 whose lines end at newlines. Raises ``DataError``."""
-        for piece in pieces if self.is_plain else as_utf8(pieces, self.encoding, name):
+        for piece in pieces if self.encoding == UTF8 else as_utf8(pieces, self.encoding, name):
             yield piece.replace(b"\r", b"\n") if self.returns else piece
 
     def recorded(self, expected: Dialect) -> dict[str, Any]:
@@ -101,13 +100,11 @@ def form_of(
     encoding = encoding_of(sample, name) if source.encoding == AUTO else source.encoding
     if encoding != UTF8:
         sample = b"".join(as_utf8([sample], encoding, name, whole=whole))
-    mark = len(BYTE_ORDER_MARK) if sample.startswith(BYTE_ORDER_MARK) else 0
-    sample = sample[mark:]
     returns = b"\r" in sample and b"\n" not in sample
-    sample = sample.replace(b"\r", b"\n") if returns else sample
+    sample = sample.removeprefix(BYTE_ORDER_MARK).replace(b"\r", b"\n" if returns else b"\r")
     fixed = source.delimiter is not None and known is None
     dialect = dialect_of(sample, expected, fixed=fixed, whole=whole, known=known) if is_csv else expected
-    return Form(dialect, encoding, returns, mark if encoding == UTF8 and not returns else 0)
+    return Form(dialect, encoding, returns)
 
 
 def format_of(address: str, source: SourceConfig) -> str:
@@ -148,8 +145,7 @@ def encoding_of(sample: bytes, name: str) -> str:
             return encoding
     decoder = codecs.getincrementaldecoder(UTF8)("ignore")
     valid = decoder.decode(sample)
-    cut = len(decoder.getstate()[0])
-    bad = len(sample) - cut - len(valid.encode())
+    bad = len(sample) - len(decoder.getstate()[0]) - len(valid.encode())
     if bad == 0 or 20 * sum(character > "\x7f" for character in valid) > bad:
         return UTF8  # perhaps damaged in some places; the reader names the first of them
     letters, symbols = len(re.findall(rb"[A-Za-z]", sample)), len(SYMBOL_IN_WORD.findall(sample))
@@ -166,58 +162,38 @@ def as_utf8(pieces: Iterable[bytes], encoding: str, name: str, *, whole: bool = 
 
     If it is not ``whole``, a character at its end may be cut.
     """
-    decoder, done, first = codecs.getincrementaldecoder(encoding)(), 0, True
-
-    def converted(piece: bytes, final: bool) -> str:
+    decoder, done = codecs.getincrementaldecoder(encoding)(), 0
+    for piece in itertools.chain(pieces, [b""]):
         try:
-            text = decoder.decode(piece, final)
-            text.encode()
-            return text
+            data = decoder.decode(piece, whole and not piece).encode()
         except UnicodeError as error:
             what = f"near byte {done + max(getattr(error, 'start', 0), 0):,} it is not {encoding}"
             what += f" ({addresses.sentence(error)})"
             raise DataError(f"{name}: {what}; set source.encoding to what it is written in") from None
-
-    for piece in pieces:
-        if text := converted(piece, False):
-            yield (text.removeprefix("\ufeff") if first else text).encode()
-            first = False
+        yield data if done else data.removeprefix(BYTE_ORDER_MARK)
         done += len(piece)
-    yield converted(b"", whole).encode()
 
 
 def plain(content: bytes, name: str, encoding: str) -> bytes:
     """A whole text file as UTF-8, without a byte order mark."""
     encoding = encoding_of(content, name) if encoding == AUTO else encoding
-    return b"".join(as_utf8([content], encoding, name)) if encoding != UTF8 else content.removeprefix(BYTE_ORDER_MARK)
+    return b"".join([content] if encoding == UTF8 else as_utf8([content], encoding, name)).removeprefix(BYTE_ORDER_MARK)
 
 
 def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None = None) -> Dialect:
     """The dialect of a file from its first bytes, which are all of it if ``whole``.
 
-    ``known`` is that of a file like it, and goes before ``expected``. ``fixed`` holds the delimiter; quote and escape
-    may still be others. Where none works, the answer is ``expected``.
+    ``known`` is that of a file like it, and goes before ``expected``; other delimiters are tried where neither works
+    and none is ``fixed``. Where none works, the answer is ``expected``.
     """
     whole = whole and len(sample) <= DIALECT_BYTES
     sample = with_newline(sample) if whole else sample[: sample.rfind(b"\n", 0, DIALECT_BYTES) + 1]
     for dialect in (known, expected):
         if dialect and num_fields(sample, whole, dialect):
             return dialect
-    found = {dialect: num_fields(sample, whole, dialect) for dialect in others(sample, expected, fixed)}
-    best = max(found, key=found.__getitem__, default=expected)
-    return best if found.get(best) else expected
-
-
-def others(sample: bytes, expected: Dialect, fixed: bool) -> Iterator[Dialect]:
-    """Dialects to try, the nearest to the expected one first."""
-    for delimiter in dict.fromkeys([expected.delimiter, *(() if fixed else DELIMITERS)]):
-        if delimiter in (expected.quote, expected.escape):
-            continue
-        yield Dialect(delimiter, expected.quote, expected.escape)
-        if expected.quote and expected.escape is None and f"\\{expected.quote}".encode() in sample:
-            yield Dialect(delimiter, expected.quote, "\\")
-        if expected.quote and delimiter == "\t":
-            yield Dialect(delimiter, "", expected.escape)  # many tab-separated files never quote
+    usable = "" if fixed else DELIMITERS
+    others = [replace(expected, delimiter=one) for one in usable if one not in (expected.quote, expected.escape)]
+    return max([expected, *others], key=partial(num_fields, sample, whole))
 
 
 def num_fields(sample: bytes, whole: bool, dialect: Dialect) -> int:
@@ -226,4 +202,4 @@ def num_fields(sample: bytes, whole: bool, dialect: Dialect) -> int:
     counts = [len(fields) for _, fields in records if fields]
     used, lines = records[-1][0] if records else 0, sample.count(b"\n")
     is_closed = used == lines if whole else 2 * used >= lines
-    return counts[0] if is_closed and len(counts) > 1 and set(counts) == {counts[0]} and counts[0] > 1 else 0
+    return counts[0] if is_closed and len(counts) > 1 and 1 < min(counts) == max(counts) else 0

@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -13,7 +15,7 @@ import pyarrow.parquet
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import check_unpacked
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import Cut, check_width
+from preprocessing.corpus.records import Cut, check_width, runs
 
 BATCH_ROWS, BATCH_BYTES = 2048, 4 << 20
 """Rows, or bytes of them, that are given at once."""
@@ -54,17 +56,23 @@ def cuts_of(footer: pa.parquet.FileMetaData, part_bytes: int) -> Iterator[tuple[
         yield Cut(low, high, low + 1, high - low), size * (high - low) // footer.num_rows
 
 
-def batches(
-    file: pa.parquet.ParquetFile, name: str, size: int, start: int, stop: int, columns: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """The rows ``start`` to ``stop`` of a Parquet file of ``size`` bytes, in pieces of bounded rows and bytes.
+def pieces(opened: pa.NativeFile, name: str, start: int, stop: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows ``start`` to ``stop`` of a Parquet file, in pieces of bounded rows and bytes.
 
     Row groups before them are skipped, rows before them in the same one decoded and dropped. A value may be as long as
     the pages of its column and stand in every row, which no footer tells. Raises ``DataError`` where they become far
     more bytes than texts of such a file do.
     """
-    held: list[pa.RecordBatch] = []
-    end = unpacked = held_rows = held_bytes = 0
+    with pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file:
+        for some in runs(sized(file, name, opened.size(), start, stop, columns), itemgetter(1), BATCH_BYTES):
+            yield pa.concat_tables(table for table, _ in some).select(list(columns))
+
+
+def sized(
+    file: pa.parquet.ParquetFile, name: str, size: int, start: int, stop: int, columns: Sequence[str]
+) -> Iterator[tuple[pa.Table, int]]:
+    """As few rows at a time as are decoded safely, and their bytes; a row has its share of a piece at least."""
+    end = unpacked = 0
     for group in range(file.num_row_groups):
         about = file.metadata.row_group(group)
         row, end = end, end + about.num_rows
@@ -72,40 +80,34 @@ def batches(
             continue
         few = max(FEWEST_ROWS, min(BATCH_ROWS, DECODED_BYTES // max(about.total_byte_size, 1)))
         for batch in file.iter_batches(few, row_groups=[group], columns=list(columns), use_threads=False):
-            size_here = decoded(batch).nbytes
-            unpacked += size_here
+            table = pa.Table.from_batches([batch])
+            bytes_here = decoded(table).nbytes
+            unpacked += bytes_here
             check_unpacked(name, unpacked, size)
             low, high = max(start - row, 0), min(stop - row, len(batch))
             row += len(batch)
             if low < high:
-                held.append(batch.slice(low, high - low))
-                held_rows, held_bytes = held_rows + high - low, held_bytes + size_here
-            if held_rows >= BATCH_ROWS or held_bytes >= BATCH_BYTES:
-                yield as_one(held)
-                held, held_rows, held_bytes = [], 0, 0
+                yield table.slice(low, high - low), max(bytes_here, (high - low) * BATCH_BYTES // BATCH_ROWS)
             if row >= stop:
                 break
-    if held:
-        yield as_one(held)
 
 
-def as_one(held: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Some record batches as one."""
-    return pa.Table.from_batches(held).combine_chunks().to_batches()[0]
-
-
-def decoded(rows: pa.RecordBatch | pa.Table) -> pa.Table:
+def decoded(table: pa.Table) -> pa.Table:
     """Rows whose dictionary columns, as pandas writes categories, hold their values."""
-    kinds = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in rows.schema.types]
-    columns = [column.cast(kind) for column, kind in zip(rows.columns, kinds, strict=True)]
-    return pa.table(columns, rows.schema.names)
+    return table.cast(pa.schema([(field.name, value_type(field.type)) for field in table.schema]))
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values of a column, which may be those of a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str]:
     """The names that Hugging Face's datasets wrote beside a column of numbers (``ClassLabel``); none if it did not."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-        is_named = feature["_type"] == "ClassLabel" and isinstance(feature["names"], list)
+        names: Any = feature["names"] if feature["_type"] == "ClassLabel" else None
     except (KeyError, TypeError, ValueError, RecursionError):
         return []
-    return list(map(str, feature["names"])) if is_named and pa.types.is_integer(schema.field(column).type) else []
+    is_named = isinstance(names, list) and pa.types.is_integer(schema.field(column).type)
+    return list(map(str, names)) if is_named else []

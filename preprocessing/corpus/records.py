@@ -4,24 +4,24 @@
 A newline inside quotes ends no record. On ordinary files that is a matter of parity: a newline after an even number of
 quotes ends one. Parity is right exactly when every opening quote stands at the start of a field and every closing one
 at the end of a field; a block where that does not hold, or with an escape character, is read by Python's csv module.
-Fields are taken apart by Arrow. What it refuses is read by the csv module, which tells the row, and so is a carriage
-return that ends no line: Arrow ends a line there, and here it is text.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
 from preprocessing.base.errors import DataError
 
+BYTE_ORDER_MARK = codecs.BOM_UTF8
 NEWLINE, RETURN = 10, 13
 MAX_RECORD_BYTES = 256 << 20
 MAX_CSV_BYTES = 32 << 20
@@ -31,6 +31,7 @@ MAX_COLUMNS = 1 << 14
 LONE_RETURNS = re.compile(r"(?<!\r)\r+(?![\r\n]|\Z)")
 RETURN_STANDS_IN, NUL_STANDS_IN = "\u0100", "\u0101"
 """What the csv module reads in the place of characters that it refuses; no byte is decoded to them."""
+Item = TypeVar("Item")
 csv.field_size_limit(1 << 30)
 
 
@@ -56,68 +57,75 @@ class Cut:
 
 
 def cuts(
-    pieces: Iterable[bytes],
-    dialect: Dialect,
-    part_bytes: int,
-    name: str,
-    *,
-    header: bool = False,
-    blank: bool = False,
-    mark: int = 0,
+    pieces: Iterable[bytes], dialect: Dialect, part_bytes: int, name: str, *, header: bool = False, blank: bool = False
 ) -> Iterator[Cut]:
     """Cut a stream into runs of whole records of about ``part_bytes``, and count them.
 
-    ``header`` takes the first record for the header: it belongs to no run. Blank lines are no records unless ``blank``;
-    they belong to the run before them. The first ``mark`` bytes, a byte order mark, are passed over. Raises
-    ``DataError`` for a quote that never closes, and for a record longer than ``MAX_RECORD_BYTES``.
+    A byte order mark, and the first record if it is the ``header``, belong to no run. Blank lines are no records unless
+    ``blank``; they belong to the run before them. Raises ``DataError`` for a quote that never closes, and for a record
+    longer than ``MAX_RECORD_BYTES``.
     """
-    start, first_row, rows, offset, rest = mark, 1, 0, mark, b""
+    start, offset, rest = 0, 0, b""
+    row, first_row = 1 - header, 1  # of the next record, and of the first one in this run
     for piece in itertools.chain(pieces, [None]):
-        last, whole = piece is None, piece or b""
-        data, mark = rest + whole[mark:], max(mark - len(whole), 0)
-        if not last and b"\n" not in whole and len(data) <= MAX_RECORD_BYTES:
+        data = rest + (piece or b"")
+        if offset == 0 and data.startswith(BYTE_ORDER_MARK):
+            data, offset = data[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
+        if piece is not None and b"\n" not in piece and len(data) <= MAX_RECORD_BYTES:
             rest = data  # no record ends here, and a long one is not looked at again with every piece
             continue
-        ends, filled = record_ends(data, dialect, f"{name}: row {first_row + rows}", last=last)
-        used = int(ends[-1]) if len(ends) else 0
-        begins = offset + np.append(0, ends)[:-1][filled | blank]
-        if header and len(begins):
-            start = offset + int(ends[np.argmax(filled)])
-            begins, header = begins[1:], False
-        if len(data) - used > (0 if last else MAX_RECORD_BYTES):
-            row = first_row + rows + len(begins) - header
+        begins, used = record_begins(data, dialect, f"{name}: row {row}", last=piece is None, blank=blank)
+        if len(data) - used > (0 if piece is None else MAX_RECORD_BYTES):
             unclosed = "a quote opens and never closes; set source.quote to '' if quotes are text"
             long = f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text"
-            raise DataError(f"{name}: row {row}: {unclosed if last else long}")
-        at = 0
-        while (upto := max(int(np.searchsorted(begins, start + part_bytes)), at + (not rows))) < len(begins):
-            yield Cut(start, int(begins[upto]), first_row, rows + upto - at)
-            start, first_row, rows, at = int(begins[upto]), first_row + rows + upto - at, 0, upto
-        rows += len(begins) - at
-        rest, offset = data[used:], offset + used
-    if rows:
-        yield Cut(start, offset, first_row, rows)
+            raise DataError(f"{name}: row {row + len(begins)}: {unclosed if piece is None else long}")
+        begins = offset + begins
+        if row == 0 and len(begins):
+            begins, row = begins[1:], 1
+        if row == first_row and len(begins):
+            start = int(begins[0])
+        while (at := int(np.searchsorted(begins, start + part_bytes))) < len(begins):
+            yield Cut(start, int(begins[at]), first_row, row + at - first_row)
+            start, first_row = int(begins[at]), row + at
+        row, rest, offset = row + len(begins), data[used:], offset + used
+    if row > first_row:
+        yield Cut(start, offset, first_row, row - first_row)
 
 
-def record_ends(data: bytes, dialect: Dialect, where: str, *, last: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets just past every record of ``data``, and whether each record holds anything.
+def runs(
+    items: Iterable[Item], size_of: Callable[[Item], int], most_bytes: int, most_items: int | None = None
+) -> Iterator[list[Item]]:
+    """Some items at a time: as many as reach ``most_bytes``, and no more than ``most_items``."""
+    held, size = list[Item](), 0
+    for item in items:
+        held.append(item)
+        size += size_of(item)
+        if size >= most_bytes or len(held) == most_items:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def record_begins(
+    data: bytes, dialect: Dialect, where: str, *, last: bool, blank: bool = False
+) -> tuple[np.ndarray, int]:
+    """Where the records of ``data`` begin, blank lines left out unless ``blank``; and where the last whole one ends.
 
     ``data`` starts at a record, at ``where`` it lies in the file. With ``last``, an end without a newline is an end,
     unless a quote is open.
     """
-    size = len(data)
-    data = with_newline(data) if last else data
-    array = np.frombuffer(data, np.uint8)
+    array = np.frombuffer(with_newline(data) if last else data, np.uint8)
     newlines = np.flatnonzero(array == NEWLINE)
     is_end = ends_by_parity(array, newlines, dialect)
     if is_end is None:
-        is_end = np.zeros(len(newlines), bool)
-        is_end[[lines - 1 for lines, _ in csv_rows(data[: data.rfind(b"\n") + 1], dialect, where)]] = True
+        lines = [number for number, _ in csv_rows(array.tobytes()[: newlines[-1] + 1], dialect, where)]
+        is_end = np.isin(np.arange(1, len(newlines) + 1), lines)
     ends = newlines[is_end] + 1
-    starts = np.append(0, ends)[:-1]
-    sizes, first = ends - starts, array[starts]
-    blank = ((sizes == 1) & (first == NEWLINE)) | ((sizes == 2) & (first == RETURN))
-    return np.minimum(ends, size), ~blank
+    begins = np.append(0, ends)[:-1]
+    first = array[begins]
+    is_blank = (first == NEWLINE) | ((first == RETURN) & (ends - begins == 2))
+    return begins if blank else begins[~is_blank], min(int(ends[-1]), len(data)) if len(ends) else 0
 
 
 def with_newline(data: bytes) -> bytes:
@@ -127,23 +135,18 @@ def with_newline(data: bytes) -> bytes:
 
 def ends_by_parity(array: np.ndarray, newlines: np.ndarray, dialect: Dialect) -> np.ndarray | None:
     """Which newlines end a record, where quotes stand only at the ends of fields; None where they do not."""
+    if not len(newlines) or not (dialect.quote or dialect.escape):
+        return np.ones(len(newlines), bool)
     if dialect.escape:
         return None
-    quote = ord(dialect.quote) if dialect.quote else NEWLINE
-    quotes = np.flatnonzero(array == quote) if dialect.quote else newlines[:0]
-    before = np.zeros(256, bool)
-    before[[ord(dialect.delimiter), NEWLINE, quote]] = True
-    after = before.copy()
-    after[RETURN] = True
+    between = np.zeros(256, bool)
+    between[[ord(dialect.delimiter), NEWLINE, ord(dialect.quote)]] = True
+    quotes = np.flatnonzero(array == ord(dialect.quote))
     opening, closing = quotes[0::2], quotes[1::2]
-    opening, closing = opening[opening > 0], closing[closing + 1 < len(array)]
-    if not (before[array[opening - 1]].all() and after[array[closing + 1]].all()):
+    before, after = array[opening[opening > 0] - 1], array[closing[closing + 1 < len(array)] + 1]
+    if not (between[before].all() and (between[after] | (after == RETURN)).all()):
         return None
     return np.asarray(np.searchsorted(quotes, newlines) & 1 == 0)
-
-
-class UnfinishedError(Exception):
-    """Data ends here, perhaps within a record."""
 
 
 def csv_rows(data: bytes, dialect: Dialect, where: str) -> Iterator[tuple[int, list[str]]]:
@@ -156,24 +159,19 @@ def csv_rows(data: bytes, dialect: Dialect, where: str) -> Iterator[tuple[int, l
         what = f"is longer than {MAX_CSV_BYTES >> 20} MiB, and not all of its quotes stand around whole fields"
         raise DataError(f"{where}: {what}; split its text")
     text = data.decode("latin-1").replace("\0", NUL_STANDS_IN)
-    if "\r" in text:
-        text = LONE_RETURNS.sub(lambda run: RETURN_STANDS_IN * len(run[0]), text)
-
-    def lines() -> Iterator[str]:
-        start = 0
-        while stop := text.find("\n", start) + 1:
-            yield text[start:stop]
-            start = stop
-        raise UnfinishedError  # else the csv module ends a quote that is open
-
-    quoting = csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE
-    signs = {"quotechar": dialect.quote or None, "escapechar": dialect.escape, "delimiter": dialect.delimiter}
-    reader = csv.reader(lines(), quoting=quoting, **signs)  # type: ignore[arg-type]
-    try:
-        for fields in reader:
-            yield reader.line_num, fields
-    except UnfinishedError:
-        return
+    text = LONE_RETURNS.sub(lambda run: RETURN_STANDS_IN * len(run[0]), text) if "\r" in text else text
+    reader = csv.reader(
+        io.StringIO(f"{text}end", newline="\n"),  # what is not ended by then ends in a line too many
+        quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
+        quotechar=dialect.quote or None,
+        escapechar=dialect.escape,
+        delimiter=dialect.delimiter,
+    )
+    lines = text.count("\n")
+    for fields in reader:
+        if reader.line_num > lines:
+            return
+        yield reader.line_num, fields
 
 
 def raw(field: str) -> bytes:
@@ -187,47 +185,9 @@ def check_width(name: str, columns: int) -> None:
         raise DataError(f"{name}: has more than {MAX_COLUMNS:,} columns; leave out those that are not needed")
 
 
-def read_columns(
-    data: bytes, dialect: Dialect, columns: int, wanted: Sequence[int], rows: int, name: str, first_row: int
-) -> list[pa.Array | pa.ChunkedArray]:
-    """The wanted columns of ``rows`` records, as large_binary; a record has so many ``columns``.
-
-    Raises ``DataError`` for a record of another number of fields.
-    """
-    names = [str(place) for place in range(columns)]
-    if data.count(b"\r") == data.count(b"\r\n"):
-        chosen = [names[place] for place in wanted]
-        parsing = pa.csv.ParseOptions(
-            delimiter=dialect.delimiter,
-            quote_char=dialect.quote or False,
-            escape_char=dialect.escape or False,
-            newlines_in_values=bool(dialect.quote or dialect.escape),
-        )
-        conversion = pa.csv.ConvertOptions(
-            include_columns=chosen, column_types=dict.fromkeys(chosen, pa.large_binary()), strings_can_be_null=False
-        )
-        reading = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1)
-        try:
-            table = pa.csv.read_csv(pa.BufferReader(data), reading, parsing, conversion)
-            if len(table) == rows:
-                return list(table.columns)
-        except pa.ArrowInvalid:
-            pass  # the csv module tells the row
-    found = [fields for _, fields in csv_rows(with_newline(data), dialect, f"{name}: from row {first_row}") if fields]
-    for row, fields in enumerate(found, first_row):
-        if len(fields) != columns:
-            what = f"{len(fields)} fields, the header has {columns}"
-            hint = "correct the row, or set source.delimiter, quote or escape"
-            raise DataError(f"{name}: row {row}: {what}; {hint}")
-    if len(found) != rows:
-        what = f"{len(found)} rows where {rows} lines end"
-        raise DataError(f"{name}: from row {first_row}: {what}; line ends must be \\n or \\r\\n")
-    return [pa.array([raw(fields[place]) for fields in found], pa.large_binary()) for place in wanted]
-
-
 def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
     """The column names in the first line of a CSV file. Raises ``DataError`` where there are none."""
-    lines = first.lstrip(b"\r\n")
+    lines = first.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if not lines:
         raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
     _, fields = next(csv_rows(with_newline(lines), dialect, f"{name}: row 0"), (0, []))

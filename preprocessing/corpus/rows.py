@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base.arrays import one_chunk
-from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
     ALL_SPLITS,
@@ -22,9 +21,7 @@ from preprocessing.base.split_names import (
     VALIDATION_NUMBER,
     split_number,
 )
-from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.sources import File, Part, files, scan
+from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import as_text, bad_utf8, fail, read_table
 from preprocessing.labels import (
     MAX_CLASSES,
@@ -76,9 +73,8 @@ class Piece:
 
 def read(part: Part) -> Piece:
     """Read one part. Raises ``DataError`` naming the file and the row of whatever is wrong in it."""
-    table = read_table(part, part.file.wanted)
+    source, table = part.file.source, read_table(part, list(part.file.wanted))
     rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
-    source = part.file.source
     kept = np.ones(len(table), bool)
     for column, value in source.where.items():
         same = pc.equal(as_text(part, table[column], rows, column), value)
@@ -86,87 +82,70 @@ def read(part: Part) -> Piece:
     filtered = int((~kept).sum())
     table, rows = table.filter(pa.array(kept)), rows[kept]
     split = split_numbers(part, table, rows)
-    label, classes, kind, known = labels_of(part, table, rows, split == UNLABELLED_NUMBER)
+    label, classes, label_type, known = labels_of(part, table, rows, split == UNLABELLED_NUMBER)
     dropped = (label == MISSING) & (source.missing_label == "drop") & (not part.file.is_unlabelled)
-    neutral, without_label = int((label == NEUTRAL).sum()), int(dropped.sum())
-    kept = (label != NEUTRAL) & ~dropped
+    neutral, kept = label == NEUTRAL, (label != NEUTRAL) & ~dropped
     table, rows, label, split = table.filter(pa.array(kept)), rows[kept], label[kept], split[kept]
     texts = as_text(part, table[source.text_column], rows, source.text_column)
     missing = texts.is_null().to_numpy(zero_copy_only=False)
     if source.missing_text == "error" and missing.any():
-        what = f"column {source.text_column!r} holds no text"
         mend = "fill or remove the row, or set source.missing_text to keep"
-        raise fail(part, int(rows[np.argmax(missing)]), f"{what}; {mend}")
-    put_apart(part, label, split, rows)
-    group = group_hashes(part, table, rows)
-    of_label, left_out = (label, classes, kind, known), (neutral, filtered, without_label)
-    return Piece(pc.fill_null(texts, ""), *of_label, split, rows + part.offset, missing, *left_out, group)
+        raise fail(part, int(rows[np.argmax(missing)]), f"column {source.text_column!r} holds no text; {mend}")
+    without = label == MISSING
+    measured = without & ((split == VALIDATION_NUMBER) | (split == TEST_NUMBER))
+    if measured.any():
+        at = int(np.argmax(measured))
+        mend = "which needs one; take the row out of it"
+        raise fail(part, int(rows[at]), f"there is no label, but the split is {ALL_SPLITS[split[at]]}, {mend}")
+    label[without], split[without] = NO_LABEL, UNLABELLED_NUMBER
+    return Piece(
+        texts=pc.fill_null(texts, ""),
+        label=label,
+        classes=classes,
+        label_type=label_type,
+        known=known,
+        split=split,
+        row=rows + part.offset,
+        missing=missing,
+        neutral=int(neutral.sum()),
+        filtered=filtered,
+        without_label=int(dropped.sum()),
+        group=group_hashes(part, table, rows),
+    )
 
 
 def labels_of(
     part: Part, table: pa.Table, rows: np.ndarray, hidden: np.ndarray
 ) -> tuple[np.ndarray, list[str], LabelType | None, list[str]]:
-    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and ``classes``, ``label_type``, ``known`` of it.
+    """int32: the class of every row, ``NEUTRAL`` or, where ``source.missing_label`` allows it, ``MISSING``; and
+    ``classes``, ``label_type``, ``known`` of it.
 
     Whatever stands in rows that are ``hidden`` is no label.
     """
-    given = part.file.source.label_map()
+    source, given = part.file.source, part.file.source.label_map()
     if part.file.is_unlabelled:
         return np.full(len(rows), MISSING, np.int32), given.names if given else [], None, []
-    name = part.file.source.label_column
-    column = one_chunk(table[name])
+    column = one_chunk(table[source.label_column])
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
-        raise bad_utf8(part, table[name], rows, name) from None
+        raise bad_utf8(part, table[source.label_column], rows, source.label_column) from None
     known = column.dictionary.to_pylist() if pa.types.is_dictionary(column.type) else []
     column = pc.if_else(pa.array(hidden), pa.scalar(None, column.type), column) if hidden.any() else column
-    return *class_numbers(part, column, rows), type_of(column.type) if given is None else "text", known
-
-
-def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray) -> None:
-    """Give rows without a label the split ``unlabelled``. Raises ``DataError`` for one in validation or test."""
-    without = label == MISSING
-    measured = without & ((split == VALIDATION_NUMBER) | (split == TEST_NUMBER))
-    if measured.any():
-        at = int(np.argmax(measured))
-        what = f"there is no label, but the split is {ALL_SPLITS[split[at]]}, which needs one; take the row out of it"
-        raise fail(part, int(rows[at]), what)
-    label[without], split[without] = NO_LABEL, UNLABELLED_NUMBER
-
-
-def first_texts(source: SourceConfig, splits: SplitConfig, number: int) -> list[str]:
-    """Some texts from the start of a source, for measurements."""
-    texts: list[str] = []
-    with temporary_folder() as stage:
-        for file in resolved(list(files(source, splits))).files:
-            for part in scan(file, stage).parts:
-                texts += read(part).texts.slice(0, number - len(texts)).to_pylist()
-                if len(texts) == number:
-                    return texts
-    return texts
-
-
-def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """int32: the class of every row, ``NEUTRAL`` or, where ``source.missing_label`` allows it, ``MISSING``; and the
-    names of the classes.
-    """
-    source = part.file.source
-    labels = source.label_map()
-    numbers, names = (labels.numbers_of(column), labels.names) if labels else found_in(column, source.neutral)
-    if source.missing_label != "error" and (numbers == UNKNOWN).any():
+    numbers, names = (given.numbers_of(column), given.names) if given else found_in(column, source.neutral)
+    if source.missing_label != "error":
         values, indices = distinct(column)
         numbers[(numbers == UNKNOWN) & np.array([not spelling(value) for value in values])[indices]] = MISSING
     if (numbers == UNKNOWN).any():
         at = int(np.argmax(numbers == UNKNOWN))
         value = as_found(column[at].as_py())
-        what = f"label {value[:60]!r} is not known" if labels and value else "there is no label"
+        what = f"label {value[:60]!r} is not known" if given and value else "there is no label"
         mend = "fill it in, or leave such rows out with source.missing_label drop"
-        mend = f"known are {labels.expected()}; correct the row, or set source.labels" if labels else mend
+        mend = f"known are {given.expected()}; correct the row, or set source.labels" if given else mend
         raise fail(part, int(rows[at]), f"{what}; {mend}")
-    if labels is None:
+    if given is None:
         check_number(names, part.file)
-    return numbers, names
+    return numbers, names, type_of(column.type) if given is None else "text", known
 
 
 def check_number(classes: Collection[str], file: File) -> None:
@@ -182,13 +161,11 @@ def check_number(classes: Collection[str], file: File) -> None:
 def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     """int8: the split that the source names for every row, or -1."""
     if part.texts:
-        every = np.array([split_number(split) for _, _, split in part.texts], np.int8)
-        return every[rows - part.cut.first_row]
-    column = part.file.splits.column
+        return np.array([split_number(part.texts[row - part.cut.first_row][2]) for row in rows], np.int8)
+    column, known = part.file.splits.column, part.file.spellings
     if column is None or part.file.is_unlabelled:
         return np.full(len(rows), split_number(part.file.split), np.int8)
     values, indices = distinct(as_text(part, table[column], rows, column))
-    known = part.file.spellings
     named = [known.get(spelling(value)) for value in values]
     for place, (value, name) in enumerate(zip(values, named, strict=True)):
         if name is None and (value or "").strip():
@@ -204,7 +181,7 @@ def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray | 
     if column is None:
         return None
     values, indices = distinct(as_text(part, table[column], rows, column))
-    names = [(value or "").strip() for value in values]
-    digests = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") or 1 for name in names]
-    hashes = [digest if name else NO_GROUP for name, digest in zip(names, digests, strict=True)]
+    digests = [hashlib.sha256((value or "").strip().encode()).digest()[:8] for value in values]
+    hashes = [int.from_bytes(digest, "little") or 1 for digest in digests]
+    hashes = [one if (value or "").strip() else NO_GROUP for one, value in zip(hashes, values, strict=True)]
     return np.array(hashes, np.uint64)[indices]

@@ -10,26 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, parquet
 from preprocessing.corpus.forms import Form, form_of, format_of, uncompressed
-from preprocessing.corpus.records import Cut, Dialect, cuts, read_header
+from preprocessing.corpus.records import Cut, Dialect, cuts, read_header, runs
 from preprocessing.labels import AUTO, spelling
 
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
@@ -73,6 +72,11 @@ class File:
         return replace(self, form=form), form
 
     @property
+    def part_bytes(self) -> int:
+        """The size of a part."""
+        return max(1, int(self.source.part_mb * 1e6))
+
+    @property
     def is_unlabelled(self) -> bool:
         """Whether it is one of ``source.unlabelled_path``."""
         return self.split == UNLABELLED
@@ -85,11 +89,14 @@ class File:
         return known | {spelling(value): split for split, values in self.splits.names.items() for value in values}
 
     @property
-    def wanted(self) -> list[str]:
-        """The columns that are read."""
-        deciding = [] if self.is_unlabelled else [self.source.label_column, self.splits.column]
-        named = [self.source.text_column, *deciding, self.splits.group_column, *self.source.where]
-        return list(dict.fromkeys(name for name in named if name))
+    def wanted(self) -> dict[str, str]:
+        """The columns that are read, and the option that names each."""
+        named = {"source.text_column": self.source.text_column, "splits.group_column": self.splits.group_column}
+        if not self.is_unlabelled:
+            named |= {"source.label_column": self.source.label_column, "splits.column": self.splits.column}
+        return {column: key for key, column in named.items() if column} | dict.fromkeys(
+            self.source.where, "source.where"
+        )
 
     def with_columns(self, columns: Sequence[str]) -> File:
         """This file as one that has these columns: texts without labels need no group."""
@@ -150,31 +157,21 @@ def standing_in(name: str, path: str) -> Iterator[None]:
 def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
     """Every file of a source, in order, those without labels last.
 
-    ``DataError`` for what is missing, ``ConfigError`` for an unknown format or a file that is named as labelled and as
-    unlabelled.
+    ``DataError`` for what is missing, ``ConfigError`` for an unknown format.
     """
-    labelled: dict[str, str] = {}
     for address, split in source.addresses:
         if address == EMBEDDED:
             yield embedded(source, splits, split)
-            continue
-        if address in STAND_INS:
+        elif address in STAND_INS:
             yield File(STAND_INS[address], address, "parquet", split, source, splits)
-            continue
-        for found in addresses.find(address):
-            kind = addresses.kind(found)
-            if kind == fs.FileType.NotFound:
-                key = "unlabelled_path" if split == UNLABELLED else "path"
-                raise DataError(f"{found}: no such file; check source.{key}")
-            its_format = "folder" if kind == fs.FileType.Directory else format_of(found, source)
-            file = File(addresses.absolute(found), public(found), its_format, split, source, splits)
-            if file.is_unlabelled and file.address in labelled:
-                also = f"is also in source.{labelled[file.address]}; take it out of one of the two"
-                hint = "for rows of it that have no label, set source.missing_label to unlabelled"
-                raise ConfigError(f"source.unlabelled_path: {found!r} {also} ({hint})")
-            if not file.is_unlabelled:
-                labelled[file.address] = {VALIDATION: "validation_path", TEST: "test_path"}.get(split or "", "path")
-            yield file
+        else:
+            for found in addresses.find(address):
+                kind = addresses.kind(found)
+                if kind == fs.FileType.NotFound:
+                    key = "unlabelled_path" if split == UNLABELLED else "path"
+                    raise DataError(f"{found}: no such file; check source.{key}")
+                its_format = "folder" if kind == fs.FileType.Directory else format_of(found, source)
+                yield File(addresses.absolute(found), public(found), its_format, split, source, splits)
 
 
 def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:
@@ -198,60 +195,47 @@ def scan(file: File, stage: Path) -> Plan:
     return scan_folder(file) if file.format == "folder" else scan_lines(file, stage)
 
 
-def part_bytes(file: File) -> int:
-    """The size of a part."""
-    return max(1, int(file.source.part_mb * 1e6))
-
-
 def scan_lines(file: File, stage: Path) -> Plan:
     """CSV, JSON lines and texts a line: one pass finds the record ends, counts them and takes the sha256."""
-    known, digest = addresses.identity(file.address), hashlib.sha256()
-    raw, data = addresses.stream(file.address, digest), file.address
-    first = next(raw, b"")
+    known, packed = addresses.identity(file.address), addresses.is_compressed(file.address)
+    first = next(addresses.stream(file.address), b"")
     file, form = file.seen(first)
-    pieces = form.converted(itertools.chain([first] if first else [], raw), file.name)
     columns: tuple[str, ...] = ()
     if file.format == "csv":
-        first = next(pieces, b"")
-        pieces = itertools.chain([first] if first else [], pieces)
-        columns = tuple(file.source.columns) or read_header(first[form.mark :], file.name, form.dialect)
+        head = next(form.converted([first], file.name), b"")
+        columns = tuple(file.source.columns) or read_header(head, file.name, form.dialect)
         file = file.with_columns(columns)
         check_columns(file, columns)
     identity = json.dumps([known] if form.is_plain else [known, form.encoding, form.returns])
+    digest, data = hashlib.sha256(), file.address
+    pieces = addresses.stream(file.address)
+    pieces = form.converted(pieces if packed else passed_to(digest.update, pieces), file.name)
     with ExitStack() as writing:
-        if addresses.is_compressed(file.address) or not form.is_plain:
+        if packed or not form.is_plain:
             data = str(stage / hashlib.sha256((file.address + identity).encode()).hexdigest()[:24])
             temporary = writing.enter_context(atomic.replacing(data))
-            pieces = copied(pieces, writing.enter_context(open(temporary, "wb")))
+            pieces = passed_to(writing.enter_context(open(temporary, "wb")).write, pieces)
         header, blank = file.format == "csv" and not file.source.columns, file.format == "txt"
-        size, how = part_bytes(file), {"header": header, "blank": blank}
-        found = list(cuts(pieces, form.dialect, size, file.name, mark=form.mark, **how))
+        found = list(cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank))
     parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
-    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], {"sha256": digest.hexdigest()})
+    sha256 = addresses.sha256(file.address) if packed else digest.hexdigest()
+    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], {"sha256": sha256})
 
 
-def copied(pieces: Iterable[bytes], copy: BinaryIO) -> Iterator[bytes]:
-    """A stream, each piece of which is written to ``copy`` too."""
+def passed_to(sink: Callable[[bytes], object], pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A stream, each piece of which ``sink`` takes too."""
     for piece in pieces:
-        copy.write(piece)
+        sink(piece)
         yield piece
 
 
-def check_columns(file: File, columns: tuple[str, ...] | list[str]) -> None:
+def check_columns(file: File, columns: Sequence[str]) -> None:
     """Refuse a file that lacks a column that is to be read, or has it twice."""
-    for name in file.wanted:
+    for name, key in file.wanted.items():
         if name not in columns:
-            there = listed(columns)
-            raise DataError(f"{file.name}: has no column {name!r}; it has {there}; set {key_of(file, name)}")
+            raise DataError(f"{file.name}: has no column {name!r}; it has {listed(columns)}; set {key}")
         if list(columns).count(name) > 1:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
-
-
-def key_of(file: File, column: str) -> str:
-    """The option that names a column."""
-    keys = {file.source.text_column: "source.text_column", file.source.label_column: "source.label_column"}
-    keys |= {file.splits.column or "": "splits.column", file.splits.group_column or "": "splits.group_column"}
-    return keys.get(column, "source.where")
 
 
 def scan_parquet(file: File) -> Plan:
@@ -261,14 +245,13 @@ def scan_parquet(file: File) -> Plan:
     schema = footer.schema.to_arrow_schema()
     file = file.with_columns(schema.names)
     check_columns(file, schema.names)
-    for name in file.wanted:
+    for name, key in file.wanted.items():
         if pa.types.is_nested(kind := schema.field(name).type):
-            what = f"column {name!r} holds {kind}, not one value a row"
-            raise DataError(f"{file.name}: {what}; set {key_of(file, name)}")
+            raise DataError(f"{file.name}: column {name!r} holds {kind}, not one value a row; set {key}")
     columns, identity = tuple(schema.names), json.dumps(known)
     parts = [
         Part(file, file.address, columns, cut, bytes=share, identity=identity)
-        for cut, share in parquet.cuts_of(footer, part_bytes(file))
+        for cut, share in parquet.cuts_of(footer, file.part_bytes)
     ]
     fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
     return Plan(file, parts, footer.num_rows, known["bytes"], fingerprint)
@@ -284,30 +267,28 @@ def scan_folder(file: File) -> Plan:
         raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
     system, path = addresses.filesystem(file.address)
     prefix = addresses.prefix(file.address, path)
-    found: list[tuple[Any, tuple[str, str, str | None], fs.FileInfo]] = []
+    found: list[tuple[tuple[str, str, str | None], fs.FileInfo]] = []
     for info in addresses.below(file.address, system, path):
         inside = Path(info.path).relative_to(path).parts
         if info.type == fs.FileType.File and inside[-1].endswith(".txt"):
             split, label = place_of(inside, file)
             if label is not None:
-                address = prefix + info.path
-                order = (split_number(split), label, natural(inside[-1]), address)
-                found.append((order, (address, label, file.split or split), info))
-    found.sort(key=lambda entry: entry[0])
+                found.append(((prefix + info.path, label, split), info))
     if not found:
-        expected = "*.txt" if file.is_unlabelled else "LABEL/*.txt or train/LABEL/*.txt"
-        what = "text" if file.is_unlabelled else "labelled text"
-        raise DataError(f"{file.name}: holds no {what}; expected {expected} below it")
-    parts, start, size = list[Part](), 0, 0
-    for stop, (_, _, info) in enumerate(found, 1):
-        size += info.size
-        if size >= part_bytes(file) or stop == len(found):
-            group, cut = found[start:stop], Cut(start, stop, start + 1, stop - start)
-            texts = tuple(text for _, text, _ in group)
-            identity = hash_of([[text[0], info.size, info.mtime_ns] for _, text, info in group])
-            parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
-            start, size = stop, 0
-    listing = [[text[0].removeprefix(file.address), info.size] for _, text, info in found]
+        what = (
+            "text; expected *.txt" if file.is_unlabelled else "labelled text; expected LABEL/*.txt or train/LABEL/*.txt"
+        )
+        raise DataError(f"{file.name}: holds no {what} below it")
+    found.sort(key=lambda entry: place_in_order(*entry[0]))
+    parts, start = list[Part](), 0
+    for group in runs(found, lambda entry: entry[1].size, file.part_bytes):
+        cut = Cut(start, start + len(group), start + 1, len(group))
+        identity = hash_of([[text[0], info.size, info.mtime_ns] for text, info in group])
+        texts = tuple((address, label, file.split or split) for (address, label, split), _ in group)
+        size = sum(info.size for _, info in group)
+        parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
+        start = cut.stop
+    listing = [[text[0].removeprefix(file.address), info.size] for text, info in found]
     return Plan(file, parts, len(found), sum(part.bytes for part in parts), {"listing_sha256": hash_of(listing)})
 
 
@@ -331,10 +312,11 @@ def place_of(inside: Sequence[str], file: File) -> tuple[str | None, str | None]
     return (split if measured else UNLABELLED, "") if policy == UNLABELLED else (split, None)
 
 
-def natural(name: str) -> tuple[int, str]:
-    """Sort ``10_9.txt`` after ``2_7.txt``."""
+def place_in_order(address: str, label: str, split: str | None) -> tuple[int, str, int, str, str]:
+    """Sorts ``10_9.txt`` after ``2_7.txt``."""
+    name = address.rpartition("/")[2]
     digits = name[: len(name) - len(name.lstrip("0123456789"))]
-    return (int(digits) if digits else -1, name)
+    return split_number(split), label, int(digits or -1), name, address
 
 
 def numbered(plans: list[Plan]) -> list[Part]:

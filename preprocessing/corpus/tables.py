@@ -9,14 +9,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet
 
 from preprocessing.base.arrays import one_chunk
@@ -25,12 +26,13 @@ from preprocessing.base.untrusted import listed, shown
 from preprocessing.corpus import addresses, parquet
 from preprocessing.corpus.forms import SAMPLE_BYTES, plain
 from preprocessing.corpus.records import (
+    BYTE_ORDER_MARK,
     check_width,
     csv_rows,
     raw,
-    read_columns,
     read_header,
-    record_ends,
+    record_begins,
+    runs,
     with_newline,
 )
 from preprocessing.corpus.sources import File, Part
@@ -45,7 +47,7 @@ FILE = "file"
 POSITIONS, POSITION_BYTES = 8, 1 << 17
 """How many positions within a file a sample looks at after its beginning, and how much it reads there."""
 SAMPLE_ROWS = 4000
-TEXT = pa.large_string()
+TEXT, BYTES = pa.large_string(), pa.large_binary()
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Rows:
     table: pa.Table
     """Their columns as they were read: bytes from CSV and texts a line, types of its own from Parquet."""
     lines: list[bytes]
-    """CSV, JSON lines and texts a line: the records as they were written, line ends and blank lines included."""
+    """CSV, JSON lines and texts a line: each row as it was written, its line end and blank lines behind it included."""
 
 
 def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[Rows]:
@@ -73,16 +75,16 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
         yield from rows_of_folder(part)
     else:
         row = part.cut.first_row
-        for lines, filled in runs_of_lines(part):
+        for lines in runs(lines_of(part), len, MOST_BYTES, MOST_ROWS):
             if part.file.format == "csv":
-                table = csv_table(part, lines, filled, row, part.columns if columns is None else columns)
+                table = csv_table(part, b"".join(lines), len(lines), row, columns)
             elif part.file.format == "jsonl":
-                table = json_table(part, lines, row, schema)
+                table = json_table(part, json_records(part, lines, row), schema)
             else:
                 texts = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
                 table = pa.table({part.file.source.text_column: texts})
             yield Rows(row, table, lines)
-            row += filled
+            row += len(lines)
 
 
 def read_table(part: Part, wanted: list[str]) -> pa.Table:
@@ -91,10 +93,9 @@ def read_table(part: Part, wanted: list[str]) -> pa.Table:
     """
     if part.file.format == "csv":
         data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
-        return csv_table(part, [data], part.cut.rows, part.cut.first_row, wanted)
+        return csv_table(part, data, part.cut.rows, part.cut.first_row, wanted)
     if part.file.format == "jsonl":
-        lines = addresses.read_range(part.data, part.cut.start, part.cut.stop).split(b"\n")
-        return json_table(part, lines, part.cut.first_row, None, wanted)
+        return json_table(part, json_records(part, lines_of(part), part.cut.first_row, wanted), names=wanted)
     table = pa.concat_tables(parquet.decoded(rows.table) for rows in iter_rows(part, wanted))
     label = part.file.source.label_column
     if part.file.format == "parquet" and part.file.source.labels == AUTO and label in wanted:
@@ -114,7 +115,7 @@ def fail(part: Part, row: int, what: str) -> DataError:
 
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
     """A column as large_string, its UTF-8 checked. Numbers become their digits, but are refused as texts."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    kind = parquet.value_type(column.type)
     is_text = any(word in str(kind) for word in ("string", "binary")) and not pa.types.is_nested(kind)
     if name == part.file.source.text_column and not (is_text or column.null_count == len(column)):
         raise DataError(f"{part.file.name}: column {name!r} holds {kind}, not text; set source.text_column")
@@ -139,35 +140,58 @@ def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -
     raise AssertionError("Arrow refused a column in which every value is UTF-8")
 
 
-def runs_of_lines(part: Part) -> Iterator[tuple[list[bytes], int]]:
-    """The records of a part, blank lines behind each of them, some at a time, and how many of them are rows."""
-    data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
-    ends, filled = record_ends(data, part.file.dialect, f"{part.file.name}: from row {part.cut.first_row}", last=True)
-    is_row = (filled | (part.file.format == "txt")).tolist()
-    lines, rows, size = list[bytes](), 0, 0
-    for (low, high), counts in zip(itertools.pairwise([0, *ends.tolist()]), is_row, strict=True):
-        if counts and (rows == MOST_ROWS or size >= MOST_BYTES):
-            yield lines, rows
-            lines, rows, size = [], 0, 0
-        lines.append(data[low:high])
-        rows, size = rows + counts, size + high - low
-    if rows:
-        yield lines, rows
+def lines_of(part: Part) -> Iterator[bytes]:
+    """The records of a part of a text file, with the blank lines behind each of them."""
+    data, where = addresses.read_range(part.data, part.cut.start, part.cut.stop), f"from row {part.cut.first_row}"
+    blank = part.file.format == "txt"
+    begins, _ = record_begins(data, part.file.dialect, f"{part.file.name}: {where}", last=True, blank=blank)
+    return (data[low:high] for low, high in itertools.pairwise([*begins.tolist(), len(data)]))
 
 
-def csv_table(part: Part, lines: list[bytes], rows: int, first_row: int, wanted: Sequence[str]) -> pa.Table:
-    """Some whole records of CSV as columns of bytes, repeated names among them."""
-    data = lines[0] if len(lines) == 1 else b"".join(lines)
-    all_of_them = tuple(wanted) == part.columns
-    places = range(len(wanted)) if all_of_them else [part.columns.index(name) for name in wanted]
-    found = read_columns(data, part.file.dialect, len(part.columns), places, rows, part.file.name, first_row)
-    return pa.table(found, names=list(wanted))
+def csv_table(part: Part, data: bytes, rows: int, first_row: int, wanted: Sequence[str] | None) -> pa.Table:
+    """Some whole records of CSV as columns of bytes: those that are wanted, or all, repeated names among them.
+
+    Arrow reads them. What it refuses is read by the csv module, which tells the row, and so is a carriage return that
+    ends no line: Arrow ends a line there, and here it is text.
+    """
+    dialect, number = part.file.dialect, len(part.columns)
+    names = list(part.columns if wanted is None else wanted)
+    places = range(number) if wanted is None else [part.columns.index(name) for name in names]
+    chosen = [str(place) for place in places]
+    if data.count(b"\r") == data.count(b"\r\n"):
+        try:
+            table = pa.csv.read_csv(
+                pa.BufferReader(data),
+                pa.csv.ReadOptions(
+                    column_names=list(map(str, range(number))), use_threads=False, block_size=len(data) + 1
+                ),
+                pa.csv.ParseOptions(
+                    delimiter=dialect.delimiter,
+                    quote_char=dialect.quote or False,
+                    escape_char=dialect.escape or False,
+                    newlines_in_values=bool(dialect.quote or dialect.escape),
+                ),
+                pa.csv.ConvertOptions(
+                    include_columns=chosen, column_types=dict.fromkeys(chosen, BYTES), strings_can_be_null=False
+                ),
+            )
+            if len(table) == rows:
+                return table.rename_columns(names)
+        except pa.ArrowInvalid:
+            pass  # the csv module tells the row
+    where = f"{part.file.name}: from row {first_row}"
+    found = [fields for _, fields in csv_rows(with_newline(data), dialect, where) if fields]
+    for row, fields in enumerate(found, first_row):
+        if len(fields) != number:
+            hint = "correct the row, or set source.delimiter, quote or escape"
+            raise fail(part, row, f"{len(fields)} fields, the header has {number}; {hint}")
+    return pa.table([pa.array([raw(fields[place]) for fields in found], BYTES) for place in places], names=names)
 
 
 def json_record(line: bytes, where: str) -> dict[str, Any]:
     """The object in a line of JSON; NaN and infinities are null. Raises ``DataError`` that begins with ``where``."""
     try:
-        record = json.loads(line.decode(), parse_constant=lambda _: None)
+        record = json.loads(line.strip(b"\r\n").decode(), parse_constant=lambda _: None)
     except UnicodeDecodeError as error:
         byte = f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8"
         raise DataError(f"{where}: {byte}; {ENCODING}") from None
@@ -179,36 +203,42 @@ def json_record(line: bytes, where: str) -> dict[str, Any]:
     return record
 
 
-def json_table(
-    part: Part, lines: list[bytes], first_row: int, schema: pa.Schema | None, wanted: Sequence[str] | None = None
-) -> pa.Table:
-    """All keys of some JSON lines, null where a row lacks one; or those that are ``wanted``.
-
-    Each row must have these, but for a label or a group that may be missing, and a text must be one.
+def json_records(
+    part: Part, lines: Iterable[bytes], first_row: int, wanted: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """The objects in some lines. Each must have the keys that are ``wanted``, but for a label or a group that may be
+    missing, and a text must be one.
     """
-    source = part.file.source
+    source, records = part.file.source, list[dict[str, Any]]()
     optional = [source.label_column] if source.missing_label != "error" else []
-    optional += [str(part.file.splits.group_column)] if part.file.is_unlabelled else []
-    filled = (line for line in lines if line not in (b"", b"\n", b"\r", b"\r\n"))
-    records = [json_record(line, f"{part.file.name}: row {row}") for row, line in enumerate(filled, first_row)]
-    for row, record in enumerate(records, first_row):
+    optional += [part.file.splits.group_column or ""] if part.file.is_unlabelled else []
+    for row, line in enumerate(lines, first_row):
+        record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted or [source.text_column]:
             value = record.get(name)
-            if wanted and name not in record and name not in optional:
+            if name in wanted and name not in record and name not in optional:
                 raise fail(part, row, f"has no key {name!r}; it has {listed(list(record))}")
             if isinstance(value, dict | list) or (name == source.text_column and not isinstance(value, str | None)):
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
-    names = wanted or (schema.names if schema else list(dict.fromkeys(name for one in records for name in one)))
+        records.append(record)
+    return records
+
+
+def json_table(
+    part: Part, records: list[dict[str, Any]], schema: pa.Schema | None = None, names: Sequence[str] = ()
+) -> pa.Table:
+    """Some keys of JSON objects, or all of them, as columns; null where a row lacks one."""
+    names = names or (schema.names if schema else list(dict.fromkeys(name for one in records for name in one)))
     check_width(part.file.name, len(names))
-    values = {name: [record.get(name) for record in records] for name in names}
-    kinds = schema or pa.schema([(name, json_type(them)) for name, them in values.items()])
-    return pa.table({name: json_array(values[name], kinds.field(name).type) for name in names})
+    table = {}
+    for name in names:
+        values = [record.get(name) for record in records]
+        table[name] = json_array(values, schema.field(name).type if schema else json_type(values))
+    return pa.table(table)
 
 
 def json_type(values: list[Any]) -> pa.DataType:
     """The one type of some values of JSON; text where they have several, and for all else."""
-    if any(isinstance(value, str) for value in values):
-        return TEXT
     try:
         kind = pa.array(values).type
     except (ValueError, TypeError, OverflowError):
@@ -222,7 +252,7 @@ def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
         values = [None if value is None else float(value) for value in values]
     elif kind == TEXT:
         texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
-        values = [text if text is None or text.isascii() else encode(text).decode() for text in texts]
+        values = [None if text is None else encode(text).decode() for text in texts]
     return pa.array(values, kind)
 
 
@@ -238,14 +268,10 @@ def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
 def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
     """A run of rows of a Parquet file."""
     row, stop = part.cut.first_row, part.cut.first_row + part.cut.rows
-    with (
-        addresses.naming(part.data, f"{part.file.name}: from row {row}"),
-        addresses.open_file(part.data) as opened,
-        pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file,
-    ):
-        for batch in parquet.batches(file, part.file.name, opened.size(), part.cut.start, part.cut.stop, wanted):
-            yield Rows(row, pa.Table.from_batches([batch]).select(list(wanted)), [])
-            row += len(batch)
+    with addresses.naming(part.data, f"{part.file.name}: from row {row}"), addresses.open_file(part.data) as opened:
+        for table in parquet.pieces(opened, part.file.name, part.cut.start, part.cut.stop, wanted):
+            yield Rows(row, table, [])
+            row += len(table)
     if row != stop:
         what = f"the rows from {row:,} to {stop - 1:,} that its footer tells of are not there: damaged; restore it"
         raise DataError(f"{part.file.name}: {what}")
@@ -253,30 +279,28 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
 
 def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.DictionaryArray:
     """A column of numbers of classes as their names, in the order of their numbers; below 0 there is no label."""
-    numbers = one_chunk(column).cast(pa.int64())
-    beyond = pc.fill_null(pc.greater_equal(numbers, len(names)), False).to_numpy(zero_copy_only=False)
-    if beyond.any():
-        at = int(np.argmax(beyond))
-        what = f"label {numbers[at]} has no name: the file's metadata names {len(names)} classes"
-        raise fail(part, part.cut.first_row + at, f"{what}; correct it, or say in source.labels what the numbers mean")
-    indices = pc.if_else(pc.less(numbers, 0), pa.scalar(None, pa.int64()), numbers)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(names, TEXT))
+    numbers = [None if number is None or number < 0 else number for number in column.to_pylist()]
+    for row, number in enumerate(numbers, part.cut.first_row):
+        if number is not None and number >= len(names):
+            what = f"label {number} has no name: the file's metadata names {len(names)} classes"
+            raise fail(part, row, f"{what}; correct it, or say in source.labels what the numbers mean")
+    return pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int64()), pa.array(names, TEXT))
 
 
 def rows_of_folder(part: Part) -> Iterator[Rows]:
     """Whole text files, with their names and their labels."""
-    source, first, size = part.file.source, part.cut.first_row, 0
-    rows: list[tuple[str, bytes, str]] = []
-    for number, (address, label, _) in enumerate(part.texts, 1):
-        name = address.removeprefix(part.file.address).lstrip("/")
-        rows.append((name, plain(b"".join(addresses.stream(address)), address, source.encoding), label))
-        size += len(rows[-1][1])
-        if len(rows) == MOST_ROWS or size >= MOST_BYTES or number == len(part.texts):
-            names, texts, labels = zip(*rows, strict=True)
-            columns = {FILE: pa.array(names), source.text_column: pa.array(texts, pa.large_binary())}
-            columns |= {} if part.file.is_unlabelled else {source.label_column: pa.array(labels)}
-            yield Rows(first + number - len(rows), pa.table(columns), [])
-            rows, size = [], 0
+    source, first = part.file.source, part.cut.first_row
+    contents = (
+        (address, plain(b"".join(addresses.stream(address)), address, source.encoding), label)
+        for address, label, _ in part.texts
+    )
+    for some in runs(contents, lambda text: len(text[1]), MOST_BYTES, MOST_ROWS):
+        found, texts, labels = zip(*some, strict=True)
+        names = [address.removeprefix(part.file.address).lstrip("/") for address in found]
+        columns = {FILE: pa.array(names), source.text_column: pa.array(texts, BYTES)}
+        columns |= {} if part.file.is_unlabelled else {source.label_column: pa.array(labels)}
+        yield Rows(first, pa.table(columns), [])
+        first += len(some)
 
 
 @dataclass(frozen=True)
@@ -288,44 +312,44 @@ class Sample:
     file: File
     """With its form."""
     columns: list[str]
-    load: Callable[[], dict[str, list[Any]]]
-    """Reads ``values``, which costs more than the names do."""
     first: bytes = b""
     """The first bytes of a text file."""
+    lines: bytes = b""
+    """Of CSV, whole lines at its beginning."""
+    records: Sequence[dict[str, Any]] = ()
+    """Of JSON lines."""
 
     @cached_property
     def values(self) -> dict[str, list[Any]]:
         """Column -> its values, as texts (CSV), or as JSON or Parquet have them. All lists have the same length."""
-        return self.load()
+        if self.file.format == "parquet":
+            return parquet_values(self.file)
+        if self.file.format != "csv":
+            return {name: [record.get(name) for record in self.records] for name in self.columns}
+        file, has_header = self.file, not self.file.source.columns
+        found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
+        rows = spread([row for row in found if len(row) == len(self.columns)][has_header:])
+        texts = [[raw(field).decode("utf-8", "replace") for field in row] for row in rows]
+        return {name: [row[place] for row in texts] for place, name in enumerate(self.columns)}
 
 
 def sample(file: File) -> Sample:
     """Read some rows. Raises ``DataError`` for a file that cannot be read at all; rows that are wrong are left out."""
     if file.format == "parquet":
-        columns = parquet.footer_of(file.address, file.name).schema.to_arrow_schema().names
-        return Sample(file, list(columns), lambda: parquet_values(file))
+        return Sample(file, parquet.footer_of(file.address, file.name).schema.to_arrow_schema().names)
     first = next(addresses.stream(file.address), b"")
     file, form = file.seen(first)
-    if file.format == "txt":
-        return Sample(file, [file.source.text_column], dict, first)
-    head = next(form.converted([first], file.name), b"")[form.mark :]
+    head = next(form.converted([first], file.name), b"").removeprefix(BYTE_ORDER_MARK)
     whole = len(head) <= SAMPLE_BYTES and len(first) < addresses.READ_BYTES
     lines = with_newline(head) if whole else head[: head.rfind(b"\n", 0, SAMPLE_BYTES) + 1]
-    if file.format == "jsonl":
-        records = json_sample(file, [lines or head, *elsewhere(file)])
-        columns = list(dict.fromkeys(name for record in records for name in record))
-        check_width(file.name, len(columns))
-        return Sample(file, columns, lambda: {name: [one.get(name) for one in records] for name in columns}, first)
-    columns = list(file.source.columns) or list(read_header(head, file.name, file.dialect))
-    return Sample(file, columns, lambda: csv_values(file, columns, lines), first)
-
-
-def csv_values(file: File, columns: list[str], head: bytes) -> dict[str, list[Any]]:
-    """Rows of CSV that have as many fields as there are columns; of columns of one name the first."""
-    found = [row for data in (head, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
-    rows = spread([row for row in found if len(row) == len(columns)][0 if file.source.columns else 1 :])
-    places = {name: place for place, name in reversed(list(enumerate(columns)))}
-    return {name: [raw(row[places[name]]).decode("utf-8", "replace") for row in rows] for name in columns}
+    if file.format == "csv":
+        return Sample(file, file.source.columns or list(read_header(head, file.name, file.dialect)), first, lines)
+    if file.format == "txt":
+        return Sample(file, [file.source.text_column], first)
+    records = json_sample(file, [lines or head, *elsewhere(file)])
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    check_width(file.name, len(columns))
+    return Sample(file, columns, first, records=records)
 
 
 def elsewhere(file: File) -> Iterator[bytes]:
@@ -352,31 +376,28 @@ def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:
         )
     records = []
     for line in spread([line for piece in pieces for line in piece.split(b"\n") if line.strip()]):
-        try:
+        with suppress(DataError):
             records.append(json_record(line, file.name))
-        except DataError:
-            continue
     return records
 
 
 def parquet_values(file: File) -> dict[str, list[Any]]:
     """Values of the columns that may be texts or labels, from row groups all over a Parquet file."""
-    values: dict[str, list[Any]] = {}
+    footer = parquet.footer_of(file.address, file.name)
+    schema = footer.schema.to_arrow_schema()
+    flat = [field.name for field in schema if not is_heavy(field.type)]
+    rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    chosen = sorted({len(rows) * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if rows else ())
+    found = [schema.empty_table().select(flat)]
     with addresses.naming(file.address, file.name), addresses.open_file(file.address) as opened:
-        opened_parquet = pa.parquet.ParquetFile(opened)
-        flat = [field.name for field in opened_parquet.schema_arrow if not is_heavy(field.type)]
-        rows = [opened_parquet.metadata.row_group(group).num_rows for group in range(opened_parquet.num_row_groups)]
-        begins = list(itertools.accumulate(rows, initial=0))
-        chosen = {len(rows) * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if rows else set()
-        for group in sorted(chosen):
-            begin, stop = begins[group], begins[group] + min(rows[group], SAMPLE_ROWS // len(chosen))
-            for batch in parquet.batches(opened_parquet, file.name, opened.size(), begin, stop, flat):
-                for name in flat:
-                    values.setdefault(name, []).extend(batch.column(name).to_pylist())
+        for group in chosen:
+            begin, number = sum(rows[:group]), min(rows[group], SAMPLE_ROWS // len(chosen))
+            found += parquet.pieces(opened, file.name, begin, begin + number, flat)
+    values: dict[str, list[Any]] = pa.concat_tables(found).to_pydict()
     return values
 
 
 def is_heavy(kind: pa.DataType) -> bool:
     """Whether a column holds bytes or values within values: neither a text nor a label, and perhaps pictures."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kind = parquet.value_type(kind)
     return pa.types.is_nested(kind) or "binary" in str(kind)

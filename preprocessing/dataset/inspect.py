@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from preprocessing.base.errors import DataError, require
-from preprocessing.base.split_names import NO_LABEL, TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.errors import DataError
+from preprocessing.base.schema import AtLeast0
+from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import plain_line, printable
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import REBUILD, VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.frames import batch_of
+from preprocessing.dataset.shards import REBUILD, VOCABULARY, Block, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 
 FREQUENT = 25
@@ -30,12 +31,8 @@ class InspectConfig:
 
     json: bool = False
     """Print one JSON object instead of tables."""
-    samples: int = 2
+    samples: AtLeast0 = 2
     """Rows of each split to read back."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.samples >= 0, "samples", self.samples, "at least 0")
 
 
 def main(config: InspectConfig, words: list[str]) -> None:
@@ -50,6 +47,8 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
     words = slice(2, 2 + FREQUENT)
+    names = [name for name, shards in manifest.splits.items() if shards]
+    counts = vocabulary.counts[words].tolist()
     return {
         "dataset": str(root),
         "fingerprint": manifest.fingerprint,
@@ -58,34 +57,32 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
         "id_dtype": manifest.id_dtype,
         "text": manifest.text,
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
-        "splits": {name: describe(name, manifest) for name, shards in manifest.splits.items() if shards},
-        "frequent_tokens": dict(
-            zip(vocabulary.tokens[words].to_pylist(), vocabulary.counts[words].tolist(), strict=True)
-        ),
-        "samples": {
-            name: sampled(Split(root, manifest, name), vocabulary, samples)
-            for name, shards in manifest.splits.items()
-            if shards
-        },
+        "splits": {name: describe(name, manifest) for name in names},
+        "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),
+        "samples": {name: sampled(Split(root, manifest, name), vocabulary, samples) for name in names},
     }
 
 
 def describe(name: str, manifest: Manifest) -> dict[str, Any]:
     """Label balance, lengths, truncation, unknown tokens and padding of one split."""
-    shards, rows = manifest.splits[name], manifest.rows(name)
-    lengths = added(shard.lengths for shard in shards)
-    labels = added(shard.labels for shard in shards)
-    ends = np.cumsum([lengths[length] for length in sorted(lengths)])
-    places = np.searchsorted(ends, [rows * percent / 100 for percent in PERCENTILES])
-    widths, tokens = manifest.rows_by_width(name), sum(shard.tokens for shard in shards)
+    rows, widths = manifest.rows(name), manifest.rows_by_width(name)
+    lengths, labels = Counter[str](), Counter[str]()
+    for shard in manifest.splits[name]:
+        lengths.update(shard.lengths)
+        labels.update(shard.labels)
+    tokens = sum(shard.tokens for shard in manifest.splits[name])
+    ascending = sorted(lengths, key=int)
+    places = np.searchsorted(
+        np.cumsum([lengths[length] for length in ascending]), [rows * percent / 100 for percent in PERCENTILES]
+    )
     known = manifest.statistics.get("splits", {}).get(name, {})
     return {
         "rows": rows,
-        "labels": {} if name == UNLABELLED else {label: labels[at] for at, label in enumerate(manifest.labels)},
+        "labels": {} if name == UNLABELLED else {label: labels[str(at)] for at, label in enumerate(manifest.labels)},
         "tokens": tokens,
         "length_mean": round(tokens / rows, 2),
         "length_percentiles": {
-            str(percent): sorted(lengths)[at] for percent, at in zip(PERCENTILES, places, strict=True)
+            str(percent): int(ascending[at]) for percent, at in zip(PERCENTILES, places, strict=True)
         },
         "rows_per_width": {str(width): count for width, count in widths.items()},
         "padding_on_disk": round(1 - tokens / sum(width * count for width, count in widths.items()), 6),
@@ -93,30 +90,18 @@ def describe(name: str, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def added(histograms: Iterable[Mapping[str, int]]) -> Counter[int]:
-    """The sum of some histograms of shards."""
-    total = Counter[int]()
-    for histogram in histograms:
-        total.update({int(value): count for value, count in histogram.items()})
-    return total
-
-
 def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
     """Some rows, read back into words: the same ones each time, from all over the split."""
-    result = []
+    labels, result = np.array(split.manifest.labels, object), []
     for place in (len(split) * (2 * at + 1) // (2 * number) for at in range(min(number, len(split)))):
         at = int(np.searchsorted(split.block_starts, place, side="right")) - 1
         block, index = split.checked(at), place - int(split.block_starts[at])
-        label, length = int(block.label[index]), int(block.length[index])
-        text = " ".join(vocabulary.tokens.take(block.ids[index, :length].astype(np.int64)).to_pylist())
-        result.append(
-            {
-                "row": int(block.row[index]),
-                "label": None if label == NO_LABEL else split.manifest.labels[label],
-                "length": length,
-                "text": text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " …",
-            }
-        )
+        alone = Block(**{name: column[index : index + 1] for name, column in vars(block).items()})
+        (row,) = batch_of(alone, vocabulary, labels, None).to_pylist()
+        del row["ids"]
+        if len(row["text"]) > SAMPLE_CHARACTERS:
+            row["text"] = row["text"][:SAMPLE_CHARACTERS] + " …"
+        result.append(row)
     return result
 
 
@@ -127,14 +112,15 @@ def render(found: dict[str, Any]) -> str:
     table = {}
     for name, split in found["splits"].items():
         rows = split["rows"]
-        column = {"rows": f"{rows:,}"}
-        column |= {plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()}
-        column |= {f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()}
-        column |= {f"width {width}": f"{count:,}" for width, count in split["rows_per_width"].items()}
-        column["padding on disk"] = f"{split['padding_on_disk']:.1%}"
-        column |= {"unknown tokens": f"{split['unknown_rate']:.2%}"} if "unknown_rate" in split else {}
-        column |= {key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split}
-        table[name] = column
+        table[name] = {
+            "rows": f"{rows:,}",
+            **{plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()},
+            **{f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()},
+            **{f"width {width}": f"{count:,}" for width, count in split["rows_per_width"].items()},
+            "padding on disk": f"{split['padding_on_disk']:.1%}",
+            "unknown tokens": f"{split['unknown_rate']:.2%}" if "unknown_rate" in split else "-",
+            **{key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split},
+        }
     lines = [f"{found['dataset']}: vocabulary {found['vocabulary_size']:,} ({found['id_dtype']})", ""]
     lines += [pd.DataFrame(table).fillna("-").to_string(), ""]
     try:
@@ -142,8 +128,8 @@ def render(found: dict[str, Any]) -> str:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise DataError(f"{found['dataset']}: its statistics are not those of this version; {REBUILD}") from None
     lines += ["", "most frequent tokens: " + " ".join(map(plain_line, found["frequent_tokens"])), ""]
-    for name, rows in found["samples"].items():
-        for row in rows:
+    for name, samples in found["samples"].items():
+        for row in samples:
             label = "no label" if row["label"] is None else plain_line(row["label"])
             lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
     return printable("\n".join(lines))

@@ -15,7 +15,8 @@ trainer's order permutes and the array that its loader gathers from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,9 +61,9 @@ class ShardInfo:
     width: Annotated[int, Meta(ge=1, le=MOST_WIDTH)]
     bytes: Positive
     sha256: Sha256
-    lengths: dict[str, int]
+    lengths: dict[Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z")], Positive]
     """How many rows have which length: ``{"17": 3}``; enough to plan a run without opening a shard."""
-    labels: dict[str, int]
+    labels: dict[Annotated[str, Meta(pattern=r"^(-1|0|[1-9][0-9]{0,8})\Z")], Positive]
     """How many rows have which label index."""
     tokens: Positive
     """Sum of the lengths."""
@@ -107,10 +108,8 @@ class Manifest:
         content = asdict(self)
         if self.label_type == "text":
             del content["label_type"]
-        for shards in content["splits"].values():
-            for shard in shards:
-                if shard["fold"] is None:
-                    del shard["fold"]
+        for shard in (shard for shards in content["splits"].values() for shard in shards if shard["fold"] is None):
+            del shard["fold"]
         return content
 
     @property
@@ -125,8 +124,10 @@ class Manifest:
 
     def rows_by_width(self, split: str) -> dict[int, int]:
         """Number of rows of a split in shards of each width."""
-        widths = sorted({shard.width for shard in self.splits[split]})
-        return {width: sum(shard.rows for shard in self.splits[split] if shard.width == width) for width in widths}
+        widths = Counter[int]()
+        for shard in self.splits[split]:
+            widths[shard.width] += shard.rows
+        return dict(sorted(widths.items()))
 
 
 class LengthHistogram(TypedDict):
@@ -201,31 +202,21 @@ def of_shard(info: ShardInfo, itemsize: int, labels: int, split: str) -> Iterato
         yield f"path {error}"
     if info.rows * (info.width * itemsize + ROW_BYTES) > info.bytes:
         yield f"rows is {info.rows} of width {info.width}, more than {info.bytes} bytes hold"
-    lengths = counts(info.lengths)
-    if lengths is None or min(lengths) < 1 or max(lengths) > info.width:
-        yield f"lengths are not numbers of rows by length, from 1 to {info.width}"
-    elif sum(lengths.values()) != info.rows or sum(map(int.__mul__, lengths, lengths.values())) != info.tokens:
+    lengths, known = ({int(key): rows for key, rows in of.items()} for of in (info.lengths, info.labels))
+    if sum(lengths.values()) != info.rows or sum(length * rows for length, rows in lengths.items()) != info.tokens:
         yield f"lengths do not add up to {info.rows} rows with {info.tokens} tokens"
-    known = counts(info.labels)
+    elif max(lengths) > info.width:
+        yield f"lengths has {max(lengths)}, beyond the width of {info.width}"
     low, high = labels_of(split, labels)
-    if known is None or min(known) < low or max(known) > high:
-        yield f"labels are not numbers of rows by label, from {low} to {high}"
-    elif sum(known.values()) != info.rows:
+    if sum(known.values()) != info.rows:
         yield f"labels do not add up to {info.rows} rows"
+    elif min(known) < low or max(known) > high:
+        yield f"labels are not numbers of rows by label, from {low} to {high}"
 
 
 def labels_of(split: str, labels: int) -> tuple[int, int]:
     """The lowest and the highest label that a row of a split may have, of so many classes."""
     return (NO_LABEL, NO_LABEL) if split == UNLABELLED else (0, labels - 1)
-
-
-def counts(histogram: Mapping[str, int]) -> dict[int, int] | None:
-    """``{"17": 3}`` with numbers for keys; None unless they are spelt as Python does, and all counts are above 0."""
-    try:
-        found = {int(key): count for key, count in histogram.items()}
-    except ValueError:
-        return None
-    return found if found and list(map(str, found)) == list(histogram) and min(found.values()) > 0 else None
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype:
@@ -236,14 +227,8 @@ def id_dtype(vocabulary_size: int) -> np.dtype:
 def schema(width: int, dtype: np.dtype) -> pa.Schema:
     """The Arrow schema of a shard; no column may hold nulls."""
     ids = pa.list_(pa.field("item", pa.from_numpy_dtype(dtype), nullable=False), width)
-    return pa.schema(
-        [
-            pa.field("ids", ids, nullable=False),
-            pa.field("length", pa.int32(), nullable=False),
-            pa.field("label", pa.int32(), nullable=False),
-            pa.field("row", pa.int64(), nullable=False),
-        ]
-    )
+    columns = {"ids": ids, "length": pa.int32(), "label": pa.int32(), "row": pa.int64()}
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def write_shard(
@@ -265,19 +250,14 @@ def write_shard(
     assert rows > 0
     layout = schema(width, ids.dtype)
     columns = [np.ascontiguousarray(column, kind) for column, kind in ((length, "i4"), (label, "i4"), (row, "i8"))]
-    target = Path(root, path)
-    with atomic.replacing(target) as temporary:
+    values = pa.array(np.ascontiguousarray(ids).reshape(-1))
+    every = [pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type), *map(pa.array, columns)]
+    with atomic.replacing(Path(root, path)) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, layout) as writer:
-            for start in range(0, rows, block_rows):
-                piece = slice(start, start + block_rows)
-                values = pa.array(np.ascontiguousarray(ids[piece]).reshape(-1))
-                arrays = [pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type)]
-                arrays += [pa.array(column[piece]) for column in columns]
-                writer.write_batch(pa.record_batch(arrays, schema=layout))
+            writer.write_table(pa.table(every, schema=layout), block_rows)
         size, digest = temporary.stat().st_size, atomic.sha256_file(temporary)
-    return ShardInfo(
-        path, rows, width, size, digest, histogram(columns[0]), histogram(columns[1]), int(columns[0].sum())
-    )
+    counted = histogram(columns[0]), histogram(columns[1])
+    return ShardInfo(path, rows, width, size, digest, *counted, int(columns[0].sum()))
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
@@ -422,21 +402,16 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     return manifest
 
 
-def open_split(root: str | Path, manifest: Manifest, split: str, source: Source = mapped) -> list[Shard]:
-    """Map every shard of a split, in manifest order."""
-    if not manifest.splits.get(split):
-        names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
-        raise DataError(f"{root}: has no split {split!r}; it has {names}")
-    return [Shard(root, info, source, manifest.id_dtype) for info in manifest.splits[split]]
-
-
 class Split:
     """All blocks of one split side by side, with a global row index that runs through them in manifest order."""
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str, source: Source = mapped) -> None:
-        """Map the split's shards; raises ``DataError`` as ``open_split`` and ``Shard`` do."""
+        """Map the split's shards, in manifest order; raises ``DataError`` where there is none, or a wrong one."""
+        if not manifest.splits.get(name):
+            names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
+            raise DataError(f"{root}: has no split {name!r}; it has {names}")
         self.name, self.manifest = name, manifest
-        self.shards = open_split(root, manifest, name, source)
+        self.shards = [Shard(root, info, source, manifest.id_dtype) for info in manifest.splits[name]]
         self.blocks = [block for shard in self.shards for block in shard.blocks]
         self._shard_of = [shard for shard in self.shards for _ in shard.blocks]
         self._checked = bytearray(len(self.blocks))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import time
@@ -33,10 +34,10 @@ import numpy as np
 from msgspec import Meta
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import ConfigError, DataError, UserError, require
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.base.randomness import permutation
-from preprocessing.base.schema import Count, Positive, Processes, Sha256, typed
+from preprocessing.base.schema import Count, Name, Positive, Processes, Sha256, typed
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import read_bytes, read_json, shown
@@ -57,7 +58,7 @@ REPEATABLE_WORK = 100_000_000
 """Up to so many tokens times epochs, minutes of one core, one thread learns, and the same seed gives the same bytes."""
 FIRST_WORD = 2
 """Ids below it, <pad> and <unk>, are no words."""
-MOST_WORDS, MOST_EPOCHS = 1024, 10_000
+Words = Annotated[int, Meta(ge=1, le=1024)]
 WORDS_PER_S = 500_000
 """About what one thread learns from in a second, at 128 numbers and 10 negatives."""
 LOCK, LINES, LOCK_TIMEOUT_S = ".lock", "corpus.lines", 3600.0
@@ -207,30 +208,21 @@ class VectorsConfig:
     They are kept in DATASET/vectors, where every run on the dataset finds them.
     """
 
-    dim: int = 128
+    dim: Annotated[int, Meta(ge=1, le=MOST_DIM)] = 128
     """Numbers of a vector; a training takes those of its model.embedding_dim."""
-    window: int = 8
+    window: Words = 8
     """Words to the left and to the right that predict a word."""
-    negative: int = 10
+    negative: Words = 10
     """Random words that each word is told apart from."""
-    epochs: int | None = None
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     """How often the texts are read; null: 10 times up to 20 million tokens, 5 times beyond."""
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
     """Decides first values and random words."""
     threads: Processes | None = None
     """1: the same seed gives the same file. More are faster, and values differ a little from time to time. null: 1 for
     up to 100 million tokens times epochs, else one per core."""
-    output: str | None = None
+    output: Name | None = None
     """Directory to keep them in, for a dataset that cannot be written to; null: DATASET/vectors."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name, most in (("dim", MOST_DIM), ("window", MOST_WORDS), ("negative", MOST_WORDS)):
-            require(1 <= getattr(self, name) <= most, name, getattr(self, name), f"from 1 to {most:,}")
-        fits = self.epochs is None or 1 <= self.epochs <= MOST_EPOCHS
-        require(fits, "epochs", self.epochs, f"from 1 to {MOST_EPOCHS:,}, or null")
-        require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 2**32 - 1")
-        require(self.output != "", "output", self.output, "a directory's name, or null")
 
 
 def main(config: VectorsConfig, words: list[str]) -> None:
@@ -254,20 +246,22 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     cannot be kept, ``UserError`` if another process learns them for too long.
     """
     manifest = read_manifest(data)
-    names = [name for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
-    splits = [Split(data, manifest, name).check() for name in names]
+    splits = [Split(data, manifest, name).check() for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
     tokens = sum(shard.info.tokens for split in splits for shard in split.shards)
-    epochs = config.epochs or (EPOCHS_SMALL if tokens <= SMALL_TOKENS else EPOCHS_LARGE)
-    same = {name: getattr(config, name) for name in ("dim", "window", "negative", "seed")}
-    settings = VectorSettings(**same, epochs=epochs, splits=names)
+    settings = VectorSettings(
+        dim=config.dim,
+        window=config.window,
+        negative=config.negative,
+        seed=config.seed,
+        epochs=config.epochs or (EPOCHS_SMALL if tokens <= SMALL_TOKENS else EPOCHS_LARGE),
+        splits=[split.name for split in splits],
+    )
     folder = folder_of(data) if config.output is None else Path(config.output)
     array = array_of(folder, manifest.fingerprint, settings)
     if (kept := usable(array, config)) is not None:
         return kept, True
-    try:
-        importlib.metadata.version("gensim")
-    except importlib.metadata.PackageNotFoundError:
-        raise ConfigError("vectors: gensim is not installed: pip install 'padless[vectors]'") from None
+    if importlib.util.find_spec("gensim") is None:
+        raise ConfigError("vectors: gensim is not installed: pip install 'padless[vectors]'")
     busy = UserError(f"{folder}: another process has been learning vectors for an hour; is it alive? ({folder / LOCK})")
     with (
         atomic.storing(folder, otherwise="name another directory with --output"),
@@ -275,7 +269,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     ):
         if (kept := usable(array, config)) is not None:  # another process learned them in the meantime
             return kept, True
-        most = 1 if tokens * epochs <= REPEATABLE_WORK else len(os.sched_getaffinity(0))
+        most = 1 if tokens * settings.epochs <= REPEATABLE_WORK else len(os.sched_getaffinity(0))
         return learn_and_write(array, manifest, splits, settings, config.threads or most, say), False
 
 
@@ -294,12 +288,12 @@ def learn_and_write(
     """Learn, and write the array with its index."""
     began, lines = time.monotonic(), array.with_name(LINES)
     try:
-        corpus = write_corpus(lines, splits, manifest.vocabulary_size, settings.seed)
-        work = corpus.tokens * settings.epochs * settings.dim * (settings.negative + 1) / (128 * 11)
-        about = duration(work / WORDS_PER_S / threads)
-        names = " and ".join(split.name for split in splits)
-        say(f"learning   vectors of {corpus.tokens:,} tokens of {names}: {settings}; threads: {threads}, about {about}")
-        vectors = learn(corpus, settings, threads)
+        counts = write_corpus(lines, splits, manifest.vocabulary_size, settings.seed)
+        tokens, rows = int(counts.sum()), sum(map(len, splits))
+        work = tokens * settings.epochs * settings.dim * (settings.negative + 1) / (128 * 11)
+        about, names = duration(work / WORDS_PER_S / threads), " and ".join(settings.splits)
+        say(f"learning   vectors of {tokens:,} tokens of {names}: {settings}; threads: {threads}, about {about}")
+        vectors = learn(lines, counts, rows, settings, threads)
     finally:
         lines.unlink(missing_ok=True)
     return write_kept(
@@ -309,28 +303,13 @@ def learn_and_write(
         vocabulary=manifest.vocabulary_hash,
         settings=settings,
         threads=threads,
-        rows=corpus.rows,
-        tokens=corpus.tokens,
-        words=int((corpus.counts > 0).sum()),
+        rows=rows,
+        tokens=tokens,
+        words=int((counts > 0).sum()),
         seconds=round(time.monotonic() - began, 3),
         versions={name: importlib.metadata.version(name) for name in ("gensim", "numpy")},
         made=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     )
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A file of lines as gensim reads it."""
-
-    path: Path
-    counts: np.ndarray
-    """int64 ``[vocabulary]``: how often each id occurs."""
-    rows: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all lines."""
-        return int(self.counts.sum())
 
 
 def word_table(vocabulary_size: int) -> np.ndarray:
@@ -346,10 +325,12 @@ def word_table(vocabulary_size: int) -> np.ndarray:
     return table.view(np.uint32 if digits == 3 else np.uint64).reshape(-1)
 
 
-def write_corpus(path: Path, splits: Sequence[Split], vocabulary_size: int, seed: int) -> Corpus:
-    """Write the rows of ``splits`` to ``path``, one line a row, pieces of them in an order that ``seed`` decides."""
-    table = word_table(vocabulary_size)
-    counts = np.zeros(vocabulary_size, np.int64)
+def write_corpus(path: Path, splits: Sequence[Split], vocabulary_size: int, seed: int) -> np.ndarray:
+    """Write the rows of ``splits`` to ``path``, one line a row, pieces of them in an order that ``seed`` decides.
+
+    Returns int64 ``[vocabulary]``: how often each id occurs.
+    """
+    table, counts = word_table(vocabulary_size), np.zeros(vocabulary_size, np.int64)
     blocks = [block for split in splits for block in split.blocks]
     pieces = [(block, start) for block in blocks for start in range(0, len(block.row), PIECE_ROWS)]
     with open(path, "wb") as file:
@@ -361,18 +342,18 @@ def write_corpus(path: Path, splits: Sequence[Split], vocabulary_size: int, seed
             words = table[tokens]
             words.view(np.uint8).reshape(len(words), -1)[np.cumsum(length) - 1, -1] = ord("\n")
             file.write(words.tobytes())
-    return Corpus(path, counts, sum(map(len, splits)))
+    return counts
 
 
-def learn(corpus: Corpus, settings: VectorSettings, threads: int) -> np.ndarray:
-    """float32 ``[vocabulary, dim]``: a vector for each id that occurs, zeros for the others.
+def learn(lines: Path, counts: np.ndarray, rows: int, settings: VectorSettings, threads: int) -> np.ndarray:
+    """float32 ``[vocabulary, dim]``: a vector for each id that occurs in so many ``rows``, zeros for the others.
 
-    With one thread the same corpus, settings and seed give the same numbers.
+    With one thread the same lines, settings and seed give the same numbers.
     """
     from gensim.models import Word2Vec
 
-    seen = np.flatnonzero(corpus.counts)
-    words = word_table(len(corpus.counts))[seen].tobytes().decode("ascii").split()
+    seen = np.flatnonzero(counts)
+    words = word_table(len(counts))[seen].tobytes().decode("ascii").split()
     model = Word2Vec(
         vector_size=settings.dim,
         window=settings.window,
@@ -383,15 +364,9 @@ def learn(corpus: Corpus, settings: VectorSettings, threads: int) -> np.ndarray:
         workers=threads,
         seed=settings.seed,
     )
-    frequencies = dict(zip(words, corpus.counts[seen].tolist(), strict=True))
-    model.build_vocab_from_freq(frequencies, corpus_count=corpus.rows)
-    model.train(
-        corpus_file=str(corpus.path),
-        total_words=corpus.tokens,
-        total_examples=corpus.rows,
-        epochs=settings.epochs,
-    )
+    model.build_vocab_from_freq(dict(zip(words, counts[seen].tolist(), strict=True)), corpus_count=rows)
+    model.train(corpus_file=str(lines), total_words=int(counts.sum()), total_examples=rows, epochs=settings.epochs)
     assert model.wv.index_to_key == words, "gensim has sorted the vocabulary again"
-    vectors = np.zeros((len(corpus.counts), settings.dim), np.float32)
+    vectors = np.zeros((len(counts), settings.dim), np.float32)
     vectors[seen] = model.wv.vectors
     return vectors

@@ -18,7 +18,6 @@ from preprocessing.dataset.shards import (
     VOCABULARY,
     Manifest,
     Shard,
-    check_size,
     histogram,
     labels_of,
     read_manifest,
@@ -27,38 +26,27 @@ from preprocessing.text.encoder import text_hash
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
-MOST_UNSEEN = 100_000_000
-"""Rows that a manifest without its files is believed to stand for: a plan of them takes minutes at most."""
 
+def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str | None = None) -> Iterator[str]:
+    """One sentence per file that is missing or is not the one that the manifest vouches for.
 
-def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
-    """One sentence per file that is missing or is not the one that the manifest vouches for."""
-    yield from verify_vocabulary(root, manifest)
-    yield from verify_shards(root, manifest)
-
-
-def verify_vocabulary(root: str | Path, manifest: Manifest, sha256: str | None = None) -> Iterator[str]:
-    """A sentence on a vocabulary that is not the manifest's; its bytes must have the ``sha256``, if one is given."""
+    The bytes of the vocabulary must have ``vocabulary_sha256``, if it is given.
+    """
     path = Path(root, VOCABULARY)
     try:
         same = Vocabulary.read(path).hash == manifest.vocabulary_hash
-        if not same or (sha256 is not None and atomic.sha256_file(path) != sha256):
+        if not same or (vocabulary_sha256 is not None and atomic.sha256_file(path) != vocabulary_sha256):
             yield f"{path}: its hash is not the manifest's; {REBUILD}"
     except DataError as error:
         yield str(error)
-
-
-def verify_shards(root: str | Path, manifest: Manifest) -> Iterator[str]:
-    """One sentence per shard that is missing or whose bytes are not those the manifest vouches for."""
-    for shards in manifest.splits.values():
-        for info in shards:
-            try:
-                Shard(root, info, id_dtype=manifest.id_dtype)
-            except DataError as error:
-                yield str(error)
-                continue
-            if atomic.sha256_file(Path(root, info.path)) != info.sha256:
-                yield f"{Path(root, info.path)}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
+    for info in (info for shards in manifest.splits.values() for info in shards):
+        try:
+            path = Shard(root, info, id_dtype=manifest.id_dtype).path
+        except DataError as error:
+            yield str(error)
+            continue
+        if atomic.sha256_file(path) != info.sha256:
+            yield f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
 
 
 def check_text(root: str | Path, manifest: Manifest) -> None:
@@ -75,24 +63,6 @@ def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
         raise DataError(f"{path}: {size} words, the manifest says {manifest.vocabulary_size}; {REBUILD}")
 
 
-def check_files(root: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` unless every file that the manifest names is there in its size; nothing is read of shards.
-
-    Where none is there, a manifest is believed up to ``MOST_UNSEEN`` rows.
-    """
-    names = [VOCABULARY, *(info.path for shards in manifest.splits.values() for info in shards)]
-    if not any(Path(root, name).exists() for name in names):
-        rows = sum(manifest.rows(split) for split in manifest.splits)
-        if rows > MOST_UNSEEN:
-            only = f"names {rows:,} rows, and none of its files is there"
-            raise DataError(f"{Path(root, MANIFEST)}: {only}; bring them, or name fewer than {MOST_UNSEEN:,} rows")
-        return
-    check_vocabulary(root, manifest)
-    for shards in manifest.splits.values():
-        for info in shards:
-            check_size(Path(root, info.path), info.bytes, "shard")
-
-
 def verify(root: str | Path) -> list[str]:
     """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and every row's content.
 
@@ -100,11 +70,11 @@ def verify(root: str | Path) -> list[str]:
     """
     manifest = read_manifest(root)
     content = json.loads(Path(root, MANIFEST).read_bytes())
-    damaged = list(verify_shards(root, manifest))
-    problems = [*verify_vocabulary(root, manifest, content.get("vocabulary_sha256", "")), *damaged]
+    problems = list(verify_hashes(root, manifest, content.get("vocabulary_sha256", "")))
+    damaged = "\n".join(problems)
     for split, shards in manifest.splits.items():
         for info in shards:
-            if not any(str(Path(root, info.path)) in problem for problem in damaged):
+            if str(Path(root, info.path)) not in damaged:
                 problems += content_problems(Shard(root, info), manifest, split)
     return problems
 

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, Literal
 
 from preprocessing.base.atomic import told
@@ -253,18 +254,15 @@ class FetchConfig:
 
 def fetch(config: FetchConfig) -> None:
     """``python -m preprocessing fetch-nltk``. Raises ``UserError`` when a download fails."""
-    from nltk.downloader import Downloader, ErrorMessage
+    from nltk.downloader import Downloader
 
-    downloader = Downloader(server_index_url=config.index, download_dir=config.dir)
+    downloader, ignored = Downloader(server_index_url=config.index), StringIO()
     for resource in FETCHED:
         try:
-            messages = list(downloader.incr_download(resource, download_dir=config.dir))
+            downloader.download(resource, config.dir, quiet=True, raise_on_error=True, print_error_to=ignored)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and (refused := told(error)) is not None:
                 raise refused from None
-            failed = " ".join(str(error).split())
-        else:
-            failed = next((str(one.message) for one in messages if isinstance(one, ErrorMessage)), "")
-        if failed:
-            raise UserError(f"fetch-nltk: {resource}: {failed}; is {downloader.url} reachable?")
+            why = " ".join(str(error).split())
+            raise UserError(f"fetch-nltk: {resource}: {why}; is {downloader.url} reachable?") from None
     print(f"fetch-nltk: all there, in {config.dir or downloader.download_dir}")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,15 +34,13 @@ class Counts:
     types: pa.Array
     counts: np.ndarray
 
-    def merge(self, others: Iterable[Counts]) -> Counts:
-        """The sum of these counts and all ``others``; the same table whatever the order, up to the order of rows."""
-        every = [self, *others]
-        types = pa.chunked_array([part.types for part in every], pa.large_string())
-        encoded = one_chunk(types).dictionary_encode()
-        codes = encoded.indices.to_numpy(zero_copy_only=False)
-        total = np.zeros(len(encoded.dictionary), np.int64)
-        np.add.at(total, codes, np.concatenate([part.counts for part in every]))
-        return Counts(encoded.dictionary, total)
+
+def merged(every: Sequence[Counts]) -> Counts:
+    """The sum of counts; the same table whatever their order, up to the order of its rows."""
+    encoded = one_chunk(pa.chunked_array([part.types for part in every], pa.large_string())).dictionary_encode()
+    total = np.zeros(len(encoded.dictionary), np.int64)
+    np.add.at(total, encoded.indices.to_numpy(), np.concatenate([part.counts for part in every]))
+    return Counts(encoded.dictionary, total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,19 +174,12 @@ class Vocabulary:
 
     def lookup(self, types: pa.Array) -> np.ndarray:
         """The ids of ``types`` (string or large_string): int32, :data:`UNK` for what is not in the vocabulary."""
-        if len(types) * 8 < len(self):
-            rows = self._rows
-            return np.array([rows.get(token, UNK) for token in types.to_pylist()], np.int32)
-        found = pc.fill_null(pc.index_in(types.cast(pa.large_string()), value_set=self.tokens), UNK)
-        ids = found.to_numpy(zero_copy_only=False).astype(np.int32)
-        return np.maximum(ids, UNK, out=ids)  # a text may hold the word <pad>; it is not padding
+        return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
-        """Token → id, for the few types of a single text: probing a dict beats hashing the whole vocabulary again."""
-        rows = dict(zip(self.tokens.to_pylist(), range(len(self)), strict=True))
-        del rows[RESERVED[PAD]]
-        return rows
+        """Token → id; a text may hold the word <pad>, which is not padding."""
+        return dict(zip(self.tokens.to_pylist(), range(len(self)), strict=True)) | {RESERVED[PAD]: UNK}
 
     def write(self, path: str | Path) -> None:
         """Write an Arrow IPC file (columns token, count) that carries its own hash; it appears whole or not at all."""

@@ -24,7 +24,7 @@ from preprocessing.dataset.shards import (
     write_manifest,
     write_shard,
 )
-from preprocessing.dataset.verification import check_files, verify
+from preprocessing.dataset.verification import check_vocabulary, verify
 from tests.datasets import write_dataset
 from tests.fuzz.hostile_dataset import rehashed
 
@@ -91,16 +91,15 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
 
 
 def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
-    check_files(root, manifest)
     first = manifest.splits["train"][0]
     for change, said in (
         ({"path": "x"}, "the manifest names this shard, but it is missing"),
         ({"bytes": 10}, f"{first.path}: [0-9]+ bytes, the manifest says 10"),
     ):
         with pytest.raises(DataError, match=said):
-            check_files(root, replace(manifest, splits={"train": [replace(first, **change)]}))
+            Shard(root, replace(first, **change))
     with pytest.raises(DataError, match=f"{VOCABULARY}: {manifest.vocabulary_size} words, the manifest says 9"):
-        check_files(root, replace(manifest, vocabulary_size=9))
+        check_vocabulary(root, replace(manifest, vocabulary_size=9))
 
 
 def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest: Manifest) -> None:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from harness.report.mistakes import Originals, find_originals, placed
 from harness.report.page import confusions, script_json
-from harness.report.plots import worst_first
 from harness.report.runs import (
     RunFacts,
     dataset_groups,
@@ -24,7 +23,7 @@ from harness.report.runs import (
     ranks,
     unique_names,
 )
-from harness.scores.metrics import confusion_from_json, per_class
+from harness.scores.metrics import confusion_from_json, per_class, worst_first
 from preprocessing.__main__ import main
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Manifest, read_manifest

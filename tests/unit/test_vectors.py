@@ -60,19 +60,21 @@ def test_vectors_are_those_of_gensim_called_by_hand(whole: Path, tmp_path: Path)
 
     manifest = read_manifest(whole)
     split = Split(whole, manifest, "train")
-    corpus = write_corpus(tmp_path / "lines", [split], manifest.vocabulary_size, 0)
+    counted = write_corpus(tmp_path / "lines", [split], manifest.vocabulary_size, 0)
     settings = VectorSettings(dim=8, window=3, negative=4, epochs=2)
-    ours = command.learn(corpus, settings, 1)
+    ours = command.learn(tmp_path / "lines", counted, len(split), settings, 1)
     by_name = {name: str(number) for number, name in enumerate(names_of(manifest.vocabulary_size))}
     lines = [[by_name[word] for word in line.split()] for line in (tmp_path / "lines").read_text().splitlines()]
     texts = [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
     assert sorted(lines) == sorted([*map(str, ids)] for ids in texts)
-    np.testing.assert_array_equal(corpus.counts, np.bincount(np.concatenate(texts), minlength=manifest.vocabulary_size))
+    np.testing.assert_array_equal(counted, np.bincount(np.concatenate(texts), minlength=manifest.vocabulary_size))
     (tmp_path / "plain").write_text("".join(" ".join(line) + "\n" for line in lines))
-    counts = {str(number): int(count) for number, count in enumerate(corpus.counts) if count}
+    counts = {str(number): int(count) for number, count in enumerate(counted) if count}
     plain = Word2Vec(vector_size=8, window=3, negative=4, min_count=1, workers=1, seed=0, sorted_vocab=0)
     plain.build_vocab_from_freq(counts)
-    plain.train(corpus_file=str(tmp_path / "plain"), total_words=corpus.tokens, total_examples=len(lines), epochs=2)
+    plain.train(
+        corpus_file=str(tmp_path / "plain"), total_words=int(counted.sum()), total_examples=len(lines), epochs=2
+    )
     for number in range(manifest.vocabulary_size):
         expected = plain.wv[str(number)] if str(number) in counts else np.zeros(8)
         np.testing.assert_array_equal(ours[number], expected)
