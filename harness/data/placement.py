@@ -47,7 +47,8 @@ class OpenData:
         self.choices = {"staging": stage}
         """For the first lines of a run."""
         self.splits = {name: Split(root, manifest, name) for name in names}
-        self.files = {path: state_of(path) for split in self.splits.values() for path in paths_of(root, split)}
+        paths = [root / info.path for name in names for info in manifest.splits[name]]
+        self.files = {path: state_of(path) for path in paths}
         self.looked = time.monotonic()
 
     def check(self) -> None:
@@ -72,10 +73,6 @@ class OpenData:
                     raise DataError(
                         f"{path}: this shard was removed or replaced while the run used it, or cut short; put it back"
                     )
-
-
-def paths_of(root: Path, split: Split) -> list[Path]:
-    return [root / shard.info.path for shard in split.shards]
 
 
 def state_of(path: Path) -> tuple[int, int, int] | None:

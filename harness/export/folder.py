@@ -77,10 +77,11 @@ def main(config: ExportConfig, words: list[str]) -> int:
     folder = place.bundle if config.output is None else Path(config.output)
     if config.output is None and not is_export:
         raise ConfigError(f"output: missing: {place.bundle} is no export folder yet; name the folder to write")
-    if config.output is not None and os.path.lexists(folder):
-        raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
-    if config.output is not None and is_export:
-        raise ConfigError(f"{place.bundle}: is an export already; name the run that it came from")
+    if config.output is not None:
+        if os.path.lexists(folder):
+            raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
+        if is_export:
+            raise ConfigError(f"{place.bundle}: is an export already; name the run that it came from")
     if config.push is not None:
         check_token(config.push)
     if config.output is None:

@@ -232,16 +232,14 @@ def text_rows(file: io.BufferedReader, path: str | Path, head: Head, ids: Mappin
         if word in ids:  # else the rest of the line makes no difference
             word, *fields = line.rsplit(None, head.dim)
             beyond = word.rsplit(None, 1)[1:]  # GloVe has words with spaces inside
-            if len(fields) < head.dim or any(map(is_number, beyond)):
-                found = len(line.split()) - 1
-                raise DataError(f"{path}: {place} has {found} numbers, expected {head.dim}: {spelt(line.strip())}")
-            if word in ids:
-                try:
-                    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
-                        row = np.array(fields, dtype=np.float32)
-                except ValueError:
-                    said = spelt(line.strip())
-                    raise DataError(f"{path}: {place} holds something that is no number: {said}") from None
+            wrong = len(fields) < head.dim or any(map(is_number, beyond))
+            try:
+                with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                    row = np.array(fields, dtype=np.float32) if word in ids else None
+            except ValueError:
+                wrong = True
+            if wrong:
+                raise DataError(f"{path}: {place} is no word with {head.dim} numbers: {spelt(line.strip())}")
         if word:
             yield place, word, row
 

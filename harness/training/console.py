@@ -31,13 +31,14 @@ BEST = {"accuracy": "highest accuracy", "loss": "lowest log loss", "calibrated":
 HEAD_EVERY = 20
 """Rows between two heads, so that the end of a log file can be read by itself."""
 ROW = {
-    **{"step": "{step:>{wide}}", "epoch": "{epoch:6.2f}", "loss": "{loss:8.4f}", "lr": "{lr:7.1e}"},
-    **{
-        "tokens/s": "{tokens_per_s:10,.0f}",
-        "left": "{left:>6}",
-        "wait": "{data_wait:6.1%}",
-        "padding": "{padding:7.1%}",
-    },
+    "step": "{step:>{wide}}",
+    "epoch": "{epoch:6.2f}",
+    "loss": "{loss:7.4f}",
+    "lr": "{lr:7.1e}",
+    "tokens/s": "{tokens_per_s:9,.0f}",
+    "left": "{left:>6}",
+    "wait": "{data_wait:5.1%}",
+    "padding": "{padding:7.1%}",
 }
 """Of a log line, by title."""
 

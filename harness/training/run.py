@@ -17,6 +17,7 @@ import torch
 from harness.batch import StepBatch
 from harness.config import RunConfig, to_dict
 from harness.data import order
+from harness.data.batches import lengths_of
 from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
@@ -356,12 +357,11 @@ def heaviest_batch(loader: Loader) -> StepBatch:
 
 def heaviest_step(loader: Loader) -> int:
     """The step of epoch 0 that computes the most positions, of the first ones."""
-    order, split = loader.order, loader.split
-    sizes = []
+    order, sizes = loader.order, []
     for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
-        rows = order.batch_rows(0, step)  # longest first
-        block = int(np.searchsorted(split.block_starts, rows[0], side="right")) - 1
-        sizes.append(len(rows) * int(split.blocks[block].length[rows[0] - split.block_starts[block]]))
+        window = order.window(0, step)
+        places = window.batch(step)  # longest first
+        sizes.append(len(places) * int(lengths_of(loader.split, window, places[:1])[0]))
     return int(np.argmax(sizes))
 
 

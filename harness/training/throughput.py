@@ -109,13 +109,11 @@ class Meter:
     def load(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
         """Take up what ``state`` gave: this rank's own part, or all of it on rank 0 if there are other ranks now."""
         mine = [parts[rank]] if len(parts) == world_size else parts if rank == 0 else []
-        self.counted = Counted()
-        for name in vars(self.counted):
-            if name in LOSSES:
-                loss = sum(float.fromhex(part[name]) for part in mine)
-                setattr(self.counted, name, torch.tensor(loss, dtype=torch.float32, device=self.device))
-            else:
-                setattr(self.counted, name, sum(part[name] for part in mine))
+        counted = {name: sum(part[name] for part in mine) for name in parts[0] if name not in LOSSES}
+        for name in LOSSES:
+            loss = sum(float.fromhex(part[name]) for part in mine)
+            counted[name] = torch.tensor(loss, dtype=torch.float32, device=self.device)
+        self.counted = Counted(**counted)
         self.counted.hash &= MASK
         self.counted.skipped = max(part["skipped"] for part in parts)
 

@@ -262,7 +262,7 @@ def by_group(
     if not pool.any():
         what = f"the source names a split other than {TRAIN} for all groups, so none is left to cut from"
         raise DataError(f"{key}: {what}; set splits.validation and test to 0")
-    together, label = kept_together(rows[pool])
+    together, label = components(rows[pool]), rows["label"][pool].to_numpy()
     split.loc[pool] = assign_groups(together, label, seed=seed, **cut)
     for name, fraction in cut.items():
         got = int((split[pool] == SPLITS.index(name)).sum())
@@ -275,12 +275,6 @@ def by_group(
     return report
 
 
-def kept_together(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row what is equal where rows must stay together, see ``components``, and its label."""
-    group, text_hash, size, label = (rows[name].to_numpy() for name in ("group", "text_hash", "num_tokens", "label"))
-    return components(group, text_hash, size > 0), label
-
-
 def fold_rows(rows: pd.DataFrame, folds: int, seed: int, names: list[str]) -> tuple[pd.Series, dict[str, Any]]:
     """int16 per row: its fold, ``NO_FOLD`` where it is neither in training nor in validation; and the lines to print.
 
@@ -288,7 +282,7 @@ def fold_rows(rows: pd.DataFrame, folds: int, seed: int, names: list[str]) -> tu
     validated on or trained without.
     """
     pool = rows["split"].isin([SPLITS.index(TRAIN), SPLITS.index(VALIDATION)])
-    together, label = kept_together(rows[pool])
+    together, label = components(rows[pool]), rows["label"][pool].to_numpy()
     found = len(np.unique(together))
     if found < folds:
         what = f"only {found} groups or different texts outside of test"

@@ -92,7 +92,7 @@ def count(decided: Decided, splits: list[int], number: int) -> Counts:
     """The same for one part."""
     stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
     per_token = np.repeat(np.isin(decided.of(number)["split"], splits), np.diff(stored["offsets"]))
-    counts = np.bincount(stored["codes"][per_token], minlength=len(types)).astype(np.int64)
+    counts = np.bincount(stored["codes"][per_token], minlength=len(types))
     occurring = np.flatnonzero(counts)
     return Counts(types.take(occurring), counts[occurring])
 
@@ -214,22 +214,22 @@ class Bucket(engine.Part[Written]):
 
     def rows(self) -> tuple[Encoded, dict[str, np.ndarray]]:
         """The bucket's rows out of every part as ids, in the order of their keys, and what is known of each."""
-        low, high = ((self.number + step << 64) // self.of for step in (0, 1))
+        low, high = (np.uint64((self.number + step << 64) // self.of - step) for step in (0, 1))  # both inside
         wanted = [split_number(name) for name in self.splits]
         pieces: list[dict[str, np.ndarray]] = []
         for number in self.decided.numbers:
-            stored = parts.load(self.decided.work, number)
-            known = self.decided.of(number) | {name: stored[name] for name in ("key", "row")}
-            first = int(np.searchsorted(stored["key"], np.uint64(low)))
-            last = len(stored["key"]) if high >> 64 else int(np.searchsorted(stored["key"], np.uint64(high)))
+            stored, known = parts.load(self.decided.work, number), self.decided.of(number)
+            first = np.searchsorted(stored["key"], low)
+            last = np.searchsorted(stored["key"], high, side="right")
             kept = first + np.flatnonzero(np.isin(known["split"][first:last], wanted))
             codes, offsets = arrays.take(stored["codes"], stored["offsets"], kept)
+            piece = {name: values[kept] for name, values in known.items()}
+            piece |= {"key": stored["key"][kept], "row": stored["row"][kept], "size": np.diff(offsets)}
             ids = np.load(ids_path(self.decided.work, number, self.key), mmap_mode="r")[codes]
-            own = {name: values[kept] for name, values in known.items()}
-            pieces.append({**own, "ids": ids, "size": np.diff(offsets)})
+            pieces.append({**piece, "ids": ids})
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         order = np.lexsort((columns["row"], columns["key"]))
-        offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))])
         ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
         return truncated(ids, offsets, self.spec), {name: values[order] for name, values in columns.items()}
 

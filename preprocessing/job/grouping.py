@@ -16,13 +16,16 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from preprocessing.base.split_names import SPLITS, TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job.hashes import keyed_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FEWEST_TO_CUT = 3
 """Rows of a label from which on validation and test get at least one of them."""
@@ -81,15 +84,17 @@ def share_of(total: int, fraction: float) -> int:
     return max(int(total * fraction + 0.5), int(total >= FEWEST_TO_CUT)) if fraction else 0
 
 
-def components(group: np.ndarray, text_hash: np.ndarray, has_text: np.ndarray) -> np.ndarray:
+def components(rows: pd.DataFrame) -> np.ndarray:
     """uint64 ``[rows]``: equal for rows that must stay together, the smallest hash among their groups.
 
-    Equal texts in two groups join the two; empty texts (``has_text`` false) join nothing. A row without a group is a
-    group with the rows of the same tokens.
+    Equal texts in two groups join the two; empty texts join nothing. A row without a group is a group with the rows of
+    the same tokens.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    group, text_hash, num_tokens = (rows[name].to_numpy() for name in ("group", "text_hash", "num_tokens"))
+    has_text = num_tokens > 0
     hashes, node = np.unique(np.where(group == NO_GROUP, text_hash, group), return_inverse=True)
     texts, text = np.unique(text_hash[has_text], return_inverse=True)
     number = len(hashes) + len(texts)

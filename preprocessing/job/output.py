@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +41,17 @@ OF_A_RUN = ("config.yaml", "status.json")
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a dataset is built, and where it lies in the end."""
-
-    root: Path
-    """The directory that is written in."""
-    target: Path
-    """``root`` itself, or the directory with the older dataset that it will replace."""
-
-
 def beside(target: Path) -> Path:
     """Where the dataset is built that will replace the one in ``target``."""
     return target.with_name(f"{target.name}.building")
 
 
 @contextmanager
-def claimed(config: PreprocessConfig) -> Iterator[Place]:
+def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     """Lock the output, and finish or remove what an interrupted run left.
+
+    Gives the directory that is written in, and where the dataset lies in the end: the same, or the directory with the
+    older dataset that it will replace.
 
     Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
@@ -76,14 +69,14 @@ def claimed(config: PreprocessConfig) -> Iterator[Place]:
     with writable(target):
         clear_leftovers(target)
         if not (config.overwrite and (target / MANIFEST).exists()):
-            yield Place(target, target)
+            yield target, target
             return
         if os.path.ismount(target):
             what = "is a mount point, so no new dataset can take its place in one step; name a directory below it"
             raise ConfigError(f"output: {target} {what}")
         make_beside(target)
         with writable(beside(target)):  # after the exchange of names this lock holds what is then the output
-            yield Place(beside(target), target)
+            yield beside(target), target
 
 
 @contextmanager
@@ -197,12 +190,11 @@ def remove_files(root: Path, kept: Collection[str] = ()) -> None:
             folder.rmdir()
 
 
-def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
+def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> str | None:
     """Publish a fresh dataset or give it its place. Then remove what only the building of it needed.
 
     Returns a line for people where something was left.
     """
-    root, target = place.root, place.target
     if addresses.is_remote(config.output):
         if fresh:
             remote.publish(root, config.output)

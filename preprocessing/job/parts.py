@@ -189,7 +189,7 @@ def file_of(folder: Path, number: int, name: str) -> Path:
 
 def write_table(path: Path, columns: dict[str, Any]) -> None:
     """Arrays of equal length as one record batch of an Arrow IPC file, which can be mapped."""
-    batch = pa.record_batch([pa.array(values) for values in columns.values()], list(columns))
+    batch = pa.record_batch(columns)
     with (
         atomic.replacing(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,

@@ -72,8 +72,8 @@ def build(config: PreprocessConfig) -> Manifest:
     Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
     """
     screen = Screen(errors=True, quiet=config.quiet)
-    with output.claimed(config) as place, ExitStack() as stack:
-        kept = f"what is finished is kept in {place.root / output.WORK}; the same command goes on"
+    with output.claimed(config) as (root, target), ExitStack() as stack:
+        kept = f"what is finished is kept in {root / output.WORK}; the same command goes on"
         stack.enter_context(processes.keeping(kept))
         crew = stack.enter_context(workers(config.executor, quiet=config.quiet))
         pipeline, base, on_base = resolve(config.text), None, dict[str, Any]()
@@ -86,15 +86,14 @@ def build(config: PreprocessConfig) -> Manifest:
         for line in found.lines:
             screen.say(line)
         there = output.existing(config.output, config.overwrite)
-        root = place.root.absolute()
-        plans = parts.scan(found.files, crew, root / output.WORK)
+        plans = parts.scan(found.files, crew, root.absolute() / output.WORK)
         if there and output.is_current(there, config, pipeline.to_json(), plans, on_base):
             done = "already complete for this configuration and source; nothing to do"
             screen.say(f"{public(config.output)}: {done}")
             manifest = there
         else:
-            manifest = make(config, root, pipeline, plans, base, on_base, crew, screen)
-        if left := output.finish(place, config, fresh=manifest is not there):
+            manifest = make(config, root.absolute(), pipeline, plans, base, on_base, crew, screen)
+        if left := output.finish(root, target, config, fresh=manifest is not there):
             screen.say(left)
         return manifest
 

@@ -138,15 +138,12 @@ def some(names: list[str]) -> str:
 def lines_on_rows(manifest: Manifest) -> list[str]:
     """A line for each reason for which rows are left out, or are not in the dataset as the source has them."""
     found = manifest.statistics
-    dropped, of_unlabelled = found["dropped"], found.get(UNLABELLED, {})
-    kept = {name: found[name] + of_unlabelled.get(name, 0) for name in ("empty", "contradictions", "leaks")}
+    kept = {name: found[name] + found.get(UNLABELLED, {}).get(name, 0) for name in ("empty", "contradictions", "leaks")}
     lines = []
     for name, what in REASONS.items():
-        if name == "filtered" and not manifest.provenance["config"]["source"]["where"]:
-            continue  # of the embedded corpus, which is a part of its file
-        verb, count = ("left out", dropped[name]) if name in dropped else ("kept", kept.get(name, 0))
-        if count:
-            lines.append(f"{verb}: {counted(count, 'row')} {what}")
+        verb, count = ("left out", found["dropped"][name]) if name in found["dropped"] else ("kept", kept.get(name, 0))
+        if count and (name != "filtered" or manifest.provenance["config"]["source"]["where"]):
+            lines.append(f"{verb}: {counted(count, 'row')} {what}")  # the embedded corpus is a part of its file
     if cut := sum(split["truncated"] for split in found["splits"].values()):
         most = manifest.text["spec"]["max_tokens"]
         lines.append(f"shortened: {counted(cut, 'row')} of more than {most:,} tokens (text.max_tokens)")

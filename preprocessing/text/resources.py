@@ -18,7 +18,7 @@ from typing import Any, Literal
 from preprocessing.base.atomic import told
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.installed import load, needed
-from preprocessing.base.untrusted import read_bytes
+from preprocessing.base.untrusted import one_line, read_bytes
 from preprocessing.text.cleaning import nfc
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 
@@ -118,17 +118,13 @@ def read_stop_words(source: str, language: str) -> list[str]:
         try:
             return list(lists.get_stop_words(language))
         except lists.StopWordError as error:
-            what = f"the package stop-words has no list for language {language!r}; give a file instead"
-            raise DataError(what) from error
+            what = f"the package stop-words has no list for language {language!r}"
+            raise DataError(f"{what}; give a file instead") from error
     try:
         return read_bytes(source, MOST_BYTES).decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the stop-word file {source} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (OSError, ValueError) as error:  # a name may hold what no system takes
-        raise DataError(
-            f"the stop-word file {source} cannot be read ({getattr(error, 'strerror', error)}); "
-            "stop_words is none, nltk, stop-words or a path"
-        ) from error
+        what = f"the stop-word file {source} cannot be read as UTF-8 ({one_line(error)})"
+        raise DataError(f"{what}; stop_words is none, nltk, stop-words or a path") from error
 
 
 def lemmatizer(spec: TextSpec) -> Callable[[str], str] | None:

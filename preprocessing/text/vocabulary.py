@@ -36,11 +36,10 @@ class Counts:
 
 
 def merged(every: Sequence[Counts]) -> Counts:
-    """The sum of counts; the same table whatever their order, up to the order of its rows."""
-    encoded = one_chunk(pa.chunked_array([part.types for part in every], pa.large_string())).dictionary_encode()
-    total = np.zeros(len(encoded.dictionary), np.int64)
-    np.add.at(total, encoded.indices.to_numpy(), np.concatenate([part.counts for part in every]))
-    return Counts(encoded.dictionary, total)
+    """The sum of counts, in any order of rows."""
+    table = pa.concat_tables(pa.table([part.types, part.counts], schema=_SCHEMA) for part in every)
+    table = table.group_by("token").aggregate([("count", "sum")])
+    return Counts(one_chunk(table["token"]), table["count_sum"].to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +113,10 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
     if not len(table):
         what = f"none of {len(counts.types):,} distinct tokens occurs {min_count} times or more"
         raise DataError(f"{what}, so the vocabulary would be empty; lower vocabulary.min_count")
-    if max_size is not None:
-        table = table.slice(0, max_size - len(RESERVED))
-    kept = table["count"].to_numpy().astype(np.int64)
-    left_out = int(counts.counts.sum()) - int(kept.sum())
+    table = table.slice(0, None if max_size is None else max_size - len(RESERVED))
+    kept = table["count"].to_numpy()
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
-    return Vocabulary(one_chunk(tokens), np.concatenate([[0, left_out], kept]))
+    return Vocabulary(one_chunk(tokens), np.concatenate([[0, counts.counts.sum() - kept.sum()], kept]))
 
 
 def extended(
@@ -129,8 +126,8 @@ def extended(
 
     With a token added the counts are these ``counts``, 0 for one that does not occur; without one it is ``base``.
     """
-    added = frequent(counts, min_count, without=base.tokens)
-    added = added if max_size is None else added.slice(0, max(0, max_size - len(base)))
+    most = None if max_size is None else max(0, max_size - len(base))
+    added = frequent(counts, min_count, without=base.tokens).slice(0, most)
     if not len(added):
         return base
     tokens = pa.chunked_array([base.tokens, *added["token"].chunks])
@@ -146,7 +143,7 @@ def frequent(counts: Counts, min_count: int | Literal["auto"], without: pa.Array
     """
     if min_count == "auto":
         min_count = min_count_for(int(counts.counts.sum()))
-    table = pa.table([counts.types, pa.array(counts.counts, pa.int64())], schema=_SCHEMA)
+    table = pa.table([counts.types, counts.counts], schema=_SCHEMA)
     known = pc.is_in(table["token"], value_set=without)
     table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), known))
     return table.sort_by([("count", "descending"), ("token", "ascending")])
@@ -174,7 +171,10 @@ class Vocabulary:
 
     def lookup(self, types: pa.Array) -> np.ndarray:
         """The ids of ``types`` (string or large_string): int32, :data:`UNK` for what is not in the vocabulary."""
-        return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
+        if len(types) * 8 < len(self):  # of a few texts: a dict beats hashing the whole vocabulary again
+            return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
+        found = pc.fill_null(pc.index_in(types.cast(pa.large_string()), value_set=self.tokens), UNK)
+        return np.maximum(found.to_numpy(zero_copy_only=False), UNK, dtype=np.int32)  # no <pad>, see below
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -183,7 +183,7 @@ class Vocabulary:
 
     def write(self, path: str | Path) -> None:
         """Write an Arrow IPC file (columns token, count) that carries its own hash; it appears whole or not at all."""
-        table = pa.table([self.tokens, pa.array(self.counts, pa.int64())], schema=_SCHEMA)
+        table = pa.table([self.tokens, self.counts], schema=_SCHEMA)
         table = table.replace_schema_metadata({_HASH_KEY: self.hash})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:

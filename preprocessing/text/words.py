@@ -135,7 +135,5 @@ class WordRules:
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """An ASCII chunk is a word as it stands."""
-        return [
-            [surface.decode()] if surface.isascii() else words_of(decode(surface), self._spec.lowercase)
-            for surface in surfaces
-        ]
+        lowercase = self._spec.lowercase
+        return [[chunk.decode()] if chunk.isascii() else words_of(decode(chunk), lowercase) for chunk in surfaces]
