@@ -8,6 +8,7 @@ same number of bytes from the shards in the order in which they lie there: it kn
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 from collections import deque
@@ -44,28 +45,16 @@ class LoaderConfig(Measured):
     """Rows per batch."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What every contender loads."""
-
-    split: Split
-    ids: np.ndarray
-    """The same rows as one array in memory, ``[rows, width]``, of the same bytes in a type that tensors have."""
-    length: np.ndarray
-    label: np.ndarray
-    batch: int
-
-
 def measure(config: LoaderConfig) -> dict[str, Any]:
     """Rows/s of each contender."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = made_up(Path(folder), config)
+        split = made_up(Path(folder), config)
         turns: dict[str, Callable[[], object]] = {}
         given: dict[str, int] = {}
         for name, (prepare, most) in CONTENDERS.items():
-            batches = most and max(1, min(most, len(rows.ids) // rows.batch))
-            turns[name] = turn(prepare(rows), batches)
-            given[name] = rows.batch * batches if batches else len(rows.ids)
+            batches = most and max(1, min(most, config.rows // config.batch))
+            turns[name] = turn(prepare(split, config.batch), batches)
+            given[name] = config.batch * batches if batches else config.rows
         seconds = alternate(turns, config.rounds, PAUSE_S)
         speeds = {name: given[name] / median for name, median in seconds.items()}
         return result("rows/s", speeds, size={"batch": config.batch, "width": config.width, "rows": config.rows})
@@ -79,55 +68,54 @@ def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:
     return lambda: deque(itertools.islice(stream, batches), 0) and None
 
 
-def made_up(root: Path, config: LoaderConfig) -> Rows:
+def made_up(root: Path, config: LoaderConfig) -> Split:
     """Random rows of more than half the width, as a narrow shard of a big vocabulary would hold them."""
     random, width = np.random.default_rng(0), config.width
     ids = random.integers(2, 1 << 15, (config.rows, width), dtype=np.uint16)
     lengths = random.integers(width // 2 + 1, width + 1, config.rows)
     ids[np.arange(width) >= lengths[:, None]] = 0
-    labels = lengths % 2
-    info = write_shard(root, f"{TRAIN}/00000-w{width:04d}.arrow", ids, lengths, labels, np.arange(config.rows))
+    info = write_shard(root, f"{TRAIN}/00000-w{width:04d}.arrow", ids, lengths, lengths % 2, np.arange(config.rows))
     facts = {"vocabulary_hash": "", "text": {}, "text_hash": ""}
-    manifest = Manifest(["a", "b"], {TRAIN: [info]}, "uint16", 8192, 1 << 15, **facts)  # type: ignore[arg-type]
-    return Rows(Split(root, manifest, TRAIN), ids.view(np.int16), lengths, labels, config.batch)
+    return Split(root, Manifest(["a", "b"], {TRAIN: [info]}, "uint16", 8192, 1 << 15, **facts), TRAIN)  # type: ignore[arg-type]
 
 
-def ours(rows: Rows) -> Epoch:
+def ours(split: Split, batch: int) -> Epoch:
     """The loader as training uses it: whole epochs, order and row bookkeeping included."""
-    order = order_over(rows.split, OrderSpec(seed=0, global_batch=rows.batch))
-    loader = Loader(rows.split, order, rank=0, world_size=1, layout="padded", device=torch.device("cpu"))
+    order = order_over(split, OrderSpec(seed=0, global_batch=batch))
+    loader = Loader(split, order, rank=0, world_size=1, layout="padded", device=torch.device("cpu"))
     epochs = itertools.count()
     return lambda: loader.steps(next(epochs))
 
 
-def numpy_copy(rows: Rows) -> Epoch:
+def numpy_copy(split: Split, batch: int) -> Epoch:
     """Consecutive rows of the mapped shards into one buffer."""
-    out = np.empty((rows.batch, rows.ids.shape[1]), rows.split.blocks[0].ids.dtype)
+    out = np.empty((batch, split.max_width), split.blocks[0].ids.dtype)
 
     def epoch() -> Iterator[None]:
-        for block in rows.split.blocks:
-            for start in range(0, len(block.ids), rows.batch):
-                piece = block.ids[start : start + rows.batch]
+        for block in split.blocks:
+            for start in range(0, len(block.ids), batch):
+                piece = block.ids[start : start + batch]
                 np.copyto(out[: len(piece)], piece)
                 yield
 
     return epoch
 
 
-def tensor_dataset(rows: Rows, workers: int = 0) -> Epoch:
-    """What most people write."""
-    dataset = TensorDataset(*map(torch.from_numpy, (rows.ids, rows.length, rows.label)))
+def tensor_dataset(split: Split, batch: int, workers: int = 0) -> Epoch:
+    """What most people write, over one array in memory for all rows, of the same bytes in a type that tensors have."""
+    ids = np.concatenate([block.ids for block in split.blocks]).view(np.int16)
+    facts = (np.concatenate([getattr(block, name) for block in split.blocks]) for name in ("length", "label"))
+    dataset = TensorDataset(*map(torch.from_numpy, (ids, *(column.astype(np.int64) for column in facts))))
     options = {"num_workers": workers, "persistent_workers": workers > 0}
-    batches: DataLoader = DataLoader(dataset, rows.batch, shuffle=True, drop_last=True, **options)  # type: ignore[arg-type]
+    batches: DataLoader = DataLoader(dataset, batch, shuffle=True, drop_last=True, **options)  # type: ignore[arg-type]
     return lambda: iter(batches)
 
 
-CONTENDERS: dict[str, tuple[Callable[[Rows], Epoch], int | None]] = {
+CONTENDERS: dict[str, tuple[Callable[[Split, int], Epoch], int | None]] = {
     "ours": (ours, None),
     "numpy copy": (numpy_copy, None),
     "TensorDataset + DataLoader": (tensor_dataset, 40),
-    "TensorDataset + DataLoader, 2 workers": (lambda rows: tensor_dataset(rows, 2), 40),
+    "TensorDataset + DataLoader, 2 workers": (functools.partial(tensor_dataset, workers=2), 40),
 }
 """What makes an epoch, and the batches of a turn; None: an epoch's."""
-
 main = printed(measure)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from benchmarks.measuring import Measured, Size, alternate, printed, result
 from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig
+from harness.model.attribution import batch_of
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.ranks.precision import DTYPES, recurrent_dtype
@@ -76,13 +77,9 @@ def measure(config: PretrainConfig) -> dict[str, Any]:
 
 def random_batch(config: PretrainConfig, device: torch.device) -> Batch:
     """Padded rows whose ids are drawn log-uniformly, longest first."""
-    random = np.random.default_rng(0)
-    lengths = np.sort(random.integers(200, 211, config.batch))[::-1].copy()
-    drawn = np.exp(random.random((config.batch, int(lengths[0]))) * np.log(config.vocabulary - 1)).astype(np.int32)
-    ids = np.where(np.arange(lengths[0]) < lengths[:, None], np.clip(drawn, 1, config.vocabulary - 1), 0)
-    labels, own = torch.zeros(config.batch, dtype=torch.int64), torch.from_numpy(lengths)
-    rows = np.arange(config.batch)
-    return Batch(torch.from_numpy(ids.astype(np.int32)).to(device), own, labels.to(device), rows, None, own.to(device))
+    random, largest = np.random.default_rng(0), config.vocabulary - 1
+    lengths = np.sort(random.integers(200, 211, config.batch))[::-1]
+    return batch_of([np.exp(random.random(length) * np.log(largest)).clip(1, largest) for length in lengths], device)
 
 
 class Plain(nn.Module):

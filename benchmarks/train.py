@@ -29,6 +29,7 @@ from harness.ranks.precision import configure_threads, full_fp32
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
 from harness.training.run import RankRequests
+from harness.training.start import Beginning
 from harness.training.throughput import synchronize
 from harness.training.trainer import Milestones
 from preprocessing.base.errors import require
@@ -89,15 +90,15 @@ class Fit(Milestones):
     def __init__(self, config: RunConfig, session: Session) -> None:
         """At step 0, as in a run of one process."""
         manifest = read_manifest(config.data)
-        data = open_data(config.data, manifest, TRAIN, session.world, timeout_s=config.timeout_s, stage_dir="none")
-        self.trainer = build_trainer(config, session, data.manifest, data, {})
+        data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
+        self.trainer = build_trainer(config, session, data, {}, Beginning())
         self.trainer.milestones = self
         self.requests, self.ended = RankRequests(session.world), time.perf_counter()
         self.figures: dict[str, Any] = {}
 
     def __call__(self) -> float:
         """Seconds a real token of as many steps as a log line has."""
-        self.trainer.meter.pause(time.perf_counter() - self.ended)
+        self.trainer.meter.paused_s += time.perf_counter() - self.ended
         with suppress(TurnOverError):
             self.trainer.fit()
         self.ended = time.perf_counter()

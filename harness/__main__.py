@@ -103,7 +103,7 @@ COMMANDS = (
     Command(
         "label",
         "Soft labels of a run for unlabelled rows, to learn from.",
-        main="harness.label:here",
+        main="harness.label:label",
         config="harness.inference.config:LabelConfig",
         first=("data", "run", "baseline", "batch", "output"),
         example="python -m harness label --run runs/mine --data data/mine",

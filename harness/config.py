@@ -9,7 +9,6 @@ torch, so that ``--help`` and a misspelt key are answered at once.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -20,7 +19,19 @@ from msgspec import Meta
 
 from preprocessing.base import configuration
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.schema import Above0, AtLeast0, AtLeast1, Chance, Name, Processes, Seconds, Share, Wait, typed
+from preprocessing.base.schema import (
+    Above0,
+    AtLeast0,
+    AtLeast1,
+    Chance,
+    Line,
+    Name,
+    Processes,
+    Seconds,
+    Share,
+    Wait,
+    typed,
+)
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -46,7 +57,6 @@ CLASSIFIER: Task = "classifier"
 LANGUAGE_MODEL: Task = "language_model"
 DAMAGED = "edited or damaged; restore it"
 MOST_SEEDS = 1000
-EVERY_FOLD = "all"
 NOTHING = "none"
 """In place of a dataset, or of a run directory: there is none."""
 NONE = "none"
@@ -55,8 +65,6 @@ FIRST_KEYS = ("data", "run", "epochs", "global_batch", "optim.lr")
 """The keys of a training that matter most: the first screen of ``--help`` has these."""
 MOST_BUCKETS = 1 << 26
 """A quarter of a gigabyte for each output of the wide part."""
-FARTHEST = 100
-"""Largest perturbation radius, in units of a typical word vector's norm."""
 Features = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
@@ -132,20 +140,15 @@ class ModelConfig:
 class InitConfig:
     """What the weights are before the first step, where they are not drawn from the seed."""
 
-    vectors: str = "none"
+    vectors: Name = "none"
     """Word vectors that the embedding starts from, scaled to model.embedding_std: none: random ones; own: those of the
     dataset's own texts, kept beside it, and learned before training if they are not there yet; auto: own where there
     are a million tokens to learn them from, else none; or a FILE as word2vec (text or binary), GloVe or fastText (.vec)
     have it, .gz too. Words without a vector start random."""
-    weights: str | None = None
+    weights: Name | None = None
     """Run or bundle, also of another dataset or of a language model, whose weights the model starts from: vectors of
     the tokens that both know, at their own scale, recurrent layers, and the last layer if the classes are the same.
     null: none."""
-
-    def __post_init__(self) -> None:
-        """Refuse what names nothing."""
-        require(bool(self.vectors), "init.vectors", self.vectors, "none, own, auto or a file's name")
-        require(self.weights != "", "init.weights", self.weights, "the directory of a run or bundle, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,19 +187,11 @@ class OptimConfig:
     wide_smoothing: Chance | None = None
     """label_smoothing of the linear part, which with long n-grams knows the training rows by heart before it has
     learned what they have in common; null: that of the network."""
-    adversarial: Above0 | None = None
+    adversarial: Annotated[float, Meta(gt=0, le=100)] | None = None
     """Learn also from every text moved in the direction that raises its loss most: how far, over all of its vectors
     together, in standard deviations of the embedding (1 to 5). null: no text is moved."""
     gradient_compression: Literal["none", "bf16"] = "none"
     """What gradients travel as between processes: bf16 halves them, for a slow network between machines."""
-
-    def check_moves(self, embedding_dim: int) -> None:
-        """Refuse to move texts so far that nothing is left of them: a word's vector of ``embedding_dim`` numbers is
-        about as long as the square root of that.
-        """
-        radius, most = self.adversarial, FARTHEST * math.sqrt(embedding_dim)
-        within = f"at most {most:.0f}, {FARTHEST} times the length of a vector with model.embedding_dim {embedding_dim}"
-        require(radius is None or radius <= most, "optim.adversarial", radius, within)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,13 +227,11 @@ class SelfTrainingConfig:
             raise ConfigError("self_training.labels: rounds make soft labels of their own; set one of the two")
         if self.first and not self.rounds:
             raise ConfigError("self_training.first: is about rounds; set self_training.rounds, or leave it")
-        if self.labels == NONE and not self.rounds:
-            for key, default in {"weight": 1.0, "any_teacher": False}.items():
-                if getattr(self, key) != default:
-                    raise ConfigError(
-                        f"self_training.{key}: {getattr(self, key)} does nothing without soft labels; set "
-                        "self_training.labels to what python -m harness label has written"
-                    )
+        if self.labels == NONE and not self.rounds and (self.weight != 1.0 or self.any_teacher):
+            raise ConfigError(
+                "self_training.weight, any_teacher: they do nothing without soft labels; set self_training.labels to "
+                "what python -m harness label has written"
+            )
 
     @property
     def is_on(self) -> bool:
@@ -290,8 +283,7 @@ class TrackingConfig:
     @property
     def trackers(self) -> list[str]:
         """The trackers' names as a list."""
-        names = [name.strip() for name in self.tracker.split(",")]
-        return [name for name in names if name not in {"", "none"}]
+        return [name for name in self.tracker.replace(",", " ").split() if name != "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +313,7 @@ class RunConfig:
     fold: AtLeast0 | None = None
     """Hold out this fold of the dataset (splits.folds) as validation, and train on the others; launch --folds all does
     it with each. null: the dataset's own train and validation."""
-    run: str = "runs/quickstart"
+    run: Line = "runs/quickstart"
     """Run directory to write; one directory holds one run."""
     task: Task = CLASSIFIER
     """What is learned: to tell labels apart, or (language_model) to predict tokens, from training and unlabelled rows,
@@ -395,11 +387,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and what does not fit together."""
-        require(self.run.splitlines() == [self.run], "run", self.run, "a directory's name, on one line")
         epochs, patience = self.epochs, self.patience
         below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
         require(below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
-        self.optim.check_moves(self.model.embedding_dim)
         require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
         names = {part for key in flat(to_dict(self)) for part in (key, key.partition(".")[0])}
         weights = "optim.class_weights"  # its keys are labels, of which some may be gone
@@ -414,7 +404,7 @@ class RunConfig:
     @property
     def allowed(self) -> set[str]:
         """The keys of ``allow``."""
-        return {key.strip().removeprefix("--") for key in self.allow.split(",") if key.strip()}
+        return {key.removeprefix("--") for key in self.allow.replace(",", " ").split()}
 
 
 def seconds(text: str | None) -> float | None:
@@ -422,8 +412,7 @@ def seconds(text: str | None) -> float | None:
     if text is None:
         return 0.0
     clock = re.fullmatch(r"(?:(\d+):)?(\d+):([0-5]?\d)", text)
-    words = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-    match = clock or words
+    match = clock or re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
     if match is None:
         return None
     hours, minutes, rest = (float(part or 0) for part in match.groups())
@@ -437,7 +426,7 @@ class LaunchRecipe(RunConfig):
     seeds: str | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …, with mean and
     spread of their figures in the end; see docs/many-runs.md. python -m harness launch alone takes it."""
-    folds: str | None = None
+    folds: Literal["all"] | Annotated[int, Meta(ge=2)] | None = None
     """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
     RUN/fold-1, …, with a prediction for every row by the run that did not learn from it. python -m harness launch alone
     takes it."""
@@ -447,10 +436,6 @@ class LaunchRecipe(RunConfig):
         super().__post_init__()
         if self.seeds is not None and self.folds is not None:
             raise ConfigError("seeds, folds: one command varies one of the two; give --seeds or --folds, not both")
-        if self.folds is not None:
-            number = self.folds.strip()
-            fits = number == EVERY_FOLD or (number.isdecimal() and int(number) >= 2)
-            require(fits, "folds", self.folds, "all, or the number of folds that the dataset has, at least 2")
         if self.seeds is not None:
             seeds_of(self.seeds)
 
@@ -462,9 +447,7 @@ class LaunchRecipe(RunConfig):
 
 def seeds_of(text: str) -> list[int]:
     """The seeds that ``0,1,2`` names, in this order. Raises ``ConfigError``."""
-    words = [word.strip() for word in text.split(",")]
-    whole = all(word.isdecimal() and word.isascii() for word in words)
-    found = [int(word) for word in words] if whole else []
+    found = [int(word) for word in text.split(",")] if re.fullmatch(r"[0-9 ]+(,[0-9 ]+)+", text) else []
     fits = 2 <= len(set(found)) == len(found) <= MOST_SEEDS and max(found) < 2**63
     require(fits, "seeds", text, f"2 to {MOST_SEEDS} different whole numbers with commas between, as in 0,1,2")
     return found

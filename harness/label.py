@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from harness.inference.config import LabelConfig
 from harness.ranks import stopping
 from harness.ranks.stopping import leave, run_rank
@@ -20,21 +18,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def here(config: LabelConfig) -> None:
-    """Score rows in this process."""
-    label(config)
-
-
-def label(config: LabelConfig) -> Path | None:
-    """Write soft labels; the file, or None on a rank that has no part in it, since a linear model needs one process."""
+def label(config: LabelConfig) -> None:
+    """Write soft labels. A linear model needs one process; other ranks have no part in it."""
     from harness.inference.labelling import label_with_baseline, label_with_run
     from harness.ranks.distributed import launched_rank
     from harness.ranks.session import open_session
 
-    if config.baseline:
-        return label_with_baseline(config) if launched_rank() == 0 else None
-    with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
-        return label_with_run(config, session)
+    if not config.baseline:
+        with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
+            label_with_run(config, session)
+    elif launched_rank() == 0:
+        label_with_baseline(config)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ def main(argv: list[str]) -> int:
     from harness.ranks.session import open_session
     from harness.report.sinks import BaselineSink, ReportSink
     from harness.training.assembly import open_run
-    from harness.training.writer import Sink, Sinks
+    from harness.training.writer import Sink
 
-    def listeners(sinks: Sinks) -> tuple[Sink, ...]:
+    def listeners(writer: Sink) -> tuple[Sink, ...]:
         report = ReportSink(config.run)
-        return (report, BaselineSink(config.run, config.data, sinks)) if config.task == CLASSIFIER else (report,)
+        return (report, BaselineSink(config.run, config.data, writer)) if config.task == CLASSIFIER else (report,)
 
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
     with joined as session, open_run(config, session, listeners, resolved.reasons) as run:

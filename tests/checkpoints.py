@@ -11,7 +11,7 @@ import torch
 
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import MOMENTS
-from harness.training.validation import Selection
+from harness.training.run import Selection
 
 COUNTED = {"rows": 8, "tokens": 90, "padded_tokens": 100, "skipped": 0, "hash": (1 << 64) - 1, "loss": "0x1.8p+2"}
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
 from preprocessing.base import arrays
-from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED
 from preprocessing.dataset.shards import (
     VOCABULARY,
     Manifest,
@@ -50,15 +50,11 @@ def sentences(rows: int, num_classes: int, seed: int, longest: int) -> tuple[lis
 
 
 def write_random_soft_labels(root: Path, name: str, *, seed: int = 0) -> Path:
-    """Soft labels of all rows but those of validation and test, beside a dataset."""
+    """Soft labels of the unlabelled rows, beside a dataset."""
     manifest, random = read_manifest(root), np.random.default_rng(seed)
-    splits = {}
-    for split in (split for split in manifest.splits if split not in (VALIDATION, TEST)):
-        rows = np.arange(manifest.rows(split))
-        splits[split] = rows, random.dirichlet(np.ones(len(manifest.labels)), len(rows)).astype(np.float32)
-    path = path_of(root, name)
+    rows, path = np.arange(manifest.rows(UNLABELLED)), path_of(root, name)
     teacher = Teacher(dataset=manifest.fingerprint, labels=manifest.labels, teacher="dice")
-    write_soft_labels(path, teacher, splits)
+    write_soft_labels(path, teacher, rows, random.dirichlet(np.ones(len(manifest.labels)), len(rows)))
     return path
 
 

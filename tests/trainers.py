@@ -16,20 +16,16 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from harness.batch import StepBatch
 from harness.config import RunConfig
-from harness.data.checks import TRAIN
-from harness.data.placement import open_data
+from harness.data.placement import open_data, trained_splits
 from harness.data.views import rows_of_task
 from harness.model.language import LanguageModel
 from harness.model.networks import AnyNetwork, build_network
-from harness.model.wide import Weighing
 from harness.ranks.precision import Choice
 from harness.ranks.session import Session, open_session
 from harness.training import assembly
 from harness.training.optim import learning_rate
 from harness.training.start import begin, vocabulary_of
 from harness.training.trainer import Trainer
-from harness.training.wide import count_features
-from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.commands import free_port
 
@@ -51,15 +47,11 @@ def session_for(config: RunConfig) -> Iterator[Session]:
 def make_trainer(config: RunConfig, session: Session) -> Trainer:
     """A trainer at step 0, as a run of ``config`` builds it."""
     manifest, world = rows_of_task(config.task, read_manifest(config.data), config.data), session.world
-    beside = UNLABELLED if config.order.unlabelled_batch else None
-    data = open_data(config.data, manifest, TRAIN, world, timeout_s=60, stage_dir="none", beside=beside)
+    names = trained_splits(manifest, unlabelled=config.order.unlabelled_batch > 0)
+    data = open_data(config.data, manifest, names, world, timeout_s=60, stage_dir="none")
     beginning = begin(config, manifest, data.splits, world)
-    trainer = assembly.build_trainer(config, session, manifest, data, dict(session.choices), beginning)
-    wide = trainer.objective.classifier.wide
-    if wide is not None:
-        counted = data.splits[UNLABELLED] if beginning.targets else None
-        weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
-        count_features(wide, data.splits[TRAIN], len(manifest.labels), world, counted, weighing)
+    trainer = assembly.build_trainer(config, session, data, dict(session.choices), beginning)
+    assembly.weigh_features(config, trainer, data, beginning)
     trainer.model.train()
     return trainer
 

@@ -11,7 +11,6 @@ import ctypes
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -79,7 +78,13 @@ class Buffer:
 
 
 class Assembler:
-    """Turns places of a window into batches on the device, through buffers that are used again."""
+    """Turns places of a window into batches on the device, through buffers that are used again.
+
+    Rows are gathered wherever their record batches lie in memory. One tensor spans the addresses of all record batches,
+    those in between too: a row is then its distance from the start, and one ``index_select`` over overlapping slices
+    ``[n, time]`` with strides ``(1, 1)`` copies the rows of a batch out of any number of mapped shards, and of each row
+    no more than the batch's longest one needs. Nothing but the rows asked for is ever read.
+    """
 
     def __init__(
         self,
@@ -94,36 +99,47 @@ class Assembler:
     ) -> None:
         """``buffers``: the groups of steps that may be alive at once, each of at most ``group_elements`` ids.
 
-        ``step_elements``: the most ids of a step. ``targets``: soft labels of the split's rows, as for a ``Loader``. To
-        be made in the thread that uses it, which is in no inference mode.
+        ``step_elements``: the most ids of a step. ``targets``: soft labels of the split's rows, as for a ``Loader``.
+        ``split`` stays open for as long as this object lives. To be made in the thread that uses it, which is in no
+        inference mode.
         """
-        self.gather = Gather(split)
-        self.labelled, self.all_targets = split.name != UNLABELLED, targets
-        self.layout, self.device = layout, device
-        on_cuda, narrow = device.type == "cuda", self.gather.narrow
-        self.buffers = [Buffer(group_elements, narrow, on_cuda) for _ in range(buffers)]
-        self.scratch = torch.empty(step_elements if layout == "packed" else 0, dtype=narrow)
+        self.split, self.layout, self.device, self.all_targets = split, layout, device, targets
+        self.labelled, on_cuda = split.name != UNLABELLED, device.type == "cuda"
+        dtype = torch.int16 if split.blocks[0].ids.dtype == np.uint16 else torch.int32
+        first = np.array([block.ids.ctypes.data for block in split.blocks], np.int64)
+        base, last = int(first.min()), max(block.ids.ctypes.data + block.ids.nbytes for block in split.blocks)
+        self.first = (first - base) // dtype.itemsize
+        assert not ((first - base) % dtype.itemsize).any()
+        self.span = torch.frombuffer((ctypes.c_byte * (last - base)).from_address(base), dtype=dtype)
+        self.slices: dict[int, torch.Tensor] = {}
+        self.buffers = [Buffer(group_elements, dtype, on_cuda) for _ in range(buffers)]
+        self.scratch = torch.empty(step_elements if layout == "packed" else 0, dtype=dtype)
         self.stream = torch.cuda.Stream(device) if on_cuda else None
 
     def enter(self, window: Window, share: RankSlice) -> None:
         """Prepare all that does not need the ids of a window's rows."""
-        columns = self.gather.columns(window, share.places)
+        places = share.places.astype(np.int64)  # once: numpy would do it for every column
+        blocks = [self.split.blocks[block] for block in window.blocks.tolist()]
+        columns = [[getattr(block, name) for block in blocks] for name in ("length", "label", "row")]
+        length, label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
+        rows_of_block, widths = np.diff(window.ends, prepend=0), self.split.block_widths[window.blocks]
+        width = np.repeat(widths, rows_of_block).take(places)
+        origin = self.first[window.blocks] - (window.ends - rows_of_block) * widths
+        begin = places * width + np.repeat(origin, rows_of_block).take(places)
         ends = np.cumsum(share.rows)
         starts = ends - share.rows
         sizes = share.rows.tolist()
         pieces = [slice(*both) for both in zip(starts.tolist(), ends.tolist(), strict=True)]
-        longest = columns.length[starts]
+        longest = length[starts]
         self.time: list[int] = longest.tolist()
-        self.rows = [columns.row[piece] for piece in pieces]
-        self.lengths = torch.from_numpy(columns.length).split(sizes)
-        self.begin = torch.from_numpy(columns.begin).split(sizes)
-        self.width: dict[int, np.ndarray] = {}
+        self.rows = [row[piece] for piece in pieces]
+        self.lengths = torch.from_numpy(length).split(sizes)
+        self.begin = torch.from_numpy(begin).split(sizes)
+        narrowest = np.minimum.reduceat(width, starts) if len(starts) else starts
+        self.width = {n: width[pieces[n]] for n in np.flatnonzero(narrowest < longest).tolist()}
         """Widths of the rows' shards, for micro-batches with a row from a shard narrower than their longest row."""
-        if columns.width is not None and len(starts):
-            narrowest = np.minimum.reduceat(columns.width, starts)
-            self.width = {n: columns.width[pieces[n]] for n in np.flatnonzero(narrowest < longest).tolist()}
         with self._on_stream():
-            labels, lengths = send(torch.from_numpy(np.stack((columns.label, columns.length))), self.device)
+            labels, lengths = send(torch.from_numpy(np.stack((label, length))), self.device)
             if self.all_targets is not None:
                 own = torch.from_numpy(self.all_targets[window.rows(share.places)])
                 self.targets = send(own, self.device).split(sizes)
@@ -169,10 +185,24 @@ class Assembler:
             yield Batch(ids, *about, labelled=self.labelled)
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
-        if number in self.width:
-            self.gather.copy_mixed(self.begin[number], self.width[number], out)
-        else:
-            self.gather.copy(self.begin[number], out)
+        """Fill ``out`` ``[rows, time]`` with a micro-batch; what lies beyond a shard's width becomes 0."""
+        begin, width = self.begin[number], self.width.get(number)
+        if width is None:
+            self._copy_rows(begin, out)
+            return
+        time = out.shape[1]
+        bounds = [0, *(np.flatnonzero(np.diff(width)) + 1).tolist(), len(width)]
+        for first, last in itertools.pairwise(bounds):
+            reach = min(time, int(width[first]))
+            self._copy_rows(begin[first:last], out[first:last, :reach])
+            out[first:last, reach:] = 0
+
+    def _copy_rows(self, begin: torch.Tensor, out: torch.Tensor) -> None:
+        time = out.shape[1]
+        slices = self.slices.get(time)
+        if slices is None:
+            slices = self.slices[time] = self.span.as_strided((len(self.span) - time + 1, time), (1, 1))
+        torch.index_select(slices, 0, begin, out=out)
 
 
 def hand_over(step: StepBatch) -> None:
@@ -182,81 +212,9 @@ def hand_over(step: StepBatch) -> None:
     stream = torch.cuda.current_stream(step.micro_batches[0].ids.device)
     stream.wait_event(step.copied)
     for batch in step.micro_batches:
-        batch.ids.record_stream(stream)
-        batch.labels.record_stream(stream)
-        batch.device_lengths.record_stream(stream)
-        if batch.targets is not None:
-            batch.targets.record_stream(stream)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What is known of some rows besides their ids; each int64 ``[rows]``."""
-
-    length: np.ndarray
-    label: np.ndarray
-    row: np.ndarray
-    """The rows' numbers in the source."""
-    begin: np.ndarray
-    """How many ids the row lies behind the start of the span."""
-    width: np.ndarray | None
-    """Of the shard the row lies in; None: the same for all rows of the window."""
-
-
-class Gather:
-    """Gathers rows wherever their record batches lie in memory.
-
-    One tensor spans the addresses of all record batches, those in between too: a row is then its distance from the
-    start, and one ``index_select`` over overlapping slices ``[n, time]`` with strides ``(1, 1)`` copies the rows of a
-    batch out of any number of mapped shards, and of each row no more than the batch's longest one needs. Nothing but
-    the rows asked for is ever read.
-    """
-
-    def __init__(self, split: Split) -> None:
-        """``split`` stays open for as long as this object lives."""
-        self.split = split
-        self.narrow = torch.int16 if split.blocks[0].ids.dtype == np.uint16 else torch.int32
-        self.itemsize = split.blocks[0].ids.itemsize
-        first = np.array([block.ids.ctypes.data for block in split.blocks], np.int64)
-        base = int(first.min())
-        self._first = (first - base) // self.itemsize
-        assert not ((first - base) % self.itemsize).any()
-        last = max(block.ids.ctypes.data + block.ids.nbytes for block in split.blocks)
-        span = (ctypes.c_byte * (last - base)).from_address(base)
-        self._span = torch.frombuffer(span, dtype=self.narrow)
-        self._slices: dict[int, torch.Tensor] = {}
-
-    def columns(self, window: Window, places: np.ndarray) -> Columns:
-        """The columns of some places of a window, in their order."""
-        places = places.astype(np.int64)  # once: numpy would do it for every column
-        blocks = [self.split.blocks[block] for block in window.blocks.tolist()]
-        sizes = np.diff(window.ends, prepend=0)
-        columns = [[getattr(block, name) for block in blocks] for name in ("length", "label", "row")]
-        length, label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
-        widths = self.split.block_widths[window.blocks]
-        width = np.repeat(widths, sizes).take(places) if len(np.unique(widths)) > 1 else None
-        origin = self._first[window.blocks] - (window.ends - sizes) * widths
-        begin = places * (widths[0] if width is None else width)
-        begin += np.repeat(origin, sizes).take(places)
-        return Columns(length, label, row, begin, width)
-
-    def copy(self, begin: torch.Tensor, out: torch.Tensor) -> None:
-        """Fill ``out`` ``[rows, time]`` with rows that begin at ``begin``, none from a shard narrower than ``time``."""
-        time = out.shape[1]
-        slices = self._slices.get(time)
-        if slices is None:
-            slices = self._span.as_strided((len(self._span) - time + 1, time), (1, 1))
-            self._slices[time] = slices
-        torch.index_select(slices, 0, begin, out=out)
-
-    def copy_mixed(self, begin: torch.Tensor, width: np.ndarray, out: torch.Tensor) -> None:
-        """``copy`` for rows of shards of any ``width``; what lies beyond a shard's width becomes 0."""
-        time = out.shape[1]
-        bounds = [0, *(np.flatnonzero(np.diff(width)) + 1).tolist(), len(width)]
-        for first, last in itertools.pairwise(bounds):
-            reach = min(time, int(width[first]))
-            self.copy(begin[first:last], out[first:last, :reach])
-            out[first:last, reach:] = 0
+        for tensor in (batch.ids, batch.labels, batch.device_lengths, batch.targets):
+            if tensor is not None:
+                tensor.record_stream(stream)
 
 
 def pack(ids: torch.Tensor, length: np.ndarray, out: torch.Tensor) -> np.ndarray:

@@ -57,8 +57,8 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Check that every process gets a row at every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
     key = "global_batch" if config.global_batch_tokens is None else "global_batch_tokens"
     streams = {TRAIN: (order_spec(config), key)}
-    check_stream(config, manifest)
     if config.order.unlabelled_batch:
+        check_stream(config, manifest)
         streams[UNLABELLED] = (unlabelled_spec(config), "order.unlabelled_batch")
     for split, (spec, key) in streams.items():
         rows = manifest.rows(split)
@@ -106,7 +106,7 @@ def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None
     if not config.self_training.is_on or not config.order.unlabelled_batch:
         return None
     found = read_soft_labels(find_soft_labels(config.data, config.self_training.labels))
-    check_soft_labels(found, config.data, manifest, UNLABELLED)
+    check_soft_labels(found, config.data, manifest)
     if found.by_chance and not config.self_training.any_teacher:
         raise DataError(
             f"{found.path}: its teacher, {found.teacher.teacher}, is no better than chance on validation, so its soft "
@@ -116,45 +116,38 @@ def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None
     return found
 
 
-def check_learning(config: RunConfig) -> None:
-    """Raise ``ConfigError`` for rows that teach nothing, and for keys that a language model has no use for."""
-    streams, teaching, optim = config.order.unlabelled_batch > 0, config.self_training, config.optim
+def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
+    """Raise ``ConfigError`` for an option that would do nothing here, or a weight for a label that does not exist."""
+    streams, teaches, optim = config.order.unlabelled_batch > 0, config.self_training.is_on, config.optim
+    threshold, labels = config.evaluation.threshold, manifest.labels
+    if optim.gradient_compression != "none" and world_size == 1:
+        raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
     if config.task == LANGUAGE_MODEL:
-        for key, value in {
-            "order.unlabelled_batch": streams,
-            "self_training.labels": teaching.is_on,
-            "optim.adversarial": optim.adversarial is not None,
-        }.items():
-            if value:
+        without = {"order.unlabelled_batch": streams, "self_training.labels": teaches}
+        for key, is_set in {**without, "optim.adversarial": optim.adversarial is not None}.items():
+            if is_set:
                 raise ConfigError(
                     f"{key}: a language model learns from all rows and predicts no labels; leave it out here, and set "
                     "it for the classifier that starts from it"
                 )
-    if streams and not teaching.is_on:
+        return
+    if streams and not teaches:
         raise ConfigError(
             "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "
             "to soft labels for them (`python -m harness label`), or order.unlabelled_batch to 0"
         )
-    if teaching.is_on and not streams:
+    if teaches and not streams:
         raise ConfigError(
             "self_training.labels: no row learns them; set order.unlabelled_batch to the unlabelled rows of a step"
         )
-
-
-def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Raise ``ConfigError`` for an option that would do nothing here, or a weight for a label that does not exist."""
-    check_learning(config)
-    weights = {} if config.task == LANGUAGE_MODEL else config.optim.class_weights
-    for label in weights:
-        if label not in manifest.labels:
-            known = ", ".join(manifest.labels)
+    for label in optim.class_weights:
+        if label not in labels:
+            known = ", ".join(labels)
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {known}")
-    if config.optim.gradient_compression != "none" and world_size == 1:
-        raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
-    if config.task != LANGUAGE_MODEL and config.evaluation.threshold != "fixed" and len(manifest.labels) > 2:
+    if threshold != "fixed" and len(labels) > 2:
         raise ConfigError(
-            f"evaluation.threshold: {config.evaluation.threshold} is for two labels, the dataset has "
-            f"{len(manifest.labels)} and the most probable one is predicted; leave it at fixed"
+            f"evaluation.threshold: {threshold} is for two labels, the dataset has {len(labels)} and the most probable "
+            "one is predicted; leave it at fixed"
         )
 
 
@@ -172,12 +165,8 @@ def in_words(rows: Mapping[str, int]) -> str:
     if len(rows) <= NAMED:
         named = ", ".join(f"{name} {count:,}" for name, count in rows.items())
         return f"{len(rows)}: {named} training rows"
-    by_size = sorted(rows, key=lambda name: -rows[name])
-    largest, smallest = by_size[0], by_size[-1]
-    if rows[largest] == rows[smallest]:
-        return f"{len(rows)} of {rows[largest]:,} training rows each"
-    low, high = f"{rows[smallest]:,} ({smallest})", f"{rows[largest]:,} ({largest})"
-    return f"{len(rows)} of {low} to {high} training rows"
+    smallest, largest = (choose(rows, key=lambda name: rows[name]) for choose in (min, max))
+    return f"{len(rows)} of {rows[smallest]:,} ({smallest}) to {rows[largest]:,} ({largest}) training rows"
 
 
 def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: str = "fixed") -> str | None:

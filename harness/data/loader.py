@@ -17,6 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from functools import cache
 
 import numpy as np
@@ -82,23 +83,22 @@ class Loader:
         thread raised, such as ``DataError`` from the guard.
         """
         per_epoch = self.order.steps_per_epoch
-        stop = per_epoch if last_step is None else last_step
-        own = Prefetch(self._produce, [(epoch, first_step, stop)])
-        if self.unlabelled is None:
-            with own:
+        first, last = (epoch * per_epoch + step for step in (first_step, per_epoch if last_step is None else last_step))
+        with ExitStack() as stack:
+            own = stack.enter_context(self.stretch(first, last))
+            if self.unlabelled is None:
                 yield from own
-            return
-        self.unlabelled.micro_batch = self.micro_batch
-        with self.unlabelled.stretch(epoch * per_epoch + first_step, epoch * per_epoch + stop) as others, own:
+                return
+            self.unlabelled.micro_batch = self.micro_batch
+            others = stack.enter_context(self.unlabelled.stretch(first, last))
             for step, other in zip(own, others, strict=True):
                 step.take_unlabelled(other)
                 yield step
 
     def stretch(self, first: int, last: int) -> Prefetch:
-        """The same for steps ``first`` up to, but without, ``last`` of all epochs end to end.
+        """Steps ``first`` up to, but without, ``last`` of all epochs end to end; the thread is at work at once.
 
-        Where an epoch ends the next one is prefetched like any other step. The thread is at work before the first step
-        is asked for.
+        Where an epoch ends the next one is prefetched like any other step.
         """
         per_epoch, pieces = self.order.steps_per_epoch, []
         while first < last:
@@ -107,17 +107,6 @@ class Loader:
             first += pieces[-1][2] - step
         return Prefetch(self._produce, pieces)
 
-    def _assembler(self) -> Assembler:
-        return Assembler(
-            self.split,
-            self.layout,
-            self.device,
-            buffers=PREFETCH_GROUPS + 2,
-            group_elements=self.group_steps * self.step_elements,
-            step_elements=self.step_elements,
-            targets=self.targets,
-        )
-
     def _produce(self, pieces: list[Piece], prefetch: Prefetch) -> None:
         """The thread: put groups of steps into the queue, then None. An exception takes the place of a group."""
         torch.get_num_threads()  # sets this thread up; only then can it be held to one core, which training needs more
@@ -125,7 +114,7 @@ class Loader:
             with openmp().limit(limits=1):
                 if self.device.type == "cuda":
                     torch.cuda.set_device(self.device)
-                assembler = self._idle.pop() if self._idle else self._assembler()
+                assembler = self._idle.pop() if self._idle else self._new_assembler()
                 for buffer in assembler.buffers:
                     prefetch.free.put(buffer)
                 alone = pieces[0][1] if pieces else 0
@@ -143,6 +132,11 @@ class Loader:
         except BaseException as error:  # handed to the training loop, which raises it
             prefetch.ready.put(error)
 
+    def _new_assembler(self) -> Assembler:
+        elements, buffers = self.step_elements, PREFETCH_GROUPS + 2
+        sizes = {"buffers": buffers, "group_elements": self.group_steps * elements, "step_elements": elements}
+        return Assembler(self.split, self.layout, self.device, **sizes, targets=self.targets)
+
     def _produce_window(
         self, assembler: Assembler, window: Window, epoch: int, steps: range, prefetch: Prefetch, alone: int
     ) -> None:
@@ -152,14 +146,8 @@ class Loader:
         -1: there is none.
         """
         self.guard()
-        share = RankSlice(
-            window,
-            steps,
-            rank=self.rank,
-            world_size=self.world_size,
-            micro_batch=self.micro_batch,
-            even=self.order.spec.shuffle,
-        )
+        place = {"rank": self.rank, "world_size": self.world_size}
+        share = RankSlice(window, steps, **place, micro_batch=self.micro_batch, even=self.order.spec.shuffle)
         assembler.enter(window, share)
         starts = share.begins[:-1]
         longest = lengths_of(self.split, window, window.places[starts]).tolist()
@@ -170,8 +158,8 @@ class Loader:
         begin = steps.start
         while begin < steps.stop:
             end = begin + 1 if begin == alone else min(begin + self.group_steps, steps.stop)
-            buffer = prefetch.free_buffer()
-            if buffer is None:
+            buffer = prefetch.free.get()  # cannot hang: the loop gives every buffer back, or cancels
+            if buffer is None or prefetch.cancelled:
                 return
             self.guard()
             numbers = [share.numbers(step) for step in range(begin, end)]
@@ -179,10 +167,9 @@ class Loader:
             group = []
             for step, own in zip(range(begin, end), numbers, strict=True):
                 mine = batches[own.start - numbers[0].start : own.stop - numbers[0].start]
-                place = step - steps.start
-                counted = StepBatch(epoch, step, mine, share.global_rows[place], tokens[place], longest[place])
-                counted.copied = copied
-                group.append(counted)
+                at = step - steps.start
+                counted = share.global_rows[at], tokens[at], longest[at]
+                group.append(StepBatch(epoch, step, mine, *counted, copied=copied))
             prefetch.ready.put((buffer, group))
             begin = end
 
@@ -227,11 +214,6 @@ class Prefetch:
                 hand_over(step)
                 yield step
             self.free.put(buffer)
-
-    def free_buffer(self) -> Buffer | None:
-        """Wait for a buffer to fill; None if the caller has left."""
-        buffer = self.free.get()  # cannot hang: the loop gives every buffer back, or cancels
-        return None if self.cancelled else buffer
 
 
 @cache

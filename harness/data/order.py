@@ -44,8 +44,6 @@ VERSION = 2
 """Rises with any change to which rows form a step; checkpoints carry it. Version 1 drew one permutation of batches."""
 WINDOW_ROWS = 131_072
 """More would mean less padding and more memory."""
-WINDOW_BYTES_PER_ROW = 60
-"""Most memory that computing a window takes, for each of its rows: places, lengths, keys, permutations between them."""
 MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
 """Limits on the permutations drawn for a window: this many, and this many batch numbers in all of them together."""
 

@@ -37,7 +37,9 @@ CHECK_EVERY_S = 1.0
 
 
 class OpenData:
-    """The open splits of a dataset, and what watches their files. Every rank calls ``open_data``."""
+    """The open splits of a dataset. It notices that their files change: if a mapped file is cut short, the kernel ends
+    a process that reads one of the lost pages (SIGBUS).
+    """
 
     def __init__(self, data: str, manifest: Manifest, names: Collection[str], root: Path, stage: Choice) -> None:
         """Map the splits ``names`` of the dataset ``data`` below ``root``, the dataset itself or a staged copy."""
@@ -45,32 +47,54 @@ class OpenData:
         self.choices = {"staging": stage}
         """For the first lines of a run."""
         self.splits = {name: Split(root, manifest, name) for name in names}
-        self.guard = FileWatch(data, manifest, root, names)
+        paths = [root / info.path for name in names for info in manifest.splits[name]]
+        self.files = {path: state_of(path) for path in paths}
+        self.looked = time.monotonic()
+
+    def check(self) -> None:
+        """Between epochs: the manifest is still the one the run began with, and every shard is in its place.
+
+        Raises ``DataError``.
+        """
+        if read_manifest(self.data).fingerprint != self.manifest.fingerprint:
+            raise DataError(
+                f"{self.data}: the dataset changed since the run began (its fingerprint is another); put the old one "
+                "back, or start a new run"
+            )
+        self.looked = 0.0
+        self.look()
+
+    def look(self) -> None:
+        """Between steps, before rows are read: at most once a second, at the shards alone. Raises ``DataError``."""
+        if time.monotonic() - self.looked >= CHECK_EVERY_S:
+            self.looked = time.monotonic()
+            for path, before in self.files.items():
+                if state_of(path) != before:
+                    raise DataError(
+                        f"{path}: this shard was removed or replaced while the run used it, or cut short; put it back"
+                    )
+
+
+def state_of(path: Path) -> tuple[int, int, int] | None:
+    """What no file keeps that is changed or replaced; None where there is none."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return None
 
 
 def open_data(
-    data: str,
-    manifest: Manifest,
-    split: str,
-    world: World,
-    *,
-    timeout_s: float,
-    stage_dir: str = "auto",
-    beside: str | None = None,
-    only: bool = False,
+    data: str, manifest: Manifest, names: Collection[str], world: World, *, timeout_s: float, stage_dir: str = "auto"
 ) -> OpenData:
-    """Stage, open and watch the splits of a dataset. Every rank calls it; raises the same ``UserError`` on all.
+    """Stage, open and watch splits of a dataset. Every rank calls it; raises the same ``UserError`` on all.
 
-    ``split`` is the one that is trained on or evaluated, ``beside`` one that every step reads too; unlabelled rows are
-    not opened unless named, and with ``only`` nothing else is. The first process of each node stages for all of it
-    and waits at most ``timeout_s`` seconds for one of another run; ``stage_dir`` is auto, none or a directory.
+    The first process of each node stages for all of it and waits at most ``timeout_s`` seconds for one of another run;
+    ``stage_dir`` is auto, none or a directory.
     """
-    wanted = [split] if beside is None else [split, beside]
-    held = [name for name, shards in manifest.splits.items() if shards]
-    for name in wanted:
+    held = sorted(name for name, shards in manifest.splits.items() if shards)
+    for name in names:
         if name not in held:
-            raise DataError(f"{data}: has no split {name!r}; it has {', '.join(sorted(held))}")
-    names = wanted if only else [name for name in held if name in wanted or name != UNLABELLED]
+            raise DataError(f"{data}: has no split {name!r}; it has {', '.join(held)}")
     choices = world.gather_objects(stage_choice(data, manifest, names, stage_dir), "where shards are staged")
     choice = choices[world.rank - launched_local_rank()]
     root = Path(data) if choice.value == "none" else staged_path(choice.value, manifest)
@@ -79,6 +103,11 @@ def open_data(
             stage(data, manifest, choice.value, names, timeout_s)
     with world.together("opening the dataset"):
         return OpenData(data, manifest, names, root, choice)
+
+
+def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:
+    """The splits that a training opens; ``unlabelled``: also the rows without labels."""
+    return [name for name, shards in manifest.splits.items() if shards and (unlabelled or name != UNLABELLED)]
 
 
 def filesystem(path: str | Path) -> str:
@@ -166,60 +195,3 @@ def copy_shard(source: Path, target: Path, info: ShardInfo) -> None:
             shutil.copyfileobj(file, sink, CHUNK_BYTES)
         if atomic.sha256_file(temporary) != info.sha256:
             raise DataError(f"{source}: its sha256 is not the manifest's: bytes were changed; build the dataset again")
-
-
-class FileWatch:
-    """Notices that a dataset changed under a running job.
-
-    If a mapped file is cut short, the kernel ends a process that reads one of the lost pages (SIGBUS). So sizes are
-    checked between steps, before rows are read.
-    """
-
-    def __init__(self, data: str | Path, manifest: Manifest, root: Path, names: Collection[str]) -> None:
-        """``data`` holds the manifest, ``root`` the shards of the splits ``names`` that are mapped."""
-        self.data, self.fingerprint = Path(data), manifest.fingerprint
-        self.files: dict[Path, tuple[int, os.stat_result]] = {}
-        """Path -> descriptor and state of each shard."""
-        for path in (root / info.path for name in names for info in manifest.splits[name]):
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise DataError(f"{path}: cannot be opened ({error.strerror}); restore the dataset") from None
-            self.files[path] = descriptor, os.fstat(descriptor)
-        self.checked = time.monotonic()
-
-    def check(self) -> None:
-        """Between epochs: the manifest is still the one the run began with, and every shard is in its place.
-
-        Raises ``DataError``.
-        """
-        if read_manifest(self.data).fingerprint != self.fingerprint:
-            raise DataError(
-                f"{self.data}: the dataset changed since the run began (its fingerprint is another); "
-                f"put the old one back, or start a new run"
-            )
-        self.compare_sizes()
-        for path, (_, before) in self.files.items():
-            now = path.stat() if path.exists() else None
-            if now is None or (now.st_ino, now.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
-                raise DataError(f"{path}: this shard was removed or replaced while the run used it; put it back")
-
-    def check_sizes(self) -> None:
-        """Between steps, at most once a second: no mapped shard was cut short. Raises ``DataError``."""
-        if time.monotonic() - self.checked >= CHECK_EVERY_S:
-            self.checked = time.monotonic()
-            self.compare_sizes()
-
-    def compare_sizes(self) -> None:
-        for path, (descriptor, before) in self.files.items():
-            size, was = os.fstat(descriptor).st_size, before.st_size
-            if size != was:
-                raise DataError(
-                    f"{path}: {size} bytes, {was} when the run began: truncated under it; restore the dataset"
-                )
-
-    def close(self) -> None:
-        """Let go of the files."""
-        for descriptor, _ in self.files.values():
-            os.close(descriptor)
-        self.files = {}

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``DATA/soft_labels/NAME.arrow``: the probability of each class for rows of a dataset, as a teacher gave it.
+"""``DATA/soft_labels/NAME.arrow``: the probability of each class for a dataset's unlabelled rows, from a teacher.
 
 One Arrow IPC file without compression::
 
-    split          dictionary<int8, string>          the split that the row is in
     row            int64                              the row's number in the source, as in the shards
     probability    fixed_size_list<float>[classes]    of each class, in the order of the dataset's labels; sums to 1
 
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +26,7 @@ from preprocessing.base import atomic
 from preprocessing.base.arrays import mapped, one_chunk, record_batches
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import typed
-from preprocessing.base.split_names import ALL_SPLITS
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import one_line, parse_json, shown
 from preprocessing.dataset.shards import Manifest, Split
 
@@ -38,9 +36,6 @@ KEY = b"padless"
 REMAKE = "make it again with `python -m harness label`"
 SUM_TOLERANCE = 1e-3
 """How far from 1 the probabilities of a row may add up to."""
-
-Rows = tuple[np.ndarray, np.ndarray]
-"""Row numbers, int64 ``[rows]``, and fp32 probabilities ``[rows, classes]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +66,16 @@ class SoftLabels:
     teacher: Teacher
     sha256: str
     """Over all of it."""
-    splits: dict[str, Rows]
+    rows: np.ndarray
+    """int64 ``[rows]``: numbers in the source."""
+    chances: np.ndarray
+    """fp32 ``[rows, classes]``."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """What is remembered of it in checkpoints and bundles."""
-        about = self.teacher
-        return {
-            "sha256": self.sha256,
-            "teacher": about.teacher,
-            "weights_sha256": about.weights_sha256,
-            "validation": about.validation,
-        }
+        known = {name: getattr(self.teacher, name) for name in ("teacher", "weights_sha256", "validation")}
+        return {"sha256": self.sha256, **known}
 
     @property
     def by_chance(self) -> bool:
@@ -95,8 +88,7 @@ class SoftLabels:
         accuracy = self.teacher.validation.get("accuracy")
         good = "" if accuracy is None else f", accuracy {accuracy:.4f} on validation"
         good += ", which is no better than chance" if self.by_chance else ""
-        rows = ", ".join(f"{len(numbers):,} {split}" for split, (numbers, _) in self.splits.items())
-        return f"of {self.teacher.teacher}{good}; rows: {rows}"
+        return f"of {self.teacher.teacher}{good}; {len(self.rows):,} rows"
 
 
 def path_of(data: str | Path, name: str) -> Path:
@@ -116,47 +108,34 @@ def find_soft_labels(data: str | Path, name: str) -> Path:
     )
 
 
-def write_soft_labels(path: str | Path, teacher: Teacher, splits: Mapping[str, Rows]) -> str:
-    """Write the soft labels of some splits, whole or not at all; their sha256. Raises ``OSError``."""
-    plain = {
-        name: (np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chances, np.float32))
-        for name, (rows, chances) in splits.items()
-        if len(rows)
-    }
-    digest = digest_of(asdict(teacher), plain)
+def write_soft_labels(path: str | Path, teacher: Teacher, rows: np.ndarray, chances: np.ndarray) -> str:
+    """Write soft labels of unlabelled rows, whole or not at all; their sha256. Raises ``OSError``.
+
+    ``rows``: numbers in the source ``[rows]``; ``chances``: probabilities ``[rows, classes]``.
+    """
+    rows, chances = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chances, np.float32)
+    assert chances.shape == (len(rows), len(teacher.labels))
+    digest = digest_of(asdict(teacher), rows, chances)
     about = json.dumps({**asdict(teacher), "sha256": digest}, allow_nan=False)
     layout = schema(len(teacher.labels)).with_metadata({KEY: about})
-    numbers, chances = (np.concatenate(column) for column in zip(*plain.values(), strict=True))
-    assert chances.shape == (len(numbers), len(teacher.labels))
-    places = np.repeat(np.arange(len(plain), dtype=np.int8), [len(rows) for rows, _ in plain.values()])
-    arrays = [
-        pa.DictionaryArray.from_arrays(pa.array(places), pa.array(list(plain), pa.string())),
-        pa.array(numbers),
-        pa.FixedSizeListArray.from_arrays(pa.array(chances.reshape(-1)), type=layout.field("probability").type),
-    ]
+    values = pa.FixedSizeListArray.from_arrays(pa.array(chances.reshape(-1)), type=layout.field("probability").type)
     with (
         atomic.replacing(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, layout) as writer,
     ):
-        writer.write_batch(pa.record_batch(arrays, schema=layout))
+        writer.write_batch(pa.record_batch([pa.array(rows), values], schema=layout))
     return digest
 
 
 def schema(classes: int) -> pa.Schema:
     """The columns of a file of soft labels of so many classes."""
     values = pa.list_(pa.field("item", pa.float32(), nullable=False), classes)
-    columns = {"split": pa.dictionary(pa.int8(), pa.string()), "row": pa.int64(), "probability": values}
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+    return pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("probability", values, nullable=False)])
 
 
-def digest_of(about: dict[str, Any], splits: Mapping[str, Rows]) -> str:
-    digest = hashlib.sha256(atomic.canonical_json(about))
-    for name, (rows, chances) in splits.items():
-        digest.update(name.encode())
-        digest.update(rows.tobytes())
-        digest.update(chances.tobytes())
-    return digest.hexdigest()
+def digest_of(about: dict[str, Any], rows: np.ndarray, chances: np.ndarray) -> str:
+    return hashlib.sha256(atomic.canonical_json(about) + rows.tobytes() + chances.tobytes()).hexdigest()
 
 
 def read_soft_labels(path: str | Path) -> SoftLabels:
@@ -170,35 +149,23 @@ def read_soft_labels(path: str | Path) -> SoftLabels:
             raise DataError(f"{path}: not a file of soft labels of this version of padless; {REMAKE}")
         claimed = known.pop("sha256", None)
         teacher: Teacher = typed(Teacher, known, str(path), REMAKE)
-        if layout != schema(len(teacher.labels)):
+        table = pa.Table.from_batches(batches, layout)
+        if layout != schema(len(teacher.labels)) or any(column.null_count for column in table.columns):
             raise ValueError(f"its columns are not those of soft labels of {len(teacher.labels)} classes")
-        splits = rows_of(batches, len(teacher.labels))
+        values = one_chunk(table["probability"]).flatten()
+        if values.null_count:
+            raise ValueError("it holds nulls")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable file of soft labels ({one_line(error)}); {REMAKE}") from None
-    if digest_of(known, splits) != claimed:
+    rows, chances = table["row"].to_numpy(), values.to_numpy().reshape(-1, len(teacher.labels))
+    if digest_of(known, rows, chances) != claimed:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REMAKE}")
-    return SoftLabels(path, teacher, claimed, splits)
+    return SoftLabels(path, teacher, claimed, rows, chances)
 
 
-def rows_of(batches: Sequence[pa.RecordBatch], classes: int) -> dict[str, Rows]:
-    """The rows of each split. Raises ``ValueError`` for what no such file holds."""
-    for batch in batches:
-        batch.validate(full=True)
-    table = pa.Table.from_batches(batches, schema(classes))
-    split = one_chunk(table["split"].cast(pa.string())).dictionary_encode()
-    values = one_chunk(table["probability"]).flatten()
-    if any(column.null_count for column in (*table.columns, split, values)):
-        raise ValueError("it holds nulls")
-    names = split.dictionary.to_pylist()
-    if not names or not set(names) <= set(ALL_SPLITS):
-        raise ValueError(f"its splits are {shown(names)}")
-    place, numbers, chances = split.indices.to_numpy(), table["row"].to_numpy(), values.to_numpy().reshape(-1, classes)
-    return {name: (numbers[place == at], chances[place == at]) for at, name in enumerate(names)}
-
-
-def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, split: str) -> None:
-    """Raise ``DataError`` unless these are soft labels of this dataset and of this split of it."""
-    path, about = found.path, found.teacher
+def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest) -> None:
+    """Raise ``DataError`` unless these are soft labels of this dataset."""
+    path, about, rows, chances = found.path, found.teacher, found.rows, found.chances
     if about.dataset != manifest.fingerprint:
         raise DataError(
             f"{path}: soft labels of another dataset (fingerprint {shown(about.dataset[:12])}, {data} has "
@@ -209,17 +176,14 @@ def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, s
             f"{path}: its classes are {shown(about.labels)}, those of {data} {shown(manifest.labels)}, in "
             f"this order; {REMAKE}"
         )
-    rows, chances = found.splits.get(split, (np.empty(0), np.empty((0, len(about.labels)))))
-    if len(rows) != manifest.rows(split):
-        raise DataError(
-            f"{path}: {len(rows)} rows of {split}, the dataset has {manifest.rows(split)}; {REMAKE} --splits {split}"
-        )
+    if len(rows) != manifest.rows(UNLABELLED):
+        raise DataError(f"{path}: {len(rows)} rows, the dataset has {manifest.rows(UNLABELLED)} unlabelled; {REMAKE}")
     right = (chances >= 0).all(axis=1) & (np.abs(chances.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE)
     if not right.all():
         place = int(np.argmin(right))
         raise DataError(
-            f"{path}: row {rows[place]} of {split} has {shown(chances[place].tolist())}, which are no probabilities "
-            f"that add up to 1; {REMAKE}"
+            f"{path}: row {rows[place]} has {shown(chances[place].tolist())}, which are no probabilities that add up "
+            f"to 1; {REMAKE}"
         )
 
 
@@ -229,14 +193,12 @@ def targets_of(found: SoftLabels, split: Split) -> np.ndarray:
     fp32 ``[rows]``, the probability of class 1, for two classes; ``[rows, classes]`` for more. Raises ``DataError`` if
     the rows of the file are not those of the split.
     """
-    rows, chances = found.splits[split.name]
+    rows, first = np.unique(found.rows, return_index=True)
     wanted = np.concatenate([block.row for block in split.blocks])
-    order = np.argsort(rows, kind="stable")
-    place = np.searchsorted(rows, wanted, sorter=order).clip(max=len(rows) - 1)
-    place = order[place]
-    if (rows[place] != wanted).any() or len(np.unique(rows)) != len(rows):
-        missing = wanted[rows[place] != wanted]
+    place = rows.searchsorted(wanted).clip(max=len(rows) - 1)
+    missing = wanted[rows[place] != wanted]
+    if len(missing) or len(rows) != len(found.rows):
         what = f"row {missing[0]} of {split.name} has no soft label" if len(missing) else "a row stands there twice"
         raise DataError(f"{found.path}: {what}; {REMAKE}")
-    chances = chances[place]
+    chances = found.chances[first[place]]
     return np.ascontiguousarray(chances[:, 1]) if chances.shape[1] == 2 else chances

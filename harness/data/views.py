@@ -7,7 +7,6 @@ order, loader, staging, plan and checks need to know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -52,10 +51,8 @@ def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
     if fold >= manifest.folds:
         raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
     every = [info for name in (TRAIN, VALIDATION) for info in manifest.splits.get(name, [])]
-    splits = dict(manifest.splits)
-    splits[TRAIN] = [info for info in every if info.fold != fold]
-    splits[VALIDATION] = [info for info in every if info.fold == fold]
-    return with_splits(manifest, splits, fold)
+    learned, measured = ([info for info in every if (info.fold == fold) is held] for held in (False, True))
+    return with_splits(manifest, {**manifest.splits, TRAIN: learned, VALIDATION: measured}, fold)
 
 
 def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
@@ -87,43 +84,28 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
     if task != LANGUAGE_MODEL:
         return manifest
 
-    def shards_of(*names: str) -> list[ShardInfo]:
-        return [replace(info, labels={}) for name in names for info in manifest.splits.get(name, [])]
-
-    splits = {TRAIN: shards_of(TRAIN, UNLABELLED), VALIDATION: shards_of(VALIDATION)}
-    check_tokens(splits[TRAIN], data, "to pretrain on", "train or unlabelled")
-    check_tokens(splits[VALIDATION], data, "to measure perplexity on", VALIDATION)
+    joined = {TRAIN: (TRAIN, UNLABELLED), VALIDATION: (VALIDATION,)}
+    splits = {
+        split: [replace(info, labels={}) for name in names for info in manifest.splits.get(name, [])]
+        for split, names in joined.items()
+    }
+    for split, what in {TRAIN: "to pretrain on", VALIDATION: "to measure perplexity on"}.items():
+        rows, tokens = (sum(getattr(info, key) for info in splits[split]) for key in ("rows", "tokens"))
+        if not rows:
+            raise DataError(
+                f"{Path(data, MANIFEST)}: no rows {what}: there is no split {' or '.join(joined[split])}; build a "
+                "dataset that has one with `python -m preprocessing run`"
+            )
+        if tokens == rows:
+            raise DataError(
+                f"{Path(data, MANIFEST)}: no row {what} has a second token, so there is nothing to predict; look at "
+                "the texts and at text.stop_words"
+            )
     return with_splits(manifest, splits)
-
-
-def check_tokens(shards: Sequence[ShardInfo], data: str | Path, what: str, names: str) -> None:
-    rows, tokens = sum(info.rows for info in shards), sum(info.tokens for info in shards)
-    if not rows:
-        raise DataError(
-            f"{Path(data, MANIFEST)}: no rows {what}: there is no split {names}; build a dataset that has one with "
-            "`python -m preprocessing run`"
-        )
-    if tokens == rows:
-        raise DataError(
-            f"{Path(data, MANIFEST)}: no row {what} has a second token, so there is nothing to predict; look at the "
-            "texts and at text.stop_words"
-        )
 
 
 MOST_TOKENS = 1_000_000_000
 """Tokens of the training up to which its texts are looked through, in about a minute of one core."""
-
-
-def trained_on(run: str | Path, fingerprint: str) -> tuple[str, Manifest] | None:
-    """The dataset of a run and what it held out, as the run saw them; None where the dataset is gone, or another."""
-    try:
-        config = read_config(run)
-        manifest = read_manifest(config["data"])
-        if manifest.fingerprint == fingerprint:
-            return config["data"], held_out(manifest, config.get("fold"), config["data"])
-    except (ConfigError, DataError, KeyError):
-        pass  # a bundle alone, or a dataset that has moved: nothing is compared, and that is said
-    return None
 
 
 def row_hashes(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -144,14 +126,18 @@ def hashes_of(split: Split) -> np.ndarray:
 
 
 def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int | None:
-    """How many of these rows are texts that the run was trained on; None where that cannot be known.
+    """How many of these rows are texts that the run was trained on; ``fingerprint`` is that of its dataset.
 
-    ``fingerprint`` is that of its dataset.
+    None where that cannot be known: a bundle alone, a dataset that is gone, damaged or another, or too large.
     """
-    found = trained_on(run, fingerprint)
-    if found is None or sum(shard.tokens for shard in found[1].splits[TRAIN]) > MOST_TOKENS:
-        return None
     try:
-        return int(np.isin(hashes, hashes_of(Split(*found, TRAIN))).sum())
-    except DataError:
-        return None  # shards that are gone or damaged
+        config = read_config(run)
+        manifest = read_manifest(config["data"])
+        if manifest.fingerprint != fingerprint:
+            return None
+        manifest = held_out(manifest, config.get("fold"), config["data"])
+        if sum(shard.tokens for shard in manifest.splits[TRAIN]) > MOST_TOKENS:
+            return None
+        return int(np.isin(hashes, hashes_of(Split(config["data"], manifest, TRAIN))).sum())
+    except (ConfigError, DataError, KeyError):
+        return None

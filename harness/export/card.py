@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,45 +33,36 @@ CLASSES, WEAKEST = 30, 3
 """Classes that a table shows, and groups of rows."""
 
 
-@dataclass(frozen=True)
-class Records:
-    """What is known of a training. Whatever is not there is empty."""
-
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    splits: dict[str, Any]
-    """Rows, classes and lengths of each split."""
-    figures: dict[str, Any]
-    """Of an evaluation of these weights on the test split, or else on validation."""
-    linear: dict[str, Any]
-    """Figures of the linear model on the same split, if they were made and the dataset is still there."""
-
-    @classmethod
-    def read(cls, place: Place, info: BundleInfo) -> Records:
-        """Everything that is there. Raises ``DataError`` for a damaged file of the run."""
-        splits = (read_training(place.bundle, info.dataset) or {}).get("splits", {})
-        if place.run is None:
-            return cls({}, {}, splits, {}, {})
-        config = read_config(place.run) if (place.run / CONFIG).is_file() else {}
-        figures: dict[str, Any] = {}
-        linear: dict[str, Any] = {}
-        measured = read_measured(place.run)
-        if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
-            figures = {**measured.figures, "split": measured.split}
-            with suppress(DataError):
-                linear = read_results(config.get("data", ""), info.dataset).get(measured.split, {})
-        return cls(config, read_environment(place.run), splits, figures, linear)
+def records_of(place: Place, info: BundleInfo) -> dict[str, Any]:
+    """What is known of a training, each part empty where it is not there: ``run_config``, ``environment``; ``splits``
+    with their rows, classes and lengths; ``figures`` of an evaluation of these weights on the test split, or else on
+    validation; and ``linear``, those of the linear model on the same split. Raises ``DataError`` for a damaged file of
+    the run.
+    """
+    found: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}}
+    found["splits"] = (read_training(place.bundle, info.dataset) or {}).get("splits", {})
+    if place.run is None:
+        return found
+    found["run_config"] = read_config(place.run) if (place.run / CONFIG).is_file() else {}
+    found["environment"] = read_environment(place.run)
+    measured = read_measured(place.run)
+    if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
+        found["figures"] = {**measured.figures, "split": measured.split}
+        with suppress(DataError):
+            kept = read_results(found["run_config"].get("data", ""), info.dataset)
+            found["linear"] = kept.get(measured.split, {})
+    return found
 
 
 def metadata(
-    config: ExportConfig, name: str, info: BundleInfo, records: Records, files: dict[str, Any]
+    config: ExportConfig, name: str, info: BundleInfo, records: dict[str, Any], files: dict[str, Any]
 ) -> ModelCardData:
     """What the hub reads: the block above the text."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    figures = records.figures
+    figures = records["figures"]
     bounds = figures.get("intervals", {})
-    dataset = Path(records.config.get("data") or "dataset").name
+    dataset = Path(records["run_config"].get("data") or "dataset").name
     results = [
         EvalResult(
             task_type="text-classification",
@@ -101,17 +91,17 @@ def metadata(
 
 
 def render(
-    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: Records, files: dict[str, Any]
+    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: dict[str, Any], files: dict[str, Any]
 ) -> str:
     """The whole file; ``files`` is what the index says of each file."""
     from huggingface_hub import ModelCard
 
-    figures, run_config, train = records.figures, records.config, records.splits.get(TRAIN, {})
+    figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
     bounds, spec = figures.get("intervals", {}), info.text["spec"]
     groups = [one for one in figures.get("slices", []) if isinstance(one.get("accuracy"), float)]
     settings = {**run_config, "lr": run_config.get("optim", {}).get("lr")}
     facts: dict[str, Any] = {
-        **vars(records),
+        **records,
         "config": config,
         "name": name,
         "info": info,

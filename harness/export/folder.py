@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from harness.baseline.linear import documents, in_order
-from harness.export.card import Records, render
+from harness.export.card import records_of, render
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, logits_of, read_bundle, same_text
@@ -77,10 +77,11 @@ def main(config: ExportConfig, words: list[str]) -> int:
     folder = place.bundle if config.output is None else Path(config.output)
     if config.output is None and not is_export:
         raise ConfigError(f"output: missing: {place.bundle} is no export folder yet; name the folder to write")
-    if config.output is not None and os.path.lexists(folder):
-        raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
-    if config.output is not None and is_export:
-        raise ConfigError(f"{place.bundle}: is an export already; name the run that it came from")
+    if config.output is not None:
+        if os.path.lexists(folder):
+            raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
+        if is_export:
+            raise ConfigError(f"{place.bundle}: is an export already; name the run that it came from")
     if config.push is not None:
         check_token(config.push)
     if config.output is None:
@@ -133,8 +134,8 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
         needed("onnx", "--onnx", "onnx")
         needed("onnxruntime", "--onnx", "onnx")
         check_exportable(bundle.model)
-    records = Records.read(place, bundle.info)
-    data = dataset_for(bundle.info, config.data, records.config) if config.int8 else None
+    records = records_of(place, bundle.info)
+    data = dataset_for(bundle.info, config.data, records["run_config"]) if config.int8 else None
     info = replace(
         bundle.info,
         vectors=without_folders(bundle.info.vectors),

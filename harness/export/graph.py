@@ -220,29 +220,23 @@ def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str,
 
 def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
     """The bucket of each n-gram, int64 ``[rows, places]``; ``buckets`` where there is none: ``WidePart.places``."""
-    lengths = graph.Unsqueeze(lengths, [1])
-    divisor = 1 << wide.shift
-
-    def places_among(keys: list[str], real: str) -> list[str]:
-        """Of n-grams of 1, 2 and more words, where ``real`` says which words there are."""
-        places = []
-        for number, key in enumerate(keys):
-            bucket, there = graph.Div(key, divisor), graph.part(real, number)
-            if wide.owners is not None:
-                name = graph.Cast(graph.Mod(key, divisor), to=INT32)
-                there = graph.And(there, graph.Equal(graph.Gather(wide.owners, bucket), name))
-            places.append(graph.Where(there, bucket, wide.buckets))
-        return places
-
-    places = places_among(keys_of(graph, ids, wide.longest), graph.Less(graph.count(graph.size(ids, 1)), lengths))
+    lengths, divisor = graph.Unsqueeze(lengths, [1]), 1 << wide.shift
+    keys, real = keys_of(graph, ids, wide.longest), graph.Less(graph.count(graph.size(ids, 1)), lengths)
+    there = [graph.part(real, number) for number in range(wide.longest)]
     if wide.tail:
         offsets = np.arange(wide.tail)
         position = graph.Add(graph.Max(graph.Sub(lengths, wide.tail), 0), offsets)
         position = graph.Min(position, graph.Sub(graph.size(ids, 1), [1]))
         last = keys_of(graph, graph.GatherElements(ids, position, axis=1), END_LONGEST)
-        keys = [mixed(graph, graph.BitwiseXor(key, END)) for key in last]
-        places += places_among(keys, graph.Less(offsets, lengths))
-    return graph.Concat(*places, axis=1)
+        keys += [mixed(graph, graph.BitwiseXor(key, END)) for key in last]
+        real = graph.Less(offsets, lengths)
+        there += [graph.part(real, number) for number in range(END_LONGEST)]
+    key, found = graph.Concat(*keys, axis=1), graph.Concat(*there, axis=1)
+    bucket = graph.Div(key, divisor)
+    if wide.owners is not None:
+        name = graph.Cast(graph.Mod(key, divisor), to=INT32)
+        found = graph.And(found, graph.Equal(graph.Gather(wide.owners, bucket), name))
+    return graph.Where(found, bucket, wide.buckets)
 
 
 def keys_of(graph: Graph, ids: str, longest: int) -> list[str]:

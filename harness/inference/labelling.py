@@ -111,7 +111,7 @@ def write(
     )
     chances = probabilities(decision.calibrated(unlabelled)).astype(np.float32)
     with storing(path, otherwise="name another file with --output"):
-        digest = write_soft_labels(path, teacher, {UNLABELLED: (rows, chances)})
+        digest = write_soft_labels(path, teacher, rows, chances)
     screen = Screen(quiet=config.quiet)
     screen.fact("teacher", f"accuracy {validation['accuracy']:.4f} on {validation['rows']:,} rows of validation")
     if not validation["above_chance"]:

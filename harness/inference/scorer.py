@@ -120,10 +120,13 @@ class Scorer(ABC):
         """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the temperature and threshold of the
         weights.
         """
-        logits = self.decision.calibrated(self.score(encoded))
-        found = predicted_labels(logits, self.decision.threshold), probabilities(logits)
-        columns = prediction_columns(*found, self.labels, self.label_type)
+        columns = self.columns(self.decision.calibrated(self.score(encoded)))
         return {name: column.tolist() for name, column in columns.items()}
+
+    def columns(self, calibrated: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of ``predict`` as arrays, from logits after calibration."""
+        found = predicted_labels(calibrated, self.decision.threshold), probabilities(calibrated)
+        return prediction_columns(*found, self.labels, self.label_type)
 
 
 class OnnxScorer(Scorer):

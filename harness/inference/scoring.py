@@ -77,14 +77,12 @@ def score_split(
     bundle: Bundle, manifest: Manifest, name: str, data: str, config: ScoringConfig, session: Session
 ) -> tuple[Scores, Split]:
     """The scores of the split ``name`` of the dataset ``data``, which is staged and opened for it, and the split."""
-    wanted = (data, manifest, name, session.world)
-    opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir, only=True)
+    wanted = (data, manifest, [name], session.world)
+    opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     split = opened.splits[name]
-    layout, guard = layout_on(session.device, bundle.model.config.hidden_size)[0], opened.guard
-    loader = loader_over(split, session.world, config.batch, layout, session.device, guard.check_sizes)
-    scores = score(bundle.model, loader, session.world)
-    guard.close()
-    return scores, split
+    layout, _ = layout_on(session.device, bundle.model.config.hidden_size)
+    loader = loader_over(split, session.world, config.batch, layout, session.device, opened.look)
+    return score(bundle.model, loader, session.world), split
 
 
 def score(
@@ -100,14 +98,11 @@ def score(
     logits of a batch where they are not to be those of the whole ``model``.
     """
 
-    def values_of(batch: Batch) -> np.ndarray:
-        facts = (batch.labels, batch.lengths, unknown_tokens(batch))
-        logits = (read or model)(batch).double().cpu().numpy().reshape(batch.num_rows, -1)
-        return in_columns(batch.rows, *(fact.cpu().numpy() for fact in facts), values=logits)
+    def values_of(batch: Batch) -> tuple[np.ndarray, ...]:
+        found = batch.labels, (read or model)(batch).double(), batch.lengths, unknown_tokens(batch)
+        return batch.rows, *(one.cpu().numpy() for one in found)
 
-    outputs = 1 if model.num_classes == 2 else model.num_classes
-    (rows, labels, lengths, unknown), logits = over_all_rows(model, loader, world, pause, values_of, 4, outputs)
-    return Scores(rows, labels, logits if model.num_classes > 2 else logits[:, 0], lengths, unknown)
+    return Scores(*over_all_rows(model, loader, world, pause, values_of))
 
 
 def measure(
@@ -124,12 +119,11 @@ def measure(
     depend on who computed them.
     """
 
-    def values_of(batch: Batch) -> np.ndarray:
-        sums = torch.cat(model.row_log_losses(batch, targets), 1).cpu().numpy()
-        return in_columns(batch.rows, batch.lengths.numpy(), values=sums)
+    def values_of(batch: Batch) -> tuple[np.ndarray, ...]:
+        sums = torch.cat(model.row_log_losses(batch, targets), 1).double()
+        return batch.rows, batch.lengths.numpy(), sums.cpu().numpy()
 
-    width = 2 * model.num_directions
-    (_, lengths), sums = over_all_rows(model, loader, world, pause, values_of, 2, width)
+    _, lengths, sums = over_all_rows(model, loader, world, pause, values_of)
     split = loader.split
     tokens = sum(shard.info.tokens for shard in split.shards)
     assert lengths.sum() == tokens, "a token was read twice, or not at all"
@@ -160,41 +154,33 @@ def loader_over(
     return Loader(split, order, layout=layout, device=device, guard=guard, rank=rank, world_size=world_size)
 
 
-def in_columns(*facts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A float64 table of int64 columns, bit by bit, and of ``values`` ``[rows, columns]``: one array to be gathered.
-
-    Nothing in it is a view: the loader uses its buffers again.
-    """
-    return np.column_stack([*(fact.astype(np.int64, copy=False).view(np.float64) for fact in facts), values])
-
-
 def over_all_rows(
     model: Classifier | LanguageModel,
     loader: Loader,
     world: World,
     pause: Callable[[], None] | None,
-    values_of: Callable[[Batch], np.ndarray],
-    num_facts: int,
-    width: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What ``in_columns`` made of each batch, the model in evaluation mode, on all ranks, in the order of the source:
-    int64 ``[facts, rows]``, of which the first is the row's number in the source, and float64 ``[rows, width]``.
+    values_of: Callable[[Batch], tuple[np.ndarray, ...]],
+) -> list[np.ndarray]:
+    """The columns that ``values_of`` gives, of all rows, on all ranks, in the order of the source. The first
+    is the row's number there. The model is in evaluation mode meanwhile.
     """
-    split, parts = loader.split, [np.empty((0, num_facts + width))]
-    was_training = model.training
+    parts: list[list[np.ndarray]] = []
+    what, was_training = f"split {loader.split.name}", model.training
     model.eval()
     with torch.inference_mode():
         for step in loader.steps(0):
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
-            with world.waiting(f"the device to score split {split.name}, and with it what is due"):
-                parts += [values_of(batch) for batch in step.micro_batches]
+            with world.waiting(f"the device to score {what}, and with it what is due"):
+                # copies, since the loader uses its buffers again
+                parts += [[np.array(column) for column in values_of(batch)] for batch in step.micro_batches]
     model.train(was_training)
-    table = np.concatenate(world.gather_objects(np.concatenate(parts), f"the scores of split {split.name}"))
-    facts = np.ascontiguousarray(table[:, :num_facts].T).view(np.int64)
-    assert len(facts[0]) == len(np.unique(facts[0])) == len(split), "a row was scored twice, or not at all"
-    order_of_rows = np.argsort(facts[0])
-    return facts[:, order_of_rows], table[order_of_rows, num_facts:]
+    own = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    every = [columns for columns in world.gather_objects(own, f"the scores of {what}") if columns]
+    rows, *others = (np.concatenate(column) for column in zip(*every, strict=True))
+    assert len(rows) == len(np.unique(rows)) == len(loader.split), "a row was scored twice, or not at all"
+    order = np.argsort(rows)
+    return [column[order] for column in (rows, *others)]
 
 
 def unknown_tokens(batch: Batch) -> torch.Tensor:

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.inference.scorer import Engine, Scorer, open_scorer
-from harness.rundir.results import prediction_columns
-from harness.scores.metrics import predicted_labels, probabilities
+from harness.scores.metrics import probabilities
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import shortened
 from preprocessing.labels import as_found, typed_values
@@ -54,11 +53,7 @@ class TextClassifier:
         import pandas as pd
 
         index = texts.index if isinstance(texts, pd.Series) else None
-        logits = self._calibrated(texts)
-        predicted = predicted_labels(logits, self._scorer.decision.threshold)
-        classes = self._scorer.labels, self._scorer.label_type
-        columns = prediction_columns(predicted, probabilities(logits), *classes)
-        return pd.DataFrame(columns, index=index)
+        return pd.DataFrame(self._scorer.columns(self._calibrated(texts)), index=index)
 
     def predict_proba(self, texts: Texts) -> np.ndarray:
         """Calibrated probabilities, float64 ``[texts, classes]``, with the classes in the order of ``classes_``."""

@@ -13,7 +13,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,42 +63,36 @@ class Finding:
     state: State
     message: str
     host: str = ""
-    """The machine it is about; empty for what concerns all of them."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one rank saw before it met anybody."""
-
-    facts: dict[str, str]
-    """What must be the same on all ranks."""
-    findings: list[Finding]
+    """The machine it is about; empty for what concerns all of them, and where there is one."""
 
 
 def examine(config: RunConfig) -> list[Finding] | None:
     """Look, meet the other ranks and try the network; the findings on rank 0, None elsewhere."""
-    seen = look(config)
-    device = config.device if seen.facts["device"] else "cpu"
+    facts, seen = look(config)
     started = time.perf_counter()
     try:
-        with open_session(device, "fp32", config.timeout_s, config.threads) as session:
-            everyone = session.world.gather_objects(seen, "what each rank saw")
+        with open_session(config.device if facts["device"] else "cpu", "fp32", config.timeout_s) as session:
+            kinds = set(session.world.gather_objects(facts["device"], "what each rank saw"))
             met_s = time.perf_counter() - started
-            kinds = {rank.facts["device"] for rank in everyone}
-            findings = [compare(session.world, seen.facts), *try_network(session, kinds, met_s)]
+            findings = [compare(session.world, facts), *try_network(session, kinds, met_s)]
             if config.run != NOTHING:
                 folder = session.world.from_main(str(existing(config.run)), "the run directory")
                 try:
                     check_shared(folder, session.world)
                 except UserError as error:
                     findings.append(Finding("run", "fix", str(error)))
-            return merged([*findings, *(one for rank in everyone for one in rank.findings)], session.world)
+            for theirs in session.world.gather_objects(seen, "the findings"):
+                findings += [one for one in theirs if one not in findings]  # ranks of a machine see the same
+            return findings if session.world.is_main else None
     except UserError as refusal:
-        return [*seen.findings, Finding("rendezvous", "fix", str(refusal), platform.node())]
+        return [*seen, Finding("rendezvous", "fix", str(refusal), platform.node())]
 
 
-def look(config: RunConfig) -> Seen:
-    """What this rank sees; the first rank of a machine looks at the machine, the dataset and the run directory too."""
+def look(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
+    """What this rank sees before it meets any other: facts that must be the same on all, and findings.
+
+    The first rank of a machine looks at the devices and the run directory too.
+    """
     facts = versions() | dict.fromkeys(CHOSEN, "")
     checks: dict[str, Callable[[], Checked]] = {"precision": partial(look_at_precision, config, facts)}
     if config.data != NOTHING:
@@ -106,11 +100,12 @@ def look(config: RunConfig) -> Seen:
     if launched_local_rank() == 0:
         if config.run != NOTHING:
             checks["run"] = partial(look_at_run, config)
-        checks |= {"gpus": partial(look_at_gpus, config), "cores": look_at_cores}
+        checks["gpus"] = partial(look_at_gpus, config)
         if launched_world_size() > launched_local_world_size():
             checks["interface"] = look_at_interface
     found = {name: judged(check) for name, check in checks.items()}
-    return Seen(facts, [Finding(name, state, said, platform.node()) for name, (state, said) in found.items()])
+    host = platform.node() if launched_machines() > 1 else ""
+    return facts, [Finding(name, state, said, host) for name, (state, said) in found.items()]
 
 
 def judged(check: Callable[[], Checked]) -> Checked:
@@ -163,18 +158,6 @@ def look_at_gpus(config: RunConfig) -> Checked:
     if processes < cuda.found:
         return "warn", f"{', '.join(shown)}: {processes} of {cuda.found} used; pass --num_processes to use all"
     return "ok", ", ".join(shown)
-
-
-def look_at_cores() -> Checked:
-    """Cores that may be used, compared with the threads that will run."""
-    cores, processes, threads = len(os.sched_getaffinity(0)), launched_local_world_size(), torch.get_num_threads()
-    shown = f"{counted(cores, 'core')} for {processes} processes of {counted(threads, 'thread')}"
-    of_slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if of_slurm.isdigit() and int(of_slurm) > cores:
-        return "fix", f"{shown}, but SLURM gave the task {of_slurm}; export SRUN_CPUS_PER_TASK={of_slurm} before srun"
-    if threads * processes > cores:
-        return "warn", f"{shown}: they wait for each other; start fewer processes, or set OMP_NUM_THREADS=1"
-    return "ok", shown
 
 
 def look_at_interface() -> Checked:
@@ -255,18 +238,3 @@ def try_network(session: Session, kinds: set[str], met_s: float) -> list[Finding
     if not right:
         return [met, Finding("all-reduce", "fix", f"{shown}, the sum is wrong; check the network and the GPUs")]
     return [met, Finding("all-reduce", "ok", f"{shown}, the sum is right")]
-
-
-def merged(findings: Sequence[Finding], world: World) -> list[Finding] | None:
-    """On rank 0: lines that all machines share once, without a name; the order stays."""
-    if not world.is_main:
-        return None
-    hosts = {one.host for one in findings if one.host}
-    lines: dict[Finding, set[str]] = {}
-    for one in findings:
-        lines.setdefault(replace(one, host=""), set()).add(one.host)
-    return [
-        replace(line, host=host)
-        for line, where in lines.items()
-        for host in ([""] if "" in where or where == hosts else sorted(where))
-    ]

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -22,7 +21,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from types import MappingProxyType
 from typing import Any
 
 from harness.config import RunConfig
@@ -106,14 +104,15 @@ def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], 
     """
     several = arguments.num_machines > 1
     restarts = (RESTARTS if several else 0) if arguments.max_restarts is None else int(arguments.max_restarts)
-    for attempt in range(restarts + 1):
+    attempt = 0
+    while True:
         code, lost = run_once(config, arguments, begin(attempt))
         if not lost or attempt == restarts:
             return code
-        print(f"restart {attempt + 1} of {restarts}, from the last checkpoint", file=sys.stderr, flush=True)
+        attempt += 1
+        tell(f"restart {attempt} of {restarts}, from the last checkpoint")
         if not several:
             arguments.main_process_port = free_port()
-    raise AssertionError("the last attempt returns")
 
 
 def run_once(config: RunConfig, arguments: Any, launch_id: str) -> tuple[int, bool]:
@@ -226,10 +225,10 @@ def start(arguments: Any) -> Failure | None:
             if not STOP.heard:
                 launch_command(given)
         except subprocess.CalledProcessError as error:
-            failure = describe_exit(0, error.returncode)
+            failure = describe_exit(0, error.returncode, {})
         except SystemExit as error:
             if error.code:
-                failure = describe_exit(0, int(error.code) if isinstance(error.code, int) else 1)
+                failure = describe_exit(0, error.code if isinstance(error.code, int) else 1, {})
         except UserError:
             raise
         except Exception as error:
@@ -292,32 +291,24 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
 
 
 def describe_failure(error: Exception) -> Failure:
-    """What an exception of the elastic launcher says: the rank that failed first."""
+    """What an exception of the elastic launcher says: the rank that failed first.
+
+    A rank that was killed comes first, then those that left by themselves, then those that were aborted, then those
+    that left because another was gone and said so; failures of one second look alike without a rank's own words.
+    """
     failures = getattr(error, "failures", None)
     if not failures:
         return Failure(1, f"the launcher stopped: {' '.join(str(error).split()) or type(error).__name__}")
-    rank, first = min(failures.items(), key=lambda item: (*blame(item[1]), item[0]))
-    return describe_exit(int(rank), int(first.exitcode), words_of(first))
+    found = []
+    for rank, one in failures.items():
+        words = one.error_file_data if "follows" in one.error_file_data else {}  # torch itself leaves others
+        late = 3 if words.get("follows") else LATE.get(one.exitcode, int(one.exitcode > 0))
+        found.append(((late, words.get("timestamp", one.timestamp), int(rank)), one.exitcode, words))
+    (_, _, rank), code, words = min(found, key=lambda each: each[0])
+    return describe_exit(rank, code, words)
 
 
-def words_of(failure: Any) -> dict[str, Any]:
-    """What a rank has left as its last words (``ranks.stopping``); torch itself leaves others."""
-    words = dict(failure.error_file_data)
-    return words if "follows" in words else {}
-
-
-def blame(failure: Any) -> tuple[int, float]:
-    """How late to look for the cause at a rank that failed so; failures of one second look alike without its words.
-
-    A rank that was killed comes first, then those that left by themselves, then those that were aborted, then those
-    that left because another was gone and said so.
-    """
-    words, code = words_of(failure), failure.exitcode
-    late = 3 if words.get("follows") else LATE.get(code, int(code > 0))
-    return late, words.get("timestamp", failure.timestamp)
-
-
-def describe_exit(rank: int, code: int, words: Mapping[str, Any] = MappingProxyType({})) -> Failure:
+def describe_exit(rank: int, code: int, words: Mapping[str, Any]) -> Failure:
     """What the exit code of the rank that left first means, below 0 the signal that killed it; and its last words."""
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")

@@ -31,7 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import EVERY_FOLD, FIRST_KEYS, LANGUAGE_MODEL, LaunchRecipe, RunConfig, seeds_of
+from harness.config import FIRST_KEYS, LANGUAGE_MODEL, LaunchRecipe, RunConfig, seeds_of
 from harness.data.checks import check_dataset, check_stream
 from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
@@ -155,12 +155,12 @@ def planned(asked: LaunchRecipe) -> list[Member]:
     if asked.seeds is not None:
         runs = [member(asked.run, "seed", seed) for seed in seeds_of(asked.seeds)]
     elif asked.folds is not None:
-        manifest, wanted = read_manifest(asked.data), asked.folds.strip()
+        manifest = read_manifest(asked.data)
         check_folds(manifest, asked.data, "folds")
-        if wanted != EVERY_FOLD and int(wanted) != manifest.folds:
+        if asked.folds not in ("all", manifest.folds):
             raise ConfigError(
-                f"folds: {wanted}, but {asked.data} was cut into {manifest.folds}; give --folds all, or build the "
-                f"dataset again with --splits.folds {wanted}"
+                f"folds: {asked.folds}, but {asked.data} was cut into {manifest.folds}; give --folds all, or build the "
+                f"dataset again with --splits.folds {asked.folds}"
             )
         runs = [member(asked.run, "fold", fold) for fold in range(manifest.folds)]
     else:

@@ -64,7 +64,6 @@ class Stop:
         self.deciding = threading.Lock()
         """Held while the end of the run is written."""
         self._phase = "nothing"
-        self._pressed: float | None = None
         self._begun: Callable[[], bool] = lambda: True
         self._note: Callable[[str], object] = lambda name: None
         self._conclude: Callable[[], int] = lambda: PREEMPTED
@@ -103,10 +102,11 @@ class Stop:
             self._phase = "over"
 
     def _take(self, numbers: set[int]) -> None:
+        pressed: float | None = None
         while True:
             name, now = signal.Signals(signal.sigwait(numbers)).name, time.monotonic()
-            again = name == KEYBOARD and self._pressed is not None and now - self._pressed > ONE_PRESS_S
-            self._pressed = self._pressed or (now if name == KEYBOARD else None)
+            again = name == KEYBOARD and pressed is not None and now - pressed > ONE_PRESS_S
+            pressed = pressed or (now if name == KEYBOARD else None)
             self.heard.append(name)
             if self._phase == "nothing":
                 self._note(name)

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, OptimConfig
-from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.model.dropout import EMBEDDING, HEAD, Masks, drop
 from harness.model.recurrent import Network, PackedIndex
 from harness.model.registry import POOLINGS
 from harness.model.wide import TableGradient, WidePart
@@ -90,10 +90,7 @@ class Classifier(Network):
             time = torch.arange(ids.shape[1], device=ids.device) if index is None else index.time
             ids = ids.masked_fill(~masks.tokens(row, time, self.config.word_dropout), UNK)
         vectors = self.embedding(ids.t() if index is None else ids)  # time first, as the recurrent layers want it
-        if masks is not None and self.config.dropout:
-            mask = masks.features(EMBEDDING, vectors.shape[-1], self.config.dropout, vectors.dtype)
-            vectors = vectors * (mask if row is None else mask[row])
-        return Embedded(vectors, index)
+        return Embedded(drop(vectors, masks, EMBEDDING, self.config.dropout, row), index)
 
     def read_embedded(
         self,
@@ -112,9 +109,7 @@ class Classifier(Network):
             packed = PackedSequence(embedded.vectors, batch.batch_sizes)
             packed, state = self.recurrent.forward_packed(packed, masks, recurrent_dtype, index.row)
             pooled = self.pooling.packed(packed.data, state, batch.lengths, lengths)
-        pooled = pooled.to(self.head.weight.dtype)
-        if masks is not None and self.config.dropout:
-            pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
+        pooled = drop(pooled.to(self.head.weight.dtype), masks, HEAD, self.config.dropout)
         return self.shaped(self.head(pooled))
 
     def above_embedding(self) -> list[nn.Parameter]:

@@ -71,6 +71,18 @@ class Masks:
         return kept(keys, WORDS, time, chance)
 
 
+def drop(
+    vectors: torch.Tensor, masks: Masks | None, site: int, chance: float, rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``vectors`` ``[…, rows, features]`` with some features of each row dropped, or ``[tokens, features]`` with
+    ``rows`` int64 ``[tokens]``; as they are without ``masks``, or a ``chance``.
+    """
+    if masks is None or not chance:
+        return vectors
+    mask = masks.features(site, vectors.shape[-1], chance, vectors.dtype)
+    return vectors * (mask if rows is None else mask[rows])
+
+
 @lru_cache(maxsize=16)
 def places(sizes: tuple[tuple[int, int], ...], device: torch.device) -> torch.Tensor:
     """int64 ``[features of all sites]``: each feature's place, counted from the start of site 0; copied once."""

@@ -45,7 +45,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, StepBatch, send
 from harness.config import LanguageModelConfig, ModelConfig
-from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.model.dropout import EMBEDDING, HEAD, Masks, drop
 from harness.model.recurrent import Network, PackedIndex
 from preprocessing.base.randomness import permutation, words
 from preprocessing.text.vocabulary import PAD, UNK
@@ -217,8 +217,7 @@ class LanguageModel(Network):
         inputs, config = vectors, self.config
         if masks is not None and config.word_dropout:
             inputs = torch.where(masks.tokens(row, time, config.word_dropout)[:, None], inputs, unknown)
-        if masks is not None and config.dropout:
-            inputs = inputs * masks.features(EMBEDDING, inputs.shape[1], config.dropout, inputs.dtype)[row]
+        inputs = drop(inputs, masks, EMBEDDING, config.dropout, row)
         if sizes is None:
             outputs = self.recurrent.forward_padded(inputs.view(-1, rows, inputs.shape[1]), lengths, None, dtype)
             states = [output.reshape(-1, output.shape[2]) for output in outputs]

@@ -22,12 +22,8 @@ from preprocessing.dataset.shards import Manifest
 
 AnyNetwork = Classifier | LanguageModel
 AnyObjective = Objective | LanguageObjective
-CODES = {
-    **{torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"},
-    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
-    torch.bool: "BOOL",
-}
-"""What a safetensors file calls a dtype."""
+CODES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.int32: "I32"}
+"""What a safetensors file calls the dtypes of weights and of an optimizer's numbers."""
 RESTORE = "restore the bundle, or train again"
 
 
@@ -48,9 +44,9 @@ def predictions_of(network: AnyNetwork) -> int:
     return network.num_directions if isinstance(network, LanguageModel) else 0
 
 
-def answers_of(config: RunConfig, manifest: Manifest) -> int:
+def answers_of(network: AnyNetwork) -> int:
     """How many answers there are among which a prediction is made: labels, or tokens."""
-    return manifest.vocabulary_size if config.task == LANGUAGE_MODEL else len(manifest.labels)
+    return network.embedding.num_embeddings if isinstance(network, LanguageModel) else network.num_classes
 
 
 def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, Layout
 from harness.config import ModelConfig
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks, drop
 from harness.model.registry import CELLS, check_model
 from harness.ranks.precision import DTYPES, NAMES, Choice
 from preprocessing.base.errors import ConfigError
@@ -129,8 +129,8 @@ class VariableLengthLSTM(nn.Module):
         """
         data, sizes = packed.data.to(dtype=dtype), packed.batch_sizes
         for number, layer in enumerate(self.lstms()):
-            if number > 0 and masks is not None and self.dropout:
-                data = data * self._mask(masks, number, data)[rows]
+            if number > 0:
+                data = drop(data, masks, LAYERS + number, self.dropout, rows)
             data, state = self.cell.packed(data, sizes, weights_of(layer, None, dtype), self.bidirectional)
         return packed._replace(data=data), state.transpose(0, 1).reshape(state.shape[1], self.output_size)
 
@@ -153,18 +153,11 @@ class VariableLengthLSTM(nn.Module):
         outputs: list[torch.Tensor] = []
         for number, layer in enumerate(self.lstms()):
             if number > 0:
-                inputs = in_order(outputs, reversal)
-                if masks is not None and self.dropout:
-                    inputs = inputs * self._mask(masks, number, inputs)
+                inputs = drop(in_order(outputs, reversal), masks, LAYERS + number, self.dropout)
             directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
-            outputs = [
-                self.cell.padded(read, weights_of(layer, number, dtype)) for number, read in enumerate(directions)
-            ]
+            weights = [weights_of(layer, direction, dtype) for direction in range(len(directions))]
+            outputs = [self.cell.padded(*one) for one in zip(directions, weights, strict=True)]
         return outputs
-
-    def _mask(self, masks: Masks, number: int, inputs: torch.Tensor) -> torch.Tensor:
-        """``[rows, features]``: what the input of layer ``number`` is multiplied by."""
-        return masks.features(LAYERS + number, inputs.shape[-1], self.dropout, inputs.dtype)
 
     def flatten_parameters(self) -> None:
         """Lay weights out as cuDNN wants them for packed input: once, after moving or loading."""

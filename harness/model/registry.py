@@ -75,12 +75,11 @@ def network_shapes(config: ModelConfig, vocabulary_size: int, num_classes: int, 
     directions = 2 if config.bidirectional else 1
     size = directions * hidden
     shapes: Shapes = {"embedding.weight": (vocabulary_size, embedding)}
+    for number in range(1 if task == LANGUAGE_MODEL else config.num_layers):
+        shapes |= layer_shapes(config, number, size if number else embedding)
     if task == LANGUAGE_MODEL:
-        shapes |= layer_shapes(config, 0, embedding)
         shapes |= {f"language_model.projection.{number}.weight": (embedding, hidden) for number in range(directions)}
         return shapes | {"language_model.bias": (vocabulary_size,)}
-    for number in range(config.num_layers):
-        shapes |= layer_shapes(config, number, size if number else embedding)
     pooling = POOLINGS[config.pooling]
     outputs = 1 if num_classes == 2 else num_classes
     shapes |= {f"pooling.{name}": shape for name, shape in pooling.shapes(size).items()}

@@ -232,16 +232,14 @@ def text_rows(file: io.BufferedReader, path: str | Path, head: Head, ids: Mappin
         if word in ids:  # else the rest of the line makes no difference
             word, *fields = line.rsplit(None, head.dim)
             beyond = word.rsplit(None, 1)[1:]  # GloVe has words with spaces inside
-            if len(fields) < head.dim or any(map(is_number, beyond)):
-                found = len(line.split()) - 1
-                raise DataError(f"{path}: {place} has {found} numbers, expected {head.dim}: {spelt(line.strip())}")
-            if word in ids:
-                try:
-                    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
-                        row = np.array(fields, dtype=np.float32)
-                except ValueError:
-                    said = spelt(line.strip())
-                    raise DataError(f"{path}: {place} holds something that is no number: {said}") from None
+            wrong = len(fields) < head.dim or any(map(is_number, beyond))
+            try:
+                with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                    row = np.array(fields, dtype=np.float32) if word in ids else None
+            except ValueError:
+                wrong = True
+            if wrong:
+                raise DataError(f"{path}: {place} is no word with {head.dim} numbers: {spelt(line.strip())}")
         if word:
             yield place, word, row
 
@@ -380,9 +378,7 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
             "the dataset's; is it of another language, or were its texts read otherwise (case, lemmas)?"
         )
     ids, rows = np.flatnonzero(has), places[has]
-    parts = parts_of(donor, model, manifest)
-    taken = {part: prefixes for part, (prefixes, why) in parts.items() if not why}
-    prefixes = tuple(prefix for some in taken.values() for prefix in some)
+    why = reasons(donor, model, manifest)
     facts = {
         "source": str(donor.directory),
         "task": info.task,
@@ -391,35 +387,39 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
         "dataset": info.dataset,
         "step": info.step,
         **coverage_of(has, vocabulary),
-        "std": round(float(weights[EMBEDDING][rows].std(correction=0)), 4),
-        "taken": ["embedding", *taken],
-        "as_usual": {part: why for part, (_, why) in parts.items() if why},
+        "taken": ["embedding", *(part for part, reason in why.items() if not reason)],
+        "as_usual": {part: reason for part, reason in why.items() if reason},
     }
-    fitting = {name: values for name, values in weights.items() if name.startswith(prefixes)}
+    fitting = {name: values for name, values in weights.items() if why.get(part_of(name)) == ""}
     return StartWeights(fitting, weights[EMBEDDING], ids, rows, facts)
 
 
-def parts_of(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, tuple[tuple[str, ...], str]]:
-    """Each part of a model beside the embedding: how its weights' names begin, and why it is not taken; "" if it is."""
+def part_of(name: str) -> str:
+    """The part of a model that a tensor belongs to."""
+    first, _, rest = name.partition(".")
+    if first == "recurrent":
+        return f"recurrent layer {int(rest.split('.')[1]) + 1}"
+    return {"embedding": "embedding", "wide": WIDE}.get(first, "head")
+
+
+def reasons(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
+    """Why each part of a model beside the embedding is not taken; "" if it is."""
     info, absent = donor.info, "there is none"
     is_classifier = info.task == CLASSIFIER
 
-    def why(keys: tuple[str, ...]) -> str:
+    def differs(keys: tuple[str, ...]) -> str:
         """Why a part that these keys of the model decide would mean something else."""
         values = [(key, getattr(donor.model, key), getattr(model, key)) for key in keys]
         others = ", ".join(f"model.{key} {theirs}" for key, theirs, ours in values if theirs != ours)
         return others or ("" if info.labels == manifest.labels else "other classes")
 
     layers = donor.model.num_layers if is_classifier else 1
-    parts: dict[str, tuple[tuple[str, ...], str]] = {
-        f"recurrent layer {number + 1}": ((f"recurrent.layers.{number}.",), "" if number < layers else absent)
-        for number in range(model.num_layers)
-    }
-    parts["head"] = (("pooling.", "head."), why(HEAD_KEYS) if is_classifier else absent)
+    found = {f"recurrent layer {layer + 1}": "" if layer < layers else absent for layer in range(model.num_layers)}
+    found["head"] = differs(HEAD_KEYS) if is_classifier else absent
     if model.wide:
         other = "" if info.vocabulary_hash == manifest.vocabulary_hash else "other vocabulary"
-        parts[WIDE] = (("wide.",), why(WIDE_KEYS) or other if is_classifier else absent)
-    return parts
+        found[WIDE] = differs(WIDE_KEYS) or other if is_classifier else absent
+    return found
 
 
 def describe_weights(facts: dict[str, Any]) -> str:

@@ -53,20 +53,18 @@ def choose_device(wanted: str) -> Choice:
 
 def choose_precision(wanted: Precision, device_type: str) -> Choice:
     """What training computes in. Raises ``ConfigError`` naming what the device can run, if it cannot run ``wanted``."""
-    able = runnable(device_type)
-    if wanted == "auto":
-        launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if launcher in ("bf16", "fp16"):
-            wanted, reason = ("bf16" if launcher == "bf16" else "fp16"), "accelerate launch asked for it"
-        elif able.get("bf16") == "native":
-            return Choice("bf16", f"the {'GPU' if device_type == 'cuda' else 'CPU'} computes it natively")
-        else:
-            return Choice("fp32", f"this {device_type} device has no native bf16")
+    able, launchers = runnable(device_type), os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if wanted != "auto":
+        chosen, reason = str(wanted), "asked for"
+    elif launchers in ("bf16", "fp16"):
+        chosen, reason = launchers, "accelerate launch asked for it"
+    elif able.get("bf16") == "native":
+        return Choice("bf16", f"the {'GPU' if device_type == 'cuda' else 'CPU'} computes it natively")
     else:
-        reason = "asked for"
-    if wanted not in able:
-        raise ConfigError(f"precision: {wanted} cannot run on {device_type} here; it can run {', '.join(able)}")
-    return Choice(wanted, reason if able[wanted] == "native" else f"{reason}; emulated on this device, so slow")
+        return Choice("fp32", f"this {device_type} device has no native bf16")
+    if chosen not in able:
+        raise ConfigError(f"precision: {chosen} cannot run on {device_type} here; it can run {', '.join(able)}")
+    return Choice(chosen, reason if able[chosen] == "native" else f"{reason}; emulated on this device, so slow")
 
 
 def runnable(device_type: str) -> dict[str, str]:

@@ -70,6 +70,7 @@ class Heartbeat:
         self.waits: list[tuple[str, float]] = []
         """What is waited for, and since when (monotonic seconds); inner waits last."""
         self.stopped_at: float | None = None
+        """When a stop signal came (monotonic seconds): from then on no wait may be long."""
         self.in_loop = False
         """Training has begun: before it, building may take its time even after a stop signal."""
         self.last_words: Callable[[str], object] | None = None
@@ -87,24 +88,20 @@ class Heartbeat:
         finally:
             self.waits.pop()
 
-    def stop_asked(self) -> None:
-        """A stop signal came: from now on no wait may be long."""
-        self.stopped_at = self.stopped_at or time.monotonic()
-
     def start(self, limit_s: float) -> None:
         """Look from now on; a wait of more than ``limit_s`` and a margin ends the process. Safe to call twice."""
-        begun, self.limit_s = self.limit_s is not None, limit_s
-        if not begun:
+        if self.limit_s is None:
             threading.Thread(target=self._watch, name="padless-heartbeat", daemon=True).start()
+        self.limit_s = limit_s
 
     def problem(self, now: float) -> tuple[str, bool] | None:
         """Why this rank cannot go on, and whether only because another is gone or silent; None while it can."""
-        who, waits, limit_s = f"rank {os.environ.get('RANK', '0')}", self.waits[-1:], self.limit_s
-        for what, since in waits if limit_s is not None else ():
+        who, waits, limit_s = f"rank {os.environ.get('RANK', '0')}", self.waits[-1:], (self.limit_s or 0.0) + MARGIN_S
+        for what, since in waits:
             gone = f"for {what}: another rank is gone or stands still"
             if self.in_loop and self.stopped_at is not None and now - max(since, self.stopped_at) > STOP_LIMIT_S:
                 return f"{who} was told to stop at step {self.step} and waited {STOP_LIMIT_S:.0f} s {gone}", True
-            if now - since > (limit_s or 0) + MARGIN_S:
+            if now - since > limit_s:
                 return f"{who} at step {self.step} waited {now - since:.0f} s {gone}", True
         if self.group_error is None or (error := self.group_error()) is None:
             return None
@@ -114,14 +111,9 @@ class Heartbeat:
         return f"{who} at step {self.step}{waited}: {cause} (the process group says {error})", follows
 
     def _watch(self) -> None:
-        while True:
+        while (found := self.problem(time.monotonic())) is None:
             time.sleep(LOOK_EVERY_S)
-            found = self.problem(time.monotonic())
-            if found is not None:
-                self.give_up(*found)
-
-    def give_up(self, sentence: str, follows: bool) -> None:
-        """Say why, and end this process with 1; ``follows``: only because another rank is gone or silent."""
+        sentence, follows = found
         print(f"error: {sentence}", file=sys.stderr, flush=True)
         leave_words(sentence, follows=follows)
         if self.last_words is not None:
@@ -153,7 +145,7 @@ def install() -> None:
     for name in SIGNALS:
         number = getattr(signal, name)
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
-            signal.signal(number, lambda number, frame: _note(number))
+            signal.signal(number, _note)
     unblock()
     if LAUNCH_ID in os.environ and sys.platform == "linux":
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
@@ -173,11 +165,11 @@ def _listen(pipe: int) -> None:
                 _note(number)
 
 
-def _note(number: int) -> None:
+def _note(number: int, _: object = None) -> None:
     global _signal
     if _signal is None:
         _signal = signal.Signals(number).name
-    HEARTBEAT.stop_asked()
+    HEARTBEAT.stopped_at = HEARTBEAT.stopped_at or time.monotonic()
 
 
 def received() -> str | None:

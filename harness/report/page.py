@@ -59,10 +59,6 @@ CURVES |= {"tokens_per_s": "speed", "data_wait": "speed"}
 """Figure among the numbers of a page -> the lines that hold it."""
 MATRIX_CLASSES = 20
 """Most classes whose confusion matrix is shown; beyond that only its largest cells are."""
-SMALL_MATRIX = 6
-"""Up to so many classes the matrix is all there is to say, and it fits a telephone."""
-LISTED_CLASSES = 20
-"""Classes that are shown at once; all of them when the reader asks."""
 LISTED_CONFUSIONS = 12
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
@@ -158,8 +154,6 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
         "ranked_by": FIGURES[ranking_figure(runs)].title,
         "best": best_values(runs) if spread is None else {},
         "slots": SLOTS,
-        "listed": LISTED_CLASSES,
-        "small_matrix": SMALL_MATRIX,
         "numbers": script_json(numbers),
     }
     return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))

@@ -52,4 +52,4 @@ class BaselineSink(Sink):
         self.others.say(found.figures)
         self.others.say(found.verdict)
         bounds = {"difference_low": found.low, "difference_high": found.high}
-        self.others.summarize(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})
+        self.others.log(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})

@@ -17,6 +17,7 @@ When one is written, and which are kept, is ``harness.training.writer``'s.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -116,14 +117,10 @@ class Checkpoint:
     """``CheckpointState`` as plain values."""
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """All tensors of one file, on the CPU. Raises ``DataError`` if it is not a safetensors file."""
-        from safetensors import SafetensorError
+        """All tensors of one file, on the CPU."""
         from safetensors.torch import load_file
 
-        try:
-            return load_file(self.path / name)
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{self.path / name}: not a safetensors file ({one_line(error)})") from None
+        return load_file(self.path / name)
 
 
 def name_of(run: str | Path, step: int) -> Path:
@@ -150,10 +147,11 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     try:
         for name, tensors in files.items():
             write_tensors(temporary / name, tensors)
-        atomic.write_json(temporary / STATE, state)
+        write_json(temporary / STATE, state)
         index = {name: facts_of(temporary / name) for name in (*files, STATE)}
         manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
-        atomic.write_json(temporary / MANIFEST, manifest)
+        write_json(temporary / MANIFEST, manifest)
+        atomic.fsync(temporary)
         if target.exists() or target.is_symlink():
             atomic.remove(atomic.take_place(temporary, target))
         else:
@@ -164,6 +162,12 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a small file, through to the disk. Raises ``OSError``."""
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    atomic.fsync(path)
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
@@ -236,7 +240,9 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
 def delete(run: str | Path, unwanted: Iterable[int]) -> None:
     """Delete the checkpoints of some steps; a directory loses its name first, so that none is ever half there."""
     for step in unwanted:
-        atomic.vanish(path_of(run, step))
+        condemned = atomic.unfinished(path_of(run, step))
+        os.rename(path_of(run, step), condemned)
+        atomic.remove(condemned)
 
 
 def sweep(run: str | Path) -> None:

@@ -186,7 +186,7 @@ def instead(directory: Path) -> str:
     """What is there in place of the bundle ``directory``, and what to do: the end of a sentence."""
     place = directory.parent if directory.name == BUNDLE else directory
     if not place.is_dir():
-        beside = [path.name for path in place.parent.glob("*")]
+        beside = [path.name for path in place.parent.glob("*") if path.is_dir()]
         near = difflib.get_close_matches(place.name, beside, n=1)
         hint = f"did you mean {place.parent / near[0]}?" if near else "name a run directory, or a bundle"
         return f"there is no folder {place}; {hint}"

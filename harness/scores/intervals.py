@@ -17,7 +17,6 @@ import numpy as np
 
 from harness.scores.metrics import (
     Ranking,
-    confusion_of,
     log_loss_per_row,
     num_classes_of,
     predicted_labels,
@@ -46,8 +45,7 @@ def intervals(
     The calibration error has none. An area's interval is None where a class has no row, and above ``MOST_RANKED``.
     """
     predicted = predicted_labels(logits, threshold)
-    confusion = confusion_of(labels, predicted, num_classes_of(logits))
-    support = confusion.sum(axis=1)
+    support = np.bincount(labels, minlength=num_classes_of(logits))
     present = support[support > 0]
     worth = len(present) ** 2 / (1 / present).sum()  # rows, if the share of right ones is the same in every class
     found = {
@@ -56,7 +54,7 @@ def intervals(
         "roc_auc": None,
         "pr_auc": None,
     }
-    for name, changes, bias in (*of_labels(labels, predicted, confusion, values), *of_areas(logits, labels, values)):
+    for name, changes, bias in (*of_labels(labels, predicted, support, values), *of_areas(logits, labels, values)):
         variance = variance_of(changes, labels, support)
         limit = MOST_WORTH * worth if name == "roc_auc" else worth
         found[name] = of_share(values[name], variance, worth, limit, bias)
@@ -75,17 +73,17 @@ def above_chance(found: Mapping[str, Any], classes: int) -> bool:
 
 
 def of_labels(
-    labels: np.ndarray, predicted: np.ndarray, confusion: Any, values: Mapping[str, Any]
+    labels: np.ndarray, predicted: np.ndarray, support: np.ndarray, values: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     """Balanced accuracy and F1, each with its derivatives by the weights of the rows, and its bias for few rows.
 
     A class of one row tells nothing of its own spread, so it counts by its distance from the mean over classes.
     """
-    right, support, hits = (labels == predicted).astype(np.float64), confusion.sum(axis=1), confusion.diagonal()
-    alone = support == 1
+    right, alone = (labels == predicted).astype(np.float64), support == 1
+    hits = np.bincount(labels, right, len(support))
     recall = np.where(alone, values["balanced_accuracy"], hits / np.maximum(support, 1))
     yield "balanced_accuracy", (right - recall[labels]) / support[labels] / (support > 0).sum(), 0.0
-    rows = support + confusion.sum(axis=0)
+    rows = support + np.bincount(predicted, minlength=len(support))
     size = np.maximum(rows, 1)
     weight = np.array([0.0, 1.0]) if len(support) == 2 else (rows > 0) / (rows > 0).sum()
     pull, each = weight / size, 2 * hits / size

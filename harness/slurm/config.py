@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from harness.config import seeds_of
 from preprocessing.base.errors import ConfigError, require
 
 MOST = 10**6
@@ -94,8 +93,6 @@ class ArrayConfig:
         """Check that one thing is varied."""
         if self.seeds is not None and self.options is not None:
             raise ConfigError("array.seeds, array.options: one array varies one of the two; write seeds into the file")
-        if self.seeds is not None:
-            seeds_of(self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +142,7 @@ class SubmitConfig(Resources):
         require(NAME.fullmatch(self.name) is not None, "name", self.name, "letters, digits and _.+-")
         for key in ("hook", "mail", "mail_type", "logs"):
             check_text(key, getattr(self, key))
-        for sign in "%\\":
-            require(sign not in self.logs, "logs", self.logs, f"a folder without {sign}, which SLURM replaces")
+        require(not {"%", "\\"} & {*self.logs}, "logs", self.logs, "a folder without % and \\, which SLURM replaces")
         if self.python is not None:
             shell_words("python", self.python)
 

@@ -7,10 +7,10 @@ Each command is read as its own program reads it, so that a mistake is said befo
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,12 +85,13 @@ def submit(jobs: list[Job]) -> None:
     for job in jobs:
         condition = [f"--dependency=afterok:{submitted[-1]}", AFTER] if submitted else []
         try:
-            submitted.append(sbatch(render(job), condition))
+            submitted.append(ask(["sbatch", "--parsable", *condition], render(job)).partition(";")[0])
         except ConfigError as error:
-            if submitted:
-                ask(["scancel", *submitted], "")
-                raise ConfigError(f"{error}; cancelled: {', '.join(submitted)}, submitted before it") from None
-            raise
+            if not submitted:
+                raise
+            with suppress(ConfigError):
+                ask(["scancel", *submitted])
+            raise ConfigError(f"{error}; cancelled: {', '.join(submitted)}, submitted before it") from None
         tasks = f", {len(job.tasks)} tasks" if job.tasks else ""
         print(f"job {submitted[-1]}: {job.command}{tasks}", flush=True)
 
@@ -183,21 +184,15 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
     return tuple(tasks)
 
 
-def sbatch(script: str, condition: list[str]) -> str:
-    """Submit a script; the job's number. Raises ``ConfigError`` with what SLURM said."""
-    result = ask(["sbatch", "--parsable", *condition], script)
-    number = result.stdout.strip().partition(";")[0]
-    if result.returncode or not re.fullmatch(r"\d+", number):
-        said = " ".join(result.stderr.replace("sbatch: error: ", "").split()) or f"exit code {result.returncode}"
-        raise ConfigError(f"sbatch refused the job: {said}")
-    return number
-
-
-def ask(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
-    """One command of SLURM. Raises ``ConfigError`` where there is none, or no answer."""
+def ask(command: list[str], script: str = "") -> str:
+    """What one command of SLURM answers. Raises ``ConfigError`` where there is none, no answer, or a refusal."""
     try:
-        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        result = subprocess.run(command, input=script, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except FileNotFoundError:
         raise ConfigError(f"{command[0]}: not found here; submit on a machine of the cluster, or --print") from None
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{command[0]}: no answer in {LIMIT_S} s; is the controller up? scontrol ping says") from None
+    if result.returncode:
+        said = " ".join(result.stderr.replace("sbatch: error: ", "").split()) or f"exit code {result.returncode}"
+        raise ConfigError(f"{command[0]} refused the job: {said}")
+    return result.stdout.strip()

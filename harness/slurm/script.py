@@ -147,5 +147,5 @@ def summary(job: Job) -> str:
     asked = {key: getattr(job.resources, key) for key in NAMED}
     said = [f"{key} {value}" for key, value in asked.items() if value is not None]
     said += [directive(name, value) for name, value in job.resources.further()]
-    where = f"for {job.run}; log {job.log}" if job.run else f"log {job.log}"
-    return plain_line(f"{job.command}: {', '.join(said)}, {where}")
+    run = f", for {job.run}" if job.run else ""
+    return plain_line(f"{job.command}: {', '.join(said)}{run}; log {job.log}")

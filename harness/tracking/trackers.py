@@ -133,9 +133,8 @@ class AccelerateTracker:
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Take the numbers of one row, at its own step."""
-        step = values.get("step")
-        rows = {f"{kind}/{key}": value for key, value in values.items() if key != "step" and is_number(value)}
-        self.tracker.log(rows, step=step)
+        row = row_of(kind, values)
+        self.tracker.log(row, step=row.pop(f"{kind}/step"))
 
     def alert(self, title: str, text: str) -> None:
         """Tell people, which no tracker of Accelerate can."""
@@ -151,6 +150,11 @@ class AccelerateTracker:
 def is_number(value: Any) -> bool:
     """Whether a chart can show it."""
     return isinstance(value, int | float)
+
+
+def row_of(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a row under the names that charts have."""
+    return {f"{kind}/{key}": value for key, value in values.items() if is_number(value)}
 
 
 def showable(values: dict[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Observer:
     def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
         """Start the process that owns the tracker ``name``; it finds ``start`` in the tracker's journal."""
         self.name, self.run, self.log = name, run, tracker_log(run, name)
+        self.heard = b""
         self.started = self.warned = self.closing = False
         self.limit_s = FINISH_S
         self.process: subprocess.Popen[bytes] | None = None
@@ -128,8 +129,8 @@ class Observer:
     def listen(self) -> None:
         """Repeat what the observer has said by now. A process that has closed its side is done, or it died."""
         while self.process is not None and (said := self.replies.read()) is not None:
-            for line in said.splitlines():
-                reply = json.loads(line)
+            *lines, self.heard = (self.heard + said).split(b"\n")
+            for reply in map(json.loads, lines):
                 self.started |= "started" in reply
                 if "say" in reply:
                     tell(f"{self.name:<10} {reply['say']}", sys.stdout)

@@ -27,7 +27,7 @@ from harness.rundir.layout import BUNDLE, METRICS, tracker_folder
 from harness.rundir.records import known_status, read_config
 from harness.tracking.journal import Journal, Rows
 from harness.tracking.observer import serve
-from harness.tracking.trackers import AccelerateTracker, has_wandb_key, is_installed, is_number, wandb_mode, wandb_url
+from harness.tracking.trackers import AccelerateTracker, has_wandb_key, is_installed, row_of, wandb_mode, wandb_url
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.untrusted import one_line
 
@@ -41,6 +41,8 @@ SYNC_S = 1800.0
 """How long one attempt may take to send."""
 AGAIN = "nothing is lost, try again"
 KINDS = ("train", "validation", "test")
+OFFLINE = "offline-"
+"""How W&B's folder of an attempt without a server begins."""
 
 
 class WandbTracker(AccelerateTracker):
@@ -126,9 +128,8 @@ class WandbTracker(AccelerateTracker):
                 self.wandb.log_artifact(str(self.run / BUNDLE), name=name, type="model")
         if state == "preempted":
             self.wandb.mark_preempting()
-        kept_here = self.wandb.offline
-        self.wandb.finish(exit_code=0 if state == "finished" else 1)
-        if kept_here:
+        self.wandb.finish(exit_code=int(state != "finished"))
+        if self.kept_in.startswith(OFFLINE):
             check_room(Path(self.wandb.dir).parent)
 
     @contextmanager
@@ -164,11 +165,6 @@ def run_id_for(journal: Journal) -> str:
     if run_id != known:
         journal.note(run_id=run_id)
     return run_id
-
-
-def row_of(kind: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a row under W&B's names."""
-    return {f"{kind}/{key}": value for key, value in values.items() if is_number(value)}
 
 
 # What a run kept offline, or lost.
@@ -257,7 +253,7 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
 def offline_attempts(run: Path) -> list[Path]:
     """W&B's folders of the attempts that were offline and whose tracker finished in order, oldest first."""
     finished = Journal(run, "wandb").all("finished")
-    return [tracker_folder(run, "wandb") / name for name in finished if name.startswith("off")]
+    return [tracker_folder(run, "wandb") / name for name in finished if name.startswith(OFFLINE)]
 
 
 def send(folder: Path) -> str:

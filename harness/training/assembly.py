@@ -8,23 +8,23 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from harness.batch import Layout
 from harness.config import LANGUAGE_MODEL, RunConfig, to_dict
 from harness.data.checks import TRAIN, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
-from harness.data.placement import OpenData, open_data
+from harness.data.placement import OpenData, open_data, trained_splits
 from harness.model.classifier import Adversary, Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
-from harness.model.networks import AnyNetwork, AnyObjective, answers_of, build_network, predictions_of
+from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
 from harness.model.wide import Weighing
@@ -40,18 +40,16 @@ from harness.tracking.tracking import Trackers
 from harness.training import preflight
 from harness.training.console import Console
 from harness.training.optim import NonFiniteGuard
-from harness.training.run import PretrainingRun, RankRequests, Run, choose_micro_batch
+from harness.training.run import PretrainingRun, Run, Selection, choose_micro_batch
 from harness.training.start import Beginning, begin, vocabulary_of
-from harness.training.throughput import Meter
 from harness.training.trainer import State, Trainer
-from harness.training.validation import Scorer, Selection
 from harness.training.wide import count_features
-from harness.training.writer import RunWriter, Sink, Sinks, TrackerSink
+from harness.training.writer import RunWriter, Sink, TrackerSink
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Screen, tell
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 FP16_FIRST_SKIPS = 20
@@ -64,17 +62,17 @@ LOOK_LIMIT_S = 60.0
 def open_run(
     config: RunConfig,
     session: Session,
-    listeners: Callable[[Sinks], Iterable[Sink]] = lambda sinks: (),
+    listeners: Callable[[Sink], Iterable[Sink]] = lambda writer: (),
     reasons: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> Iterator[Run]:
     """Build a run on this rank; leaving the block says how it ended, to ``status.json`` and to all sinks.
 
-    ``listeners`` is given all sinks together and names those that hear of the run beside console, files and trackers,
-    on rank 0 and not in a dry run. ``reasons``: settings that were decided before, each in words and why. Preemption
+    ``listeners`` is given what tells all sinks and names those that hear of the run beside console and trackers, on
+    rank 0 and not in a dry run. ``reasons``: settings that were decided before, each in words and why. Preemption
     ends the block quietly.
     """
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
-        writer.sinks.sinks += listeners(writer.sinks) if writer.active else ()
+        writer.sinks += listeners(writer) if writer.active else ()
         yield assemble(config, session, writer, {name: Choice(*reason) for name, reason in reasons.items()})
 
 
@@ -82,64 +80,66 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     """Check, agree with the other ranks, then build. Raises the same ``UserError`` on every rank."""
     world = session.world
     manifest, start = agree(config, session, writer)
-    beside = UNLABELLED if config.order.unlabelled_batch else None
-    where = (config.data, manifest, TRAIN, world)
-    data = open_data(*where, timeout_s=config.timeout_s, stage_dir=config.stage_dir, beside=beside)
+    names = trained_splits(manifest, unlabelled=config.order.unlabelled_batch > 0)
+    data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     beginning = begin(config, manifest, data.splits, world, None if start is None else start.state)
     writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(read_manifest(config.data))}
     choices = {**decided, **session.choices, **data.choices, **beginning.choices}
-    trainer = build_trainer(config, session, manifest, data, choices, beginning)
+    trainer = build_trainer(config, session, data, choices, beginning)
     pretrains = config.task == LANGUAGE_MODEL
     selection = Selection("loss" if pretrains else config.select, config.patience)
-    with world.together("loading the checkpoint"):
-        if start is not None:
+    if start is not None:
+        choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
+        with world.together("loading the checkpoint"):
             trainer.load(State.read(start), start.path)
             if start.state["dataset"] == manifest.fingerprint:  # else no validation was of these rows
                 selection.load(start.state["selection"])
-            choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
-    wide = trainer.objective.classifier.wide
-    if wide is not None and start is None and not beginning.has_wide:
-        counted = data.splits[UNLABELLED] if UNLABELLED in beginning.targets else None
-        weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
-        count_features(wide, data.splits[TRAIN], len(manifest.labels), world, counted, weighing)
+    elif not beginning.has_wide:
+        weigh_features(config, trainer, data, beginning)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
         writer.open(session, start, choices)
         writer.restore_bundle(manifest, selection.best_step, selection.decision)
-    console = None
-    if world.is_main:
-        console = Console(config, manifest, trainer.total_steps, trainer.step)
-        if writer.active:
-            told = {name: str(choice) for name, choice in choices.items()}
-            facts = {"dataset": manifest.fingerprint, "effective": told}
-            trackers = Trackers(config, writer.directory, active=True, facts=facts)
-            writer.sinks.sinks += [console, TrackerSink(trackers)]
-        console.start(choices)
-    scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
-    parts = (config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
-    run = (PretrainingRun if pretrains else Run)(*parts, beginning.interrupted)
+    loud = config if world.is_main else replace(config, quiet=True)
+    console = Console(loud, manifest, trainer.total_steps, trainer.step)
+    if writer.active:
+        told = {name: str(choice) for name, choice in choices.items()}
+        facts = {"dataset": manifest.fingerprint, "effective": told}
+        writer.sinks += [console, TrackerSink(Trackers(config, writer.directory, active=True, facts=facts))]
+    console.start(choices)
+    kind = PretrainingRun if pretrains else Run
+    run = kind(config, session, data, trainer, selection, watch, writer, console, beginning.interrupted)
     trainer.milestones = run
     return run
+
+
+def weigh_features(config: RunConfig, trainer: Trainer, data: OpenData, beginning: Beginning) -> None:
+    """Give the features of a wide part that begins anew their weights, where there is one."""
+    wide = trainer.objective.classifier.wide
+    if wide is not None:
+        counted = None if beginning.targets is None else data.splits[UNLABELLED]
+        weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
+        count_features(wide, data.splits[TRAIN], len(data.manifest.labels), trainer.world, counted, weighing)
 
 
 def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:
     """Check what was asked for, that all ranks were asked the same, and where the run goes on from."""
     world = session.world
-    start = None
+    start, here = None, launched_local_world_size()
+    told = LAUNCH_ID in os.environ  # the launcher has said it already
     with world.together("the checks before training"):
         if world.is_main:
             writer.claim()
-            told = LAUNCH_ID in os.environ  # the launcher has said it already
-            say = (lambda text: None) if told else Screen(quiet=config.quiet).say
-            start = preflight.check_run(config, say, (lambda text: None) if told else tell).checkpoint
-        here = launched_local_world_size()
+            screens = Screen(quiet=told or config.quiet), Screen(quiet=told, errors=True)
+            start = preflight.check_run(config, *(screen.say for screen in screens)).checkpoint
         manifest = preflight.check_data(config, world.world_size, start, here=here, hashes=world.is_main)
         start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
-        on_cuda = session.device.type == "cuda"  # which no other process has
-        device_bytes = torch.cuda.mem_get_info(session.device)[1] if on_cuda else memory_bytes()
-        preflight.check_room(config, manifest, device_bytes, processes=1 if on_cuda else here)
+        if session.device.type == "cuda":  # which no other process has
+            preflight.check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1])
+        else:
+            preflight.check_room(config, manifest, memory_bytes(), processes=here)
         if world.is_main and start is None:
             preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
@@ -183,47 +183,48 @@ def check_shared(run: str | Path, world: World) -> None:
 
 
 def build_trainer(
-    config: RunConfig,
-    session: Session,
-    manifest: Manifest,
-    data: OpenData,
-    choices: dict[str, Choice],
-    beginning: Beginning | None = None,
+    config: RunConfig, session: Session, data: OpenData, choices: dict[str, Choice], beginning: Beginning
 ) -> Trainer:
     """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``beginning``.
 
     What was decided on the way is added to ``choices``.
     """
-    world, beginning = session.world, beginning or Beginning()
+    world, device = session.world, session.device
     torch.manual_seed(config.seed)
-    network = build_network(config, manifest)
+    network = build_network(config, data.manifest)
     if isinstance(network, LanguageModel):
         with world.together("reading the vocabulary"):
             network.start_bias(vocabulary_of(config).counts)
     beginning.put_into(network, config.model.embedding_std)
-    network.to(session.device).recurrent.flatten_parameters()
-    layout, in_layout = layout_on(session.device, config.model.hidden_size, config.recurrence)
+    network.to(device).recurrent.flatten_parameters()
+    layout, in_layout = layout_on(device, config.model.hidden_size, config.recurrence)
     bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu
-    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout, bf16_on_cpu=bf16_on_cpu)
+    wanted = recurrent_dtype(session.arithmetic, device.type, layout, bf16_on_cpu=bf16_on_cpu)
     in_dtype = try_recurrence(network.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
-    objective = build_objective(config, network, manifest, DTYPES[in_dtype.value], session.device)
-    guard = NonFiniteGuard(
-        config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0),
-        world,
-        Path(config.run),
-        Path(config.data),
-        data.splits[TRAIN],
-        data.splits[UNLABELLED] if config.order.unlabelled_batch else None,
-        answers_of(config, manifest),
-    )
-    loader = build_loader(config, session, data, layout, beginning)
-    meter = Meter(session.device, predictions_of(network))
-    return Trainer(config, objective, loader, session.accelerator, world, guard=guard, meter=meter)
+    objective = build_objective(config, network, data.manifest.labels, DTYPES[in_dtype.value], device)
+    shared: dict[str, Any] = {
+        "rank": world.rank,
+        "world_size": world.world_size,
+        "layout": layout,
+        "device": device,
+        "micro_batch": None if config.micro_batch == "auto" else config.micro_batch,
+        "guard": data.look,
+    }
+    split, unlabelled = data.splits[TRAIN], None
+    if config.order.unlabelled_batch:
+        rows = data.splits[UNLABELLED]
+        unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), targets=beginning.targets, **shared)
+    counts_tokens = config.task == LANGUAGE_MODEL
+    order = order_over(split, order_spec(config))
+    loader = Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
+    limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
+    guard = NonFiniteGuard(config, world, data.splits, limit)
+    return Trainer(config, objective, loader, session.accelerator, world, guard)
 
 
 def build_objective(
-    config: RunConfig, network: AnyNetwork, manifest: Manifest, dtype: torch.dtype, device: torch.device
+    config: RunConfig, network: AnyNetwork, labels: Sequence[str], dtype: torch.dtype, device: torch.device
 ) -> AnyObjective:
     """The loss around a network that lies on its device; recurrent layers compute in ``dtype``."""
     if isinstance(network, LanguageModel):
@@ -238,7 +239,7 @@ def build_objective(
     if optim.adversarial is not None:
         counts = torch.from_numpy(vocabulary_of(config).counts)
         adversary = Adversary(optim.adversarial, counts.to(device, torch.float64))
-    weights = [optim.class_weights.get(label, 1.0) for label in manifest.labels]
+    weights = [optim.class_weights.get(label, 1.0) for label in labels]
     return Objective(
         network,
         optim,
@@ -248,24 +249,3 @@ def build_objective(
         soft_weight=config.self_training.weight,
         adversary=adversary,
     )
-
-
-def build_loader(config: RunConfig, session: Session, data: OpenData, layout: Layout, beginning: Beginning) -> Loader:
-    """This rank's share of every step, with unlabelled rows where ``config`` asks for them."""
-    shared: dict[str, Any] = {
-        "rank": session.world.rank,
-        "world_size": session.world.world_size,
-        "layout": layout,
-        "device": session.device,
-        "micro_batch": None if config.micro_batch == "auto" else config.micro_batch,
-        "guard": data.guard.check_sizes,
-    }
-    unlabelled = None
-    if config.order.unlabelled_batch:
-        rows = data.splits[UNLABELLED]
-        targets = beginning.targets.get(UNLABELLED)
-        unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), targets=targets, **shared)
-    split = data.splits[TRAIN]
-    counts_tokens = config.task == LANGUAGE_MODEL
-    order = order_over(split, order_spec(config))
-    return Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)

@@ -7,11 +7,10 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig
+from harness.config import CLASSIFIER, RunConfig
 from harness.data.checks import TEST, TRAIN, VALIDATION, class_rows, few_steps, imbalance, in_words
 from harness.model.registry import parameters_of
 from harness.ranks.precision import Choice
@@ -21,29 +20,27 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, predictions_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.tables import MARK, classes_table, describe_calibration, figures_table, never_found, verdicts
+from harness.scores.tables import MARK, never_found, show_figures, verdicts
 from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import Column, Screen, Tone, duration, fitted, head_line, laid_out, row_line
+from preprocessing.base.terminal import Screen, Tone, duration
 from preprocessing.dataset.shards import Manifest
 
-PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}
-"""What the weights of a task are for."""
 BEST = {"accuracy": "highest accuracy", "loss": "lowest log loss", "calibrated": "lowest calibrated log loss"}
 """What the best epoch has, by ``select``."""
 HEAD_EVERY = 20
 """Rows between two heads, so that the end of a log file can be read by itself."""
-COLUMNS = (
-    (Column(key="step", title="step"), "{step:,}/{total:,}"),
-    (Column(key="epoch", title="epoch", least=5, weight=2), "{epoch:.2f}"),
-    (Column(key="loss", title="loss", least=6), "{loss:.4f}"),
-    (Column(key="lr", title="lr", least=7, weight=4), "{lr:.1e}"),
-    (Column(key="tokens_per_s", title="tokens/s", least=9, weight=3), "{tokens_per_s:,.0f}"),
-    (Column(key="left", title="left", least=6, weight=1), "{left}"),
-    (Column(key="data_wait", title="wait", least=5, weight=6), "{data_wait:.1%}"),
-    (Column(key="padding", title="padding", weight=5), "{padding:.1%}"),
-)
-"""Of a log line's row; where the screen is narrow, they give way in order of importance."""
+ROW = {
+    "step": "{step:>{wide}}",
+    "epoch": "{epoch:6.2f}",
+    "loss": "{loss:7.4f}",
+    "lr": "{lr:7.1e}",
+    "tokens/s": "{tokens_per_s:9,.0f}",
+    "left": "{left:>6}",
+    "wait": "{data_wait:5.1%}",
+    "padding": "{padding:7.1%}",
+}
+"""Of a log line, by title."""
 
 
 class Log(Screen):
@@ -67,11 +64,10 @@ class Console(Sink):
     def __init__(self, config: RunConfig, manifest: Manifest, total_steps: int, first_step: int = 0) -> None:
         """``total_steps`` and the step that this start goes on from are what the time left is computed from."""
         self.config, self.manifest, self.directory = config, manifest, Path(config.run)
-        self.total_steps, self.first_step = total_steps, first_step
+        self.total_steps, self.first_step, self.step = total_steps, first_step, first_step
         self.screen = Log(quiet=config.quiet)
         self.watched = self.screen.is_live
-        self.head, self.rows_since_head = [""], 0
-        self.step, self.doing, self.loss = first_step, "", ""
+        self.rows, self.loss = 0, ""
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -80,32 +76,24 @@ class Console(Sink):
 
     def start(self, choices: Mapping[str, Choice]) -> None:
         """Print what is trained, on what, with which settings and why, and warnings."""
-        for name, text in facts(self.config, self.manifest, self.total_steps).items():
-            self.screen.fact(name, text)
-        for name, choice in choices.items():
-            self.screen.fact(name, str(choice))
-        if self.config.task == CLASSIFIER:
-            classes, optim, threshold = class_rows(self.manifest, TRAIN), self.config.optim, self.config.evaluation
-            for name, warning in (
-                ("imbalance", imbalance(classes, optim.class_weights, threshold.threshold)),
-                ("few steps", few_steps(self.total_steps // self.config.epochs, self.config.epochs)),
-            ):
-                if warning is not None:
-                    self.screen.fact(name, warning, "warn")
+        config, epochs = self.config, self.config.epochs
+        for name, text in {**facts(config, self.manifest, self.total_steps), **choices}.items():
+            self.screen.fact(name, str(text))
+        if config.task == CLASSIFIER:
+            classes, threshold = class_rows(self.manifest, TRAIN), config.evaluation.threshold
+            if warning := imbalance(classes, config.optim.class_weights, threshold):
+                self.screen.fact("imbalance", warning, "warn")
+            if warning := few_steps(self.total_steps // epochs, epochs):
+                self.screen.fact("few steps", warning, "warn")
         self.screen.write([""])
 
     def advance(self, step: int, doing: str = "") -> None:
         """A step is done, or something else is being ``done``: move the bar, where there is one. Costs microseconds."""
-        if self.watched:
-            self.step, self.doing = step, doing
-            self.tick(now=bool(doing))
-
-    def tick(self, *, now: bool = False) -> None:
-        """Draw the bar again, if it is time to."""
-        if self.watched and self.step > self.first_step:
-            share = self.step / self.total_steps
-            after = ", ".join(filter(None, (self.doing, self.loss, f"{self.left()} left")))
-            self.screen.live(f"step {self.step:,}/{self.total_steps:,}", share, after, now=now)
+        self.step = step
+        if self.watched and step > self.first_step:
+            after = ", ".join(filter(None, (doing, self.loss, f"{self.left()} left")))
+            where = f"step {step:,}/{self.total_steps:,}"
+            self.screen.live(where, step / self.total_steps, after, now=bool(doing))
 
     def left(self) -> str:
         """Time to the last step, at the speed so far."""
@@ -113,47 +101,39 @@ class Console(Sink):
         return duration((time.monotonic() - self.started) / done * (self.total_steps - self.step))
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """A row, or one validation; ``results`` prints the test."""
+        """A row, with a head from time to time; or one validation. ``results`` prints the test."""
         if kind == "train":
             self.step, self.loss = values["step"], f"loss {values['loss']:.4f}"
-            self.row(values)
+            total = f"{self.total_steps:,}"
+            about = {"step": f"{self.step:,}/{total}", "wide": 2 * len(total) + 1, "left": self.left()}
+            row = {title: text.format(**{**values, **about}) for title, text in ROW.items()}
+            if self.rows % HEAD_EVERY == 0:
+                self.screen.write(["  ".join(title.rjust(len(cell)) for title, cell in row.items())], "head")
+            self.rows += 1
+            self.screen.write(["  ".join(row.values())])
             if values["verdict"]:
                 self.screen.say(f"  note: {values['verdict']}", "warn")
         elif kind == VALIDATION:
-            parts = perplexity_parts(values) if "perplexity" in values else self.validation_parts(values)
-            first = (f"epoch {values['epoch']}/{self.config.epochs}", 0)
-            best = [("best", 0)] if values["best"] else []
-            line = fitted([first, *parts, *best], self.screen.width)
-            self.screen.write([line], "good" if values["best"] else "")
+            parts = [f"epoch {values['epoch']}/{self.config.epochs}", *self.validation(values)]
+            parts += ["best"] if values["best"] else []
+            self.screen.write(["  ".join(parts)], "good" if values["best"] else "")
 
-    def row(self, values: Mapping[str, Any]) -> None:
-        """A log line's row, with a head above it if it is time for one."""
-        facts = {**values, "total": self.total_steps, "left": self.left()}
-        row = {column.key: text.format(**facts) for column, text in COLUMNS}
-        longest = 2 * len(f"{self.total_steps:,}") + 1
-        columns = [replace(column, least=max(column.least, longest * (column.key == "step"))) for column, _ in COLUMNS]
-        layout = laid_out(columns, [row], self.screen.width)
-        head = [head_line(layout)]
-        if head != self.head or self.rows_since_head >= HEAD_EVERY:
-            self.screen.write(head, "head")
-            self.rows_since_head = 0
-        self.head, self.rows_since_head = head, self.rows_since_head + 1
-        self.screen.write([row_line(layout, row)])
-
-    def validation_parts(self, values: Mapping[str, Any]) -> list[tuple[str, int]]:
-        """The figures of a validation, each with how early it gives way; the one that chooses never does, and is
-        marked.
-        """
+    def validation(self, values: Mapping[str, Any]) -> list[str]:
+        """The figures of a validation; the one that chooses is marked."""
+        log_loss = f"log loss {values['log_loss']:.4f}"
+        if "perplexity" in values:
+            names = ("perplexity", "perplexity_forward", "perplexity_backward")
+            said = [f"{name.replace('_', ' ')} {values[name]:,.1f}" for name in names if name in values]
+            return [*said, log_loss]
         low, high = wilson(round(values["accuracy"] * values["rows"]), values["rows"])
-        shown = {
-            "accuracy": (f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}", 0),
-            "f1": (f"{'F1' if len(self.manifest.labels) == 2 else 'macro F1'} {values['f1']:.4f}", 3),
-            "log_loss": (f"log loss {values['log_loss']:.4f}", 2),
-        }
+        shown = {"accuracy": f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}"}
         if "calibrated_log_loss" in values:
-            shown["calibrated_log_loss"] = (f"calibrated {values['calibrated_log_loss']:.4f}", 0)
-        chosen = CHOSEN_BY[self.config.select]
-        return list((shown | {chosen: (f"{shown[chosen][0]}{MARK}", 0)}).values())
+            shown["calibrated_log_loss"] = f"calibrated {values['calibrated_log_loss']:.4f}"
+        else:
+            shown["f1"] = f"{'F1' if len(self.manifest.labels) == 2 else 'macro F1'} {values['f1']:.4f}"
+        shown["log_loss"] = log_loss
+        shown[CHOSEN_BY[self.config.select]] += MARK
+        return list(shown.values())
 
     def rehearsal(self, step_s: float, rows: int, memory_bytes: int, full_s: float) -> None:
         """What a dry run found: seconds and rows of the longest step, and the seconds of a full run."""
@@ -167,24 +147,21 @@ class Console(Sink):
         ``measured`` are all figures of each split that was measured at the end, as ``SPLIT.json`` has them.
         """
         lines, _ = self.history()
-        self.screen.table(figures_table(measured, self.manifest.labels, self.screen.width))
-        found = verdicts(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
-        for name, values in list(measured.items())[-1:]:
-            self.screen.say(f"{describe_calibration(values)}\n\nclasses of {name}:")
-            self.screen.table(classes_table(values["per_class"], self.screen.width))
-            found += filter(None, [never_found(values["per_class"])])
+        show_figures(self.screen, measured)
+        last = list(measured.values())[-1]
+        notes = verdicts(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
         self.screen.write([""])
-        for sentence in found:
+        for sentence in filter(None, [*notes, never_found(last["per_class"])]):
             self.screen.fact("note", sentence, "warn", indent=6)
 
     def history(self) -> tuple[list[Line], Line | None]:
         """The lines of ``metrics.jsonl``, and that of the best validation, which is said."""
         self.screen.end()
+        lines: list[Line] = []
         try:
             lines = read_log(self.directory)
         except DataError as error:
             self.screen.say(f"warning: no table of validation ({error})", "warn")
-            lines = []
         best = [line for line in lines if line["kind"] == VALIDATION and line.get("best")]
         if best:
             self.screen.say(f"\nbest weights: step {best[-1]['step']:,}, epoch {best[-1]['epoch']}")
@@ -194,8 +171,8 @@ class Console(Sink):
         """How well the best weights of a language model predict, and what they are for."""
         _, best = self.history()
         if best is not None:
-            rows, targets = f"{best['rows']:,} rows", f"{best['targets']:,} tokens"
-            self.screen.say(f"perplexity {best['perplexity']:,.1f} on {targets} of {rows}")
+            found = f"perplexity {best['perplexity']:,.1f} on {best['targets']:,} tokens of {best['rows']:,} rows"
+            self.screen.say(found)
         self.screen.say(f"a classifier starts from them with --init.weights {self.directory}")
 
     def close(self, ending: Ending) -> None:
@@ -205,46 +182,32 @@ class Console(Sink):
             self.say(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
         if ending.state != "finished":
             return
-        self.screen.say(f"\nfinished in {duration(time.monotonic() - self.started)}; in {self.directory}:", "good")
-        for name, what in (
-            (layout.BUNDLE, f"best weights, vocabulary and text pipeline, for {PURPOSE[self.config.task]}"),
-            (figures_name(TEST), f"test metrics; {predictions_name(TEST)} has every row"),
-            (layout.REPORT, "all of it to look at"),
-        ):
-            if (self.directory / name).exists():
-                self.screen.fact(f"  {name}", what, indent=17)
+        names = (layout.BUNDLE, figures_name(TEST), predictions_name(TEST), layout.REPORT)
+        there = ", ".join(name for name in names if (self.directory / name).exists())
+        took = duration(time.monotonic() - self.started)
+        self.screen.say(f"\nfinished in {took}; {self.directory} has {there}", "good")
 
 
 def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> dict[str, str]:
     """What is trained on what, by name."""
-    shape, tokens = config.model, config.global_batch_tokens
-    classifies = config.task == CLASSIFIER
+    shape, tokens, classifies = config.model, config.global_batch_tokens, config.task == CLASSIFIER
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
-    direction = ("Bi" if shape.bidirectional else "") + shape.cell.upper()
-    model = f"{shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}"
-    model += f", {shape.pooling} pooling" if classifies else ""
-    size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
-    found = {"run": f"{config.run}, seed {config.seed}"}
-    if config.fold is not None:
-        found["fold"] = f"{config.fold} of {manifest.folds} is the validation"
-    found["data"] = f"{config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,})"
+    fold = "" if config.fold is None else f"; fold {config.fold} of {manifest.folds} is the validation"
+    found = {
+        "run": f"{config.run}, seed {config.seed}",
+        "data": f"{config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,}){fold}",
+    }
     if classifies:
         found["classes"] = in_words(class_rows(manifest, TRAIN))
-    found["model"] = f"{model}, {parameters_of(config, manifest):,} parameters"
+    cell = ("Bi" if shape.bidirectional else "") + shape.cell.upper()
+    pooling = f", {shape.pooling} pooling" if classifies else ""
+    size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
+    found["model"] = (
+        f"{shape.num_layers}-layer {cell} {shape.embedding_dim}→{shape.hidden_size}{pooling}, "
+        f"{parameters_of(config, manifest):,} parameters"
+    )
     found["steps"] = f"{total_steps:,} of {size}, {total_steps // config.epochs:,} an epoch"
     if classifies:
-        found["best epoch"] = f"the one with the {BEST[config.select]} on validation, marked {MARK}"
-    else:
-        read = sum(shard.tokens for shard in manifest.splits[TRAIN])
-        among = f"{config.language_model.candidates:,} candidates a step"
-        found["task"] = (
-            f"language model: each direction predicts its next token, among {among}; {read:,} tokens an epoch"
-        )
-    return found
-
-
-def perplexity_parts(values: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """What a validation of a language model says, each part with how early it gives way."""
-    both = [f"{name} {values[key]:,.1f}" for name in ("forward", "backward") if (key := f"perplexity_{name}") in values]
-    log_loss = f"log loss {values['log_loss']:.4f}"
-    return [(f"perplexity {values['perplexity']:,.1f}", 0), *((text, 2) for text in both), (log_loss, 1)]
+        return found | {"best epoch": f"the one with the {BEST[config.select]} on validation, marked {MARK}"}
+    among = f"{config.language_model.candidates:,} candidates a step"
+    return found | {"task": f"language model: each direction predicts its next token, among {among}"}

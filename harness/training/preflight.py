@@ -6,7 +6,7 @@ Nothing here imports torch or touches a device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,31 +43,12 @@ DRAWN, TRAINED, AVERAGED = 4, 16, 4
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A key that is not what it was when the run began."""
-
-    key: str
-    was: Any
-    now: Any
-    breaks: bool
-    """The run would end elsewhere."""
-
-    def __str__(self) -> str:
-        """One line of the list."""
-        effect = "another run from here on" if self.breaks else "the same run"
-        return f"  {readable(self.key)}: was {readable(self.was)}, now {readable(self.now)} ({effect})"
-
-
-@dataclass(frozen=True)
 class ResumePoint:
     """How things stand in a run directory before a start."""
 
-    begun: bool
-    """A run began here."""
-    finished: bool
-    """It ended well and nothing new was asked of it."""
-    differences: list[Difference]
-    checkpoint: Checkpoint | None
+    checkpoint: Checkpoint | None = None
+    finished: bool = False
+    """The run ended well, and nothing new was asked of it."""
 
 
 def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
@@ -142,62 +123,47 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
     layout.check_single(config.run)
     if config.resume == "never":
         layout.check_free(config.run)
-        return ResumePoint(False, False, [], None)
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
-        return ResumePoint(False, False, [], None)
-    status = known_status(config.run, warn)
+        return ResumePoint()
+    finished = known_status(config.run, warn).get("state") == "finished"
     checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
-    finished = status.get("state") == "finished"
     same_data = check_dataset(checkpoint, config, finished=finished)
     if checkpoint is None:
-        return ResumePoint(True, False, [], None)
+        return ResumePoint()
     then = checkpoint.state.get("order_version", 1)
     if then != order.VERSION and not is_allowed("order", config.allowed):
         raise ConfigError(
             f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "
             f"version {order.VERSION}; go on with that padless, name another run directory, or --allow order"
         )
-    found = differences(checkpoint.state["config"], to_dict(config), same_data=same_data)
-    if found:
-        say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *map(str, found)]))
-    check_continuity(found, config.allowed)
-    return ResumePoint(True, finished and not any(one.breaks for one in found), found, checkpoint)
-
-
-def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, same_data: bool) -> list[Difference]:
-    """Every key whose value is another, in the order of the configuration; a key of one side alone is None there.
-
-    ``same_data``: the datasets of both, wherever they lie, have one fingerprint.
-    """
-    before, after = flat(was), flat(now)
-    found = []
-    for key in dict.fromkeys([*after, *before]):
-        old, new = before.get(key), after.get(key)
-        other_data = key == "data" and not same_data
-        if other_data or (old != new and not (old in UNSET and new in UNSET)):
+    before, after = flat(checkpoint.state["config"]), flat(to_dict(config))
+    lines, breaking = [], []
+    for key in dict.fromkeys([*after, *before]):  # one that a side has not is None there
+        was, now, other_data = before.get(key), after.get(key), key == "data" and not same_data
+        if other_data or (was != now and not (was in UNSET and now in UNSET)):
             breaks = other_data or FREE.isdisjoint({key, key.partition(".")[0]})
-            found.append(Difference(key, old, new, breaks))
-    return found
+            breaking += [key] if breaks else []
+            effect = "another run from here on" if breaks else "the same run"
+            lines.append(f"  {readable(key)}: was {readable(was)}, now {readable(now)} ({effect})")
+    if lines:
+        say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *lines]))
+    for key in breaking:
+        name, was, now = map(readable, (key, before.get(key), after.get(key)))
+        if key.partition(".")[0] in ("model", "task") and key not in FITTING:
+            raise ConfigError(f"{name}: was {was}, now {now}: the weights fit no other; name another run directory")
+        if not is_allowed(key, config.allowed):
+            raise ConfigError(
+                f"{name}: the run began with {was}, now {now}; put it back, name another run directory, or go on all "
+                f"the same with --allow {name}"
+            )
+    return ResumePoint(checkpoint, finished and not breaking)
 
 
 def is_allowed(key: str, allowed: set[str]) -> bool:
     """Whether a key, or a part of the configuration that it lies in, was allowed by name."""
     parts = key.split(".")
     return any(".".join(parts[:count]) in allowed for count in range(1, len(parts) + 1))
-
-
-def check_continuity(found: list[Difference], allowed: set[str]) -> None:
-    """Raise ``ConfigError`` for the first difference that breaks the run and was not allowed."""
-    for one in (one for one in found if one.breaks):
-        key, was, now = map(readable, (one.key, one.was, one.now))
-        if one.key.partition(".")[0] in ("model", "task") and one.key not in FITTING:
-            raise ConfigError(f"{key}: was {was}, now {now}: the weights fit no other; name another run directory")
-        if not is_allowed(one.key, allowed):
-            raise ConfigError(
-                f"{key}: the run began with {was}, now {now}; put it back, name another run directory, or go on all "
-                f"the same with --allow {key}"
-            )
 
 
 def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConfig) -> None:
@@ -232,7 +198,7 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     """
     if not Path(config.data, MANIFEST).exists():
         return True  # which is for the checks of the dataset to say
-    began: Mapping[str, Any] = {} if checkpoint is None else checkpoint.state
+    began = {} if checkpoint is None else checkpoint.state
     fingerprint = began.get("dataset")
     if checkpoint is None:
         with suppress(DataError):  # a damaged bundle is replaced
@@ -249,8 +215,10 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     needed = ["data", "epochs"] if finished and checkpoint is not None else ["data"]
     if fits and all(is_allowed(key, config.allowed) for key in needed):
         return False
-    mend = f"go on with this one with {'more --epochs and ' * (len(needed) - 1)}--allow {','.join(needed)}"
+    mend = "restore the old one: the weights fit no other"
+    if fits:
+        mend = f"go on with this one with {'more --epochs and ' * (len(needed) - 1)}--allow {','.join(needed)}"
     raise DataError(
         f"{config.data}: not the dataset that {config.run} was trained on: its {' and '.join(differ)} differ; "
-        f"name another --run to train on it, or {mend if fits else 'restore the old one: the weights fit no other'}"
+        f"name another --run to train on it, or {mend}"
     )

@@ -9,15 +9,16 @@ steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from harness.config import CLASSIFIER, DAMAGED, LANGUAGE_MODEL, MOST_BUCKETS, RunConfig, flat, is_auto, to_dict
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, MOST_BUCKETS, RunConfig, flat, is_auto, to_dict
 from harness.data.views import rows_of_task
 from harness.model.registry import check_model
-from harness.rundir.checkpoint import STATE, newest
-from preprocessing.base.schema import typed
+from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN, UNLABELLED
-from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.dataset.shards import read_manifest
 
 STEPS = 2500
 """Optimizer steps that a small corpus needs, whatever its rows."""
@@ -74,13 +75,6 @@ class Corpus:
     rows_beside: int = 0
     """The rows of that split where they are learned by their soft labels, else 0."""
 
-    @classmethod
-    def of(cls, manifest: Manifest, *, teaching: bool = False) -> Corpus:
-        """Of a dataset's manifest; ``teaching``: unlabelled rows are learned from by soft labels."""
-        tokens, others = (sum(shard.tokens for shard in manifest.splits.get(name, ())) for name in (TRAIN, UNLABELLED))
-        rows, more = (manifest.rows(name) if name in manifest.splits else 0 for name in (TRAIN, UNLABELLED))
-        return cls(rows, tokens, len(manifest.labels), others, more if teaching else 0)
-
 
 @dataclass(frozen=True)
 class Resolved:
@@ -104,10 +98,12 @@ def resolve(config: RunConfig) -> Resolved:
         config = as_begun(config)
     if not keys_to_resolve(config):
         return Resolved(config, {})
-    taught = config.self_training.is_on or config.self_training.rounds > 0
     manifest = rows_of_task(config.task, read_manifest(config.data), config.data, config.fold)
-    corpus = Corpus.of(manifest, teaching=taught and config.order.unlabelled_batch > 0)
-    return decide(config, corpus if config.task == CLASSIFIER else replace(corpus, classes=2))
+    tokens, others = (sum(shard.tokens for shard in manifest.splits.get(name, ())) for name in (TRAIN, UNLABELLED))
+    teaches = config.order.unlabelled_batch and (config.self_training.is_on or config.self_training.rounds)
+    beside = manifest.rows(UNLABELLED) if teaches and UNLABELLED in manifest.splits else 0
+    classes = len(manifest.labels) if config.task == CLASSIFIER else 2
+    return decide(config, Corpus(manifest.rows(TRAIN), tokens, classes, others, beside))
 
 
 def resolve_without_data(config: RunConfig) -> Resolved:
@@ -125,11 +121,18 @@ def as_begun(config: RunConfig) -> RunConfig:
     began = newest(config.run, lambda error: None)
     if began is None:
         return config
-    values, then = to_dict(config), flat(began.state["config"])
-    for key in keys_to_resolve(config):
+    then = flat(began.state["config"])
+    return with_values(config, {key: then.get(key, "auto") for key in keys_to_resolve(config)})
+
+
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """The configuration with other values of dotted keys."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
         part, _, name = key.rpartition(".")
-        (values[part] if part else values)[name] = then.get(key, "auto")
-    return typed(RunConfig, values, str(began.path / STATE), DAMAGED)
+        parts.setdefault(part, {})[name] = value
+    top = parts.pop("", {})
+    return replace(config, **top, **{part: replace(getattr(config, part), **own) for part, own in parts.items()})
 
 
 def for_task(config: RunConfig) -> RunConfig:
@@ -144,60 +147,50 @@ def for_task(config: RunConfig) -> RunConfig:
 
 def decide(config: RunConfig, corpus: Corpus) -> Resolved:
     """The rules: those of length first, since the rates follow from batch and steps."""
+    values = flat(to_dict(config))
     reasons: Reasons = {}
-    batch, epochs, patience = config.global_batch, config.epochs, config.patience
+
+    def settle(key: str, value: Any, name: str, said: str, why: str) -> Any:
+        """What the user wants of a key, or this value for ``auto``, with its reason; ``said``: the value in words."""
+        if is_auto(values[key]):
+            values[key] = value
+            if said:
+                reasons[name] = (said, why)
+        return values[key]
+
     beside = config.order.unlabelled_batch if corpus.rows_beside else 0
-    if is_auto(batch):
-        batch = batch_of(corpus, beside)
-        reasons["batch"] = (f"{batch} rows a step", f"for {corpus.rows:,} rows")
+    batch = batch_of(corpus, beside)
+    batch = settle("global_batch", batch, "batch", f"{batch} rows a step", f"for {corpus.rows:,} rows")
     rows_a_step = batch
     if config.global_batch_tokens is not None and corpus.tokens:
         rows_a_step = max(1, round(config.global_batch_tokens * corpus.rows / corpus.tokens))
     steps_a_pass = max(1, math.ceil(corpus.rows / rows_a_step))
-    if is_auto(epochs):
-        passing = math.ceil(PASSES * corpus.rows_beside / beside) if beside else 0
-        epochs = epochs_of(steps_a_pass, passing)
-        reasons["epochs"] = (str(epochs), f"of {steps_a_pass:,} steps, for {max(STEPS, passing):,}")
+    passing = math.ceil(PASSES * corpus.rows_beside / beside) if beside else 0
+    epochs = epochs_of(steps_a_pass, passing)
+    why = f"of {steps_a_pass:,} steps, for {max(STEPS, passing):,}"
+    epochs = settle("epochs", epochs, "epochs", str(epochs), why)
     steps = epochs * steps_a_pass
-    if patience is not None and is_auto(patience):
-        patience = max(PATIENT, epochs // 2) if epochs > PATIENT else None
-        if patience is not None:
-            reasons["patience"] = (f"{patience} epochs without improvement", f"half of {epochs}")
-    wide, vectors, optim = config.model.wide, config.init.vectors, config.optim
-    if is_auto(wide):
-        wide = buckets_of(corpus, config.model.wide_ngrams)
-        reasons["wide part"] = (f"{wide:,} buckets", f"for n-grams of up to {config.model.wide_ngrams} words")
-    if is_auto(vectors):
-        tokens = corpus.tokens + corpus.unlabelled_tokens
-        vectors = "own" if tokens >= VECTOR_TOKENS and not config.init.weights else "none"
-        if vectors == "none":
-            few = f"{tokens:,} tokens are too few to learn them"
-            reasons["vectors"] = ("random", "init.weights has its own" if config.init.weights else few)
-    lr, ema, wide_lr = optim.lr, optim.ema, optim.wide_lr
-    if is_auto(lr):
-        wanted = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
-        lr = float(f"{wanted:.2g}")
-        reasons["rate"] = (f"{lr:g}", f"for {rows_a_step:,} rows a step")
-    if ema is not None and is_auto(ema):
-        horizon = max(2, round(AVERAGED * steps))
-        ema = 1 - 1 / horizon
-        reasons["average"] = (f"over {horizon:,} steps", f"a tenth of {steps:,}")
-    if is_auto(wide_lr):
-        rows = max(corpus.rows, corpus.rows_beside / config.self_training.weight)
-        wanted = 2 * WIDE_C * rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
-        wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
-        if wide:
-            reasons["linear part"] = (f"learning rate {wide_lr:g}", f"as logistic regression with C = {WIDE_C:g}")
-    config = replace(
-        config,
-        global_batch=batch,
-        epochs=epochs,
-        patience=patience,
-        model=replace(config.model, wide=wide),
-        init=replace(config.init, vectors=vectors),
-        optim=replace(optim, lr=lr, ema=ema, wide_lr=wide_lr),
-    )
-    return Resolved(config, reasons)
+    patience = max(PATIENT, epochs // 2) if epochs > PATIENT else None
+    waits = "" if patience is None else f"{patience} epochs without improvement"
+    settle("patience", patience, "patience", waits, f"half of {epochs}")
+    buckets, longest = buckets_of(corpus, config.model.wide_ngrams), config.model.wide_ngrams
+    why = f"for n-grams of up to {longest} words"
+    wide = settle("model.wide", buckets, "wide part", f"{buckets:,} buckets", why)
+    tokens = corpus.tokens + corpus.unlabelled_tokens
+    own = tokens >= VECTOR_TOKENS and not config.init.weights
+    why = "init.weights has its own" if config.init.weights else f"{tokens:,} tokens are too few to learn them"
+    settle("init.vectors", "own" if own else "none", "vectors", "" if own else "random", why)
+    rate = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
+    rate = float(f"{rate:.2g}")
+    settle("optim.lr", rate, "rate", f"{rate:g}", f"for {rows_a_step:,} rows a step")
+    horizon = max(2, round(AVERAGED * steps))
+    settle("optim.ema", 1 - 1 / horizon, "average", f"over {horizon:,} steps", f"a tenth of {steps:,}")
+    rows = max(corpus.rows, corpus.rows_beside / config.self_training.weight)
+    rate = 2 * WIDE_C * rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
+    rate = float(f"{min(LARGEST_WIDE_LR, max(1.0, rate)):.3g}")
+    said = f"learning rate {rate:g}" if wide else ""
+    settle("optim.wide_lr", rate, "linear part", said, f"as logistic regression with C = {WIDE_C:g}")
+    return Resolved(with_values(config, {key: values[key] for key in BY_CORPUS}), reasons)
 
 
 def batch_of(corpus: Corpus, beside: int) -> int:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,30 +17,80 @@ import torch
 from harness.batch import StepBatch
 from harness.config import RunConfig, to_dict
 from harness.data import order
-from harness.data.checks import TRAIN, VALIDATION
+from harness.data.batches import lengths_of
+from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
-from harness.inference.scoring import loader_over, measure
+from harness.inference.bundle import read_bundle
+from harness.inference.evaluation import assess, write_results
+from harness.inference.scoring import loader_over, measure, score
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
 from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
+from harness.rundir.layout import BUNDLE, EVALUATION, storage
 from harness.rundir.records import installed_version
-from harness.scores.calibration import Decision, calibrated_log_loss, decide
-from harness.scores.figures import numbers_of
+from harness.scores.calibration import Decision, calibrated_log_loss, choose_share, decide
+from harness.scores.figures import CHOSEN_BY, numbers_of
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
-from harness.training.throughput import memory_bytes, reset_peak_memory, synchronize
+from harness.training.throughput import memory_bytes, synchronize
 from harness.training.trainer import Milestones, Trainer
-from harness.training.validation import Scorer, Selection
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
-from preprocessing.dataset.shards import Manifest
 
 STEPS_LOOKED_AT = 2000
 REPEATS = 3
+
+
+@dataclass
+class Selection:
+    """The best validation so far."""
+
+    metric: Literal["accuracy", "loss", "calibrated"]
+    """What is compared: the highest accuracy, the lowest log loss, or the lowest once probabilities are calibrated."""
+    patience: int | None = None
+    """Validations in a row without a better one after which training stops; None: never."""
+    best: float | None = None
+    """The best value so far; a loss counts negative, so higher is always better."""
+    best_step: int | None = None
+    epochs_since_best: int = 0
+    decision: Decision = field(default_factory=Decision)
+    """How the logits of the best weights become probabilities and labels."""
+
+    def agree(self, world: World, values: dict[str, Any], step: int, decide: Callable[[], Decision]) -> bool:
+        """Whether rank 0 finds the validation ``values`` after ``step`` the best so far; all ranks remember what it
+        does, since figures of other machines may differ in the last bit.
+
+        ``decide`` gives the decision that belongs to the weights if they are the best.
+        """
+        better = False
+        if world.is_main:
+            value = values[CHOSEN_BY[self.metric]] * (1 if self.metric == "accuracy" else -1)
+            better = self.best is None or value > self.best or not math.isfinite(self.best)
+            self.epochs_since_best += 1
+            if better:
+                self.best, self.best_step, self.epochs_since_best, self.decision = value, step, 0, decide()
+        better, state = world.from_main((better, self.state()), "whether these weights are the best so far")
+        self.load(state)
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience is at its end."""
+        return self.patience is not None and self.epochs_since_best >= self.patience
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {key: value for key, value in asdict(self).items() if key != "patience"}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` gave; with another metric the best so far counts no more."""
+        if state["metric"] == self.metric:
+            self.best, self.best_step = state["best"], state["best_step"]
+            self.epochs_since_best, self.decision = state["epochs_since_best"], Decision(**state["decision"])
 
 
 @dataclass
@@ -48,18 +99,24 @@ class Run(Milestones):
 
     config: RunConfig
     session: Session
-    manifest: Manifest
     data: OpenData
-    scorer: Scorer
     trainer: Trainer
     selection: Selection
-    requests: RankRequests
     watch: StopWatch
     writer: RunWriter
-    console: Console | None
-    """None on ranks other than 0."""
+    console: Console
+    """A quiet one on ranks other than 0."""
     interrupted: bool = False
     """A rank was told to stop before the weights were what the run begins with."""
+
+    def __post_init__(self) -> None:
+        """No rank has asked for anything yet."""
+        self.requests = RankRequests(self.session.world)
+
+    def measured(self, split: str) -> Loader:
+        """This rank's share of a split that is scored."""
+        rows, batch_rows, layout = self.data.splits[split], self.config.eval_batch, self.trainer.loader.layout
+        return loader_over(rows, self.session.world, batch_rows, layout, self.session.device, self.data.look)
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
@@ -77,11 +134,34 @@ class Run(Milestones):
             raise
 
     def finish(self) -> None:
-        """Measure the best weights, once, and say how good they are."""
-        self.show("testing")
-        measured = self.scorer.measure_best(self.writer.directory, self.trainer.step, self.writer.sinks, self.pause)
-        with self.session.world.together("saying how good the best weights are"):
-            if self.console is not None:
+        """Measure the best weights, once, on the test split if the dataset has one, and say how good they are.
+
+        Where it has none, they are measured on validation, for the report has nothing else to show; and on a fold that
+        was held out, since all folds together are predictions of every row.
+        """
+        world, directory, splits = self.session.world, self.writer.directory, self.data.splits
+        self.console.advance(self.trainer.step, "testing")
+        with world.together("loading the best weights"):
+            bundle = read_bundle(directory / BUNDLE)
+        world.handshake({"weights": bundle.info.weights_sha256})
+        classifier = bundle.model.to(self.session.device)
+        classifier.recurrent.flatten_parameters()
+        places, measured = {VALIDATION: directory / EVALUATION, TEST: directory}, {}
+        if TEST not in splits:
+            self.writer.say(f"no test: {self.data.data} has no test split")
+            del places[TEST]
+        elif self.config.fold is None:
+            del places[VALIDATION]
+        for split, place in places.items():
+            scores = score(classifier, self.measured(split), world, self.pause)
+            with world.together(f"writing the results of {split}"), storage(directory):
+                if world.is_main:
+                    measured[split] = assess(scores, bundle, splits[split])
+                    write_results(place, split, scores, self.data.manifest.label_type, measured[split])
+        if TEST in measured:
+            self.writer.log(TEST, {"step": self.trainer.step, **numbers_of(measured[TEST])})
+        with world.together("saying how good the best weights are"):
+            if world.is_main:
                 self.console.results(measured)
 
     def rehearse(self) -> None:
@@ -96,40 +176,29 @@ class Run(Milestones):
                 synchronize(device)
             seconds.append(time.perf_counter() - started)
         step_s = min(seconds[1:])
-        if self.console is not None:
-            tokens = sum(micro.num_tokens for micro in batch.micro_batches) * world.world_size
-            every = sum(shard.tokens for shard in self.manifest.splits[TRAIN]) * self.config.epochs
-            self.console.rehearsal(step_s, batch.global_rows, memory_bytes(device), step_s * every / tokens)
+        tokens = sum(micro.num_tokens for micro in batch.micro_batches) * world.world_size
+        every = sum(shard.tokens for shard in self.data.manifest.splits[TRAIN]) * self.config.epochs
+        self.console.rehearsal(step_s, batch.global_rows, memory_bytes(device), step_s * every / tokens)
 
     def after_step(self) -> None:
         """Act on what the ranks asked for at the step before, then say what this rank asks for now."""
         step = self.writer.step = HEARTBEAT.step = self.trainer.step
         self.act_on(self.requests.receive())
-        every = self.config.checkpoint.every_steps
+        every, saver = self.config.checkpoint.every_steps, self.writer.checkpointer
         if every is not None and step % every == 0:
             self.save()
-        self.requests.send(self.wanted(), step)
-        self.show()
-
-    def before_validation(self) -> None:
-        """Act on what was asked for at the last step; no request travels until the next epoch."""
-        self.act_on(self.requests.receive())
-        self.show("validating")
-
-    def show(self, doing: str = "") -> None:
-        """Move the progress bar, on rank 0."""
-        if self.console is not None:
-            self.console.advance(self.trainer.step, doing)
-
-    def wanted(self) -> set[RankRequest]:
-        """What this rank asks of all."""
-        saver = self.writer.checkpointer
-        facts = {
+        wanted = {
             RankRequest.STOP: self.watch.reason() is not None,
             RankRequest.SAVE: saver is not None and saver.is_due(),
             RankRequest.FAIL: self.writer.failure is not None,
         }
-        return {request for request, holds in facts.items() if holds}
+        self.requests.send({request for request, holds in wanted.items() if holds}, step)
+        self.console.advance(step)
+
+    def before_validation(self) -> None:
+        """Act on what was asked for at the last step; no request travels until the next epoch."""
+        self.act_on(self.requests.receive())
+        self.console.advance(self.trainer.step, "validating")
 
     def act_on(self, heard: set[RankRequest]) -> None:
         """Do what was asked for, on all ranks. Raises to leave the loop."""
@@ -152,7 +221,7 @@ class Run(Milestones):
             "step": self.trainer.step,
             "trainer": state.values,
             "selection": self.selection.state(),
-            "dataset": self.manifest.fingerprint,
+            "dataset": self.data.manifest.fingerprint,
             "order_version": order.VERSION,
             **self.writer.origin,
             "config": to_dict(self.config),
@@ -173,8 +242,6 @@ class Run(Milestones):
         wanted = np.array([int(self.watch.reason() is not None)])
         if self.session.world.gather_numbers(wanted, "whether to stop").any():
             raise self.preempted()
-        if self.console is not None:
-            self.console.tick()
 
     def preempted(self) -> Preempted:
         """Why all ranks leave, as far as this rank knows."""
@@ -182,33 +249,43 @@ class Run(Milestones):
 
     def log(self, figures: dict[str, Any]) -> None:
         """A log line."""
-        self.writer.sinks.log("train", figures)
-        if figures["skipped"]:
-            text = f"{figures['skipped']} steps up to step {figures['step']} had a gradient that was not finite."
-            self.writer.sinks.alert("Steps were skipped", text)
+        self.writer.log("train", figures)
 
     def validate(self, epoch: int, step: int) -> bool:
         """Exact validation; the weights are kept if they are the best so far. Whether to stop here."""
-        world, sinks, selection = self.session.world, self.writer.sinks, self.selection
+        world, writer, selection = self.session.world, self.writer, self.selection
         with world.together("checking that the dataset is unchanged"):
-            self.data.guard.check()
+            self.data.check()
         values, deciding = self.measure()
         better = selection.agree(world, values, step, deciding)
         if better:
             with world.together("keeping the best weights"):
-                self.writer.keep(self.trainer.objective.classifier, self.manifest, step, selection.decision)
-        sinks.log(VALIDATION, {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better})
+                writer.keep(self.trainer.objective.classifier, self.data.manifest, step, selection.decision)
+        writer.log(VALIDATION, {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better})
         with world.together("saying where the run stands"):
-            self.writer.status(step)
+            writer.status(step)
         if selection.exhausted:
-            sinks.say(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
+            writer.say(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
         return selection.exhausted
 
     def measure(self) -> tuple[dict[str, Any], Callable[[], Decision]]:
-        """The figures of the validation split, and what gives the decision that belongs to these weights."""
-        classifier = self.trainer.objective.classifier
+        """The figures of the validation split, and what gives the decision that belongs to these weights.
+
+        The share of the wide part in the sum of the parts is chosen here.
+        """
+        classifier, world = self.trainer.objective.classifier, self.session.world
+        loader = self.measured(VALIDATION)
         assert isinstance(classifier, Classifier)
-        scores = self.scorer.validate(VALIDATION, classifier, self.pause)
+        if classifier.wide is None:
+            scores = score(classifier, loader, world, self.pause)
+        else:
+            scores = score(classifier, loader, world, self.pause, classifier.read)
+            network, wide = scores.logits, score(classifier, loader, world, self.pause, classifier.look_up).logits
+            share = np.float32(choose_share(network, wide, scores.labels))
+            classifier.wide.share.fill_(float(share))
+            # In fp32 and in this order, as the model itself adds them.
+            summed = network.astype(np.float32) + share * wide.astype(np.float32)
+            scores = replace(scores, logits=summed.astype(np.float64))
         values = classification_metrics(scores.logits, scores.labels)
         if self.config.select == "calibrated":
             values["calibrated_log_loss"] = calibrated_log_loss(scores.logits, scores.labels)
@@ -223,17 +300,14 @@ class PretrainingRun(Run):
         """Exact perplexity."""
         objective = self.trainer.objective
         assert isinstance(objective, LanguageObjective)
-        world, split, guard = self.session.world, self.data.splits[VALIDATION], self.data.guard.check_sizes
-        loader = loader_over(
-            split, world, self.config.eval_batch, self.trainer.loader.layout, self.session.device, guard
-        )
-        found = measure(objective.classifier, loader, world, self.pause, objective.targets)
-        return found, Decision
+        loader = self.measured(VALIDATION)
+        return measure(objective.classifier, loader, self.session.world, self.pause, objective.targets), Decision
 
     def finish(self) -> None:
         """Say which weights were kept and what to do with them."""
-        with self.session.world.together("saying how good the best weights are"):
-            if self.console is not None:
+        world = self.session.world
+        with world.together("saying how good the best weights are"):
+            if world.is_main:
                 self.console.pretrained()
 
 
@@ -249,7 +323,7 @@ class RankRequest(IntEnum):
 
 
 class RankRequests:
-    """The requests of this rank and of all others; every rank calls ``receive`` and ``send`` at the same steps."""
+    """What ranks ask of all; every rank calls ``receive`` and ``send`` at the same steps."""
 
     def __init__(self, world: World) -> None:
         """Nothing is on its way yet."""
@@ -277,20 +351,17 @@ def heaviest_batch(loader: Loader) -> StepBatch:
     heaviest = heaviest_step(loader)
     (batch,) = loader.steps(0, heaviest, heaviest + 1)
     if loader.unlabelled is not None:
-        heaviest = heaviest_step(loader.unlabelled)
-        (other,) = loader.unlabelled.steps(0, heaviest, heaviest + 1)
-        batch.take_unlabelled(other)
+        batch.take_unlabelled(heaviest_batch(loader.unlabelled))
     return batch
 
 
 def heaviest_step(loader: Loader) -> int:
     """The step of epoch 0 that computes the most positions, of the first ones."""
-    order, split = loader.order, loader.split
-    sizes = []
+    order, sizes = loader.order, []
     for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
-        rows = order.batch_rows(0, step)  # longest first
-        block = int(np.searchsorted(split.block_starts, rows[0], side="right")) - 1
-        sizes.append(len(rows) * int(split.blocks[block].length[rows[0] - split.block_starts[block]]))
+        window = order.window(0, step)
+        places = window.batch(step)  # longest first
+        sizes.append(len(places) * int(lengths_of(loader.split, window, places[:1])[0]))
     return int(np.argmax(sizes))
 
 
@@ -305,21 +376,20 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
         loader.micro_batch = None
         return Choice("no limit", "only CUDA devices run out of memory in a way that can be caught")
     loaders = [one for one in (loader, loader.unlabelled) if one is not None]
-    loader.micro_batch = share = max(-(-one.order.largest_step // world.world_size) for one in loaders)
-    while True:
+    rows = share = max(-(-one.order.largest_step // world.world_size) for one in loaders)
+    while rows:
+        loader.micro_batch = rows
         failed = runs_out_of_memory(trainer)
         torch.cuda.empty_cache()
-        reset_peak_memory(device)
+        torch.cuda.reset_peak_memory_stats(device)
         if not world.gather_numbers(np.array([int(failed)]), "trying out a micro-batch").any():
-            break
-        if loader.micro_batch == 1:
-            with world.together("trying out a micro-batch"):
-                raise ConfigError(
-                    "micro_batch: one row of the longest text does not fit into the device's memory; build the dataset "
-                    "with a smaller text.max_tokens or lower model.hidden_size"
-                )
-        loader.micro_batch = (loader.micro_batch + 1) // 2
-    return Choice(f"{loader.micro_batch} rows", f"with the longest batch, of {share}, they fit into memory")
+            return Choice(f"{rows} rows", f"with the longest batch, of {share}, they fit into memory")
+        rows = (rows + 1) // 2 if rows > 1 else 0
+    with world.together("trying out a micro-batch"):
+        raise ConfigError(
+            "micro_batch: one row of the longest text does not fit into the device's memory; build the dataset with a "
+            "smaller text.max_tokens or lower model.hidden_size"
+        )
 
 
 def runs_out_of_memory(trainer: Trainer) -> bool:

@@ -61,14 +61,14 @@ STOP_S = 5.0
 ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Beginning:
     """What a run begins with; vectors and weights on rank 0 alone, and not where a run goes on."""
 
     vectors: StartVectors | None = None
     weights: StartWeights | None = None
-    targets: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Soft labels by split, as a ``Loader`` takes them."""
+    targets: np.ndarray | None = None
+    """Soft labels of the unlabelled rows, as a ``Loader`` takes them."""
     facts: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     """What checkpoints and the bundle remember of it; of weights, on every rank."""
     choices: dict[str, Choice] = field(default_factory=dict)
@@ -90,6 +90,13 @@ class Beginning:
         if self.weights is not None:
             self.weights.put_into(network)
 
+    def note(self, name: str, key: str, facts: dict[str, Any] | None, how: str) -> None:
+        """Remember ``facts`` under ``key``, and say ``how`` it came to them, where there are any."""
+        if facts is not None or key == VECTORS:
+            self.facts[key] = facts
+        if facts is not None:
+            self.choices[name] = Choice(facts["source"], f"{how}; {coverage(facts)}")
+
 
 def begin(
     config: RunConfig,
@@ -102,74 +109,67 @@ def begin(
 
     Every rank calls it; raises the same ``UserError`` on all.
     """
-    facts: dict[str, dict[str, Any] | None] = {}
-    choices: dict[str, Choice] = {}
-    targets: dict[str, np.ndarray] = {}
-    weights, vectors, interrupted = None, None, False
+    found = Beginning()
     with world.together("reading soft labels"):
         soft = open_soft_labels(config, manifest)
         if soft is not None:
-            targets[UNLABELLED] = targets_of(soft, splits[UNLABELLED])
-            facts[SOFT_LABELS], choices["soft labels"] = soft.facts, Choice(str(soft.path), soft.in_words)
+            found.targets = targets_of(soft, splits[UNLABELLED])
+            found.facts[SOFT_LABELS] = soft.facts
+            found.choices["soft labels"] = Choice(str(soft.path), soft.in_words)
     if state is not None:
-        for name, key in (("weights", STARTED_FROM), ("vectors", VECTORS)):
-            known = facts[key] = state.get(key)
-            if known is not None:
-                choices[name] = Choice(known["source"], f"the run began with them; {coverage(known)}")
-    else:
-        weights = find_weights(config, manifest, world)
-        known = world.from_main(None if weights is None else weights.facts, "the weights to start from")
-        if known is not None:
-            choices["weights"] = Choice(known["source"], f"{describe_weights(known)}; {coverage(known)}")
-        vectors, interrupted = find_vectors(config, manifest, world, choices)
-        facts |= {VECTORS: None if vectors is None else vectors.facts, STARTED_FROM: known}
-    if facts[STARTED_FROM] is None:
-        del facts[STARTED_FROM]
-    return Beginning(vectors, weights, targets, facts, choices, interrupted)
-
-
-def find_weights(config: RunConfig, manifest: Manifest, world: World) -> StartWeights | None:
+        found.note("weights", STARTED_FROM, state.get(STARTED_FROM), "the run began with them")
+        found.note("vectors", VECTORS, state.get(VECTORS), "the run began with them")
+        return found
     with world.together("reading the weights to start from"):
         if world.is_main and config.init.weights:
             donor = find_donor(config.init.weights, config.model)
-            return weights_of(donor, config.model, vocabulary_of(config), manifest)
-    return None
+            found.weights = weights_of(donor, config.model, vocabulary_of(config), manifest)
+    known = world.from_main(None if found.weights is None else found.weights.facts, "the weights to start from")
+    found.note("weights", STARTED_FROM, known, describe_weights(known) if known else "")
+    find_vectors(config, manifest, world, found)
+    facts = None if found.vectors is None else found.vectors.facts
+    found.note("vectors", VECTORS, facts, facts["format"] if facts else "")
+    return found
 
 
 def vocabulary_of(config: RunConfig) -> Vocabulary:
     return Vocabulary.read(Path(config.data, VOCABULARY))
 
 
-def find_vectors(
-    config: RunConfig, manifest: Manifest, world: World, choices: dict[str, Choice]
-) -> tuple[StartVectors | None, bool]:
-    """Word vectors for a run that begins, on rank 0: found, read or learned; and whether some rank was told to stop.
+def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beginning) -> None:
+    """Put word vectors for a run that begins into ``found``, on rank 0: those that are there, read or learned.
 
-    What is said of them, or why there are none, is added to ``choices``.
+    Why there are none, or that some rank was told to stop, is noted there too.
     """
-    source, vectors, learning = config.init.vectors, None, None
+    source, learning = config.init.vectors, None
     if source == "none":
-        return None, False
+        return
     with world.together("looking for word vectors"):
         if world.is_main and source == "own":
-            vectors = kept_vectors(config, manifest)
-            learning = learn(config, choices) if vectors is None else None
-    if wait_for(learning, world):
-        return None, True
+            found.vectors = kept_vectors(config, manifest)
+            if found.vectors is None and config.dry_run:
+                why = "a dry run learns none; the run itself does before its first step"
+                found.choices["vectors"] = Choice("random", why)
+            elif found.vectors is None and importlib.util.find_spec("gensim") is None:
+                why = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
+                found.choices["vectors"] = Choice("random", why)
+            elif found.vectors is None:
+                folder = folder_of(config.data)
+                writable = os.access(folder if folder.exists() else config.data, os.W_OK)
+                output = None if writable else Path(config.run, layout.VECTORS)
+                learning = Learning(config.data, config.model.embedding_dim, output)
+    found.interrupted = wait_for(learning, world)
+    if found.interrupted:
+        return
     with world.together("reading word vectors"):
         if learning is not None:
             learning.end()
-            vectors = kept_vectors(config, manifest)
+            found.vectors = kept_vectors(config, manifest)
+        elif world.is_main and is_own(source):
+            found.vectors = from_kept(check_own(source, manifest, config.model.embedding_dim), vocabulary_of(config))
         elif world.is_main and source != "own":
-            dim, vocabulary = config.model.embedding_dim, vocabulary_of(config)
-            if is_own(source):
-                vectors = from_kept(check_own(source, manifest, dim), vocabulary)
-            else:
-                print(f"vectors    reading {source}", flush=True)
-                vectors = from_file(source, vocabulary, dim)
-    if vectors is not None:
-        choices["vectors"] = Choice(vectors.facts["source"], f"{vectors.facts['format']}; {coverage(vectors.facts)}")
-    return vectors, False
+            print(f"vectors    reading {source}", flush=True)
+            found.vectors = from_file(source, vocabulary_of(config), config.model.embedding_dim)
 
 
 def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
@@ -181,26 +181,11 @@ def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
     return None
 
 
-def learn(config: RunConfig, choices: dict[str, Choice]) -> Learning | None:
-    """Begin to learn vectors, which are kept in the run directory if the dataset cannot be written to."""
-    if importlib.util.find_spec("gensim") is None:
-        reason = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
-        choices["vectors"] = Choice("random", reason)
-        return None
-    if config.dry_run:
-        choices["vectors"] = Choice("random", "a dry run learns none; the run itself does before its first step")
-        return None
-    folder = folder_of(config.data)
-    writable = os.access(folder if folder.exists() else Path(config.data), os.W_OK)
-    output = None if writable else Path(config.run, layout.VECTORS)
-    return Learning(config.data, config.model.embedding_dim, output)
-
-
 class Learning:
     """``python -m preprocessing vectors`` beside this process; what it prints is seen at once."""
 
     def __init__(self, data: str, dim: int, output: Path | None) -> None:
-        """It begins."""
+        """It begins; ``output``: where the dataset cannot be written to, the folder that vectors are kept in."""
         command = [sys.executable, "-m", "preprocessing", "vectors", data, "--dim", str(dim)]
         command += [] if output is None else ["--output", str(output)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)

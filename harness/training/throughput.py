@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where time goes between two log lines: tokens/s, padding, data wait, utilisation, memory; exact sums over ranks."""
+"""Where time goes between two log lines: tokens/s, padding, data wait, memory; exact sums over ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from harness.batch import Batch, StepBatch
+from harness.batch import StepBatch
 from harness.data.order import row_hash
 from harness.ranks.distributed import World
 
@@ -25,11 +25,9 @@ LASTING_LINES = 3
 """For so many log lines in a row the same rank is slow before that is said: a core that others use too is slow for a
 moment only.
 """
-TIMING = (
-    *("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes"),
-    *("slowest_rank", "rank_spread", "verdict"),
-)
+TIMING = ("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "slowest_rank", "rank_spread", "verdict")
 """Figures of a log line that no two runs share; all others are a function of the run."""
+LOSSES = ("loss", "unlabelled_loss")
 
 
 @dataclass
@@ -66,32 +64,27 @@ class Meter:
     counted: Counted = field(default_factory=Counted)
     wait_s: float = 0.0
     paused_s: float = 0.0
+    """Time that was not spent training, such as a validation."""
     forward_s: float = 0.0
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
     slow: tuple[int | None, int] = (None, 0)
     """The rank that has been slow for the last log lines, if one has, and for how many."""
     started: float = field(default_factory=time.perf_counter)
 
-    def add(
-        self, batch: StepBatch, global_step: int, loss: torch.Tensor, unlabelled_loss: torch.Tensor | None = None
-    ) -> None:
+    def add(self, batch: StepBatch, global_step: int, loss: torch.Tensor, unlabelled_loss: torch.Tensor | None) -> None:
         """Count one step's micro-batches and the sums of their rows' losses."""
-        for micro in batch.micro_batches:
-            self.counted.rows += micro.num_rows
-            self.count_tokens(micro, global_step)
-        for micro in batch.unlabelled:
-            self.counted.unlabelled_rows += micro.num_rows
-            self.count_tokens(micro, global_step)
+        counted = self.counted
+        for micro in [*batch.micro_batches, *batch.unlabelled]:
+            counted.rows += micro.num_rows if micro.labelled else 0
+            counted.unlabelled_rows += 0 if micro.labelled else micro.num_rows
+            counted.tokens += micro.num_tokens
+            counted.padded_tokens += micro.num_padded_tokens
+            consumed = row_hash(micro.rows, global_step, unlabelled=not micro.labelled)
+            counted.hash = (counted.hash + consumed) & MASK
         self.wait_s += batch.wait_s
-        self.counted.loss = self.counted.loss + loss
+        counted.loss = counted.loss + loss
         if unlabelled_loss is not None:
-            self.counted.unlabelled_loss = self.counted.unlabelled_loss + unlabelled_loss
-
-    def count_tokens(self, micro: Batch, global_step: int) -> None:
-        self.counted.tokens += micro.num_tokens
-        self.counted.padded_tokens += micro.num_padded_tokens
-        consumed = row_hash(micro.rows, global_step, unlabelled=not micro.labelled)
-        self.counted.hash = (self.counted.hash + consumed) & MASK
+            counted.unlabelled_loss = counted.unlabelled_loss + unlabelled_loss
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -107,25 +100,20 @@ class Meter:
         yield
         self.forward_s += time.perf_counter() - started
 
-    def pause(self, seconds: float) -> None:
-        """Leave out time that was not spent training, such as a validation."""
-        self.paused_s += seconds
-
     def state(self, world: World) -> list[dict[str, Any]]:
         """What every rank has counted since the last log line, as plain values; every rank calls it."""
         counted = self.counted.plain()
-        exact = {name: counted[name].hex() for name in ("loss", "unlabelled_loss")}
+        exact = {name: counted[name].hex() for name in LOSSES}
         return world.gather_objects(counted | exact, "what was counted since the last log line")
 
     def load(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
         """Take up what ``state`` gave: this rank's own part, or all of it on rank 0 if there are other ranks now."""
         mine = [parts[rank]] if len(parts) == world_size else parts if rank == 0 else []
-        sums = {name: sum(part[name] for part in mine) for name in vars(Counted()) if not name.endswith("loss")}
-        losses = {
-            name: torch.tensor(sum(float.fromhex(part[name]) for part in mine), dtype=torch.float32, device=self.device)
-            for name in ("loss", "unlabelled_loss")
-        }
-        self.counted = Counted(**{**sums, **losses})
+        counted = {name: sum(part[name] for part in mine) for name in parts[0] if name not in LOSSES}
+        for name in LOSSES:
+            loss = sum(float.fromhex(part[name]) for part in mine)
+            counted[name] = torch.tensor(loss, dtype=torch.float32, device=self.device)
+        self.counted = Counted(**counted)
         self.counted.hash &= MASK
         self.counted.skipped = max(part["skipped"] for part in parts)
 
@@ -147,46 +135,39 @@ class Meter:
 
 def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
     """The figures of a log line from those of each rank; ``meter.slow`` remembers which rank was slow before."""
-
-    def total(name: str) -> Any:
-        return sum(rank[name] for rank in ranks)
-
-    rows, tokens = total("rows"), total("tokens")
+    total = {name: sum(rank[name] for rank in ranks) for name in ranks[0]}
+    rows, tokens = total["rows"], total["tokens"]
     elapsed = max(rank["seconds"] for rank in ranks)
     speeds = [rank["tokens"] / max(rank["forward_s"] + rank["wait_s"], 1e-9) for rank in ranks]
     figures: dict[str, Any] = {
-        "loss": total("loss") / (max(1, meter.predictions * (tokens - rows)) if meter.predictions else rows),
+        "loss": total["loss"] / (max(1, meter.predictions * (tokens - rows)) if meter.predictions else rows),
         "rows": rows,
-        "rows_per_s": (rows + total("unlabelled_rows")) / elapsed,
+        "rows_per_s": (rows + total["unlabelled_rows"]) / elapsed,
         "tokens_per_s": tokens / elapsed,
-        "padding": 1 - tokens / total("padded_tokens"),
+        "padding": 1 - tokens / total["padded_tokens"],
         "data_wait": max(rank["wait_s"] / rank["seconds"] for rank in ranks),
         "memory_bytes": max(rank["memory_bytes"] for rank in ranks),
         "skipped": max(rank["skipped"] for rank in ranks),
         "slowest_rank": speeds.index(min(speeds)),
         "rank_spread": 1 - min(speeds) / max(speeds),
-        "row_hash": f"{total('hash') & MASK:016x}",
+        "row_hash": f"{total['hash'] & MASK:016x}",
         "verdict": None,
     }
-    if total("unlabelled_rows"):
-        figures["unlabelled_loss"] = total("unlabelled_loss") / total("unlabelled_rows")
-        figures["unlabelled_rows"] = total("unlabelled_rows")
-    if elapsed >= LEAST_S:
-        figures["verdict"] = verdict(figures, meter)
-    return figures
-
-
-def verdict(figures: dict[str, Any], meter: Meter) -> str | None:
-    """What is wrong and what to do, as one sentence; None when nothing is."""
-    slow = figures["slowest_rank"] if figures["rank_spread"] > MUCH_SPREAD else None
+    if total["unlabelled_rows"]:
+        figures["unlabelled_loss"] = total["unlabelled_loss"] / total["unlabelled_rows"]
+        figures["unlabelled_rows"] = total["unlabelled_rows"]
+    if elapsed < LEAST_S:
+        return figures
+    wait, padding, spread = (figures[name] for name in ("data_wait", "padding", "rank_spread"))
+    slow = figures["slowest_rank"] if spread > MUCH_SPREAD else None
     meter.slow = slow, meter.slow[1] + 1 if slow == meter.slow[0] else 1
-    if figures["data_wait"] > MUCH_WAIT:
-        return f"data-bound: a rank waited {figures['data_wait']:.0%} of the time; use faster storage or stage_dir"
-    if figures["padding"] > MUCH_PADDING:
-        return f"padding is {figures['padding']:.0%} of what is computed; lower order.length_noise"
-    if slow is not None and meter.slow[1] == LASTING_LINES:
-        return f"rank {slow} is {figures['rank_spread']:.0%} slower than the fastest; look at its device and its users"
-    return None
+    if wait > MUCH_WAIT:
+        figures["verdict"] = f"data-bound: a rank waited {wait:.0%} of the time; use faster storage or stage_dir"
+    elif padding > MUCH_PADDING:
+        figures["verdict"] = f"padding is {padding:.0%} of what is computed; lower order.length_noise"
+    elif slow is not None and meter.slow[1] == LASTING_LINES:
+        figures["verdict"] = f"rank {slow} is {spread:.0%} slower than the fastest; look at its device and its users"
+    return figures
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -194,12 +175,6 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Let ``memory_bytes`` begin anew on a CUDA device, after something that is no part of training."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def synchronize(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,22 +16,23 @@ from accelerate.utils import DDPCommunicationHookType
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
-from harness.model.networks import AnyObjective, check_finite, load_weights, shapes_of
+from harness.model.networks import AnyObjective, answers_of, check_finite, load_weights, predictions_of, shapes_of
 from harness.ranks.distributed import World, sum_in_bf16
 from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER, Checkpoint, check_tensors
 from harness.training.optim import (
     NonFiniteGuard,
     WeightAverage,
     build_optimizer,
-    clip_to,
-    global_norm,
+    clip,
     learning_rate,
-    load_optimizer_state,
     optimizer_state,
-    set_learning_rate,
 )
 from harness.training.throughput import Meter
 from harness.training.wide import WideDescent, wide_rate
+from preprocessing.base.errors import ConfigError
+
+DIVERGED = 100
+"""A loss this many times that of guessing means that training diverged; saturated gates hide it from the norm."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,11 @@ class Trainer:
         loader: Loader,
         accelerator: Accelerator,
         world: World,
-        *,
         guard: NonFiniteGuard,
-        meter: Meter,
     ) -> None:
         """At step 0, with all the memory that training needs between two steps."""
-        self.config, self.loader, self.world = config, loader, world
-        self.accelerator, self.objective = accelerator, objective
-        self.guard, self.meter = guard, meter
+        self.config, self.objective, self.loader = config, objective, loader
+        self.accelerator, self.world, self.guard = accelerator, world, guard
         compressed, on_cuda = config.optim.gradient_compression == "bf16", accelerator.device.type == "cuda"
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True,
@@ -98,9 +97,9 @@ class Trainer:
             static_graph=config.micro_batch is None and not config.order.unlabelled_batch,
             comm_hook=DDPCommunicationHookType.BF16 if compressed and on_cuda else DDPCommunicationHookType.NO,
         )
-        optimizer = build_optimizer(objective.classifier, config.optim)
+        self.optimizer = build_optimizer(objective.classifier, config.optim)
         with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
-            self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+            self.model, self.scaled = accelerator.prepare(objective, self.optimizer)
         if objective.adversary is not None:
             objective.adversary.scaler = accelerator.scaler
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
@@ -110,6 +109,7 @@ class Trainer:
                 self.model.register_comm_hook(None, sum_in_bf16)
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
+        self.meter = Meter(self.device, predictions_of(objective.classifier))
         decay = config.optim.ema
         self.average = None if decay is None else WeightAverage(objective.classifier, decay)
         wide = objective.classifier.wide
@@ -136,7 +136,7 @@ class Trainer:
                 if self.step % self.config.tracking.log_every == 0 or self.step == self.total_steps:
                     self.log(grad_norm)
                 self.milestones.after_step()
-            self.guard.flush(self.current_lr())
+            self.guard.flush()
             self.milestones.before_validation()
             if (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs:
                 self.stopped = self.evaluate(epoch)
@@ -148,7 +148,7 @@ class Trainer:
         started = time.perf_counter()
         with nullcontext() if self.average is None else self.average.swapped():
             stop = self.milestones.validate(epoch, self.step)
-        self.meter.pause(time.perf_counter() - started)
+        self.meter.paused_s += time.perf_counter() - started
         return stop
 
     def update(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,7 +158,8 @@ class Trainer:
         unlabelled row's by the unlabelled rows; DDP averages gradients over ranks, so it is multiplied by their number.
         Returns the sum of the losses of this rank's labelled rows and the norm of the global gradient.
         """
-        set_learning_rate(self.optimizer, self.current_lr())
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.current_lr()
         losses, row_losses, touched = [], [], []
         micro_batches = [*batch.micro_batches, *batch.unlabelled]
         for number, micro_batch in enumerate(micro_batches):
@@ -167,7 +168,11 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
                     loss = self.model(micro_batch, self.step)
-                self.backward(loss, self.world.world_size / rows)
+                scale = self.world.world_size / rows
+                if self.accelerator.scaler is None:
+                    loss.backward(torch.full_like(loss, scale))
+                else:
+                    self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
             part = self.objective.table_gradient
@@ -176,7 +181,8 @@ class Trainer:
         classifier = self.objective.classifier
         if classifier.holds_embedding(self.step):
             classifier.embedding.weight.grad = None  # no update, no decay, no moments
-        grad_norm = self.clip()
+        self.accelerator.unscale_gradients()
+        grad_norm = clip(self.parameters, self.config.optim.clip_norm)
         skip = self.take_step(batch, grad_norm, row_losses)
         if self.wide is not None:
             self.wide.step(touched, batch, wide_rate(self.step, self.total_steps, self.config.optim), skip)
@@ -185,35 +191,18 @@ class Trainer:
         self.meter.add(batch, self.step, loss, summed(losses[labelled:]) if batch.unlabelled else None)
         return loss, grad_norm
 
-    def backward(self, loss: torch.Tensor, scale: float) -> None:
-        """Gradients of ``loss * scale``, which in fp16 the loss scaling multiplies once more."""
-        if self.accelerator.scaler is None:
-            loss.backward(torch.full_like(loss, scale))
-        else:
-            self.accelerator.backward(loss * scale)
-
-    def clip(self) -> torch.Tensor:
-        """Bound the norm of the global gradient; the norm before that."""
-        self.accelerator.unscale_gradients()
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        with torch.no_grad():
-            norm = global_norm(gradients)
-            if self.config.optim.clip_norm is not None:
-                clip_to(gradients, norm, self.config.optim.clip_norm)
-        return norm
-
     def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> torch.Tensor:
         """Update the weights, unless the gradient is not finite; then nothing changes, on any rank. Gives 1.0 or 0.0:
         whether that was so.
         """
-        skip = self.guard.judge(self.optimizer.optimizer, grad_norm, self.accelerator.scaler)
+        skip = self.guard.judge(self.optimizer, grad_norm, self.accelerator.scaler)
         # Accelerate's optimizer looks for packages in the file system at every step; only loss scaling needs it.
-        (self.optimizer.optimizer if self.accelerator.scaler is None else self.optimizer).step()
+        (self.optimizer if self.accelerator.scaler is None else self.scaled).step()
         for parameter in self.parameters:
             parameter.grad = None
         if self.average is not None:
             self.average.update(self.step, skip)
-        self.meter.counted.skipped += self.guard.record(self.step, batch, row_losses, skip, self.current_lr())
+        self.meter.counted.skipped += self.guard.record(self.step, batch, row_losses, skip)
         return skip
 
     def current_lr(self) -> float:
@@ -232,13 +221,19 @@ class Trainer:
             **figures,
         }
         self.milestones.log(figures)
-        self.guard.check_loss(figures["loss"], self.step, figures["lr"])
+        guessing = math.log(answers_of(self.objective.classifier))
+        if figures["loss"] > DIVERGED * guessing:
+            with self.world.together("stopping for a loss that diverged"):
+                raise ConfigError(
+                    f"optim.lr: training diverged: at step {self.step} the loss is {figures['loss']:.4g}, where "
+                    f"guessing gives {guessing:.2f}; lower optim.lr (now {self.config.optim.lr:g})"
+                )
 
     def state(self) -> State:
         """All that the training is between two steps; every rank calls it, since each has counted its own share."""
-        self.guard.flush(self.current_lr())
+        self.guard.flush()
         classifier = self.objective.classifier
-        optimizer = optimizer_state(self.optimizer.optimizer, classifier)
+        optimizer = optimizer_state(self.optimizer, classifier)
         if self.average is not None:
             optimizer |= self.average.state()
         scaler = self.accelerator.scaler
@@ -262,10 +257,11 @@ class Trainer:
         """
         classifier, values = self.objective.classifier, state.values
         load_weights(classifier, state.tensors[MODEL], where)
-        tensors, own = state.tensors[OPTIMIZER], optimizer_state(self.optimizer.optimizer, classifier)
+        tensors, own = state.tensors[OPTIMIZER], optimizer_state(self.optimizer, classifier)
         found = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{AVERAGE}.")}
         check_tensors(shapes_of(found), shapes_of(own), f"{where}: not the optimizer of this model")
-        load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
+        for name, live in own.items():
+            live.copy_(tensors[name])
         if self.average is not None:
             self.average.load(tensors)
         per_epoch = self.loader.order.steps_per_epoch

@@ -9,7 +9,6 @@ directory is claimed to the end of the block, whatever is raised in between. Wha
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -46,9 +45,12 @@ from harness.scores.calibration import Decision
 from harness.tracking.tracking import Trackers
 from harness.training.throughput import TIMING
 from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import Manifest
 
+KINDS = ("train", VALIDATION, TEST)
+"""Events that are lines of ``metrics.jsonl``."""
 FIRST_S = 60.0
 """The first checkpoint of a start comes so soon, since what is lost early is lost with the start itself."""
 NICENESS = 19
@@ -85,93 +87,34 @@ class Sink:
     """
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """The figures of one moment, each a number, a short text or None; ``kind`` is train, validation or test."""
+        """The figures of one moment, each a number, a short text or None; ``kind`` is train, validation, test, or
+        another name for figures that belong to no step of the run.
+        """
 
     def say(self, text: str) -> None:
         """A sentence for the terminal."""
-
-    def alert(self, title: str, text: str) -> None:
-        """A message that should reach people who do not watch the terminal."""
-
-    def summarize(self, name: str, values: dict[str, Any]) -> None:
-        """Figures of the whole run that belong to no step; ``name`` says whose they are."""
 
     def close(self, ending: Ending) -> None:
         """The run is over, and ``status.json`` says so."""
 
 
-class Sinks(Sink):
-    """Several sinks as one, told in their order."""
-
-    def __init__(self) -> None:
-        """None on ranks other than 0."""
-        self.sinks: list[Sink] = []
-
-    def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Tell all."""
-        for sink in self.sinks:
-            sink.log(kind, values)
-
-    def say(self, text: str) -> None:
-        """Tell all."""
-        for sink in self.sinks:
-            sink.say(text)
-
-    def alert(self, title: str, text: str) -> None:
-        """Tell all."""
-        for sink in self.sinks:
-            sink.alert(title, text)
-
-    def summarize(self, name: str, values: dict[str, Any]) -> None:
-        """Tell all."""
-        for sink in self.sinks:
-            sink.summarize(name, values)
-
-    def close(self, ending: Ending) -> None:
-        """Tell all."""
-        for sink in self.sinks:
-            sink.close(ending)
-
-
-class MetricsFiles(Sink):
-    """``metrics.jsonl`` and ``throughput.jsonl``."""
-
-    def __init__(self, log: MetricsLog) -> None:
-        """Nothing has failed yet."""
-        self.files = log
-        self.failure: UserError | None = None
-        """What could not be written; from then on nothing is."""
-
-    def log(self, kind: str, values: dict[str, Any]) -> None:
-        """A line: how fast it went to one file, then what was learned to the other, which trackers follow."""
-        if self.failure is not None:
-            return
-        try:
-            if kind == "train":
-                self.files.write(kind, {key: values[key] for key in ("step", *TIMING)}, layout.THROUGHPUT)
-            self.files.write(kind, {key: value for key, value in values.items() if key not in TIMING})
-        except UserError as error:
-            self.failure = error
-
-
 class TrackerSink(Sink):
-    """W&B and the like, each in a process of its own."""
+    """W&B and the like, each in a process of its own; the training never waits for them."""
 
     def __init__(self, trackers: Trackers) -> None:
-        """Trackers that have been started; the training never waits for them."""
+        """Trackers that have been started."""
         self.trackers = trackers
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Trackers read the row from its file; what they have to say is printed."""
+        """Trackers read a row from its file; what they have to say is printed. Skipped steps reach people who do not
+        watch the terminal.
+        """
         self.trackers.listen()
-
-    def alert(self, title: str, text: str) -> None:
-        """Mail or Slack, where a tracker has it."""
-        self.trackers.alert(title, text)
-
-    def summarize(self, name: str, values: dict[str, Any]) -> None:
-        """Figures beside the rows, where a tracker has a place for them."""
-        self.trackers.summarize(name, values)
+        if kind not in KINDS:
+            self.trackers.summarize(kind, values)
+        elif values.get("skipped"):
+            text = f"{values['skipped']} steps up to step {values['step']} had a gradient that was not finite."
+            self.trackers.alert("Steps were skipped", text)
 
     def close(self, ending: Ending) -> None:
         """Finish, within a time limit."""
@@ -255,8 +198,8 @@ class Checkpointer:
             self.thread = None
 
 
-class RunWriter:
-    """Status, checkpoints and bundle of one run, and the sinks that hear of it.
+class RunWriter(Sink):
+    """The files of one run, and the sinks that hear of it after them.
 
     A context manager: leaving it says how the run ended, to the file first and then to the sinks.
     """
@@ -266,17 +209,37 @@ class RunWriter:
         self.config, self.active = config, active
         self.directory = Path(config.run)
         self.bundle = self.directory / layout.BUNDLE
-        self.sinks = Sinks()
+        self.sinks: list[Sink] = []
         self.step = 0
         """The last step that is known here."""
         self.lock: TextIO | None = None
         self.begun = False
         self.had_finished = False
         """The run that was there when this start claimed the directory had ended well."""
-        self.files: MetricsFiles | None = None
+        self.metrics: MetricsLog | None = None
+        self.unlogged: UserError | None = None
+        """Why figures could not be written; from then on none are."""
         self.checkpointer: Checkpointer | None = None
         self.origin: dict[str, Any] = {}
         """What is known of where the weights come from: vectors, other weights, soft labels."""
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """A line: how fast it went to one file, then what was learned to the other, which trackers follow."""
+        if self.metrics is not None and self.unlogged is None and kind in KINDS:
+            try:
+                if kind == "train":
+                    timing = {key: values[key] for key in ("step", *TIMING)}
+                    self.metrics.write(kind, timing, layout.THROUGHPUT)
+                self.metrics.write(kind, {key: value for key, value in values.items() if key not in TIMING})
+            except UserError as error:
+                self.unlogged = error
+        for sink in self.sinks:
+            sink.log(kind, values)
+
+    def say(self, text: str) -> None:
+        """Tell all sinks."""
+        for sink in self.sinks:
+            sink.say(text)
 
     def claim(self) -> None:
         """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
@@ -295,32 +258,29 @@ class RunWriter:
         """Make the directory tell of this start, and hold nothing that the run has not come to yet."""
         if not self.active:
             return
-        attempt = {"processes": session.world.world_size, "resumed_from": None if start is None else start.step}
+        state = {"step": None, "log_bytes": {}} if start is None else start.state
         with storage(self.directory):
             checkpoint.sweep(self.directory)
             write_config(self.config)
-            note_attempt(self.directory, attempt)
+            note_attempt(self.directory, {"processes": session.world.world_size, "resumed_from": state["step"]})
             write_environment(self.directory, {name: str(choice) for name, choice in choices.items()})
             write_vocabulary(self.bundle, Path(self.config.data))
-        log = MetricsLog(self.directory, {} if start is None else start.state["log_bytes"])
-        for sentence in log.mended:
+        self.metrics = MetricsLog(self.directory, state["log_bytes"])
+        for sentence in self.metrics.mended:
             Screen(errors=True).say(f"warning: {sentence}", "warn")
-        self.files = MetricsFiles(log)
-        self.sinks.sinks.insert(0, self.files)
-        self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, log.sync)
+        self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, self.metrics.sync)
 
     def save(self, tensors: Tensors, state: dict[str, Any], best_step: int | None, *, wait: bool) -> None:
         """A checkpoint of this moment."""
-        if self.checkpointer is not None and self.files is not None:
+        if self.checkpointer is not None and self.metrics is not None:
             self.step = state["step"]
-            whole = state | {"log_bytes": self.files.files.sizes()}
+            whole = state | {"log_bytes": self.metrics.sizes()}
             self.checkpointer.save(tensors, whole, best_step, wait=wait)
 
     @property
     def failure(self) -> UserError | None:
         """What could not be written, if anything."""
-        parts = (self.files, self.checkpointer)
-        return next((part.failure for part in parts if part is not None and part.failure), None)
+        return self.unlogged or (self.checkpointer.failure if self.checkpointer is not None else None)
 
     def status(self, step: int) -> None:
         """Say that the run stands at ``step``. Raises ``StorageError``."""
@@ -339,8 +299,9 @@ class RunWriter:
 
         Raises ``DataError`` if their checkpoint is gone.
         """
-        held = read_info(self.bundle).step if self.active and (self.bundle / INDEX).exists() else None
-        if not self.active or step is None or held == step:
+        if not self.active or step is None:
+            return
+        if (self.bundle / INDEX).exists() and read_info(self.bundle).step == step:
             return
         path = checkpoint.path_of(self.directory, step)
         if not path.exists():
@@ -368,9 +329,8 @@ class RunWriter:
             self.checkpointer.wait()  # cannot hang: see there
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
         ending = Ending.of(ended, self.step)
-        refused = self.had_finished and not self.begun and isinstance(ended, UserError)
         unwritten: UserError | None = None
-        if self.lock is not None and not refused:
+        if self.lock is not None and not (self.had_finished and not self.begun and isinstance(ended, UserError)):
             if ending.state == "failed" and not isinstance(ended, UserError):  # a bug, which nothing else reports
                 where = self.directory / layout.STATUS
                 tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")
@@ -379,12 +339,12 @@ class RunWriter:
             except UserError as full:
                 unwritten = full
                 if ending.exit_code not in (0, full.exit_code):  # else it is about to be said, of this file or another
-                    print(f"warning: {full}", file=sys.stderr)
-        self.sinks.close(ending)
+                    tell(f"warning: {full}")
+        for sink in self.sinks:
+            sink.close(ending)
         if self.lock is not None:
             self.lock.close()
-        if ended is None and unwritten is not None:  # no job script could know that it has finished
-            raise unwritten
+        ended = ended or unwritten  # no job script could know that it has finished
         if ended is not None and ended is not error:
             raise ended
         return isinstance(ended, Preempted)

@@ -86,36 +86,29 @@ def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     if whole.slice(0, min(len(MAGIC), whole.size)).to_pybytes() != MAGIC:
         raise ValueError("it does not begin as an Arrow file does")
     stream = whole.slice(len(MAGIC))
-    counts = [rows_of(message) for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(stream))]
-    found = [rows for rows in counts if rows is not None]
-    if len(found) > 1 and 0 in found:
-        raise ValueError("it holds record batches without rows")
+    for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(stream)):
+        refuse_compressed(message.metadata.to_pybytes())
     reader = pa.ipc.open_stream(pa.BufferReader(stream))
     batches = list(reader)
+    if len(batches) > 1 and not all(batch.num_rows for batch in batches):
+        raise ValueError("it holds record batches without rows")
     for batch in batches:
         batch.validate()
     return reader.schema, batches
 
 
-def rows_of(message: Any) -> int | None:
-    """The rows that a message of a stream says to hold; None if it holds none. Raises ``ValueError`` if compressed."""
-    data = message.metadata.to_pybytes()
+def refuse_compressed(data: bytes) -> None:
+    """Raise ``ValueError`` for the head of a message that holds compressed rows: reading it would unpack them."""
     root = _follow(data, 0)
     kind, header = _field(data, root, 1), _field(data, root, 2)
-    kind = data[kind] if kind is not None else 0
-    if header is None or kind not in (DICTIONARY, RECORDS):
-        return None
-    records: int | None = _follow(data, header)
-    if kind == DICTIONARY:
+    if kind is None or header is None or data[kind] not in (DICTIONARY, RECORDS):
+        return
+    rows: int | None = _follow(data, header)
+    if data[kind] == DICTIONARY:
         inner = _field(data, _follow(data, header), 1)
-        records = None if inner is None else _follow(data, inner)
-    if records is None:
-        return None
-    if _field(data, records, 3) is not None:
+        rows = None if inner is None else _follow(data, inner)
+    if rows is not None and _field(data, rows, 3) is not None:
         raise ValueError("its record batches are compressed, which cannot be mapped")
-    length = _field(data, records, 0)
-    rows = 0 if length is None else struct.unpack_from("<q", data, length)[0]
-    return int(rows) if kind == RECORDS else None
 
 
 def _follow(data: bytes, at: int) -> int:

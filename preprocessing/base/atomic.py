@@ -27,7 +27,7 @@ from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 
 TEMPORARY_MARK = ".tmp-"
 """An unfinished file is called ``NAME.tmp-HOST-PROCESS``."""
-UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}[^/]*-\d+")
+UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})")
 MARK = "job.json"
 """The file in a folder of work that says which job made it."""
 ENDS = 1 << 16
@@ -55,11 +55,8 @@ def sign(folder: Path, target: Path) -> None:
 def is_signed(folder: Path, target: Path) -> bool:
     """Whether a folder, no link to one, is the work of a job that makes ``target``."""
     try:
-        content = None if folder.is_symlink() else read_json(folder / MARK, "")
-        return isinstance(content, dict) and (content.get("makes"), content.get("inode")) == (
-            target.name,
-            folder.stat().st_ino,
-        )
+        mark = {"makes": target.name, "inode": folder.stat().st_ino}
+        return not folder.is_symlink() and read_json(folder / MARK, "") == mark
     except (OSError, DataError):
         return False
 
@@ -94,10 +91,8 @@ def is_abandoned(name: str) -> bool:
     """Whether an unfinished file of this name was left by a process of this machine that is no more."""
     import psutil
 
-    host, _, process = name.rpartition(TEMPORARY_MARK)[2].rpartition("-")
-    return (
-        host == os.uname().nodename and process.isdecimal() and len(process) < 8 and not psutil.pid_exists(int(process))
-    )
+    found = UNFINISHED.fullmatch(name)
+    return found is not None and found[2] == os.uname().nodename and not psutil.pid_exists(int(found[3]))
 
 
 def sweep(path: str | Path) -> None:
@@ -117,7 +112,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises ``OSError`` before anything is written where the name is that of a directory, a pipe or a device.
     """
     path = Path(path)
-    refuse_other_kinds(path)
+    if path.exists() and not path.is_file() and not (path.is_dir() and path.is_symlink()):
+        what = os.strerror(errno.EISDIR) if path.is_dir() else "a pipe or a device"  # which would be gone
+        raise OSError(errno.EISDIR, what, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
     try:
@@ -129,14 +126,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
         name(error, path)
         raise
     fsync(path.parent)
-
-
-def refuse_other_kinds(path: Path) -> None:
-    """Raise ``OSError`` for a name that no file can take over: of a directory, or of a device, which would be gone."""
-    if path.is_dir() and not path.is_symlink():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 @contextmanager
@@ -227,7 +216,7 @@ def fsync(path: str | Path) -> None:
 
 AT_FDCWD = -100
 EXCHANGE = 2
-"""``RENAME_EXCHANGE`` of Linux, and ``RENAME_SWAP`` of macOS."""
+"""``RENAME_EXCHANGE`` of Linux."""
 ASIDE = ".before"
 """How the name ends under which an old directory waits for its removal."""
 NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -263,13 +252,9 @@ def recover(target: Path) -> None:
 def exchanged(one: Path, other: Path) -> bool:
     """Exchange two names in one step; False where that cannot be done. Raises ``OSError``."""
     library = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(one), os.fsencode(other)
-    if hasattr(library, "renameat2"):
-        failed = library.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], EXCHANGE)
-    elif hasattr(library, "renamex_np"):
-        failed = library.renamex_np(*names, EXCHANGE)
-    else:
+    if not hasattr(library, "renameat2"):
         return False
+    failed = library.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), EXCHANGE)
     if failed and (number := ctypes.get_errno()) not in NOT_HERE:
         raise OSError(number, os.strerror(number), str(one), None, str(other))
     return not failed
@@ -285,11 +270,6 @@ CONTINUE = "make room and run the same command to continue"
 ANOTHER = "name a directory that can be written"
 TMPDIR = "set TMPDIR to a folder with room"
 """What else may be named for a temporary file."""
-NOWHERE = (
-    "no folder for temporary files can be written (TMPDIR, /tmp); make room there, or set TMPDIR to a folder with room"
-)
-NO_TEMPORARY = "No usable temporary directory"
-"""How Python begins to say so; the error's number is that of a missing file."""
 
 
 def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> UserError:
@@ -297,22 +277,15 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room:
 
     ``otherwise`` says what else may be named, ``room`` what to do on a full disk.
     """
-    named = error.filename2 if isinstance(error.filename2, str | os.PathLike) else error.filename  # a copy's target
-    name = final_name(named) if isinstance(named, str | os.PathLike) else str(path)
-    what = os.strerror(error.errno) if error.errno else str(error)
-    if os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name)):
-        what = "a pipe or a device"
-    elif error.errno == errno.EEXIST and os.path.isfile(name):
-        what = "it is a file, and a directory is needed here"
+    named = str(error.filename2 or error.filename or path)  # a copy's target comes second
+    name, what = UNFINISHED.sub(r"\1", named), error.strerror or str(error)
     if error.errno == errno.ENOENT:
         return DataError(
-            f"{missing(name)}: gone while it was needed ({what}); put it back, and run the same command to continue"
+            f"{name}: gone while it was needed ({what}); put it back, and run the same command to continue"
         )
-    if error.errno in OTHER_KIND:
-        return ConfigError(f"{name}: cannot be written ({what}); {otherwise}")
-    if error.errno in NOT_ALLOWED:
-        return StorageError(f"{name}: cannot be written ({what}); {otherwise}")
-    return StorageError(f"{name}: cannot be written ({what}); {room}, or {otherwise}")
+    kind = ConfigError if error.errno in OTHER_KIND else StorageError
+    mend = otherwise if error.errno in OTHER_KIND | NOT_ALLOWED else f"{room}, or {otherwise}"
+    return kind(f"{name}: cannot be written ({what}); {mend}")
 
 
 @contextmanager
@@ -338,8 +311,8 @@ def check_replaced(path: Path, overwrite: bool, is_ours: Callable[[], bool]) -> 
 
 def told(error: OSError) -> UserError | None:
     """The sentence for an error that no block has made one of; None for what is no failure to write."""
-    if str(error.strerror).startswith(NO_TEMPORARY):
-        return StorageError(NOWHERE)
+    if str(error.strerror).startswith("No usable temporary directory"):  # as Python says it, as of a missing file
+        return StorageError(f"{error.strerror}; make room there, or {TMPDIR}")
     if error.errno in NO_ROOM or (error.errno in NOT_ALLOWED and error.filename):
         if is_about_output(error):
             return refusal(error, "standard output", otherwise="send the output elsewhere")
@@ -356,17 +329,6 @@ def is_about_output(error: OSError) -> bool:
     except OSError:
         return True
     return False
-
-
-def missing(path: str) -> str:
-    """What somebody would have to put back for ``path`` to be there: itself, or the folder above it that is gone."""
-    folder = os.path.dirname(path)
-    return path if folder in ("", path) or os.path.exists(folder) else missing(folder)
-
-
-def final_name(path: str | os.PathLike[str]) -> str:
-    """The name that an unfinished file or folder would have had."""
-    return re.sub(rf"{re.escape(TEMPORARY_MARK)}[^/]*", "", os.fspath(path))
 
 
 @contextmanager

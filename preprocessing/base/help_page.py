@@ -213,7 +213,9 @@ def suggestion(
 
 def nearest(name: str, known: Collection[str]) -> str | None:
     """The known name that is most like this one, by the whole of it or by its last part."""
+    whole = {choice: choice for choice in sorted(known)}
     last = {choice.rpartition(".")[2]: choice for choice in sorted(known)}
-    if whole := difflib.get_close_matches(name, sorted(known), n=1):
-        return whole[0]
-    return next((last[one] for one in difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1)), None)
+    for wanted, choices in ((name, whole), (name.rpartition(".")[2], last)):
+        if found := difflib.get_close_matches(wanted, choices, n=1):
+            return choices[found[0]]
+    return None

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import platform
+import re
 import select
 import signal
 import signal as signals
@@ -31,12 +32,18 @@ HELD = {"T": "stopped", "t": "held by a debugger"}
 """States in which a process does nothing until somebody lets it go on (proc(5))."""
 
 
+def status(pid: int) -> dict[str, str]:
+    """What Linux says of a process (``/proc/PID/status``); nothing of one that is gone, and where there is no /proc."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
 def held(pid: int) -> str | None:
-    """Why a process does nothing until somebody lets it go on; None for one that runs, and where there is no /proc."""
-    try:  # the name before the state may hold anything
-        return HELD.get(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
-    except (OSError, IndexError):
-        return None
+    """Why a process does nothing until somebody lets it go on; None for one that runs, and if that is not known."""
+    return HELD.get(status(pid).get("State", "")[:1])
 
 
 def in_words(pid: int) -> str:
@@ -47,14 +54,9 @@ def in_words(pid: int) -> str:
 
 def has_taken(pid: int, signal: int) -> bool:
     """Whether a process has no signal of this number waiting for it, or does not take any yet; True if not known."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return True
-    masks = {name: int(value, 16) for name, _, value in (line.partition(":") for line in lines) if name in MASKS}
-    bit = 1 << (signal - 1)
-    waiting = any(masks.get(name, 0) & bit for name in ("SigPnd", "ShdPnd"))
-    return not waiting or bool(masks.get("SigBlk", 0) & bit)
+    found = status(pid)
+    own, shared, blocked = (int(found.get(mask, "0"), 16) for mask in ("SigPnd", "ShdPnd", "SigBlk"))
+    return not (own | shared) & ~blocked & 1 << (signal - 1)
 
 
 def end_spawned() -> None:
@@ -69,25 +71,15 @@ def end_spawned() -> None:
                 os.kill(pid, signals.SIGKILL)
 
 
-MASKS = ("SigPnd", "ShdPnd", "SigBlk")
-
-
-def memory_bytes(root: str | Path = "/sys/fs/cgroup", membership: str | None = None) -> int:
-    """Bytes that processes here can have at most: the machine's, or what their control groups (version 2) are given.
-
-    ``membership`` is the text of ``/proc/self/cgroup`` (cgroups(7)).
-    """
+def memory_bytes() -> int:
+    """Bytes that processes here can have at most: the machine's, or what their control groups (version 2) are given."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    try:
-        text = Path("/proc/self/cgroup").read_text(encoding="utf-8") if membership is None else membership
-    except OSError:
-        text = ""
-    path = next((line[3:].lstrip("/") for line in text.splitlines() if line.startswith("0::")), "")
-    for folder in (Path(root, path), *Path(root, path).parents):
-        try:
-            limits.append(int((folder / "memory.max").read_text(encoding="utf-8")))
-        except (OSError, ValueError):  # no such file, or max
-            continue
+    with contextlib.suppress(OSError):
+        found = re.search("^0::/(.*)$", Path("/proc/self/cgroup").read_text(encoding="utf-8"), re.MULTILINE)
+        group = Path("/sys/fs/cgroup", found[1] if found else "")
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or max
+                limits.append(int((folder / "memory.max").read_text(encoding="utf-8")))
     return min(limits)
 
 

@@ -24,6 +24,7 @@ AtLeast1 = Annotated[int, Meta(ge=1)]
 Above0 = Annotated[float, Meta(gt=0)]
 Chance = Annotated[float, Meta(ge=0, lt=1)]
 Name = Annotated[str, Meta(min_length=1, description="that is not empty")]
+Line = Annotated[str, Meta(pattern=r"^[^\r\n]+\Z", description="on one line")]
 Processes = Annotated[int, Meta(ge=1, le=4096)]
 """Processes, or threads, of one machine."""
 Seconds = Annotated[int, Meta(ge=1, le=366 * 86_400)]

@@ -232,8 +232,6 @@ class Column:
     """Where not all columns fit, those of the largest weight go first; those of 0 stay."""
     right: bool = True
     """Numbers stand at the right, words at the left."""
-    least: int = 0
-    """Cells that it takes at least, so that rows which are printed one by one stand below each other."""
     shrinks: bool = False
     """Its texts are shortened before a column goes."""
 
@@ -244,7 +242,7 @@ def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width
     for column in columns:
         texts = [plain_line(row.get(column.key, "")) for row in rows]
         if not rows or any(texts):
-            found[column] = max(column.least, *map(cells, [plain_line(column.title), *texts]))
+            found[column] = max(map(cells, [plain_line(column.title), *texts]))
 
     def excess() -> int:
         return sum(found.values()) + len(GAP) * (len(found) - 1) - width
@@ -277,12 +275,6 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: i
     """Titles, then a line for each row, none wider than ``width`` as far as columns can give way."""
     layout = laid_out(columns, rows, width)
     return [head_line(layout), *(row_line(layout, row) for row in rows)]
-
-
-def fitted(parts: Sequence[tuple[str, int]], width: int = WIDTH) -> str:
-    """``a  b  c``: texts side by side; where not all fit, those of the largest weight go first, never those of 0."""
-    columns = [Column(key=str(place), title=text, weight=weight) for place, (text, weight) in enumerate(parts)]
-    return head_line(laid_out(columns, [], width))
 
 
 Tone = Literal["", "head", "good", "warn", "bad"]

@@ -60,7 +60,7 @@ def check_regular(path: str | Path, mode: int) -> None:
     """Raise ``DataError`` for what is no regular file: reading it might wait for ever, or never end."""
     if stat.S_ISREG(mode):
         return
-    kind = "a directory" if stat.S_ISDIR(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "a device"
+    kind = "a directory" if stat.S_ISDIR(mode) else "a pipe or a device"
     raise DataError(f"{path}: is {kind}, not a file; put the file itself there")
 
 
@@ -81,10 +81,7 @@ def read_bytes(path: str | Path, most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise DataError(f"{path}: {size:,} bytes, where at most {most:,} are expected: not what its name says")
-        try:
-            return file.read(size)  # what is appended meanwhile is for the next reader
-        except MemoryError:
-            raise DataError(f"{path}: {size:,} bytes do not fit into memory: not what its name says") from None
+        return file.read(size)  # what is appended meanwhile is for the next reader
 
 
 def check_unpacked(name: str, unpacked: int, packed: int) -> None:
@@ -113,16 +110,14 @@ def parse_json(data: bytes) -> Any:
         value = json.loads(
             text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number, parse_int=_integer
         )
+        deep = _depth(value) > MOST_DEPTH
     except RecursionError:
-        raise ValueError(TOO_DEEP) from None
-    if not is_shallow(value):
-        raise ValueError(TOO_DEEP)
+        deep = True
+    if deep:
+        raise ValueError(f"lists or objects more than {MOST_DEPTH} deep")
     if SURROGATE.search(text):
         json.dumps(value, ensure_ascii=False).encode()  # a pair is a character, half a pair raises
     return value
-
-
-TOO_DEEP = f"lists or objects more than {MOST_DEPTH} deep"
 
 
 def read_json(path: str | Path, mend: str, *, most: int = MOST_JSON) -> Any:
@@ -140,23 +135,19 @@ def read_json(path: str | Path, mend: str, *, most: int = MOST_JSON) -> Any:
         raise DataError(f"{path}: not readable as JSON ({error}); {mend}") from None
 
 
-def is_shallow(value: Any) -> bool:
-    """Whether lists and objects stand at most ``MOST_DEPTH`` deep in each other."""
-    level: Sequence[Any] = [value]
-    for _ in range(MOST_DEPTH):
-        inside = [part for part in level if isinstance(part, dict | list)]
-        if not inside:
-            return True
-        level = [part for whole in inside for part in (whole.values() if isinstance(whole, dict) else whole)]
-    return not any(isinstance(part, dict | list) for part in level)
-
-
 def confined(root: str | Path, name: str) -> Path:
     """``root/name`` for a relative name that stays inside. Raises ``ValueError`` for one that leads out."""
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or not name.isprintable() or path == PurePosixPath("."):
         raise ValueError(f"leads out of its folder: {shown(name)}")
     return Path(root, path)
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if parts is None:
+        return 0
+    return 1 + max((_depth(part) for part in parts if isinstance(part, dict | list)), default=0)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def labels_of(
         value = as_found(column[at].as_py())
         what = f"label {value[:60]!r} is not known" if given and value else "there is no label"
         mend = "fill it in, or leave such rows out with source.missing_label drop"
-        mend = f"known are {given.expected()}; correct the row, or set source.labels" if given else mend
+        mend = f"known are {', '.join(given.numbers)}; correct the row, or set source.labels" if given else mend
         raise fail(part, int(rows[at]), f"{what}; {mend}")
     if given is None:
         check_number(names, part.file)

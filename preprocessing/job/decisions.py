@@ -10,181 +10,187 @@ kept and counted.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
+    NO_LABEL,
     NO_SPLIT,
     SPLITS,
     TEST,
-    TEST_NUMBER,
     TRAIN,
     TRAIN_NUMBER,
     UNLABELLED,
     UNLABELLED_NUMBER,
     VALIDATION,
-    VALIDATION_NUMBER,
 )
-from preprocessing.config import QualityConfig, SplitConfig
+from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
 from preprocessing.corpus.rows import NO_GROUP
-from preprocessing.job.grouping import Groups, assign, assign_folds, assign_groups, components
-from preprocessing.job.parts import Rows
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, components
+from preprocessing.job.parts import NO_FOLD, Classes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DROPPED = -1
-NO_FOLD = -1
-"""The fold of a row that has none: of the test split, without a label, or left out."""
 Where = Callable[[int], str]
 """A row's number in the source -> ``FILE: row N``."""
+
+
+def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.DataFrame:
+    """All rows of all parts, in the order of the source; the index is that in which they are stored.
+
+    ``row`` is a row's number in the source, ``label`` that of its class or ``NO_LABEL``, ``named`` that of the split
+    which the source names or ``NO_SPLIT``; ``missing`` says whether it had no text. ``text_hash`` is of its tokens,
+    ``exact_hash`` of its letters, ``group`` of its group (``NO_GROUP`` where it has none). ``fold`` is ``NO_FOLD``
+    until it is decided, and ``split`` is added then.
+    """
+    import pandas as pd
+
+    parts = [
+        {
+            "group": np.full(len(part["row"]), NO_GROUP, np.uint64),
+            **{name: part[name] for name in part.keys() & {"row", "missing", "text_hash", "exact_hash", "group"}},
+            "label": np.append(own, np.int32(NO_LABEL))[part["label"]],  # -1, the place of the last
+            "named": part["split"],
+            "num_tokens": np.diff(part["offsets"]),
+        }
+        for part, own in zip(stored, classes.numbers, strict=True)
+    ]
+    rows = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return rows.sort_values("row").assign(fold=np.int16(NO_FOLD))
 
 
 class Sieve:
     """Applies the policies of ``quality`` to some rows: which are still there, and how many each policy dropped."""
 
-    def __init__(self, rows: Rows, quality: QualityConfig, where: Where) -> None:
+    def __init__(self, rows: pd.DataFrame, quality: QualityConfig, where: Where) -> None:
         """Empty texts are dealt with first. Raises ``DataError`` where all are empty."""
-        self.row, self.quality, self.where = rows.row, quality, where
-        self.alive = np.ones(len(rows.row), bool)
+        self.rows, self.quality, self.where = rows, quality, where
+        self.alive = rows["row"].notna()
         self.dropped: dict[str, int] = {}
-        self.empty = rows.num_tokens == 0
-        if self.empty.all():
-            raise DataError(f"{where(int(rows.row.min()))}: no token is left of any text; check text.stop_words")
-        self.found: dict[str, Any] = {
-            "empty": int(self.empty.sum()),
-            "missing_text": int(np.count_nonzero(rows.missing)),
-        }
-        self.apply("empty", self.empty, "no token is left of its text")
+        self.full = rows["num_tokens"] > 0
+        if not self.full.any():
+            raise DataError(f"{where(rows['row'].iloc[0])}: no token is left of any text; check text.stop_words")
+        self.found: dict[str, Any] = {"empty": int((~self.full).sum()), "missing_text": int(rows["missing"].sum())}
+        self.apply("empty", ~self.full, "no token is left of its text")
 
-    def apply(self, name: str, found: np.ndarray, what: str) -> None:
+    def apply(self, name: str, found: pd.Series, what: str) -> None:
         """Do what the policy ``quality.<name>`` says with the rows ``found`` that are still there.
 
         Raises ``DataError`` where it says ``error``, naming the first of them; ``what`` is wrong with it.
         """
         found = found & self.alive
-        policy = getattr(self.quality, name)
-        if policy == "error" and found.any():
-            first, rest = int(self.row[found].min()), int(found.sum()) - 1
-            others = f" (and {rest} more)" if rest else ""
+        count, policy = int(found.sum()), getattr(self.quality, name)
+        if policy == "error" and count:
+            others = f" (and {count - 1} more)" if count > 1 else ""
             mend = f"correct the row, or set quality.{name} to keep or drop"
-            raise DataError(f"{self.where(first)}: {what}{others}; {mend}")
+            raise DataError(f"{self.where(self.rows['row'][found].iloc[0])}: {what}{others}; {mend}")
         if policy == "drop":
-            self.alive[found] = False
-            self.dropped[name] = self.dropped.get(name, 0) + int(found.sum())
+            self.alive &= ~found
+            self.dropped[name] = self.dropped.get(name, 0) + count
+
+    def again(self, keys: list[str]) -> pd.Series:
+        """bool per row: one before it, that is there and not empty, is equal in ``keys``."""
+        compared = self.rows[self.alive & self.full]
+        return compared.duplicated(keys).reindex(self.rows.index, fill_value=False)
 
 
-def decide(
-    rows: Rows, quality: QualityConfig, splits: SplitConfig, seed: int, where: Where
-) -> tuple[np.ndarray, dict[str, Any]]:
+def decide(rows: pd.DataFrame, config: PreprocessConfig, where: Where) -> tuple[pd.Series, dict[str, Any]]:
     """int8 per row: its split, or ``DROPPED``; and what was found, for the manifest.
 
     Raises ``DataError`` where a policy says ``error``, naming the first row it applies to.
     """
-    without = rows.named == UNLABELLED_NUMBER
-    labelled = rows.chosen(~without)
-    decision = np.empty(len(without), np.int8)
-    decided, report = decide_labelled(labelled, quality, splits, seed, where)
-    decision[~without] = decided
-    if without.any():
-        sieve = Sieve(rows.chosen(without), quality, where)
-        decision[without], found = decide_unlabelled(rows.chosen(without), sieve, labelled, decided, splits)
-        for name, count in sieve.dropped.items():
+    has_label = rows["named"] != UNLABELLED_NUMBER
+    split = rows["named"].copy()
+    split.loc[has_label], report = decide_labelled(rows[has_label], config, where)
+    if not has_label.all():
+        labelled = rows.assign(split=split)[has_label]
+        split.loc[~has_label], found = decide_unlabelled(rows[~has_label], labelled, config, where)
+        for name, count in found["dropped"].items():
             report["dropped"][name] = report["dropped"].get(name, 0) + count
         report[UNLABELLED] = found
-    return decision, report
+    return split, report
 
 
-def decide_labelled(
-    rows: Rows, quality: QualityConfig, splits: SplitConfig, seed: int, where: Where
-) -> tuple[np.ndarray, dict[str, Any]]:
+def differ(rows: pd.DataFrame, name: str, key: str) -> pd.Series:
+    """bool per row: whether rows that are equal in ``key`` differ in ``name``."""
+    values = rows.groupby(key)[name]
+    return values.transform("min") != values.transform("max")
+
+
+def decide_labelled(rows: pd.DataFrame, config: PreprocessConfig, where: Where) -> tuple[pd.Series, dict[str, Any]]:
     """The same for rows with labels."""
-    named = rows.named.astype(np.int8)
-    sieve = Sieve(rows, quality, where)
-    groups = Groups.of(rows.text_hash, rows.row)
-    unequal = groups.to_rows(groups.differ(rows.label)) & ~sieve.empty
+    sieve = Sieve(rows, config.quality, where)
+    unequal = sieve.full & differ(rows, "label", "text_hash")
     sieve.apply("contradictions", unequal, "an equal text has another label")
-    nearest = np.where(named < 0, TRAIN_NUMBER if (named >= 0).any() else -1, named)
-    leaking = (nearest < groups.to_rows(groups.reduced(np.maximum, nearest))) & ~sieve.empty
+    split = rows["named"].clip(lower=TRAIN_NUMBER)
+    leaking = sieve.full & (split < split.groupby(rows["text_hash"]).transform("max"))
     sieve.apply("leaks", leaking, "another split that the source names holds an equal text")
-    decision, of_groups = split_rows(rows, named, sieve.alive, splits, seed)
-    compared = sieve.alive & ~sieve.empty
-    report = sieve.found | {"contradictions": int(unequal.sum()), "leaks": int(leaking.sum())}
-    report["duplicates"] = duplicates(rows, decision, compared)
-    again = np.any([repeats(rows, compared & (decision == split)) for split in range(len(SPLITS))], axis=0)
-    sieve.apply("duplicates", again, "its split holds an equal text before it")
-    decision[~sieve.alive] = DROPPED
-    report["dropped"] = sieve.dropped
-    return decision, report if of_groups is None else report | {"groups": of_groups}
+    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed)
+    sieve.rows = rows = rows.assign(split=split)
+    again = sieve.again(["text_hash"])
+    compared = rows[sieve.alive & sieve.full]
+    found = {
+        "contradictions": int(unequal.sum()),
+        "leaks": int(leaking.sum()),
+        "duplicates": {
+            "exact": int(sieve.again(["text_hash", "exact_hash"]).sum()),
+            "normalised": int(again.sum()),
+            "across_splits": int(differ(compared, "split", "text_hash").sum()),
+        },
+    }
+    sieve.apply("duplicates", sieve.again(["text_hash", "split"]), "its split holds an equal text before it")
+    return split.where(sieve.alive, DROPPED), {**sieve.found, **found, "dropped": sieve.dropped, **of_groups}
 
 
 def decide_unlabelled(
-    rows: Rows, sieve: Sieve, labelled: Rows, decided: np.ndarray, splits: SplitConfig
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """The same for rows without labels. ``decided`` are the splits of the ``labelled`` rows.
+    rows: pd.DataFrame, labelled: pd.DataFrame, config: PreprocessConfig, where: Where
+) -> tuple[pd.Series, dict[str, Any]]:
+    """The same for rows without labels, after those that are ``labelled``.
 
     With folds all of these are measured once, those of training too.
     """
-    found: dict[str, Any] = {"rows": len(rows.row), **sieve.found}
-    full = labelled.num_tokens > 0
+    sieve = Sieve(rows, config.quality, where)
+    measured = (TRAIN, VALIDATION, TEST) if config.splits.folds else (VALIDATION, TEST)
+    texts = labelled[labelled["num_tokens"] > 0]
     shared = {
-        name: np.isin(rows.text_hash, labelled.text_hash[full & (decided == number)]) & ~sieve.empty
+        name: sieve.full & rows["text_hash"].isin(texts["text_hash"][texts["split"] == number])
         for number, name in enumerate(SPLITS)
     }
-    found["shared"] = {name: int(its.sum()) for name, its in shared.items()}
-    for name in (*((TRAIN,) if splits.folds else ()), VALIDATION, TEST):
+    found = {"rows": len(rows), **sieve.found, "shared": {name: int(its.sum()) for name, its in shared.items()}}
+    for name in measured:
         sieve.apply("leaks", shared[name], f"{name} holds an equal text, and this one has no label")
-    if splits.group_column is not None:
-        measured = labelled.group[(decided >= 0) & ((splits.folds > 0) | (decided != TRAIN_NUMBER))]
-        of_measured = (rows.group != NO_GROUP) & np.isin(rows.group, measured)
+    if config.splits.group_column is not None:
+        groups = labelled["group"][labelled["split"].isin([SPLITS.index(name) for name in measured])]
+        of_measured = (rows["group"] != NO_GROUP) & rows["group"].isin(groups)
         found["groups_measured"] = int(of_measured.sum())
         sieve.apply("leaks", of_measured, "it has no label, and its group is one of validation or test")
-    again = repeats(rows, sieve.alive & ~sieve.empty)
+    again = sieve.again(["text_hash"])
     found["duplicates"] = int(again.sum())
     sieve.apply("duplicates", again, "an equal text without a label stands before it")
-    found["dropped"] = sieve.dropped
-    return np.where(sieve.alive, UNLABELLED_NUMBER, DROPPED).astype(np.int8), found
+    return rows["named"].where(sieve.alive, DROPPED), {**found, "dropped": sieve.dropped}
 
 
-def repeats(rows: Rows, compared: np.ndarray) -> np.ndarray:
-    """bool per row: a lower one of those that are compared has the same tokens."""
-    result = np.zeros(len(compared), bool)
-    inside = np.flatnonzero(compared)
-    result[inside] = Groups.of(rows.text_hash[inside], rows.row[inside]).repeats()
-    return result
-
-
-def duplicates(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> dict[str, int]:
-    """Rows that repeat an earlier one: letter by letter, after the text pipeline; and rows in groups across splits."""
-    full = np.flatnonzero(compared)
-    groups = Groups.of(rows.text_hash[full], rows.row[full])
-    several = full[groups.to_rows(groups.sizes > 1)]
-    pairs = np.stack([rows.text_hash[several], rows.exact_hash[several]])
-    return {
-        "exact": len(several) - np.unique(pairs, axis=1).shape[1],
-        "normalised": int(groups.repeats().sum()),
-        "across_splits": int(groups.sizes[groups.differ(decision[full])].sum()),
-    }
-
-
-def check_splits(
-    rows: Rows, decision: np.ndarray, dropped: dict[str, int], names: list[str], splits: SplitConfig
-) -> None:
+def check_splits(rows: pd.DataFrame, dropped: dict[str, int], names: list[str], splits: SplitConfig) -> None:
     """Refuse a split that nothing can be learnt from or measured on. Raises ``DataError``.
 
     ``dropped`` are the rows that each policy has dropped, ``names`` the classes.
     """
-    for name, fraction in ((TRAIN, 1.0), (VALIDATION, splits.validation), (TEST, splits.test)):
-        inside = rows.label[decision == SPLITS.index(name)]
-        present = np.unique(inside)
-        if not len(present) and (fraction or (rows.named == SPLITS.index(name)).any()):
+    for number, (name, fraction) in enumerate(((TRAIN, 1.0), (VALIDATION, splits.validation), (TEST, splits.test))):
+        inside = rows["label"][rows["split"] == number]
+        present = inside.unique()
+        if not len(present) and (fraction or (rows["named"] == number).any()):
             policies = "".join(f", quality.{policy} drops {count:,}" for policy, count in dropped.items() if count)
             raise DataError(
-                f"split {name}: no row is left for it, of {len(decision):,}{policies}; equal texts stay in one split. "
+                f"split {name}: no row is left for it, of {len(rows):,}{policies}; equal texts stay in one split. "
                 f"Give more rows, set the policy to keep, or ask for a larger splits.{name}"
             )
         if len(present) == 1:
-            only = f"all {len(inside)} rows have the label {names[int(present[0])]!r}"
+            only = f"all {len(inside)} rows have the label {names[present[0]]!r}"
             raise DataError(f"split {name}: {only}; a classifier needs two classes: check the source and its labels")
         if name == TRAIN and len(absent := np.setdiff1d(np.arange(len(names)), present)):
             mend = "leave it out with source.labels or source.neutral"
@@ -192,107 +198,97 @@ def check_splits(
 
 
 def split_rows(
-    rows: Rows, named: np.ndarray, alive: np.ndarray, splits: SplitConfig, seed: int
-) -> tuple[np.ndarray, dict[str, Any] | None]:
-    """int8 per row: its split; and ``statistics.groups`` of the manifest. A split that the source names gets no others.
+    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int
+) -> tuple[pd.Series, dict[str, Any]]:
+    """int8 per row: its split; and with groups ``groups`` of the manifest. A split that the source names gets no
+    others.
 
     Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, or groups
     too large for a split.
     """
+    named = set(rows["named"])
     for name, values in splits.names.items():
-        if name in SPLITS and not (named == SPLITS.index(name)).any():
-            said = ", ".join(map(repr, values))
-            raise DataError(
-                f"splits.names.{name}: no row has one of these in {splits.column!r}: {said}; correct the key"
-            )
-    decision = np.where(named < 0, TRAIN_NUMBER, named).astype(np.int8)
+        if name in SPLITS and SPLITS.index(name) not in named:
+            said = f"no row has one of these in {splits.column!r}: {', '.join(map(repr, values))}"
+            raise DataError(f"splits.names.{name}: {said}; correct the key")
+    split = rows["named"].clip(lower=TRAIN_NUMBER)  # which rows without one stay in
     cut = {VALIDATION: splits.validation, TEST: splits.test}
-    cut = {name: 0.0 if (named == SPLITS.index(name)).any() else fraction for name, fraction in cut.items()}
+    cut = {name: 0.0 if SPLITS.index(name) in named else fraction for name, fraction in cut.items()}
     if splits.group_column is not None:
-        return by_group(rows, named, alive, decision, cut, splits.group_column, seed)
-    pool = np.flatnonzero(alive & (decision == TRAIN_NUMBER))
+        return split, {"groups": by_group(rows, alive, split, cut, splits.group_column, seed)}
+    pool = alive & (split == TRAIN_NUMBER)
     if any(cut.values()):
-        decision[pool] = assign(rows.text_hash[pool], rows.label[pool], rows.row[pool], seed=seed, **cut)
-    return decision, None
+        split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), seed=seed, **cut)
+    return split, {}
 
 
 def by_group(
-    rows: Rows,
-    named: np.ndarray,
-    alive: np.ndarray,
-    decision: np.ndarray,
-    cut: dict[str, float],
-    column: str,
-    seed: int,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """The ``decision`` by which rows of one group stay together, and the manifest's ``statistics.groups``.
+    rows: pd.DataFrame, alive: pd.Series, split: pd.Series, cut: dict[str, float], column: str, seed: int
+) -> dict[str, Any]:
+    """Change ``split`` so that rows of one group stay together; returns the manifest's ``statistics.groups``.
 
     A row without a split follows its group where the source names that a validation or a test group. Groups that the
     source itself divides are left as they are, and counted.
     """
     key = f"splits.group_column: {column!r}"
-    hashes, node, sizes = np.unique(rows.group, return_inverse=True, return_counts=True)
-    real = hashes != NO_GROUP
-    grouped = real[node]
-    if not grouped.any():
+    grouped, named = rows["group"] != NO_GROUP, rows["named"]
+    sizes = rows["group"][grouped].value_counts()
+    if not len(sizes):
         raise DataError(f"{key} is empty in every row; name another column")
-    if 1 < grouped.sum() == real.sum():
-        what = f"has another value in each of the {int(grouped.sum()):,} rows, so it keeps none together"
+    if 1 < len(sizes) == grouped.sum():
+        what = f"has another value in each of the {len(sizes):,} rows, so it keeps none together"
         raise DataError(f"{key} {what}; name another column, or leave it out")
-    there = np.stack([np.bincount(node[named == split], minlength=len(hashes)) * real for split in range(len(SPLITS))])
-    taken = np.where(there[TEST_NUMBER], TEST_NUMBER, np.where(there[VALIDATION_NUMBER], VALIDATION_NUMBER, 0))
-    follows = (named == NO_SPLIT) & (taken[node] > 0)
-    decision[follows] = taken[node][follows]
-    shared = []
-    for one, other in itertools.combinations(range(len(SPLITS)), 2):
-        both = (there[one] > 0) & (there[other] > 0)
-        if both.any():
-            counts = {SPLITS[split]: int(there[split][both].sum()) for split in (one, other)}
-            shared.append({"groups": int(both.sum()), "rows": counts})
+    farthest = rows.groupby("group")["named"].transform("max").where(grouped, NO_SPLIT)  # from training
+    follows = (named == NO_SPLIT) & (farthest > TRAIN_NUMBER)
+    split.loc[follows] = farthest[follows]
     report: dict[str, Any] = {
         "column": column,
-        "groups": int(real.sum()),
-        "largest": int(sizes[real].max()),
+        "groups": len(sizes),
+        "largest": int(sizes.max()),
         "rows_without": int((~grouped).sum()),
         "followed": int(follows.sum()),
-        "shared": shared,
+        "shared": [],
         "cut": {},
     }
+    for pair in itertools.combinations(range(len(SPLITS)), 2):
+        both = rows[grouped & named.isin(pair)]
+        both = both[differ(both, "named", "group")]
+        if len(both):
+            counts = {SPLITS[number]: int((both["named"] == number).sum()) for number in pair}
+            report["shared"].append({"groups": both["group"].nunique(), "rows": counts})
     if not any(cut.values()):
-        return decision, report
-    pool = np.flatnonzero(alive & (decision == TRAIN_NUMBER) & (taken[node] == 0))
-    if not len(pool):
+        return report
+    pool = alive & (split == TRAIN_NUMBER) & (farthest <= TRAIN_NUMBER)
+    if not pool.any():
         what = f"the source names a split other than {TRAIN} for all groups, so none is left to cut from"
         raise DataError(f"{key}: {what}; set splits.validation and test to 0")
-    together = components(rows.group[pool], rows.text_hash[pool], rows.num_tokens[pool] > 0)
-    decision[pool] = assign_groups(together, rows.label[pool], rows.row[pool], seed=seed, **cut)
+    together, label = components(rows[pool]), rows["label"][pool].to_numpy()
+    split.loc[pool] = assign_groups(together, label, seed=seed, **cut)
     for name, fraction in cut.items():
-        got = int((decision[pool] == SPLITS.index(name)).sum())
+        got = int((split[pool] == SPLITS.index(name)).sum())
         if fraction and not got:
-            largest = np.unique(together, return_counts=True)[1].max()
-            what = f"no group fits into the split {name}: the largest holds {largest:,} of {len(pool):,} rows"
+            most = np.unique(together, return_counts=True)[1].max()
+            what = f"no group fits into the split {name}: the largest holds {most:,} of {len(together):,} rows"
             raise DataError(f"{key}: {what}; ask for another share in splits.{name}, or name another column")
         if fraction:
-            report["cut"][name] = {"rows": got, "share": round(got / len(pool), 6), "wanted": fraction}
-    return decision, report
+            report["cut"][name] = {"rows": got, "share": round(got / len(together), 6), "wanted": fraction}
+    return report
 
 
-def fold_rows(
-    rows: Rows, decision: np.ndarray, folds: int, seed: int, names: list[str]
-) -> tuple[np.ndarray, dict[str, Any]]:
+def fold_rows(rows: pd.DataFrame, folds: int, seed: int, names: list[str]) -> tuple[pd.Series, dict[str, Any]]:
     """int16 per row: its fold, ``NO_FOLD`` where it is neither in training nor in validation; and the lines to print.
 
-    ``decision`` is each row's split, ``names`` are the classes. Raises ``DataError`` where there are fewer groups than
-    folds, or a fold that cannot be validated on or trained without.
+    ``names`` are the classes. Raises ``DataError`` where there are fewer groups than folds, or a fold that cannot be
+    validated on or trained without.
     """
-    pool = np.flatnonzero((decision == TRAIN_NUMBER) | (decision == VALIDATION_NUMBER))
-    label = rows.label[pool]
-    together = components(rows.group[pool], rows.text_hash[pool], rows.num_tokens[pool] > 0)
+    pool = rows["split"].isin([SPLITS.index(TRAIN), SPLITS.index(VALIDATION)])
+    together, label = components(rows[pool]), rows["label"][pool].to_numpy()
     found = len(np.unique(together))
     if found < folds:
         what = f"only {found} groups or different texts outside of test"
         raise DataError(f"splits.folds: {folds} folds, but {what}; ask for fewer folds")
-    fold = assign_folds(together, label, rows.row[pool], folds=folds, seed=seed)
+    result = rows["fold"].copy()
+    result.loc[pool] = fold = assign_folds(together, label, folds=folds, seed=seed)
     counts = np.stack([np.bincount(label[fold == number], minlength=len(names)) for number in range(folds)])
     for number, inside in enumerate(counts):
         alone = np.flatnonzero((counts.sum(axis=0) == inside) & (inside > 0))
@@ -303,6 +299,4 @@ def fold_rows(
         if (inside > 0).sum() < 2:
             what = f"fold {number} has rows of fewer than two labels, and nothing can be measured on it"
             raise DataError(f"splits.folds: {what}; ask for fewer folds")
-    result = np.full(len(decision), NO_FOLD, np.int16)
-    result[pool] = fold
     return result, {"rows": counts.sum(axis=1).tolist(), "labels": counts.tolist(), "kept_together": found}

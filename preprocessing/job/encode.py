@@ -12,10 +12,10 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 
@@ -33,22 +33,20 @@ from preprocessing.base.split_names import (
 )
 from preprocessing.base.terminal import Screen, public
 from preprocessing.base.untrusted import read_json
+from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, ShardInfo, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
-from preprocessing.job.decisions import NO_FOLD
 from preprocessing.job.engine import Progress
 from preprocessing.job.executors import Workers
+from preprocessing.job.parts import NO_FOLD
 from preprocessing.text.encoder import Encoded, truncated
 from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, VocabularyConfig, extended, freeze
+from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, VocabularyConfig, extended, freeze, merged
 
-Splits: TypeAlias = tuple[str, ...]
 BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that says what is in it."""
-PARTS_TOGETHER = 8
-"""Parts whose tokens one task counts, or looks up."""
 COUNTS_TOGETHER = 16
 """Counts that are held before they are merged."""
 
@@ -70,39 +68,33 @@ class Decided:
         digest = hashlib.sha256(b"".join(values.tobytes() for values in columns.values())).hexdigest()
         return cls(work, (0, *np.cumsum(sizes).tolist()), digest)
 
+    @property
+    def numbers(self) -> range:
+        """Those of all parts."""
+        return range(len(self.starts) - 1)
+
     def of(self, number: int) -> dict[str, np.ndarray]:
         """The decisions on the rows of one part, in the order in which these are stored."""
-        rows = slice(self.starts[number], self.starts[number + 1])
         table = parts.read_table(self.work / "decided.arrow")
-        return {name: column.to_numpy()[rows] for name, column in table.items()}
-
-    def groups(self) -> list[tuple[int, ...]]:
-        """The numbers of all parts, some at a time."""
-        numbers = tuple(range(len(self.starts) - 1))
-        return [numbers[at : at + PARTS_TOGETHER] for at in range(0, len(numbers), PARTS_TOGETHER)]
+        return {name: column.to_numpy()[slice(*self.starts[number : number + 2])] for name, column in table.items()}
 
 
 def count_all(decided: Decided, workers: Workers, *, unlabelled: bool) -> Counts:
     """How often each token occurs in the training split and, if ``unlabelled``, in that one too."""
-    splits = (TRAIN_NUMBER, UNLABELLED_NUMBER) if unlabelled else (TRAIN_NUMBER,)
+    splits = [TRAIN_NUMBER, UNLABELLED_NUMBER] if unlabelled else [TRAIN_NUMBER]
     held: list[Counts] = []
-    for _, counts in workers.map(partial(count, decided, splits), decided.groups(), what="count"):
-        held.append(counts)
-        if len(held) == COUNTS_TOGETHER:
-            held = [held[0].merge(held[1:])]
-    return held[0].merge(held[1:])
+    for _, counts in workers.map(partial(count, decided, splits), decided.numbers, what="count"):
+        held = [merged([*held, counts])] if len(held) == COUNTS_TOGETHER else [*held, counts]
+    return merged(held)
 
 
-def count(decided: Decided, splits: tuple[int, ...], numbers: tuple[int, ...]) -> Counts:
-    """The same for some parts."""
-    found = []
-    for number in numbers:
-        stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
-        per_token = np.repeat(np.isin(decided.of(number)["split"], splits), np.diff(stored["offsets"]))
-        counts = np.bincount(stored["codes"][per_token], minlength=len(types)).astype(np.int64)
-        occurring = np.flatnonzero(counts)
-        found.append(Counts(types.take(occurring), counts[occurring]))
-    return found[0].merge(found[1:])
+def count(decided: Decided, splits: list[int], number: int) -> Counts:
+    """The same for one part."""
+    stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
+    per_token = np.repeat(np.isin(decided.of(number)["split"], splits), np.diff(stored["offsets"]))
+    counts = np.bincount(stored["codes"][per_token], minlength=len(types))
+    occurring = np.flatnonzero(counts)
+    return Counts(types.take(occurring), counts[occurring])
 
 
 class BundleIndex(TypedDict):
@@ -175,21 +167,17 @@ def unknown_among(counts: Counts, vocabulary: Vocabulary) -> int:
 class Written:
     """The shards of one bucket."""
 
-    shards: dict[str, list[ShardInfo]]
-    unknown: dict[str, int]
+    rows: int
+    shards: dict[str, list[ShardInfo]] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
     """Per split: kept tokens that are ``<unk>``, without those that stand for an empty text."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return sum(info.rows for infos in self.shards.values() for info in infos)
 
 
 @dataclass(frozen=True)
 class Bucket(engine.Part[Written]):
     """The rows of some splits in one range of shuffle keys, which become a shard per split, fold and width."""
 
-    splits: Splits
+    splits: tuple[str, ...]
     number: int
     of: int
     """How many buckets these splits have."""
@@ -205,9 +193,8 @@ class Bucket(engine.Part[Written]):
         encoded, columns = self.rows()
         lengths = np.diff(encoded.offsets)
         rung = np.searchsorted(self.widths, lengths)
-        unknown_before = np.concatenate([[0], np.cumsum(encoded.ids == UNK)])
-        unknown = np.diff(unknown_before[encoded.offsets]) * (encoded.num_tokens > 0)
-        written = Written({}, {})
+        unknown = arrays.segment_sums(encoded.ids == UNK, encoded.offsets) * (encoded.num_tokens > 0)
+        written = Written(len(lengths))
         for name in self.splits:
             inside = columns["split"] == split_number(name)
             if not inside.any():
@@ -220,77 +207,70 @@ class Bucket(engine.Part[Written]):
                     path = f"{name}/{self.number:05d}{of_fold}-w{width:04d}.arrow"
                     few = arrays.take(encoded.ids, encoded.offsets, chosen)
                     ids = arrays.padded(*few, width, id_dtype(len(vocabulary)))
-                    info = write_shard(self.root, path, ids, lengths[chosen], *(columns[c][chosen] for c in KEPT))
+                    label, row = columns["label"][chosen], columns["row"][chosen]
+                    info = write_shard(self.root, path, ids, lengths[chosen], label, row)
                     infos.append(replace(info, fold=None if fold == NO_FOLD else int(fold)))
         return written, {info.path: info.sha256 for infos in written.shards.values() for info in infos}
 
     def rows(self) -> tuple[Encoded, dict[str, np.ndarray]]:
         """The bucket's rows out of every part as ids, in the order of their keys, and what is known of each."""
-        low, high = ((self.number + step << 64) // self.of for step in (0, 1))
+        low, high = (np.uint64((self.number + step << 64) // self.of - step) for step in (0, 1))  # both inside
         wanted = [split_number(name) for name in self.splits]
         pieces: list[dict[str, np.ndarray]] = []
-        for number in range(len(self.decided.starts) - 1):
-            stored = parts.load(self.decided.work, number)
-            known = self.decided.of(number)
-            first = int(np.searchsorted(stored["key"], np.uint64(low)))
-            last = len(stored["key"]) if high >> 64 else int(np.searchsorted(stored["key"], np.uint64(high)))
+        for number in self.decided.numbers:
+            stored, known = parts.load(self.decided.work, number), self.decided.of(number)
+            first = np.searchsorted(stored["key"], low)
+            last = np.searchsorted(stored["key"], high, side="right")
             kept = first + np.flatnonzero(np.isin(known["split"][first:last], wanted))
             codes, offsets = arrays.take(stored["codes"], stored["offsets"], kept)
+            piece = {name: values[kept] for name, values in known.items()}
+            piece |= {"key": stored["key"][kept], "row": stored["row"][kept], "size": np.diff(offsets)}
             ids = np.load(ids_path(self.decided.work, number, self.key), mmap_mode="r")[codes]
-            known |= {name: stored[name] for name in ("key", "row")}
-            own = {name: values[kept] for name, values in known.items()}
-            pieces.append({**own, "ids": ids, "size": np.diff(offsets)})
+            pieces.append({**piece, "ids": ids})
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         order = np.lexsort((columns["row"], columns["key"]))
-        offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))])
         ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
         return truncated(ids, offsets, self.spec), {name: values[order] for name, values in columns.items()}
-
-
-KEPT = ("label", "row")
-"""What a shard holds of each row beside its ids and their number."""
 
 
 def encode_all(
     decided: Decided,
     label: np.ndarray,
     root: Path,
-    keys: Sequence[str],
+    keys: list[str],
+    config: PreprocessConfig,
     pipeline: TextPipeline,
     vocabulary: Vocabulary,
-    widths: Sequence[int],
-    rows: int,
     workers: Workers,
     screen: Screen,
 ) -> tuple[dict[str, list[ShardInfo]], dict[str, int]]:
-    """Write every shard below ``root``, of about ``rows`` rows; and how many unknown tokens each split has.
+    """Write every shard below ``root``, of about ``shards.rows`` rows; and how many unknown tokens each split has.
 
     ``label`` is each row's, ``keys`` are those of the parts. Progress is on ``screen``.
     """
     without = int((label == NO_LABEL).sum())
-    buckets: dict[Splits, int] = {
-        SPLITS: max(1, -(-(len(label) - without) // rows)),
-        (UNLABELLED,): -(-without // rows),
-    }
-    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, list(widths), list(buckets.values())]
+    rows = {SPLITS: len(label) - without, (UNLABELLED,): without}
+    buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
+    widths = tuple(config.widths)
+    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, widths, list(buckets.values())]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    for _ in workers.map(partial(lookup, decided.work, root, key), decided.groups(), what="lookup"):
+    for _ in workers.map(partial(lookup, decided.work, root, key), decided.numbers, what="lookup"):
         pass
-    progress = Progress("encode", len(label), screen=screen)
     tasks = [
         Bucket(
             key,
             root,
             decided.work / "shards" / f"{splits[0]}-{number:06d}.json",
-            (without if UNLABELLED in splits else len(label) - without) // of,
-            *(splits, number, of, decided, pipeline.spec, tuple(widths)),
+            rows[splits] // of,
+            *(splits, number, of, decided, pipeline.spec, widths),
         )
         for splits, of in buckets.items()
         for number in range(of)
     ]
     infos: dict[str, list[ShardInfo]] = {}
     unknown = dict.fromkeys(ALL_SPLITS, 0)
-    for _, written in engine.run(tasks, workers, progress):
+    for _, written in engine.run(tasks, workers, Progress("encode", len(label), screen=screen)):
         for name, entries in written.shards.items():
             infos.setdefault(name, []).extend(entries)
             unknown[name] += written.unknown[name]
@@ -302,15 +282,13 @@ def vocabulary_of(root: Path, key: str) -> Vocabulary:
     return engine.kept(key, lambda: Vocabulary.read(root / VOCABULARY))
 
 
-def lookup(work: Path, root: Path, key: str, numbers: tuple[int, ...]) -> None:
-    """Store the id of each distinct token of some parts, so that no bucket has to look it up again."""
-    vocabulary = vocabulary_of(root, key)
-    for number in numbers:
-        path = ids_path(work, number, key)
-        if not path.exists():
-            ids = vocabulary.lookup(parts.load_types(work, number))
-            with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
-                arrays.save(file, ids)
+def lookup(work: Path, root: Path, key: str, number: int) -> None:
+    """Store the id of each distinct token of a part, so that no bucket has to look it up again."""
+    path = ids_path(work, number, key)
+    if not path.exists():
+        ids = vocabulary_of(root, key).lookup(parts.load_types(work, number))
+        with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+            arrays.save(file, ids)
 
 
 def ids_path(work: Path, number: int, key: str) -> Path:

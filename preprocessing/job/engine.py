@@ -72,16 +72,13 @@ def finished(part: Part[Result], *, verify: bool = True) -> Result | None:
     kind: Any = Marker[part.result]  # type: ignore[name-defined]
     try:
         marker: Marker[Result] = msgspec.json.decode(read_bytes(part.marker, MOST_JSON), type=kind)
-        whole = all(is_whole(part.root / name, *known, verify=verify) for name, known in marker.files.items())
-        return marker.result if marker.key == part.key and whole else None
+        for name, (size, sha256) in marker.files.items():
+            path = part.root / name
+            if not path.is_file() or path.stat().st_size != size or (verify and atomic.sha256_file(path) != sha256):
+                return None
+        return marker.result if marker.key == part.key else None
     except (OSError, DataError, msgspec.DecodeError):
         return None
-
-
-def is_whole(path: Path, size: int, sha256: str, *, verify: bool) -> bool:
-    """Whether a file is what was written; of a pipe or of another size, nothing is read."""
-    same_size = path.is_file() and path.stat().st_size == size
-    return same_size and (not verify or atomic.sha256_file(path) == sha256)
 
 
 def make(part: Part[Result]) -> Result:
@@ -150,27 +147,22 @@ class Progress:
         self.skipped += 1
 
     def tick(self, workers: int) -> None:
-        """Show the state if it is time to."""
+        """Show the share that is done, documents per second, the time left and how many workers are alive, if due."""
         now = time.monotonic()
+        elapsed = max(now - self.started, 1e-9)
+        left = duration(max(self.total - self.done, 0) * elapsed / self.done) if self.done else "?"
+        state = [f"{self.docs / elapsed:,.0f} docs/s", f"ETA {left}", counted(workers, "worker")]
         share = min(1.0, self.done / max(self.total, 1))
         if self.screen.is_live:
-            self.screen.live(self.what, share, self.state(workers, now).replace("  ", ", "))
+            self.screen.live(self.what, share, ", ".join(state))
         elif now - self.shown >= LINE_EVERY_S:
             self.shown = now
-            self.screen.write([f"{self.what}: {share:4.0%}  {self.state(workers, now)}"])
-
-    def state(self, workers: int, now: float) -> str:
-        """Documents per second, the time left, and how many workers are alive."""
-        elapsed = max(now - self.started, 1e-9)
-        left = max(self.total - self.done, 0) * elapsed / self.done if self.done else None
-        eta = "?" if left is None else duration(left)
-        return f"{self.docs / elapsed:,.0f} docs/s  ETA {eta}  {counted(workers, 'worker')}"
+            self.screen.write([f"{self.what}: {share:4.0%}  {'  '.join(state)}"])
 
     def close(self) -> None:
         """Remove the bar, and say how long the pass took."""
         self.screen.end()
         elapsed = time.monotonic() - self.started
         before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
-        self.screen.write(
-            [f"{self.what}: done in {elapsed:.1f} s, {self.docs / max(elapsed, 1e-9):,.0f} docs/s{before}"]
-        )
+        rate = f"{self.docs / max(elapsed, 1e-9):,.0f} docs/s"
+        self.screen.write([f"{self.what}: done in {elapsed:.1f} s, {rate}{before}"])

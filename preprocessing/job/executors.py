@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for_sentinel
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
@@ -112,17 +111,10 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
         start_tracker()
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(number, mp_context=context, initializer=start_worker) as pool:
-
-            def processes() -> list[BaseProcess]:
-                return list((pool._processes or {}).values())
-
-            def alive() -> int:
-                return sum(process.is_alive() for process in processes())
-
             try:
-                yield Workers(config.timeout_s, pool, alive, (BrokenProcessPool,))
+                yield Workers(config.timeout_s, pool, lambda: len(pool._processes or ()), (BrokenProcessPool,))
             except BaseException:
-                left = processes()
+                left = list((pool._processes or {}).values())
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in left:
                     process.kill()

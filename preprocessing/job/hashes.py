@@ -20,24 +20,12 @@ def keyed_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
     return splitmix64(values.astype(np.uint64) ^ np.frombuffer(salt, "<u8")[0])
 
 
-def shuffle_keys(seed: int, rows: np.ndarray) -> np.ndarray:
-    """uint64 ``[rows]``: the order of the rows in the dataset."""
-    return keyed_hash(seed, "shuffle", rows)
-
-
-def type_hashes(types: pa.Array) -> np.ndarray:
-    """uint64 per token: equal exactly when the tokens are (up to one chance in 2**64 per pair)."""
-    data = types.cast(pa.large_binary())
-    if not len(data):
-        return np.zeros(0, np.uint64)
-    offsets = np.frombuffer(data.buffers()[1], np.int64)[data.offset : data.offset + len(data) + 1]
-    content = np.frombuffer(data.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
-    return segment_hashes(content + np.uint64(1), offsets - offsets[0])
-
-
 def text_hashes(tokens: Tokens) -> np.ndarray:
     """uint64 per text: equal exactly when the token sequences are (up to one chance in 2**64 per pair)."""
-    return segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets)
+    types = tokens.types.cast(pa.large_binary()).to_pylist()
+    content = np.frombuffer(b"".join(types), np.uint8).astype(np.uint64) + np.uint64(1)
+    of_types = segment_hashes(content, np.cumsum([0, *map(len, types)]))
+    return segment_hashes(of_types[tokens.codes], tokens.offsets)
 
 
 def segment_hashes(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,55 +41,42 @@ OF_A_RUN = ("config.yaml", "status.json")
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
-def build_directory(config: PreprocessConfig) -> Path:
-    """Where the dataset is built: the output itself, or a local directory if the output is remote."""
-    if not addresses.is_remote(config.output):
-        return Path(config.output)
-    if config.staging:
-        return Path(config.staging)
-    return remote.cache_folder() / "building" / hashlib.sha256(config.output.encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a dataset is built, and where it lies in the end."""
-
-    root: Path
-    """The directory that is written in."""
-    target: Path
-    """``root`` itself, or the directory with the older dataset that it will replace."""
-
-
 def beside(target: Path) -> Path:
     """Where the dataset is built that will replace the one in ``target``."""
     return target.with_name(f"{target.name}.building")
 
 
 @contextmanager
-def claimed(config: PreprocessConfig) -> Iterator[Place]:
+def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     """Lock the output, and finish or remove what an interrupted run left.
+
+    Gives the directory that is written in, and where the dataset lies in the end: the same, or the directory with the
+    older dataset that it will replace.
 
     Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
-    target = build_directory(config)
+    target = Path(config.output)
+    if addresses.is_remote(config.output):
+        name = hashlib.sha256(config.output.encode()).hexdigest()[:32]
+        target = Path(config.staging or remote.cache_folder() / "building" / name)
     if target.is_symlink() or target.name in ("", ".."):
         target = target.resolve()
     with naming(target):
         if is_left(atomic.aside(target), target):
             atomic.recover(target)
-        for name in (atomic.aside(target), beside(target)):
-            atomic.sweep(name)
+        for left in (atomic.aside(target), beside(target)):
+            atomic.sweep(left)
     with writable(target):
         clear_leftovers(target)
         if not (config.overwrite and (target / MANIFEST).exists()):
-            yield Place(target, target)
+            yield target, target
             return
         if os.path.ismount(target):
             what = "is a mount point, so no new dataset can take its place in one step; name a directory below it"
             raise ConfigError(f"output: {target} {what}")
         make_beside(target)
         with writable(beside(target)):  # after the exchange of names this lock holds what is then the output
-            yield Place(beside(target), target)
+            yield beside(target), target
 
 
 @contextmanager
@@ -136,12 +123,11 @@ def is_left(root: Path, target: Path) -> bool:
 
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` where a dataset would be written among files of others, through a link, or into a run."""
+    work, manifest = root / WORK, root / MANIFEST
     inside = next((one for one in root.resolve().parents if all((one / name).is_file() for name in OF_A_RUN)), None)
-    if inside is not None and not any((root / name).exists() for name in (MANIFEST, WORK)):
+    if inside is not None and not (manifest.exists() or work.exists()):
         raise ConfigError(f"output: {root}: lies inside the run {inside}; name a directory outside of it")
-    work = root / WORK
     begun = not work.is_symlink() and any((work / name).is_file() for name in (LOCK, atomic.MARK))
-    manifest = root / MANIFEST
     if os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir())):
         strangers = [WORK]
     elif atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file()):
@@ -176,12 +162,11 @@ def is_current(
     Raises ``ConfigError`` if it is not and may not be replaced either.
     """
     known = manifest.provenance
-    before = [entry.get("fingerprint") for entry in known.get("sources", [])]
-    unchanged = before == [plan.fingerprint for plan in plans]
+    unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == [plan.fingerprint for plan in plans]
     counted = manifest.statistics.get("vocabulary", {}).get("tokens_counted", 0)
-    config = replace(config, vocabulary=config.vocabulary.of(counted))
-    same_base = known.get(BASE) == on_base.get(BASE)
-    if known.get("config") == public_values(config.deciding()) and manifest.text == text and unchanged and same_base:
+    wanted = public_values(replace(config, vocabulary=config.vocabulary.of(counted)).deciding())
+    found = known.get("config"), manifest.text, known.get(BASE)
+    if unchanged and found == (wanted, text, on_base.get(BASE)):
         return True
     if not config.overwrite:
         other = "of another configuration" if unchanged else "made of another source, or of one that has changed since"
@@ -196,22 +181,20 @@ def is_ours(name: str) -> bool:
 
 def remove_files(root: Path, kept: Collection[str] = ()) -> None:
     """Remove the files of a dataset, its manifest first, but those that are ``kept``; what else lies there stays."""
-    for folder in (root, *(root / name for name in ALL_SPLITS)):
-        if folder.is_dir() and (folder == root or not folder.is_symlink()):
-            for path in sorted(folder.iterdir()):
-                name = path.relative_to(root).as_posix()
-                if is_ours(name) and name not in kept and path.is_file():
-                    path.unlink()
-            if folder != root and not any(folder.iterdir()):
-                folder.rmdir()
+    for folder in (root, *(root / name for name in ALL_SPLITS if not (root / name).is_symlink())):
+        for path in sorted(folder.glob("*")):
+            name = path.relative_to(root).as_posix()
+            if is_ours(name) and name not in kept and path.is_file():
+                path.unlink()
+        if folder != root and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
-def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
+def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> str | None:
     """Publish a fresh dataset or give it its place. Then remove what only the building of it needed.
 
     Returns a line for people where something was left.
     """
-    root, target = place.root, place.target
     if addresses.is_remote(config.output):
         if fresh:
             remote.publish(root, config.output)
@@ -224,12 +207,12 @@ def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
         replaced(atomic.take_place(root, target), target)
     atomic.vanish(target / WORK)
     left = beside(target)
-    if not is_left(left, target):
-        return None
-    if holds_work(left):
-        return f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
-    if root == left:
-        atomic.vanish(left)
+    if is_left(left, target):
+        if holds_work(left):
+            kept = "kept: unfinished work for another configuration; remove it if that dataset is not wanted"
+            return f"{left}: {kept}"
+        if root == left:
+            atomic.vanish(left)
     return None
 
 

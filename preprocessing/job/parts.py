@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first pass: each part of the corpus is read and tokenized once, into a compact form that is already shuffled;
-and what is then known of all rows and their classes.
+and what is then known of all classes.
 
 Every row has a shuffle key, a pure function of the seed and the row's number, and a part's rows are stored in the order
 of that key. One output shard is a range of keys, so its rows are one contiguous run in every part. The shuffle of the
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,6 @@ import pyarrow as pa
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import NO_LABEL
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig, SourceConfig
 from preprocessing.corpus import rows, sources
@@ -29,11 +28,13 @@ from preprocessing.corpus.sources import Plan
 from preprocessing.job import engine
 from preprocessing.job.engine import Progress
 from preprocessing.job.executors import Workers
-from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, text_hashes
+from preprocessing.job.hashes import content_sum, exact_hashes, keyed_hash, text_hashes
 from preprocessing.labels import LabelType, common_type, in_order
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 
+NO_FOLD = -1
+"""The fold of a row that has none: of the test split, without a label, or left out."""
 VERSION = 1
 """Of what is stored: parts of another version are made again."""
 UNPACKED = "unpacked"
@@ -86,12 +87,8 @@ class TokenizedPart(engine.Part[Summary]):
         """Store the rows in the order of their keys, and the distinct tokens."""
         piece = rows.read(self.part)
         tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(piece.texts)
-        keys = shuffle_keys(self.seed, piece.row)
-        order = np.argsort(keys, kind="stable")
-        codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
-        narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
         columns = {
-            "key": keys,
+            "key": keyed_hash(self.seed, "shuffle", piece.row),
             "row": piece.row,
             "label": piece.label,
             "split": piece.split,
@@ -100,11 +97,13 @@ class TokenizedPart(engine.Part[Summary]):
             "exact_hash": exact_hashes(piece.texts),
             **({} if piece.group is None else {"group": piece.group}),
         }
+        order = np.argsort(columns["key"], kind="stable")
+        codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
+        narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
         stored: dict[str, Any] = {name: values[order] for name, values in columns.items()}
         stored["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
-        tables: dict[str, dict[str, Any]] = {"rows": stored, "types": {"types": tokens.types.cast(pa.large_string())}}
         files = {}
-        for name, table in tables.items():
+        for name, table in (("rows", stored), ("types", {"types": tokens.types})):
             path = file_of(self.root, self.number, name)
             write_table(path, table)
             files[path.name] = atomic.sha256_file(path)
@@ -123,26 +122,24 @@ def scan(files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
 
 def tokenize_all(
     config: PreprocessConfig, pipeline: TextPipeline, plans: list[Plan], workers: Workers, work: Path, screen: Screen
-) -> list[tuple[TokenizedPart, Summary]]:
+) -> tuple[list[TokenizedPart], list[Summary]]:
     """Every part of the corpus, in order, tokenized: those that are not done yet are read now.
 
     Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
     """
     progress = Progress("tokenize", sum(part.bytes for plan in plans for part in plan.parts), screen=screen)
-    tasks = [
-        TokenizedPart.of(work, number, part, pipeline, config.seed)
-        for number, part in enumerate(sources.numbered(plans))
-    ]
+    cut = enumerate(sources.numbered(plans))
+    tasks = [TokenizedPart.of(work, number, part, pipeline, config.seed) for number, part in cut]
     if not tasks:
         raise DataError(f"{', '.join(plan.file.name for plan in plans)}: the corpus is empty: no row to learn from")
-    done: list[tuple[TokenizedPart, Summary]] = []
+    found: dict[int, Summary] = {}
     classes: set[str] = set()
     for task, summary in engine.run(tasks, workers, progress):
-        done.append((task, summary))
+        found[task.number] = summary
         if config.source.label_map() is None:
             classes.update(summary.classes)
             rows.check_number(classes, task.part.file)
-    return sorted(done, key=lambda one: one[0].number)
+    return tasks, [found[task.number] for task in tasks]
 
 
 @dataclass(frozen=True)
@@ -166,42 +163,6 @@ class Classes:
         names, found = in_order({name for summary in summaries for name in summary.classes}, known)
         own = [np.array([found[name] for name in summary.classes], np.int32) for summary in summaries]
         return cls(names, own, common_type((summary.label_type for summary in summaries), names))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Arrays of one entry per row."""
-
-    row: np.ndarray
-    label: np.ndarray
-    """int32: the number of the class, or ``NO_LABEL`` in the split ``unlabelled``."""
-    named: np.ndarray
-    """int8: the split that the source names, or -1."""
-    missing: np.ndarray
-    num_tokens: np.ndarray
-    text_hash: np.ndarray
-    exact_hash: np.ndarray
-    group: np.ndarray
-    """uint64: a hash of the row's group, ``rows.NO_GROUP`` where it has none."""
-
-    @classmethod
-    def of(cls, stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> Rows:
-        """The columns of all parts, one after the other."""
-        parts = [
-            {
-                "group": np.full(len(part["row"]), rows.NO_GROUP, np.uint64),
-                **part,
-                "label": np.append(own, np.int32(NO_LABEL))[part["label"]],  # -1, the place of the last
-                "num_tokens": np.diff(part["offsets"]),
-                "named": part["split"],
-            }
-            for part, own in zip(stored, classes.numbers, strict=True)
-        ]
-        return cls(**{field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(cls)})
-
-    def chosen(self, rows: np.ndarray) -> Rows:
-        """Some of the rows."""
-        return Rows(**{name: values[rows] for name, values in vars(self).items()})
 
 
 def load(work: Path, number: int) -> dict[str, np.ndarray]:
@@ -228,7 +189,7 @@ def file_of(folder: Path, number: int, name: str) -> Path:
 
 def write_table(path: Path, columns: dict[str, Any]) -> None:
     """Arrays of equal length as one record batch of an Arrow IPC file, which can be mapped."""
-    batch = pa.record_batch([pa.array(values) for values in columns.values()], list(columns))
+    batch = pa.record_batch(columns)
     with (
         atomic.replacing(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,

@@ -13,8 +13,10 @@ What is finished has a marker file with the hash of all that decided it. A rerun
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -48,121 +50,20 @@ from preprocessing.dataset.shards import (
 )
 from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
-from preprocessing.job.decisions import NO_FOLD, check_splits, decide, fold_rows
+from preprocessing.job.decisions import check_splits, decide, fold_rows, table_of
 from preprocessing.job.encode import Decided, count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
-from preprocessing.job.parts import Classes, Rows
+from preprocessing.job.parts import Classes
 from preprocessing.job.statistics import BASE, lines_on_classes, lines_on_rows, provenance, statistics, summary_line
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.resources import resolve
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Job:
-    """One run: a configuration, an output directory, a resolved text pipeline and the workers."""
-
-    def __init__(self, config: PreprocessConfig, found: Workers, place: output.Place) -> None:
-        """Raises ``DataError`` where the text pipeline needs something that is not installed."""
-        self.config, self.workers, self.place = config, found, place
-        self.root = place.root.absolute()
-        self.work = self.root / output.WORK
-        self.pipeline = resolve(config.text)
-        self.base, self.on_base = None, dict[str, Any]()
-        if config.vocabulary.base is not None:
-            self.base = read_base(config.vocabulary.base, self.pipeline)
-            facts = {"vocabulary_hash": self.base.hash, "size": len(self.base)}
-            self.on_base = {BASE: {"source": public(config.vocabulary.base), **facts}}
-        self.screen = Screen(errors=True, quiet=config.quiet)
-
-    def run(self) -> Manifest:
-        """Build the dataset, or find that it is there already."""
-        found = resolved(list(sources.files(self.config.source, self.config.splits)))
-        files, self.config = found.files, found.applied(self.config)
-        for line in found.lines:
-            self.screen.say(line)
-        there = output.existing(self.config.output, self.config.overwrite)
-        plans = parts.scan(files, self.workers, self.work)
-        if there and output.is_current(there, self.config, self.pipeline.to_json(), plans, self.on_base):
-            done = "already complete for this configuration and source; nothing to do"
-            self.screen.say(f"{public(self.config.output)}: {done}")
-            manifest = there
-        else:
-            manifest = self.build(plans)
-        if left := output.finish(self.place, self.config, fresh=manifest is not there):
-            self.screen.say(left)
-        return manifest
-
-    def build(self, plans: list[Plan]) -> Manifest:
-        """The five passes."""
-        config, splits = self.config, self.config.splits
-        (self.root / MANIFEST).unlink(missing_ok=True)
-        done = parts.tokenize_all(config, self.pipeline, plans, self.workers, self.work, self.screen)
-        tasks, summaries = [task for task, _ in done], [summary for _, summary in done]
-        stored = [parts.load(self.work, task.number) for task in tasks]
-        classes = Classes.of(config.source, summaries)
-        rows = Rows.of(stored, classes)
-        decision, report = self.decide(rows, classes, plans)
-        fold = np.full(len(decision), NO_FOLD, np.int16)
-        if splits.folds:
-            fold, report["folds"] = fold_rows(rows, decision, splits.folds, config.seed, classes.names)
-        columns = {"split": decision, "label": rows.label, "fold": fold}
-        decided = Decided.write(self.work, [len(part["row"]) for part in stored], columns)
-        counts = count_all(decided, self.workers, unlabelled=config.vocabulary.count_unlabelled)
-        vocabulary = frozen(counts, config.vocabulary, self.base, self.screen)
-        vocabulary.write(self.root / VOCABULARY)
-        self.comment([task.part for task in tasks], classes, rows, decision, report)
-        keys, passed = [task.key for task in tasks], (self.pipeline, vocabulary, config.widths, config.shards.rows)
-        infos, unknown = encode_all(decided, rows.label, self.root, keys, *passed, self.workers, self.screen)
-        counted = int(counts.counts.sum())
-        facts = statistics(rows, decision, report, summaries, infos, unknown, classes.names, config)
-        facts["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
-        recorded = replace(config, vocabulary=config.vocabulary.of(counted))
-        manifest = Manifest(
-            labels=classes.names,
-            splits=infos,
-            id_dtype=str(id_dtype(len(vocabulary))),
-            block_rows=BLOCK_ROWS,
-            vocabulary_size=len(vocabulary),
-            vocabulary_hash=vocabulary.hash,
-            text=self.pipeline.to_json(),
-            text_hash=text_hash(self.pipeline, vocabulary.hash),
-            statistics=facts,
-            provenance=provenance(recorded, plans, [task.part for task in tasks], summaries) | self.on_base,
-            label_type=classes.type,
-        )
-        output.remove_files(self.root, {VOCABULARY, *(info.path for of_split in infos.values() for info in of_split)})
-        write_manifest(self.root, manifest)
-        return manifest
-
-    def decide(self, rows: Rows, classes: Classes, plans: list[Plan]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Each row's split, and what was found. Raises ``DataError`` for an unusable split."""
-        config = self.config
-        check_files(plans, rows)
-        if (rows.named == UNLABELLED_NUMBER).all():
-            names = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
-            what = f"no row has a label in {config.source.label_column!r}"
-            raise DataError(f"{names}: {what}, and a classifier needs some; check source.label_column")
-        decision, report = decide(rows, config.quality, config.splits, config.seed, lambda row: locate(plans, row))
-        check_splits(rows, decision, report["dropped"], classes.names, config.splits)
-        return decision, report
-
-    def comment(
-        self, cut: list[Part], classes: Classes, rows: Rows, decision: np.ndarray, report: dict[str, Any]
-    ) -> None:
-        """Say what was found of classes and groups, and which columns might have been used."""
-        lines = lines_on_classes(classes.names, self.config.source.labels == AUTO, rows.label, decision)
-        lines += [f"splits: {line}" for line in groups_in_words(report["groups"])] if "groups" in report else []
-        lines += [f"folds: {folds_in_words(report['folds'])}"] if "folds" in report else []
-        if UNLABELLED in report:
-            kept = int((decision == UNLABELLED_NUMBER).sum())
-            lines.append(f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}")
-        validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
-        for line in [*lines, *hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)]:
-            self.screen.say(line)
 
 
 def build(config: PreprocessConfig) -> Manifest:
@@ -170,16 +71,119 @@ def build(config: PreprocessConfig) -> Manifest:
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
     """
-    with output.claimed(config) as place:
-        kept = f"what is finished is kept in {place.root / output.WORK}; the same command goes on"
-        with processes.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
-            return Job(config, found, place).run()
+    screen = Screen(errors=True, quiet=config.quiet)
+    with output.claimed(config) as (root, target), ExitStack() as stack:
+        kept = f"what is finished is kept in {root / output.WORK}; the same command goes on"
+        stack.enter_context(processes.keeping(kept))
+        crew = stack.enter_context(workers(config.executor, quiet=config.quiet))
+        pipeline, base, on_base = resolve(config.text), None, dict[str, Any]()
+        if config.vocabulary.base is not None:
+            base = read_base(config.vocabulary.base, pipeline)
+            facts = {"vocabulary_hash": base.hash, "size": len(base)}
+            on_base = {BASE: {"source": public(config.vocabulary.base), **facts}}
+        found = resolved(list(sources.files(config.source, config.splits)))
+        config = found.applied(config)
+        for line in found.lines:
+            screen.say(line)
+        there = output.existing(config.output, config.overwrite)
+        plans = parts.scan(found.files, crew, root.absolute() / output.WORK)
+        if there and output.is_current(there, config, pipeline.to_json(), plans, on_base):
+            done = "already complete for this configuration and source; nothing to do"
+            screen.say(f"{public(config.output)}: {done}")
+            manifest = there
+        else:
+            manifest = make(config, root.absolute(), pipeline, plans, base, on_base, crew, screen)
+        if left := output.finish(root, target, config, fresh=manifest is not there):
+            screen.say(left)
+        return manifest
 
 
-def check_files(plans: list[Plan], rows: Rows) -> None:
+def make(
+    config: PreprocessConfig,
+    root: Path,
+    pipeline: TextPipeline,
+    plans: list[Plan],
+    base: Vocabulary | None,
+    on_base: dict[str, Any],
+    crew: Workers,
+    screen: Screen,
+) -> Manifest:
+    """The five passes."""
+    work = root / output.WORK
+    (root / MANIFEST).unlink(missing_ok=True)
+    tasks, summaries = parts.tokenize_all(config, pipeline, plans, crew, work, screen)
+    stored = [parts.load(work, task.number) for task in tasks]
+    classes = Classes.of(config.source, summaries)
+    rows, report = decided(config, table_of(stored, classes), classes.names, plans)
+    columns = {name: rows.sort_index()[name].to_numpy() for name in ("split", "label", "fold")}
+    written = Decided.write(work, [len(part["row"]) for part in stored], columns)
+    counts = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
+    vocabulary = frozen(counts, config.vocabulary, base, screen)
+    vocabulary.write(root / VOCABULARY)
+    cut = [task.part for task in tasks]
+    for line in comments(config, cut, classes.names, rows, report):
+        screen.say(line)
+    keys, label = [task.key for task in tasks], columns["label"]
+    infos, unknown = encode_all(written, label, root, keys, config, pipeline, vocabulary, crew, screen)
+    counted = int(counts.counts.sum())
+    facts = statistics(config, rows, report, summaries, infos, unknown, classes.names)
+    facts["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
+    recorded = replace(config, vocabulary=config.vocabulary.of(counted))
+    manifest = Manifest(
+        labels=classes.names,
+        splits=infos,
+        id_dtype=str(id_dtype(len(vocabulary))),
+        block_rows=BLOCK_ROWS,
+        vocabulary_size=len(vocabulary),
+        vocabulary_hash=vocabulary.hash,
+        text=pipeline.to_json(),
+        text_hash=text_hash(pipeline, vocabulary.hash),
+        statistics=facts,
+        provenance=provenance(recorded, plans, cut, summaries) | on_base,
+        label_type=classes.type,
+    )
+    output.remove_files(root, {VOCABULARY, *(info.path for of_split in infos.values() for info in of_split)})
+    write_manifest(root, manifest)
+    return manifest
+
+
+def decided(
+    config: PreprocessConfig, rows: pd.DataFrame, names: list[str], plans: list[Plan]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows with ``split`` and ``fold``, and what was found. Raises ``DataError`` for an unusable split."""
+    check_files(plans, rows)
+    if (rows["named"] == UNLABELLED_NUMBER).all():
+        files = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
+        what = f"no row has a label in {config.source.label_column!r}"
+        raise DataError(f"{files}: {what}, and a classifier needs some; check source.label_column")
+    split, report = decide(rows, config, lambda row: locate(plans, row))
+    rows = rows.assign(split=split)
+    check_splits(rows, report["dropped"], names, config.splits)
+    if config.splits.folds:
+        rows["fold"], report["folds"] = fold_rows(rows, config.splits.folds, config.seed, names)
+    return rows, report
+
+
+def comments(
+    config: PreprocessConfig, cut: list[Part], names: list[str], rows: pd.DataFrame, report: dict[str, Any]
+) -> Iterator[str]:
+    """What was found of classes and groups, and which columns might have been used."""
+    yield from lines_on_classes(names, config.source.labels == AUTO, rows)
+    if "groups" in report:
+        yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
+    if "folds" in report:
+        yield f"folds: {folds_in_words(report['folds'])}"
+    if UNLABELLED in report:
+        kept = int((rows["split"] == UNLABELLED_NUMBER).sum())
+        yield f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}"
+    validation_is_cut = config.splits.validation > 0 and not (rows["named"] == VALIDATION_NUMBER).any()
+    yield from hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)
+
+
+def check_files(plans: list[Plan], rows: pd.DataFrame) -> None:
     """Refuse a source, or files that it names for a split, of which no row is left. Raises ``DataError``."""
     ends = np.cumsum([plan.rows for plan in plans])
-    left = np.bincount(np.searchsorted(ends, rows.row), minlength=len(plans))
+    left = np.bincount(np.searchsorted(ends, rows["row"]), minlength=len(plans))
     for split in dict.fromkeys(plan.file.split for plan in plans):
         files = [at for at, plan in enumerate(plans) if plan.file.split == split]
         if not left[files].any():

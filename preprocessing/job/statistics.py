@@ -6,18 +6,22 @@ No times and no machine: equal runs write equal bytes.
 
 from __future__ import annotations
 
-import importlib.metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
+from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABELLED
 from preprocessing.base.terminal import counted, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.shards import Manifest, ShardInfo
-from preprocessing.job.parts import Rows, Summary
+from preprocessing.job.parts import Summary
 from preprocessing.labels import alike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REASONS = {
     "filtered": "with another value than source.where says",
@@ -31,7 +35,6 @@ REASONS = {
 """What is said of rows that are left out, or kept although they are suspect."""
 BASE = "vocabulary_base"
 """What a manifest's provenance calls the facts of ``vocabulary.base``."""
-MADE_WITH = ("padless", "numpy", "pyarrow")
 PERCENTILES = (0, 5, 25, 50, 75, 95, 99, 100)
 BINS = 64
 NAMED = 12
@@ -39,46 +42,45 @@ NAMED = 12
 
 
 def statistics(
-    rows: Rows,
-    decision: np.ndarray,
+    config: PreprocessConfig,
+    rows: pd.DataFrame,
     report: dict[str, Any],
     summaries: list[Summary],
     infos: dict[str, list[ShardInfo]],
     unknown: dict[str, int],
     names: list[str],
-    config: PreprocessConfig,
 ) -> dict[str, Any]:
     """The manifest's statistics: what was read, left out and found (``report``), and each split with its unknowns."""
     left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(summary.without_label for summary in summaries)
     dropped = report.pop("dropped")
-    splits = {
-        name: of_split(rows.chosen(decision == number), infos[name], unknown[name], names, config.text.max_tokens)
-        for number, name in enumerate(ALL_SPLITS)
-        if name in infos
-    }
     return {
-        "rows_read": len(rows.row) + sum(left_out.values()),
-        "rows_kept": int((decision >= 0).sum()),
+        "rows_read": len(rows) + sum(left_out.values()),
+        "rows_kept": int((rows["split"] >= 0).sum()),
         "dropped": {**left_out, **dropped},
         **report,
-        "splits": splits,
+        "splits": {
+            name: of_split(rows[rows["split"] == number], infos[name], unknown[name], names, config.text.max_tokens)
+            for number, name in enumerate(ALL_SPLITS)
+            if name in infos
+        },
     }
 
 
-def of_split(rows: Rows, infos: list[ShardInfo], unknown: int, names: list[str], max_tokens: int) -> dict[str, Any]:
+def of_split(
+    rows: pd.DataFrame, infos: list[ShardInfo], unknown: int, names: list[str], max_tokens: int
+) -> dict[str, Any]:
     """Rows, labels, lengths before truncation, truncated and empty texts, padding and unknown tokens of one split."""
-    lengths = rows.num_tokens
-    classes = [] if rows.label[0] == NO_LABEL else names
-    counts = np.bincount(rows.label if classes else [], minlength=len(classes)).tolist()
+    lengths, label = rows["num_tokens"].to_numpy(), rows["label"].to_numpy()
+    counts = np.bincount(label[label != NO_LABEL], minlength=len(names)).tolist()
     points = np.percentile(lengths, PERCENTILES, method="inverted_cdf").astype(int).tolist()
     step = max(1, -(-2 * max_tokens // BINS))
     edges = list(range(0, step * (BINS + 1), step))  # up to twice the longest row; the last bin holds all above
     empty, tokens = int((lengths == 0).sum()), sum(info.tokens for info in infos)
     return {
         "rows": len(lengths),
-        "labels": dict(zip(classes, counts, strict=True)),
+        "labels": dict(zip(names, counts, strict=True)) if any(counts) else {},
         "tokens": int(lengths.sum()),
         "length_percentiles": dict(zip(map(str, PERCENTILES), points, strict=True)),
         "length_histogram": {"edges": edges, "rows": np.histogram(np.minimum(lengths, edges[-1]), edges)[0].tolist()},
@@ -95,10 +97,6 @@ def provenance(
     config: PreprocessConfig, plans: list[Plan], cut: list[Part], summaries: list[Summary]
 ) -> dict[str, Any]:
     """Sources with their sizes and fingerprints, the configuration, and the versions of what did the work."""
-    contents = {plan.file.address: 0 for plan in plans if plan.file.format == "folder"}
-    for part, summary in zip(cut, summaries, strict=True):
-        if part.file.address in contents:
-            contents[part.file.address] += int(summary.content, 16)
     entries, first = [], 1
     for plan in plans:
         entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
@@ -107,25 +105,20 @@ def provenance(
         if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
             entry["text_column"] = plan.file.source.text_column
         entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": first, "fingerprint": plan.fingerprint}
-        if plan.file.address in contents:
-            entry["sum_of_sha256"] = f"{contents[plan.file.address] % (1 << 256):064x}"
+        if plan.file.format == "folder":
+            found = zip(cut, summaries, strict=True)
+            own = [int(summary.content, 16) for part, summary in found if part.file.address == plan.file.address]
+            entry["sum_of_sha256"] = f"{sum(own) % (1 << 256):064x}"
         entries.append(entry)
         first += plan.rows
-    versions = {name: version_of(name) for name in MADE_WITH}
+    versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 
 
-def version_of(distribution: str) -> str:
-    """The installed version of a package, or that it runs from a checkout."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "checkout"
-
-
-def lines_on_classes(names: list[str], were_found: bool, label: np.ndarray, decision: np.ndarray) -> list[str]:
+def lines_on_classes(names: list[str], were_found: bool, rows: pd.DataFrame) -> list[str]:
     """Lines for people: the classes, those that look like one, and those too small for a split."""
-    splits = [np.bincount(label[decision == number], minlength=len(names)) for number in range(len(SPLITS))]
+    label, split = rows["label"].to_numpy(), rows["split"].to_numpy()
+    splits = [np.bincount(label[split == number], minlength=len(names)) for number in range(len(SPLITS))]
     counts = np.sum(splits, axis=0).tolist()
     lines = [f"{len(names):,} classes: {some([f'{name} {n:,}' for name, n in zip(names, counts, strict=True)])}"]
     for same in alike(names) if were_found else []:
@@ -145,15 +138,12 @@ def some(names: list[str]) -> str:
 def lines_on_rows(manifest: Manifest) -> list[str]:
     """A line for each reason for which rows are left out, or are not in the dataset as the source has them."""
     found = manifest.statistics
-    dropped, of_unlabelled = found["dropped"], found.get(UNLABELLED, {})
-    kept = {name: found[name] + of_unlabelled.get(name, 0) for name in ("empty", "contradictions", "leaks")}
+    kept = {name: found[name] + found.get(UNLABELLED, {}).get(name, 0) for name in ("empty", "contradictions", "leaks")}
     lines = []
     for name, what in REASONS.items():
-        if name == "filtered" and not manifest.provenance["config"]["source"]["where"]:
-            continue  # of the embedded corpus, which is a part of its file
-        verb, count = ("left out", dropped[name]) if name in dropped else ("kept", kept.get(name, 0))
-        if count:
-            lines.append(f"{verb}: {counted(count, 'row')} {what}")
+        verb, count = ("left out", found["dropped"][name]) if name in found["dropped"] else ("kept", kept.get(name, 0))
+        if count and (name != "filtered" or manifest.provenance["config"]["source"]["where"]):
+            lines.append(f"{verb}: {counted(count, 'row')} {what}")  # the embedded corpus is a part of its file
     if cut := sum(split["truncated"] for split in found["splits"].values()):
         most = manifest.text["spec"]["max_tokens"]
         lines.append(f"shortened: {counted(cut, 'row')} of more than {most:,} tokens (text.max_tokens)")

@@ -43,7 +43,15 @@ def clean(text: str) -> str:
 
 def visible(text: str) -> list[tuple[int, int]]:
     """What of a text is no markup: spans, in order, ends exclusive; :func:`clean` joins them with blanks."""
-    return _Markup(text).visible() if "<" in text else [(0, len(text))]
+    markup, position = _Markup(text), 0
+    kept: list[tuple[int, int]] = []
+    for match in _OPEN.finditer(text):
+        if match.start() >= position and (end := markup.end(match.start())) >= 0:
+            kept.append((position, match.start()))
+            position = end
+        elif ">" in markup.missing:
+            break
+    return [*kept, (position, len(text))]
 
 
 class _Markup:
@@ -54,25 +62,7 @@ class _Markup:
         self.quotes = True  # False once a quoted attribute value swallowed the end of the text
         self.missing: set[str] = set()  # closers known not to occur from here to the end
 
-    def visible(self) -> list[tuple[int, int]]:
-        """The spans between its markup."""
-        kept: list[tuple[int, int]] = []
-        position = 0
-        for match in _OPEN.finditer(self.text):
-            start = match.start()
-            if start < position:
-                continue
-            end = self._end(start)
-            if end < 0:
-                if ">" in self.missing:
-                    break
-                continue
-            kept.append((position, start))
-            position = end
-        kept.append((position, len(self.text)))
-        return kept
-
-    def _end(self, start: int) -> int:
+    def end(self, start: int) -> int:
         """Where the construct that opens at ``start`` ends (exclusive), or -1 if it never does."""
         text = self.text
         if text.startswith("<!--", start):
@@ -96,16 +86,12 @@ class _Markup:
             if stop is not None and stop[1]:
                 return stop.end()
             close = -1 if stop is None else self.text.find(stop[2], stop.end())
-            if close < 0:
-                self.quotes = False
-                break
+            self.quotes = close >= 0
             position = close + 1
         return self._find(">", start)
 
     def _find(self, closer: str, start: int) -> int:
-        if closer in self.missing:
-            return -1
-        found = self.text.find(closer, start)
+        found = -1 if closer in self.missing else self.text.find(closer, start)
         if found < 0:
             self.missing.add(closer)
             return -1
@@ -123,12 +109,9 @@ def _short_number(found: re.Match[str]) -> str:
     return f"&#{found[1][:8] or '0'}"
 
 
-_LETTER = np.zeros(256, bool)
-_LETTER[[*range(65, 91), *range(97, 123)]] = True
-_OPENS = _LETTER.copy()
-_OPENS[[ord("!"), ord("?")]] = True
-_ENTITY = _LETTER.copy()
-_ENTITY[ord("#")] = True
+_LETTER = np.array([byte < 128 and chr(byte).isalpha() for byte in range(256)])
+_OPENS = _LETTER | np.isin(np.arange(256), [ord("!"), ord("?")])
+_ENTITY = _LETTER | (np.arange(256) == ord("#"))
 
 
 def scan(data: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,11 +170,9 @@ def nfc(text: str) -> str:
 
 
 def _in_order(run: re.Match[str]) -> str:
-    apart = [mark for sign in run[0] for mark in unicodedata.normalize("NFD", sign)]
-    parts = []
-    for are_accents, signs in groupby(apart, lambda sign: unicodedata.combining(sign) != 0):
-        parts += sorted(signs, key=unicodedata.combining if are_accents else lambda sign: 0)
-    return "".join(parts)
+    apart = (mark for sign in run[0] for mark in unicodedata.normalize("NFD", sign))
+    groups = groupby(apart, lambda sign: unicodedata.combining(sign) != 0)
+    return "".join("".join(sorted(signs, key=unicodedata.combining)) for _, signs in groups)
 
 
 def decode(data: bytes) -> str:

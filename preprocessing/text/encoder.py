@@ -46,19 +46,12 @@ def truncated(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
     """Texts as all of their ids, cut to ``spec.max_tokens``; one without ids becomes one ``<unk>``."""
     num_tokens = np.diff(offsets)
     limit, head = spec.max_tokens, kept_at_head(spec)
-    long = np.flatnonzero(num_tokens > limit)
-    if len(long):
-        kept = np.ones(len(ids), bool)
-        for start, end in zip(offsets[long].tolist(), offsets[long + 1].tolist(), strict=True):
-            kept[start + head : end - (limit - head)] = False
-        ids = ids[kept]
+    kept = np.ones(len(ids), bool)
+    for row in np.flatnonzero(num_tokens > limit):
+        kept[offsets[row] + head : offsets[row + 1] - (limit - head)] = False
     lengths = np.minimum(num_tokens, limit)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    empty = np.flatnonzero(num_tokens == 0)
-    if len(empty):
-        ids = np.insert(ids, offsets[empty], np.int32(UNK))
-        offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))])
-    return Encoded(ids, offsets, num_tokens)
+    ids = np.insert(ids[kept], np.cumsum(lengths)[num_tokens == 0], np.int32(UNK))
+    return Encoded(ids, np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))]), num_tokens)
 
 
 def kept_at_head(spec: TextSpec) -> int:
@@ -86,21 +79,18 @@ class Encoder:
 
     def __call__(self, texts: Texts) -> Encoded:
         """The ids of ``texts``. Accepts the same forms as :class:`Tokenizer`, and raises the same errors."""
-        return self.encode(self.tokens(texts))
+        tokens = self.tokens(texts)
+        ids = self.vocabulary.lookup(tokens.types)[tokens.codes]
+        return truncated(ids, tokens.offsets, self.pipeline.spec)
 
     def each(self, texts: Texts) -> list[np.ndarray]:
         """The ids of each text, apart."""
         encoded = self(texts)
-        return np.split(encoded.ids, encoded.offsets[1:-1]) if len(encoded.offsets) > 1 else []
+        return np.split(encoded.ids, encoded.offsets[1:-1]) if len(encoded) else []
 
     def tokens(self, texts: Texts) -> Tokens:
-        """The words that ``texts`` become, before the vocabulary is asked; ``encode`` does the rest."""
+        """The words that ``texts`` become, before the vocabulary is asked."""
         return self._tokenizer(texts)
-
-    def encode(self, tokens: Tokens) -> Encoded:
-        """The ids of texts that are tokens already."""
-        ids = self.vocabulary.lookup(tokens.types)[tokens.codes]
-        return truncated(ids, tokens.offsets, self.pipeline.spec)
 
 
 Span = tuple[int, int]
@@ -132,10 +122,12 @@ def spans_of(
 def _inside(text: str, chunk: Span, tokens: list[str], entities: bool) -> list[Span]:
     """The tokens of a chunk as they are written in it, one behind the other; the chunk for each if one is not."""
     start, end = chunk
-    if entities and "&" in text[start:end]:
-        written, whole = _ENTITY.sub(lambda entity: " " * len(entity[0]), text[start:end]), chunk
+    written, whole = text[start:end], chunk
+    if entities and "&" in written:
+        written = _ENTITY.sub(lambda entity: " " * len(entity[0]), written)
     else:
-        written, whole = text[start:end], _trimmed(text, chunk)
+        of_words = [place for place in range(start, end) if unicodedata.category(text[place])[0] in "LNM"]
+        whole = (of_words[0], of_words[-1] + 1) if of_words else chunk  # without the signs before and after
         if len(tokens) == 1:  # perhaps a lemma
             return [whole]
     position, result, written = 0, [], written.lower()
@@ -146,12 +138,6 @@ def _inside(text: str, chunk: Span, tokens: list[str], entities: bool) -> list[S
         result.append((start + position, start + position + len(token)))
         position += len(token)
     return result
-
-
-def _trimmed(text: str, chunk: Span) -> Span:
-    """A chunk without the signs before and after it, if there is more than signs."""
-    of_words = [place for place in range(*chunk) if unicodedata.category(text[place])[0] in "LNM"]
-    return (of_words[0], of_words[-1] + 1) if of_words else chunk
 
 
 def _beside(tokens: Sequence[str], others: list[str], spans: list[Span]) -> list[Span | None]:

@@ -22,11 +22,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-
 from preprocessing.text import resources as data
-from preprocessing.text.cleaning import prepare
+from preprocessing.text.tokenizer import PerText
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -40,9 +37,6 @@ _STUDIED = {
 _MARK, _IN_PLACE, _FINISHED = "\ue000", "\ue001", "\ue002"
 _ODD = re.compile("[\x1c-\x1f\ue000-\ue002]")
 _CLOSERS = "])}>\"'»”’"
-_CONTRACTIONS = {"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"}
-_SIMPLE = re.compile(r"""([("])?([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)('[sSmMdD]|'(?:ll|LL|re|RE|ve|VE))?([.,:;!?)])?(")?""")
-_JOINED_CHARS = 1 << 16
 _BLANK_BESIDE_QUOTE = re.compile(r"""[^\S ]["']|'[^\S ]""")
 
 
@@ -57,7 +51,7 @@ def resources(spec: TextSpec) -> dict[str, str]:
     return found
 
 
-class NLTKTokenizer:
+class NLTKTokenizer(PerText):
     """``split`` cuts texts into surfaces; ``words`` says, once per distinct surface, which tokens it holds.
 
     A surface is a chunk, or a whole sentence (after :data:`_IN_PLACE`), or a finished token (after
@@ -66,38 +60,28 @@ class NLTKTokenizer:
 
     def __init__(self, spec: TextSpec) -> None:
         """Load the rules and, for ``nltk``, the Punkt model; raises :class:`DataError` when it is missing."""
+        super().__init__(spec, self._surfaces)
         resources(spec)
         from nltk.tokenize import word_tokenize
         from nltk.tokenize.destructive import NLTKWordTokenizer
-        from nltk.tokenize.punkt import PunktTokenizer
 
-        sentences = spec.tokenizer == "nltk"
-        name = data.language_name(spec.language)
+        name, is_line = data.language_name(spec.language), spec.tokenizer == "nltk_line"
         self._rules: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
-        self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, not sentences)
-        self._sentences = Sentences(PunktTokenizer(name)) if sentences else None
-        self._spec = spec
-        self._studied = rules_hash(NLTKWordTokenizer) in _STUDIED
+        self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, is_line)
+        self._sentences = (lambda text: [text]) if is_line else sentences_of(name)
+        self._is_studied = rules_hash(NLTKWordTokenizer) in _STUDIED
         self._closing = lru_cache(4096)(
             lambda closers: [_FINISHED + token for token in self._rules("x." + closers)[1:]]
         )
 
-    def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-        """Surfaces of all texts in order (large_string), and int64 [texts + 1] offsets."""
-        surfaces: list[str] = []
-        offsets = [0]
-        for text in texts.to_pylist():
-            self._cut(prepare(text, self._spec.html, self._spec.lowercase), surfaces)
-            offsets.append(len(surfaces))
-        return pa.array(surfaces, pa.large_string()), np.array(offsets, np.int64)
-
-    def _cut(self, text: str, surfaces: list[str]) -> None:
+    def _surfaces(self, text: str) -> list[str]:
         plain = text.isascii() and text.isprintable()  # then the only whitespace is the space
-        if not self._studied or (not plain and _ODD.search(text)):
-            surfaces += [_FINISHED + token for token in self._whole(text)]
-            return
-        for sentence in self._sentences(text) if self._sentences else [text]:
+        if not self._is_studied or (not plain and _ODD.search(text)):
+            return [_FINISHED + token for token in self._whole(text)]
+        surfaces: list[str] = []
+        for sentence in self._sentences(text):
             self._cut_sentence(sentence, surfaces, plain)
+        return surfaces
 
     def _cut_sentence(self, sentence: str, surfaces: list[str], plain: bool) -> None:
         chunks = sentence.split()
@@ -117,53 +101,18 @@ class NLTKTokenizer:
         surfaces += chunks
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
-        """The tokens of each surface; the rules run on many surfaces at a time."""
-        return self._tokens_of([surface.decode() for surface in surfaces])
-
-    def _tokens_of(self, surfaces: list[str]) -> list[list[str]]:
-        found: list[list[str]] = [[] for _ in surfaces]
-        rows: list[int] = []
-        size = 0
-        for row, surface in enumerate(surfaces):
-            kind = surface[:1]
-            if kind == _FINISHED:
-                found[row] = [surface[1:]]
-            elif kind == _IN_PLACE:
-                found[row] = self._rules(surface[1:])
-            elif (simple := _simple(surface)) is not None:
-                found[row] = simple
-            else:
-                rows.append(row)
-                size += len(surface) + 3
-                if size >= _JOINED_CHARS:
-                    self._apply(surfaces, rows, found)
-                    rows, size = [], 0
-        if rows:
-            self._apply(surfaces, rows, found)
-        return found
-
-    def _apply(self, surfaces: list[str], rows: list[int], found: list[list[str]]) -> None:
-        tokens = iter(self._rules("".join(f" {_MARK} {surfaces[row]}" for row in rows) + f" {_MARK}"))
+        """The tokens of each surface; the rules run on all chunks at once."""
+        texts = [surface.decode() for surface in surfaces]
+        chunks = [text for text in texts if text[:1] not in (_IN_PLACE, _FINISHED)]
+        tokens = iter(self._rules(f" {_MARK} ".join(["", *chunks, ""])))
         next(tokens)
-        for row in rows:
-            found[row] = list(iter(tokens.__next__, _MARK))
+        return [self._tokens_of(text, tokens) for text in texts]
 
-
-def _simple(chunk: str) -> list[str] | None:
-    """The tokens of a word of ASCII letters, digits and hyphens with the usual punctuation; None for all else.
-
-    The rules part an opening quote or parenthesis, a clitic, one of ``,:;!?)`` and a closing quote from such a word; a
-    period stays with it. Left to the rules: a clitic before a period, and contractions such as ``cannot``.
-    """
-    match = _SIMPLE.fullmatch(chunk)
-    if match is None:
-        return None
-    opening, word, clitic, closing, quote = match.groups("")
-    if (clitic and closing == ".") or not _CONTRACTIONS.isdisjoint(word.lower().split("-")):
-        return None
-    opening = "``" if opening == '"' else opening
-    parts = (opening, word + closing) if closing == "." else (opening, word, clitic, closing)
-    return [part for part in (*parts, "''" if quote else "") if part]
+    def _tokens_of(self, surface: str, tokens: Iterator[str]) -> list[str]:
+        """``tokens`` are those of all chunks from here on."""
+        if surface[:1] == _FINISHED:
+            return [surface[1:]]
+        return self._rules(surface[1:]) if surface[:1] == _IN_PLACE else list(iter(tokens.__next__, _MARK))
 
 
 def rules_hash(tokenizer: Any) -> str:
@@ -176,87 +125,32 @@ def rules_hash(tokenizer: Any) -> str:
     return hashlib.sha256(written.replace("*+", "*").encode()).hexdigest()
 
 
-_PLAIN = re.compile(r"[(\[\"]*([A-Za-z]{2,})")
+_CLEAR = re.compile(r"""\S*[?!](?:\s+\S+|\W)|[(\["]*([A-Za-z]{2,})\.(?:\s+\S+|\W)""")
 _MEMORY = 1 << 18
-_WHITESPACE = " \t\n\r\x0b\x0c"
 
 
-class Sentences:
-    """Where NLTK's Punkt ends sentences, found without building a token object per word.
+def sentences_of(language: str) -> Callable[[str], list[str]]:
+    """What NLTK's Punkt does, asked once per distinct end of a sentence and its neighbours.
 
-    ``Sentences(punkt)(text)`` equals ``punkt.tokenize(text)`` for texts without U+001C–U+001F. The algorithm is that of
-    :class:`nltk.tokenize.punkt.PunktSentenceTokenizer`, with its model and its regular expressions. Two facts make it
-    fast. A ``?`` or ``!`` that Punkt considers always ends a sentence: it is a token of its own, marked as a break in
-    the first pass, and the second pass looks at words that end in a period only. A period after a plain word ends one
-    too, unless the word is an abbreviation, a single letter, or begins a collocation, whatever comes next. All other
-    periods are put to Punkt itself, once per distinct context.
+    Two facts spare most questions. A ``?`` or ``!`` that Punkt considers always ends a sentence. So does a period after
+    a plain word, unless the word is an abbreviation, a single letter, or begins a collocation, whatever comes next.
     """
+    from nltk.tokenize.punkt import PunktLanguageVars, PunktTokenizer
 
-    def __init__(self, punkt: Any) -> None:
-        """``punkt``: a PunktSentenceTokenizer with its parameters loaded."""
-        self._punkt = punkt
-        rules, model = punkt._lang_vars, punkt._params
-        self._candidates = re.compile(rules.period_context_re().pattern, re.UNICODE | re.VERBOSE)
-        self._realignment = re.compile(rules.re_boundary_realignment.pattern, re.MULTILINE)
-        self._unsure = model.abbrev_types | {first for first, _ in model.collocations}
-        self._decided: dict[str, bool] = {}
+    class Rules(PunktLanguageVars):
+        """NLTK's with Python's regular expressions, which are faster than those that NLTK guards by a clock."""
 
-    def __call__(self, text: str) -> list[str]:
-        """The sentences of ``text``."""
-        return [text[start:end] for start, end in self._realigned(text) if end > start]
+        re_boundary_realignment = re.compile(PunktLanguageVars.re_boundary_realignment.pattern, re.MULTILINE)
 
-    def _contexts(self, text: str) -> Iterator[tuple[re.Match[str], int]]:
-        """Candidate ends with the start of the word before each; of candidates in one word only the last."""
-        blanks = [blank for blank in _WHITESPACE if blank in text]
-        start = stop = 0
-        previous: re.Match[str] | None = None
-        for match in self._candidates.finditer(text):
-            at = match.start()
-            blank = max((text.rfind(blank, stop, at) for blank in blanks), default=-1)
-            # Punkt takes a blank at the very place where its search begins for none.
-            word = blank + 1 if blank > stop else start
-            if previous is not None and stop <= word:
-                yield previous, start
-            previous, start, stop = match, word, at
-        if previous is not None:
-            yield previous, start
+    punkt: Any = PunktTokenizer(language)
+    punkt._lang_vars = rules = Rules()
+    rules._re_period_context = re.compile(rules.period_context_re().pattern, re.VERBOSE)
+    unsure = punkt._params.abbrev_types | {first for first, _ in punkt._params.collocations}
+    ask = punkt.text_contains_sentbreak
 
-    def _is_end(self, text: str, match: re.Match[str], word: int) -> bool:
-        at = match.start()
-        if text[at] != ".":
-            return True
-        plain = _PLAIN.fullmatch(text, word, at)
-        if plain is not None and plain[1].lower() not in self._unsure:
-            return True
-        context = text[word:at] + match[0] + match["after_tok"]
-        decision = self._decided.get(context)
-        if decision is None:
-            if len(self._decided) >= _MEMORY:
-                self._decided.clear()
-            decision = self._decided[context] = self._punkt.text_contains_sentbreak(context)
-        return decision
+    def is_end(context: str) -> bool:
+        clear = _CLEAR.fullmatch(context)
+        return bool(clear and (clear[1] is None or clear[1].lower() not in unsure)) or ask(context)
 
-    def _slices(self, text: str) -> Iterator[tuple[int, int]]:
-        start = 0
-        for match, word in self._contexts(text):
-            if self._is_end(text, match, word):
-                yield start, match.end()
-                start = match.start("next_tok") if match["next_tok"] else match.end()
-        yield start, len(text.rstrip())
-
-    def _realigned(self, text: str) -> Iterator[tuple[int, int]]:
-        """Closing punctuation that follows an end goes with the sentence before it."""
-        moved = 0
-        slices = self._slices(text)
-        start, end = next(slices)
-        for next_start, next_end in slices:
-            start += moved
-            closing = self._realignment.match(text[next_start:next_end])
-            if closing is not None:
-                yield start, next_start + len(closing[0].rstrip())
-                moved = closing.end()
-            else:
-                yield start, end
-                moved = 0
-            start, end = next_start, next_end
-        yield start + moved, end
+    punkt.text_contains_sentbreak = lru_cache(_MEMORY)(is_end)
+    return punkt.tokenize

@@ -12,12 +12,13 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, Literal
 
 from preprocessing.base.atomic import told
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.installed import load, needed
-from preprocessing.base.untrusted import read_bytes
+from preprocessing.base.untrusted import one_line, read_bytes
 from preprocessing.text.cleaning import nfc
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 
@@ -117,17 +118,13 @@ def read_stop_words(source: str, language: str) -> list[str]:
         try:
             return list(lists.get_stop_words(language))
         except lists.StopWordError as error:
-            what = f"the package stop-words has no list for language {language!r}; give a file instead"
-            raise DataError(what) from error
+            what = f"the package stop-words has no list for language {language!r}"
+            raise DataError(f"{what}; give a file instead") from error
     try:
         return read_bytes(source, MOST_BYTES).decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the stop-word file {source} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (OSError, ValueError) as error:  # a name may hold what no system takes
-        raise DataError(
-            f"the stop-word file {source} cannot be read ({getattr(error, 'strerror', error)}); "
-            "stop_words is none, nltk, stop-words or a path"
-        ) from error
+        what = f"the stop-word file {source} cannot be read as UTF-8 ({one_line(error)})"
+        raise DataError(f"{what}; stop_words is none, nltk, stop-words or a path") from error
 
 
 def lemmatizer(spec: TextSpec) -> Callable[[str], str] | None:
@@ -253,18 +250,15 @@ class FetchConfig:
 
 def fetch(config: FetchConfig) -> None:
     """``python -m preprocessing fetch-nltk``. Raises ``UserError`` when a download fails."""
-    from nltk.downloader import Downloader, ErrorMessage
+    from nltk.downloader import Downloader
 
-    downloader = Downloader(server_index_url=config.index, download_dir=config.dir)
+    downloader, ignored = Downloader(server_index_url=config.index), StringIO()
     for resource in FETCHED:
         try:
-            messages = list(downloader.incr_download(resource, download_dir=config.dir))
+            downloader.download(resource, config.dir, quiet=True, raise_on_error=True, print_error_to=ignored)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and (refused := told(error)) is not None:
                 raise refused from None
-            failed = " ".join(str(error).split())
-        else:
-            failed = next((str(one.message) for one in messages if isinstance(one, ErrorMessage)), "")
-        if failed:
-            raise UserError(f"fetch-nltk: {resource}: {failed}; is {downloader.url} reachable?")
+            why = " ".join(str(error).split())
+            raise UserError(f"fetch-nltk: {resource}: {why}; is {downloader.url} reachable?") from None
     print(f"fetch-nltk: all there, in {config.dir or downloader.download_dir}")

@@ -31,14 +31,13 @@ class TokenizerEntry:
     """
 
 
+NLTK = TokenizerEntry(
+    rules="preprocessing.text.nltk_tokenizer:NLTKTokenizer", resources="preprocessing.text.nltk_tokenizer:resources"
+)
 TOKENIZERS = {
     "word": TokenizerEntry(rules="preprocessing.text.words:WordRules"),
-    "nltk": TokenizerEntry(
-        rules="preprocessing.text.nltk_tokenizer:NLTKTokenizer", resources="preprocessing.text.nltk_tokenizer:resources"
-    ),
-    "nltk_line": TokenizerEntry(
-        rules="preprocessing.text.nltk_tokenizer:NLTKTokenizer", resources="preprocessing.text.nltk_tokenizer:resources"
-    ),
+    "nltk": NLTK,
+    "nltk_line": NLTK,
 }
 """What ``text.tokenizer`` may be. Adding one is a line here and a file of its own; docs/extending.md shows it. A name
 stands in manifests and bundles, so it keeps its meaning for ever: a tokenizer that cuts otherwise gets a new name."""

@@ -198,8 +198,8 @@ class Tokenizer:
         renumber = np.zeros(len(self._tokens), np.int32)
         renumber[distinct] = np.arange(len(distinct), dtype=np.int32)
         types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
-        offsets = np.concatenate([np.zeros(1, np.int64), *lengths])
-        return Tokens(types, renumber[np.concatenate([_NONE, *codes])], np.cumsum(offsets))
+        offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
+        return Tokens(types, renumber[np.concatenate([_NONE, *codes])], offsets)
 
 
 def _ends(sizes: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,15 +34,12 @@ class Counts:
     types: pa.Array
     counts: np.ndarray
 
-    def merge(self, others: Iterable[Counts]) -> Counts:
-        """The sum of these counts and all ``others``; the same table whatever the order, up to the order of rows."""
-        every = [self, *others]
-        types = pa.chunked_array([part.types for part in every], pa.large_string())
-        encoded = one_chunk(types).dictionary_encode()
-        codes = encoded.indices.to_numpy(zero_copy_only=False)
-        total = np.zeros(len(encoded.dictionary), np.int64)
-        np.add.at(total, codes, np.concatenate([part.counts for part in every]))
-        return Counts(encoded.dictionary, total)
+
+def merged(every: Sequence[Counts]) -> Counts:
+    """The sum of counts, in any order of rows."""
+    table = pa.concat_tables(pa.table([part.types, part.counts], schema=_SCHEMA) for part in every)
+    table = table.group_by("token").aggregate([("count", "sum")])
+    return Counts(one_chunk(table["token"]), table["count_sum"].to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +113,10 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
     if not len(table):
         what = f"none of {len(counts.types):,} distinct tokens occurs {min_count} times or more"
         raise DataError(f"{what}, so the vocabulary would be empty; lower vocabulary.min_count")
-    if max_size is not None:
-        table = table.slice(0, max_size - len(RESERVED))
-    kept = table["count"].to_numpy().astype(np.int64)
-    left_out = int(counts.counts.sum()) - int(kept.sum())
+    table = table.slice(0, None if max_size is None else max_size - len(RESERVED))
+    kept = table["count"].to_numpy()
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
-    return Vocabulary(one_chunk(tokens), np.concatenate([[0, left_out], kept]))
+    return Vocabulary(one_chunk(tokens), np.concatenate([[0, counts.counts.sum() - kept.sum()], kept]))
 
 
 def extended(
@@ -131,8 +126,8 @@ def extended(
 
     With a token added the counts are these ``counts``, 0 for one that does not occur; without one it is ``base``.
     """
-    added = frequent(counts, min_count, without=base.tokens)
-    added = added if max_size is None else added.slice(0, max(0, max_size - len(base)))
+    most = None if max_size is None else max(0, max_size - len(base))
+    added = frequent(counts, min_count, without=base.tokens).slice(0, most)
     if not len(added):
         return base
     tokens = pa.chunked_array([base.tokens, *added["token"].chunks])
@@ -148,7 +143,7 @@ def frequent(counts: Counts, min_count: int | Literal["auto"], without: pa.Array
     """
     if min_count == "auto":
         min_count = min_count_for(int(counts.counts.sum()))
-    table = pa.table([counts.types, pa.array(counts.counts, pa.int64())], schema=_SCHEMA)
+    table = pa.table([counts.types, counts.counts], schema=_SCHEMA)
     known = pc.is_in(table["token"], value_set=without)
     table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), known))
     return table.sort_by([("count", "descending"), ("token", "ascending")])
@@ -176,23 +171,19 @@ class Vocabulary:
 
     def lookup(self, types: pa.Array) -> np.ndarray:
         """The ids of ``types`` (string or large_string): int32, :data:`UNK` for what is not in the vocabulary."""
-        if len(types) * 8 < len(self):
-            rows = self._rows
-            return np.array([rows.get(token, UNK) for token in types.to_pylist()], np.int32)
+        if len(types) * 8 < len(self):  # of a few texts: a dict beats hashing the whole vocabulary again
+            return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
         found = pc.fill_null(pc.index_in(types.cast(pa.large_string()), value_set=self.tokens), UNK)
-        ids = found.to_numpy(zero_copy_only=False).astype(np.int32)
-        return np.maximum(ids, UNK, out=ids)  # a text may hold the word <pad>; it is not padding
+        return np.maximum(found.to_numpy(zero_copy_only=False), UNK, dtype=np.int32)  # no <pad>, see below
 
     @cached_property
     def _rows(self) -> dict[str, int]:
-        """Token → id, for the few types of a single text: probing a dict beats hashing the whole vocabulary again."""
-        rows = dict(zip(self.tokens.to_pylist(), range(len(self)), strict=True))
-        del rows[RESERVED[PAD]]
-        return rows
+        """Token → id; a text may hold the word <pad>, which is not padding."""
+        return dict(zip(self.tokens.to_pylist(), range(len(self)), strict=True)) | {RESERVED[PAD]: UNK}
 
     def write(self, path: str | Path) -> None:
         """Write an Arrow IPC file (columns token, count) that carries its own hash; it appears whole or not at all."""
-        table = pa.table([self.tokens, pa.array(self.counts, pa.int64())], schema=_SCHEMA)
+        table = pa.table([self.tokens, self.counts], schema=_SCHEMA)
         table = table.replace_schema_metadata({_HASH_KEY: self.hash})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:

@@ -57,7 +57,8 @@ def words_of(chunk: str, lowercase: bool) -> list[str]:
 def _table(lowercase: bool) -> bytes:
     """Byte → the byte a word keeps for it, or 0 where it separates; non-ASCII bytes stay."""
     kept = [point if point >= 128 or chr(point).isalnum() or point == _APOSTROPHE else 0 for point in range(256)]
-    return bytes(ord(chr(byte).lower()) if lowercase and byte < 128 else byte for byte in kept)
+    table = bytes(kept)
+    return table[:128].lower() + table[128:] if lowercase else table
 
 
 _TABLES = {lowercase: _table(lowercase) for lowercase in (False, True)}
@@ -80,10 +81,8 @@ def split(texts: pa.Array, strip_html: bool, lowercase: bool) -> tuple[pa.Array,
     first, end = edges[0::2], edges[1::2]  # chunk i is kept[first[i] + 1 : end[i] + 1]
     offsets = np.zeros(len(first) + 1, np.int32)
     np.cumsum(end - first, out=offsets[1:], dtype=np.int32)
-    values = np.compress(inside, kept)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(values)]
-    chunks = pa.Array.from_buffers(pa.binary(), len(first), buffers)
-    return chunks, np.searchsorted(first, starts - 1)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.compress(inside, kept))]
+    return pa.Array.from_buffers(pa.binary(), len(first), buffers), np.searchsorted(first, starts - 1)
 
 
 def join(texts: pa.Array) -> tuple[bytes, np.ndarray]:
@@ -91,13 +90,8 @@ def join(texts: pa.Array) -> tuple[bytes, np.ndarray]:
 
     The second is int64 [texts + 1]: text i with its final NUL is ``joined[starts[i]:starts[i + 1]]``.
     """
-    wide = texts.cast(pa.large_binary())
-    _, offset_buffer, data = wide.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int64)[wide.offset : wide.offset + len(wide) + 1]
-    starts = offsets - offsets[0] + np.arange(1, len(wide) + 2)
-    whole = memoryview(data) if data is not None else memoryview(b"")
-    parts = [whole[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
-    return b"\0".join([b"", *parts, b"", b""]), starts
+    parts = texts.cast(pa.large_binary()).to_pylist()
+    return b"\0".join([b"", *parts, b"", b""]), np.cumsum([1, *(len(part) + 1 for part in parts)])
 
 
 def _without_html(joined: bytes, kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +135,5 @@ class WordRules:
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """An ASCII chunk is a word as it stands."""
-        return [
-            [surface.decode()] if surface.isascii() else words_of(decode(surface), self._spec.lowercase)
-            for surface in surfaces
-        ]
+        lowercase = self._spec.lowercase
+        return [[chunk.decode()] if chunk.isascii() else words_of(decode(chunk), lowercase) for chunk in surfaces]

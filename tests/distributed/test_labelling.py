@@ -68,7 +68,7 @@ def test_a_run_labels_every_row_once_on_any_number_of_ranks(data: Path, run: Pat
     logits = torch.from_numpy(logits_of(bundle.model, texts, 1)) / 2.5
     expected = torch.sigmoid(logits) if logits.dim() == 1 else torch.softmax(logits, 1)
     for found in (alone, both):
-        assert sorted(found.splits["unlabelled"][0].tolist()) == list(range(ROWS["unlabelled"]))
+        assert sorted(found.rows.tolist()) == list(range(ROWS["unlabelled"]))
         np.testing.assert_allclose(targets_of(found, split), expected.numpy(), rtol=0, atol=1e-6)
     validation = Split(data, manifest, "validation")
     texts = [ids[:length] for block in validation.blocks for ids, length in zip(block.ids, block.length, strict=True)]

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from harness.data.soft_labels import KEY, check_soft_labels, path_of, read_soft_labels, targets_of
 from harness.model.starts import check_named, check_own, from_file, from_kept
-from preprocessing.base.split_names import TRAIN
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
 from preprocessing.dataset.vectors import folder_of, index_of
 from preprocessing.dataset.verification import verify
@@ -229,26 +229,23 @@ def test_a_hostile_head_is_refused(root: Path, what: str) -> None:
 
 
 def taught(root: Path) -> bytes:
-    """The soft labels of the training rows, as a loader takes them."""
+    """The soft labels of the unlabelled rows, as a loader takes them."""
     manifest = read_manifest(root)
     found = read_soft_labels(path_of(root, "dice"))
-    check_soft_labels(found, root, manifest, TRAIN)
-    return targets_of(found, Split(root, manifest, TRAIN)).tobytes()
+    check_soft_labels(found, root, manifest)
+    return targets_of(found, Split(root, manifest, UNLABELLED)).tobytes()
 
 
 def test_hostile_soft_labels_are_refused(fuzz: Fuzz, root: Path) -> None:
     """Facts with a hash that agrees, and fewer columns."""
     path = path_of(root, "dice")
-    (batch,), splits = batches_of(path), read_soft_labels(path).splits
+    (batch,), held = batches_of(path), read_soft_labels(path)
     about = batch.schema.metadata[KEY]
 
     def seal(content: dict[str, Any]) -> dict[str, str]:
         rest = {name: value for name, value in content.items() if name != "sha256"}
         text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        digest = hashlib.sha256(text.encode())
-        for name, (rows, chances) in splits.items():
-            digest.update(name.encode() + rows.tobytes() + chances.tobytes())
-        return {"sha256": digest.hexdigest()}
+        return {"sha256": hashlib.sha256(text.encode() + held.rows.tobytes() + held.chances.tobytes()).hexdigest()}
 
     def taught_by(one: pa.RecordBatch, about: bytes) -> str:
         path.write_bytes(as_file([one.replace_schema_metadata({KEY: about})]))
@@ -256,4 +253,4 @@ def test_hostile_soft_labels_are_refused(fuzz: Fuzz, root: Path) -> None:
 
     assert taught_by(batch, about) == "same"
     assert fuzz(json_damages(json.loads(about), seal), lambda damage: taught_by(batch, damage.data))["refused"] > 0
-    assert taught_by(batch.select(["row", "split"]), about) == "refused"
+    assert taught_by(batch.select(["row"]), about) == "refused"

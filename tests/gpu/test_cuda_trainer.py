@@ -99,13 +99,13 @@ def test_a_planted_inf_is_skipped_counted_and_written_down(dataset: Path, tmp_pa
         trainer = make_trainer(config, session)
         steps = all_steps(trainer)
         train(trainer, steps, STEPS)
-        trainer.guard.flush(0.1)
+        trainer.guard.flush()
         before, held = trainer.guard.total, [parameter.detach().clone() for parameter in trainer.parameters]
         scale = trainer.accelerator.scaler.get_scale() if ON_CUDA else None
         hook = trainer.objective.classifier.head.weight.register_hook(lambda gradient: gradient * torch.inf)
         train(trainer, steps, 1)
         hook.remove()
-        trainer.guard.flush(0.1)
+        trainer.guard.flush()
         assert trainer.guard.total == before + 1
         assert all(map(torch.equal, trainer.parameters, held))
         assert scale is None or trainer.accelerator.scaler.get_scale() < scale

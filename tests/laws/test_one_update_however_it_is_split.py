@@ -103,7 +103,8 @@ def reference_weights(root: str, options: str) -> Weights:
     assert isinstance(model, Classifier)
     frequencies = Vocabulary.read(Path(config.data, VOCABULARY)).counts
     factors = np.array([optim.class_weights.get(label, 1.0) for label in manifest.labels])
-    soft = dict(zip(*read_soft_labels(path_of(Path(config.data), "drawn")).splits["unlabelled"], strict=True))
+    drawn = read_soft_labels(path_of(Path(config.data), "drawn"))
+    soft = dict(zip(drawn.rows, drawn.chances, strict=True))
     wide = None
     if model.wide is not None:
         counted = splits["unlabelled"] if teaching.is_on else None

@@ -91,8 +91,8 @@ class Heard(Sink):
     def say(self, text: str) -> None:
         self.lines.append(text)
 
-    def summarize(self, name: str, values: dict[str, Any]) -> None:
-        self.summaries |= {f"{name}/{key}": value for key, value in values.items()}
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        self.summaries |= {f"{kind}/{key}": value for key, value in values.items()}
 
 
 def finished_run(run: Path, data: Path) -> None:

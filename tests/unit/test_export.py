@@ -20,7 +20,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 
 import padless
 from harness.export import folder as writing
-from harness.export.card import Place, Records, render
+from harness.export.card import Place, records_of, render
 from harness.export.config import ExportConfig
 from harness.export.folder import compare, quantized
 from harness.export.graph import onnx_model
@@ -121,7 +121,7 @@ def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
 def test_names_are_no_markup_in_a_card(run: Path) -> None:
     name = "<script>alert(1)</script> `x` [a](https://h/?token=SECRET) | b\x1b\n# c"
     info = read_info(run / BUNDLE)
-    records = Records.read(Place.of(run), info)
+    records = records_of(Place.of(run), info)
     info = replace(info, labels=[name, "b"], vectors={"source": name})
     text = render(ExportConfig(output="x"), name, info, 1, records, {})
     body = text.split("---\n", 2)[2]

@@ -53,7 +53,7 @@ def fake_trainer(loader: Loader, device: str) -> Any:
 
 def test_micro_batch_is_halved_until_it_fits(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(run, "reset_peak_memory", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     trainer = fake_trainer(loader, "cuda")
     for limit, rows in ((3, 3), (10, 10)):
         monkeypatch.setattr(run, "runs_out_of_memory", lambda one, limit=limit: one.loader.micro_batch > limit)

@@ -14,7 +14,6 @@ import pytest
 from harness.config import OrderConfig, RunConfig, SelfTrainingConfig
 from harness.data import checks
 from harness.data.soft_labels import (
-    Rows,
     Teacher,
     check_soft_labels,
     read_soft_labels,
@@ -43,10 +42,10 @@ def manifest(data: Path) -> Manifest:
     return read_manifest(data)
 
 
-def draw(rows: int, classes: int) -> Rows:
-    """Rows in another order than the dataset has them."""
+def draw(manifest: Manifest, rows: int = ROWS["unlabelled"]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in another order than the dataset has them, with probabilities."""
     random = np.random.default_rng(rows)
-    return random.permutation(rows), random.dirichlet(np.ones(classes), rows).astype(np.float32)
+    return random.permutation(rows), random.dirichlet(np.ones(len(manifest.labels)), rows).astype(np.float32)
 
 
 def teacher_of(manifest: Manifest) -> Teacher:
@@ -54,48 +53,42 @@ def teacher_of(manifest: Manifest) -> Teacher:
     return Teacher(dataset=manifest.fingerprint, labels=manifest.labels, teacher="run x", validation=facts)
 
 
-def drawn(manifest: Manifest, *names: str) -> dict[str, Rows]:
-    return {name: draw(ROWS[name], len(manifest.labels)) for name in names}
-
-
 def test_what_is_written_is_read_and_finds_its_rows(data: Path, manifest: Manifest, tmp_path: Path) -> None:
-    path, splits = tmp_path / "soft.arrow", drawn(manifest, "unlabelled", "train")
-    digest = write_soft_labels(path, teacher_of(manifest), splits)
+    path, (rows, chances) = tmp_path / "soft.arrow", draw(manifest)
+    digest = write_soft_labels(path, teacher_of(manifest), rows, chances)
     found = read_soft_labels(path)
     assert (found.sha256, found.teacher) == (digest, teacher_of(manifest))
     assert found.facts["validation"] == {"accuracy": 0.9, "log_loss": 0.3, "rows": 10}
-    assert found.in_words == "of run x, accuracy 0.9000 on validation; rows: 30 unlabelled, 40 train"
-    for name, (rows, chances) in splits.items():
-        check_soft_labels(found, data, manifest, name)
-        split = Split(data, manifest, name)
-        of_row = dict(zip(rows.tolist(), chances.tolist(), strict=True))
-        wanted = np.array([of_row[int(row)] for block in split.blocks for row in block.row], np.float32)
-        targets = targets_of(found, split)
-        assert targets.dtype == np.float32
-        np.testing.assert_array_equal(targets, wanted[:, 1] if len(manifest.labels) == 2 else wanted)
+    assert found.in_words == "of run x, accuracy 0.9000 on validation; 30 rows"
+    check_soft_labels(found, data, manifest)
+    split = Split(data, manifest, "unlabelled")
+    of_row = dict(zip(rows.tolist(), chances.tolist(), strict=True))
+    wanted = np.array([of_row[int(row)] for block in split.blocks for row in block.row], np.float32)
+    targets = targets_of(found, split)
+    assert targets.dtype == np.float32
+    np.testing.assert_array_equal(targets, wanted[:, 1] if len(manifest.labels) == 2 else wanted)
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ("dataset", "soft labels of another dataset"),
-        ("split", "0 rows of unlabelled, the dataset has 30; .* --splits unlabelled"),
-        ("sum", r"row \d+ of unlabelled has \[.*\], which are no probabilities that add up to 1"),
+        ("rows", "29 rows, the dataset has 30 unlabelled; make it again"),
+        ("sum", r"row \d+ has \[.*\], which are no probabilities that add up to 1"),
     ],
 )
 def test_what_does_not_fit_the_dataset(data: Path, manifest: Manifest, tmp_path: Path, wrong: str, words: str) -> None:
-    teacher, splits = teacher_of(manifest), drawn(manifest, "unlabelled")
-    _, chances = splits["unlabelled"]
+    teacher, (rows, chances) = teacher_of(manifest), draw(manifest)
     if wrong == "dataset":
         teacher = replace(teacher, dataset="0" * 64)
-    elif wrong == "split":
-        splits = drawn(manifest, "train")
+    elif wrong == "rows":
+        rows, chances = draw(manifest, 29)
     else:
         chances[3] = 0.9
     path = tmp_path / "soft.arrow"
-    write_soft_labels(path, teacher, splits)
+    write_soft_labels(path, teacher, rows, chances)
     with pytest.raises(DataError, match=words) as caught:
-        check_soft_labels(read_soft_labels(path), data, manifest, "unlabelled")
+        check_soft_labels(read_soft_labels(path), data, manifest)
     assert str(caught.value).startswith(f"{path}: ")
 
 
@@ -106,7 +99,7 @@ def test_a_teacher_that_knows_nothing_is_refused_unless_asked_for(
     logits = np.random.default_rng(3).normal(size=(90, classes))
     validation = measured(logits if classes > 2 else logits[:, 0], np.arange(90) % classes, Decision())
     path = tmp_path / "x.arrow"
-    write_soft_labels(path, replace(teacher_of(manifest), validation=validation), drawn(manifest, "unlabelled"))
+    write_soft_labels(path, replace(teacher_of(manifest), validation=validation), *draw(manifest))
     assert "no better than chance" in read_soft_labels(path).in_words
     with pytest.raises(DataError, match=r"x\.arrow: its teacher, run x, is no better than chance on validation"):
         checks.open_soft_labels(asked(data, rows=8, labels=str(path)), manifest)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,12 +17,11 @@ from preprocessing.base.split_names import NO_SPLIT, SPLITS
 from preprocessing.base.split_names import TEST_NUMBER as TEST
 from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
-from preprocessing.config import QualityConfig, SplitConfig
+from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import groups_in_words
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.job.decisions import decide, fold_rows
-from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted, with_sum
-from preprocessing.job.parts import Rows
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
 from tests.corpora import Command, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
@@ -32,18 +32,19 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> Rows:
+def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> pd.DataFrame:
     number = len(text)
-    return Rows(
-        row=np.arange(1, number + 1),
-        label=np.array(label, np.int32),
-        named=np.array(named, np.int8),
-        missing=np.zeros(number, np.uint8),
-        num_tokens=np.full(number, 5),
-        text_hash=np.array(text, np.uint64),
-        exact_hash=np.arange(number, dtype=np.uint64),
-        group=np.array(group, np.uint64),
-    )
+    columns: dict[str, Any] = {
+        "row": np.arange(1, number + 1),
+        "label": np.array(label, np.int32),
+        "named": np.array(named, np.int8),
+        "missing": np.zeros(number, np.uint8),
+        "num_tokens": np.full(number, 5),
+        "text_hash": np.array(text, np.uint64),
+        "exact_hash": np.arange(number, dtype=np.uint64),
+        "group": np.array(group, np.uint64),
+    }
+    return pd.DataFrame(columns)
 
 
 TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, max_size=120)
@@ -61,16 +62,17 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
     rows: list[tuple[int, int]], seed: int, validation: float, test: float, folds: int
 ) -> None:
     group, label = np.array([one + 1 for one, _ in rows], np.uint64), np.array([one for _, one in rows])
-    row, shuffled = np.arange(1, len(rows) + 1), np.random.default_rng(seed).permutation(len(rows))
+    label = np.array([label[group == value][0] for value in group])  # of each group's first row, which is what counts
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
     shares = {"validation": validation, "test": test}
     ways: list[tuple[Any, dict[str, Any]]]
     ways = [(assign, shares), (assign_groups, shares), (assign_folds, {"folds": folds})]
     for function, options in ways:
-        found = function(group, label, row, seed=seed, **options)
+        found = function(group, label, seed=seed, **options)
         assert set(found.tolist()) <= set(range(options.get("folds", 3)))
         for value in np.unique(group):
             assert len(set(found[group == value].tolist())) == 1
-        again = function(group[shuffled], label[shuffled], row[shuffled], seed=seed, **options)
+        again = function(group[shuffled], label[shuffled], seed=seed, **options)
         assert (again == found[shuffled]).all()
         if options is shares:
             for number, fraction in ((VALIDATION, validation), (TEST, test)):
@@ -92,17 +94,17 @@ def test_shares_are_met_within_the_largest_group(
     sizes: list[int], labels: int, seed: int, validation: float, test: float
 ) -> None:
     group, label = grouped_corpus(sizes, labels, seed)
-    row = np.arange(1, len(group) + 1)
     shares = {"validation": validation, "test": test}
-    split = assign_groups(group, label, row, seed=seed, **shares)
+    split = assign_groups(group, label, seed=seed, **shares)
     counts = np.stack([np.bincount(label[split == number], minlength=labels) for number in range(3)])
-    assert abs(with_sum(counts) - wanted(counts.sum(axis=0), **shares)).max() <= max(sizes)
+    counts = np.column_stack([counts, counts.sum(axis=1)])
+    assert abs(counts - wanted(counts[:, :-1].sum(axis=0), **shares)).max() <= max(sizes)
 
 
 def decided_by_group(group: list[int], named: list[int], validation: float = 0.0) -> tuple[list[int], dict[str, Any]]:
     rows = rows_of(list(range(1000, 1000 + len(group))), [row % 2 for row in range(len(group))], named, group)
-    config = SplitConfig(group_column="film", validation=validation, test=0.0)
-    decision, report = decide(rows, QualityConfig(), config, 0, str)
+    splits = SplitConfig(group_column="film", validation=validation, test=0.0)
+    decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), str)
     return decision.tolist(), report["groups"]
 
 
@@ -129,7 +131,7 @@ def test_groups_of_no_use_are_refused() -> None:
 def test_folds_that_cannot_be_used_get_a_sentence() -> None:
     rows = rows_of([1, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [-1] * 6, [0] * 6)
     with pytest.raises(DataError, match=r"splits.folds: .*all 2 rows of the label 'b' fall into fold 0, so a training"):
-        fold_rows(rows, np.zeros(6, np.int8), 5, 0, ["a", "b"])
+        fold_rows(rows.assign(split=TRAIN, fold=-1), 5, 0, ["a", "b"])
 
 
 def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path, command: Command) -> None:

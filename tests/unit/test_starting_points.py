@@ -11,7 +11,7 @@ import torch
 
 from harness.__main__ import main
 from harness.rundir import checkpoint
-from harness.training.validation import Selection
+from harness.training.run import Selection
 from tests import checkpoints
 from tests.commands import unwrapped
 

@@ -77,7 +77,7 @@ def test_words_with_spaces_and_words_that_come_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"film 1 2\n\nword 1 x\n", "line 3 holds something that is no number: 'word 1 x'"),
+        (b"film 1 2\n\nword 1 x\n", "line 3 is no word with 2 numbers: 'word 1 x'"),
         (b"3 2\nfilm 1 2\nword 1 2\n", "ends after word 2 of the 3 that its first line promises: cut short"),
         (b"2 2\nfilm " + struct.pack("<ff", 1, 2) + b"word " + b"\0" * 5, "ends inside word 2 of the 2"),
         (b"text,label\nfilm,1\n", "line 1 is no word with numbers"),
