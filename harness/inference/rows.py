@@ -76,7 +76,7 @@ def find(
             f"--input: {name} is {first} and {other} is {second}; predict one kind at a time, or set --format"
         )
     text = source.text_column
-    columns = [reading.source.text_column, TEXT] if text == AUTO else [text]
+    columns = [*({reading.source.text_column} - {AUTO}), TEXT] if text == AUTO else [text]
     reading = replace(reading, source=replace(reading.source, part_mb=part_mb, text_column=columns[-1]))
     return [opened(*one, reading, columns) for one in found]
 
