@@ -180,7 +180,7 @@ class Tokenizer:
         return 1 - len(self._bounds)
 
     def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Replace numbers that stand for several tokens or none by these; also how many each became (None: one each)."""
+        """Replace numbers that stand for several tokens or none by these; also the tokens of each (None: one each)."""
         at = np.flatnonzero(numbers < 0)
         if not len(at):
             return numbers, None
