@@ -162,7 +162,8 @@ def open_predictions(place: str | Path, split: str | None = None) -> pd.DataFram
     """Predictions as a frame: ``predicted``, ``probability_LABEL`` and all other columns of the file.
 
     ``place`` is a run directory, or a .parquet, .csv or .jsonl file. ``split`` is test by default, or validation if
-    there are no test predictions. Texts are never converted to other types. Raises ``DataError`` for a missing or unreadable file.
+    there are no test predictions. Texts are never converted to other types. Raises ``DataError`` for a missing or
+    unreadable file.
     """
     import pandas as pd
 
