@@ -76,8 +76,8 @@ class EvaluateConfig(ScoringConfig):
             raise ConfigError("nothing to evaluate on: give --input FILE or --data DATASET (not both)")
         check_source(self.source)
         if self.source.has_unlabelled:
-            what = "rows that are measured need a label"
-            raise ConfigError(f"source.unlabelled_path and source.missing_label: {what}; drop leaves the others out")
+            what = "an evaluation needs labelled rows"
+            raise ConfigError(f"source.unlabelled_path and source.missing_label: {what}; drop skips the others")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ class ExplainConfig(ReadingConfig):
         """Check ranges."""
         super().__post_init__()
         if self.input is None and (self.column is not None or self.rows is not None):
-            raise ConfigError("column and rows say what is read of --input; name the file there")
+            raise ConfigError("column and rows need --input; name the file there")
 
     @property
     def form(self) -> Form:

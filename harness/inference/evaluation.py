@@ -63,7 +63,7 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
     if config.split == UNLABELLED:
         raise DataError(
             f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `python -m harness label` "
-            "writes what a run makes of them"
+            "writes a run's predictions of them"
         )
     world, directory = session.world, output_of(config)
     bundle, manifest = weights_and_dataset(bundle_directory(config.run), config.data, session)

@@ -63,7 +63,7 @@ WRITTEN_BY_US: dict[Form, tuple[str, ...]] = {
     "text": ("\nfor ", "\nagainst: "),
 }
 """Strings by which an existing file of each form is recognised."""
-LEGEND = [("These words", 1.0), (" speak for the class, ", 0.0), ("these", -1.0), (" against it; ", 0.0)]
+LEGEND = [("These words", 1.0), (" support the class, ", 0.0), ("these", -1.0), (" oppose it; ", 0.0)]
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
 @media screen and (prefers-color-scheme: dark) {

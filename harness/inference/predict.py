@@ -205,7 +205,7 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
         left = world.from_main(left, "the parts that are left")
         with world.together("predicting"), storing(target, otherwise=OTHERWISE):
             if not (work := work_of(target)).is_dir():
-                what = "this rank does not see what rank 0 has begun; write to a disk that all machines share"
+                what = "this rank cannot see the folder of rank 0; write to a disk that all machines share"
                 raise DataError(f"{work}: {what}")
             make(left[world.rank :: world.world_size], Workers(config.timeout_s), quiet)
         with world.together("putting the parts together"):
@@ -217,10 +217,10 @@ def target_of(config: PredictConfig) -> Path:
     """The file to write. Raises ``ConfigError`` for an unusable ``--output``."""
     assert config.output is not None
     if addresses.is_remote(config.output):
-        raise ConfigError(f"--output {config.output}: is remote; write to a disk here, and copy what is whole")
+        raise ConfigError(f"--output {config.output}: is remote; write to a local disk, then copy the file")
     target = Path(config.output).expanduser()
     if config.output.endswith("/") or (target.exists() and not target.is_file()):
-        raise ConfigError(f"--output {config.output}: is no file; name one, as in predicted.parquet")
+        raise ConfigError(f"--output {config.output}: is not a file; name one, as in predicted.parquet")
     if KINDS.get(target.suffix.lower(), "txt") == "txt":
         raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
     return target
@@ -319,7 +319,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     """
     first, of_json = every[0], every[0].file.format == "jsonl"
     total = sum(part.bytes for part in every)
-    progress = engine.Progress("looking at the input", total, screen=Screen(errors=True, quiet=quiet))
+    progress = engine.Progress("checking the input", total, screen=Screen(errors=True, quiet=quiet))
     schema = pa.schema([])
     for part in every:
         for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
@@ -372,7 +372,7 @@ def finish(parts: Sequence[ScoredPart], target: Path, quiet: bool) -> None:
     for part in parts:
         made = engine.finished(part, verify=False)
         if made is None:
-            what = "is not seen here; name an --output on a disk that all who predict share"
+            what = "cannot be seen here; name an --output on a disk that all processes share"
             raise DataError(f"{part.path}: {what}")
         rows, unread = rows + made.rows, unread + made.without_known_word
     with storing(target, otherwise=OTHERWISE):

@@ -255,7 +255,7 @@ class Layout:
         try:
             writer.writerows(map(field_of, row) for row in rows)
         except csv.Error as error:
-            what = f"its fields are not quoted, so that a prediction cannot be one ({error})"
+            what = f"its fields are not quoted, and a prediction needs quotes ({error})"
             raise DataError(f"{part.file.name}: {what}; name an --output that ends in .parquet or .jsonl") from None
         return [record[:-2] for record in records]
 

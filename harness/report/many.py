@@ -42,7 +42,7 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
     splits = [split for split in SPLITS if all(split in one["splits"] for one in of_runs)]
     first, *others = (read_info(one.path / BUNDLE) for one in runs)
     if any(other.dataset != first.dataset for other in others):
-        raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so they have no spread")
+        raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so there is no spread")
     return {
         "dataset": first.dataset,
         "labels": first.labels,

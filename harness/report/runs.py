@@ -102,7 +102,7 @@ def read_run(directory: str | Path) -> RunFacts:
     directory = Path(directory)
     config = read_config(directory)
     if "data" not in config:
-        raise DataError(f"{directory / CONFIG}: names no dataset under data: padless has not written it so")
+        raise DataError(f"{directory / CONFIG}: names no dataset under data: not written by padless")
     lines = read_log(directory)
     if not lines:
         raise DataError(

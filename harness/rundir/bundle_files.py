@@ -136,7 +136,7 @@ def stored_info(directory: Path) -> BundleInfo | None:
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < LEAST_LABELS):
         raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
     if not fits(info.labels, info.label_type):
-        raise DataError(f"{path}: label_type is {info.label_type}, and labels are other values; {DAMAGED}")
+        raise DataError(f"{path}: label_type is {info.label_type}, which labels do not match; {DAMAGED}")
     return info
 
 

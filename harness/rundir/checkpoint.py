@@ -210,7 +210,7 @@ def verify(path: Path) -> Checkpoint:
     state = read_typed(CheckpointState, path / STATE, MEND) or {}
     step = state["step"]
     if step != manifest.step or path != path_of(path.parents[1], step):
-        raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand? {MEND}")
+        raise DataError(f"{path}: its name, {MANIFEST} and {STATE} have different steps: renamed by hand? {MEND}")
     for name in (MODEL, OPTIMIZER):
         read_header(path / name, MEND)
     return Checkpoint(path, step, state)

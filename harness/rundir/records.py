@@ -84,7 +84,7 @@ def check_claim(config: RunConfig) -> None:
     path = Path(config.run)
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise StorageError(f"run: {path} cannot be written: {nearest} is not yours; name a directory you may write")
+        raise StorageError(f"run: {path} cannot be written: you may not write to {nearest}; name another directory")
     check_unheld(path)
 
 

@@ -86,7 +86,7 @@ def write_summary(folder: str | Path, kind: Kind, values: dict[str, Any]) -> Non
 
 def read_summary(folder: str | Path, kind: Kind) -> dict[str, Any] | None:
     """The figures of many runs; None where there are none yet. Raises ``DataError`` for damaged ones."""
-    return read_sealed(summary_path(folder, kind), MANY_KIND, "run the same launch again to make it again")
+    return read_sealed(summary_path(folder, kind), MANY_KIND, "run the same launch again, which rewrites it")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
     trained, unread = (texts[name] for name in ("training_texts", "without_known_word"))
     found = []
     if trained is None:
-        found.append("whether rows are training texts is not known: the dataset of the training is not where it was")
+        found.append("whether rows are training texts is not known: the dataset of the training was moved or changed")
     elif trained:
         share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
         found.append(f"{share} are training texts, so new texts may do worse than these figures")

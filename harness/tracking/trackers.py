@@ -62,7 +62,7 @@ def check_names(config: TrackingConfig) -> None:
     for name in config.trackers:
         if name not in TRACKERS:
             known = ", ".join(sorted(TRACKERS))
-            raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {known}")
+            raise ConfigError(f"tracking.tracker: {name!r} is not a tracker; choose none, {known}")
 
 
 def is_installed(package: str) -> bool:

@@ -232,7 +232,7 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
     total, missing = (sum(1 for _ in Rows(run, after).new()) for after in ({}, journal.kept))
     report = {"run_id": journal.last("run_id"), "rows": total, "filled": missing, "attempts": attempts}
     if missing:
-        tell(say=f"{missing} rows of {METRICS} are in no attempt that finished: sending those that W&B lacks")
+        tell(say=f"{missing} rows of {METRICS} are in no finished attempt: sending those missing at W&B")
         status = known_status(run)
         state = status.get("state", "running").replace("running", "crashed")
         end = {"do": "close", "state": state, "reason": status.get("reason", ""), "limit_s": SYNC_S}
@@ -240,10 +240,10 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
             journal.note(start=journal.last("start") | {"pid": 0, "finish_s": SYNC_S})
             serve("wandb", run, [end], tell, wait_s=0)
         except ConfigError:
-            tell(say="a training goes on and keeps them, or sends them itself; call wandb-sync again when it ended")
+            tell(say="the training still runs and keeps or sends them; call wandb-sync again after its end")
             return report | {"filled": 0}
         except Exception as error:
-            raise UserError(f"{run}: W&B did not take all ({one_line(error)}); {AGAIN}") from error
+            raise UserError(f"{run}: W&B did not accept all ({one_line(error)}); {AGAIN}") from error
     if len(offline_attempts(run)) > len(attempts):  # the server was lost meanwhile
         raise UserError(f"{wandb_url()} cannot be reached any more; {AGAIN}")
     tell(say=f"W&B has all {total} rows of {run / METRICS} in run {Journal(run, 'wandb').last('run_id')}")
