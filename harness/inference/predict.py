@@ -259,8 +259,7 @@ def claimed(target: Path) -> Iterator[Path]:
 def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     """All parts of a new or an interrupted prediction, at least one.
 
-    Raises ``ConfigError`` if a prediction with other settings was begun there, ``DataError`` for the first unreadable
-    row.
+    Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
     """
     directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
     name = engine_of(directory, config.engine)

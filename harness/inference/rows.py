@@ -204,7 +204,7 @@ class Layout:
     missing: bool
     """Whether rows without a text are predicted as an empty text."""
     top: bytes | None = None
-    """For CSV from CSV and JSON lines from JSON lines: the bytes before the first row; each row's bytes are kept too.
+    """The bytes before the first row, if input and output are both CSV or both JSON lines: then rows keep their bytes.
     None: rows are written from their values.
     """
     schema: pa.Schema | None = None

@@ -87,8 +87,7 @@ def load(place: str | Path, engine: Engine = "auto") -> TextClassifier:
 
     It has the best weights, and the vocabulary and text code of their training. ``engine`` is ``torch``; ``onnx`` or
     ``onnx-int8``, ONNX Runtime, for an export with that file; or ``auto``, torch if it can be imported, else ONNX
-    Runtime. Every file is verified first, and nothing in it is executed. Raises ``UserError`` for a missing or damaged
-    model.
+    Runtime. Files are verified first and never executed. Raises ``UserError`` for a missing or damaged model.
     """
     return TextClassifier(open_scorer(place, engine), place)
 

@@ -86,8 +86,7 @@ def draw(
 
 
 def curves_of(run: RunFacts) -> dict[str, tuple[Curve, Curve]]:
-    """ROC and precision-recall curves by class: of class 1 of two; of more, those of the worst classes against the
-    rest.
+    """ROC and precision-recall curves by class: that of class 1 of two, else the worst classes against the rest.
 
     Empty without predictions.
     """

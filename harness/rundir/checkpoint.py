@@ -246,8 +246,7 @@ def delete(run: str | Path, unwanted: Iterable[int]) -> None:
 
 
 def sweep(run: str | Path) -> None:
-    """Delete unfinished files of killed processes, and rename checkpoints back. Only the process that owns the run
-    calls this.
+    """Delete unfinished files of killed processes, and rename checkpoints back. Only the owner of the run calls this.
 
     No other process writes into ``checkpoints/`` and ``bundle/``. In the other folders a report or an evaluation may be
     in progress, so only files of dead processes are deleted there. Only names of padless's unfinished files are

@@ -19,9 +19,7 @@ TEXTS = [np.array(ids) for ids in ([2, 3, 4, 5, 6, 7, 8, 3, 4], [9, 10, 9, 10, 9
 
 
 def make_model(num_classes: int, wide: bool = False, **changes: object) -> Classifier:
-    """A random network with large weights, so that its gates saturate and its maxima switch on the path from the
-    baseline.
-    """
+    """A random network with large weights: its gates saturate and its maxima switch on the path from the baseline."""
     torch.manual_seed(3)
     config = ModelConfig(**{"embedding_dim": 6, "hidden_size": 5, "wide": 1 << 10 if wide else 0, **changes})  # type: ignore[arg-type]
     model = Classifier(config, WORDS, num_classes).eval()

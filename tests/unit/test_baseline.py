@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear model on the shards: equal to scikit-learn on decoded texts, stored by fingerprint, compared with a
-network.
-"""
+"""The linear model on the shards: equals scikit-learn's, is stored by fingerprint, compared with a network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output and checks before a training: rows of each class, settings that do not fit rows, processes, memory or
-machines.
-"""
+"""Output and checks before a training: rows of each class; settings that do not fit rows, memory or machines."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wide part: its features equal a plain formula, in both layouts, and the network learns the same with and without
-it.
-"""
+"""The wide part: its features equal a plain formula, in both layouts; the network learns the same without it."""
 
 from __future__ import annotations
 
