@@ -248,7 +248,7 @@ def ask(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
     if not answers:
         raise MeetingError(
             f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s; start the same command "
-            "there with --machine_rank 0, and see whether this machine reaches it"
+            "there with --machine_rank 0, and check that this machine reaches it"
         )
     return answers[0]
 

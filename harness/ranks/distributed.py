@@ -198,7 +198,7 @@ def joining(timeout_s: int) -> Iterator[None]:
         where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise LostPeerError(
             f"rank {launched_rank()} of {launched_world_size()} on {platform.node()} did not join the others through "
-            f"{where} within {timeout_s} s ({reason}); see whether all machines reach each other, and "
+            f"{where} within {timeout_s} s ({reason}); check that all machines reach each other, and "
             f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
         ) from error
 

@@ -142,7 +142,7 @@ class Progress:
         self.done += size
 
     def skip(self, size: int) -> None:
-        """A part of this size was already done."""
+        """Count a part of this size that was already done."""
         self.total -= size
         self.skipped += 1
 

@@ -196,7 +196,6 @@ class Packing:
         return order[gain[order] < NEVER]
 
     def put(self, group: int, target: int) -> None:
-        """Move one group."""
         counts = self.counts[[group]].toarray()[0]
         self.off[self.split[group]] -= counts
         self.off[target] += counts
