@@ -66,9 +66,9 @@ def main(argv: list[str]) -> int:
     training = config.recipe if config.data == NOTHING else many.first(config)[0]
     try:
         resolved = resolve(training)
-    except DataError:  # the report says it
+    except DataError:  # the report shows it
         resolved = resolve_without_data(training)
-    os.environ.setdefault(launcher.LOG_LEVEL, "FATAL")  # the report says it in a line, torch in forty
+    os.environ.setdefault(launcher.LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
     from harness.launch.checkup import examine
 
     findings = examine(resolved.config)

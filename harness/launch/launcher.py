@@ -65,7 +65,7 @@ class Failure:
     """What the launcher knows of a failure."""
 
     code: int
-    """The exit code to hand on, if the run itself does not say."""
+    """The exit code to return, if the run has none of its own."""
     sentence: str
     said: bool = False
     """A rank has already printed why."""

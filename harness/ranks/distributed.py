@@ -83,7 +83,7 @@ class World:
             start = said[:300].lower()
             if not (LOST_BY_NCCL if "nccl" in start else LOST).search(start):
                 raise
-            # What torch says, without the line in its source and its advice.
+            # torch's message without its source line and its advice.
             reason = re.sub(r"\[\S+\.cc:\d+\] ", "", said).partition(". This is typically")[0][:200]
             raise LostPeerError(
                 f"rank {self.rank} at step {HEARTBEAT.step} waited for {what} from {self.world_size - 1} other ranks, "
@@ -219,7 +219,7 @@ def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[tor
     return work.get_future().then(unpack)
 
 
-# DDP compares them with the classes themselves.
+# DDP compares the annotations with the classes, not with their names.
 sum_in_bf16.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
 
 

@@ -178,7 +178,7 @@ def received() -> str | None:
 
 
 class StopWatch:
-    """Whether this rank is asked to stop, and why. Only rank 0 looks at the stop file and the clock."""
+    """Whether this rank must stop, and why. Only rank 0 checks the stop file and the clock."""
 
     def __init__(self, path: Path, max_time_s: float | None, *, is_main: bool) -> None:
         """``path`` is the stop file; one that is older than this process is removed.

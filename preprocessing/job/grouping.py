@@ -210,7 +210,7 @@ def assign_folds(together: np.ndarray, label: np.ndarray, *, folds: int, seed: i
     large = by_size[: min(MOVABLE, int((sizes > 1).sum()))]
     counts = np.zeros((folds, int(label.max()) + 2), np.int64)  # the last column counts all rows
     chosen = np.zeros(len(hashes), np.int16)
-    # where it adds least to the sum of squares of the counts, which is smallest when they are equal
+    # into the fold where it adds least to the sum of squares of the counts, which is smallest when they are equal
     for one, own in zip(large, label_counts(group, label)[large].toarray(), strict=True):
         chosen[one] = np.argmin((own * (2 * counts + own)).sum(axis=1))
         counts[chosen[one]] += own
@@ -219,7 +219,7 @@ def assign_folds(together: np.ndarray, label: np.ndarray, *, folds: int, seed: i
         members = rest[places]
         value = label[first[members[0]]]
         shares = filled(counts[:, value], int(sizes[members].sum()), counts[:, -1])
-        # beyond those that were placed one by one: groups of a few rows, by where their rows would lie
+        # by the position of the first row, since groups beyond MOVABLE have several
         before = np.cumsum(sizes[members]) - sizes[members]
         chosen[members] = np.minimum(np.searchsorted(np.cumsum(shares), before, side="right"), folds - 1)
         got = np.bincount(chosen[members], weights=sizes[members], minlength=folds).astype(np.int64)

@@ -7,7 +7,8 @@
 4. write the shards: each takes a range of shuffle keys out of every part                       (parallel)
 5. the manifest, last
 
-What is finished has a marker file with the hash of all that decided it. A rerun does what is missing or has changed.
+Finished work has a marker file with the hash of everything that decides it. A rerun does what is missing or has
+changed.
 """
 
 from __future__ import annotations
