@@ -216,9 +216,9 @@ def compare(world: World, facts: dict[str, str]) -> Finding:
 
 
 def try_network(session: Session, kinds: set[str], met_s: float) -> list[Finding]:
-    """How long the ranks took to join, and one all-reduce of ``SUM_NUMBERS`` values on the path that gradients take.
+    """How long the ranks took to join, and the result of one all-reduce on the path that gradients take.
 
-    Not if ranks have several ``kinds`` of device, or cannot compute as asked: they would wait on different paths.
+    No all-reduce if ranks have several ``kinds`` of device, or cannot compute as requested: it would hang.
     """
     world, backend = session.world, "nccl" if session.device.type == "cuda" else "gloo"
     if world.world_size == 1:

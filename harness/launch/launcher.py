@@ -51,8 +51,8 @@ IDLE = "--gradient_accumulation_steps"
 DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
-    "a mapped file, such as a shard, was truncated while the run read it; "
-    "verify the dataset with python -m preprocessing check, and check its disk"
+    "a mapped file, such as a shard, was truncated under the running job, or its disk failed; "
+    "verify the dataset with python -m preprocessing check, and check the disk"
 )
 """What SIGBUS means to a process whose data is mapped."""
 LATE = {-signal.SIGABRT: 2, -signal.SIGTERM: 4}

@@ -65,9 +65,7 @@ class Resources:
         return Resources(**{key: getattr(general, key) if own is None else own for key, own in values.items()})
 
     def further(self) -> list[tuple[str, str | None]]:
-        """Name and value of each option in ``sbatch``. Raises ``ConfigError`` for what is no option, or has its own
-        key.
-        """
+        """Name and value of each option in ``sbatch``. Raises ``ConfigError`` for a wrong one, or one with a key."""
         found = []
         text = self.sbatch if isinstance(self.sbatch, str) else " ".join(self.sbatch or [])
         for word in shell_words("sbatch", text) if text else ():

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST_TO_CUT = 3
-"""A label with at least this many rows has one in validation and in test."""
+"""A label with at least this many rows has at least one in validation and in test."""
 MOVABLE = 16384
-"""Groups that may move after the first packing: enough to correct its rounding, and a time limit for millions."""
+"""Groups that may move after the first packing: enough to correct its rounding, and few enough for a short run time."""
 MAX_STEPS = 2000
 """Most moves in one packing."""
 CANDIDATES = 48
@@ -116,7 +116,7 @@ def assign_groups(component: np.ndarray, label: np.ndarray, *, seed: int, valida
     """int8 ``[rows]``: 0 train, 1 validation, 2 test; rows of one ``component`` go to one split.
 
     ``validation`` and ``test`` are fractions of the rows of each label, met approximately. A group that holds all rows
-    of a label stays in training. A split stays empty if any group would miss its share by more.
+    of a label stays in training. A split stays empty if every group would miss its share by more.
     """
     first = assign(component, label, seed=seed, validation=validation, test=test)
     _, row, group = np.unique(component, return_index=True, return_inverse=True)

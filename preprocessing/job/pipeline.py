@@ -7,8 +7,7 @@
 4. write the shards: each takes a range of shuffle keys out of every part                       (parallel)
 5. the manifest, last
 
-Finished work has a marker file with the hash of everything that decides it. A rerun does what is missing or has
-changed.
+Each finished part has a marker file with the hash of its inputs. A rerun makes what is missing or has changed.
 """
 
 from __future__ import annotations
