@@ -66,13 +66,13 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
         f"--help {ALL}": f"all {len(options)} keys; --help KEY: one",
         "--help GROUP": ", ".join(groups),
         "--config FILE": "a YAML file with any of the keys; later ones win",
-        "--print_config": "the configuration that all this gives",
+        "--print_config": "print the resulting configuration",
     }
     blocks = [
         textwrap.fill(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False),
         paragraph(page.about),
         as_typed(f"for example:\n  {page.example}") if page.example else "",
-        described("the keys that matter most, each with its default:", page.first or options) if options else "",
+        described("the most important keys, with their defaults:", page.first or options) if options else "",
         "\n".join(["more:", *(block(name, what, 21) for name, what in more.items() if what)]),
     ]
     return "\n\n".join(filter(None, blocks))
