@@ -33,8 +33,8 @@ lint: setup ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## Lint, types and every test that is neither slow nor night (five minutes on two quiet cores)
-	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not night'
+test: lint ## Lint, types and every test that is neither slow nor night (four minutes on two quiet cores)
+	$(PYTEST) -n 3 --dist loadfile -m 'not slow and not night'
 
 test-fast: lint ## Lint, types and the tests that start no process (under a minute)
 	$(PYTEST) tests/unit tests/laws -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'

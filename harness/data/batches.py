@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Micro-batches: which rows of a window form one, and how it gets to the device.
 
-What can be done for a whole window at once is: which rows are this process's, their lengths, labels and places in
-memory. A step then costs one gather and a few views.
+Rows of this process, their lengths, labels and memory addresses are computed once per window. A step then costs one
+gather and a few views.
 """
 
 from __future__ import annotations
@@ -22,20 +22,18 @@ from preprocessing.dataset.shards import Split
 
 
 class RankSlice:
-    """The rows that one process takes of some steps of a window, end to end, and how they are cut."""
+    """The rows of one process in some steps of a window, concatenated, and their split into micro-batches."""
 
     def __init__(
         self, window: Window, steps: range, *, rank: int, world_size: int, micro_batch: int | None, even: bool
     ) -> None:
-        """``even``: all processes get the same number of micro-batches in each of ``steps``, which must be possible.
-
-        Otherwise a process has one micro-batch per step, and none where it has no row. Raises ``ConfigError`` as
-        ``micro_batches`` does.
+        """``even``: all processes have the same number of micro-batches in each step; raises ``ConfigError`` as
+        ``micro_batches`` does. Otherwise a process has one micro-batch per step, and none in a step without its rows.
         """
         self.steps = steps
         begins = window.cuts[steps.start - window.first_step : steps.stop - window.first_step + 1]
         self.begins = begins
-        """int64 ``[steps + 1]``: where in ``window.places`` each step's rows begin, those of all processes."""
+        """int64 ``[steps + 1]``: start of each step's rows, of all processes, in ``window.places``."""
         sizes = np.diff(begins)
         own = (sizes - rank + world_size - 1) // world_size
         if world_size == 1:
@@ -50,11 +48,11 @@ class RankSlice:
         else:
             counts = np.minimum(own, 1)
         self.ends: list[int] = np.cumsum(counts).tolist()
-        """For each step: the number after its last micro-batch's."""
+        """For each step: the number of its last micro-batch plus one."""
         step_of = np.repeat(np.arange(len(sizes)), counts)
         turn = np.arange(len(step_of)) - np.repeat(np.cumsum(counts) - counts, counts)
         self.rows = own[step_of] // counts[step_of] + (turn < own[step_of] % counts[step_of])
-        """int64 ``[micro-batches]``; those of a step differ by at most one row."""
+        """int64 ``[micro-batches]``: rows of each; within a step they differ by at most one."""
 
     def numbers(self, step: int) -> range:
         """The numbers of a step's micro-batches."""
@@ -63,27 +61,26 @@ class RankSlice:
 
 
 def lengths_of(split: Split, window: Window, places: np.ndarray) -> np.ndarray:
-    """int64 ``[places]``: lengths of some rows of a window, which every process knows, whoever takes them."""
+    """int64 ``[places]``: lengths of rows of a window, also of other processes' rows."""
     lengths = np.concatenate([split.blocks[block].length for block in window.blocks.tolist()])
     return lengths.take(places).astype(np.int64)
 
 
 class Buffer:
-    """A buffer for the ids of one group of steps; on CUDA pinned, and in use until its copy to the device is done."""
+    """A buffer for the ids of one group of steps; on CUDA pinned, and reused once its copy to the device is done."""
 
     def __init__(self, elements: int, dtype: torch.dtype, pinned: bool) -> None:
-        """Pages that are never written cost nothing, unless pinned."""
+        """Unless pinned, pages that are never written take no memory."""
         self.flat = torch.empty(elements, dtype=dtype, pin_memory=pinned)
         self.copied: torch.cuda.Event | None = None
 
 
 class Assembler:
-    """Turns places of a window into batches on the device, through buffers that are used again.
+    """Turns places of a window into batches on the device, with reused buffers.
 
-    Rows are gathered wherever their record batches lie in memory. One tensor spans the addresses of all record batches,
-    those in between too: a row is then its distance from the start, and one ``index_select`` over overlapping slices
-    ``[n, time]`` with strides ``(1, 1)`` copies the rows of a batch out of any number of mapped shards, and of each row
-    no more than the batch's longest one needs. Nothing but the rows asked for is ever read.
+    One tensor covers the whole address range of the mapped record batches, so a row is an offset in it. One
+    ``index_select`` over overlapping slices ``[n, time]`` with strides ``(1, 1)`` copies the rows of a batch out of any
+    number of shards, each row only up to the longest length of the batch. No other memory is read.
     """
 
     def __init__(
@@ -97,10 +94,10 @@ class Assembler:
         step_elements: int,
         targets: np.ndarray | None = None,
     ) -> None:
-        """``buffers``: the groups of steps that may be alive at once, each of at most ``group_elements`` ids.
+        """``buffers``: maximum number of groups of steps in use at once, each of at most ``group_elements`` ids.
 
-        ``step_elements``: the most ids of a step. ``targets``: soft labels of the split's rows, as for a ``Loader``.
-        ``split`` stays open for as long as this object lives. To be made in the thread that uses it, which is in no
+        ``step_elements``: maximum number of ids of a step. ``targets``: soft labels of the split's rows, as for a
+        ``Loader``. ``split`` must stay open while this object exists. Create it in the thread that uses it, outside
         inference mode.
         """
         self.split, self.layout, self.device, self.all_targets = split, layout, device, targets
@@ -117,8 +114,8 @@ class Assembler:
         self.stream = torch.cuda.Stream(device) if on_cuda else None
 
     def enter(self, window: Window, share: RankSlice) -> None:
-        """Prepare all that does not need the ids of a window's rows."""
-        places = share.places.astype(np.int64)  # once: numpy would do it for every column
+        """Prepare everything about a window's rows except their ids."""
+        places = share.places.astype(np.int64)  # once; else numpy converts it for every column
         blocks = [self.split.blocks[block] for block in window.blocks.tolist()]
         columns = [[getattr(block, name) for block in blocks] for name in ("length", "label", "row")]
         length, label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
@@ -137,7 +134,7 @@ class Assembler:
         self.begin = torch.from_numpy(begin).split(sizes)
         narrowest = np.minimum.reduceat(width, starts) if len(starts) else starts
         self.width = {n: width[pieces[n]] for n in np.flatnonzero(narrowest < longest).tolist()}
-        """Widths of the rows' shards, for micro-batches with a row from a shard narrower than their longest row."""
+        """Shard width of each row, for micro-batches with a shard narrower than their longest row."""
         with self._on_stream():
             labels, lengths = send(torch.from_numpy(np.stack((label, length))), self.device)
             if self.all_targets is not None:
@@ -146,11 +143,11 @@ class Assembler:
         self.labels, self.sent_lengths = labels.split(sizes), lengths.split(sizes)
 
     def _on_stream(self) -> AbstractContextManager[object]:
-        """On CUDA: copies inside the block run beside the training, in the order in which they were asked for."""
+        """On CUDA: copies inside the block overlap with training, in the order of the calls."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
     def __call__(self, buffer: Buffer, numbers: range) -> tuple[list[Batch], torch.cuda.Event | None]:
-        """The window's micro-batches of these ``numbers``, and the event of their copy to the device."""
+        """The micro-batches ``numbers`` of the window, and the event of their copy to the device."""
         if buffer.copied is not None:
             buffer.copied.synchronize()
         with self._on_stream():
@@ -185,7 +182,7 @@ class Assembler:
             yield Batch(ids, *about, labelled=self.labelled)
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
-        """Fill ``out`` ``[rows, time]`` with a micro-batch; what lies beyond a shard's width becomes 0."""
+        """Fill ``out`` ``[rows, time]`` with a micro-batch, with zeros beyond a shard's width."""
         begin, width = self.begin[number], self.width.get(number)
         if width is None:
             self._copy_rows(begin, out)
@@ -206,7 +203,7 @@ class Assembler:
 
 
 def hand_over(step: StepBatch) -> None:
-    """On CUDA: make the stream that trains wait for the copy, and keep the batch's memory until it has run."""
+    """On CUDA: make the training stream wait for the copy, and keep the batch's memory while that stream uses it."""
     if step.copied is None or not step.micro_batches:
         return
     stream = torch.cuda.current_stream(step.micro_batches[0].ids.device)
@@ -220,9 +217,9 @@ def hand_over(step: StepBatch) -> None:
 def pack(ids: torch.Tensor, length: np.ndarray, out: torch.Tensor) -> np.ndarray:
     """Write the real tokens of padded ids ``[rows, time]`` to ``out`` ``[tokens]``, as ``pack_padded_sequence`` would.
 
-    Rows come longest first, and ``time`` is the longest ``length``. Returns the batch sizes int64 ``[time]``: how many
-    rows are still running at each time step. Steps that all rows reach are one transposed copy; only the few after
-    them, where a batch's lengths differ, are picked token by token.
+    Rows are sorted longest first, and ``time`` is the longest ``length``. Returns the batch sizes int64 ``[time]``: the
+    number of rows with a token at each time step. Time steps that all rows reach are one transposed copy; the few
+    others are selected by a mask.
     """
     rows, time = ids.shape
     sizes = rows - np.cumsum(np.bincount(length, minlength=time + 1))[:time]

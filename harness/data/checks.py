@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks before a device is touched: whether the dataset is whole, and fits the configuration and the processes."""
+"""Checks before a device is used: the dataset is complete and fits the configuration and the number of processes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifes
 from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
 
 HASH_LIMIT_BYTES = 4 << 30
-"""Up to this size of all shards, their sha256 and every row are checked before training; beyond it sizes and schemas,
-and rows when they are first read."""
+"""Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
+are, and rows when they are first read."""
 NAMED = 6
-"""Classes that are named one by one; of more, the largest and the smallest."""
+"""Up to this many classes are listed; of more, only the largest and the smallest."""
 LOPSIDED = 5
-"""A class with so many times the rows of another one makes accuracy say little of the other one."""
+"""Warn if the largest class has this many times the rows of the smallest: accuracy then says little of the smallest."""
 FEW_STEPS = 300
-"""With fewer updates weights that start from random numbers have mostly not learned what is there to learn."""
+"""With fewer updates, training from random weights has usually not converged."""
 
 
 def check_dataset(
     data: str | Path, *, hashes: bool = True, task: Task = CLASSIFIER, fold: int | None = None
 ) -> Manifest:
-    """Read the manifest and check every shard that it names; returns it as ``task`` sees it that holds out ``fold``.
+    """Read the manifest and check every shard in it; returns its view for ``task`` with ``fold`` as validation.
 
-    ``hashes``: also read and hash the shards' bytes, up to ``HASH_LIMIT_BYTES``, and look at every row. Raises
-    ``DataError`` with the first thing that is wrong.
+    ``hashes``: also check the sha256 of shards and every row, up to ``HASH_LIMIT_BYTES``. Raises ``DataError`` with the
+    first problem.
     """
     manifest = rows_of_task(task, read_manifest(data), data, fold)
     check_text(data, manifest)
@@ -54,7 +54,7 @@ def check_dataset(
 
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Check that every process gets a row at every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
+    """Check that every process has a row in every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
     key = "global_batch" if config.global_batch_tokens is None else "global_batch_tokens"
     streams = {TRAIN: (order_spec(config), key)}
     if config.order.unlabelled_batch:
@@ -73,7 +73,7 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
 
 
 def check_stream(config: RunConfig, manifest: Manifest) -> None:
-    """Raise ``ConfigError`` where steps are to have unlabelled rows and there are none."""
+    """Raise ``ConfigError`` if steps should have unlabelled rows but the dataset has none."""
     if config.order.unlabelled_batch and not manifest.splits.get(UNLABELLED):
         raise ConfigError(
             f"order.unlabelled_batch: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "
@@ -82,7 +82,7 @@ def check_stream(config: RunConfig, manifest: Manifest) -> None:
 
 
 def order_spec(config: RunConfig) -> OrderSpec:
-    """The order of training that a configuration describes."""
+    """The order of training rows for a configuration."""
     return OrderSpec(
         seed=config.seed,
         global_batch=config.global_batch,
@@ -92,16 +92,16 @@ def order_spec(config: RunConfig) -> OrderSpec:
 
 
 def unlabelled_spec(config: RunConfig) -> OrderSpec:
-    """The order of the unlabelled rows beside it."""
+    """The order of its unlabelled rows."""
     batch = config.order.unlabelled_batch
     return replace(order_spec(config), seed=stream_seed(config.seed), global_batch=batch, batch_tokens=None)
 
 
 def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None:
-    """The soft labels that ``config`` asks for, read and checked; None if it asks for none.
+    """Read and check the soft labels of a configuration; None if it uses none.
 
-    Raises ``ConfigError`` if they are not there, ``DataError`` if they are damaged or not of this dataset, or if their
-    teacher knows nothing.
+    Raises ``ConfigError`` if they are missing, ``DataError`` if they are damaged or of another dataset, or if their
+    teacher is no better than chance.
     """
     if not config.self_training.is_on or not config.order.unlabelled_batch:
         return None
@@ -117,7 +117,7 @@ def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None
 
 
 def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Raise ``ConfigError`` for an option that would do nothing here, or a weight for a label that does not exist."""
+    """Raise ``ConfigError`` for an option without effect, or a class weight of an unknown label."""
     streams, teaches, optim = config.order.unlabelled_batch > 0, config.self_training.is_on, config.optim
     threshold, labels = config.evaluation.threshold, manifest.labels
     if optim.gradient_compression != "none" and world_size == 1:
@@ -134,7 +134,7 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
     if streams and not teaches:
         raise ConfigError(
             "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "
-            "to soft labels for them (`python -m harness label`), or order.unlabelled_batch to 0"
+            "to soft labels for them (`padless label`), or order.unlabelled_batch to 0"
         )
     if teaches and not streams:
         raise ConfigError(
@@ -152,7 +152,7 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
 
 
 def class_rows(manifest: Manifest, split: str) -> dict[str, int]:
-    """Rows of each class in a split, in the order of the labels; 0 everywhere if there is no such split."""
+    """Rows of each class in a split, in the order of the labels; all 0 if there is no such split."""
     rows = dict.fromkeys(manifest.labels, 0)
     for shard in manifest.splits.get(split, []):
         for number, count in shard.labels.items():
@@ -170,9 +170,9 @@ def in_words(rows: Mapping[str, int]) -> str:
 
 
 def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: str = "fixed") -> str | None:
-    """What to do about classes of very different size; None where they are not, or something is done.
+    """Advice for classes of very different size; None if sizes are similar, or weights or threshold are set.
 
-    ``rows`` of the training by class, ``weights`` as ``optim.class_weights``, ``threshold`` as ``evaluation``'s.
+    ``rows``: training rows by class; ``weights``: ``optim.class_weights``; ``threshold``: ``evaluation.threshold``.
     """
     some = sorted((name for name in rows if rows[name]), key=lambda name: rows[name])
     if len(some) < 2 or weights or threshold != "fixed" or rows[some[-1]] < LOPSIDED * rows[some[0]]:
@@ -189,7 +189,7 @@ def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: 
 
 
 def few_steps(steps_per_epoch: int, epochs: int) -> str | None:
-    """What to do about a run of too few updates; None where there are enough."""
+    """Advice for a run with too few updates; None if there are enough."""
     total = steps_per_epoch * epochs
     if total >= FEW_STEPS:
         return None

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """From rows of mapped shards to batches on the device, prefetched by one thread.
 
-There are no worker processes, and no Python runs for a single row: one gather for each micro-batch copies its rows into
-a buffer (pinned on CUDA) that is used again. Token ids are copied as narrow as they are stored and widened on the
-device. Lengths stay int64 on the CPU, where packing needs them. Small steps are handed over in groups, since waking a
-thread costs as much as gathering a small batch.
+There are no worker processes and no Python code per row: one gather per micro-batch copies its rows into a reused
+buffer (pinned on CUDA). Token ids keep their stored dtype and are widened on the device. Lengths stay int64 on the CPU,
+where packing needs them. Small steps are passed on in groups, since waking a thread costs as much as gathering a small
+batch.
 
-A step may hold unlabelled rows too, which another thread prefetches. They have an order of their own, the same code
-with another seed. Their passes begin and end where they will, and which of them are in step ``k`` of a run is a
-function of (seed, ``k``) alone, as it is for the labelled ones (law 3). So nothing has to be saved to go on.
+A step may also have unlabelled rows, prefetched by another thread. Their order uses the same code with another seed.
+Passes over them do not align with epochs: the unlabelled rows of step ``k`` of a run are a function of (seed, ``k``)
+alone, as for labelled rows (law 3). So a checkpoint needs no loader state.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from harness.data.order import Order, Window
 from preprocessing.dataset.shards import Split
 
 PREFETCH_GROUPS = 2
-"""Groups of steps in the queue; one more is being trained on, and one more is being gathered."""
+"""Groups of steps in the queue, besides the one in training and the one being gathered."""
 GROUP_STEPS = 8
 GROUP_BYTES = 1 << 20
-"""The most steps of a group, and the most bytes of ids; a single larger step is a group too."""
+"""Maximum steps of a group, and maximum bytes of ids; a larger step is a group alone."""
 Piece = tuple[int, int, int]
-"""An epoch, its first step that is wanted, and the step before which to stop."""
+"""(epoch, first step, step after the last)."""
 
 
 class Loader:
@@ -58,11 +58,10 @@ class Loader:
     ) -> None:
         """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``.
 
-        ``micro_batch`` is the most rows of one micro-batch, or None for no limit. ``guard`` is called before rows are
-        read; it raises ``DataError`` if the files of the split have changed. ``counts_tokens``: steps say how many
-        tokens they have over all processes. ``targets`` are soft labels of all rows of the split in the order of its
-        blocks, fp32 ``[rows]`` or ``[rows, classes]`` as a ``Batch`` has them. ``unlabelled`` loads the rows without
-        labels that each step holds beside its own, in micro-batches of at most as many rows.
+        ``micro_batch``: maximum rows of a micro-batch, None: no limit. ``guard`` is called before rows are read; it
+        raises ``DataError`` if the files of the split have changed. ``counts_tokens``: steps carry their number of
+        tokens over all processes. ``targets``: soft labels of all rows of the split in the order of its blocks, fp32
+        ``[rows]`` or ``[rows, classes]``, as in ``Batch``. ``unlabelled`` loads the unlabelled rows of each step.
         """
         self.split, self.order = split, order
         self.rank, self.world_size = rank, world_size
@@ -76,11 +75,11 @@ class Loader:
         self._idle: list[Assembler] = []
 
     def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Generator[StepBatch, None, None]:
-        """Steps of an epoch from ``first_step`` up to, but without, ``last_step`` (None: to the epoch's end).
+        """Steps of an epoch from ``first_step`` to ``last_step``, exclusive (None: to the epoch's end).
 
-        ``wait_s`` of a step says how long the caller waited for it. A batch on the CPU lies in a buffer that is used
-        again, so it is valid until the next step is asked for. Buffers are kept from epoch to epoch. Raises what the
-        thread raised, such as ``DataError`` from the guard.
+        ``wait_s`` of a step is the time that the caller waited for it. A batch on the CPU is in a reused buffer, so it
+        is valid until the next step is requested. Buffers are kept between epochs. Raises the thread's exceptions, such
+        as ``DataError`` from the guard.
         """
         per_epoch = self.order.steps_per_epoch
         first, last = (epoch * per_epoch + step for step in (first_step, per_epoch if last_step is None else last_step))
@@ -96,9 +95,8 @@ class Loader:
                 yield step
 
     def stretch(self, first: int, last: int) -> Prefetch:
-        """Steps ``first`` up to, but without, ``last`` of all epochs end to end; the thread is at work at once.
-
-        Where an epoch ends the next one is prefetched like any other step.
+        """Steps ``first`` to ``last``, exclusive, counted over all epochs; starts prefetching at once, also across
+        epochs.
         """
         per_epoch, pieces = self.order.steps_per_epoch, []
         while first < last:
@@ -108,8 +106,8 @@ class Loader:
         return Prefetch(self._produce, pieces)
 
     def _produce(self, pieces: list[Piece], prefetch: Prefetch) -> None:
-        """The thread: put groups of steps into the queue, then None. An exception takes the place of a group."""
-        torch.get_num_threads()  # sets this thread up; only then can it be held to one core, which training needs more
+        """Run in the thread: put groups of steps into the queue, then None; or an exception."""
+        torch.get_num_threads()  # initialises OpenMP in this thread; only then can it be limited to one core
         try:
             with openmp().limit(limits=1):
                 if self.device.type == "cuda":
@@ -128,8 +126,8 @@ class Loader:
                 self._idle.append(assembler)
             prefetch.ready.put(None)
             if pieces and step == self.order.steps_per_epoch and self.order.spec.shuffle and not prefetch.cancelled:
-                self.order.window(epoch + 1, 0)  # which keeps it, while the last steps of this epoch are being trained
-        except BaseException as error:  # handed to the training loop, which raises it
+                self.order.window(epoch + 1, 0)  # cached while the last steps of this epoch are trained
+        except BaseException as error:  # the training loop raises it
             prefetch.ready.put(error)
 
     def _new_assembler(self) -> Assembler:
@@ -140,10 +138,10 @@ class Loader:
     def _produce_window(
         self, assembler: Assembler, window: Window, epoch: int, steps: range, prefetch: Prefetch, alone: int
     ) -> None:
-        """Put ``steps`` of one window into the queue; stop early if the caller has left.
+        """Put ``steps`` of one window into the queue; stop early if cancelled.
 
-        Step ``alone``, the first one asked for, is a group of its own, so that training starts as soon as it is ready;
-        -1: there is none.
+        Step ``alone``, the first one requested, is a separate group, so that training starts as soon as it is ready;
+        -1: none.
         """
         self.guard()
         place = {"rank": self.rank, "world_size": self.world_size}
@@ -158,7 +156,7 @@ class Loader:
         begin = steps.start
         while begin < steps.stop:
             end = begin + 1 if begin == alone else min(begin + self.group_steps, steps.stop)
-            buffer = prefetch.free.get()  # cannot hang: the loop gives every buffer back, or cancels
+            buffer = prefetch.free.get()  # cannot hang: the loop returns every buffer, or cancels
             if buffer is None or prefetch.cancelled:
                 return
             self.guard()
@@ -175,35 +173,34 @@ class Loader:
 
 
 class Prefetch:
-    """Steps that a thread makes ready from now on; iterate over them inside a ``with`` block, which ends the thread.
+    """Steps prefetched by a thread; iterate inside a ``with`` block, which ends the thread.
 
-    Filled groups come through one queue, free buffers go back through another.
+    One queue carries filled groups, another one free buffers.
     """
 
     def __init__(self, produce: Callable[[list[Piece], Prefetch], None], pieces: list[Piece]) -> None:
         """Start the thread on ``pieces``."""
         self.ready: queue.SimpleQueue[tuple[Buffer, list[StepBatch]] | BaseException | None] = queue.SimpleQueue()
-        """Groups of steps with their buffer, an exception, or None for the end. The number of buffers bounds it."""
+        """Groups of steps with their buffer, an exception, or None for the end; bounded by the number of buffers."""
         self.free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self.cancelled = False
         self.thread = threading.Thread(target=produce, args=(pieces, self), name="padless-loader", daemon=True)
         self.thread.start()
 
     def __enter__(self) -> Prefetch:
-        """Itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Tell the thread to leave, and wait until it has."""
+        """Stop the thread and wait for it."""
         self.cancelled = True
         self.free.put(None)  # wakes the thread if it waits for a buffer
-        self.thread.join()  # cannot hang: it looks at cancelled before each group, and waits for nothing else
+        self.thread.join()  # cannot hang: it checks cancelled before each group, and waits for nothing else
 
     def __iter__(self) -> Iterator[StepBatch]:
-        """The steps; raises what the thread raised."""
+        """The steps; raises exceptions of the thread."""
         while True:
             started = time.perf_counter()
-            item = self.ready.get()  # cannot hang: the thread ends with None or with what it raised
+            item = self.ready.get()  # cannot hang: the thread always puts None or an exception at its end
             if item is None:
                 return
             if isinstance(item, BaseException):
@@ -218,5 +215,5 @@ class Prefetch:
 
 @cache
 def openmp() -> ThreadpoolController:
-    """The OpenMP libraries of this process. Looked up once, since that takes longer than many a step."""
+    """The OpenMP libraries of this process. Cached: the lookup takes longer than a small step."""
     return ThreadpoolController().select(user_api="openmp")

@@ -3,11 +3,11 @@
 
 The rows of a split lie in blocks (record batches), and each block in a shard of some width. For a seed and an epoch:
 
-1. Blocks are permuted and laid end to end, which gives a virtual sequence of all rows. Blocks of each width are spread
-   evenly over it, with jitter. So every stretch holds the widths in the proportion that they have in the split, and no
-   trend in length runs through an epoch.
-2. The sequence is cut into windows of at most ``window_rows`` rows, at batch boundaries. Where a window ends inside a
-   block, a permutation of the block's rows says which of them it takes.
+1. Blocks are permuted and concatenated, which gives a virtual sequence of all rows. Blocks of each width are spread
+   evenly over it, with jitter. So every part of it has the widths in the proportions of the split, and lengths have no
+   trend within an epoch.
+2. The sequence is cut into windows of at most ``window_rows`` rows, at batch boundaries. If a window ends inside a
+   block, a permutation of the block's rows decides which rows it takes.
 3. Inside a window rows are sorted by length, blurred by a little seeded noise, and cut into global batches.
 4. The batches of a window are permuted. Several random permutations are drawn, and the one with the least correlation
    between the lengths of neighbouring batches is taken.
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from preprocessing.dataset.shards import Split
 
 VERSION = 2
-"""Rises with any change to which rows form a step; checkpoints carry it. Version 1 drew one permutation of batches."""
+"""Changes when other rows form a step; stored in checkpoints. Version 1 drew one permutation of batches."""
 WINDOW_ROWS = 131_072
-"""More would mean less padding and more memory."""
+"""A larger window means less padding and more memory."""
 MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
-"""Limits on the permutations drawn for a window: this many, and this many batch numbers in all of them together."""
+"""Limits for the permutations drawn per window: their number, and the number of batches in all of them together."""
 
 UNLABELLED_STREAM = 0x756E6C6162656C
-"""What makes another seed of a run's own, for rows without labels."""
+"""Turns the seed of a run into that of its unlabelled rows."""
 
 Lengths = Callable[[int], np.ndarray]
 """A function from a block's number to the lengths ``[rows]`` of its rows. A window calls it for its own blocks only."""
@@ -56,18 +56,18 @@ Lengths = Callable[[int], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class OrderSpec:
-    """All that decides an order, beside the dataset."""
+    """All parameters of an order, besides the dataset."""
 
     seed: int
     global_batch: int
     """Rows of a step over all ranks; not used when ``batch_tokens`` is given."""
     batch_tokens: int | None = None
-    """Most padded tokens of a step over all ranks; None: every step has ``global_batch`` rows."""
+    """Maximum padded tokens of a step over all ranks; None: every step has ``global_batch`` rows."""
     window_rows: int = WINDOW_ROWS
     """Rows that are sorted by length together."""
     length_noise: float = OrderConfig.length_noise
     shuffle: bool = True
-    """False, for evaluation: blocks keep their order, and rows are only sorted inside a window."""
+    """False for evaluation: blocks keep their order, and rows are only sorted inside a window."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class WidthGroup:
 
 
 def width_groups(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[WidthGroup]:
-    """How a split is cut into steps, from the number of rows of each shard width alone.
+    """How a split is cut into steps, computed from the number of rows of each shard width alone.
 
     Raises ``ConfigError`` if the widest row does not fit ``batch_tokens``, ``DataError`` for a split without rows.
     """
@@ -128,8 +128,8 @@ def step_rows(cut: list[WidthGroup]) -> tuple[int, int]:
 class Window:
     """The global batches of one window.
 
-    A row is named by its *place*: its index when the blocks of the window are laid end to end. Its *global row* is its
-    index in the whole split.
+    The *place* of a row is its index in the concatenated blocks of the window; its *global row* is its index in the
+    split.
     """
 
     first_step: int
@@ -167,8 +167,8 @@ class Order:
     ) -> None:
         """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds rows ``starts[b]`` to ``starts[b + 1]``.
 
-        ``block_widths``, ``[blocks]``, is the width of the shard that each block lies in. Without it all widths count
-        as equal; a token budget needs it. Raises as ``width_groups`` does.
+        ``block_widths``, ``[blocks]``: width of each block's shard. Without it all widths count as equal; a token
+        budget needs it. Raises as ``width_groups`` does.
         """
         self.spec = spec
         self.lengths = lengths
@@ -193,11 +193,11 @@ class Order:
         return window.rows(window.batch(step))
 
     def rank_rows(self, epoch: int, step: int, rank: int, world_size: int) -> np.ndarray:
-        """The slice of a step that one process takes: every ``world_size``-th row, so that all see the same lengths."""
+        """The rows of a step for one process: every ``world_size``-th, so that all processes get similar lengths."""
         return self.batch_rows(epoch, step)[rank::world_size]
 
     def window(self, epoch: int, step: int) -> Window:
-        """The window that holds a step of an epoch. The latest two are cached: one in use, one prefetched."""
+        """The window with a step of an epoch. The latest two are cached: one in use, one prefetched."""
         assert 0 <= step < self.steps_per_epoch
         number = bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1
         window = self._windows.get((epoch, number))
@@ -268,7 +268,7 @@ class Order:
         return blurred.astype(np.uint16)
 
     def _stretch(self, epoch: int, group: int, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Blocks at positions ``start..stop`` of a group's virtual sequence, each with its rows that lie there."""
+        """Blocks at positions ``start..stop`` of a group's virtual sequence, each with its rows in that range."""
         blocks, ends = self._epoch_blocks(epoch)[group]
         place = int(np.searchsorted(ends, start, side="right"))
         while start < stop:
@@ -284,7 +284,7 @@ class Order:
             place += 1
 
     def _epoch_blocks(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each group: its blocks in the epoch's order, and where each of them ends in the virtual sequence."""
+        """For each group: its blocks in the epoch's order, and the end of each block in the virtual sequence."""
         if self._epoch is None or self._epoch[0] != epoch:
             sizes = np.diff(self.block_starts)
             sequences = []
@@ -298,17 +298,17 @@ class Order:
 
 
 def stream_seed(seed: int) -> int:
-    """The seed of the order of unlabelled rows in a run with ``seed``: the two do not go together in any way."""
+    """The seed of the order of unlabelled rows in a run with ``seed``; the two orders are independent."""
     return splitmix64_of(seed ^ UNLABELLED_STREAM)
 
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
-    """The order of an open split's rows, each block of which is checked when a window first holds it."""
+    """The order of an open split's rows; each block is checked when a window first contains it."""
     return Order(split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths)
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:
-    """How many micro-batches every rank cuts its slice of a global batch into: the same number on all ranks.
+    """Number of micro-batches of each rank's slice of a global batch; the same on all ranks.
 
     The slices of ranks differ by at most one row, and no micro-batch is empty. With ``micro_batch=1`` and slices of two
     sizes, one micro-batch of each longer slice holds two rows. Raises ``ConfigError`` for fewer rows than ranks.
@@ -320,11 +320,11 @@ def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> 
 
 
 def row_hash(rows: np.ndarray, step: int, *, unlabelled: bool = False) -> int:
-    """Hash of the rows that a step consumed, an unsigned 64-bit number; sums (modulo 2**64) over ranks and steps.
+    """Unsigned 64-bit hash of the rows of a step; hashes of ranks and steps are added modulo 2**64.
 
     A sum does not depend on the order of its terms, so every split of the rows over ranks and micro-batches gives the
     same total. A row that is missing, repeated or moved to another step changes it (splitmix64, Steele et al. 2014).
-    ``unlabelled`` rows count beside the labelled ones of their step.
+    ``unlabelled`` rows have other hashes than labelled ones.
     """
     mixed = splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(step + 1 + (unlabelled << 63))))
     return int(np.add.reduce(mixed, dtype=np.uint64))
@@ -333,7 +333,7 @@ def row_hash(rows: np.ndarray, step: int, *, unlabelled: bool = False) -> int:
 def spread(groups: np.ndarray, *key: int) -> np.ndarray:
     """A random permutation of ``arange(n)`` in which the members of each group are spaced evenly, with jitter.
 
-    ``groups`` ``[n]`` has the group of each member; ``key`` seeds the permutation.
+    ``groups`` ``[n]``: the group of each member; ``key`` seeds the permutation.
     """
     random = words(*key, count=2 * len(groups)).reshape(2, -1)
     shuffled = np.argsort(random[0], kind="stable")
@@ -357,7 +357,7 @@ def descending(values: np.ndarray) -> np.ndarray:
 def least_trend(values: np.ndarray, permutations: np.ndarray) -> np.ndarray:
     """The one of ``permutations`` ``[candidates, n]`` of ``values`` ``[n]`` with the least lag-1 autocorrelation.
 
-    By chance alone, that of a single random permutation of a few dozen values is about 0.15 in size.
+    A single random permutation of a few dozen values has an autocorrelation of about ±0.15.
     """
     ordered = (values - values.mean())[permutations]
     return permutations[np.abs((ordered[:, :-1] * ordered[:, 1:]).sum(axis=1)).argmin()]
@@ -366,10 +366,9 @@ def least_trend(values: np.ndarray, permutations: np.ndarray) -> np.ndarray:
 def longest_first(lengths: np.ndarray, begins: np.ndarray, sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """A sort key for each row: batch ``steps[0]`` comes first, then ``steps[1]``, …, each with its longest row first.
 
-    ``lengths`` ``[rows]`` lie batch after batch: batch ``b`` begins at ``begins[b]`` and has ``sizes[b]`` rows. The
-    keys of a batch follow those of the batch before it. The rows of a batch are of similar length and need few keys, so
-    keys are small numbers. A stable sort by them leaves equally long rows of a batch in the order in which they lie in
-    memory.
+    ``lengths`` ``[rows]`` are sorted by batch: batch ``b`` begins at ``begins[b]`` and has ``sizes[b]`` rows. The rows
+    of a batch have similar lengths and need few keys, so keys are small numbers. A stable sort by them keeps equally
+    long rows of a batch in their order in memory.
     """
     longest, shortest = (extreme.reduceat(lengths, begins)[steps] for extreme in (np.maximum, np.minimum))
     spans = longest - shortest + 1

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the shards of a dataset lie during a run: mapped where they are, or staged to a local directory first.
+"""Open the shards of a dataset for a run: mapped in place, or staged to a local directory first.
 
-A network file system is slow to map, so shards are copied from one to a local directory, once per node for all its
-processes. While a run has them mapped, a change of the files is noticed.
+Mapping files on a network file system is slow, so their shards are copied to a local directory, once per node for all
+its processes. While a run uses the shards, it checks that the files do not change.
 """
 
 from __future__ import annotations
@@ -29,33 +29,30 @@ from preprocessing.dataset.shards import Manifest, ShardInfo, Split, read_manife
 NETWORK = frozenset(
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "wekafs"]
 )
-"""File system types whose pages come over a network. Anything in user space (fuse…) counts as one too."""
+"""Types of network file systems. File systems in user space (fuse…) count as network too."""
 STAGE_SHARE = 0.8
-"""Share of a stage directory's free space that the shards may take."""
+"""Maximum share of a stage directory's free space for shards."""
 CHUNK_BYTES = 8 << 20
 CHECK_EVERY_S = 1.0
 
 
 class OpenData:
-    """The open splits of a dataset. It notices that their files change: if a mapped file is cut short, the kernel ends
-    a process that reads one of the lost pages (SIGBUS).
+    """The open splits of a dataset. Detects changes of their files: after a mapped file is truncated, reading a lost
+    page kills the process (SIGBUS).
     """
 
     def __init__(self, data: str, manifest: Manifest, names: Collection[str], root: Path, stage: Choice) -> None:
-        """Map the splits ``names`` of the dataset ``data`` below ``root``, the dataset itself or a staged copy."""
+        """Map the splits ``names`` of the dataset ``data``; ``root`` is the dataset directory or a staged copy."""
         self.data, self.manifest, self.root = data, manifest, root
         self.choices = {"staging": stage}
-        """For the first lines of a run."""
+        """For the settings printed at the start."""
         self.splits = {name: Split(root, manifest, name) for name in names}
         paths = [root / info.path for name in names for info in manifest.splits[name]]
         self.files = {path: state_of(path) for path in paths}
         self.looked = time.monotonic()
 
     def check(self) -> None:
-        """Between epochs: the manifest is still the one the run began with, and every shard is in its place.
-
-        Raises ``DataError``.
-        """
+        """Between epochs: raise ``DataError`` if the manifest or a shard has changed since the start."""
         if read_manifest(self.data).fingerprint != self.manifest.fingerprint:
             raise DataError(
                 f"{self.data}: the dataset changed since the run began (its fingerprint is another); put the old one "
@@ -65,7 +62,7 @@ class OpenData:
         self.look()
 
     def look(self) -> None:
-        """Between steps, before rows are read: at most once a second, at the shards alone. Raises ``DataError``."""
+        """Before rows are read: raise ``DataError`` if a shard has changed. Checks at most once a second."""
         if time.monotonic() - self.looked >= CHECK_EVERY_S:
             self.looked = time.monotonic()
             for path, before in self.files.items():
@@ -76,7 +73,7 @@ class OpenData:
 
 
 def state_of(path: Path) -> tuple[int, int, int] | None:
-    """What no file keeps that is changed or replaced; None where there is none."""
+    """Values that change if a file is modified or replaced; None if it does not exist."""
     with contextlib.suppress(OSError):
         found = path.stat()
         return found.st_ino, found.st_size, found.st_mtime_ns
@@ -86,10 +83,10 @@ def state_of(path: Path) -> tuple[int, int, int] | None:
 def open_data(
     data: str, manifest: Manifest, names: Collection[str], world: World, *, timeout_s: float, stage_dir: str = "auto"
 ) -> OpenData:
-    """Stage, open and watch splits of a dataset. Every rank calls it; raises the same ``UserError`` on all.
+    """Stage and open splits of a dataset. Every rank calls it; raises the same ``UserError`` on all.
 
-    The first process of each node stages for all of it and waits at most ``timeout_s`` seconds for one of another run;
-    ``stage_dir`` is auto, none or a directory.
+    The first process of each node stages the shards, and waits at most ``timeout_s`` seconds if another run is staging
+    them. ``stage_dir``: auto, none or a directory.
     """
     held = sorted(name for name, shards in manifest.splits.items() if shards)
     for name in names:
@@ -106,12 +103,12 @@ def open_data(
 
 
 def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:
-    """The splits that a training opens; ``unlabelled``: also the rows without labels."""
+    """The splits that training uses; ``unlabelled``: also the unlabelled split."""
     return [name for name, shards in manifest.splits.items() if shards and (unlabelled or name != UNLABELLED)]
 
 
 def filesystem(path: str | Path) -> str:
-    """Type of the file system that holds ``path``, as in ``ext4`` or ``nfs4``; ``unknown`` where nothing says."""
+    """Type of the file system of ``path``, such as ``ext4`` or ``nfs4``, or ``unknown``."""
     import psutil
 
     target = Path(os.path.realpath(path))
@@ -121,12 +118,11 @@ def filesystem(path: str | Path) -> str:
 
 
 def is_network(kind: str) -> bool:
-    """Whether pages of this kind of file system are fetched over a network."""
     return kind in NETWORK or kind.startswith("fuse")
 
 
 def stage_choice(data: str | Path, manifest: Manifest, names: Collection[str], wanted: str) -> Choice:
-    """``none`` or the directory to stage the splits ``names`` into, and why. ``wanted``: auto, none or a directory."""
+    """The directory to stage the splits ``names`` into, or ``none``, and why. ``wanted``: auto, none or a directory."""
     kind = filesystem(data)
     if wanted != "auto":
         return Choice(wanted, "asked for")
@@ -141,17 +137,17 @@ def stage_choice(data: str | Path, manifest: Manifest, names: Collection[str], w
 
 
 def staged_path(directory: str | Path, manifest: Manifest) -> Path:
-    """Where a dataset is staged below a stage directory. Other contents and other users have other names."""
+    """Directory of a staged dataset; its name depends on content and user."""
     return Path(directory) / f"padless-{os.getuid()}" / manifest.fingerprint[:32]
 
 
 def stage(data: str | Path, manifest: Manifest, directory: str, names: Collection[str], timeout_s: float) -> Path:
-    """Copy every shard of the splits ``names`` that is not there yet; return the directory they lie in.
+    """Copy every missing shard of the splits ``names``; returns the directory of the copies.
 
     Several processes may call this at once: one copies, and the others wait for its lock, at most ``timeout_s``
-    seconds. A copy gets its name once its sha256 is that of the manifest (law 2). A copy that is already there is used
-    if its sha256 is still right. Raises ``StorageError`` where nothing can be written, ``ConfigError`` if the wait
-    was too long or somebody else can write there, ``DataError`` if a shard's bytes are not those of the manifest.
+    seconds. A copy gets its final name after its sha256 is verified (law 2). An existing copy is reused if its sha256
+    is right. Raises ``StorageError`` if writing fails, ``ConfigError`` after a timeout or if other users can write
+    there, ``DataError`` if a shard does not match the manifest.
     """
     target = staged_path(directory, manifest)
     refusal = ConfigError(
@@ -168,16 +164,16 @@ def stage(data: str | Path, manifest: Manifest, directory: str, names: Collectio
 
 
 def make_private(path: Path) -> None:
-    """Make a folder in which this user alone can write.
+    """Make a folder in which only this user can write.
 
-    Its name is known to all: whoever made it before, or a link in its place, could lead the copies over other files.
+    Its name is predictable: another user who creates it first, or puts a link there, could redirect the copies.
     """
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise ConfigError(
-            f"stage_dir: {path} is no folder of this user that others cannot write to, so shards are not copied there; "
+            f"stage_dir: {path} is not a folder that only this user can write to, so shards are not copied there; "
             "remove it, or name another directory"
         )
     path.chmod(0o700)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``DATA/soft_labels/NAME.arrow``: the probability of each class for a dataset's unlabelled rows, from a teacher.
+"""``DATA/soft_labels/NAME.arrow``: a teacher's probability of each class, for a dataset's unlabelled rows.
 
 One Arrow IPC file without compression::
 
     row            int64                              the row's number in the source, as in the shards
     probability    fixed_size_list<float>[classes]    of each class, in the order of the dataset's labels; sums to 1
 
-Its schema's metadata has ``padless``: JSON with the fields of ``Teacher`` and ``sha256``, which vouches for those and
-for all numbers. A teacher of any kind may write such a file, with ``write_soft_labels``. Nothing here imports torch.
+The schema's metadata key ``padless`` is JSON with the fields of ``Teacher`` and ``sha256``, a hash over these fields
+and all rows. Any teacher can write such a file with ``write_soft_labels``. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from preprocessing.dataset.shards import Manifest, Split
 FOLDER, SUFFIX = "soft_labels", ".arrow"
 FORMAT, FORMAT_VERSION = "padless-soft-labels", 1
 KEY = b"padless"
-REMAKE = "make it again with `python -m harness label`"
+REMAKE = "make it again with `padless label`"
 SUM_TOLERANCE = 1e-3
-"""How far from 1 the probabilities of a row may add up to."""
+"""Allowed difference from 1 of the sum of a row's probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """What is known of a file of soft labels beside its numbers."""
+    """Metadata of a file of soft labels."""
 
     dataset: str
     """Fingerprint of the dataset whose rows were scored."""
     labels: Annotated[list[str], Meta(min_length=2)]
     """Name of each class, in the order of the probabilities."""
     teacher: str
-    """Who gave them, in words."""
+    """Description of the teacher."""
     weights_sha256: str | None = None
-    """sha256 of the teacher's weights, where it is a run or a bundle."""
+    """sha256 of the teacher's weights, if it is a run or a bundle."""
     temperature: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
-    """What the teacher's logits were divided by; fitted on the validation split."""
+    """Temperature that divides the teacher's logits; fitted on the validation split."""
     validation: dict[str, float | int | bool | None] = field(default_factory=dict)
     """Of the teacher on the dataset's validation split: accuracy, log_loss, rows, above_chance."""
     format: str = FORMAT
@@ -60,31 +60,31 @@ class Teacher:
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """A file of soft labels, read and whole."""
+    """The content of a file of soft labels."""
 
     path: Path
     teacher: Teacher
     sha256: str
-    """Over all of it."""
+    """Of metadata, rows and probabilities."""
     rows: np.ndarray
-    """int64 ``[rows]``: numbers in the source."""
+    """int64 ``[rows]``: row numbers in the source."""
     chances: np.ndarray
     """fp32 ``[rows, classes]``."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is remembered of it in checkpoints and bundles."""
+        """Facts kept in checkpoints and bundles."""
         known = {name: getattr(self.teacher, name) for name in ("teacher", "weights_sha256", "validation")}
         return {"sha256": self.sha256, **known}
 
     @property
     def by_chance(self) -> bool:
-        """Whether its teacher is known to be no better than chance on validation."""
+        """Whether the teacher is known to be no better than chance on validation."""
         return self.teacher.validation.get("above_chance") is False
 
     @property
     def in_words(self) -> str:
-        """One line for people."""
+        """One readable line."""
         accuracy = self.teacher.validation.get("accuracy")
         good = "" if accuracy is None else f", accuracy {accuracy:.4f} on validation"
         good += ", which is no better than chance" if self.by_chance else ""
@@ -92,26 +92,26 @@ class SoftLabels:
 
 
 def path_of(data: str | Path, name: str) -> Path:
-    """Where soft labels of this name lie beside a dataset."""
+    """Path of the soft labels ``name`` of a dataset."""
     return Path(data, FOLDER, name + SUFFIX)
 
 
 def find_soft_labels(data: str | Path, name: str) -> Path:
-    """The file that ``self_training.labels`` names: a path, or a name beside the dataset. Raises ``ConfigError``."""
+    """The file for ``self_training.labels``: a path, or a name in the dataset's folder. Raises ``ConfigError``."""
     beside = path_of(data, name.removesuffix(SUFFIX))
     for path in (Path(name), beside):
         if path.is_file():
             return path
     raise ConfigError(
-        f"self_training.labels: there is no file {name} and no {beside}; write one with `python -m harness label "
+        f"self_training.labels: there is no file {name} and no {beside}; write one with `padless label "
         f"--data {data}` and --run RUN or --baseline"
     )
 
 
 def write_soft_labels(path: str | Path, teacher: Teacher, rows: np.ndarray, chances: np.ndarray) -> str:
-    """Write soft labels of unlabelled rows, whole or not at all; their sha256. Raises ``OSError``.
+    """Write soft labels of unlabelled rows atomically; returns their sha256. Raises ``OSError``.
 
-    ``rows``: numbers in the source ``[rows]``; ``chances``: probabilities ``[rows, classes]``.
+    ``rows``: row numbers in the source ``[rows]``; ``chances``: probabilities ``[rows, classes]``.
     """
     rows, chances = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chances, np.float32)
     assert chances.shape == (len(rows), len(teacher.labels))
@@ -129,7 +129,7 @@ def write_soft_labels(path: str | Path, teacher: Teacher, rows: np.ndarray, chan
 
 
 def schema(classes: int) -> pa.Schema:
-    """The columns of a file of soft labels of so many classes."""
+    """The columns of a file of soft labels for this number of classes."""
     values = pa.list_(pa.field("item", pa.float32(), nullable=False), classes)
     return pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("probability", values, nullable=False)])
 
@@ -139,7 +139,7 @@ def digest_of(about: dict[str, Any], rows: np.ndarray, chances: np.ndarray) -> s
 
 
 def read_soft_labels(path: str | Path) -> SoftLabels:
-    """Read a file of soft labels. Raises ``DataError`` if it is none, or damaged."""
+    """Read a file of soft labels. Raises ``DataError`` if it is damaged or another kind of file."""
     path = Path(path)
     try:
         layout, batches = record_batches(mapped(path))
@@ -164,7 +164,7 @@ def read_soft_labels(path: str | Path) -> SoftLabels:
 
 
 def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` unless these are soft labels of this dataset."""
+    """Raise ``DataError`` unless the soft labels belong to this dataset."""
     path, about, rows, chances = found.path, found.teacher, found.rows, found.chances
     if about.dataset != manifest.fingerprint:
         raise DataError(
@@ -188,17 +188,17 @@ def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest) -
 
 
 def targets_of(found: SoftLabels, split: Split) -> np.ndarray:
-    """The soft labels of a split's rows in the order of its blocks, as a ``Loader`` takes them.
+    """The soft labels of a split's rows in the order of its blocks, in the format of ``Loader``.
 
     fp32 ``[rows]``, the probability of class 1, for two classes; ``[rows, classes]`` for more. Raises ``DataError`` if
-    the rows of the file are not those of the split.
+    the file has other rows than the split.
     """
     rows, first = np.unique(found.rows, return_index=True)
     wanted = np.concatenate([block.row for block in split.blocks])
     place = rows.searchsorted(wanted).clip(max=len(rows) - 1)
     missing = wanted[rows[place] != wanted]
     if len(missing) or len(rows) != len(found.rows):
-        what = f"row {missing[0]} of {split.name} has no soft label" if len(missing) else "a row stands there twice"
+        what = f"row {missing[0]} of {split.name} has no soft label" if len(missing) else "a row occurs twice"
         raise DataError(f"{found.path}: {what}; {REMAKE}")
     chances = found.chances[first[place]]
     return np.ascontiguousarray(chances[:, 1]) if chances.shape[1] == 2 else chances

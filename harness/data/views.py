@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset as a training sees it: with a fold held out, or with all its rows to pretrain on; and which texts it saw.
+"""Views of a dataset for training: with a fold held out, or with all rows for pretraining; and overlap of texts.
 
-A manifest says which shards a split has, so a manifest with other shards under the names of the splits is all that
-order, loader, staging, plan and checks need to know.
+A manifest lists the shards of each split, so a view is a manifest with other shards in its splits. Order, loader,
+staging, plan and checks need nothing else.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from preprocessing.dataset.shards import MANIFEST, Manifest, ShardInfo, Split, r
 
 @dataclass(frozen=True)
 class View(Manifest):
-    """A manifest with other splits; its fingerprint is still that of the dataset on the disk."""
+    """A manifest with other splits; its fingerprint is still that of the dataset on disk."""
 
     dataset: str = ""
     fold: int | None = None
-    """The fold that is validated on."""
+    """The fold used for validation."""
 
     @property
     def fingerprint(self) -> str:
-        """That of the dataset."""
+        """Fingerprint of the dataset."""
         return self.dataset
 
 
@@ -41,7 +41,7 @@ def with_splits(manifest: Manifest, splits: dict[str, list[ShardInfo]], fold: in
 
 
 def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
-    """The manifest of the dataset ``data`` with ``fold`` as its validation, the others to train on; as it is for None.
+    """The manifest of the dataset ``data`` with ``fold`` as validation and the others for training; unchanged for None.
 
     Raises ``DataError`` for a dataset without folds, ``ConfigError`` for a fold that it does not have.
     """
@@ -56,7 +56,7 @@ def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
 
 
 def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
-    """Raise ``DataError`` for a dataset without folds, where ``key`` asks for them."""
+    """Raise ``DataError`` for a dataset without folds; ``key`` is the option that needs them."""
     if not manifest.folds:
         raise DataError(
             f"{Path(data, MANIFEST)}: has no folds for --{key}; build the dataset with --splits.folds 5, or leave the "
@@ -65,20 +65,20 @@ def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
 
 
 def as_trained(manifest: Manifest, fold: int | None, fingerprint: str, data: str | Path) -> Manifest:
-    """A dataset as weights saw it that held out ``fold`` of the dataset with this fingerprint; another as it is."""
+    """The view for weights trained with ``fold`` held out, if the fingerprints match; else the manifest unchanged."""
     return held_out(manifest, fold if manifest.fingerprint == fingerprint else None, data)
 
 
 def fold_of(manifest: Manifest) -> int | None:
-    """The fold that a manifest holds out; None if it is that of a whole dataset."""
+    """The fold that a view holds out; None if it holds out none."""
     return manifest.fold if isinstance(manifest, View) else None
 
 
 def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | None = None) -> Manifest:
-    """The manifest of the dataset ``data`` as a task sees it that holds out ``fold``, if it does.
+    """The view of the dataset ``data`` for a task, with ``fold`` held out if given.
 
-    A pretraining learns from the rows of ``train`` and ``unlabelled`` as one split; labels are forgotten. Raises
-    ``DataError`` where it has nothing to predict, and as ``held_out`` does for a fold that is not there.
+    Pretraining uses ``train`` and ``unlabelled`` as one split without labels. Raises ``DataError`` if it has nothing to
+    predict, and as ``held_out`` does for a missing fold.
     """
     manifest = held_out(manifest, fold, data)
     if task != LANGUAGE_MODEL:
@@ -94,7 +94,7 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
         if not rows:
             raise DataError(
                 f"{Path(data, MANIFEST)}: no rows {what}: there is no split {' or '.join(joined[split])}; build a "
-                "dataset that has one with `python -m preprocessing run`"
+                "dataset that has one with `padless prepare`"
             )
         if tokens == rows:
             raise DataError(
@@ -105,11 +105,11 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
 
 
 MOST_TOKENS = 1_000_000_000
-"""Tokens of the training up to which its texts are looked through, in about a minute of one core."""
+"""Up to this many training tokens, texts are searched for overlap; that takes about a minute on one core."""
 
 
 def row_hashes(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """uint64 ``[rows]`` of rows ``ids[offsets[i]:offsets[i + 1]]``: equal where the ids are (but once in 2**64)."""
+    """uint64 ``[rows]``: hash of each row ``ids[offsets[i]:offsets[i + 1]]``; equal rows have equal hashes."""
     lengths = np.diff(offsets)
     place = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
     weights = splitmix64(np.arange(int(lengths.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
@@ -126,9 +126,9 @@ def hashes_of(split: Split) -> np.ndarray:
 
 
 def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int | None:
-    """How many of these rows are texts that the run was trained on; ``fingerprint`` is that of its dataset.
+    """Number of these rows that are also training texts of the run; ``fingerprint`` is that of its dataset.
 
-    None where that cannot be known: a bundle alone, a dataset that is gone, damaged or another, or too large.
+    None if unknown: a bundle without its run, or a dataset that is missing, damaged, changed or too large.
     """
     try:
         config = read_config(run)

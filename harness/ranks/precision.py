@@ -71,7 +71,7 @@ def runnable(device_type: str) -> dict[str, str]:
     """Which arithmetics run on this kind of device, and whether natively or emulated."""
     able = {"fp32": "native"}
     if device_type == "cuda":
-        torch.cuda.set_device(launched_local_rank())  # else the question opens a context on the first device
+        torch.cuda.set_device(launched_local_rank())  # else the check opens a context on the first device
         able["fp16"] = "native"
         if torch.cuda.is_bf16_supported(including_emulation=False):
             able["bf16"] = "native"
@@ -110,7 +110,7 @@ def full_fp32() -> None:
 
 
 def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto") -> tuple[Layout, Choice]:
-    """In which layout the recurrent layers are the faster on a device, and why."""
+    """The faster layout for recurrent layers on a device, and why."""
     if wanted != "auto":
         return wanted, Choice(wanted, "asked for")
     if device.type != "cuda":

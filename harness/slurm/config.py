@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be asked of a cluster. SLURM itself judges values; here it is checked that each fits into a line."""
+"""The options of SLURM jobs. SLURM itself checks values; this module checks that each fits into a line."""
 
 from __future__ import annotations
 
@@ -60,12 +60,14 @@ class Resources:
         self.further()
 
     def over(self, general: Resources) -> Resources:
-        """These, and what ``general`` asks for where they say nothing."""
+        """These, with the values of ``general`` where these are null."""
         values = {one.name: getattr(self, one.name) for one in fields(Resources)}
         return Resources(**{key: getattr(general, key) if own is None else own for key, own in values.items()})
 
     def further(self) -> list[tuple[str, str | None]]:
-        """Name and value of each option in ``sbatch``. Raises ``ConfigError`` for what is none, or what has a key."""
+        """Name and value of each option in ``sbatch``. Raises ``ConfigError`` for what is no option, or has its own
+        key.
+        """
         found = []
         text = self.sbatch if isinstance(self.sbatch, str) else " ".join(self.sbatch or [])
         for word in shell_words("sbatch", text) if text else ():
@@ -87,10 +89,10 @@ class ArrayConfig:
     options: str | None = None
     """A file with a line of options for each training, as in --optim.lr 0.01; in RUN/task-0, RUN/task-1, …"""
     at_once: Number | None = None
-    """So many of them at a time; null: as many as the site lets run."""
+    """Most trainings at a time; null: as many as the site allows."""
 
     def __post_init__(self) -> None:
-        """Check that one thing is varied."""
+        """Check that at most one key is given."""
         if self.seeds is not None and self.options is not None:
             raise ConfigError("array.seeds, array.options: one array varies one of the two; write seeds into the file")
 
@@ -122,7 +124,7 @@ class SubmitConfig(Resources):
     """Python of the jobs, in one word or several, as in "apptainer exec image.sif python"; null: this one, or python
     where there is a hook."""
     restarts: Annotated[int, Meta(ge=0, le=MOST)] = 20
-    """A job is started again at most so often, by itself or by SLURM."""
+    """Most restarts of a job, by itself or by SLURM."""
     name: str = "padless"
     """Jobs are called NAME-COMMAND."""
     logs: str = "."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job script from strings: ``#SBATCH`` lines, variables, then the shell files beside this one. Pure functions."""
+"""A job script from strings: ``#SBATCH`` lines, variables, then the shell files of this folder. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from preprocessing.base.terminal import plain_line
 
 HERE = Path(__file__).parent
 Task = tuple[str, tuple[str, ...]]
-"""One training of an array: its run directory, and what it has beside the arguments of all."""
+"""One training of an array: its run directory, and its own arguments in addition to the common ones."""
 SIGNALS = {"preprocess": "B:TERM@60", "train": "B:USR2@120", "single": "B:TERM@60"}
-"""What a job is sent before its time limit, and how many seconds before."""
+"""The signal that a job gets before its time limit, and how many seconds before."""
 PLAIN = re.compile(r"[\w@%+:,./=&|*()\[\]!~^<>;$?-]+")
 """What SLURM reads as it stands in an ``#SBATCH`` line: no blank, quote, backslash or #."""
 WIDTH = 118
@@ -114,7 +114,7 @@ def variables(job: Job) -> str:
 
 
 def hook_of(config: SubmitConfig) -> str:
-    """The path of the hook, which is none on the PATH; empty without one."""
+    """The path of the hook, which is never searched on the PATH; empty without one."""
     hook = config.hook or ""
     return hook if not hook or "/" in hook else f"./{hook}"
 

@@ -53,9 +53,9 @@ from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 FP16_FIRST_SKIPS = 20
-"""fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
+"""Extra skipped steps allowed in fp16: at the start, loss scaling skips steps until it finds a scale that fits."""
 LOOK_LIMIT_S = 60.0
-"""A network file system may remember for so long that a file was not there; no more than half the time limit."""
+"""Longest wait for a new file to appear: network file systems cache directory listings. At most half the time limit."""
 
 
 @contextmanager
@@ -65,11 +65,11 @@ def open_run(
     listeners: Callable[[Sink], Iterable[Sink]] = lambda writer: (),
     reasons: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> Iterator[Run]:
-    """Build a run on this rank; leaving the block says how it ended, to ``status.json`` and to all sinks.
+    """Build a run on this rank; on exit, write how it ended to ``status.json`` and to all sinks.
 
-    ``listeners`` is given what tells all sinks and names those that hear of the run beside console and trackers, on
-    rank 0 and not in a dry run. ``reasons``: settings that were decided before, each in words and why. Preemption
-    ends the block quietly.
+    ``listeners`` takes the run's writer and returns more sinks, besides console and trackers; only on rank 0, and not
+    in a dry run. ``reasons``: settings that are already resolved, name -> (value, reason). Preemption leaves the block
+    without an exception.
     """
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
         writer.sinks += listeners(writer) if writer.active else ()
@@ -77,7 +77,7 @@ def open_run(
 
 
 def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Mapping[str, Choice]) -> Run:
-    """Check, agree with the other ranks, then build. Raises the same ``UserError`` on every rank."""
+    """Check the configuration, compare it with the other ranks', then build. Raises the same ``UserError`` on all."""
     world = session.world
     manifest, start = agree(config, session, writer)
     names = trained_splits(manifest, unlabelled=config.order.unlabelled_batch > 0)
@@ -92,7 +92,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
         with world.together("loading the checkpoint"):
             trainer.load(State.read(start), start.path)
-            if start.state["dataset"] == manifest.fingerprint:  # else no validation was of these rows
+            if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
                 selection.load(start.state["selection"])
     elif not beginning.has_wide:
         weigh_features(config, trainer, data, beginning)
@@ -116,7 +116,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
 
 
 def weigh_features(config: RunConfig, trainer: Trainer, data: OpenData, beginning: Beginning) -> None:
-    """Give the features of a wide part that begins anew their weights, where there is one."""
+    """Compute the feature weights of a new wide part, if the model has one."""
     wide = trainer.objective.classifier.wide
     if wide is not None:
         counted = None if beginning.targets is None else data.splits[UNLABELLED]
@@ -125,18 +125,18 @@ def weigh_features(config: RunConfig, trainer: Trainer, data: OpenData, beginnin
 
 
 def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:
-    """Check what was asked for, that all ranks were asked the same, and where the run goes on from."""
+    """Check the configuration, that all ranks have the same one, and find the checkpoint to resume from."""
     world = session.world
     start, here = None, launched_local_world_size()
-    told = LAUNCH_ID in os.environ  # the launcher has said it already
+    told = LAUNCH_ID in os.environ  # the launcher has printed it already
     with world.together("the checks before training"):
         if world.is_main:
             writer.claim()
             screens = Screen(quiet=told or config.quiet), Screen(quiet=told, errors=True)
             start = preflight.check_run(config, *(screen.say for screen in screens)).checkpoint
         manifest = preflight.check_data(config, world.world_size, start, here=here, hashes=world.is_main)
-        start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
-        if session.device.type == "cuda":  # which no other process has
+        start = None if config.dry_run else start  # a dry run starts at step 0
+        if session.device.type == "cuda":  # no other process shares it
             preflight.check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1])
         else:
             preflight.check_room(config, manifest, memory_bytes(), processes=here)
@@ -156,7 +156,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
 
 
 def check_shared(run: str | Path, world: World) -> None:
-    """Raise ``ConfigError`` on every rank if a machine does not see what rank 0 writes. Every rank calls it."""
+    """Raise ``ConfigError`` on every rank if a machine cannot see a file that rank 0 writes. Every rank calls it."""
     if launched_machines() == 1:
         return
     token = Path(run, f".seen-{uuid.uuid4().hex}") if world.is_main else None
@@ -176,7 +176,7 @@ def check_shared(run: str | Path, world: World) -> None:
                     )
                 time.sleep(0.2)
                 if Path(run).is_dir():
-                    os.listdir(run)  # asks the server again
+                    os.listdir(run)  # refreshes the cache of a network file system
     finally:
         if token is not None:
             token.unlink(missing_ok=True)
@@ -185,9 +185,8 @@ def check_shared(run: str | Path, world: World) -> None:
 def build_trainer(
     config: RunConfig, session: Session, data: OpenData, choices: dict[str, Choice], beginning: Beginning
 ) -> Trainer:
-    """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``beginning``.
-
-    What was decided on the way is added to ``choices``.
+    """A trainer at step 0. Weights are drawn from the seed; rank 0 then loads ``beginning``, and DDP sends its weights
+    to all ranks. Adds settings resolved here to ``choices``.
     """
     world, device = session.world, session.device
     torch.manual_seed(config.seed)
@@ -226,7 +225,7 @@ def build_trainer(
 def build_objective(
     config: RunConfig, network: AnyNetwork, labels: Sequence[str], dtype: torch.dtype, device: torch.device
 ) -> AnyObjective:
-    """The loss around a network that lies on its device; recurrent layers compute in ``dtype``."""
+    """The loss of a network that is on its device already; recurrent layers compute in ``dtype``."""
     if isinstance(network, LanguageModel):
         return LanguageObjective(
             network,

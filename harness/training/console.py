@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rank 0 says: what runs on what and why, a row at each log line, at the end how it went and where it lies."""
+"""Console output of rank 0: settings and reasons, a row for each log line, results and paths at the end."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from preprocessing.base.terminal import Screen, Tone, duration
 from preprocessing.dataset.shards import Manifest
 
 BEST = {"accuracy": "highest accuracy", "loss": "lowest log loss", "calibrated": "lowest calibrated log loss"}
-"""What the best epoch has, by ``select``."""
+"""How ``select`` chooses the best epoch."""
 HEAD_EVERY = 20
-"""Rows between two heads, so that the end of a log file can be read by itself."""
+"""Rows between two header lines, so that the end of a log file has one."""
 ROW = {
     "step": "{step:>{wide}}",
     "epoch": "{epoch:6.2f}",
@@ -40,29 +40,29 @@ ROW = {
     "wait": "{data_wait:5.1%}",
     "padding": "{padding:7.1%}",
 }
-"""Of a log line, by title."""
+"""Columns of a log line, by title."""
 
 
 class Log(Screen):
-    """A screen that a training can lose: when its stream takes no more (a full disk, a terminal that is gone), it falls
-    silent, and the training goes on.
+    """Screen output that never ends a training: after the first failed write (full disk, closed terminal), it prints
+    nothing more.
     """
 
     def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
-        """Write as a screen does; falls silent when the stream fails."""
+        """Write as ``Screen`` does; after a failure, print nothing more."""
         try:
             super().write(lines, tone, head)
         except OSError:
             self.quiet = True
-            with contextlib.suppress(OSError, ValueError):  # what is left in its buffer would fail again at the exit
+            with contextlib.suppress(OSError, ValueError):  # else its buffer fails again at exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class Console(Sink):
-    """Rows and sentences on stdout. In a terminal they have colour, and a bar moves below them."""
+    """Rows and sentences on stdout; in a terminal with colour and a progress bar."""
 
     def __init__(self, config: RunConfig, manifest: Manifest, total_steps: int, first_step: int = 0) -> None:
-        """``total_steps`` and the step that this start goes on from are what the time left is computed from."""
+        """``total_steps`` and ``first_step``, where this start resumes, give the time left."""
         self.config, self.manifest, self.directory = config, manifest, Path(config.run)
         self.total_steps, self.first_step, self.step = total_steps, first_step, first_step
         self.screen = Log(quiet=config.quiet)
@@ -71,11 +71,11 @@ class Console(Sink):
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A sentence, at once."""
+        """Print a sentence at once."""
         self.screen.say(text)
 
     def start(self, choices: Mapping[str, Choice]) -> None:
-        """Print what is trained, on what, with which settings and why, and warnings."""
+        """Print model, dataset, settings with their reasons, and warnings."""
         config, epochs = self.config, self.config.epochs
         for name, text in {**facts(config, self.manifest, self.total_steps), **choices}.items():
             self.screen.fact(name, str(text))
@@ -88,7 +88,7 @@ class Console(Sink):
         self.screen.write([""])
 
     def advance(self, step: int, doing: str = "") -> None:
-        """A step is done, or something else is being ``done``: move the bar, where there is one. Costs microseconds."""
+        """Update the progress bar, if there is one; ``doing`` names work other than steps. Costs microseconds."""
         self.step = step
         if self.watched and step > self.first_step:
             after = ", ".join(filter(None, (doing, self.loss, f"{self.left()} left")))
@@ -101,7 +101,7 @@ class Console(Sink):
         return duration((time.monotonic() - self.started) / done * (self.total_steps - self.step))
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """A row, with a head from time to time; or one validation. ``results`` prints the test."""
+        """Print a training row, with a header line now and then, or a validation. ``results`` prints the test."""
         if kind == "train":
             self.step, self.loss = values["step"], f"loss {values['loss']:.4f}"
             total = f"{self.total_steps:,}"
@@ -119,7 +119,7 @@ class Console(Sink):
             self.screen.write(["  ".join(parts)], "good" if values["best"] else "")
 
     def validation(self, values: Mapping[str, Any]) -> list[str]:
-        """The figures of a validation; the one that chooses is marked."""
+        """The figures of a validation; the one that selects the best epoch is marked."""
         log_loss = f"log loss {values['log_loss']:.4f}"
         if "perplexity" in values:
             names = ("perplexity", "perplexity_forward", "perplexity_backward")
@@ -136,15 +136,15 @@ class Console(Sink):
         return list(shown.values())
 
     def rehearsal(self, step_s: float, rows: int, memory_bytes: int, full_s: float) -> None:
-        """What a dry run found: seconds and rows of the longest step, and the seconds of a full run."""
+        """Print what a dry run measured: seconds and rows of the longest step, and the estimated time of a full run."""
         self.screen.fact("dry run", f"longest step ({rows} rows): {step_s * 1e3:,.0f} ms")
         self.screen.fact("memory", f"{memory_bytes / 2**20:,.0f} MiB at most in one process")
         self.screen.fact("full run", f"about {duration(full_s)} of training ({self.total_steps:,} steps)")
 
     def results(self, measured: Mapping[str, Mapping[str, Any]]) -> None:
-        """How good the best weights are, and how they were learnt.
+        """Print the figures of the best weights, and notes on how the training went.
 
-        ``measured`` are all figures of each split that was measured at the end, as ``SPLIT.json`` has them.
+        ``measured``: split -> figures, as in ``SPLIT.json``.
         """
         lines, _ = self.history()
         show_figures(self.screen, measured)
@@ -155,7 +155,7 @@ class Console(Sink):
             self.screen.fact("note", sentence, "warn", indent=6)
 
     def history(self) -> tuple[list[Line], Line | None]:
-        """The lines of ``metrics.jsonl``, and that of the best validation, which is said."""
+        """The lines of ``metrics.jsonl``, and the line of the best validation, which is also printed."""
         self.screen.end()
         lines: list[Line] = []
         try:
@@ -168,7 +168,7 @@ class Console(Sink):
         return lines, best[-1] if best else None
 
     def pretrained(self) -> None:
-        """How well the best weights of a language model predict, and what they are for."""
+        """Print the perplexity of a language model's best weights and how to use them."""
         _, best = self.history()
         if best is not None:
             found = f"perplexity {best['perplexity']:,.1f} on {best['targets']:,} tokens of {best['rows']:,} rows"
@@ -176,7 +176,7 @@ class Console(Sink):
         self.screen.say(f"a classifier starts from them with --init.weights {self.directory}")
 
     def close(self, ending: Ending) -> None:
-        """Where everything lies, or how to go on."""
+        """Print where the results are, or how to resume."""
         self.screen.end()
         if ending.state == "preempted":
             self.say(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
@@ -189,7 +189,7 @@ class Console(Sink):
 
 
 def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> dict[str, str]:
-    """What is trained on what, by name."""
+    """Run, dataset and model, as lines by title."""
     shape, tokens, classifies = config.model, config.global_batch_tokens, config.task == CLASSIFIER
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
     fold = "" if config.fold is None else f"; fold {config.fold} of {manifest.folds} is the validation"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adam, the learning rate as a pure function of the step, the average of weights, and steps that change nothing."""
+"""Adam, the learning rate as a pure function of the step, weight averaging, and skipping of non-finite steps."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from preprocessing.dataset.shards import VOCABULARY, Split
 from preprocessing.text.vocabulary import Vocabulary
 
 LAG_STEPS = 8
-"""On CUDA the host reads a verdict so many steps later, when it has long been copied."""
+"""On CUDA the host reads this many steps later whether a step was skipped; by then the copy is done."""
 GO, SKIP = torch.zeros(()), torch.ones(())
-"""The verdicts on a CPU."""
+"""The two values of the skip flag on a CPU."""
 
 
 class FusedAdamW(torch.optim.AdamW):
-    """torch's fused AdamW, number for number, without its search for devices and dtypes at every step: there is one."""
+    """torch's fused AdamW with the same results, without grouping parameters by device and dtype at every step."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient.
 
-        Where the attribute ``found_inf``, a tensor, holds 1.0, nothing changes, not even the number of steps; what
-        ``grad_scale`` holds, gradients are divided by. ``GradScaler`` and the guard set both; None is as good as none.
+        If the tensor ``found_inf`` is 1.0, nothing changes, not even the step count. Gradients are divided by
+        ``grad_scale``. ``GradScaler`` and the guard set these attributes; None has no effect.
         """
         assert closure is None, "gradients are there already"
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
@@ -73,9 +73,9 @@ class FusedAdamW(torch.optim.AdamW):
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> FusedAdamW:
-    """Fused AdamW (Loshchilov and Hutter, 2019); weight decay on matrices only, which at 0 makes it plain Adam.
+    """Fused AdamW (Loshchilov and Hutter, 2019); weight decay on matrices only, so a decay of 0 is plain Adam.
 
-    Every parameter has the state that AdamW would make at its first step, so that what it takes is there to see.
+    The optimizer state is allocated here instead of at the first step, so its memory is visible from the start.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
@@ -88,7 +88,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> FusedAdamW:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
-    """``KEY.NAME`` -> tensor for every parameter of ``model``: its moments and the number of its steps."""
+    """``KEY.NAME`` -> tensor for every parameter of ``model``: its moments and step count."""
     keys = ("step", *MOMENTS)
     return {f"{key}.{name}": optimizer.state[held][key] for name, held in model.named_parameters() for key in keys}
 
@@ -108,9 +108,9 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
 
 @torch.no_grad()
 def clip(parameters: Iterable[torch.Tensor], max_norm: float | None) -> torch.Tensor:
-    """Scale gradients down to ``max_norm`` as torch's ``clip_grad_norm_`` does on one device; their norm before that.
+    """Clip gradients to ``max_norm`` as torch's ``clip_grad_norm_`` does on one device; returns their norm before.
 
-    A factor of 1 changes nothing; where the host knows it without a wait, memory is left alone.
+    On a CPU, gradients that need no clipping are not written to.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
@@ -125,7 +125,7 @@ class WeightAverage:
     """Exponential moving average of a model's parameters; ``swapped`` loads it into the model temporarily."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """``decay`` is the share of the old average that stays at each step, less in the first steps."""
+        """``decay``: weight of the old average at each step; smaller in the first steps."""
         self.names = [f"{AVERAGE}.{name}" for name, _ in model.named_parameters()]
         self.parameters: list[torch.Tensor] = list(model.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
@@ -133,9 +133,9 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int, skip: torch.Tensor) -> None:
-        """Move towards the weights after optimizer step ``step`` (from 0); early steps weigh more.
+        """Update the average after optimizer step ``step`` (from 0); early steps have a smaller decay.
 
-        Where ``skip`` is 1, the step changed nothing, and the average stays too. On CUDA the host does not read it.
+        If ``skip`` is 1, the step was skipped and the average does not change. On CUDA the host does not read ``skip``.
         """
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         if not skip.is_cpu:
@@ -148,13 +148,13 @@ class WeightAverage:
         return dict(zip(self.names, self.average, strict=True))
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take up what ``state`` gave; where there is nothing, the average begins at the weights of now."""
+        """Load a result of ``state``; without a saved average, start from the current weights."""
         for name, own, average in zip(self.names, self.parameters, self.average, strict=True):
             average.copy_(tensors.get(name, own.detach()))
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """The model holds the average inside the block, and its own weights again afterwards."""
+        """Load the average into the model inside the block; restore the model's own weights afterwards."""
         own = [parameter.detach().clone() for parameter in self.parameters]
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, self.average)
@@ -167,29 +167,29 @@ class WeightAverage:
 
 @dataclass
 class Verdict:
-    """What is known of one step until the host has read whether it was skipped."""
+    """One step, until the host reads whether it was skipped."""
 
     step: int
     rows: list[tuple[str, np.ndarray]]
-    """Of each micro-batch of this rank: its split and its source rows."""
+    """For each micro-batch of this rank: its split and source rows."""
     losses: list[torch.Tensor]
     """Row losses of each micro-batch, on the device."""
     skipped: torch.Tensor
-    """0 or 1, on the host, valid once ``copied`` has passed."""
+    """0 or 1, on the host; valid once the event ``copied`` is done."""
     copied: torch.cuda.Event | None
 
 
 class NonFiniteGuard:
     """Skips a step whose gradient is not finite, on every rank, and writes its rows to ``bad_batches``.
 
-    The norm of the averaged gradient is the same number on every rank, so all of them agree without a message. The
-    fused optimizer takes the verdict as a tensor and skips the update on the device. The host reads a step's verdict a
-    fixed number of steps later on CUDA, when it has long been copied, and so never waits; all ranks read it at the same
-    step. After ``limit`` skipped steps in a row the run ends.
+    The norm of the averaged gradient is the same on every rank, so the ranks agree without communication. The fused
+    optimizer reads the skip flag on the device. On CUDA the host reads the flag a fixed number of steps later, when its
+    copy is done, so the host does not wait; all ranks read it at the same step. After ``limit`` skipped steps in a row
+    the run ends.
     """
 
     def __init__(self, config: RunConfig, world: World, splits: Mapping[str, Split], limit: int) -> None:
-        """Rows of the ``splits`` of the dataset that is trained on go to the run's bad_batches."""
+        """``splits``: open splits of the dataset, to look up the rows of skipped steps."""
         self.config, self.world, self.splits, self.limit = config, world, splits, limit
         self.run = Path(config.run)
         self.pending: deque[Verdict] = deque()
@@ -199,15 +199,15 @@ class NonFiniteGuard:
     def judge(
         self, optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor, scaler: torch.amp.GradScaler | None
     ) -> torch.Tensor:
-        """Have a fused optimizer skip its next update if the gradient is not finite; gives 1.0 or 0.0, unread.
+        """Make the fused optimizer skip its next update if the gradient is not finite; returns 1.0 then, else 0.0.
 
-        In fp16 the ``scaler`` has judged already, when it divided the gradients by its scale, and the step obeys it.
-        (Accelerate's ``optimizer_step_was_skipped`` is never true for a fused optimizer, which skips by itself.)
+        In fp16 the ``scaler`` has checked the gradients already, when it unscaled them; its result is used.
+        (Accelerate's ``optimizer_step_was_skipped`` is never true for a fused optimizer.)
         """
         if scaler is not None:
             found = list(scaler._found_inf_per_device(optimizer).values())
             return torch.stack([flag.to(found[0].device) for flag in found]).sum().clamp(max=1.0)
-        if grad_norm.is_cpu:  # the host may read: no flag means that the optimizer has none to look at
+        if grad_norm.is_cpu:  # reading does not wait; without a flag the optimizer skips the check
             finite = math.isfinite(float(grad_norm))
             optimizer.found_inf = None if finite else SKIP  # type: ignore[attr-defined]
             return GO if finite else SKIP
@@ -220,11 +220,11 @@ class NonFiniteGuard:
         return {"in_a_row": self.in_a_row, "total": self.total}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what ``state`` gave."""
+        """Load a result of ``state``."""
         self.in_a_row, self.total = state["in_a_row"], state["total"]
 
     def record(self, step: int, batch: StepBatch, losses: list[torch.Tensor], skip: torch.Tensor) -> int:
-        """Remember a step and act on the one whose verdict is due; how many skipped ones came to light.
+        """Queue a step and read the flag of the step that is due; returns the number of skipped steps found.
 
         Raises ``ConfigError`` at the limit.
         """
@@ -243,7 +243,7 @@ class NonFiniteGuard:
         return self.total - before
 
     def flush(self) -> None:
-        """Act on every step that is still pending; at the end of an epoch, and in a save, where all ranks are."""
+        """Read the flags of all pending steps. Every rank calls it, at the end of an epoch and in a save."""
         while self.pending:
             self._act(self.pending.popleft())
 
@@ -279,7 +279,7 @@ class NonFiniteGuard:
 
 
 def describe_rows(split: Split, data: str, rows: np.ndarray, losses: np.ndarray) -> Iterator[dict[str, object]]:
-    """Shard, row, label, loss and decoded text of source rows; reads through the split, for rare use only."""
+    """Shard, row, label, loss and decoded text of source rows; slow: it scans the split."""
     tokens = Vocabulary.read(Path(data, VOCABULARY)).tokens
     wanted = dict(zip(rows.tolist(), losses.tolist(), strict=True))
     for shard in split.shards:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks before a start, and where a run goes on from; asked by launcher and doctor, and by the ranks again.
+"""Checks before a start, and which checkpoint a run resumes from. Launcher, doctor and ranks call them.
 
 Nothing here imports torch or touches a device.
 """
@@ -34,31 +34,31 @@ FREE = frozenset(
         *("self_training.labels", "self_training.any_teacher"),
     ]
 )
-"""Keys, or their first parts, that leave the order of rows and every update what they are, but for rounding."""
+"""Keys, or prefixes of keys, that change neither the order of rows nor any update, except for rounding."""
 FITTING = frozenset(["model.freeze_embedding"])
-"""Keys of the model that may be allowed to differ: the weights still fit."""
+"""Model keys that ``--allow`` accepts: the weights still fit."""
 UNSET: tuple[Any, ...] = (None, {}, [], "none")
 DRAWN, TRAINED, AVERAGED = 4, 16, 4
-"""Bytes of a parameter: in memory, where it is drawn; with its gradient and Adam's two averages; and its average."""
+"""Bytes per parameter: in host memory at initialisation; with gradient and Adam's moments; of its moving average."""
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """How things stand in a run directory before a start."""
+    """State of a run directory before a start."""
 
     checkpoint: Checkpoint | None = None
     finished: bool = False
-    """The run ended well, and nothing new was asked of it."""
+    """The run has finished, and the configuration asks for no more training."""
 
 
 def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
-    """Model and trackers, then the run directory: where the run would go on from, and whether its dataset is the same.
-    For one process of a run.
+    """Check model, trackers and run directory: the checkpoint to resume from, and whether the dataset is the same. One
+    process of a run calls it.
 
-    ``say`` prints keys that differ, ``warn`` damaged files, also of a quiet run. A dry run is
-    checked as the run that it rehearses, though it neither goes on from the checkpoint nor ends because the run has,
-    and leaves nothing behind. Raises ``ConfigError`` if a tracker is not there or the run must not go on, ``DataError``
-    for another dataset than the run's, ``DataError`` or ``StorageError`` for a directory that cannot be used.
+    ``say`` prints keys that differ, ``warn`` damaged files, also in a quiet run. A dry run gets the same checks, but
+    does not resume, runs even if the run has finished, and writes nothing. Raises ``ConfigError`` if a tracker is
+    missing or the run cannot resume, ``DataError`` for another dataset than the run's, ``DataError`` or
+    ``StorageError`` for an unusable directory.
     """
     check_model(config.model)
     check_trackers(config.tracking)
@@ -70,11 +70,11 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
 def check_data(
     config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, here: int = 1, hashes: bool = True
 ) -> Manifest:
-    """The dataset: whole, enough of it for every process and option, and with the soft labels of ``checkpoint``.
+    """Check that the dataset is complete, large enough for all processes and options, and has ``checkpoint``'s labels.
 
-    ``here`` of the ``world_size`` processes run on this machine, and share its memory.
-    ``hashes``: also read and hash its bytes, and soft labels if they are asked for, which one process of a run does.
-    Raises ``DataError`` or ``ConfigError`` with the first thing that is wrong.
+    ``here`` of the ``world_size`` processes run on this machine and share its memory. ``hashes``: also verify the
+    hashes of shards and soft labels; one process of a run does it. Raises ``DataError`` or ``ConfigError`` with the
+    first problem.
     """
     manifest = checks.check_dataset(config.data, hashes=hashes, task=config.task, fold=config.fold)
     checks.check_fit(config, manifest, world_size)
@@ -88,7 +88,7 @@ def check_data(
 
 
 def check_start(config: RunConfig, manifest: Manifest) -> None:
-    """Whether the files are there that a run without a checkpoint starts from, and fit. For one process of a run.
+    """Check the weights and vectors that a new run starts from. One process of a run calls it.
 
     Raises ``ConfigError`` or ``DataError``.
     """
@@ -99,10 +99,10 @@ def check_start(config: RunConfig, manifest: Manifest) -> None:
 
 
 def check_room(config: RunConfig, manifest: Manifest, device_bytes: int | None = None, *, processes: int = 1) -> None:
-    """Raise ``ConfigError`` for a network whose weights alone are more than the processes of this machine can have.
+    """Raise ``ConfigError`` if the weights alone do not fit into memory.
 
-    ``device_bytes`` is what the device of the training has; None: it is not known yet, and may be another than this
-    machine's memory, in which the weights are drawn in any case.
+    ``device_bytes``: memory of the training device; None if the device is not known yet. Weights are always drawn in
+    host memory first.
     """
     total = memory_bytes() if device_bytes is None else device_bytes
     parameters, each = parameters_of(config, manifest), DRAWN
@@ -116,9 +116,9 @@ def check_room(config: RunConfig, manifest: Manifest, device_bytes: int | None =
 
 
 def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
-    """What there is to go on from. ``say`` prints keys that differ, ``warn`` damaged files.
+    """Find the newest valid checkpoint. ``say`` prints keys that differ, ``warn`` damaged files.
 
-    Raises ``ConfigError`` if the run must not go on from here.
+    Raises ``ConfigError`` if the run cannot resume from it.
     """
     layout.check_single(config.run)
     if config.resume == "never":
@@ -139,7 +139,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
         )
     before, after = flat(checkpoint.state["config"]), flat(to_dict(config))
     lines, breaking = [], []
-    for key in dict.fromkeys([*after, *before]):  # one that a side has not is None there
+    for key in dict.fromkeys([*after, *before]):  # a missing key counts as None
         was, now, other_data = before.get(key), after.get(key), key == "data" and not same_data
         if other_data or (was != now and not (was in UNSET and now in UNSET)):
             breaks = other_data or FREE.isdisjoint({key, key.partition(".")[0]})
@@ -161,15 +161,15 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
 
 
 def is_allowed(key: str, allowed: set[str]) -> bool:
-    """Whether a key, or a part of the configuration that it lies in, was allowed by name."""
+    """Whether ``allowed`` names the key or one of its prefixes."""
     parts = key.split(".")
     return any(".".join(parts[:count]) in allowed for count in range(1, len(parts) + 1))
 
 
 def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConfig) -> None:
-    """Refuse soft labels that are not those which the run began with. Raises ``ConfigError``.
+    """Raise ``ConfigError`` if the soft labels are not those that the run started with.
 
-    ``found`` is the sha256 of those that are there now, None for none.
+    ``found``: sha256 of the present ones, or None.
     """
     began = (checkpoint.state.get("soft_labels") or {}).get("sha256")
     if began != found and not is_allowed("self_training.labels", config.allowed):
@@ -181,7 +181,7 @@ def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConf
 
 
 def parts_of(manifest: Manifest) -> dict[str, Any]:
-    """What checkpoints keep of a dataset, to say which of it another one differs in."""
+    """Facts of a dataset kept in checkpoints, to name what differs in another dataset."""
     return {
         "classes": manifest.labels,
         "text pipeline": manifest.text_hash,
@@ -191,13 +191,13 @@ def parts_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished: bool) -> bool:
-    """Whether the dataset is the run's: that of its ``checkpoint``, else of its bundle. True where none can be read.
+    """Whether the dataset is that of the run's ``checkpoint``, else of its bundle. True if neither can be read.
 
-    Raises ``DataError`` for another one, unless the weights fit it and ``--allow`` names ``data``; in a run that has
-    ``finished`` also ``epochs``, without which nothing would be trained on it.
+    Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a ``finished``
+    run also needs ``epochs`` there, or it would not train on the new dataset.
     """
     if not Path(config.data, MANIFEST).exists():
-        return True  # which is for the checks of the dataset to say
+        return True  # the dataset checks report it
     began = {} if checkpoint is None else checkpoint.state
     fingerprint = began.get("dataset")
     if checkpoint is None:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a recipe to a run: what ``auto`` means for a corpus, as rules of its rows, classes and tokens.
+"""Values for keys that are ``auto``, computed from the rows, classes and tokens of a corpus.
 
-The rules are few and plain, so that they can be said in a line each at the start of a run: docs/defaults.md has what
-they were chosen on. A key that the user sets is never touched, and the rules count with it: twice the batch, half the
-steps.
+Each rule is simple enough for one line at the start of a run; docs/defaults.md has the experiments behind them. Keys
+that the user sets stay as they are, and the other rules use them: twice the batch gives half the steps.
 """
 
 from __future__ import annotations
@@ -21,49 +20,49 @@ from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset.shards import read_manifest
 
 STEPS = 2500
-"""Optimizer steps that a small corpus needs, whatever its rows."""
+"""Minimum number of optimizer steps, for small corpora."""
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
 SMALLEST_BATCH, LARGEST_BATCH = 32, 512
 ROWS_A_BATCH = 2.5
-"""A batch grows with the square root of the rows; this divides it."""
+"""The batch size is the square root of the rows, divided by this."""
 LR, LR_BATCH, LR_CLASSES = 3e-3, 64, 1 / 8
-"""The rate for two classes and up to so many rows a step. It grows with the square root of the rows above, and with
-this power of the classes: what tells 77 of them apart is learned from a few rows each, in as many steps."""
+"""Learning rate for two classes and up to ``LR_BATCH`` rows a step. It grows with the square root of the rows above
+that, and with the power ``LR_CLASSES`` of the classes: with 77 classes, few rows of each have to be enough."""
 AVERAGED = 0.1
-"""Share of all steps that the average of weights looks back on."""
+"""Horizon of the weight average, as a share of all steps."""
 WIDE_C = 6.0
-"""The inverse strength of regularisation of a logistic regression that the wide part ends near. Descent from zero by
-rates that add up to ``C`` times the rows goes about as far as a penalty with that ``C`` lets weights go."""
+"""The wide part ends near a logistic regression with this ``C``, the inverse regularisation strength: gradient descent
+from zero, with rates that add up to ``C`` times the rows, reaches about the same weights."""
 LARGEST_WIDE_LR = 300.0
-"""Above it, steps along what all rows have in common begin to swing."""
+"""Above it, updates of features that most rows share begin to oscillate."""
 SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
 WIDE_NUMBERS = 1 << 24
-"""Most numbers of the wide part's table, 64 MiB."""
+"""Maximum size of the wide part's table, in numbers (64 MiB)."""
 ROOM = 4
-"""Buckets for each n-gram of the training texts. Most n-grams of a new text are unknown, and each that falls into the
-bucket of a known one says something by chance."""
+"""Buckets per n-gram of the training texts. Most n-grams of a new text are unknown; one that shares a bucket with a
+known n-gram adds noise."""
 LABELLED_ROWS = 8
-"""Beside the unlabelled rows of a step there are as many labelled ones, rounded up to so many, as the dataset has."""
+"""Labelled rows of a step with unlabelled rows are in proportion to the dataset, rounded up to a multiple of this."""
 PASSES = 3.5
 """Minimum number of passes over the unlabelled rows."""
 VECTOR_TOKENS = 1_000_000
-"""Fewer training tokens teach no vectors that a classifier is better for: on trec, with 44,000, it is much worse."""
+"""Word vectors learned from fewer training tokens do not help: on trec, with 44,000, the classifier gets much worse."""
 PATIENT = 3
-"""A run waits half of its epochs for a better validation, and so many at least."""
+"""Minimum patience; otherwise it is half of the epochs."""
 
 
 BY_CORPUS = (
     *("epochs", "global_batch", "patience", "model.wide", "init.vectors"),
     *("optim.lr", "optim.ema", "optim.wide_lr"),
 )
-"""The keys that may be ``auto`` and follow from the corpus."""
+"""Keys that may be ``auto``."""
 Reasons = dict[str, tuple[str, str]]
-"""Key -> value in words and the reason."""
+"""Key -> (value in words, reason)."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the rules know of a dataset."""
+    """Facts of a dataset that the rules use."""
 
     rows: int
     """Of the training split."""
@@ -71,26 +70,26 @@ class Corpus:
     """Of the training split."""
     classes: int
     unlabelled_tokens: int = 0
-    """Of the split of texts without labels, which word vectors are learned from too."""
+    """Of the unlabelled split; word vectors are learned from it too."""
     rows_beside: int = 0
-    """The rows of that split where they are learned by their soft labels, else 0."""
+    """Rows of the unlabelled split if the run trains on their soft labels, else 0."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A run with all its numbers, and why they are what they are."""
+    """A configuration without ``auto``, and the reasons for its values."""
 
     config: RunConfig
     reasons: Reasons
-    """For each key that was ``auto``, in the order in which they were decided."""
+    """For each key that was ``auto``, in the order of the rules."""
 
 
 def resolve(config: RunConfig) -> Resolved:
-    """Give every key that is ``auto`` its number; the dataset is looked at only if there is one.
+    """Replace every ``auto`` by a value; the dataset is read only if a key is ``auto``.
 
-    A run that goes on with other data (``--allow data``) keeps the numbers that it began with. Raises ``DataError`` if
-    the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together and for a part of the model
-    that is not there, before the dataset is looked at.
+    A run that resumes with other data (``--allow data``) keeps the values that it started with. Raises ``DataError`` if
+    the manifest cannot be read; before that, ``ConfigError`` for keys that contradict each other or an unknown part of
+    the model.
     """
     check_model(config.model)
     config = for_task(config)
@@ -107,7 +106,7 @@ def resolve(config: RunConfig) -> Resolved:
 
 
 def resolve_without_data(config: RunConfig) -> Resolved:
-    """The same where the dataset is missing or does not matter: ``auto`` becomes what a tiny corpus would have."""
+    """The same without a dataset: ``auto`` becomes the value for a tiny corpus."""
     return decide(for_task(config), Corpus(0, 0, 2))
 
 
@@ -117,7 +116,7 @@ def keys_to_resolve(config: RunConfig) -> list[str]:
 
 
 def as_begun(config: RunConfig) -> RunConfig:
-    """The configuration with what its run began with, if there is one, in the place of ``auto``."""
+    """The configuration with each ``auto`` replaced by the value that its run started with, if there is a run."""
     began = newest(config.run, lambda error: None)
     if began is None:
         return config
@@ -136,9 +135,9 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 
 def for_task(config: RunConfig) -> RunConfig:
-    """The configuration without what its task has no use for: a pretraining has the first recurrent layer.
+    """The configuration without what its task does not use: pretraining trains the first recurrent layer only.
 
-    So one recipe describes a classifier and the language model that it starts from.
+    So one recipe serves a classifier and the language model that it starts from.
     """
     if config.task != LANGUAGE_MODEL:
         return config
@@ -146,12 +145,12 @@ def for_task(config: RunConfig) -> RunConfig:
 
 
 def decide(config: RunConfig, corpus: Corpus) -> Resolved:
-    """The rules: those of length first, since the rates follow from batch and steps."""
+    """Apply the rules: batch and steps first, since the learning rates depend on them."""
     values = flat(to_dict(config))
     reasons: Reasons = {}
 
     def settle(key: str, value: Any, name: str, said: str, why: str) -> Any:
-        """What the user wants of a key, or this value for ``auto``, with its reason; ``said``: the value in words."""
+        """The user's value of a key, or ``value`` if it is ``auto``; ``said``: value in words, ``why``: reason."""
         if is_auto(values[key]):
             values[key] = value
             if said:
@@ -186,7 +185,7 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
     horizon = max(2, round(AVERAGED * steps))
     settle("optim.ema", 1 - 1 / horizon, "average", f"over {horizon:,} steps", f"a tenth of {steps:,}")
     rows = max(corpus.rows, corpus.rows_beside / config.self_training.weight)
-    rate = 2 * WIDE_C * rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
+    rate = 2 * WIDE_C * rows / steps  # linear decay to zero: the mean rate is half of the first
     rate = float(f"{min(LARGEST_WIDE_LR, max(1.0, rate)):.3g}")
     said = f"learning rate {rate:g}" if wide else ""
     settle("optim.wide_lr", rate, "linear part", said, f"as logistic regression with C = {WIDE_C:g}")
@@ -194,7 +193,7 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
 
 
 def batch_of(corpus: Corpus, beside: int) -> int:
-    """A power of two near the square root of the rows, divided; beside unlabelled rows no more than their share."""
+    """A power of two near the square root of the rows, divided; with unlabelled rows, at most in proportion to them."""
     wanted = 2 ** round(math.log2(math.sqrt(max(corpus.rows, 1)) / ROWS_A_BATCH))
     batch = int(min(LARGEST_BATCH, max(SMALLEST_BATCH, wanted)))
     if beside:
@@ -204,14 +203,14 @@ def batch_of(corpus: Corpus, beside: int) -> int:
 
 
 def epochs_of(steps_a_pass: int, passing: int) -> int:
-    """Epochs for at least ``STEPS``; ``passing``: steps in which every unlabelled row is learned often enough."""
+    """Epochs for at least ``STEPS`` steps, and for ``passing``: the steps that all unlabelled rows need."""
     if passing > max(STEPS, FEWEST_EPOCHS * steps_a_pass):
         return math.ceil(passing / steps_a_pass)
     return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / steps_a_pass)))
 
 
 def buckets_of(corpus: Corpus, longest: int) -> int:
-    """A power of two, not below ``ROOM`` times the n-grams of all tokens, as far as its table stays small."""
+    """A power of two, at least ``ROOM`` times the number of n-grams, within the maximum size of the table."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
     most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
     tokens = corpus.tokens + (corpus.unlabelled_tokens if corpus.rows_beside else 0)

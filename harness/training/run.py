@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training run: what happens at its milestones, on every rank; and what fits, tried before any step counts."""
+"""One training run: validation, checkpoints, stops and tests on every rank; and the choice of the micro-batch size."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class Selection:
     """The best validation so far."""
 
     metric: Literal["accuracy", "loss", "calibrated"]
-    """What is compared: the highest accuracy, the lowest log loss, or the lowest once probabilities are calibrated."""
+    """The best has the highest accuracy, the lowest log loss, or the lowest log loss of calibrated probabilities."""
     patience: int | None = None
-    """Validations in a row without a better one after which training stops; None: never."""
+    """Training stops after this many validations in a row without improvement; None: never."""
     best: float | None = None
-    """The best value so far; a loss counts negative, so higher is always better."""
+    """The best value so far; losses are negated, so higher is always better."""
     best_step: int | None = None
     epochs_since_best: int = 0
     decision: Decision = field(default_factory=Decision)
     """How the logits of the best weights become probabilities and labels."""
 
     def agree(self, world: World, values: dict[str, Any], step: int, decide: Callable[[], Decision]) -> bool:
-        """Whether rank 0 finds the validation ``values`` after ``step`` the best so far; all ranks remember what it
-        does, since figures of other machines may differ in the last bit.
+        """Whether the validation ``values`` after ``step`` are the best so far. Rank 0 decides for all ranks, since
+        figures may differ in the last bit between machines.
 
-        ``decide`` gives the decision that belongs to the weights if they are the best.
+        ``decide`` computes temperature and threshold for these weights; called only if they are the best.
         """
         better = False
         if world.is_main:
@@ -79,7 +79,7 @@ class Selection:
 
     @property
     def exhausted(self) -> bool:
-        """Whether patience is at its end."""
+        """Whether there was no improvement for ``patience`` validations."""
         return self.patience is not None and self.epochs_since_best >= self.patience
 
     def state(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Selection:
         return {key: value for key, value in asdict(self).items() if key != "patience"}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what ``state`` gave; with another metric the best so far counts no more."""
+        """Load a result of ``state``; if the metric has changed, forget the best so far."""
         if state["metric"] == self.metric:
             self.best, self.best_step = state["best"], state["best_step"]
             self.epochs_since_best, self.decision = state["epochs_since_best"], Decision(**state["decision"])
@@ -95,7 +95,7 @@ class Selection:
 
 @dataclass
 class Run(Milestones):
-    """Trains, validates, saves and tests; ``training.assembly`` puts its parts together."""
+    """Trains, validates, saves and tests; ``training.assembly`` builds it."""
 
     config: RunConfig
     session: Session
@@ -105,21 +105,21 @@ class Run(Milestones):
     watch: StopWatch
     writer: RunWriter
     console: Console
-    """A quiet one on ranks other than 0."""
+    """Quiet on ranks other than 0."""
     interrupted: bool = False
-    """A rank was told to stop before the weights were what the run begins with."""
+    """A rank received a stop request before the initial weights were complete."""
 
     def __post_init__(self) -> None:
-        """No rank has asked for anything yet."""
+        """Create the channel for requests between ranks."""
         self.requests = RankRequests(self.session.world)
 
     def measured(self, split: str) -> Loader:
-        """This rank's share of a split that is scored."""
+        """A loader of this rank's share of a split, for evaluation."""
         rows, batch_rows, layout = self.data.splits[split], self.config.eval_batch, self.trainer.loader.layout
         return loader_over(rows, self.session.world, batch_rows, layout, self.session.device, self.data.look)
 
     def train(self) -> None:
-        """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
+        """Train to the end and test, or save and raise ``Preempted`` on all ranks at the same step."""
         if self.interrupted:
             raise self.preempted()
         HEARTBEAT.in_loop, HEARTBEAT.step = True, self.trainer.step
@@ -134,10 +134,10 @@ class Run(Milestones):
             raise
 
     def finish(self) -> None:
-        """Measure the best weights, once, on the test split if the dataset has one, and say how good they are.
+        """Evaluate the best weights once, on the test split if the dataset has one, and print their figures.
 
-        Where it has none, they are measured on validation, for the report has nothing else to show; and on a fold that
-        was held out, since all folds together are predictions of every row.
+        Without a test split they are evaluated on validation, for the report. A run with ``fold`` also evaluates its
+        fold: all folds together give predictions of every row.
         """
         world, directory, splits = self.session.world, self.writer.directory, self.data.splits
         self.console.advance(self.trainer.step, "testing")
@@ -165,7 +165,7 @@ class Run(Milestones):
                 self.console.results(measured)
 
     def rehearse(self) -> None:
-        """A dry run: a few real steps of the longest batch, what they need, and what a full run would take."""
+        """A dry run: take a few real steps with the longest batch; print time, memory and the time of a full run."""
         world, device, batch = self.session.world, self.trainer.device, heaviest_batch(self.trainer.loader)
         self.trainer.model.train()
         seconds = []
@@ -181,7 +181,7 @@ class Run(Milestones):
         self.console.rehearsal(step_s, batch.global_rows, memory_bytes(device), step_s * every / tokens)
 
     def after_step(self) -> None:
-        """Act on what the ranks asked for at the step before, then say what this rank asks for now."""
+        """Handle the requests that ranks sent after the previous step, then send this rank's."""
         step = self.writer.step = HEARTBEAT.step = self.trainer.step
         self.act_on(self.requests.receive())
         every, saver = self.config.checkpoint.every_steps, self.writer.checkpointer
@@ -196,12 +196,12 @@ class Run(Milestones):
         self.console.advance(step)
 
     def before_validation(self) -> None:
-        """Act on what was asked for at the last step; no request travels until the next epoch."""
+        """Handle the requests of the last step; no more are sent until the next epoch."""
         self.act_on(self.requests.receive())
         self.console.advance(self.trainer.step, "validating")
 
     def act_on(self, heard: set[RankRequest]) -> None:
-        """Do what was asked for, on all ranks. Raises to leave the loop."""
+        """Handle requests, on all ranks. Raises to leave the loop."""
         if RankRequest.FAIL in heard:
             self.raise_failure()
         if RankRequest.STOP in heard:
@@ -210,12 +210,12 @@ class Run(Milestones):
             self.save()
 
     def after_epoch(self) -> None:
-        """Save; what could not be written since the last epoch ends the run here at the latest."""
+        """Save, and raise if a file could not be written during the epoch."""
         self.save()
         self.raise_failure()
 
     def save(self, *, wait: bool = False) -> None:
-        """A checkpoint of this moment; every rank gives its share, rank 0 writes."""
+        """Write a checkpoint of the current state; every rank contributes, rank 0 writes."""
         state = self.trainer.state()
         facts = {
             "step": self.trainer.step,
@@ -230,29 +230,29 @@ class Run(Milestones):
         self.writer.save(state.tensors, facts, self.selection.best_step, wait=wait)
 
     def raise_failure(self) -> None:
-        """Raise what rank 0 could not write, on every rank."""
+        """If rank 0 failed to write a file, raise its error on every rank."""
         with self.session.world.together("the files of the run"):
             if self.writer.failure is not None:
                 raise self.writer.failure
 
     def pause(self) -> None:
-        """Leave, on all ranks, if any of them was asked to; before the first step and between batches of an evaluation,
-        where no requests travel.
+        """Raise ``Preempted`` on all ranks if any of them received a stop request. Used before the first step and
+        between batches of an evaluation, where ranks send no requests.
         """
         wanted = np.array([int(self.watch.reason() is not None)])
         if self.session.world.gather_numbers(wanted, "whether to stop").any():
             raise self.preempted()
 
     def preempted(self) -> Preempted:
-        """Why all ranks leave, as far as this rank knows."""
+        """The exception with the stop reason that this rank knows."""
         return Preempted(self.watch.reason() or "another rank was asked to stop")
 
     def log(self, figures: dict[str, Any]) -> None:
-        """A log line."""
+        """Write a log line."""
         self.writer.log("train", figures)
 
     def validate(self, epoch: int, step: int) -> bool:
-        """Exact validation; the weights are kept if they are the best so far. Whether to stop here."""
+        """Validate exactly and keep the weights if they are the best so far; returns whether to stop here."""
         world, writer, selection = self.session.world, self.writer, self.selection
         with world.together("checking that the dataset is unchanged"):
             self.data.check()
@@ -269,9 +269,9 @@ class Run(Milestones):
         return selection.exhausted
 
     def measure(self) -> tuple[dict[str, Any], Callable[[], Decision]]:
-        """The figures of the validation split, and what gives the decision that belongs to these weights.
+        """The figures of the validation split, and a function that computes temperature and threshold from them.
 
-        The share of the wide part in the sum of the parts is chosen here.
+        With a wide part, also choose its share in the summed logits.
         """
         classifier, world = self.trainer.objective.classifier, self.session.world
         loader = self.measured(VALIDATION)
@@ -312,31 +312,31 @@ class PretrainingRun(Run):
 
 
 class RankRequest(IntEnum):
-    """What a rank can ask of all."""
+    """A request of one rank to all ranks."""
 
     STOP = 0
-    """Save and leave."""
+    """Save and stop."""
     SAVE = 1
     """A checkpoint is due."""
     FAIL = 2
-    """A rank has an error to raise, which only all together can."""
+    """A rank has an error, which all ranks must raise together."""
 
 
 class RankRequests:
-    """What ranks ask of all; every rank calls ``receive`` and ``send`` at the same steps."""
+    """Requests between ranks; every rank calls ``receive`` and ``send`` at the same steps."""
 
     def __init__(self, world: World) -> None:
-        """Nothing is on its way yet."""
+        """No request is pending."""
         self.world = world
         self.pending: Callable[[], np.ndarray] | None = None
 
     def send(self, wanted: Collection[RankRequest], step: int) -> None:
-        """Start telling all ranks what this one wants after ``step``; does not wait."""
+        """Start sending this rank's requests after ``step`` to all ranks; does not wait."""
         flags = np.array([int(request in wanted) for request in RankRequest])
         self.pending = self.world.start_maximum(flags, f"the requests of step {step}")
 
     def receive(self) -> set[RankRequest]:
-        """What any rank wanted at the last ``send``: the same set on every rank. Empty if nothing was sent since."""
+        """The union of all ranks' requests of the last ``send``, the same on every rank; empty if received already."""
         if self.pending is None:
             return set()
         pending, self.pending = self.pending, None
@@ -344,9 +344,9 @@ class RankRequests:
 
 
 def heaviest_batch(loader: Loader) -> StepBatch:
-    """This rank's share of the step whose rows times longest row is the largest, in the first steps of epoch 0.
+    """This rank's share of the step with the most padded tokens, among the first steps of epoch 0.
 
-    Where steps have unlabelled rows, they are the ones of the step that has the most of those.
+    If steps have unlabelled rows, those are of the step with the most padded unlabelled tokens.
     """
     heaviest = heaviest_step(loader)
     (batch,) = loader.steps(0, heaviest, heaviest + 1)
@@ -356,7 +356,7 @@ def heaviest_batch(loader: Loader) -> StepBatch:
 
 
 def heaviest_step(loader: Loader) -> int:
-    """The step of epoch 0 that computes the most positions, of the first ones."""
+    """The step with the most padded tokens (rows times longest row), among the first steps of epoch 0."""
     order, sizes = loader.order, []
     for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
         window = order.window(0, step)
@@ -366,15 +366,15 @@ def heaviest_step(loader: Loader) -> int:
 
 
 def choose_micro_batch(trainer: Trainer) -> Choice:
-    """Give the loader the largest of the whole share of a step, its half, … with which the longest batch fits.
+    """Set the loader's micro-batch: the rank's whole share of a step, or half, a quarter, … of it, until it fits.
 
-    All ranks try the same size and agree. What training holds between two steps is there already: Adam's moments, the
-    average, DDP's buckets. Raises ``ConfigError`` when one row is too much.
+    All ranks try the same sizes and agree. Adam's moments, the average and DDP's buckets are allocated before. Raises
+    ``ConfigError`` if one row does not fit.
     """
     loader, world, device = trainer.loader, trainer.world, trainer.device
     if device.type != "cuda":
         loader.micro_batch = None
-        return Choice("no limit", "only CUDA devices run out of memory in a way that can be caught")
+        return Choice("no limit", "out-of-memory errors can be caught on CUDA devices only")
     loaders = [one for one in (loader, loader.unlabelled) if one is not None]
     rows = share = max(-(-one.order.largest_step // world.world_size) for one in loaders)
     while rows:
@@ -383,7 +383,7 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         if not world.gather_numbers(np.array([int(failed)]), "trying out a micro-batch").any():
-            return Choice(f"{rows} rows", f"with the longest batch, of {share}, they fit into memory")
+            return Choice(f"{rows} rows", f"so many of the longest batch's {share} fit into memory")
         rows = (rows + 1) // 2 if rows > 1 else 0
     with world.together("trying out a micro-batch"):
         raise ConfigError(
@@ -393,7 +393,7 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
 
 
 def runs_out_of_memory(trainer: Trainer) -> bool:
-    """Whether the longest batch fails for want of memory, forward and backward; no gradient is exchanged or kept."""
+    """Whether forward and backward of the longest batch run out of memory; no gradient is exchanged or kept."""
     try:
         batch = heaviest_batch(trainer.loader)
         for micro_batch in [*batch.micro_batches, *batch.unlabelled]:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run begins with, beside the seed: other weights, word vectors, soft labels of unlabelled rows.
+"""Initial state of a run: pretrained weights, word vectors, soft labels of unlabelled rows.
 
-Rank 0 alone reads weights and vectors; the other ranks get all weights from it when the model is wrapped. A run that
-goes on has them in its checkpoint, and reads neither again.
+Only rank 0 reads weights and vectors; DDP sends its weights to the other ranks. A resumed run loads its checkpoint
+instead.
 
-Learning word vectors takes minutes, which no rank may spend in a collective (law 7). So a process of its own learns,
-``python -m preprocessing vectors``, and the ranks meet every second until it has ended. It is told to stop when a rank
-is.
+Learning word vectors takes minutes, and no rank may wait that long in a collective (law 7). So rank 0 starts a
+subprocess, ``python -m preprocessing vectors``, and the ranks synchronise every second until it ends. A stop request to
+any rank also stops the subprocess.
 """
 
 from __future__ import annotations
@@ -52,38 +52,38 @@ from preprocessing.dataset.vectors import find_kept, folder_of
 from preprocessing.text.vocabulary import Vocabulary
 
 VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
-"""What checkpoints and bundles call the facts."""
+"""Keys of the facts in checkpoints and bundles."""
 LOOK_EVERY_S = 1.0
 HELD_S = 20.0
-"""For how long the learning process must have been stopped (SIGSTOP) to be given up."""
+"""A learning process that was suspended (SIGSTOP) for this long is killed."""
 STOP_S = 5.0
-"""Longest wait for the learning process to clean up."""
+"""Maximum wait for the learning process to clean up."""
 ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
 
 
 @dataclass
 class Beginning:
-    """What a run begins with; vectors and weights on rank 0 alone, and not where a run goes on."""
+    """Initial state of a run; ``vectors`` and ``weights`` only on rank 0 of a new run."""
 
     vectors: StartVectors | None = None
     weights: StartWeights | None = None
     targets: np.ndarray | None = None
-    """Soft labels of the unlabelled rows, as a ``Loader`` takes them."""
+    """Soft labels of the unlabelled rows, in the format of ``Loader``."""
     facts: dict[str, dict[str, Any] | None] = field(default_factory=dict)
-    """What checkpoints and the bundle remember of it; of weights, on every rank."""
+    """Facts for checkpoints and the bundle; those of weights on every rank."""
     choices: dict[str, Choice] = field(default_factory=dict)
-    """For the first lines of the run."""
+    """For the settings printed at the start."""
     interrupted: bool = False
-    """Some rank was told to stop while vectors were learned: on every rank, nothing may be trained or saved."""
+    """A rank received a stop request while vectors were learned; true on every rank: do not train or save."""
 
     @property
     def has_wide(self) -> bool:
-        """Whether the wide part is that of the weights, and so has weighed its features already."""
+        """Whether the wide part comes from pretrained weights, with its feature weights."""
         return WIDE in (self.facts.get(STARTED_FROM) or {}).get("taken", ())
 
     def put_into(self, network: AnyNetwork, std: float) -> None:
-        """Give a network, whose weights were drawn from the seed, what it begins with; tokens of the weights have
-        theirs and no vectors. ``std``: ``model.embedding_std``.
+        """Load vectors, then weights, into a network; for a token in both, the weights win. ``std``:
+        ``model.embedding_std``.
         """
         if self.vectors is not None:
             self.vectors.put_into(network.embedding, std)
@@ -91,7 +91,7 @@ class Beginning:
             self.weights.put_into(network)
 
     def note(self, name: str, key: str, facts: dict[str, Any] | None, how: str) -> None:
-        """Remember ``facts`` under ``key``, and say ``how`` it came to them, where there are any."""
+        """Store ``facts`` under ``key``, and a line for the start with ``how`` they were obtained."""
         if facts is not None or key == VECTORS:
             self.facts[key] = facts
         if facts is not None:
@@ -105,7 +105,7 @@ def begin(
     world: World,
     state: Mapping[str, Any] | None = None,
 ) -> Beginning:
-    """What a run begins with, or, given the ``state`` of its checkpoint, began with.
+    """The initial state of a run; with the ``state`` of its checkpoint, only the facts and the soft labels.
 
     Every rank calls it; raises the same ``UserError`` on all.
     """
@@ -137,9 +137,9 @@ def vocabulary_of(config: RunConfig) -> Vocabulary:
 
 
 def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beginning) -> None:
-    """Put word vectors for a run that begins into ``found``, on rank 0: those that are there, read or learned.
+    """Put the word vectors of a new run into ``found`` on rank 0: kept from before, read from a file, or learned now.
 
-    Why there are none, or that some rank was told to stop, is noted there too.
+    Also note there why there are none, or that a rank received a stop request.
     """
     source, learning = config.init.vectors, None
     if source == "none":
@@ -173,7 +173,7 @@ def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beg
 
 
 def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
-    """Those that were learned from the dataset's texts before, beside the dataset or in the run directory."""
+    """Vectors learned earlier from the dataset's texts, kept beside the dataset or in the run directory."""
     for folder in (folder_of(config.data), Path(config.run, layout.VECTORS)):
         kept = find_kept(folder, manifest.fingerprint, config.model.embedding_dim)
         if kept is not None:
@@ -182,17 +182,17 @@ def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
 
 
 class Learning:
-    """``python -m preprocessing vectors`` beside this process; what it prints is seen at once."""
+    """``python -m preprocessing vectors`` as a subprocess, with the same stdout and stderr."""
 
     def __init__(self, data: str, dim: int, output: Path | None) -> None:
-        """It begins; ``output``: where the dataset cannot be written to, the folder that vectors are kept in."""
+        """Start it; ``output``: folder for the vectors if the dataset is read-only."""
         command = [sys.executable, "-m", "preprocessing", "vectors", data, "--dim", str(dim)]
         command += [] if output is None else ["--output", str(output)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         self.held_s = 0.0
 
     def running(self, wait_s: float) -> bool:
-        """Whether it still learns after at most ``wait_s`` seconds. One that is stopped is ended after a while."""
+        """Wait at most ``wait_s`` seconds; returns whether it still runs. Kills it if suspended for ``HELD_S``."""
         try:
             self.process.wait(wait_s)
         except subprocess.TimeoutExpired:
@@ -203,34 +203,34 @@ class Learning:
         return False
 
     def stop(self) -> None:
-        """End it if it still learns; it removes what it has not finished."""
+        """Stop it if it still runs; it removes its unfinished files."""
         if self.running(0):
             self.process.send_signal(signal.SIGINT)
             if self.running(STOP_S):
                 self.process.kill()
-                self.running(STOP_S)  # one that hangs in the kernel is left behind
+                self.running(STOP_S)  # a process that hangs in the kernel is left running
 
     def end(self) -> None:
-        """It has ended. Raises an error with its exit code if it could not do it."""
+        """After it has ended: raise an error with its exit code if it failed."""
         code = self.process.returncode
         if code:
-            stopped = f"its process was stopped for {self.held_s:.0f} s; run it again"
-            reason = stopped if self.held_s >= HELD_S else f"exit code {code}; what it printed says why"
+            stopped = f"its process was suspended for {self.held_s:.0f} s; run it again"
+            reason = stopped if self.held_s >= HELD_S else f"exit code {code}; its output gives the reason"
             raise ERRORS.get(code, RankError)(f"init.vectors: learning word vectors: {reason}")
 
 
 def wait_for(learning: Learning | None, world: World) -> bool:
-    """Meet until nothing is learned any more; whether some rank was told to stop before that."""
+    """Synchronise the ranks until the subprocess ends; returns whether a rank received a stop request before that."""
     try:
         while True:
             running = learning is not None and learning.running(LOOK_EVERY_S)
-            failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
+            failed = learning is not None and bool(learning.process.returncode)  # Ctrl-C reaches it too
             mine = np.array([running, failed, stopping.received() is not None]).astype(np.int64)
             busy, broken, stop = np.atleast_1d(world.gather_numbers(mine, "word vectors that are learned").any(axis=0))
             if stop and (busy or broken):
                 return True
             if not busy:
                 return False
-    finally:  # also when a peer is gone
+    finally:  # also when another rank is lost
         if learning is not None:
             learning.stop()

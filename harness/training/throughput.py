@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where time goes between two log lines: tokens/s, padding, data wait, memory; exact sums over ranks."""
+"""Throughput between two log lines: tokens/s, padding, data wait, memory; exact sums over ranks."""
 
 from __future__ import annotations
 
@@ -18,57 +18,54 @@ from harness.ranks.distributed import World
 
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
-"""From which share of waiting, of padding, and of difference between ranks a log line says so in words."""
+"""Thresholds for a warning in a log line: share of data wait, share of padding, time difference between ranks."""
 LEAST_S = 1.0
-"""A shorter time between two log lines is too noisy to judge by."""
+"""Minimum time between two log lines for a warning; shorter times are too noisy."""
 LASTING_LINES = 3
-"""For so many log lines in a row the same rank is slow before that is said: a core that others use too is slow for a
-moment only.
-"""
+"""A slow rank is reported after this many log lines in a row: other work on a core slows it for a moment only."""
 TIMING = ("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "slowest_rank", "rank_spread", "verdict")
-"""Figures of a log line that no two runs share; all others are a function of the run."""
+"""Figures of a log line that differ between two identical runs; all others are reproducible."""
 LOSSES = ("loss", "unlabelled_loss")
 
 
 @dataclass
 class Counted:
-    """What a rank has counted since the last log line."""
+    """Counts of one rank since the last log line."""
 
     rows: int = 0
     tokens: int = 0
     padded_tokens: int = 0
     skipped: int = 0
     hash: int = 0
-    """Sum (modulo 2**64) of the hashes of all rows that it consumed since the start of the run."""
+    """Sum (modulo 2**64) of the hashes of all rows consumed since the start of the run."""
     unlabelled_rows: int = 0
     loss: torch.Tensor | float = 0.0
     unlabelled_loss: torch.Tensor | float = 0.0
 
     def plain(self) -> dict[str, Any]:
-        """All of it by name, on the host."""
+        """All counts by name, on the host."""
         return {**vars(self), "loss": float(self.loss), "unlabelled_loss": float(self.unlabelled_loss)}
 
 
 @dataclass
 class Meter:
-    """Adds up what this rank did since the last log line; ``read`` sums over ranks and starts again.
+    """Counts this rank's work since the last log line; ``read`` sums over ranks and resets the counts.
 
-    Tokens, speeds and the hash of rows are those of labelled and unlabelled rows together; rows and loss are those of
-    labelled rows, and unlabelled ones have their own.
-    The loss stays on the device until it is read, so that logging is the only moment at which the host waits for it.
+    Tokens, speeds and the row hash include labelled and unlabelled rows; rows and losses are counted separately.
+    Losses stay on the device until they are read, so the host waits for the device only at a log line.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     predictions: int = 0
-    """Predictions for each token but one of every row: the loss is a mean over them; 0: a mean over rows."""
+    """Predictions per token, for all tokens of a row but one; the loss is a mean over them. 0: a mean over rows."""
     counted: Counted = field(default_factory=Counted)
     wait_s: float = 0.0
     paused_s: float = 0.0
-    """Time that was not spent training, such as a validation."""
+    """Time not spent training, such as in a validation."""
     forward_s: float = 0.0
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
     slow: tuple[int | None, int] = (None, 0)
-    """The rank that has been slow for the last log lines, if one has, and for how many."""
+    """The currently slow rank, if any, and for how many log lines in a row."""
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, batch: StepBatch, global_step: int, loss: torch.Tensor, unlabelled_loss: torch.Tensor | None) -> None:
@@ -88,7 +85,7 @@ class Meter:
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Time a forward pass, which no other rank can slow down; on CUDA by events that are read at the log line."""
+        """Time a forward pass, which does not wait for other ranks; on CUDA with events, read at the log line."""
         if self.device.type == "cuda":
             first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             first.record()
@@ -101,13 +98,13 @@ class Meter:
         self.forward_s += time.perf_counter() - started
 
     def state(self, world: World) -> list[dict[str, Any]]:
-        """What every rank has counted since the last log line, as plain values; every rank calls it."""
+        """The counts of every rank since the last log line, as plain values; every rank calls it."""
         counted = self.counted.plain()
         exact = {name: counted[name].hex() for name in LOSSES}
         return world.gather_objects(counted | exact, "what was counted since the last log line")
 
     def load(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
-        """Take up what ``state`` gave: this rank's own part, or all of it on rank 0 if there are other ranks now."""
+        """Load a result of ``state``: this rank's part, or everything on rank 0 if the number of ranks has changed."""
         mine = [parts[rank]] if len(parts) == world_size else parts if rank == 0 else []
         counted = {name: sum(part[name] for part in mine) for name in parts[0] if name not in LOSSES}
         for name in LOSSES:
@@ -118,7 +115,7 @@ class Meter:
         self.counted.skipped = max(part["skipped"] for part in parts)
 
     def read(self, world: World) -> dict[str, Any]:
-        """Figures since the last call, over all ranks; ``verdict`` says in words what is wrong, if anything is."""
+        """Figures since the last call, over all ranks; ``verdict`` names a performance problem in words, if any."""
         mine = self.counted.plain() | {
             "wait_s": self.wait_s,
             "forward_s": self.forward_s + sum(first.elapsed_time(last) / 1e3 for first, last in self.events),
@@ -134,7 +131,7 @@ class Meter:
 
 
 def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
-    """The figures of a log line from those of each rank; ``meter.slow`` remembers which rank was slow before."""
+    """The figures of a log line from those of each rank; updates ``meter.slow``."""
     total = {name: sum(rank[name] for rank in ranks) for name in ranks[0]}
     rows, tokens = total["rows"], total["tokens"]
     elapsed = max(rank["seconds"] for rank in ranks)
@@ -171,13 +168,13 @@ def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Most memory in use so far: allocated on the CUDA device, else resident in this process."""
+    """Peak memory so far: allocated on the CUDA device, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, where work is queued on one."""
+    """Wait for queued work on the device; returns at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

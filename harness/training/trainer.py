@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: epochs, steps, micro-batches, one update for each global batch; and its state between steps."""
+"""The training loop: epochs, steps, micro-batches, one update per global batch; and its state between steps."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from harness.training.wide import WideDescent, wide_rate
 from preprocessing.base.errors import ConfigError
 
 DIVERGED = 100
-"""A loss this many times that of guessing means that training diverged; saturated gates hide it from the norm."""
+"""Training diverged if the loss is this many times that of guessing. The gradient norm may miss it: gates saturate."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A training as a checkpoint holds it."""
+    """State of a training in a checkpoint."""
 
     tensors: dict[str, dict[str, torch.Tensor]]
-    """File of a checkpoint -> name -> tensor: the training's own memory, not copies. Copy what must outlive the next
-    step, and write to none of it.
+    """File of a checkpoint -> name -> tensor: the training's own tensors, valid until the next step. Do not write to
+    them.
     """
     values: dict[str, Any]
-    """As JSON can hold them."""
+    """JSON values."""
 
     @classmethod
     def read(cls, checkpoint: Checkpoint) -> State:
-        """The state that a verified checkpoint holds. Raises ``DataError`` if its tensors are not finite numbers."""
+        """Read the state of a verified checkpoint. Raises ``DataError`` if a tensor is not finite."""
         tensors = {name: checkpoint.tensors(name) for name in (MODEL, OPTIMIZER)}
         for name, named in tensors.items():
             check_finite(named, checkpoint.path / name)
@@ -56,27 +56,27 @@ class State:
 
 
 class Milestones:
-    """Callbacks of the loop, on every rank. These do nothing; a run overrides them."""
+    """Callbacks of the loop, on every rank. These do nothing; ``Run`` overrides them."""
 
     def after_step(self) -> None:
-        """A step is done; may raise to leave the loop here."""
+        """Called after each step; may raise to leave the loop."""
 
     def before_validation(self) -> None:
-        """The steps of an epoch are done, and the weights are still its own."""
+        """Called after the steps of an epoch, before averaged weights are loaded."""
 
     def after_epoch(self) -> None:
-        """The epoch is trained and validated."""
+        """Called after an epoch is trained and validated."""
 
     def validate(self, epoch: int, step: int) -> bool:
-        """Whether to stop training here."""
+        """Validate; returns whether to stop training."""
         return False
 
     def log(self, figures: dict[str, Any]) -> None:
-        """The figures since the last log line."""
+        """Receive the figures since the last log line."""
 
 
 class Trainer:
-    """Trains an objective; its ``milestones`` define validations, checkpoints and where figures go."""
+    """Trains an objective; its ``milestones`` validate, save checkpoints and receive figures."""
 
     def __init__(
         self,
@@ -87,13 +87,13 @@ class Trainer:
         world: World,
         guard: NonFiniteGuard,
     ) -> None:
-        """At step 0, with all the memory that training needs between two steps."""
+        """Start at step 0; allocates all memory that is kept between steps."""
         self.config, self.objective, self.loader = config, objective, loader
         self.accelerator, self.world, self.guard = accelerator, world, guard
         compressed, on_cuda = config.optim.gradient_compression == "bf16", accelerator.device.type == "cuda"
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True,
-            # The graph never changes, but DDP's static graph fails when the first backward pass runs under no_sync.
+            # The graph is static, but DDP's static_graph fails if the first backward pass runs under no_sync.
             static_graph=config.micro_batch is None and not config.order.unlabelled_batch,
             comm_hook=DDPCommunicationHookType.BF16 if compressed and on_cuda else DDPCommunicationHookType.NO,
         )
@@ -103,9 +103,9 @@ class Trainer:
         if objective.adversary is not None:
             objective.adversary.scaler = accelerator.scaler
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
-            # Buffers are constants or the wide part's, which all ranks change alike; DDP would send them at every step.
+            # Buffers are constants, or the wide part's, which all ranks update alike: DDP need not send them.
             self.model.broadcast_buffers = False
-            if compressed and not on_cuda:  # DDP's own compression is for CUDA alone
+            if compressed and not on_cuda:  # DDP's own compression needs CUDA
                 self.model.register_comm_hook(None, sum_in_bf16)
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
@@ -115,16 +115,16 @@ class Trainer:
         wide = objective.classifier.wide
         self.wide = None if wide is None else WideDescent(wide, world)
         self.milestones = Milestones()
-        """Hears of every step, log line and epoch, on every rank."""
+        """Called at every step, log line and epoch, on every rank."""
         self.total_steps = config.epochs * loader.order.steps_per_epoch
         self.step = 0
         self.epochs_done = 0
-        """Epochs that are over; one behind while a validation is still to be done."""
+        """Finished epochs, including their validation."""
         self.stopped = False
-        """A validation said stop."""
+        """A validation asked to stop."""
 
     def fit(self) -> None:
-        """Train from where the run stands to the last epoch, or until a validation says stop."""
+        """Train from the current step to the last epoch, or until a validation asks to stop."""
         per_epoch = self.loader.order.steps_per_epoch
         while self.epochs_done < self.config.epochs and not self.stopped:
             epoch = self.epochs_done
@@ -144,7 +144,7 @@ class Trainer:
             self.milestones.after_epoch()
 
     def evaluate(self, epoch: int) -> bool:
-        """Validate, with the averaged weights if there are any; whether training should stop."""
+        """Validate, with the averaged weights if there are any; returns whether to stop training."""
         started = time.perf_counter()
         with nullcontext() if self.average is None else self.average.swapped():
             stop = self.milestones.validate(epoch, self.step)
@@ -154,9 +154,9 @@ class Trainer:
     def update(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step over one global batch, however it is split (law 4).
 
-        Each row's loss is divided by what the objective counts in the *global* batch, its rows or predictions, and an
-        unlabelled row's by the unlabelled rows; DDP averages gradients over ranks, so it is multiplied by their number.
-        Returns the sum of the losses of this rank's labelled rows and the norm of the global gradient.
+        A row's loss is divided by the rows or predictions of the *global* batch, that of an unlabelled row by its
+        unlabelled rows. DDP averages gradients over ranks, so losses are multiplied by the number of ranks. Returns the
+        sum of the losses of this rank's labelled rows and the norm of the global gradient.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_lr()
@@ -176,11 +176,11 @@ class Trainer:
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
             part = self.objective.table_gradient
-            if part is not None:  # its step divides all by the labelled rows
+            if part is not None:  # WideDescent.step divides by the labelled rows
                 touched.append(part if micro_batch.labelled else part.times(batch.global_rows / rows))
         classifier = self.objective.classifier
         if classifier.holds_embedding(self.step):
-            classifier.embedding.weight.grad = None  # no update, no decay, no moments
+            classifier.embedding.weight.grad = None  # the optimizer skips it: no update, decay or moments
         self.accelerator.unscale_gradients()
         grad_norm = clip(self.parameters, self.config.optim.clip_norm)
         skip = self.take_step(batch, grad_norm, row_losses)
@@ -192,11 +192,11 @@ class Trainer:
         return loss, grad_norm
 
     def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> torch.Tensor:
-        """Update the weights, unless the gradient is not finite; then nothing changes, on any rank. Gives 1.0 or 0.0:
-        whether that was so.
+        """Update the weights, unless the gradient is not finite; then skip the step on all ranks. Returns 1.0 if
+        skipped, else 0.0.
         """
         skip = self.guard.judge(self.optimizer, grad_norm, self.accelerator.scaler)
-        # Accelerate's optimizer looks for packages in the file system at every step; only loss scaling needs it.
+        # Accelerate's optimizer checks for installed packages at every step; only loss scaling needs it.
         (self.optimizer if self.accelerator.scaler is None else self.scaled).step()
         for parameter in self.parameters:
             parameter.grad = None
@@ -210,7 +210,7 @@ class Trainer:
         return learning_rate(min(self.step, self.total_steps - 1), self.total_steps, self.config.optim)
 
     def log(self, grad_norm: torch.Tensor) -> None:
-        """Report the figures since the last log line; the only moment at which the host waits for the device."""
+        """Report the figures since the last log line; only here the host waits for the device."""
         with self.world.waiting(f"the device to finish step {self.step - 1}, and with it gradients"):
             norm, figures = float(grad_norm), self.meter.read(self.world)
         figures = {
@@ -230,7 +230,7 @@ class Trainer:
                 )
 
     def state(self) -> State:
-        """All that the training is between two steps; every rank calls it, since each has counted its own share."""
+        """The complete state between two steps. Every rank calls it: it collects the counts of all ranks."""
         self.guard.flush()
         classifier = self.objective.classifier
         optimizer = optimizer_state(self.optimizer, classifier)
@@ -251,9 +251,9 @@ class Trainer:
         return State({MODEL: weights, OPTIMIZER: optimizer}, values)
 
     def load(self, state: State, where: object) -> None:
-        """Go on from ``state``. Raises ``DataError`` that names ``where`` if it is another model's.
+        """Resume from ``state``. Raises ``DataError`` that names ``where`` if it belongs to another model.
 
-        An average that the state does not have begins at its weights.
+        If the state has no weight average, the average starts from the weights.
         """
         classifier, values = self.objective.classifier, state.values
         load_weights(classifier, state.tensors[MODEL], where)
@@ -267,7 +267,7 @@ class Trainer:
         per_epoch = self.loader.order.steps_per_epoch
         self.step, self.epochs_done = values["step"], values["epochs_done"]
         if not self.epochs_done * per_epoch <= self.step <= (self.epochs_done + 1) * per_epoch:
-            self.epochs_done = self.step // per_epoch  # of other rows, whose epochs are longer or shorter
+            self.epochs_done = self.step // per_epoch  # other data: epochs have another length
         self.stopped = values["stopped"] and self.config.patience is not None
         self.guard.load(values["guard"])
         if self.accelerator.scaler is not None and values["scaler"]:
@@ -276,5 +276,5 @@ class Trainer:
 
 
 def summed(losses: list[torch.Tensor]) -> torch.Tensor:
-    """The sum of the losses of some micro-batches."""
+    """The sum of the losses of micro-batches."""
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the wide part learns: ranks exchange the gradients of their rows, and all make the same step.
+"""Training of the wide part: ranks exchange the gradients of their rows, and all take the same step.
 
-Rows of a TF-IDF matrix have length 1 and the loss is convex, so plain gradient descent with a large rate that falls to
-zero is enough, and there is no state beside the table. It needs no clipping, since a row's gradient is at most its
-label's weight, and no average, since its last steps are small. Its first steps are not: with many features for each
-row, what the first batches happen to be stays in the table to the end, unless the rate climbs.
+Rows of a TF-IDF matrix have norm 1 and the loss is convex, so plain gradient descent with a large learning rate that
+decays to zero is enough, without optimizer state. It needs no clipping, since a row's gradient is at most its label's
+weight, and no weight average, since the last steps are small. It needs warm-up: with many features per row, large first
+steps would leave the influence of the first batches in the table to the end.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class WideDescent:
 
     @torch.no_grad()
     def step(self, touched: Sequence[TableGradient], batch: StepBatch, lr: float, skip: torch.Tensor) -> None:
-        """Learn from this rank's micro-batches and those of all others; nothing where ``skip`` is 1."""
+        """Update the table with the gradients of all ranks; no change if ``skip`` is 1."""
         mine = join(touched)
         if self.world.world_size > 1:
             rows = sum(-(-rows // self.world.world_size) for rows in (batch.global_rows, batch.global_unlabelled_rows))
@@ -51,12 +51,12 @@ class WideDescent:
         self.wide.update(mine, rate)
 
     def exchange(self, mine: TableGradient, rows: int, places: int) -> TableGradient:
-        """The gradients of all ranks, in the order of ranks, by one message; none has more than ``rows`` or ``places``.
+        """All ranks' gradients, in rank order, in one collective; a rank has at most ``rows`` rows of ``places``.
 
-        The messages of all ranks are of one size that each rank knows, so the host asks no device for it. Features
-        travel, not rows of the table: a feature is two numbers, a row of the table as many as there are classes.
+        All messages have the same size, known to every rank, so the host does not wait for the device. Ranks send
+        features, not table rows: a feature is two numbers, a table row has one per class.
         """
-        kind = torch.int32 if mine.value.dtype == torch.float32 else torch.int64  # buckets travel beside bits of floats
+        kind = torch.int32 if mine.value.dtype == torch.float32 else torch.int64  # as wide as the floats sent with it
         own, held = mine.value.shape
         message = torch.zeros(rows, 2 * places + mine.error.shape[1], dtype=kind, device=mine.value.device)
         message[:own, :held] = mine.bucket
@@ -68,16 +68,16 @@ class WideDescent:
 
 
 def wide_rate(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Rate of optimizer step ``step`` (from 0) of ``total_steps``: it falls to zero evenly, and climbs at first."""
+    """Learning rate of optimizer step ``step`` (from 0) of ``total_steps``: warm-up, then linear decay to zero."""
     climbing = config.wide_warmup * total_steps
     return config.wide_lr * (1 - step / total_steps) * min(1.0, (step + 1) / max(1.0, climbing))
 
 
 COUNTED_ROWS = 200_000
-"""Rows of a split, spread evenly, of which the frequencies of features are counted."""
+"""Feature frequencies are counted on at most this many rows of a split, spread evenly."""
 PIECE_TOKENS = 1 << 18
 SLOTS_A_BUCKET, MOST_SLOTS = 1 << 3, 1 << 25
-"""Width of the sketch with which the most frequent n-gram of each bucket is found; at most 256 MiB for a moment."""
+"""Width of the sketch that finds the most frequent n-gram of each bucket; at most 256 MiB, temporarily."""
 
 
 def count_features(
@@ -88,13 +88,13 @@ def count_features(
     unlabelled: Split | None = None,
     weighing: Weighing = USUAL,
 ) -> None:
-    """Set the weights of features by how many training rows have them, and the owners of buckets that have one.
+    """Set feature weights from the number of training rows with each feature, and the owners of buckets if used.
 
-    With ``unlabelled`` rows, how rare a feature is is counted over both, and so is which features there are. How much
-    it tells of the label comes from labelled rows alone: soft labels add what their teacher knew already.
+    With ``unlabelled`` rows, the frequency of features is counted over both. The association with labels comes from
+    labelled rows alone: soft labels add nothing that their teacher did not know.
     """
     sources = [split] if unlabelled is None else [split, unlabelled]
-    counter = WidePart(wide.buckets, 1, wide.longest, wide.tail)  # rows are counted, not how often they have it
+    counter = WidePart(wide.buckets, 1, wide.longest, wide.tail)  # counts rows, not occurrences
     if wide.owners is not None:
         counter.owners = owners_of(wide, sources, world, weighing.min_rows)
         wide.owners.copy_(counter.owners)
@@ -117,12 +117,11 @@ def count_features(
 
 
 def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: int) -> torch.Tensor:
-    """int32 ``[buckets]``: the name of the n-gram that most rows have, at least ``min_rows``, of those in a bucket, on
-    the CPU.
+    """int32 ``[buckets]`` on the CPU: for each bucket, the name (lower key bits) of its n-gram with the most rows, if
+    these are at least ``min_rows``.
 
-    Rows are counted in a count-min sketch (Cormode and Muthukrishnan, 2005), since most of the n-grams that there are
-    occur once: each counts in two places, of which the lower is nearer to the truth. Of several n-grams that as many
-    rows have, the one with the largest name is taken.
+    Rows are counted in a count-min sketch (Cormode and Muthukrishnan, 2005), since most n-grams occur only once: each
+    n-gram has two counters, and the lower one is the estimate. Ties go to the largest name.
     """
     slots = max(wide.buckets, min(wide.buckets * SLOTS_A_BUCKET, MOST_SLOTS))
     shift = BITS - (slots.bit_length() - 1)
@@ -155,7 +154,7 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: 
 
 
 def share_of(split: Split, world: World) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """This rank's share of the rows of a split that are counted, as ``pieces`` gives them."""
+    """This rank's share of the counted rows of a split, as ``pieces`` yields them."""
     every = -(-len(split) // COUNTED_ROWS)
     return pieces(split, every * world.world_size, every * world.rank)
 

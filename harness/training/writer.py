@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rank 0 writes and tells of a run: events to its sinks, checkpoints beside the training, bundle and status.
+"""Output of rank 0: events to sinks, checkpoints in a background thread, bundle and status.
 
-On every other rank, and in a dry run, ``RunWriter`` writes nothing. ``status.json`` is true from the moment the
-directory is claimed to the end of the block, whatever is raised in between. What cannot be written is kept as
-``failure``: one rank alone must not leave, so the run raises it on all ranks at their next meeting.
+On every other rank, and in a dry run, ``RunWriter`` writes nothing. ``status.json`` is correct from the moment the
+directory is claimed to the end of the block, also after an exception. A write error is kept in ``failure``: one rank
+must not stop alone, so the run raises it on all ranks at their next synchronisation.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import Manifest
 
 KINDS = ("train", VALIDATION, TEST)
-"""Events that are lines of ``metrics.jsonl``."""
+"""Kinds of events that become lines of ``metrics.jsonl``."""
 FIRST_S = 60.0
-"""The first checkpoint of a start comes so soon, since what is lost early is lost with the start itself."""
+"""Latest time of the first checkpoint, so that an early failure does not lose the startup work."""
 NICENESS = 19
-"""Priority of the writing thread: training needs the cores more. While training waits for it, they are idle."""
+"""Niceness of the writing thread: training has priority, except while it waits for the thread."""
 Tensors = dict[str, dict[str, torch.Tensor]]
 """File of a checkpoint -> name -> tensor."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended, as ``status.json`` says it."""
+    """How a run ended, as ``status.json`` stores it."""
 
     state: State
     step: int
@@ -70,7 +70,7 @@ class Ending:
 
     @classmethod
     def of(cls, error: BaseException | None, step: int) -> Ending:
-        """The ending that an exception, or none, means."""
+        """The ending for an exception, or for none."""
         if error is None:
             return cls("finished", step)
         if isinstance(error, Preempted):
@@ -81,33 +81,33 @@ class Ending:
 
 
 class Sink:
-    """A receiver of events on rank 0. This one ignores all of them; a sink overrides those that it wants.
+    """A receiver of events on rank 0. Ignores all events; subclasses override the ones that they handle.
 
-    No sink can end the run: what a sink cannot do it says itself, or keeps until the run asks.
+    A sink never ends the run: it reports its own errors, or keeps them until the run asks.
     """
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """The figures of one moment, each a number, a short text or None; ``kind`` is train, validation, test, or
-        another name for figures that belong to no step of the run.
+        """Receive figures, each a number, a short text or None; ``kind`` is train, validation, test, or another name
+        for figures that belong to no step.
         """
 
     def say(self, text: str) -> None:
-        """A sentence for the terminal."""
+        """Receive a sentence for the terminal."""
 
     def close(self, ending: Ending) -> None:
-        """The run is over, and ``status.json`` says so."""
+        """The run has ended; ``status.json`` is written already."""
 
 
 class TrackerSink(Sink):
-    """W&B and the like, each in a process of its own; the training never waits for them."""
+    """Trackers such as W&B, each in a separate process; training does not wait for them."""
 
     def __init__(self, trackers: Trackers) -> None:
-        """Trackers that have been started."""
+        """``trackers`` are started already."""
         self.trackers = trackers
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Trackers read a row from its file; what they have to say is printed. Skipped steps reach people who do not
-        watch the terminal.
+        """Print messages of the trackers, which read the figures from ``metrics.jsonl``; send an alert for skipped
+        steps.
         """
         self.trackers.listen()
         if kind not in KINDS:
@@ -117,38 +117,38 @@ class TrackerSink(Sink):
             self.trackers.alert("Steps were skipped", text)
 
     def close(self, ending: Ending) -> None:
-        """Finish, within a time limit."""
+        """Close the trackers, within a time limit."""
         assert ending.state != "running"
         self.trackers.close(ending.state, f"{ending.reason}." if ending.state == "preempted" else ending.reason)
 
 
 class Checkpointer:
-    """Writes checkpoints on rank 0, from copies of the state. One write at a time: the next one waits for the last."""
+    """Writes checkpoints on rank 0, from copies of the state; one at a time."""
 
     def __init__(self, run: Path, config: CheckpointConfig, device: torch.device, sync: Callable[[], None]) -> None:
-        """``sync`` flushes the metrics to the disk, before a checkpoint that knows of them gets its name."""
+        """``sync`` flushes the metrics to disk; called before each checkpoint, which stores the size of their files."""
         self.run, self.config, self.sync = run, config, sync
         self.device = device.type
         self.copies: Tensors = {}
-        """On the CPU, pinned for CUDA, used again by each save."""
+        """On the CPU, pinned for CUDA; reused by each save."""
         self.thread: threading.Thread | None = None
         self.failure: UserError | None = None
-        """What could not be written; from then on nothing is."""
+        """The first write error; nothing is written after it."""
         self.saved_at = time.monotonic()
         self.saved = False
 
     def is_due(self) -> bool:
-        """Whether ``every_s`` have passed since the last checkpoint, or ``FIRST_S`` since a start that has none yet.
+        """Whether ``every_s`` have passed since the last checkpoint, or ``FIRST_S`` since the start without one.
 
-        Only one rank's clock may decide.
+        Call it on one rank only: clocks differ.
         """
         every_s = self.config.every_s if self.saved else min(FIRST_S, self.config.every_s)
         return time.monotonic() - self.saved_at >= every_s
 
     def save(self, tensors: Tensors, state: dict[str, Any], best: int | None, *, wait: bool) -> None:
-        """Take copies and write them, in the background unless ``wait``.
+        """Copy the state and write it, in the background unless ``wait``.
 
-        ``best``: the step of the best validation so far, whose checkpoint is kept.
+        ``best``: step of the best validation so far; its checkpoint is kept.
         """
         self.wait()  # cannot hang: see there
         if self.failure is not None:
@@ -160,7 +160,7 @@ class Checkpointer:
         self.saved_at, self.saved = time.monotonic(), True
 
         def write() -> None:
-            if not wait:  # on Linux a thread has a priority of its own
+            if not wait:  # on Linux, per thread
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
             if copied is not None:
                 what = "the device to copy a checkpoint, and with it gradients"
@@ -181,7 +181,7 @@ class Checkpointer:
             self.thread.start()
 
     def copy(self, tensors: Tensors) -> None:
-        """One pass over memory, so that training may go on at once; on CUDA done when the stream has come this far."""
+        """Copy the tensors, so that training can continue at once; on CUDA asynchronous, in stream order."""
         for file, named in tensors.items():
             held = self.copies.setdefault(file, {})
             for name, tensor in named.items():
@@ -190,41 +190,41 @@ class Checkpointer:
                 held[name].copy_(tensor, non_blocking=True)
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait for the current write, if any."""
         if self.thread is not None:
-            # cannot hang but on a disk that never answers, which holds a process in the kernel beyond any limit of its
-            # own; the other ranks give up with a sentence, and the launcher after a stop signal
+            # cannot hang, except on a disk that does not respond: the process then blocks in the kernel, where it
+            # cannot enforce a limit; the other ranks time out with a message, the launcher after a stop signal
             self.thread.join()
             self.thread = None
 
 
 class RunWriter(Sink):
-    """The files of one run, and the sinks that hear of it after them.
+    """Writes the files of one run, then passes each event to the sinks.
 
-    A context manager: leaving it says how the run ended, to the file first and then to the sinks.
+    A context manager: on exit it writes how the run ended to ``status.json``, then closes the sinks.
     """
 
     def __init__(self, config: RunConfig, *, active: bool) -> None:
-        """Nothing is touched yet."""
+        """Touches no file yet."""
         self.config, self.active = config, active
         self.directory = Path(config.run)
         self.bundle = self.directory / layout.BUNDLE
         self.sinks: list[Sink] = []
         self.step = 0
-        """The last step that is known here."""
+        """The latest known step."""
         self.lock: TextIO | None = None
         self.begun = False
         self.had_finished = False
-        """The run that was there when this start claimed the directory had ended well."""
+        """When this start claimed the directory, it held a finished run."""
         self.metrics: MetricsLog | None = None
         self.unlogged: UserError | None = None
-        """Why figures could not be written; from then on none are."""
+        """The first error in writing figures; none are written after it."""
         self.checkpointer: Checkpointer | None = None
         self.origin: dict[str, Any] = {}
-        """What is known of where the weights come from: vectors, other weights, soft labels."""
+        """Origin of the weights: vectors, pretrained weights, soft labels."""
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """A line: how fast it went to one file, then what was learned to the other, which trackers follow."""
+        """Write timing figures to one file, then all others to ``metrics.jsonl``, which trackers follow."""
         if self.metrics is not None and self.unlogged is None and kind in KINDS:
             try:
                 if kind == "train":
@@ -237,25 +237,25 @@ class RunWriter(Sink):
             sink.log(kind, values)
 
     def say(self, text: str) -> None:
-        """Tell all sinks."""
+        """Pass a sentence to all sinks."""
         for sink in self.sinks:
             sink.say(text)
 
     def claim(self) -> None:
-        """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
+        """Lock the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
         if self.active:
             self.lock = claim(self.config)
             self.had_finished = known_status(self.directory).get("state") == "finished"
 
     def begin(self, step: int) -> None:
-        """All checks of this start have passed: it goes on from ``step``. Raises ``StorageError``."""
+        """Called after all checks have passed: the run continues from ``step``. Raises ``StorageError``."""
         self.begun = True
         self.status(step)
         if self.active:
             HEARTBEAT.last_words = self.give_up
 
     def open(self, session: Session, start: Checkpoint | None, choices: dict[str, Choice]) -> None:
-        """Make the directory tell of this start, and hold nothing that the run has not come to yet."""
+        """Write the files that describe this start, and remove what is newer than the checkpoint."""
         if not self.active:
             return
         state = {"step": None, "log_bytes": {}} if start is None else start.state
@@ -271,7 +271,7 @@ class RunWriter(Sink):
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, self.metrics.sync)
 
     def save(self, tensors: Tensors, state: dict[str, Any], best_step: int | None, *, wait: bool) -> None:
-        """A checkpoint of this moment."""
+        """Write a checkpoint."""
         if self.checkpointer is not None and self.metrics is not None:
             self.step = state["step"]
             whole = state | {"log_bytes": self.metrics.sizes()}
@@ -279,25 +279,25 @@ class RunWriter(Sink):
 
     @property
     def failure(self) -> UserError | None:
-        """What could not be written, if anything."""
+        """The first write error, if any."""
         return self.unlogged or (self.checkpointer.failure if self.checkpointer is not None else None)
 
     def status(self, step: int) -> None:
-        """Say that the run stands at ``step``. Raises ``StorageError``."""
+        """Write ``step`` to ``status.json``. Raises ``StorageError``."""
         self.step = step
         if self.active:
             write_status(self.directory, "running", step=step)
 
     def keep(self, network: AnyNetwork, manifest: Manifest, step: int, decision: Decision) -> None:
-        """Write the best weights so far, those of ``step``. Raises ``StorageError``."""
+        """Write the best weights so far, of ``step``, as the bundle. Raises ``StorageError``."""
         if self.active:
             with storage(self.bundle):
                 write_bundle(self.bundle, network, manifest, step, decision, self.origin)
 
     def restore_bundle(self, manifest: Manifest, step: int | None, decision: Decision) -> None:
-        """Put the best weights so far back where the bundle has others, of an epoch that is now trained again.
+        """Restore the best weights from their checkpoint if the bundle is of a later epoch, which is trained again.
 
-        Raises ``DataError`` if their checkpoint is gone.
+        Raises ``DataError`` if that checkpoint is missing.
         """
         if not self.active or step is None:
             return
@@ -314,15 +314,14 @@ class RunWriter(Sink):
         self.keep(network, manifest, step, decision)
 
     def __enter__(self) -> RunWriter:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Finish what is being written, say how the run ended, then let the sinks end, which may take their time.
+        """Wait for the current write, write how the run ended, then close the sinks, which may take a while.
 
-        Preemption is no error: the block ends quietly. A start that is refused on a run that had finished leaves it so.
+        Preemption raises no exception. If a finished run refuses this start, its status stays finished.
         """
         HEARTBEAT.last_words = None
         if self.checkpointer is not None:
@@ -331,24 +330,24 @@ class RunWriter(Sink):
         ending = Ending.of(ended, self.step)
         unwritten: UserError | None = None
         if self.lock is not None and not (self.had_finished and not self.begun and isinstance(ended, UserError)):
-            if ending.state == "failed" and not isinstance(ended, UserError):  # a bug, which nothing else reports
+            if ending.state == "failed" and not isinstance(ended, UserError):  # a bug, reported only here
                 where = self.directory / layout.STATUS
                 tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")
             try:
                 write_status(self.directory, **asdict(ending))
             except UserError as full:
                 unwritten = full
-                if ending.exit_code not in (0, full.exit_code):  # else it is about to be said, of this file or another
+                if ending.exit_code not in (0, full.exit_code):  # else raised below, for this file or another
                     tell(f"warning: {full}")
         for sink in self.sinks:
             sink.close(ending)
         if self.lock is not None:
             self.lock.close()
-        ended = ended or unwritten  # no job script could know that it has finished
+        ended = ended or unwritten  # a job script must see that the status is missing
         if ended is not None and ended is not error:
             raise ended
         return isinstance(ended, Preempted)
 
     def give_up(self, reason: str) -> None:
-        """Another thread ends the process for a peer that is gone."""
+        """Record a failure; called by the watchdog thread before it ends the process."""
         write_status(self.directory, "failed", step=self.step, exit_code=1, reason=reason)

@@ -41,7 +41,7 @@ def test_inspect(tmp_path: Path, command: Command) -> None:
 def test_fetch_nltk_says_what_failed(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from nltk.downloader import Downloader, ErrorMessage
 
-    def pretend(self: Downloader, resource: str, download_dir: str) -> list[Any]:
+    def pretend(self: Downloader, resource: str, download_dir: str, *_: Any, **__: Any) -> list[Any]:
         assert download_dir == str(tmp_path)
         return [ErrorMessage(resource, "no route to host")] if resource == "wordnet" else []
 
