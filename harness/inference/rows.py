@@ -95,7 +95,7 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
         return file
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
     if form == "csv" and len(seen.columns) == len(source.columns) and set(seen.columns) != set(source.columns):
-        seen = tables.sample(file)  # which has no header
+        seen = tables.sample(file)  # a file without header
     if seen.file.form and seen.file.form.recorded:
         tell(f"input: {file.name}: {seen.file.form}")
     chosen = next((one for one in columns if one in seen.columns), None)

@@ -39,8 +39,7 @@ class TextClassifier:
         """``scorer`` computes logits, ``place`` is the origin of its weights."""
         self.place = place
         self.classes_ = typed_values(scorer.labels, scorer.label_type)
-        """The classes, as values of the training's column of labels, in the order of the columns of
-        ``predict_proba``."""
+        """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
         self._scorer = scorer
 
     def predict(self, texts: Texts) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from preprocessing.base.terminal import shortened
 from preprocessing.labels import as_found
 
 SIZE = (4.4, 3.0)
-"""Inches: small, so that the text stays readable on a telephone, where a chart fills the width."""
+"""Inches: small, so that the text is readable on a phone, where a chart fills the width."""
 SLOTS = 8
 """Number of colours; further lines reuse them, dashed, and are not in the legend."""
 FEW_POINTS = 20

@@ -176,6 +176,6 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def spreads(runs: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """The spread of each figure of ``names`` that all ``runs`` have on one split."""
+    """The spread of each figure of ``names`` that all ``runs`` have."""
     shared = [name for name in names if runs and all(run.get(name) is not None for run in runs)]
     return {name: spread([run[name] for run in runs]) for name in shared}

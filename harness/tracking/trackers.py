@@ -56,7 +56,7 @@ def check_trackers(config: TrackingConfig) -> None:
 
 
 def check_names(config: TrackingConfig) -> None:
-    """Raise ``ConfigError`` that names the known ones for an unknown tracker."""
+    """Raise ``ConfigError``, which names the known trackers, for an unknown one."""
     for name in config.trackers:
         if name not in TRACKERS:
             known = ", ".join(sorted(TRACKERS))

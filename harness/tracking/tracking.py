@@ -34,7 +34,7 @@ KILL_AFTER_S = 3.0
 KILLED_S = 1.0
 """How long to wait until a killed process has ended."""
 LAUNCHED = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "PET_", "ROLE_", "TORCHELASTIC_")
-"""Variables that would make the observer a rank of this run."""
+"""Prefixes of variables that would make the observer a rank of this run."""
 RANKED = {"RANK", "WORLD_SIZE", "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
 
 
