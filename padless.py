@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""padless as a library: a dataset from a frame or a file, a trained model on new texts, and all of it as pandas frames.
+"""padless as a library: makes datasets from frames or files, applies trained models to texts, and reads runs as frames.
 
 >>> import padless
 >>> model = padless.load("runs/mine")
 >>> model.predict(["a fine film", "a dull one"])
 
-This module is the public face. ``harness`` and ``preprocessing``, on which it stands, may change.
+This module is the public interface. ``harness`` and ``preprocessing``, which it uses, may change.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def prepare(
 ) -> Dataset:
     """Build the dataset directory ``output`` from a frame, or from files as ``python -m preprocessing run`` takes them.
 
-    ``text`` and ``label`` name columns; without them they are found where only one fits. ``config`` is a YAML file of
-    options, and ``options`` has single ones by their dotted keys, as in ``{"splits.test": 0.2}``; later ones win. A row
-    without a text is refused, as ``predict`` refuses it, unless ``source.missing_text`` is ``keep``. If the same
-    dataset is there already, it is opened. Raises ``UserError`` with one sentence on what is wrong.
+    ``text`` and ``label`` name columns; without them, they are detected if only one fits. ``config`` is a YAML file or
+    a recipe; ``options`` maps dotted keys to values, as in ``{"splits.test": 0.2}``, and overrides it. A row without a
+    text is refused unless ``source.missing_text`` is ``keep``. If the same dataset already exists, it is opened. Raises
+    ``UserError``.
     """
     given: Any = source
     is_frame = hasattr(given, "iloc")
@@ -73,6 +73,6 @@ def prepare(
 def open_dataset(path: str | Path) -> Dataset:
     """Open a dataset: a mapping from the names of its splits to frames (row, label, length, text).
 
-    ``arrow`` gives a split as an Arrow table, ``batches`` piece by piece, with the ids beside the words.
+    ``arrow`` gives a split as an Arrow table, ``batches`` as record batches; both have the ids too.
     """
     return Dataset(path)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer: LSTM text classifiers under ``accelerate launch``, from a dataset directory to a run directory."""
+"""Trains LSTM text classifiers under ``accelerate launch``: reads a dataset directory, writes a run directory."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness COMMAND``: everything but the two entry points that run under ``accelerate launch``."""
+"""``python -m harness COMMAND``: all commands, except the entry points of ``accelerate launch``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from preprocessing.base.cli import Command, Words, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m harness"
-NOTE = "accelerate launch -m harness.train, -m harness.evaluate, -m harness.predict: on every rank."
+NOTE = "accelerate launch -m harness.train, -m harness.evaluate, -m harness.predict: the same on every rank."
 ELSEWHERE = {
     "launch": "fit run",
     "launch --task language_model": "pretrain",
@@ -30,19 +30,19 @@ ELSEWHERE = {
     "wandb-sync": "sync",
     "submit": "slurm sbatch srun",
 }
-"""A command -> what other tools call it."""
+"""A command -> its names in other tools."""
 ONE_RUN = Words("RUN", takes="one run directory")
 COMMANDS = (
     Command(
         "launch",
-        "Train, with checks before it and true exit codes.",
+        "Train, with checks before the start and true exit codes.",
         also=("train",),
         main="harness.launch.many:main",
         keys="harness.config:LaunchRecipe",
     ),
     Command(
         "plan",
-        "How a run would go: steps, padding, memory, balance.",
+        "Forecast of a run: steps, padding, memory, balance.",
         main="harness.launch.plan:main",
         config="harness.launch.plan:PlanConfig",
         first=("world_size", "data", "epochs", "global_batch", "json"),
@@ -50,7 +50,7 @@ COMMANDS = (
     ),
     Command(
         "doctor",
-        "Whether a training would run here, and what to change.",
+        "Check whether a training can run here, and what to change.",
         main="harness.launch.doctor:main",
         keys="harness.launch.doctor:DoctorConfig",
     ),
@@ -69,7 +69,7 @@ COMMANDS = (
     ),
     Command(
         "baseline",
-        "What a linear model reaches on a dataset, in seconds.",
+        "Scores of a linear model on a dataset, in seconds.",
         main="harness.baseline.results:main",
         config="harness.baseline.results:BaselineConfig",
         example="python -m harness baseline --data data/mine",
@@ -85,7 +85,7 @@ COMMANDS = (
     ),
     Command(
         "explain",
-        "What each word of a text adds to a class.",
+        "How much each word of a text adds to a class's score.",
         main="harness.inference.explanation:main",
         config="harness.inference.config:ExplainConfig",
         words=Words("RUN TEXT …", takes="one run directory, then texts", least=0, most=None, texts=True),
@@ -94,7 +94,7 @@ COMMANDS = (
     ),
     Command(
         "evaluate",
-        "How good a run is on new labelled rows, or on a split.",
+        "Scores of a run on new labelled rows, or on a split.",
         main="harness.evaluate:here",
         config="harness.inference.config:EvaluateConfig",
         first=("run", "input", "data", "split", "output"),
@@ -102,7 +102,7 @@ COMMANDS = (
     ),
     Command(
         "label",
-        "Soft labels of a run for unlabelled rows, to learn from.",
+        "Soft labels for unlabelled rows, to train on.",
         main="harness.label:label",
         config="harness.inference.config:LabelConfig",
         first=("data", "run", "baseline", "batch", "output"),
@@ -110,7 +110,7 @@ COMMANDS = (
     ),
     Command(
         "export",
-        "A run as a folder to hand on: weights, ONNX, model card.",
+        "A run as a folder to share: weights, ONNX, model card.",
         main="harness.export.folder:main",
         config="harness.export.config:ExportConfig",
         words=Words("RUN", takes="one run directory"),
@@ -118,7 +118,7 @@ COMMANDS = (
     ),
     Command(
         "report",
-        "All that is known of one run or several, as HTML.",
+        "HTML report of one run or several.",
         main="harness.report.page:main",
         config="harness.report.page:ReportConfig",
         words=Words("RUN [RUN …]", takes="one run directory or several", most=None),
@@ -126,7 +126,7 @@ COMMANDS = (
     ),
     Command(
         "recipes",
-        "The recipes that come with padless, to see or to copy.",
+        "List or copy the recipes that come with padless.",
         main="harness.launch.starting_points:recipes",
         config="harness.launch.starting_points:RecipesConfig",
         words=Words("[NAME …]", takes="names of recipes", least=0, most=None),
@@ -134,14 +134,14 @@ COMMANDS = (
     ),
     Command(
         "checkpoint",
-        "Every checkpoint of a run, and whether it is whole.",
+        "Every checkpoint of a run, and whether it is intact.",
         main="harness.launch.starting_points:checkpoints",
         config="harness.launch.starting_points:CheckpointConfig",
         words=ONE_RUN,
     ),
     Command(
         "wandb-sync",
-        "Send to W&B what a run kept offline or lost there.",
+        "Send rows to W&B that were kept offline or lost.",
         main="harness.tracking.wandb_run:main",
         config="harness.tracking.wandb_run:SyncConfig",
         words=ONE_RUN,

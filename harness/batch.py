@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch on its device: the types that the loader produces and the model reads."""
+"""Batch types shared by loader and model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Layout = Literal["padded", "packed"]
 
 
 def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the CPU on ``device``, without a wait of the host: all that a step copies goes through here.
+    """Copy a CPU tensor to ``device`` without blocking the host; used for every copy of a step.
 
-    CUDA copies from ordinary (pageable) memory only while the host waits, so the values move to pinned memory first;
-    torch keeps that memory until the copy is done. On the CPU nothing happens.
+    CUDA blocks the host while it copies from pageable memory, so the values move to pinned memory first; torch keeps
+    that memory until the copy is done. On the CPU this returns ``values``.
     """
     if device.type == "cpu":
         return values
@@ -41,16 +41,16 @@ class Batch:
     batch_sizes: torch.Tensor | None = None
     """Packed layout only: int64 ``[time]`` on the CPU, how many rows are still running at each time step."""
     sent_lengths: torch.Tensor | None = None
-    """``lengths`` where the ids are, if whoever made the batch has sent them along; see ``device_lengths``."""
+    """``lengths`` on the device of the ids, if the loader sent them; see ``device_lengths``."""
     targets: torch.Tensor | None = None
-    """Soft labels, where there are any: fp32 ``[rows]``, the probability of class 1, for two classes; ``[rows,
-    classes]`` for more."""
+    """Soft labels: fp32 ``[rows]``, the probability of class 1, for two classes; ``[rows, classes]`` for more; None
+    without them."""
     labelled: bool = True
-    """Whether the rows have labels; those of one batch all do, or none of them."""
+    """Whether the rows have labels: all rows of a batch, or none."""
 
     @property
     def device_lengths(self) -> torch.Tensor:
-        """int64 ``[rows]`` on the device of the ids. A loader sends them ahead; otherwise the host waits for a copy."""
+        """int64 ``[rows]`` on the device of the ids. Unless the loader sent them, the host waits for a copy."""
         return self.lengths.to(self.ids.device) if self.sent_lengths is None else self.sent_lengths
 
     @property
@@ -65,7 +65,7 @@ class Batch:
 
     @property
     def num_padded_tokens(self) -> int:
-        """Positions that the recurrent layers compute, padding included."""
+        """Positions that the recurrent layers compute, including padding."""
         return self.ids.numel()
 
     def widened(self) -> torch.Tensor:
@@ -82,22 +82,22 @@ class StepBatch:
     """Step within the epoch."""
     micro_batches: list[Batch]
     global_rows: int
-    """Labelled rows of the step over all processes: what their loss is divided by."""
+    """Labelled rows of the step over all processes: the divisor of their loss."""
     global_tokens: int = 0
-    """Real tokens of the step over all processes, where a loader was asked to count them; else 0."""
+    """Real tokens of the step over all processes, if the loader counts them; else 0."""
     longest: int = 0
-    """Tokens of the longest row of the step over all processes, unlabelled ones included."""
+    """Tokens of the longest row of the step over all processes, including unlabelled rows."""
     wait_s: float = 0.0
-    """How long the training loop waited for this batch."""
+    """Seconds that the training loop waited for this batch."""
     copied: torch.cuda.Event | None = None
     """CUDA only: recorded when the batch is on the device."""
     unlabelled: list[Batch] = field(default_factory=list)
-    """Micro-batches of rows without labels, learned from in the same step; none without such a stream."""
+    """Micro-batches of unlabelled rows for the same step."""
     global_unlabelled_rows: int = 0
-    """Unlabelled rows of the step over all processes: what their loss is divided by."""
+    """Unlabelled rows of the step over all processes: the divisor of their loss."""
 
     def take_unlabelled(self, other: StepBatch) -> None:
-        """Learn from the rows of ``other``, which have no labels, in the same step."""
+        """Add the unlabelled rows of ``other`` to this step."""
         self.unlabelled, self.global_unlabelled_rows = other.micro_batches, other.global_rows
         self.longest = max(self.longest, other.longest)
         self.wait_s += other.wait_s

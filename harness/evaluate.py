@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation: ``accelerate launch -m harness.evaluate`` on every rank, ``python -m harness evaluate`` alone."""
+"""Evaluation: ``accelerate launch -m harness.evaluate`` on every rank, ``python -m harness evaluate`` on one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROG = "accelerate launch -m harness.evaluate"
 
 
 def main(argv: list[str]) -> int:
-    """Evaluate on this rank, whatever their number; returns the exit code."""
+    """Evaluate on this rank; returns the exit code."""
     config = cli.parse(EvaluateConfig, argv, prog=PROG, example=f"{PROG} --run runs/mine --data data/mine")
     if config.input is not None:
         raise ConfigError(
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
 
 
 def here(config: EvaluateConfig) -> None:
-    """Evaluate on new labelled rows, in this process, or on a split of a dataset."""
+    """Evaluate on new labelled rows or, if ``data`` is given, on a split of a dataset."""
     from harness.inference.evaluation import evaluate, evaluate_input
     from harness.ranks.session import open_session
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soft labels: ``accelerate launch -m harness.label`` on every rank, ``python -m harness label`` alone."""
+"""Soft labels: ``accelerate launch -m harness.label`` on every rank, ``python -m harness label`` on one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PROG = "accelerate launch -m harness.label"
 
 
 def main(argv: list[str]) -> int:
-    """Score rows on this rank, whatever their number; returns the exit code."""
-    stopping.unblock()  # a round's labelling is simply ended
+    """Score rows on this rank; returns the exit code."""
+    stopping.unblock()  # a stop signal ends the labelling of a round at once
     label(cli.parse(LabelConfig, argv, prog=PROG, example=f"{PROG} --run runs/mine --data data/mine"))
     return 0
 
 
 def label(config: LabelConfig) -> None:
-    """Write soft labels. A linear model needs one process; other ranks have no part in it."""
+    """Write soft labels. The linear model runs on rank 0 alone."""
     from harness.inference.labelling import label_with_baseline, label_with_run
     from harness.ranks.distributed import launched_rank
     from harness.ranks.session import open_session

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions by every rank of ``accelerate launch -m harness.predict``; alone, it is ``python -m harness predict``."""
+"""Predictions: ``accelerate launch -m harness.predict`` on every rank; without it, ``python -m harness predict``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLE = f"{PROG} --run runs/mine --input 'new/*.parquet' --output predicted.pa
 
 
 def main(argv: list[str]) -> int:
-    """Predict on this rank, whatever their number; returns the exit code."""
+    """Predict on this rank; returns the exit code."""
     config = cli.parse(PredictConfig, argv, prog=PROG, example=EXAMPLE)
     if config.input is None or config.output is None:
         raise ConfigError("nothing to predict: name the files to read with --input and what to write with --output")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offline preprocessing: a corpus of labelled texts becomes a directory of Arrow shards of padded id sequences."""
+"""Offline preprocessing: turns a corpus of labelled texts into a directory of Arrow shards of padded id sequences."""

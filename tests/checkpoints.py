@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint in milliseconds: made-up tensors, and all that a state has to say."""
+"""A checkpoint in milliseconds: made-up tensors and a complete state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTED = {"rows": 8, "tokens": 90, "padded_tokens": 100, "skipped": 0, "hash": 
 
 
 def state_of(step: int, **changes: Any) -> dict[str, Any]:
-    """The state of a training at a step, with other values where ``changes`` has them."""
+    """The state of a training at a step, updated with ``changes``."""
     trainer = {
         **{"step": step, "epochs_done": 0, "stopped": False, "guard": {"in_a_row": 0, "total": 0}},
         **{"scaler": None, "counted": [COUNTED]},

@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ("--config", str(ROOT / "tests" / "plain.yaml"))
-"""A recipe that sets nothing, for trainings that are not to take the default one."""
+"""A recipe that sets nothing, for trainings without the default recipe."""
 CPU = ("--config_file", str(ROOT / "configs/accelerate/cpu.yaml"))
 
 
@@ -60,15 +60,15 @@ def unwrapped(text: str) -> str:
 
 
 def listens(pid: int) -> bool:
-    """Whether a process catches SIGTERM, or holds it back for a thread: until the interpreter comes to our first line
-    it does neither, which takes a tenth of a second, and longer on a busy machine.
+    """Whether a process catches or blocks SIGTERM. It does neither until its first line runs, a tenth of a second or
+    more after its start.
     """
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return any(int(lines[mask], 16) & 1 << (signal.SIGTERM - 1) for mask in ("SigCgt", "SigBlk"))
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """A free port."""
     from harness.launch.launcher import free_port as probe
 
     return probe()

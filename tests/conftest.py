@@ -28,7 +28,7 @@ NLTK_DATA = _SHARED / "nltk_data"
 IMDB = _SHARED / "data" / "imdb" / "train.parquet"
 MAY_START = ("processes", "slow", "night")
 STARTED_BY = "PADLESS_TEST"
-"""The environment variable by which a process is known that has outlived its parent: the test that started it."""
+"""Environment variable: the test that started a process, to find processes that outlive their parents."""
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
 if NLTK_DATA.is_dir():  # before anything imports nltk, which reads this once; worker processes inherit it
@@ -78,21 +78,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[Any]:
-    """What fixtures start is theirs to end, unless one of them fails."""
+    """Fixtures end what they start; if one fails, kill it."""
     with ending(item, "setup", always=False):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[Any]:
-    """A test leaves no process to those that come after it."""
+    """Kill the processes that a test leaves."""
     with ending(item, "call", always=True):
         return (yield)
 
 
 @contextlib.contextmanager
 def ending(item: pytest.Item, phase: str, always: bool) -> Iterator[None]:
-    """Kill what is started meanwhile and left; with ``always`` false only where the phase fails."""
+    """Kill processes that the block starts and leaves; with ``always`` false only if it fails."""
     if not may_start(item):
         yield
         return

@@ -36,7 +36,7 @@ def own_everything(wide: WidePart, ids: torch.Tensor) -> None:
 
 
 def make_model(vocabulary_size: int, num_classes: int = 2, *, seed: int = 1, **shape: Any) -> Classifier:
-    """A network whose wide part, if it has one, says something."""
+    """A network whose wide part, if it has one, has an effect."""
     torch.manual_seed(seed)
     model = Classifier(ModelConfig(**{"embedding_dim": 4, "hidden_size": 4, **shape}), vocabulary_size, num_classes)
     if model.wide is not None:

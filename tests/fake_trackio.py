@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stand-in for the package ``trackio`` that misbehaves as ``FAKE_TRACKER`` says: there is no real one that does.
+"""A stand-in for the package ``trackio`` that misbehaves as ``FAKE_TRACKER`` says.
 
 It appends its rows to the file ``FAKE_ROWS``, and makes one beside it, ``.began``, before anything else.
 """

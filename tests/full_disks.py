@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m tests.full_disks [--only PATTERN]``: a full disk at every write of commands.
 
-A command is run once with room while its writes are noted, then once for each of them with the disk full there: the
-very process that is about to write fills it, a tmpfs, just before it opens the file. Then room is made, and the same
-command must come to the same end. Needs root, to mount. Prints JSON; exit code 1 if any trial has a fault.
+A command runs once with free space while its writes are recorded, then once for each write with the disk (a tmpfs) full
+there: the writing process itself fills it just before it opens the file. Then space is freed, and the same command must
+give the same result. Needs root to mount. Prints JSON; exit code 1 if any trial has a fault.
 
-Python tells of its own writes (audit events); what Arrow, safetensors and torch open by themselves is seen by wrapping
-the few calls that padless has of each.
+Audit events report Python's own writes; for those of Arrow, safetensors and torch, padless's few calls to them are
+wrapped.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FAULT = re.compile(r"Traceback|Exception ignored|Error:|Warning:")
 
 
 class Disk:
-    """A mounted tmpfs; a context manager that takes it away again."""
+    """A mounted tmpfs; a context manager that unmounts it."""
 
     def __init__(self, root: Path, megabytes: int = 48) -> None:
         """``root``: an empty directory to mount it on."""
@@ -99,7 +99,7 @@ def mount(*arguments: str) -> None:
 
 
 def why_not(folder: Path) -> str | None:
-    """Why no small disk can be had here; None if it can."""
+    """Why no tmpfs can be mounted here; None if it can."""
     if os.geteuid() != 0:
         return "mounting a small disk needs root"
     try:
@@ -150,7 +150,7 @@ def watch(root: Path, opened: Opened) -> None:
 
 
 def wrap(module: str, name: str, tell: Callable[[str, Any], None]) -> None:
-    """Have a call tell of the path among its first arguments before it is made."""
+    """Report the path among a call's first arguments before the call."""
     holder: Any = __import__(module, fromlist=["_"])
     *classes, last = name.split(".")
     for one in classes:
@@ -169,7 +169,7 @@ def wrap(module: str, name: str, tell: Callable[[str, Any], None]) -> None:
 
 
 def spelling(root: Path, path: str) -> str:
-    """A place by what it is for: without numbers, hashes, and the marks of unfinished files."""
+    """A path without numbers, hashes, and the marks of unfinished files."""
     name = os.path.relpath(path, root)
     name = re.sub(r"\.tmp-[^/]*", ".tmp", name)
     name = re.sub(r"padless-[a-z0-9_]{8}\b|\btmp[a-z0-9_]{8}\b", "padless-~", name)
@@ -228,9 +228,9 @@ class Scenario:
     before: Act | None = None
     """What lies on the disk already: made with room, outside of the trial."""
     only_said: str = "^$"
-    """Places without which the command still does what it is for: a warning and exit code 0 are right."""
+    """Files that the command can do without: a warning and exit code 0 are right."""
     only: str = ""
-    """The places that are tried, where others are another scenario's."""
+    """The places that are tried; other scenarios try the others."""
     changing: str = "^$"
     """Files whose bytes are never the same twice: times, addresses, speeds."""
 
@@ -246,7 +246,7 @@ def of(main: Callable[[list[str]], int], *words: str) -> Act:
 
 
 def train(more: tuple[str, ...], *, report: bool = False) -> int:
-    """A training of one process, in this one; leaves the process. Half of its time would be that of its report."""
+    """Train in this process, then exit; by default without the report, which would take half of the time."""
     from harness import train as entry
     from harness.ranks.stopping import leave, run_rank
     from harness.report import sinks
@@ -358,7 +358,7 @@ class Sweep:
         return forked(work, self.disk.root / TEMPORARY)
 
     def left(self) -> dict[str, bytes]:
-        """What lies on the disk, but for what is never the same twice."""
+        """What the disk holds, except what differs between runs."""
         return {
             name: b"" if re.search(self.scenario.changing, name) else data
             for name, data in contents(self.disk.root).items()
@@ -383,7 +383,7 @@ class Sweep:
                     yield {**place, "faults": faults}
 
     def trial(self, kind: str, name: str, number: int, how: str, expected: dict[str, bytes]) -> Iterator[str]:
-        """What is wrong when the disk is full at a write, and with what the same command makes of it with room."""
+        """What is wrong when the disk is full at a write, and after the same command with free space."""
         self.begin()
         seen: Counter[tuple[str, str]] = Counter()
 
@@ -416,7 +416,7 @@ class Sweep:
 
 
 def preload() -> None:
-    """Import what the children need, once; nothing is computed, so that no thread is there to be forked."""
+    """Import what the children need, once; compute nothing, so that there is no thread when they are forked."""
 
     names = "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure"
     names += " pyarrow.parquet jinja2 onnx onnxruntime msgspec harness.train"

@@ -7,7 +7,7 @@ is kept, some of them at a step that has one. Before its n-th change of a name o
 removal; in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must be
 there, or the newest checkpoint and the bundle that were; and the same command must go on to the same bytes. INSTANTS is
 ``all``, ``near`` (those around an exchange: all that is different without one) or ``few`` of these and some others, or
-``3/10``: every tenth from the third on. EXCHANGE ``no`` takes the call that exchanges two names away.
+``3/10``: every tenth from the third on. With EXCHANGE ``no`` the call that exchanges two names is missing.
 
 Children are forked from a process that has imported everything and started no thread: a kill takes milliseconds. What
 SIGKILL leaves does not depend on the disk, so nothing waits for it.
@@ -119,7 +119,7 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
 
 
 def train(source: Path, run: Path) -> int:
-    """Train on a small dataset, without what stands beside a training: report, linear model, trackers."""
+    """Train on a small dataset, without report, linear model and trackers."""
     config = RunConfig(
         data=str(source),
         run=str(run),
@@ -162,7 +162,7 @@ def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
 
 
 def go_on(source: Path, folder: Path, exchange: bool) -> int:
-    """0 if all that was seen is there, whole, and the same training ends as one that nobody disturbed."""
+    """0 if all that was seen is complete, and the same training ends as an undisturbed one."""
     run, seen = folder / "out", json.loads((folder / "seen").read_text())
     damaged: list[Exception] = []
     newest = checkpoint.newest(run, damaged.append)
@@ -185,7 +185,7 @@ def go_on(source: Path, folder: Path, exchange: bool) -> int:
 
 
 def make_new(what: str, source: Path, folder: Path) -> None:
-    """What nobody disturbs: the new dataset, and the one that it replaces, or a run."""
+    """Make the undisturbed results: the new dataset, and the one that it replaces, or a run."""
     if what == "run":
         assert forked(partial(train, source, folder / "new")) == 0
         return
@@ -206,7 +206,7 @@ def chosen(changes: list[str], instants: str) -> list[int]:
 
 
 def main(what: str, source: Path, folder: Path, instants: str, exchange: bool) -> dict[str, Any]:
-    """How many kills there were, of how many that could be, and those after which something was wrong."""
+    """The number of kills, of possible kills, and the kills after which something was wrong."""
     for module in PRELOADED if what == "run" else ():
         importlib.import_module(module)
     os.fsync = lambda descriptor: None

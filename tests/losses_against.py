@@ -35,7 +35,7 @@ TRAINING = (
     *("--model.word_dropout", "0.1", "--optim.ema", "0.98", "--optim.label_smoothing", "0.05", "--seed", "3"),
     *("--tracking.log_every", "1"),
 )
-"""What every revision from the first with a resumable run on understands: keep it so."""
+"""Only keys that every revision with resumable runs understands."""
 LOGGED = ("step", "loss", "row_hash")
 """What is compared of a line of training; others hold times or depend on the figures that a version happens to log."""
 

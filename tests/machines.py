@@ -32,7 +32,7 @@ TOOLS = ("ip", "iptables", "unshare")
 
 
 def why_not() -> str | None:
-    """Why there can be no two machines here; None if there can."""
+    """Why two machines cannot be simulated here; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     missing = [tool for tool in TOOLS if shutil.which(tool, path=search_path()) is None]
@@ -45,7 +45,7 @@ def why_not() -> str | None:
 
 
 def search_path() -> str:
-    """Where the tools of an administrator are, too."""
+    """The PATH, with the folders of administrators' tools."""
     return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
@@ -82,7 +82,7 @@ class Machine:
         log: Path,
         own: Mapping[Path, Path | None] = MappingProxyType({}),
     ) -> subprocess.Popen[str]:
-        """Run a command here; ``own``: what lies at a place on this machine alone, where None is an empty directory."""
+        """Run a command here; ``own``: for a path, what only this machine has there; None: an empty directory."""
         setup = [f"hostname {self.host}"]
         for place, source in own.items():
             what = f"--bind {shlex.quote(str(source))}" if source else "-t tmpfs tmpfs"
@@ -138,7 +138,7 @@ class Machine:
 
 @dataclass
 class Two:
-    """Both machines, and what can happen between them."""
+    """Both machines and the link between them."""
 
     a: Machine
     b: Machine
@@ -149,12 +149,12 @@ class Two:
         return self.a, self.b
 
     def lose(self) -> None:
-        """A cut: packets are lost in both directions, and nobody is told."""
+        """Cut the link: packets are lost in both directions, without an error."""
         for machine in self.both:
             machine.lose()
 
     def mend(self) -> None:
-        """The link is whole again."""
+        """Restore the link."""
         for machine in self.both:
             machine.inside("iptables", "-F", "INPUT")
 

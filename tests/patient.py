@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trackers that have minutes to begin and to end, in a command and in all that it starts.
+"""Gives trackers minutes to begin and to end, in a command and its child processes.
 
-A tracker runs at a low priority, and W&B alone takes seconds of a core to begin: beside other tests it may need more
-than the quarter of a minute that a short run waits for it. Tests whose point is what W&B is told, and not how long it
-is waited for, give it ``LIMIT_S``.
+A tracker runs at a low priority, and W&B alone takes seconds of CPU time to begin: next to other tests it may need more
+than the 15 s that a short run waits for it. Tests of what W&B receives, not of the wait, give it ``LIMIT_S``.
 """
 
 from __future__ import annotations

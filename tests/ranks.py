@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Gone:
-    """What a rank leaves that ended without a word: its exit code, or the negative number of a signal."""
+    """The result of a rank that ended without reporting one: its exit code, or the negative number of a signal."""
 
     exit_code: int | None
 
@@ -47,8 +47,8 @@ def run_ranks(
 ) -> list[Any]:
     """``function(*arguments)`` on ``world_size`` new ranks; what each returns, in rank order.
 
-    ``function`` is importable and its values picklable. All ranks are killed when one fails or the time is up.
-    With ``may_die``, a rank that ends without a word is no failure, and its value is ``Gone``.
+    ``function`` is importable and its values picklable. All ranks are killed when one fails or the time is up. With
+    ``may_die``, a rank that ends without a result is no failure, and its value is ``Gone``.
     """
     pipes = [multiprocessing.Pipe(duplex=False) for _ in range(world_size)]
     processes = start_ranks(_send_result, world_size, [sender for _, sender in pipes], function, arguments)
@@ -96,7 +96,7 @@ def start_ranks(function: Callable[..., None], world_size: int, *arguments: Any)
 
 
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What a launcher tells a rank, on one machine; one that is alone is told nothing."""
+    """The variables that a launcher on one machine sets for a rank; none for a single rank."""
     if world_size == 1:
         return {}
     return {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run directories of any number of classes, as a training would leave them, in a second and without one.
+"""Run directories of any number of classes, as a training would leave them, made in a second without training.
 
-The dataset is built by the real command from texts that people could have written. What the weights say of its rows is
-made up: right for most rows, and for some classes seldom.
+The dataset is built by the real command from texts that people could have written. The predictions are made up: right
+for most rows, but seldom for some classes.
 """
 
 from __future__ import annotations

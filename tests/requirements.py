@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = "padless"
-"""What stands for the dependencies that everybody has, beside the names of extras."""
+"""The group of the dependencies that belong to no extra."""
 LINE = re.compile(r"(?P<name>[a-z0-9-]+)(?P<parts>\[[a-z,]+\])?>=(?P<lowest>[0-9.]+)(?P<below>,<[0-9.]+)?")
 UNPINNED = {"torch"}
 """Not pinned: an old one without CUDA is on an index of its own, and one with CUDA brings gigabytes."""

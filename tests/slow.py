@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m tests.slow``: the long proofs, which ``make test-slow`` runs.
 
-Those of ``tests/slurm`` take turns at the cluster and wait most of their time, so they run beside all others. What they
-print comes when both are done; the exit code is that of the others, or theirs if that is 0.
+Those of ``tests/slurm`` mostly wait for the cluster, so they run in parallel to all others. Their output comes when
+both are done; the exit code is that of the others, or theirs if that is 0.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Stub:
 
 
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Make it the scorer of every command; returns what its bundle says of itself, to be changed."""
+    """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", **FACTS)
     monkeypatch.setitem(scorer.ENGINES, "torch", f"{__name__}:Stub")
     monkeypatch.setattr(engine, "KEPT", SimpleNamespace())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``night.jsonl``: what tests of hours have counted, over as many sittings as it takes.
+"""``night.jsonl``: the counts of tests that take hours, over any number of sessions.
 
 A line is on the disk when ``append`` returns, so a tally can be stopped at any time and goes on from there. The file is
 the one that ``PADLESS_NIGHT`` names, and what such tests keep lies in ``night/`` beside it.
@@ -20,13 +20,13 @@ TALLY = Path(os.environ.get("PADLESS_NIGHT", ROOT / "night.jsonl"))
 
 
 def lines(test: str, event: str) -> list[dict[str, Any]]:
-    """What a test has counted so far; a line that a stop has cut off is no line."""
+    """What a test has counted so far; an incomplete last line is ignored."""
     found = TALLY.read_bytes().split(b"\n")[:-1] if TALLY.exists() else []
     return [line for line in map(json.loads, found) if (line["test"], line["event"]) == (test, event)]
 
 
 def append(test: str, event: str, **figures: object) -> None:
-    """One more line, on the disk when this returns; what a stop has cut off before it goes."""
+    """Append a line, on the disk when this returns; an incomplete line before it is removed."""
     TALLY.parent.mkdir(parents=True, exist_ok=True)
     with TALLY.open("a+b") as file:
         file.seek(0)
@@ -40,7 +40,7 @@ def append(test: str, event: str, **figures: object) -> None:
 
 @cache
 def revision() -> str:
-    """Of the whole test, whatever is edited meanwhile."""
+    """The revision at the start of the test, whatever is edited meanwhile."""
     return run_command(["git", "describe", "--always", "--dirty"], 30, {}).stdout.strip()
 
 

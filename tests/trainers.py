@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real trainers in this process: all that tests know of how one is built; in fp64 too, beside plain PyTorch."""
+"""Builds real trainers in this process, also in fp64, and plain PyTorch to compare with."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Weights = dict[str, np.ndarray]
 def session_for(config: RunConfig) -> Iterator[Session]:
     """A session as a run of ``config`` opens it.
 
-    Accelerate keeps device and precision for the life of a process; a second session in it needs that forgotten.
+    Accelerate keeps device and precision for the life of a process; a second session needs them reset.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server on loopback that speaks as much of W&B's protocol as wandb 0.31 needs: runs, resume, sync.
 
-It is no stand-in for judging what W&B shows; it keeps what it is sent, as W&B does, by offset in each file's stream.
+It stores what it receives as W&B does, by offset in each file's stream; it cannot tell what W&B would show.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model with the text→ids code it was trained with, to and from the files of a bundle (``rundir.bundle_files``), and
-its logits of texts.
+"""Writes a model and its text→ids code to a bundle (``rundir.bundle_files``), reads them back, and computes logits.
 
-Nothing in a bundle is executed when it is read.
+Reading a bundle executes nothing in it.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ from preprocessing.dataset.shards import Manifest
 
 NEUTRAL = Decision()
 NAMED = 200
-"""Cells of a list of classes in a sentence."""
+"""Maximum width of a list of classes in a message."""
 PADDED_TOKENS_CUDA = 1 << 19
-"""Tokens of a batch on a GPU, padding included."""
+"""Maximum tokens of a batch on a GPU, padding included."""
 
 
 def write_bundle(
@@ -55,9 +54,9 @@ def write_bundle(
     decision: Decision = NEUTRAL,
     facts: Mapping[str, dict[str, Any] | None] = MappingProxyType({}),
 ) -> None:
-    """Write the weights of ``model`` as the bundle's only ones; ``write_vocabulary`` has run before.
+    """Write the weights of ``model`` and delete older ones; call ``write_vocabulary`` first.
 
-    ``facts``: what is known of where they come from, by the names that ``BundleInfo`` has for it.
+    ``facts``: fields of ``BundleInfo`` about the origin of the weights.
     """
     with HEARTBEAT.waiting("the device to copy the best weights"):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -87,13 +86,13 @@ def write_bundle(
 
 
 class Bundle(Scorer):
-    """A bundle's model, by torch. One of many processes computes with one thread on a CPU: no figure depends on how
-    many there are.
+    """A bundle's model, computed by torch. On a CPU each of several processes uses one thread, so that results do not
+    depend on their number.
     """
 
     model: Classifier
     dtype: torch.dtype | None = None
-    """What the recurrent layers compute in; None: that of the weights."""
+    """Dtype of the recurrent layers; None: that of the weights."""
 
     @staticmethod
     def settle(device: str, precision: str) -> dict[str, str]:
@@ -123,7 +122,7 @@ class Bundle(Scorer):
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """See ``Scorer.score``."""
         if self.settled is not None and self.settled["device"] == "cpu":
-            torch.set_num_threads(1)  # a thread's own: Dask's are not the one that opened the bundle
+            torch.set_num_threads(1)  # set per thread: Dask may score in another thread than the one that opened it
         return logits_of(self.model, encoded, self.batch_rows, self.dtype)
 
 
@@ -133,7 +132,7 @@ def read_bundle(directory: str | Path) -> Bundle:
 
 
 def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
-    """Refuse to evaluate weights on a dataset whose texts became ids in another way (law 1), or has other classes."""
+    """Raise ``DataError`` if the dataset's text→ids code (law 1) or classes are not those of the weights."""
     if info.text_hash != manifest.text_hash:
         part = "vocabulary" if info.vocabulary_hash != manifest.vocabulary_hash else "text pipeline"
         raise DataError(
@@ -155,7 +154,7 @@ def logits_of(
     """float64 ``[texts]`` for two classes, ``[texts, classes]`` for more; ``texts`` are ids, one array for each text.
 
     Texts of similar length are computed together, at most ``batch_rows`` of them, on the device where ``model`` is; it
-    must be in evaluation mode. ``dtype`` is what the recurrent layers compute in, that of the weights unless given.
+    must be in evaluation mode. ``dtype`` is that of the recurrent layers, by default that of the weights.
     """
     device = model.head.weight.device
 

@@ -35,7 +35,7 @@ class ScoringConfig:
     quiet: bool = False
     """Print nothing but warnings and errors."""
     stage_dir: str = "auto"
-    """Where a split is copied once per node: a directory, none, or auto, which copies from network file systems."""
+    """Where each node copies a split to: a directory, none, or auto, which copies only from network file systems."""
     timeout_s: Seconds = 600
     """Longest wait of one process for another."""
     threads: Processes | None = None
@@ -43,7 +43,7 @@ class ScoringConfig:
 
 
 def check_source(source: SourceConfig) -> None:
-    """Raise ``ConfigError`` where files are named that are not the input."""
+    """Raise ``ConfigError`` if ``source.path`` is set: ``--input`` names the files."""
     if source.path != SourceConfig().path:
         raise ConfigError("source.path: --input names the files; leave this out")
 
@@ -52,7 +52,7 @@ def check_source(source: SourceConfig) -> None:
 class EvaluateConfig(ScoringConfig):
     """Evaluate the best weights of a run on new labelled rows, or on a split of a dataset.
 
-    New rows are read as those of the training were.
+    New rows are read like the training corpus.
     """
 
     run: str
@@ -60,9 +60,9 @@ class EvaluateConfig(ScoringConfig):
     input: str | None = None
     """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads."""
     source: SourceConfig = field(default_factory=SourceConfig)
-    """How the input is read, where it differs from the corpus of the training."""
+    """How to read the input, where it differs from the training corpus."""
     data: str | None = None
-    """Dataset directory, in place of an input; its vocabulary must be the one of the training."""
+    """Dataset directory, instead of an input; its vocabulary must be that of the training."""
     split: str = "test"
     """Split of the dataset."""
     output: str | None = None
@@ -71,20 +71,20 @@ class EvaluateConfig(ScoringConfig):
     """Print the figures of an input as one JSON object instead of tables."""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that there is one thing to evaluate on."""
+        """Check ranges, and that either ``input`` or ``data`` is given."""
         if (self.input is None) == (self.data is None):
             raise ConfigError("nothing to evaluate on: give --input FILE or --data DATASET (not both)")
         check_source(self.source)
         if self.source.has_unlabelled:
-            what = "rows that are measured need a label"
-            raise ConfigError(f"source.unlabelled_path and source.missing_label: {what}; drop leaves the others out")
+            what = "an evaluation needs labelled rows"
+            raise ConfigError(f"source.unlabelled_path and source.missing_label: {what}; drop skips the others")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig(ScoringConfig):
-    """Write soft labels: the probability of each class for every unlabelled row, as a run or a linear model has it.
+    """Write soft labels: the probability of each class for every unlabelled row, predicted by a run or a linear model.
 
-    A training learns them beside the labelled rows: --self_training.labels NAME --order.unlabelled_batch ROWS.
+    Train on them and the labelled rows with --self_training.labels NAME --order.unlabelled_batch ROWS.
     """
 
     data: str
@@ -92,9 +92,9 @@ class LabelConfig(ScoringConfig):
     run: str | None = None
     """Run directory (or bundle directory) whose best weights are the teacher."""
     baseline: bool = False
-    """In place of a run: a linear model of the training rows, as `python -m harness baseline` measures it."""
+    """Use a linear model of the training rows as the teacher, as `padless baseline` fits it."""
     output: str | None = None
-    """File to write; DATA/soft_labels/NAME.arrow unless given, NAME being the run's or baseline."""
+    """File to write; by default DATA/soft_labels/NAME.arrow, where NAME is the run's name or baseline."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is one teacher."""
@@ -107,17 +107,17 @@ class ReadingConfig:
     """How files of texts are read."""
 
     column: str | None = None
-    """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
+    """Column of the input that holds the text; null: that of the training corpus, or text."""
     source: SourceConfig = field(default_factory=SourceConfig)
-    """How the input is read, where it differs from the corpus of the training."""
+    """How to read the input, where it differs from the training corpus."""
 
     def __post_init__(self) -> None:
-        """Check that the files are named once."""
+        """Check that ``source.path`` is not set."""
         check_source(self.source)
 
     @property
     def given(self) -> SourceConfig:
-        """What is said of the input."""
+        """``source``, with ``column`` as its text column."""
         return self.source if self.column is None else replace(self.source, text_column=self.column)
 
 
@@ -129,28 +129,28 @@ class PredictConfig(ReadingConfig):
     """Run directory, bundle, export folder or hf://owner/name, whose best weights predict."""
     input: str | list[str] | None = None
     """Files, globs or folders with one text a row, here or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .parquet, or
-    .txt with one text a line; of a folder that holds nothing but .txt files, each is a text. - is standard input."""
+    .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard input."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
-    """What the input is; auto takes it from the name, and standard input for one text a line."""
+    """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     missing: Literal["error", "keep"] = "error"
-    """Rows without a text: refused before anything is predicted, or predicted as an empty text."""
+    """Rows without a text: error refuses them before predicting anything, keep predicts an empty text."""
     output: str | None = None
     """File to write (.parquet, .csv, .tsv or .jsonl): the input's columns, unchanged, and the predictions."""
     prefix: str = ""
-    """Stands before the names of the new columns, where the input has a column predicted already."""
+    """Prefix for the names of the new columns, if the input already has a column predicted."""
     overwrite: bool = False
-    """Begin anew where another prediction was begun, or replace a file of something else."""
+    """Discard an unfinished prediction, or replace a file that holds something else."""
     engine: Engine = "auto"
-    """What computes: torch; onnx or onnx-int8, ONNX Runtime, of an export that has that form; auto takes torch where it
-    can be imported, else onnx."""
+    """torch, or ONNX Runtime (onnx, onnx-int8; needs an export with that file); auto takes torch if it can be imported,
+    else onnx."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes a CUDA device if there is one."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """What the recurrent layers compute in; auto: bf16 where the device computes it natively."""
+    """Precision of the recurrent layers; auto: bf16 if the device supports it natively."""
     processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
     executor: Literal["local", "dask"] = "local"
-    """local: processes on this machine; dask: the workers of a running scheduler, which see the same files."""
+    """local: processes on this machine; dask: the workers of a running scheduler, with access to the same files."""
     scheduler: str | None = None
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
     timeout_s: Wait = 86_400.0
@@ -158,9 +158,9 @@ class PredictConfig(ReadingConfig):
     part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
     batch: AtLeast1 = 1024
-    """Most rows computed at once; long texts are fewer."""
+    """Maximum rows of a batch; fewer for long texts."""
     json: bool = False
-    """Print one JSON object a text instead of a line to read."""
+    """Print one JSON object per text instead of a readable line."""
     quiet: bool = False
     """Print neither progress nor how many rows were predicted."""
 
@@ -179,7 +179,7 @@ class PredictConfig(ReadingConfig):
         return [] if self.input is None else [self.input] if isinstance(self.input, str) else self.input
 
     def workers(self, default: int | None = None) -> ExecutorConfig:
-        """The executor of a prediction: ``default`` local processes unless their number is given."""
+        """The executor of a prediction; ``default`` is the number of local processes if ``processes`` is null."""
         workers = self.processes or (default if self.executor == "local" else None)
         return ExecutorConfig(kind=self.executor, workers=workers, scheduler=self.scheduler, timeout_s=self.timeout_s)
 
@@ -192,22 +192,22 @@ class ExplainConfig(ReadingConfig):
     """
 
     run: str | None = None
-    """Run directory (or bundle directory) whose best weights are explained; unless it is the first word."""
+    """Run directory (or bundle directory) whose best weights are explained, if it is not the first argument."""
     input: str | None = None
     """File, glob or folder with one text a row, here or remote: .csv, .tsv, .jsonl, .parquet, or .txt with one text a
     line; - is standard input."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
-    """What the input is; auto takes it from the name, and standard input for one text a line."""
+    """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     rows: AtLeast1 | None = None
-    """Explain only so many rows of the input; null: all."""
+    """Explain only this many rows of the input; null: all."""
     label: str | None = None
     """Class to explain; null: the one predicted for each text."""
     format: Literal["auto", "text", "json", "html"] = "auto"
-    """What is written: words with colours or scores, a JSON object a text, or one page; auto goes by --output."""
+    """Output format: words with colours or scores, one JSON object per text, or one page; auto goes by --output."""
     output: str | None = None
     """File to write (.html, .jsonl, .json, .txt) in place of printing."""
     overwrite: bool = False
-    """Replace an output that is there and holds something else."""
+    """Replace an existing output that holds something else."""
     batch: AtLeast1 = 16
     """Texts explained together."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -219,11 +219,11 @@ class ExplainConfig(ReadingConfig):
         """Check ranges."""
         super().__post_init__()
         if self.input is None and (self.column is not None or self.rows is not None):
-            raise ConfigError("column and rows say what is read of --input; name the file there")
+            raise ConfigError("column and rows need --input; name the file there")
 
     @property
     def form(self) -> Form:
-        """What is written. Raises ``ConfigError`` for a file whose ending does not say."""
+        """The output format. Raises ``ConfigError`` for an unknown file ending."""
         if self.format != "auto":
             return self.format
         if self.output is None:

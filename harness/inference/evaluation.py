@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good the best weights of a run are, and their most confident mistakes: on a split of a dataset, or on new
-labelled rows, which are read as its corpus was and encoded as its rows were.
+"""Evaluates the best weights of a run on a split or on new labelled rows: figures and the most confident mistakes. New
+rows are read like the training corpus and encoded like its rows.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from preprocessing.labels import LabelMap, LabelType, spelling
 from preprocessing.text.vocabulary import UNK
 
 LISTED = 10
-"""Mistakes that are listed."""
+"""Maximum number of mistakes in the results."""
 METHOD = "integrated gradients: what each word adds to the logit of the predicted label"
 CHARACTERS = 500
-"""Characters of a mistake's text that are kept."""
+"""Maximum characters of a mistake's text."""
 OTHERWISE = "name another --output"
 
 
 def evaluate(config: EvaluateConfig, session: Session) -> None:
-    """Score one split with the best weights of a run; rank 0 writes what was found and says it.
+    """Score one split with the best weights of a run; rank 0 writes and prints the results.
 
     Every rank calls this. Raises the same ``UserError`` on all of them.
     """
@@ -63,7 +63,7 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
     if config.split == UNLABELLED:
         raise DataError(
             f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `python -m harness label` "
-            "writes what a run makes of them"
+            "writes a run's predictions of them"
         )
     world, directory = session.world, output_of(config)
     bundle, manifest = weights_and_dataset(bundle_directory(config.run), config.data, session)
@@ -89,7 +89,9 @@ def output_of(config: EvaluateConfig) -> Path:
 
 
 def about_texts(scores: Scores, hashes: np.ndarray, config: EvaluateConfig, bundle: Bundle) -> dict[str, Any]:
-    """See ``texts_of``; ``hashes`` are ``row_hashes`` of the rows, which say nothing of texts without a known word."""
+    """See ``texts_of``; ``hashes`` are ``row_hashes`` of the rows. Texts without a known word are not looked up, since
+    their ids do not identify them.
+    """
     trained = training_texts(hashes[scores.unknown < scores.lengths], config.run, bundle.info.dataset)
     return texts_of(scores.lengths, scores.unknown, trained)
 
@@ -97,7 +99,7 @@ def about_texts(scores: Scores, hashes: np.ndarray, config: EvaluateConfig, bund
 def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     """All figures of ``SPLIT.json``: metrics after calibration with intervals, calibration, subgroups and mistakes.
 
-    Rank 0 alone calls this; it needs no other rank. The model of ``bundle`` lies on its device.
+    Only rank 0 calls this. The model of ``bundle`` is on its device.
     """
     bundle.model.eval()
     worst, mistakes = worst_mistakes(scores.rows, scores.labels, scores.logits, bundle)
@@ -111,7 +113,7 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
 
 
 def known_of(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
-    """All that labels and logits tell."""
+    """The figures that need only labels, logits and lengths."""
     facts: dict[str, Any] = {"lengths": scores.lengths, "unknown": scores.unknown, "names": bundle.labels}
     found = figures(scores.logits, scores.labels, **facts, decision=bundle.decision)
     return {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step, **found}
@@ -136,8 +138,8 @@ def write_results(directory: Path, split: str, scores: Scores, label_type: Label
 def worst_mistakes(
     rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, bundle: Bundle
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Places of the wrong predictions with the highest probability, the highest first; and each with its row number,
-    its label, what was predicted and its probability.
+    """Positions of the most confident wrong predictions, the highest probability first; and for each its row number,
+    its label, the predicted label and its probability.
     """
     calibrated = bundle.decision.calibrated(logits)
     predicted = predicted_labels(calibrated, bundle.decision.threshold)
@@ -164,7 +166,7 @@ def read_ids(split: Split, rows: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def evaluate_input(config: EvaluateConfig) -> None:
-    """Score the input, write the figures and the predictions beside each other, and show them.
+    """Score the input, write figures and predictions, and print the figures.
 
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
@@ -194,8 +196,8 @@ def evaluate_input(config: EvaluateConfig) -> None:
 
 
 def beside(splits: Mapping[str, Any], scores: Scores, longest: int) -> dict[str, float | None]:
-    """The share of tokens that are not in the vocabulary, here and in validation, and the share of texts that are as
-    long as any that is read, here and in the training rows; None where that is not known.
+    """The share of unknown tokens, here and in validation, and the share of texts of maximum length, here and in the
+    training rows; None where unknown.
     """
     train = splits.get(TRAIN)
     return {
@@ -207,9 +209,9 @@ def beside(splits: Mapping[str, Any], scores: Scores, longest: int) -> dict[str,
 
 
 def name_of(address: str, directory: Path) -> str:
-    """What the files are called: the input's own name, with its ending, so that no split is called so.
+    """The name of the output files: the input's name with its ending, which is no split's name.
 
-    Where the figures of another input have that name, a hash of the address tells them apart.
+    If another input's figures have that name, a hash of the address is added.
     """
     place = public(addresses.absolute(address))
     name = re.sub("[*?]", "_", Path(public(address).rstrip("/")).name)
@@ -238,7 +240,7 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
 
 
 def pieces_of(address: str, reading: Reading) -> Iterator[Piece]:
-    """Every part of an input, read. Raises ``DataError`` naming file and row, or the columns that there are."""
+    """The parts of an input. Raises ``DataError`` that names file and row, or the columns that exist."""
     if addresses.kind(addresses.find(address)[0]) == fs.FileType.NotFound:
         raise DataError(f"{address}: no such file; check --input")
     files = sources.files(replace(reading.source, path=[address]), SplitConfig(column=None))
@@ -252,10 +254,10 @@ def pieces_of(address: str, reading: Reading) -> Iterator[Piece]:
 def read_and_score(
     bundle: Bundle, address: str, reading: Reading, classes: Mapping[str, int]
 ) -> tuple[Scores, np.ndarray, dict[str, Any]]:
-    """The scores of all rows, ``row_hashes`` of their ids, and what else is said of them: ``mistakes`` with texts, and
-    how many rows were ``left_out`` or are ``missing`` their text.
+    """The scores of all rows, ``row_hashes`` of their ids, and other results: ``mistakes`` with texts, and how many
+    rows were ``left_out`` or have no text (``missing``).
 
-    ``classes`` is what ``meanings`` gives. Raises ``DataError``, also for labels that the run does not know.
+    ``classes`` is the result of ``meanings``. Raises ``DataError``, also for labels that the run does not know.
     """
     columns: list[tuple[np.ndarray, ...]] = []
     mistakes: list[dict[str, Any]] = []
@@ -282,9 +284,9 @@ def read_and_score(
 
 
 def class_of(address: str, piece: Piece, names: Sequence[str], classes: Mapping[str, int]) -> np.ndarray:
-    """int64 ``[rows]``: the number of each row's class; a label that is the exact name of a class is that class.
+    """int64 ``[rows]``: the class index of each row; an exact class name has priority over ``classes``.
 
-    Raises ``DataError`` for labels that are none.
+    Raises ``DataError`` for unknown labels.
     """
     exact = {name: number for number, name in enumerate(names)}
     numbers = np.zeros(len(piece.classes), np.int64)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness explain``: what each word of a text adds, as calibrated log-odds of a class; of texts, or of the
-rows of a file; as data, text, a terminal's colours, JSON or one HTML page.
+"""``padless explain``: how much each word of a text adds to the calibrated log-odds of a class. The results
+are objects, text, terminal colours, JSON or one HTML page.
 
-Orange speaks for a class and blue against it, which colour-blind readers can tell apart. Where there is no colour, a
-solid or a dotted line below the word says the same, or its score behind it.
+Orange marks words for a class and blue words against it; colour-blind readers can tell them apart. Without colour, a
+solid or dotted underline or the score after the word shows the same.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ if TYPE_CHECKING:
 NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
 UNKNOWN = RESERVED[UNK]
 LISTED = 400
-"""Cells of a list of classes in a sentence."""
+"""Maximum width of a list of classes in a message."""
 WRITTEN = ("text", "label", "predicted", "probability", "logit", "baseline", "tokens", "spans", "scores")
-"""What is written of an explanation as JSON."""
+"""Fields of an explanation in JSON."""
 Explained = tuple[int | None, "Explanation"]
-"""A text's row in its file, if it has one, and the text explained."""
+"""A text's row number in its file, or None, and its explanation."""
 GENERATOR = "padless explain"
-"""What a page of explanations says that it was made by."""
+"""``generator`` of a page of explanations."""
 WRITTEN_BY_US: dict[Form, tuple[str, ...]] = {
     "html": (f'<meta name="generator" content="{GENERATOR}">',),
     "json": ('"tokens": ', '"scores": ', '"baseline": '),
     "text": ("\nfor ", "\nagainst: "),
 }
-"""What a file of each form contains."""
-LEGEND = [("These words", 1.0), (" speak for the class, ", 0.0), ("these", -1.0), (" against it; ", 0.0)]
+"""Strings by which an existing file of each form is recognised."""
+LEGEND = [("These words", 1.0), (" support the class, ", 0.0), ("these", -1.0), (" oppose it; ", 0.0)]
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
 @media screen and (prefers-color-scheme: dark) {
@@ -83,13 +83,13 @@ article > p { margin: 0 0 8px; overflow-wrap: anywhere; }
 """
 
 Piece = tuple[str, float]
-"""A part of a text, and how much it adds; 0 for what is no word of the model."""
+"""A part of a text, and its score; 0 for text that the model has not read."""
 FAINTEST = 0.1
-"""Words of less than this share of the text's largest score have no mark."""
+"""Words below this share of the text's largest score are not marked."""
 LONGEST, KEPT = 1200, 300
-"""A longer stretch without any mark is shown by this many letters of either end."""
+"""Unmarked text of more than ``LONGEST`` characters is shortened to its first and last ``KEPT``."""
 NAMED = 5
-"""So many of the strongest words are named, for and against."""
+"""How many of the strongest words are named, for and against."""
 STYLE = """
 .padless-words { overflow-wrap: anywhere; white-space: pre-line; unicode-bidi: isolate; }
 .padless-words mark { color: inherit; padding: 0 2px; border-radius: 3px; unicode-bidi: isolate; }
@@ -102,49 +102,49 @@ SHADES = {
     True: ("black on #fde0cc", "black on #f9b27f", "bold black on #f2862f"),
     False: ("black on #d3e6fa", "black on #94c4f2", "bold black on #5aa2e6"),
 }
-"""Styles of rich for words for a class and against it, from faint to strong."""
+"""rich styles for words for (True) and against (False) a class, from faint to strong."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Explanation:
     """Integrated gradients of one text: ``sum(scores)`` is ``logit - baseline``.
 
-    Logits are calibrated ones of ``label``: for two classes its log-odds against the other, so ``probability`` is their
-    sigmoid; for more the one that goes into the softmax. Above zero a score speaks for the label, below against it.
+    Logits are the calibrated ones of ``label``: its log-odds for two classes, so ``probability`` is their sigmoid; the
+    input of the softmax for more. A positive score is evidence for the label, a negative one against it.
     """
 
     text: str
     label: str
-    """The class that is explained: the predicted one, unless another was asked for."""
+    """The explained class: the predicted one unless another was requested."""
     predicted: str
     probability: float
     """Of ``label``."""
     tokens: tuple[str, ...]
-    """What the model has read, ``<unk>`` for what is not in its vocabulary."""
+    """The tokens that the model has read, ``<unk>`` for unknown ones."""
     spans: tuple[Span | None, ...]
-    """Where each token stands: ``text[start:end]``; None for one that stands nowhere."""
+    """Position of each token: ``text[start:end]``; None if it is not in the text."""
     scores: tuple[float, ...]
     """How much each token adds."""
     logit: float
     baseline: float
     """Logit of a blank text with as many tokens; scores add up to the difference from it."""
     num_tokens: int
-    """Tokens of the whole text, of which a long one's middle or end is not read; 0 where nothing was left of it."""
+    """Tokens of the whole text before truncation; 0 if preprocessing left none."""
     points: int
-    """How often the network was read for it."""
+    """Number of integration points."""
 
     @property
     def missed(self) -> float:
-        """By how much the sum of the scores misses what it explains: no more than a thousandth, but in odd cases."""
+        """Difference between the sum of the scores and ``logit - baseline``: usually at most a thousandth."""
         return abs(sum(self.scores) - (self.logit - self.baseline))
 
     @cached_property
     def pieces(self) -> list[Piece]:
-        """The text in pieces with their scores; what the model has not read has 0."""
+        """The text in pieces with their scores; 0 for text that the model has not read."""
         return pieces_of(self.text, self.spans, self.scores)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each token: ``token``, ``score``, and its place ``start``, ``end`` in the text."""
+        """A row for each token: ``token``, ``score``, and its position ``start``, ``end`` in the text."""
         import pandas as pd
 
         starts, ends = zip(*(span or (None, None) for span in self.spans), strict=True)
@@ -152,7 +152,7 @@ class Explanation:
         return frame.astype({"start": "Int64", "end": "Int64"})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as the command ``explain`` writes them as JSON."""
+        """Plain values, the same as in the JSON of the command ``explain``."""
         return {name: getattr(self, name) for name in WRITTEN}
 
     @property
@@ -164,7 +164,7 @@ class Explanation:
 
     @property
     def summary(self) -> list[str]:
-        """Sentences below the text: the strongest words, and what else should be known."""
+        """Lines below the text: the strongest words, and notes."""
         lines = [f"for {shown(self.label)}: {strongest(self.pieces, 1)}", f"against: {strongest(self.pieces, -1)}"]
         unknown = self.tokens.count(UNKNOWN)
         if not self.num_tokens:
@@ -178,7 +178,7 @@ class Explanation:
         return lines
 
     def to_html(self) -> str:
-        """The marked text with what is said of it, as an element without style."""
+        """The marked text and its summary as an HTML element, without style sheet."""
         summary = "".join(f"<p>{html.escape(line)}</p>" for line in self.summary)
         return (
             f'<p class="padless-head"><b>{html.escape(self.head)}</b></p>'
@@ -230,7 +230,7 @@ def main(config: ExplainConfig, words: list[str]) -> int:
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
         if files and config.rows is None:
             for _ in texts_in(files, work):
-                pass  # a wrong row is refused before any is explained
+                pass  # finds unreadable rows before any is explained
         number = write_all(stream, form, run, explained(config, bundle, chunks, bool(files)))
         if not number:
             raise DataError(f"{config.input}: holds no rows")
@@ -242,7 +242,7 @@ def main(config: ExplainConfig, words: list[str]) -> int:
 def explained(
     config: ExplainConfig, directory: Path, chunks: Iterator[list[str]], numbered: bool
 ) -> Iterator[Explained]:
-    """Each text explained, a batch at a time, with its row if they are ``numbered``."""
+    """The explanations of ``chunks``, a batch at a time; with row numbers if ``numbered``."""
     from harness.inference.bundle import Bundle
     from harness.ranks.precision import choose_device, full_fp32
 
@@ -257,7 +257,7 @@ def explained(
 
 
 def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> list[Explanation]:
-    """Each text with what its words add to ``label``, or to the class predicted for it, computed where the model is.
+    """Explain each text for ``label``, or for its predicted class, on the model's device.
 
     Raises ``ConfigError`` for a class that the model does not have.
     """
@@ -300,7 +300,7 @@ def added(model: Classifier, ids: Sequence[np.ndarray], classes: Sequence[int]) 
 
 
 def check_label(label: object, labels: Sequence[str]) -> None:
-    """Raise ``ConfigError`` that names the classes there are for one that is none of them."""
+    """Raise ``ConfigError``, which names the known classes, for an unknown one."""
     if label not in labels:
         known = shortened(", ".join(labels), LISTED)
         raise ConfigError(f"label: the model has no class {str(label)!r}; it has {known}")
@@ -308,7 +308,7 @@ def check_label(label: object, labels: Sequence[str]) -> None:
 
 def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explained]) -> int:
     """Write explanations as ``text``, ``json`` (an object a line) or ``html`` (one page without script or other files),
-    each as soon as it is there; returns how many.
+    each as soon as it is ready; returns how many.
     """
     number = 0
     for number, (row, one) in enumerate(explanations, 1):
@@ -328,7 +328,7 @@ def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explai
 
 
 def write_text(screen: Screen, row: int | None, one: Explanation) -> None:
-    """For people: colours in a terminal, scores behind words elsewhere."""
+    """Write one explanation: with colours in a terminal, with scores after words elsewhere."""
     screen.say(one.head if row is None else f"row {row:,}: {one.head}", "head")
     if screen.is_live and not os.environ.get("NO_COLOR"):
         from rich.console import Console
@@ -343,7 +343,7 @@ def write_text(screen: Screen, row: int | None, one: Explanation) -> None:
 
 
 def page_start(run: str) -> str:
-    """The head of a page of explanations, and the legend."""
+    """The start of a page of explanations: head and legend."""
     title = plain_line(public(f"What words add: {run}"))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head>{page_head(title, GENERATOR, PAGE_STYLE + STYLE)}</head>\n'
@@ -356,10 +356,10 @@ def page_start(run: str) -> str:
 
 
 def page_head(title: str, generator: str, style: str) -> str:
-    """What stands in the head of every page: its title and style sheet, and that nothing else may act or be loaded.
+    """The ``head`` of every page: title, style sheet, and a policy that forbids scripts and loading.
 
-    The style sheet is known by its hash. Attributes of elements may hold styles, since charts and marks have them, and
-    every value in them is ours. ``generator`` says what wrote the page.
+    The policy allows the style sheet by its hash, and style attributes, which charts and marks need; padless writes
+    every value in them. ``generator`` names the program.
     """
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = (
@@ -376,19 +376,19 @@ def page_head(title: str, generator: str, style: str) -> str:
 
 
 def shown(text: str) -> str:
-    """A text with newlines as line ends, and control characters spelled out, which do nothing to a terminal then."""
+    """A text with unified line ends and escaped control characters."""
     return printable(unix_lines(text))
 
 
 def unix_lines(text: str) -> str:
-    """``text`` whose lines all end with a newline, as a page ends them."""
+    """``text`` with every line end replaced by a newline."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def places(text: str, tokens: Sequence[str], words: Callable[[list[str]], Tokens], spec: TextSpec) -> list[Span | None]:
-    """Where each of the ``tokens`` that a model has read of a text stands in it; ``words`` is its pipeline's tokenizer.
+    """The position in a text of each of the ``tokens`` that a model has read of it; ``words`` is its tokenizer.
 
-    What is not in the vocabulary was read as ``<unk>``.
+    Unknown tokens are ``<unk>``.
     """
     known = set(tokens)
 
@@ -400,7 +400,7 @@ def places(text: str, tokens: Sequence[str], words: Callable[[list[str]], Tokens
 
 
 def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) -> list[Piece]:
-    """The text in pieces that give it when they are joined; tokens that share letters are one piece, with their sum."""
+    """Split the text into pieces; overlapping tokens become one piece, with the sum of their scores."""
     placed = sorted((*span, score) for span, score in zip(spans, scores, strict=True) if span is not None)
     result: list[Piece] = []
     position = 0
@@ -415,8 +415,8 @@ def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) 
 
 
 def marked(pieces: Sequence[Piece]) -> list[tuple[str, float, float]]:
-    """Text to be shown, score, and share of the largest score, from -1 to 1; both are 0 for a stretch without a mark,
-    of which a long one is shown by its ends.
+    """Printable text, score, and share of the largest score, from -1 to 1, of each piece. Both are 0 for unmarked text,
+    which is shortened if long.
     """
     largest = max((abs(score) for _, score in pieces), default=0.0) or 1.0
     result: list[tuple[str, float, float]] = []
@@ -432,7 +432,7 @@ def marked(pieces: Sequence[Piece]) -> list[tuple[str, float, float]]:
 
 
 def as_html(pieces: Sequence[Piece]) -> str:
-    """The marked text as the inside of an element of the class ``padless-words``; see ``STYLE``."""
+    """The marked text as the content of an element of the class ``padless-words``; see ``STYLE``."""
     parts = []
     for text, score, share in marked(pieces):
         part = html.escape(text)
@@ -444,13 +444,13 @@ def as_html(pieces: Sequence[Piece]) -> str:
 
 
 def as_plain(pieces: Sequence[Piece]) -> str:
-    """The text with scores behind its stronger words: ``a wonderful[+1.24] film``."""
+    """The text with scores after its stronger words: ``a wonderful[+1.24] film``."""
     text = "".join(f"{text}[{score:+.2f}]" if score else text for text, score, _ in marked(pieces))
     return "\n".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
 
 
 def as_rich(pieces: Sequence[Piece]) -> Any:
-    """The text in the colours of a terminal, as rich prints it."""
+    """The coloured text, for rich to print."""
     from rich.text import Text
 
     result = Text()
@@ -461,7 +461,7 @@ def as_rich(pieces: Sequence[Piece]) -> Any:
 
 
 def strongest(pieces: Sequence[Piece], sign: int) -> str:
-    """The words that add most, or take most away, the strongest first, for a sentence; equal words are one."""
+    """A list of the strongest words for (``sign`` 1) or against (-1), the strongest first; equal words are summed."""
     sums: defaultdict[str, float] = defaultdict(float)
     for text, score in pieces:
         if score:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness label``: scores rows with a teacher and writes their soft labels beside the dataset."""
+"""``padless label``: scores rows with a teacher and writes their soft labels to the dataset's directory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def label_with_run(config: LabelConfig, session: Session) -> Path:
-    """Score rows with the best weights of a run, or with a bundle; the file that rank 0 has written.
+    """Score rows with the best weights of a run or a bundle; returns the file that rank 0 has written.
 
     Every rank calls this. Raises the same ``UserError`` on all of them.
     """
@@ -54,7 +54,7 @@ def label_with_run(config: LabelConfig, session: Session) -> Path:
 
 
 def label_with_baseline(config: LabelConfig) -> Path:
-    """Score rows with a linear model that is fitted to the training rows first; the file that was written."""
+    """Fit a linear model to the training rows and score rows with it; returns the written file."""
     manifest = read_manifest(config.data)
     check_splits(config, manifest)
     check_linear(config.data, manifest)
@@ -74,7 +74,7 @@ def label_with_baseline(config: LabelConfig) -> Path:
 
 
 def check_splits(config: LabelConfig, manifest: Manifest) -> None:
-    """Raise ``DataError`` if the dataset lacks a split that is to be scored, or validation, which measures teachers."""
+    """Raise ``DataError`` if the dataset lacks unlabelled rows, or validation, on which the teacher is measured."""
     wanted = {VALIDATION: "no validation split; build it with one"}
     wanted[UNLABELLED] = "no unlabelled rows; build it with source.unlabelled_path"
     for name, lacks in wanted.items():
@@ -83,8 +83,8 @@ def check_splits(config: LabelConfig, manifest: Manifest) -> None:
 
 
 def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict[str, Any]:
-    """How good the teacher is: accuracy of the most probable class, log loss of its probabilities, rows; and whether
-    it is any better than chance.
+    """The teacher's accuracy of the most probable class, log loss, number of rows, and whether it is better than
+    chance.
     """
     calibrated = decision.calibrated(logits)
     values = classification_metrics(calibrated, labels)
@@ -95,10 +95,10 @@ def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict
 def write(
     config: LabelConfig, path: Path, manifest: Manifest, found: list[Scored], decision: Decision, **facts: Any
 ) -> None:
-    """Write the calibrated probabilities of the unlabelled rows, and say what is in the file. Raises ``StorageError``.
+    """Write the calibrated probabilities of the unlabelled rows, and print a summary. Raises ``StorageError``.
 
-    ``found`` are validation, which says how good the teacher is, and the unlabelled rows; ``facts`` fields of
-    ``Teacher``.
+    ``found`` has the scores of validation, which measure the teacher, and of the unlabelled rows; ``facts`` are fields
+    of ``Teacher``.
     """
     (_, labels, logits), (rows, _, unlabelled) = found
     validation = measured(logits, labels, decision)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness predict``: texts, or every row of files, part by part, by processes, ranks or a Dask cluster.
+"""``padless predict``: predicts texts, or every row of files, in parts, by processes, ranks or a Dask cluster.
 
-1. cut the input into parts, and look at each row once: what cannot be predicted is refused before anything is
-2. predict the parts that are not there yet, each with a marker that says so                    (parallel)
+1. cut the input into parts, and check each row once: errors are reported before anything is predicted
+2. predict the missing parts, and write a marker for each                                      (parallel)
 3. put them together
 
-Where the input is cut is a pure function of the input and the settings, so a part is the same whoever makes it, and
-whenever. An interrupted prediction goes on with the parts that are left: they and what was begun lie in
-``OUTPUT.parts/``.
+Where the input is cut depends only on the input and the settings, so every worker makes the same part at any time. An
+interrupted prediction continues with the missing parts; finished ones are in ``OUTPUT.parts/``.
 """
 
 from __future__ import annotations
@@ -61,38 +60,38 @@ if TYPE_CHECKING:
     from harness.ranks.distributed import World
 
 VERSION = 1
-"""Changes when the same input and settings give other bytes."""
+"""Increase it when the same input and settings give other bytes."""
 FEWEST, MOST = 20, 80
-"""Cells of a text that a line to read shows at least, and where its output is no terminal."""
+"""Width of a text in a readable line: the minimum, and without a terminal."""
 BEGUN, LOCK = "begun.json", "lock"
 OTHERWISE = "name another --output"
 ANEW = f"{OTHERWISE}, or set --overwrite true"
 GROUP_ROWS = 1 << 16
-"""Most rows of a row group of Parquet."""
+"""Maximum rows of a Parquet row group."""
 COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Made:
-    """What is known of a part that is whole."""
+    """Facts of a finished part."""
 
     rows: int
     without_known_word: int
-    """Texts of which no token is in the vocabulary."""
+    """Number of texts without a token in the vocabulary."""
 
 
 @dataclass(frozen=True)
 class ScoredPart(engine.Part[Made]):
-    """One part of the input, to be written with its predictions.
+    """One part of the input, which is written with its predictions.
 
-    What comes of it depends on its rows and the task alone, whoever makes it.
+    The result depends only on its rows and the task.
     """
 
     number: int
     part: Part
     layout: Layout
     scorer: tuple[str, str, int, dict[str, str]]
-    """What ``open_scorer`` takes; each thread of a worker opens it once."""
+    """Arguments of ``open_scorer``; each thread of a worker calls it once."""
 
     result: ClassVar[type] = Made
 
@@ -102,7 +101,7 @@ class ScoredPart(engine.Part[Made]):
         return self.root / f"{self.number:05d}.{self.layout.kind}"
 
     def make(self) -> tuple[Made, dict[str, str]]:
-        """Raises ``DataError`` for what cannot be read, ``OSError`` for what cannot be written."""
+        """Raises ``DataError`` if reading fails, ``OSError`` if writing fails."""
         scorer: Scorer = engine.kept(self.key, partial(open_scorer, *self.scorer))
         part, layout = self.part, self.layout
         if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
@@ -126,7 +125,7 @@ class ScoredPart(engine.Part[Made]):
 
 
 def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
-    """Some rows at a time with their ids; another thread reads and encodes the next ones meanwhile."""
+    """Blocks of rows with their ids; another thread reads and encodes the next block meanwhile."""
     needed = None if layout.top is None else [part.file.source.text_column]  # the bytes of the others stay as they are
     pieces = tables.iter_rows(part, needed, layout.schema)
     steps = ((rows, scorer.encode(texts_of(part, rows, layout.missing))) for rows in pieces)
@@ -190,9 +189,9 @@ def predict_here(config: PredictConfig) -> None:
 
 
 def predict_on_ranks(config: PredictConfig, world: World) -> None:
-    """Predict on every rank: each makes its share of the parts; rank 0 plans and puts them together.
+    """Predict on every rank: each makes its share of the parts; rank 0 plans and joins them.
 
-    What a lost rank has not made is made at the next start, by whichever rank then has it in its share.
+    The next start makes the parts that a lost rank has not made.
     """
     target, quiet = target_of(config), config.quiet or not world.is_main
     config = replace(config, run=str(local(config.run)))
@@ -206,7 +205,7 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
         left = world.from_main(left, "the parts that are left")
         with world.together("predicting"), storing(target, otherwise=OTHERWISE):
             if not (work := work_of(target)).is_dir():
-                what = "this rank does not see what rank 0 has begun; write to a disk that all machines share"
+                what = "this rank cannot see the folder of rank 0; write to a disk that all machines share"
                 raise DataError(f"{work}: {what}")
             make(left[world.rank :: world.world_size], Workers(config.timeout_s), quiet)
         with world.together("putting the parts together"):
@@ -215,29 +214,29 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
 
 
 def target_of(config: PredictConfig) -> Path:
-    """The file to write. Raises ``ConfigError`` for what cannot be written to."""
+    """The file to write. Raises ``ConfigError`` for an unusable ``--output``."""
     assert config.output is not None
     if addresses.is_remote(config.output):
-        raise ConfigError(f"--output {config.output}: is remote; write to a disk here, and copy what is whole")
+        raise ConfigError(f"--output {config.output}: is remote; write to a local disk, then copy the file")
     target = Path(config.output).expanduser()
     if config.output.endswith("/") or (target.exists() and not target.is_file()):
-        raise ConfigError(f"--output {config.output}: is no file; name one, as in predicted.parquet")
+        raise ConfigError(f"--output {config.output}: is not a file; name one, as in predicted.parquet")
     if KINDS.get(target.suffix.lower(), "txt") == "txt":
         raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
     return target
 
 
 def work_of(target: Path) -> Path:
-    """The folder of what was begun, of the parts and of the markers of finished ones; absolute."""
+    """The absolute folder of the settings, the parts and the markers of finished ones."""
     return target.with_name(f"{target.name}.parts").absolute()
 
 
 @contextmanager
 def claimed(target: Path) -> Iterator[Path]:
-    """Hold an output against other predictions; gives its folder of parts, which is gone where nothing was begun.
+    """Lock an output and yield its folder of parts, which is deleted afterwards if no prediction was begun.
 
-    Raises ``ConfigError`` for a folder of somebody else, ``StorageError`` where nothing can be written, ``UserError``
-    while another prediction is being written there.
+    Raises ``ConfigError`` for a folder that no prediction made, ``StorageError`` if it is not writable, ``UserError``
+    while another process predicts to it.
     """
     work = work_of(target)
     refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
@@ -258,9 +257,10 @@ def claimed(target: Path) -> Iterator[Path]:
 
 
 def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
-    """All parts of a prediction, new or those of an interrupted one; there is at least one.
+    """All parts of a new or an interrupted prediction, at least one.
 
-    Raises ``ConfigError`` where something else was begun there, ``DataError`` for the first row that cannot be read.
+    Raises ``ConfigError`` if a prediction with other settings was begun there, ``DataError`` for the first unreadable
+    row.
     """
     directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
     name = engine_of(directory, config.engine)
@@ -298,9 +298,9 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
 
 
 def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str, Any]) -> None:
-    """Raise ``ConfigError`` where another prediction was begun, or the file that is to be replaced holds none.
+    """Raise ``ConfigError`` if a prediction with other settings was begun, or the file to replace holds no predictions.
 
-    ``basis`` is all that decides the predictions, as plain values of JSON.
+    ``basis`` has everything that determines the predictions, as JSON values.
     """
     before = read_object(work / BEGUN, ANEW)
     if before is None:
@@ -312,14 +312,14 @@ def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str
 
 
 def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
-    """The layout of what is written, after every row was looked at once.
+    """Check every row once; returns the layout of the output.
 
-    Raises ``DataError`` for the first row that cannot be predicted, and for files that have other columns than the
-    first one, or those that are to be added.
+    Raises ``DataError`` for the first row that cannot be predicted, for files with other columns than the first file,
+    and for columns named like the new ones.
     """
     first, of_json = every[0], every[0].file.format == "jsonl"
     total = sum(part.bytes for part in every)
-    progress = engine.Progress("looking at the input", total, screen=Screen(errors=True, quiet=quiet))
+    progress = engine.Progress("checking the input", total, screen=Screen(errors=True, quiet=quiet))
     schema = pa.schema([])
     for part in every:
         for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
@@ -346,7 +346,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
 
 
 def typed_columns(part: Part) -> list[str]:
-    """The columns that all files must have: none of JSON lines and texts; with their types, of Parquet."""
+    """The columns that all files must have: with types for Parquet, none for JSON lines and texts."""
     if part.file.format != "parquet":
         return list(part.columns)
     schema = parquet.footer_of(part.data, part.file.name).schema.to_arrow_schema()
@@ -354,12 +354,12 @@ def typed_columns(part: Part) -> list[str]:
 
 
 def top_of(part: Part) -> bytes:
-    """The bytes above the first row of a text file: byte order mark, header."""
+    """The bytes before the first row of a text file: byte order mark, header."""
     return addresses.read_range(part.data, 0, part.cut.start) if part.cut.start else b""
 
 
 def make(parts: Sequence[ScoredPart], crew: Workers, quiet: bool) -> None:
-    """Make the parts that are not there yet, and show how far they are where there are several."""
+    """Make the missing parts, and show the progress if there are several."""
     screen = Screen(errors=True, quiet=quiet or len(parts) < 2)
     progress = engine.Progress("predicting", sum(part.size for part in parts), screen=screen)
     for _ in engine.run(parts, crew, progress):
@@ -367,12 +367,12 @@ def make(parts: Sequence[ScoredPart], crew: Workers, quiet: bool) -> None:
 
 
 def finish(parts: Sequence[ScoredPart], target: Path, quiet: bool) -> None:
-    """Put the parts together, and say what there is. Raises ``DataError`` for a part that is not there."""
+    """Join the parts, and print a summary. Raises ``DataError`` for a missing part."""
     rows = unread = 0
     for part in parts:
         made = engine.finished(part, verify=False)
         if made is None:
-            what = "is not seen here; name an --output on a disk that all who predict share"
+            what = "cannot be seen here; name an --output on a disk that all processes share"
             raise DataError(f"{part.path}: {what}")
         rows, unread = rows + made.rows, unread + made.without_known_word
     with storing(target, otherwise=OTHERWISE):
@@ -386,7 +386,7 @@ def finish(parts: Sequence[ScoredPart], target: Path, quiet: bool) -> None:
 
 
 def join(parts: Sequence[ScoredPart], target: Path) -> None:
-    """One file of all parts: the row groups of Parquet; else the header, and one part after the other."""
+    """Join all parts into one file: row groups for Parquet; else the header, then the parts."""
     if parts[0].layout.kind == "parquet":
         with pq.ParquetWriter(target, pq.read_schema(parts[0].path)) as writer:
             for part in parts:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of new files: which files an input means, which column holds the text, and each row written with its prediction.
+"""Rows of new files: finds the files of an input and their text column, and writes each row with its prediction.
 
-Files are read by ``preprocessing.corpus``, as the corpus of the training was read unless the user says otherwise.
+``preprocessing.corpus`` reads them, like the training corpus unless the user sets ``source``.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ KINDS = {
 }
 TEXT = "text"
 AVAILABLE_BYTES = 1 << 16
-"""Most that is taken from standard input at once; less where less has come."""
+"""Maximum bytes of one read from standard input."""
 HIDDEN = re.compile(r"(^|/)[._]|\.parts/")
-"""Files and folders that hold no rows: of Spark, of the system, of a prediction that was begun."""
+"""Files and folders without rows: of Spark, of the system, of an unfinished prediction."""
 USUAL = {"csv": Dialect(",", '"'), "tsv": Dialect("\t", '"')}
 Cells = dict[str, list[Any]]
-"""Name -> values of the columns that are added."""
+"""Name -> values of the new columns."""
 
 
 def reading_by(source: SourceConfig, bundle: Path, info: BundleInfo) -> Reading:
-    """How files are read: as ``source`` says, else as the training of a bundle read its corpus."""
+    """How to read files: by ``source``, and where it is unset, like the training corpus of a bundle."""
     return reading_of(source, (read_training(bundle, info.dataset) or {}).get("source", {}))
 
 
 def find(
     names: Sequence[str], kind: str, source: SourceConfig, reading: Reading, work: Path, part_mb: float = 8.0
 ) -> list[File]:
-    """Every file that some names mean, in their order; standard input is copied into ``work``.
+    """Every file of the given names, in their order; standard input is copied into ``work``.
 
-    ``kind`` is ``auto`` or one of ``KINDS``, ``source`` what the user said of ``reading``. Raises ``DataError`` for
-    what is not there or cannot be read, ``ConfigError`` for a file of unknown kind, or files of several.
+    ``kind`` is ``auto`` or one of ``KINDS``, ``source`` the user's part of ``reading``. Raises ``DataError`` for a
+    missing or unreadable file, ``ConfigError`` for a file of unknown kind, or files of several kinds.
     """
     found = [one for name in names for one in named(name, kind, work)]
     kinds = {its_kind: name for its_kind, _, name in reversed(found)}
@@ -82,8 +82,8 @@ def find(
 
 
 def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequence[str]) -> File:
-    """One file, whose texts are in the first of the ``columns`` that it has; says how it is written where nothing told
-    so. Raises ``DataError``.
+    """Open one file, whose texts are in the first of ``columns`` that it has; print its format if it was detected.
+    Raises ``DataError``.
     """
     source, known = reading.source, reading.dialect
     if kind == "tsv" and source.delimiter is None and known is None:
@@ -99,16 +99,16 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
     if seen.file.form and seen.file.form.recorded:
         tell(f"input: {file.name}: {seen.file.form}")
     chosen = next((one for one in columns if one in seen.columns), None)
-    if chosen is None and (seen.columns or form != "jsonl"):  # that a file has no rows is said later
+    if chosen is None and (seen.columns or form != "jsonl"):  # a file without rows is refused later
         raise DataError(f"{file.name}: no column {columns[0]!r}; it has {listed(seen.columns)}; use --column")
     source = replace(seen.file.source, text_column=chosen or columns[-1])
     return replace(seen.file, source=source, form=None)
 
 
 def named(given: str, kind: str, work: Path) -> Iterator[tuple[str, str, str]]:
-    """Kind, address and name of each file that one name of an input means; see ``find``."""
+    """Kind, address and name of each file of one given name; see ``find``."""
     if given == STDIN:
-        copy = work / "input"  # which can be read twice
+        copy = work / "input"  # so that it can be read twice
         with open(copy, "wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, addresses.READ_BYTES)
         yield "txt" if kind == "auto" else kind, str(copy), "standard input"
@@ -127,7 +127,7 @@ def named(given: str, kind: str, work: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def files_of_folder(name: str) -> list[tuple[str, str]]:
-    """Kind and address of the files of a folder; of the folder itself, if it holds nothing but text files."""
+    """Kind and address of the files of a folder, or of the folder itself if it holds only text files."""
     root = name.rstrip("/")
     system, path = addresses.filesystem(root)
     start = addresses.prefix(root, path)
@@ -140,14 +140,14 @@ def files_of_folder(name: str) -> list[tuple[str, str]]:
 
 
 def refuse_input(output: Path, files: Iterable[File]) -> None:
-    """Raise ``ConfigError`` if an output is one of the inputs, by whatever name."""
+    """Raise ``ConfigError`` if the output is one of the inputs, links included."""
     here = [addresses.local_path(file.address) for file in files if not addresses.is_remote(file.address)]
     if output.exists() and any(output.samefile(path) for path in here):
         raise ConfigError(f"--output {output}: is the input; name another --output")
 
 
 def lines_of_stdin() -> Iterator[list[str]]:
-    """The texts on standard input, one a line, as many at a time as have come. Raises ``DataError`` for no text."""
+    """Lists of the texts on standard input, one per line, as they arrive. Raises ``DataError`` if there are none."""
     if sys.stdin.isatty():
         print("one text a line; Ctrl-D ends", file=sys.stderr)
     stdin: Any = sys.stdin.buffer
@@ -174,7 +174,7 @@ def text_of(line: bytes, number: int) -> str:
 def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
     """The texts of some rows. Raises ``DataError`` for a row without one, unless ``missing`` makes it an empty text."""
     name, number = part.file.source.text_column, len(rows.table)
-    if name not in rows.table.column_names:  # a key that no row of these has
+    if name not in rows.table.column_names:  # none of these rows has this key
         texts: list[str | None] = [None] * number
     else:
         texts = tables.as_text(part, rows.table[name], np.arange(rows.first, rows.first + number), name).to_pylist()
@@ -186,7 +186,7 @@ def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
 
 
 def texts_in(files: Sequence[File], stage: Path, missing: bool = False) -> Iterator[list[str]]:
-    """All texts of some files, some at a time; ``missing`` is as for ``texts_of``."""
+    """Lists of all texts of some files; ``missing`` is as for ``texts_of``."""
     for file in files:
         for part in sources.scan(file, stage).parts:
             for rows in tables.iter_rows(part, None if file.format == "jsonl" else [file.source.text_column]):
@@ -200,17 +200,18 @@ class Layout:
     kind: str
     """csv, tsv, jsonl or parquet."""
     names: list[str]
-    """The columns that are added."""
+    """The new columns."""
     missing: bool
     """Whether rows without a text are predicted as an empty text."""
     top: bytes | None = None
-    """CSV from CSV and JSON lines from JSON lines keep the bytes of each row, and these above the first one; None: rows
-    are written anew from their values."""
+    """For CSV from CSV and JSON lines from JSON lines: the bytes before the first row; each row's bytes are kept too.
+    None: rows are written from their values.
+    """
     schema: pa.Schema | None = None
-    """JSON lines: all keys, and the types of their values."""
+    """For JSON lines: all keys, and the types of their values."""
 
     def header(self, part: Part) -> bytes:
-        """What is written above the first row."""
+        """The bytes to write before the first row."""
         if self.kind == "jsonl" or (self.top is not None and part.file.source.columns):
             return self.top or b""
         before = columns_of(part, self.schema) if self.top is None else []
@@ -218,7 +219,7 @@ class Layout:
         return f"{names}\n".encode() if self.top is None else self.extended(part, self.top, names)
 
     def lines(self, part: Part, rows: Rows, added: Cells) -> bytes:
-        """Some rows of a text file with their predictions."""
+        """Rows of a text file with their predictions."""
         if self.top is None:
             whole = values_of(part, rows)
             every = zip(*(column.to_pylist() for column in whole.columns), *added.values(), strict=True)
@@ -228,7 +229,7 @@ class Layout:
         return b"".join(self.extended(part, line, one) for line, one in zip(rows.lines, more, strict=True))
 
     def extended(self, part: Part, line: bytes, more: str) -> bytes:
-        """A record with more fields or members behind it; its own bytes stay as they are."""
+        """A record with more fields or members appended; its own bytes stay unchanged."""
         bare = line.rstrip(b"\r\n")
         end = line[len(bare) :] or (b"\r\n" if (self.top or b"").endswith(b"\r\n") else b"\n")
         if self.kind != "jsonl":
@@ -237,8 +238,8 @@ class Layout:
         return bare + (b"" if bare.rstrip().endswith(b"{") else b", ") + more[1:].encode() + end
 
     def records(self, part: Part, names: list[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-        """Rows as CSV in the dialect of the file, or the usual one, or as objects of JSON with these ``names``; without
-        line ends. Raises ``DataError`` where the dialect cannot hold a value.
+        """Rows as CSV, in the dialect of the file or the default one, or as JSON objects with these ``names``; without
+        line ends. Raises ``DataError`` if the dialect cannot represent a value.
         """
         if self.kind == "jsonl":
             return [as_json(dict(zip(names, map(finite, row), strict=True))) for row in rows]
@@ -254,12 +255,12 @@ class Layout:
         try:
             writer.writerows(map(field_of, row) for row in rows)
         except csv.Error as error:
-            what = f"its fields are not quoted, so that a prediction cannot be one ({error})"
+            what = f"its fields are not quoted, and a prediction needs quotes ({error})"
             raise DataError(f"{part.file.name}: {what}; name an --output that ends in .parquet or .jsonl") from None
         return [record[:-2] for record in records]
 
     def table(self, part: Part, rows: Rows, added: Cells) -> pa.Table:
-        """Some rows with their predictions, for Parquet; columns from Parquet keep their types."""
+        """Rows with their predictions, for Parquet; columns from Parquet keep their types."""
         whole = values_of(part, rows)
         for name, values in added.items():
             whole = whole.append_column(name, pa.array(values, pa.string() if isinstance(values[0], str) else None))
@@ -267,20 +268,20 @@ class Layout:
 
 
 class Records(list[str]):
-    """What the writer of ``csv`` writes, a record at a time."""
+    """A file for ``csv.writer`` that collects its records."""
 
     write = list.append
 
 
 def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
-    """The columns of a file; of JSON lines those in ``schema``."""
+    """The columns of a file; for JSON lines those in ``schema``."""
     text = part.file.source.text_column
     others = {"txt": [text], "folder": [tables.FILE, text], "jsonl": schema.names if schema else []}
     return list(part.columns) or others.get(part.file.format, [])
 
 
 def values_of(part: Part, rows: Rows) -> pa.Table:
-    """Some rows as typed values: CSV and text files hold texts. Raises ``DataError`` for bytes that are not UTF-8."""
+    """Rows as typed values; strings for CSV and text files. Raises ``DataError`` for bytes that are not UTF-8."""
     table = rows.table
     if part.file.format in ("parquet", "jsonl"):
         return table
@@ -291,22 +292,22 @@ def values_of(part: Part, rows: Rows) -> pa.Table:
 
 
 def field_of(value: Any) -> Any:
-    """A value for a field of CSV: what is neither text nor number nor date is written as JSON."""
+    """A value for a CSV field: JSON unless it is a text, number or date."""
     if isinstance(value, list | dict | bool):
         return as_json(value, ensure_ascii=True)
     return plain_text(value) if isinstance(value, bytes) else value
 
 
 def as_json(value: Any, ensure_ascii: bool = False) -> str:
-    """A value as JSON; dates, times, decimals and bytes are texts."""
+    """A value as JSON; dates, times, decimals and bytes become strings."""
     return json.dumps(value, ensure_ascii=ensure_ascii, default=plain_text)
 
 
 def finite(value: Any) -> Any:
-    """A value for JSON, which has no NaN and no infinity: they are null."""
+    """A value with NaN and infinities replaced by null, since JSON has neither."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain_text(value: Any) -> str:
-    """A value that JSON does not know, as a text."""
+    """A value that JSON cannot represent, as a string."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A classifier's weights with the text→ids code of their training: where they lie, and what computes with them.
+"""Finds a classifier's weights and their text→ids code, and computes logits with one of several engines.
 
-They lie in a run, a bundle, an export or a repository of the Hugging Face hub. An engine is one line of ``ENGINES`` and
-a subclass of ``Scorer``: torch in ``bundle``, ONNX Runtime here. Nothing here imports torch, and nothing in a bundle is
-executed when it is read.
+They are in a run, a bundle, an export or a Hugging Face hub repository. An engine is one line of ``ENGINES`` and a
+subclass of ``Scorer``: torch in ``bundle``, ONNX Runtime here. Nothing here imports torch, and reading a bundle
+executes nothing in it.
 """
 
 from __future__ import annotations
@@ -54,23 +54,22 @@ ENGINES = {
 """Engine -> ``module:class`` of its ``Scorer``."""
 SCHEME = "hf://"
 FILES = ["*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md"]
-"""What an export has: nothing else of a repository is downloaded."""
+"""The files of an export: only these are downloaded from a repository."""
 PADDED_TOKENS = 8192
-"""Tokens of a batch on a CPU, padding included: so many that the gates of a layer stay in the cache."""
+"""Maximum tokens of a batch on a CPU, padding included, so that the gates of a layer fit into the cache."""
 ERRORS_ONLY = 3
-"""ONNX Runtime's severity: warnings concern the author of a graph."""
+"""ONNX Runtime's log severity: its warnings concern only the author of a graph."""
 
 
 class Scorer(ABC):
-    """Logits of texts. Encoding and scoring are two steps, since one thread encodes while another scores."""
+    """Computes logits of texts. Encoding and scoring are separate, so that one thread encodes while another scores."""
 
     def __init__(self, directory: Path, batch_rows: int = 128, settled: Mapping[str, str] | None = None) -> None:
-        """Load and verify a bundle directory, which an export is too; at most ``batch_rows`` texts are computed at
-        once. The files of an export are held against its index before any is parsed.
+        """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts. The files of an
+        export are checked against its index before any is parsed.
 
-        ``settled`` is what ``settle`` gave, for one of many processes, which then computes with one thread on a CPU.
-        Raises ``DataError`` if any part is missing, damaged or does not belong to the rest, ``ConfigError`` for a
-        language model.
+        ``settled`` is the result of ``settle``, for one of several processes, which then uses one thread on a CPU.
+        Raises ``DataError`` if a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
         """
         self.directory, self.batch_rows, self.settled = directory, batch_rows, settled
         self.info = read_classifier(directory)
@@ -87,7 +86,7 @@ class Scorer(ABC):
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The text→ids function; raises ``DataError`` where it is not that of the training (law 1)."""
+        """The text→ids function; raises ``DataError`` if it is not that of the training (law 1)."""
         index = self.directory / INDEX
         encoder = Encoder(TextPipeline.from_json(self.info.text, index), self.vocabulary)
         if encoder.hash != self.info.text_hash:
@@ -101,25 +100,21 @@ class Scorer(ABC):
     @staticmethod
     @abstractmethod
     def settle(device: str, precision: str) -> dict[str, str]:
-        """The ``device`` and the ``precision`` that this machine has for what was asked; they decide the figures.
+        """Resolve ``device`` and ``precision`` for this machine; the results depend on both.
 
         Raises ``ConfigError``.
         """
 
     @abstractmethod
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """Logits of what ``encode`` gave, before calibration: float64 ``[texts]`` for two classes, else ``[texts,
-        classes]``.
-        """
+        """Uncalibrated logits of encoded texts: float64 ``[texts]`` for two classes, else ``[texts, classes]``."""
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """The ids of each text; another thread may score meanwhile."""
+        """The ids of each text; may run while another thread scores."""
         return self.encoder.each(texts)
 
     def predict(self, encoded: list[np.ndarray]) -> dict[str, list[Any]]:
-        """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the temperature and threshold of the
-        weights.
-        """
+        """Columns ``predicted`` and ``probability_LABEL``, by the bundle's temperature and threshold."""
         columns = self.columns(self.decision.calibrated(self.score(encoded)))
         return {name: column.tolist() for name, column in columns.items()}
 
@@ -130,13 +125,13 @@ class Scorer(ABC):
 
 
 class OnnxScorer(Scorer):
-    """The network of an export folder, by ONNX Runtime on a CPU."""
+    """The network of an export folder, computed by ONNX Runtime on a CPU."""
 
     file = ONNX
 
     @staticmethod
     def settle(device: str, precision: str) -> dict[str, str]:
-        """A CPU, in the precision of the file. Raises ``ConfigError`` for what it cannot do."""
+        """A CPU, in the precision of the file. Raises ``ConfigError`` for anything else."""
         if device == "cuda":
             raise ConfigError("device: ONNX Runtime computes on CPUs here; leave --device out, or set --engine torch")
         if precision == "bf16":
@@ -161,15 +156,15 @@ class OnnxScorer(Scorer):
 
 
 class Int8Scorer(OnnxScorer):
-    """The network whose weights are rounded to eight bits."""
+    """The network with 8-bit weights."""
 
     file = INT8
 
 
 def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU, with ``threads``, or as many as there are cores.
+    """An ONNX Runtime session on the CPU with this many threads; None: one per core.
 
-    Raises ``DataError`` that calls the file ``name`` for what is no ONNX file.
+    Raises ``DataError``, which names ``name``, for an invalid ONNX file.
     """
     import onnxruntime
 
@@ -178,12 +173,12 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no class, and none of them is ours
+    except Exception as error:  # its errors share no base class
         raise DataError(f"{name}: ONNX Runtime cannot read it ({one_line(error)})") from None
 
 
 def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int, output: str = LOGITS) -> np.ndarray:
-    """What ``harness.inference.bundle.logits_of`` gives, from a session; or another ``output`` of its graph."""
+    """Like ``harness.inference.bundle.logits_of``, from a session; or another ``output`` of its graph."""
 
     def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         found: np.ndarray = session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
@@ -197,11 +192,11 @@ def open_scorer(
 ) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
-    ``settled`` is what the engine's ``settle`` gave. Raises ``UserError`` with one sentence.
+    ``settled`` is the result of the engine's ``settle``. Raises ``UserError``.
     """
     directory = bundle_directory(local(place))
     scorer = scorer_class(engine_of(directory, engine))(directory, batch_rows, settled)
-    scorer.encode([])  # another text→ids function is refused now, not with the first text
+    scorer.encode([])  # refuses another text→ids function now, not at the first text
     return scorer
 
 
@@ -212,12 +207,12 @@ def scorer_class(engine: str) -> type[Scorer]:
 
 
 def engine_of(directory: Path, engine: str) -> str:
-    """The engine that reads a bundle directory on this machine: a key of ``ENGINES``.
+    """The engine for a bundle directory on this machine: a key of ``ENGINES``.
 
-    ``auto`` is torch, and ONNX Runtime where torch cannot be imported. Raises ``UserError`` with one sentence.
+    ``auto`` is torch, or ONNX Runtime if torch cannot be imported. Raises ``UserError``.
     """
     require(engine in ("auto", *ENGINES), "engine", engine, f"one of {', '.join(('auto', *ENGINES))}")
-    read_info(directory)  # what a place lacks is said before what this machine lacks
+    read_info(directory)  # report a missing bundle before a missing package
     if engine.startswith("onnx"):
         return engine
     if is_importable("torch"):
@@ -232,10 +227,9 @@ def engine_of(directory: Path, engine: str) -> str:
 
 
 def local(place: str | Path) -> Path:
-    """A folder on this machine: ``place`` itself, or the copy of a repository of the hub, which is downloaded if need
-    be.
+    """A local folder: ``place`` itself, or the copy of a hub repository, downloaded if necessary.
 
-    Raises ``ConfigError`` for a wrong address, ``DataError`` for a repository that cannot be had.
+    Raises ``ConfigError`` for a wrong address, ``DataError`` if the download fails.
     """
     text = str(place)
     if not text.startswith(SCHEME):
@@ -249,12 +243,12 @@ def local(place: str | Path) -> Path:
     try:
         hush_bars()
         return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
-    except Exception as error:  # its errors share no class, and nothing of ours is called
+    except Exception as error:  # its errors share no base class; no padless code is called
         raise DataError(f"{text}: cannot be had ({' '.join(str(error).split())[:300]})") from None
 
 
 def hush_bars() -> None:
-    """In a command, the hub's library shows no progress bars: our stderr escapes cursor movements."""
+    """Disable the hub library's progress bars in a command, since padless escapes cursor movements on stderr."""
     from huggingface_hub.utils import disable_progress_bars
 
     if isinstance(sys.stderr, Guarded):
@@ -262,7 +256,7 @@ def hush_bars() -> None:
 
 
 def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:
-    """float64 ``[texts]``: the share of each text's tokens that are not in the vocabulary."""
+    """float64 ``[texts]``: the share of unknown tokens of each text."""
     return np.array([float((ids == UNK).mean()) for ids in encoded])
 
 
@@ -272,11 +266,11 @@ def in_batches(
     read: Callable[[np.ndarray, np.ndarray], np.ndarray],
     padded_tokens: int = PADDED_TOKENS,
 ) -> np.ndarray:
-    """float64 logits of ``texts``, ids one array for each, in their order.
+    """float64 logits of ``texts``, one array of ids each, in their order.
 
-    ``read`` gives those of a batch: padded ids int32 ``[rows, time]`` and lengths int64 ``[rows]``, longest first. A
-    batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens, or one text. Raises ``DataError`` for logits
-    that are not finite: no probability, and no label, could be made of them.
+    ``read`` computes those of a batch from padded ids, int32 ``[rows, time]``, and lengths, int64 ``[rows]``, longest
+    first. A batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens, or one text. Raises ``DataError`` for
+    logits that are not finite, which give no probability.
     """
     lengths = np.array([len(ids) for ids in texts], np.int64)
     longest_first = np.argsort(-lengths, kind="stable")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a split by the ranks together: logits of a classifier, perplexity of a language model.
+"""All ranks score a split together: logits of a classifier, perplexity of a language model.
 
-Every row is scored once, in the arithmetic of the weights. The last batch is not padded with duplicates, and the ranks
-exchange nothing before the one gather at the end. The number of distinct rows is then asserted (law 5).
+Every row is scored once, in the dtype of the weights. The last batch is not padded with duplicates. The ranks
+communicate only in one gather at the end, after which the number of distinct rows is asserted (law 5).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 
 PAUSE_EVERY = 8
-"""Batches of an evaluation between two looks at whether to stop; the ranks meet there."""
+"""Batches between two checks for a stop request, at which the ranks synchronize."""
 DIRECTIONS = ("forward", "backward")
 
 
@@ -46,22 +46,22 @@ class Scores:
     labels: np.ndarray
     """int64 ``[rows]``."""
     logits: np.ndarray
-    """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; the model's own, before calibration."""
+    """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; before calibration."""
     lengths: np.ndarray
     """int64 ``[rows]``: tokens of each row."""
     unknown: np.ndarray
-    """int64 ``[rows]``: how many of them are not in the vocabulary."""
+    """int64 ``[rows]``: unknown tokens of each row."""
 
 
 def perplexity_of(log_loss: float) -> float:
-    """e to a log loss; infinite where a float cannot hold it."""
+    """exp of a log loss; infinite on overflow."""
     return math.exp(log_loss) if log_loss < 700 else math.inf
 
 
 def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[Bundle, Manifest]:
-    """A bundle on this rank's device, and the dataset as its training saw it.
+    """A bundle on this rank's device, and the dataset, with the fold of its training held out if there was one.
 
-    Every rank calls this. Raises the same ``UserError`` on all of them, also where texts became ids in another way.
+    Every rank calls this. Raises the same ``UserError`` on all of them, also for a dataset with another text→ids code.
     """
     world = session.world
     with world.together("loading weights and dataset"):
@@ -76,7 +76,7 @@ def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[B
 def score_split(
     bundle: Bundle, manifest: Manifest, name: str, data: str, config: ScoringConfig, session: Session
 ) -> tuple[Scores, Split]:
-    """The scores of the split ``name`` of the dataset ``data``, which is staged and opened for it, and the split."""
+    """Stage, open and score the split ``name`` of the dataset ``data``; returns the scores and the split."""
     wanted = (data, manifest, [name], session.world)
     opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     split = opened.splits[name]
@@ -92,10 +92,10 @@ def score(
     pause: Callable[[], None] | None = None,
     read: Callable[[Batch], torch.Tensor] | None = None,
 ) -> Scores:
-    """Run ``model`` over a split, each rank over its own rows (``loader_over``), and give every rank all scores.
+    """Score a split with ``model``, each rank its own rows (``loader_over``); every rank gets all scores.
 
-    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``read`` gives the
-    logits of a batch where they are not to be those of the whole ``model``.
+    ``pause`` is called on all ranks every few batches and may raise to end the evaluation. ``read`` computes the logits
+    of a batch in place of ``model``.
     """
 
     def values_of(batch: Batch) -> tuple[np.ndarray, ...]:
@@ -112,11 +112,11 @@ def measure(
     pause: Callable[[], None] | None = None,
     targets: Targets = NEXT_TOKEN,
 ) -> dict[str, Any]:
-    """What a language model's predictions of a split cost: ``rows``, ``targets`` (predictions of each direction), the
-    ``log_loss`` of one in nats, over both directions, and ``perplexity``, e to it; the same on every rank.
+    """Figures of a language model on a split: ``rows``, ``targets`` (predictions per direction), the mean ``log_loss``
+    of a prediction in nats, over both directions, and ``perplexity``, its exp; the same on every rank.
 
     ``loader`` and ``pause`` are as for ``score``. Sums of rows are added in the order of the source, so they do not
-    depend on who computed them.
+    depend on the number of ranks.
     """
 
     def values_of(batch: Batch) -> tuple[np.ndarray, ...]:
@@ -145,7 +145,7 @@ def loader_over(
     device: torch.device,
     guard: Callable[[], None] | None = None,
 ) -> Loader:
-    """This rank's share of a split that is measured: every row once, ``batch_rows`` at once, in no drawn order.
+    """This rank's share of a split for an evaluation: every row once, ``batch_rows`` per batch, without shuffling.
 
     ``guard`` is the ``Loader``'s: it watches the split's files.
     """
@@ -161,8 +161,8 @@ def over_all_rows(
     pause: Callable[[], None] | None,
     values_of: Callable[[Batch], tuple[np.ndarray, ...]],
 ) -> list[np.ndarray]:
-    """The columns that ``values_of`` gives, of all rows, on all ranks, in the order of the source. The first
-    is the row's number there. The model is in evaluation mode meanwhile.
+    """The columns of ``values_of`` for all rows, on all ranks, in the order of the source. The first column is the row
+    number there. The model is in evaluation mode meanwhile.
     """
     parts: list[list[np.ndarray]] = []
     what, was_training = f"split {loader.split.name}", model.training
@@ -172,7 +172,7 @@ def over_all_rows(
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
             with world.waiting(f"the device to score {what}, and with it what is due"):
-                # copies, since the loader uses its buffers again
+                # copies, since the loader reuses its buffers
                 parts += [[np.array(column) for column in values_of(batch)] for batch in step.micro_batches]
     model.train(was_training)
     own = [np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -184,7 +184,7 @@ def over_all_rows(
 
 
 def unknown_tokens(batch: Batch) -> torch.Tensor:
-    """int64 ``[rows]``: how many tokens of each row are not in the vocabulary."""
+    """int64 ``[rows]``: unknown tokens of each row."""
     unknown = batch.ids == UNK
     if batch.batch_sizes is None:
         return unknown.sum(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained model as a Python object: texts in, a frame or an array of probabilities out, as scikit-learn names it."""
+"""A trained model as a Python object: texts in, a frame or an array of probabilities out, with scikit-learn's names."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 Texts: TypeAlias = "str | Iterable[str] | pd.Series[Any] | pa.Array | pa.ChunkedArray"
 CHUNK_ROWS = 2048
-"""Texts that are encoded and scored together, so that memory does not grow with their number."""
+"""Texts encoded and scored at once, so that memory does not grow with their number."""
 
 
 class TextClassifier:
     """A model with the text→ids code of its training. ``padless.load`` makes one.
 
     Texts are a list, a pandas column, an array or any other iterable of strings; a single string is one text. Empty
-    texts are predicted like any other. Whatever holds no string is refused by its place (``DataError``).
+    texts are predicted like any other. Anything but a string raises ``DataError``, which names its index.
     """
 
     def __init__(self, scorer: Scorer, place: str | Path) -> None:
-        """``scorer`` reads texts, ``place`` is where its weights came from."""
+        """``scorer`` computes logits, ``place`` is the origin of its weights."""
         self.place = place
         self.classes_ = typed_values(scorer.labels, scorer.label_type)
         """The classes, as values of the training's column of labels, in the order of the columns of
@@ -46,9 +46,8 @@ class TextClassifier:
     def predict(self, texts: Texts) -> pd.DataFrame:
         """A row for each text: ``predicted``, its class, and ``probability_LABEL`` for each class.
 
-        Classes are of the type of the training's column of labels (one of ``classes_``). The columns are those that the
-        command ``predict`` writes. The rows have the index of a pandas column, so that
-        ``frame.join(model.predict(frame["text"]))`` puts predictions beside texts.
+        Classes are values of ``classes_``. The columns are those that the command ``predict`` writes. The rows have the
+        index of a pandas column, so that ``frame.join(model.predict(frame["text"]))`` joins predictions and texts.
         """
         import pandas as pd
 
@@ -62,8 +61,8 @@ class TextClassifier:
     def explain(self, text: str, label: str | float | None = None) -> Explanation:
         """How much each word of a text adds to the logit of ``label``, or of the class predicted for the text.
 
-        In a notebook the text is shown in colour; ``to_frame`` has a row for each token. Raises ``ConfigError`` for a
-        class that the model does not have, or weights that cannot be explained, ``DataError`` for what is no text.
+        In a notebook the text is shown in colour; ``to_frame`` has a row for each token. Raises ``ConfigError`` for an
+        unknown class, or without weights and torch, ``DataError`` for anything but a string.
         """
         if not isinstance(text, str):
             raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
@@ -74,7 +73,7 @@ class TextClassifier:
         return explain(cast("Bundle", self._scorer), [text], as_found(label))[0]
 
     def _calibrated(self, texts: Texts) -> np.ndarray:
-        """Logits of the same shape as the scorer's, some texts at a time."""
+        """Calibrated logits, shaped like the scorer's, computed in chunks."""
         parts = [self._scorer.score(self._scorer.encode(some)) for some in chunks(texts)]
         outputs = () if len(self.classes_) == 2 else (len(self.classes_),)
         return self._scorer.decision.calibrated(np.concatenate([np.empty((0, *outputs)), *parts]))
@@ -86,16 +85,16 @@ class TextClassifier:
 def load(place: str | Path, engine: Engine = "auto") -> TextClassifier:
     """The model of a run, of a bundle, of an export, or of a repository of the hub, named as ``hf://owner/name``.
 
-    It has the best weights with the vocabulary and text code they learned. ``engine`` reads them: ``torch``; ``onnx``
-    or ``onnx-int8``, ONNX Runtime, from an export that has that form; ``auto``, torch if it can be imported, else ONNX
-    Runtime. Every file is verified first: hashes, and that all belong together. Nothing in them is executed. Raises
-    ``UserError`` with one sentence where there is no such model, or a damaged one.
+    It has the best weights, and the vocabulary and text code of their training. ``engine`` is ``torch``; ``onnx`` or
+    ``onnx-int8``, ONNX Runtime, for an export with that file; or ``auto``, torch if it can be imported, else ONNX
+    Runtime. Every file is verified first, and nothing in it is executed. Raises ``UserError`` for a missing or damaged
+    model.
     """
     return TextClassifier(open_scorer(place, engine), place)
 
 
 def chunks(texts: Texts) -> Iterator[list[str]]:
-    """Lists of at most ``CHUNK_ROWS`` texts. Raises ``DataError`` that names the place of what is no text."""
+    """Lists of at most ``CHUNK_ROWS`` texts. Raises ``DataError``, which names the index, for anything but a string."""
     if isinstance(texts, bytes | Mapping) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
         what = "is no list of strings, and no column of a table"
         raise DataError(f'a {type(texts).__name__} {what}; give one, as in table["text"]')
@@ -109,5 +108,5 @@ def chunks(texts: Texts) -> Iterator[list[str]]:
 
 
 def shown(value: object) -> str:
-    """A value for a sentence, not too long."""
+    """A value for a message, shortened."""
     return shortened(repr(value), 40)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``doctor`` does on every rank: look at the machine and at what a training would refuse, meet the others, sum.
+"""What ``doctor`` does on every rank: check machine, data and run directory, join the other ranks, try an all-reduce.
 
 Each check gives a state and a message: ``ok``, ``warn`` (it would run, but not well) or ``fix`` (it would fail, or not
-do what was asked). What a training itself refuses is asked of the training's own preflight.
+do what was asked). Data and run directory are checked by the training's own preflight.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ Checked = tuple[State, str]
 BUSY_SHARE = 0.1
 """A GPU with more than this share of its memory in use is shared with another process."""
 SPARE_FILES = 256
-"""Files that Python, torch and the sockets between processes hold open, beside the shards."""
+"""Files that Python, torch and the sockets between processes hold open, in addition to the shards."""
 SUM_NUMBERS = 2_500_000
-"""Numbers that are summed over the ranks: the gradients of a small model."""
+"""Numbers that the all-reduce sums: as many as the gradients of a small model."""
 DATASET = "the dataset's fingerprint"
 CHOSEN = ("device", "precision", DATASET)
 """Facts that are no versions; empty where this rank cannot use them."""
@@ -63,11 +63,11 @@ class Finding:
     state: State
     message: str
     host: str = ""
-    """The machine it is about; empty for what concerns all of them, and where there is one."""
+    """The machine that it concerns; empty for all machines, or if there is only one."""
 
 
 def examine(config: RunConfig) -> list[Finding] | None:
-    """Look, meet the other ranks and try the network; the findings on rank 0, None elsewhere."""
+    """Check this rank, join the others and try the network; the findings on rank 0, None elsewhere."""
     facts, seen = look(config)
     started = time.perf_counter()
     try:
@@ -89,9 +89,9 @@ def examine(config: RunConfig) -> list[Finding] | None:
 
 
 def look(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
-    """What this rank sees before it meets any other: facts that must be the same on all, and findings.
+    """What this rank finds before it joins the others: facts that must be equal on all ranks, and findings.
 
-    The first rank of a machine looks at the devices and the run directory too.
+    The first rank of a machine also checks the devices and the run directory.
     """
     facts = versions() | dict.fromkeys(CHOSEN, "")
     checks: dict[str, Callable[[], Checked]] = {"precision": partial(look_at_precision, config, facts)}
@@ -109,7 +109,7 @@ def look(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
 
 
 def judged(check: Callable[[], Checked]) -> Checked:
-    """What a check says; what it raises is to be fixed."""
+    """The result of a check; an error that it raises becomes ``fix``."""
     try:
         return check()
     except (UserError, RuntimeError) as error:  # torch's of a device that fails
@@ -117,7 +117,7 @@ def judged(check: Callable[[], Checked]) -> Checked:
 
 
 def versions() -> dict[str, str]:
-    """What is installed, as far as it must be the same on every rank."""
+    """Installed versions that must be equal on every rank."""
     known = {"python": platform.python_version()}
     known |= {name: str(installed_version(name)) for name in ("torch", "accelerate", "numpy", "pyarrow")}
     if torch.cuda.is_available():
@@ -167,7 +167,7 @@ def look_at_interface() -> Checked:
 
 
 def look_at_data(config: RunConfig, facts: dict[str, str]) -> Checked:
-    """The dataset, as training checks it, hashes apart; where it lies, and whether all its shards can be open."""
+    """The dataset, checked as by a training but without hashes; its file system; and the limit of open files."""
     here = launched_local_world_size()
     manifest = preflight.check_data(config, launched_world_size(), here=here, hashes=False)
     facts[DATASET] = manifest.fingerprint[:16]
@@ -182,10 +182,10 @@ def look_at_data(config: RunConfig, facts: dict[str, str]) -> Checked:
 
 
 def look_at_run(config: RunConfig) -> Checked:
-    """The run directory, or the one above that it would be made in: who may write there, and how much."""
+    """The run directory, or the one that it would be made in: permissions and free space."""
     point = preflight.check_run(replace(config, dry_run=True), lambda _: None, lambda _: None)
     needed, free = 0, shutil.disk_usage(existing(config.run)).free
-    with contextlib.suppress(UserError):  # which the dataset's own check says
+    with contextlib.suppress(UserError):  # the dataset's own check reports it
         manifest = read_manifest(config.data)
         # Weights and Adam's two averages in fp32, in the newest checkpoints, the best, and the one being written.
         numbers = 3 if config.optim.ema is None else 4
@@ -205,7 +205,7 @@ def existing(path: str) -> Path:
 
 
 def compare(world: World, facts: dict[str, str]) -> Finding:
-    """Versions, device, precision and dataset: the same on every rank, or which rank has another."""
+    """Whether versions, device, precision and dataset are equal on every rank."""
     try:
         world.handshake(facts)
     except UserError as error:
@@ -216,18 +216,18 @@ def compare(world: World, facts: dict[str, str]) -> Finding:
 
 
 def try_network(session: Session, kinds: set[str], met_s: float) -> list[Finding]:
-    """The meeting of the ranks, and one sum of as many numbers as gradients have, over the path that gradients take.
+    """How long the ranks took to join, and the result of one all-reduce on the path that gradients take.
 
-    Not where ranks are of several ``kinds``, or cannot compute as asked: they would wait on different paths.
+    No all-reduce if ranks have several ``kinds`` of device, or cannot compute as requested: it would hang.
     """
     world, backend = session.world, "nccl" if session.device.type == "cuda" else "gloo"
     if world.world_size == 1:
-        message = "one process: no other to connect to; options of accelerate launch try it, as in --num_processes 2"
+        message = "one process, so no network is needed; --num_processes 2 starts two and tries it"
         return [Finding("rendezvous", "ok", message)]
     shown = f"{world.world_size} ranks on {counted(launched_machines(), 'machine')} met in {met_s:.2f} s"
     met = Finding("rendezvous", "ok", shown)
     if len(kinds) > 1 or "" in kinds:
-        return [met, Finding("all-reduce", "warn", "not tried, since not all ranks can compute as asked")]
+        return [met, Finding("all-reduce", "warn", "not tried, since not all ranks can compute as requested")]
     numbers = torch.ones(SUM_NUMBERS, device=session.device)
     world.sum_on_device(numbers, "one sum over all ranks")  # it also opens the connections
     begun = time.perf_counter()

@@ -2,11 +2,11 @@
 """``python -m harness doctor``: whether a training would run here, and what to change if not.
 
     python -m harness doctor --config FILE                              this machine, one process
-    python -m harness doctor [options of accelerate launch] --config FILE    start the ranks, let them meet and sum
-    accelerate launch -m harness.launch.doctor --config FILE            the same without the launcher's quiet failures
+    python -m harness doctor [options of accelerate launch] --config FILE    start the ranks and test the network
+    accelerate launch -m harness.launch.doctor --config FILE            the same under accelerate's own launcher
 
 Each line says ok, warn (it would run, but not well) or fix (it would fail, or not do what was asked). The exit code is
-0 if nothing needs fixing, else 2. Nothing is left behind. ``checkup`` is what it does on each rank.
+0 if nothing needs fixing, else 2. It leaves no files. ``checkup`` is what it does on each rank.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ class DoctorConfig(LaunchRecipe):
     """Check machine, limits, file systems, versions and network before a training.
 
     Each line says ok, warn (it would run, but not well) or fix (it would fail); the exit code is 2 if anything is to be
-    fixed. Without --data and --run it looks at the machine alone.
+    fixed. Without --data and --run it checks only the machine.
     """
 
     data: str = NOTHING
-    """Dataset directory, as written by `python -m preprocessing run`; none: only the machine is looked at."""
+    """Dataset directory, as written by `python -m preprocessing run`; none: only the machine is checked."""
     run: str = NOTHING
-    """Run directory of the training; none: only the machine is looked at."""
+    """Run directory of the training; none: only the machine is checked."""
     timeout_s: Seconds = 60
-    """Longest wait for ranks that do not come."""
+    """Longest wait for missing ranks."""
     json: bool = False
     """Print JSON."""
 
 
 def main(argv: list[str]) -> int:
-    """Start ranks if there are options for accelerate, else check as the one process or rank that this is."""
+    """Start ranks if there are options for accelerate, else check in this process or rank."""
     options, keys = launcher.split_arguments(argv, DoctorConfig)
     first = ("data", "run", "device", "precision", "json")
     example = f"{PROG} --num_processes 2 --data data/mine --run runs/mine"
@@ -66,9 +66,9 @@ def main(argv: list[str]) -> int:
     training = config.recipe if config.data == NOTHING else many.first(config)[0]
     try:
         resolved = resolve(training)
-    except DataError:  # the report says it
+    except DataError:  # the report shows it
         resolved = resolve_without_data(training)
-    os.environ.setdefault(launcher.LOG_LEVEL, "FATAL")  # the report says it in a line, torch in forty
+    os.environ.setdefault(launcher.LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
     from harness.launch.checkup import examine
 
     findings = examine(resolved.config)
@@ -76,9 +76,9 @@ def main(argv: list[str]) -> int:
 
 
 def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
-    """Run this module on every rank under accelerate's launcher; the exit code that the report of this machine gives.
+    """Run this module on every rank under accelerate's launcher; returns the exit code of the report.
 
-    Several machines meet before that, at the port where the ranks will; one that does not come ends it here.
+    Several machines meet first, at the port that the ranks will use; if one does not come, this ends here.
     """
     arguments = launcher.accelerate_arguments(options, keys, MODULE)
     place, say = meeting.place_of(arguments), Screen(quiet=config.json).say
@@ -88,14 +88,14 @@ def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
             hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
             meeting.meet(place, hello, "", config.timeout_s, say)
     except UserError as error:
-        from harness.launch.checkup import Finding  # not before torch is told to keep its warnings
+        from harness.launch.checkup import Finding  # after torch's log level is set
 
         return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=config.json)
     return launcher.run_module(arguments)
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:
-    """Print a line for each finding; the exit code that they make."""
+    """Print a line for each finding; returns the exit code."""
     code = 2 if any(finding.state == "fix" for finding in findings) else 0
     if as_json:
         print(json.dumps({"exit_code": code, "findings": [asdict(one) for one in findings]}, indent=2), flush=True)

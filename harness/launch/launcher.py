@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness launch``: accelerate's own launcher, with checks before it, quiet failures and true exit codes.
+"""``python -m harness launch``: accelerate's own launcher, with checks before the start, one-line errors and the run's
+exit code.
 
 ``accelerate launch`` turns every failure into exit code 1 under a traceback. Here the configuration and the dataset
 are checked before any process starts, every value is passed, stop signals reach the ranks, and the exit code is the
@@ -41,35 +42,35 @@ PROG = "python -m harness launch"
 USAGE = "[DATA] [options of accelerate launch] [--key value …]"
 END_LIMIT_S = 60
 RESTARTS = 3
-"""Of several machines, where ``--max_restarts`` is not given: one of them is lost sooner or later."""
+"""Default of ``--max_restarts`` for several machines: one of them is lost sooner or later."""
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
-"""Where torch makes a folder for compiled code when it is imported, in TMPDIR unless this environment variable says."""
+"""Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
 IDLE = "--gradient_accumulation_steps"
 """Accelerate takes it, and passes it on to DeepSpeed alone."""
 DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
-    "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
-    "look at the dataset with python -m preprocessing check, and at its disk"
+    "a mapped file, such as a shard, was truncated under the running job, or its disk failed; "
+    "verify the dataset with python -m preprocessing check, and check the disk"
 )
 """What SIGBUS means to a process whose data is mapped."""
 LATE = {-signal.SIGABRT: 2, -signal.SIGTERM: 4}
-"""How late the cause is looked for at a rank that a signal ended; at once for any other signal. NCCL's watchdog aborts
-ranks whose peer is gone, and the elastic agent terminates all that are left."""
+"""Order in which ranks that a signal ended are taken as the cause, lowest first; 0 for any other signal. NCCL's
+watchdog aborts ranks whose peer is gone, and the elastic agent terminates all that are left."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What the launcher saw of an end that was not a good one."""
+    """What the launcher knows of a failure."""
 
     code: int
-    """The exit code to hand on, if the run itself does not say."""
+    """The exit code to return, if the run has none of its own."""
     sentence: str
     said: bool = False
     """A rank has already printed why."""
     follows: bool = False
-    """It left because another rank, perhaps on another machine, was gone."""
+    """The rank ended because another one was gone."""
 
 
 def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
@@ -98,9 +99,9 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
 
 
 def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], str]) -> int:
-    """Start the ranks; when one is lost, start all of them again, at most so often, from the last checkpoint.
+    """Start the ranks; if one is lost, restart all from the last checkpoint, at most ``max_restarts`` times.
 
-    ``begin`` gives each attempt its name, when all machines are ready for it.
+    ``begin`` returns the name of each attempt once all machines are ready for it.
     """
     several = arguments.num_machines > 1
     restarts = (RESTARTS if several else 0) if arguments.max_restarts is None else int(arguments.max_restarts)
@@ -116,7 +117,7 @@ def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], 
 
 
 def run_once(config: RunConfig, arguments: Any, launch_id: str) -> tuple[int, bool]:
-    """Start the ranks and wait for their end; the exit code, and whether one was lost, which another start may mend."""
+    """Start the ranks and wait for their end; the exit code, and whether one was lost, so that a restart may help."""
     run, several, elsewhere = Path(config.run), arguments.num_machines > 1, bool(arguments.machine_rank)
 
     def given_up() -> int:
@@ -139,16 +140,16 @@ def run_once(config: RunConfig, arguments: Any, launch_id: str) -> tuple[int, bo
 
 
 def state_of(run: Path, launch_id: str) -> str | None:
-    """How the run stands, as its own ranks say; None where those of this launch have said nothing yet."""
+    """The run's state as written by the ranks of this launch; None if they have written none."""
     status = known_status(run)
     return status["state"] if status.get("launch") == launch_id else None
 
 
 def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``config_class`` has.
+    """Accelerate's options, and padless's own, which begin at the first key of ``config_class``.
 
-    A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. ``--config_file``
-    becomes the file that it names or means. A word in front of all options is the dataset.
+    A dotted name always belongs to padless, so its parser answers a misspelt key. ``--config_file`` may name a recipe
+    and becomes its file. A word before all options is the dataset.
     """
     known = cli.known_keys(config_class)
     if argv and not argv[0].startswith("-"):
@@ -165,11 +166,11 @@ def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tupl
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
     users = os.environ.get(LOG_LEVEL)
-    os.environ[LOG_LEVEL] = users or "FATAL"  # of a machine that does not come torch would print a stack
+    os.environ[LOG_LEVEL] = users or "FATAL"  # torch would print a stack for a missing machine
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    os.environ[LOG_LEVEL] = users or "ERROR"  # the ranks': torch would warn of every address that has no name
+    os.environ[LOG_LEVEL] = users or "ERROR"  # for the ranks: torch would warn of every address that has no name
 
     parser = launch_command_parser()
     check_options(options, {option for action in parser._actions for option in action.option_strings} - {IDLE})
@@ -195,7 +196,7 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
 
 
 def check_options(options: list[str], known: set[str]) -> None:
-    """Refuse an option in front that neither we nor accelerate have, or that would do nothing, with what is meant."""
+    """Raise ``ConfigError`` for an unknown option, or one without effect, with the nearest known name."""
     for option in options:
         name = option.partition("=")[0]
         if option.startswith("--") and name not in known:
@@ -204,7 +205,7 @@ def check_options(options: list[str], known: set[str]) -> None:
 
 
 def free_port() -> int:
-    """A free port, so that two runs on one machine do not meet."""
+    """A free port, so that two runs on one machine do not collide."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
@@ -215,8 +216,8 @@ def start(arguments: Any) -> Failure | None:
     from accelerate.commands.launch import launch_command
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    given = copy(arguments)  # what accelerate decides, as on threads, is not the user's for another start
-    given.max_restarts = 0  # torch's agent would start ranks again beside those of other machines
+    given = copy(arguments)  # a restart must not take accelerate's decisions, as on threads, for the user's
+    given.max_restarts = 0  # torch's agent would restart the ranks of this machine alone
     users, failure = os.environ.get(COMPILED), None
     with temporary_folder() as folder:  # torch itself would leave both of these in TMPDIR
         given.log_dir = given.log_dir or str(folder)
@@ -242,7 +243,7 @@ def start(arguments: Any) -> Failure | None:
 
 
 def run_module(arguments: Any) -> int:
-    """Run ranks that keep no status; their exit code."""
+    """Run ranks that write no status; returns their exit code."""
     failure = start(arguments)
     if failure is not None and not failure.said and not STOP.heard:
         tell(f"error: {failure.sentence}")
@@ -250,7 +251,7 @@ def run_module(arguments: Any) -> int:
 
 
 def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = False) -> int:
-    """The exit code that ``status.json`` gives, if this launch wrote one; else what the launcher saw, and wrote there.
+    """The exit code in ``status.json``, if this launch wrote one; else the launcher's own, which it writes there.
 
     ===========================================  ==================================================================
     what happened                                exit code
@@ -259,7 +260,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
     a second Ctrl-C                              130
     a rank did not answer a stop signal          1
     a stop signal before anything could be lost  85, and the status says preempted
-    the run says failed                          its own; where that is 1, the launcher may know better who was lost
+    the run says failed                          its own; where that is 1, the launcher may know which was lost
     anything else                                that of the rank that failed first; 1 if it is not documented
     ===========================================  ==================================================================
 
@@ -270,7 +271,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
         return 0
     if state == "preempted":
         return EXIT_CODE
-    end = failure or Failure(1, "the processes ended without saying how the run ended")
+    end = failure or Failure(1, "the processes ended without recording how the run ended")
     to: State = "failed"
     writes = not dry_run and (state is not None or is_free(run))
     if STOP.now or STOP.verdict is not None:
@@ -280,7 +281,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
         to, end = "preempted", Failure(EXIT_CODE, reason)
     elif state == "failed" and (failure is None or status["exit_code"] != 1):
         return int(status["exit_code"])
-    else:  # rank 0 may know better who was lost
+    else:  # rank 0 may know better which rank was lost
         writes = state == "running" or (state is not None and not end.follows)
     if writes:
         with contextlib.suppress(UserError):
@@ -291,10 +292,10 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
 
 
 def describe_failure(error: Exception) -> Failure:
-    """What an exception of the elastic launcher says: the rank that failed first.
+    """The rank that failed first, from an exception of the elastic launcher.
 
-    A rank that was killed comes first, then those that left by themselves, then those that were aborted, then those
-    that left because another was gone and said so; failures of one second look alike without a rank's own words.
+    The order of causes: killed ranks, those that ended by themselves, those that were aborted, those that report that
+    another one was gone. Within these the rank's own time decides, since torch's has whole seconds.
     """
     failures = getattr(error, "failures", None)
     if not failures:
@@ -309,7 +310,7 @@ def describe_failure(error: Exception) -> Failure:
 
 
 def describe_exit(rank: int, code: int, words: Mapping[str, Any]) -> Failure:
-    """What the exit code of the rank that left first means, below 0 the signal that killed it; and its last words."""
+    """The failure of the rank that ended first: ``code``, below 0 the signal that killed it, and its own report."""
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

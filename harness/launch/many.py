@@ -5,18 +5,17 @@
 
     RUN/seed-0/ …                      a run of its own, as ``--seed 0 --run RUN/seed-0`` makes it
     RUN/seeds.json                     figures of each run, mean, standard deviation, interval of the mean
-    RUN/report.html                    the same to look at
+    RUN/report.html                    the same as a page
 
 and ``RUN/fold-0/ …``, ``RUN/folds.json``, ``RUN/out-of-fold.parquet`` where folds are held out. A self-training has::
 
     RUN/round-0/                       a run of its own, from labelled rows alone
-    RUN/round-0/soft_labels.arrow      what its best weights make of the unlabelled rows
+    RUN/round-0/soft_labels.arrow      predictions of its best weights for unlabelled rows
     RUN/round-1/ …                     the same, with those labels; as many as self_training.rounds says
     RUN/                               the last training: the requested run
 
-in RUN, or in each seed's and fold's directory. Each training is one that could have been started by hand. What is
-finished is not done again, and a training that was interrupted goes on, so the same command ends where it would have
-ended undisturbed.
+in RUN, or in each seed's and fold's directory. Each training is one that could have been started by hand. The same
+command resumes after an interruption: finished trainings are skipped, an interrupted one goes on.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ LABELS = "soft_labels.arrow"
 ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
 """Keys of a training from labelled rows alone."""
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}
-ABOUT = """Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains
-once for each, with their spread."""
+ABOUT = """Train, with checks before any process starts; --seeds 0,1,2 or --folds all trains once for each and prints
+the spread."""
 Train = Callable[[list[str], RunConfig], int]
 """Trains what a command line asks for, and gives the exit code."""
 
@@ -87,9 +86,9 @@ def train_one(options: list[str], words: list[str], recipe: RunConfig) -> int:
 
 
 def in_turn(trainings: Sequence[tuple[str, dict[str, Any]]], words: list[str], asked: RunConfig, train: Train) -> int:
-    """Train one after the other, all together within ``max_time``; the exit code of the first that did not end well.
+    """Train one after the other, all together within ``max_time``; the exit code of the first that failed.
 
-    ``trainings``: a name, and the keys in which it differs from ``words``; of a dry run the first alone is done.
+    ``trainings``: a name, and the keys in which it differs from ``words``; a dry run does only the first.
     """
     began, screen = time.monotonic(), Screen(quiet=asked.quiet)
     for place, (name, keys) in enumerate(trainings, 1):
@@ -119,10 +118,10 @@ def keys_in(words: Sequence[str]) -> set[str]:
 
 
 def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
-    """Train run after run; the exit code of the first that did not end well, else 0 when their figures are written.
+    """Train run after run; the exit code of the first that failed, else 0 when the summary is written.
 
     ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
-    ``DataError`` for what cannot be done, before the first of them begins.
+    ``DataError`` before the first one begins.
     """
     for key, value in (("seed", asked.seeds), ("fold", asked.folds)):
         if value is not None and f"{key}s" not in keys_in(training):
@@ -140,7 +139,7 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
 
 
 def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
-    """What sets a training apart from the others: seed or fold, directory, and its name for trackers."""
+    """The keys in which a training differs from the others: seed or fold, directory, and its name for trackers."""
     folder = Path(asked.run).resolve().name
     return {
         run.kind: run.number,
@@ -151,7 +150,7 @@ def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
 
 
 def planned(asked: LaunchRecipe) -> list[Member]:
-    """The trainings of a command, in their order; none where it is one. Raises ``ConfigError`` or ``DataError``."""
+    """The trainings of a command, in order; empty for a single one. Raises ``ConfigError`` or ``DataError``."""
     if asked.seeds is not None:
         runs = [member(asked.run, "seed", seed) for seed in seeds_of(asked.seeds)]
     elif asked.folds is not None:
@@ -170,7 +169,7 @@ def planned(asked: LaunchRecipe) -> list[Member]:
 
 
 def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
-    """The training that a preview is of, and all that the command would do, none where it is one.
+    """The first training, for a preview, and all trainings of the command, empty for a single one.
 
     Raises ``ConfigError`` or ``DataError`` as ``train`` does.
     """
@@ -180,9 +179,7 @@ def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
 
 
 def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
-    """Write what the runs say together, and say their spread; the page has the figures of each. Raises
-    ``StorageError``.
-    """
+    """Write the summary and the report of all runs, and print their spread. Raises ``StorageError``."""
     folder, kind, values = Path(asked.run), runs[0].kind, many.collect(runs)
     if kind == "fold" and asked.task != LANGUAGE_MODEL:
         values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"])
@@ -203,7 +200,7 @@ def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
 
 
 def train_rounds(options: list[str], training: list[str], recipe: RunConfig) -> int:
-    """Train round after round; the exit code of the first command that did not end well, or of the last training."""
+    """Train round after round; the exit code of the first command that failed, or of the last training."""
     first = {**ALONE, **recipe.self_training.first}
     check_rounds(recipe, first)
     names = [f"round-{number}" for number in range(recipe.self_training.rounds)]
@@ -223,7 +220,7 @@ def train_rounds(options: list[str], training: list[str], recipe: RunConfig) -> 
 
 
 def check_rounds(recipe: RunConfig, first: dict[str, Any]) -> None:
-    """Refuse what rounds cannot do, before the first of them begins. Raises ``ConfigError`` or ``DataError``."""
+    """Check that rounds are possible before the first one begins. Raises ``ConfigError`` or ``DataError``."""
     if recipe.task == LANGUAGE_MODEL:
         raise ConfigError("self_training.rounds: a language model has no labels; set it to 0 for this task")
     if not recipe.order.unlabelled_batch:
@@ -235,7 +232,7 @@ def check_rounds(recipe: RunConfig, first: dict[str, Any]) -> None:
 
 
 def is_of(path: Path, run: Path) -> bool:
-    """Whether there is a whole file of soft labels there that the run's best weights gave."""
+    """Whether ``path`` holds the soft labels of the run's best weights, complete."""
     try:
         return read_soft_labels(path).teacher.weights_sha256 == read_info(bundle_directory(run)).weights_sha256
     except DataError:

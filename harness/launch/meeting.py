@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The launchers of several machines meet before any rank starts, at the address and port where the ranks will.
 
-Machine 0 opens a ``TCPStore`` of torch; the others write there what they were asked for, and whether they can train.
-Machine 0 compares, and all get the same answer. So a machine that never comes, a taken port, or another configuration,
-dataset or revision is a sentence on every machine within the time limit.
+Machine 0 opens a ``TCPStore`` of torch; the others write there their settings, and whether they can train. Machine 0
+compares, and all get the same answer. So every machine reports a missing machine, a taken port, or a different
+configuration, dataset or revision within the time limit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOOK_EVERY_S = 0.1
 TALK_S = 5.0
 """How long the others may take to read the answer; and how much longer they wait for it than machine 0 for them."""
 PROBLEM_S = 60.0
-"""Longest wait for the others of a machine that has only to say that it cannot train."""
+"""Longest wait of a machine that only reports that it cannot train."""
 ANSWER = "answer"
 CODE, DATASET, TORCH = "the code", "the dataset's fingerprint", "torch"
 ADVICE = {
@@ -42,15 +42,15 @@ ADVICE = {
     DATASET: "give all machines the same dataset, best in a directory that they share",
     TORCH: "install the same version on all machines",
 }
-"""Facts that no command changes, and what does."""
+"""How to make facts equal that are not options."""
 
 Say = Callable[[str], None]
 Answer = tuple[str, str, int]
-"""What machine 0 makes of all that came: a name of this start that all share, why it is refused, and the exit code."""
+"""Machine 0's answer to all: the shared name of this start, why it is refused (or ""), and the exit code."""
 
 
 class MeetingError(UserError):
-    """A machine did not come, or another one has a reason not to go on."""
+    """A machine did not come, or one of them cannot train."""
 
     def __init__(self, sentence: str, exit_code: int = 1) -> None:
         super().__init__(sentence)
@@ -76,7 +76,7 @@ class Place:
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine says of itself; its facts must be the same on all."""
+    """The message of a machine; its facts must be equal on all."""
 
     rank: int
     facts: dict[str, Any] = {}
@@ -114,12 +114,12 @@ def place_of(arguments: Any) -> Place | None:
 
 
 def name_network(place: Place, say: Say) -> None:
-    """Tell the ranks by which interface they reach the other machines, and say so. Raises ``ConfigError``."""
+    """Set the interface by which ranks reach the other machines, and print it. Raises ``ConfigError``."""
     say(f"network interface {network.name_interface(place.host, place.port)} leads to the other machines")
 
 
 def facts_of(arguments: Any, fingerprint: str = "", config: RunConfig | None = None) -> dict[str, Any]:
-    """What must be the same on every machine, by the name that a sentence gives it; without a run, what any needs."""
+    """Facts that must be equal on every machine, by their names in messages; without ``config``, the general ones."""
     keys = {} if config is None else flat(to_dict(config))
     revision = (records.git_revision() or records.installed_version("padless") or "unknown")[:12]
     return {
@@ -134,15 +134,15 @@ def facts_of(arguments: Any, fingerprint: str = "", config: RunConfig | None = N
 def name_start(
     place: Place | None, config: RunConfig, facts: dict[str, Any], say: Say, launch: str, attempt: int
 ) -> str:
-    """The name of the first start of the ranks, or of another attempt, told to them; several machines meet for each.
+    """Name the first start of the ranks, or another attempt, in their environment; several machines meet for each.
 
-    Raises ``UserError``, the same on each machine. A lost rank is noticed at once on its own machine, and within
-    ``timeout_s`` on another, so that they wait for each other twice as long before another attempt.
+    Raises ``UserError``, the same on each machine. Other machines notice a lost rank only within ``timeout_s``, so
+    before another attempt the wait is twice as long.
     """
     name = os.environ[LAUNCH_ID] = f"{launch}-{attempt}" if attempt else launch
     if place is None:
         return name
-    gc.collect()  # what torch leaves of an attempt that failed may hold the port
+    gc.collect()  # torch's objects of a failed attempt may hold the port
     hello = Hello(rank=place.rank, facts=facts)
     try:
         with STOP.noting(lambda signal: note_end(config, f"{signal} received", EXIT_CODE)):
@@ -156,21 +156,19 @@ def name_start(
 
 @contextmanager
 def telling(place: Place | None, timeout_s: float) -> Iterator[None]:
-    """Tell the other machines what this one refuses in the block, so that they need not wait for it."""
+    """Send a ``UserError`` of the block to the other machines, so that they need not wait for this one."""
     try:
         yield
     except UserError as error:
         if place is not None:
             hello = Hello(rank=place.rank, problem=str(error), exit_code=error.exit_code)
-            with contextlib.suppress(UserError):  # whoever does not come is not told
+            with contextlib.suppress(UserError):  # a machine that does not come is not told
                 meet(place, hello, "", min(timeout_s, PROBLEM_S), lambda text: None)
         raise
 
 
 def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
-    """Say in the run directory why no rank came so far as to do it; not in one that another process holds, nor where a
-    run has finished.
-    """
+    """Write to the run directory why no rank started, unless another process holds it or its run has finished."""
     if config.dry_run:
         return
     with contextlib.suppress(UserError), records.claim(config):
@@ -181,7 +179,7 @@ def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
 
 
 def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) -> str:
-    """Meet the other machines; the name of this start that machine 0 gave (``launch``, there).
+    """Meet the other machines; returns the name that machine 0 gives this start (its ``launch``).
 
     Raises ``MeetingError`` with what is wrong, the same on all that have come, and ``ConfigError`` for a taken port.
     """
@@ -206,7 +204,7 @@ def open_store(place: Place) -> Any:
 
 
 def until(done: Callable[[], bool], deadline: float) -> None:
-    """Ask again and again until it is so, or until ``deadline`` (monotonic seconds)."""
+    """Poll ``done`` until it is true, or until ``deadline`` (monotonic seconds)."""
     while not done() and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)
 
@@ -238,19 +236,19 @@ def ask(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
 
     def look() -> None:
         while not answers and time.monotonic() < deadline:
-            # As torch says that nobody listens, that it is no store, or that it is gone.
+            # torch raises these if nothing listens there, if it is no store, or if it is gone.
             with contextlib.suppress(RuntimeError, OSError):
                 answers.append(visit(place, mine, deadline))
             time.sleep(LOOK_EVERY_S)
 
-    # On a thread: a store waits for ever for a program that says nothing.
+    # On a thread: a store waits forever for a program that does not answer.
     thread = threading.Thread(target=look, name="padless-meeting", daemon=True)
     thread.start()
     thread.join(timeout_s + 3 * TALK_S)
     if not answers:
         raise MeetingError(
             f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s; start the same command "
-            "there with --machine_rank 0, and see whether this machine reaches it"
+            "there with --machine_rank 0, and check that this machine reaches it"
         )
     return answers[0]
 
@@ -262,7 +260,7 @@ def visit(place: Place, mine: Hello, deadline: float) -> Answer:
     until(lambda: store.check([ANSWER]), deadline)
     answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
     store.set(f"read {place.rank}", "")
-    # The ranks' own store takes the same port: they must not find this one, which is about to close.
+    # The ranks' own store uses the same port: they must not find this one, which is about to close.
     with contextlib.suppress(RuntimeError):
         until(lambda: not store.check([ANSWER]), deadline)
     return answer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness plan``: what a run will do, computed from its configuration and its dataset.
+"""``python -m harness plan``: what a run will do, computed from its configuration and dataset.
 
 Steps and rows are exact. Padding and balance are those of the order's first windows, up to ``SAMPLED_ROWS`` rows.
 """
@@ -31,12 +31,12 @@ SAMPLED_ROWS = 300_000
 ROWS_FOR_A_GPU = 64
 """A GPU computes a step of fewer rows in about the time that it takes to start the step's kernels."""
 WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
-"""What may go wrong, by its key: how its line begins."""
+"""Key of each warning: how its line begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(LaunchRecipe):
-    """What a run will do, before it does it; it takes every key that launch takes."""
+    """Show what a run will do, without training; it takes every key that launch takes."""
 
     world_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     """Processes that will train."""
@@ -45,7 +45,7 @@ class PlanConfig(LaunchRecipe):
 
 
 def main(config: PlanConfig) -> None:
-    """Print the plan, of many trainings that of the first."""
+    """Print the plan; of many trainings, that of the first."""
     training, runs = many.first(config)
     resolved = resolve(training)
     manifest = rows_of_task(training.task, read_manifest(training.data), training.data, training.fold)
@@ -67,7 +67,7 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     """All figures. Raises ``UserError`` if the configuration does not fit the dataset or the processes."""
     check_model(config.model)
     check_names(config.tracking)
-    TextPipeline.from_json(manifest.text, Path(config.data, MANIFEST))  # raises for a tokenizer that is not here
+    TextPipeline.from_json(manifest.text, Path(config.data, MANIFEST))  # raises for a tokenizer that is not installed
     check_fit(config, manifest, world_size)
     order = order_over(Split(config.data, manifest, TRAIN), order_spec(config))
     classes = {} if config.task == LANGUAGE_MODEL else class_rows(manifest, TRAIN)
@@ -106,8 +106,9 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
 
 
 def shares(order: Order, world_size: int) -> dict[str, float]:
-    """Steps as ranks see them. ``padding``: the share of computed positions that hold no token, where each rank pads to
-    its longest row; ``mean_step`` and ``worst_step``: by how much the tokens of a step's ranks differ, over their mean.
+    """Padding and balance between ranks. ``padding``: the share of computed positions that hold no token, where each
+    rank pads to its longest row; ``mean_step`` and ``worst_step``: by how much the tokens of a step's ranks differ,
+    over their mean.
     """
     steps: list[list[np.ndarray]] = []
     rows = 0
@@ -129,7 +130,7 @@ def shares(order: Order, world_size: int) -> dict[str, float]:
 
 
 def too_few_for_a_gpu(most: int, config: RunConfig) -> str | None:
-    """A sentence if a process holds so few rows at once that a GPU would be mostly idle; ``most`` of a step are its."""
+    """A warning if a process holds too few rows at once to keep a GPU busy; ``most``: its rows of a step."""
     held = min(most, config.micro_batch) if isinstance(config.micro_batch, int) else most
     if held >= ROWS_FOR_A_GPU:
         return None

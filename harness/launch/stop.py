@@ -7,8 +7,8 @@ takes them. What a signal does depends on what runs:
 
 - no rank yet, or between two trainings of one command: the launcher leaves at once;
 - ranks that have not begun their run: they are killed, since there is nothing to save;
-- ranks at work: they are asked. One that does not take the signal, being stopped (SIGSTOP) or stuck in the kernel, is
-  let go on (SIGCONT) and killed after ``ANSWER_S``; the others then have ``OTHERS_S``, and all of them ``LIMIT_S``;
+- ranks at work: they get the signal and SIGCONT. One that does not take it, because it is stopped or stuck in the
+  kernel, is killed after ``ANSWER_S``; the others then have ``OTHERS_S`` to leave. All have at most ``LIMIT_S``;
 - a second Ctrl-C: all are killed now.
 """
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 LAUNCHES = ("launch", "train")
 """The commands of ``python -m harness`` that start ranks, and stop them first when a stop signal arrives."""
 ANSWER_S = 15.0
-"""How long a rank may stand still after a stop signal. With ``OTHERS_S`` less than the 30 s of SLURM's KillWait."""
+"""Longest wait for a rank to take a stop signal. With ``OTHERS_S`` less than the 30 s of SLURM's KillWait."""
 OTHERS_S = 8.0
-"""How long the other ranks have to leave when one was killed for its silence."""
+"""How long the other ranks have to leave when one was killed because it did not answer."""
 LIMIT_S = 300.0
 """How long ranks that are at work may take to save."""
 BACKSTOP_S = 10.0
@@ -49,12 +49,12 @@ INTERRUPTED = processes.BASE_CODE + signal.SIGINT
 
 
 class Stop:
-    """What this launcher was told. There is one, ``STOP``, since signals are sent to a process."""
+    """The stop signals of this launcher. There is one, ``STOP``, since signals are sent to a process."""
 
     def __init__(self) -> None:
-        """No signal has arrived, and none is handled yet."""
+        """No signal has arrived yet."""
         self.heard: list[str] = []
-        """Stop signals, by name, in their order: a command of several trainings begins none after one."""
+        """Stop signals by name, in order; after one, no further training begins."""
         self.now = False
         """A second Ctrl-C came."""
         self.unbegun = False
@@ -69,14 +69,14 @@ class Stop:
         self._conclude: Callable[[], int] = lambda: PREEMPTED
 
     def begin(self) -> None:
-        """Take the signals from here on. Before any other thread is there: a thread has the mask of its maker."""
+        """Take the signals from here on. Call it before any thread starts, since threads inherit the signal mask."""
         numbers = {getattr(signal, name) for name in OF_TRAININGS}
         numbers = {number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}  # nohup's stay so
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         threading.Thread(target=self._take, args=(numbers,), name="padless-stop", daemon=True).start()
 
     def between(self) -> None:
-        """No rank is there: a stop signal ends the command at once, one that has come already at the next question."""
+        """No rank is running: a stop signal ends the command at once; for an earlier one, callers check ``heard``."""
         self._phase = "nothing"
 
     @contextmanager
@@ -90,10 +90,10 @@ class Stop:
 
     @contextmanager
     def ranks(self, begun: Callable[[], bool], conclude: Callable[[], int]) -> Iterator[None]:
-        """For the block ranks are there; after it signals are noted and change nothing.
+        """Ranks are running in the block; after it signals are noted and change nothing.
 
-        ``begun``: whether they have anything to save. ``conclude`` writes how the run ended and returns the exit code,
-        for the case that the block does not come to its end.
+        ``begun``: whether they have anything to save. ``conclude`` writes how the run ended and returns the exit code;
+        it is called if the block does not end.
         """
         self._begun, self._conclude, self._phase = begun, conclude, "ranks"
         try:
@@ -117,7 +117,7 @@ class Stop:
                     threading.Thread(target=self._enforce, args=(name,), name="padless-end", daemon=True).start()
 
     def _enforce(self, name: str) -> None:
-        """Until the ranks have left: ask each, and kill those that do not answer, or all when it is time."""
+        """Until the ranks have left: signal each, and kill those that do not answer, or all after the limit."""
         self.unbegun = not self._begun()
         if not self.unbegun and name == KEYBOARD:
             print(
@@ -125,10 +125,10 @@ class Stop:
             )
         number, began = int(getattr(signal, name)), time.monotonic()
         kill_at = began if self.unbegun else began + LIMIT_S
-        leave_at = began + ANSWER_S  # torch's agent may wait for other machines, and for no rank
+        leave_at = began + ANSWER_S  # without ranks: torch's agent may wait for other machines
         killed: float | None = None
         moved: dict[int, float] = {}
-        """Ranks that were asked, and when each was last seen to do anything."""
+        """Ranks that got the signal, and when each was last seen running."""
         while self._phase == "ranks":
             now, ranks = time.monotonic(), children()
             for rank in ranks:
@@ -158,7 +158,7 @@ STOP = Stop()
 
 
 def listen(argv: Sequence[str]) -> None:
-    """The first thing that ``python -m harness`` does: from here on, a stop signal to it gets a sentence."""
+    """Take stop signals from here on; ``python -m harness`` calls this first."""
     if argv and argv[0] in LAUNCHES:
         STOP.begin()
     else:
@@ -175,7 +175,7 @@ def children() -> list[psutil.Process]:
 def send(rank: psutil.Process, *numbers: int) -> None:
     """Send signals to a rank and to what it has started in its own session.
 
-    A tracker has another session, and ends when the rank says so or is gone.
+    A tracker has its own session, and ends when its rank asks it to or is gone.
     """
     import psutil
 

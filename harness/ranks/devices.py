@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user asked a launcher for: GPUs or the CPU, and how many threads; one rule for every way to start.
+"""The devices and the threads that the user requested; one rule for every launcher.
 
 ==================================================================  ===================================================
-what was said                                                       what it means
+request                                                             meaning
 ==================================================================  ===================================================
-``--device cpu``                                                    the CPU, whatever else was said
+``--device cpu``                                                    the CPU, whatever else is requested
 ``--device cuda``                                                   GPUs
 ``--multi_gpu`` or ``--gpu_ids`` for accelerate, or ``gpu_ids`` in  GPUs
 its configuration file
 ``--cpu``, ``use_cpu: true``, or a configuration file without       the CPU
 ``gpu_ids``
-nothing of these                                                    GPUs if every process of this machine gets one,
+none of these                                                       GPUs if every process of this machine gets one,
                                                                     else the CPU
 ==================================================================  ===================================================
 
-GPUs that were asked for and are too few are refused, with what was seen. Threads are those of the key ``threads``, else
-of accelerate's option or the user's ``OMP_NUM_THREADS``, else a share of the cores. The launchers set that variable for
-their ranks where the user has not, so a rank cannot tell whose number it is: ``harness launch`` passes on what the user
-said, and under bare ``accelerate launch`` a rank reads the command line and environment of its parent.
+If GPUs are requested and too few are visible, that is an error. Threads are those of the key ``threads``, else of
+accelerate's option or the user's ``OMP_NUM_THREADS``, else a share of the cores. The launchers set that variable for
+their ranks where the user has not, so a rank cannot tell whose number it is: ``harness launch`` passes on the user's
+request, and under bare ``accelerate launch`` a rank reads the command line and environment of its parent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OMP = "OMP_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Cuda:
-    """What torch and the machine say of CUDA devices."""
+    """What torch and the machine report on CUDA devices."""
 
     found: int
     """Devices that are visible."""
@@ -59,7 +59,7 @@ class Cuda:
 
 
 def look() -> Cuda:
-    """This machine, as this process sees it."""
+    """The CUDA devices that this process sees."""
     import torch
 
     driver = Path("/proc/driver/nvidia/version").exists()
@@ -106,7 +106,7 @@ def threads_of(words: Sequence[str], environment: Mapping[str, str]) -> int | No
 
 
 def tell_ranks(options: Sequence[str]) -> None:
-    """Tell the ranks that are about to be started what accelerate's ``options`` and this environment say."""
+    """Pass the devices and threads of accelerate's ``options`` and this environment to the ranks."""
     os.environ[DEVICES], os.environ[THREADS] = asked_by(options), str(threads_of(options, os.environ) or "")
 
 
@@ -135,7 +135,7 @@ def parent() -> tuple[list[str] | None, Mapping[str, str]]:
 
 
 def choose(wanted: str, asked: Asked, processes: int, cuda: Cuda) -> tuple[str, str]:
-    """``cpu`` or ``cuda``, and why; a pure function of the key ``device``, of what was asked and of what is there.
+    """``cpu`` or ``cuda``, and why; a pure function of the key ``device``, the request and the visible devices.
 
     ``processes`` are those of this machine. Raises ``ConfigError`` where GPUs were asked for and are too few.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only module with collectives: sums, gathers, agreement between ranks, the start-up handshake (law 7).
 
-Small control messages go over a gloo group of their own, so they never wait for a GPU. Every wait has a limit, and
-when it runs out the sentence says what was being waited for.
+Small control messages go over a gloo group of their own, so they never wait for a GPU. Every wait has a limit, and the
+error names what was waited for.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Value = TypeVar("Value")
 
 
 LOST = re.compile("gloo|connection|socket|timed out waiting|pair closure")
-"""What gloo's messages of a broken collective have in them, and hardly any other error."""
+"""Matches gloo's messages of a broken collective, and hardly any other error."""
 LOST_BY_NCCL = re.compile("remote|time ?out|timed out|timing out|abort")
-"""The same of NCCL, which also says by such messages that this rank's device failed, or that it was called wrongly."""
+"""The same for NCCL, whose other messages report that this rank's device failed, or that a call was wrong."""
 
 
 LEAVE_LIMIT_S = 60.0
-"""Longest wait at a good end for ranks that are still busy, as rank 0 with a report: this one has no more to do."""
+"""Longest wait at a normal end for ranks that are still busy, such as rank 0 with the report."""
 
 
 class RankError(UserError):
@@ -47,14 +47,14 @@ class RankError(UserError):
 
 
 class LostPeerError(RankError):
-    """Another rank is gone or silent; why, that one may know."""
+    """Another rank is gone or silent; that one may report why."""
 
     follows = True
 
 
 @dataclass(frozen=True)
 class World:
-    """Who is training together. ``control`` is the gloo group for small messages, None for one process."""
+    """The ranks that train together. ``control`` is the gloo group for small messages, None for one process."""
 
     rank: int = 0
     world_size: int = 1
@@ -68,9 +68,9 @@ class World:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Name a collective: a peer that is gone or late becomes a sentence with ``what`` in it.
+        """Name a collective: if a peer is gone or late, the error says ``what`` was waited for.
 
-        A block may compute as well, as a backward pass does that sends gradients; its own errors pass through.
+        The block may compute too, like a backward pass that sends gradients; its own errors pass through.
         """
         if self.world_size == 1:
             yield
@@ -83,7 +83,7 @@ class World:
             start = said[:300].lower()
             if not (LOST_BY_NCCL if "nccl" in start else LOST).search(start):
                 raise
-            # What torch says, without the line in its source and its advice.
+            # torch's message without its source line and its advice.
             reason = re.sub(r"\[\S+\.cc:\d+\] ", "", said).partition(". This is typically")[0][:200]
             raise LostPeerError(
                 f"rank {self.rank} at step {HEARTBEAT.step} waited for {what} from {self.world_size - 1} other ranks, "
@@ -100,7 +100,7 @@ class World:
         return values
 
     def from_main(self, value: Value, what: str) -> Value:
-        """``value`` of rank 0, on every rank. Small and picklable; what the others give is not looked at."""
+        """``value`` of rank 0, on every rank. Small and picklable; the others' values are ignored."""
         return self.gather_objects(value if self.is_main else None, what)[0]  # type: ignore[return-value]
 
     def gather_numbers(self, numbers: np.ndarray, what: str) -> np.ndarray:
@@ -155,10 +155,9 @@ class World:
     def together(self, what: str) -> Iterator[None]:
         """Run a block without collectives on every rank; if it fails on one, all raise.
 
-        A ``UserError``, and what a failure to write becomes, is raised as it is by all ranks, the first rank's if there
-        are several. Any other exception is raised by the rank that met it, and all others raise a ``RankError`` that
-        names it. So ranks agree before they leave: none is killed half-way by a launcher, none waits for one that is
-        gone.
+        All ranks raise the first rank's ``UserError``; a failure to write becomes one. Any other exception is raised by
+        its own rank, and the others raise a ``RankError`` that names it. So ranks agree before they leave: the launcher
+        kills none half-way, and none waits for one that is gone.
         """
         error: UserError | None = None
         own: Exception | None = None
@@ -189,7 +188,7 @@ class World:
 
 @contextmanager
 def joining(timeout_s: int) -> Iterator[None]:
-    """Name the block in which this rank joins the others: what torch says of one that does not come is a sentence."""
+    """In this block this rank joins the others; torch's error for a missing rank becomes a ``LostPeerError``."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -199,7 +198,7 @@ def joining(timeout_s: int) -> Iterator[None]:
         where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise LostPeerError(
             f"rank {launched_rank()} of {launched_world_size()} on {platform.node()} did not join the others through "
-            f"{where} within {timeout_s} s ({reason}); see whether all machines reach each other, and "
+            f"{where} within {timeout_s} s ({reason}); check that all machines reach each other, and "
             f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
         ) from error
 
@@ -207,8 +206,8 @@ def joining(timeout_s: int) -> Iterator[None]:
 def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """A hook of DDP for CPUs: the mean of a bucket of gradients over ranks, sent and added up as bf16.
 
-    Each rank's share is rounded once, to eight bits, and so is each addition: a sum over N ranks is off by no more
-    than N / 256 of the sum of magnitudes. torch's own hook of this kind is refused where torch knows no CUDA.
+    Each rank's share is rounded once, to eight bits, and so is each addition: a sum over N ranks is off by no more than
+    N / 256 of the sum of magnitudes. torch refuses its own hook of this kind in builds without CUDA.
     """
     gradients = bucket.buffer()
     sent = gradients.to(torch.bfloat16).div_(dist.get_world_size(group))
@@ -220,12 +219,12 @@ def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[tor
     return work.get_future().then(unpack)
 
 
-# DDP compares them with the classes themselves.
+# DDP compares the annotations with the classes, not with their names.
 sum_in_bf16.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
 
 
 def connect(timeout_s: int) -> World:
-    """The world as the process group that is already up says, or a world of one when there is none."""
+    """The world of the existing process group, or a world of one if there is none."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return World(timeout_s=timeout_s)
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
@@ -275,5 +274,5 @@ def launched_local_world_size() -> int:
 
 
 def launched_machines() -> int:
-    """On how many machines the launcher starts processes; it tells its ranks, others are taken for one machine."""
+    """On how many machines the launcher starts processes; 1 if it does not say."""
     return int(os.environ.get("GROUP_WORLD_SIZE", "1"))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network interface that leads to the other machines, found by asking the kernel for the route to the main one.
 
-Gloo offers the address that the machine's own name resolves to, which on many systems is 127.0.1.1, where no other
-machine comes in; and it says so only by a time limit. So the interface is named before any rank starts, unless the user
-has named one. NCCL looks at the interfaces themselves, and chooses better than a route can tell.
+Gloo offers the address that the machine's own name resolves to. On many systems that is 127.0.1.1, which no other
+machine can reach, and gloo fails only after its time limit. So the interface is set before any rank starts, unless the
+user has set one. NCCL looks at the interfaces itself, and chooses better than by the route.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from preprocessing.base.errors import ConfigError
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 LAST_FOR_NCCL = ("lo", "virbr")
-"""Begin the names of interfaces that NCCL takes only where there is no other. Else its own choice, InfiniBand's first,
-stays: the interface of the main address may be a slow one for administrators."""
+"""Prefixes of interfaces that NCCL takes only if there is no other. Otherwise its own choice, InfiniBand first, stays:
+the main address may belong to a slow network for administration."""
 LOOPBACK = ("127.", "::1", "localhost")
-"""Begin addresses that no other machine can reach."""
+"""Prefixes of addresses that no other machine can reach."""
 ELSEWHERE = "192.0.2.1"
-"""An address of no machine (RFC 5737): the way to it is the default route."""
+"""An address that no machine has (RFC 5737): the default route leads to it."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """How this machine comes to the others."""
+    """How this machine reaches the others."""
 
     interface: str
     address: str
@@ -63,11 +63,11 @@ def interfaces() -> dict[str, list[str]]:
 
 
 def choose(host: str, local: list[str], found: dict[str, list[str]], users: str | None = None) -> Route | None:
-    """The interface to the others; None if it cannot be told. A pure function.
+    """The interface to the others; None if it is not certain. A pure function.
 
     ``host``: the main machine's address as it was given; ``local``: as ``local_addresses`` gives them; ``found``:
-    interfaces with their addresses; ``users``: that of the user. On the main machine its own name may be a loopback
-    address. Then it is the default route's, or the only one.
+    interfaces with their addresses; ``users``: the one that the user set. On the main machine ``host`` may be a
+    loopback address; then the interface is that of the default route, or the only one.
     """
     routes = [Route(name, address) for name, addresses in found.items() for address in addresses]
     if users:
@@ -81,19 +81,17 @@ def choose(host: str, local: list[str], found: dict[str, list[str]], users: str 
 
 
 def name_interface(host: str, port: int) -> Route:
-    """Find the way to the other machines and tell gloo, in this process and those that it starts, and NCCL where it
-    would take the loopback; what the user has named stays.
+    """Find the interface to the other machines and set it for gloo, in this process and its children, and for NCCL if
+    it would take the loopback; the user's own setting stays.
 
-    Raises ``ConfigError`` where it cannot be told, and for a name that no interface has.
+    Raises ``ConfigError`` if it is not certain, or if the user's interface does not exist.
     """
     users, found = os.environ.get(GLOO), interfaces()
     route = choose(host, local_addresses(host, port), found, users)
     if route is None:
-        wrong = (
-            f"{users}: no such interface with an address is up here" if users else f"none leads to {host} for certain"
-        )
+        wrong = f"{users}: no such interface with an address is up here" if users else f"unclear which leads to {host}"
         raise ConfigError(f"network interface: {wrong}; name it, as in export {GLOO}=eth0 (ip address lists them)")
     os.environ[GLOO] = route.interface
     if all(name.startswith(LAST_FOR_NCCL) for name, addresses in found.items() if addresses):
-        os.environ.setdefault(NCCL, f"={route.interface}")  # without the sign NCCL takes every name that begins so
+        os.environ.setdefault(NCCL, f"={route.interface}")  # without = NCCL takes every name with this prefix
     return route

@@ -32,7 +32,7 @@ MIXED = {"fp32": "no", "bf16": "no", "fp16": "fp16"}
 """The precision passed to accelerate: fp16 for its loss scaling. The model casts to bf16 itself."""
 NCCL_GRACE_S = 60
 TELL_OTHERS = "TORCH_NCCL_PROPAGATE_ERROR"
-"""Environment variable: a rank whose collective broke lets the others know, which the heartbeat asks for."""
+"""Environment variable: a rank whose collective failed signals the others; the heartbeat reads it."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Session:
 
 @contextmanager
 def open_session(device: str, precision: Precision, timeout_s: int, threads: int | None = None) -> Iterator[Session]:
-    """Join the other ranks; leave the process group at the end, where all ranks come to it.
+    """Join the other ranks; leave the process group if all ranks reach the end.
 
-    A rank that fails alone does not: NCCL would wait there for ranks that wait for this one. It says why it failed and
-    ends (``ranks.exit``), so that its launcher ends the others.
+    A rank that fails alone does not leave it: NCCL would wait for ranks that wait for this one. It reports the error
+    and exits (``ranks.stopping``), so that its launcher ends the others.
 
     ``threads``: how many this process computes with on a CPU; None: see ``harness.ranks.devices``.
     """
@@ -68,7 +68,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
         keep_memory()
     if launched_machines() > 1:
         route = network.name_interface(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
-        choices["network"] = Choice(str(route), "the way to the other machines")
+        choices["network"] = Choice(str(route), "the route to the other machines")
     # NCCL aborts the process when its own limit is over; the heartbeat reports before that.
     limit = timedelta(seconds=timeout_s + (NCCL_GRACE_S if kind == "cuda" else 0))
     os.environ.setdefault(TELL_OTHERS, "1")

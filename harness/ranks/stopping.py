@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a rank stops: when it is asked to, when another rank is gone, and how it leaves with its reason.
+"""How a rank stops: on request, when another rank is gone, and how it reports the reason.
 
 **Asked**: a signal, the stop file, or the end of ``max_time``. ``install`` comes before torch is imported, since a
 signal may arrive that early. A thread notes signals, since Python runs handlers in the main thread alone, which may be
 inside a collective; the training loop acts on the note at a step that all ranks agree on (``training.requests``).
 
 **Watchdog** (``HEARTBEAT``): under NCCL a collective only enqueues kernels, and torch's own watchdog aborts the process
-without a sentence. So a thread looks at what the main thread waits for. After the time limit, soon after a stop signal,
+without a sentence. So a thread watches what the main thread waits for. After the time limit, soon after a stop signal,
 or when the process group reports a broken collective, it prints why, writes it to ``status.json``, and ends the
 process.
 
@@ -44,7 +44,7 @@ LOOK_EVERY_S = 0.5
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends when the parent dies."""
 MARGIN_S = 10.0
-"""A collective that has a time limit of its own gets so much longer to raise before the watchdog ends the process."""
+"""A collective with its own time limit has this much longer to raise before the watchdog ends the process."""
 STOP_LIMIT_S = 45.0
 """Longest wait for another rank after this one was asked to stop."""
 OF_ANOTHER = ("TIMEOUT", "REMOTE_ERROR")
@@ -54,11 +54,11 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 GRACE_S = 5.0
 """How long other ranks wait for rank 0 to report an error before ranks can talk, and how long they have to leave."""
 REFUSALS = {2, 3, 4}
-"""Exit codes of a configuration, data or a directory that is wrong: the sentence says all, and a traceback nothing."""
+"""Exit codes for wrong configuration, data or directories: the message is enough, a traceback does not help."""
 BARE_LAUNCHER = re.compile(r"(^|/)(accelerate|accelerate-launch|torchrun)$|^accelerate\.commands\.|\.distributed\.run$")
 """Programs and modules, in a command line, that print a traceback for a rank."""
 LAST_SIGNAL = signal.SIGUSR1
-"""Ends a launcher without a word; it has handlers for the signals that mean that a job is to stop."""
+"""Ends a launcher without output; it has handlers for the stop signals."""
 
 
 class Heartbeat:
@@ -66,13 +66,13 @@ class Heartbeat:
 
     def __init__(self) -> None:
         self.step = 0
-        """The optimizer step that the sentence names."""
+        """The optimizer step that messages name."""
         self.waits: list[tuple[str, float]] = []
         """What is waited for, and since when (monotonic seconds); inner waits last."""
         self.stopped_at: float | None = None
         """When a stop signal came (monotonic seconds): from then on no wait may be long."""
         self.in_loop = False
-        """Training has begun: before it, building may take its time even after a stop signal."""
+        """Training has begun; before that, long waits are allowed even after a stop signal."""
         self.last_words: Callable[[str], object] | None = None
         """Takes the reason before the process ends, as the writer of ``status.json`` does."""
         self.group_error: Callable[[], str | None] | None = None
@@ -81,7 +81,7 @@ class Heartbeat:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Say what the block waits for; blocks may lie inside one another."""
+        """Record what the block waits for; blocks may be nested."""
         self.waits.append((what, time.monotonic()))
         try:
             yield
@@ -89,7 +89,7 @@ class Heartbeat:
             self.waits.pop()
 
     def start(self, limit_s: float) -> None:
-        """Look from now on; a wait of more than ``limit_s`` and a margin ends the process. Safe to call twice."""
+        """Start the watchdog; a wait of more than ``limit_s`` and a margin ends the process. Safe to call twice."""
         if self.limit_s is None:
             threading.Thread(target=self._watch, name="padless-heartbeat", daemon=True).start()
         self.limit_s = limit_s
@@ -128,13 +128,13 @@ _pipe: tuple[int, int] | None = None
 
 
 class Preempted(Exception):  # noqa: N818 - it is no error
-    """All ranks leave at a common step, with a checkpoint behind them."""
+    """All ranks leave at a common step, after a checkpoint."""
 
 
 def install() -> None:
-    """Take note of stop signals from here on, and of the launcher's death. Safe to call twice.
+    """Note stop signals from here on, and the launcher's death. Safe to call twice.
 
-    Those that came since this process was started by padless's launcher were blocked, and come now.
+    Signals that came since padless's launcher started this process were blocked, and are delivered now.
     """
     global _pipe
     if _pipe is None:
@@ -178,10 +178,10 @@ def received() -> str | None:
 
 
 class StopWatch:
-    """Whether this rank is asked to stop, and why. Only rank 0 looks at the stop file and the clock."""
+    """Whether this rank must stop, and why. Only rank 0 checks the stop file and the clock."""
 
     def __init__(self, path: Path, max_time_s: float | None, *, is_main: bool) -> None:
-        """``path`` is the stop file; one from before this process began is an old one and is removed.
+        """``path`` is the stop file; one that is older than this process is removed.
 
         ``max_time_s`` counts from here.
         """
@@ -230,7 +230,7 @@ def leave_words(sentence: str, *, follows: bool = False) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with ``code`` at once, with everything said.
+    """End this process with ``code`` at once, after flushing its output.
 
     The static destructors of C++ libraries race with their own threads in a process that had a process group: one rank
     in ten was ended by SIGABRT after all its work was done, and the launcher took that for a failure.
@@ -244,8 +244,8 @@ def leave(code: int) -> NoReturn:
 def run_rank(main: Callable[[list[str]], int]) -> int:
     """Run a rank's ``main`` and return its exit code; user errors become one line on stderr, a bug its traceback.
 
-    Nothing is raised, so that whoever calls this can ``leave``: at the end of an interpreter a process group would wait
-    for other ranks.
+    It raises nothing, so that the caller can ``leave``: at a normal interpreter exit a process group would wait for
+    other ranks.
     """
     rank = int(os.environ.get("RANK", "0"))
     speaks = int(os.environ.get("LOCAL_RANK", rank)) == 0
@@ -261,7 +261,7 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
                 return 0
             deadline = time.monotonic() + (0 if agreed or rank == 0 else GRACE_S)
             while time.monotonic() < deadline:
-                if received() is not None:  # rank 0 has spoken, and the launcher ends the others
+                if received() is not None:  # rank 0 has reported, and the launcher ends the others
                     return error.exit_code
                 time.sleep(0.05)
             raise
@@ -290,9 +290,9 @@ def dismiss_launcher() -> None:
         if not any(map(BARE_LAUNCHER.search, launcher.cmdline()[:5])):
             return
         others = [rank for rank in launcher.children() if rank.pid != os.getpid()]
-        launcher.send_signal(LAST_SIGNAL)  # first: it would speak of a rank that ends
+        launcher.send_signal(LAST_SIGNAL)  # first, else it would report a rank that ends
         for rank in others:
             with contextlib.suppress(psutil.Error):
                 rank.terminate()
         for rank in psutil.wait_procs(others, timeout=GRACE_S)[1]:
-            rank.kill()  # it waits for ranks that never come, where no signal is heard
+            rank.kill()  # it waits for missing ranks, in a call that no signal interrupts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many runs together: the figures of each, their mean and spread, and over folds those of all rows."""
+"""Figures of many runs: those of each, their mean and spread, and for folds those over all rows."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ SMALLEST = np.finfo(np.float64).tiny
 
 
 def collect(runs: Sequence[Member]) -> dict[str, Any]:
-    """What ``seeds.json`` or ``folds.json`` holds of finished runs, out-of-fold figures aside. Raises ``DataError``.
+    """The content of ``seeds.json`` or ``folds.json`` without out-of-fold figures. Raises ``DataError``.
 
-    No time and no place stands in it, so an interrupted and an undisturbed command write the same bytes.
+    It has no times and paths, so an interrupted and an uninterrupted command write the same bytes.
     """
     of_runs: list[dict[str, Any]] = [{"run": one.name, one.kind: one.number, "splits": figures_of(one)} for one in runs]
     splits = [split for split in SPLITS if all(split in one["splits"] for one in of_runs)]
     first, *others = (read_info(one.path / BUNDLE) for one in runs)
     if any(other.dataset != first.dataset for other in others):
-        raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so they have no spread")
+        raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so there is no spread")
     return {
         "dataset": first.dataset,
         "labels": first.labels,
@@ -53,9 +53,9 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
 
 
 def figures_of(run: Member) -> dict[str, dict[str, Any]]:
-    """Rows, figures and the rows' own intervals of a run, by split: of the weights that it kept.
+    """Rows, figures and their intervals over rows for a run's best weights, by split.
 
-    Validation is measured after calibration where the run says so: on a fold, or where there is no test split; else it
+    For folds, and without a test split, validation is measured after calibration, if the run has such figures; else it
     is the line of the best epoch, before calibration and without intervals.
     """
     test = read_figures(run.path, TEST)
@@ -67,14 +67,14 @@ def figures_of(run: Member) -> dict[str, dict[str, Any]]:
 
 
 def chosen(values: dict[str, Any]) -> dict[str, Any]:
-    """Values whose spread is shown, the number of rows, and their intervals."""
+    """The figures, their intervals, and the number of rows."""
     return {name: values[name] for name in ("rows", *FIGURES, "intervals") if name in values}
 
 
 def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str]) -> dict[str, Any]:
-    """The figures over every row of all folds, each once; the predictions are written beside the runs.
+    """The figures over all rows of all folds, each once; writes the predictions to ``folder``.
 
-    Raises ``DataError`` if the folds are not all those of the dataset.
+    Raises ``DataError`` if the folds are not exactly those of the dataset.
     """
     manifest = read_manifest(read_config(runs[0].path)["data"])
     rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
@@ -88,7 +88,7 @@ def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str]) -
 
 
 def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
-    """What a page shows of the runs of ``folder`` that have finished, and which of those that ``began`` have not.
+    """The facts of a page about the finished runs of ``folder``, and the names of the unfinished ones in ``began``.
 
     Raises ``DataError`` if none of them has.
     """
@@ -112,8 +112,8 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
 
 
 def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str, Any] | None:
-    """The linear model on the folds of ``collect``'s ``values``: its figures on each, their spread, how often the runs
-    are ahead; None where it was not measured on all of them.
+    """The linear model on the folds of ``collect``'s ``values``: its figures on each, their spread, and how often the
+    runs are better; None if it was not measured on all folds.
     """
     data = read_config(runs[0].path)["data"]
     found = [chosen(each) for each in read_folds(data, values["dataset"], len(runs))]
@@ -126,9 +126,9 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
 
 
 def gather(folder: Path, runs: Sequence[Member], labels: Sequence[str], rows: int) -> pa.Table:
-    """The predictions of all folds in the order of the source, with the fold of each row.
+    """The predictions of all folds, in the order of the source, with each row's fold.
 
-    ``rows`` is how many the dataset has in its folds. Raises ``DataError`` unless each of them is there exactly once.
+    ``rows`` is the number of rows in the folds. Raises ``DataError`` unless each is predicted exactly once.
     """
     columns = ["label", "predicted", *map(probability_column, labels)]
     tables = []
@@ -148,10 +148,10 @@ def gather(folder: Path, runs: Sequence[Member], labels: Sequence[str], rows: in
 def figures_over_folds(table: pa.Table, names: Sequence[str], thresholds: Mapping[int, float]) -> dict[str, Any]:
     """Metrics over all rows of ``gather``, each once, with intervals, and each class.
 
-    A run's temperature and threshold were fitted on the fold that it held out, and so was the epoch chosen whose
-    weights it kept: the figures are those of a validation, not of a test.
+    Temperature, threshold and best epoch of a run were chosen on the fold that it held out, so the figures are those of
+    a validation, not of a test.
 
-    ``names`` are the classes, ``thresholds`` has that of each fold, from which on class 1 of two is predicted.
+    ``names`` are the classes, ``thresholds`` has the threshold of each fold (two classes only).
     """
     places = {name: number for number, name in enumerate(names)}
     labels = np.array([places[str(as_found(label))] for label in table["label"].to_pylist()], np.int64)
@@ -160,7 +160,7 @@ def figures_over_folds(table: pa.Table, names: Sequence[str], thresholds: Mappin
     logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
     values = classification_metrics(logits, labels)
     found = intervals(logits, labels, values)
-    if len(names) == 2:  # each fold's own threshold becomes the common 0.5
+    if len(names) == 2:  # shift each fold's threshold to 0.5
         limits = np.array([thresholds[fold] for fold in table["fold"].to_pylist()])
         decided = logits - np.log(limits / (1 - limits))
         by_label = classification_metrics(decided, labels)

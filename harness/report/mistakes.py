@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mistakes of an evaluation as people read them: original texts with the words marked that counted.
+"""The mistakes of an evaluation: original texts with the important words marked.
 
-Shards hold token ids: words after the text pipeline, without punctuation, perhaps as lemmas. People want to read the
-text that somebody wrote. It is taken from the source if that can still be read and is what the dataset was made of,
-and only if that costs little: a report is written at the end of every run. Where the tokens stand in it is found as for
-``padless explain``; what the model did not see, such as a truncated end, stays unmarked.
+Shards hold token ids: words after the text pipeline, without punctuation, perhaps as lemmas. The original text is read
+from the source if that is unchanged and quick to read, since every run ends with a report. Token positions are found as
+in ``padless explain``; text that the model did not see, such as a truncated end, is not marked.
 """
 
 from __future__ import annotations
@@ -29,27 +28,27 @@ from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 
 MOST_BYTES = 1 << 30
-"""Larger files are not searched: the rows of a CSV file are found by counting its lines from the start."""
+"""Larger files are not searched, since finding rows in a CSV file reads it from the start."""
 MOST_PACKED_BYTES = 1 << 27
-"""The same for compressed files, which are unpacked."""
+"""The same for compressed files."""
 
 
 @dataclass(frozen=True)
 class Originals:
-    """Texts by the row's number in the source, and why there are not more of them."""
+    """Texts by row number in the source, and the reason why some are missing."""
 
     texts: Mapping[int, str]
     missing: str | None
-    """One clause; None if every row that was asked for is there."""
+    """One clause; None if every requested row was found."""
 
 
 def mistakes_of(figures: Mapping[str, Any], originals: Originals, manifest: Manifest | None) -> list[dict[str, Any]]:
     """The mistakes of an evaluation, the most confident first: each ``entry`` of ``SPLIT.json`` with its original
-    ``text``, None where it is not to be had, that text as HTML (``marked``), and as HTML what the model saw (``read``).
+    ``text`` (None if missing), that text as HTML (``marked``), and the model's input as HTML (``read``).
     """
     tokenizer = None
     if manifest is not None and originals.texts:
-        with suppress(UserError):  # what it needs is not installed
+        with suppress(UserError):  # a package is not installed
             tokenizer = Tokenizer(TextPipeline.from_json(manifest.text))
     result = []
     for entry in figures["mistakes"]:
@@ -62,7 +61,7 @@ def mistakes_of(figures: Mapping[str, Any], originals: Originals, manifest: Mani
 
 
 def placed(text: str, tokens: Sequence[str], weights: Sequence[float], tokenizer: Tokenizer | None) -> list[Piece]:
-    """The text in pieces, with the weights of the tokens that stand there."""
+    """The text in pieces, with the weights of its tokens."""
     if tokenizer is None:
         return [(text, 0.0)]
     spans = places(text, tokens, tokenizer, tokenizer.pipeline.spec)
@@ -70,9 +69,9 @@ def placed(text: str, tokens: Sequence[str], weights: Sequence[float], tokenizer
 
 
 def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> Originals:
-    """The texts of ``rows``, numbered as shards number them, from the sources that the manifest names.
+    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest.
 
-    What cannot be read is said in ``missing``; nothing is raised for it.
+    A failure to read is not raised but returned in ``missing``.
     """
     if manifest is None:
         return Originals({}, "there is no manifest of the dataset to say where they came from")
@@ -90,9 +89,9 @@ def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> Originals:
 
 
 def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int]) -> dict[int, str]:
-    """The texts of ``rows``, all of which lie in the source of this ``entry`` of the manifest.
+    """The texts of ``rows``, which are all from the source of this ``entry`` of the manifest.
 
-    Raises ``DataError`` with a clause, and what reading a corpus raises.
+    Raises ``DataError`` with a clause, and the errors of reading a corpus.
     """
     file = file_of(entry, config)
     changed = DataError(f"{file.name} has changed since the dataset was made of it")
@@ -117,20 +116,20 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
 
 
 def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
-    """The file that an ``entry`` of the manifest speaks of, as the configuration beside it finds it today.
+    """The file of an ``entry`` of the manifest, found again with the configuration in the manifest.
 
     Raises ``DataError``.
     """
     try:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
-    except (KeyError, TypeError, ValueError, AttributeError):  # values of any type, as a stranger wrote them
+    except (KeyError, TypeError, ValueError, AttributeError):  # the manifest is untrusted: values may have any type
         raise DataError("another version of padless has written down where they came from") from None
     named = [address for address, split in source.addresses if split != UNLABELLED]
     if any(map(addresses.is_remote, named)):
         raise DataError("they lie on a remote store, from which a report fetches nothing")
     for address in named:
         alone = replace(source, path=[address], validation_path=[], test_path=[], unlabelled_path=[])
-        with suppress(DataError):  # of several files some may be gone
+        with suppress(DataError):  # some of several files may be missing
             for file in files(alone, splits):
                 if file.name == entry["name"]:
                     return file

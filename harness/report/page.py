@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness report RUN [RUN …]``: run directories → one HTML file that needs no network and no script.
+"""``padless report RUN [RUN …]``: makes one HTML file of run directories, without network access or scripts.
 
-It is also written at the end of every run, where it can fail nothing.
+Every run ends with a report; a failure to write it does not fail the run.
 """
 
 from __future__ import annotations
@@ -52,41 +52,41 @@ from preprocessing.base.terminal import duration, printable, public, public_valu
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
 GENERATOR = "padless report"
-"""What a report says that it was made by."""
+"""``generator`` of a report."""
 FORMAT, FORMAT_VERSION = "padless-report", 1
 CURVES = {"loss": "train", "lr": "train", "grad_norm": "train", "padding": "train"}
 CURVES |= {"tokens_per_s": "speed", "data_wait": "speed"}
-"""Figure among the numbers of a page -> the lines that hold it."""
+"""Figure in the JSON of a page -> the lines that have it."""
 MATRIX_CLASSES = 20
-"""Most classes whose confusion matrix is shown; beyond that only its largest cells are."""
+"""Maximum number of classes for a whole confusion matrix; beyond it only the largest cells are shown."""
 LISTED_CONFUSIONS = 12
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Write what is known of runs into one HTML file; several runs are compared side by side.
+    """Write one HTML report about one run, or comparing several.
 
-    The folder of launch --seeds or --folds shows the spread of its runs.
+    For a folder of launch --seeds or --folds, the report shows the spread of its runs.
     """
 
     output: str | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
     several."""
     overwrite: bool = False
-    """Replace a file that is there and is no report."""
+    """Replace an existing file that is not a report."""
 
 
 def main(config: ReportConfig, runs: list[str]) -> None:
-    """Write the report of the runs named and say where it is."""
+    """Write the report of the given runs and print its path."""
     print(f"written to {write_report(runs, config.output, overwrite=config.overwrite)}")
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *, overwrite: bool = False) -> Path:
     """Write the report of ``runs`` and return its path.
 
-    Raises ``DataError`` for what is no run or has no metrics, ``ConfigError`` for a file of something else that may not
-    be replaced.
+    Raises ``DataError`` for a path that is not a run or has no metrics, ``ConfigError`` for an existing file that is
+    not a report, without ``overwrite``.
     """
     inside = {place: members(place) for place in map(Path, runs)}
     first, *others = inside
@@ -102,7 +102,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
 
 
 def write_report_quietly(run: str | Path) -> None:
-    """The report at the end of a run: whatever goes wrong becomes one line, never a failure of the run."""
+    """Write the report at the end of a run; any error becomes one warning and does not fail the run."""
     try:
         write_report([run])
     except Exception as error:
@@ -111,10 +111,9 @@ def write_report_quietly(run: str | Path) -> None:
 
 
 def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> str:
-    """The page; ``spread`` is what ``many.together`` says of ``runs``, which then keep their order.
+    """The page; ``spread`` is the result of ``many.together`` for ``runs``, which then keep their order.
 
-    Every text is escaped by the template; only charts and the numbers in JSON go in as they are. Control characters
-    are spelt.
+    The template escapes every text except charts and JSON. Control characters are escaped visibly.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -160,14 +159,14 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
 
 
 def titles(labels: Sequence[str]) -> dict[str, str]:
-    """The figures of a classifier, by what a page calls them for these classes."""
+    """Key -> title of the figures of a classifier with these classes."""
     return {
         name: capital(title_of(name, labels)) for name in FIGURES if name not in ("calibrated_log_loss", "perplexity")
     }
 
 
 def view(run: RunFacts, name: str) -> dict[str, Any]:
-    """Everything but charts, by the names that the template uses."""
+    """The template's variables of one run, charts excepted."""
     curves, labels, manifest = curves_of(run), run.labels, run.manifest
     splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
@@ -207,7 +206,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
 
 
 def confusions(figures: Mapping[str, Any], most: int | None = LISTED_CONFUSIONS) -> list[dict[str, Any]]:
-    """The pairs of a true and another predicted class with the most rows, the largest first."""
+    """The most frequent confusions of a true and a predicted class, the largest first."""
     labels = figures["labels"]
     confusion = confusion_from_json(figures, len(labels))
     support = confusion.sum(axis=1).tolist()
@@ -218,7 +217,7 @@ def confusions(figures: Mapping[str, Any], most: int | None = LISTED_CONFUSIONS)
 
 
 def numbers_of(shown: Mapping[str, Any]) -> dict[str, Any]:
-    """What a page has of one ``view``, for programs: ``figures`` of ``SPLIT.json``, the mistakes with their texts.
+    """The JSON of one ``view`` in a page: ``figures`` of ``SPLIT.json``, mistakes with texts.
 
     ::
 
@@ -245,7 +244,7 @@ def numbers_of(shown: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def script_json(value: Any) -> str:
-    """``value`` as JSON that may stand inside a script element, which it cannot end; what JSON cannot hold is null."""
+    """``value`` as JSON that is safe inside a script element; values that JSON cannot represent become null."""
     finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
     return json.dumps(finite, separators=(",", ":")).translate(ESCAPES)
 
@@ -261,4 +260,4 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "moment": lambda seconds: datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
     "duration": duration,
 }
-"""Name in the template -> function that writes a value."""
+"""Name in the template -> function that formats a value."""

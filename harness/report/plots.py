@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The charts of a page: drawn by matplotlib as SVG, each an image of its own that the page holds.
+"""The charts of a page: matplotlib draws each as an SVG image, which the page embeds.
 
-A run has the same colour and the same place in every legend; so has a class of one run.
+A run has the same colour and position in every legend; so has a class in the report of one run.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from preprocessing.labels import as_found
 SIZE = (4.4, 3.0)
 """Inches: small, so that the text stays readable on a telephone, where a chart fills the width."""
 SLOTS = 8
-"""Colours, matplotlib's first ones; further lines have them once more, dashed, and stand in no legend."""
+"""Number of colours; further lines reuse them, dashed, and are not in the legend."""
 FEW_POINTS = 20
-"""A line with at most so many points shows them."""
+"""A line with at most this many points has markers."""
 CURVE_POINTS = 300
 MOST_CURVES = 6
-"""Classes whose ROC and precision-recall curves are drawn: more are a tangle."""
+"""Maximum number of classes with ROC and precision-recall curves in a chart."""
 LONGEST = 28
-"""Characters of a name in a legend."""
+"""Maximum characters of a name in a legend."""
 Chart: TypeAlias = tuple[str, str]
-"""Its title, and the address of a picture, which holds the picture itself."""
+"""Title, and data URL of the image."""
 Curve: TypeAlias = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 """x and y."""
 NONE: Curve = ([], [])
@@ -52,9 +52,9 @@ def draw(
     diagonal: bool = False,
     low: float | None = None,
 ) -> Chart | None:
-    """Draw curves by their names, each in the colour of its place; None if none of them has a point.
+    """Draw named curves, each in the colour of its position; None if all are empty.
 
-    ``percent`` writes y as a percentage, ``diagonal`` adds the line x = y, ``low`` is the least y that is shown.
+    ``percent`` shows y as a percentage, ``diagonal`` adds the line x = y, ``low`` is the minimum of the y axis.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -80,15 +80,16 @@ def draw(
         if len(shown) > 1:
             figure.legend(loc="outside lower center", ncols=2, frameon=False)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of letters that matplotlib's own font lacks: the browser has them
+            warnings.simplefilter("ignore")  # about characters missing in matplotlib's font: the browser has them
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return title, f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def curves_of(run: RunFacts) -> dict[str, tuple[Curve, Curve]]:
-    """The ROC and the precision-recall curve by class: of class 1 of two, of the worst against the rest of more.
+    """ROC and precision-recall curves by class: of class 1 of two; of more, those of the worst classes against the
+    rest.
 
-    Empty where there are no predictions.
+    Empty without predictions.
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -114,13 +115,13 @@ def curves_of(run: RunFacts) -> dict[str, tuple[Curve, Curve]]:
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> Curve:
-    """A curve with at most ``CURVE_POINTS`` points, its ends among them."""
+    """A curve with at most ``CURVE_POINTS`` points, ends included."""
     keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), CURVE_POINTS)).round().astype(int))
     return x[keep], y[keep]
 
 
 def averaged(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]]:
-    """Steps and values of a figure over a run; where there are many lines, means of neighbours."""
+    """Steps and values of a figure over a run; for many lines, means of neighbouring ones."""
     known = [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
     size = -(-len(known) // CURVE_POINTS) or 1
     groups = [known[start : start + size] for start in range(0, len(known), size)]
@@ -128,8 +129,8 @@ def averaged(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]
 
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
-    """Loss, validation, learning rate, gradient norm and throughput over the steps; runs overlaid. One run's loss on
-    validation is the one that chose its weights, if one did, and the epoch whose weights were kept is a point.
+    """Loss, validation, learning rate, gradient norm and throughput over the steps; runs overlaid. For a single run,
+    the validation loss is the one of ``select``, if that is a loss, and a point marks the best epoch.
     """
 
     def over_steps(title: str, figure: str, y_label: str, where: str, **how: Any) -> Chart | None:
@@ -159,7 +160,7 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
 
 
 def kept(runs: Sequence[RunFacts], figure: str) -> list[tuple[str, Curve]]:
-    """The epoch whose weights one run kept, as a point of the curve of the figure that chose it; none of others."""
+    """The best epoch of a single run, as a point on the curve of the figure that chose it; empty for other figures."""
     best = runs[0].best_validation or {}
     if len(runs) > 1 or runs[0].selected != figure or figure not in best:
         return []
@@ -167,12 +168,12 @@ def kept(runs: Sequence[RunFacts], figure: str) -> list[tuple[str, Curve]]:
 
 
 def capital(text: str) -> str:
-    """A text with a capital in front."""
+    """A text with its first letter capitalised."""
     return text[:1].upper() + text[1:]
 
 
 def shown_split(runs: Sequence[RunFacts]) -> str:
-    """The split whose figures are drawn: test if any run has it, else validation."""
+    """The split in the charts: test if any run has it, else validation."""
     found = {run.measured.split for run in runs if run.measured is not None}
     return TEST if TEST in found or not found else VALIDATION
 
@@ -189,7 +190,7 @@ def quality_charts(
         if len(runs) == 1:
             of_classes = list(pairs.items())
             bins = [("after temperature scaling", after), ("before temperature scaling", before)]
-        else:  # the classes of several runs would be one tangle of lines
+        else:  # several runs with many classes would be too many lines
             is_drawn = figures is not None and len(run.labels) == 2
             of_classes.append((name, next(iter(pairs.values()), (NONE, NONE)) if is_drawn else (NONE, NONE)))
             bins.append((name, after))

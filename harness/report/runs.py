@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report knows of runs: the files of each directory, read once and checked; and several runs in order.
+"""Reads and checks the files of each run directory of a report, and ranks several runs.
 
-Runs are ranked by validation: choosing by the test split would make it a validation split.
+Runs are ranked by validation: choosing a run by the test split would make it a validation split.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
 WEIGHED = ("tokens_per_s", "data_wait")
-"""Figures of a log line that are averaged over the time it stands for."""
+"""Figures of log lines that are averaged with their durations as weights."""
 UNSET = "unset"
-"""Stands for a setting that a run does not have."""
+"""Shown for a setting that a run does not have."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run directory in memory. Whatever is not there yet is empty or None."""
+    """A run directory in memory. Missing files are empty or None."""
 
     directory: Path
     config: dict[str, Any]
@@ -51,41 +51,41 @@ class RunFacts:
     """What ``throughput.jsonl`` says."""
     attempts: list[Line]
     measured: Measured | None
-    """On the test split if there are figures of it, else on validation if there are of that."""
+    """Figures on the test split, else on validation, if any."""
     fingerprint: str | None
-    """Of the dataset it was trained on."""
+    """Fingerprint of the dataset of the training."""
     manifest: Manifest | None
-    """Of that dataset; None if the directory is gone or holds another one now."""
+    """Manifest of that dataset; None if the directory is missing or holds another dataset."""
     manifest_note: str | None
     """Why there is no manifest."""
     linear: dict[str, dict[str, Any]]
-    """Figures of the linear model on the same dataset, by split, as far as ``DATA/baseline`` has them."""
+    """Figures of the linear model on the same dataset, by split, from ``DATA/baseline``."""
     beside: Comparison | None
-    """The run beside the linear model; None where there is nothing to compare."""
+    """The comparison of the run with the linear model, if possible."""
     linear_note: str | None
-    """Why there is not, if the figures of the linear model are there."""
+    """Why there is no comparison, although the linear model was measured."""
 
     @property
     def labels(self) -> list[str]:
-        """The names of the classes; empty as long as they are not known."""
+        """The names of the classes; empty if unknown."""
         if self.measured is not None:
             return list(self.measured.figures["labels"])
         return list(self.manifest.labels) if self.manifest is not None else []
 
     @property
     def selected(self) -> str:
-        """The figure by which it chose its weights; a pretraining by its loss, whatever its configuration says."""
+        """The figure that chose the best weights; always the loss for a pretraining."""
         select = "loss" if self.config.get("task") == LANGUAGE_MODEL else str(self.config.get("select"))
         return CHOSEN_BY.get(select, "accuracy")
 
     @property
     def best_validation(self) -> Line | None:
-        """The line of the validation whose weights were kept."""
+        """The line of the best validation."""
         return next((line for line in reversed(self.validation) if line.get("best")), None)
 
     @cached_property
     def speed_summary(self) -> dict[str, float]:
-        """Training time in seconds, and what the log lines say, on average over that time; empty without lines."""
+        """Training time in seconds, and figures of the log lines averaged over it; empty without lines."""
         rows = {line["step"]: line["rows"] for line in self.train if line.get("rows")}
         lines = [line for line in self.speed if line["step"] in rows and line["rows_per_s"]]
         if not lines:
@@ -98,11 +98,11 @@ class RunFacts:
 
 
 def read_run(directory: str | Path) -> RunFacts:
-    """Read a run directory. Raises ``DataError`` for what is no run, has no metrics, or is damaged."""
+    """Read a run directory. Raises ``DataError`` if it is not a run, has no metrics, or is damaged."""
     directory = Path(directory)
     config = read_config(directory)
     if "data" not in config:
-        raise DataError(f"{directory / CONFIG}: names no dataset under data: padless has not written it so")
+        raise DataError(f"{directory / CONFIG}: names no dataset under data: not written by padless")
     lines = read_log(directory)
     if not lines:
         raise DataError(
@@ -137,9 +137,9 @@ def read_run(directory: str | Path) -> RunFacts:
 
 
 def beside_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
-    """The linear model's figures on the dataset of a run, by split, as far as they are there, and the run beside it.
+    """The linear model's figures on the dataset of a run, by split, and the comparison of the run with it.
 
-    It has none on validation where the run held out a fold instead. Raises ``DataError`` for damaged ones.
+    Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures.
     """
     info = stored_info(run / BUNDLE)
     linear = read_results(data, info.dataset if info is not None else None)
@@ -149,7 +149,7 @@ def beside_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]
 
 
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
-    """The manifest of the run's dataset, or a sentence on why it cannot be shown."""
+    """The manifest of the run's dataset, or a sentence on why it is missing."""
     place, fold = config["data"], config.get("fold")
     try:
         manifest = read_manifest(place)
@@ -161,15 +161,15 @@ def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifes
 
 
 def ranking_figure(runs: Sequence[RunFacts]) -> str:
-    """The figure that runs are ranked by: that by which all of them chose their weights, else the accuracy."""
+    """The figure to rank runs by: the common figure of ``select``, else the accuracy."""
     chosen = {run.selected for run in runs}
     return chosen.pop() if len(chosen) == 1 else "accuracy"
 
 
 def ranked(runs: Sequence[RunFacts]) -> list[RunFacts]:
-    """Runs of one dataset together, in the order in which datasets are named; of those the best validation first.
+    """Runs grouped by dataset, in the given order of datasets, and within each the best validation first.
 
-    A run without a validation comes after those that have one. Equals stay in their order.
+    Runs without a validation come last. Ties keep their order.
     """
     name = ranking_figure(runs)
 
@@ -184,20 +184,20 @@ def ranked(runs: Sequence[RunFacts]) -> list[RunFacts]:
 
 
 def ranks(runs: Sequence[RunFacts]) -> list[int | None]:
-    """The rank of each run of ``ranked`` among those of its dataset, from 1; None without a validation."""
+    """The rank of each run of ``ranked`` within its dataset, from 1; None without a validation."""
     groups = dataset_groups(runs)
     places = [groups[: number + 1].count(group) for number, group in enumerate(groups)]
     return [place if run.best_validation is not None else None for run, place in zip(runs, places, strict=True)]
 
 
 def dataset_groups(runs: Sequence[RunFacts]) -> list[int]:
-    """For each run the number of its dataset; a run whose dataset is not known is a group of its own."""
+    """For each run the number of its dataset; a run with an unknown dataset is a group of its own."""
     keys = [run.fingerprint or str(run.directory) for run in runs]
     return [list(dict.fromkeys(keys)).index(key) for key in keys]
 
 
 def best_values(runs: Sequence[RunFacts]) -> dict[str, float]:
-    """The best value of each figure on validation, where at least two runs, all of one dataset, have it."""
+    """The best value of each figure on validation, if at least two runs, all of one dataset, have it."""
     lines = [run.best_validation for run in runs if run.best_validation is not None]
     if len(lines) < 2 or any(dataset_groups(runs)):
         return {}
@@ -209,14 +209,14 @@ def best_values(runs: Sequence[RunFacts]) -> dict[str, float]:
 
 
 def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
-    """Settings that are not the same in all runs, with the value of each run; the run's own place is left out."""
+    """Settings that differ between runs, with the value of each run; the run directory is left out."""
     every = [flat(run.config) for run in runs]
     table = {key: [config.get(key, UNSET) for config in every] for config in every for key in config if key != "run"}
     return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
 
 
 def unique_names(runs: Sequence[RunFacts]) -> list[str]:
-    """Directory names; where two runs have the same, their paths below the folder that holds all of them."""
+    """Directory names; if two are equal, paths below the common parent of all runs."""
     paths = [run.directory.resolve() for run in runs]
     if len({path.name for path in paths}) == len(paths):
         return [path.name for path in paths]

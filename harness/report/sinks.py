@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written and said when a run has finished: its report, and how it does beside the linear model."""
+"""Event sinks at the end of a run: its report, and its comparison with the linear model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import tell
 
 SUMMARY = "baseline"
-"""What the linear model's figures are called by trackers: ``baseline/accuracy`` and so on."""
+"""Prefix of the linear model's figures in trackers: ``baseline/accuracy`` and so on."""
 
 
 class ReportSink(Sink):
-    """Writes ``report.html`` when a run has finished; whatever goes wrong becomes one line."""
+    """Writes ``report.html`` when a run has finished; an error becomes one warning."""
 
     def __init__(self, run: str | Path) -> None:
         """``run`` is the run directory."""
@@ -30,16 +30,16 @@ class ReportSink(Sink):
 
 
 class BaselineSink(Sink):
-    """Says at the end of a run how the linear model of its dataset does, if ``DATA/baseline`` is there: on the console
-    and with the trackers.
+    """Reports the linear model's figures at the end of a run, on the console and to the trackers, if ``DATA/baseline``
+    exists.
     """
 
     def __init__(self, run: str | Path, data: str | Path, others: Sink) -> None:
-        """The figures go to ``others``, which must still be open; so this sink comes first."""
+        """The figures go to ``others``, which must be closed after this sink."""
         self.run, self.data, self.others = Path(run), data, others
 
     def close(self, ending: Ending) -> None:
-        """Read what the run left. What is damaged becomes one line, since the run is over and well."""
+        """Report the comparison. An error becomes one warning, since the run has finished."""
         if ending.state != "finished":
             return
         try:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run directory: every file name, every writer and every reader of it. ``layout`` lists the names."""
+"""The run directory: its file names (listed in ``layout``), and all code that writes and reads it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bundle/``: weights, vocabulary, text pipeline, temperature and threshold, all that prediction needs; and an export.
+"""``bundle/``: weights, vocabulary, text pipeline, temperature and threshold: all that prediction needs. Also exports.
 
 ::
 
@@ -9,8 +9,8 @@
     bundle/bundle.json        written last, sealed; names the two with their hashes
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).
-Here are bytes and plain values; what they mean to a model is for ``harness.inference.bundle``. An export is a bundle
-with other forms of its network; it is read as a bundle is::
+This module handles bytes and plain values; ``harness.inference.bundle`` makes models of them. An export is a bundle
+with its network in other formats; it is read like a bundle::
 
     model.onnx, model-int8.onnx     the network for ONNX Runtime, where they were asked for
     README.md                       the model card, which anybody may edit: nothing here vouches for it
@@ -47,11 +47,11 @@ EXPORT = "export.json"
 CARD = "README.md"
 ONNX, INT8 = "model.onnx", "model-int8.onnx"
 IDS, LENGTHS, LOGITS, PROBABILITIES = "ids", "lengths", "logits", "probabilities"
-"""Inputs and outputs of the graphs."""
+"""Names of the inputs and outputs of the ONNX graphs."""
 OF_BUNDLE = "bundle"
-"""Under this name a graph says, as the index does, which bundle it belongs to."""
+"""Metadata key of a graph, and key of the index, that hold the ``identity`` of their bundle."""
 MOST_ONNX = 2 << 30
-"""Bytes of an ONNX file: its format has no more."""
+"""Maximum bytes of an ONNX file in its format."""
 AGAIN = "export the run again"
 
 
@@ -72,7 +72,7 @@ class BundleInfo:
     temperature: Annotated[float, Meta(ge=1e-6, le=1e6)]
     """Logits are divided by it before they become probabilities; fitted on the validation split."""
     threshold: Share
-    """Probability of class 1 from which on it is predicted; two classes only."""
+    """Class 1 is predicted from this probability on; two classes only."""
     step: Count
     """Optimizer steps behind these weights."""
     dataset: str
@@ -82,13 +82,13 @@ class BundleInfo:
     vectors: dict[str, Any] | None = None
     """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
     started_from: dict[str, Any] | None = None
-    """Weights of another bundle that these started from: source, hashes, coverage, parts; None: there were none."""
+    """Weights of another bundle that these started from: source, hashes, coverage, parts; or None."""
     soft_labels: dict[str, Any] | None = None
-    """Soft labels that were learned: sha256, teacher, its figures; None: none were."""
+    """Soft labels of the training: sha256, teacher, its figures; or None."""
     fold: Count | None = None
-    """The fold of the dataset that was held out; None: its own validation split was."""
+    """The held-out fold of the dataset; None: its validation split was held out."""
     label_type: LabelType = "text"
-    """The type of the dataset's column of labels, and so of predictions."""
+    """The type of the dataset's label column, and of predictions."""
 
 
 def bundle_directory(run: str | Path) -> Path:
@@ -97,9 +97,9 @@ def bundle_directory(run: str | Path) -> Path:
 
 
 def write_vocabulary(directory: Path, dataset: Path) -> None:
-    """Copy the dataset's vocabulary into a bundle that is about to be written.
+    """Copy the dataset's vocabulary into a new bundle.
 
-    Raises ``DataError`` where it is gone, ``OSError`` where it cannot be written.
+    Raises ``DataError`` if it is missing, ``OSError`` if it cannot be written.
     """
     path = dataset / VOCABULARY
     try:
@@ -110,7 +110,7 @@ def write_vocabulary(directory: Path, dataset: Path) -> None:
 
 
 def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
-    """Write a safetensors file beside the one that ``bundle.json`` still names; the new one's name and sha256."""
+    """Write a safetensors file beside the one that ``bundle.json`` still names; returns its name and sha256."""
     digest = hashlib.sha256(data).hexdigest()
     name = f"weights-{digest[:16]}.safetensors"
     atomic.write_bytes(directory / name, data)
@@ -136,7 +136,7 @@ def stored_info(directory: Path) -> BundleInfo | None:
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < LEAST_LABELS):
         raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
     if not fits(info.labels, info.label_type):
-        raise DataError(f"{path}: label_type is {info.label_type}, and labels are other values; {DAMAGED}")
+        raise DataError(f"{path}: label_type is {info.label_type}, which labels do not match; {DAMAGED}")
     return info
 
 
@@ -149,9 +149,7 @@ def read_info(directory: Path) -> BundleInfo:
 
 
 def read_classifier(directory: Path) -> BundleInfo:
-    """``read_info`` of a classifier. Raises ``ConfigError`` for weights that tell no labels apart, with what to do with
-    them.
-    """
+    """``read_info`` of a classifier. Raises ``ConfigError`` for a language model, with what to do instead."""
     info = read_info(directory)
     if info.task == LANGUAGE_MODEL:
         raise ConfigError(
@@ -173,7 +171,7 @@ def read_weights(directory: Path, info: BundleInfo) -> bytes:
 
 
 def read_named(path: Path, sha256: str, index: str) -> bytes:
-    """All of a file whose sha256 an index tells. Raises ``DataError`` if it is missing or was changed."""
+    """Read a file and check its sha256, from an index. Raises ``DataError`` if it is missing or was changed."""
     try:
         data = read_bytes(path, memory())
     except OSError as error:
@@ -184,7 +182,7 @@ def read_named(path: Path, sha256: str, index: str) -> bytes:
 
 
 def memory() -> int:
-    """Bytes that this machine has: more than that is read of no file."""
+    """Bytes of memory of this machine: the maximum size of a file to read."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -197,7 +195,7 @@ class ExportInfo:
     weights_sha256: Sha256
     """Of the safetensors file that every form of the network was made from."""
     files: dict[str, dict[str, Any]]
-    """By name: bytes, sha256, and for a form of the network what was measured of it."""
+    """By name: bytes, sha256, and measurements for each form of the network."""
     padless: str = ""
     """The version that wrote it."""
 
@@ -213,10 +211,10 @@ def write_export(directory: Path, info: ExportInfo) -> None:
 
 
 def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
-    """Read ``export.json`` and hold every file that it names, and that is there, against it; None without one.
+    """Read ``export.json`` and check every existing file that it names; None without one.
 
     A file may be missing: an image that serves one form of the network needs no other. Raises ``DataError`` for an
-    index that is damaged or belongs to another bundle, and for a file that is not the one it names.
+    index that is damaged or belongs to another bundle, and for a changed file.
     """
     path = directory / EXPORT
     content = read_sealed(path, EXPORT_KIND, AGAIN)
@@ -236,7 +234,7 @@ def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
 
 
 def read_model(directory: Path, info: ExportInfo, name: str) -> bytes:
-    """The bytes of a form of the network. Raises ``DataError`` where it is not there, or not the one named."""
+    """The bytes of a form of the network. Raises ``DataError`` if it is missing or was changed."""
     if name not in info.files or not (directory / name).is_file():
         option = "int8" if name == INT8 else "onnx"
         raise DataError(f"{directory}: holds no {name}; export the run again with --{option}")

@@ -9,10 +9,10 @@
         state.json               where the run stands: epochs, best so far, partial sums, configuration
         manifest.json            written last: bytes and sha256 of the others
 
-The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed:
-a name means completeness (law 2). A second one of a step takes the place of the first in one step, or in two that a
-kill between them leaves readable (``preprocessing.base.atomic``). Reading checks every hash before a byte is parsed.
-When one is written, and which are kept, is ``harness.training.writer``'s.
+The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed: a
+name means completeness (law 2). A second checkpoint of the same step replaces the first with one rename, or with two
+between which a kill leaves one readable (``preprocessing.base.atomic``). Reading checks every hash before parsing.
+``harness.training.writer`` decides when to write and which to keep.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ MEND = "restore it, or remove this checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter in ``optimizer.safetensors``, beside the number of its steps."""
 AVERAGE = "average"
-"""Before the names of averaged weights there."""
+"""Prefix of the names of averaged weights there."""
 
 FEW = 3
-"""So many names of tensors stand in a sentence."""
+"""Maximum number of tensors listed in a message."""
 
 Tensors = Mapping[str, "torch.Tensor"]
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -66,7 +66,7 @@ class Manifest(Record, frozen=True):
 
 
 class TrainerState(Record, frozen=True):
-    """Where the loop stands (``Trainer.state``)."""
+    """State of the training loop (``Trainer.state``)."""
 
     step: Count
     epochs_done: Count
@@ -104,12 +104,12 @@ class CheckpointState(Record, frozen=True):
 
 
 class OtherVersionError(DataError):
-    """A whole checkpoint that another version of padless wrote: not damaged, and nothing to be passed over."""
+    """A complete checkpoint of another version of padless: not damaged, so it must not be skipped."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a verified checkpoint holds."""
+    """A verified checkpoint."""
 
     path: Path
     step: int
@@ -129,16 +129,16 @@ def name_of(run: str | Path, step: int) -> Path:
 
 
 def path_of(run: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step lies: under its name, or beside it if a kill came between two renames."""
+    """The directory of a step's checkpoint: its name, or the name beside it if a kill came between two renames."""
     path = name_of(run, step)
     return atomic.aside(path) if atomic.aside(path).is_dir() and not path.exists() else path
 
 
 def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
-    """Write a checkpoint, whole or not at all, and return its directory. Tensors lie on the CPU, contiguous.
+    """Write a checkpoint atomically and return its directory. Tensors are contiguous and on the CPU.
 
-    One that is there already under this step is replaced; it was damaged, or made before the epoch's validation.
-    Raises ``OSError``; what was there before is then still there.
+    Replaces an existing one of this step, which was damaged or made before the epoch's validation. Raises ``OSError``;
+    the existing one is then still there.
     """
     target = name_of(run, step)
     temporary = atomic.unfinished(target)
@@ -165,32 +165,32 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a small file, through to the disk. Raises ``OSError``."""
+    """Write a small file and fsync it. Raises ``OSError``."""
     path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
     atomic.fsync(path)
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Write tensors in the safetensors format, through to the disk. Raises ``OSError``.
+    """Write tensors in the safetensors format and fsync the file. Raises ``OSError``.
 
-    The library writes from the tensors' own memory and holds no lock meanwhile, so a training loop beside it goes on.
+    The library writes from the tensors' own memory without the GIL, so that training continues in another thread.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
         save_file(dict(tensors), path)
-    except SafetensorError as error:  # the library puts the number of an error of the system into its text
+    except SafetensorError as error:  # the errno is only in the library's text
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
-    path.chmod(path.parent.stat().st_mode & 0o666)  # the library's file is this user's alone
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the library's file has mode 600
     atomic.fsync(path)
 
 
 def verify(path: Path) -> Checkpoint:
-    """Check a checkpoint byte by byte. Raises ``DataError`` that names the first file that is not as written."""
+    """Check every byte of a checkpoint. Raises ``DataError``, which names the first changed file."""
     content = read_object(path / MANIFEST, MEND)
     if content is None:
         raise DataError(f"{path / MANIFEST}: missing: not a whole checkpoint")
@@ -210,22 +210,22 @@ def verify(path: Path) -> Checkpoint:
     state = read_typed(CheckpointState, path / STATE, MEND) or {}
     step = state["step"]
     if step != manifest.step or path != path_of(path.parents[1], step):
-        raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand? {MEND}")
+        raise DataError(f"{path}: its name, {MANIFEST} and {STATE} have different steps: renamed by hand? {MEND}")
     for name in (MODEL, OPTIMIZER):
         read_header(path / name, MEND)
     return Checkpoint(path, step, state)
 
 
 def steps(run: str | Path) -> list[int]:
-    """Steps that have a checkpoint by name, ascending; none of them is verified."""
+    """Steps with a checkpoint, ascending; only names are read."""
     names = (path.name for path in Path(run, CHECKPOINTS).glob("step-*"))
     return sorted({int(match[1]) for name in names if (match := NAME.fullmatch(name))})
 
 
 def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint | None:
-    """The newest checkpoint that verifies; ``damaged`` is called for every newer one that does not. None without any.
+    """The newest valid checkpoint, or None; ``damaged`` is called for every newer invalid one.
 
-    Raises ``OtherVersionError`` for one that this version cannot read: training from the start again would destroy it.
+    Raises ``OtherVersionError`` for one of another version: training from the start would overwrite it.
     """
     for step in reversed(steps(run)):
         try:
@@ -238,7 +238,7 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
 
 
 def delete(run: str | Path, unwanted: Iterable[int]) -> None:
-    """Delete the checkpoints of some steps; a directory loses its name first, so that none is ever half there."""
+    """Delete the checkpoints of some steps; each directory is renamed first, so that none is ever incomplete."""
     for step in unwanted:
         condemned = atomic.unfinished(path_of(run, step))
         os.rename(path_of(run, step), condemned)
@@ -246,12 +246,12 @@ def delete(run: str | Path, unwanted: Iterable[int]) -> None:
 
 
 def sweep(run: str | Path) -> None:
-    """Delete what killed processes left unfinished, and give checkpoints their names back; for the one process that
-    owns the run.
+    """Delete unfinished files of killed processes, and rename checkpoints back. Only the process that owns the run
+    calls this.
 
-    Nobody else writes into ``checkpoints/`` and ``bundle/``. Beside them a report or an evaluation may be written at
-    this moment, so there only what a process left that is no more. Nothing is swept through a link, and nothing that
-    has not the name of an unfinished file of ours.
+    No other process writes into ``checkpoints/`` and ``bundle/``. In the other folders a report or an evaluation may be
+    in progress, so only files of dead processes are deleted there. Only names of padless's unfinished files are
+    deleted, and links to folders are not followed.
     """
     for step in steps(run):
         atomic.recover(name_of(run, step))
@@ -267,16 +267,16 @@ def sweep(run: str | Path) -> None:
 
 
 def read_header(path: Path, mend: str) -> Header:
-    """What a safetensors file says of itself; no tensor is read. Raises ``DataError`` for what is no whole one.
+    """The header of a safetensors file; no tensor is read. Raises ``DataError`` for an incomplete or invalid file.
 
-    The library checks that the tensors fill the file, so whoever loads it takes no more memory than it has bytes.
+    The library checks that the tensors fill the file, so loading it takes no more memory than its size.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         check_regular(path, os.stat(path).st_mode)
         with safe_open(path, "np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or one_line(error)}; {mend}") from None

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How JSON is read back: one object from a file, or one object from each line, with one rule for what is damaged.
+"""Reads JSON files: one object per file, or one object per line, with one rule for damage.
 
-A file that nobody but padless changes is sealed: its last key is the sha256 of the others. A process that is killed
-while it appends leaves a last line without an end, which never counts. Any other line that is not a JSON object is
-damage and raises, unless several processes append to the file: then the next writer ends the torn line and goes on
-below it, so that torn lines may stand anywhere and are left out. All files are read as a stranger's are
-(``preprocessing.base.untrusted``).
+A file that only padless changes is sealed: its last key is the sha256 of the others. A process that is killed while it
+appends leaves an incomplete last line, which is ignored. Any other line that is not a JSON object raises ``DataError``.
+If several processes append to a file, incomplete lines may occur anywhere, and all are skipped. All files are read as
+untrusted (``preprocessing.base.untrusted``).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Line = dict[str, Any]
 MEND = "restore it, or name another run"
 SEAL = "sha256"
 MOST_LINES = 1 << 30
-"""Bytes of a file with one object a line: those of a run of millions of log lines."""
+"""Maximum bytes of a file with one object per line: millions of log lines."""
 
 
 def read_object(path: Path, mend: str = MEND) -> dict[str, Any] | None:
@@ -40,7 +39,7 @@ def read_object(path: Path, mend: str = MEND) -> dict[str, Any] | None:
 
 
 def read_typed(kind: Any, path: Path, mend: str = MEND) -> dict[str, Any] | None:
-    """The JSON object in a file, which has the values of ``kind``; None where there is no such file.
+    """The JSON object in a file, checked against the type ``kind``; None where there is no such file.
 
     Raises ``DataError`` for a damaged one.
     """
@@ -51,7 +50,7 @@ def read_typed(kind: Any, path: Path, mend: str = MEND) -> dict[str, Any] | None
 
 
 def seal_of(content: Mapping[str, Any]) -> str:
-    """The sha256 by which a sealed file vouches for ``content``, the rest of itself."""
+    """The sha256 of ``content``, which a sealed file holds besides its content."""
     return hashlib.sha256(atomic.canonical_json(dict(content))).hexdigest()
 
 
@@ -76,19 +75,19 @@ def read_sealed(path: Path, kind: tuple[str, int], mend: str) -> dict[str, Any] 
 
 
 class Indexed(Record, frozen=True, forbid_unknown_fields=False):
-    """What an index says of a file, beside whatever else."""
+    """An index's entry for a file; it may have more keys."""
 
     bytes: Count
     sha256: Sha256
 
 
 def facts_of(path: Path, **more: Any) -> dict[str, Any]:
-    """What an index is to say of a file."""
+    """The entry of a file for an index."""
     return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path), **more}
 
 
 def check_file(path: Path, said: Indexed, index: str, mend: str) -> None:
-    """Raise ``DataError`` for a file that is not the one of which ``index`` tells; nothing is read of a wrong size."""
+    """Raise ``DataError`` for a file that differs from its entry in ``index``; a file of another size is not read."""
     size = said.bytes
     try:
         with open_regular(path) as file:
@@ -103,7 +102,7 @@ def check_file(path: Path, said: Indexed, index: str, mend: str) -> None:
 
 
 def check_name(name: str, index: Path, mend: str) -> None:
-    """Raise ``DataError`` for the ``name`` of a file that leads out of the folder of the ``index`` that has it."""
+    """Raise ``DataError`` for a file ``name`` that leads out of the folder of its ``index``."""
     if "/" in name or not name.isprintable() or name in ("", ".", ".."):
         raise DataError(f"{index}: names a file outside its own folder ({shown(name)}); {mend}")
 
@@ -117,9 +116,9 @@ def parse_line(line: bytes) -> Line:
 
 
 def read_lines(path: Path, *, several_writers: bool = False) -> list[Line]:
-    """The objects of a file with one JSON object a line, in order; none where there is no such file.
+    """The objects of a file with one JSON object per line, in order; empty if there is no such file.
 
-    ``several_writers`` leaves out every torn line, not only the last one. Raises ``DataError`` that names the line.
+    ``several_writers`` skips every incomplete line, not only the last one. Raises ``DataError``, which names the line.
     """
     try:
         data = read_bytes(path, MOST_LINES)
@@ -127,7 +126,7 @@ def read_lines(path: Path, *, several_writers: bool = False) -> list[Line]:
         return []
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {MEND}") from None
-    lines = data.split(b"\n")[:-1]  # what stands after the last end is torn
+    lines = data.split(b"\n")[:-1]  # text after the last newline is incomplete
     found = []
     for number, line in enumerate(lines, 1):
         try:

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names in a run directory and in a folder of many runs, and what a directory is that somebody names.
+"""The file names in a run directory and in a folder of many runs, and checks of directories that users name.
 
 ::
 
     config.yaml                the resolved configuration
     environment.json           versions, git revision, devices, effective precision
     attempts.jsonl             one line per start: when, where, on how many processes, from which step
-    status.json                state, exit code, reason, step: the truth that job scripts read
-    metrics.jsonl              what was learned, one JSON object a line, flushed line by line
-    throughput.jsonl           how fast, one line for each train line of metrics.jsonl
-    checkpoints/               what the run can go on from (``checkpoint``)
+    status.json                state, exit code, reason, step; job scripts read it
+    metrics.jsonl              metrics, one JSON object a line, flushed line by line
+    throughput.jsonl           speed, one line for each train line of metrics.jsonl
+    checkpoints/               states from which the run can resume (``checkpoint``)
     bundle/                    best weights with all that prediction needs (``bundle_files``)
     test.json                  metrics on the test split (``results``)
     test-predictions.parquet   one line for each row of the test split
     evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,
                                from a run whose dataset has no test split
-    report.html                all of it to look at
-    tracking/                  what each tracker printed (NAME.log) and was told (NAME.jsonl)
-    wandb/, tensorboard/, …    what a tracker itself writes
+    report.html                a page about all of it
+    tracking/                  log (NAME.log) and journal (NAME.jsonl) of each tracker
+    wandb/, tensorboard/, …    files of the trackers themselves
     bad_batches/               rows of steps whose gradient was not finite
     vectors/                   word vectors of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
-    .lock                      held by the process that trains here
+    .lock                      locked by the process that trains here
 
 A folder of many runs, one for each seed or for each fold of the dataset, holds such directories and no run of its own::
 
     seed-0/, seed-1/, …        a run directory each; fold-0/, fold-1/, … where folds were held out
     seeds.json, folds.json     the figures of each run, and their mean and spread (``results``)
     out-of-fold.parquet        folds: the prediction for every row by the run that did not learn from it
-    report.html                all of it to look at
+    report.html                a page about all of it
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ STOP = "STOP"
 LOCK = ".lock"
 OUT_OF_FOLD = "out-of-fold.parquet"
 Kind = Literal["seed", "fold"]
-"""What the runs of a folder differ by."""
+"""How the runs of a folder differ."""
 KINDS: tuple[Kind, ...] = ("seed", "fold")
 LISTED = 5
-"""So many runs of a folder are named in a sentence."""
+"""Maximum number of runs listed in a message."""
 
 
 @contextmanager
 def storage(path: str | Path) -> Iterator[None]:
-    """Turn a failure to write ``path``, or below it, into a ``UserError`` that names the file."""
+    """Turn a failure to write ``path``, or a file below it, into a ``UserError`` that names the file."""
     go_on = "make room and start again: the run goes on from its last checkpoint"
     with storing(path, otherwise="name another directory", room=go_on):
         yield
@@ -89,9 +89,9 @@ def check_free(run: str | Path) -> None:
 
 
 def check_directory(run: str | Path) -> None:
-    """Raise ``ConfigError`` if ``run`` cannot be a directory, or would begin inside a dataset.
+    """Raise ``ConfigError`` if ``run`` cannot be a directory, or is inside a dataset.
 
-    Whoever moves, publishes or overwrites a dataset does so with all that lies in its directory.
+    Moving, publishing or overwriting a dataset affects everything in its directory.
     """
     if Path(run).exists() and not Path(run).is_dir():
         raise ConfigError(f"run: {run} is a file; name a directory")
@@ -103,17 +103,17 @@ def check_directory(run: str | Path) -> None:
 
 
 def tracker_log(run: str | Path, name: str) -> Path:
-    """The file that takes what the tracker ``name`` prints."""
+    """The log file of the tracker ``name``."""
     return Path(run, TRACKING, f"{name}.log")
 
 
 def tracker_journal(run: str | Path, name: str) -> Path:
-    """The file that holds what the tracker ``name`` was told, one JSON object a line."""
+    """The journal of the tracker ``name``, one JSON object per line."""
     return Path(run, TRACKING, f"{name}.jsonl")
 
 
 def tracker_folder(run: str | Path, name: str) -> Path:
-    """The folder in which the tracker ``name`` keeps files of its own."""
+    """The folder for files of the tracker ``name``."""
     return Path(run, name)
 
 
@@ -133,7 +133,7 @@ class Member:
 
 
 def member(folder: str | Path, kind: Kind, number: int) -> Member:
-    """The run of a seed or a fold, whether it is there or not."""
+    """The run of a seed or a fold, which need not exist."""
     return Member(kind, number, Path(folder, f"{kind}-{number}"))
 
 
@@ -183,7 +183,7 @@ def refuse_many(run: str | Path) -> None:
 
 
 def instead(directory: Path) -> str:
-    """What is there in place of the bundle ``directory``, and what to do: the end of a sentence."""
+    """Builds the end of the "not a bundle" message for ``directory``: what is there, and what to do."""
     place = directory.parent if directory.name == BUNDLE else directory
     if not place.is_dir():
         beside = [path.name for path in place.parent.glob("*") if path.is_dir()]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``metrics.jsonl`` and ``throughput.jsonl``: one JSON object a line, flushed line by line.
 
-What was learned goes to the first file. It is a function of the run alone: after any number of kills and resumes its
-bytes are those of a run that was never interrupted (law 6). How fast it went is never the same twice and goes to the
-second file. Before a resumed run appends to them, both are cut back to their sizes at the time of its checkpoint.
+The first file has metrics. After any number of kills and resumes its bytes are those of an uninterrupted run (law 6).
+The second file has speeds, which differ from run to run. Before a resumed run appends to them, both are truncated to
+their sizes at the time of its checkpoint.
 
-A line has a ``kind`` (train, validation or test) and a ``step``. A number that JSON cannot hold is spelt as a string,
-and read back as the number.
+A line has a ``kind`` (train, validation or test) and a ``step``. NaN and infinities are written as strings, and read
+back as numbers.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 FILES = (METRICS, THROUGHPUT)
 SPELT = ("nan", "inf", "-inf")
 TEXTS = ("kind", "row_hash", "verdict")
-"""What is a text in a line; all else is a number, or nothing."""
+"""Keys of a line whose values are strings; all others are numbers or null."""
 
 
 class MetricsLog:
     """Appends to both files. A written line stays, even if the process is killed right after."""
 
     mended: list[str]
-    """What was wrong with the files, a sentence for each that was not as it was left."""
+    """A sentence for each file that was damaged."""
 
     def __init__(self, run: Path, keep: Mapping[str, int] | None = None) -> None:
-        """Cut both files of ``run`` back to ``keep[name]`` bytes; to nothing for a run that begins.
+        """Truncate both files of ``run`` to ``keep[name]`` bytes; to 0 for a new run.
 
-        Of a damaged file the whole lines among those bytes are kept. Raises ``DataError`` for what is no file.
+        Of a damaged file, the complete lines among those bytes are kept. Raises ``DataError`` for anything but a file.
         """
         self.run, self.mended = run, []
         for name in FILES:
@@ -57,30 +57,30 @@ class MetricsLog:
                 self.mended.append(f"{path}: damaged: {what}")
 
     def write(self, kind: str, values: Mapping[str, Any], name: str = METRICS) -> None:
-        """Append a line to the file ``name``, whole or not at all. Raises ``StorageError``."""
+        """Append a line to the file ``name`` atomically. Raises ``StorageError``."""
         line = {"kind": kind, **{key: jsonable(value) for key, value in values.items()}}
         with storage(self.run / name):
             atomic.append_line(self.run / name, json.dumps(line))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file: what ``keep`` must be for a run that resumes from this moment."""
+        """Bytes of each file: ``keep`` of a run that resumes from this moment."""
         return {name: (self.run / name).stat().st_size for name in FILES}
 
     def sync(self) -> None:
-        """Flush both files to the disk: a checkpoint counts on its lines, and a power cut must not take them away."""
+        """fsync both files: a checkpoint relies on its lines, also after a power cut."""
         for name in FILES:
             atomic.fsync(self.run / name)
 
 
 class LogLine(TypedDict):
-    """What every line has."""
+    """The keys of every line."""
 
     kind: str
     step: Count
 
 
 def numbers_of(line: Line) -> Line:
-    """A line with every number a number again. Raises ``ValueError`` that says why it is none of ours."""
+    """A line with strings converted back to numbers. Raises ``ValueError`` for a line that padless has not written."""
     if not fits(LogLine, line):
         raise ValueError("has no kind or no step")
     row = {name: float(value) if isinstance(value, str) and value in SPELT else value for name, value in line.items()}
@@ -91,7 +91,7 @@ def numbers_of(line: Line) -> Line:
 
 
 def parse_row(line: bytes) -> Line | None:
-    """A line as it was written; None for one that is none of ours, or has no end."""
+    """A parsed line; None for an incomplete one, or one that padless has not written."""
     try:
         return numbers_of(parse_line(line)) if line.endswith(b"\n") else None
     except ValueError:
@@ -99,7 +99,7 @@ def parse_row(line: bytes) -> Line | None:
 
 
 def read_log(run: str | Path, name: str = METRICS) -> list[Line]:
-    """The lines of ``metrics.jsonl``, or of ``throughput.jsonl``, in order, with every number a number again.
+    """The lines of ``metrics.jsonl``, or of ``throughput.jsonl``, in order, with numbers as numbers.
 
     None where there is no such file. Raises ``DataError`` for a damaged line.
     """
@@ -113,17 +113,17 @@ def read_log(run: str | Path, name: str = METRICS) -> list[Line]:
 
 
 def jsonable(value: Any) -> Any:
-    """``value``, with nan and infinities spelt as strings: JSON has no token for them, and null would hide them."""
+    """``value`` with NaN and infinities as strings: JSON has no token for them, and null would hide them."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_metrics(run: str | Path, kind: str | None = None) -> pd.DataFrame:
-    """What a run has logged so far: a row for each line of ``metrics.jsonl``, and a column for each figure.
+    """The log of a run so far: a row for each line of ``metrics.jsonl``, and a column for each metric.
 
-    ``kind`` picks ``train``, ``validation`` or ``test`` lines, and with them the figures that these have; otherwise the
-    column ``kind`` tells them apart, and a figure that a line does not have is missing. The runs of a folder of many
-    stand one below the other, with a column ``seed`` or ``fold`` that tells which. Raises ``DataError`` where
-    there is no run, or a damaged one, or nothing of this ``kind``.
+    ``kind`` selects ``train``, ``validation`` or ``test`` lines and their metrics; without it all lines are returned,
+    with a column ``kind``, and missing metrics are NaN. For a folder of many runs, their rows are concatenated, with a
+    column ``seed`` or ``fold``. Raises ``DataError`` for a missing or damaged run, or if there is no line of this
+    ``kind``.
     """
     import pandas as pd
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run writes down of itself: ``config.yaml``, ``environment.json``, ``status.json``, ``attempts.jsonl``.
+"""The records of a run: ``config.yaml``, ``environment.json``, ``status.json``, ``attempts.jsonl``.
 
-And its right to write at all: one process holds a run directory, and a disk that takes no more becomes a sentence.
+Also the lock of a run directory, which one process holds.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import one_line, parse_json, read_bytes
 
 LAUNCH_ID = "PADLESS_LAUNCH_ID"
-"""Environment variable that marks a launch: it is copied into the status, so a launcher knows its own run's."""
+"""Environment variable that identifies a launch; copied into the status, so that a launcher recognises its own."""
 CLAIM_LIMIT_S = 20.0
-"""How long a start waits for another process to let go of the directory.
+"""How long a start waits for another process to release the directory.
 
-Ranks whose launcher was killed take a moment to leave.
+Ranks take a moment to exit after their launcher was killed.
 """
 MOST_CONFIG = 4 << 20
-"""Bytes of ``config.yaml``; one is a few kilobytes."""
+"""Maximum bytes of ``config.yaml``; it usually has a few kilobytes."""
 PACKAGES, CODE = ("harness", "preprocessing"), Path(__file__).resolve().parents[2]
 RECORDED = (
     *("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn"),
     *("nltk", "simplemma", "gensim"),
 )
-"""Distributions whose versions are written down."""
+"""Distributions whose versions are recorded."""
 State = Literal["running", "finished", "preempted", "failed"]
 
 
 def claim(config: RunConfig) -> TextIO:
-    """Make the run directory and hold it against any other process, until the returned file is closed.
+    """Make the run directory and lock it until the returned file is closed.
 
-    Raises ``ConfigError`` if another process holds it, ``StorageError`` if it cannot be written. On a file system
-    without locks nothing is held.
+    Raises ``ConfigError`` if another process holds it, ``StorageError`` if it cannot be written. A file system without
+    locks is not locked.
     """
     path = Path(config.run)
     with storing(path, otherwise="name another directory with --run"):
@@ -73,30 +73,30 @@ def claim(config: RunConfig) -> TextIO:
 
 
 def hold(lock: TextIO, limit_s: float, path: Path) -> None:
-    """Lock an open file. Raises ``ConfigError`` where another process has it for so long."""
+    """Lock an open file. Raises ``ConfigError`` if another process still holds it after ``limit_s``."""
     refusal = ConfigError(f"run: another process trains in {path}; wait for it or name another directory")
     with contextlib.suppress(OSError):  # a file system without locks
         acquire(lock, limit_s, refusal)
 
 
 def check_claim(config: RunConfig) -> None:
-    """Raise what ``claim`` would raise, and leave nothing behind: for a rehearsal."""
+    """Raise what ``claim`` would raise, without writing anything: for a dry run."""
     path = Path(config.run)
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise StorageError(f"run: {path} cannot be written: {nearest} is not yours; name a directory you may write")
+        raise StorageError(f"run: {path} cannot be written: you may not write to {nearest}; name another directory")
     check_unheld(path)
 
 
 def check_unheld(run: Path) -> None:
-    """Raise ``ConfigError`` for a run directory that another process holds."""
+    """Raise ``ConfigError`` if another process has locked the run directory."""
     if (run / LOCK).exists():
         with (run / LOCK).open() as lock:
             hold(lock, 0, run)
 
 
 def is_free(run: Path) -> bool:
-    """Whether a run directory is there and no process holds it."""
+    """Whether a run directory exists and no process has locked it."""
     try:
         check_unheld(run)
     except ConfigError:
@@ -105,13 +105,13 @@ def is_free(run: Path) -> bool:
 
 
 def write_config(config: RunConfig) -> None:
-    """Write the configuration, every default spelt out, into the run directory. Raises ``StorageError``."""
+    """Write the configuration with all defaults into the run directory. Raises ``StorageError``."""
     with storage(config.run):
         atomic.write_text(Path(config.run, CONFIG), yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 class StoredConfig(TypedDict, total=False):
-    """What other parts of padless read of a stored configuration."""
+    """The keys of a stored configuration that padless reads."""
 
     data: str
     run: str
@@ -128,7 +128,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     path = Path(run, CONFIG)
     try:
         text = read_bytes(path, MOST_CONFIG).decode()
-        parse_yaml(text)  # refuses what would unfold to more than any memory holds
+        parse_yaml(text)  # refuses aliases that would expand beyond memory
         content = parse_json(json.dumps(yaml.safe_load(text)).encode())
     except FileNotFoundError:
         refuse_many(run)
@@ -142,7 +142,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
 
 
 class StoredEnvironment(TypedDict, total=False):
-    """What other parts of padless read of ``environment.json``."""
+    """The keys of ``environment.json`` that padless reads."""
 
     effective: dict[str, str]
     versions: dict[str, str]
@@ -153,9 +153,9 @@ class StoredEnvironment(TypedDict, total=False):
 
 
 def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
-    """Describe this process's surroundings in the run directory. Raises ``StorageError``.
+    """Write ``environment.json`` for this process. Raises ``StorageError``.
 
-    ``effective`` holds the settings that were decided at start-up, each with its reason.
+    ``effective`` has the settings decided at start-up, each with its reason.
     """
     content = {
         "effective": effective,
@@ -172,7 +172,7 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
 
 
 def read_environment(run: str | Path) -> dict[str, Any]:
-    """What the last start of a run ran on; empty where nothing is known. Raises ``DataError``."""
+    """``environment.json`` of the last start; empty if there is none. Raises ``DataError``."""
     mend = "start the run again, which writes it again, or remove it"
     return read_typed(StoredEnvironment, Path(run, ENVIRONMENT), mend) or {}
 
@@ -196,7 +196,7 @@ def git_revision() -> str | None:
 
 @cache
 def code_hash() -> str:
-    """The first digits of a hash over all modules of this version, which tells two revisions apart without git."""
+    """The start of a hash over all modules, which distinguishes revisions without git."""
     hashed = hashlib.sha256()
     for path in sorted(path for package in PACKAGES for path in (CODE / package).rglob("*.py")):
         hashed.update(path.relative_to(CODE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -204,7 +204,7 @@ def code_hash() -> str:
 
 
 class Status(Record, frozen=True):
-    """``status.json``: where a run stands."""
+    """``status.json``."""
 
     state: State
     exit_code: int = 0
@@ -214,8 +214,8 @@ class Status(Record, frozen=True):
 
 
 def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:
-    """Say where the run stands. Rank 0 alone calls this. Raises ``StorageError``."""
-    said = public(reason).encode("utf-8", "backslashreplace").decode()  # it may name a file whose name is no text
+    """Write ``status.json``. Only rank 0 calls this. Raises ``StorageError``."""
+    said = public(reason).encode("utf-8", "backslashreplace").decode()  # it may contain a file name that is not UTF-8
     status = Status(state=state, exit_code=exit_code, reason=said, step=step, launch=os.environ.get(LAUNCH_ID))
     with storage(Path(run, STATUS)):
         atomic.write_json(Path(run, STATUS), asdict(status))
@@ -228,10 +228,10 @@ def read_status(run: str | Path) -> dict[str, Any] | None:
 
 
 def known_status(run: str | Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """The status of a run: empty where there is none, what can be known of it where it is damaged; ``say`` prints that.
+    """The status of a run; empty if there is none. If it is damaged, ``say`` prints that.
 
-    That is the step of its newest checkpoint, and that it did not end well: a run that had ended goes on from there,
-    has nothing left to train, and ends again. Raises ``DataError`` where a directory is in its place.
+    A damaged one is returned as a failure at the step of the newest checkpoint: if the run had finished, the next start
+    has nothing left to train and finishes again. Raises ``DataError`` for a directory of this name.
     """
     try:
         return read_status(run) or {}
@@ -255,11 +255,11 @@ def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
 
 
 def read_attempts(run: str | Path) -> list[Line]:
-    """One line for each start of a run, oldest first; a line that a kill has cut off is left out."""
+    """One line for each start of a run, oldest first; an incomplete line is skipped."""
     return read_lines(Path(run, ATTEMPTS), several_writers=True)
 
 
 def write_bad_rows(run: str | Path, step: int, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write what is known of the rows that a rank had in a skipped step, one JSON object a line."""
+    """Write the facts of a rank's rows in a skipped step, one JSON object per line."""
     path = Path(run, BAD_BATCHES, f"step-{step:08d}-rank{rank}.jsonl")
     atomic.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation leaves of a split: ``SPLIT.json`` with every figure, ``SPLIT-predictions.parquet`` with every row.
+"""The results of an evaluation: ``SPLIT.json`` with every figure, ``SPLIT-predictions.parquet`` with every row.
 
-They lie in the run directory for the test at the end of a run, and in ``evaluation/`` for any later one. ``SPLIT.json``
-is sealed.
+Those of the test at the end of a run are in the run directory, those of later evaluations in ``evaluation/``.
+``SPLIT.json`` is sealed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def prediction_columns(
     """The columns of every table of predictions: the predicted label, and the probability of each label.
 
     ``predicted`` is int64 ``[rows]`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels' names, which
-    become values of ``label_type``.
+    are converted to ``label_type``.
     """
     columns: dict[str, Any] = {"predicted": typed_values(names, label_type)[predicted]}
     return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
@@ -86,7 +86,7 @@ def write_summary(folder: str | Path, kind: Kind, values: dict[str, Any]) -> Non
 
 def read_summary(folder: str | Path, kind: Kind) -> dict[str, Any] | None:
     """The figures of many runs; None where there are none yet. Raises ``DataError`` for damaged ones."""
-    return read_sealed(summary_path(folder, kind), MANY_KIND, "run the same launch again to make it again")
+    return read_sealed(summary_path(folder, kind), MANY_KIND, "run the same launch again, which rewrites it")
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class Measured:
     figures: dict[str, Any]
     """Those of ``SPLIT.json``."""
     directory: Path
-    """Where that file and the predictions lie."""
+    """The directory of that file and the predictions."""
 
 
 def read_measured(directory: Path) -> Measured | None:
-    """The figures of the test split, or those that an evaluation of the same weights left of validation.
+    """The figures of the test split, else those of an evaluation of the same weights on validation.
 
-    Raises ``DataError`` for damaged figures, and for a test of another run's dataset.
+    Raises ``DataError`` for damaged figures, and for test figures of another dataset.
     """
     info = stored_info(directory / BUNDLE)
     if (test := read_figures(directory, TEST)) is not None:
@@ -113,7 +113,7 @@ def read_measured(directory: Path) -> Measured | None:
         return Measured(TEST, test, directory)
     figures = read_figures(directory / EVALUATION, VALIDATION)
     if figures is None or info is None or (figures["dataset"], figures["step"]) != (info.dataset, info.step):
-        return None  # none, or of another dataset, or of weights that a longer training has replaced
+        return None  # missing, of another dataset, or of replaced weights
     return Measured(VALIDATION, figures, directory / EVALUATION)
 
 
@@ -139,8 +139,8 @@ def write_predictions(
 
 
 def read_predictions(directory: Path, split: str, columns: Sequence[str], again: str = AGAIN) -> pa.Table:
-    """Columns of ``SPLIT-predictions.parquet``, in the order of the source. Raises ``DataError`` that ends with
-    ``again`` where the file is missing or damaged.
+    """Columns of ``SPLIT-predictions.parquet``, in the order of the source. Raises ``DataError``, which ends with
+    ``again``, if the file is missing or damaged.
     """
     path = directory / predictions_name(split)
     try:
@@ -150,7 +150,7 @@ def read_predictions(directory: Path, split: str, columns: Sequence[str], again:
 
 
 def read_hits(directory: Path, split: str, again: str) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers in the source, int64 ``[rows]``, ascending, and whether each row was predicted rightly.
+    """Row numbers in the source, int64 ``[rows]``, ascending, and whether each row was predicted correctly.
 
     Raises ``DataError`` as ``read_predictions``.
     """
@@ -159,11 +159,11 @@ def read_hits(directory: Path, split: str, again: str) -> tuple[np.ndarray, np.n
 
 
 def open_predictions(place: str | Path, split: str | None = None) -> pd.DataFrame:
-    """Predictions as a frame: ``predicted`` and ``probability_LABEL`` beside whatever else the file holds.
+    """Predictions as a frame: ``predicted``, ``probability_LABEL`` and all other columns of the file.
 
-    ``place`` is a run directory, of which the predictions for ``split`` are read, those of the test split if there are
-    any and of validation else; or a .parquet, .csv or .jsonl file. Texts stay texts, whatever they look like. Raises
-    ``DataError`` where there is no such file, or one that cannot be read.
+    ``place`` is a run directory, or a .parquet, .csv or .jsonl file. ``split`` is test by default, or validation if
+    there are no test predictions. Texts are never converted to other types. Raises ``DataError`` for a missing or
+    unreadable file.
     """
     import pandas as pd
 
@@ -178,7 +178,7 @@ def open_predictions(place: str | Path, split: str | None = None) -> pd.DataFram
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         if path.suffix in (".jsonl", ".ndjson"):
-            with open(path, encoding="utf-8-sig") as lines:  # pandas' own reader makes dates of texts
+            with open(path, encoding="utf-8-sig") as lines:  # pandas' own reader converts texts to dates
                 return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t" if path.suffix == ".tsv" else ",")
         chances = [name for name in frame.columns if str(name).startswith(probability_column(""))]

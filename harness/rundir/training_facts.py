@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bundle/training.json``: how the texts of a training were read and what they were like.
+"""``bundle/training.json``: how the training texts were read, and statistics of them.
 
-New labelled rows are read in the same way and held against it. It is made of the dataset's manifest, so that neither
+New labelled rows are read in the same way and compared with it. It is made from the dataset's manifest, so that neither
 the dataset nor its corpus is needed later.
 """
 
@@ -30,16 +30,16 @@ FILE = "training.json"
 DIALECT = ("delimiter", "quote", "escape")
 SAME = ("text_column", "label_column", "neutral", *DIALECT, "encoding", "columns")
 READ_WITH = (*SAME, "labels")
-"""Options of ``source`` that say how a file like the corpus is read."""
+"""Options of ``source`` for reading files like the corpus."""
 
 Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 Plain = str | bool | int | float | None
-"""A value as a configuration file spells it: a label may be 0."""
+"""A value of a configuration file; a label may be a number."""
 
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """Options of ``source``, as far as they say how a file like the corpus is read."""
+    """The options of ``source`` in ``READ_WITH``, and the dialect."""
 
     text_column: str | None = None
     label_column: str | None = None
@@ -51,12 +51,12 @@ class SourceFacts:
     encoding: str | None = None
     columns: list[str] | None = None
     dialect: Dialect | None = None
-    """How the fields of its CSV files were told apart, where all of them are alike: as configured, or as found."""
+    """The dialect of its CSV files, configured or detected, if all of them have the same."""
 
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """What the texts of a split were like."""
+    """Statistics of a split."""
 
     rows: Count
     labels: dict[str, Count]
@@ -86,9 +86,10 @@ def write_training(directory: Path, manifest: Manifest) -> None:
 
 
 def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """Of each split rows, rows of each class and of each length after truncation, and the share of unknown tokens.
+    """For each split its rows, the rows of each class and of each length after truncation, and the share of unknown
+    tokens.
 
-    The share is of tokens that are not in the vocabulary; None where the manifest does not say.
+    The share is None if the manifest does not have it.
     """
     splits = {}
     for name, shards in manifest.splits.items():
@@ -106,7 +107,7 @@ def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
 
 
 def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
-    """How the fields of the labelled CSV files of a corpus were told apart; None without any, or where they differ."""
+    """The dialect of the labelled CSV files of a corpus; None without any, or if they differ."""
     source, found = provenance.get("config", {}).get("source", {}), set()
     for entry in provenance.get("sources", []):
         if entry.get("format") == "csv" and entry.get("split") != UNLABELLED:
@@ -118,7 +119,7 @@ def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
 
 
 def checked(dialect: Mapping[str, Any]) -> Dialect:
-    """The dialect that a file tells of. Raises ``UserError`` unless it is one of single characters."""
+    """A stored dialect. Raises ``UserError`` unless its values are single characters."""
     known: Dialect = typed(Dialect, dialect, "the dialect of the corpus", MEND)
     SourceConfig(**asdict(known))
     return known
@@ -126,17 +127,17 @@ def checked(dialect: Mapping[str, Any]) -> Dialect:
 
 @dataclass(frozen=True)
 class Reading:
-    """How new files are read that are like those of a training."""
+    """How to read new files like those of a training."""
 
     source: SourceConfig
     dialect: Dialect | None = None
-    """The one that is tried first."""
+    """The dialect to try first."""
 
 
 def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> Reading:
-    """As ``config`` says where it says something, else as the corpus of the training was read.
+    """How to read new files: by ``config``, and where it has defaults, like the training corpus.
 
-    ``known`` are the options of that corpus (``SourceFacts``). Labels are read as they are written.
+    ``known`` has the options of that corpus (``SourceFacts``). Labels are read unchanged.
     """
     usual = SourceConfig()
     unsaid = {name for name in SAME if getattr(config, name) == getattr(usual, name)}
@@ -148,7 +149,7 @@ def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> Reading:
 
 
 def read_training(directory: Path, fingerprint: str) -> dict[str, Any] | None:
-    """What is known of the training on the dataset with this fingerprint; None for a bundle without it.
+    """The facts of the training on the dataset with this fingerprint; None for a bundle without it.
 
     Raises ``DataError`` for a damaged file.
     """

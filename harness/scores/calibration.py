@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is decided on the validation split and travels in the bundle: temperature and threshold.
+"""Fits temperature and threshold on the validation split; the bundle stores them.
 
-The temperature divides the logits so that probabilities mean what they say (Guo et al., 2017, On Calibration of Modern
-Neural Networks). It changes no order between rows of two classes and no most probable class. The threshold is then a
-probability in that scale.
+The temperature divides the logits so that probabilities match frequencies (Guo et al., 2017, On Calibration of Modern
+Neural Networks). It changes neither the order of rows for two classes nor the most probable class. The threshold is a
+calibrated probability.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from harness.config import EvaluationConfig
 from harness.scores.metrics import Ranking, blocks, log_loss_per_row, probabilities
 
 LOWEST, HIGHEST = 0.01, 100.0
-"""Temperatures are looked for between these."""
+"""Range of temperatures."""
 ITERATIONS = 60
 SHARES = (1.0, *(2 ** (half / 2) for half in (1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6)), 0.0)
-"""From an eighth to eight, and nothing; of equally good ones the nearest to 1."""
+"""Candidate weights of the wide part: 1/8 to 8, and 0; the first of equally good ones is chosen."""
 SHARE_ROWS = 10_000
 
 
@@ -29,10 +29,10 @@ class Decision:
 
     temperature: float = 1.0
     threshold: float = 0.5
-    """Probability of class 1 from which on it is predicted; two classes only."""
+    """Class 1 is predicted from this probability on; two classes only."""
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
-        """Logits of the same shape whose probabilities are calibrated."""
+        """Calibrated logits of the same shape."""
         return logits / self.temperature
 
 
@@ -47,12 +47,11 @@ def decide(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature with the lowest log loss, by Newton's method inside a bracket.
 
-    The log loss is convex in 1 / temperature. Where it falls all the way to zero, because every row is right, no
-    temperature is the best one and the logits stay as they are: 1.
+    The log loss is convex in 1 / temperature. If every row is right, it has no minimum, and the temperature is 1.
     """
     scores = np.stack((np.zeros_like(logits), logits), axis=1) if logits.ndim == 1 else logits
     scores = scores.astype(np.float64)
-    scores -= scores[np.arange(len(labels)), labels][:, None]  # of each class, beyond the true one
+    scores -= scores[np.arange(len(labels)), labels][:, None]  # relative to the true class
     low, high = 1 / HIGHEST, 1 / LOWEST
     if slope_and_curvature(scores, high)[0] <= 0:
         return 1.0
@@ -62,7 +61,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         low, high = (low, inverse) if slope > 0 else (inverse, high)
         proposed = inverse - slope / curvature if curvature > 0 else low
         if proposed <= low == 1 / HIGHEST and slope_and_curvature(scores, low)[0] >= 0:
-            return HIGHEST  # logits that say nothing: the bracket would be halved some forty times
+            return HIGHEST  # uninformative logits: bisection would take some forty steps
         if not low < proposed < high:
             proposed = float(np.sqrt(low * high))
         if abs(proposed - inverse) <= 1e-12 * inverse:
@@ -72,9 +71,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean log loss at the best temperature: how good the probabilities are once they have been calibrated.
+    """The mean log loss at the best temperature.
 
-    It tells two models apart by far fewer rows than their accuracies need, and does not blame one for being too sure.
+    Comparing two models by it needs far fewer rows than by accuracy, and does not penalise overconfidence.
     """
     return float(log_loss_per_row(logits / fit_temperature(logits, labels), labels).mean())
 
@@ -82,8 +81,8 @@ def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> float:
     """The weight of the wide part's logits when they are added to the network's.
 
-    The one of ``SHARES`` with the lowest calibrated log loss, on at most ``SHARE_ROWS`` rows. Two parts that learned
-    apart are not equally sure of themselves: the less confident part gets a smaller weight.
+    The one of ``SHARES`` with the lowest calibrated log loss, on at most ``SHARE_ROWS`` rows. The parts were trained
+    separately and differ in scale, hence the weight.
     """
     rows = slice(None, None, -(-len(labels) // SHARE_ROWS) or 1)
     network, wide, labels = network[rows], wide[rows], labels[rows]
@@ -91,7 +90,9 @@ def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> f
 
 
 def slope_and_curvature(scores: np.ndarray, inverse: float) -> tuple[float, float]:
-    """First and second derivative of the mean log loss by the inverse temperature, for scores beyond the true class."""
+    """First and second derivative of the mean log loss by the inverse temperature, for scores relative to the true
+    class.
+    """
     mean, square = np.empty(len(scores)), np.empty(len(scores))
     for rows in blocks(scores):
         chances = probabilities(scores[rows] * inverse)
@@ -101,10 +102,10 @@ def slope_and_curvature(scores: np.ndarray, inverse: float) -> tuple[float, floa
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> float:
-    """The probability of class 1 from which on it is predicted, as ``config`` asks; halfway between two rows' scores.
+    """The threshold by the criterion of ``config``, halfway between two rows' scores.
 
-    ``accuracy`` and ``f1`` take the best threshold, the one nearest to 0.5 of equals; ``recall`` the highest one that
-    still finds the wanted share of class 1. 0.5 where the split has one class only.
+    ``accuracy`` and ``f1`` take the best threshold, of equals the one nearest to 0.5; ``recall`` the highest one that
+    reaches the required recall of class 1. 0.5 if the split has only one class.
     """
     ranking, total = Ranking(logits.astype(np.float64), labels == 1), int(labels.sum())
     if total in (0, len(labels)):
@@ -114,7 +115,7 @@ def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationC
     halfway = probabilities((edges + below) / 2)[:, 1]
     if config.threshold == "recall":
         return float(halfway[np.argmax(ranking.found >= np.ceil(config.recall * total - 1e-9))])
-    # taking no row at all is a choice too: everything is class 0
+    # predicting class 0 for all rows is a candidate too
     found, taken = np.append(0, ranking.found), np.append(0, ranking.taken)
     halfway = np.append(probabilities(edges[:1] + 1.0)[:, 1], halfway)
     right = found + (len(labels) - total) - (taken - found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of all figures, and those of a split from its logits and labels, as ``SPLIT.json`` has them."""
+"""The table of all figures, and the figures of a split from its logits and labels, as in ``SPLIT.json``."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ LONGEST_NAME = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure as tables, reports, trackers and model cards show it."""
+    """How tables, reports, trackers and model cards show a figure."""
 
     title: str
     lower_is_better: bool = False
     weight: int = 0
-    """Where a table of runs is too wide, columns of the largest weight go first."""
+    """If a table of runs is too wide, columns with the largest weight are dropped first."""
 
 
 FIGURES = {
@@ -48,13 +48,13 @@ FIGURES = {
     "ece": Figure(title="calibration error", lower_is_better=True, weight=5),
     "perplexity": Figure(title="perplexity", lower_is_better=True),
 }
-"""Every figure by its key, in the order in which they are shown; a split has those of its task."""
+"""All figures by key, in display order; a split has those of its task."""
 CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
 """Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
 
 
 def title_of(key: str, labels: Sequence[str] = ()) -> str:
-    """A figure's name: F1 is that of the second of two classes, or the mean over all of more."""
+    """A figure's title; that of F1 names class 1 of two classes, or the mean over more."""
     if key != "f1" or not labels:
         return FIGURES[key].title
     return f"F1 of {shortened(labels[1], LONGEST_NAME)}" if len(labels) == 2 else "F1 (macro)"
@@ -139,7 +139,7 @@ def quantile_groups(values: np.ndarray) -> list[tuple[Any, Any, np.ndarray]]:
 
 
 def texts_of(lengths: np.ndarray, unknown: np.ndarray, training: int | None) -> dict[str, Any]:
-    """What is known of the texts of an evaluation; ``training`` of them were training texts, None where nobody knows.
+    """Facts of the texts of an evaluation; ``training`` of them were training texts, None if unknown.
 
     ``lengths`` and ``unknown`` are those of ``figures``.
     """
@@ -151,6 +151,6 @@ def texts_of(lengths: np.ndarray, unknown: np.ndarray, training: int | None) -> 
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The single figures among all values, for a line of the metrics and for trackers."""
+    """The scalar figures among all values, for a line of the metrics and for trackers."""
     kinds = (int, float, type(None))
     return {name: value for name, value in values.items() if isinstance(value, kinds) and name != "step"}

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a figure can be trusted: an interval of 95 % over its rows, and the spread over several runs.
+"""Uncertainty of figures: 95 % intervals over rows, and the spread over several runs.
 
-A figure is a function of how much each row counts. Its derivatives by these weights give its variance (Efron, 1982, The
+A figure is a function of the weight of each row. Its derivatives by these weights give its variance (Efron, 1982, The
 Jackknife, the Bootstrap and Other Resampling Plans, chapter 6; of an area under the ROC curve this is DeLong's, 1988).
-A share of ``n`` rows has the variance ``p (1 - p) / n``, so the variance says how many rows a figure is worth, and its
-interval is Wilson's (1927) for a share of so many rows; the accuracy is worth all of them. Nothing is drawn, so the
-same rows always give the same intervals, which always hold the figure itself.
+A share of ``n`` rows has the variance ``p (1 - p) / n``, so the variance of a figure gives its effective number of
+rows. Its interval is Wilson's (1927) for a share of that many rows. Nothing is sampled, so the same rows always give
+the same intervals, and these always contain the figure.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ LEVEL = 0.95
 METHOD = "Wilson's for as many rows as give the same variance"
 METHOD_OVER_RUNS = "Student's t over the runs"
 MOST_RANKED = 100_000_000
-"""Rows times classes up to which areas have intervals: all rows are ranked once more for every class."""
+"""Maximum rows times classes for intervals of areas, which need a ranking of all rows for every class."""
 Z = 1.959963984540054
 """Quantile of the normal distribution for ``LEVEL``."""
 MOST_WORTH = 8
-"""The ROC AUC ranks all pairs of rows, so it may be worth more rows than there are; so many times as many at most,
-since next to 1 its variance is hardly known."""
+"""The ROC AUC compares pairs of rows, so its effective number of rows may exceed the rows. This is the maximum ratio,
+since near 1 its variance is poorly estimated.
+"""
 CERTAIN = 1e-12
-"""A share nearer to 0 or 1 than this is 0 or 1: means of exact ones are off by the last bits."""
+"""A share within this distance of 0 or 1 counts as 0 or 1, because of rounding."""
 
 
 def intervals(
     logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any], threshold: float = 0.5
 ) -> dict[str, Any]:
-    """``[low, high]`` of each of the ``values`` of ``classification_metrics``, and how they were made.
+    """``[low, high]`` of each of the ``values`` of ``classification_metrics``, with level and method.
 
     The calibration error has none. An area's interval is None where a class has no row, and above ``MOST_RANKED``.
     """
     predicted = predicted_labels(logits, threshold)
     support = np.bincount(labels, minlength=num_classes_of(logits))
     present = support[support > 0]
-    worth = len(present) ** 2 / (1 / present).sum()  # rows, if the share of right ones is the same in every class
+    worth = len(present) ** 2 / (1 / present).sum()  # effective rows if every class has the same recall
     found = {
         "accuracy": wilson(values["accuracy"] * len(labels), len(labels)),
         "log_loss": of_mean(log_loss_per_row(logits, labels)),
@@ -62,9 +63,9 @@ def intervals(
 
 
 def above_chance(found: Mapping[str, Any], classes: int) -> bool:
-    """Whether one of the ``intervals`` of rows of so many ``classes`` lies above what guessing has.
+    """Whether one of the ``intervals`` of rows of ``classes`` classes is entirely above that of guessing.
 
-    True for rows of one class, which cannot show it.
+    True for rows of one class.
     """
     if classes < 2:
         return True
@@ -75,9 +76,9 @@ def above_chance(found: Mapping[str, Any], classes: int) -> bool:
 def of_labels(
     labels: np.ndarray, predicted: np.ndarray, support: np.ndarray, values: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray, float]]:
-    """Balanced accuracy and F1, each with its derivatives by the weights of the rows, and its bias for few rows.
+    """Balanced accuracy and F1, each with its derivatives by the row weights and its small-sample bias.
 
-    A class of one row tells nothing of its own spread, so it counts by its distance from the mean over classes.
+    A class with one row has no variance of its own; its distance from the mean over classes is used.
     """
     right, alone = (labels == predicted).astype(np.float64), support == 1
     hits = np.bincount(labels, right, len(support))
@@ -96,7 +97,7 @@ def of_labels(
 def of_areas(
     logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray, float]]:
-    """Both areas, as ``of_labels``; none where they have no value, or would take too long."""
+    """Both areas, like ``of_labels``; empty if they are undefined or would take too long."""
     if values["roc_auc"] is None or logits.size > MOST_RANKED:
         return
     scores, of_classes = (logits[:, None], [1]) if logits.ndim == 1 else (probabilities(logits), range(logits.shape[1]))
@@ -118,9 +119,9 @@ def variance_of(changes: np.ndarray, labels: np.ndarray, support: np.ndarray) ->
 
 
 def of_share(value: float, variance: float, worth: float, limit: float, bias: float) -> list[float]:
-    """The interval of a figure from 0 to 1 with this variance and bias, which is worth ``limit`` rows at most.
+    """The interval of a figure from 0 to 1 with this variance and bias; its effective rows are at most ``limit``.
 
-    A figure of exactly 0 or 1 shows no variance; it counts as a share of ``worth`` rows.
+    A figure of exactly 0 or 1 has no variance; it counts as a share of ``worth`` rows.
     """
     odds = value * (1 - value)
     rows = worth if odds < CERTAIN else min(limit, odds / variance) if variance > 0 else worth
@@ -138,7 +139,7 @@ def of_mean(losses: np.ndarray) -> list[float] | None:
 
 
 def wilson(right: float, rows: float) -> list[float]:
-    """``[low, high]`` for a share of ``right`` among ``rows``: sound for few rows and near 0 or 1 (Wilson, 1927)."""
+    """``[low, high]`` for a share of ``right`` among ``rows``: accurate for few rows and near 0 or 1 (Wilson, 1927)."""
     share, z2 = right / rows, Z**2
     middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
     half = Z / (1 + z2 / rows) * float(np.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)))
@@ -146,10 +147,10 @@ def wilson(right: float, rows: float) -> list[float]:
 
 
 def of_difference(first: np.ndarray, second: np.ndarray) -> list[float]:
-    """``[low, high]`` for the share of right rows in ``first`` less that in ``second``, bool ``[rows]`` each.
+    """``[low, high]`` for the share of right rows in ``first`` minus that in ``second``, bool ``[rows]`` each.
 
-    Only rows count on which one of the two is right (Bonett and Price, 2012, Adjusted Wald confidence interval for a
-    difference of binomial proportions based on paired data).
+    Only rows where exactly one of the two is right count (Bonett and Price, 2012, Adjusted Wald confidence interval for
+    a difference of binomial proportions based on paired data).
     """
     rows = len(first) + 2
     ahead, behind = ((one & ~other).sum() + 1 for one, other in ((first, second), (second, first)))
@@ -159,11 +160,11 @@ def of_difference(first: np.ndarray, second: np.ndarray) -> list[float]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """``mean``, ``sd`` (with n - 1), and ``low`` and ``high`` of the mean's interval; None where one run cannot say.
+    """``mean``, ``sd`` (with n - 1), and ``low`` and ``high`` of the mean's interval; None for a single run.
 
-    Student's interval is about runs: where the mean of ever more seeds, or folds, would lie. It says nothing of other
-    rows. Runs of different folds share most of their training rows, so theirs is somewhat too narrow (Bengio and
-    Grandvalet, 2004, No Unbiased Estimator of the Variance of K-Fold Cross-Validation).
+    Student's interval covers variation over seeds or folds, not over other rows. Runs of different folds share most of
+    their training rows, so their interval is somewhat too narrow (Bengio and Grandvalet, 2004, No Unbiased Estimator of
+    the Variance of K-Fold Cross-Validation).
     """
     from scipy.special import stdtrit
 

@@ -11,15 +11,16 @@ import numpy as np
 CALIBRATION_BINS = 15
 """Equal-width bins of confidence, as in Guo et al. (2017), On Calibration of Modern Neural Networks."""
 BLOCK = 1 << 22
-"""Logits that are worked on at once, 32 MB in float64; their probabilities take a few times that."""
+"""Logits per block, 32 MB in float64; their probabilities take a few times that."""
 WHOLE_CLASSES = 1000
-"""Up to so many classes figures hold the whole confusion matrix, a list for each true class; of more, the cells that
-hold rows: the matrix of 10,000 classes would take 300 MB of JSON."""
+"""Up to this many classes, figures hold the whole confusion matrix, a list for each true class; beyond it, only the
+non-empty cells: the matrix of 10,000 classes would take 300 MB of JSON.
+"""
 MATRIX, CELLS = "confusion", "confusion_cells"
 
 
 def blocks(logits: np.ndarray) -> Iterator[slice]:
-    """Rows, so many at a time that what is computed of them takes little beside the logits of all."""
+    """Slices of rows, small enough that intermediate results take little memory compared with ``logits``."""
     step = max(1, BLOCK // max(1, logits[:1].size))
     yield from (slice(start, start + step) for start in range(0, len(logits), step))
 
@@ -65,7 +66,7 @@ def predicted_labels(logits: np.ndarray, threshold: float = 0.5) -> np.ndarray:
 
 
 def num_classes_of(logits: np.ndarray) -> int:
-    """How many classes logits of this shape are about."""
+    """Number of classes for logits of this shape."""
     return 2 if logits.ndim == 1 else logits.shape[1]
 
 
@@ -73,9 +74,9 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: fl
     """Accuracy, F1, areas, log loss, calibration and the confusion, in one of its two forms (``confusion_to_json``).
 
     With two classes F1 and the areas under the ROC and the precision-recall curve (average precision) are those of
-    class 1; with more they are macro averages, one class against the rest, and F1 leaves out classes that are nowhere.
-    Balanced accuracy is the mean recall of the classes that have rows. An area is None where a class has no row, since
-    it is not defined there. The calibration error (ECE) is that of the more probable class, whatever the threshold.
+    class 1; with more they are macro averages, one class against the rest, and F1 leaves out classes that neither occur
+    nor are predicted. Balanced accuracy is the mean recall of the classes that have rows. An area is None if a class
+    has no row. The calibration error (ECE) is that of the most probable class, independent of the threshold.
     """
     from sklearn.metrics import f1_score
 
@@ -108,11 +109,11 @@ def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     else:
         chances = probabilities(logits)
         roc_auc, pr_auc = np.mean([Ranking(chances[:, one], labels == one).areas for one in range(classes)], axis=0)
-    return {"roc_auc": float(roc_auc), "pr_auc": min(1.0, float(pr_auc))}  # a sum, so a last bit above 1
+    return {"roc_auc": float(roc_auc), "pr_auc": min(1.0, float(pr_auc))}  # rounding may exceed 1
 
 
 class Ranking:
-    """Rows of one class against the rest, by falling score; rows of equal scores are taken together."""
+    """Rows of one class against the rest, by falling score; rows with equal scores form one run."""
 
     def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
         """``scores`` float ``[rows]``, ``positive`` bool ``[rows]``."""
@@ -124,13 +125,13 @@ class Ranking:
         wrong = self.taken - self.found
         self.positives, self.negatives = int(self.found[-1]), int(wrong[-1])
         self.below = wrong[-1] - wrong + np.diff(wrong, prepend=0) / 2
-        """Negative rows below each run, one of its own counting half."""
+        """Negative rows below each run, plus half of those in it."""
         self.above = self.found - self.gained / 2
         """Positive rows above each run, likewise."""
 
     @property
     def areas(self) -> tuple[float, float]:
-        """ROC AUC and average precision, as scikit-learn's functions have them, which take ten times as long."""
+        """ROC AUC and average precision, equal to scikit-learn's, which take ten times as long."""
         roc_auc = (self.gained * self.below).sum() / (self.positives * self.negatives)
         return float(roc_auc), min(1.0, float((self.gained * self.found / self.taken).sum() / self.positives))
 
@@ -143,7 +144,7 @@ class Ranking:
             (self.above[run] / self.positives - means[0]) / self.negatives,
         )
         precision = self.found / self.taken
-        # what a row that is taken does to the precision of all runs from its own on
+        # effect of a row on the precision of its own and all later runs
         more, less = (
             np.cumsum((self.gained * part)[::-1])[::-1][run] for part in (1 / self.taken, precision / self.taken)
         )
@@ -156,7 +157,7 @@ class Ranking:
 def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Any:
     """Rows of each true class by predicted class: a sparse int64 ``[classes, classes]`` (``scipy.sparse.csr_array``).
 
-    Its row sums are the classes' rows, its column sums their predictions, its diagonal those predicted rightly.
+    Its row sums are the classes' rows, its column sums their predictions, its diagonal the correct predictions.
     """
     from scipy.sparse import coo_array
 
@@ -164,20 +165,20 @@ def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Any
 
 
 def cells_of(confusion: Any) -> np.ndarray:
-    """int64 ``[cells, 3]``: true class, predicted class and rows of each cell that holds rows."""
+    """int64 ``[cells, 3]``: true class, predicted class and rows of each non-empty cell."""
     cells = confusion.tocoo()
     return np.stack((*cells.coords, cells.data), axis=1)
 
 
 def confusion_to_json(confusion: Any) -> dict[str, Any]:
-    """For figures: ``confusion``, or ``confusion_cells`` of triples (true class, predicted class, rows)."""
+    """For JSON: ``confusion``, or ``confusion_cells`` with triples (true class, predicted class, rows)."""
     if confusion.shape[0] <= WHOLE_CLASSES:
         return {MATRIX: confusion.toarray().tolist()}
     return {CELLS: cells_of(confusion).tolist()}
 
 
 def confusion_from_json(values: Mapping[str, Any], classes: int) -> Any:
-    """What ``confusion_of`` gave, from figures that hold either of its two forms."""
+    """The matrix of ``confusion_of``, from either of its two JSON forms."""
     from scipy.sparse import coo_array, csr_array
 
     if CELLS not in values:
@@ -195,7 +196,7 @@ def largest_confusions(confusion: Any, most: int | None = None) -> list[list[int
 
 
 def per_class(confusion: Any, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows, precision, recall and F1 of each class; None where there is nothing to divide by."""
+    """Rows, precision, recall and F1 of each class; None where undefined."""
 
     def share(part: int, whole: int) -> float | None:
         return part / whole if whole else None
@@ -215,15 +216,15 @@ def per_class(confusion: Any, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def worst_first(per_class: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Classes by rising F1, of equals the larger first; those without a row, of which nothing is known, at the end."""
+    """Classes by rising F1, of equals the larger first; those without rows at the end."""
     return sorted(per_class, key=lambda entry: (not entry["rows"], entry["f1"] or 0.0, -entry["rows"]))
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How often the most probable class is the true one, by how probable it is said to be (Guo et al., 2017).
+    """Accuracy of the most probable class by its predicted probability (Guo et al., 2017).
 
-    float64 ``[3, bins]``: rows whose confidence lies in ((b - 1) / bins, b / bins], their mean confidence, and how
-    many of them, as a share, have the true class as the most probable one; 0 where a bin is empty.
+    float64 ``[3, bins]``: rows whose confidence is in ((b - 1) / bins, b / bins], their mean confidence, and their
+    accuracy; 0 for an empty bin.
     """
     said, confidence = most_probable(logits)
     places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures for a terminal: splits or runs side by side, classes, confusions; and what they say, in words.
+"""Figures for a terminal: tables of splits, runs, classes and confusions, and sentences about them.
 
 Two accuracies of ``n`` rows differ by chance alone by about ``sqrt(2 p (1 - p) / n)``; those of one run are measured on
-the same rows, so by less. Of its validations nothing is said that this standard error, taken twice, could explain.
+the same rows, so by less. Differences within two such standard errors are not reported.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from harness.scores.metrics import confusion_from_json, largest_confusions, wors
 from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table, wrapped
 
 CLASSES = 10
-"""Classes that a table shows; of more, those with the lowest F1."""
+"""Maximum number of classes in a table; of more, those with the lowest F1."""
 LISTED = 8
-"""Confusions that are shown."""
+"""Maximum number of confusions shown."""
 MARK = "*"
-"""Stands behind the figure that chose, wherever validations are shown."""
+"""Marks the figure by which the best epoch was chosen."""
 TIMES = 2.0
 """Standard errors that a difference must exceed."""
 WORTH = 0.05
-"""Share of the errors that a change must be at least to be mentioned."""
+"""Minimum change that is reported, as a share of the errors."""
 LATE = 0.25
-"""Share of the epochs, the last ones, over which an improvement is looked for."""
+"""An improvement over this last share of the epochs is reported."""
 CLASS_COLUMNS = (
     Column(key="label", title="class", right=False, shrinks=True),
     Column(key="precision", title="precision"),
@@ -39,9 +39,9 @@ CLASS_COLUMNS = (
 
 
 def figures_table(splits: Mapping[str, Mapping[str, Any]], labels: Sequence[str], width: int) -> list[str]:
-    """A line for each figure and a column for each split; intervals (95 %) give way where the table is too wide.
+    """A line for each figure and a column for each split; intervals (95 %) are dropped if the table is too wide.
 
-    ``splits`` has the figures of each split: those of ``SPLIT.json``, or the shorter ones of a line of the metrics.
+    ``splits`` has the figures of each split: those of ``SPLIT.json``, or the fewer ones of a line of the metrics.
     """
     columns = [Column(key="figure", title="", right=False)]
     for name in splits:
@@ -65,7 +65,7 @@ def interval(bounds: Sequence[float] | None) -> str:
 def classes_table(per_class: Sequence[Mapping[str, Any]], width: int, most: int = CLASSES) -> list[str]:
     """Precision, recall, F1 and rows of each class, in their order; of more than ``most`` those with the lowest F1.
 
-    A class that was never predicted has no precision, and one without a row no recall: a dash.
+    A dash stands for the precision of a class that was never predicted, and for the recall of one without rows.
     """
     total, rows = sum(entry["rows"] for entry in per_class), []
     for entry in per_class if len(per_class) <= most else worst_first(per_class)[:most]:
@@ -77,7 +77,7 @@ def classes_table(per_class: Sequence[Mapping[str, Any]], width: int, most: int 
 
 
 def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print figures of splits side by side; and calibration and classes of the last one."""
+    """Print figures of splits side by side, then calibration and classes of the last one."""
     last = list(splits.values())[-1]
     screen.table(figures_table(splits, last["labels"], screen.width))
     screen.say(describe_calibration(last))
@@ -98,11 +98,11 @@ def describe_calibration(values: Mapping[str, Any]) -> str:
 
 
 def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
-    """Sentences on texts that say little of a model: those that it has learned, and those that it cannot read."""
+    """Notes on rows that were training texts, and on texts without a known word."""
     trained, unread = (texts[name] for name in ("training_texts", "without_known_word"))
     found = []
     if trained is None:
-        found.append("whether rows are training texts is not known: the dataset of the training is not where it was")
+        found.append("whether rows are training texts is not known: the dataset of the training was moved or changed")
     elif trained:
         share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
         found.append(f"{share} are training texts, so new texts may do worse than these figures")
@@ -112,7 +112,7 @@ def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
 
 
 def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) -> str:
-    """Metrics, classes, confusion, the weakest group of an evaluation of new rows, one below the other."""
+    """The results of an evaluation of new rows: metrics, classes, confusions, the weakest group."""
     head = f"{name}: {values['rows']:,} rows"
     head += f", {values['left_out']:,} left out" if values["left_out"] else ""
     head += f", {values['missing']:,} without a text" if values["missing"] else ""
@@ -142,14 +142,14 @@ def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
 
 
 def weakest(values: Mapping[str, Any]) -> str:
-    """The group of rows whose accuracy is surely the lowest."""
+    """The group of rows with the lowest upper bound of its accuracy."""
     lowest = min(values["slices"], key=lambda entry: entry["accuracy_interval"][1])
     group = f"rows labelled {lowest['name']!r}" if lowest["by"] == "label" else f"rows with {lowest['name']}"
     return f"weakest group: {group}: accuracy {lowest['accuracy']:.4f} ({interval(lowest['accuracy_interval'])})"
 
 
 def beside_training(shares: Mapping[str, float | None]) -> str:
-    """Unknown words and cut texts of new rows, beside those of the training."""
+    """Unknown words and truncated texts of new rows, compared with the training."""
     known = {name: "" if share is None else percent(share) for name, share in shares.items()}
     validation = f" ({known['unknown_validation']} in validation)" if known["unknown_validation"] else ""
     train = f" ({known['longest_train']} in training)" if known["longest_train"] else ""
@@ -160,7 +160,7 @@ def beside_training(shares: Mapping[str, float | None]) -> str:
 
 
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """A line for each run, then the mean, the standard deviation and the interval of the mean; a column a figure."""
+    """A line for each run, then mean, standard deviation and interval of the mean; a column per figure."""
     found = spreads(runs, FIGURES)
     columns = [Column(key=name, title=FIGURES[name].title, weight=FIGURES[name].weight) for name in found]
     lines = dict(zip(names, runs, strict=True))
@@ -185,7 +185,7 @@ def describe_spread(title: str, values: Mapping[str, float | None]) -> str:
 
 
 def is_higher(one: float, other: float, rows: int) -> bool:
-    """Whether an accuracy on ``rows`` is higher than another by more than noise, and by enough to say so."""
+    """Whether an accuracy on ``rows`` is higher than another by more than noise, and by at least ``WORTH``."""
     noise = TIMES * math.sqrt((one * (1 - one) + other * (1 - other)) / rows)
     return one - other > noise and one - other >= WORTH * (1 - other)
 
@@ -193,8 +193,8 @@ def is_higher(one: float, other: float, rows: int) -> bool:
 def verdicts(lines: Sequence[Mapping[str, Any]], epochs: int, class_rows: Mapping[str, int]) -> list[str]:
     """Sentences on what went wrong in a run, each with what to do; none for a run that learned.
 
-    ``lines`` are those of ``metrics.jsonl``, ``epochs`` as many as were asked for, ``class_rows`` the rows of each
-    class in the validation split. Nothing is said without a validation, or where an accuracy is not finite.
+    ``lines`` are those of ``metrics.jsonl``, ``epochs`` the requested number, ``class_rows`` the rows of each class in
+    the validation split. Empty without a validation, or if an accuracy is not finite.
     """
     course = [line for line in lines if line.get("kind") == "validation"]
     accuracy = [line["accuracy"] for line in course]
@@ -225,7 +225,7 @@ def verdicts(lines: Sequence[Mapping[str, Any]], epochs: int, class_rows: Mappin
 
 
 def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:
-    """Classes none of whose rows is recognised, which accuracy, and F1 of another class, do not show."""
+    """A warning about classes of which no row is recognised; accuracy, and F1 of another class, do not show them."""
     lost = [entry for entry in per_class if entry["rows"] and not entry["recall"]]
     if not lost or len(lost) == sum(entry["rows"] > 0 for entry in per_class):
         return None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m harness submit "COMMAND …" …``: job scripts for SLURM, printed, written or submitted in a chain.
 
-Each command is read as its own program reads it, so that a mistake is said before any job waits in a queue.
+Each command is parsed as its own program does it, so that mistakes are reported before any job waits in a queue.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_TASKS = 1000
 LIMIT_S = 60
 """Longest wait for an answer of SLURM."""
 AFTER = "--kill-on-invalid-dep=yes"
-"""A job whose predecessor failed ends, in place of waiting for ever."""
+"""A job whose predecessor failed ends instead of waiting forever."""
 TEXTS = Words('["text" …]', takes="texts", least=0, most=None, texts=True)
 RUNS = Words("RUN [RUN …]", takes="one run directory or several", most=None)
 SINGLE = {
@@ -39,14 +39,14 @@ SINGLE = {
     "predict": Command("predict", config="harness.inference.config:PredictConfig", words=TEXTS),
     "report": Command("report", config="harness.report.page:ReportConfig", words=RUNS),
 }
-"""Commands of one process, as far as reading them goes."""
+"""Commands of one process, to parse them."""
 TRAINING: dict[str, type[LaunchRecipe]] = {"train": LaunchRecipe, "doctor": doctor.DoctorConfig}
-"""What starts on every node of a training's job, and its keys."""
+"""Commands that start on every node of their job, and their keys."""
 NAMES = ("preprocess", *TRAINING, *SINGLE)
 
 
 def main(config: SubmitConfig, commands: list[str]) -> None:
-    """Say what is asked of the site, then print, write or submit."""
+    """Print what each job requests, then print, write or submit the scripts."""
     jobs, screen = jobs_of(config, commands), Screen(errors=True)
     for job in jobs:
         screen.say(summary(job))
@@ -80,7 +80,7 @@ def write(scripts: dict[Path, str]) -> None:
 
 
 def submit(jobs: list[Job]) -> None:
-    """Submit each with the one before as its condition; none is left when one is refused. Raises ``ConfigError``."""
+    """Submit each job to run after the one before; cancel all if one is refused. Raises ``ConfigError``."""
     submitted: list[str] = []
     for job in jobs:
         condition = [f"--dependency=afterok:{submitted[-1]}", AFTER] if submitted else []
@@ -151,7 +151,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
 
 
 def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tuple[Task, ...]:
-    """The trainings of an array, each read as its job will read it. Raises ``ConfigError``."""
+    """The trainings of an array, each parsed as in its job. Raises ``ConfigError``."""
     seeds, path = config.array.seeds, config.array.options
     if seeds is None and path is None:
         return ()
@@ -185,7 +185,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
 
 
 def ask(command: list[str], script: str = "") -> str:
-    """What one command of SLURM answers. Raises ``ConfigError`` where there is none, no answer, or a refusal."""
+    """The output of a SLURM command. Raises ``ConfigError`` if it is not installed, does not answer, or fails."""
     try:
         result = subprocess.run(command, input=script, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-# srun does not inherit --cpus-per-task, and one thread per process is what the workers are made for.
+# srun does not inherit --cpus-per-task, and workers use one thread each.
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
 export OMP_NUM_THREADS=1
 export DASK_LOGGING__DISTRIBUTED="${DASK_LOGGING__DISTRIBUTED:-warning}"
@@ -11,7 +11,7 @@ rm -rf "$meeting_point" # left by a start of this job that was killed
 mkdir "$meeting_point"
 steps=()
 echo "$job, restart $restarts: $SRUN_CPUS_PER_TASK workers on each of $SLURM_JOB_NODELIST;" \
-    "what Dask has to say is in $dask_log"
+    "Dask's log is $dask_log"
 
 # Whatever is still there at the limit, SLURM ends with the job.
 wait_for_steps() {
@@ -20,13 +20,13 @@ wait_for_steps() {
     done
 }
 
-# What is finished lies in the dataset directory, file by file; elsewhere than on a disk ($output is empty) nobody counts.
+# Finished files lie in the dataset directory; on remote storage ($output is empty) they are not counted.
 files() {
     [[ -z $output ]] || { find "$output" -type f 2> /dev/null || true; } | wc -l
 }
 began_with=$(files)
 
-# Why the job is not to start again, if there is a reason.
+# Why the job must not start again, if there is a reason.
 asked=
 why_not() {
     local reason

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job script from strings: ``#SBATCH`` lines, variables, then the shell files beside this one. Pure functions."""
+"""A job script from strings: ``#SBATCH`` lines, variables, then the shell files of this folder. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from preprocessing.base.terminal import plain_line
 
 HERE = Path(__file__).parent
 Task = tuple[str, tuple[str, ...]]
-"""One training of an array: its run directory, and what it has beside the arguments of all."""
+"""One training of an array: its run directory, and its own arguments in addition to the common ones."""
 SIGNALS = {"preprocess": "B:TERM@60", "train": "B:USR2@120", "single": "B:TERM@60"}
-"""What a job is sent before its time limit, and how many seconds before."""
+"""The signal that a job gets before its time limit, and how many seconds before."""
 PLAIN = re.compile(r"[\w@%+:,./=&|*()\[\]!~^<>;$?-]+")
 """What SLURM reads as it stands in an ``#SBATCH`` line: no blank, quote, backslash or #."""
 WIDTH = 118
@@ -114,13 +114,13 @@ def variables(job: Job) -> str:
 
 
 def hook_of(config: SubmitConfig) -> str:
-    """The path of the hook, which is none on the PATH; empty without one."""
+    """The path of the hook, which is never searched on the PATH; empty without one."""
     hook = config.hook or ""
     return hook if not hook or "/" in hook else f"./{hook}"
 
 
 def cases(tasks: Sequence[Task]) -> str:
-    """Which task of the array trains what, and where."""
+    """Run directory and arguments of each task of the array."""
     lines = [f'case "{TASK}" in # a run directory for each task of the array']
     for number, (run, arguments) in enumerate(tasks):
         lines.append(f"    {number}) run={shlex.quote(run)} arguments+=({shlex.join(arguments)}) ;;")
@@ -143,7 +143,7 @@ def array(name: str, words: Sequence[str]) -> str:
 
 
 def summary(job: Job) -> str:
-    """What one job asks of the site, and where it writes."""
+    """What one job requests, and where it writes."""
     asked = {key: getattr(job.resources, key) for key in NAMED}
     said = [f"{key} {value}" for key, value in asked.items() if value is not None]
     said += [directive(name, value) for name, value in job.resources.further()]

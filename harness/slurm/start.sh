@@ -1,4 +1,4 @@
-# How every job begins: it counts its starts, then reads the site's hook.
+# The start of every job: count its starts, then read the site's hook.
 : "${SLURM_JOB_ID:?submit this with sbatch}"
 number=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 number=${number:-$SLURM_JOB_ID} # the number alone of one task means the whole array to SLURM
@@ -28,7 +28,7 @@ if [[ -n $hook ]]; then
     set -eE
     # shellcheck disable=SC1090 # any file
     source "$hook"
-    code=$? failed= # it may have said set +e
+    code=$? failed= # it may have used set +e
     ((code == 0)) || hook_failed "$code"
     trap - EXIT ERR
     set +E
@@ -37,12 +37,12 @@ set -euo pipefail
 
 type -P "${python[0]}" > /dev/null || refuse "${python[0]}: no such program on $HOSTNAME; --python and the hook say which"
 if [[ -f padless.py ]]; then
-    export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a checkout that nobody installed
+    export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a checkout that is not installed
 else
     export PYTHONSAFEPATH=1 # a user's folder may have a harness of its own
 fi
 
-# Why SLURM has decided already what becomes of this job, or nothing. RUNNING: nobody is ending it, as scancel does.
+# The reason if SLURM itself ends or requeues this job, else nothing. A job that scancel ends is not RUNNING.
 # shellcheck disable=SC2317 # jobs that requeue themselves call it
 decided() {
     if [[ $(squeue --noheader --jobs="$number" --format=%T) != RUNNING ]]; then
@@ -52,7 +52,7 @@ decided() {
     fi
 }
 
-# A signal ends wait, not what is waited for: then wait again. Sets code.
+# A signal interrupts wait, not the process: then wait again. Sets code.
 signals=0 code=0
 wait_for() {
     local heard=-1

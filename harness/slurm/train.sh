@@ -29,8 +29,8 @@ newest_step() {
     echo "$total"
 }
 
-# The time limit or a preemption is near, or the job is being ended: a checkpoint, now. A rank that hears of it twice,
-# through srun and the file, stops once.
+# The time limit or a preemption is near, or the job is being ended: save a checkpoint now. A rank that gets both the
+# signal and the file stops once.
 launchers=
 # shellcheck disable=SC2317 # the trap calls it
 stop() {
@@ -65,7 +65,7 @@ launchers=$!
 wait_for "$launchers" # the code is the highest of all nodes
 
 now_at="$(newest_step)"
-# Why the job is not to start again, if there is a reason.
+# Why the job must not start again, if there is a reason.
 why_not() {
     local reason
     if ((code == 0)); then

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""W&B and other trackers, each in a process of its own."""
+"""W&B and other trackers, each in its own process."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tracker has of a run, over all its attempts, and the rows that it lacks.
+"""Records what a tracker has received of a run, over all attempts, and finds the rows that are missing.
 
-``RUN/tracking/NAME.jsonl`` has one JSON object a line. Lines are only ever added, by one trainer, by the process that
-owns its tracker, and by a sync from a login node; of the last two one works at a time (``alone``). A line tells one or
-more of these::
+``RUN/tracking/NAME.jsonl`` has one JSON object a line. Lines are only appended: by the trainer, by the observer process
+of the tracker, and by a sync from a login node; the last two exclude each other (``alone``). A line has one or more of
+these keys::
 
     start       the run as an attempt begins it: project, name, configuration, …
     run_id      the id that the tracker knows the run by
@@ -33,28 +33,28 @@ class Journal:
     """The file of one tracker of one run."""
 
     def __init__(self, run: Path, name: str) -> None:
-        """Read what was written before; a line that a kill has cut off is left out."""
+        """Read the existing lines; incomplete ones are skipped."""
         self.path = tracker_journal(run, name)
         self.lines = read_lines(self.path, several_writers=True)
 
     def note(self, **line: Any) -> None:
-        """Add a line, and see that it is on the disk."""
+        """Append a line and fsync."""
         self.path.parent.mkdir(exist_ok=True)
         atomic.append_line(self.path, json.dumps(line))
         atomic.fsync(self.path)
         self.lines.append(line)
 
     def all(self, key: str) -> list[Any]:
-        """What the lines say under ``key``, in order."""
+        """The values of ``key`` in all lines, in order."""
         return [line[key] for line in self.lines if key in line]
 
     def last(self, key: str) -> Any:
-        """What the last line with a ``key`` says under it; None without one."""
+        """The last value of ``key``; None without one."""
         return next(reversed(self.all(key)), None)
 
     @property
     def kept(self) -> dict[str, int]:
-        """Kind of rows -> the last step that has arrived."""
+        """Kind of rows -> the last step that the tracker has."""
         return latest(*self.all("kept"))
 
 
@@ -65,9 +65,9 @@ def latest(*steps: Mapping[str, int]) -> dict[str, int]:
 
 @contextmanager
 def alone(run: Path, name: str, wait_s: float) -> Iterator[None]:
-    """Tell a tracker of a run as the only process. Raises ``ConfigError`` if another one still does after ``wait_s``.
+    """Lock a tracker of a run. Raises ``ConfigError`` if another process still holds it after ``wait_s``.
 
-    On a file system without locks nothing is held.
+    A file system without locks is not locked.
     """
     path = tracker_journal(run, name).with_suffix(".lock")
     path.parent.mkdir(exist_ok=True)
@@ -83,14 +83,14 @@ class Rows:
     def __init__(self, run: Path, after: Mapping[str, int]) -> None:
         """``after``: the last step of each kind that the tracker has.
 
-        A resumed run logs the steps since its checkpoint again, bit for bit: those are not told twice.
+        A resumed run logs the steps since its checkpoint again, with equal values: those are skipped.
         """
         self.run, self.after, self.last = run, after, dict(after)
         self.offsets = {METRICS: 0, THROUGHPUT: 0}
         self.speeds: dict[int, Line] = {}
 
     def new(self) -> Iterator[tuple[str, Line]]:
-        """What was written since the last call, as kind and figures."""
+        """The rows since the last call, as kind and figures."""
         metrics = self._added(METRICS)  # first: a row's throughput is written before the row
         self.speeds |= {line["step"]: line for line in self._added(THROUGHPUT)}
         for line in metrics:
@@ -101,7 +101,7 @@ class Rows:
                 yield kind, {key: value for key, value in whole.items() if key != "kind"}
 
     def _added(self, name: str) -> list[Line]:
-        """Rows of the whole lines that a file has got since the last call; a line that is none of ours is left out."""
+        """Rows of the complete lines since the last call; lines that padless has not written are skipped."""
         try:
             with open_regular(self.run / name) as file:
                 file.seek(self.offsets[name])

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that owns one tracker: ``python -m harness.tracking.observer NAME RUN``, started by ``tracking.py``.
 
-It follows the run's files and hands the tracker each row that it lacks. From a pipe it learns what is in no file:
-alerts, figures of the whole run, and how the run ended. A tracker that does not return from a call is stopped and
-reported in one sentence. If the pipe ends before the trainer has closed the tracker, the trainer was killed. Signals
-meant for the trainer are ignored here.
+It follows the run's files and passes each missing row to the tracker. A pipe brings what is in no file: alerts, figures
+of the whole run, and the end of the run. A tracker that does not return from a call is stopped, with one warning. If
+the pipe closes before the message ``close``, the trainer was killed. Signals for the trainer are ignored here.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import one_line
 
 START_S = 120.0
-"""How long a tracker may take to begin, while training goes on; that of the attempt before may have to end first."""
+"""How long a tracker may take to start, while training continues; the previous attempt's may have to end first."""
 CALL_S = 60.0
 """How long it may take for one row."""
 EXIT_S = 5.0
-"""How long its own threads may take to end after it has finished."""
+"""How long the tracker's threads may take to end after it has finished."""
 LOOK_S = 0.5
-"""How often the run's files are looked at."""
+"""Interval between reads of the run's files."""
 NICENESS = 10
-"""Training comes first where cores are scarce."""
+"""Training has priority where cores are scarce."""
 LOOK = {"do": "look"}
 KILLED = {"do": "close", "state": "crashed", "reason": "The trainer was killed.", "limit_s": SHORT_FINISH_S}
 Limit = Callable[[float, str], AbstractContextManager[None]]
-"""Ends what takes longer than so many seconds; a phrase says what that is."""
+"""Stops a block that takes longer than so many seconds; the text completes the warning."""
 
 
 def serve(
@@ -53,10 +52,10 @@ def serve(
     limit: Limit = lambda seconds, what: nullcontext(),
     wait_s: float = START_S,
 ) -> None:
-    """Give the tracker ``name`` the rows that it lacks and every message, until the one that closes it.
+    """Pass missing rows and messages to the tracker ``name``, until the message that closes it.
 
-    ``tell`` takes what is to be printed. Raises ``ConfigError`` if another process still does this after ``wait_s``,
-    and whatever the tracker raises.
+    ``tell`` prints. Raises ``ConfigError`` if another process still serves the tracker after ``wait_s``, and the errors
+    of the tracker.
     """
     with contextlib.ExitStack() as stack:
         with limit(START_S, "did not start"):
@@ -83,7 +82,7 @@ def serve(
 
 
 def messages_from(pipe: int) -> Iterator[dict[str, Any]]:
-    """What the trainer says, and ``LOOK`` where it has said nothing for a while; ``KILLED`` when it is gone."""
+    """The trainer's messages, ``LOOK`` after each ``LOOK_S`` without one, and ``KILLED`` if the pipe closes early."""
     said = b""
     while True:
         if not select.select([pipe], [], [], LOOK_S)[0]:
@@ -96,7 +95,7 @@ def messages_from(pipe: int) -> Iterator[dict[str, Any]]:
 
 
 def leave(code: int = 0) -> None:
-    """End at once, with all that was started here, without running any more of the tracker's code."""
+    """Exit at once and kill all child processes, without running more of the tracker's code."""
     kill_tree(os.getpid(), spare_root=True)
     os._exit(code)
 
@@ -110,18 +109,18 @@ def clock(seconds: float, action: Callable[[], None]) -> threading.Timer:
 
 
 def main(argv: list[str]) -> int:
-    """Serve one tracker until the trainer says that it is over, or is gone."""
+    """Serve one tracker until the trainer closes it or dies."""
     name, run = argv[0], Path(argv[1])
     for number in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, number), signal.SIG_IGN)
     os.nice(NICENESS)
-    commands, replies = os.dup(0), os.dup(1)  # which the tracker's own code does not use
+    commands, replies = os.dup(0), os.dup(1)  # hidden from the tracker's own code
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)  # what is printed goes to the log
+    os.dup2(2, 1)  # prints go to the log
 
     def tell(**reply: str) -> None:
-        """Answer the trainer, if it still lives; addresses lose their passwords."""
+        """Answer the trainer, if it is alive; passwords are removed from addresses."""
         reply = {key: public(value) for key, value in reply.items()}
         try:
             os.write(replies, json.dumps(reply).encode() + b"\n")

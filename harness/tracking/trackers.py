@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registry of trackers, whether a requested one can be used, and any of Accelerate's as an observer tells it."""
+"""The registry of trackers, checks that a requested one is usable, and the adapter for Accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ class TrackerEntry:
     """One tracker."""
 
     package: str
-    """What must be installed for it."""
+    """The package that it needs."""
     code: str = "harness.tracking.trackers:AccelerateTracker"
-    """``module:class`` of it, a subclass of that one, which is any of Accelerate's trackers by its name."""
+    """``module:class`` of the tracker: ``AccelerateTracker``, which serves Accelerate's trackers by name, or a
+    subclass.
+    """
 
 
 ACCELERATES = ("tensorboard", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
@@ -35,12 +37,12 @@ TRACKERS = {
     "wandb": TrackerEntry(package="wandb", code="harness.tracking.wandb_run:WandbTracker"),
     **{name: TrackerEntry(package=name) for name in ACCELERATES},
 }
-"""The registry of trackers: what ``tracking.tracker`` may name. docs/extending.md shows how one is added."""
+"""The registry of trackers: the values of ``tracking.tracker``. docs/extending.md shows how to add one."""
 PUBLIC_URL = "https://api.wandb.ai"
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Raise ``ConfigError`` for a tracker that is unknown, or lacks its package or its key."""
+    """Raise ``ConfigError`` for a tracker that is unknown, or whose package or key is missing."""
     check_names(config)
     for name in config.trackers:
         package = TRACKERS[name].package
@@ -60,28 +62,28 @@ def check_names(config: TrackingConfig) -> None:
     for name in config.trackers:
         if name not in TRACKERS:
             known = ", ".join(sorted(TRACKERS))
-            raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {known}")
+            raise ConfigError(f"tracking.tracker: {name!r} is not a tracker; choose none, {known}")
 
 
 def is_installed(package: str) -> bool:
-    """Whether ``package`` can be imported; a folder of that name, such as W&B's own ``wandb``, is no package."""
+    """Whether ``package`` can be imported; a folder of that name, such as W&B's ``wandb``, is not a package."""
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None
 
 
 def active_trackers(config: TrackingConfig) -> list[str]:
-    """The trackers to start: all of the configuration, but W&B not with ``WANDB_MODE=disabled``."""
+    """The trackers to start: all of the configuration, without W&B if ``WANDB_MODE=disabled``."""
     is_off = os.environ.get("WANDB_MODE") == "disabled"
     return [name for name in config.trackers if not (name == "wandb" and is_off)]
 
 
 def wandb_mode() -> Literal["offline"] | None:
-    """Offline if there is no key and no mode is set: a run must not wait for input."""
+    """Offline if neither a key nor a mode is set: W&B would wait for input."""
     return None if "WANDB_MODE" in os.environ or has_wandb_key() else "offline"
 
 
 def has_wandb_key() -> bool:
-    """Whether there is a key for W&B's server: in the environment, or left by ``wandb login``."""
+    """Whether there is a key for W&B's server: in the environment, or from ``wandb login``."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     try:
@@ -91,7 +93,7 @@ def has_wandb_key() -> bool:
 
 
 def wandb_url() -> str:
-    """Address of W&B's server: from the environment, or where ``wandb login --host`` has left it, or the public one."""
+    """Address of W&B's server: from the environment, else from ``wandb login --host``, else the public one."""
     folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
     settings = configparser.ConfigParser()
     with suppress(OSError, configparser.Error, UnicodeDecodeError):
@@ -101,24 +103,26 @@ def wandb_url() -> str:
 
 
 class AccelerateTracker:
-    """Any tracker that Accelerate knows, through Accelerate's own class for it."""
+    """Any of Accelerate's trackers, through Accelerate's class for it."""
 
     kept_in = ""
-    """Name of the folder that holds the tracker's own files of this attempt, where a sync needs it."""
+    """Name of the folder of this attempt's tracker files, if a sync needs it."""
 
     def __init__(self, name: str, run: Path, spec: dict[str, Any], journal: Journal, tell: Callable[..., None]) -> None:
-        """``spec`` is the run as the trainer began it; ``tell`` takes what is to be printed: ``say=…``, ``warn=…``."""
+        """``spec`` is the journal's ``start``; ``tell`` prints: ``say=…``, ``warn=…``."""
         self.name, self.run, self.spec, self.journal, self.tell = name, run, spec, journal, tell
 
     def start(self) -> str:
-        """Begin, under the run's name where the tracker takes one; a sentence on where to look."""
+        """Start, with the run's name if the tracker has names; returns a sentence on where to look."""
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        PartialState(cpu=True)  # which Accelerate asks for its rank: alone, without a group
+        PartialState(cpu=True)  # Accelerate asks this for the rank: one process, no group
         options: dict[str, dict[str, Any]] = {
             "trackio": {"name": self.spec["name"], "resume": "allow"},
-            "tensorboard": {"purge_step": max(self.journal.kept.values(), default=-1) + 1},  # told by a killed attempt
+            "tensorboard": {
+                "purge_step": max(self.journal.kept.values(), default=-1) + 1
+            },  # drops rows of a killed attempt
         }
         kind = LOGGER_TYPE_TO_CLASS[self.name]
         folder = [str(tracker_folder(self.run, self.name))] if kind.requires_logging_directory else []
@@ -128,37 +132,37 @@ class AccelerateTracker:
         return f"project {self.spec['project']}"
 
     def known(self) -> dict[str, int]:
-        """Kind of rows -> the last step that the tracker has, where it can say so itself."""
+        """Kind of rows -> the last step that the tracker has, if it can tell."""
         return {}
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Take the numbers of one row, at its own step."""
+        """Log the numbers of one row at its step."""
         row = row_of(kind, values)
         self.tracker.log(row, step=row.pop(f"{kind}/step"))
 
     def alert(self, title: str, text: str) -> None:
-        """Tell people, which no tracker of Accelerate can."""
+        """Alert users; Accelerate's trackers cannot."""
 
     def summarize(self, name: str, values: dict[str, Any]) -> None:
-        """Take figures of the whole run, for which no tracker of Accelerate has a place."""
+        """Log figures of the whole run; Accelerate's trackers cannot."""
 
     def close(self, state: str, reason: str) -> None:
-        """Finish as ``state``: finished, preempted, failed or crashed, for the sentence ``reason``."""
+        """Finish as ``state``: finished, preempted, failed or crashed; ``reason`` is a sentence."""
         self.tracker.finish()
 
 
 def is_number(value: Any) -> bool:
-    """Whether a chart can show it."""
+    """Whether ``value`` is a number."""
     return isinstance(value, int | float)
 
 
 def row_of(kind: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a row under the names that charts have."""
+    """The numbers of a row, by chart name."""
     return {f"{kind}/{key}": value for key, value in values.items() if is_number(value)}
 
 
 def showable(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings under dotted keys, as most trackers want them; lists and None as text."""
+    """Settings by dotted key; lists and None become strings."""
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat(values).items()
     }

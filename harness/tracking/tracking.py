@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trackers of a run, as the trainer sees them: processes that can neither stop nor slow it (law 8).
+"""The trainer's side of the trackers: processes that can neither stop nor slow the training (law 8).
 
-Each tracker lives in a process of its own (``observer.py``), which follows ``metrics.jsonl``. The trainer writes to
-its pipe without waiting what is in no file. A tracker that sleeps, raises or dies costs one warning, and at the end a
-bounded wait.
+Each tracker has its own process (``observer.py``), which follows ``metrics.jsonl``. The trainer sends it everything
+else through a pipe, without blocking. A tracker that hangs, raises or dies costs one warning, and at the end a bounded
+wait.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from preprocessing.base.errors import DataError
 State = Literal["finished", "preempted", "failed"]
 
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
-"""How long the end of a run waits for its trackers; the short time when it did not finish, or a tracker never began."""
+"""How long the end of a run waits for its trackers; the short time if the run did not finish or a tracker never
+started.
+"""
 KILL_AFTER_S = 3.0
-"""An observer ends itself when its time is up. If it does not, it is killed after this much more."""
+"""An observer exits when its time is up. Otherwise it is killed after this extra time."""
 KILLED_S = 1.0
-"""How long to wait for the kernel to have ended a killed process."""
+"""How long to wait until a killed process has ended."""
 LAUNCHED = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "PET_", "ROLE_", "TORCHELASTIC_")
 """Variables that would make the observer a rank of this run."""
 RANKED = {"RANK", "WORLD_SIZE", "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
@@ -42,10 +44,10 @@ class Trackers:
     """Every tracker of a run. On ranks other than 0 there are none, and the calls do nothing."""
 
     def __init__(self, config: RunConfig, run: Path, *, active: bool, facts: Mapping[str, Any]) -> None:
-        """Start one observer for each tracker of ``config``, and go on without waiting for any.
+        """Start one observer for each tracker of ``config``, without waiting for any.
 
-        ``metrics.jsonl`` must have been cut back to where the run goes on. ``facts`` is what is known of the run beside
-        its configuration; ``facts["dataset"]`` is the fingerprint.
+        ``metrics.jsonl`` must be truncated to the resumed step before. ``facts`` are facts of the run besides its
+        configuration; ``facts["dataset"]`` is the fingerprint.
         """
         settings = config.tracking
         start = {
@@ -61,22 +63,22 @@ class Trackers:
         self.observers = [Observer(name, run, start) for name in (active_trackers(settings) if active else [])]
 
     def listen(self) -> None:
-        """Print what the trackers have said by now."""
+        """Print new messages of the trackers."""
         for observer in self.observers:
             observer.listen()
 
     def alert(self, title: str, text: str) -> None:
-        """Tell people, where a tracker can."""
+        """Alert users through trackers that can."""
         for observer in self.observers:
             observer.send(do="alert", title=title, text=text)
 
     def summarize(self, name: str, values: Mapping[str, Any]) -> None:
-        """Tell figures that belong to no step, such as those of a baseline; ``name`` comes before each of them."""
+        """Send figures of the whole run, such as those of a baseline, with the prefix ``name``."""
         for observer in self.observers:
             observer.send(do="summarize", name=name, values=dict(values))
 
     def close(self, state: State, reason: str = "") -> None:
-        """Finish the trackers, for at most ``FINISH_S`` and ``KILL_AFTER_S``; none is left running.
+        """Finish the trackers within ``FINISH_S`` and ``KILL_AFTER_S``; none is left running.
 
         ``reason`` is the sentence shown for a state other than finished.
         """
@@ -89,10 +91,10 @@ class Trackers:
 
 
 class Observer:
-    """One tracker's process, seen from the loop. Nothing here waits before ``wait``, and nothing raises."""
+    """The trainer's handle of one tracker's process. Only ``wait`` blocks, and nothing raises."""
 
     def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
-        """Start the process that owns the tracker ``name``; it finds ``start`` in the tracker's journal."""
+        """Start the process of the tracker ``name``, which reads ``start`` from the tracker's journal."""
         self.name, self.run, self.log = name, run, tracker_log(run, name)
         self.heard = b""
         self.started = self.warned = self.closing = False
@@ -108,7 +110,7 @@ class Observer:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     env=observer_environment(os.environ),
-                    start_new_session=True,  # a signal for the trainer's process group is not meant for it
+                    start_new_session=True,  # not in the trainer's process group, which gets signals
                 )
         except (OSError, DataError) as error:
             self.warn(f"could not be started ({getattr(error, 'strerror', error)})")
@@ -120,14 +122,14 @@ class Observer:
             os.set_blocking(pipe.fileno(), False)
 
     def send(self, **message: Any) -> None:
-        """Put a line into the pipe. A process that has read none of the last 64 KiB gets no more, and is stopped."""
+        """Write a line to the pipe; it is lost if the pipe is full."""
         self.listen()
         if self.process is not None:
-            with contextlib.suppress(OSError):  # it has ended, as the other pipe will say
+            with contextlib.suppress(OSError):  # it has ended, which ``listen`` notices
                 self.commands.write(json.dumps(message, default=float).encode() + b"\n")
 
     def listen(self) -> None:
-        """Repeat what the observer has said by now. A process that has closed its side is done, or it died."""
+        """Print new messages of the observer. A closed pipe means that it has finished or died."""
         while self.process is not None and (said := self.replies.read()) is not None:
             *lines, self.heard = (self.heard + said).split(b"\n")
             for reply in map(json.loads, lines):
@@ -142,21 +144,21 @@ class Observer:
                 self._end(self.process, KILL_AFTER_S if self.closing else 0.0)
 
     def warn(self, what: str) -> None:
-        """Print one line, the first time only: the rest follows from it, and stands in the log."""
+        """Print the first warning only; later ones follow from it and are in the log."""
         if not self.warned:
             rest = f"; python -m harness wandb-sync {self.run} sends what is missing" if self.name == "wandb" else ""
             tell(f"warning: {self.name} {what}; training is not affected{rest}", sys.stderr)
         self.warned = True
 
     def ask_to_close(self, state: State, reason: str) -> None:
-        """Say how the run ended and in which time the tracker has to finish."""
+        """Send how the run ended, and the tracker's time limit to finish."""
         self.listen()
         self.closing = True
         self.limit_s = FINISH_S if state == "finished" and self.started else SHORT_FINISH_S
         self.send(do="close", state=state, reason=reason, limit_s=self.limit_s)
 
     def wait(self, began: float) -> None:
-        """Wait until the process has ended, then make sure that it and its children have."""
+        """Wait until the process has ended, then kill what is left of it and its children."""
         deadline = began + self.limit_s + KILL_AFTER_S
         while self.process is not None and (left := deadline - time.monotonic()) > 0:
             select.select([self.replies], [], [], left)
@@ -166,26 +168,26 @@ class Observer:
             self._end(self.process, 0.0)
 
     def _end(self, process: subprocess.Popen[bytes], patience_s: float) -> None:
-        """Wait so long for the process to be gone, then kill it with its children."""
+        """Wait this long for the process to end, then kill it and its children."""
         self.process = None
         try:
             process.wait(patience_s)
         except subprocess.TimeoutExpired:
             kill_tree(process.pid)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is left behind
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel is left behind
                 process.wait(KILLED_S)
         self.commands.close()
         self.replies.close()
 
 
 def tell(line: str, stream: TextIO) -> None:
-    """Print a line; a terminal that has gone away is no reason to stop."""
+    """Print a line; ignore a closed terminal."""
     with contextlib.suppress(OSError, ValueError):
         print(line, file=stream, flush=True)
 
 
 def kill_tree(pid: int, *, spare_root: bool = False) -> None:
-    """SIGKILL a process and all it has started, whatever their sessions; ``spare_root`` leaves the process itself."""
+    """SIGKILL a process and its descendants in all sessions; ``spare_root`` spares the process itself."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -196,6 +198,6 @@ def kill_tree(pid: int, *, spare_root: bool = False) -> None:
 
 
 def observer_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without what makes a process a rank: an observer never meets the process group."""
+    """``environment`` without the variables of a rank: an observer must not join the process group."""
     ours = {key: value for key, value in environment.items() if key not in RANKED and not key.startswith(LAUNCHED)}
     return ours | {"OMP_NUM_THREADS": "1"}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run at Weights & Biases: one id and one curve however often the job is requeued, and what sends to it later.
+"""A run at Weights & Biases, with one id and one curve over all requeues of the job; and ``wandb-sync``.
 
-Steps are values of the rows (``train/step``), never W&B's own step, which drops rows at or below the last one after a
-resume. Everything W&B writes lies in the run directory, artifacts on their way included, so that a login node can send
-what a compute node could not: ``python -m harness wandb-sync RUN``.
+Steps are values of the rows (``train/step``), never W&B's own step: after a resume W&B drops rows up to its last one.
+W&B writes only into the run directory, staged artifacts included, so that a login node can send what a compute node
+could not: ``padless wandb-sync RUN``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.untrusted import one_line
 
 INIT_S = 80.0
-"""How long W&B's server may take to answer before this attempt goes on offline."""
+"""How long W&B's server may take to answer before this attempt continues offline."""
 PROBE_BYTES = 1 << 16
-"""What must fit into W&B's folder at the end; its log is flushed in smaller pieces."""
+"""Free space that W&B's folder must have at the end; its log is flushed in smaller pieces."""
 ANSWER_S = 30.0
 """How long a sync waits for the server's first answer."""
 SYNC_S = 1800.0
@@ -42,14 +42,14 @@ SYNC_S = 1800.0
 AGAIN = "nothing is lost, try again"
 KINDS = ("train", "validation", "test")
 OFFLINE = "offline-"
-"""How W&B's folder of an attempt without a server begins."""
+"""Prefix of W&B's folder of an offline attempt."""
 
 
 class WandbTracker(AccelerateTracker):
-    """A run of W&B's, with what that offers beyond rows of numbers."""
+    """A W&B run, with alerts, summary and artifacts."""
 
     def start(self) -> str:
-        """Begin or go on with the run; offline if the server cannot be reached."""
+        """Start or resume the run; offline if the server cannot be reached."""
         set_folders(self.run)
         import wandb
 
@@ -61,7 +61,7 @@ class WandbTracker(AccelerateTracker):
             if mode == "offline":
                 raise
             traceback.print_exc()
-            wandb.teardown(1)  # its service still holds the run's id
+            wandb.teardown(1)  # its service still uses the run's id
             self.wandb = self._init("offline")
             self.tell(warn=f"could not be reached ({one_line(error)}); rows are kept offline")
         self.kept_in = Path(self.wandb.dir).parent.name
@@ -98,29 +98,29 @@ class WandbTracker(AccelerateTracker):
         )
 
     def known(self) -> dict[str, int]:
-        """What the server has of this run already: an attempt that was killed has sent more than its journal says."""
+        """The last steps on the server: a killed attempt has sent more than its journal says."""
         if self.wandb.id != self.earlier:
             return {}
         steps = {kind: self.wandb.summary.get(f"{kind}/step") for kind in KINDS}
         return {kind: int(step) for kind, step in steps.items() if step is not None}
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """One row; its step is one of its values. The best validation, whose weights are kept, stays in the summary."""
+        """Log one row, with its step as a value. The best validation stays in the summary."""
         self.wandb.log(row_of(kind, values))
         if values.get("best"):
             self.wandb.summary.update(row_of("best", values))
 
     def alert(self, title: str, text: str) -> None:
-        """Mail or Slack, as the user has told W&B."""
+        """Send mail or a Slack message, as set up at W&B."""
         with self._extra("send an alert"):
             self.wandb.alert(title=title, text=text)
 
     def summarize(self, name: str, values: dict[str, Any]) -> None:
-        """``name/key`` among the values that W&B shows of a run and sorts runs by."""
+        """Add ``name/key`` to W&B's summary of the run."""
         self.wandb.summary.update(row_of(name, values))
 
     def close(self, state: str, reason: str) -> None:
-        """Say how it ended; a preempted run is marked as one that comes back."""
+        """Finish the run; a preempted one is marked as such."""
         self.alert(f"{self.spec['name']} {state}", f"{self.run}: {state}. {reason}".strip())
         if state == "finished" and self.spec["log_bundle"]:
             with self._extra("log the bundle"):
@@ -143,7 +143,7 @@ class WandbTracker(AccelerateTracker):
 
 
 def check_room(folder: Path) -> None:
-    """Raise ``OSError`` if W&B's folder takes no more: W&B itself drops rows then, and says nothing."""
+    """Raise ``OSError`` if W&B's disk is full: W&B itself drops rows silently."""
     probe = folder / "room"
     try:
         probe.write_bytes(bytes(PROBE_BYTES))
@@ -152,14 +152,14 @@ def check_room(folder: Path) -> None:
 
 
 def set_folders(run: Path) -> None:
-    """Let W&B keep files under ``run``: a compute node's home may be small, read-only or gone before the sync."""
+    """Set W&B's folders to ``run``: a compute node's home may be small, read-only or deleted before the sync."""
     for variable, folder in (("WANDB_DATA_DIR", "staging"), ("WANDB_CACHE_DIR", "cache")):
         os.environ.setdefault(variable, str(tracker_folder(run, "wandb") / folder))
         Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
 
 
 def run_id_for(journal: Journal) -> str:
-    """A sweep agent's run id, else that of earlier attempts, else a new one; written down before it is used."""
+    """A sweep agent's run id, else that of earlier attempts, else a new one; recorded before it is used."""
     known = journal.last("run_id")
     run_id = str(os.environ.get("WANDB_RUN_ID") or known or secrets.token_hex(4))
     if run_id != known:
@@ -167,7 +167,7 @@ def run_id_for(journal: Journal) -> str:
     return run_id
 
 
-# What a run kept offline, or lost.
+# Sends rows that a run kept offline or lost.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,16 +175,16 @@ class SyncConfig:
     """Send a run to W&B from a machine with a network, such as a login node."""
 
     json: bool = False
-    """Print what was done as one JSON object."""
+    """Print the result as one JSON object."""
 
 
 def main(config: SyncConfig, words: list[str]) -> None:
-    """Sync one run directory, or every run in a folder of many; of those the JSON is a list."""
+    """Sync one run directory, or every run in a folder of many; then the JSON is a list."""
     (folder,) = map(Path, words)
     runs = [one.path for one in layout.members(folder)]
     for run in runs or [folder]:
         check(run)
-    for name in ("WANDB_MODE", "WANDB_RUN_ID"):  # which are meant for the next training
+    for name in ("WANDB_MODE", "WANDB_RUN_ID"):  # these are for the next training
         os.environ.pop(name, None)
     reports = [sync(run.absolute(), quiet=config.json) for run in runs or [folder]]
     if config.json:
@@ -192,9 +192,9 @@ def main(config: SyncConfig, words: list[str]) -> None:
 
 
 def check(run: Path) -> None:
-    """Raise a ``UserError`` where nothing can be sent: no run, no W&B, no key, no server.
+    """Raise ``UserError`` if nothing can be sent: no run, no W&B, no key, no server.
 
-    wandb itself would go on trying for hours where a server does not answer.
+    wandb itself would retry for hours if the server does not answer.
     """
     read_config(run)
     if not is_installed("wandb"):
@@ -206,15 +206,15 @@ def check(run: Path) -> None:
     try:
         urllib.request.urlopen(wandb_url(), timeout=ANSWER_S).close()
     except OSError as error:
-        if getattr(error, "code", 500) >= 500:  # any other answer is one
+        if getattr(error, "code", 500) >= 500:  # below 500 the server has answered
             reason = f"{wandb_url()} cannot be reached ({one_line(error)})"
             raise UserError(f"{reason}; nothing was sent, try again from a login node") from None
 
 
 def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
-    """Send the attempts that were offline, then the rows that none of them has; what was done, for machines.
+    """Send offline attempts, then the rows that none of them has; returns the result for ``--json``.
 
-    The log of an attempt that was killed is not sent: ``metrics.jsonl`` has its rows.
+    The offline log of a killed attempt is not sent: ``metrics.jsonl`` has its rows.
     """
 
     def tell(say: str = "", warn: str = "", started: str = "") -> None:
@@ -232,7 +232,7 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
     total, missing = (sum(1 for _ in Rows(run, after).new()) for after in ({}, journal.kept))
     report = {"run_id": journal.last("run_id"), "rows": total, "filled": missing, "attempts": attempts}
     if missing:
-        tell(say=f"{missing} rows of {METRICS} are in no attempt that finished: sending those that W&B lacks")
+        tell(say=f"{missing} rows of {METRICS} are in no finished attempt: sending those missing at W&B")
         status = known_status(run)
         state = status.get("state", "running").replace("running", "crashed")
         end = {"do": "close", "state": state, "reason": status.get("reason", ""), "limit_s": SYNC_S}
@@ -240,30 +240,30 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
             journal.note(start=journal.last("start") | {"pid": 0, "finish_s": SYNC_S})
             serve("wandb", run, [end], tell, wait_s=0)
         except ConfigError:
-            tell(say="a training goes on and keeps them, or sends them itself; call wandb-sync again when it ended")
+            tell(say="the training still runs and keeps or sends them; call wandb-sync again after its end")
             return report | {"filled": 0}
         except Exception as error:
-            raise UserError(f"{run}: W&B did not take all ({one_line(error)}); {AGAIN}") from error
-    if len(offline_attempts(run)) > len(attempts):  # just now, since the server had gone
+            raise UserError(f"{run}: W&B did not accept all ({one_line(error)}); {AGAIN}") from error
+    if len(offline_attempts(run)) > len(attempts):  # the server was lost meanwhile
         raise UserError(f"{wandb_url()} cannot be reached any more; {AGAIN}")
     tell(say=f"W&B has all {total} rows of {run / METRICS} in run {Journal(run, 'wandb').last('run_id')}")
     return report
 
 
 def offline_attempts(run: Path) -> list[Path]:
-    """W&B's folders of the attempts that were offline and whose tracker finished in order, oldest first."""
+    """W&B's folders of the offline attempts whose tracker was closed, oldest first."""
     finished = Journal(run, "wandb").all("finished")
     return [tracker_folder(run, "wandb") / name for name in finished if name.startswith(OFFLINE)]
 
 
 def send(folder: Path) -> str:
-    """``wandb sync`` of one attempt, if it was not sent before. Raises ``UserError`` if W&B does not take it."""
+    """``wandb sync`` of one attempt, unless sent before. Raises ``UserError`` if W&B does not accept it."""
     marker = folder / f"run-{folder.name.rpartition('-')[2]}.wandb.synced"
     if marker.exists():
         return "sent before"
     command = [sys.executable, "-m", "wandb", "sync", str(folder)]
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SYNC_S, check=False)
-    if not marker.exists():  # the exit code of `wandb sync` does not say so
+    if not marker.exists():  # the exit code of `wandb sync` is not reliable
         raise UserError(f"{folder}: W&B did not take it within {SYNC_S:.0f} s; {AGAIN}, or see `wandb sync {folder}`")
     return "sent"

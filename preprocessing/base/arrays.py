@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays of segments of unequal length (segment i is ``values[offsets[i]:offsets[i + 1]]``), NumPy's and Arrow's files.
+"""Arrays of segments of unequal length (segment i is ``values[offsets[i]:offsets[i + 1]]``); NumPy and Arrow files.
 
-An Arrow IPC *file* is an IPC *stream* between a magic word and a footer that says where the stream's messages are. A
-footer may point anywhere, so the stream itself is read: its messages are looked at one after the other before any of
-them is unpacked. See https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format and Message.fbs there.
+An Arrow IPC *file* is an IPC *stream* between a magic word and a footer with the offsets of its messages. A footer may
+hold wrong offsets, so ``record_batches`` reads the stream, and checks all messages before it unpacks any.
+See https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format and Message.fbs there.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 class Plain:
-    """A file as NumPy must see it to write through Python: into a real one it writes by itself, and says of a full disk
-    only that fewer bytes were written than asked for.
+    """Hides that a file is a real one, so that NumPy writes through Python: NumPy's own write loses the ``errno`` of a
+    full disk.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -52,7 +52,7 @@ class Plain:
 
 
 def save(file: IO[bytes], values: np.ndarray) -> None:
-    """Write an array in the ``.npy`` format, the same bytes as ``np.save``. Raises ``OSError`` with its number."""
+    """Write an array in the ``.npy`` format, the same bytes as ``np.save``. Raises ``OSError`` with its ``errno``."""
     np.save(Plain(file), values)
 
 
@@ -62,7 +62,7 @@ DICTIONARY, RECORDS = 2, 3
 
 
 def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column in one piece. Arrow's ``combine_chunks`` alone may return a chunked array again."""
+    """A column as one array. Arrow's ``combine_chunks`` alone may return a chunked array again."""
     combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not isinstance(combined, pa.ChunkedArray):
         return combined
@@ -70,17 +70,16 @@ def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def mapped(path: str | Path) -> Any:
-    """A regular file as pages that come in when they are touched. Raises ``DataError``, ``OSError``."""
+    """Memory-map a regular file. Raises ``DataError``, ``OSError``."""
     open_regular(path).close()
     return pa.memory_map(str(path))
 
 
 def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
-    """Schema and record batches of an Arrow file; nothing is copied, so they are no larger than the file.
+    """Schema and record batches of an Arrow file, without a copy, so they are no larger than the file.
 
-    ``source`` is a ``pyarrow`` file. Every array has the buffers that its length needs, and dictionaries are short
-    enough for their indices. Raises ``ValueError`` or ``pyarrow.ArrowException`` for what is no such file, and for
-    batches that are compressed.
+    ``source`` is a ``pyarrow`` file. The buffers are checked against the lengths of the arrays, and indices against
+    their dictionaries. Raises ``ValueError`` or ``pyarrow.ArrowException`` for another file and for compressed batches.
     """
     whole = source.read_buffer()
     if whole.slice(0, min(len(MAGIC), whole.size)).to_pybytes() != MAGIC:
@@ -98,7 +97,7 @@ def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
 
 
 def refuse_compressed(data: bytes) -> None:
-    """Raise ``ValueError`` for the head of a message that holds compressed rows: reading it would unpack them."""
+    """Raise ``ValueError`` if the header of a message says that its rows are compressed: reading would unpack them."""
     root = _follow(data, 0)
     kind, header = _field(data, root, 1), _field(data, root, 2)
     if kind is None or header is None or data[kind] not in (DICTIONARY, RECORDS):
@@ -112,12 +111,12 @@ def refuse_compressed(data: bytes) -> None:
 
 
 def _follow(data: bytes, at: int) -> int:
-    """Where the reference at a place leads (FlatBuffers)."""
+    """The target of the FlatBuffers offset stored at ``at``."""
     return int(at + struct.unpack_from("<I", data, at)[0])
 
 
 def _field(data: bytes, table: int, number: int) -> int | None:
-    """Where a field of a table lies; None if it is at its default. Arrow has checked that all of it is inside."""
+    """The position of a field of a FlatBuffers table; None at its default. Arrow has already checked the bounds."""
     layout = table - struct.unpack_from("<i", data, table)[0]
     if 4 + 2 * number >= struct.unpack_from("<H", data, layout)[0]:
         return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing: files appear whole under their final name, or not at all (law 2); a failure is one sentence.
+"""Atomic writes: a file has its final name only when it is complete (law 2); a failure becomes one sentence.
 
-What a killed process leaves is removed only where it is known to be ours: an unfinished file by its name, a folder of
-work by the mark in it. The sentence for a failure to write names the file; it is made by a block that knows what else
-the user may name (``storing``), or as the last thing that a command or a rank does with it (``told``).
+Leftovers of killed processes are removed only if padless made them: the name shows it for an unfinished file, the mark
+inside for a work folder. ``storing`` turns a failed write into a sentence that names the file and an alternative;
+``told`` does so for errors that reach the end of a command or rank.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ TEMPORARY_MARK = ".tmp-"
 """An unfinished file is called ``NAME.tmp-HOST-PROCESS``."""
 UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})")
 MARK = "job.json"
-"""The file in a folder of work that says which job made it."""
+"""The file in a work folder that names the job."""
 ENDS = 1 << 16
-"""Bytes at either end of a file that are searched for what it says of itself."""
+"""Bytes that ``says`` searches at either end of a file."""
 UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Failures that can only be those of a write."""
+"""Errors that only writes have."""
 
 
 def unfinished(path: Path) -> Path:
-    """The name, beside its final one, of what this process has not finished."""
+    """The temporary name of this process for ``path``, in the same folder."""
     return path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
 
 
 def final_of(name: str) -> str | None:
-    """The name that an unfinished file or folder was to have; None for what has the name of none."""
+    """The final name that belongs to a temporary name; None for other names."""
     found = UNFINISHED.fullmatch(name)
     return None if found is None else found[1]
 
 
 def sign(folder: Path, target: Path) -> None:
-    """Mark a folder as the work of a job that makes ``target``. A copy of the folder does not count as marked."""
+    """Mark a folder as the work folder of a job that makes ``target``. The inode makes the mark invalid in a copy."""
     write_json(folder / MARK, {"makes": target.name, "inode": folder.stat().st_ino})
 
 
 def is_signed(folder: Path, target: Path) -> bool:
-    """Whether a folder, no link to one, is the work of a job that makes ``target``."""
+    """Whether a folder (not a link to one) has the mark of a job that makes ``target``."""
     try:
         mark = {"makes": target.name, "inode": folder.stat().st_ino}
         return not folder.is_symlink() and read_json(folder / MARK, "") == mark
@@ -62,7 +62,7 @@ def is_signed(folder: Path, target: Path) -> bool:
 
 
 def says(path: str | Path, words: str) -> bool:
-    """Whether a regular file has these words near its beginning or its end, as a file of ours says what it is."""
+    """Whether a regular file has these words near its beginning or end, as files of padless do."""
     try:
         with open_regular(path) as file:
             start = file.read(ENDS)
@@ -73,7 +73,7 @@ def says(path: str | Path, words: str) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it."""
+    """Remove a file, a link, or a folder with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -81,14 +81,14 @@ def remove(path: Path) -> None:
 
 
 def vanish(folder: Path) -> None:
-    """Remove a folder of ours in a way that never leaves its name on a part of it."""
+    """Rename a folder to a temporary name, then remove it, so that a kill never leaves a partial folder of its name."""
     gone = unfinished(folder)
     os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)  # NFS keeps a lock that is held; the next start sweeps it
+    shutil.rmtree(gone, ignore_errors=True)  # NFS keeps a lock file that is in use; the next start removes it
 
 
 def is_abandoned(name: str) -> bool:
-    """Whether an unfinished file of this name was left by a process of this machine that is no more."""
+    """Whether this is the temporary name of a process of this machine that has ended."""
     import psutil
 
     found = UNFINISHED.fullmatch(name)
@@ -96,7 +96,7 @@ def is_abandoned(name: str) -> bool:
 
 
 def sweep(path: str | Path) -> None:
-    """Remove what killed processes of this machine have left of a file or folder that was to have this name."""
+    """Remove temporary files and folders that ended processes of this machine left for ``path``."""
     path = Path(path)
     for left in path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY_MARK}*"):
         if is_abandoned(left.name) and final_of(left.name) == path.name:
@@ -106,14 +106,14 @@ def sweep(path: str | Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success fsync it and rename it to ``path``, on failure remove it.
+    """Yield a temporary path beside ``path``; on success fsync it and rename it to ``path``, on failure remove it.
 
     The directory entry is fsynced too, so the name survives a power cut. Readers see the old file or the new one.
-    Raises ``OSError`` before anything is written where the name is that of a directory, a pipe or a device.
+    Raises ``OSError`` before anything is written if ``path`` is a directory, a pipe or a device.
     """
     path = Path(path)
     if path.exists() and not path.is_file() and not (path.is_dir() and path.is_symlink()):
-        what = os.strerror(errno.EISDIR) if path.is_dir() else "a pipe or a device"  # which would be gone
+        what = os.strerror(errno.EISDIR) if path.is_dir() else "a pipe or a device"  # a rename would replace it
         raise OSError(errno.EISDIR, what, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
@@ -130,14 +130,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``path``; on success fsync all in it and give it the name ``path``, on failure
-    remove it. Raises ``FileExistsError`` where that name is taken, by then too.
+    """Yield a temporary folder beside ``path``; on success fsync its content and rename it to ``path``, on failure
+    remove it. Raises ``FileExistsError`` if ``path`` exists at the end.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
     temporary = unfinished(path)
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process with this number that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of the same number
     temporary.mkdir()
     try:
         yield temporary
@@ -155,13 +155,13 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def name(error: BaseException, path: str | Path) -> None:
-    """Say which file a failure to write is about: the system says so when a file is opened, not when it is written."""
+    """Add the file's name to a write error: the system gives it for ``open``, not for ``write``."""
     if isinstance(error, OSError) and error.errno in UNNAMED and error.filename is None:
         error.filename = str(path)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that the name never holds a part of it."""
+    """Write ``data`` to ``path``, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -172,14 +172,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON; NaN is refused, since JSON has none."""
+    """Write ``value`` as indented JSON. Raises ``ValueError`` for NaN, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def append_line(path: str | Path, line: str) -> None:
-    """Add a line to a file, whole or not at all: one that a full disk has cut is taken away again.
+    """Append a line to a file, whole or not at all: on a full disk the partial line is removed again.
 
-    A line before it that a killed process has left without an end is ended.
+    If a killed process left a last line without a newline, a newline is added first.
     """
     with open(path, "a+b", buffering=0) as file:
         before = os.fstat(file.fileno()).st_size
@@ -192,7 +192,7 @@ def append_line(path: str | Path, line: str) -> None:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value, for hashing: sorted keys, no spaces, UTF-8."""
+    """A JSON value in canonical form, for hashing: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -218,20 +218,20 @@ AT_FDCWD = -100
 EXCHANGE = 2
 """``RENAME_EXCHANGE`` of Linux."""
 ASIDE = ".before"
-"""How the name ends under which an old directory waits for its removal."""
+"""Suffix of an old directory until it is removed."""
 NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What a file system answers that cannot exchange names."""
+"""Errors of a file system that cannot exchange names."""
 
 
 def aside(target: Path) -> Path:
-    """Where the old directory stands while two renames take the place of an exchange."""
+    """The name of the old directory where two renames replace an exchange."""
     return target.with_name(f"{target.name}{ASIDE}")
 
 
 def take_place(new: Path, target: Path) -> Path:
-    """Give the directory ``new`` the name ``target``, which another directory has; returns where that one lies now.
+    """Rename the directory ``new`` to ``target``, the name of another directory; returns the new path of that one.
 
-    Both must lie in the same folder. The names are on the disk when this returns. Raises ``OSError``.
+    Both must be in the same folder, which is fsynced. Raises ``OSError``.
     """
     if exchanged(new, target):
         fsync(target.parent)
@@ -243,14 +243,14 @@ def take_place(new: Path, target: Path) -> Path:
 
 
 def recover(target: Path) -> None:
-    """Give ``target`` its name back if a process was killed between the two renames. Raises ``OSError``."""
+    """Restore ``target`` if a process was killed between the two renames. Raises ``OSError``."""
     if aside(target).is_dir() and not target.exists():
         os.rename(aside(target), target)
         fsync(target.parent)
 
 
 def exchanged(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; False where that cannot be done. Raises ``OSError``."""
+    """Exchange two names in one step; False where the system cannot. Raises ``OSError``."""
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
         return False
@@ -263,19 +263,19 @@ def exchanged(one: Path, other: Path) -> bool:
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The disk is full, or a quota is used up."""
 NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-"""The disk is read-only, or the place is somebody else's."""
+"""The disk is read-only, or the user lacks the permission."""
 OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP})
-"""What is there is no file, or no directory, as it was wanted; or the name cannot be one."""
+"""A directory in place of a file or the reverse, or an impossible name."""
 CONTINUE = "make room and run the same command to continue"
 ANOTHER = "name a directory that can be written"
 TMPDIR = "set TMPDIR to a folder with room"
-"""What else may be named for a temporary file."""
+"""Advice for temporary files."""
 
 
 def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> UserError:
-    """The sentence for a failure to write ``path``, or the file below it that the error itself names.
+    """The sentence for a failure to write ``path``, or the file below it that the error names.
 
-    ``otherwise`` says what else may be named, ``room`` what to do on a full disk.
+    ``otherwise`` names the alternative, ``room`` says what to do on a full disk.
     """
     named = str(error.filename2 or error.filename or path)  # a copy's target comes second
     name, what = UNFINISHED.sub(r"\1", named), error.strerror or str(error)
@@ -290,7 +290,7 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room:
 
 @contextmanager
 def storing(path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> Iterator[None]:
-    """Turn a failure to write inside the block into the ``UserError`` that ``refusal`` makes of it."""
+    """Raise a failed write inside the block as the ``UserError`` of ``refusal``."""
     try:
         yield
     except OSError as error:
@@ -298,9 +298,9 @@ def storing(path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE)
 
 
 def check_replaced(path: Path, overwrite: bool, is_ours: Callable[[], bool]) -> None:
-    """Raise ``ConfigError`` for an output that is there, holds something, and was not written by this command before.
+    """Raise ``ConfigError`` for an existing output with content that this command did not write.
 
-    ``overwrite`` is what the user set, ``is_ours`` looks at the file.
+    ``overwrite`` is the user's option; ``is_ours`` tells whether the command wrote the file.
     """
     if not overwrite and path.is_file() and path.stat().st_size and not is_ours():
         raise ConfigError(
@@ -310,8 +310,8 @@ def check_replaced(path: Path, overwrite: bool, is_ours: Callable[[], bool]) -> 
 
 
 def told(error: OSError) -> UserError | None:
-    """The sentence for an error that no block has made one of; None for what is no failure to write."""
-    if str(error.strerror).startswith("No usable temporary directory"):  # as Python says it, as of a missing file
+    """The sentence for a failed write outside ``storing``; None for other errors."""
+    if str(error.strerror).startswith("No usable temporary directory"):  # Python raises it as FileNotFoundError
         return StorageError(f"{error.strerror}; make room there, or {TMPDIR}")
     if error.errno in NO_ROOM or (error.errno in NOT_ALLOWED and error.filename):
         if is_about_output(error):
@@ -321,7 +321,7 @@ def told(error: OSError) -> UserError | None:
 
 
 def is_about_output(error: OSError) -> bool:
-    """Whether it is standard output that takes no more: then it does not take an end of line either."""
+    """Whether standard output is full: then it does not take a newline either."""
     if error.filename or sys.stdout.isatty():
         return False
     try:
@@ -333,7 +333,7 @@ def is_about_output(error: OSError) -> bool:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone after the block. Raises ``StorageError`` where it cannot be made, or has no room."""
+    """A folder that is removed after the block. Raises ``StorageError`` if it cannot be made or is full."""
     with storing(tempfile.gettempdir(), otherwise=TMPDIR):
         folder = tempfile.TemporaryDirectory(prefix="padless-")
     with folder as name:

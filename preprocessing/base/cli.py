@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: a table of commands; words and YAML files become an instance of a configuration class.
+"""The command line: a table of commands; arguments and YAML files become an instance of a configuration class.
 
-Both packages have a table of commands in ``__main__``. Functions and configuration classes stand in it as
-``module:name`` and are imported when their command is asked for, so that ``--help`` and a misspelt word do not wait for
-torch. The options are those of ``preprocessing.base.configuration``. What is wrong becomes one line, which names the
-file or the key, and the nearest key there is.
+Both packages have a table of commands in ``__main__``. It names functions and configuration classes as
+``module:name``; a command imports only its own, so ``--help`` and a misspelt command do not wait for torch. The options
+are those of ``preprocessing.base.configuration``. An error is one line with the file or key and the nearest known key.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ OWN = ("config", "help", "print_config")
 
 @dataclass(frozen=True)
 class Words:
-    """Words that a command takes beside its options, as ``RUN`` in ``checkpoint RUN --json``."""
+    """Positional arguments of a command, such as ``RUN`` in ``checkpoint RUN --json``."""
 
     spelling: str = ""
-    """As the usage line shows them."""
+    """For the usage line."""
     takes: str = "options alone, as in --config FILE"
-    """All of them in words, as in "one run directory"."""
+    """For error messages, as in "one run directory"."""
     least: int = 1
     most: int | None = 1
     """None: any number."""
     texts: bool = False
-    """Some are texts, which may hold any bytes; names are UTF-8."""
+    """Whether some are texts, which may hold any bytes; others must be UTF-8."""
 
 
 NO_WORDS = Words(least=0, most=0)
@@ -54,26 +53,26 @@ class Command:
 
     name: str
     summary: str = ""
-    """One line of the list of commands."""
+    """One line, for the list of commands."""
     also: tuple[str, ...] = ()
-    """Other words for it."""
+    """Aliases."""
     main: str = ""
-    """``module:function``. It is called with an instance of ``config``, and the list of ``words`` if the command takes
-    some, and returns the exit code or None. Without ``config`` it gets all words as typed.
+    """``module:function``, called with an instance of ``config`` and, if the command takes ``words``, their list;
+    without ``config``, with the arguments as typed. Returns the exit code or None.
     """
     config: str | None = None
-    """``module:class`` of its options, a dataclass as ``parse`` reads it."""
+    """``module:class`` of its options, a dataclass for ``parse``."""
     words: Words = NO_WORDS
     first: tuple[str, ...] = ()
     """The keys that matter most, for the first screen of ``--help``; none: the command has few, and all are shown."""
     example: str = ""
-    """A whole command to copy, for the same place."""
+    """A complete command for the same screen."""
     keys: str | None = None
     """``module:class`` of the keys of a command without ``config``, for completion in a shell."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All words for it."""
+        """Name and aliases."""
         return self.name, *self.also
 
 
@@ -82,8 +81,8 @@ def dispatch(
 ) -> int:
     """Run the command that ``argv`` begins with; returns its exit code.
 
-    Without a command the list of them is printed, with ``note`` below it, and the exit code is 2. Raises
-    ``ConfigError`` for a command that does not exist, naming the nearest, or what ``elsewhere`` says of this word.
+    Without a command, print the list of commands and ``note``, and return 2. Raises ``ConfigError`` for an unknown
+    command; the sentence names the nearest command, or the one that ``elsewhere`` has for this word.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview(commands, prog, note))
@@ -101,7 +100,7 @@ def dispatch(
 
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
-    """Every command with its words and what it does."""
+    """The list of commands, with arguments and summaries."""
     heads = [f"{', '.join(one.names)} {one.words.spelling}".strip() for one in commands]
     column = max(map(len, heads)) + 4
     lines = [block(head, one.summary, column) for head, one in zip(heads, commands, strict=True)]
@@ -110,9 +109,9 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
 
 
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
-    """Read a command's options and words, then run it. Raises ``ConfigError`` for what it does not take."""
+    """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
     try:
-        arguments = [list(argv)] if command.config is None else read(command, argv, prog)  # --help waits for no torch
+        arguments = [list(argv)] if command.config is None else read(command, argv, prog)  # --help needs no torch
         return load(command.main)(*arguments) or 0
     except ModuleNotFoundError as missing:
         root = (missing.name or "").partition(".")[0]
@@ -122,7 +121,7 @@ def call(command: Command, argv: Sequence[str], prog: str) -> int:
 
 
 def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
-    """What ``main`` of a command is called with, from what was typed."""
+    """The arguments for ``main`` of a command, from what was typed."""
     config_class, words = load(command.config or ""), command.words
     spelt = f"{prog} {words.spelling}".strip()
     page = Page(f"{spelt} [--key value …]", config_class.__doc__, command.first, command.example)
@@ -149,10 +148,10 @@ def parse(
 ) -> Config:
     """Read ``argv`` into an instance of ``config_class``.
 
-    A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none, ``RECIPES`` the
-    kind of recipes that ``--config`` finds by name; ``IN_FRONT`` are options of a launcher, which stand before these,
-    and ``HINT`` ends the sentence on an unknown key. The rest is what ``--help`` shows, which ends the program. Raises
-    ``ConfigError`` with one sentence.
+    Attributes of the class: ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``, the kind of
+    recipes that ``--config`` finds by name; ``IN_FRONT``, options of the launcher, which come before these; ``HINT``,
+    the end of the sentence about an unknown key. The other parameters are for ``--help``, which ends the program.
+    Raises ``ConfigError``.
     """
     config: Config
     config, alone = parse_all(
@@ -164,7 +163,7 @@ def parse(
 
 
 def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any, list[str]]:
-    """An instance of the class, whose options stand in any order, and the words that belong to no option."""
+    """An instance of the class, and the arguments that belong to no option."""
     alone, given = apart(argv, config_class)
     options, topics = options_of(config_class), [value for key, value in given if key == "help"]
     default, recipes = getattr(config_class, "DEFAULT", None), getattr(config_class, "RECIPES", None)
@@ -195,10 +194,10 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
 
 
 def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:
-    """Words that belong to no option, wherever they stand, and every option's key with its value, None without one.
+    """The positional arguments, and every option's key with its value, None without one.
 
-    An option takes the word after it, but a switch only ``true`` or ``false``, and none takes another option, which a
-    word with a blank is not. After ``--`` every word stands alone.
+    An option takes the next argument as its value, a switch only ``true`` or ``false``. No option takes another option
+    as its value; an argument with a blank is no option. After ``--`` every argument is positional.
     """
     options = options_of(config_class)
     alone: list[str] = []
@@ -239,7 +238,7 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
 
 
 def unknown(config_class: type, key: str, dashes: str = "--") -> str:
-    """How a sentence on a key that a class does not have ends."""
+    """The end of the sentence about a key that a class does not have."""
     in_front = getattr(config_class, "IN_FRONT", ())
     if key in in_front:
         return "; accelerate launch has it: put it before the keys of the training"
@@ -252,10 +251,10 @@ def known_keys(config_class: type) -> set[str]:
 
 
 def complete(commands: Sequence[Command]) -> None:
-    """If a shell asks what may stand where the cursor is, print it and end the process; else do nothing.
+    """If a shell asks for completions, print them and end the process; else do nothing.
 
-    The shell starts the program once for each press of TAB, with what was typed in ``COMP_LINE`` and ``_ARGCOMPLETE``
-    set; docs/installing.md says how a shell is told to.
+    The shell starts the program at each press of TAB, with what was typed in ``COMP_LINE`` and with ``_ARGCOMPLETE``
+    set; docs/installing.md shows the setup.
     """
     if "_ARGCOMPLETE" not in os.environ:
         return
@@ -276,7 +275,7 @@ def complete(commands: Sequence[Command]) -> None:
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
+    """Call ``main(argv)`` and turn an exception into one line on stderr and a documented exit code."""
     with guards():
         try:
             processes.armed()
@@ -284,7 +283,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
                 try:
                     code = main(list(sys.argv[1:] if argv is None else argv)) or 0
                 finally:
-                    sys.stdout.flush()  # at the exit nobody could say that it does not arrive
+                    sys.stdout.flush()  # a failure at interpreter exit could not be reported
             except Exception as error:
                 code = processes.told() if processes.heard() is not None else _said(error)
             return processes.settle(code)
@@ -293,7 +292,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 
 
 def _said(error: Exception) -> int:
-    """Say in one line what a command raised; its exit code. A fault of ours is raised again."""
+    """Print an exception of a command as one line; returns the exit code. Raises again what is a bug."""
     refusal = atomic.told(error) if isinstance(error, OSError) else error
     code = 1
     if isinstance(refusal, UserError):
@@ -307,15 +306,15 @@ def _said(error: Exception) -> int:
         line, code = f"error: {error.filename}: {error.strerror}; name another", ConfigError.exit_code
     else:
         raise error
-    with contextlib.suppress(OSError):  # a log on a full disk
+    with contextlib.suppress(OSError):  # stderr is a log on a full disk
         tell(line)
     try:
         sys.stdout.flush()
-    except OSError:  # it takes no more, which is said by now
+    except OSError:  # stdout is full; the line above says so
         _print_nowhere()
     return code
 
 
 def _print_nowhere() -> None:
-    """Let what is still to be printed vanish; Python would complain of it at the exit."""
+    """Discard buffered output; Python would report the failed flush at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a configuration class: one for each field, nested fields with dotted keys, texts of help from docstrings;
-and the files that hold their values.
+"""Options of a configuration class, one for each field: nested fields have dotted keys, docstrings are the help texts;
+and the YAML files that hold their values.
 
 A field's annotation is its schema, which msgspec checks: ``Annotated[int, Meta(ge=1)]``, unions with words
-(``Literal["auto"]``) or None. Files are YAML of plain values, of bounded size and depth, each key once; recipes are
-found by name. Those that come with padless are the files of ``configs/``: a checkout has that folder beside the
-packages, a wheel brings it under the name ``padless_configs``. A kind may stand in front of a name, as in
-``pretrain/imdb``.
+(``Literal["auto"]``) or None. Files are YAML of plain values, of bounded size and depth, each key once. Recipes are
+found by name: they are the files of ``configs/``, which a wheel installs as ``padless_configs``. A name may begin with
+its kind, as in ``pretrain/imdb``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from preprocessing.base.untrusted import MOST_DEPTH, read_bytes, readable, shown
 
 NULL = "null"
 NULLS = (NULL, "~")
-"""How None is written in YAML and on a command line."""
+"""Spellings of None in YAML and on a command line."""
 LARGEST = (1 << 63) - 1
 RENAME = "give it another name, or a link with one"
 """Advice for a file name that is not UTF-8."""
@@ -45,12 +44,12 @@ WORDS: dict[Any, str] = {
     tuple: "two values, as in [a, b]",
     dict: "a mapping, as in {a: b}",
 }
-"""What a value of a type is called."""
+"""Type -> its name in messages."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A key with its type and default; ``MISSING`` where it must be given."""
+    """A key with its type and default (``MISSING``: required)."""
 
     key: str
     kind: Any
@@ -63,7 +62,7 @@ class Option:
         return self.kind is bool
 
     def value(self, given: Any) -> Any:
-        """The value of texts, as a command line or YAML has them. Raises ``ConfigError``."""
+        """Convert text from a command line or YAML to the option's type. Raises ``ConfigError``."""
         parts = alternatives(self.kind)
         if given in NULLS and NoneType in parts:
             return None
@@ -100,13 +99,13 @@ def options_of(config_class: type, prefix: str = "") -> dict[str, Option]:
 
 @cache
 def groups_of(config_class: type) -> dict[str, type]:
-    """Keys that have others below them, and their classes."""
+    """Keys of nested configurations, and their classes."""
     hints = get_type_hints(config_class)
     return {one.name: hints[one.name] for one in fields(config_class) if is_dataclass(hints[one.name])}
 
 
 def docs_of(config_class: type) -> dict[str, str]:
-    """The docstring below each field of a class and of those it inherits from."""
+    """The docstring below each field of a class and of its base classes."""
     found: dict[str, str] = {}
     for one in filter(is_dataclass, reversed(config_class.__mro__)):
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
@@ -143,7 +142,7 @@ def choices_of(kind: Any) -> list[str]:
 
 
 def in_words(kind: Any) -> str:
-    """What values a type takes, as in ``a whole number of at least 1 or null``."""
+    """The values of a type, as in ``a whole number of at least 1 or null``."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return " ".join([in_words(parts[0]), *filter(None, map(limits, parts[1:]))])
@@ -163,7 +162,7 @@ def limits(meta: Meta) -> str:
 
 
 def check_value(key: str, value: Any) -> None:
-    """Raise ``ConfigError`` for a number that is none or too large, and for text that cannot be written down."""
+    """Raise ``ConfigError`` for NaN, for a number that is too large, and for text that is not UTF-8 or holds zeros."""
     if isinstance(value, dict | list | tuple):
         for part in (*value, *value.values()) if isinstance(value, dict) else value:
             check_value(key, part)
@@ -174,7 +173,7 @@ def check_value(key: str, value: Any) -> None:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be written down: Python's spelling of other bytes in file names cannot."""
+    """Whether a text can be encoded: Python's surrogates for other bytes in file names cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -188,13 +187,13 @@ KINDS = {
     "preprocess": "--config NAME of python -m preprocessing run",
     "accelerate": "--config_file NAME of python -m harness launch and doctor",
 }
-"""Folder -> where its files are named."""
+"""Folder -> the option that names its files."""
 MOST_BYTES = 1 << 20
-"""As much as the names of 10,000 classes and what means each, three times over."""
+"""Three times what a map of 10,000 labels takes."""
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The keys of a configuration file; every value is text as it is written. Raises ``ConfigError``."""
+    """The keys of a configuration file; every value is text, as written. Raises ``ConfigError``."""
     try:
         content = parse_yaml(read_bytes(path, MOST_BYTES).decode("utf-8"))
     except OSError as error:
@@ -209,15 +208,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def parse_yaml(content: str) -> Any:
-    """The lists, mappings and texts of YAML: whoever reads a value gives it its type, so ``yes`` and ``012`` stay.
+    """Parse YAML into lists, mappings and texts. Values stay text, so ``yes`` and ``012`` are unchanged.
 
-    An empty value is ``null``. Raises ``ValueError`` for what is no YAML, for aliases and tags, for a key that stands
-    twice and for more than ``MOST_DEPTH`` levels.
+    An empty value is ``null``. Raises ``ValueError`` for invalid YAML, aliases, tags, duplicate keys and more than
+    ``MOST_DEPTH`` levels.
     """
     import yaml
 
     inside: list[list[Any]] = [[]]
-    """What the lists and mappings that are not closed hold, the outermost first."""
+    """The contents of the open lists and mappings, the outermost first."""
     try:
         for event in yaml.parse(content, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
@@ -239,7 +238,7 @@ def parse_yaml(content: str) -> Any:
 
 
 def mapping(parts: Sequence[Any]) -> dict[str, Any]:
-    """Keys and values in turn as a mapping. Raises ``ValueError``."""
+    """A mapping from alternating keys and values. Raises ``ValueError``."""
     found: dict[str, Any] = {}
     for name, value in zip(parts[::2], parts[1::2], strict=True):
         if not isinstance(name, str) or name in found:
@@ -254,16 +253,15 @@ def names(kind: str) -> list[str]:
 
 
 def file_of(kind: str, name: str) -> Path:
-    """The file of a recipe, whether it exists or not."""
+    """The file of a recipe, which need not exist."""
     return SHIPPED / kind / f"{name}{ENDING}"
 
 
 def find(value: str, kind: str, option: str = "--config") -> str:
-    """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe of that name; its kind may
-    stand in front.
+    """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe ``[KIND/]value``.
 
-    A path that leads nowhere comes back as it is, for whoever opens it to refuse. Raises ``ConfigError`` for a name
-    that is no recipe's, with those there are.
+    A path that does not exist is returned as it is; opening it gives the error. Raises ``ConfigError`` for an unknown
+    recipe, listing those there are.
     """
     bare = value.removesuffix(ENDING)
     for path in (value, bare + ENDING, file_of(kind, bare), file_of("", bare)):
@@ -277,7 +275,7 @@ def find(value: str, kind: str, option: str = "--config") -> str:
 
 
 def named(argv: Sequence[str], kind: str, option: str) -> list[str]:
-    """A command line in which every value of ``option`` is a file: see ``find``."""
+    """A command line with every value of ``option`` replaced by its file (``find``)."""
     words: list[str] = []
     for word in argv:
         words += word.split("=", 1) if word.startswith(f"{option}=") else [word]

@@ -6,19 +6,16 @@ from __future__ import annotations
 from preprocessing.base.terminal import plain_line, public
 
 LONGEST = 1500
-"""Characters of a sentence."""
+"""Most characters of a sentence."""
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one sentence; docs/reference/run-directory.md has the codes."""
+    """An error that the user can correct, in one sentence; docs/reference/run-directory.md has the exit codes."""
 
     exit_code = 1
 
     def __init__(self, sentence: object = "") -> None:
-        """The sentence; what it quotes of files and options does nothing to whoever shows it, and stays short.
-
-        Addresses in it lose their passwords.
-        """
+        """Control characters in ``sentence`` are escaped, passwords in addresses removed, and its length is limited."""
         text = plain_line(public(str(sentence)[: 2 * LONGEST]), strict=True)
         super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
@@ -42,6 +39,6 @@ class StorageError(UserError):
 
 
 def require(condition: bool, key: str, value: object, expected: str) -> None:
-    """Refuse a value of the configuration: raise :class:`ConfigError` that names key and value and what is right."""
+    """Raise :class:`ConfigError` with key, value and what is ``expected``, unless the ``condition`` holds."""
     if not condition:
         raise ConfigError(f"{key}: {value!r} is out of range: expected {expected}")

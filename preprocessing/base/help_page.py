@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``--help`` shows: on the first screen the keys that matter and an example, all others by group on request.
+"""The pages of ``--help``: the first screen has the most important keys and an example.
 
-``--help all``, ``--help model`` (a group) and ``--help optim.lr`` (a key) say more. The texts are the docstrings of
-the fields, so nothing is written twice. Beside it stands what a sentence on an unknown name ends with: what other tools
-call a key of ours, or the nearest name there is. A familiar name is not taken silently, since it seldom means quite the
-same: ``--batch_size`` counts rows of a process elsewhere, ``--global_batch`` counts them over all processes.
+``--help all``, ``--help model`` (a group) and ``--help optim.lr`` (a key) show more. The texts are the docstrings of
+the fields. For an unknown name, ``suggestion`` gives the key that other tools call so, or the nearest name. Names of
+other tools are not accepted as aliases, since they seldom mean the same: their ``--batch_size`` counts rows of one
+process, ``--global_batch`` rows over all processes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from preprocessing.base.installed import as_typed
 WIDEST = 100
 """Longer lines are hard to read, whatever the terminal's width."""
 INDENT = 31
-"""Where texts begin, beside the keys."""
+"""Column where the texts begin."""
 ALL = "all"
-"""The topic that is all keys."""
+"""The topic with all keys."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Page:
     usage: str
     about: str
     first: tuple[str, ...] = ()
-    """The keys that matter most; none: all."""
+    """The most important keys; none: all."""
     example: str = ""
-    """A whole command to copy."""
+    """A complete command."""
 
 
 def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]) -> str:
-    """The first screen, or what ``topic`` names: all keys, a group or a key. Raises ``ConfigError`` for another.
+    """The first screen, or the page of a ``topic``: all keys, a group or a key. Raises ``ConfigError`` for another.
 
     ``values`` replace defaults.
     """
@@ -66,20 +66,20 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
         f"--help {ALL}": f"all {len(options)} keys; --help KEY: one",
         "--help GROUP": ", ".join(groups),
         "--config FILE": "a YAML file with any of the keys; later ones win",
-        "--print_config": "the configuration that all this gives",
+        "--print_config": "print the resulting configuration",
     }
     blocks = [
         textwrap.fill(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False),
         paragraph(page.about),
         as_typed(f"for example:\n  {page.example}") if page.example else "",
-        described("the keys that matter most, each with its default:", page.first or options) if options else "",
+        described("the most important keys, with their defaults:", page.first or options) if options else "",
         "\n".join(["more:", *(block(name, what, 21) for name, what in more.items() if what)]),
     ]
     return "\n\n".join(filter(None, blocks))
 
 
 def block(name: str, text: str, column: int = INDENT) -> str:
-    """``name`` and the wrapped ``text`` in the ``column`` beside it; below it, if the name is too long for that."""
+    """``name``, and the wrapped ``text`` in ``column``: beside the name, or below one that is too long."""
     head = f"  {name}"
     start = f"{head:<{column}}" if len(head) <= column - 2 else f"{head}\n{' ' * column}"
     lines = textwrap.wrap(text, width() - column, break_on_hyphens=False)
@@ -87,23 +87,23 @@ def block(name: str, text: str, column: int = INDENT) -> str:
 
 
 def plain(text: str) -> str:
-    """A docstring's text without the marks of reStructuredText, in one line; what is quoted keeps single quotes."""
+    """A docstring in one line, without the markup of reStructuredText; code in single backticks gets single quotes."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "").replace("`", "'")
     return as_typed(" ".join(text.split()))
 
 
 def paragraph(text: str) -> str:
-    """A docstring as wrapped paragraphs, without marks."""
+    """A docstring as wrapped paragraphs, without markup."""
     return "\n".join(textwrap.fill(plain(part), width(), break_on_hyphens=False) for part in text.split("\n\n"))
 
 
 def width() -> int:
-    """Characters a line: the terminal's, 80 where there is none."""
+    """Characters per line: the terminal's, or 80."""
     return min(shutil.get_terminal_size((80, 24)).columns, WIDEST)
 
 
 def _text(option: Option) -> str:
-    """The text of a key, and the words that it takes unless the text names them all."""
+    """The text of a key, with its choices unless the text names them all."""
     text, words = plain(option.text), choices_of(option.kind)
     return text if all(word in text for word in words) else f"{text} ({', '.join(words)})"
 
@@ -116,7 +116,7 @@ def _default(value: Any) -> str:
 
 
 LAUNCHER = "num_processes"
-"""An option of ``accelerate launch``, which stands before the keys of a training."""
+"""An option of ``accelerate launch``, which comes before the keys of a training."""
 ELSEWHERE = {
     "global_batch": "batch_size per_device_train_batch_size train_batch_size",
     "eval_batch": "per_device_eval_batch_size eval_batch_size",
@@ -174,9 +174,9 @@ ELSEWHERE = {
     "seed": "random_state random_seed",
     "overwrite": "force",
 }
-"""A key here -> names for it elsewhere; of several keys for a name the first that a command has is meant."""
+"""Our key -> its names in other tools. If several keys have a name, the first that the command takes is suggested."""
 VALUES = {"wandb", "fp16", "bf16", "cpu", "cuda"}
-"""Names elsewhere that are a value here."""
+"""Names of options in other tools that are values here."""
 REMARKS = {
     "seeds": "the seeds themselves, as in 0,1,2",
     "folds": "all, or the number of folds that the dataset has",
@@ -186,7 +186,7 @@ REMARKS = {
     "optim.warmup": "a share of all steps",
     "epochs": "how often every training row is seen",
 }
-"""What differs from elsewhere."""
+"""Our key -> how it differs from other tools."""
 
 
 def suggestion(
@@ -197,9 +197,9 @@ def suggestion(
     dashes: str = "--",
     elsewhere: Mapping[str, str] = ELSEWHERE,
 ) -> str:
-    """How a sentence on an unknown name ends: ``; it is --global_batch here (…)`` or ``; did you mean --optim.lr?``.
+    """The end of a sentence about an unknown name: ``; it is --global_batch here (…)`` or ``; did you mean …?``.
 
-    ``elsewhere`` has, for a name here, what it is called elsewhere; a name with a blank is no known one, but a command.
+    ``elsewhere`` maps a name here to its names in other tools; a name here with a blank is a whole command.
     """
     last = name.rpartition(".")[2].replace("-", "_").lower()
     for here, names in elsewhere.items():
@@ -212,7 +212,7 @@ def suggestion(
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
-    """The known name that is most like this one, by the whole of it or by its last part."""
+    """The most similar known name, compared as a whole, then by its last part."""
     whole = {choice: choice for choice in sorted(known)}
     last = {choice.rpartition(".")[2]: choice for choice in sorted(known)}
     for wanted, choices in ((name, whole), (name.rpartition(".")[2], last)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How padless is installed here: its version, packages that are there, names of commands, modules by name."""
+"""The installation: padless's version and commands, installed packages, loading by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from preprocessing.base.errors import ConfigError
 
 
 def is_importable(name: str) -> bool:
-    """Whether a package can be imported; a broken one counts as none. It is imported if it can be."""
+    """Import a package; False if it is missing or broken."""
     try:
         importlib.import_module(name)
     except (ImportError, OSError):
@@ -23,7 +23,7 @@ def is_importable(name: str) -> bool:
 
 
 def needed(name: str, what: str, extra: str = "") -> None:
-    """Raise ``ConfigError`` if a package cannot be imported; ``what`` needs it, and ``extra`` of padless brings it."""
+    """Raise ``ConfigError`` if a package cannot be imported; ``what`` needs it, ``extra`` of padless installs it."""
     if not is_importable(name):
         brings = f"padless[{extra}]" if extra else name.replace("_", "-")
         raise ConfigError(f"{what}: {name} cannot be imported here; pip install '{brings}' brings it")
@@ -46,13 +46,13 @@ def by_script() -> bool:
 
 
 def as_typed(text: str) -> str:
-    """``text`` with commands spelt as the user spells them."""
+    """``text`` with ``python -m harness`` as ``padless`` if the user ran the console script."""
     return MODULE.sub(lambda found: SCRIPTS[found[1]], text) if by_script() else text
 
 
 def keep_folder_out() -> None:
-    """Let no process that this one starts import from the working folder, where a project may have a ``harness`` or
-    ``preprocessing`` of its own. Python 3.10 has no such switch and goes on as before.
+    """Keep child processes from importing from the working folder, which may hold another ``harness`` or
+    ``preprocessing``. Has no effect in Python 3.10.
     """
     os.environ.setdefault("PYTHONSAFEPATH", "1")
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop signals to a command: it ends with a sentence, a documented exit code and nothing half-written, and soon.
+"""Stop signals of a command, which ends with a sentence and a documented exit code; locks; facts about processes.
 
-A signal raises :class:`Stopped` in the main thread, so that what was begun is put in order on the way out. While a
-module is imported the process is ended at once, and a thread ends it where all that takes too long, or where the main
-thread is in a library that does not come back. Nothing is lost even then: files get their names when they are whole.
-``python -m harness launch`` has ranks to ask first and takes the signals over (``harness.launch.stop``).
+A signal raises :class:`Stopped` in the main thread, so that ``finally`` blocks clean up. During an import the process
+exits at once. A thread ends the process if the cleanup takes too long or the main thread does not return from a
+library. No file is damaged even then: files get their names when they are complete.
+``python -m harness launch`` stops its ranks first and handles the signals itself (``harness.launch.stop``).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from typing import IO, Any
 from preprocessing.base.errors import UserError
 
 HELD = {"T": "stopped", "t": "held by a debugger"}
-"""States in which a process does nothing until somebody lets it go on (proc(5))."""
+"""States of a process that does not run until SIGCONT or its debugger (proc(5))."""
 
 
 def status(pid: int) -> dict[str, str]:
-    """What Linux says of a process (``/proc/PID/status``); nothing of one that is gone, and where there is no /proc."""
+    """``/proc/PID/status``; empty for a process that has ended, and without /proc."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -42,37 +42,37 @@ def status(pid: int) -> dict[str, str]:
 
 
 def held(pid: int) -> str | None:
-    """Why a process does nothing until somebody lets it go on; None for one that runs, and if that is not known."""
+    """The ``HELD`` state of a process; None if it runs, or if that is unknown."""
     return HELD.get(status(pid).get("State", "")[:1])
 
 
 def in_words(pid: int) -> str:
-    """``process 4711, stopped``; of one that runs, the process alone."""
+    """``process 4711, stopped``, or ``process 4711`` if it runs."""
     why = held(pid)
     return f"process {pid}, {why}" if why else f"process {pid}"
 
 
 def has_taken(pid: int, signal: int) -> bool:
-    """Whether a process has no signal of this number waiting for it, or does not take any yet; True if not known."""
+    """False if a signal of this number is pending and not blocked; True also if that is unknown."""
     found = status(pid)
     own, shared, blocked = (int(found.get(mask, "0"), 16) for mask in ("SigPnd", "ShdPnd", "SigBlk"))
     return not (own | shared) & ~blocked & 1 << (signal - 1)
 
 
 def end_spawned() -> None:
-    """Kill the workers of this process, also one that is just being started, which would complain of a broken pipe."""
+    """Kill the workers of this process, also one that is just starting: it would print a broken pipe."""
     found: list[int] = []
     for children in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread that has ended
+        with contextlib.suppress(OSError):  # the thread has ended
             found += map(int, children.read_text().split())
     for pid in found:
-        with contextlib.suppress(OSError):  # a process that has
+        with contextlib.suppress(OSError):  # the process has ended
             if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signals.SIGKILL)
 
 
 def memory_bytes() -> int:
-    """Bytes that processes here can have at most: the machine's, or what their control groups (version 2) are given."""
+    """Most bytes for processes here: the machine's memory, or the limit of their control groups (version 2)."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with contextlib.suppress(OSError):
         found = re.search("^0::/(.*)$", Path("/proc/self/cgroup").read_text(encoding="utf-8"), re.MULTILINE)
@@ -87,10 +87,10 @@ POLL_S = 0.1
 
 
 def acquire(file: IO[Any], timeout_s: float, refusal: UserError) -> None:
-    """Lock an open file against every other process; closing the file frees it.
+    """Lock an open file against every other process; closing the file releases it.
 
-    Raises ``refusal``, and who it is, if another process still holds the lock after ``timeout_s`` seconds (0: do not
-    wait), ``OSError`` on a file system without locks. A file that is open for reading alone names nobody.
+    Raises ``refusal``, with the holder, if another process still holds the lock after ``timeout_s`` seconds (0: do not
+    wait), ``OSError`` on a file system without locks. The holder is recorded only if the file is writable.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -108,7 +108,7 @@ def acquire(file: IO[Any], timeout_s: float, refusal: UserError) -> None:
 
 
 def holder(file: IO[Any]) -> str:
-    """Who holds a lock, as a phrase that ends a sentence; empty if the file does not say."""
+    """The process that holds a lock, as the end of a sentence; empty if the file does not name it."""
     try:
         number, _, host = os.pread(file.fileno(), 300, 0).decode().partition(" ")
         pid = int(number)
@@ -122,7 +122,7 @@ def holder(file: IO[Any]) -> str:
 
 @contextmanager
 def locked(path: Path, timeout_s: float, refusal: UserError) -> Iterator[None]:
-    """Hold the lock file ``path``, made if need be, while the block runs.
+    """Hold the lock file ``path``, created if missing, while the block runs.
 
     Raises ``refusal`` as :func:`acquire` does, ``OSError`` if the file cannot be made or locked.
     """
@@ -133,18 +133,18 @@ def locked(path: Path, timeout_s: float, refusal: UserError) -> Iterator[None]:
 
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""Stop signals of a command; schedulers, terminals and people send them."""
+"""Stop signals of a command."""
 OF_TRAININGS = (*SIGNALS, "SIGQUIT")
 """Stop signals of a training, which saves a checkpoint before it exits."""
 KEYBOARD = "SIGINT"
 PREEMPTED = 85
 """The exit code of a training that was stopped by a signal or a request: the same command continues it."""
 BASE_CODE = 128
-"""A command that a signal ended leaves with this and the signal's number, as shells count."""
+"""The exit code after a signal is this plus its number, as in shells."""
 LIMIT_S = 10.0
-"""How long a command may take to put in order what it has begun."""
+"""Most time for cleanup."""
 ONE_PRESS_S = 0.1
-"""Two SIGINT so close together are one: a terminal sends it to all processes, and some wrappers pass it on as well."""
+"""Two SIGINT within this time count as one: a terminal sends it to all processes, and some wrappers forward it too."""
 AGAIN_S = 0.5
 """Interval at which the signal is sent to the main thread again."""
 NOTHING = "no partial output is left; run the same command again"
@@ -156,18 +156,18 @@ _settled: list[int] = []
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the command to stop; no ``except`` of errors catches it, as none catches Ctrl-C."""
+    """A stop signal arrived. ``except Exception`` does not catch it, as with Ctrl-C."""
 
 
 def heard() -> str | None:
-    """The first stop signal that came, by name."""
+    """The name of the first stop signal received."""
     return _heard[0] if _heard else None
 
 
 def listen() -> None:
-    """From here on a stop signal ends this process with a sentence. For the main thread of a command, first of all.
+    """Handle stop signals from here on. The main thread of a command calls it first.
 
-    Until ``armed``, while modules are imported and nothing is begun, the process is simply ended.
+    Until ``armed``, while modules are imported, a signal ends the process at once.
     """
     if _state["listens"]:
         return
@@ -179,18 +179,18 @@ def listen() -> None:
     os.set_blocking(pipe[1], False)
     signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
     numbers = {getattr(signal, name) for name in SIGNALS}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # of the thread, which is to interrupt no other
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # so that the thread receives none
     threading.Thread(target=_watch, args=(pipe[0],), name="padless-stop", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def armed() -> None:
-    """Something catches ``Stopped`` from here on."""
+    """From here on, a caller catches ``Stopped``."""
     _state["armed"] = True
 
 
 def settle(code: int) -> int:
-    """The exit code is decided, and no signal changes it any more; returns it."""
+    """Fix the exit code: later signals are ignored. Returns it."""
     if _state["listens"]:
         _settled.append(code)
         for name in SIGNALS:
@@ -199,7 +199,7 @@ def settle(code: int) -> int:
 
 
 def told() -> int:
-    """Say why the command ends, for good; the exit code."""
+    """Print why the command ends; returns the exit code."""
     code = settle(exit_code())
     print(f"error: {sentence()}", file=sys.stderr)
     return code
@@ -207,7 +207,7 @@ def told() -> int:
 
 @contextmanager
 def keeping(what: str) -> Iterator[None]:
-    """If the block is stopped, the sentence says ``what`` is kept and how to go on."""
+    """If a signal stops the block, the sentence ends with ``what``: what is kept and how to continue."""
     _kept.append(what)
     try:
         yield
@@ -217,7 +217,7 @@ def keeping(what: str) -> Iterator[None]:
 
 
 def sentence() -> str:
-    """Why the command ends, and what is left of its work."""
+    """Why the command ends, and what is kept."""
     by = heard()
     why = "interrupted from the keyboard" if by in (None, KEYBOARD) else f"told to stop by {by}"
     return f"{why}: {_kept[-1] if _kept else NOTHING}"
@@ -238,7 +238,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported: native ones abort the process, or pass over what is raised meanwhile."""
+    """Whether a module is being imported: an exception meanwhile makes native modules abort, or gets lost."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -247,7 +247,7 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _unwinds(error: BaseException | None) -> bool:
-    """Whether what is being handled in the main thread began with a stop: then it is on its way out."""
+    """Whether the main thread already handles a ``Stopped`` or KeyboardInterrupt."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
@@ -256,9 +256,9 @@ def _unwinds(error: BaseException | None) -> bool:
 
 
 def _watch(pipe: int) -> None:
-    """See each signal as it comes, also while the main thread is in a library, and see to it that the process ends.
+    """Read signals from the pipe, also while the main thread is inside a library, and end the process after a timeout.
 
-    Some libraries catch whatever is raised, so ``Stopped`` is raised until it is on its way.
+    Some libraries catch every exception, so the signal is repeated until ``Stopped`` unwinds.
     """
     main = threading.main_thread().ident
     deadline: float | None = None
@@ -281,7 +281,7 @@ def _watch(pipe: int) -> None:
 
 
 def _leave(words: str) -> None:
-    """End this process at once, and the workers that it started."""
+    """End this process and its workers at once."""
     end_spawned()
     if not _settled:
         print(f"error: {words}", file=sys.stderr, flush=True)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random numbers as pure functions of a key, the same on every machine and in every version of numpy.
 
-A sequence is raw words of Philox (Salmon et al. 2011). Values that are mixed one by one go through splitmix64 (Steele
-et al. 2014).
+Sequences are raw words of Philox (Salmon et al. 2011). Single values are mixed by splitmix64 (Steele et al. 2014).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
 
 
 def finalized(mixed: np.ndarray) -> np.ndarray:
-    """splitmix64's finalizer of uint64 ``mixed``, in place: what is left when the state has been advanced by GAMMA."""
+    """splitmix64's finalizer of uint64 ``mixed``, in place: its steps after the state has advanced by GAMMA."""
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(FIRST)
     mixed ^= mixed >> np.uint64(27)
@@ -30,7 +29,7 @@ def finalized(mixed: np.ndarray) -> np.ndarray:
 
 
 def splitmix64_of(value: int) -> int:
-    """``splitmix64`` of one number from 0 to 2**64 - 1, without the microseconds that an array of one takes."""
+    """``splitmix64`` of one number from 0 to 2**64 - 1, faster than an array of one."""
     mixed = (value + GAMMA) & WORD
     mixed = (mixed ^ (mixed >> 30)) * FIRST & WORD
     mixed = (mixed ^ (mixed >> 27)) * SECOND & WORD

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of JSON as the class that they claim to be: msgspec checks types, ranges and missing keys.
+"""JSON values converted to classes: msgspec checks types, ranges and missing keys.
 
 Annotations are the schema: dataclasses, ``TypedDict`` and ``Record``, ``Literal``, unions, ``Annotated[int,
-msgspec.Meta(ge=0)]``. NaN, numbers beyond 64 bits and keys that stand twice are refused before, by ``untrusted``.
+msgspec.Meta(ge=0)]``. ``untrusted`` has already refused NaN, numbers beyond 64 bits and duplicate keys.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base class of what a JSON file holds: immutable, and without keys that are not its fields."""
+    """Base class for the content of a JSON file: immutable; unknown keys are refused."""
 
 
 def typed(kind: type[T] | Any, content: Any, where: str, mend: str) -> T:
-    """Build ``kind`` from JSON's values. A dataclass and a ``Record`` refuse keys that they do not have.
+    """Build ``kind`` from JSON values. Unknown keys of dataclasses and ``Record`` are refused.
 
-    Raises ``DataError``: ``where``, what is expected and at which key (``$.a.b``), ``mend``.
+    Raises ``DataError``: ``where``, what is expected at which key (``$.a.b``), ``mend``.
     """
     try:
         _check_keys(kind, content, "$")
@@ -54,7 +54,7 @@ def typed(kind: type[T] | Any, content: Any, where: str, mend: str) -> T:
 
 
 def fits(kind: Any, content: Any) -> bool:
-    """Whether JSON's values are those of ``kind``. Further keys of a ``TypedDict`` do no harm."""
+    """Whether JSON values match ``kind``; a ``TypedDict`` may have further keys."""
     try:
         msgspec.convert(content, kind)
     except (msgspec.ValidationError, ConfigError):
@@ -63,7 +63,7 @@ def fits(kind: Any, content: Any) -> bool:
 
 
 def _check_keys(kind: Any, content: Any, at: str) -> None:
-    """Refuse keys that a dataclass, or one of its fields that is a dataclass, does not have: msgspec skips them."""
+    """Refuse unknown keys of a dataclass and of nested ones, which msgspec skips."""
     if not is_dataclass(kind) or not isinstance(content, dict):
         return
     names = [field.name for field in fields(kind) if field.init]

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
-"""The splits of labelled rows. A split's number is its place here."""
+"""The splits of labelled rows. A split's number is its index here."""
 UNLABELLED = "unlabelled"
-"""The split of rows whose label nobody knows."""
+"""The split of rows without labels."""
 ALL_SPLITS = (*SPLITS, UNLABELLED)
 TRAIN_NUMBER, VALIDATION_NUMBER, TEST_NUMBER, UNLABELLED_NUMBER = range(len(ALL_SPLITS))
 NO_SPLIT = -1
 """The number of a row for which the source names no split."""
 NO_LABEL = -1
-"""What stands in the label column of a row without one."""
+"""The value in the label column of a row without a label."""
 SPELLINGS = {
     TRAIN: TRAIN,
     "training": TRAIN,
@@ -23,13 +23,13 @@ SPELLINGS = {
     "dev": VALIDATION,
     TEST: TEST,
 }
-"""What a folder or a column of the source may call a split, in lower case -> the split."""
+"""Name of a split in a folder or column of the source, in lower case -> the split."""
 
 
 UNLABELLED_SPELLINGS: dict[str | None, str] = dict.fromkeys(
     (UNLABELLED, "unlabeled", "unsupervised", "unsup"), UNLABELLED
 )
-"""The same for rows without labels, where ``source.missing_label`` says that there may be some."""
+"""The same for rows without labels, if ``source.missing_label`` allows them."""
 
 
 def split_number(name: str | None) -> int:

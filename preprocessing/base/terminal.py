@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output for people: a terminal, with colour and a live line, or a file, with plain lines of 80 columns.
+"""Output for people: in a terminal with colour and a live line, in a file as plain lines of 80 columns.
 
-Control characters in labels, texts, paths and options are spelt as JSON spells them, ``\\u001b``, before they are
-printed: a person sees them, and what a program reads as JSON keeps its values. Passwords and tokens of an address
-are cut (:func:`public`) from all that is said or written down. ``NO_COLOR`` and ``TERM=dumb`` are heeded, and
-``COLUMNS`` where the output is a terminal.
+Control characters in labels, texts, paths and options are escaped as in JSON, ``\\u001b``, before they are printed, so
+printed JSON keeps its values. :func:`public` removes passwords and tokens of addresses from all that is printed or
+recorded. ``NO_COLOR`` and ``TERM=dumb`` have their usual effect, ``COLUMNS`` only in a terminal.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TextIO, cast
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""C0 but for newline and tab, DEL, C1, separators of lines, overrides of direction, halves of surrogate pairs."""
+"""C0 except newline and tab, DEL, C1, line separators, direction overrides, surrogates."""
 ADDRESS = re.compile(
     r"""([a-z][a-z0-9+.-]*://)                              # the protocol
     (?:[^\s/?\#"]*@ | [^\s/?\#@":]+:(?!\d+[/?\#\s])[^\s"]*@)?  # a name, and a password, which may hold a slash
@@ -29,17 +28,17 @@ ADDRESS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 MARKUP = re.compile(r"([\\`*_\[\]~|#!<>&])")
-"""Letters that begin something in Markdown."""
+"""Characters with a meaning in Markdown."""
 SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def printable(text: str) -> str:
-    """``text`` that does nothing to a terminal; newlines and tabs are left."""
+    """``text`` with control characters escaped; newlines and tabs stay."""
     return text if text.isascii() and text.isprintable() else CONTROL.sub(lambda found: _named(found[0]), text)
 
 
 def plain_line(text: str, *, strict: bool = False) -> str:
-    """``text`` that does nothing to a terminal and stays on its line; ``strict``: and has no invisible letter."""
+    """``text`` with control characters, newlines and tabs escaped; if ``strict``, every character that is invisible."""
     if text.isprintable():
         return text
     if strict:
@@ -48,15 +47,15 @@ def plain_line(text: str, *, strict: bool = False) -> str:
 
 
 def public(text: str) -> str:
-    """``text`` with every address in it as anybody may read it: without user, password, and what ``?`` or ``#`` begins.
+    """``text`` without the secrets of its addresses: user, password, and all from ``?`` or ``#`` on.
 
-    A ``?`` of a pattern stays where the protocol has no queries.
+    A ``?`` of a pattern stays if the protocol has no queries.
     """
     return ADDRESS.sub(_without_secrets, text) if "://" in text else text
 
 
 def public_values(value: Any) -> Any:
-    """Plain values with every address in them as :func:`public` gives it."""
+    """:func:`public` applied to all texts in nested lists and dicts."""
     if isinstance(value, dict):
         return {key: public_values(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -72,12 +71,12 @@ def _without_secrets(found: re.Match[str]) -> str:
 
 
 def markdown(text: str) -> str:
-    """A name as words of Markdown, none of which is markup, on one line."""
+    """A name on one line, with Markdown's markup escaped."""
     return MARKUP.sub(r"\\\1", _one_line(text))
 
 
 def markdown_code(text: str) -> str:
-    """A name as code of Markdown; a backtick becomes an apostrophe."""
+    """A name as Markdown code; backticks become apostrophes."""
     code = _one_line(text).replace("`", "'")
     return f"`{code}`"
 
@@ -91,29 +90,29 @@ def _named(letter: str) -> str:
 
 
 def tell(sentence: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print(plain_line(public(sentence)), file=sys.stderr, flush=True)
 
 
 class Guarded:
-    """A text stream through which no control character goes; and no letter is lost that the encoding lacks.
+    """A text stream that escapes control characters and characters that its encoding lacks.
 
-    Files and pipes get the same as a terminal: logs are read in one. JSON means what it meant; whoever writes another
-    format for programs takes the stream's ``bare`` self.
+    Files and pipes get the same text as a terminal, since people read logs in one. JSON keeps its meaning; for another
+    format, write to the ``bare`` stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        """``stream`` is where the text goes."""
+        """``stream`` receives the escaped text."""
         self.guarded = stream
 
     def write(self, text: str) -> int:
-        """Write; returns how many characters were given."""
+        """Write; returns the number of characters in ``text``."""
         wipe()
         self.guarded.write(spelt(text, self.guarded))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write one after the other."""
+        """Write all lines."""
         self.write("".join(lines))
 
     def __getattr__(self, name: str) -> Any:
@@ -121,24 +120,24 @@ class Guarded:
 
 
 def spelt(text: str, stream: TextIO) -> str:
-    """``text`` that does nothing to a terminal, in letters that the stream's encoding has."""
+    """``text`` with control characters, and characters that the stream's encoding lacks, escaped."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def guarded(stream: TextIO) -> TextIO:
-    """The stream behind a guard; one that has a guard keeps it."""
+    """The stream wrapped in ``Guarded``, once."""
     return stream if isinstance(stream, Guarded) else cast(TextIO, Guarded(stream))
 
 
 def bare(stream: TextIO) -> TextIO:
-    """The stream without its guard, for whoever escapes what is foreign and moves the cursor, or writes no text."""
+    """The stream without ``Guarded``, for code that escapes by itself and moves the cursor, or writes binary."""
     return stream.guarded if isinstance(stream, Guarded) else stream
 
 
 @contextmanager
 def guards() -> Iterator[None]:
-    """Guard stdout and stderr for as long as a command lasts."""
+    """Wrap stdout and stderr in ``Guarded`` inside the block."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(guarded, before)
     try:
@@ -163,7 +162,7 @@ def size(number: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as ``12%``; a small one with two digits that count, as ``1.2%`` or ``0.012%``."""
+    """A share as ``12%``; below 10 % with two significant digits, as ``1.2%`` or ``0.012%``."""
     return f"{100 * share:.2g}%" if share < 0.1 else f"{share:.0%}"
 
 
@@ -173,21 +172,21 @@ def counted(number: int, noun: str) -> str:
 
 
 WIDTH = 80
-"""Columns of a file, and of a terminal that does not say."""
+"""Columns of a file, and of a terminal of unknown width."""
 LONGEST = 100
-"""Columns of a sentence in a terminal that has more: longer lines are hard to read."""
+"""Most columns of a sentence in a terminal: longer lines are hard to read."""
 FACT_INDENT = 11
-"""Where the text of a fact begins, after its name."""
+"""Column where the text of a fact begins."""
 GAP = "  "
 """Between two columns of a table."""
 LEAST_SHRUNK = 12
-"""Cells to which a column of words may shrink."""
+"""Least width of a column that shrinks, in cells."""
 REDRAW_EVERY_S = 0.25
 BAR_CELLS = 30
 
 
 def cells(text: str) -> int:
-    """How many cells of a terminal ``text`` takes that is ``printable``."""
+    """Width in terminal cells of a ``printable`` text."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -196,7 +195,7 @@ def cells(text: str) -> int:
 
 
 def shortened(text: str, most: int) -> str:
-    """``text`` on one line with single blanks, cut to ``most`` cells with an ellipsis where it is longer."""
+    """``text`` on one line with single blanks, cut to ``most`` cells with an ellipsis."""
     text = plain_line(" ".join(text.split()))
     if cells(text) <= most:
         return text
@@ -206,10 +205,10 @@ def shortened(text: str, most: int) -> str:
 
 
 def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[str]:
-    """``text`` as lines of at most ``width`` letters, cut at words; all but the first begin with ``indent`` blanks.
+    """``text`` as lines of at most ``width`` characters, broken between words; all but the first have an ``indent``.
 
-    ``first`` begins the first line. Each line of ``text`` is wrapped by itself. A word that is longer than a line, such
-    as a path, stays whole.
+    ``first`` is the beginning of the first line. Each line of ``text`` is wrapped separately. A word longer than a
+    line, such as a path, is not broken.
     """
     wrapper = textwrap.TextWrapper(
         width, expand_tabs=False, replace_whitespace=False, break_long_words=False, break_on_hyphens=False
@@ -229,15 +228,15 @@ class Column:
     key: str
     title: str
     weight: int = 0
-    """Where not all columns fit, those of the largest weight go first; those of 0 stay."""
+    """If not all columns fit, those of the largest weight are dropped first; those of 0 stay."""
     right: bool = True
-    """Numbers stand at the right, words at the left."""
+    """Right-aligned, as numbers are."""
     shrinks: bool = False
-    """Its texts are shortened before a column goes."""
+    """Its texts are shortened before a column is dropped."""
 
 
 def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int) -> dict[Column, int]:
-    """The columns that fit into ``width`` cells, each with the cells that it takes. Empty columns are left out."""
+    """The columns that fit into ``width`` cells, each with its width. Empty columns are left out."""
     found: dict[Column, int] = {}
     for column in columns:
         texts = [plain_line(row.get(column.key, "")) for row in rows]
@@ -256,7 +255,7 @@ def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width
 
 
 def row_line(layout: Mapping[Column, int], row: Mapping[str, str]) -> str:
-    """One row of a table that was laid out."""
+    """One row of a table."""
     texts = []
     for column, width in layout.items():
         text = plain_line(row.get(column.key, ""))
@@ -267,44 +266,44 @@ def row_line(layout: Mapping[Column, int], row: Mapping[str, str]) -> str:
 
 
 def head_line(layout: Mapping[Column, int]) -> str:
-    """The titles of a table that was laid out."""
+    """The titles of a table."""
     return row_line(layout, {column.key: column.title for column in layout})
 
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int = WIDTH) -> list[str]:
-    """Titles, then a line for each row, none wider than ``width`` as far as columns can give way."""
+    """Titles, then a line for each row, at most ``width`` wide as far as columns can shrink or be dropped."""
     layout = laid_out(columns, rows, width)
     return [head_line(layout), *(row_line(layout, row) for row in rows)]
 
 
 Tone = Literal["", "head", "good", "warn", "bad"]
 STYLES: dict[str, str] = {"head": "1", "good": "32", "warn": "33", "bad": "31"}
-"""Tone -> bold, green, yellow, red as a terminal takes them."""
+"""Tone -> ANSI code: bold, green, yellow, red."""
 WIPE = "\r\x1b[K"
 _drawn: list[TextIO] = []
-"""Where the live line stands, while there is one."""
+"""The stream with the live line, while there is one."""
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody watches: a terminal that can move its cursor."""
+    """Whether the stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def wipe() -> None:
-    """Take the live line away, if there is one: what is printed now stands in its place, and it is drawn again."""
+    """Erase the live line, if there is one, so that the next output replaces it."""
     while _drawn:
         print(WIPE, end="", file=_drawn.pop(), flush=True)
 
 
 def in_tone(text: str, tone: str) -> str:
-    """The text as a terminal shows it in a tone, unless nobody wants colours."""
+    """The text with the ANSI code of its tone, without it under ``NO_COLOR``."""
     return text if not (tone and text) or os.environ.get("NO_COLOR") else f"\x1b[{STYLES[tone]}m{text}\x1b[0m"
 
 
 class Screen:
-    """Prints lines on stdout, or on stderr, each at once. A quiet one prints nothing.
+    """Prints lines on stdout or stderr and flushes each; nothing if ``quiet``.
 
-    ``live`` draws a line at the foot of a terminal, below what is printed; in a file it does nothing.
+    ``live`` draws a line at the bottom of a terminal; in a file it does nothing.
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, errors: bool = False) -> None:
@@ -314,12 +313,12 @@ class Screen:
 
     @property
     def stream(self) -> TextIO:
-        """Where lines go now."""
+        """The stream for output."""
         return bare(self.given or (sys.stderr if self.errors else sys.stdout))
 
     @property
     def is_live(self) -> bool:
-        """Whether somebody watches."""
+        """Whether output goes to a terminal."""
         return not self.quiet and is_terminal(self.stream)
 
     @property
@@ -328,21 +327,21 @@ class Screen:
         return shutil.get_terminal_size((WIDTH, 24)).columns if self.is_live else WIDTH
 
     def say(self, text: str, tone: Tone = "", indent: int = 2) -> None:
-        """A sentence, wrapped at words."""
+        """Print a sentence, wrapped."""
         self.write(wrapped(text, min(self.width, LONGEST), indent), tone)
 
     def fact(self, name: str, text: str, tone: Tone = "", indent: int = FACT_INDENT) -> None:
-        """``name       text``: a name, and what is said of it with a hanging indent."""
+        """Print ``name       text`` with a hanging indent."""
         lines = wrapped(text, min(self.width, LONGEST), indent, first=f"{name} ".ljust(indent))
         self.write(lines, tone, head=0 if tone else len(name))
 
     def table(self, lines: Sequence[str]) -> None:
-        """Lines as they are, the first of them titles."""
+        """Print the lines of a table, the first as titles."""
         self.write(lines[:1], "head")
         self.write(lines[1:])
 
     def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
-        """Lines as they are, all in one tone; or the first ``head`` letters of the first one as a head."""
+        """Print lines in one tone, except the first ``head`` characters, which are bold."""
         if self.quiet or not lines:
             return
         text = spelt("\n".join(lines), self.stream)
@@ -352,9 +351,9 @@ class Screen:
         print(text, file=self.stream, flush=True)
 
     def live(self, before: str, share: float, after: str, *, now: bool = False) -> None:
-        """Draw ``before ####---- after`` at the foot of a terminal, a few times a second, or at once if ``now``.
+        """Draw ``before ####---- after`` at the bottom of a terminal, at most four times a second unless ``now``.
 
-        ``share`` of the bar is done, from 0 to 1.
+        ``share``, from 0 to 1, of the bar is filled.
         """
         moment = time.monotonic()
         if not self.is_live or (not now and moment - self.drawn_at < REDRAW_EVERY_S):
@@ -367,5 +366,5 @@ class Screen:
         print(spelt(line, self.stream), end="", file=self.stream, flush=True)
 
     def end(self) -> None:
-        """Take the live line away, if there is one."""
+        """Erase the live line, if there is one."""
         wipe()

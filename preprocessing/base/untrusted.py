@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a file is read that a stranger may have written: regular files only, no more bytes than expected, strict JSON.
+"""Reads files from untrusted sources: regular files only, bounded size, strict JSON.
 
-What such a file can do at worst is to be refused, with one ``DataError``. ``preprocessing.base.schema`` then gives the
-values their types and ranges.
+A harmful file is refused with a ``DataError``. ``preprocessing.base.schema`` then checks types and ranges.
 """
 
 from __future__ import annotations
@@ -20,44 +19,44 @@ from typing import Any, BinaryIO
 from preprocessing.base.errors import DataError
 
 MOST_JSON = 64 << 20
-"""Bytes of a JSON file, unless its reader expects more."""
+"""Most bytes of a JSON file, unless its reader allows more."""
 MOST_DEPTH = 32
-"""Lists and objects inside each other."""
+"""Most levels of nested lists and objects."""
 INTEGERS = range(-(1 << 63), 1 << 64)
-"""What 64 bits can hold, with a sign or without one."""
+"""Signed and unsigned integers of 64 bits."""
 MOST_UNPACKED, MOST_RATIO = 256 << 20, 200
-"""Bytes that any file may unpack to, and beyond them how many times its own size: texts shrink to a tenth, not less."""
+"""Most unpacked bytes of any file; a larger one may have 200 times its packed size. Texts are packed to a tenth."""
 LONGEST_SHOWN = 60
-"""Characters of a foreign value in a sentence."""
+"""Most characters of an untrusted value in a message."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def shown(value: object) -> str:
-    """A foreign value for a sentence: short, on one line, control characters escaped."""
+    """An untrusted value for a message: short, on one line, control characters escaped."""
     text = repr(value[: LONGEST_SHOWN + 1] if isinstance(value, str | bytes | list | tuple) else value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def listed(names: Sequence[object], most: int = 20) -> str:
-    """Foreign names for a sentence: each short, and not too many."""
+    """Untrusted names for a message, each shortened, at most ``most``."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return (", ".join(map(shown, names[:most])) or "none") + more
 
 
 def one_line(error: BaseException) -> str:
-    """What another library says of a file, for a sentence: short, on one line, control characters escaped."""
+    """An error of another library for a message: short, on one line, control characters escaped."""
     text = " ".join(str(error).split())[: 4 * LONGEST_SHOWN] or type(error).__name__
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def readable(value: object) -> str:
-    """A foreign value as it is where that is short and on one line, else ``shown``."""
+    """An untrusted value as it is if it is short and on one line, else ``shown``."""
     text = str(value)
     return text if text.isprintable() and len(text) <= LONGEST_SHOWN else shown(value)
 
 
 def check_regular(path: str | Path, mode: int) -> None:
-    """Raise ``DataError`` for what is no regular file: reading it might wait for ever, or never end."""
+    """Raise ``DataError`` unless it is a regular file: reading others might block or never end."""
     if stat.S_ISREG(mode):
         return
     kind = "a directory" if stat.S_ISDIR(mode) else "a pipe or a device"
@@ -65,7 +64,7 @@ def check_regular(path: str | Path, mode: int) -> None:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file without ever waiting. Raises ``DataError`` for what is none, ``OSError`` as ``open``."""
+    """Open a regular file, without blocking. Raises ``DataError`` for another kind, ``OSError`` as ``open``."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         check_regular(path, os.fstat(descriptor).st_mode)
@@ -81,18 +80,18 @@ def read_bytes(path: str | Path, most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise DataError(f"{path}: {size:,} bytes, where at most {most:,} are expected: not what its name says")
-        return file.read(size)  # what is appended meanwhile is for the next reader
+        return file.read(size)  # not what is appended meanwhile
 
 
 def check_unpacked(name: str, unpacked: int, packed: int) -> None:
-    """Raise ``DataError`` for a file of ``packed`` bytes that unpacks to far more than texts do: it may never end."""
+    """Raise ``DataError`` if ``packed`` bytes unpack to far more than texts do: a decompression bomb."""
     if unpacked > max(MOST_UNPACKED, MOST_RATIO * packed):
         what = f"its {packed:,} bytes unpack to {unpacked:,} and perhaps more, over {MOST_RATIO} times as many"
         raise DataError(f"{name}: {what}; if they are texts, unpack it yourself and name the unpacked file")
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """The sha256 of all that is left of an open file, as hex."""
+    """The sha256 of the rest of an open file, as hex."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
@@ -100,10 +99,10 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 def parse_json(data: bytes) -> Any:
-    """The value of strict JSON in UTF-8. Raises ``ValueError`` that says what is wrong with it.
+    """Parse strict JSON in UTF-8. Raises ``ValueError``.
 
-    Refused beside what is no JSON: NaN and infinities, also as ``1e999``; integers beyond 64 bits; a key that stands
-    twice in an object; characters that no text can hold; lists and objects more than ``MOST_DEPTH`` deep.
+    Also refused: NaN and infinities, also as ``1e999``; integers beyond 64 bits; duplicate keys; half a surrogate pair;
+    more than ``MOST_DEPTH`` levels.
     """
     text = data.decode("utf-8")
     try:
@@ -116,14 +115,14 @@ def parse_json(data: bytes) -> Any:
     if deep:
         raise ValueError(f"lists or objects more than {MOST_DEPTH} deep")
     if SURROGATE.search(text):
-        json.dumps(value, ensure_ascii=False).encode()  # a pair is a character, half a pair raises
+        json.dumps(value, ensure_ascii=False).encode()  # raises for half a surrogate pair
     return value
 
 
 def read_json(path: str | Path, mend: str, *, most: int = MOST_JSON) -> Any:
-    """The value in a JSON file; ``mend`` says what to do about a damaged one.
+    """The value in a JSON file; ``mend`` is the advice for a damaged one.
 
-    Raises ``DataError``, and ``FileNotFoundError`` where there is no such file.
+    Raises ``DataError``, and ``FileNotFoundError`` for a missing file.
     """
     try:
         return parse_json(read_bytes(path, most))
@@ -136,7 +135,7 @@ def read_json(path: str | Path, mend: str, *, most: int = MOST_JSON) -> Any:
 
 
 def confined(root: str | Path, name: str) -> Path:
-    """``root/name`` for a relative name that stays inside. Raises ``ValueError`` for one that leads out."""
+    """``root/name`` for a relative name inside ``root``. Raises ``ValueError`` for one outside."""
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or not name.isprintable() or path == PurePosixPath("."):
         raise ValueError(f"leads out of its folder: {shown(name)}")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled texts, wherever and however they lie."""
+"""Reads labelled texts of any supported format, local or remote."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of files, here or remote, as one Arrow file system: find, measure, open, and read as a stream."""
+"""Local and remote files through Arrow's file systems: find, measure, open, stream."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from preprocessing.base.untrusted import check_regular, check_unpacked
 
 READ_BYTES = 8 << 20
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""Ending of a name -> how the content is compressed."""
+"""File suffix -> compression."""
 UNKNOWN_BYTES = 1 << 28
-"""Size of a file whose server does not say it."""
+"""Assumed size of a file if the server does not tell it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 WEB = re.compile(r"https?://", re.IGNORECASE)
 FAILURES = (OSError, ArrowException)
@@ -29,7 +29,7 @@ FAILURES = (OSError, ArrowException)
 
 @contextmanager
 def naming(address: str, name: str | None = None) -> Iterator[None]:
-    """Turn a failure to read an address into a ``DataError`` that names it; remote drivers raise anything."""
+    """Raise read errors as a ``DataError`` that names the address; remote drivers raise exceptions of any type."""
     try:
         yield
     except UserError:
@@ -46,12 +46,12 @@ def is_remote(address: str) -> bool:
 
 
 def without_query(address: str) -> str:
-    """An address without what stands behind the path of a web address, such as the signature of a presigned one."""
+    """A web address without query and fragment, such as the signature of a presigned one; others unchanged."""
     return re.split("[?#]", address, maxsplit=1)[0] if WEB.match(address) else address
 
 
 def filesystem(address: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an address, and the path on it. Raises ``ConfigError`` where fsspec has no driver for it."""
+    """The file system of an address, and the path on it. Raises ``ConfigError`` if fsspec has no driver for it."""
     if not is_remote(address):
         return fs.LocalFileSystem(), local_path(address)
     protocol = address.split("://", 1)[0]
@@ -67,7 +67,7 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
 
 
 def local_path(address: str) -> str:
-    """The path of a local address. Raises ``DataError`` for a name that Arrow and JSON could not hold."""
+    """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
     path = address.removeprefix("file://")
     if not path or "\0" in path:
         raise DataError(f"{address!r}: no file has such a name")
@@ -79,12 +79,12 @@ def local_path(address: str) -> str:
 
 
 def absolute(address: str) -> str:
-    """The address as seen from any directory."""
+    """The absolute address."""
     return address if is_remote(address) else str(Path(local_path(address)).absolute())
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong, without the path and the line breaks of the error that says it."""
+    """The message of an error, without its path and line breaks."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
@@ -93,15 +93,15 @@ def sentence(error: BaseException) -> str:
 
 
 def prefix(address: str, path: str) -> str:
-    """What makes an address of a path on the same file system when put before it, such as ``s3://``."""
+    """The prefix, such as ``s3://``, that turns paths of this file system into addresses."""
     return address.removesuffix(path) if address.endswith(path) else ""
 
 
 def find(address: str) -> list[str]:
-    """The files that an address means: itself, or every match of its glob in the order of their names.
+    """The files of an address: itself, or the sorted matches of its glob.
 
-    As in :mod:`glob`, ``*``, ``?`` and ``[…]`` stay within one name and ``**`` stands for any number of folders. A name
-    that is there as it is written is no glob. Raises ``DataError`` when no file matches.
+    As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name
+    is not read as a glob. Raises ``DataError`` if no file matches.
     """
     system, path = filesystem(address)
     if not glob.has_magic(without_query(path)) or kind(address) != fs.FileType.NotFound:
@@ -115,7 +115,7 @@ def find(address: str) -> list[str]:
 
 
 def below(address: str, system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
-    """All that lies below a folder, or nothing where it is none. Raises ``DataError`` for a name that is not UTF-8."""
+    """All files and folders below a folder; none if it does not exist. Raises ``DataError`` for names not in UTF-8."""
     with naming(address):
         found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
         try:
@@ -125,7 +125,7 @@ def below(address: str, system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
 
 
 def info_of(address: str) -> fs.FileInfo:
-    """What is known of a file without reading it. Raises ``DataError`` for what is neither a file nor a folder."""
+    """Type, size and time of a file. Raises ``DataError`` for what is neither a file nor a folder."""
     system, path = filesystem(address)
     with naming(address):
         info = system.get_file_info(path)
@@ -140,7 +140,7 @@ def kind(address: str) -> fs.FileType:
 
 
 def identity(address: str) -> dict[str, Any]:
-    """What changes when a file does, without reading it: bytes, and the ETag where there is one, else the time."""
+    """Values that change with a file's content: its size, and its ETag if there is one, else its time."""
     system, path = filesystem(address)
     info = info_of(address)
     if info.type == fs.FileType.NotFound:
@@ -169,19 +169,19 @@ def read_range(address: str, start: int, stop: int) -> bytes:
 
 
 def is_compressed(address: str) -> bool:
-    """Whether the name says that the content is compressed."""
+    """Whether the name has the suffix of a compressed file."""
     return codec_of(address) is not None
 
 
 def codec_of(address: str) -> str | None:
-    """How the content is compressed, as far as the name says."""
+    """The compression that the suffix tells; None without one."""
     return COMPRESSED.get(Path(without_query(address)).suffix.lower())
 
 
 def stream(address: str, *, unpack: bool = True) -> Iterator[bytes]:
-    """The content of a file in bounded pieces, unpacked if its name says that it is packed, unless ``unpack`` is false.
+    """The content of a file in bounded pieces, decompressed according to its suffix unless ``unpack`` is false.
 
-    Raises ``DataError`` for what cannot be read, and for a few bytes that unpack to very many.
+    Raises ``DataError`` for a file that cannot be read or is a decompression bomb.
     """
     system, path = filesystem(address)
     codec, size, unpacked = codec_of(address) if unpack else None, 0, 0

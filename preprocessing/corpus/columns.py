@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which columns of a file hold text, label and splits where nobody has named them, and hints on columns left unused.
+"""Finds the columns of text, label and split that the user has not named, and gives hints on unused columns.
 
-A column called ``text`` or ``label`` is it. Else columns are judged by some of their values; of those that would do,
-the ones with a usual name go before the rest. If more than one is left, or none, ``DataError`` names them and the key.
-What is found is said in lines that begin with ``source:`` or ``splits:``; a source whose columns are ``text`` and
-``label`` and whose form is the expected one is read without a word. Lines that begin with ``hint:`` name columns of
-splits or groups that nothing uses.
+A column called ``text`` or ``label`` is taken. Otherwise columns are judged by a sample of their values; among
+candidates, those with a usual name win. If several or none are left, ``DataError`` names them and the key.
+Lines that begin with ``source:`` or ``splits:`` say what was found; none are printed for columns ``text`` and
+``label`` in a file of the expected form. Lines that begin with ``hint:`` name unused columns of splits or groups.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ NO_LABEL = re.compile(
     r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|month|day|user|username|film|movie|"
     r"product|item|length|len|count|num|number|unnamed_0)"
 )
-"""Columns that may have few values and are never taken for the label unless they are named."""
+"""Columns that are never taken for the label unless they are named."""
 MANY_CLASSES = 200
-"""Most different values of a label whose name tells nothing."""
+"""Most distinct values of a label column without a usual name."""
 WORDS, LETTERS = 3, 12
-"""What the values of a text have on average, one of the two at least; letters are those of scripts without spaces."""
+"""A text has at least so many words, or letters of scripts without spaces, on average."""
 DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*|\d{1,2}:\d{2}.*")
 WIDE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 GROUP_NAMES = re.compile(
@@ -48,30 +47,30 @@ GROUP_NAMES = re.compile(
     r"([_\- ]?(id|name|title))?|.+[_\- ]id|.+[a-z]Id",
     re.IGNORECASE,
 )
-"""What columns of groups are called; ``id`` alone is the row's own."""
+"""Names of group columns; ``id`` alone identifies the row."""
 SPLIT_NAMES = ("split", "subset")
 DEFAULTS = {"text_column": "text", "label_column": "label"}
-"""Names of the columns of what has none, such as a folder, and of what has no rows."""
+"""Names of the columns for a source without columns, such as a folder, or without rows."""
 Holder = TypeVar("Holder", File, PreprocessConfig)
 
 
 @dataclass(frozen=True)
 class Column:
-    """What some values of a column tell."""
+    """What a sample of a column's values tells."""
 
     name: str
     key: str
-    """The name as the patterns above spell it: ``reviewText`` and ``Review Text`` are ``review_text``."""
+    """The normalized name: ``reviewText`` and ``Review Text`` are ``review_text``."""
     texts: list[str]
-    """The values that are there; none of one that holds lists or objects."""
+    """The non-empty values; none if some are lists or objects."""
     is_text: bool
-    """Whether they are sentences, or texts of a usual name, and different from row to row."""
+    """Whether they are sentences, or texts under a usual name, and differ from row to row."""
     is_label: bool
-    """Whether there are few different ones, each of them short."""
+    """Whether few values are distinct, and all are short."""
 
 
 def looked_at(name: str, values: Sequence[Any]) -> Column:
-    """Judge a column by some of its values."""
+    """Judge a column by a sample of its values."""
     key = re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).casefold()).strip("_")
     there = [value for value in values if value is not None and value == value and value != ""]
     is_nested = any(isinstance(value, list | dict) for value in there)
@@ -96,7 +95,7 @@ def looked_at(name: str, values: Sequence[Any]) -> Column:
 
 
 def candidates(columns: Sequence[Column], what: str) -> list[Column]:
-    """The columns that may hold the ``text`` or the ``label``: one, or those among which the user must choose."""
+    """The columns that may be the ``text`` or the ``label``; if several, the user must choose."""
     if exact := [column for column in columns if column.key == what]:
         return [column for column in exact if column.name == what] or exact
     usual = LABEL_NAME if what == "label" else TEXT_NAME
@@ -106,21 +105,21 @@ def candidates(columns: Sequence[Column], what: str) -> list[Column]:
 
 @dataclass(frozen=True)
 class Found:
-    """A source without anything that is still ``auto``."""
+    """A source with every ``auto`` replaced."""
 
     files: list[File]
     chosen: dict[str, Any]
     """``text_column``, ``label_column``, ``columns`` and ``labels`` of the source and ``column`` of the splits."""
     lines: list[str]
-    """The lines to print."""
+    """Lines to print."""
 
     def applied(self, config: PreprocessConfig) -> PreprocessConfig:
-        """The configuration with what was found in the place of ``auto``."""
+        """The configuration with ``auto`` replaced."""
         return settled(config, self.chosen)
 
 
 def settled(holder: Holder, chosen: dict[str, Any]) -> Holder:
-    """A file, or a configuration, with what was found in the place of ``auto``."""
+    """A file or a configuration with ``auto`` replaced."""
     names = {key: chosen[key] for key in (*DEFAULTS, "labels") if getattr(holder.source, key) == AUTO}
     source = replace(holder.source, columns=chosen["columns"], **names)
     column = chosen["column"] if holder.splits.column == AUTO else holder.splits.column
@@ -128,9 +127,9 @@ def settled(holder: Holder, chosen: dict[str, Any]) -> Holder:
 
 
 def resolved(files: Sequence[File]) -> Found:
-    """Look into the first file, and into the first without labels, and settle what is ``auto`` for all of each kind.
+    """Replace ``auto`` for all files by what the first labelled and the first unlabelled file show.
 
-    Raises ``DataError`` for a file that cannot be read, or whose columns of text and label cannot be found.
+    Raises ``DataError`` for a file that cannot be read, and if its text or label column is not found.
     """
     first, lines = files[0], list[str]()
     chosen = {**DEFAULTS, "columns": first.source.columns, "column": None, "labels": first.source.labels}
@@ -145,10 +144,10 @@ def resolved(files: Sequence[File]) -> Found:
 
 
 def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[str]) -> list[File]:
-    """Files of ``source.unlabelled_path`` that know their text column; lines to print about them go to ``lines``.
+    """Files of ``source.unlabelled_path`` with their text column; appends the lines to print to ``lines``.
 
-    ``elsewhere`` is what was chosen for files with labels. Their text column is taken if it is here too, else the only
-    column that there is, else one that is found; their label is not read.
+    ``elsewhere`` has the columns of the labelled files. The same text column is taken if the file has it, else its only
+    column, else the one that is found. Labels are not read.
     """
     text, label, columns = elsewhere["text_column"], elsewhere["label_column"], elsewhere["columns"]
     if first := next((file for file in files if file.format != "folder"), None):
@@ -170,7 +169,7 @@ def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[
 
 
 def named(seen: Sample, lines: list[str]) -> Sample:
-    """A CSV file whose first line is a row gets names for its columns; ``lines`` take what is unusual about a file."""
+    """Name the columns of a CSV file without a header line; appends what is unusual about a file to ``lines``."""
     file, names = seen.file, [f"column_{place}" for place in range(1, len(seen.columns) + 1)]
     if file.form and file.form.recorded:
         lines.append(f"source: {file.name}: {file.form}")
@@ -181,7 +180,7 @@ def named(seen: Sample, lines: list[str]) -> Sample:
 
 
 def begins_with_row(seen: Sample) -> bool:
-    """Whether the names of the columns are a row: a sentence above sentences, and above few values one of them."""
+    """Whether the first line is a row: a sentence in a text column, and a known value in each label column."""
     if {"text", "label", *seen.file.wanted} & {*seen.columns}:
         return False
     columns = [looked_at(name, values) for name, values in seen.values.items()]
@@ -192,9 +191,9 @@ def begins_with_row(seen: Sample) -> bool:
 
 
 def column_of(seen: Sample, what: str, other: str, lines: list[str]) -> str:
-    """The column of the ``text`` or the ``label``; the lines to print are added to ``lines``.
+    """The column of the ``text`` or the ``label``; appends the lines to print to ``lines``.
 
-    ``other`` is the column of the other one. Raises ``DataError`` where several may be it, or none.
+    ``other`` is the column of the other one. Raises ``DataError`` if there are several candidates, or none.
     """
     source, name, key = seen.file.source, seen.file.name, f"{what}_column"
     given: str = getattr(source, key)
@@ -203,7 +202,7 @@ def column_of(seen: Sample, what: str, other: str, lines: list[str]) -> str:
     if not any(seen.values.values()):
         raise DataError(f"{name}: the corpus is empty: no row to learn from")
     values = {one: its for one, its in seen.values.items() if one not in taken(seen, other)}
-    if what == "label" and source.missing_label != "error":  # then a label may be there for a few rows only
+    if what == "label" and source.missing_label != "error":  # then few rows may have a label
         values = {one: [value for value in its if spelling(value)] for one, its in values.items()}
     found = candidates([looked_at(one, its) for one, its in values.items()], what)
     if len(found) > 1:
@@ -220,13 +219,13 @@ def column_of(seen: Sample, what: str, other: str, lines: list[str]) -> str:
 
 
 def taken(seen: Sample, *others: str) -> set[str | None]:
-    """Columns that hold something else already."""
+    """Columns that already have another use."""
     splits = seen.file.splits
     return {*others, splits.column, splits.group_column, *seen.file.source.where}
 
 
 def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | None:
-    """The column of splits, if there is one that can be used without a doubt; it is said in ``lines``."""
+    """The column of splits, if one is unambiguous; appends a line about it to ``lines``."""
     file = seen.file
     if file.splits.column != AUTO:
         return file.splits.column
@@ -245,8 +244,8 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
 
 
 def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
-    """The lines to print about what nothing uses in the first file with labels: columns of splits or groups; and about
-    cells of the label that look like lists.
+    """Lines to print about the first labelled file: unused columns of splits or groups, and labels that look like
+    lists.
     """
     file = next((file for file in files if not file.is_unlabelled and file.format != "folder"), None)
     if file is None:
@@ -267,6 +266,6 @@ def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
         texts = looked_at(name, seen.values.get(name, [])).texts
         if 1 < (distinct := len(set(texts))) < len(texts):
             what = f"looks like a group (in {len(texts):,} rows {distinct:,} values)"
-            why = "splits are cut without it, so validation may flatter"
+            why = "splits are cut without it, so validation may be optimistic"
             yield f"{hint} {name!r} {what}; {why}: see splits.group_column"
             return

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the name and the first bytes of a file tell of the rest: its format, its encoding, its line ends, its dialect.
+"""Detects a file's format, encoding, line ends and CSV dialect from its name and first bytes.
 
-A file that is valid UTF-8 is UTF-8. One that is not may be UTF-16 or UTF-32, as its byte order mark tells, or
-Windows-1252, which is Latin-1 with curly quotes. Other encodings of one byte a letter cannot be told from that one by
-their bytes alone, so what has many letters beyond ASCII is refused.
+Valid UTF-8 is UTF-8. Other files are UTF-16 or UTF-32 if they begin with a byte order mark, else Windows-1252, which is
+Latin-1 with curly quotes. Bytes do not distinguish the other single-byte encodings, so a file with many letters beyond
+ASCII is refused.
 
-Lines end at a newline, with or without a carriage return before it, and nowhere else. Files of old Macs, which have
-carriage returns alone, are read as if those were newlines.
+Lines end at a newline, with or without a carriage return before it. In a file without newlines, carriage returns end
+lines, as on old Macs.
 
-The expected dialect stays wherever it works on the first records. Others are tried only on a file that would be refused
-with it: one whose records differ in their number of fields, or have only one.
+The expected dialect is kept if it works on the first records. Otherwise (records have one field, or different numbers
+of fields) other delimiters are tried.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Byte order marks, the longer first, since one begins with the other."""
+"""Byte order marks; the longer first, since it begins with a shorter one."""
 MOST_HIGH = 0.4
 """Share of letters beyond ASCII that no Western European language reaches."""
 SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
-"""What Windows-1252 reads as a sign though it stands within a word, as letters of Polish or Czech encodings do."""
+"""Symbols of Windows-1252 within a word: probably letters of a Polish or Czech encoding."""
 SAMPLE_BYTES = 1 << 20
-"""How much of a file is looked at."""
+"""Size of the sample at the beginning of a file."""
 DELIMITERS = ",;\t|"
 DIALECT_BYTES = 1 << 18
-"""How much is divided into fields."""
+"""How much of it is parsed to find the dialect."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Form:
     returns: bool = False
     """Whether lines end at carriage returns alone."""
     recorded: dict[str, Any] = field(default_factory=dict)
-    """What a manifest says of it: all that is not what the name and the configuration tell."""
+    """For the manifest: what differs from the name and the configuration."""
     word: str = ""
-    """One with a letter beyond ASCII, which shows whether the encoding is the right one."""
+    """A word with a letter beyond ASCII, by which the user can check the encoding."""
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file is read as it lies; others are converted to UTF-8 with newlines first."""
+        """Whether the file is read unchanged; others are first converted to UTF-8 with newlines."""
         return self.encoding == UTF8 and not self.returns
 
     def converted(self, pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
@@ -90,7 +90,7 @@ class Form:
 def form_of(
     first: bytes, name: str, source: SourceConfig, expected: Dialect, known: Dialect | None, *, is_csv: bool
 ) -> Form:
-    """The form of a file whose first bytes are given; ``known`` is the dialect of a file like it, if there is one."""
+    """The form of a file from its ``first`` bytes; ``known`` is the dialect of the training corpus, if there is one."""
     sample, whole = first[:SAMPLE_BYTES], len(first) < SAMPLE_BYTES
     encoding = encoding_of(sample, name) if source.encoding == AUTO else source.encoding
     if encoding != UTF8:
@@ -108,7 +108,7 @@ def form_of(
 
 
 def format_of(address: str, source: SourceConfig) -> str:
-    """The configured format, or the one that the name or the first bytes tell. Raises ``ConfigError``."""
+    """The format: configured, or from the name, else the first bytes. Raises ``ConfigError``."""
     if source.format != AUTO:
         return source.format
     suffix = Path(uncompressed(address)).suffix
@@ -120,7 +120,7 @@ def format_of(address: str, source: SourceConfig) -> str:
 
 
 def format_by_content(first: bytes) -> str | None:
-    """The format of a file from its first bytes; None where they are no text."""
+    """The format of a file from its first bytes; None for binary ones."""
     if first.startswith(b"PAR1"):
         return "parquet"
     if first.startswith(tuple(MARKS)):
@@ -131,7 +131,7 @@ def format_by_content(first: bytes) -> str | None:
 
 
 def uncompressed(address: str) -> str:
-    """An address in lower case, without the ending that says how it is compressed."""
+    """An address in lower case, without the suffix of its compression."""
     name = addresses.without_query(address).lower()
     for suffix in addresses.COMPRESSED:
         name = name.removesuffix(suffix)
@@ -147,7 +147,7 @@ def encoding_of(sample: bytes, name: str) -> str:
     valid = decoder.decode(sample)
     bad = len(sample) - len(decoder.getstate()[0]) - len(valid.encode())
     if bad == 0 or 20 * sum(character > "\x7f" for character in valid) > bad:
-        return UTF8  # perhaps damaged in some places; the reader names the first of them
+        return UTF8  # if some bytes are damaged, the reader names the first
     letters, symbols = len(re.findall(rb"[A-Za-z]", sample)), len(SYMBOL_IN_WORD.findall(sample))
     if bad > MOST_HIGH * (letters + bad) or 20 * symbols > bad:
         raise DataError(
@@ -158,9 +158,9 @@ def encoding_of(sample: bytes, name: str) -> str:
 
 
 def as_utf8(pieces: Iterable[bytes], encoding: str, name: str, *, whole: bool = True) -> Iterator[bytes]:
-    """A stream in any encoding as UTF-8, without a byte order mark. Raises ``DataError`` for bytes it has no sign for.
+    """A stream in any encoding as UTF-8, without a byte order mark. Raises ``DataError`` for invalid bytes.
 
-    If it is not ``whole``, a character at its end may be cut.
+    Unless it is ``whole``, its last character may be cut.
     """
     decoder, done = codecs.getincrementaldecoder(encoding)(), 0
     for piece in itertools.chain(pieces, [b""]):
@@ -181,10 +181,10 @@ def plain(content: bytes, name: str, encoding: str) -> bytes:
 
 
 def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None = None) -> Dialect:
-    """The dialect of a file from its first bytes, which are all of it if ``whole``.
+    """The dialect of a file from its first bytes (all bytes if ``whole``).
 
-    ``known`` is that of a file like it, and goes before ``expected``; other delimiters are tried where neither works
-    and none is ``fixed``. Where none works, the answer is ``expected``.
+    ``known``, the dialect of the training corpus, is tried first, then ``expected``, then other delimiters unless the
+    delimiter is ``fixed``. If none works, returns ``expected``.
     """
     whole = whole and len(sample) <= DIALECT_BYTES
     sample = with_newline(sample) if whole else sample[: sample.rfind(b"\n", 0, DIALECT_BYTES) + 1]
@@ -197,7 +197,7 @@ def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, kn
 
 
 def num_fields(sample: bytes, whole: bool, dialect: Dialect) -> int:
-    """How many fields every record has, two at least; 0 where they differ, or where a quote never closes."""
+    """The number of fields of every record, at least 2; 0 if it varies or a quote never closes."""
     records = list(csv_rows(sample, dialect, "sample"))
     counts = [len(fields) for _, fields in records if fields]
     used, lines = records[-1][0] if records else 0, sample.count(b"\n")

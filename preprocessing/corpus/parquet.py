@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parquet files that a stranger may have written: the footer, and rows in bounded pieces."""
+"""Reads untrusted Parquet files: the footer, and rows in bounded pieces."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.records import Cut, check_width, runs
 
 BATCH_ROWS, BATCH_BYTES = 2048, 4 << 20
-"""Rows, or bytes of them, that are given at once."""
+"""Most rows and bytes of a piece."""
 DECODED_BYTES, FEWEST_ROWS = 64 << 20, 4
-"""Bytes that are decoded at once, if every row held all that its pages hold; and rows that are in any case."""
+"""Most bytes decoded at once, if each row were as large as its row group; and the least rows."""
 ROW_BYTES = 16
-"""What a row needs in memory at least."""
+"""Least memory of a row."""
 MOST_RUNS = 16
-"""Parts that the longest row group is cut into at most: each decodes all that comes before it."""
+"""Most parts of the longest row group: each part decodes all rows before it."""
 
 
 def footer_of(address: str, name: str) -> pa.parquet.FileMetaData:
-    """What a Parquet file says of itself.
+    """The metadata of a Parquet file.
 
-    Raises ``DataError`` for what is no Parquet file, and for one of too many columns, or of more rows or bytes than so
-    few bytes hold texts.
+    Raises ``DataError`` for another file, for too many columns, and for rows or bytes out of proportion to its size.
     """
     with addresses.open_file(address) as opened:
         try:
@@ -59,9 +58,9 @@ def cuts_of(footer: pa.parquet.FileMetaData, part_bytes: int) -> Iterator[tuple[
 def pieces(opened: pa.NativeFile, name: str, start: int, stop: int, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The rows ``start`` to ``stop`` of a Parquet file, in pieces of bounded rows and bytes.
 
-    Row groups before them are skipped, rows before them in the same one decoded and dropped. A value may be as long as
-    the pages of its column and stand in every row, which no footer tells. Raises ``DataError`` where they become far
-    more bytes than texts of such a file do.
+    Earlier row groups are skipped; earlier rows of the same group are decoded and dropped. A footer does not tell
+    whether a long value is repeated in every row, so the size is checked while decoding. Raises ``DataError`` for a
+    decompression bomb.
     """
     with pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file:
         for some in runs(sized(file, name, opened.size(), start, stop, columns), itemgetter(1), BATCH_BYTES):
@@ -71,7 +70,7 @@ def pieces(opened: pa.NativeFile, name: str, start: int, stop: int, columns: Seq
 def sized(
     file: pa.parquet.ParquetFile, name: str, size: int, start: int, stop: int, columns: Sequence[str]
 ) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """As few rows at a time as are decoded safely, and their bytes; a row has its share of a piece at least."""
+    """Batches small enough to decode safely, with their bytes; each row counts for at least its share of a piece."""
     end = unpacked = 0
     is_packed = any(map(pa.types.is_dictionary, file.schema_arrow.types))
     for group in range(file.num_row_groups):
@@ -93,17 +92,17 @@ def sized(
 
 
 def decoded(table: pa.Table) -> pa.Table:
-    """Rows whose dictionary columns, as pandas writes categories, hold their values."""
+    """Rows with dictionary columns (pandas categories) as plain values."""
     return table.cast(pa.schema([(field.name, value_type(field.type)) for field in table.schema]))
 
 
 def value_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values of a column, which may be those of a dictionary."""
+    """The type of a column's values, also of a dictionary."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The names that Hugging Face's datasets wrote beside a column of numbers (``ClassLabel``); none if it did not."""
+    """The class names in the metadata of Hugging Face's datasets (``ClassLabel``) for an integer column; else none."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
         names: Any = feature["names"] if feature["_type"] == "ClassLabel" else None

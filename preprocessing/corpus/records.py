@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of CSV and JSON lines: where they begin in a stream, so that a file can be cut and counted, and their fields.
+"""Finds the records of CSV and JSON lines in a stream, to cut and count them, and parses CSV fields.
 
-A newline inside quotes ends no record. On ordinary files that is a matter of parity: a newline after an even number of
-quotes ends one. Parity is right exactly when every opening quote stands at the start of a field and every closing one
-at the end of a field; a block where that does not hold, or with an escape character, is read by Python's csv module.
+A newline inside quotes does not end a record. In ordinary files, a newline ends a record exactly if an even number of
+quotes comes before it. This holds if every opening quote is at the start of a field and every closing one at the end;
+other blocks, and files with an escape character, are read by Python's csv module.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ BYTE_ORDER_MARK = codecs.BOM_UTF8
 NEWLINE, RETURN = 10, 13
 MAX_RECORD_BYTES = 256 << 20
 MAX_CSV_BYTES = 32 << 20
-"""Most that the csv module reads at once: it may need ten times as much memory."""
+"""Most bytes for the csv module at once: it may need ten times as much memory."""
 MAX_HEADER_BYTES = 1 << 20
 MAX_COLUMNS = 1 << 14
-"""More of them are no table of texts, and Arrow needs gigabytes to name them."""
+"""With more, Arrow needs gigabytes for their names."""
 LONE_RETURNS = re.compile(r"(?<!\r)\r+(?![\r\n]|\Z)")
 RETURN_STANDS_IN, NUL_STANDS_IN = "\u0100", "\u0101"
-"""What the csv module reads in the place of characters that it refuses; no byte is decoded to them."""
+"""Replace characters that the csv module refuses; Latin-1 decodes no byte to them."""
 Item = TypeVar("Item")
 csv.field_size_limit(1 << 30)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields are separated; JSON lines are the dialect without quotes."""
+    """How fields are separated; JSON lines have no quotes."""
 
     delimiter: str = ","
     quote: str = ""
@@ -51,7 +51,7 @@ class Cut:
 
     start: int
     stop: int
-    """Just past the last one."""
+    """Exclusive."""
     first_row: int
     """Number of the first record, counted from 1."""
     rows: int
@@ -62,9 +62,9 @@ def cuts(
 ) -> Iterator[Cut]:
     """Cut a stream into runs of whole records of about ``part_bytes``, and count them.
 
-    A byte order mark, and the first record if it is the ``header``, belong to no run. Blank lines are no records unless
-    ``blank``; they belong to the run before them. Raises ``DataError`` for a quote that never closes, and for a record
-    longer than ``MAX_RECORD_BYTES``.
+    A byte order mark and the ``header`` belong to no run. Blank lines are records only if ``blank``; otherwise they
+    belong to the run before them. Raises ``DataError`` for a quote that never closes, and for a record longer than
+    ``MAX_RECORD_BYTES``.
     """
     start, offset, rest = 0, 0, b""
     row, first_row = 1 - header, 1  # of the next record, and of the first one in this run
@@ -73,7 +73,7 @@ def cuts(
         if offset == 0 and data.startswith(BYTE_ORDER_MARK):
             data, offset = data[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
         if piece is not None and b"\n" not in piece and len(data) <= MAX_RECORD_BYTES:
-            rest = data  # no record ends here, and a long one is not looked at again with every piece
+            rest = data  # no record ends here; do not scan a long one again with every piece
             continue
         begins, used = record_begins(data, dialect, f"{name}: row {row}", last=piece is None, blank=blank)
         if len(data) - used > (0 if piece is None else MAX_RECORD_BYTES):
@@ -96,7 +96,7 @@ def cuts(
 def runs(
     items: Iterable[Item], size_of: Callable[[Item], int], most_bytes: int, most_items: int | None = None
 ) -> Iterator[list[Item]]:
-    """Some items at a time: as many as reach ``most_bytes``, and no more than ``most_items``."""
+    """Group items until they reach ``most_bytes`` or ``most_items``."""
     held, size = list[Item](), 0
     for item in items:
         held.append(item)
@@ -111,10 +111,10 @@ def runs(
 def record_begins(
     data: bytes, dialect: Dialect, where: str, *, last: bool, blank: bool = False
 ) -> tuple[np.ndarray, int]:
-    """Where the records of ``data`` begin, blank lines left out unless ``blank``; and where the last whole one ends.
+    """Start offsets of the records in ``data``, of blank lines only if ``blank``; and the end of the last whole one.
 
-    ``data`` starts at a record, at ``where`` it lies in the file. With ``last``, an end without a newline is an end,
-    unless a quote is open.
+    ``data`` starts with a record; ``where`` is its position for messages. If it is the ``last``, its final record needs
+    no newline, but a closed quote.
     """
     array = np.frombuffer(with_newline(data) if last else data, np.uint8)
     newlines = np.flatnonzero(array == NEWLINE)
@@ -130,12 +130,12 @@ def record_begins(
 
 
 def with_newline(data: bytes) -> bytes:
-    """Data that ends with a newline, unless there is none."""
+    """``data`` with a newline at its end, unless it is empty."""
     return data if not data or data.endswith(b"\n") else data + b"\n"
 
 
 def ends_by_parity(array: np.ndarray, newlines: np.ndarray, dialect: Dialect) -> np.ndarray | None:
-    """Which newlines end a record, where quotes stand only at the ends of fields; None where they do not."""
+    """Which newlines end a record; None if there is a quote inside a field."""
     if not len(newlines) or not (dialect.quote or dialect.escape):
         return np.ones(len(newlines), bool)
     if dialect.escape:
@@ -151,9 +151,9 @@ def ends_by_parity(array: np.ndarray, newlines: np.ndarray, dialect: Dialect) ->
 
 
 def csv_rows(data: bytes, dialect: Dialect, where: str) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each record that ends in ``data``, and how many lines there are up to its end; none of blank lines.
+    """For each record that ends in ``data``, the number of lines up to its end, and its fields (none: a blank line).
 
-    ``data`` begins at a record and ends with a newline. ``raw`` gives the bytes of a field. A quote in mid-field is
+    ``data`` begins with a record and ends with a newline. ``raw`` gives the bytes of a field. A quote inside a field is
     text. Raises ``DataError``, which begins with ``where``, for more than ``MAX_CSV_BYTES``.
     """
     if len(data) > MAX_CSV_BYTES:
@@ -162,7 +162,7 @@ def csv_rows(data: bytes, dialect: Dialect, where: str) -> Iterator[tuple[int, l
     text = data.decode("latin-1").replace("\0", NUL_STANDS_IN)
     text = LONE_RETURNS.sub(lambda run: RETURN_STANDS_IN * len(run[0]), text) if "\r" in text else text
     reader = csv.reader(
-        io.StringIO(f"{text}end", newline="\n"),  # what is not ended by then ends in a line too many
+        io.StringIO(f"{text}end", newline="\n"),  # an open record includes this extra line
         quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
         quotechar=dialect.quote or None,
         escapechar=dialect.escape,
@@ -187,7 +187,7 @@ def check_width(name: str, columns: int) -> None:
 
 
 def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
-    """The column names in the first line of a CSV file. Raises ``DataError`` where there are none."""
+    """The column names in the first line of a CSV file. Raises ``DataError`` if there are none."""
     lines = first.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")[:MAX_HEADER_BYTES]
     if not lines:
         raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of one part of a corpus: texts, class numbers, splits, groups and row numbers."""
+"""Reads the rows of one part of a corpus: texts, class numbers, splits, groups and row numbers."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from preprocessing.labels import (
 )
 
 NO_GROUP = 0
-"""Stands for the hash of a group where a row has none."""
+"""In place of a group's hash for a row without a group."""
 MISSING = -3
-"""Stands for the class of a row that has no label and need not have one."""
+"""In place of a class number for a row without a label, where labels may be missing."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,19 @@ class Piece:
     texts: pa.Array
     """large_string without nulls."""
     label: np.ndarray
-    """int32, each row's place in ``classes``; ``NO_LABEL`` in the split ``unlabelled``."""
+    """int32, each row's index into ``classes``; ``NO_LABEL`` in the split ``unlabelled``."""
     classes: list[str]
-    """Names of the classes: those of ``source.labels``, or those that were found in this part, sorted."""
+    """Names of the classes: those of ``source.labels``, or those found in this part, sorted."""
     label_type: LabelType | None
-    """Of the column of labels; None where it holds nothing."""
+    """Type of the label column; None if it holds nothing."""
     known: list[str]
-    """All names that the metadata of the file gives to the numbers of its classes, in their order; mostly none."""
+    """All class names in the file's metadata, in the order of their numbers; mostly none."""
     split: np.ndarray
-    """int8, number of the split, or ``NO_SPLIT`` where the source names none."""
+    """int8, number of the split, or ``NO_SPLIT`` if the source names none."""
     row: np.ndarray
     """int64, the row's number in the source, from 1."""
     missing: np.ndarray
-    """bool, whether there was no text at all (null)."""
+    """bool, whether the text was null."""
     neutral: int
     """Rows left out because their label is neutral."""
     filtered: int
@@ -68,11 +68,11 @@ class Piece:
     without_label: int = 0
     """Rows left out because they have no label."""
     group: np.ndarray | None = None
-    """uint64, a hash of each row's group, ``NO_GROUP`` where it has none; None without ``splits.group_column``."""
+    """uint64, a hash of each row's group, or ``NO_GROUP``; None without ``splits.group_column``."""
 
 
 def read(part: Part) -> Piece:
-    """Read one part. Raises ``DataError`` naming the file and the row of whatever is wrong in it."""
+    """Read one part. Raises ``DataError`` naming file and row."""
     source, table = part.file.source, read_table(part, list(part.file.wanted))
     rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
     kept = np.ones(len(table), bool)
@@ -117,10 +117,10 @@ def read(part: Part) -> Piece:
 def labels_of(
     part: Part, table: pa.Table, rows: np.ndarray, hidden: np.ndarray
 ) -> tuple[np.ndarray, list[str], LabelType | None, list[str]]:
-    """int32: the class of every row, ``NEUTRAL`` or, where ``source.missing_label`` allows it, ``MISSING``; and
-    ``classes``, ``label_type``, ``known`` of it.
+    """int32: the class of every row, ``NEUTRAL`` or, if ``source.missing_label`` allows it, ``MISSING``; and
+    ``classes``, ``label_type``, ``known`` of the ``Piece``.
 
-    Whatever stands in rows that are ``hidden`` is no label.
+    Values in ``hidden`` rows are not read as labels.
     """
     source, given = part.file.source, part.file.source.label_map()
     if part.file.is_unlabelled:
@@ -149,7 +149,7 @@ def labels_of(
 
 
 def check_number(classes: Collection[str], file: File) -> None:
-    """Ask whether a column is the label at all: ``DataError`` for more than ``MAX_CLASSES`` different values."""
+    """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values."""
     if len(classes) > MAX_CLASSES:
         some = ", ".join(repr(name[:40]) for name in sorted(classes)[:3])
         raise DataError(
@@ -159,7 +159,7 @@ def check_number(classes: Collection[str], file: File) -> None:
 
 
 def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
-    """int8: the split that the source names for every row, or -1."""
+    """int8: the split that the source names for every row, or ``NO_SPLIT``."""
     if part.texts:
         return np.array([split_number(part.texts[row - part.cut.first_row][2]) for row in rows], np.int8)
     column, known = part.file.splits.column, part.file.spellings

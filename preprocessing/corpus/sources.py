@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a corpus, and each of them cut into parts small enough for memory, in one pass that counts its rows.
+"""Lists the files of a corpus, and cuts each into parts small enough for memory, in one pass that counts its rows.
 
-Content and configuration decide where it is cut, never the workers. Rows are numbered from 1: the first data row of a
-file is row 1 of it, and the files of a source follow each other in the order in which they are named.
-``Part.offset + row of the file`` is the number that a shard carries.
+The cuts depend on content and configuration, not on the workers. Rows of a file are numbered from 1, without the
+header. The files of a source keep the order in which they are named; a shard's row number is
+``Part.offset + row of the file``.
 """
 
 from __future__ import annotations
@@ -32,65 +32,65 @@ from preprocessing.corpus.records import Cut, Dialect, cuts, read_header, runs
 from preprocessing.labels import AUTO, spelling
 
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
-"""The classes of ``EMBEDDED``, whose file has 0 and 1, with what other copies of IMDB's reviews call them."""
+"""The classes of ``EMBEDDED``, whose file has 0 and 1, with their names in other copies of IMDB's reviews."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One file (or folder) of a source, before anything of it is read."""
+    """One file (or folder) of a source, before it is read."""
 
     address: str
-    """What is opened; absolute, since a worker may stand in another directory."""
+    """Absolute, since a worker may have another working directory."""
     name: str
-    """What sentences and the manifest call it: the address without its passwords."""
+    """For messages and the manifest: the address without its passwords."""
     format: str
-    """csv, jsonl, parquet or folder; or txt: one text a line, also where the line is blank."""
+    """csv, jsonl, parquet or folder; or txt: one text a line, including blank lines."""
     split: str | None
     source: SourceConfig
     splits: SplitConfig
     form: Form | None = None
-    """What its first bytes tell; None before they are read, and where bytes are no text."""
+    """Detected from its first bytes; None before they are read, and for binary formats."""
     known: Dialect | None = None
-    """The dialect of the files of an earlier corpus, which this one is expected to be like."""
+    """The dialect of the training corpus, for a file that is predicted or evaluated."""
 
     @property
     def dialect(self) -> Dialect:
-        """How its fields are separated: by its first bytes, else by its name and the configuration."""
+        """The detected dialect, else the expected one."""
         return self.form.dialect if self.form else self.expected
 
     @property
     def expected(self) -> Dialect:
-        """How its fields are separated by its name and the configuration alone."""
+        """The dialect according to its name and the configuration."""
         if self.format != "csv":
             return Dialect()
         delimiter = self.source.delimiter or ("\t" if uncompressed(self.address).endswith(".tsv") else ",")
         return Dialect(delimiter, self.source.quote, self.source.escape)
 
     def seen(self, first: bytes) -> tuple[File, Form]:
-        """This file with what its first bytes tell of the rest. Raises ``DataError`` for an unknown encoding."""
+        """This file with the form detected from its first bytes. Raises ``DataError`` for an unknown encoding."""
         form = form_of(first, self.name, self.source, self.expected, self.known, is_csv=self.format == "csv")
         return replace(self, form=form), form
 
     @property
     def part_bytes(self) -> int:
-        """The size of a part."""
+        """Size of a part."""
         return max(1, int(self.source.part_mb * 1e6))
 
     @property
     def is_unlabelled(self) -> bool:
-        """Whether it is one of ``source.unlabelled_path``."""
+        """Whether it comes from ``source.unlabelled_path``."""
         return self.split == UNLABELLED
 
     @property
     def spellings(self) -> dict[str | None, str]:
-        """What a column of splits may say -> the split that it means."""
+        """Value in a column of splits -> the split."""
         known: dict[str | None, str] = dict(SPELLINGS.items())
         known |= UNLABELLED_SPELLINGS if self.source.missing_label != "error" else {}
         return known | {spelling(value): split for split, values in self.splits.names.items() for value in values}
 
     @property
     def wanted(self) -> dict[str, str]:
-        """The columns that are read, and the option that names each."""
+        """The columns to read -> the option that names each."""
         named = {"source.text_column": self.source.text_column, "splits.group_column": self.splits.group_column}
         if not self.is_unlabelled:
             named |= {"source.label_column": self.source.label_column, "splits.column": self.splits.column}
@@ -99,7 +99,7 @@ class File:
         )
 
     def with_columns(self, columns: Sequence[str]) -> File:
-        """This file as one that has these columns: texts without labels need no group."""
+        """This file, without its group column if it is unlabelled and does not have it."""
         if not self.is_unlabelled or self.splits.group_column in (None, *columns):
             return self
         return replace(self, splits=replace(self.splits, group_column=None))
@@ -107,28 +107,28 @@ class File:
 
 @dataclass(frozen=True)
 class Part:
-    """One unit of work: a run of rows of one file, small enough to be held in memory."""
+    """One unit of work: a run of rows of one file that fits in memory."""
 
     file: File
     data: str
-    """What is opened: the file itself, or its unpacked copy."""
+    """Path to open: the file itself, or its unpacked copy."""
     columns: tuple[str, ...]
     """CSV, Parquet: all column names, in order."""
     cut: Cut
     """Which bytes (CSV, JSON lines), rows (Parquet) or ``texts`` (folder), and their row numbers."""
     texts: tuple[tuple[str, str, str | None], ...] = ()
-    """Folder: address, label and split of each text file; an empty label where there is none."""
+    """Folder: address, label (empty if it has none) and split of each text file."""
     bytes: int = 0
-    """How much is read, for the progress report."""
+    """Bytes to read, for the progress report."""
     offset: int = 0
     """Rows in the files before this one."""
     identity: str = ""
-    """Changes when what is read does."""
+    """Changes with the content of the file."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one pass over a file found."""
+    """Result of one pass over a file."""
 
     file: File
     parts: list[Part]
@@ -139,14 +139,14 @@ class Plan:
 
 
 WITHOUT_LABELS = ("unsup",)
-"""What a folder of texts without labels is called among folders of labels, unless ``source.missing_label`` is set."""
+"""Name of the folder of unlabelled texts among folders of labels, unless ``source.missing_label`` is set."""
 STAND_INS: dict[str, str] = {}
-"""Address -> the Parquet file that is read in its place."""
+"""Address -> the Parquet file to read in its place."""
 
 
 @contextmanager
 def standing_in(name: str, path: str) -> Iterator[None]:
-    """While this lasts, the address ``name`` means the Parquet file at ``path``."""
+    """Inside the block, the address ``name`` means the Parquet file at ``path``."""
     STAND_INS[name] = path
     try:
         yield
@@ -155,9 +155,9 @@ def standing_in(name: str, path: str) -> Iterator[None]:
 
 
 def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
-    """Every file of a source, in order, those without labels last.
+    """Every file of a source, in order, unlabelled ones last.
 
-    ``DataError`` for what is missing, ``ConfigError`` for an unknown format.
+    Raises ``DataError`` for a missing file, ``ConfigError`` for an unknown format.
     """
     for address, split in source.addresses:
         if address == EMBEDDED:
@@ -190,7 +190,7 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
 
 
 def scan(file: File, stage: Path) -> Plan:
-    """Count the rows of one file and cut it into parts. A compressed file is unpacked below ``stage``."""
+    """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``."""
     if file.format == "parquet":
         return scan_parquet(file)
     return scan_folder(file) if file.format == "folder" else scan_lines(file, stage)
@@ -224,14 +224,14 @@ def scan_lines(file: File, stage: Path) -> Plan:
 
 
 def passed_to(sink: Callable[[bytes], object], pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """A stream, each piece of which ``sink`` takes too."""
+    """A stream; each piece is also passed to ``sink``."""
     for piece in pieces:
         sink(piece)
         yield piece
 
 
 def check_columns(file: File, columns: Sequence[str]) -> None:
-    """Refuse a file that lacks a column that is to be read, or has it twice."""
+    """Refuse a file that lacks a wanted column or has it twice."""
     for name, key in file.wanted.items():
         if name not in columns:
             raise DataError(f"{file.name}: has no column {name!r}; it has {listed(columns)}; set {key}")
@@ -240,7 +240,7 @@ def check_columns(file: File, columns: Sequence[str]) -> None:
 
 
 def scan_parquet(file: File) -> Plan:
-    """Parquet: the footer tells the rows of each row group."""
+    """Parquet: row counts come from the footer."""
     known = addresses.identity(file.address)
     footer = parquet.footer_of(file.address, file.name)
     schema = footer.schema.to_arrow_schema()
@@ -259,9 +259,9 @@ def scan_parquet(file: File) -> Plan:
 
 
 def scan_folder(file: File) -> Plan:
-    """A folder: ``[split/]label/*.txt``; other files are left alone. One of texts without labels: every ``*.txt``.
+    """A folder: ``[split/]label/*.txt``; other files are skipped. Of unlabelled texts: every ``*.txt``.
 
-    The unlabelled reviews of aclImdb, ``train/unsup``, are left alone unless ``source.missing_label`` asks for them.
+    The unlabelled reviews of aclImdb, ``train/unsup``, are skipped unless ``source.missing_label`` is ``unlabelled``.
     """
     file = file.with_columns(())
     if file.splits.group_column:
@@ -299,8 +299,8 @@ def hash_of(listing: list[Any]) -> str:
 
 
 def place_of(inside: Sequence[str], file: File) -> tuple[str | None, str | None]:
-    """Split and label of a text file by its path within a folder: the label is empty where it has none, and None where
-    the file is to be left alone.
+    """Split and label of a text file by its path within a folder: an empty label if it has none, None if the file is
+    skipped.
     """
     if file.is_unlabelled:
         return UNLABELLED, ""
@@ -314,14 +314,14 @@ def place_of(inside: Sequence[str], file: File) -> tuple[str | None, str | None]
 
 
 def place_in_order(address: str, label: str, split: str | None) -> tuple[int, str, int, str, str]:
-    """Sorts ``10_9.txt`` after ``2_7.txt``."""
+    """Sort key: ``10_9.txt`` comes after ``2_7.txt``."""
     name = address.rpartition("/")[2]
     digits = name[: len(name) - len(name.lstrip("0123456789"))]
     return split_number(split), label, int(digits or -1), name, address
 
 
 def numbered(plans: list[Plan]) -> list[Part]:
-    """All parts in order, each knowing how many rows the files before its own have."""
+    """All parts in order, each with the number of rows in the files before its own."""
     parts, offset = [], 0
     for plan in plans:
         parts += [replace(part, offset=offset) for part in plan.parts if part.cut.rows]

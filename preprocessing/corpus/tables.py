@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of tables of any format, as Arrow columns, some at a time: the one reader of a corpus and of a prediction.
+"""Reads rows of any format as Arrow tables of bounded size, for preprocessing and for prediction.
 
 Errors name the file and the row.
 """
@@ -40,12 +40,12 @@ from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
 MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
-"""Rows, and bytes of them, that are given together; a longer row is given alone."""
+"""Most rows and bytes of a table; a longer row is a table of its own."""
 ENCODING = "set source.encoding, or correct the row"
 FILE = "file"
-"""The column of a folder that says which file a text comes from."""
+"""The column with each text's file name, for a folder."""
 POSITIONS, POSITION_BYTES = 8, 1 << 17
-"""How many positions within a file a sample looks at after its beginning, and how much it reads there."""
+"""A sample reads so many bytes at so many positions after the beginning of a file."""
 SAMPLE_ROWS = 4000
 TEXT, BYTES = pa.large_string(), pa.large_binary()
 JSON = json.JSONDecoder(parse_constant=lambda _: None)
@@ -53,22 +53,22 @@ JSON = json.JSONDecoder(parse_constant=lambda _: None)
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a part, one after the other."""
+    """Consecutive rows of a part."""
 
     first: int
-    """The number of the first one in its file, from 1."""
+    """Number of the first row in its file, from 1."""
     table: pa.Table
-    """Their columns as they were read: bytes from CSV and texts a line, types of its own from Parquet."""
+    """Columns: of bytes from CSV and text lines, of the file's own types from Parquet."""
     lines: list[bytes]
-    """CSV, JSON lines and texts a line: each row as it was written, its line end and blank lines behind it included."""
+    """CSV, JSON lines and text lines: each row as written, with its line end and the blank lines after it."""
 
 
 def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[Rows]:
-    """The rows of a part, a bounded number at a time; all columns unless some are named.
+    """The rows of a part as tables of bounded size; all columns unless some are named.
 
-    Values of JSON lines are texts, int64, double or bool where all values of these rows are such, else JSON; ``schema``
-    holds the types that they have in the whole file, see ``common_schema``. Raises ``DataError`` for what is no record
-    of the format, and for a value of the text column of JSON lines that is no text.
+    A column of JSON lines is text, int64, double or bool if all its values in the table are, else JSON; ``schema``
+    gives the types for the whole file (``common_schema``). Raises ``DataError`` for an invalid record, and for a value
+    of the text column of JSON lines that is no text.
     """
     if part.file.format == "parquet":
         yield from rows_of_parquet(part, part.columns if columns is None else columns)
@@ -90,8 +90,8 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
 
 
 def read_table(part: Part, wanted: list[str]) -> pa.Table:
-    """Some columns of a whole part, as preprocessing reads them. Raises ``DataError`` as ``iter_rows`` does, and for a
-    row of JSON lines that lacks one of them.
+    """Some columns of a whole part, for preprocessing. Raises ``DataError`` as ``iter_rows`` does, and for a row of
+    JSON lines that lacks one of them.
     """
     if part.file.format == "csv":
         data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
@@ -109,14 +109,14 @@ def read_table(part: Part, wanted: list[str]) -> pa.Table:
 
 
 def fail(part: Part, row: int, what: str) -> DataError:
-    """The sentence of an error in one row."""
+    """An error in one row."""
     if part.texts:
         return DataError(f"{part.texts[row - part.cut.first_row][0]}: {what}")
     return DataError(f"{part.file.name}: row {row}: {what}")
 
 
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
-    """A column as large_string, its UTF-8 checked. Numbers become their digits, but are refused as texts."""
+    """A column as large_string in valid UTF-8. Numbers become digits, but are refused in the text column."""
     kind = parquet.value_type(column.type)
     is_text = any(word in str(kind) for word in ("string", "binary")) and not pa.types.is_nested(kind)
     if name == part.file.source.text_column and not (is_text or column.null_count == len(column)):
@@ -132,7 +132,7 @@ def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) ->
 
 
 def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> DataError:
-    """Find the row and the byte that are not UTF-8."""
+    """The error for the first row and byte that are not UTF-8."""
     for row, value in zip(rows.tolist(), column.cast(pa.large_binary()).to_pylist(), strict=True):
         try:
             (value or b"").decode()
@@ -143,7 +143,7 @@ def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -
 
 
 def lines_of(part: Part) -> list[bytes]:
-    """The records of a part of a text file, with the blank lines behind each of them."""
+    """The records of a part of a text file, each with the blank lines after it."""
     data, where = addresses.read_range(part.data, part.cut.start, part.cut.stop), f"from row {part.cut.first_row}"
     blank = part.file.format == "txt"
     begins, _ = record_begins(data, part.file.dialect, f"{part.file.name}: {where}", last=True, blank=blank)
@@ -151,10 +151,10 @@ def lines_of(part: Part) -> list[bytes]:
 
 
 def csv_table(part: Part, data: bytes, rows: int, first_row: int, wanted: Sequence[str] | None) -> pa.Table:
-    """Some whole records of CSV as columns of bytes: those that are wanted, or all, repeated names among them.
+    """Whole records of CSV as columns of bytes: the ``wanted`` ones, or all, also with repeated names.
 
-    Arrow reads them. What it refuses is read by the csv module, which tells the row, and so is a carriage return that
-    ends no line: Arrow ends a line there, and here it is text.
+    Arrow reads them. The csv module reads what Arrow refuses, to name the row, and data with lone carriage returns,
+    which are text here but line ends for Arrow.
     """
     dialect, number = part.file.dialect, len(part.columns)
     names = list(part.columns if wanted is None else wanted)
@@ -180,7 +180,7 @@ def csv_table(part: Part, data: bytes, rows: int, first_row: int, wanted: Sequen
             if len(table) == rows:
                 return table.rename_columns(names)
         except pa.ArrowInvalid:
-            pass  # the csv module tells the row
+            pass  # the csv module below names the row
     where = f"{part.file.name}: from row {first_row}"
     found = [fields for _, fields in csv_rows(with_newline(data), dialect, where) if fields]
     for row, fields in enumerate(found, first_row):
@@ -208,8 +208,8 @@ def json_record(line: bytes, where: str) -> dict[str, Any]:
 def json_records(
     part: Part, lines: Iterable[bytes], first_row: int, wanted: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """The objects in some lines. Each must have the keys that are ``wanted``, but for a label or a group that may be
-    missing, and a text must be one.
+    """The objects in some lines. Each must have the ``wanted`` keys, except a label or a group that may be missing, and
+    its text must be a string or null.
     """
     source, records = part.file.source, list[dict[str, Any]]()
     optional = [source.label_column] if source.missing_label != "error" else []
@@ -228,14 +228,14 @@ def json_records(
 
 
 def keys_of(records: Iterable[Mapping[str, Any]], name: str) -> list[str]:
-    """All keys of some objects. Raises ``DataError`` where there are too many."""
+    """All keys of some objects. Raises ``DataError`` if there are too many."""
     keys = list(dict.fromkeys(key for record in records for key in record))
     check_width(name, len(keys))
     return keys
 
 
 def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.Schema | None = None) -> pa.Table:
-    """Some keys of JSON objects as columns, null where a row lacks one."""
+    """Some keys of JSON objects as columns; a missing key is null."""
     table = {}
     for name in names:
         values = [record.get(name) for record in records]
@@ -244,7 +244,7 @@ def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.S
 
 
 def json_type(values: list[Any]) -> pa.DataType:
-    """The one type of some values of JSON; text where they have several, and for all else."""
+    """The common type of JSON values; text if they have several types, or another one."""
     try:
         kind = pa.array(values).type
     except (ValueError, TypeError, OverflowError):
@@ -263,7 +263,7 @@ def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """The columns of all pieces of JSON lines, each of the type that holds the values of every piece."""
+    """The columns of all pieces of JSON lines, each of a type for the values of every piece."""
     found: dict[str, set[pa.DataType]] = {}
     for field in (field for schema in schemas for field in schema):
         found.setdefault(field.name, set()).update({field.type} - {pa.null()})
@@ -284,7 +284,7 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
 
 
 def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.DictionaryArray:
-    """A column of numbers of classes as their names, in the order of their numbers; below 0 there is no label."""
+    """A column of class numbers as class names, ordered by number; negative numbers mean no label."""
     numbers = [None if number is None or number < 0 else number for number in column.to_pylist()]
     for row, number in enumerate(numbers, part.cut.first_row):
         if number is not None and number >= len(names):
@@ -311,21 +311,21 @@ def rows_of_folder(part: Part) -> Iterator[Rows]:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some rows of a file with all their columns, from its beginning and, where it can be entered anywhere, from all
-    over: corpora are often sorted by label. What is read is bounded, whatever the size of the file.
+    """Some rows of a file with all their columns, from its beginning and, if the format allows it, from all over it:
+    corpora are often sorted by label. The size of a sample is bounded.
     """
 
     file: File
     """With its form."""
     columns: list[str]
     lines: bytes = b""
-    """Of CSV, whole lines at its beginning."""
+    """CSV: whole lines at its beginning."""
     records: Sequence[dict[str, Any]] = ()
-    """Of JSON lines."""
+    """JSON lines."""
 
     @cached_property
     def values(self) -> dict[str, list[Any]]:
-        """Column -> its values, as texts (CSV), or as JSON or Parquet have them. All lists have the same length."""
+        """Column -> its values: texts (CSV) or the types of JSON and Parquet. All lists have the same length."""
         if self.file.format == "parquet":
             return parquet_values(self.file)
         if self.file.format != "csv":
@@ -338,7 +338,7 @@ class Sample:
 
 
 def sample(file: File) -> Sample:
-    """Read some rows. Raises ``DataError`` for a file that cannot be read at all; rows that are wrong are left out."""
+    """Read some rows. Raises ``DataError`` for an unreadable file; invalid rows are left out."""
     if file.format == "parquet":
         return Sample(file, parquet.footer_of(file.address, file.name).schema.to_arrow_schema().names)
     first = next(addresses.stream(file.address), b"")
@@ -355,7 +355,7 @@ def sample(file: File) -> Sample:
 
 
 def elsewhere(file: File) -> Iterator[bytes]:
-    """Whole lines from all over a long file that is read as it lies; none of others."""
+    """Whole lines from all over a large file; none if it is compressed or must be converted."""
     size = addresses.identity(file.address)["bytes"] or 0
     is_plain = file.form is not None and file.form.is_plain and not addresses.is_compressed(file.address)
     for place in range(1, POSITIONS + 1) if is_plain and size > 2 * SAMPLE_BYTES else ():
@@ -365,7 +365,7 @@ def elsewhere(file: File) -> Iterator[bytes]:
 
 
 def spread(values: list[Any]) -> list[Any]:
-    """At most ``SAMPLE_ROWS`` of some values, from all over them."""
+    """At most ``SAMPLE_ROWS`` of the values, evenly spaced."""
     return values[:: 1 + len(values) // (SAMPLE_ROWS + 1)]
 
 
@@ -384,7 +384,7 @@ def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:
 
 
 def parquet_values(file: File) -> dict[str, list[Any]]:
-    """Values of the columns that may be texts or labels, from row groups all over a Parquet file."""
+    """Values of the columns that may be text or label, from row groups all over a Parquet file."""
     footer = parquet.footer_of(file.address, file.name)
     schema = footer.schema.to_arrow_schema()
     flat = [field.name for field in schema if not is_heavy(field.type)]
@@ -400,6 +400,6 @@ def parquet_values(file: File) -> dict[str, list[Any]]:
 
 
 def is_heavy(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes or values within values: neither a text nor a label, and perhaps pictures."""
+    """Whether a column is binary or nested: neither text nor label, and perhaps large."""
     kind = parquet.value_type(kind)
     return pa.types.is_nested(kind) or "binary" in str(kind)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset directory: shards, manifest, copies from elsewhere."""
+"""The dataset directory: shards, manifest, remote copies."""

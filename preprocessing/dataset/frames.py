@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset as pandas frames and Arrow tables: each split with its ids read back into words."""
+"""A dataset as pandas frames and Arrow tables, with ids decoded to tokens."""
 
 from __future__ import annotations
 
@@ -21,32 +21,31 @@ if TYPE_CHECKING:
 
 
 class Dataset(Mapping[str, "pd.DataFrame"]):
-    """A dataset directory: a mapping from the names of its splits to frames, each read when it is asked for."""
+    """A dataset directory: a mapping from the names of its splits to frames, read on access."""
 
     def __init__(self, address: str | Path) -> None:
-        """Open the dataset at a path or a remote address. Raises ``DataError`` where there is no whole one."""
+        """Open the dataset at a path or a remote address. Raises ``DataError`` unless it is complete."""
         self.path = remote.local(str(address))
         self.manifest = read_manifest(self.path)
         self.labels = list(self.manifest.labels)
-        """The names of the classes; a class's number is its place here."""
+        """The names of the classes; a class's number is its index here."""
         self._values = typed_values(self.labels, self.manifest.label_type)
         self.vocabulary = Vocabulary.read(self.path / VOCABULARY)
 
     def __getitem__(self, split: str) -> pd.DataFrame:
-        """One line per row of a split, in the order of the source: row, label (none if it is ``unlabelled``), length,
-        text.
+        """A split as a frame in the order of the source: row, label, length, text; and fold if it was cut into folds.
 
-        ``row`` is the row's number in the source, from 1; ``label`` is of the source's own type; ``length`` its number
-        of tokens; ``text`` its tokens as the network reads them, with spaces between, so that unknown ones are
-        ``<unk>``. Where the split was cut into folds there is a column ``fold``. Raises ``KeyError``.
+        ``row`` is the row's number in the source, from 1; ``label`` has the source's type, and is missing in
+        ``unlabelled``; ``length`` is the number of tokens; ``text`` the tokens as the network reads them, joined by
+        spaces, unknown ones as ``<unk>``. Raises ``KeyError``.
         """
         return self._table(split, "ids").to_pandas()
 
     def batches(self, split: str) -> Iterator[pa.RecordBatch]:
-        """A split piece by piece, in the order of its shards, so that memory does not grow with it.
+        """A split as record batches, in the order of its shards, in bounded memory.
 
-        Columns: row, label (of the source's own type), length, ids (those of the tokens, without padding), text, and
-        fold where the split was cut into folds. Raises ``KeyError``.
+        Columns: row, label (of the source's type), length, ids (without padding), text, and fold if the split was cut
+        into folds. Raises ``KeyError``.
         """
         if not self.manifest.splits.get(split):
             raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
@@ -56,7 +55,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
                 yield batch_of(block, self.vocabulary, self._values, shard.info.fold if has_folds else None)
 
     def arrow(self, split: str) -> pa.Table:
-        """A whole split as one table, in the order of the source; the columns are those of ``batches``."""
+        """A split as one table in the order of the source, with the columns of ``batches``."""
         return self._table(split)
 
     def _table(self, split: str, *without: str) -> pa.Table:
@@ -67,7 +66,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         return (name for name, shards in self.manifest.splits.items() if shards)
 
     def __len__(self) -> int:
-        """How many splits there are."""
+        """The number of splits."""
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
@@ -76,7 +75,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
 
 def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int | None) -> pa.RecordBatch:
-    """A block with its labels, which are numbers of these, null where a row has none, and its words."""
+    """A block with class names from ``labels`` (null for a row without one) and decoded tokens."""
     real = np.arange(block.ids.shape[1]) < block.length[:, None]
     offsets = pa.array(np.concatenate([[0], np.cumsum(block.length, dtype=np.int64)]))
     ids = pa.array(block.ids[real].astype(np.int32))

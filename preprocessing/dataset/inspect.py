@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a dataset and how good it is, from its manifest and a few of its rows: for people, or as JSON."""
+"""Describes a dataset from its manifest and a few rows, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class InspectConfig:
 
 
 def main(config: InspectConfig, words: list[str]) -> None:
-    """Show what is in a dataset."""
+    """Print what is in a dataset."""
     (address,) = words
     found = inspect(remote.local(address), config.samples)
     print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found))
 
 
 def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
-    """Everything that is shown, as JSON. Raises ``DataError`` where there is no readable dataset."""
+    """The description, as JSON. Raises ``DataError`` if there is no readable dataset."""
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
     words = slice(2, 2 + FREQUENT)
@@ -91,7 +91,7 @@ def describe(name: str, manifest: Manifest) -> dict[str, Any]:
 
 
 def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
-    """Some rows, read back into words: the same ones each time, from all over the split."""
+    """Some rows with decoded tokens, always the same, from all over the split."""
     labels, result = np.array(split.manifest.labels, object), []
     for place in (len(split) * (2 * at + 1) // (2 * number) for at in range(min(number, len(split)))):
         at = int(np.searchsorted(split.block_starts, place, side="right")) - 1
@@ -106,7 +106,7 @@ def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str,
 
 
 def render(found: dict[str, Any]) -> str:
-    """The report for people."""
+    """The description as text."""
     import pandas as pd
 
     table = {}
@@ -136,7 +136,7 @@ def render(found: dict[str, Any]) -> str:
 
 
 def of_corpus(found: dict[str, Any]) -> list[str]:
-    """What the statistics of a job say, in words; nothing of a dataset that was made otherwise."""
+    """The statistics of the preprocessing job in words; none for a dataset that was made otherwise."""
     corpus, lines = found["corpus"], list[str]()
     if "rows_read" in corpus:
         dropped = ", ".join(f"{name} {count:,}" for name, count in corpus["dropped"].items() if count) or "none"
@@ -154,7 +154,7 @@ def of_corpus(found: dict[str, Any]) -> list[str]:
 
 
 def groups_in_words(groups: dict[str, Any]) -> list[str]:
-    """Lines for people: the job says them when it has cut the splits, and ``inspect`` again."""
+    """Lines about groups, for the job and for ``inspect``."""
     parts = [f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"]
     parts += [f"{groups['rows_without']:,} rows without a group"] if groups["rows_without"] else []
     parts += [f"{groups['followed']:,} rows put with their group"] if groups["followed"] else []
@@ -168,14 +168,14 @@ def groups_in_words(groups: dict[str, Any]) -> list[str]:
 
 
 def folds_in_words(found: dict[str, Any]) -> str:
-    """A line for people on ``statistics.folds`` of a manifest."""
+    """A line about ``statistics.folds`` of a manifest."""
     rows = found["rows"]
     between = f"{min(rows):,} to {max(rows):,} rows"
     return f"{len(rows)} folds of {between} of training and validation, groups and equal texts whole"
 
 
 def unlabelled_in_words(found: dict[str, Any], kept: int) -> str:
-    """A line for people: the job says it, and ``inspect`` again. ``kept`` are the rows of the split."""
+    """A line about unlabelled rows, for the job and for ``inspect``. ``kept``: rows of the split."""
     shared = found["shared"]
     parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
     reasons = (

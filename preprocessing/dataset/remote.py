@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets at remote addresses: published manifest last, read through a cache that the processes of a node share."""
+"""Remote datasets: publishing uploads the manifest last; reading uses a cache that all processes of a node share."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from preprocessing.dataset.verification import verify_hashes
 CACHE_VARIABLE = "PADLESS_CACHE"
 FETCH_TIMEOUT_S = 3600.0
 MOST_VOCABULARY = 1 << 36
-"""Bytes of a vocabulary of the most words that there may be."""
+"""Most bytes of a vocabulary."""
 STAGING = ".building"
-"""Behind an address, and before a part of its fingerprint: a dataset that is about to replace the one there."""
+"""``ADDRESS.building-FINGERPRINT``: a dataset that will replace the one at the address."""
 
 
 def cache_folder() -> Path:
-    """Where this node keeps what it fetched: ``$PADLESS_CACHE``, or ``padless`` in the user's cache."""
+    """The cache of this node: ``$PADLESS_CACHE``, or ``padless`` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get(CACHE_VARIABLE) or Path(base, "padless"))
 
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIMEOUT_S) -> Path:
     """A dataset as a directory: itself if it is local, else a copy in this node's cache, fetched by one process.
 
-    Raises ``DataError`` where there is no whole dataset, ``UserError`` when another process fetches it for too long.
+    Raises ``DataError`` if there is no complete dataset, ``UserError`` if another process has not fetched it in time.
     """
     if not addresses.is_remote(address):
         return Path(address)
@@ -58,7 +58,7 @@ def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIME
 
 
 def fetch(address: str, content: bytes, target: Path) -> None:
-    """Copy a dataset to ``target`` and check every file against the manifest, which is written last."""
+    """Copy a dataset to ``target``, check every file against the manifest, and write the manifest last."""
     manifest = parse_manifest(content, join(address, MANIFEST))
     sizes = {info.path: info.bytes for infos in manifest.splits.values() for info in infos}
     for path in names(manifest):
@@ -78,9 +78,9 @@ def fetch(address: str, content: bytes, target: Path) -> None:
 def publish(root: Path, address: str) -> None:
     """Copy a finished dataset to a remote address, the manifest last.
 
-    Where another dataset lies, the new one is first sent to a staging address (``ADDRESS.building-…``), whole. Only
-    then the old manifest is deleted and the files are copied into place, by the store itself. A job that is interrupted
-    in between still has the dataset in its staging directory, and goes on when it is started again.
+    If another dataset is there, the new one is first uploaded to a staging address (``ADDRESS.building-…``). Then the
+    old manifest is deleted and the store copies the files into place. An interrupted job still has the dataset in its
+    local staging directory, and continues when it is started again.
     """
     manifest = read_manifest(root)
     address = address.rstrip("/")
@@ -95,13 +95,13 @@ def publish(root: Path, address: str) -> None:
             for path in every:
                 with whole(system, f"{base}/{path}", join(address, path)):
                     system.copy_file(f"{base}{suffix}/{path}", f"{base}/{path}")
-        if system.get_file_info(base + suffix).type == fs.FileType.Directory:  # perhaps that of an interrupted job
+        if system.get_file_info(base + suffix).type == fs.FileType.Directory:  # also one of an interrupted job
             system.delete_dir(base + suffix)
 
 
 def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:
-    """Copy files of a directory below ``base``. Raises ``DataError`` for one that did not arrive whole,
-    ``StorageError`` where there is no room for it.
+    """Copy files of a directory below ``base``. Raises ``DataError`` for an incomplete copy, ``StorageError`` if there
+    is no room.
     """
     for path in paths:
         with (
@@ -118,11 +118,11 @@ def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address
 
 @contextmanager
 def whole(system: fs.FileSystem, target: str, address: str) -> Iterator[None]:
-    """Take away what a failure to write ``target`` leaves: a store on a file system keeps the beginning of a file."""
+    """Delete ``target`` if writing it fails: a store on a file system keeps a partial file."""
     try:
         yield
     except OSError as error:
-        with suppress(Exception):  # the failure to write is the one to tell of
+        with suppress(Exception):  # report the failed write
             system.delete_file(target)
         if error.errno in NO_ROOM | NOT_ALLOWED:
             raise refusal(error, address, otherwise="name another --output") from None
@@ -130,17 +130,17 @@ def whole(system: fs.FileSystem, target: str, address: str) -> Iterator[None]:
 
 
 def names(manifest: Manifest) -> list[str]:
-    """Every file of a dataset but the manifest."""
+    """Every file of a dataset except the manifest."""
     return [VOCABULARY, *(info.path for infos in manifest.splits.values() for info in infos)]
 
 
 def join(address: str, path: str) -> str:
-    """A file below an address."""
+    """The address of a file below ``address``."""
     return f"{address.rstrip('/')}/{path}"
 
 
 def manifest_bytes(address: str) -> bytes | None:
-    """The manifest of a remote dataset, or none where there is none."""
+    """The manifest of a remote dataset; None if there is none."""
     target = join(address, MANIFEST)
     if addresses.kind(target) == fs.FileType.NotFound:
         return None
@@ -148,7 +148,7 @@ def manifest_bytes(address: str) -> bytes | None:
 
 
 def at_most(size: int, address: str) -> Iterator[bytes]:
-    """A remote file piece by piece. Raises ``DataError`` for one of more than ``size`` bytes, without reading on."""
+    """A remote file in pieces. Raises ``DataError`` after more than ``size`` bytes."""
     for piece in addresses.stream(address):
         size -= len(piece)
         if size < 0:

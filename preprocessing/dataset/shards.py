@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset directory: its schema, how a shard is written and mapped, and the manifest that comes last.
+"""The dataset directory: the schema of shards, writing and mapping them, and the manifest, which is written last.
 
 A shard is one Arrow IPC *file* (random access, no compression, so that it can be mapped) of rows padded to one width::
 
@@ -8,8 +8,8 @@ A shard is one Arrow IPC *file* (random access, no compression, so that it can b
     label   int32                                     index into the manifest's labels; -1 in the split unlabelled
     row     int64                                     the row's number in the source
 
-It is cut into record batches of ``block_rows`` rows (the last one shorter). A record batch is the unit that the
-trainer's order permutes and the array that its loader gathers from.
+It consists of record batches of ``block_rows`` rows (the last one shorter). The trainer permutes record batches and
+gathers rows from them.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 VOCABULARY = "vocabulary.arrow"
 MOST_WIDTH, MOST_WORDS = MOST_TOKENS, (1 << 31) - 1
-"""Ids of a row, and of a vocabulary."""
+"""Most ids of a row, and of a vocabulary."""
 ROW_BYTES = 16
-"""Bytes of a row beside its ids: length, label and number."""
+"""Bytes of a row without its ids: length, label and number."""
 BLOCK_ROWS = 8192
 HASHES = ("fingerprint", "vocabulary_sha256")
-"""What stands in ``dataset.json`` beside a manifest."""
+"""Keys of ``dataset.json`` that are not fields of ``Manifest``."""
 MOST_MANIFEST = 1 << 28
-"""Bytes of a manifest, each shard of which has a few thousand."""
+"""Most bytes of a manifest; a shard takes up to a few thousand."""
 
 REBUILD = "build the dataset again with `python -m preprocessing run`"
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What the manifest says of one shard."""
+    """The manifest's entry for one shard."""
 
     path: str
     """Relative to the dataset directory, as in ``train/00000-w0128.arrow``."""
@@ -62,23 +62,21 @@ class ShardInfo:
     bytes: Positive
     sha256: Sha256
     lengths: dict[Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z")], Positive]
-    """How many rows have which length: ``{"17": 3}``; enough to plan a run without opening a shard."""
+    """Length -> rows, as in ``{"17": 3}``; enough to plan a run without opening a shard."""
     labels: dict[Annotated[str, Meta(pattern=r"^(-1|0|[1-9][0-9]{0,8})\Z")], Positive]
-    """How many rows have which label index."""
+    """Label index -> rows."""
     tokens: Positive
     """Sum of the lengths."""
     fold: Count | None = None
-    """The fold that all its rows are in; None in a dataset without folds, and for rows that are in none."""
+    """The fold of all its rows; None for rows without a fold."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """``dataset.json``. Whoever holds one may rely on every file it names being there, whole."""
+    """``dataset.json``. It is written last, so every file that it names is complete."""
 
     labels: Annotated[list[str], Meta(min_length=2)]
-    """Name of each class, two at least; a row's ``label`` is an index into it, or ``NO_LABEL`` in the split
-    ``unlabelled``.
-    """
+    """Names of the classes; a row's ``label`` is an index into them, or ``NO_LABEL`` in the split ``unlabelled``."""
     splits: dict[str, list[ShardInfo]]
     id_dtype: str
     block_rows: Positive
@@ -87,24 +85,24 @@ class Manifest:
     text: dict[str, Any]
     """The resolved text pipeline, as ``TextPipeline.to_json`` writes it."""
     text_hash: Sha256
-    """Hash over text pipeline and vocabulary (law 1): checkpoints and bundles carry the same."""
+    """Hash of text pipeline and vocabulary (law 1), also in checkpoints and bundles."""
     statistics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     label_type: LabelType = "text"
-    """The type of the source's column of labels, and so of predictions; ``labels`` are its values as texts."""
+    """The type of the source's label column, and of predictions; ``labels`` are its values as texts."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over all that decides what a trainer reads; statistics, provenance and type of labels are left out."""
+        """sha256 of all that a trainer reads; statistics, provenance and the type of labels are left out."""
         content = self.content()
         for name in ("statistics", "provenance", "label_type"):
             content.pop(name, None)
         return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
 
     def content(self) -> dict[str, Any]:
-        """All of it as plain values; a shard says its fold only if it has one, and labels their type if not texts."""
+        """Plain values, without ``fold`` of a shard that has none and without ``label_type`` if it is text."""
         content = asdict(self)
         if self.label_type == "text":
             del content["label_type"]
@@ -114,7 +112,7 @@ class Manifest:
 
     @property
     def folds(self) -> int:
-        """Into how many folds rows of training and validation are cut; 0 where they are not."""
+        """Number of folds of the training and validation rows; 0: none."""
         found = [info.fold for shards in self.splits.values() for info in shards if info.fold is not None]
         return max(found, default=-1) + 1
 
@@ -138,7 +136,7 @@ class LengthHistogram(TypedDict):
 
 
 class OfSplit(TypedDict, total=False):
-    """``statistics.splits`` of one split, as far as reports read it."""
+    """``statistics.splits`` of one split: the keys that reports read."""
 
     truncated: Count
     empty: Count
@@ -147,7 +145,7 @@ class OfSplit(TypedDict, total=False):
 
 
 class SourceFile(TypedDict):
-    """``provenance.sources``: a file of the corpus, as far as its texts are looked up again."""
+    """``provenance.sources``: a file of the corpus, with the keys for reading its texts again."""
 
     name: str
     rows: Count
@@ -157,7 +155,7 @@ class SourceFile(TypedDict):
 
 
 class Described(TypedDict, total=False):
-    """What describes a dataset and decides nothing; other keys are allowed."""
+    """Descriptive keys, not part of the fingerprint; other keys are allowed."""
 
     splits: dict[str, OfSplit]
     dropped: dict[str, Count]
@@ -175,7 +173,7 @@ class Text(TypedDict):
 
 
 def contradictions(manifest: Manifest, id_dtype: str) -> Iterator[str]:
-    """What in a manifest cannot be true, as clauses; ``id_dtype`` is that of a vocabulary of its size."""
+    """Contradictions in a manifest, as clauses; ``id_dtype`` is the right one for its vocabulary size."""
     if manifest.id_dtype != id_dtype:
         yield f"id_dtype is {shown(manifest.id_dtype)}, that of {manifest.vocabulary_size} ids is {id_dtype}"
     if len(set(manifest.labels)) < len(manifest.labels):
@@ -195,7 +193,7 @@ def contradictions(manifest: Manifest, id_dtype: str) -> Iterator[str]:
 
 
 def of_shard(info: ShardInfo, itemsize: int, labels: int, split: str) -> Iterator[str]:
-    """What cannot be true of a shard, with the name of the key."""
+    """Contradictions in a shard's entry, with the name of the key."""
     try:
         confined("", info.path)
     except ValueError as error:
@@ -215,12 +213,12 @@ def of_shard(info: ShardInfo, itemsize: int, labels: int, split: str) -> Iterato
 
 
 def labels_of(split: str, labels: int) -> tuple[int, int]:
-    """The lowest and the highest label that a row of a split may have, of so many classes."""
+    """The lowest and the highest label of a row of a split, for so many classes."""
     return (NO_LABEL, NO_LABEL) if split == UNLABELLED else (0, labels - 1)
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype:
-    """The narrowest supported dtype that holds every id of a vocabulary: uint16 or int32."""
+    """The narrowest supported dtype for the ids of a vocabulary: uint16 or int32."""
     return np.dtype(np.uint16) if vocabulary_size <= 1 << 16 else np.dtype(np.int32)
 
 
@@ -241,7 +239,7 @@ def write_shard(
     *,
     block_rows: int = BLOCK_ROWS,
 ) -> ShardInfo:
-    """Write one shard under its final name, whole or not at all.
+    """Write one shard atomically.
 
     ``ids`` is ``[rows, width]`` of uint16 or int32, zero beyond each row's ``length``; the other three are ``[rows]``.
     """
@@ -261,14 +259,14 @@ def write_shard(
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
-    """``{"value": count}`` of a small-integer column, in ascending order of value."""
+    """``{"value": count}`` of a column of small integers, ascending by value."""
     distinct, counts = np.unique(values, return_counts=True)
     return {str(value): int(count) for value, count in zip(distinct, counts, strict=True)}
 
 
 @dataclass(frozen=True)
 class Block:
-    """One record batch of a shard as numpy arrays that point into the mapped file: nothing is copied."""
+    """One record batch of a shard as numpy views of the mapped file."""
 
     ids: np.ndarray
     """``[rows, width]``, uint16 or int32."""
@@ -277,9 +275,9 @@ class Block:
     row: np.ndarray
 
     def outside(self, vocabulary_size: int, labels: tuple[int, int] | None) -> str | None:
-        """The first number that leads outside what it is an index of, in words; reads all of them.
+        """The first length, label or id out of range, in words; reads the whole block.
 
-        ``labels`` are the lowest and the highest one; None where labels are forgotten, as a pretraining sees its rows.
+        ``labels`` are the lowest and the highest label; None if labels are ignored, as in pretraining.
         """
         width = self.ids.shape[1]
         if self.length.min() < 1 or self.length.max() > width:
@@ -292,21 +290,21 @@ class Block:
 
 
 Source = Callable[[Path, ShardInfo], Any]
-"""Makes what ``pyarrow.ipc.open_file`` reads of a shard's path: mapped pages unless told otherwise."""
+"""Opens a shard's file for pyarrow; memory-mapped by default."""
 
 
 def mapped(path: Path, _: ShardInfo) -> Any:
-    """A shard's bytes as pages of the file."""
+    """Memory-map a shard's file."""
     return arrays.mapped(path)
 
 
 class Shard:
-    """A shard, mapped. Opening reads where its record batches lie; pages come in when rows are touched."""
+    """A memory-mapped shard. Opening reads only the positions of its record batches."""
 
     def __init__(self, root: str | Path, info: ShardInfo, source: Source = mapped, id_dtype: str | None = None) -> None:
-        """Map ``root/info.path``; raises ``DataError`` if it is missing, cut short or not what ``info`` says.
+        """Map ``root/info.path``; raises ``DataError`` if it is missing, truncated or does not match ``info``.
 
-        ``id_dtype`` is the manifest's; either unless given.
+        ``id_dtype`` is the manifest's; None allows both.
         """
         self.info = info
         self.path = Path(root, info.path)
@@ -325,7 +323,7 @@ class Shard:
             raise DataError(f"{self.path}: {rows} rows, the manifest says {info.rows}; {REBUILD}")
 
     def _block(self, batch: pa.RecordBatch) -> Block:
-        """Raises ``ValueError`` for nulls, and for numbers that do not lie where a processor reads them."""
+        """Raises ``ValueError`` for nulls and for unaligned arrays."""
         ids, *columns = batch.columns
         flat = [ids.values.slice(ids.offset * self.info.width, len(ids) * self.info.width), *columns]
         if any(column.null_count for column in (ids, *flat)):
@@ -337,7 +335,7 @@ class Shard:
 
 
 def check_size(path: Path, size: int, what: str) -> None:
-    """Raise ``DataError`` for a file of the manifest that is missing, no file, or of another size."""
+    """Raise ``DataError`` for a file of the manifest that is missing, not a regular file, or of another size."""
     try:
         found = path.stat()
         check_regular(path, found.st_mode)
@@ -350,9 +348,9 @@ def check_size(path: Path, size: int, what: str) -> None:
 
 
 def write_manifest(root: str | Path, manifest: Manifest) -> None:
-    """Write ``dataset.json``: the last file of a dataset, so its presence means that the rest is there.
+    """Write ``dataset.json``, the last file of a dataset: its presence means that the dataset is complete.
 
-    The vocabulary must be there. ``sha256`` vouches for all of the manifest, statistics and provenance included.
+    The vocabulary must exist. ``sha256`` covers the whole manifest, with statistics and provenance.
     """
     vocabulary = atomic.sha256_file(Path(root, VOCABULARY))
     content = {**manifest.content(), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
@@ -361,7 +359,7 @@ def write_manifest(root: str | Path, manifest: Manifest) -> None:
 
 
 def read_manifest(root: str | Path) -> Manifest:
-    """Read and check ``dataset.json``. Raises ``DataError`` for a missing, foreign, damaged or newer one."""
+    """Read and check ``dataset.json``. Raises ``DataError`` for a missing, damaged or newer one, or another format."""
     path = Path(root, MANIFEST)
     try:
         return parse_manifest(read_bytes(path, MOST_MANIFEST), str(path))
@@ -377,7 +375,7 @@ def read_manifest(root: str | Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Check and take apart the bytes of a ``dataset.json``; errors call it ``path``. Raises ``DataError``."""
+    """Parse and check the bytes of a ``dataset.json``; errors name ``path``. Raises ``DataError``."""
     try:
         content = parse_json(data)
     except ValueError as error:
@@ -403,10 +401,10 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 
 class Split:
-    """All blocks of one split side by side, with a global row index that runs through them in manifest order."""
+    """All blocks of one split, with a global row index over them in manifest order."""
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str, source: Source = mapped) -> None:
-        """Map the split's shards, in manifest order; raises ``DataError`` where there is none, or a wrong one."""
+        """Map the split's shards; raises ``DataError`` if there are none or one does not match the manifest."""
         if not manifest.splits.get(name):
             names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
             raise DataError(f"{root}: has no split {name!r}; it has {names}")
@@ -423,7 +421,7 @@ class Split:
         return int(self.block_starts[-1])
 
     def checked(self, number: int) -> Block:
-        """A block whose numbers lead nowhere outside: the first time, all of it is read. Raises ``DataError``."""
+        """A block whose lengths, labels and ids are in range: checked once. Raises ``DataError``."""
         if not self._checked[number]:
             shard = self._shard_of[number]
             labels = labels_of(self.name, len(self.manifest.labels)) if shard.info.labels else None
@@ -433,14 +431,14 @@ class Split:
         return self.blocks[number]
 
     def check(self) -> Split:
-        """This split, all blocks of which are ``checked``: for who reads all of it anyway. Raises ``DataError``."""
+        """Check all blocks; returns this split. Raises ``DataError``."""
         for number in range(len(self.blocks)):
             self.checked(number)
         return self
 
     @cached_property
     def block_widths(self) -> np.ndarray:
-        """int64 ``[blocks]``: the width of the shard that each block lies in."""
+        """int64 ``[blocks]``: the width of each block's shard."""
         return np.array([block.ids.shape[1] for block in self.blocks], np.int64)
 
     @cached_property

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``DATASET/vectors/``: word vectors learned from a dataset's own texts, beside its shards, where every run finds them.
+"""``DATASET/vectors/``: word vectors learned from a dataset's own texts, for every run on it.
 
 ::
 
     vectors/cbow-128-<key>.npy    float32 ``[vocabulary, dim]``, a row for each id; zeros for an id without a vector
     vectors/cbow-128-<key>.json   written last: settings, fingerprint of the dataset, sha256 of the array
 
-The key is a hash over fingerprint and settings, so vectors of other settings lie side by side (law 2).
+The key is a hash of fingerprint and settings, so vectors of different settings have different files (law 2).
 
-``padless vectors DATASET`` learns them with gensim's word2vec (CBOW with negative samples; Mikolov et al., 2013), which
-reads a file of lines by threads of its own, without Python in between: the fastest way it has. So the ids of the shards
-are written to such a file, at memory speed: an id becomes a word of fixed width, which is one number of a lookup table,
-and a text becomes a line. No word is looked at: the vocabulary has been cut already, its counts are counted on the ids,
-and gensim is given both.
+``padless-preprocess vectors DATASET`` learns them with gensim's word2vec (CBOW with negative samples; Mikolov et al.,
+2013). gensim is fastest when its threads read a text file, so the ids of the shards are written to one: a line for each
+text, a word of fixed width for each id, from a lookup table. gensim gets the dataset's vocabulary and the counts of the
+ids, and does not count words itself.
 """
 
 from __future__ import annotations
@@ -47,33 +46,33 @@ from preprocessing.dataset.shards import Manifest, Split, read_manifest
 FORMAT, FORMAT_VERSION = "padless-vectors", 1
 FOLDER = "vectors"
 MOST_DIM = 1 << 20
-"""Numbers of a vector."""
+"""Most dimensions of a vector."""
 LEARN_FROM = (TRAIN, UNLABELLED)
-"""The splits that are learned from, as far as a dataset has them. What is measured on is never among them."""
+"""The splits to learn from, if the dataset has them; never validation or test."""
 REMAKE = "delete it, and `python -m preprocessing vectors` makes it again"
 SMALL_TOKENS = 20_000_000
 EPOCHS_SMALL, EPOCHS_LARGE = 10, 5
-"""Epochs for up to ``SMALL_TOKENS`` tokens, and beyond: what is seen more often needs fewer repetitions."""
+"""Epochs for up to ``SMALL_TOKENS`` tokens, and for more, which need fewer repetitions."""
 REPEATABLE_WORK = 100_000_000
-"""Up to so many tokens times epochs, minutes of one core, one thread learns, and the same seed gives the same bytes."""
+"""Up to so many tokens times epochs (minutes of one core) one thread learns, so a seed always gives the same bytes."""
 FIRST_WORD = 2
-"""Ids below it, <pad> and <unk>, are no words."""
+"""The first id after <pad> and <unk>."""
 Words = Annotated[int, Meta(ge=1, le=1024)]
 WORDS_PER_S = 500_000
-"""About what one thread learns from in a second, at 128 numbers and 10 negatives."""
+"""Approximate speed of one thread, at 128 dimensions and 10 negatives."""
 LOCK, LINES, LOCK_TIMEOUT_S = ".lock", "corpus.lines", 3600.0
 PIECE_ROWS = 1024
 """Rows that stay together; pieces are permuted, so that long texts do not all come last."""
 SHUFFLE = 0x77326376
-"""Sets the permutation apart from others of the same seed."""
+"""Makes the permutation differ from others of the same seed."""
 DIGIT_BITS, FIRST_DIGIT = 6, ord("0")
-"""Words are numbers to base 64, in the bytes from ``0`` to ``o``."""
+"""A word is its id in base 64, with the bytes from ``0`` to ``o`` as digits."""
 Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorSettings:
-    """What decides vectors, beside the dataset."""
+    """All that decides vectors, besides the dataset."""
 
     dim: Annotated[int, Meta(ge=1, le=MOST_DIM)] = 128
     window: Positive = 8
@@ -83,7 +82,7 @@ class VectorSettings:
     splits: list[str] = field(default_factory=lambda: list(LEARN_FROM))
 
     def key(self, fingerprint: str) -> str:
-        """Twelve hex digits that stand for these settings on the dataset with this fingerprint."""
+        """Twelve hex digits that identify these settings and the dataset."""
         content = {"format": FORMAT, "version": FORMAT_VERSION, "dataset": fingerprint, **asdict(self)}
         return hashlib.sha256(atomic.canonical_json(content)).hexdigest()[:12]
 
@@ -98,10 +97,10 @@ class VectorsInfo:
     """``cbow-….json``."""
 
     dataset: str
-    """Fingerprint of the dataset that they were learned from."""
+    """Fingerprint of the dataset."""
     settings: VectorSettings
     threads: Positive
-    """One: the same seed gives the same bytes. With more, threads overwrite each other's updates as they come."""
+    """1: the same seed gives the same bytes. More threads overwrite each other's updates in varying order."""
     rows: Count
     tokens: Count
     """Tokens of one epoch."""
@@ -115,22 +114,21 @@ class VectorsInfo:
     sha256: Sha256
     bytes: Count
     vocabulary: str = ""
-    """Hash of the vocabulary whose ids they belong to: a dataset with the same one may take them too. Empty: nobody
-    wrote it down."""
+    """Hash of the vocabulary: another dataset with the same one can use them too. Empty: unknown."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True)
 class KeptVectors:
-    """Vectors that are there, and what is known of them."""
+    """Vectors on disk, with their index."""
 
     path: Path
-    """The array's file."""
+    """File of the array."""
     info: VectorsInfo
 
     def read(self) -> np.ndarray:
-        """float32 ``[vocabulary, dim]``. Raises ``DataError`` for bytes that are not those of the index."""
+        """float32 ``[vocabulary, dim]``. Raises ``DataError`` if the bytes do not match the index."""
         try:
             data = read_bytes(self.path, self.info.bytes)
         except OSError as error:
@@ -139,7 +137,7 @@ class KeptVectors:
             raise DataError(f"{self.path}: its sha256 is not the one in {index_of(self.path).name}; {REMAKE}")
         dim, start = self.info.settings.dim, 10 + int.from_bytes(data[8:10], "little")
         shape = (max(0, len(data) - start) // (4 * dim), dim)
-        head = io.BytesIO()  # never read, since it is Python's text of a dict: it must be the one of such an array
+        head = io.BytesIO()  # a header is a Python dict as text: compared with the expected bytes, never parsed
         np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
         if data[:start] != head.getvalue() or len(data) != start + 4 * dim * shape[0]:
             raise DataError(f"{self.path}: holds no vectors of {dim} numbers; {REMAKE}")
@@ -150,7 +148,7 @@ class KeptVectors:
 
 
 def folder_of(data: str | Path) -> Path:
-    """Where the vectors of a dataset lie."""
+    """The folder with the vectors of a dataset."""
     return Path(data, FOLDER)
 
 
@@ -165,7 +163,7 @@ def index_of(array: Path) -> Path:
 
 
 def read_kept(array: str | Path) -> KeptVectors | None:
-    """What is known of the vectors in this file; None if they are not there. Raises ``DataError`` for a damaged one."""
+    """The vectors in this file with their index; None without one. Raises ``DataError`` for a damaged index."""
     path = index_of(Path(array))
     if not path.exists():
         return None
@@ -180,7 +178,7 @@ def read_kept(array: str | Path) -> KeptVectors | None:
 
 
 def find_kept(folder: Path, fingerprint: str, dim: int) -> KeptVectors | None:
-    """The newest vectors of ``dim`` numbers for the dataset with this fingerprint; None if there are none.
+    """The newest vectors of ``dim`` dimensions for the dataset with this fingerprint; None if there are none.
 
     Raises ``DataError`` for a damaged index.
     """
@@ -190,12 +188,12 @@ def find_kept(folder: Path, fingerprint: str, dim: int) -> KeptVectors | None:
 
 
 def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
-    """Write vectors and, last, their index with these ``facts``."""
+    """Write vectors, then their index with these ``facts``."""
     with atomic.replacing(array) as temporary:
         with open(temporary, "wb") as file:
             arrays.save(file, np.ascontiguousarray(vectors, np.float32))
         digest, size = atomic.sha256_file(temporary), temporary.stat().st_size
-        index_of(array).unlink(missing_ok=True)  # never an index beside the bytes of another array
+        index_of(array).unlink(missing_ok=True)  # an index never describes another array
     info = VectorsInfo(**facts, file=array.name, sha256=digest, bytes=size)
     atomic.write_json(index_of(array), asdict(info))
     return KeptVectors(array, info)
@@ -203,30 +201,30 @@ def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsConfig:
-    """Learn word vectors of a dataset's own texts (word2vec, CBOW), for trainings to start from: init.vectors auto.
+    """Learn word vectors from a dataset's own texts (word2vec, CBOW), as initial weights: init.vectors auto.
 
-    They are kept in DATASET/vectors, where every run on the dataset finds them.
+    They are kept in DATASET/vectors, for every run on the dataset.
     """
 
     dim: Annotated[int, Meta(ge=1, le=MOST_DIM)] = 128
-    """Numbers of a vector; a training takes those of its model.embedding_dim."""
+    """Dimensions of a vector; a training uses vectors with its model.embedding_dim."""
     window: Words = 8
     """Words to the left and to the right that predict a word."""
     negative: Words = 10
-    """Random words that each word is told apart from."""
+    """Negative samples for each word."""
     epochs: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    """How often the texts are read; null: 10 times up to 20 million tokens, 5 times beyond."""
+    """Passes over the texts; null: 10 for up to 20 million tokens, 5 for more."""
     seed: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
-    """Decides first values and random words."""
+    """Decides initial values and negative samples."""
     threads: Processes | None = None
-    """1: the same seed gives the same file. More are faster, and values differ a little from time to time. null: 1 for
-    up to 100 million tokens times epochs, else one per core."""
+    """1: the same seed gives the same file. More are faster, but values differ slightly each time. null: 1 for up to
+    100 million tokens times epochs, else one per core."""
     output: Name | None = None
-    """Directory to keep them in, for a dataset that cannot be written to; null: DATASET/vectors."""
+    """Directory for the vectors, if the dataset is read-only; null: DATASET/vectors."""
 
 
 def main(config: VectorsConfig, words: list[str]) -> None:
-    """Learn the vectors of a dataset unless they are there already; says where they are."""
+    """Learn the vectors of a dataset unless they exist; prints their path."""
     (data,) = words
     if addresses.is_remote(data):
         raise ConfigError(f"{data}: vectors are kept beside the shards; name a local dataset directory")
@@ -240,10 +238,10 @@ def main(config: VectorsConfig, words: list[str]) -> None:
 
 
 def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[KeptVectors, bool]:
-    """The vectors that ``config`` asks for, learned and written if need be; whether they were there.
+    """The vectors of ``config``, learned and written if missing; and whether they existed.
 
-    Raises ``ConfigError`` where gensim is missing, ``DataError`` for a damaged dataset, ``StorageError`` where they
-    cannot be kept, ``UserError`` if another process learns them for too long.
+    Raises ``ConfigError`` if gensim is missing, ``DataError`` for a damaged dataset, ``StorageError`` if they cannot be
+    written, ``UserError`` if another process has not learned them in time.
     """
     manifest = read_manifest(data)
     splits = [Split(data, manifest, name).check() for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
@@ -274,7 +272,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
 
 
 def usable(array: Path, config: VectorsConfig) -> KeptVectors | None:
-    """The vectors that are there; None if there are none, or if one thread is to learn them and several did."""
+    """Existing vectors; None if there are none, or if ``config`` wants one thread and several were used."""
     kept = read_kept(array)
     if kept is None or (config.threads == 1 and kept.info.threads != 1):
         return None
@@ -313,8 +311,8 @@ def learn_and_write(
 
 
 def word_table(vocabulary_size: int) -> np.ndarray:
-    """The word of each id with a space after it, as one number ``[vocabulary]``: three digits in uint32, or seven in
-    uint64 where three are not enough.
+    """The word of each id with a space after it, as one number ``[vocabulary]``: three digits in uint32, seven in
+    uint64 for a large vocabulary.
     """
     digits = 3 if vocabulary_size <= 1 << (3 * DIGIT_BITS) else 7
     ids = np.arange(vocabulary_size, dtype=np.uint64)
@@ -326,9 +324,9 @@ def word_table(vocabulary_size: int) -> np.ndarray:
 
 
 def write_corpus(path: Path, splits: Sequence[Split], vocabulary_size: int, seed: int) -> np.ndarray:
-    """Write the rows of ``splits`` to ``path``, one line a row, pieces of them in an order that ``seed`` decides.
+    """Write the rows of ``splits`` to ``path``, one line a row, in pieces permuted by ``seed``.
 
-    Returns int64 ``[vocabulary]``: how often each id occurs.
+    Returns int64 ``[vocabulary]``: the count of each id.
     """
     table, counts = word_table(vocabulary_size), np.zeros(vocabulary_size, np.int64)
     blocks = [block for split in splits for block in split.blocks]
@@ -346,7 +344,7 @@ def write_corpus(path: Path, splits: Sequence[Split], vocabulary_size: int, seed
 
 
 def learn(lines: Path, counts: np.ndarray, rows: int, settings: VectorSettings, threads: int) -> np.ndarray:
-    """float32 ``[vocabulary, dim]``: a vector for each id that occurs in so many ``rows``, zeros for the others.
+    """float32 ``[vocabulary, dim]``: a vector for each id that occurs in the ``rows`` lines, zeros for the others.
 
     With one thread the same lines, settings and seed give the same numbers.
     """

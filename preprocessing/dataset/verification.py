@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a dataset directory is whole: every byte against the manifest, every row against the rules of the format."""
+"""Verifies a dataset directory: every byte against the manifest, every row against the rules of the format."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from preprocessing.text.vocabulary import Vocabulary
 
 
 def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str | None = None) -> Iterator[str]:
-    """One sentence per file that is missing or is not the one that the manifest vouches for.
+    """One sentence per file that is missing or does not match the manifest.
 
-    The bytes of the vocabulary must have ``vocabulary_sha256``, if it is given.
+    ``vocabulary_sha256``, if given, is compared with the vocabulary's file.
     """
     path = Path(root, VOCABULARY)
     try:
@@ -50,14 +50,14 @@ def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str |
 
 
 def check_text(root: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` for a text pipeline that is not the one of the manifest's ``text_hash``."""
+    """Raise ``DataError`` if the text pipeline does not match the manifest's ``text_hash``."""
     path = Path(root, MANIFEST)
     if text_hash(TextPipeline.from_json(manifest.text, path), manifest.vocabulary_hash) != manifest.text_hash:
         raise DataError(f"{path}: its text does not match its text_hash: edited or damaged; {REBUILD}")
 
 
 def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` for a vocabulary that is not as large as the manifest says."""
+    """Raise ``DataError`` if the vocabulary's size does not match the manifest."""
     path = Path(root, VOCABULARY)
     if (size := len(Vocabulary.read(path))) != manifest.vocabulary_size:
         raise DataError(f"{path}: {size} words, the manifest says {manifest.vocabulary_size}; {REBUILD}")
@@ -66,7 +66,7 @@ def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
 def verify(root: str | Path) -> list[str]:
     """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and every row's content.
 
-    Returns one sentence per problem, empty when all is well; raises ``DataError`` if there is no readable manifest.
+    Returns one sentence per problem; raises ``DataError`` if there is no readable manifest.
     """
     manifest = read_manifest(root)
     content = json.loads(Path(root, MANIFEST).read_bytes())

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of each row: its split and its fold, or left out. Suspect rows are counted, kept, dropped or refused.
+"""Decides for each row its split and fold, or that it is left out. Suspect rows are counted, kept, dropped or refused.
 
-A row's split is the one that the source names, else it is cut by seed, by single texts or by groups of rows. Labelled
-rows are decided as if there were no others. A text without a label must not be one that validation or test holds, nor
-one of their groups: what is learned from it would be measured on it. A text that training holds too does no harm: it is
-kept and counted.
+A row's split is the one that the source names. Otherwise the seed decides, for single texts or for groups of rows.
+Unlabelled rows do not influence labelled ones. An unlabelled row leaks if validation or test holds its text or its
+group: training would see what is measured. If only training holds its text, it is kept and counted.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ Where = Callable[[int], str]
 
 
 def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.DataFrame:
-    """All rows of all parts, in the order of the source; the index is that in which they are stored.
+    """All rows of all parts in source order; the index is the order in which they are stored.
 
-    ``row`` is a row's number in the source, ``label`` that of its class or ``NO_LABEL``, ``named`` that of the split
-    which the source names or ``NO_SPLIT``; ``missing`` says whether it had no text. ``text_hash`` is of its tokens,
-    ``exact_hash`` of its letters, ``group`` of its group (``NO_GROUP`` where it has none). ``fold`` is ``NO_FOLD``
-    until it is decided, and ``split`` is added then.
+    ``row``: number in the source. ``label``: class number or ``NO_LABEL``. ``named``: number of the split that the
+    source names, or ``NO_SPLIT``. ``missing``: the row has no text. ``text_hash``: of the tokens; ``exact_hash``: of
+    the characters; ``group``: of the group, or ``NO_GROUP``. ``fold`` is ``NO_FOLD`` until it is decided; ``split`` is
+    added then.
     """
     import pandas as pd
 
@@ -65,10 +64,10 @@ def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.Da
 
 
 class Sieve:
-    """Applies the policies of ``quality`` to some rows: which are still there, and how many each policy dropped."""
+    """Applies the ``quality`` policies to rows; knows which are left and how many each policy dropped."""
 
     def __init__(self, rows: pd.DataFrame, quality: QualityConfig, where: Where) -> None:
-        """Empty texts are dealt with first. Raises ``DataError`` where all are empty."""
+        """Apply the policy for empty texts. Raises ``DataError`` if all texts are empty."""
         self.rows, self.quality, self.where = rows, quality, where
         self.alive = rows["row"].notna()
         self.dropped: dict[str, int] = {}
@@ -79,9 +78,9 @@ class Sieve:
         self.apply("empty", ~self.full, "no token is left of its text")
 
     def apply(self, name: str, found: pd.Series, what: str) -> None:
-        """Do what the policy ``quality.<name>`` says with the rows ``found`` that are still there.
+        """Apply the policy ``quality.<name>`` to the rows of ``found`` that are not dropped yet.
 
-        Raises ``DataError`` where it says ``error``, naming the first of them; ``what`` is wrong with it.
+        Raises ``DataError`` for the first of them if the policy is ``error``; ``what`` is the problem.
         """
         found = found & self.alive
         count, policy = int(found.sum()), getattr(self.quality, name)
@@ -94,7 +93,7 @@ class Sieve:
             self.dropped[name] = self.dropped.get(name, 0) + count
 
     def again(self, keys: list[str]) -> pd.Series:
-        """bool per row: one before it, that is there and not empty, is equal in ``keys``."""
+        """bool per row: whether it repeats an earlier row in ``keys``; dropped and empty rows do not count."""
         compared = self.rows[self.alive & self.full]
         return compared.duplicated(keys).reindex(self.rows.index, fill_value=False)
 
@@ -123,7 +122,7 @@ def differ(rows: pd.DataFrame, name: str, key: str) -> pd.Series:
 
 
 def decide_labelled(rows: pd.DataFrame, config: PreprocessConfig, where: Where) -> tuple[pd.Series, dict[str, Any]]:
-    """The same for rows with labels."""
+    """``decide`` for rows with labels."""
     sieve = Sieve(rows, config.quality, where)
     unequal = sieve.full & differ(rows, "label", "text_hash")
     sieve.apply("contradictions", unequal, "an equal text has another label")
@@ -150,9 +149,9 @@ def decide_labelled(rows: pd.DataFrame, config: PreprocessConfig, where: Where) 
 def decide_unlabelled(
     rows: pd.DataFrame, labelled: pd.DataFrame, config: PreprocessConfig, where: Where
 ) -> tuple[pd.Series, dict[str, Any]]:
-    """The same for rows without labels, after those that are ``labelled``.
+    """``decide`` for rows without labels; the ``labelled`` rows have splits already.
 
-    With folds all of these are measured once, those of training too.
+    With folds, rows of training are validated on once too, so equal texts there are leaks as well.
     """
     sieve = Sieve(rows, config.quality, where)
     measured = (TRAIN, VALIDATION, TEST) if config.splits.folds else (VALIDATION, TEST)
@@ -176,9 +175,9 @@ def decide_unlabelled(
 
 
 def check_splits(rows: pd.DataFrame, dropped: dict[str, int], names: list[str], splits: SplitConfig) -> None:
-    """Refuse a split that nothing can be learnt from or measured on. Raises ``DataError``.
+    """Raise ``DataError`` for a split without rows or with too few labels.
 
-    ``dropped`` are the rows that each policy has dropped, ``names`` the classes.
+    ``dropped``: number of rows that each policy dropped; ``names``: the classes.
     """
     for number, (name, fraction) in enumerate(((TRAIN, 1.0), (VALIDATION, splits.validation), (TEST, splits.test))):
         inside = rows["label"][rows["split"] == number]
@@ -200,8 +199,8 @@ def check_splits(rows: pd.DataFrame, dropped: dict[str, int], names: list[str], 
 def split_rows(
     rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int
 ) -> tuple[pd.Series, dict[str, Any]]:
-    """int8 per row: its split; and with groups ``groups`` of the manifest. A split that the source names gets no
-    others.
+    """int8 per row: its split; and with a group column the manifest's ``groups``. Splits that the source names get no
+    other rows.
 
     Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, or groups
     too large for a split.
@@ -211,7 +210,7 @@ def split_rows(
         if name in SPLITS and SPLITS.index(name) not in named:
             said = f"no row has one of these in {splits.column!r}: {', '.join(map(repr, values))}"
             raise DataError(f"splits.names.{name}: {said}; correct the key")
-    split = rows["named"].clip(lower=TRAIN_NUMBER)  # which rows without one stay in
+    split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
     cut = {VALIDATION: splits.validation, TEST: splits.test}
     cut = {name: 0.0 if SPLITS.index(name) in named else fraction for name, fraction in cut.items()}
     if splits.group_column is not None:
@@ -227,8 +226,8 @@ def by_group(
 ) -> dict[str, Any]:
     """Change ``split`` so that rows of one group stay together; returns the manifest's ``statistics.groups``.
 
-    A row without a split follows its group where the source names that a validation or a test group. Groups that the
-    source itself divides are left as they are, and counted.
+    A row without a named split follows its group if the source puts rows of that group into validation or test. Groups
+    that the source itself divides are counted and left as they are.
     """
     key = f"splits.group_column: {column!r}"
     grouped, named = rows["group"] != NO_GROUP, rows["named"]
@@ -236,7 +235,7 @@ def by_group(
     if not len(sizes):
         raise DataError(f"{key} is empty in every row; name another column")
     if 1 < len(sizes) == grouped.sum():
-        what = f"has another value in each of the {len(sizes):,} rows, so it keeps none together"
+        what = f"has another value in each of the {len(sizes):,} rows, so it groups nothing"
         raise DataError(f"{key} {what}; name another column, or leave it out")
     farthest = rows.groupby("group")["named"].transform("max").where(grouped, NO_SPLIT)  # from training
     follows = (named == NO_SPLIT) & (farthest > TRAIN_NUMBER)
@@ -276,10 +275,11 @@ def by_group(
 
 
 def fold_rows(rows: pd.DataFrame, folds: int, seed: int, names: list[str]) -> tuple[pd.Series, dict[str, Any]]:
-    """int16 per row: its fold, ``NO_FOLD`` where it is neither in training nor in validation; and the lines to print.
+    """int16 per row: its fold, ``NO_FOLD`` where it is neither in training nor in validation; and the manifest's
+    ``folds``.
 
-    ``names`` are the classes. Raises ``DataError`` where there are fewer groups than folds, or a fold that cannot be
-    validated on or trained without.
+    ``names`` are the classes. Raises ``DataError`` if there are fewer groups than folds, or a fold has fewer than two
+    labels or all rows of one.
     """
     pool = rows["split"].isin([SPLITS.index(TRAIN), SPLITS.index(VALIDATION)])
     together, label = components(rows[pool]), rows["label"][pool].to_numpy()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second pass: tokens are counted, the vocabulary is frozen or taken over from a base, and one range of shuffle
-keys, out of every part, becomes shards.
+"""The second pass: count tokens, freeze the vocabulary or take it from a base, and write shards, each from one range of
+shuffle keys of all parts.
 
-Rows with and without labels have ranges of their own, so that shards of labelled rows are as large, and the same, as if
-there were no others.
+Labelled and unlabelled rows have separate ranges, so unlabelled rows change no shard of labelled ones.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ COUNTS_TOGETHER = 16
 
 @dataclass(frozen=True)
 class Decided:
-    """What was decided of the rows of all parts, on disk for the workers."""
+    """Split, label and fold of every row, on disk for the workers."""
 
     work: Path
     starts: tuple[int, ...]
@@ -70,17 +69,17 @@ class Decided:
 
     @property
     def numbers(self) -> range:
-        """Those of all parts."""
+        """Numbers of all parts."""
         return range(len(self.starts) - 1)
 
     def of(self, number: int) -> dict[str, np.ndarray]:
-        """The decisions on the rows of one part, in the order in which these are stored."""
+        """The decisions on the rows of one part, in stored order."""
         table = parts.read_table(self.work / "decided.arrow")
         return {name: column.to_numpy()[slice(*self.starts[number : number + 2])] for name, column in table.items()}
 
 
 def count_all(decided: Decided, workers: Workers, *, unlabelled: bool) -> Counts:
-    """How often each token occurs in the training split and, if ``unlabelled``, in that one too."""
+    """How often each token occurs in the training split, and with ``unlabelled`` in the unlabelled one too."""
     splits = [TRAIN_NUMBER, UNLABELLED_NUMBER] if unlabelled else [TRAIN_NUMBER]
     held: list[Counts] = []
     for _, counts in workers.map(partial(count, decided, splits), decided.numbers, what="count"):
@@ -89,7 +88,7 @@ def count_all(decided: Decided, workers: Workers, *, unlabelled: bool) -> Counts
 
 
 def count(decided: Decided, splits: list[int], number: int) -> Counts:
-    """The same for one part."""
+    """``count_all`` of one part."""
     stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
     per_token = np.repeat(np.isin(decided.of(number)["split"], splits), np.diff(stored["offsets"]))
     counts = np.bincount(stored["codes"][per_token], minlength=len(types))
@@ -98,7 +97,7 @@ def count(decided: Decided, splits: list[int], number: int) -> Counts:
 
 
 class BundleIndex(TypedDict):
-    """What matters here of a bundle, which is read as the plain files that it is; the harness owns it."""
+    """The fields of ``bundle.json`` that are read here; the harness defines the format."""
 
     text: dict[str, Any]
     vocabulary_hash: str
@@ -107,7 +106,7 @@ class BundleIndex(TypedDict):
 def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
     """``vocabulary.base``: the vocabulary of a run, a bundle or a dataset, for texts that go through ``pipeline``.
 
-    Raises ``ConfigError`` for what is no base or has other settings, ``DataError`` for a damaged one.
+    Raises ``ConfigError`` for what is no base or has other text settings, ``DataError`` for a damaged one.
     """
     root = remote.local(address) if addresses.is_remote(address) else Path(address)
     if (root / MANIFEST).exists():
@@ -134,12 +133,12 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
         raise ConfigError(f"vocabulary.base: {address}: its texts were read otherwise; set {different}")
     vocabulary = Vocabulary.read(root / VOCABULARY)
     if vocabulary.hash != digest:
-        raise DataError(f"{root / VOCABULARY}: not the vocabulary that the files beside it name; restore it")
+        raise DataError(f"{root / VOCABULARY}: not the vocabulary of its dataset or bundle; restore it")
     return vocabulary
 
 
 def frozen(counts: Counts, config: VocabularyConfig, base: Vocabulary | None, screen: Screen) -> Vocabulary:
-    """The vocabulary for texts with these ``counts``; what a base covers of them is said on ``screen``.
+    """The vocabulary for texts with these ``counts``; prints on ``screen`` the share that a base covers.
 
     Raises ``DataError`` when no token of the texts is in it.
     """
@@ -213,8 +212,8 @@ class Bucket(engine.Part[Written]):
         return written, {info.path: info.sha256 for infos in written.shards.values() for info in infos}
 
     def rows(self) -> tuple[Encoded, dict[str, np.ndarray]]:
-        """The bucket's rows out of every part as ids, in the order of their keys, and what is known of each."""
-        low, high = (np.uint64((self.number + step << 64) // self.of - step) for step in (0, 1))  # both inside
+        """The bucket's rows of all parts in key order: their ids, and their other columns."""
+        low, high = (np.uint64((self.number + step << 64) // self.of - step) for step in (0, 1))  # both inclusive
         wanted = [split_number(name) for name in self.splits]
         pieces: list[dict[str, np.ndarray]] = []
         for number in self.decided.numbers:
@@ -245,9 +244,9 @@ def encode_all(
     workers: Workers,
     screen: Screen,
 ) -> tuple[dict[str, list[ShardInfo]], dict[str, int]]:
-    """Write every shard below ``root``, of about ``shards.rows`` rows; and how many unknown tokens each split has.
+    """Write shards of about ``shards.rows`` rows; returns their entries, and each split's number of unknown tokens.
 
-    ``label`` is each row's, ``keys`` are those of the parts. Progress is on ``screen``.
+    ``label`` has one value per row, ``keys`` are those of the parts. Progress is on ``screen``.
     """
     without = int((label == NO_LABEL).sum())
     rows = {SPLITS: len(label) - without, (UNLABELLED,): without}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of a long job: it is cut into parts, workers make them, and a part that is done is never made again.
+"""Runs a long job in parts on workers; a finished part is never made again.
 
-A part writes files; its marker comes last and holds the hash of all that decided them (``key``), the sha256 of each
-file, and what the part found out. The same job, started again, makes only the parts without a marker of their own key.
-Preprocessing tokenizes and writes shards on this engine, prediction scores on it.
+A part writes its files, then a marker with the hash of everything that decides them (``key``), the sha256 of each file,
+and the part's result. A restarted job makes only the parts without a valid marker. Preprocessing and prediction both
+use this engine.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ LINE_EVERY_S = 5.0
 KEPT = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
 LOADING = threading.Lock()
-"""One thread at a time opens something: libraries behind it may not bear more."""
+"""One thread at a time opens something: some libraries are not thread-safe while they load."""
 
 
 Result = TypeVar("Result")
-"""What a part finds out, a dataclass with at least ``rows``: how many it holds."""
+"""The result of a part: a dataclass with at least ``rows``, its number of rows."""
 
 
 @dataclass(frozen=True)
 class Part(Generic[Result]):
-    """One part of a job, as it is sent to a worker. A step of a job is a subclass: a ``result`` and a ``make``."""
+    """One part of a job, as sent to a worker. Each step of a job is a subclass with ``result`` and ``make``."""
 
     key: str
-    """Hash of all that decides what is made."""
+    """Hash of everything that decides the files."""
     root: Path
     """Absolute: the folder that the names of its files are relative to."""
     marker: Path
-    """Absolute: the file that says that the part is whole."""
+    """Absolute: the file that says that the part is complete."""
     size: int
     """How much work it is, in the unit of the progress."""
 
@@ -51,7 +51,7 @@ class Part(Generic[Result]):
     """The dataclass that ``make`` returns; it is stored as JSON."""
 
     def make(self) -> tuple[Result, dict[str, str]]:
-        """Write the files; returns what was found out, and the sha256 of each file by its name below ``root``."""
+        """Write the files; returns the result, and the sha256 of each file by its name below ``root``."""
         raise NotImplementedError
 
 
@@ -65,9 +65,9 @@ class Marker(msgspec.Struct, Generic[Result], frozen=True):
 
 
 def finished(part: Part[Result], *, verify: bool = True) -> Result | None:
-    """What is known of a part that is done and still wanted; None: it must be made.
+    """The result of a finished part with this key; None if the part must be made.
 
-    Its files must be there, and with ``verify`` hold the bytes that were written.
+    Its files must exist in the recorded size, and with ``verify`` have the recorded hash.
     """
     kind: Any = Marker[part.result]  # type: ignore[name-defined]
     try:
@@ -95,7 +95,7 @@ Some = TypeVar("Some", bound=Part[Any])
 def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator[tuple[Some, Any]]:
     """Yield every part with its result: those that workers make as they finish, then those that were already done.
 
-    ``parts`` is read while the first ones are already made. Raises what a part and ``Workers.map`` raise.
+    ``parts`` is read lazily, while workers make the first ones. Raises what a part and ``Workers.map`` raise.
     """
     before: list[tuple[Some, Any]] = []
 
@@ -130,19 +130,19 @@ class Progress:
     """Reports one pass on stderr: a bar on a terminal, else one line every few seconds."""
 
     def __init__(self, what: str, total: int, *, screen: Screen | None = None) -> None:
-        """``total`` is how many bytes, or documents, the pass will have worked through in the end."""
+        """``total``: bytes or documents of the whole pass."""
         self.what, self.total = what, total
         self.screen = screen or Screen(errors=True)
         self.started = self.shown = time.monotonic()
         self.done = self.docs = self.skipped = 0
 
     def advance(self, docs: int, size: int) -> None:
-        """Some more is done: documents, and how much that is in the unit of the total."""
+        """Count finished documents, and their ``size`` in the unit of ``total``."""
         self.docs += docs
         self.done += size
 
     def skip(self, size: int) -> None:
-        """A part of this size was already done."""
+        """Count a part of this size that was already done."""
         self.total -= size
         self.skipped += 1
 
@@ -160,7 +160,7 @@ class Progress:
             self.screen.write([f"{self.what}: {share:4.0%}  {'  '.join(state)}"])
 
     def close(self) -> None:
-        """Remove the bar, and say how long the pass took."""
+        """Remove the bar, and print how long the pass took."""
         self.screen.end()
         elapsed = time.monotonic() - self.started
         before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""

@@ -41,13 +41,13 @@ CONTINUE = "run the same command to continue"
 
 @dataclass(frozen=True)
 class Workers:
-    """Runs tasks with an executor, or here."""
+    """Runs tasks with an executor, or in this process."""
 
     timeout_s: float
     """Longest wait for the next task to finish."""
     executor: Executor | None = None
     alive: Callable[[], int] = lambda: 1
-    """How many workers there are. Raises ``UserError`` if nobody can say."""
+    """How many workers there are. Raises ``UserError`` if that cannot be found out."""
     losses: tuple[type[BaseException], ...] = ()
     """What a task raises when its worker is gone for good."""
 

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How rows are divided into splits, and into folds: equal texts, or rows of one group, are never parted.
+"""Divides rows into splits and folds; equal texts, or rows of one group, stay together.
 
-``assign`` divides single texts, label by label, so that shares are met to the row. Groups are packed whole, so their
-shares are met only as far as sizes allow: ``assign_groups`` begins with the same packing; then groups move between
-splits, one at a time or one for another, while that brings the counts of each label, and of all rows, nearer to their
-shares. For folds, large groups are placed first, each into the fold whose counts of each label and of all rows come
-nearest to equal (as scikit-learn's ``StratifiedGroupKFold`` does); single rows then fill what is missing.
+``assign`` divides single texts label by label and meets each share exactly. Groups are never divided, so their shares
+are approximate: ``assign_groups`` starts from the same assignment, then moves or exchanges groups while this brings the
+row counts, per label and in total, nearer to the shares. For folds, large groups come first, each into the fold that
+keeps those counts most equal (as in scikit-learn's ``StratifiedGroupKFold``); single rows then fill the gaps.
 
-Rows are given in the order of their numbers, and what counts of a group is the label of its first row. All arithmetic
-is on whole numbers and groups are ordered by their hash, so the result depends on the set of rows and the seed alone.
+Rows come in the order of their numbers; a group takes the label of its first row. Arithmetic is on integers and groups
+are ordered by hash, so the result depends only on the set of rows and the seed.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST_TO_CUT = 3
-"""Rows of a label from which on validation and test get at least one of them."""
+"""A label with at least this many rows has at least one in validation and in test."""
 MOVABLE = 16384
-"""Groups that may move after the first packing: enough to correct its rounding, and a bound of time for millions."""
+"""Groups that may move after the first packing: enough to correct its rounding, and few enough for a short run time."""
 MAX_STEPS = 2000
-"""Moves after which a packing is taken as it is."""
+"""Most moves in one packing."""
 CANDIDATES = 48
 """Groups of each split that are tried against each other for an exchange."""
 NEVER = np.iinfo(np.int64).max
@@ -42,7 +41,7 @@ def assign(key: np.ndarray, label: np.ndarray, *, seed: int, validation: float, 
     """int8 ``[rows]``: 0 train, 1 validation, 2 test.
 
     Rows with equal ``key`` go to one split. ``validation`` and ``test`` are fractions of the rows of each label; they
-    are met to the row if enough keys occur only once.
+    are met exactly if enough keys occur only once.
     """
     hashes, first, group, sizes = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
     chosen = np.zeros(len(hashes), np.int8)
@@ -52,7 +51,7 @@ def assign(key: np.ndarray, label: np.ndarray, *, seed: int, validation: float, 
 
 
 def by_label(label: np.ndarray, priority: np.ndarray) -> Iterator[np.ndarray]:
-    """The places of each label, in the order of their priority."""
+    """The indices of each label, in order of priority."""
     order = np.lexsort((priority, label))
     if len(order):
         yield from np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
@@ -61,8 +60,7 @@ def by_label(label: np.ndarray, priority: np.ndarray) -> Iterator[np.ndarray]:
 def fill(sizes: np.ndarray, validation: float, test: float) -> np.ndarray:
     """int8 per group of one label, in order of priority: test and validation are filled to their share of the rows.
 
-    Groups are taken from the front while they fit, those larger than a share last; what is then missing is made up of
-    groups of one row.
+    Groups are taken in order while they fit, those larger than a share last; groups of one row fill the rest.
     """
     total = int(sizes.sum())
     wanted = [(TEST_NUMBER, share_of(total, test)), (VALIDATION_NUMBER, share_of(total, validation))]
@@ -87,8 +85,7 @@ def share_of(total: int, fraction: float) -> int:
 def components(rows: pd.DataFrame) -> np.ndarray:
     """uint64 ``[rows]``: equal for rows that must stay together, the smallest hash among their groups.
 
-    Equal texts in two groups join the two; empty texts join nothing. A row without a group is a group with the rows of
-    the same tokens.
+    Equal texts in two groups join the two; empty texts join nothing. Rows without a group form one group per text.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -118,9 +115,8 @@ def label_counts(group: np.ndarray, label: np.ndarray) -> Any:
 def assign_groups(component: np.ndarray, label: np.ndarray, *, seed: int, validation: float, test: float) -> np.ndarray:
     """int8 ``[rows]``: 0 train, 1 validation, 2 test; rows of one ``component`` go to one split.
 
-    ``validation`` and ``test`` are fractions of the rows of each label, met as nearly as the packing finds. A group
-    that holds all rows of a label stays in training. A split is left empty where every group would miss its share by
-    more.
+    ``validation`` and ``test`` are fractions of the rows of each label, met approximately. A group that holds all rows
+    of a label stays in training. A split stays empty if every group would miss its share by more.
     """
     first = assign(component, label, seed=seed, validation=validation, test=test)
     _, row, group = np.unique(component, return_index=True, return_inverse=True)
@@ -132,7 +128,7 @@ def assign_groups(component: np.ndarray, label: np.ndarray, *, seed: int, valida
 
 
 def wanted(totals: np.ndarray, validation: float, test: float) -> np.ndarray:
-    """int64 ``[splits, labels + 1]``: the rows that each split should have of each label, and of all."""
+    """int64 ``[splits, labels + 1]``: the target rows of each split, per label and in total."""
     cut = np.zeros((len(SPLITS), len(totals) + 1), np.int64)
     for number, fraction in ((VALIDATION_NUMBER, validation), (TEST_NUMBER, test)):
         cut[number, :-1] = [share_of(int(total), fraction) for total in totals]
@@ -142,9 +138,9 @@ def wanted(totals: np.ndarray, validation: float, test: float) -> np.ndarray:
 
 
 class Packing:
-    """Which split each group is in, and how far the splits are from their shares: the sum of squares is made small.
+    """The split of each group, and the splits' distances from their shares; minimises the sum of squares.
 
-    Of millions of groups only the first may move; their hashes order them, so these are any.
+    Only the first ``MOVABLE`` groups may move; they are ordered by hash, so they are a random sample.
     """
 
     def __init__(self, counts: Any, split: np.ndarray, validation: float, test: float) -> None:
@@ -178,7 +174,7 @@ class Packing:
         return best < 0
 
     def exchange(self) -> bool:
-        """Let two groups of different splits change places, the pair that helps most of those tried; False if none."""
+        """Exchange the two groups of different splits that help most of those tried; False if none do."""
         found = [(0, 0, 0, 0, 0)]
         for source, target in itertools.combinations(self.active, 2):
             ours, theirs = self.candidates(source, target), self.candidates(target, source)
@@ -194,13 +190,12 @@ class Packing:
         return best < 0
 
     def candidates(self, source: int, target: int) -> np.ndarray:
-        """int64: the groups of ``source`` that would do least harm in ``target``."""
+        """int64: the groups of ``source`` that add least to the sum of squares in ``target``."""
         gain = self.gain(source, target)
         order = np.argsort(gain, kind="stable")[:CANDIDATES]
         return order[gain[order] < NEVER]
 
     def put(self, group: int, target: int) -> None:
-        """Move one group."""
         counts = self.counts[[group]].toarray()[0]
         self.off[self.split[group]] -= counts
         self.off[target] += counts
@@ -215,7 +210,7 @@ def assign_folds(together: np.ndarray, label: np.ndarray, *, folds: int, seed: i
     large = by_size[: min(MOVABLE, int((sizes > 1).sum()))]
     counts = np.zeros((folds, int(label.max()) + 2), np.int64)  # the last column counts all rows
     chosen = np.zeros(len(hashes), np.int16)
-    # where it adds least to the sum of squares of the counts, which is smallest when they are equal
+    # into the fold where it adds least to the sum of squares of the counts, which is smallest when they are equal
     for one, own in zip(large, label_counts(group, label)[large].toarray(), strict=True):
         chosen[one] = np.argmin((own * (2 * counts + own)).sum(axis=1))
         counts[chosen[one]] += own
@@ -224,7 +219,7 @@ def assign_folds(together: np.ndarray, label: np.ndarray, *, folds: int, seed: i
         members = rest[places]
         value = label[first[members[0]]]
         shares = filled(counts[:, value], int(sizes[members].sum()), counts[:, -1])
-        # beyond those that were placed one by one: groups of a few rows, by where their rows would lie
+        # by the position of the first row, since groups beyond MOVABLE have several
         before = np.cumsum(sizes[members]) - sizes[members]
         chosen[members] = np.minimum(np.searchsorted(np.cumsum(shares), before, side="right"), folds - 1)
         got = np.bincount(chosen[members], weights=sizes[members], minlength=folds).astype(np.int64)
@@ -234,9 +229,9 @@ def assign_folds(together: np.ndarray, label: np.ndarray, *, folds: int, seed: i
 
 
 def filled(there: np.ndarray, more: int, total: np.ndarray) -> np.ndarray:
-    """int64 ``[folds]``: how ``more`` single rows are dealt so that folds that hold ``there`` become equal.
+    """int64 ``[folds]``: how many of ``more`` rows each fold gets so that the counts ``there`` become equal.
 
-    What is left of an even share goes to the folds with the fewest rows in ``total``.
+    The remainder goes to the folds with the fewest rows in ``total``.
     """
     levels = range(int(there.min()), int(there.max()) + more + 1)
     level = levels[bisect_right(levels, more, key=lambda height: np.maximum(height - there, 0).sum()) - 1]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output directory: which job may write in it, what is there already, and how a new dataset takes its place.
+"""The output directory: locks it, checks what it holds, and replaces an older dataset.
 
-A dataset that replaces another is built beside it, in ``NAME.building``, which stays when the job is interrupted. When
-it is whole, the two directories exchange their names in one step, and the old one is removed last. Both carry the mark
-of the job (``atomic.sign``); a directory of such a name without it belongs to the user, and is left alone.
+A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, the two
+directories exchange names in one step; then the old one is removed. Both are signed (``atomic.sign``); an unsigned
+directory of such a name belongs to the user and is left alone.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ LOCK = "lock"
 OURS = re.compile(rf"{MANIFEST}|{VOCABULARY}|({'|'.join(ALL_SPLITS)})/\d{{5}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
 OF_A_RUN = ("config.yaml", "status.json")
-"""What every run directory has from its first second on."""
+"""Files that every run directory has from the start."""
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
 def beside(target: Path) -> Path:
-    """Where the dataset is built that will replace the one in ``target``."""
+    """The directory in which a replacement for ``target`` is built."""
     return target.with_name(f"{target.name}.building")
 
 
@@ -50,8 +50,7 @@ def beside(target: Path) -> Path:
 def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     """Lock the output, and finish or remove what an interrupted run left.
 
-    Gives the directory that is written in, and where the dataset lies in the end: the same, or the directory with the
-    older dataset that it will replace.
+    Gives the directory to write in and the dataset's final directory; they differ if an older dataset is replaced.
 
     Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
@@ -75,13 +74,13 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             what = "is a mount point, so no new dataset can take its place in one step; name a directory below it"
             raise ConfigError(f"output: {target} {what}")
         make_beside(target)
-        with writable(beside(target)):  # after the exchange of names this lock holds what is then the output
+        with writable(beside(target)):  # after the exchange of names this lock is on the output
             yield beside(target), target
 
 
 @contextmanager
 def writable(root: Path) -> Iterator[None]:
-    """Let one run at a time write below ``root``. The lock ends with the process that holds it, however that ends.
+    """Let one run at a time write below ``root``. The lock ends with its process.
 
     Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
@@ -101,9 +100,9 @@ def naming(root: Path) -> Iterator[None]:
 
 
 def make_beside(target: Path) -> None:
-    """Make the signed directory in which the dataset is built that will replace ``target``, unless it is there.
+    """Make the signed directory for a replacement of ``target``, unless it exists.
 
-    Raises ``ConfigError`` for a directory of that name that no such job has made.
+    Raises ``ConfigError`` for an unsigned directory of that name.
     """
     root = beside(target)
     if is_left(root, target):
@@ -122,7 +121,7 @@ def is_left(root: Path, target: Path) -> bool:
 
 
 def refuse_foreign(root: Path) -> None:
-    """Raise ``ConfigError`` where a dataset would be written among files of others, through a link, or into a run."""
+    """Raise ``ConfigError`` for a directory with other files or links in it, or inside a run."""
     work, manifest = root / WORK, root / MANIFEST
     inside = next((one for one in root.resolve().parents if all((one / name).is_file() for name in OF_A_RUN)), None)
     if inside is not None and not (manifest.exists() or work.exists()):
@@ -157,9 +156,9 @@ def existing(address: str, overwrite: bool) -> Manifest | None:
 def is_current(
     manifest: Manifest, config: PreprocessConfig, text: dict[str, Any], plans: list[Plan], on_base: dict[str, Any]
 ) -> bool:
-    """Whether the dataset that is there is what this run would write; ``on_base`` are the facts of its base.
+    """Whether the existing dataset is what this run would write; ``on_base``: facts of its base vocabulary.
 
-    Raises ``ConfigError`` if it is not and may not be replaced either.
+    Raises ``ConfigError`` if it is not and may not be replaced.
     """
     known = manifest.provenance
     unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == [plan.fingerprint for plan in plans]
@@ -175,12 +174,12 @@ def is_current(
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name below the directory is that of a file of a dataset, or of one that a killed process has left."""
+    """Whether a relative path is that of a dataset's file, or of the unfinished copy of one."""
     return OURS.fullmatch(atomic.final_of(name) or name) is not None
 
 
 def remove_files(root: Path, kept: Collection[str] = ()) -> None:
-    """Remove the files of a dataset, its manifest first, but those that are ``kept``; what else lies there stays."""
+    """Remove a dataset's files, its manifest first, except ``kept``; other files stay."""
     for folder in (root, *(root / name for name in ALL_SPLITS if not (root / name).is_symlink())):
         for path in sorted(folder.glob("*")):
             name = path.relative_to(root).as_posix()
@@ -191,9 +190,9 @@ def remove_files(root: Path, kept: Collection[str] = ()) -> None:
 
 
 def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> str | None:
-    """Publish a fresh dataset or give it its place. Then remove what only the building of it needed.
+    """Publish a new dataset or move it into place, then remove temporary files.
 
-    Returns a line for people where something was left.
+    Returns a message if unfinished work is left.
     """
     if addresses.is_remote(config.output):
         if fresh:
@@ -217,13 +216,13 @@ def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> s
 
 
 def holds_work(root: Path) -> bool:
-    """Whether a directory holds the work of a job that was interrupted."""
+    """Whether a directory holds the work of an interrupted job."""
     work = root / WORK
     return work.is_dir() and any(path.name not in (LOCK, UNPACKED, atomic.MARK) for path in work.iterdir())
 
 
 def clear_leftovers(target: Path) -> None:
-    """Do what a job would still have done that was killed after its dataset was whole."""
+    """Finish the cleanup of a job that was killed after its dataset was complete."""
     if not (target / MANIFEST).exists():
         return
     for path in (target / WORK).iterdir():
@@ -235,7 +234,7 @@ def clear_leftovers(target: Path) -> None:
 
 
 def replaced(old: Path, target: Path) -> None:
-    """Remove a dataset that another one has replaced; what else lay in its directory goes to the new one."""
+    """Remove a replaced dataset; other files in its directory move to the new one."""
     for path in sorted(old.rglob("*")):
         name = path.relative_to(old)
         ours = is_ours(name.as_posix()) or (atomic.final_of(name.parts[0]) or name.parts[0]) == WORK

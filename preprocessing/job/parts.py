@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first pass: each part of the corpus is read and tokenized once, into a compact form that is already shuffled;
-and what is then known of all classes.
+"""The first pass: reads and tokenizes each part of the corpus once, and stores its rows already shuffled.
 
 Every row has a shuffle key, a pure function of the seed and the row's number, and a part's rows are stored in the order
-of that key. One output shard is a range of keys, so its rows are one contiguous run in every part. The shuffle of the
-whole corpus therefore needs no exchange between workers, and its result does not depend on where the parts were cut.
+of that key. One shard is one range of keys, so its rows are contiguous in every part. Shuffling the whole corpus
+therefore needs no exchange between workers, and the result does not depend on where the parts were cut.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 
 NO_FOLD = -1
-"""The fold of a row that has none: of the test split, without a label, or left out."""
+"""The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
 VERSION = 1
-"""Of what is stored: parts of another version are made again."""
+"""Format of stored parts; parts of another version are made again."""
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below the folder of work."""
 OTHERS = {"path", "validation_path", "test_path", "unlabelled_path", "part_mb", "validation", "test", "folds"}
-"""Keys of ``source`` and ``splits`` that decide which parts there are, or what becomes of rows, but no part itself."""
+"""Keys of ``source`` and ``splits`` that do not change what a part stores."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What is known of a part that is tokenized."""
+    """The result of a tokenized part."""
 
     rows: int
     neutral: int
@@ -55,10 +54,10 @@ class Summary:
     content: str
     """Folder: the sum of the sha256 of every text, modulo 2**256, as hex; adding up parts gives that of the folder."""
     classes: list[str]
-    """Names of the classes that the labels of this part are numbers of."""
+    """Class names; the labels of this part are indices into them."""
     label_type: LabelType | None
     known: list[str]
-    """As ``Piece`` has them."""
+    """As in ``Piece``."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class TokenizedPart(engine.Part[Summary]):
 
     @classmethod
     def of(cls, work: Path, number: int, part: sources.Part, pipeline: TextPipeline, seed: int) -> TokenizedPart:
-        """A part as a task; its key is the hash of all that decides what is stored of it."""
+        """A part as a task; its key is the hash of everything that decides what it stores."""
         content = asdict(part)
         for section in ("source", "splits"):
             for name in OTHERS & content["file"][section].keys():
@@ -123,7 +122,7 @@ def scan(files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
 def tokenize_all(
     config: PreprocessConfig, pipeline: TextPipeline, plans: list[Plan], workers: Workers, work: Path, screen: Screen
 ) -> tuple[list[TokenizedPart], list[Summary]]:
-    """Every part of the corpus, in order, tokenized: those that are not done yet are read now.
+    """Every part of the corpus, in order, tokenized; finished parts are not read again.
 
     Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
     """
@@ -149,13 +148,13 @@ class Classes:
     names: list[str]
     """In the order of their numbers."""
     numbers: list[np.ndarray]
-    """For each part int32 ``[its classes]``: what its class numbers are here."""
+    """For each part int32 ``[its classes]``: the numbers of its classes in ``names``."""
     type: LabelType
-    """Of the column that they were found in."""
+    """Type of the label column."""
 
     @classmethod
     def of(cls, source: SourceConfig, summaries: Sequence[Summary]) -> Classes:
-        """Put what was found in all parts into one order."""
+        """Merge the classes of all parts."""
         given = source.label_map()
         if given is not None:
             return cls(given.names, [np.arange(len(given.names), dtype=np.int32)] * len(summaries), "text")

@@ -7,7 +7,7 @@
 4. write the shards: each takes a range of shuffle keys out of every part                       (parallel)
 5. the manifest, last
 
-What is finished has a marker file with the hash of all that decided it. A rerun does what is missing or has changed.
+Each finished part has a marker file with the hash of its inputs. A rerun makes what is missing or has changed.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ if TYPE_CHECKING:
 
 
 def build(config: PreprocessConfig) -> Manifest:
-    """Build the dataset that ``config`` describes, or continue, or find that it is there.
+    """Build the dataset that ``config`` describes, continue an interrupted job, or find it complete.
 
-    Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
+    Raises ``ConfigError``, ``DataError`` or ``UserError``.
     """
     screen = Screen(errors=True, quiet=config.quiet)
     with output.claimed(config) as (root, target), ExitStack() as stack:
@@ -167,7 +167,7 @@ def decided(
 def comments(
     config: PreprocessConfig, cut: list[Part], names: list[str], rows: pd.DataFrame, report: dict[str, Any]
 ) -> Iterator[str]:
-    """What was found of classes and groups, and which columns might have been used."""
+    """Lines on classes, groups and folds, and hints on columns that could be used."""
     yield from lines_on_classes(names, config.source.labels == AUTO, rows)
     if "groups" in report:
         yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
@@ -181,20 +181,20 @@ def comments(
 
 
 def check_files(plans: list[Plan], rows: pd.DataFrame) -> None:
-    """Refuse a source, or files that it names for a split, of which no row is left. Raises ``DataError``."""
+    """Raise ``DataError`` if no row is left of the source, or of the files that it names for a split."""
     ends = np.cumsum([plan.rows for plan in plans])
     left = np.bincount(np.searchsorted(ends, rows["row"]), minlength=len(plans))
     for split in dict.fromkeys(plan.file.split for plan in plans):
         files = [at for at, plan in enumerate(plans) if plan.file.split == split]
         if not left[files].any():
-            why = "every row is left out by source.where or source.neutral (or source.missing_label); loosen them"
+            why = "every row is left out by source.where or source.neutral (or source.missing_label); change them"
             if not any(plans[at].rows for at in files):
                 why = f"holds no row; give it some, or leave it out of source.{split}_path"
             raise DataError(f"{', '.join(plans[at].file.name for at in files)}: {why}")
 
 
 def locate(plans: list[Plan], row: int) -> str:
-    """``FILE: row N`` of a row's number in the source; of a folder, the text file."""
+    """``FILE: row N`` for a row's number in the source; for a folder, the text file."""
     for plan in plans:
         if row <= plan.rows:
             for part in plan.parts:
@@ -213,7 +213,7 @@ class CheckConfig:
 def run(config: PreprocessConfig, words: list[str]) -> None:
     """``python -m preprocessing run``: build a dataset; run it again to continue after an interruption.
 
-    ``words`` are files beside those of ``source.path``, or in the place of its default.
+    ``words`` are files in addition to ``source.path``, or in place of its default.
     """
     if words:
         named = [] if config.source.path == [EMBEDDED] else list(config.source.path)
@@ -238,15 +238,15 @@ def check(_: CheckConfig, words: list[str]) -> int:
 
 
 FRAME = "frame"
-"""What sentences and manifests call a frame, and what ``source.path`` is then."""
+"""The name of a data frame in messages and manifests, and its ``source.path``."""
 GROUP_ROWS = 16384
 
 
 def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Manifest:
-    """``build`` for a caller whose script is not to run again in each worker process, as ``padless.prepare`` does.
+    """``build`` for ``padless.prepare``: worker processes do not run the caller's script again.
 
-    Where ``config.source.path`` is ``FRAME``, the rows are those of ``frame``, numbered from 1: it is written as one
-    Parquet file for the time of the job. Raises ``StorageError`` too, where that cannot be written.
+    If ``config.source.path`` is ``FRAME``, the rows are those of ``frame``, numbered from 1; the job reads them from a
+    temporary Parquet file. Raises ``StorageError`` too, if that cannot be written.
     """
     with ExitStack() as stack:
         if frame is not None:
@@ -256,7 +256,7 @@ def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Mani
             pq.write_table(table, path, row_group_size=GROUP_ROWS, compression="lz4")
             stack.enter_context(sources.standing_in(FRAME, str(path)))
         stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
-        sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may not be guarded
+        sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may lack the guard
         manifest = build(config)
     for line in lines_on_rows(manifest):
         Screen().say(line)  # a notebook shows what goes to stderr as a warning
@@ -264,7 +264,7 @@ def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Mani
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:
-    """One column as Arrow understands it; of several kinds, or with half a character, as texts, as CSV would be."""
+    """One column as an Arrow array; mixed types and lone surrogates become strings, as in CSV."""
     try:
         return pa.Array.from_pandas(values)
     except (pa.ArrowException, ValueError, TypeError):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a manifest says of the rows and of what they were made of and with, and the same in words for people.
+"""A manifest's statistics and provenance, and the lines that print them.
 
-No times and no machine: equal runs write equal bytes.
+They hold no times and no machine names, so equal runs write equal bytes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ REASONS = {
     "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
     "duplicates": "repeating an earlier text of their split (quality.duplicates)",
 }
-"""What is said of rows that are left out, or kept although they are suspect."""
+"""Why rows are left out, or are suspect although they are kept."""
 BASE = "vocabulary_base"
-"""What a manifest's provenance calls the facts of ``vocabulary.base``."""
+"""Key of ``vocabulary.base`` in a manifest's provenance."""
 PERCENTILES = (0, 5, 25, 50, 75, 95, 99, 100)
 BINS = 64
 NAMED = 12
-"""Classes that a line names before it says how many more there are."""
+"""Most classes that one line names."""
 
 
 def statistics(
@@ -96,7 +96,7 @@ def of_split(
 def provenance(
     config: PreprocessConfig, plans: list[Plan], cut: list[Part], summaries: list[Summary]
 ) -> dict[str, Any]:
-    """Sources with their sizes and fingerprints, the configuration, and the versions of what did the work."""
+    """Sources with their sizes and fingerprints, the configuration, and the versions of packages."""
     entries, first = [], 1
     for plan in plans:
         entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
@@ -116,7 +116,7 @@ def provenance(
 
 
 def lines_on_classes(names: list[str], were_found: bool, rows: pd.DataFrame) -> list[str]:
-    """Lines for people: the classes, those that look like one, and those too small for a split."""
+    """Lines on the classes, on those that look alike, and on those too small for a split."""
     label, split = rows["label"].to_numpy(), rows["split"].to_numpy()
     splits = [np.bincount(label[split == number], minlength=len(names)) for number in range(len(SPLITS))]
     counts = np.sum(splits, axis=0).tolist()
@@ -136,7 +136,7 @@ def some(names: list[str]) -> str:
 
 
 def lines_on_rows(manifest: Manifest) -> list[str]:
-    """A line for each reason for which rows are left out, or are not in the dataset as the source has them."""
+    """A line for each reason why rows are left out, suspect or shortened."""
     found = manifest.statistics
     kept = {name: found[name] + found.get(UNLABELLED, {}).get(name, 0) for name in ("empty", "contradictions", "leaks")}
     lines = []

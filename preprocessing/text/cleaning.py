@@ -12,9 +12,8 @@ letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` ar
 - ``<script>`` and ``<style>`` disappear with their contents; without a closing tag only the opening tag disappears.
 - Entities are decoded after the tags are gone, by the rules of :func:`html.unescape`: ``&lt;b&gt;`` is text, ``<b>``.
 
-NFC: Python's own takes the square of the number of accents on one letter: accents stand in the order of their combining
-classes, which Python brings about by moving one after the other. Long runs are sorted before (Unicode Standard Annex
-15, "Canonical Ordering Algorithm"), and NFC is the same.
+NFC: Python sorts the accents of one letter by combining class in quadratic time. Long runs are therefore sorted first
+(Unicode Standard Annex 15, "Canonical Ordering Algorithm"); the result is the same.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def clean(text: str) -> str:
 
 
 def visible(text: str) -> list[tuple[int, int]]:
-    """What of a text is no markup: spans, in order, ends exclusive; :func:`clean` joins them with blanks."""
+    """Spans of a text that are not markup, in order, ends exclusive; :func:`clean` joins them with spaces."""
     markup, position = _Markup(text), 0
     kept: list[tuple[int, int]] = []
     for match in _OPEN.finditer(text):
@@ -55,7 +54,7 @@ def visible(text: str) -> list[tuple[int, int]]:
 
 
 class _Markup:
-    """One left-to-right pass over a text; remembers what cannot occur any more, so the pass stays linear."""
+    """One left-to-right pass over a text; remembers which closers do not occur any more, so it stays linear."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -102,9 +101,9 @@ _LONG_NUMBER = re.compile("&#(?=[0-9]{9})0*([0-9]*)")
 
 
 def _short_number(found: re.Match[str]) -> str:
-    """A numeric entity of at most eight digits: zeros before them mean nothing, and no character has more than seven.
+    """A numeric entity without leading zeros, cut to eight digits: no character has more than seven.
 
-    Python refuses to read a number of thousands of digits.
+    Python refuses to parse thousands of digits.
     """
     return f"&#{found[1][:8] or '0'}"
 
@@ -120,8 +119,8 @@ def scan(data: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     ``data`` is uint8 [bytes]: UTF-8 texts, each followed by at least one byte that is no part of it and is not markup,
     and one more spare byte at the very end; ``starts`` is int64 [texts + 1], where text i is
     ``data[starts[i]:starts[i + 1]]`` including its separator. Returns ``(tag_starts, tag_ends, hard)``: the spans of
-    the tags (ends exclusive), and the sorted numbers of the texts for which the spans do not tell the whole story: a
-    quote inside a tag, a comment, a script or style, an entity. For all others, blanking the spans is :func:`clean`.
+    the tags (ends exclusive), and the sorted numbers of the texts for which the spans are not enough: a quote inside a
+    tag, a comment, a script or style, an entity. For all others, blanking the spans is :func:`clean`.
     """
     ampersands = np.flatnonzero(data[:-2] == ord("&"))
     hard = _text_of(ampersands[_ENTITY[data[ampersands + 1]]], starts)
@@ -158,9 +157,9 @@ def _text_of(positions: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 
 LONG = 64
-"""From so many signs on, a run is sorted here."""
+"""A run of at least this many characters is sorted here."""
 _RUN = re.compile(rf"[^\w\s\x00-\x7f]{{{LONG},}}")
-"""Accents, which are no letters to Python, and others that do not matter here."""
+"""Long runs of accents, and of other characters that sorting does not move."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -181,7 +180,7 @@ def decode(data: bytes) -> str:
 
 
 def encode(text: str) -> bytes:
-    """A str to UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD."""
+    """A str to UTF-8; a lone surrogate, which UTF-8 cannot encode, becomes U+FFFD."""
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one text → ids function (law 1). Shards, predictions and exports all call :class:`Encoder`.
 
-The order of work is the notebook's: HTML → NFC → lower case → tokens → stop words → lemmas → vocabulary.
+The steps: HTML → NFC → lower case → tokens → stop words → lemmas → vocabulary.
 
-Where in a text its tokens stand (:func:`spans_of`), explanations and reports ask. The pipeline works on bytes of
-thousands of texts at once and keeps no places. So each piece of a text between two blanks goes through it by itself;
-where it becomes several tokens, they are searched in it. The tokens of all pieces are those of the text, in its order,
-but where a tokenizer looks at a piece's neighbours, as NLTK's does at quotes; there both lists are laid beside each
-other, and go on where they agree again.
+Explanations and reports need the position of each token in its text (:func:`spans_of`). The pipeline processes
+thousands of texts at once and keeps no positions. So each chunk of a text between two spaces is tokenized alone, and
+its tokens are searched in it. Together they are the tokens of the text, except where a tokenizer looks at neighbouring
+chunks, as NLTK's does at quotes; there the two lists are aligned.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Encoded:
 
 
 def truncated(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
-    """Texts as all of their ids, cut to ``spec.max_tokens``; one without ids becomes one ``<unk>``."""
+    """Cut each text's ids to ``spec.max_tokens``; a text without ids becomes one ``<unk>``."""
     num_tokens = np.diff(offsets)
     limit, head = spec.max_tokens, kept_at_head(spec)
     kept = np.ones(len(ids), bool)
@@ -61,7 +60,7 @@ def kept_at_head(spec: TextSpec) -> int:
 
 
 def text_hash(pipeline: TextPipeline, vocabulary_hash: str) -> str:
-    """What tells one text→ids function from another (law 1)."""
+    """Identifies a text→ids function (law 1)."""
     return hashlib.sha256(f"{pipeline.hash} {vocabulary_hash}".encode()).hexdigest()
 
 
@@ -84,32 +83,32 @@ class Encoder:
         return truncated(ids, tokens.offsets, self.pipeline.spec)
 
     def each(self, texts: Texts) -> list[np.ndarray]:
-        """The ids of each text, apart."""
+        """The ids of each text as an array of its own."""
         encoded = self(texts)
         return np.split(encoded.ids, encoded.offsets[1:-1]) if len(encoded) else []
 
     def tokens(self, texts: Texts) -> Tokens:
-        """The words that ``texts`` become, before the vocabulary is asked."""
+        """The tokens of ``texts``, before they are looked up in the vocabulary."""
         return self._tokenizer(texts)
 
 
 Span = tuple[int, int]
-"""The first character of a token in its text, and the one behind its last, counted in code points."""
+"""Start and end (exclusive) of a token in its text, in code points."""
 TokensOf = Callable[[list[str]], list[list[str]]]
 """The tokens of each of some texts."""
 _CHUNK = re.compile(r"\S+")
 _ENTITY = re.compile(r"&#?\w{1,32};")
 _LOOK_AHEAD = 24
-"""Tokens by which two lists may be apart and find together again."""
+"""Most tokens by which two lists may be shifted and still be aligned."""
 
 
 def spans_of(
     text: str, first: Sequence[str], last: Sequence[str], tokens_of: TokensOf, *, strip_html: bool
 ) -> list[Span | None]:
-    """The places of the tokens that a text has ``first`` and ``last``; None where one is not found.
+    """The spans of a text's ``first`` and ``last`` tokens; None for one that is not found.
 
-    A text that is not truncated has all of its tokens first. ``tokens_of`` is the pipeline up to its tokens, and
-    ``strip_html`` whether it removes markup. Tokens of one piece that cannot be told apart have its whole span.
+    If the text is not truncated, ``first`` holds all tokens. ``tokens_of`` tokenizes as the pipeline does;
+    ``strip_html``: whether that removes markup. Tokens that are not found in their chunk get its whole span.
     """
     segments = visible(text) if strip_html else [(0, len(text))]
     chunks = [match.span() for start, end in segments for match in _CHUNK.finditer(text, start, end)]
@@ -120,14 +119,14 @@ def spans_of(
 
 
 def _inside(text: str, chunk: Span, tokens: list[str], entities: bool) -> list[Span]:
-    """The tokens of a chunk as they are written in it, one behind the other; the chunk for each if one is not."""
+    """The span of each token in its chunk; the whole chunk for each if one is not found."""
     start, end = chunk
     written, whole = text[start:end], chunk
     if entities and "&" in written:
         written = _ENTITY.sub(lambda entity: " " * len(entity[0]), written)
     else:
         of_words = [place for place in range(start, end) if unicodedata.category(text[place])[0] in "LNM"]
-        whole = (of_words[0], of_words[-1] + 1) if of_words else chunk  # without the signs before and after
+        whole = (of_words[0], of_words[-1] + 1) if of_words else chunk  # without punctuation around it
         if len(tokens) == 1:  # perhaps a lemma
             return [whole]
     position, result, written = 0, [], written.lower()
@@ -141,7 +140,7 @@ def _inside(text: str, chunk: Span, tokens: list[str], entities: bool) -> list[S
 
 
 def _beside(tokens: Sequence[str], others: list[str], spans: list[Span]) -> list[Span | None]:
-    """The span of each token, from those of almost the same list of ``others``, which may go on longer."""
+    """The span of each token, by aligning ``tokens`` to ``others``, an almost equal list that may be longer."""
     if list(tokens) == others[: len(tokens)]:
         return [*spans[: len(tokens)]]
     result: list[Span | None] = [None] * len(tokens)

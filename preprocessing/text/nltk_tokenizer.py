@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``nltk`` tokenizers: token for token what :func:`nltk.tokenize.word_tokenize` returns for the cleaned text.
 
-NLTK applies some thirty substitutions to each sentence. Looked at one by one, they see no further than one whitespace
-character on either side of a *chunk* (a run without whitespace), but for these:
+NLTK applies some thirty substitutions to each sentence. None of them looks further than one whitespace character on
+either side of a *chunk* (a run without whitespace), with these exceptions:
 
 - the first chunk of a sentence, when it begins with ``""``, ``"'`` or ``''`` (opening quotes need a space before them);
 - the last chunk, when it ends in ``'``, ``:`` or ``,``; a final period, followed by closing brackets and quotes only;
 - a quote that follows, or an apostrophe that precedes, whitespace other than a space.
 
 So a text becomes a list of chunks; NLTK's rules run once per distinct chunk, on thousands of them joined by a mark that
-no rule touches. ``X.`` at the end is the chunk ``X`` and a period. In the cases above NLTK sees the whole sentence.
-Two cases are left to NLTK as they are: rules other than those studied, and texts with U+001C–U+001F. Python and NLTK's
-regular expressions disagree whether those four are whitespace.
+no rule touches. ``X.`` at the end is the chunk ``X`` and a period. In the cases above NLTK gets the whole sentence.
+NLTK tokenizes the whole text if its rules are not among those studied, or if the text has U+001C–U+001F: Python and
+NLTK's regular expressions disagree whether these are whitespace.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class NLTKTokenizer(PerText):
 
 
 def rules_hash(tokenizer: Any) -> str:
-    """A hash of the substitutions of NLTKWordTokenizer, to know whether they are those this module reasons about."""
+    """A hash of the substitutions of NLTKWordTokenizer, to check that they are among those studied."""
     rules = [
         *tokenizer.STARTING_QUOTES, *tokenizer.PUNCTUATION, tokenizer.PARENS_BRACKETS, tokenizer.DOUBLE_DASHES,
         *tokenizer.ENDING_QUOTES, *((rule, "") for rule in (*tokenizer.CONTRACTIONS2, *tokenizer.CONTRACTIONS3)),
@@ -130,15 +130,15 @@ _MEMORY = 1 << 18
 
 
 def sentences_of(language: str) -> Callable[[str], list[str]]:
-    """What NLTK's Punkt does, asked once per distinct end of a sentence and its neighbours.
+    """NLTK's Punkt, called once per distinct context of a possible sentence end.
 
-    Two facts spare most questions. A ``?`` or ``!`` that Punkt considers always ends a sentence. So does a period after
-    a plain word, unless the word is an abbreviation, a single letter, or begins a collocation, whatever comes next.
+    Two facts save most calls. A ``?`` or ``!`` that Punkt considers always ends a sentence. So does a period after a
+    plain word, unless the word is an abbreviation, a single letter, or begins a collocation, whatever comes next.
     """
     from nltk.tokenize.punkt import PunktLanguageVars, PunktTokenizer
 
     class Rules(PunktLanguageVars):
-        """NLTK's with Python's regular expressions, which are faster than those that NLTK guards by a clock."""
+        """NLTK's, with Python's regular expressions, which are faster than NLTK's with their time limit."""
 
         re_boundary_realignment = re.compile(PunktLanguageVars.re_boundary_realignment.pattern, re.MULTILINE)
 

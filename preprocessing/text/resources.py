@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where a text pipeline meets the language data of this machine: stop words, lemmas, NLTK's files.
+"""The language data of this machine that text pipelines use: stop words, lemmas, NLTK's files.
 
-:func:`resolve` writes down which stop words and which versions a :class:`TextSpec` means here. :func:`verify` checks,
-perhaps on another machine and much later, that a pipeline would still give the same tokens. Only :func:`fetch`, a
-command, ever downloads: compute nodes have no internet, and a silent fallback would change results.
+:func:`resolve` records the stop words and versions that a :class:`TextSpec` refers to here. :func:`verify` checks,
+perhaps on another machine, that a pipeline still gives the same tokens. Only the command :func:`fetch` downloads:
+compute nodes have no internet, and a silent fallback would change results.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NLTK_LANGUAGES = {
 }  # fmt: skip
 FETCHED = ("stopwords", "wordnet", "punkt_tab")
 MOST_BYTES = 16 << 20
-"""Of a file of stop words."""
+"""Largest file of stop words."""
 NEGATIONS = {
     "de": "nein nicht nichts nie niemals niemand kein keine keinem keinen keiner keines ohne weder",
     "en": "no not nor none nobody nothing nowhere neither never without cannot n't hardly barely scarcely "
@@ -42,13 +42,13 @@ NEGATIONS = {
     "pt": "não nem nunca jamais nada ninguém nenhum nenhuma sem",
 }
 CONTRACTIONS = ("n't", "dont", "cant", "wont", "isnt", "didnt", "doesnt", "wasnt", "couldnt", "wouldnt")
-"""How English words end that are negations."""
+"""Endings of English negations."""
 
 
 def resolve(spec: TextSpec) -> TextPipeline:
-    """Look up the stop words of ``spec`` and the versions of all else that decides its tokens on this machine.
+    """Look up the stop words of ``spec`` and the versions of everything else here that decides its tokens.
 
-    Raises :class:`DataError` when something is missing: what, where it was looked for, and the command that fetches it.
+    Raises :class:`DataError` naming what is missing, where it was searched, and the command that fetches it.
     """
     return TextPipeline(spec, stop_words(spec), installed_resources(spec))
 
@@ -89,8 +89,8 @@ def package(name: str) -> Any:
 def stop_words(spec: TextSpec) -> tuple[str, ...]:
     """The words to remove, sorted: NFC, with ``'`` for typographic apostrophes, lower case if tokens are.
 
-    Raises :class:`DataError` when the list cannot be had, :class:`ConfigError` when negations should be kept in a
-    language whose negations we lack.
+    Raises :class:`DataError` when the list cannot be read, :class:`ConfigError` when negations are to be kept and those
+    of the language are unknown here.
     """
     if spec.stop_words == "none":
         return ()
@@ -122,7 +122,7 @@ def read_stop_words(source: str, language: str) -> list[str]:
             raise DataError(f"{what}; give a file instead") from error
     try:
         return read_bytes(source, MOST_BYTES).decode("utf-8-sig").split("\n")
-    except (OSError, ValueError) as error:  # a name may hold what no system takes
+    except (OSError, ValueError) as error:  # the file name may be invalid
         what = f"the stop-word file {source} cannot be read as UTF-8 ({one_line(error)})"
         raise DataError(f"{what}; stop_words is none, nltk, stop-words or a path") from error
 
@@ -261,4 +261,4 @@ def fetch(config: FetchConfig) -> None:
                 raise refused from None
             why = " ".join(str(error).split())
             raise UserError(f"fetch-nltk: {resource}: {why}; is {downloader.url} reachable?") from None
-    print(f"fetch-nltk: all there, in {config.dir or downloader.download_dir}")
+    print(f"fetch-nltk: complete, in {config.dir or downloader.download_dir}")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description of a text → ids function: what the user configures, and what that resolves to. Reads no other data.
+"""The description of a text → ids function: the user's settings, and what they resolve to. Reads no other data.
 
-:class:`TextSpec` is the ``text`` section of a configuration. :class:`TextPipeline` is the same with stop words and
-versions written out, as manifests, checkpoints and bundles carry it. The work itself is done by
-:class:`preprocessing.text.encoder.Encoder`.
+:class:`TextSpec` is the ``text`` section of a configuration. :class:`TextPipeline` adds the stop words and versions;
+manifests, checkpoints and bundles store it. :class:`preprocessing.text.encoder.Encoder` does the work.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ TOKENIZERS = {
     "nltk": NLTK,
     "nltk_line": NLTK,
 }
-"""What ``text.tokenizer`` may be. Adding one is a line here and a file of its own; docs/extending.md shows it. A name
-stands in manifests and bundles, so it keeps its meaning for ever: a tokenizer that cuts otherwise gets a new name."""
+"""Values of ``text.tokenizer``; docs/extending.md shows how to add one. Manifests and bundles store the name, so a
+tokenizer that gives other tokens needs a new name."""
 MOST_TOKENS = 1 << 24
-"""Of one text: the widest row of a shard."""
+"""Most tokens of one text: the widest row of a shard."""
 ALWAYS = {
     *("html", "lowercase", "tokenizer", "stop_words", "keep_negations", "lemmatizer", "wordnet_pos", "language"),
     *("max_tokens", "truncate"),
@@ -72,14 +71,13 @@ class TextSpec:
     language: str = "en"
     """Two-letter code: which stop list, sentence model, negations and simplemma data."""
     max_tokens: int = 512
-    """The longest sequence kept: the last rung of the ladder of widths."""
+    """The longest sequence kept: the largest width of a shard."""
     truncate: Literal["head", "tail", "both"] = "head"
     """Which end of a longer text is kept: head, tail, or both (half and half)."""
 
     def recorded(self) -> dict[str, Any]:
-        """What manifests and bundles hold of it, and what is hashed: a key that is not one of ``ALWAYS`` only where it
-        is not at its default. So a key that padless gets later leaves all that was written before it as it is, as long
-        as its default does what was done until then.
+        """The values that manifests and bundles store and that are hashed: the keys of ``ALWAYS``, and others that are
+        not at their defaults. So a key added later changes no older hash, if its default keeps the older behaviour.
         """
         default = {field.name: field.default for field in fields(self)}
         return {name: value for name, value in asdict(self).items() if name in ALWAYS or value != default[name]}
@@ -97,7 +95,7 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class TextPipeline:
-    """A resolved :class:`TextSpec`: all that is needed to repeat it anywhere."""
+    """A resolved :class:`TextSpec`: everything that is needed to repeat it anywhere."""
 
     spec: TextSpec
     stop_words: tuple[str, ...]

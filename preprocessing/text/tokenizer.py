@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From texts to :class:`Tokens`. What is slow runs once per distinct *surface*, and is looked up afterwards.
+"""From texts to :class:`Tokens`. The slow work runs once per distinct *surface*, and its result is cached.
 
-A surface is what a splitter cuts from a text before anything else is decided, such as a word with its punctuation. The
-same surfaces occur again and again, so few of them are new.
+A surface is what a splitter cuts from a text first, such as a word with its punctuation. Most surfaces occur many
+times, so few are new.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Tokens:
 
 
 class Rules(Protocol):
-    """How texts become surfaces, and surfaces words. A surface occurs often, so the second is asked once for each.
+    """How texts become surfaces, and surfaces words. ``words`` is called once per distinct surface.
 
-    Stop words, lemmas and the vocabulary come afterwards and are not handled here; HTML, NFC and lower case are.
+    Rules also handle HTML, NFC and lower case. Stop words, lemmas and the vocabulary come afterwards.
     """
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -94,9 +94,9 @@ ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
 NEW_SURFACES = 1 << 13
 """New surfaces are tokenized this many at a time, so that few small lists live at once."""
 CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
-"""The memory, about 200 MB, is emptied between two calls once it holds more surfaces, or more of their bytes."""
+"""The cache, about 200 MB, is emptied between two calls once it holds more surfaces, or more of their bytes."""
 CACHE_SURFACE_BYTES = 128
-"""A longer surface is not remembered: it hardly occurs twice."""
+"""A longer surface is not cached: it hardly occurs twice."""
 MAX_TEXT_BYTES = 1 << 30
 _DROPPED = -1
 _NONE = np.zeros(0, np.int32)
@@ -106,9 +106,9 @@ class Tokenizer:
     """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`.
 
     ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
-    split of a batch give the same tokens. Remembers what it made of each distinct surface, up to a bound; pickling
-    drops that memory. One object per thread. Raises :class:`DataError` when a resource is missing or not the one the
-    pipeline was resolved with, for a null (naming its index), and for a text over 1 GiB.
+    split of a batch give the same tokens. Caches the tokens of each distinct surface, up to a limit; pickling drops the
+    cache. Use one object per thread. Raises :class:`DataError` when a resource is missing or not the one the pipeline
+    was resolved with, for a null (naming its index), and for a text over 1 GiB.
     """
 
     def __init__(self, pipeline: TextPipeline) -> None:
@@ -127,7 +127,7 @@ class Tokenizer:
         self._several = array("i")  # row i: self._several[self._bounds[i]:self._bounds[i + 1]]; no objects to collect
         self._bounds = array("q", [0, 0])  # row 0: none
         self._learnt_bytes = 0
-        self._ids: dict[str, int] = {}  # token → its number here, in the order we met them
+        self._ids: dict[str, int] = {}  # token → its number here, in order of first occurrence
         self._tokens: list[str] = []
 
     def __call__(self, texts: Texts) -> Tokens:
@@ -180,7 +180,7 @@ class Tokenizer:
         return 1 - len(self._bounds)
 
     def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Put none or several tokens where a number stands for them; also how many each became (None: one each)."""
+        """Replace numbers that stand for several tokens or none by these; also the tokens of each (None: one each)."""
         at = np.flatnonzero(numbers < 0)
         if not len(at):
             return numbers, None
@@ -219,7 +219,7 @@ def _checked(texts: Texts) -> pa.Array:
                 raise DataError(f"text {row} is {text!r}, not a string; drop the row or give it a text")
         try:
             texts = pa.array(texts, pa.large_string())
-        except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot say
+        except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode
             texts = pa.array([encode(text).decode() for text in texts], pa.large_string())
     if texts.null_count:
         row = pc.index(pc.is_null(texts), True).as_py()
@@ -230,7 +230,7 @@ def _checked(texts: Texts) -> pa.Array:
 
 
 def _slices(texts: pa.Array, most_texts: int, most_bytes: int) -> Iterator[pa.Array]:
-    """Slices of so many texts and bytes at most; a longer text is a slice of its own."""
+    """Slices of at most so many texts and bytes; a longer text is a slice of its own."""
     if not len(texts):
         return
     offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]

@@ -21,7 +21,7 @@ from preprocessing.base.untrusted import one_line
 
 PAD, UNK = 0, 1
 TINY, HUGE = 10_000, 50_000_000
-"""Training tokens below which, and from which on, ``min_count: auto`` is another."""
+"""Numbers of training tokens at which ``min_count: auto`` changes."""
 RESERVED = ("<pad>", "<unk>")
 _SCHEMA = pa.schema([("token", pa.large_string()), ("count", pa.int64())])
 _HASH_KEY = b"padless.vocabulary.sha256"
@@ -52,16 +52,16 @@ class VocabularyConfig:
     max_size: int = 65536
     """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
     count_unlabelled: bool = True
-    """Whether tokens of texts without labels count as if they stood in the training split."""
+    """Whether tokens of unlabelled texts are counted like those of training texts."""
     base: str | None = None
-    """Run, bundle or dataset whose vocabulary this one is, token by token and id by id, so that its weights can read
-    the new texts; the settings under text must be those of the base. null: none."""
+    """Run, bundle or dataset whose vocabulary is used with the same ids, so that its weights can read the new texts;
+    the settings under text must be those of the base. null: none."""
     extend: bool = False
-    """Whether frequent tokens that base lacks get ids behind its own, up to max_size; its weights fit then no more, but
-    init.weights finds their rows."""
+    """Whether frequent tokens that base lacks get ids after its own, up to max_size; its weights then no longer fit as
+    they are, but init.weights finds their rows."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot hold a token, and what a base makes useless."""
+        """Check sizes, and keys that need or exclude a base."""
         fits = self.min_count == "auto" or self.min_count >= 1
         require(fits, "vocabulary.min_count", self.min_count, "at least 1, or auto")
         least = len(RESERVED) + 1
@@ -77,12 +77,12 @@ class VocabularyConfig:
             )
 
     def of(self, tokens: int) -> VocabularyConfig:
-        """The same with a number as ``min_count``, for so many training tokens."""
+        """This configuration with ``auto`` resolved for so many training tokens."""
         counts = self.min_count == "auto" and (self.base is None or self.extend)
         return replace(self, min_count=min_count_for(tokens)) if counts else self
 
     def recorded(self) -> dict[str, Any]:
-        """As a manifest holds it: without a base and unlabelled texts as it was before there could be any."""
+        """As a manifest stores it; keys of later versions are left out at their defaults."""
         content = asdict(self)
         if self.count_unlabelled:
             del content["count_unlabelled"]
@@ -92,10 +92,10 @@ class VocabularyConfig:
 
 
 def min_count_for(tokens: int) -> int:
-    """What ``vocabulary.min_count: auto`` is for so many training tokens.
+    """``vocabulary.min_count: auto`` for so many training tokens.
 
-    What a token that occurs once is taken for is learned from nothing: better as ``<unk>``, of which there are then
-    enough to learn from. A tiny corpus cannot spare them; a huge one can do without those that occur four times.
+    One occurrence is too little to learn a token's vector from; as ``<unk>`` such tokens train one vector together. A
+    tiny corpus needs them all; a huge one can do without those that occur four times.
     """
     return 1 if tokens < TINY else 2 if tokens < HUGE else 5
 
@@ -122,9 +122,9 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
 def extended(
     base: Vocabulary, counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int | None = None
 ) -> Vocabulary:
-    """A vocabulary with the tokens and ids of ``base``, and behind them those that ``freeze`` would add.
+    """A vocabulary with the tokens and ids of ``base``, followed by those that ``freeze`` would add.
 
-    With a token added the counts are these ``counts``, 0 for one that does not occur; without one it is ``base``.
+    If a token is added, the counts are those of ``counts``, 0 for tokens that do not occur; else it is ``base``.
     """
     most = None if max_size is None else max(0, max_size - len(base))
     added = frequent(counts, min_count, without=base.tokens).slice(0, most)
@@ -199,7 +199,7 @@ class Vocabulary:
             if not schema.equals(_SCHEMA) or any(column.null_count for column in batch.columns):
                 raise ValueError("its columns are not token and count")
             batch.validate(full=True)
-            # In memory of its own: what reads it later outlives the file.
+            # A copy, since its readers may outlive the file.
             tokens, counts = (pa.concat_arrays([column, column.slice(0, 0)]) for column in batch.columns)
         except FileNotFoundError:
             raise DataError(f"{path} is missing; put the vocabulary back, or {again}") from None

@@ -46,7 +46,7 @@ _CLASSES = _Classes()
 
 
 def words_of(chunk: str, lowercase: bool) -> list[str]:
-    """The words of a text, the precise way, whatever characters it holds."""
+    """The words of a text with any characters; exact but slow."""
     chunk = nfc(chunk.translate(_REPLACED))
     spans = (match.span() for match in _WORD.finditer(chunk.translate(_CLASSES)))
     if not lowercase:
@@ -95,7 +95,7 @@ def join(texts: pa.Array) -> tuple[bytes, np.ndarray]:
 
 
 def _without_html(joined: bytes, kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Blank the tags; replace the texts that are not that simple by what :func:`clean` makes of them."""
+    """Blank the tags; texts that need more go through :func:`clean`."""
     tag_starts, tag_ends, hard = scan(np.frombuffer(joined, np.uint8), starts)
     if len(tag_starts):
         lengths = tag_ends - tag_starts

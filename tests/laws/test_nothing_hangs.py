@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 7: nothing hangs. Ranks have the same number of steps by construction; collectives live in one module; every
-wait has a limit, and when it runs out a sentence says what was waited for.
+"""Law 7: nothing hangs. Ranks have the same number of steps by construction; collectives live in one module; every wait
+has a limit, and the error names what was waited for.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ OF_ACCELERATE |= {"main_process_first", "local_main_process_first", "split_betwe
 
 
 def collectives(source: str) -> list[str]:
-    """The lines of a module that make ranks meet: collectives of torch, and those inside Accelerate."""
+    """The lines of a module with collectives: those of torch, and those inside Accelerate."""
     return [
         f"{call.lineno}: {of}.{name}"
         for of, name, call in calls(ast.parse(source), MEETINGS | OF_ACCELERATE)
@@ -104,7 +104,7 @@ def test_collectives_live_in_one_module() -> None:
 
 
 def nameless(source: str) -> list[int]:
-    """Lines where ranks meet, or the end of such a meeting is waited for, outside a block that names what for."""
+    """Lines with a collective, or a wait for one, outside a block that names it."""
     tree = ast.parse(source)
     named = {
         inner
@@ -128,13 +128,13 @@ def test_every_collective_stands_in_a_block_that_names_it() -> None:
 # Every other wait has a limit, or says why it cannot hang.
 
 ALONE = {"join", "get", "wait", "result", "recv", "acquire", "communicate"}
-"""Methods that wait for ever when they are given nothing."""
+"""Methods that wait forever without arguments."""
 STARTS = {"run", "call", "check_call", "check_output"}
 WHY = "cannot hang"
 
 
 def endless(source: str) -> list[int]:
-    """Lines that wait for a thread, a queue, a process or a lock without a limit and without a word on why they may."""
+    """Lines that wait for a thread, queue, process or lock without a limit and without a comment on why."""
     lines = source.splitlines()
 
     def explained(call: ast.Call) -> bool:
@@ -210,7 +210,7 @@ def all_waits_at_once(limit_s: int, meanwhile: Callable[[Path], None], met: str)
 
 
 def be_silent(until: Path) -> None:
-    """Longer than anybody waits for it."""
+    """Sleep longer than any wait."""
     while not until.exists():
         time.sleep(0.05)
 

@@ -57,7 +57,7 @@ def train_beside_faulty_trackers(root: str) -> dict[str, tuple[int, list[str]]]:
 
 
 def patient(root: str) -> dict[str, tuple[int, list[str]]]:
-    """The same, with a tracker that has always begun when the run ends: its start is seconds, the run is not."""
+    """The same, with a tracker that has always begun when the run ends: it takes longer to start than the run."""
     close = Trackers.close
 
     def close_what_has_begun(self: Trackers, *how: Any) -> None:
@@ -126,7 +126,7 @@ def process_of(trackers: Trackers) -> psutil.Process:
 
 
 def test_a_tracker_that_reads_nothing_blocks_nobody(trackers: Trackers, capfd: pytest.CaptureFixture[str]) -> None:
-    """No call can block, since neither pipe does; what has no room in it is not told."""
+    """No call can block, since neither pipe does; what does not fit is dropped."""
     process = process_of(trackers)
     (observer,) = trackers.observers
     assert observer.process is not None

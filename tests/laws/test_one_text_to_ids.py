@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 1: one text→ids function. Shards, prediction and export call the same code; its hash tells when it is another."""
+"""Law 1: one text→ids function. Shards, prediction and export call the same code; its hash changes when the function
+does."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def reference_weights(root: str, options: str) -> Weights:
         wide.count(min_rows=optim.wide_min_rows, power=optim.wide_ratio)
 
     def targets_of(label: int, row: int, smoothing: float | None) -> np.ndarray:
-        """What each class counts: the label smoothed, or the chances of a row without one."""
+        """The target of each class: the smoothed label, or the soft label of an unlabelled row."""
         smoothing = optim.label_smoothing if smoothing is None else smoothing
         if label != NO_LABEL:
             return factors[label] * (smoothing / len(factors) + (1 - smoothing) * np.eye(len(factors))[label])

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 3: order is a pure function of (dataset, seed, epoch, global batch), and of the fold that is held out, if one is.
-Ranks, restarts only slice it.
+Ranks and restarts only slice it.
 
 Rows without labels beside the labelled ones: ``tests/unit/test_loader.py``.
 """
@@ -170,7 +170,7 @@ def corpus_order(lengths: np.ndarray, block_rows: int, spec: OrderSpec) -> Order
 
 
 def test_an_epoch_is_shuffled_like_a_permutation() -> None:
-    """A place tells nothing of the source, nor a label of the next one, nor a batch's length of the next one's."""
+    """Independent: position and source of a row, successive labels, lengths of successive batches."""
     source, labels, lengths = corpus(25_000)
     order = corpus_order(lengths, 8192, OrderSpec(seed=0, global_batch=64))
     places, alike = [], []
