@@ -99,7 +99,7 @@ class LabelConfig(ScoringConfig):
     def __post_init__(self) -> None:
         """Check ranges, and that either ``run`` or ``baseline`` is given."""
         if (self.run is None) == (not self.baseline):
-            raise ConfigError("no teacher, or two: give --run RUN, or --baseline")
+            raise ConfigError("give one teacher: --run RUN, or --baseline")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -241,7 +241,7 @@ def claimed(target: Path) -> Iterator[Path]:
     work = work_of(target)
     refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
     if os.path.lexists(work) and not atomic.is_signed(work, target):
-        what = "is where parts would lie, and no prediction made it"
+        what = "would hold the parts of this prediction, but was not made by one"
         raise ConfigError(f"{work}: {what}; rename it, or {OTHERWISE}")
     with storing(target, otherwise=OTHERWISE):
         if not work.exists():
@@ -332,10 +332,10 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     for part in files:
         if (here := typed_columns(part)) != (there := typed_columns(first)):
             what = f"its columns ({', '.join(here)}) are not those of {first.file.name} ({', '.join(there)})"
-            raise DataError(f"{part.file.name}: {what}; predict them apart")
+            raise DataError(f"{part.file.name}: {what}; predict them in two commands")
         if taken := next((name for name in layout.names if name in columns_of(part, layout.schema)), None):
             raise DataError(
-                f"{part.file.name}: already has a column {taken!r}; rename it, or set --prefix, which stands before "
+                f"{part.file.name}: already has a column {taken!r}; rename it, or set --prefix, which is put before "
                 "the names of the new columns"
             )
     kind = "tsv" if uncompressed(first.file.address).endswith(".tsv") else first.file.format

@@ -201,7 +201,7 @@ def check_options(options: list[str], known: set[str]) -> None:
         name = option.partition("=")[0]
         if option.startswith("--") and name not in known:
             hint = suggestion(name[2:], cli.known_keys(RunConfig) | {word[2:] for word in known})
-            raise ConfigError(f"{name}: no key of the training, no option of accelerate launch{hint}")
+            raise ConfigError(f"{name}: neither a key of the training nor an option of accelerate launch{hint}")
 
 
 def free_port() -> int:

@@ -127,7 +127,7 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
         if value is not None and f"{key}s" not in keys_in(training):
             raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
         if value is not None and key in keys_in(training):
-            raise ConfigError(f"--{key}: --{key}s {value} names every one already; leave --{key} out")
+            raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
     runs = planned(asked)
     trainings = [(f"{one.kind} {one.number}", keys_of(one, asked)) for one in runs]
     given = cli.apart(training, LaunchRecipe)[1]

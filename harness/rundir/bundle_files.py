@@ -153,7 +153,7 @@ def read_classifier(directory: Path) -> BundleInfo:
     info = read_info(directory)
     if info.task == LANGUAGE_MODEL:
         raise ConfigError(
-            f"{directory / INDEX}: a pretrained language model, which knows no labels; train a classifier that starts "
+            f"{directory / INDEX}: a pretrained language model, which has no labels; train a classifier that starts "
             f"from it, with --init.weights {directory}, and name that run"
         )
     return info

@@ -102,7 +102,7 @@ def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
     trained, unread = (texts[name] for name in ("training_texts", "without_known_word"))
     found = []
     if trained is None:
-        found.append("whether rows are training texts is not known: the dataset of the training was moved or changed")
+        found.append("rows were not compared with the training texts: the training's dataset was moved or changed")
     elif trained:
         share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
         found.append(f"{share} are training texts, so new texts may do worse than these figures")
@@ -154,7 +154,7 @@ def beside_training(shares: Mapping[str, float | None]) -> str:
     validation = f" ({known['unknown_validation']} in validation)" if known["unknown_validation"] else ""
     train = f" ({known['longest_train']} in training)" if known["longest_train"] else ""
     return (
-        f"not in the vocabulary: {known['unknown']} of the tokens{validation}; as long as any that is read: "
+        f"not in the vocabulary: {known['unknown']} of the tokens{validation}; cut to the longest length that is read: "
         f"{known['longest']} of the texts{train}"
     )
 

@@ -104,7 +104,7 @@ def jobs_of(config: SubmitConfig, commands: Sequence[str]) -> list[Job]:
     split = [words_of(command) for command in commands]
     trainings = sum(words[0] == "train" for words in split)
     if (config.array.seeds or config.array.options) and trainings != 1:
-        raise ConfigError(f"array: it is one of trainings, and there are {trainings} among the commands; name one")
+        raise ConfigError(f"array: it repeats one training, and there are {trainings} among the commands; name one")
     return [job_of(config, *words) for words in split]
 
 
@@ -159,7 +159,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
         raise ConfigError("--seeds and --folds train one after the other; leave them out, or the array")
     if seeds is not None:
         if "seed" in keys_in(keys):
-            raise ConfigError("--seed: --array.seeds names every one already; leave --seed out")
+            raise ConfigError("--seed: --array.seeds gives all seeds; leave --seed out")
         every = replace(asked, seeds=seeds)
         each = [many.keys_of(one, every) for one in many.planned(every)]
         return tuple((own.pop("run"), tuple(as_words(own))) for own in each)

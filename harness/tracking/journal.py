@@ -73,7 +73,7 @@ def alone(run: Path, name: str, wait_s: float) -> Iterator[None]:
     path.parent.mkdir(exist_ok=True)
     with path.open("a+") as lock:
         with contextlib.suppress(OSError):
-            acquire(lock, wait_s, ConfigError(f"{run}: another process tells {name} of this run"))
+            acquire(lock, wait_s, ConfigError(f"{run}: another process sends this run to {name}"))
         yield
 
 

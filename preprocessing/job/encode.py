@@ -130,7 +130,7 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
             if theirs.get(key) != mine.get(key)
         ]
         different = " and ".join(others) or "text.stop_words to the same words"
-        raise ConfigError(f"vocabulary.base: {address}: its texts were read otherwise; set {different}")
+        raise ConfigError(f"vocabulary.base: {address}: it was made with other text settings; set {different}")
     vocabulary = Vocabulary.read(root / VOCABULARY)
     if vocabulary.hash != digest:
         raise DataError(f"{root / VOCABULARY}: not the vocabulary of its dataset or bundle; restore it")

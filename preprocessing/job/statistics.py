@@ -27,7 +27,7 @@ REASONS = {
     "filtered": "with another value than source.where says",
     "neutral": "with a label of source.neutral",
     "without_label": "without a label (source.missing_label)",
-    "empty": "of whose text no token is left (quality.empty)",
+    "empty": "whose text has no token left (quality.empty)",
     "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
     "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
     "duplicates": "repeating an earlier text of their split (quality.duplicates)",

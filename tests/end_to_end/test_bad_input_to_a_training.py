@@ -26,7 +26,7 @@ WRONG_COMMANDS = {
     (
         "--learning_rate",
         "1",
-    ): "--learning_rate: no key of the training, no option of accelerate launch; it is",
+    ): "--learning_rate: neither a key of the training nor an option of accelerate launch; it is",
     ("--epochs", "1", "stray"): "'stray' belongs to no option",
 }
 

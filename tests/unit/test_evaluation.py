@@ -110,7 +110,7 @@ def test_unknown_words_and_cut_texts_are_beside_the_training(
     assert found["unknown"] == 1 / (4 + longest)
     assert (found["unknown_validation"], found["longest"]) == (0.12, 0.5)
     said = unwrapped(capsys.readouterr().out)
-    assert "of the tokens (12% in validation); as long as any that is read: 50% of the texts (" in said
+    assert "of the tokens (12% in validation); cut to the longest length that is read: 50% of the texts (" in said
 
 
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
@@ -123,7 +123,7 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     known = [" ".join(words.take(ids[:n]).to_pylist()) for ids, n in zip(block.ids[:7], block.length, strict=False)]
     path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*known, "zebra quagga", "zebra"]])
     assert evaluate(run, "--output", tmp_path, "--input", path) == 0
-    assert "note: whether rows are training texts is not known" in unwrapped(capsys.readouterr().out)
+    assert "note: rows were not compared with the training texts" in unwrapped(capsys.readouterr().out)
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text(f"data: {data}\n")
     assert evaluate(tmp_path / "run", "--output", tmp_path, "--input", path) == 0

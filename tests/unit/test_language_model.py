@@ -79,7 +79,7 @@ def test_what_needs_a_classifier_says_so(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         main(["predict", "--run", str(tmp_path / "run"), "a text"])
     assert str(caught.value) == (
-        f"{place / 'bundle.json'}: a pretrained language model, which knows no labels; train a classifier that starts "
+        f"{place / 'bundle.json'}: a pretrained language model, which has no labels; train a classifier that starts "
         f"from it, with --init.weights {place}, and name that run"
     )
 

@@ -112,7 +112,7 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
         "left out: 5 rows with another value than source.where says",
         "left out: 4 rows with a label of source.neutral",
         "left out: 6 rows without a label (source.missing_label)",
-        "left out: 3 rows of whose text no token is left (quality.empty)",
+        "left out: 3 rows whose text has no token left (quality.empty)",
         "left out: 2 rows with contradictory labels: an equal text has another one (quality.contradictions)",
         "kept: 7 rows with a text, or of a group, that another split holds too (quality.leaks)",
         "left out: 1 row repeating an earlier text of their split (quality.duplicates)",

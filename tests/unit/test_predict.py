@@ -149,7 +149,7 @@ def test_rows_without_a_text_are_predicted_if_that_is_wanted(capsys: pytest.Capt
 
 def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> None:
     written("in.csv", "text,predicted\nfine,no\n")
-    what = "already has a column 'predicted'; rename it, or set --prefix, which stands before the names of the new"
+    what = "already has a column 'predicted'; rename it, or set --prefix, which is put before the names of the new"
     assert refused(capsys, "in.csv", "out.csv") == (3, f"in.csv: {what} columns")
     assert predict("in.csv", "out.csv", "--prefix", "new_") == 0
     assert Path("out.csv").read_text().startswith("text,predicted,new_predicted,new_probability_bad,")
@@ -273,7 +273,7 @@ def test_a_folder_of_that_name_that_is_not_ours_is_left(capsys: pytest.CaptureFi
     mine.mkdir()
     (mine / "notes.txt").write_text("mine")
     place.symlink_to(mine.absolute())
-    what = "is where parts would lie, and no prediction made it; rename it, or name another --output"
+    what = "would hold the parts of this prediction, but was not made by one; rename it, or name another --output"
     for more in ([], ["--overwrite", "true"]):
         assert refused(capsys, name, "out.csv", *more) == (2, f"{place.absolute()}: {what}")
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
@@ -302,7 +302,7 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
         assert Stub.seen == seen
         assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *seen]
     written("new/d.csv", "n,text\n4,fourth\n")
-    what = "its columns (n, text) are not those of new/a.csv.gz (text, n); predict them apart"
+    what = "its columns (n, text) are not those of new/a.csv.gz (text, n); predict them in two commands"
     assert refused(capsys, "new", "out.csv") == (3, f"new/d.csv: {what}")
 
 

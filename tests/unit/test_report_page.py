@@ -89,7 +89,7 @@ def test_without_a_test_split_the_page_shows_validation_and_says_so(many: Path) 
     low, high = figures["intervals"]["f1"]
     assert f"Validation Accuracy {figures['accuracy']:.4f}" in page
     assert f"F1 (macro) {figures['f1']:.4f} {low:.4f} to {high:.4f}" in page
-    assert "These are figures of the validation split, since there are none of a test split" in page
+    assert "These are figures of the validation split, since there is no test split" in page
     assert "Quality on the validation split" in page
     assert "The 20 worst of 30 classes" in page
     assert 'class="confusion' not in many.read_text()
@@ -116,7 +116,7 @@ def test_a_source_that_has_changed_gives_no_texts(place: Path, pair: Path) -> No
     finally:
         corpus.write_bytes(content)
     page = words(path)
-    assert f"The original texts are not to be had: {corpus} has changed since the dataset was made of it." in page
+    assert f"The original texts are not available: {corpus} has changed since the dataset was made of it." in page
     assert "SECRET" not in path.read_text()
     figures = figures_of(run, "test")
     assert " ".join(figures["mistakes"][0]["tokens"][:5]) in page

@@ -126,7 +126,7 @@ def test_own_keys_come_before_those_of_all() -> None:
         (["train", "--hook", "no.sh"], "hook: ./no.sh: no such file; it holds the shell lines that every job reads"),
         (["train", "--sbatch", "mem=4"], "sbatch: mem is written by submit itself: give --memory"),
         (["train", "--sbatch", "a=b\n#SBATCH"], "sbatch: 'a=b\\n#SBATCH' is out of range: expected a text of one line"),
-        (["report r", "--array.seeds", "1,2"], "array: it is one of trainings, and there are 0 among the commands"),
+        (["report r", "--array.seeds", "1,2"], "array: it repeats one training, and there are 0 among the commands"),
         (["train --seeds 1,2", "--array.seeds", "1,2"], "train: --seeds and --folds train one after the other"),
     ],
 )

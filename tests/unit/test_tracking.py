@@ -98,7 +98,7 @@ def test_an_observer_is_no_rank_of_the_run() -> None:
 
 
 def test_one_process_at_a_time_tells_a_tracker(tmp_path: Path) -> None:
-    refused = pytest.raises(ConfigError, match="another process tells wandb of this run")
+    refused = pytest.raises(ConfigError, match="another process sends this run to wandb")
     with alone(tmp_path, "wandb", 0), refused, alone(tmp_path, "wandb", 0):
         pass
     with alone(tmp_path, "wandb", 0):

@@ -117,4 +117,4 @@ def test_another_base_under_the_same_name_makes_another_dataset(
     assert build(command, source, tmp_path / "out", tmp_path / "base") == 2
     assert "holds a dataset of another configuration" in command.sentence
     assert build(command, source, tmp_path / "new", tmp_path / "base", "--text.lowercase", "false") == 2
-    assert "its texts were read otherwise; set text.lowercase to true (now false)" in command.sentence
+    assert "it was made with other text settings; set text.lowercase to true (now false)" in command.sentence
