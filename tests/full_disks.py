@@ -246,7 +246,7 @@ def of(main: Callable[[list[str]], int], *words: str) -> Act:
 
 
 def train(more: tuple[str, ...], *, report: bool = False) -> int:
-    """Train in this process, then exit it; without the report, which would take half of the time."""
+    """Train in this process, then exit; by default without the report, which would take half of the time."""
     from harness import train as entry
     from harness.ranks.stopping import leave, run_rank
     from harness.report import sinks

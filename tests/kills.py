@@ -206,7 +206,7 @@ def chosen(changes: list[str], instants: str) -> list[int]:
 
 
 def main(what: str, source: Path, folder: Path, instants: str, exchange: bool) -> dict[str, Any]:
-    """Print the number of kills, of possible kills, and the kills after which something was wrong."""
+    """The number of kills, of possible kills, and the kills after which something was wrong."""
     for module in PRELOADED if what == "run" else ():
         importlib.import_module(module)
     os.fsync = lambda descriptor: None

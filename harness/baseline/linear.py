@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logistic regression on TF-IDF of words and pairs: learned from ``train``, measured where a network is measured.
+"""Logistic regression on TF-IDF of words and pairs: trained on ``train``, measured on the same splits as a network.
 
-The recipe is the one that people use without a second thought, scikit-learn's ``TfidfVectorizer(ngram_range=(1, 2),
-sublinear_tf=True, min_df=2)`` and ``LogisticRegression(C=10)``, and it is fixed: a yardstick that is tuned for each
-corpus measures nothing. It chooses nothing on the splits that it measures but the temperature of its probabilities, on
-``validation``, as a network's is.
+It is a common default, scikit-learn's ``TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)`` and
+``LogisticRegression(C=10)``, and it is fixed: a baseline tuned for each corpus would not be comparable. Only the
+temperature of its probabilities is fitted on ``validation``, as for a network.
 
-No text is read back: a word is its id, a pair is the number ``first * V + second`` for a vocabulary of V. Two things
-grow with the training split: its matrix takes 12 bytes for each n-gram that a row holds, the table of distinct n-grams
-some 100 bytes for each.
+Texts are not decoded: a word is its id, a pair is the number ``first * V + second`` for a vocabulary of size V. Memory
+grows with the training split: 12 bytes for each n-gram of a row in the matrix, about 100 bytes for each distinct
+n-gram.
 """
 
 from __future__ import annotations
@@ -34,28 +33,28 @@ from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
 from preprocessing.text.vocabulary import UNK
 
 RECIPE = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
-"""What decides the figures beside the dataset; ``SPLIT.json`` carries it, and a result of another one is made anew."""
+"""Settings of the model, stored in ``SPLIT.json``; results with other settings are computed again."""
 TOLERANCE = 1e-5
-"""Largest slope of the mean log loss at the end. With scikit-learn's 1e-4 it stops some rows short of the optimum."""
+"""Solver tolerance: largest gradient of the mean log loss. scikit-learn's 1e-4 stops too early for some rows."""
 FEWEST_STEPS, MOST_STEPS = 50, 1000
 WORK = 5_000_000_000
-"""Entries of the matrix times outputs times steps, about a minute of one core; beyond it steps are left out.
+"""Maximum matrix entries times outputs times steps, about a minute on one core; it limits the number of steps.
 
-The last steps move few rows: on banking77, with 77 classes, 40 of 70 steps have the same validation accuracy.
+The last steps change few predictions: on banking77, with 77 classes, 40 of 70 steps give the same accuracy.
 """
 MOST_WEIGHTS = 5_000_000
-"""Weights of all classes together. The solver takes about 300 bytes for each, so at most 1.5 GB."""
+"""Maximum weights of all classes together. The solver needs about 300 bytes per weight, so at most 1.5 GB."""
 NEVER_SEEN = 10.0
-"""How far below all others the logit of a class without training rows lies."""
+"""The logit of a class without training rows is this far below all others."""
 
 
 def measured_splits(manifest: Manifest) -> list[str]:
-    """The splits that the linear model is measured on."""
+    """The splits on which the linear model is measured."""
     return [name for name in (VALIDATION, TEST) if manifest.splits.get(name)]
 
 
 def check(data: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` where there is nothing to learn or nothing to measure it on."""
+    """Raise ``DataError`` if a needed split is missing or training rows have only one class."""
     path = Path(data, MANIFEST)
     for name in (TRAIN, VALIDATION):
         if not manifest.splits.get(name):
@@ -76,19 +75,19 @@ def documents(block: Block) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True)
 class Linear:
-    """The linear model of a dataset's training rows."""
+    """The linear model, trained on a dataset's training rows."""
 
     vectorizer: Any
-    """scikit-learn's, over arrays of ids."""
+    """scikit-learn's vectorizer, over arrays of ids."""
     classifier: Any
     """scikit-learn's."""
     num_classes: int
     facts: dict[str, Any]
-    """What is said of how it learned: features, training rows, steps, whether they were enough."""
+    """Facts of the training: features, training rows, steps, whether it converged."""
 
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
-        """Fit it; ``check`` has found nothing wrong. More than two classes share one softmax."""
+        """Fit it, after ``check``. More than two classes share one softmax."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -111,18 +110,18 @@ class Linear:
             raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn") from None
         limit = int(np.clip(WORK // max(matrix.nnz * outputs, 1), FEWEST_STEPS, MOST_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
-        # Products with a sparse matrix have no use for more than one thread, and threads that wait for each other
-        # between two products are many times slower on a busy machine.
+        # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
+        # times slower on a busy machine.
         with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # its steps are counted, and said
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
             classifier.fit(matrix, in_order(train, "label"))
         steps = int(np.max(classifier.n_iter_))
         facts = {"features": matrix.shape[1], "train_rows": len(train), "steps": steps, "converged": steps < limit}
         return cls(vectorizer, classifier, num_classes, facts)
 
     def logits(self, split: Split) -> np.ndarray:
-        """Logits of a split's rows as they lie in the shards, float64 ``[rows]`` for two classes, ``[rows, classes]``
-        for more; a class without a training row gets the least probable one of all.
+        """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
+        classes without training rows have the lowest.
         """
         pieces = (self.vectorizer.transform(documents(block)) for block in split.blocks)
         scores = np.concatenate([self.classifier.decision_function(piece) for piece in pieces])
@@ -140,13 +139,13 @@ class OnSplit:
     """The linear model measured on a split."""
 
     figures: dict[str, Any]
-    """As ``SPLIT.json`` holds them."""
+    """In the format of ``SPLIT.json``."""
     predictions: dict[str, Any]
-    """As ``write_predictions`` takes them, in the order of the source."""
+    """In the format of ``write_predictions``, in source order."""
 
 
 def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
-    """Learn from the training split, and measure each split that ``measured_splits`` names.
+    """Train on the training split, and measure each split of ``measured_splits``.
 
     Raises ``DataError`` as ``check`` does, and for shards that are missing or damaged.
     """
@@ -164,7 +163,7 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
 def on_split(
     split: Split, logits: np.ndarray, names: Sequence[str], decision: Decision, about: dict[str, Any]
 ) -> OnSplit:
-    """What these ``logits``, in the order of the source, make of a split; ``about`` goes into its figures."""
+    """Figures and predictions of a split for ``logits`` in source order; ``about`` is added to the figures."""
     order = by_source(split)
     rows, labels, lengths = (in_order(split, column)[order] for column in ("row", "label", "length"))
     unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])[order]
@@ -176,10 +175,10 @@ def on_split(
 
 
 def in_order(split: Split, column: str) -> np.ndarray:
-    """A column of a split's rows (``row``, ``label`` or ``length``), int64 ``[rows]``, as they lie in the shards."""
+    """A column of a split's rows (``row``, ``label`` or ``length``), int64 ``[rows]``, in shard order."""
     return np.concatenate([getattr(block, column) for block in split.blocks]).astype(np.int64)
 
 
 def by_source(split: Split) -> np.ndarray:
-    """Places of a split's rows in the order of the source, in which an evaluation of a network has them."""
+    """Indices that sort a split's rows into source order, as in an evaluation of a network."""
     return np.argsort(in_order(split, "row"), kind="stable")

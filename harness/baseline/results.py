@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless baseline``: what scikit-learn reaches on a dataset, in seconds, before a network is trained; what is kept
-of it in ``DATA/baseline/``, beside the shards; and a network beside it.
+"""``padless baseline``: figures of a linear model of scikit-learn on a dataset, in seconds; their files in
+``DATA/baseline/``; and the comparison of a network with it.
 
-There are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, and ``fold-N.json`` for each fold, in the
-format of an evaluation. Each file of figures carries the fingerprint of the dataset and the recipe of the model; those
-of another fingerprint or recipe count as not there.
+The files are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, and ``fold-N.json`` for each fold, in the
+format of an evaluation. Each file of figures has the fingerprint of the dataset and the settings of the model; files
+with others are ignored.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ MADE_ANEW = "delete it, and `padless baseline` makes it again"
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
-    """Measure TF-IDF of words and pairs with logistic regression on a dataset, to hold networks against.
+    """Measure TF-IDF of words and pairs with logistic regression on a dataset, to compare networks with.
 
-    The figures are kept in DATA/baseline, where every run on the dataset finds them.
+    The figures are stored in DATA/baseline, where every run on the dataset finds them.
     """
 
     data: str
     """Dataset directory."""
     folds: bool = False
-    """Measure it on each fold of the dataset (splits.folds), learned from the others, in place of the splits: what
-    launch --folds is held against."""
+    """Instead of the splits, measure it on each fold of the dataset (splits.folds), trained on the others, to compare
+    with launch --folds."""
     json: bool = False
     """Print the figures of every measured split, or of every fold, as one JSON object."""
 
 
 def main(config: BaselineConfig) -> None:
-    """Show the figures of the linear model; they are computed unless they are there already."""
+    """Show the figures of the linear model; compute them if they are missing."""
     manifest, folder = read_manifest(config.data), folder_of(config.data)
     if config.folds:
         check_folds(manifest, config.data, "folds")
@@ -102,17 +102,17 @@ def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str
 
 
 def folder_of(data: str | Path) -> Path:
-    """Where the results of a dataset lie."""
+    """Folder of the results of a dataset."""
     return Path(data, FOLDER)
 
 
 def fold_name(fold: int) -> str:
-    """What the figures on a fold are called, where others have the name of a split."""
+    """Name of the figures of a fold, used like the name of a split."""
     return f"fold-{fold}"
 
 
 def read_results(data: str | Path, fingerprint: str | None, names: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:
-    """Figures by name, of the dataset with this fingerprint, as far as they are there; none without one.
+    """Existing figures by name, for the dataset with this fingerprint; empty if it is None.
 
     Raises ``DataError`` for a damaged file.
     """
@@ -128,7 +128,7 @@ def read_results(data: str | Path, fingerprint: str | None, names: Sequence[str]
 
 
 def read_folds(data: str | Path, fingerprint: str | None, folds: int) -> list[dict[str, Any]]:
-    """Figures of the linear model on each fold, learned from the others; empty unless all are there.
+    """Figures of the linear model on each fold, trained on the others; empty unless all exist.
 
     Raises ``DataError`` for a damaged file.
     """
@@ -137,8 +137,8 @@ def read_folds(data: str | Path, fingerprint: str | None, folds: int) -> list[di
 
 
 def write_results(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
-    """Write predictions and figures of each split, or the figures of each fold; figures of splits or folds that are
-    no more are removed. Raises ``OSError``.
+    """Write predictions and figures of each split, or the figures of each fold; remove those of splits or folds that no
+    longer exist. Raises ``OSError``.
     """
     of_folds = set(results).isdisjoint(SPLITS)
     stale = folder.glob(figures_name("fold-*")) if of_folds else [folder / figures_name(name) for name in SPLITS]
@@ -153,7 +153,7 @@ def write_results(folder: Path, manifest: Manifest, results: Mapping[str, OnSpli
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both on one split, ``test`` if there is one, else ``validation``; the probabilities of both are calibrated."""
+    """Network and linear model on one split, ``test`` if it exists, else ``validation``; both calibrated."""
 
     split: str
     network: Mapping[str, Any]
@@ -162,11 +162,11 @@ class Comparison:
     """The linear model's figures."""
     low: float
     high: float
-    """The interval (95 %) of the network's accuracy less the linear model's, over the rows that both predicted."""
+    """95 % interval of the network's accuracy minus the linear model's, over the rows that both predicted."""
 
     @property
     def difference(self) -> float:
-        """By how much the network's accuracy is above the linear model's; negative if it is below."""
+        """The network's accuracy minus the linear model's."""
         return self.network["accuracy"] - self.linear["accuracy"]
 
     @property
@@ -181,7 +181,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What follows, in a sentence."""
+        """The conclusion, as a sentence."""
         if self.low > 0:
             return "the network is above the linear model"
         took = f"which took {duration(self.linear['seconds'])}"
@@ -191,10 +191,10 @@ class Comparison:
 
 
 def compare(measured: Measured | None, data: str | Path, linear: Mapping[str, Mapping[str, Any]]) -> Comparison | None:
-    """A run beside the linear model; None where there is nothing to compare.
+    """Compare a run with the linear model; None if figures of either are missing.
 
-    ``measured`` is what is known of the run's best weights, and ``linear`` the figures of the linear model on the same
-    dataset, ``data``, by split. Raises ``DataError`` for predictions that cannot be read.
+    ``measured``: figures of the run's best weights; ``linear``: figures of the linear model on the same dataset,
+    ``data``, by split. Raises ``DataError`` for predictions that cannot be read.
     """
     if measured is None or measured.split not in linear or "accuracy" not in measured.figures:
         return None

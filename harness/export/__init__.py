@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What leaves the machine: a folder with weights, text code, ONNX and a model card."""
+"""Export of a model: a folder with weights, text pipeline, ONNX and a model card."""

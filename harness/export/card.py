@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: README.md in the format of the hub, made of what the files of a run say, as far as they are there."""
+"""The model card: README.md in the format of the hub, from the files of a run that exist."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
-"""Figures that the hub knows, by the same names."""
+"""Figures with the same names on the hub."""
 SETTINGS = ("epochs", "global_batch", "seed", "lr")
-"""What a card says of the training."""
+"""Settings of the training in a card."""
 CLASSES, WEAKEST = 30, 3
-"""Classes that a table shows, and groups of rows."""
+"""Maximum number of classes in a table, and number of weakest groups of rows."""
 
 
 def records_of(place: Place, info: BundleInfo) -> dict[str, Any]:
-    """What is known of a training, each part empty where it is not there: ``run_config``, ``environment``; ``splits``
-    with their rows, classes and lengths; ``figures`` of an evaluation of these weights on the test split, or else on
-    validation; and ``linear``, those of the linear model on the same split. Raises ``DataError`` for a damaged file of
-    the run.
+    """Records of a training; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with their rows,
+    classes and lengths; ``figures`` of these weights on the test split, or else on validation; and ``linear``, those of
+    the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
     """
     found: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}}
     found["splits"] = (read_training(place.bundle, info.dataset) or {}).get("splits", {})
@@ -57,7 +56,7 @@ def records_of(place: Place, info: BundleInfo) -> dict[str, Any]:
 def metadata(
     config: ExportConfig, name: str, info: BundleInfo, records: dict[str, Any], files: dict[str, Any]
 ) -> ModelCardData:
-    """What the hub reads: the block above the text."""
+    """The metadata block above the text, for the hub."""
     from huggingface_hub import EvalResult, ModelCardData
 
     figures = records["figures"]
@@ -93,7 +92,7 @@ def metadata(
 def render(
     config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: dict[str, Any], files: dict[str, Any]
 ) -> str:
-    """The whole file; ``files`` is what the index says of each file."""
+    """The whole file; ``files``: facts of each file from the index."""
     from huggingface_hub import ModelCard
 
     figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})

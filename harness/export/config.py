@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of ``export``, and the run or bundle that it is of. Nothing here imports torch."""
+"""Options of ``export``, and the run or bundle to export. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class ExportConfig:
     output: str | None = None
     """Folder to write, which must not be there yet. Without one, RUN is an export folder that --push takes."""
     onnx: bool = False
-    """Write the network for ONNX Runtime too, and hold it against torch."""
+    """Write the network for ONNX Runtime too, and compare its results with torch's."""
     int8: bool = False
-    """Write it with 8-bit weights too, and measure on the validation split what that costs; means --onnx."""
+    """Write it with 8-bit weights too, and measure the loss of accuracy on the validation split; implies --onnx."""
     data: str | None = None
-    """Dataset whose validation split --int8 is measured on; null: the one that the run was trained on."""
+    """Dataset with the validation split for --int8; null: the one that the run was trained on."""
     license: str = "unknown"
-    """Licence of the model, by the name that the hub has for it, as in cc-by-4.0: what the texts' owners allow."""
+    """Licence of the model, by its name on the hub, as in cc-by-4.0; the owners of the texts must allow it."""
     language: str | None = None
     """Language of the texts for the model card, as in en; null: the one of the text pipeline."""
     name: str | None = None
-    """What the model card calls the model; null: the name of the run's folder."""
+    """Name of the model in the model card; null: the name of the run's folder."""
     push: str | None = None
-    """Repository of the hub to upload the folder to, as in OWNER/NAME; one that is new is made private."""
+    """Repository of the hub to upload the folder to, as in OWNER/NAME; a new repository is private."""
     batch: AtLeast1 = 64
     """Rows computed at once."""
     quiet: bool = False
-    """Say nothing but errors."""
+    """Print errors only."""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that there is something to do."""
+        """Check ranges, and that an output or a repository is given."""
         if self.output is None and self.push is None:
             raise ConfigError("output: missing: name the folder to write, as in --output exports/mine")
         if self.push is not None and not REPOSITORY.fullmatch(self.push):
@@ -53,7 +53,7 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class Place:
-    """What was named on the command line."""
+    """The bundle and run of a path from the command line."""
 
     bundle: Path
     run: Path | None
@@ -61,7 +61,7 @@ class Place:
 
     @classmethod
     def of(cls, named: Path) -> Place:
-        """Run and bundle of a path; a bundle in its run is known as that run's."""
+        """Bundle and run of a path; for a bundle inside a run, that run."""
         bundle = bundle_directory(named)
         around = bundle.parent if bundle.name == BUNDLE else bundle
         return cls(bundle, around if holds_run(around) else None)

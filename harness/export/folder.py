@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless export RUN --output DIR``: a folder that can be handed on, and pushed to the hub.
+"""``padless export RUN --output DIR``: a folder to share, or to push to the hub.
 
-It is written beside its name, hashed, and then given the name. Its ONNX forms are held against what they are made of:
-fp32 against torch, int8 on the validation split. The token of the hub is huggingface_hub's own: ``hf auth login``, or
-HF_TOKEN.
+It is written to a temporary folder, hashed, and then renamed. ONNX files are checked: fp32 is compared with torch, int8
+is measured on the validation split. The token of the hub is that of huggingface_hub: ``hf auth login``, or HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -57,18 +56,18 @@ from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, 
 from preprocessing.text.vocabulary import UNK
 
 MOST = 1e-4
-"""The greatest difference of a probability with which an export is whole."""
+"""Maximum difference of a probability between ONNX and torch."""
 RANDOM_BATCHES, MOST_ROWS = 8, 48
 FEW = 40
-"""Half of the random texts are made of so many ids, so that words and pairs come again within a text."""
+"""Half of the random texts have only this many ids, so that words and pairs repeat within a text."""
 OPERATORS = ["LSTM", "Gather", "MatMul"]
-"""What is quantized: recurrent layers, as far as ONNX Runtime can (no GRU), the embedding and the wide part's table."""
+"""Quantized operators: recurrent layers (ONNX Runtime cannot quantize a GRU), embedding and wide part's table."""
 READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
-"""What the quantizer looks for in a graph; without it, it warns that a graph should be shortened first. This one is."""
+"""Metadata of a pre-processed graph; without it, the quantizer warns. This graph needs no pre-processing."""
 
 
 def main(config: ExportConfig, words: list[str]) -> int:
-    """Write an export folder, and push it if that was asked for."""
+    """Write an export folder, and push it if requested."""
     named, screen = words[0], Screen(quiet=config.quiet)
     if named.startswith(SCHEME):
         raise ConfigError(f"{named}: is exported already; name the run that it came from")
@@ -85,7 +84,7 @@ def main(config: ExportConfig, words: list[str]) -> int:
     if config.push is not None:
         check_token(config.push)
     if config.output is None:
-        read_bundle(folder)  # which holds its files against its index
+        read_bundle(folder)  # checks its files against its index
     else:
         write(config, place, folder, screen)
     if config.push is not None:
@@ -94,7 +93,7 @@ def main(config: ExportConfig, words: list[str]) -> int:
 
 
 def check_token(repository: str) -> None:
-    """Raise ``ConfigError``, before anything is written, where there is no library or no token to push with."""
+    """Raise ``ConfigError``, before anything is written, without the library or a token to push with."""
     needed("huggingface_hub", f"--push {repository}", "hub")
     from huggingface_hub import get_token
 
@@ -103,9 +102,9 @@ def check_token(repository: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload an export folder in one commit; the address of it. A repository that is new is made private.
+    """Upload an export folder in one commit; returns its address. A new repository is private.
 
-    Raises ``StorageError`` where the hub does not take it.
+    Raises ``StorageError`` if the upload fails.
     """
     from huggingface_hub import HfApi
 
@@ -114,10 +113,10 @@ def push(folder: Path, repository: str) -> str:
         api.create_repo(repository, private=True, exist_ok=True)
         hush_bars()
         with warnings.catch_warnings():
-            # old versions take the vocabulary, an .arrow file, for somebody's data
+            # old versions mistake the vocabulary, an .arrow file, for a data file
             warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
             commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
-    except Exception as error:  # its errors share no class, and nothing of ours is called
+    except Exception as error:  # its errors have no common class, and none of our code runs here
         raise StorageError(
             f"--push {repository}: the hub did not take it ({one_line(error)}); {folder} is whole: "
             f"`padless export {folder} --push {repository}` tries again"
@@ -126,9 +125,9 @@ def push(folder: Path, repository: str) -> str:
 
 
 def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
-    """Write the folder beside its name, then give it the name. Raises ``UserError``; nothing is left in that case."""
+    """Write a temporary folder, then rename it. Raises ``UserError`` and leaves no files in that case."""
     bundle, wanted = read_bundle(place.bundle), config.onnx or config.int8
-    bundle.encode([])  # which checks the text→ids function
+    bundle.encode([])  # checks the text→ids function
     needed("huggingface_hub", "export", "hub")
     if wanted:
         needed("onnx", "--onnx", "onnx")
@@ -159,7 +158,7 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
 
 
 def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What a bundle says of where its weights come from, without the folders of the machine that made it."""
+    """The origin of a bundle's weights, without paths of the machine that made it."""
     if start is None or not isinstance(start.get("source"), str):
         return start
     return {**start, "source": Path(public(start["source"])).name}
@@ -168,9 +167,9 @@ def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
 def write_forms(
     config: ExportConfig, bundle: Bundle, seal: str, data: tuple[Path, Manifest] | None, folder: Path, screen: Screen
 ) -> dict[str, dict[str, Any]]:
-    """Write the ONNX forms of the network; for each file name what was measured of it. ``seal``: that of the bundle.
+    """Write the ONNX files of the network; returns measurements by file name. ``seal``: identity of the bundle.
 
-    Raises ``DataError`` where a form is not the network.
+    Raises ``DataError`` if the ONNX network gives other results.
     """
     info, decision = bundle.info, bundle.decision
     network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
@@ -201,10 +200,10 @@ def write_forms(
 def compare(
     model: Classifier, session: Any, decision: Decision, vocabulary_size: int, longest: int, batch_rows: int
 ) -> dict[str, Any]:
-    """Hold an ONNX Runtime session against torch on random ids: every length up to ``longest``, then mixed batches.
+    """Compare an ONNX Runtime session with torch on random ids: every length up to ``longest``, then mixed batches.
 
-    Returns the greatest ``difference`` of a probability, over how many ``texts``, and the ``longest`` one. Raises
-    ``DataError`` where one differs by more than ``MOST``, or is no number.
+    Returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises ``DataError``
+    if a probability differs by more than ``MOST`` or is not finite.
     """
     random = np.random.default_rng(0)
     sizes = random.integers(1, MOST_ROWS + 1, RANDOM_BATCHES)
@@ -226,14 +225,14 @@ def compare(
 
 
 def quantized(network: bytes) -> bytes:
-    """An ONNX network with int8 weights whose activations are quantized as they come (dynamic quantization)."""
+    """An ONNX network with int8 weights and dynamic quantization of activations."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load_from_string(network)
     facts = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**facts, **READY})
-    with temporary_folder() as folder, storing(folder, otherwise=TMPDIR):  # the quantizer makes another beside it
+    with temporary_folder() as folder, storing(folder, otherwise=TMPDIR):  # for the quantizer's temporary files too
         path = folder / "network.onnx"
         quantize_dynamic(model, path, op_types_to_quantize=OPERATORS, weight_type=QuantType.QInt8)
         made = onnx.load_from_string(path.read_bytes())
@@ -242,10 +241,10 @@ def quantized(network: bytes) -> bytes:
 
 
 def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) -> tuple[Path, Manifest]:
-    """The dataset to measure on: the one that was asked for, or the run's own.
+    """The dataset to measure on: the requested one, or the run's.
 
-    Raises ``ConfigError`` if there is neither, ``DataError`` if its texts became ids in another way (law 1), or it
-    has no validation split.
+    Raises ``ConfigError`` if there is none, ``DataError`` if it has another text pipeline (law 1) or no validation
+    split.
     """
     place = asked or config.get("data")
     if place is None or (asked is None and not Path(place, MANIFEST).is_file()):
@@ -261,9 +260,9 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
 def cost_of(
     sessions: tuple[Any, Any], data: Path, manifest: Manifest, decision: Decision, batch_rows: int
 ) -> dict[str, Any]:
-    """Measure a network and its int8 form, in this order, on the validation split of a dataset.
+    """Measure a network and its int8 version, in this order, on the validation split of a dataset.
 
-    Returns accuracy and rows per second, from ids, of both; ``changed`` rows have another label.
+    Returns accuracy and rows per second of both, from ids to logits; and ``changed``, the rows with another label.
     """
     split = Split(data, manifest, VALIDATION).check()
     texts = [ids.astype(np.int32) for block in split.blocks for ids in documents(block)]

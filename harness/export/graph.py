@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A classifier as an ONNX graph with a free number of rows and of tokens, made of its weights node by node.
+"""A classifier as an ONNX graph for any number of rows and tokens, built node by node from its weights.
 
-ONNX's recurrent operators take the rows' lengths, so padding changes nothing and nothing is reversed. The temperature
-is part of the graph: it gives logits as the network does, and calibrated probabilities. The wide part is the same
-hashes, weights of features and table as in ``harness.model.wide``.
+ONNX's recurrent operators take the rows' lengths, so padding has no effect and rows are not reversed. The outputs are
+the network's logits, and probabilities calibrated by the temperature. The wide part uses the same hashes, feature
+weights and table as ``harness.model.wide``.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import VERSION
 
 OPSET = 18
-"""The first with bitwise operators."""
+"""The first version with bitwise operators."""
 IR = 8
-"""The format that goes with it; any newer runtime reads it."""
+"""The file format of that version; newer runtimes read it."""
 MOST_BYTES = 2**31 - 1
-"""A file of protobuf holds no more."""
+"""Maximum size of a protobuf file."""
 INT32, INT64, FLOAT = 6, 7, 1
-"""Dtypes as ONNX numbers them."""
+"""ONNX's numbers of dtypes."""
 END_OF_AXIS = 1 << 62
 GATES: dict[str, tuple[str, tuple[int, ...]]] = {
     "harness.model.recurrent:LSTM": ("LSTM", (0, 3, 1, 2)),
     "harness.model.recurrent:GRU": ("GRU", (1, 0, 2)),
 }
-"""Cells that ONNX has: its operator, and for each gate in its order which one it is in torch's (i f g o; r z n)."""
+"""Cells with an ONNX operator: its name, and torch's index (i f g o; r z n) of each gate in ONNX's order."""
 PARTS = {
     "harness.model.pooling:Last": ("last",),
     "harness.model.pooling:Maximum": ("max",),
     "harness.model.pooling:Mean": ("mean",),
     "harness.model.pooling:MaximumAndMean": ("max", "mean"),
 }
-"""Poolings that are written down here, by their code: a name that stands for other code is another pooling."""
+"""Supported poolings, by their code: the same name with other code is another pooling."""
 
 Value = str | int | float | list[Any] | np.ndarray | torch.Tensor
-"""The name of a value of the graph, or a constant: whole numbers become int64, others float32."""
+"""The name of a value of the graph, or a constant: integers become int64, others float32."""
 
 
 class Graph:
-    """Nodes of a graph, one call each: ``graph.Add(a, b)`` adds one, and gives the name of the sum."""
+    """Builds the nodes of a graph: ``graph.Add(a, b)`` adds a node and returns the name of its output."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -59,11 +59,11 @@ class Graph:
         return partial(self.add, operator)
 
     def add(self, operator: str, *inputs: Value, name: str = "", **attributes: Any) -> str:
-        """A node with one output, whose name it gives; ``name`` decides it."""
+        """Add a node with one output; returns its name, which is ``name`` if given."""
         return self.several(operator, 1, *inputs, name=name, **attributes)[0]
 
     def several(self, operator: str, outputs: int, *inputs: Value, name: str = "", **attributes: Any) -> list[str]:
-        """A node with several outputs."""
+        """Add a node with several outputs; returns their names."""
         from onnx import helper
 
         names = [name or f"{operator.lower()}_{len(self.nodes)}"]
@@ -73,7 +73,7 @@ class Graph:
         return names
 
     def constant(self, value: Value) -> str:
-        """The name of a constant."""
+        """Add a constant; returns its name."""
         from onnx import numpy_helper
 
         array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
@@ -83,20 +83,20 @@ class Graph:
         return name
 
     def size(self, value: str, axis: int) -> str:
-        """How long an axis of a value is, int64 ``[1]``."""
+        """Size of an axis of a value, int64 ``[1]``."""
         return self.Shape(value, start=axis, end=axis + 1)
 
     def count(self, size: str) -> str:
-        """0, 1, … up to a size int64 ``[1]``, exclusive; int64 ``[size]``."""
+        """Numbers from 0 to a size int64 ``[1]``, exclusive; int64 ``[size]``."""
         return self.Range(0, self.Squeeze(size, [0]), 1)
 
     def part(self, value: str, start: int, end: int = END_OF_AXIS) -> str:
-        """A piece of a value along axis 1."""
+        """A slice of a value along axis 1."""
         return self.Slice(value, [start], [end], [1])
 
 
 def check_exportable(model: Classifier) -> None:
-    """Raise ``ConfigError`` for a cell or a pooling that has no form here, and for a network too large for a file."""
+    """Raise ``ConfigError`` for an unsupported cell or pooling, and for a network too large for a file."""
     config = model.config
     cell, pooling = CELLS[config.cell].code, POOLINGS[config.pooling].code
     for key, code, known in (("cell", cell, {*GATES}), ("pooling", pooling, {*PARTS})):
@@ -113,9 +113,9 @@ def check_exportable(model: Classifier) -> None:
 
 
 def onnx_model(model: Classifier, temperature: float, facts: Mapping[str, str]) -> bytes:
-    """The network as the bytes of an ONNX file; ``facts`` travel with it as metadata.
+    """The network as the bytes of an ONNX file, with ``facts`` as metadata.
 
-    Inputs: ``ids`` int32 ``[rows, time]``, anything behind a row's end, and ``lengths`` int32 ``[rows]``. Outputs:
+    Inputs: ``ids`` int32 ``[rows, time]``, arbitrary beyond a row's length, and ``lengths`` int32 ``[rows]``. Outputs:
     ``logits`` ``[rows]`` for two classes, ``[rows, classes]`` for more, and ``probabilities`` ``[rows, classes]``.
     """
     from onnx import checker, helper
@@ -154,7 +154,7 @@ def onnx_model(model: Classifier, temperature: float, facts: Mapping[str, str]) 
 
 
 def pooled(graph: Graph, model: Classifier, lengths: str) -> str:
-    """Embedding, recurrent layers and pooling: one vector a row, ``[rows, vectors * features]``."""
+    """Embedding, recurrent layers and pooling: one vector per row, ``[rows, vectors * features]``."""
     layers = model.recurrent
     operator, gates = GATES[CELLS[model.config.cell].code]
     values = graph.Gather(model.embedding.weight, graph.Transpose(IDS, perm=[1, 0]))
@@ -181,14 +181,14 @@ def pooled(graph: Graph, model: Classifier, lengths: str) -> str:
 
 
 def weights_of(layer: Any, names: list[str], gates: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Input matrix, state matrix and both biases in one vector, of one direction of a layer, gates as ONNX has them."""
+    """Input matrix, state matrix and both biases in one vector, for one direction of a layer, gates in ONNX's order."""
     parts = [np.split(getattr(layer, name).detach().cpu().numpy(), len(gates)) for name in names]
     inputs, states, *biases = (np.concatenate([some[gate] for gate in gates]) for some in parts)
     return inputs, states, np.concatenate(biases)
 
 
 def wide_logits(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
-    """Logits ``[rows, outputs]``, times the share, of int64 ``ids`` ``[rows, time]`` and ``lengths`` ``[rows]``."""
+    """Logits ``[rows, outputs]`` times the share, for int64 ``ids`` ``[rows, time]`` and ``lengths`` ``[rows]``."""
     bucket, value = features(graph, wide, ids, lengths)
     taken = graph.Gather(wide.share * wide.table, bucket)
     total = graph.ReduceSum(graph.Mul(taken, graph.Unsqueeze(value, [2])), [1], keepdims=0)
@@ -196,10 +196,9 @@ def wide_logits(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
 
 
 def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str, str]:
-    """Buckets int64 and weights, both ``[rows, places]``, each bucket of a row once; see ``WidePart.features``.
+    """Buckets int64 and values, both ``[rows, places]``, each bucket of a row once; see ``WidePart.features``.
 
-    Sorted, a bucket that a row has several times is a run; the number of a run is the place that its bucket and its
-    count are put at.
+    In sorted order, equal buckets of a row form a run; bucket and count of the n-th run are stored at place n.
     """
     places = places_of(graph, wide, ids, lengths)
     ordered, _ = graph.several("TopK", 2, places, graph.size(places, 1), axis=1, largest=0, sorted=1)
@@ -219,7 +218,7 @@ def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str,
 
 
 def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
-    """The bucket of each n-gram, int64 ``[rows, places]``; ``buckets`` where there is none: ``WidePart.places``."""
+    """The bucket of each n-gram, int64 ``[rows, places]``, or ``buckets`` for none; see ``WidePart.places``."""
     lengths, divisor = graph.Unsqueeze(lengths, [1]), 1 << wide.shift
     keys, real = keys_of(graph, ids, wide.longest), graph.Less(graph.count(graph.size(ids, 1)), lengths)
     there = [graph.part(real, number) for number in range(wide.longest)]
@@ -240,7 +239,7 @@ def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
 
 
 def keys_of(graph: Graph, ids: str, longest: int) -> list[str]:
-    """The key of each word, pair and so on, int64 ``[rows, time - n + 1]`` for each n: ``harness.model.wide``."""
+    """The key of each word, pair and so on, int64 ``[rows, time - n + 1]`` for each n; see ``harness.model.wide``."""
     keys = [mixed(graph, graph.BitwiseAnd(graph.Mul(ids, WORD), MASK))]
     before = ids
     for number in range(1, longest):

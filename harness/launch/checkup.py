@@ -49,7 +49,7 @@ BUSY_SHARE = 0.1
 SPARE_FILES = 256
 """Files that Python, torch and the sockets between processes hold open, in addition to the shards."""
 SUM_NUMBERS = 2_500_000
-"""Numbers that are summed over the ranks: the gradients of a small model."""
+"""Numbers that the all-reduce sums: as many as the gradients of a small model."""
 DATASET = "the dataset's fingerprint"
 CHOSEN = ("device", "precision", DATASET)
 """Facts that are no versions; empty where this rank cannot use them."""
@@ -167,7 +167,7 @@ def look_at_interface() -> Checked:
 
 
 def look_at_data(config: RunConfig, facts: dict[str, str]) -> Checked:
-    """The dataset, checked as by a training but without hashes; its file system; the limit of open files."""
+    """The dataset, checked as by a training but without hashes; its file system; and the limit of open files."""
     here = launched_local_world_size()
     manifest = preflight.check_data(config, launched_world_size(), here=here, hashes=False)
     facts[DATASET] = manifest.fingerprint[:16]
@@ -216,18 +216,18 @@ def compare(world: World, facts: dict[str, str]) -> Finding:
 
 
 def try_network(session: Session, kinds: set[str], met_s: float) -> list[Finding]:
-    """How long the ranks took to join, and one all-reduce of ``SUM_NUMBERS`` values on the path that gradients take.
+    """How long the ranks took to join, and the result of one all-reduce on the path that gradients take.
 
-    Not if ranks have several ``kinds`` of device, or cannot compute as asked: they would wait on different paths.
+    No all-reduce if ranks have several ``kinds`` of device, or cannot compute as requested: it would hang.
     """
     world, backend = session.world, "nccl" if session.device.type == "cuda" else "gloo"
     if world.world_size == 1:
-        message = "one process: no other to connect to; options of accelerate launch try it, as in --num_processes 2"
+        message = "one process, so no network is needed; --num_processes 2 starts two and tries it"
         return [Finding("rendezvous", "ok", message)]
     shown = f"{world.world_size} ranks on {counted(launched_machines(), 'machine')} met in {met_s:.2f} s"
     met = Finding("rendezvous", "ok", shown)
     if len(kinds) > 1 or "" in kinds:
-        return [met, Finding("all-reduce", "warn", "not tried, since not all ranks can compute as asked")]
+        return [met, Finding("all-reduce", "warn", "not tried, since not all ranks can compute as requested")]
     numbers = torch.ones(SUM_NUMBERS, device=session.device)
     world.sum_on_device(numbers, "one sum over all ranks")  # it also opens the connections
     begun = time.perf_counter()

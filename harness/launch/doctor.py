@@ -42,13 +42,13 @@ class DoctorConfig(LaunchRecipe):
     """Check machine, limits, file systems, versions and network before a training.
 
     Each line says ok, warn (it would run, but not well) or fix (it would fail); the exit code is 2 if anything is to be
-    fixed. Without --data and --run it looks at the machine alone.
+    fixed. Without --data and --run it checks only the machine.
     """
 
     data: str = NOTHING
-    """Dataset directory, as written by `python -m preprocessing run`; none: only the machine is looked at."""
+    """Dataset directory, as written by `python -m preprocessing run`; none: only the machine is checked."""
     run: str = NOTHING
-    """Run directory of the training; none: only the machine is looked at."""
+    """Run directory of the training; none: only the machine is checked."""
     timeout_s: Seconds = 60
     """Longest wait for missing ranks."""
     json: bool = False
@@ -66,9 +66,9 @@ def main(argv: list[str]) -> int:
     training = config.recipe if config.data == NOTHING else many.first(config)[0]
     try:
         resolved = resolve(training)
-    except DataError:  # the report says it
+    except DataError:  # the report shows it
         resolved = resolve_without_data(training)
-    os.environ.setdefault(launcher.LOG_LEVEL, "FATAL")  # the report says it in a line, torch in forty
+    os.environ.setdefault(launcher.LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
     from harness.launch.checkup import examine
 
     findings = examine(resolved.config)

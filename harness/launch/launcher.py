@@ -51,8 +51,8 @@ IDLE = "--gradient_accumulation_steps"
 DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
-    "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
-    "look at the dataset with python -m preprocessing check, and at its disk"
+    "a mapped file, such as a shard, was truncated under the running job, or its disk failed; "
+    "verify the dataset with python -m preprocessing check, and check the disk"
 )
 """What SIGBUS means to a process whose data is mapped."""
 LATE = {-signal.SIGABRT: 2, -signal.SIGTERM: 4}
@@ -65,7 +65,7 @@ class Failure:
     """What the launcher knows of a failure."""
 
     code: int
-    """The exit code to hand on, if the run itself does not say."""
+    """The exit code to return, if the run has none of its own."""
     sentence: str
     said: bool = False
     """A rank has already printed why."""
@@ -271,7 +271,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
         return 0
     if state == "preempted":
         return EXIT_CODE
-    end = failure or Failure(1, "the processes ended without saying how the run ended")
+    end = failure or Failure(1, "the processes ended without recording how the run ended")
     to: State = "failed"
     writes = not dry_run and (state is not None or is_free(run))
     if STOP.now or STOP.verdict is not None:

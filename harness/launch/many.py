@@ -58,8 +58,8 @@ LABELS = "soft_labels.arrow"
 ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
 """Keys of a training from labelled rows alone."""
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}
-ABOUT = """Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains
-once for each, with their spread."""
+ABOUT = """Train, with checks before any process starts; --seeds 0,1,2 or --folds all trains once for each and prints
+the spread."""
 Train = Callable[[list[str], RunConfig], int]
 """Trains what a command line asks for, and gives the exit code."""
 

@@ -236,19 +236,19 @@ def ask(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
 
     def look() -> None:
         while not answers and time.monotonic() < deadline:
-            # As torch says that nobody listens, that it is no store, or that it is gone.
+            # torch raises these if nothing listens there, if it is no store, or if it is gone.
             with contextlib.suppress(RuntimeError, OSError):
                 answers.append(visit(place, mine, deadline))
             time.sleep(LOOK_EVERY_S)
 
-    # On a thread: a store waits for ever for a program that says nothing.
+    # On a thread: a store waits forever for a program that does not answer.
     thread = threading.Thread(target=look, name="padless-meeting", daemon=True)
     thread.start()
     thread.join(timeout_s + 3 * TALK_S)
     if not answers:
         raise MeetingError(
             f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s; start the same command "
-            "there with --machine_rank 0, and see whether this machine reaches it"
+            "there with --machine_rank 0, and check that this machine reaches it"
         )
     return answers[0]
 
@@ -260,7 +260,7 @@ def visit(place: Place, mine: Hello, deadline: float) -> Answer:
     until(lambda: store.check([ANSWER]), deadline)
     answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
     store.set(f"read {place.rank}", "")
-    # The ranks' own store takes the same port: they must not find this one, which is about to close.
+    # The ranks' own store uses the same port: they must not find this one, which is about to close.
     with contextlib.suppress(RuntimeError):
         until(lambda: not store.check([ANSWER]), deadline)
     return answer

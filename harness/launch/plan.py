@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness plan``: what a run will do, computed from its configuration and its dataset.
+"""``python -m harness plan``: what a run will do, computed from its configuration and dataset.
 
 Steps and rows are exact. Padding and balance are those of the order's first windows, up to ``SAMPLED_ROWS`` rows.
 """
@@ -36,7 +36,7 @@ WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_g
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(LaunchRecipe):
-    """What a run will do, before it does it; it takes every key that launch takes."""
+    """Show what a run will do, without training; it takes every key that launch takes."""
 
     world_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     """Processes that will train."""

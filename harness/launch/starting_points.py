@@ -28,10 +28,10 @@ NAME_CELLS = 18
 
 @dataclass(frozen=True, kw_only=True)
 class RecipesConfig:
-    """List the recipes that come with padless, or copy those that are named, to change them.
+    """List the recipes that come with padless, or copy the named ones, to change them.
 
-    A name is taken as it is by --config, in any folder: a copy is only needed to be changed. A name that several kinds
-    have means all of them, train/NAME one of them, and all everything.
+    --config takes a name in any folder; copy a recipe only to change it. A name that several kinds have means all of
+    them, train/NAME one of them, and all means every recipe.
     """
 
     output: str = "configs"

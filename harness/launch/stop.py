@@ -52,7 +52,7 @@ class Stop:
     """The stop signals of this launcher. There is one, ``STOP``, since signals are sent to a process."""
 
     def __init__(self) -> None:
-        """No signal has arrived, and none is handled yet."""
+        """No signal has arrived yet."""
         self.heard: list[str] = []
         """Stop signals by name, in order; after one, no further training begins."""
         self.now = False

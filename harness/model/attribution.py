@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much each token of a text adds to a logit, so that the sum over tokens is the logit less that of the baseline.
+"""Contribution of each token of a text to a logit. Contributions add up to the logit minus the baseline's logit.
 
 The network: integrated gradients (Sundararajan, Taly and Yan, 2017, Axiomatic Attribution for Deep Networks) along the
-straight line from vectors of zeros, a text of as many tokens that say nothing, to the text's own. The wide part is
-linear in n-grams: what each adds is shared evenly by the places where it stands, and by its words; its baseline is a
-text without words, its bias.
+straight line from zero vectors, a blank text of the same length, to the text's vectors. The wide part is linear in
+n-grams: the contribution of an n-gram is divided evenly among its occurrences, and among its words; its baseline is its
+bias.
 
-The integral is taken piece by piece. On each piece of the line the network also says by how much its logit really
-changes, so Simpson's rule is known to be right or wrong there, and pieces where it is wrong are halved: where the
-maximum over time changes from one token to another, more points are computed than where nothing happens.
+The line is integrated in pieces by Simpson's rule. On each piece the exact change of the logit is known, so the error
+is too, and pieces with a large error are halved. So there are more points where the maximum over time moves from one
+token to another.
 """
 
 from __future__ import annotations
@@ -25,51 +25,51 @@ from harness.model.classifier import Classifier
 from harness.model.wide import END_LONGEST, WidePart
 
 TOLERANCE = 1e-3
-"""Share of the difference of two logits by which the sum over tokens may miss it."""
+"""Allowed error of the sum over tokens, relative to the difference of the two logits."""
 SMALLEST = 1e-5
-"""A logit: what misses by no more is complete in any case, since fp32 knows it no better."""
+"""Error of a logit that is always accepted: the precision of fp32."""
 APART = 10
-"""How many times that the errors of all pieces may be, each as an absolute value: most of them cancel."""
+"""The sum of absolute errors of all pieces may be this many times larger, since most errors cancel."""
 PIECES = 4
-"""Pieces of the line at first."""
+"""Initial number of pieces of the line."""
 MOST_POINTS = 1025
-"""Points at which one text is read at most; then it is as complete as it is, and that is said."""
+"""Maximum points per text; after that the remaining error is accepted and reported."""
 BATCH_TOKENS = 8192
-"""Tokens computed at once: the gradients of so many lie in memory together."""
+"""Tokens per batch; limits the memory for gradients."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What each token of a text adds to one logit."""
+    """Contribution of each token of a text to one logit."""
 
     scores: np.ndarray
     """float64 ``[tokens]``."""
     logit: float
     baseline: float
-    """The logit where the scores begin to count."""
+    """The logit of the baseline."""
     points: int
-    """At how many points the network was read."""
+    """Number of points at which the network was evaluated."""
 
 
 class Line:
-    """The way of one text from its baseline, as far as it has been read."""
+    """The line from the baseline to one text, with the points evaluated so far."""
 
     def __init__(self, ids: np.ndarray, column: int, beside: np.ndarray) -> None:
-        """``ids`` int64 ``[tokens]``; ``column`` of the logits is the one that is looked at, and what stands ``beside``
-        the network adds so much to it by each token, float64 ``[tokens]``.
+        """``ids`` int64 ``[tokens]``; ``column``: the explained logit; ``beside`` float64 ``[tokens]``: contribution of
+        each token through the wide part.
         """
         self.ids, self.column, self.beside = ids, column, beside
         self.known: dict[float, tuple[float, np.ndarray]] = {}
-        """Place from 0 to 1 -> the logit there, and how fast it grows through each token, float64 ``[tokens]``."""
+        """Point from 0 to 1 -> the logit there, and its derivative through each token, float64 ``[tokens]``."""
         self.pieces = [(number / PIECES, (number + 1) / PIECES) for number in range(PIECES)]
 
     def wanted(self) -> set[float]:
-        """Where it must be read next."""
+        """Points to evaluate next."""
         places = {place for start, end in self.pieces for place in (start, (start + end) / 2, end)}
         return places - self.known.keys()
 
     def integrals(self) -> np.ndarray:
-        """What each token adds on each piece of the line, by Simpson's rule, ``[pieces, tokens]``."""
+        """Contribution of each token on each piece of the line, by Simpson's rule, ``[pieces, tokens]``."""
         growth = {place: growth for place, (_, growth) in self.known.items()}
         return np.array(
             [
@@ -79,9 +79,9 @@ class Line:
         )
 
     def refine(self) -> bool:
-        """Halve the pieces that are worse than the mean; False where none needs it, or no more points are allowed.
+        """Halve the pieces whose error is above the mean; False if the error is small enough or the limit is reached.
 
-        The sum over all pieces must be complete, and not because large errors of different signs happen to cancel.
+        The error of the sum must be small, but not because large errors of opposite sign cancel.
         """
         changes = [self.known[end][0] - self.known[start][0] for start, end in self.pieces]
         errors = self.integrals().sum(1) - changes
@@ -100,7 +100,7 @@ class Line:
 
 
 def attributions(model: Classifier, texts: Sequence[np.ndarray], columns: Sequence[int]) -> list[Attribution]:
-    """What each token adds to the logit in ``columns`` (0 for two classes), for each text.
+    """For each text, the contribution of each token to the logit in ``columns`` (0 for two classes).
 
     ``texts`` are ids, at least one each. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
     """
@@ -126,7 +126,7 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], columns: Sequen
 
 
 def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
-    """Read the network at some places, longest texts first, and let their lines know."""
+    """Evaluate the network at points of lines, longest texts first, and store the results in the lines."""
     device, dtype = model.head.weight.device, model.head.weight.dtype
     batch = batch_of([line.ids for line, _ in places], device)
     shares = torch.tensor([place for _, place in places], dtype=dtype, device=device)
@@ -145,7 +145,7 @@ def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
 
 
 def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
-    """Ids as a padded batch without labels; ``texts`` come longest first."""
+    """Ids as a padded batch without labels; ``texts`` are sorted longest first."""
     ids = nn.utils.rnn.pad_sequence([torch.from_numpy(text.astype(np.int32)) for text in texts], batch_first=True)
     lengths = torch.tensor([len(text) for text in texts])
     labels = torch.zeros(len(texts), dtype=torch.int64)
@@ -153,8 +153,8 @@ def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
 
 
 def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:
-    """What each token of ``ids`` int64 ``[tokens]`` adds to a logit by the wide part, float64 ``[tokens]``: together
-    the part's logit without its bias, times its share.
+    """Contribution of each token of ``ids`` int64 ``[tokens]`` through the wide part, float64 ``[tokens]``. The sum is
+    the part's logit without bias, times its share.
     """
     device = wide.table.device
     places = wide.places(torch.from_numpy(ids)[None].to(device), torch.tensor([len(ids)], device=device))[0]
@@ -168,7 +168,7 @@ def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:
     for words, longest in ((scores, wide.longest), (last, END_LONGEST if wide.tail else 0)):
         for number in range(1, min(longest, len(words)) + 1):
             count = len(words) - number + 1
-            for offset in range(number):  # what an n-gram adds is its words', evenly
+            for offset in range(number):  # divided evenly among the words
                 words[offset : offset + count] += each[start : start + count] / number
             start += count
     return scores

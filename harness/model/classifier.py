@@ -26,7 +26,7 @@ PLAIN = OptimConfig()
 
 @dataclass(frozen=True)
 class Embedded:
-    """What the recurrent layers read of a batch."""
+    """Input of the recurrent layers for a batch."""
 
     vectors: torch.Tensor
     """``[time, rows, features]`` when padded, ``[tokens, features]`` time-major when packed."""
@@ -56,21 +56,20 @@ class Classifier(Network):
     ) -> torch.Tensor:
         """Logits of at least fp32: ``[rows]`` for two classes, ``[rows, classes]`` for more; rows as in the batch.
 
-        ``masks`` of the batch's rows say what is dropped in training; without them nothing is. The recurrent layers
-        compute in ``recurrent_dtype``, that of the weights unless given; all else says its dtype itself, so autocast
-        changes nothing here. The wide part, if there is one, learns from errors of its own (``Objective``), as if it
-        were alone; here its logits are added.
+        ``masks``: dropout masks of the batch's rows; None: no dropout. The recurrent layers compute in
+        ``recurrent_dtype``, by default that of the weights; autocast has no effect here. The logits of a wide part are
+        added, though it is trained with a separate loss (``Objective``).
         """
         logits = self.read(batch, masks, recurrent_dtype)
         return logits if self.wide is None else logits + self.wide.share * self.look_up(batch)
 
     def look_up(self, batch: Batch) -> torch.Tensor:
-        """The logits of the wide part alone, as ``read`` gives those of the network."""
+        """The logits of the wide part alone, in the shape of ``read``."""
         assert self.wide is not None
         return self.shaped(self.wide(batch))
 
     def shaped(self, outputs: torch.Tensor) -> torch.Tensor:
-        """``[rows]`` of ``outputs`` ``[rows, 1]`` for two classes; others stay."""
+        """``outputs`` ``[rows, 1]`` as ``[rows]`` for two classes; unchanged for more."""
         return outputs.squeeze(1) if self.num_classes == 2 else outputs
 
     def read(
@@ -81,7 +80,7 @@ class Classifier(Network):
             return self.read_embedded(self.embed(batch, masks), batch, masks, recurrent_dtype)
 
     def embed(self, batch: Batch, masks: Masks | None = None) -> Embedded:
-        """What the recurrent layers read of a batch: the vectors of its tokens, some of them dropped."""
+        """Input of the recurrent layers: the vectors of the batch's tokens, after dropout."""
         ids, index, row = batch.widened(), None, None
         if batch.batch_sizes is not None:
             index = PackedIndex.of(batch.lengths, batch.device_lengths)
@@ -99,7 +98,7 @@ class Classifier(Network):
         masks: Masks | None = None,
         recurrent_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """The logits of the network alone for what ``embed`` gave of the batch, or other vectors in its place."""
+        """The logits of the network alone for a result of ``embed``, possibly with other vectors."""
         lengths, index = batch.device_lengths, embedded.index
         if index is None:
             outputs = self.recurrent.forward_padded(embedded.vectors, lengths, masks, recurrent_dtype)
@@ -113,7 +112,7 @@ class Classifier(Network):
         return self.shaped(self.head(pooled))
 
     def above_embedding(self) -> list[nn.Parameter]:
-        """All parameters that learn, and read what ``embed`` gives."""
+        """All trainable parameters above the embedding."""
         parts = (self.recurrent, self.pooling, self.head)
         return [held for part in parts for held in part.parameters() if held.requires_grad]
 
@@ -123,9 +122,9 @@ def loss_per_row(
 ) -> torch.Tensor:
     """Cross-entropy of each row, ``[rows]``: binary with logits for one logit, softmax for several.
 
-    Smoothing spreads a share of the label evenly over all classes (Szegedy et al., 2016), for two classes as for more;
-    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label. The loss with a soft label
-    is the mean of those with each class as the label, weighted by the class's probability; it is not smoothed.
+    Smoothing spreads a share of the label evenly over all classes (Szegedy et al., 2016), also for two classes.
+    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label. The loss for a soft label
+    is the average of the losses for each class, weighted by the class's probability; it is not smoothed.
     """
     weights = None if class_weights is None else class_weights.to(logits.dtype)
     if batch.labelled:
@@ -145,17 +144,17 @@ def loss_per_row(
 
 
 class _Known(torch.autograd.Function):
-    """A loss whose gradients were computed before."""
+    """A loss whose gradients are computed already."""
 
     @staticmethod
     def forward(ctx: Any, loss: torch.Tensor, gradients: Sequence[torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-        """``loss`` as a function of ``inputs``, with one of ``gradients`` for each."""
+        """``loss`` as a function of ``inputs``; ``gradients`` has one for each."""
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, *errors: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Each gradient times the error of the loss."""
+        """Each gradient times the gradient of the loss."""
         needed = ctx.needs_input_grad[2:]
         of_inputs = (known * errors[0] if wanted else None for known, wanted in zip(ctx.gradients, needed, strict=True))
         return (None, None, *of_inputs)
@@ -163,25 +162,25 @@ class _Known(torch.autograd.Function):
 
 @dataclass
 class Adversary:
-    """Adversarial training (Miyato, Dai and Goodfellow 2017): each text is also read with its embedded tokens moved a
-    little, in the direction that raises its loss most.
+    """Adversarial training (Miyato, Dai and Goodfellow 2017): the network also trains on each text with its embedded
+    tokens perturbed in the direction that increases its loss most.
 
-    The move of a text has one length over all its tokens and features, so it does not depend on what other texts the
-    batch has (law 4). The paper normalises the embedding inside the network, so that the network cannot make moves
-    small by making vectors large. Here the length is counted in standard deviations of the embedding as it is in this
-    step, weighted by how often each word occurs, which does the same. Nothing of it is learned from: Adam would make
-    full steps of the tiny gradients that a normalisation has for words that the batch does not have.
+    The norm of a text's perturbation is taken over all its tokens and features, so it does not depend on other texts of
+    the batch (law 4). The paper normalises the embedding inside the network; otherwise the network could make
+    perturbations relatively small with large vectors. Here the norm is in units of the current standard deviation of
+    the embedding, weighted by word frequency, with the same effect. No gradient flows through it: a normalisation gives
+    tiny gradients to words outside the batch, which Adam would turn into full steps.
     """
 
     radius: float
-    """Length of a move, in standard deviations of the embedding."""
+    """Norm of a perturbation, in standard deviations of the embedding."""
     counts: torch.Tensor
     """``[vocabulary]``: how often each word occurs; on the device of the embedding."""
     scaler: torch.amp.GradScaler | None = None
     """The loss scaling of fp16; the trainer sets it."""
 
     def moved(self, embedded: Embedded, gradient: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """What the recurrent layers read of the moved texts; ``gradient`` is that of the loss at their vectors."""
+        """The perturbed vectors of the texts; ``gradient`` is the loss's gradient at their vectors."""
         shares = self.counts.to(embedding.dtype) / self.counts.sum()
         around = embedding.detach() - shares @ embedding.detach()
         deviation = (shares @ around.square()).mean().sqrt()
@@ -189,10 +188,10 @@ class Adversary:
 
 
 def of_length_one(vectors: torch.Tensor, index: PackedIndex | None) -> torch.Tensor:
-    """``vectors``, zero where there is no token, with all numbers of a row together of L2 norm 1. A row of zeros stays
-    one.
+    """``vectors``, zero in the padding, with the L2 norm of each row over tokens and features scaled to 1. A row of
+    zeros stays zero.
 
-    Each row is first divided by its largest number, so that no square is too small for its dtype.
+    Each row is first divided by its largest number, so that squares do not underflow.
     """
     grid = vectors
     if index is not None:
@@ -206,15 +205,15 @@ def of_length_one(vectors: torch.Tensor, index: PackedIndex | None) -> torch.Ten
 
 
 class Objective(nn.Module):
-    """The loss around a classifier: the module that is wrapped for mixed precision and DDP.
+    """The loss of a classifier: the module that is wrapped for mixed precision and DDP.
 
-    Evaluation calls ``classifier`` itself, in fp32 and without collectives.
+    Evaluation calls ``classifier`` directly, in fp32 and without collectives.
     """
 
     row_losses: torch.Tensor
-    """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
+    """``[rows]``: the losses of the latest batch, detached, to find the row behind a non-finite loss."""
     table_gradient: TableGradient | None = None
-    """What the latest batch does to the wide part; None without one."""
+    """Gradient of the wide part for the latest batch; None without a wide part."""
 
     def __init__(
         self,
@@ -227,13 +226,12 @@ class Objective(nn.Module):
         soft_weight: float = 1.0,
         adversary: Adversary | None = None,
     ) -> None:
-        """``classifier`` stays reachable as an attribute. ``optim`` says how labels are smoothed, for the network and
-        for the wide part; ``class_weights`` ``[classes]`` lies on the classifier's device.
+        """``optim``: label smoothing of network and wide part. ``class_weights`` ``[classes]``: on the classifier's
+        device.
 
-        ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
-        the recurrent layers compute in during training; see ``harness.ranks.precision.recurrent_dtype``.
-        ``soft_weight`` multiplies the loss of an unlabelled row with a soft label. The network also learns from texts
-        that the ``adversary`` moves.
+        ``seed``: seed of the run; dropout is a function of seed, step and row. ``recurrent_dtype``: dtype of the
+        recurrent layers in training; see ``harness.ranks.precision.recurrent_dtype``. ``soft_weight`` multiplies the
+        loss of an unlabelled row. With an ``adversary`` the network also trains on perturbed texts.
         """
         super().__init__()
         self.classifier = classifier
@@ -246,8 +244,8 @@ class Objective(nn.Module):
         self.adversary = adversary
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
-        """Sum over the batch's rows of each row's loss in optimizer ``step``; the caller divides by the rows of the
-        whole step: the labelled ones for a labelled batch, the unlabelled ones for another.
+        """Sum of the losses of the batch's rows in optimizer ``step``. The caller divides by the step's global number
+        of labelled rows, or of unlabelled rows for an unlabelled batch.
         """
         drops = self.training and self.classifier.drops
         masks = self.classifier.masks(self.seed, step, batch) if drops else None
@@ -265,21 +263,21 @@ class Objective(nn.Module):
     def learn_from_moved(
         self, adversary: Adversary, batch: Batch, masks: Masks | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of each row ``[rows]``, as it is and moved, and the sum of all as a loss to go back from.
+        """The loss of each row ``[rows]``, clean plus perturbed, and the sum over rows for the backward pass.
 
-        Each of the two passes goes forward and straight back, and only gradients are kept: both need the memory of one,
-        and the backward of the first gives the direction of the move too. DDP sees one backward pass, that of the sum.
-        The same masks are dropped in both.
+        Each of the two forward passes is followed by its backward pass, and only gradients are kept: both together need
+        the memory of one, and the first also gives the direction of the perturbation. DDP sees one backward pass, that
+        of the sum. Both use the same dropout masks.
         """
         classifier = self.classifier
         with torch.autocast(batch.ids.device.type, enabled=False):
             embedded, above = classifier.embed(batch, masks), classifier.above_embedding()
             factor = None
-            if adversary.scaler is not None:  # so that fp16 can hold the gradients
+            if adversary.scaler is not None:  # against underflow in fp16
                 factor = adversary.scaler.scale(torch.ones((), device=batch.ids.device)) / batch.num_rows
 
             def there_and_back(vectors: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-                """Losses ``[rows]`` and gradients where these vectors are read."""
+                """Losses ``[rows]`` and gradients at these vectors."""
                 vectors.requires_grad_()
                 read = replace(embedded, vectors=vectors)
                 logits = classifier.read_embedded(read, batch, masks, self.recurrent_dtype)
@@ -288,7 +286,7 @@ class Objective(nn.Module):
 
             clean, first = there_and_back(embedded.vectors.detach())
             again, second = there_and_back(adversary.moved(embedded, first[0], classifier.embedding.weight))
-            # Never in place: an LSTM hands out one tensor as the gradient of both of its biases.
+            # Not in place: an LSTM returns the same tensor as the gradient of both biases.
             gradients = torch._foreach_add(first, second)
             if factor is not None:
                 gradients = torch._foreach_div(gradients, factor)
@@ -296,19 +294,19 @@ class Objective(nn.Module):
             return losses, _Known.apply(losses.sum(), gradients, embedded.vectors, *above)
 
     def divisor(self, batch: StepBatch) -> int:
-        """Rows of the step over all processes: what the losses are divided by."""
+        """Divisor of the losses: rows of the step over all processes."""
         return batch.global_rows
 
     def losses(self, logits: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
-        """The loss of each row of a batch, ``[rows]``: by its labels, or by the soft labels of an unlabelled one."""
+        """The loss of each row of a batch, ``[rows]``: for its labels, or for soft labels if it is unlabelled."""
         losses = loss_per_row(logits, batch, smoothing, self.class_weights)
         return losses if batch.labelled else self.soft_weight * losses
 
     def errors_of(self, wide: WidePart, batch: Batch) -> TableGradient:
-        """What the wide part gets wrong of a batch, by the same loss, as if the network were not there.
+        """Gradient of the wide part for a batch, with the same loss but without the network's logits.
 
-        Two models that learned apart err apart, and their sum is better than one that learned both at once: a network
-        beside a linear model that knows the training rows by heart has nothing left to learn.
+        Two models trained separately make different errors, and their sum is better than a model trained jointly: once
+        the linear model fits the training rows, the network would have nothing left to learn.
         """
         with torch.autocast(batch.ids.device.type, enabled=False):
             bucket, value = wide.features(batch)

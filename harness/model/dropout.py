@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout as a pure function of (seed, step, source row, site, place): a hash of counters, no generator and no state.
+"""Dropout as a pure function of (seed, step, source row, site, place): a hash of counters, without generator or state.
 
-A text draws the same masks in whichever process, micro-batch, layout or device it is (law 4), and a run that resumes
-draws those of a run that was never interrupted. Each row's key is hashed on the host, where row numbers are; the device
-hashes on from there (splitmix64, Steele et al. 2014) with integers, which are the same everywhere.
+A text has the same masks in every process, micro-batch, layout and device (law 4), and a resumed run has the masks of
+an uninterrupted one. The host hashes a key for each row; the device continues the hash (splitmix64, Steele et al. 2014)
+in integers, with the same result on every device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from preprocessing.base.randomness import splitmix64, splitmix64_of
 WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
 """Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""
 SITE_BITS = 40
-"""A site has 2**40 places: more than a text has tokens or a layer features."""
+"""A site has 2**40 places: more than tokens of a text or features of a layer."""
 
 
 GAMMA, FIRST, SECOND = (
@@ -33,23 +33,23 @@ GAMMA, FIRST, SECOND = (
 
 @dataclass(frozen=True)
 class Masks:
-    """What is dropped from the rows of one micro-batch in one step."""
+    """Dropout masks for the rows of one micro-batch in one step."""
 
     keys: torch.Tensor
     """int64 ``[rows]``: a stream of random numbers for each row."""
     drawn: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    """Site -> which features stay, bool ``[rows, size]``: what ``together`` has hashed already."""
+    """Site -> which features stay, bool ``[rows, size]``, computed by ``together``."""
 
     @classmethod
     def of(cls, seed: int, step: int, rows: np.ndarray, device: torch.device) -> Masks:
-        """The masks of source ``rows`` int64 ``[rows]`` in optimizer ``step`` of a run; the host never waits."""
+        """The masks of source ``rows`` int64 ``[rows]`` in optimizer ``step`` of a run; no wait for the device."""
         run = np.uint64(splitmix64_of(splitmix64_of(seed) ^ step))
         return cls(send(torch.from_numpy(splitmix64(rows.astype(np.uint64) ^ run).view(np.int64)), device))
 
     def together(self, sizes: Mapping[int, int], chance: float) -> Masks:
-        """The same masks, with the features of several sites (site -> size) hashed in one go.
+        """The same masks, with the features of several sites (site -> size) computed in one hash.
 
-        A hash is a dozen small kernels, so on a GPU the number of hashes counts and not their size.
+        A hash is a dozen small kernels, so on a GPU its time depends on the number of hashes, not their size.
         """
         place = places(tuple(sizes.items()), self.keys.device)
         keep = kept(self.keys[:, None], 0, place, chance).split(list(sizes.values()), dim=1)
@@ -60,12 +60,12 @@ class Masks:
         keep = self.drawn.get(site)
         if keep is None:
             keep = kept(self.keys[:, None], site, torch.arange(size, device=self.keys.device), chance)
-        return keep.view(torch.uint8).to(dtype).div_(1.0 - chance)  # a CPU converts bytes in vectors, Booleans singly
+        return keep.view(torch.uint8).to(dtype).div_(1.0 - chance)  # vectorised on a CPU, unlike for Booleans
 
     def tokens(self, rows: torch.Tensor | None, time: torch.Tensor, chance: float) -> torch.Tensor:
-        """Bool: which tokens stay, at places ``time`` of their texts.
+        """Bool: which tokens stay; ``time`` are their positions in their texts.
 
-        ``[rows, time]``, or with ``rows`` int64 ``[tokens]`` and ``time`` ``[tokens]`` one for each token.
+        ``[rows, time]``, or ``[tokens]`` for ``rows`` int64 ``[tokens]`` and ``time`` ``[tokens]``.
         """
         keys = self.keys[:, None] if rows is None else self.keys[rows]
         return kept(keys, WORDS, time, chance)
@@ -74,8 +74,8 @@ class Masks:
 def drop(
     vectors: torch.Tensor, masks: Masks | None, site: int, chance: float, rows: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """``vectors`` ``[…, rows, features]`` with some features of each row dropped, or ``[tokens, features]`` with
-    ``rows`` int64 ``[tokens]``; as they are without ``masks``, or a ``chance``.
+    """Dropout of features, per row: ``vectors`` are ``[…, rows, features]``, or ``[tokens, features]`` with ``rows``
+    int64 ``[tokens]``. Unchanged without ``masks`` or if ``chance`` is 0.
     """
     if masks is None or not chance:
         return vectors
@@ -85,13 +85,13 @@ def drop(
 
 @lru_cache(maxsize=16)
 def places(sizes: tuple[tuple[int, int], ...], device: torch.device) -> torch.Tensor:
-    """int64 ``[features of all sites]``: each feature's place, counted from the start of site 0; copied once."""
+    """int64 ``[features of all sites]``: place of each feature, counted from the start of site 0; cached."""
     return send(torch.cat([torch.arange(size) + (site << SITE_BITS) for site, size in sizes]), device)
 
 
 def kept(keys: torch.Tensor, site: int, place: torch.Tensor, chance: float) -> torch.Tensor:
-    """Bool: whether splitmix64's number at ``place`` of a site, in the streams ``keys``, is above the lowest share
-    ``chance`` of all int64.
+    """Bool: whether the number of splitmix64 at ``place`` of a site, in the streams ``keys``, is above the lowest
+    fraction ``chance`` of the int64 range.
     """
     bits = keys + (place + ((site << SITE_BITS) + 1)) * GAMMA  # int64 arithmetic wraps around like uint64
     if bits.is_cpu:
@@ -102,9 +102,9 @@ def kept(keys: torch.Tensor, site: int, place: torch.Tensor, chance: float) -> t
 
 
 def finalized(bits: torch.Tensor) -> torch.Tensor:
-    """``randomness.finalized`` on any device, which takes a CPU three times as long; int64 with the bits of a uint64.
+    """``randomness.finalized`` in torch, on any device; int64 with the bits of a uint64. On a CPU three times slower.
 
-    An arithmetic shift is made a logical one by clearing the copied sign.
+    Clearing the copied sign bits turns an arithmetic shift into a logical one.
     """
     for shift, factor in ((30, FIRST), (27, SECOND), (31, 1)):
         bits = bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))

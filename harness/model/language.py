@@ -1,33 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The language model that a classifier may start from: its embedding and first recurrent layer, each direction of which
-predicts the next token that it will read.
+"""The language model for pretraining: embedding and first recurrent layer of a classifier. Each direction of the layer
+predicts its next token.
 
-A backward direction reads a text from its end, so its next token is the one before; both directions of one layer are
-two language models that cost no more than a classifier's layer. Layers above it see both directions, and so what they
-would have to predict: they are left out. A token's output vector is its embedding, compared with a projection of the
+The backward direction reads a text from its end, so its next token is the previous one. The two directions of a layer
+are two language models at the cost of one classifier layer. There are no layers above: they would see the tokens to
+predict through the other direction. The output vector of a token is its embedding, compared with a projection of the
 state (Press and Wolf, 2017; Inan et al., 2017), plus a bias per token.
 
-Embedding and recurrent layer have the names that they have in a ``Classifier``; all else begins with
+Embedding and recurrent layer have the same names as in a ``Classifier``; all other names begin with
 ``language_model``.
 
-Which tokens a state predicts is a matter of ``Targets``. With a window of one, each state predicts the next token: a
-language model in the usual sense. With a longer one it predicts any of the tokens ahead, in no order, so that it has to
-keep what the text is about rather than its grammar (region embeddings: Johnson and Zhang, 2016). In training each right
-token is told from candidates that all rows of a step share (law 4).
+``Targets`` defines which tokens a state predicts. With a window of one, it is the next token: a usual language model.
+With a longer window, a state predicts the tokens ahead in any order, so it represents the topic of the text rather than
+its grammar (region embeddings: Johnson and Zhang, 2016). In training, a softmax compares the right token with
+candidates that all rows of a step share (law 4; sampled softmax: Jean et al., 2015). Evaluation uses the exact softmax.
 
-The softmax over a vocabulary, exact or against candidates (Jean et al., 2015), and which candidates a step has.
-
-The logits of all predictions never exist at once. A piece of them is computed, turned into losses and gradients, and
-forgotten; what stays is as large as the predictions' vectors plus the candidates'. So memory does not grow with the
-vocabulary times the tokens of a step, nor with the candidates times them.
+Logits are computed in pieces, turned into losses and gradients, and discarded; only tensors of the size of the
+predictions' and the candidates' vectors are kept. So memory grows neither with vocabulary times tokens of a step nor
+with candidates times tokens.
 
 Candidates are a pure function of (seed, step). Token ids are sorted by count, so a log-uniform distribution over them
 (Zipf's law) draws tokens about as often as they occur: ``P(k) = log((k + 2) / (k + 1)) / log(n + 1)`` for the k-th of
 ``n`` tokens. Tokens are drawn until enough distinct ones are found, as TensorFlow's ``log_uniform_candidate_sampler``
-does with ``unique=True``; a token that was tried ``t`` times is then a candidate with probability ``1 - (1 - P) ** t``,
-its expected count. The correction by expected counts makes the loss right for any order of ids. ``<pad>`` is never
-drawn. Probabilities are whole multiples of ``2 ** -40``, so that machines whose logarithms differ in the last bit still
-draw the same tokens.
+does with ``unique=True``. After ``t`` draws a token is a candidate with probability ``1 - (1 - P) ** t``, its expected
+count. The correction by expected counts makes the loss right for any order of ids. ``<pad>`` is never drawn.
+Probabilities are multiples of ``2 ** -40``, so that machines draw the same tokens even if their logarithms differ in
+the last bit.
 """
 
 from __future__ import annotations
@@ -51,37 +49,35 @@ from preprocessing.base.randomness import permutation, words
 from preprocessing.text.vocabulary import PAD, UNK
 
 FIRST = PAD + 1
-"""The first id that is ever predicted: that of ``<unk>``."""
+"""The first id that can be predicted: ``<unk>``."""
 BITS = 40
 CANDIDATES_STREAM, TARGETS_STREAM = 3, 4
-"""Keep these random numbers apart from each other and from those of the order of rows, which have 0 to 2 in this place
-of the key."""
+"""Separate random streams; the order of rows uses 0 to 2 in this position of the key."""
 DRAWS = 4
-"""Tokens drawn at once for each candidate; more if too few of them are distinct."""
+"""Tokens drawn per candidate; doubled if too few are distinct."""
 CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
-"""Logits that exist at once: what a core's cache holds, or enough to keep a GPU busy."""
+"""Logits computed at once: they fit into a core's cache, or keep a GPU busy."""
 PREDICTIONS = 512
-"""Predictions whose exact logits are computed together; beside them stand as many tokens as the device holds logits
-for."""
+"""Predictions per block of exact logits; the number of logits at once gives the tokens per block."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is predicted."""
+    """Which tokens are predicted, and their weights."""
 
     window: int = 1
-    """Tokens ahead of a state of which it predicts some."""
+    """A state predicts tokens at distances from 1 to this."""
     distances: int = 1
-    """How many of the distances from 1 to ``window`` are learned in a step."""
+    """Number of these distances used in a training step."""
     weights: torch.Tensor | None = None
-    """float64 ``[vocabulary]``: what the prediction of a token counts, on average 1; None: all count alike."""
+    """float64 ``[vocabulary]``: weight of each token's loss, on average 1; None: equal weights."""
 
     @classmethod
     def of(cls, config: LanguageModelConfig, counts: np.ndarray, device: torch.device) -> Targets:
-        """As a configuration says; ``counts`` int64 ``[vocabulary]`` are how often each token occurs.
+        """The targets of a configuration; ``counts`` int64 ``[vocabulary]``: occurrences of each token.
 
-        With ``frequent`` t a token with a share f of all counts min(1, √(t / f) + t / f), as word2vec keeps tokens,
-        divided by the mean over a text. Each token counts one occurrence more than it has.
+        With ``frequent`` t, the weight of a token with frequency f is min(1, √(t / f) + t / f), as in word2vec's
+        subsampling, divided by the mean weight of a text. Frequencies are smoothed by one occurrence per token.
         """
         weights = None
         if config.frequent is not None:
@@ -92,7 +88,7 @@ class Targets:
         return cls(config.window, config.distances, weights)
 
     def drawn(self, seed: int, step: int) -> tuple[int, ...]:
-        """The distances of optimizer ``step``, the same on every process."""
+        """The distances used in optimizer ``step``, the same on every process."""
         return tuple((permutation(self.window, seed, step, TARGETS_STREAM)[: self.distances] + 1).tolist())
 
     @property
@@ -101,45 +97,46 @@ class Targets:
         return tuple(range(1, self.window + 1))
 
     def counts(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """What the predictions of ``ids`` count, in their shape."""
+        """The loss weights of ``ids``, in their shape."""
         return torch.ones_like(ids, dtype=dtype) if self.weights is None else self.weights.to(dtype)[ids]
 
 
 def shares_of(counts: np.ndarray) -> np.ndarray:
-    """The share of each token, which counts one occurrence more than it has, float64 ``[vocabulary]``."""
+    """float64 ``[vocabulary]``: frequency of each token, smoothed by one occurrence per token."""
     shares: np.ndarray = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
     return shares
 
 
 NEXT_TOKEN = Targets()
-"""A language model in the usual sense."""
+"""The targets of a usual language model."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A batch as the recurrent layer read it: its positions are time-major, with padding or without."""
+    """Inputs and outputs of the recurrent layer for a batch; positions are time-major, with or without padding."""
 
     ids: torch.Tensor
     """``[positions]``."""
     vectors: torch.Tensor
-    """``[positions, embedding_dim]``: the tokens' own, before anything was dropped."""
+    """``[positions, embedding_dim]``: vectors of the tokens, before dropout."""
     candidates: torch.Tensor
     """``[candidates, embedding_dim]``."""
     states: list[torch.Tensor]
-    """``[positions, hidden]`` of each direction: what the recurrent layer gave, in its own order."""
+    """``[positions, hidden]`` of each direction: outputs of the recurrent layer, in its order."""
     lengths: torch.Tensor
     """int64 ``[rows]`` on the CPU."""
     index: PackedIndex
     places: tuple[torch.Tensor, torch.Tensor]
-    """int64 ``[tokens]``: the position of each token, and that of its state in the backward direction, where each row
-    of a padded batch is reversed within its own length."""
+    """int64 ``[tokens]``: the position of each token, and of its state in the backward direction; there each row of a
+    padded batch is reversed within its own length."""
 
     def pairs(self, distance: int) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """All pairs of tokens at one distance in their text, each of which predicts the other in one of the directions:
-        their rows int64 ``[pairs]``; and for each direction the states that predict and the positions of the tokens
-        that are predicted, int64 ``[pairs]`` both. The pairs come time by time, and within a time step row by row.
+        """All pairs of tokens at ``distance`` in a text. Each token predicts the other one in one of the directions.
+
+        Returns the rows int64 ``[pairs]``; and for each direction the positions of the predicting states and of the
+        predicted tokens, int64 ``[pairs]`` both. Pairs are sorted by time, then by row.
         """
-        first = int(self.lengths.clamp(max=distance).sum())  # tokens that have none so far before them
+        first = int(self.lengths.clamp(max=distance).sum())  # tokens without another one so far before them
         row = self.index.row[first:]
         before = self.index.starts[self.index.time[first:] - distance] + row
         place, mirrored = self.places
@@ -148,7 +145,7 @@ class Reading:
 
     def tokens_ahead(self, targets: Targets) -> list[torch.Tensor]:
         """int64 ``[positions, window]`` for each direction: the ids that the state at each position predicts, by
-        distance; ``PAD`` where the text is over.
+        distance; ``PAD`` beyond the end of the text.
         """
         found = [self.ids.new_full((len(self.ids), targets.window), PAD, dtype=torch.int64) for _ in self.states]
         for distance in targets.all:
@@ -158,10 +155,10 @@ class Reading:
 
 
 class OutputLayer(nn.Module):
-    """What the language model has beside the layers that it shares with a classifier."""
+    """The layers that a language model does not share with a classifier."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
-        """A projection for each direction, and one bias for each token."""
+        """A projection per direction and a bias per token."""
         super().__init__()
         directions = 2 if config.bidirectional else 1
         self.projection = nn.ModuleList(
@@ -174,23 +171,23 @@ class LanguageModel(Network):
     """One recurrent layer whose directions each predict the next token."""
 
     wide = None
-    """A classifier's linear part; a language model has none."""
+    """The linear part of a classifier; a language model has none."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
-        """Weights are drawn from torch's global generator: seed it first. Of ``config``, layers above the first,
-        pooling and wide part are left out.
+        """Weights are drawn from torch's global generator: seed it first. Ignores pooling, wide part and layers above
+        the first in ``config``.
         """
         super().__init__(config, vocabulary_size, num_layers=1)
         self.language_model = OutputLayer(config, vocabulary_size)
 
     @property
     def num_directions(self) -> int:
-        """How many tokens are predicted for each token but the first or last of a text."""
+        """Number of predictions per token, except the first or last of a text."""
         return len(self.language_model.projection)
 
     @torch.no_grad()
     def start_bias(self, counts: np.ndarray) -> None:
-        """Begin with the frequencies of tokens, int64 ``[vocabulary]``, so that training need not learn them first."""
+        """Set the bias to log frequencies, from ``counts`` int64 ``[vocabulary]``: training need not learn them."""
         self.language_model.bias.copy_(torch.from_numpy(np.log(shares_of(counts))))
 
     def read(
@@ -200,8 +197,8 @@ class LanguageModel(Network):
         masks: Masks | None = None,
         dtype: torch.dtype | None = None,
     ) -> Reading:
-        """Run the recurrent layer over a batch. ``candidates`` int64 are looked up along the way, in one go with all
-        tokens of the batch: the gradient of a lookup is as large as the vocabulary, whatever was looked up.
+        """Run the recurrent layer over a batch. Embeddings of ``candidates`` int64 and of the batch are looked up
+        together: each lookup needs a gradient as large as the vocabulary.
         """
         lengths, rows, sizes = batch.device_lengths, batch.num_rows, batch.batch_sizes
         index = PackedIndex.of(batch.lengths, lengths)
@@ -227,17 +224,17 @@ class LanguageModel(Network):
         return Reading(ids, vectors, candidate_vectors, states, batch.lengths, index, places)
 
     def projected(self, number: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """What direction ``number`` compares with tokens' vectors: ``[N, embedding_dim]`` of ``states``
-        ``[N, hidden]``. The product is computed in ``dtype``.
+        """Projection of ``states`` ``[N, hidden]`` of direction ``number``, to compare with token vectors:
+        ``[N, embedding_dim]``. Computed in ``dtype``.
         """
         weight = self.language_model.projection[number].weight
         assert isinstance(weight, torch.Tensor)
         return functional.linear(states.to(dtype), weight.to(dtype)).to(weight.dtype)
 
     def row_log_losses(self, batch: Batch, targets: Targets = NEXT_TOKEN) -> tuple[torch.Tensor, torch.Tensor]:
-        """float64 ``[rows, directions]`` each: what each row's predictions cost in nats, and what they count, summed.
+        """float64 ``[rows, directions]`` each: sum of the weighted losses of a row in nats, and sum of their weights.
 
-        They are all that ``targets`` means, by an exact softmax over all tokens (``full_softmax``).
+        Covers all distances of ``targets``, with an exact softmax over all tokens (``log_losses``).
         """
         with torch.autocast(batch.ids.device.type, enabled=False):
             reading = self.read(batch)
@@ -258,14 +255,14 @@ class LanguageModel(Network):
 
 
 class LanguageObjective(nn.Module):
-    """The loss around a language model: the module that is wrapped for mixed precision and DDP."""
+    """The loss of a language model: the module that is wrapped for mixed precision and DDP."""
 
     row_losses: torch.Tensor
-    """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
+    """``[rows]``: the losses of the latest batch, detached, to find the row behind a non-finite loss."""
     table_gradient = None
-    """What a batch does to a wide part, which there is none of."""
+    """There is no wide part."""
     adversary = None
-    """What moves texts against their labels, which there are none of."""
+    """There is no adversarial training."""
 
     def __init__(
         self,
@@ -276,29 +273,28 @@ class LanguageObjective(nn.Module):
         recurrent_dtype: torch.dtype | None = None,
         targets: Targets = NEXT_TOKEN,
     ) -> None:
-        """``candidates``: how many tokens each right one is told from. ``seed`` is that of the run: with the step it
-        decides which, and how far ahead the ``targets`` are, and with step and row what is dropped.
-        ``recurrent_dtype``: what the recurrent layer computes in.
+        """``candidates``: number of candidates in a step. ``seed``: seed of the run; candidates and distances are a
+        function of seed and step, dropout of seed, step and row. ``recurrent_dtype``: dtype of the recurrent layer.
         """
         super().__init__()
         self.classifier = model
-        """The network that is trained, by the name that it has in every objective."""
+        """The trained network; all objectives use this name."""
         self.seed = seed
         self.targets = targets
         self.recurrent_dtype = recurrent_dtype
         own = model.embedding.weight.dtype
-        # fp16 has no numbers for the chance of a rare token.
+        # The probability of a rare token underflows in fp16.
         self.output_dtype = torch.bfloat16 if recurrent_dtype == torch.bfloat16 else own
         self.sampler = LogUniformSampler(len(model.embedding.weight), candidates)
         self.log_missed: torch.Tensor
         self.register_buffer("log_missed", torch.from_numpy(self.sampler.log_missed).to(own), persistent=False)
 
     def divisor(self, batch: StepBatch) -> int:
-        """Next tokens of the step over all processes: what losses are divided by, however far ahead is predicted."""
+        """Divisor of the losses: next-token predictions of the step over all processes, for any ``Targets``."""
         return max(1, self.classifier.num_directions * (batch.global_tokens - batch.global_rows))
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
-        """Sum over the batch of each prediction's loss in optimizer ``step``; the caller divides by ``divisor``."""
+        """Sum of the losses of a batch's predictions in optimizer ``step``; the caller divides by ``divisor``."""
         model, device = self.classifier, batch.ids.device
         masks = model.masks(self.seed, step, batch) if self.training and model.drops else None
         drawn, tries = self.sampler.draw(self.seed, step)
@@ -313,7 +309,7 @@ class LanguageObjective(nn.Module):
     def losses(
         self, reading: Reading, distance: int, candidates: torch.Tensor, tries: int, masks: Masks | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum of the losses of pairs of tokens, and of those of each row ``[rows]``, without a gradient."""
+        """The sum of the losses of pairs at ``distance``, and the sum for each row ``[rows]``, without gradient."""
         model, dropout, hidden = self.classifier, self.classifier.config.dropout, self.classifier.recurrent.hidden_size
         bias, number_of = model.language_model.bias, len(candidates)
         place = candidates.new_full((len(bias),), number_of)
@@ -346,7 +342,7 @@ class LanguageObjective(nn.Module):
         return torch.stack(totals).sum(), rows
 
     def log_expected(self, ids: torch.Tensor, tries: int) -> torch.Tensor:
-        """The logarithm of how often tokens are expected among the candidates, ``[ids]``; 0 where all are."""
+        """Logarithm of the expected count of ``ids`` among the candidates, ``[ids]``; 0 for an exact softmax."""
         missed = self.log_missed[ids]
         return torch.zeros_like(missed) if self.sampler.everything else (-torch.expm1(missed * tries)).log()
 
@@ -355,24 +351,24 @@ class LogUniformSampler:
     """Draws candidates among the tokens of a vocabulary."""
 
     def __init__(self, vocabulary_size: int, candidates: int) -> None:
-        """With ``candidates`` for half of all tokens or more, all of them are candidates: an exact softmax."""
+        """If ``candidates`` is at least half of all tokens, all tokens are candidates: an exact softmax."""
         tokens = vocabulary_size - FIRST
         self.everything = 2 * candidates >= tokens
         self.candidates = tokens if self.everything else candidates
         borders = np.log(np.arange(1, tokens + 1, dtype=np.float64) + 1) / np.log(tokens + 1.0)
         self.borders = np.rint(borders * (1 << BITS)).astype(np.uint64)
-        """uint64 ``[tokens]``: token ``k`` is drawn by numbers from ``borders[k - 1]`` (0 for the first) to below
-        ``borders[k]``."""
+        """uint64 ``[tokens]``: numbers from ``borders[k - 1]`` (0 for the first) to below ``borders[k]`` draw token
+        ``k``."""
 
     @property
     def log_missed(self) -> np.ndarray:
-        """float64 ``[vocabulary]``: the logarithm of the probability that one draw is another token."""
+        """float64 ``[vocabulary]``: logarithm of the probability that one draw gives another token."""
         shares = np.diff(self.borders.astype(np.float64), prepend=0.0) / (1 << BITS)
         return np.concatenate((np.zeros(FIRST), np.log1p(-shares)))
 
     def draw(self, seed: int, step: int) -> tuple[np.ndarray, int]:
-        """The candidates of optimizer ``step`` of a run, int64 ``[candidates]``, distinct, in the order in which they
-        were drawn; and how often a token was drawn until all were found (0: nothing was, every token is a candidate).
+        """The distinct candidates of optimizer ``step`` of a run, int64 ``[candidates]``, in drawing order; and the
+        number of draws until all were found (0 if every token is a candidate).
         """
         if self.everything:
             return np.arange(FIRST, FIRST + self.candidates, dtype=np.int64), 0
@@ -380,7 +376,7 @@ class LogUniformSampler:
         while True:
             numbers = words(seed, step, CANDIDATES_STREAM, count=count) >> np.uint64(
                 64 - BITS
-            )  # of a longer draw, the same first
+            )  # a longer draw begins with the same numbers
             tokens = np.searchsorted(self.borders, numbers, side="right")
             places = np.sort(np.unique(tokens, return_index=True)[1])
             if len(places) >= self.candidates:
@@ -390,17 +386,17 @@ class LogUniformSampler:
 
 
 def pieces(total: int, size: int) -> Iterator[slice]:
-    """``total`` places, so many at once."""
+    """Slices of ``size`` over ``total`` elements."""
     return (slice(start, start + size) for start in range(0, total, size))
 
 
 def elements_at_once(device: torch.device) -> int:
-    """How many logits exist at once on a device."""
+    """Maximum number of logits at once on a device."""
     return CPU_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS
 
 
 class SampledSoftmax(torch.autograd.Function):
-    """Losses and, in the same pass, their gradients; ``backward`` only multiplies."""
+    """Losses with their gradients, computed in one pass; ``backward`` only scales them."""
 
     @staticmethod
     def forward(
@@ -414,17 +410,17 @@ class SampledSoftmax(torch.autograd.Function):
         dtype: torch.dtype,
         counts: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum of the losses of all predictions, and each loss ``[predictions]``, without a gradient.
+        """The sum of the losses of all predictions, and each loss ``[predictions]``, without gradient.
 
-        ``projected`` ``[predictions, features]`` is told from each token by a product with its vector, plus a bias from
-        which the logarithm of the token's expected count is subtracted already: ``vectors``
-        ``[predictions, features]`` and ``bias`` ``[predictions]`` are those of the right tokens, the other two those of
-        the candidates. ``hits`` int64 ``[predictions]`` is the place of the right token among the candidates, where it
-        does not count a second time; the number of candidates where it is not there. Products are computed in
-        ``dtype``, all else in the dtype of ``projected``. ``counts`` ``[predictions]`` multiplies each loss; None: 1.
+        A logit is the product of ``projected`` ``[predictions, features]`` with a token's vector, plus a bias that is
+        reduced by the logarithm of the token's expected count already. ``vectors`` ``[predictions, features]`` and
+        ``bias`` ``[predictions]`` belong to the right tokens, ``candidate_vectors`` and ``candidate_bias`` to the
+        candidates. ``hits`` int64 ``[predictions]``: index of the right token among the candidates, where it is masked;
+        the number of candidates if it is not one. Products are computed in ``dtype``, all else in the dtype of
+        ``projected``. ``counts`` ``[predictions]``: weight of each loss; None: 1.
         """
         candidates = len(candidate_vectors)
-        # One more column: where no candidate is the right token, it takes the hit, and then it takes the right token.
+        # The extra last column takes the mask if no candidate is the right token; then it holds the right token.
         rows = functional.pad(candidate_vectors, (0, 0, 0, 1))
         offsets = functional.pad(candidate_bias, (0, 1))
         given, turned = projected.to(dtype), rows.to(dtype)
@@ -460,7 +456,7 @@ class SampledSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The gradients of ``forward`` times that of the sum."""
+        """The gradients of ``forward`` times the gradient of the sum."""
         gradient, projected, right_gradient, rows_gradient, offsets_gradient = ctx.saved_tensors
         scale = gradients[0]
         right = right_gradient * scale
@@ -471,10 +467,10 @@ class SampledSoftmax(torch.autograd.Function):
 def log_losses(
     projected: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor, wanted: torch.Tensor
 ) -> torch.Tensor:
-    """Nats ``[N, targets]`` that each of the tokens ``wanted`` ``[N, targets]`` costs.
+    """Loss in nats ``[N, targets]`` of each of the tokens ``wanted`` ``[N, targets]``, by an exact softmax.
 
-    Its logit is the product of ``projected`` ``[N, features]`` with its row of ``vectors`` ``[vocabulary, features]``,
-    plus its ``bias``. The sum of e to all logits is computed by blocks that fit into a cache.
+    A token's logit is the product of ``projected`` ``[N, features]`` with its row of ``vectors``
+    ``[vocabulary, features]``, plus its ``bias``. The log-sum-exp is computed in blocks that fit into a cache.
     """
     right = torch.stack([(projected * vectors[tokens]).sum(1) for tokens in wanted.t()], 1) + bias[wanted]
     total = projected.new_full((len(projected),), -math.inf)

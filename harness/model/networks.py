@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network of each task, and the weights of a bundle as tensors, held against the network before they are read."""
+"""The network of each task; reading the weights of a bundle, checked against the network's shapes first."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from preprocessing.dataset.shards import Manifest
 AnyNetwork = Classifier | LanguageModel
 AnyObjective = Objective | LanguageObjective
 CODES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.int32: "I32"}
-"""What a safetensors file calls the dtypes of weights and of an optimizer's numbers."""
+"""Names of dtypes in safetensors files."""
 RESTORE = "restore the bundle, or train again"
 
 
 def build_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
-    """The network that a configuration describes, for a dataset; weights are drawn from torch's global generator."""
+    """The network of a configuration for a dataset; weights are drawn from torch's global generator."""
     if config.task == LANGUAGE_MODEL:
         return LanguageModel(config.model, manifest.vocabulary_size)
     return Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
 
 
 def task_of(network: AnyNetwork) -> Task:
-    """What a network has learned."""
+    """The task of a network."""
     return LANGUAGE_MODEL if isinstance(network, LanguageModel) else CLASSIFIER
 
 
 def predictions_of(network: AnyNetwork) -> int:
-    """How many tokens a network predicts for each token but one of a text; 0 for a classifier."""
+    """Predictions per token, for all tokens of a text but one; 0 for a classifier."""
     return network.num_directions if isinstance(network, LanguageModel) else 0
 
 
 def answers_of(network: AnyNetwork) -> int:
-    """How many answers there are among which a prediction is made: labels, or tokens."""
+    """Number of possible predictions: labels, or tokens."""
     return network.embedding.num_embeddings if isinstance(network, LanguageModel) else network.num_classes
 
 
 def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Dtype and shape of each tensor, as files have them."""
+    """Dtype and shape of each tensor, with the names of safetensors files."""
     return {name: (CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
 def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """All weights of a bundle whose network has this ``config``, finite, with the names and shapes of that network.
+    """Read all weights of a bundle; checks that they are finite and have the names and shapes of ``config``'s network.
 
-    The shapes are compared with the file's header first, so an index that asks for a million features takes no memory.
-    Raises ``DataError`` for a damaged file, or one that is not of the network that the index describes.
+    The file's header is checked first, so a wrong index with huge sizes allocates no memory. Raises ``DataError`` if
+    the file is damaged or belongs to another network than the index describes.
     """
     path = weights_path(directory, info)
     what = f"{path}: not the weights of the model in {INDEX}"
@@ -78,13 +78,13 @@ def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict
 
 
 def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], where: object) -> None:
-    """Give a network the weights of a file. Raises ``DataError`` that names ``where`` if they are of another one."""
+    """Load weights into a network. Raises ``DataError`` that names ``where`` if they belong to another one."""
     check_tensors(shapes_of(weights), shapes_of(network.state_dict()), f"{where}: not the weights of this model")
     network.load_state_dict(dict(weights))
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Raise ``DataError`` that names the first tensor with a number that is none, or infinite."""
+    """Raise ``DataError`` that names the first tensor with a NaN or infinite number."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
             raise DataError(f"{path}: {name} holds numbers that are not finite: damaged, or of a training that failed")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the outputs of the recurrent layers to one vector a text: the maximum or mean over its real tokens, or both.
+"""From the outputs of the recurrent layers to one vector per text: the maximum or mean over its real tokens, or both.
 
-Rows of a batch have much the same length. Up to the end of the shortest one every row has a token at every time step,
-and outputs ``[time, rows, features]`` need no mask there; only the steps after it, the tail, are masked. Packed outputs
-are padded first, which costs little beside the recurrence. Everything is a gather or a sum along one axis, never an
-atomic addition, so the same batch gives the same bits on CUDA too.
+Rows of a batch have similar lengths. Up to the length of the shortest row, outputs ``[time, rows, features]`` need no
+mask; only the later steps, the tail, are masked. Packed outputs are padded first, which is cheap compared with the
+recurrence. All operations are gathers or sums along one axis, never atomic additions, so results are deterministic on
+CUDA too.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from harness.model.recurrent import PackedIndex, in_order, reversal_index
 
 
 class Pooling(nn.Module, ABC):
-    """From the outputs of the recurrent layers to one vector a text. What it learns, if anything, are its parameters.
+    """From the outputs of the recurrent layers to one vector per text.
 
-    ``lengths`` is int64 ``[rows]`` on the CPU, ``device_lengths`` the same where the outputs are. Each row's vector may
-    depend on that row's real tokens alone, or updates depend on how a batch is split (law 4).
+    ``lengths`` is int64 ``[rows]`` on the CPU, ``device_lengths`` the same on the device of the outputs. A row's vector
+    must depend on that row's real tokens alone, or else updates depend on how a batch is split (law 4).
     """
 
     def __init__(self, output_size: int) -> None:
@@ -32,34 +32,34 @@ class Pooling(nn.Module, ABC):
 
     @abstractmethod
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        """``[rows, vectors * output_size]`` of a tensor ``[time, rows, hidden]`` for each direction, or one for both.
+        """Pool a tensor ``[time, rows, hidden]`` per direction, or one for both: ``[rows, vectors * output_size]``.
 
-        In the second one, the backward direction, each row is reversed within its own length; where one tensor holds
-        both, all is in the order of the text.
+        In the second tensor, the backward direction, each row is reversed within its own length. A single tensor for
+        both directions is in text order.
         """
 
     def packed(
         self, outputs: torch.Tensor, state: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor
     ) -> torch.Tensor:
-        """The same of packed ``outputs`` ``[tokens, output_size]``, rows longest first, and the final states
-        ``[rows, output_size]``; unless a pooling knows better, the outputs are padded.
+        """The same for packed ``outputs`` ``[tokens, output_size]``, rows longest first, and the final ``state``
+        ``[rows, output_size]``. By default, pads the outputs and calls ``padded``.
         """
         index = PackedIndex.of(lengths, device_lengths)
         return self.padded([index.padded(outputs, device_lengths)], lengths, device_lengths)
 
 
 class DensePooling(Pooling):
-    """A pooling as one function of dense outputs, which serves both layouts; a packed batch is padded for it."""
+    """A pooling that is one function of padded outputs; packed batches are padded first."""
 
     @abstractmethod
     def dense(self, outputs: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """``[rows, vectors * output_size]`` of ``outputs`` ``[time, rows, output_size]``, in at least fp32 and in the
-        order of the text, where ``real``, bool ``[time, rows, 1]``, says which hold a token; the others are any finite
-        numbers.
+        """Pool ``outputs`` ``[time, rows, output_size]``, in at least fp32 and in text order:
+        ``[rows, vectors * output_size]``. ``real``, bool ``[time, rows, 1]``, marks tokens; other outputs are arbitrary
+        finite numbers.
         """
 
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        """Turn the backward direction round, and lay both side by side."""
+        """Bring the backward direction into text order, and concatenate both."""
         reversal = reversal_index(device_lengths, len(outputs[0])) if len(outputs) > 1 else None
         whole = in_order(outputs, reversal)
         time = torch.arange(len(whole), device=whole.device)
@@ -70,7 +70,7 @@ class Last(Pooling):
     """The final state of each direction."""
 
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        """The backward direction is reversed, so its final state too is its output at the row's last token."""
+        """Take each direction's output at ``length - 1``; the backward direction is reversed, so it is its last too."""
         last = (device_lengths - 1)[None, :, None]
         parts = [direction.gather(0, last.expand(1, -1, direction.shape[2]))[0] for direction in outputs]
         return torch.cat(parts, dim=1)
@@ -78,7 +78,7 @@ class Last(Pooling):
     def packed(
         self, outputs: torch.Tensor, state: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor
     ) -> torch.Tensor:
-        """It is there already."""
+        """The final state is given."""
         return state
 
 
@@ -88,7 +88,7 @@ class Maximum(Pooling):
     maximum, mean = True, False
 
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        """Each direction as it is: the order of a text's tokens does not matter."""
+        """Pool each direction as it is: the order of tokens does not matter."""
         time = torch.arange(int(lengths.min()), len(outputs[0]), device=outputs[0].device)
         padding = (time[:, None] >= device_lengths)[:, :, None]
         pooled = [_Pool.apply(each, padding, self.maximum, self.mean) for each in outputs]
@@ -97,13 +97,13 @@ class Maximum(Pooling):
 
 
 class Mean(Maximum):
-    """The mean likewise."""
+    """The mean of each feature over a text's real tokens."""
 
     maximum, mean = False, True
 
 
 class MaximumAndMean(Maximum):
-    """Both, one after the other."""
+    """Maximum and mean, concatenated."""
 
     maximum, mean = True, True
 
@@ -111,24 +111,23 @@ class MaximumAndMean(Maximum):
 class _Pool(torch.autograd.Function):
     """Maximum and sum over the real tokens of each row of padded outputs, and their gradients in one pass.
 
-    Tokens that share the maximum share its gradient evenly, as in ``torch.amax``. Masks are numbers in the dtype of the
-    outputs: a CPU computes with those in vectors, with Booleans one by one, and multiplies by a factor in a fifth of
-    the time that ``masked_fill`` takes. What stands in a row's padding is finite, or the row itself is lost, so a
-    factor of 0 removes it.
+    Tokens with the same maximum share its gradient evenly, as in ``torch.amax``. Masks have the dtype of the outputs:
+    on a CPU, multiplication by such a mask is vectorised and takes a fifth of the time of ``masked_fill``. Outputs in a
+    row's padding are finite unless the row's real outputs are not, so multiplying by 0 removes them.
     """
 
     @staticmethod
     def forward(
         ctx: Any, outputs: torch.Tensor, padding: torch.Tensor, want_max: bool, want_sum: bool
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """``[rows, features]`` each; None for what is not wanted. ``padding`` ``[tail, rows, 1]``: the last steps'."""
+        """Maximum and sum, ``[rows, features]`` each or None. ``padding`` ``[tail, rows, 1]``: mask of the tail."""
         common = len(outputs) - len(padding)
         head, tail = outputs[:common], outputs[common:]
         factor = padding.logical_not().to(outputs.dtype)
         maximum = total = None
         if want_max:
             maximum = head.amax(0)
-            if len(tail):  # the minimum with inf leaves a token's value as it is
+            if len(tail):  # the minimum with inf does not change a token's value
                 bound = torch.where(padding, -torch.inf, torch.inf).to(outputs.dtype)
                 maximum = torch.maximum(maximum, torch.minimum(tail, bound).amax(0))
         if want_sum:
@@ -141,7 +140,7 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None, None]:
-        """The sum's gradient goes to every real token, the maximum's to those that have it."""
+        """The gradient of the sum goes to every real token, that of the maximum to the tokens with that value."""
         outputs, factor, *maximum = ctx.saved_tensors
         of_max, of_sum = gradients
         everywhere = outputs.new_zeros(()) if of_sum is None else of_sum.to(outputs.dtype)
@@ -157,5 +156,5 @@ class _Pool(torch.autograd.Function):
 
 
 def wide(values: torch.Tensor) -> torch.dtype:
-    """What to sum ``values`` in: at least fp32, since a long sum in bf16 stops growing."""
+    """The dtype for sums of ``values``: at least fp32, since a long sum in bf16 stops growing."""
     return torch.promote_types(values.dtype, torch.float32)

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every network begins with: an embedding, and a variable-length LSTM for which padding changes nothing, on two
-paths with the same weights.
+"""The first layers of every network: an embedding, and a variable-length LSTM whose results do not depend on padding,
+with two implementations and the same weights.
 
 *Packed*: only real tokens are computed, from a ``PackedSequence``.
 
-*Padded* (reversal): a forward LSTM never sees the padding that comes after a row, and a backward LSTM is a forward LSTM
-over rows that are reversed within their own length. Both run as plain padded LSTMs, in one call each, and give the same
-numbers. Time comes first in memory, as oneDNN wants it, and the last layer's backward direction stays reversed: pooling
-does not ask for an order.
+*Padded* (reversal): a forward LSTM never sees the padding after a row, and a backward LSTM is a forward LSTM over rows
+that are reversed within their own length. Both run as plain padded LSTMs, in one call each, with the same results. Time
+is the first dimension, as oneDNN needs it. The last layer's backward direction stays reversed, since pooling does not
+depend on the order.
 
-A packed LSTM runs one small step at a time on a CPU, ten times slower than a padded one; on CUDA it takes cuDNN's
-standard kernels, while padded input may take the persistent ones. Either way, outputs beyond a row's length are never
-looked at: pooling masks them.
+On a CPU, a packed LSTM runs one small step at a time, ten times slower than a padded one; on CUDA it uses cuDNN's
+standard kernels, while padded input can use the persistent ones. Outputs beyond a row's length are never used: pooling
+masks them.
 
-The arithmetic is explicit. The caller names a dtype, input and weights are cast to it here, and autocast is never
-asked: on CUDA it would cast an LSTM to fp16 whatever dtype it was set to.
+The dtype is explicit. The caller gives a dtype, and input and weights are cast to it here, without autocast: on CUDA,
+autocast would cast an LSTM to fp16 whatever dtype it is set to.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Cell:
     """One kind of recurrent layer, from zero states."""
 
     module: Callable[..., nn.RNNBase]
-    """What holds the weights."""
+    """The module that holds the weights."""
     function: str
-    """The name in ``torch`` of what computes with them."""
+    """Name of the function in ``torch`` that computes the layer."""
     states: int = 1
-    """How many states it carries along: 2 for an LSTM."""
+    """Number of states: 2 for an LSTM."""
 
     def padded(self, inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
         """One direction over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
@@ -70,21 +70,21 @@ class Cell:
         return outputs, state
 
     def zeros(self, inputs: torch.Tensor, rows: int, weights: Weights, directions: int) -> Any:
-        """The states that it begins with."""
+        """The initial states."""
         zeros = inputs.new_zeros(directions, rows, weights[1].shape[1])
         return zeros if self.states == 1 else (zeros,) * self.states
 
 
 LSTM = Cell(nn.LSTM, "lstm", states=2)
 GRU = Cell(nn.GRU, "gru")
-"""Cho et al., 2014; its reset gate as cuDNN has it."""
+"""Cho et al., 2014, with cuDNN's form of the reset gate."""
 
 
 class VariableLengthLSTM(nn.Module):
     """Stacked, optionally bidirectional LSTM layers with dropout between them (one mask per sequence, not per token).
 
-    Dropout is applied here and not by cuDNN, whose masks would depend on how a batch is split; the mask stays the same
-    along time (Gal and Ghahramani, 2016).
+    Dropout is applied here, not by cuDNN, whose masks would depend on how a batch is split. The mask is the same at all
+    time steps (Gal and Ghahramani, 2016).
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class VariableLengthLSTM(nn.Module):
         dropout: float = 0.0,
         cell: Cell = LSTM,
     ) -> None:
-        """torch's own modules hold the weights, one a layer, so that their names are the ones that everybody knows."""
+        """torch's modules hold the weights, one per layer, so the names of tensors are torch's."""
         super().__init__()
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
@@ -110,7 +110,7 @@ class VariableLengthLSTM(nn.Module):
         )
 
     def lstms(self) -> Iterator[nn.RNNBase]:
-        """The layers, from the input up."""
+        """The layers, starting at the input."""
         for layer in self.layers:
             assert isinstance(layer, nn.RNNBase)
             yield layer
@@ -124,8 +124,8 @@ class VariableLengthLSTM(nn.Module):
     ) -> tuple[PackedSequence, torch.Tensor]:
         """Outputs as a packed sequence, and the final states ``[rows, output_size]`` of the last layer.
 
-        ``masks`` belong to the rows longest first, and ``rows`` int64 ``[tokens]`` says whose token each one is;
-        without them nothing is dropped. ``dtype`` is what the layers compute in, that of the weights unless given.
+        ``masks`` are for the rows, longest first; None: no dropout. ``rows`` int64 ``[tokens]``: row of each token.
+        ``dtype``: dtype of the computation, by default that of the weights.
         """
         data, sizes = packed.data.to(dtype=dtype), packed.batch_sizes
         for number, layer in enumerate(self.lstms()):
@@ -141,14 +141,14 @@ class VariableLengthLSTM(nn.Module):
         masks: Masks | None = None,
         dtype: torch.dtype | None = None,
     ) -> list[torch.Tensor]:
-        """What each direction gives for ``inputs`` ``[time, rows, input_size]`` and their ``lengths`` ``[rows]``.
+        """Outputs of each direction for ``inputs`` ``[time, rows, input_size]`` with ``lengths`` ``[rows]``.
 
-        That is a tensor ``[time, rows, hidden_size]`` per direction; in the second, a backward one, each row is
-        reversed within its own length (``in_order`` turns it back, the pooling ``last`` picks each row's last output).
-        Outputs beyond a row's length hold arbitrary finite numbers. Without ``masks`` nothing is dropped. ``dtype`` is
-        what the layers compute in, that of the weights unless given.
+        Returns a tensor ``[time, rows, hidden_size]`` per direction; in the second, the backward one, each row is
+        reversed within its own length (``in_order`` restores the order). Outputs beyond a row's length are arbitrary
+        finite numbers. Without ``masks`` there is no dropout. ``dtype``: dtype of the computation, by default that of
+        the weights.
         """
-        inputs = inputs.to(dtype=dtype)  # once, here, and not for every direction
+        inputs = inputs.to(dtype=dtype)  # once for both directions
         reversal = reversal_index(lengths, len(inputs)) if self.bidirectional else None
         outputs: list[torch.Tensor] = []
         for number, layer in enumerate(self.lstms()):
@@ -160,15 +160,15 @@ class VariableLengthLSTM(nn.Module):
         return outputs
 
     def flatten_parameters(self) -> None:
-        """Lay weights out as cuDNN wants them for packed input: once, after moving or loading."""
+        """Store the weights contiguously, as cuDNN needs them for packed input; call it after moving or loading."""
         for layer in self.lstms():
             layer.flatten_parameters()
 
 
 def weights_of(layer: nn.RNNBase, direction: int | None, dtype: torch.dtype | None) -> Weights:
-    """The weights of a layer, or of one direction of it, for one call: as they are, or in one piece of memory in
-    ``dtype``, matrices first, then biases, as cuDNN wants them. On a GPU one direction always gets such a copy: half of
-    the memory of a bidirectional layer is none.
+    """The weights of a layer, or of one direction of it, for one call: unchanged, or a contiguous copy in ``dtype``,
+    matrices first, then biases, as cuDNN needs them. On a GPU, a single direction is always copied: the weights of one
+    direction of a bidirectional layer are not contiguous.
     """
     names = layer._all_weights if direction is None else [layer._all_weights[direction]]
     weights = [getattr(layer, name) for some in names for name in some]
@@ -183,26 +183,26 @@ def weights_of(layer: nn.RNNBase, direction: int | None, dtype: torch.dtype | No
 
 
 def in_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torch.Tensor:
-    """The directions of a layer side by side, ``[time, rows, output_size]``, with the backward one turned round."""
+    """The directions of a layer, both in text order, concatenated: ``[time, rows, output_size]``."""
     if reversal is None:
         return outputs[0]
     return torch.cat((outputs[0], take_time(outputs[1], reversal)), dim=2)
 
 
 def reversal_index(lengths: torch.Tensor, time: int) -> torch.Tensor:
-    """int64 ``[time * rows]``: each row's first ``length`` positions backwards, the padding where it is.
+    """int64 ``[time * rows]``: reverses each row's first ``length`` positions, and leaves the padding in place.
 
-    An index into the flattened ``[time * rows]`` positions, and its own inverse.
+    An index into the flattened ``[time * rows]`` positions; it is its own inverse.
     """
     rows = len(lengths)
     place = torch.arange(time * rows, device=lengths.device).view(time, rows)
     last = torch.add(place[0] - rows, lengths, alpha=rows)
-    mirrored = last - place[:, :1]  # negative where, and only where, the padding begins
+    mirrored = last - place[:, :1]  # negative exactly in the padding
     return torch.where(mirrored >= 0, mirrored, place).view(-1)
 
 
 class _Gather(torch.autograd.Function):
-    """Vectors by an index whose inverse is known: the gradient is a gather too, never a scatter."""
+    """A gather by an index with known inverse, so the gradient is also a gather, not a scatter."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
@@ -223,10 +223,10 @@ def take_time(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class PackedIndex:
-    """Whose token each one of a packed sequence is, and where in its text it stands."""
+    """Row and time step of each token of a packed sequence."""
 
     row: torch.Tensor
-    """int64 ``[tokens]``: rows are counted longest first."""
+    """int64 ``[tokens]``: index of the row, longest first."""
     time: torch.Tensor
     """int64 ``[tokens]``."""
     starts: torch.Tensor
@@ -235,7 +235,7 @@ class PackedIndex:
 
     @classmethod
     def of(cls, lengths: torch.Tensor, device_lengths: torch.Tensor) -> PackedIndex:
-        """For rows with ``lengths`` int64 ``[rows]``, longest first; the host knows them too, and so never waits."""
+        """For rows with ``lengths`` int64 ``[rows]``, longest first, on the CPU too: no wait for the device."""
         steps = torch.arange(int(lengths.max()), device=device_lengths.device)
         sizes, tokens = (steps[:, None] < device_lengths).sum(1), int(lengths.sum())
         time = torch.repeat_interleave(steps, sizes, output_size=tokens)
@@ -243,7 +243,7 @@ class PackedIndex:
         return cls(torch.arange(tokens, device=steps.device) - starts[time], time, starts, len(lengths))
 
     def padded(self, values: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        """Packed ``values`` ``[tokens, features]`` as ``[longest, rows, features]``; any of them are in the padding."""
+        """Packed ``values`` ``[tokens, features]`` as ``[longest, rows, features]``; the padding is arbitrary."""
         longest, rows = len(self.starts), self.num_rows
         real = torch.arange(longest, device=values.device)[:, None] < device_lengths
         token = torch.where(real, self.starts[:, None] + torch.arange(rows, device=values.device), 0)
@@ -252,10 +252,10 @@ class PackedIndex:
 
 
 class Network(nn.Module):
-    """What every network begins with: an embedding and recurrent layers, and what is dropped from them in training."""
+    """The first layers of every network, embedding and recurrent layers, with their dropout."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, num_layers: int, dropout: float = 0.0) -> None:
-        """Weights are drawn from torch's global generator: seed it first. ``dropout`` is that between layers."""
+        """Weights are drawn from torch's global generator: seed it first. ``dropout``: between recurrent layers."""
         super().__init__()
         check_model(config)
         self.config = config
@@ -273,28 +273,28 @@ class Network(nn.Module):
         )
         sizes = {LAYERS + number: self.recurrent.output_size for number in range(1, num_layers)}
         self.dropped = {EMBEDDING: config.embedding_dim, **sizes, HEAD: self.recurrent.output_size}
-        """Site of dropout -> features that may be dropped there."""
+        """Site of dropout -> number of features there."""
 
     def holds_embedding(self, step: int) -> bool:
-        """Whether the embedding stays what it is in optimizer ``step`` (from 0)."""
+        """Whether the embedding is frozen in optimizer ``step`` (from 0)."""
         frozen = self.config.freeze_embedding
         return frozen is not None and (frozen == "always" or step < frozen)
 
     @property
     def drops(self) -> bool:
-        """Whether training wants masks."""
+        """Whether training needs masks."""
         return self.config.dropout > 0 or self.config.word_dropout > 0
 
     def masks(self, seed: int, step: int, batch: Batch) -> Masks:
-        """What is dropped from the rows of a batch in optimizer ``step``; one hash for all features."""
+        """Dropout masks of a batch's rows in optimizer ``step``; one hash for all features."""
         masks = Masks.of(seed, step, batch.rows, batch.ids.device)
         return masks.together(self.dropped, self.config.dropout) if self.config.dropout else masks
 
 
 def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> Choice:
-    """The arithmetic that the layers really run in when they are told ``wanted``: fp32, bf16 or fp16, and why.
+    """The dtype that the layers really compute in if ``wanted`` is requested: fp32, bf16 or fp16, and why.
 
-    A small forward and backward pass on the device of the weights; no weight and no gradient changes. Raises
+    Runs a small forward and backward pass on the device of the weights, without changing weights or gradients. Raises
     ``ConfigError`` if it fails.
     """
     weight, dtype = next(lstm.parameters()), DTYPES[wanted.value]
@@ -314,4 +314,4 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
             "--precision fp32"
         ) from error
     found = NAMES[outputs.dtype]
-    return wanted if found == wanted.value else Choice(found, f"what comes out when {wanted.value} is asked for")
+    return wanted if found == wanted.value else Choice(found, f"torch computes in it for {wanted.value}")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network is made of, without torch: the registries of poolings and cells, and every tensor's name and shape.
+"""Registries of poolings and cells, and the name and shape of every tensor of a network, without torch.
 
-``plan`` and the launcher refuse an unknown name, and count parameters, at once; a bundle's file is held against the
-shapes before a network is built. Adding a pooling or a cell is a line here and a file of its own; docs/extending.md
-shows both.
+``plan`` and the launcher use them to check names and count parameters, and a bundle's file is checked against the
+shapes before a network is built. A new pooling or cell needs a line here and a separate file; see docs/extending.md.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from preprocessing.dataset.shards import Manifest
 Shapes = dict[str, tuple[int, ...]]
 """Name -> shape of each tensor."""
 SHARED_UP_TO = 2
-"""Words of the longest n-grams of the wide part that share buckets; see ``harness.model.wide``."""
+"""Longest n-grams of the wide part that share buckets, in words; see ``harness.model.wide``."""
 OWNERS = "wide.owners"
-"""The one tensor of whole numbers."""
+"""The only integer tensor."""
 NOT_LEARNED = ("wide.weights", "wide.share", OWNERS)
-"""Tensors that no optimizer changes."""
+"""Tensors that training steps do not change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +32,9 @@ class PoolingEntry:
     code: str
     """``module:class`` of a ``harness.model.pooling.Pooling``."""
     vectors: int = 1
-    """How many times the outputs' size the pooled vector has."""
+    """Size of the pooled vector, as a multiple of the outputs' size."""
     shapes: Callable[[int], Shapes] = lambda size: {}
-    """What it learns, given the outputs' size."""
+    """Shapes of its parameters, for an outputs' size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +44,9 @@ class CellEntry:
     code: str
     """``module:name`` of a ``harness.model.recurrent.Cell``."""
     gates: int
-    """Matrices of inputs, and of states: 4 for an LSTM."""
+    """Number of gates: 4 for an LSTM."""
     bf16_on_cpu: bool = False
-    """Whether oneDNN computes it in bf16; if not, it stays in fp32 on a CPU."""
+    """Whether oneDNN supports it in bf16; if not, it is computed in fp32 on a CPU."""
 
 
 POOLINGS = {
@@ -63,13 +62,13 @@ CELLS = {
 
 
 def check_model(config: ModelConfig) -> None:
-    """Raise ``ConfigError`` that names the known ones for an unknown pooling or cell."""
+    """Raise ``ConfigError`` for an unknown pooling or cell; the message lists the known ones."""
     for key, value, known in (("pooling", config.pooling, POOLINGS), ("cell", config.cell, CELLS)):
         require(value in known, f"model.{key}", value, f"one of {', '.join(known)}")
 
 
 def network_shapes(config: ModelConfig, vocabulary_size: int, num_classes: int, task: Task = CLASSIFIER) -> Shapes:
-    """Every tensor of the network of a task, buffers included, by its name in the ``state_dict``."""
+    """Shape of every tensor of a task's network, buffers included, by its name in the ``state_dict``."""
     check_model(config)
     embedding, hidden = config.embedding_dim, config.hidden_size
     directions = 2 if config.bidirectional else 1
@@ -102,11 +101,11 @@ def layer_shapes(config: ModelConfig, number: int, inputs: int) -> Shapes:
 
 
 def num_parameters(config: ModelConfig, vocabulary_size: int, num_classes: int, task: Task = CLASSIFIER) -> int:
-    """Numbers that training changes: those of the network and of the wide part."""
+    """Number of trained parameters, of network and wide part."""
     shapes = network_shapes(config, vocabulary_size, num_classes, task)
     return sum(prod(shape) for name, shape in shapes.items() if name not in NOT_LEARNED)
 
 
 def parameters_of(config: RunConfig, manifest: Manifest) -> int:
-    """Numbers that a run learns, whatever its task."""
+    """Number of trained parameters of a run."""
     return num_parameters(config.model, manifest.vocabulary_size, len(manifest.labels), config.task)

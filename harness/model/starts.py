@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model may begin with in place of weights drawn from the seed: word vectors, or the weights of another model.
+"""Initial weights of a model that are not random: word vectors, or the weights of another model.
 
-Files of vectors are as others publish them: word2vec's text and binary, GloVe's text, fastText's ``.vec``; gzipped ones
-too. A text file has a word and its numbers on each line; word2vec and fastText put a line with the number of words and
-of numbers before them, GloVe does not. Lines pass by one after the other, and only rows of the vocabulary are kept.
-Vectors are as a whole scaled to one standard deviation, ``model.embedding_std``, the same that random ones are drawn
-with: the scale decides more than any other setting, and libraries learn vectors at very different ones.
+Supported files of vectors: word2vec text and binary, GloVe text, fastText ``.vec``; also gzipped. A text file has a
+word and its numbers on each line; word2vec and fastText files begin with a line with the number of words and the
+dimension. Files are read line by line, and only rows of the vocabulary are kept. All vectors together are scaled to the
+standard deviation ``model.embedding_std``, the same as for random ones: the scale matters more than any other setting,
+and libraries produce very different ones.
 
-Weights of a run or bundle are taken as far as they fit: the embedding row by row, by token; the rest part by part,
-where a part means the same in both models. What is not taken starts as it would have without.
+Weights of a run or bundle are used as far as they fit: embedding rows by token; other parts if they mean the same in
+both models. All other weights are initialised as usual.
 
-The launcher looks at both before any process starts, so torch is imported only where weights are made.
+The launcher checks both before any process starts, so torch is imported only to build weights.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 20
 LONGEST_WORD = 1 << 12
-"""Bytes; no word is longer."""
+"""Maximum bytes of a word."""
 NUMBER_BYTES = 64
-"""Longer than a number in a text file is spelt, with the space before it."""
+"""Upper bound for the bytes of a number in a text file, with the space before it."""
 PROMISE = re.compile(rb"(\d{1,15})\s+(\d{1,15})\s*")
-"""A first line with the number of words and that of numbers."""
+"""A first line with the number of words and the dimension."""
 DIGITS = frozenset(b"0123456789.+-eE \t\rnaifNAIF")
-"""Bytes that the numbers of a text file are written with."""
+"""Bytes that occur in the numbers of a text file."""
 LARGEST = 1e6
-"""Vectors that are learned have numbers of about 1."""
+"""Maximum number in a vector; learned vectors have numbers of about 1."""
 SHAPE = ("cell", "embedding_dim", "hidden_size", "bidirectional")
-"""Keys of the model that decide the names and shapes of the embedding and of each recurrent layer."""
+"""Model keys that define the names and shapes of embedding and recurrent layers."""
 HEAD_KEYS = ("num_layers", "pooling")
 WIDE_KEYS = ("wide", "wide_ngrams", "wide_tail", "wide_tf")
 EMBEDDING = "embedding.weight"
@@ -65,12 +65,12 @@ WIDE = "wide part"
 
 @dataclass(frozen=True)
 class Head:
-    """What the first bytes of a file say."""
+    """Information from the first bytes of a file."""
 
     format: str
     """``word2vec text`` (fastText's too), ``word2vec binary`` or ``GloVe``."""
     words: int | None
-    """How many words it says to have; None if it does not say it."""
+    """Number of words according to the first line; None if it has no such line."""
     dim: int
     bytes: int
     """Length of the line before the words; 0 if there is none."""
@@ -78,17 +78,17 @@ class Head:
 
 @dataclass(frozen=True)
 class StartVectors:
-    """Vectors for the ids of a vocabulary, and where they are from."""
+    """Vectors for the ids of a vocabulary, and their origin."""
 
     vectors: np.ndarray
     """float32 ``[vocabulary, dim]``; zeros for an id without a vector."""
     has: np.ndarray
-    """bool ``[vocabulary]``: ids with a vector; the others keep what they have."""
+    """bool ``[vocabulary]``: ids with a vector; the others keep their initial one."""
     facts: dict[str, Any]
-    """What run, checkpoints, bundle and report say of them: source, sha256, coverage."""
+    """For run, checkpoints, bundle and report: source, sha256, coverage."""
 
     def put_into(self, embedding: nn.Embedding, std: float) -> None:
-        """Replace the rows that have a vector, by vectors with entries of standard deviation ``std``."""
+        """Replace the rows that have a vector; scale all vectors to the standard deviation ``std``."""
         import torch
 
         weight, ids = embedding.weight.detach(), np.flatnonzero(self.has)
@@ -99,7 +99,7 @@ class StartVectors:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[io.BufferedReader]:
-    """A file's content, unpacked if it is gzipped. Failures to read become sentences."""
+    """Open a file, unpacked if it is gzipped. Read errors become ``ConfigError`` or ``DataError``."""
     try:
         try:
             raw = open_regular(path)
@@ -119,7 +119,7 @@ def opened(path: str | Path) -> Iterator[io.BufferedReader]:
 
 
 def read_head(path: str | Path) -> Head:
-    """Format and dimension of a file. Raises ``ConfigError`` if it is not there, ``DataError`` for no such file."""
+    """Format and dimension of a file. Raises ``ConfigError`` if it is missing, ``DataError`` for other formats."""
     with opened(path) as file:
         line = file.readline(READ_BYTES)
         if promise := PROMISE.fullmatch(line):
@@ -146,7 +146,7 @@ def check_dim(path: str | Path, found: int, dim: int) -> None:
 
 
 def check_named(path: str, manifest: Manifest, dim: int) -> None:
-    """Look at the head of a named file. Raises ``ConfigError`` or ``DataError`` for what no run could start from."""
+    """Check the first bytes of a named file. Raises ``ConfigError`` or ``DataError`` if no run can start from it."""
     if is_own(path):
         check_own(path, manifest, dim)
     else:
@@ -154,17 +154,17 @@ def check_named(path: str, manifest: Manifest, dim: int) -> None:
 
 
 def is_own(path: str) -> bool:
-    """Whether a file is named that ``python -m preprocessing vectors`` wrote."""
+    """Whether the path is a file of ``python -m preprocessing vectors``, by its suffix."""
     return Path(path).suffix == ".npy"
 
 
 def check_own(path: str, manifest: Manifest, dim: int) -> KeptVectors:
-    """What is known of such a file. Raises ``ConfigError``, or ``DataError`` if its ids are not those of the dataset:
-    it was learned from another one, and that one has another vocabulary.
+    """The metadata of such a file. Raises ``ConfigError``, or ``DataError`` if it was learned from another dataset with
+    another vocabulary.
     """
     kept = read_kept(path)
     if kept is None or not kept.path.exists():
-        raise ConfigError(f"init.vectors: {path}: holds no vectors as `python -m preprocessing vectors` keeps them")
+        raise ConfigError(f"init.vectors: {path}: not a file of vectors of `python -m preprocessing vectors`")
     if kept.info.dataset != manifest.fingerprint and kept.info.vocabulary != manifest.vocabulary_hash:
         raise DataError(
             f"{path}: learned from another dataset (fingerprint {kept.info.dataset[:12]}), whose ids are others; learn "
@@ -175,7 +175,7 @@ def check_own(path: str, manifest: Manifest, dim: int) -> KeptVectors:
 
 
 def from_kept(kept: KeptVectors, vocabulary: Vocabulary) -> StartVectors:
-    """Vectors that were learned from the dataset's own texts. Raises ``DataError`` for damaged ones."""
+    """Vectors learned from the dataset's own texts. Raises ``DataError`` for damaged ones."""
     vectors = kept.read()
     if len(vectors) != len(vocabulary):
         raise DataError(
@@ -187,10 +187,10 @@ def from_kept(kept: KeptVectors, vocabulary: Vocabulary) -> StartVectors:
 
 
 def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVectors:
-    """The vectors of a file for the words of a vocabulary; of a word that comes twice, the first.
+    """Read the vectors of a vocabulary's words from a file; for a word that occurs twice, the first.
 
     Memory grows with the vocabulary, not with the file. Raises ``ConfigError`` for another dimension than ``dim``,
-    ``DataError`` that names file and line for what cannot be read.
+    ``DataError`` with file and line for what cannot be read.
     """
     head = read_head(path)
     check_dim(path, head.dim, dim)
@@ -218,7 +218,7 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVector
 
 
 Row = tuple[str, bytes, np.ndarray | None]
-"""Where a word stands, the word, and its numbers if the vocabulary has it."""
+"""Position of a word in the file, the word, and its numbers if the vocabulary has it."""
 
 
 def text_rows(file: io.BufferedReader, path: str | Path, head: Head, ids: Mapping[bytes, int]) -> Iterator[Row]:
@@ -229,12 +229,12 @@ def text_rows(file: io.BufferedReader, path: str | Path, head: Head, ids: Mappin
         if len(line) == most:
             raise DataError(f"{path}: {place} has no end within {most:,} bytes: {spelt(line)}")
         word = next(iter(line.split(None, 1)), b"")
-        if word in ids:  # else the rest of the line makes no difference
+        if word in ids:  # else skip the rest of the line
             word, *fields = line.rsplit(None, head.dim)
             beyond = word.rsplit(None, 1)[1:]  # GloVe has words with spaces inside
             wrong = len(fields) < head.dim or any(map(is_number, beyond))
             try:
-                with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                with np.errstate(over="ignore"):  # overflow becomes infinite, which is refused later
                     row = np.array(fields, dtype=np.float32) if word in ids else None
             except ValueError:
                 wrong = True
@@ -257,7 +257,7 @@ def binary_rows(file: io.BufferedReader, path: str | Path, head: Head, ids: Mapp
 
 
 def is_number(field: bytes) -> bool:
-    """Whether a field is spelt as a number."""
+    """Whether a field is written as a number."""
     try:
         float(field)
     except ValueError:
@@ -266,7 +266,7 @@ def is_number(field: bytes) -> bool:
 
 
 def spelt(text: bytes) -> str:
-    """A word, or the beginning of a line, for a sentence."""
+    """A word, or the beginning of a line, for a message."""
     return repr(text[:60].decode("utf-8", "replace"))
 
 
@@ -277,7 +277,7 @@ def cut_short(head: Head) -> str:
 def described(vectors: np.ndarray, has: np.ndarray, vocabulary: Vocabulary, facts: dict[str, Any]) -> StartVectors:
     """Vectors with their coverage of a vocabulary; ``<pad>`` has none.
 
-    Raises ``DataError`` if they are all alike, or so large that nothing can be computed with them.
+    Raises ``DataError`` if they are all equal, or too large to compute with.
     """
     has[PAD] = False
     largest = float(np.abs(vectors).max(initial=0))
@@ -289,7 +289,7 @@ def described(vectors: np.ndarray, has: np.ndarray, vocabulary: Vocabulary, fact
 
 
 def coverage_of(has: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
-    """How many words of a vocabulary, and which share of its training tokens, ids bool ``[vocabulary]`` are."""
+    """Number of words, and share of training tokens, that the ids ``has``, bool ``[vocabulary]``, cover."""
     counts = vocabulary.counts
     return {
         "words": int(has[len(RESERVED) :].sum()),
@@ -299,14 +299,14 @@ def coverage_of(has: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def coverage(facts: dict[str, Any]) -> str:
-    """How much of a vocabulary and its training rows the vectors with these facts cover, and which they are."""
+    """Coverage of the vocabulary and sha256, as a readable line."""
     covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
     return f"{covered}; sha256 {facts['sha256'][:12]}"
 
 
 @dataclass(frozen=True)
 class Donor:
-    """A bundle whose weights another model may begin with."""
+    """A bundle whose weights initialise another model."""
 
     directory: Path
     info: BundleInfo
@@ -317,7 +317,7 @@ class Donor:
 def find_donor(named: str, wanted: ModelConfig) -> Donor:
     """The bundle that ``init.weights`` names for a model like ``wanted``; its weights are not read yet.
 
-    Raises ``ConfigError`` if it is not there or has another shape, ``DataError`` if it is damaged.
+    Raises ``ConfigError`` if it is missing or has another shape, ``DataError`` if it is damaged.
     """
     directory = bundle_directory(named)
     if not (directory / INDEX).is_file():
@@ -339,36 +339,38 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
 
 @dataclass(frozen=True)
 class StartWeights:
-    """Weights that fit a model, and what is said of them."""
+    """Weights of another model that fit a model, and their origin."""
 
     weights: dict[str, torch.Tensor]
-    """By the name that the model has for them, whole; all but the embedding."""
+    """By name in the new model; all but the embedding."""
     embedding: torch.Tensor
-    """``[its vocabulary, dim]``: of the model that they are from."""
+    """``[other vocabulary, dim]``: embedding of the other model."""
     ids: np.ndarray
-    """int64 ``[found]``: ids of the model's own vocabulary whose tokens the other one has, too."""
+    """int64 ``[found]``: ids, in the new vocabulary, of tokens that both vocabularies have."""
     rows: np.ndarray
-    """int64 ``[found]``: those tokens' rows of ``embedding``."""
+    """int64 ``[found]``: rows of these tokens in ``embedding``."""
     facts: dict[str, Any]
-    """What run, checkpoints, bundle and report say of them: source, hashes, coverage, what was taken and what not."""
+    """For run, checkpoints, bundle and report: source, hashes, coverage, parts that were used and parts that were not.
+    """
 
     def put_into(self, network: nn.Module) -> None:
-        """Replace what the other model has; the scale of its vectors stays what its layers are used to."""
-        own = network.state_dict()  # detached: written to without a gradient
+        """Copy the weights into a network; the vectors keep their scale, since the layers were trained with it."""
+        own = network.state_dict()  # detached tensors, so writing needs no no_grad
         own[EMBEDDING][self.ids] = self.embedding[self.rows].to(own[EMBEDDING])
         for name, values in self.weights.items():
             own[name].copy_(values)
 
 
 def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifest: Manifest) -> StartWeights:
-    """The weights of a bundle for a ``model`` on a dataset. Raises ``DataError`` if they are damaged or share nothing.
+    """The weights of a bundle for a ``model`` on a dataset. Raises ``DataError`` if they are damaged, or if the
+    vocabularies have no token in common.
 
-    ``donor`` was found for this model, so that its layers have the same shape.
+    ``donor``: result of ``find_donor`` for this model, so the layers have the same shape.
     """
     from harness.model.networks import read_tensors
 
     info, weights = donor.info, read_tensors(donor.directory, donor.info, donor.model)
-    # <unk> is a token of both, <pad> is none.
+    # <unk> counts as a common token, <pad> does not.
     found = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
     places = found.to_numpy(zero_copy_only=False).astype(np.int64)
     has = places != PAD
@@ -403,12 +405,12 @@ def part_of(name: str) -> str:
 
 
 def reasons(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
-    """Why each part of a model beside the embedding is not taken; "" if it is."""
+    """For each part of a model except the embedding, why it is not used; "" if it is."""
     info, absent = donor.info, "there is none"
     is_classifier = info.task == CLASSIFIER
 
     def differs(keys: tuple[str, ...]) -> str:
-        """Why a part that these keys of the model decide would mean something else."""
+        """Why a part that depends on these model keys means something else in the two models."""
         values = [(key, getattr(donor.model, key), getattr(model, key)) for key in keys]
         others = ", ".join(f"model.{key} {theirs}" for key, theirs, ours in values if theirs != ours)
         return others or ("" if info.labels == manifest.labels else "other classes")
@@ -423,7 +425,7 @@ def reasons(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, s
 
 
 def describe_weights(facts: dict[str, Any]) -> str:
-    """What weights with these facts are and what was taken, for the first lines of a run."""
+    """The kind of the other model and the parts that were used, for the settings printed at the start."""
     what = "a language model" if facts["task"] != CLASSIFIER else "a classifier"
     names = ", ".join(facts["taken"])
     usual = "; ".join(f"{name}: {why}" for name, why in facts["as_usual"].items())

@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wide part: a linear model over hashed n-grams, words and sequences of a few words, beside the recurrence.
+"""The wide part: a linear model over hashed n-grams (words and short sequences of words) beside the recurrent layers.
 
-Cheng et al. (2016, Wide & Deep) put a linear model next to a network because it remembers what a network has to
-generalise: single words and phrases that decide. Its features are those of TF-IDF with n-grams (1 + ln tf, times the
-idf of the training rows, each row of length 1), hashed into buckets as in Weinberger et al. (2009). They weigh more the
-more they tell of the label, as in Wang and Manning (2012, NB-SVM), whose log-count ratio is damped here: see
-``set_weights``. A feature that few training rows have counts for nothing.
+Cheng et al. (2016, Wide & Deep) combine a linear model and a network: the linear model memorises single words and
+phrases that decide, the network generalises. Features are those of TF-IDF with n-grams (1 + ln tf, times the idf of the
+training rows, each row with norm 1), hashed into buckets as in Weinberger et al. (2009). Feature weights grow with the
+association with the label, as in Wang and Manning (2012, NB-SVM), but with a damped log-count ratio: see
+``set_weights``. Features of too few training rows have weight 0.
 
-What stands near the end of a text, where people come to their verdict, may be a feature of its own beside the same word
-or pair anywhere (``tail``).
+Words and pairs near the end of a text, where authors often state their opinion, can be additional features (``tail``).
 
-Words and pairs that share a bucket share its weight. Most of what is longer occurs once and never again, and would blur
-whatever it shared a bucket with; so with triples and more each bucket has one owner, the n-gram that most rows have
-(``harness.training.wide`` finds it), and all others count for nothing.
+Words and pairs in the same bucket share its weight. Most longer n-grams occur only once, and would add noise to the
+others in their bucket. So with triples or longer n-grams each bucket has one owner, the n-gram with the most rows
+(found in ``harness.training.wide``), and other n-grams of the bucket are ignored.
 
-The table is no parameter but a buffer: torch's optimizer, the clipping, the average of weights and DDP do not see it.
-Its part of a step is the features of the batch's rows and the error of each row (``TableGradient``); ranks exchange
-those, and each changes the rows of the table that are in it, and no others. A dense gradient would be as large as the
-table, up to 64 MiB, where the features of a batch are some hundred KiB.
+The table is a buffer, not a parameter: torch's optimizer, clipping, weight averaging and DDP do not touch it. Its
+gradient is sparse: the features of the batch's rows and the error of each row (``TableGradient``). Ranks exchange
+these, and each updates only the affected table rows. A dense gradient would be as large as the table, up to 64 MiB,
+while the features of a batch take some hundred KiB.
 """
 
 from __future__ import annotations
@@ -34,33 +33,33 @@ from harness.model.recurrent import PackedIndex
 from harness.model.registry import SHARED_UP_TO
 
 MIN_ROWS = 2
-"""Training rows that must have a feature, unless ``Weighing`` says otherwise."""
+"""Default of ``Weighing.min_rows``."""
 FLOOR = 0.05
-"""What is added to a log-count ratio, so that a word that tells nothing by itself still counts for something."""
+"""Added to a log-count ratio, so that a word without association with the label keeps a small weight."""
 BIAS_SHARE = 0.1
-"""Rate of the bias as a share of the table's."""
+"""Learning rate of the bias, relative to the table's."""
 UNOWNED = -1
-"""Owner of a bucket that belongs to no n-gram."""
+"""Owner of a bucket without n-gram."""
 PIECE = 1 << 24
-"""Numbers of an update that are held at once."""
+"""Maximum numbers of an update in memory at once."""
 BITS = 32
 NONE = 1 << BITS
-"""Stands where there is no n-gram; larger than every key."""
+"""Key for a place without n-gram; larger than every other key."""
 MASK = NONE - 1
 FIRST, SECOND, WORD, ROUNDS = 0x05EBCA6B, 0x42B2AE35, 0x1E3779B1, ((15, 0x2C1B3C6D), (12, 0x297A2D39))
 """Odd 31-bit numbers, so that a product with 32 bits fits int64."""
 END, END_LONGEST = 0x165667B1, 2
-"""What tells an n-gram near the end of a text from the same one anywhere, and the words of the longest such."""
+"""Changes the key of an n-gram near the end of a text; and the longest such n-gram, in words."""
 
 
 @dataclass(frozen=True)
 class Weighing:
-    """How features are weighed before anything is learned; see ``WidePart.set_weights``."""
+    """Parameters of the feature weights, which are set before training; see ``WidePart.set_weights``."""
 
     min_rows: int = MIN_ROWS
-    """Training rows that must have a feature."""
+    """Minimum number of training rows with a feature."""
     power: float = 0.5
-    """The power of what a feature tells of the label."""
+    """Exponent of a feature's association with the label."""
 
 
 USUAL = Weighing()
@@ -68,22 +67,22 @@ USUAL = Weighing()
 
 @dataclass(frozen=True)
 class TableGradient:
-    """What a batch does to the table: the features of its rows and the loss's gradient at each row's logits."""
+    """Sparse gradient of the table for a batch: features of its rows, and the gradient at each row's logits."""
 
     bucket: torch.Tensor
-    """int64 ``[rows, places]``; with int32 torch adds ten times slower on a CPU."""
+    """int64 ``[rows, places]``; with int32, torch's index_add is ten times slower on a CPU."""
     value: torch.Tensor
-    """``[rows, places]``: the weight of the feature in its row; 0 where there is none."""
+    """``[rows, places]``: value of the feature in its row; 0 for none."""
     error: torch.Tensor
     """``[rows, outputs]``: the gradient of each row's loss."""
 
     def times(self, factor: float) -> TableGradient:
-        """The same with every row's loss multiplied by ``factor``."""
+        """The gradient for losses multiplied by ``factor``."""
         return TableGradient(self.bucket, self.value, self.error * factor)
 
 
 def join(parts: Sequence[TableGradient]) -> TableGradient:
-    """Those of several batches, one after the other; rows with fewer places get empty ones."""
+    """Concatenate the gradients of several batches; rows with fewer places are padded."""
     widest = max(part.value.shape[1] for part in parts)
     bucket, value = (
         torch.cat([functional.pad(getattr(part, name), (0, widest - part.value.shape[1])) for part in parts])
@@ -98,20 +97,20 @@ class WidePart(nn.Module):
     table: torch.Tensor
     """``[buckets, outputs]``: zero at the start."""
     weights: torch.Tensor
-    """``[buckets]``: what each feature weighs; zero, and so without any feature, until ``set_weights``."""
+    """``[buckets]``: weight of each feature; all zero until ``set_weights``."""
     bias: torch.Tensor
     """``[outputs]``."""
     share: torch.Tensor
-    """A scalar that multiplies the logits where they are added to the network's; each validation chooses it anew."""
+    """A scalar factor of these logits in the sum with the network's; each validation sets it."""
     owners: torch.Tensor | None
-    """int32 ``[buckets]``: the lower bits of the key of the n-gram that a bucket belongs to, or ``UNOWNED``, as all are
-    at the start; None where n-grams share buckets."""
+    """int32 ``[buckets]``: lower key bits of the n-gram that owns the bucket, or ``UNOWNED`` (initially all); None if
+    n-grams share buckets."""
 
     def __init__(
         self, buckets: int, outputs: int, longest: int = SHARED_UP_TO, tail: int = 0, *, binary: bool = False
     ) -> None:
-        """``buckets`` is a power of two, at most 2 ** 30; n-grams have up to ``longest`` words. Those of the last
-        ``tail`` tokens are features of their own too. ``binary``: how often a row has a feature makes no difference.
+        """``buckets``: a power of two, at most 2 ** 30. ``longest``: maximum words of an n-gram. Words and pairs of the
+        last ``tail`` tokens are additional features. ``binary``: ignore how often a row has a feature.
         """
         super().__init__()
         self.buckets, self.longest, self.tail, self.binary = buckets, longest, tail, binary
@@ -124,17 +123,17 @@ class WidePart(nn.Module):
         self.register_buffer("owners", torch.full((buckets,), UNOWNED, dtype=torch.int32) if owned else None)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits ``[rows, outputs]``, rows as in the batch."""
+        """Logits ``[rows, outputs]``, in the order of the batch."""
         return self.logits(*self.features(batch))
 
     def logits(self, bucket: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Logits ``[rows, outputs]`` of ``features``."""
+        """Logits ``[rows, outputs]`` for a result of ``features``."""
         return functional.embedding_bag(bucket, self.table, per_sample_weights=value, mode="sum") + self.bias
 
     def features(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Buckets int64 and weights, both ``[rows, places]``; the weights of each row have length 1, or 0 with none.
+        """Buckets int64 and values, both ``[rows, places]``; the values of a row have norm 1, or are all 0.
 
-        A place that holds nothing has the weight 0.
+        Unused places have the value 0.
         """
         bucket, first, times = runs(self.places(*padded_ids(batch)), self.buckets)
         bucket = bucket.clamp(max=self.buckets - 1)
@@ -142,13 +141,13 @@ class WidePart(nn.Module):
         return bucket, value / value.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
 
     def damped(self, times: torch.Tensor) -> torch.Tensor:
-        """What features count that a row has so many ``times``."""
+        """The tf factor of features that occur ``times`` in a row."""
         return torch.ones_like(times) if self.binary else 1 + times.log()
 
     def places(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Each n-gram's bucket of ``ids`` int64 ``[rows, time]``: int64 ``[rows, places]``, as ``keys_of`` has them.
+        """The bucket of each n-gram of ``ids`` int64 ``[rows, time]``: int64 ``[rows, places]``, as in ``keys_of``.
 
-        Where there is none, and for an n-gram that no bucket belongs to, stands ``buckets``, which is none.
+        ``buckets``, an invalid index, for places without n-gram and for n-grams that do not own their bucket.
         """
         key = keys_of(ids, lengths, self.longest, self.tail)
         bucket = self.bucket_of(key)
@@ -158,21 +157,21 @@ class WidePart(nn.Module):
         return torch.where(owner == self.name_of(key), bucket, self.buckets)
 
     def num_places(self, time: int) -> int:
-        """How many places the features of rows of ``time`` tokens have."""
+        """Number of places per row for rows of ``time`` tokens."""
         sequences = [time - number for number in range(self.longest)]
         ends = [min(self.tail, time) - number for number in range(END_LONGEST)]
         return sum(max(0, count) for count in sequences + ends)
 
     def bucket_of(self, key: torch.Tensor) -> torch.Tensor:
-        """The upper bits of an n-gram's key; ``buckets`` for none."""
+        """The upper bits of an n-gram's key; ``buckets`` for ``NONE``."""
         return key >> self.shift
 
     def name_of(self, key: torch.Tensor) -> torch.Tensor:
-        """The lower bits of an n-gram's key, which tell apart those of a bucket."""
+        """The lower bits of an n-gram's key, which distinguish the n-grams of a bucket."""
         return key & ((1 << self.shift) - 1)
 
     def count(self, ids: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-        """In how many of these rows of each class each bucket is, int64 ``[buckets, classes]``."""
+        """Number of these rows with each bucket, by class: int64 ``[buckets, classes]``."""
         bucket, first, _ = runs(self.places(ids, lengths), self.buckets)
         seen = (bucket * num_classes + labels[:, None])[first]
         return torch.bincount(seen, minlength=self.buckets * num_classes).view(self.buckets, num_classes)
@@ -180,14 +179,14 @@ class WidePart(nn.Module):
     def set_weights(
         self, rows_with: torch.Tensor, rows: int, total: torch.Tensor | None = None, weighing: Weighing = USUAL
     ) -> None:
-        """Weigh features by how rare they are and how much they tell of the label.
+        """Set feature weights from the frequency of features and their association with the label.
 
-        ``rows_with`` int64 ``[buckets, classes]`` has counts of rows by label. The first factor is the idf as
-        scikit-learn has it, ``1 + ln((1 + rows) / (1 + rows with it))``; the second ``(0.05 + r) ** power``, where r is
-        the largest log-count ratio, as an absolute value, of a class against all others.
+        ``rows_with`` int64 ``[buckets, classes]``: number of rows with each bucket, by label. The first factor is
+        scikit-learn's idf, ``1 + ln((1 + rows) / (1 + rows with it))``; the second is ``(0.05 + r) ** power``, where r
+        is the largest absolute log-count ratio of a class against all others.
 
-        ``rows`` is how many rows were counted, and ``total`` ``[buckets]`` in how many of them each bucket is: the sums
-        of ``rows_with`` unless given, as where some rows have no label. What only such rows have tells of none.
+        ``rows``: number of counted rows. ``total`` ``[buckets]``: number of rows with each bucket, including rows
+        without label; by default the sum of ``rows_with``. For a bucket that only unlabelled rows have, r is 0.
         """
         labelled = rows_with.sum(1)
         total = labelled if total is None else total
@@ -203,7 +202,7 @@ class WidePart(nn.Module):
         self.weights[kept] = (idf * (FLOOR + tells) ** weighing.power).to(self.weights.dtype)
 
     def update(self, gradient: TableGradient, rate: torch.Tensor) -> None:
-        """One step of gradient descent; ``rate`` is a scalar that divides by the rows of the step already."""
+        """One step of gradient descent; ``rate``: scalar, the learning rate divided by the rows of the step."""
         step = gradient.error * rate
         size = max(1, PIECE // (step.shape[1] * gradient.value.shape[1]))
         parts = (one.split(size) for one in (gradient.bucket, gradient.value, step))
@@ -212,9 +211,9 @@ class WidePart(nn.Module):
                 row, place = value.nonzero(as_tuple=True)
                 self.table.index_add_(0, bucket[row, place], change[row] * -value[row, place, None])
             else:
-                # A card adds what goes to one bucket one by one, and to leave empty places out, the host would have to
-                # wait for a number: they are dealt out over all buckets. Sorts, where index_add_ would add in an order
-                # of chance.
+                # On a GPU, additions to the same bucket are serial, and filtering out empty places would make the host
+                # wait. So empty places are spread over all buckets. index_put_ sorts, so it is deterministic, unlike
+                # index_add_.
                 anywhere = torch.arange(value.numel(), device=value.device).view_as(value) % self.buckets
                 changes = (change[:, None] * -value[..., None]).flatten(0, 1)
                 self.table.index_put_((torch.where(value != 0, bucket, anywhere).flatten(),), changes, accumulate=True)
@@ -222,9 +221,9 @@ class WidePart(nn.Module):
 
 
 def runs(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Each row of ``places`` sorted, where a value of it stands for the first time, and how often it does there.
+    """Each row of ``places`` sorted; whether a value is the first of its kind in the row; and its count, int64.
 
-    ``none`` is larger than all values, and never first. The counts are int64 and of use only where a value is first.
+    ``none`` is larger than all values, and never first. Counts are valid only for first values.
     """
     places = places.sort(1).values
     position = torch.arange(places.shape[1], device=places.device)
@@ -237,7 +236,7 @@ def runs(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def padded_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids of a batch int64 ``[rows, time]`` and the rows' lengths on their device, whatever its layout."""
+    """The ids of a batch of any layout as int64 ``[rows, time]``, and the rows' lengths on the device."""
     ids, lengths = batch.widened().to(torch.int64), batch.device_lengths
     if batch.batch_sizes is None:
         return ids, lengths
@@ -250,9 +249,8 @@ def padded_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int, tail: int = 0) -> torch.Tensor:
     """The key of each n-gram of ``ids`` int64 ``[rows, time]``, for n from 1 to ``longest``: int64 ``[rows, places]``.
 
-    First come the words, then the pairs, and so on, ``time - n + 1`` of each. ``NONE`` stands behind a row's
-    ``lengths`` ``[rows]``. Then come those of the last ``tail`` tokens of each row once more, words and pairs, under
-    keys of their own.
+    First all words, then all pairs, and so on, ``time - n + 1`` of each; ``NONE`` beyond ``lengths`` ``[rows]``. Then
+    words and pairs of the last ``tail`` tokens of each row again, with other keys.
     """
     keys = ngrams_of(ids, lengths, longest)
     if not tail:
@@ -265,7 +263,7 @@ def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int, tail: int = 
 
 
 def ngrams_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:
-    """``keys_of`` without those of the end."""
+    """``keys_of`` without the additional ones of the last tokens."""
     real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
     keys = [torch.where(real, mixed(ids * WORD & MASK), NONE)]
     before = ids
@@ -276,7 +274,7 @@ def ngrams_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.T
 
 
 def mixed(key: torch.Tensor) -> torch.Tensor:
-    """32 bits of which each depends on each of ``key`` (the rounds are a lowbias32 hash)."""
+    """A 32-bit hash of ``key`` (the rounds of lowbias32)."""
     for shift, factor in ROUNDS:
         key = (key ^ key >> shift) * factor & MASK
     return key

@@ -2,22 +2,22 @@
 """The devices and the threads that the user requested; one rule for every launcher.
 
 ==================================================================  ===================================================
-what was said                                                       what it means
+request                                                             meaning
 ==================================================================  ===================================================
-``--device cpu``                                                    the CPU, whatever else was said
+``--device cpu``                                                    the CPU, whatever else is requested
 ``--device cuda``                                                   GPUs
 ``--multi_gpu`` or ``--gpu_ids`` for accelerate, or ``gpu_ids`` in  GPUs
 its configuration file
 ``--cpu``, ``use_cpu: true``, or a configuration file without       the CPU
 ``gpu_ids``
-nothing of these                                                    GPUs if every process of this machine gets one,
+none of these                                                       GPUs if every process of this machine gets one,
                                                                     else the CPU
 ==================================================================  ===================================================
 
 If GPUs are requested and too few are visible, that is an error. Threads are those of the key ``threads``, else of
 accelerate's option or the user's ``OMP_NUM_THREADS``, else a share of the cores. The launchers set that variable for
-their ranks where the user has not, so a rank cannot tell whose number it is: ``harness launch`` passes on what the user
-said, and under bare ``accelerate launch`` a rank reads the command line and environment of its parent.
+their ranks where the user has not, so a rank cannot tell whose number it is: ``harness launch`` passes on the user's
+request, and under bare ``accelerate launch`` a rank reads the command line and environment of its parent.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class World:
             start = said[:300].lower()
             if not (LOST_BY_NCCL if "nccl" in start else LOST).search(start):
                 raise
-            # What torch says, without the line in its source and its advice.
+            # torch's message without its source line and its advice.
             reason = re.sub(r"\[\S+\.cc:\d+\] ", "", said).partition(". This is typically")[0][:200]
             raise LostPeerError(
                 f"rank {self.rank} at step {HEARTBEAT.step} waited for {what} from {self.world_size - 1} other ranks, "
@@ -198,7 +198,7 @@ def joining(timeout_s: int) -> Iterator[None]:
         where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise LostPeerError(
             f"rank {launched_rank()} of {launched_world_size()} on {platform.node()} did not join the others through "
-            f"{where} within {timeout_s} s ({reason}); see whether all machines reach each other, and "
+            f"{where} within {timeout_s} s ({reason}); check that all machines reach each other, and "
             f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
         ) from error
 
@@ -219,7 +219,7 @@ def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[tor
     return work.get_future().then(unpack)
 
 
-# DDP compares them with the classes themselves.
+# DDP compares the annotations with the classes, not with their names.
 sum_in_bf16.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
 
 

@@ -89,9 +89,7 @@ def name_interface(host: str, port: int) -> Route:
     users, found = os.environ.get(GLOO), interfaces()
     route = choose(host, local_addresses(host, port), found, users)
     if route is None:
-        wrong = (
-            f"{users}: no such interface with an address is up here" if users else f"none leads to {host} for certain"
-        )
+        wrong = f"{users}: no such interface with an address is up here" if users else f"unclear which leads to {host}"
         raise ConfigError(f"network interface: {wrong}; name it, as in export {GLOO}=eth0 (ip address lists them)")
     os.environ[GLOO] = route.interface
     if all(name.startswith(LAST_FOR_NCCL) for name, addresses in found.items() if addresses):

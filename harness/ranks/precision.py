@@ -84,7 +84,7 @@ def runnable(device_type: str) -> dict[str, str]:
 def configure_threads(device_type: str, asked: int | None = None) -> Choice:
     """Set how many threads this process computes with, as ``devices.choose_threads`` says; on CUDA if ``asked``."""
     if device_type != "cpu" and asked is None:
-        return Choice(str(torch.get_num_threads()), "as torch has it; the work is on the device")
+        return Choice(str(torch.get_num_threads()), "torch's default; the work is on the device")
     count, reason = devices.choose_threads(asked, launched_local_world_size())
     torch.set_num_threads(count)
     return Choice(str(count), reason)
@@ -148,7 +148,7 @@ def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, 
         dtype = "bf16" if cudnn >= CUDNN_WITH_BF16 else "fp32"
         return Choice(dtype, f"cuDNN is {cudnn}; its recurrent layers take bf16 from {CUDNN_WITH_BF16}")
     if layout == "packed":
-        return Choice("fp32", "oneDNN takes no packed input, and what runs instead is no faster in bf16")
+        return Choice("fp32", "oneDNN takes no packed input, and torch's own kernels are no faster in bf16")
     if not (bf16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return Choice("fp32", "oneDNN takes no bf16 for this cell on this CPU")
     return Choice("bf16", "oneDNN takes padded bf16 input")

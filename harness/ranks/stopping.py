@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a rank stops: when it is asked to, when another rank is gone, and how it leaves with its reason.
+"""How a rank stops: on request, when another rank is gone, and how it reports the reason.
 
 **Asked**: a signal, the stop file, or the end of ``max_time``. ``install`` comes before torch is imported, since a
 signal may arrive that early. A thread notes signals, since Python runs handlers in the main thread alone, which may be
 inside a collective; the training loop acts on the note at a step that all ranks agree on (``training.requests``).
 
 **Watchdog** (``HEARTBEAT``): under NCCL a collective only enqueues kernels, and torch's own watchdog aborts the process
-without a sentence. So a thread looks at what the main thread waits for. After the time limit, soon after a stop signal,
+without a sentence. So a thread watches what the main thread waits for. After the time limit, soon after a stop signal,
 or when the process group reports a broken collective, it prints why, writes it to ``status.json``, and ends the
 process.
 
@@ -178,7 +178,7 @@ def received() -> str | None:
 
 
 class StopWatch:
-    """Whether this rank is asked to stop, and why. Only rank 0 looks at the stop file and the clock."""
+    """Whether this rank must stop, and why. Only rank 0 checks the stop file and the clock."""
 
     def __init__(self, path: Path, max_time_s: float | None, *, is_main: bool) -> None:
         """``path`` is the stop file; one that is older than this process is removed.

@@ -34,14 +34,14 @@ WRITTEN = dict.fromkeys(OWN, "its value is submit's own") | {option: f"give --{k
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a job asks of the site; null leaves it to the site."""
+    """What a job requests; null: the site's default."""
 
     account: str | None = None
     """Account that pays."""
     partition: str | None = None
     """Partition (queue), or several with commas between."""
     gpus: int | str | None = None
-    """GPUs of each node, as in 4 or a100:4. Preprocessing asks for none but those of preprocess.gpus."""
+    """GPUs of each node, as in 4 or a100:4. Preprocessing requests only those of preprocess.gpus."""
     nodes: Number | None = None
     """Nodes of preprocessing and training; 1 unless given. Other commands run on one."""
     cpus: Number | None = None
@@ -65,9 +65,7 @@ class Resources:
         return Resources(**{key: getattr(general, key) if own is None else own for key, own in values.items()})
 
     def further(self) -> list[tuple[str, str | None]]:
-        """Name and value of each option in ``sbatch``. Raises ``ConfigError`` for what is no option, or has its own
-        key.
-        """
+        """Name and value of each option in ``sbatch``. Raises ``ConfigError`` for a wrong one, or one with a key."""
         found = []
         text = self.sbatch if isinstance(self.sbatch, str) else " ".join(self.sbatch or [])
         for word in shell_words("sbatch", text) if text else ():
@@ -99,10 +97,10 @@ class ArrayConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitConfig(Resources):
-    """Submit preprocessing, training, evaluation to SLURM, each once the one before has ended well.
+    """Submit preprocessing, training, evaluation to SLURM, each to start after the one before succeeded.
 
-    Each JOB is a command in quotes with its own options: preprocess, train, doctor, evaluate, predict or report.
-    Keys of the site may stand in a file, --config site.yaml. --print shows the scripts and submits nothing.
+    Each JOB is a command in quotes with its own options: preprocess, train, doctor, evaluate, predict or report. Keys
+    of the site may be in a file, --config site.yaml. --print shows the scripts and submits nothing.
     """
 
     HINT: ClassVar[str] = " (a job's options stand in its quotes)"
@@ -110,11 +108,11 @@ class SubmitConfig(Resources):
     processes: Number | None = None
     """Processes of each node in training; null: one per GPU, or one where there are none."""
     preprocess: Resources = field(default_factory=Resources)
-    """What preprocessing asks for, where it differs."""
+    """What preprocessing requests, where it differs."""
     train: Resources = field(default_factory=Resources)
-    """What training and doctor ask for, where they differ."""
+    """What training and doctor request, where they differ."""
     single: Resources = field(default_factory=Resources)
-    """What evaluate, predict and report ask for, where they differ."""
+    """What evaluate, predict and report request, where they differ."""
     array: ArrayConfig = field(default_factory=ArrayConfig)
     """Many trainings at once."""
     hook: str | None = None

@@ -31,7 +31,7 @@ MOST_TASKS = 1000
 LIMIT_S = 60
 """Longest wait for an answer of SLURM."""
 AFTER = "--kill-on-invalid-dep=yes"
-"""A job whose predecessor failed ends, in place of waiting for ever."""
+"""A job whose predecessor failed ends instead of waiting forever."""
 TEXTS = Words('["text" …]', takes="texts", least=0, most=None, texts=True)
 RUNS = Words("RUN [RUN …]", takes="one run directory or several", most=None)
 SINGLE = {

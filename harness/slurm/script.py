@@ -120,7 +120,7 @@ def hook_of(config: SubmitConfig) -> str:
 
 
 def cases(tasks: Sequence[Task]) -> str:
-    """Which task of the array trains what, and where."""
+    """Run directory and arguments of each task of the array."""
     lines = [f'case "{TASK}" in # a run directory for each task of the array']
     for number, (run, arguments) in enumerate(tasks):
         lines.append(f"    {number}) run={shlex.quote(run)} arguments+=({shlex.join(arguments)}) ;;")
@@ -143,7 +143,7 @@ def array(name: str, words: Sequence[str]) -> str:
 
 
 def summary(job: Job) -> str:
-    """What one job asks of the site, and where it writes."""
+    """What one job requests, and where it writes."""
     asked = {key: getattr(job.resources, key) for key in NAMED}
     said = [f"{key} {value}" for key, value in asked.items() if value is not None]
     said += [directive(name, value) for name, value in job.resources.further()]

@@ -1,4 +1,4 @@
-# How every job begins: it counts its starts, then reads the site's hook.
+# The start of every job: count its starts, then read the site's hook.
 : "${SLURM_JOB_ID:?submit this with sbatch}"
 number=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 number=${number:-$SLURM_JOB_ID} # the number alone of one task means the whole array to SLURM
@@ -28,7 +28,7 @@ if [[ -n $hook ]]; then
     set -eE
     # shellcheck disable=SC1090 # any file
     source "$hook"
-    code=$? failed= # it may have said set +e
+    code=$? failed= # it may have used set +e
     ((code == 0)) || hook_failed "$code"
     trap - EXIT ERR
     set +E

@@ -235,7 +235,7 @@ def by_group(
     if not len(sizes):
         raise DataError(f"{key} is empty in every row; name another column")
     if 1 < len(sizes) == grouped.sum():
-        what = f"has another value in each of the {len(sizes):,} rows, so it keeps none together"
+        what = f"has another value in each of the {len(sizes):,} rows, so it groups nothing"
         raise DataError(f"{key} {what}; name another column, or leave it out")
     farthest = rows.groupby("group")["named"].transform("max").where(grouped, NO_SPLIT)  # from training
     follows = (named == NO_SPLIT) & (farthest > TRAIN_NUMBER)

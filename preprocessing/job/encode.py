@@ -133,7 +133,7 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
         raise ConfigError(f"vocabulary.base: {address}: its texts were read otherwise; set {different}")
     vocabulary = Vocabulary.read(root / VOCABULARY)
     if vocabulary.hash != digest:
-        raise DataError(f"{root / VOCABULARY}: not the vocabulary that the files beside it name; restore it")
+        raise DataError(f"{root / VOCABULARY}: not the vocabulary of its dataset or bundle; restore it")
     return vocabulary
 
 

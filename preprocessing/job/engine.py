@@ -142,7 +142,7 @@ class Progress:
         self.done += size
 
     def skip(self, size: int) -> None:
-        """A part of this size was already done."""
+        """Count a part of this size that was already done."""
         self.total -= size
         self.skipped += 1
 
@@ -160,7 +160,7 @@ class Progress:
             self.screen.write([f"{self.what}: {share:4.0%}  {'  '.join(state)}"])
 
     def close(self) -> None:
-        """Remove the bar, and say how long the pass took."""
+        """Remove the bar, and print how long the pass took."""
         self.screen.end()
         elapsed = time.monotonic() - self.started
         before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST_TO_CUT = 3
-"""A label with at least this many rows has one in validation and in test."""
+"""A label with at least this many rows has at least one in validation and in test."""
 MOVABLE = 16384
-"""Groups that may move after the first packing: enough to correct its rounding, and a time limit for millions."""
+"""Groups that may move after the first packing: enough to correct its rounding, and few enough for a short run time."""
 MAX_STEPS = 2000
 """Most moves in one packing."""
 CANDIDATES = 48
@@ -116,7 +116,7 @@ def assign_groups(component: np.ndarray, label: np.ndarray, *, seed: int, valida
     """int8 ``[rows]``: 0 train, 1 validation, 2 test; rows of one ``component`` go to one split.
 
     ``validation`` and ``test`` are fractions of the rows of each label, met approximately. A group that holds all rows
-    of a label stays in training. A split stays empty if any group would miss its share by more.
+    of a label stays in training. A split stays empty if every group would miss its share by more.
     """
     first = assign(component, label, seed=seed, validation=validation, test=test)
     _, row, group = np.unique(component, return_index=True, return_inverse=True)
@@ -196,7 +196,6 @@ class Packing:
         return order[gain[order] < NEVER]
 
     def put(self, group: int, target: int) -> None:
-        """Move one group."""
         counts = self.counts[[group]].toarray()[0]
         self.off[self.split[group]] -= counts
         self.off[target] += counts
@@ -211,7 +210,7 @@ def assign_folds(together: np.ndarray, label: np.ndarray, *, folds: int, seed: i
     large = by_size[: min(MOVABLE, int((sizes > 1).sum()))]
     counts = np.zeros((folds, int(label.max()) + 2), np.int64)  # the last column counts all rows
     chosen = np.zeros(len(hashes), np.int16)
-    # where it adds least to the sum of squares of the counts, which is smallest when they are equal
+    # into the fold where it adds least to the sum of squares of the counts, which is smallest when they are equal
     for one, own in zip(large, label_counts(group, label)[large].toarray(), strict=True):
         chosen[one] = np.argmin((own * (2 * counts + own)).sum(axis=1))
         counts[chosen[one]] += own
@@ -220,7 +219,7 @@ def assign_folds(together: np.ndarray, label: np.ndarray, *, folds: int, seed: i
         members = rest[places]
         value = label[first[members[0]]]
         shares = filled(counts[:, value], int(sizes[members].sum()), counts[:, -1])
-        # beyond those that were placed one by one: groups of a few rows, by where their rows would lie
+        # by the position of the first row, since groups beyond MOVABLE have several
         before = np.cumsum(sizes[members]) - sizes[members]
         chosen[members] = np.minimum(np.searchsorted(np.cumsum(shares), before, side="right"), folds - 1)
         got = np.bincount(chosen[members], weights=sizes[members], minlength=folds).astype(np.int64)

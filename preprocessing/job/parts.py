@@ -57,7 +57,7 @@ class Summary:
     """Class names; the labels of this part are indices into them."""
     label_type: LabelType | None
     known: list[str]
-    """As ``Piece`` has them."""
+    """As in ``Piece``."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@
 4. write the shards: each takes a range of shuffle keys out of every part                       (parallel)
 5. the manifest, last
 
-What is finished has a marker file with the hash of all that decided it. A rerun does what is missing or has changed.
+Each finished part has a marker file with the hash of its inputs. A rerun makes what is missing or has changed.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def check_files(plans: list[Plan], rows: pd.DataFrame) -> None:
     for split in dict.fromkeys(plan.file.split for plan in plans):
         files = [at for at, plan in enumerate(plans) if plan.file.split == split]
         if not left[files].any():
-            why = "every row is left out by source.where or source.neutral (or source.missing_label); loosen them"
+            why = "every row is left out by source.where or source.neutral (or source.missing_label); change them"
             if not any(plans[at].rows for at in files):
                 why = f"holds no row; give it some, or leave it out of source.{split}_path"
             raise DataError(f"{', '.join(plans[at].file.name for at in files)}: {why}")

@@ -117,10 +117,10 @@ def scan(data: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     """Find the simple tags of many texts at once, and the texts that need :func:`clean`.
 
     ``data`` is uint8 [bytes]: UTF-8 texts, each followed by at least one byte that is no part of it and is not markup,
-    and one more spare byte at the very end; ``starts`` is int64 [texts + 1], where text i is ``data[starts[i]:starts[i
-    + 1]]`` including its separator. Returns ``(tag_starts, tag_ends, hard)``: the spans of the tags (ends exclusive),
-    and the sorted numbers of the texts for which the spans are not enough: a quote inside a tag, a comment, a script or
-    style, an entity. For all others, blanking the spans is :func:`clean`.
+    and one more spare byte at the very end; ``starts`` is int64 [texts + 1], where text i is
+    ``data[starts[i]:starts[i + 1]]`` including its separator. Returns ``(tag_starts, tag_ends, hard)``: the spans of
+    the tags (ends exclusive), and the sorted numbers of the texts for which the spans are not enough: a quote inside a
+    tag, a comment, a script or style, an entity. For all others, blanking the spans is :func:`clean`.
     """
     ampersands = np.flatnonzero(data[:-2] == ord("&"))
     hard = _text_of(ampersands[_ENTITY[data[ampersands + 1]]], starts)

@@ -261,4 +261,4 @@ def fetch(config: FetchConfig) -> None:
                 raise refused from None
             why = " ".join(str(error).split())
             raise UserError(f"fetch-nltk: {resource}: {why}; is {downloader.url} reachable?") from None
-    print(f"fetch-nltk: all there, in {config.dir or downloader.download_dir}")
+    print(f"fetch-nltk: complete, in {config.dir or downloader.download_dir}")

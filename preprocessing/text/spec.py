@@ -71,7 +71,7 @@ class TextSpec:
     language: str = "en"
     """Two-letter code: which stop list, sentence model, negations and simplemma data."""
     max_tokens: int = 512
-    """The longest sequence kept: the last rung of the ladder of widths."""
+    """The longest sequence kept: the largest width of a shard."""
     truncate: Literal["head", "tail", "both"] = "head"
     """Which end of a longer text is kept: head, tail, or both (half and half)."""
 

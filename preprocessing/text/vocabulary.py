@@ -199,7 +199,7 @@ class Vocabulary:
             if not schema.equals(_SCHEMA) or any(column.null_count for column in batch.columns):
                 raise ValueError("its columns are not token and count")
             batch.validate(full=True)
-            # In memory of its own: what reads it later outlives the file.
+            # A copy, since its readers may outlive the file.
             tokens, counts = (pa.concat_arrays([column, column.slice(0, 0)]) for column in batch.columns)
         except FileNotFoundError:
             raise DataError(f"{path} is missing; put the vocabulary back, or {again}") from None

@@ -170,7 +170,7 @@ def corpus_order(lengths: np.ndarray, block_rows: int, spec: OrderSpec) -> Order
 
 
 def test_an_epoch_is_shuffled_like_a_permutation() -> None:
-    """Independent: a row's position of its source, a label of the next label, a batch's length of the next one's."""
+    """Independent: position and source of a row, successive labels, lengths of successive batches."""
     source, labels, lengths = corpus(25_000)
     order = corpus_order(lengths, 8192, OrderSpec(seed=0, global_batch=64))
     places, alike = [], []
