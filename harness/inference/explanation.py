@@ -295,7 +295,7 @@ def added(model: Classifier, ids: Sequence[np.ndarray], classes: Sequence[int]) 
 
     two = model.num_classes == 2
     for label, one in zip(classes, attributions(model, ids, [0] * len(ids) if two else classes), strict=True):
-        against = two and label == 0  # the one logit is that of class 1
+        against = two and label == 0  # the single logit is that of class 1
         yield replace(one, scores=-one.scores, logit=-one.logit, baseline=-one.baseline) if against else one
 
 

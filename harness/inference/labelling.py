@@ -83,9 +83,7 @@ def check_splits(config: LabelConfig, manifest: Manifest) -> None:
 
 
 def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict[str, Any]:
-    """The teacher's accuracy of the most probable class, log loss, number of rows, and whether it is better than
-    chance.
-    """
+    """The teacher's accuracy (of the most probable class), log loss and rows, and whether it beats chance."""
     calibrated = decision.calibrated(logits)
     values = classification_metrics(calibrated, labels)
     known = above_chance(intervals(calibrated, labels, values), len(np.unique(labels)))

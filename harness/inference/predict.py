@@ -126,12 +126,12 @@ class ScoredPart(engine.Part[Made]):
 
 def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
     """Blocks of rows with their ids; another thread reads and encodes the next block meanwhile."""
-    needed = None if layout.top is None else [part.file.source.text_column]  # the bytes of the others stay as they are
+    needed = None if layout.top is None else [part.file.source.text_column]  # other columns are copied as bytes
     pieces = tables.iter_rows(part, needed, layout.schema)
     steps = ((rows, scorer.encode(texts_of(part, rows, layout.missing))) for rows in pieces)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(next, steps, None)
-        # cannot hang: the next rows are read from a regular file and encoded
+        # cannot hang: the thread reads a regular file
         while (found := waiting.result()) is not None:
             waiting = pool.submit(next, steps, None)
             yield found
@@ -245,7 +245,7 @@ def claimed(target: Path) -> Iterator[Path]:
         raise ConfigError(f"{work}: {what}; rename it, or {OTHERWISE}")
     with storing(target, otherwise=OTHERWISE):
         if not work.exists():
-            with suppress(FileExistsError), atomic.new_folder(work) as made:  # another process may be faster
+            with suppress(FileExistsError), atomic.new_folder(work) as made:  # another process may have made it
                 atomic.sign(made, target)
         with locked(work / LOCK, 0, refusal):
             atomic.sweep(target)
@@ -259,8 +259,7 @@ def claimed(target: Path) -> Iterator[Path]:
 def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     """All parts of a new or an interrupted prediction, at least one.
 
-    Raises ``ConfigError`` if a prediction with other settings was begun there, ``DataError`` for the first unreadable
-    row.
+    Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
     """
     directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
     name = engine_of(directory, config.engine)

@@ -95,7 +95,7 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
         return file
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
     if form == "csv" and len(seen.columns) == len(source.columns) and set(seen.columns) != set(source.columns):
-        seen = tables.sample(file)  # which has no header
+        seen = tables.sample(file)  # a file without header
     if seen.file.form and seen.file.form.recorded:
         tell(f"input: {file.name}: {seen.file.form}")
     chosen = next((one for one in columns if one in seen.columns), None)
@@ -204,7 +204,7 @@ class Layout:
     missing: bool
     """Whether rows without a text are predicted as an empty text."""
     top: bytes | None = None
-    """For CSV from CSV and JSON lines from JSON lines: the bytes before the first row; each row's bytes are kept too.
+    """The bytes before the first row, if input and output are both CSV or both JSON lines: then rows keep their bytes.
     None: rows are written from their values.
     """
     schema: pa.Schema | None = None

@@ -147,7 +147,7 @@ def loader_over(
 ) -> Loader:
     """This rank's share of a split for an evaluation: every row once, ``batch_rows`` per batch, without shuffling.
 
-    ``guard`` is the ``Loader``'s: it watches the split's files.
+    ``guard`` is passed to the ``Loader``.
     """
     order = order_over(split, OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False))
     rank, world_size = world.rank, world.world_size

@@ -39,8 +39,7 @@ class TextClassifier:
         """``scorer`` computes logits, ``place`` is the origin of its weights."""
         self.place = place
         self.classes_ = typed_values(scorer.labels, scorer.label_type)
-        """The classes, as values of the training's column of labels, in the order of the columns of
-        ``predict_proba``."""
+        """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
         self._scorer = scorer
 
     def predict(self, texts: Texts) -> pd.DataFrame:
@@ -87,8 +86,7 @@ def load(place: str | Path, engine: Engine = "auto") -> TextClassifier:
 
     It has the best weights, and the vocabulary and text code of their training. ``engine`` is ``torch``; ``onnx`` or
     ``onnx-int8``, ONNX Runtime, for an export with that file; or ``auto``, torch if it can be imported, else ONNX
-    Runtime. Every file is verified first, and nothing in it is executed. Raises ``UserError`` for a missing or damaged
-    model.
+    Runtime. Files are verified first and never executed. Raises ``UserError`` for a missing or damaged model.
     """
     return TextClassifier(open_scorer(place, engine), place)
 

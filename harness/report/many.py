@@ -29,7 +29,7 @@ from preprocessing.labels import as_found
 
 SPLITS = (VALIDATION, TEST)
 DECIDED = ("accuracy", "balanced_accuracy", "f1")
-"""Figures of predicted labels; all others are of probabilities."""
+"""Figures of predicted labels; all others are computed from probabilities."""
 SMALLEST = np.finfo(np.float64).tiny
 
 

@@ -25,7 +25,7 @@ from preprocessing.base.terminal import shortened
 from preprocessing.labels import as_found
 
 SIZE = (4.4, 3.0)
-"""Inches: small, so that the text stays readable on a telephone, where a chart fills the width."""
+"""Inches: small, so that the text is readable on a phone, where a chart fills the width."""
 SLOTS = 8
 """Number of colours; further lines reuse them, dashed, and are not in the legend."""
 FEW_POINTS = 20
@@ -86,8 +86,7 @@ def draw(
 
 
 def curves_of(run: RunFacts) -> dict[str, tuple[Curve, Curve]]:
-    """ROC and precision-recall curves by class: of class 1 of two; of more, those of the worst classes against the
-    rest.
+    """ROC and precision-recall curves by class: that of class 1 of two, else the worst classes against the rest.
 
     Empty without predictions.
     """

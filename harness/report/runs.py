@@ -48,7 +48,7 @@ class RunFacts:
     train: list[Line]
     validation: list[Line]
     speed: list[Line]
-    """What ``throughput.jsonl`` says."""
+    """Lines of ``throughput.jsonl``."""
     attempts: list[Line]
     measured: Measured | None
     """Figures on the test split, else on validation, if any."""

@@ -30,9 +30,7 @@ class ReportSink(Sink):
 
 
 class BaselineSink(Sink):
-    """Reports the linear model's figures at the end of a run, on the console and to the trackers, if ``DATA/baseline``
-    exists.
-    """
+    """Sends the linear model's figures to console and trackers at the end of a run, if ``DATA/baseline`` exists."""
 
     def __init__(self, run: str | Path, data: str | Path, others: Sink) -> None:
         """The figures go to ``others``, which must be closed after this sink."""

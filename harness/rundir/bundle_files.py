@@ -5,16 +5,16 @@
 
     bundle/weights-<sha256>.safetensors
     bundle/vocabulary.arrow
-    bundle/training.json      what the training rows were like (``training_facts``)
+    bundle/training.json      statistics of the training rows (``training_facts``)
     bundle/bundle.json        written last, sealed; names the two with their hashes
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).
 This module handles bytes and plain values; ``harness.inference.bundle`` makes models of them. An export is a bundle
 with its network in other formats; it is read like a bundle::
 
-    model.onnx, model-int8.onnx     the network for ONNX Runtime, where they were asked for
-    README.md                       the model card, which anybody may edit: nothing here vouches for it
-    export.json                     sealed; names the files, with bytes and sha256, and the bundle that they belong to
+    model.onnx, model-int8.onnx     the network for ONNX Runtime, on request
+    README.md                       the model card; users may edit it, so it has no hash
+    export.json                     sealed; names the files, with bytes and sha256, and their bundle
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class BundleInfo:
     dataset: str
     """Fingerprint of the dataset they were trained on."""
     task: Task = CLASSIFIER
-    """What the network has learned."""
+    """The task of the network."""
     vectors: dict[str, Any] | None = None
     """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
     started_from: dict[str, Any] | None = None
@@ -92,7 +92,7 @@ class BundleInfo:
 
 
 def bundle_directory(run: str | Path) -> Path:
-    """The bundle directory of a run. A path that is a bundle directory already stays as it is."""
+    """The bundle directory of a run. A path that already is a bundle directory is returned unchanged."""
     return Path(run) if Path(run, INDEX).exists() else Path(run, BUNDLE)
 
 
@@ -118,7 +118,7 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
 
 
 def write_info(directory: Path, info: BundleInfo) -> None:
-    """Replace ``bundle.json``, then delete every weights file but the one that it names."""
+    """Replace ``bundle.json``, then delete all other weights files."""
     write_sealed(directory / INDEX, KIND, asdict(info))
     for old in directory.glob("weights-*.safetensors"):
         if WEIGHTS.fullmatch(old.name) and old.name != info.weights:
@@ -126,7 +126,7 @@ def write_info(directory: Path, info: BundleInfo) -> None:
 
 
 def stored_info(directory: Path) -> BundleInfo | None:
-    """Read ``bundle.json``; None where there is none. Raises ``DataError`` for a damaged or foreign one."""
+    """Read ``bundle.json``; None where there is none. Raises ``DataError`` for a damaged or invalid one."""
     path = directory / INDEX
     content = read_sealed(path, KIND, "restore the bundle, or train again") if directory.is_dir() else None
     if content is None:
@@ -141,7 +141,7 @@ def stored_info(directory: Path) -> BundleInfo | None:
 
 
 def read_info(directory: Path) -> BundleInfo:
-    """Read ``bundle.json``. Raises ``DataError`` for a missing, damaged or foreign one."""
+    """Read ``bundle.json``. Raises ``DataError`` for a missing, damaged or invalid one."""
     info = stored_info(directory)
     if info is None:
         raise DataError(f"{directory / INDEX}: missing: {instead(directory)}")
@@ -201,7 +201,7 @@ class ExportInfo:
 
 
 def identity(info: BundleInfo) -> str:
-    """A sha256 over all that ``bundle.json`` says, by which an export and its graphs name the bundle."""
+    """A sha256 over the content of ``bundle.json``, by which an export and its graphs identify the bundle."""
     return seal_of(asdict(info))
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``checkpoints/``: how tensors and plain values become a checkpoint and back, in formats that execute nothing.
+"""``checkpoints/``: writes and reads checkpoints, in formats that execute nothing.
 
 ::
 
     RUN/checkpoints/step-00001200/
         model.safetensors        weights
         optimizer.safetensors    Adam's moments and steps, averaged weights
-        state.json               where the run stands: epochs, best so far, partial sums, configuration
+        state.json               epochs, best so far, partial sums, configuration
         manifest.json            written last: bytes and sha256 of the others
 
 The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed: a
@@ -44,7 +44,7 @@ MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(atomic.ASIDE)})?")
 MEND = "restore it, or remove this checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps for each parameter in ``optimizer.safetensors``, beside the number of its steps."""
+"""AdamW's state of each parameter in ``optimizer.safetensors``, besides the number of steps."""
 AVERAGE = "average"
 """Prefix of the names of averaged weights there."""
 
@@ -246,8 +246,7 @@ def delete(run: str | Path, unwanted: Iterable[int]) -> None:
 
 
 def sweep(run: str | Path) -> None:
-    """Delete unfinished files of killed processes, and rename checkpoints back. Only the process that owns the run
-    calls this.
+    """Delete unfinished files of killed processes, and rename checkpoints back. Only the owner of the run calls this.
 
     No other process writes into ``checkpoints/`` and ``bundle/``. In the other folders a report or an evaluation may be
     in progress, so only files of dead processes are deleted there. Only names of padless's unfinished files are
@@ -280,7 +279,7 @@ def read_header(path: Path, mend: str) -> Header:
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or one_line(error)}; {mend}") from None
-    except (SafetensorError, MemoryError) as error:  # more bytes than can be mapped
+    except (SafetensorError, MemoryError) as error:  # MemoryError: too large to map
         raise DataError(f"{path}: not a safetensors file ({one_line(error)}); {mend}") from None
 
 

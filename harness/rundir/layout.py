@@ -23,7 +23,7 @@
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
 
-A folder of many runs, one for each seed or for each fold of the dataset, holds such directories and no run of its own::
+A folder of many runs, one for each seed or for each fold of the dataset, holds such directories instead of a run::
 
     seed-0/, seed-1/, …        a run directory each; fold-0/, fold-1/, … where folds were held out
     seeds.json, folds.json     the figures of each run, and their mean and spread (``results``)
@@ -154,7 +154,7 @@ def holds_rounds(path: str | Path) -> bool:
 
 
 def listed(found: Sequence[Member | Path]) -> str:
-    """The names of runs, for a sentence."""
+    """The names of runs, for a message."""
     return ", ".join(one.name for one in found[:LISTED]) + (", …" if len(found) > LISTED else "")
 
 
@@ -168,7 +168,7 @@ def check_single(run: str | Path) -> None:
 
 
 def check_many(run: str | Path, kind: Kind) -> None:
-    """Raise ``ConfigError`` if the folder for many runs of a kind holds something else."""
+    """Raise ``ConfigError`` if the folder for many runs of a kind holds other runs."""
     check_directory(run)
     others = [one for one in members(run) if one.kind != kind]
     if holds_run(run) or holds_rounds(run) or others:

@@ -35,7 +35,7 @@ TEXTS = ("kind", "row_hash", "verdict")
 
 
 class MetricsLog:
-    """Appends to both files. A written line stays, even if the process is killed right after."""
+    """Appends to both files. A written line survives a kill of the process."""
 
     mended: list[str]
     """A sentence for each file that was damaged."""

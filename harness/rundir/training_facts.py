@@ -86,8 +86,7 @@ def write_training(directory: Path, manifest: Manifest) -> None:
 
 
 def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """For each split its rows, the rows of each class and of each length after truncation, and the share of unknown
-    tokens.
+    """For each split: rows, rows of each class, of each length after truncation, and the share of unknown tokens.
 
     The share is None if the manifest does not have it.
     """

@@ -90,7 +90,7 @@ def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> f
 
 
 def slope_and_curvature(scores: np.ndarray, inverse: float) -> tuple[float, float]:
-    """First and second derivative of the mean log loss by the inverse temperature, for scores relative to the true
+    """First and second derivative of the mean log loss by the inverse temperature; scores are relative to the true
     class.
     """
     mean, square = np.empty(len(scores)), np.empty(len(scores))

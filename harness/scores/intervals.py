@@ -31,9 +31,7 @@ MOST_RANKED = 100_000_000
 Z = 1.959963984540054
 """Quantile of the normal distribution for ``LEVEL``."""
 MOST_WORTH = 8
-"""The ROC AUC compares pairs of rows, so its effective number of rows may exceed the rows. This is the maximum ratio,
-since near 1 its variance is poorly estimated.
-"""
+"""The ROC AUC compares pairs of rows, so its effective rows may exceed the rows, by this factor at most."""
 CERTAIN = 1e-12
 """A share within this distance of 0 or 1 counts as 0 or 1, because of rounding."""
 
@@ -178,6 +176,6 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def spreads(runs: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """The spread of each figure of ``names`` that all ``runs`` have on one split."""
+    """The spread of each figure of ``names`` that all ``runs`` have."""
     shared = [name for name in names if runs and all(run.get(name) is not None for run in runs)]
     return {name: spread([run[name] for run in runs]) for name in shared}

@@ -13,8 +13,8 @@ CALIBRATION_BINS = 15
 BLOCK = 1 << 22
 """Logits per block, 32 MB in float64; their probabilities take a few times that."""
 WHOLE_CLASSES = 1000
-"""Up to this many classes, figures hold the whole confusion matrix, a list for each true class; beyond it, only the
-non-empty cells: the matrix of 10,000 classes would take 300 MB of JSON.
+"""Maximum classes for a whole confusion matrix in the figures, else they have non-empty cells: the matrix of 10,000
+classes would take 300 MB of JSON.
 """
 MATRIX, CELLS = "confusion", "confusion_cells"
 

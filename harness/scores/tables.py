@@ -86,7 +86,7 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def describe_calibration(values: Mapping[str, Any]) -> str:
-    """What temperature and threshold did, in a sentence."""
+    """A sentence on the effect of temperature and threshold."""
     where = f" on {values['split']}" if "split" in values else ""
     before = values["calibration"]
     line = (
@@ -191,7 +191,7 @@ def is_higher(one: float, other: float, rows: int) -> bool:
 
 
 def verdicts(lines: Sequence[Mapping[str, Any]], epochs: int, class_rows: Mapping[str, int]) -> list[str]:
-    """Sentences on what went wrong in a run, each with what to do; none for a run that learned.
+    """Sentences on problems of a run, each with advice; empty for a good run.
 
     ``lines`` are those of ``metrics.jsonl``, ``epochs`` the requested number, ``class_rows`` the rows of each class in
     the validation split. Empty without a validation, or if an accuracy is not finite.

@@ -5,10 +5,10 @@
 of the tracker, and by a sync from a login node; the last two exclude each other (``alone``). A line has one or more of
 these keys::
 
-    start       the run as an attempt begins it: project, name, configuration, …
-    run_id      the id that the tracker knows the run by
-    kept        an attempt's tracker has finished in order, and has each kind of rows up to this step
-    finished    name of the folder that holds the tracker's own files of that attempt
+    start       facts of the run at the start of an attempt: project, name, configuration, …
+    run_id      the tracker's id of the run
+    kept        an attempt's tracker was closed, and has each kind of rows up to this step
+    finished    name of the folder with the tracker's files of that attempt
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def alone(run: Path, name: str, wait_s: float) -> Iterator[None]:
 
 
 class Rows:
-    """The rows of ``metrics.jsonl`` that a tracker lacks, each with its figures of ``throughput.jsonl``."""
+    """The rows of ``metrics.jsonl`` that a tracker does not have yet, each with its figures of ``throughput.jsonl``."""
 
     def __init__(self, run: Path, after: Mapping[str, int]) -> None:
         """``after``: the last step of each kind that the tracker has.

@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
     try:
         serve(name, run, messages_from(commands), tell, limit)
     except Exception as error:
-        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+        with contextlib.suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
         give_up(f"raised {type(error).__name__}: {one_line(error)}")
     clock(EXIT_S, leave)

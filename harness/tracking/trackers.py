@@ -27,9 +27,7 @@ class TrackerEntry:
     package: str
     """The package that it needs."""
     code: str = "harness.tracking.trackers:AccelerateTracker"
-    """``module:class`` of the tracker: ``AccelerateTracker``, which serves Accelerate's trackers by name, or a
-    subclass.
-    """
+    """``module:class``: ``AccelerateTracker``, which serves Accelerate's trackers by name, or a subclass."""
 
 
 ACCELERATES = ("tensorboard", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
@@ -58,7 +56,7 @@ def check_trackers(config: TrackingConfig) -> None:
 
 
 def check_names(config: TrackingConfig) -> None:
-    """Raise ``ConfigError`` that names the known ones for an unknown tracker."""
+    """Raise ``ConfigError``, which names the known trackers, for an unknown one."""
     for name in config.trackers:
         if name not in TRACKERS:
             known = ", ".join(sorted(TRACKERS))
@@ -120,9 +118,8 @@ class AccelerateTracker:
         PartialState(cpu=True)  # Accelerate asks this for the rank: one process, no group
         options: dict[str, dict[str, Any]] = {
             "trackio": {"name": self.spec["name"], "resume": "allow"},
-            "tensorboard": {
-                "purge_step": max(self.journal.kept.values(), default=-1) + 1
-            },  # drops rows of a killed attempt
+            # drops rows of a killed attempt
+            "tensorboard": {"purge_step": max(self.journal.kept.values(), default=-1) + 1},
         }
         kind = LOGGER_TYPE_TO_CLASS[self.name]
         folder = [str(tracker_folder(self.run, self.name))] if kind.requires_logging_directory else []

@@ -2,8 +2,8 @@
 """The trainer's side of the trackers: processes that can neither stop nor slow the training (law 8).
 
 Each tracker has its own process (``observer.py``), which follows ``metrics.jsonl``. The trainer sends it everything
-else through a pipe, without blocking. A tracker that hangs, raises or dies costs one warning, and at the end a bounded
-wait.
+else through a pipe, without blocking. A tracker that hangs, raises or dies costs a warning and a bounded wait at the
+end.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ from preprocessing.base.errors import DataError
 State = Literal["finished", "preempted", "failed"]
 
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
-"""How long the end of a run waits for its trackers; the short time if the run did not finish or a tracker never
-started.
-"""
+"""How long a run's end waits for a tracker; the short time if the run did not finish or the tracker never started."""
 KILL_AFTER_S = 3.0
 """An observer exits when its time is up. Otherwise it is killed after this extra time."""
 KILLED_S = 1.0
 """How long to wait until a killed process has ended."""
 LAUNCHED = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "PET_", "ROLE_", "TORCHELASTIC_")
-"""Variables that would make the observer a rank of this run."""
+"""Prefixes of variables that would make the observer a rank of this run."""
 RANKED = {"RANK", "WORLD_SIZE", "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
 
 

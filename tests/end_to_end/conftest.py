@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The browser that pages are looked at in."""
+"""A real browser for tests of pages."""
 
 from __future__ import annotations
 

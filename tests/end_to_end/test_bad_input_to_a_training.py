@@ -51,7 +51,7 @@ def test_launch_refuses_before_anything_starts(capsys, tmp_path: Path, arguments
 def test_bare_accelerate_launch_prints_the_line_and_nothing_else(
     module: str, keys: tuple[str, ...], expected: str
 ) -> None:
-    """Before the ranks have met, and after. Its traceback would hide the line, so the ranks end it."""
+    """Before and after the rendezvous. The launcher's traceback would hide the line, so the ranks end the launcher."""
     result = accelerate(module, *keys)
     assert result.returncode == -signal.SIGUSR1
     assert sentence(result).startswith(expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of explanations in a real browser: on a phone and a screen, light and dark, with texts that mean harm."""
+"""The page of explanations in a real browser: on a phone and a screen, light and dark, with malicious texts."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must stay when code moves: rows and ids of datasets, answers to mistakes, predictions of files.
+"""Results that refactoring must not change: rows and ids of datasets, error messages, predictions of files.
 
-``python -m tests.end_to_end.test_fingerprints`` makes ``fingerprints.json`` beside this file anew; it was first made
-from revision 740ed78. A line that changes is a change that users notice: it belongs into CHANGELOG.md.
+``python -m tests.end_to_end.test_fingerprints`` rewrites ``fingerprints.json`` beside this file; it was first made from
+revision 740ed78. Users notice every changed line, so it belongs into CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ FOREIGN = (
 
 
 def rows(number: int = 40) -> list[tuple[str, str]]:
-    """Texts with all that is hard about text, all different, in two classes."""
+    """Distinct texts with difficult characters, in two classes."""
     every = [*TEXTS, *FOREIGN]
     return [
         (f"{every[n % len(every)]} row{n} {'word ' * (n * n % 23)}", ("bad", "good")[n % 3 % 2]) for n in range(number)
@@ -241,7 +241,7 @@ NEEDS_NLTK = ("tokenizer nltk", "stop_words nltk", "wordnet")
 
 @contextlib.contextmanager
 def within(place: Path, files: dict[str, bytes]) -> Iterator[None]:
-    """The working directory of a command, with its files."""
+    """A working directory with these files."""
     for name, content in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(content)
@@ -254,7 +254,7 @@ def within(place: Path, files: dict[str, bytes]) -> Iterator[None]:
 
 
 def said(program: ModuleType, *words: str) -> str:
-    """Exit code of a command in this process, and what it printed on stderr."""
+    """Exit code and stderr of a command, run in this process."""
     with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
         try:
             code: object = cli.run(program.main, list(words))
@@ -272,7 +272,7 @@ def prepared(words: str, output: str = "out") -> None:
 def of_dataset(root: Path) -> str:
     """Rows of each split, and a hash over classes, vocabulary, text pipeline and all rows in their order.
 
-    Only pyarrow reads it, and neither versions of libraries nor the layout of the manifest decide it.
+    It is read with pyarrow alone, and does not depend on library versions or the layout of the manifest.
     """
     manifest = json.loads((root / "dataset.json").read_bytes())
     vocabulary = arrow(root / "vocabulary.arrow")
@@ -378,7 +378,7 @@ def predicted(case: str) -> str:
 
 
 def answered(words: str) -> str:
-    """What a command answers to a mistake."""
+    """The error message of a command."""
     program, *arguments = words.split()
     answer = said({"harness": harness, "preprocessing": preprocessing}[program], *arguments)
     shutil.rmtree("new", ignore_errors=True)
@@ -424,7 +424,7 @@ def test_nothing_in_the_file_is_of_no_use(golden: dict[str, dict[str, str]]) -> 
 
 
 def main() -> None:
-    """Make the file anew."""
+    """Rewrite the file."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder).resolve()
         datasets = {name: dataset(name, root / str(number)) for number, name in enumerate(FILES)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole path as a user walks it: a CSV, preprocessing, training by two processes, evaluation, prediction."""
+"""End-to-end walkthrough: a CSV file, preprocessing, training by two processes, evaluation, prediction."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wheel in an environment of its own, without a checkout: scripts, recipes and the library, in a folder of a user.
 
-What padless depends on is taken from the environment that runs the tests, so that nothing is downloaded.
+Its dependencies come from the environment that runs the tests, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's project: a corpus, a recipe, and code of their own that is called as ours is."""
+    """A user's project: a corpus, a recipe, and own code in a package named like one of padless's."""
     place = tmp_path_factory.mktemp("project")
     texts, labels = sentences(400, 2, seed=3, longest=40)
     texts = [f"{text} {number}" for number, text in enumerate(texts)]
@@ -93,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *command: object) -> str:
-    """What a command prints that must succeed, in the user's folder and without a checkout on the path."""
+    """Output of a command that must succeed, in the user's folder and without a checkout on the path."""
     words = [str(word) for word in command]
     return succeed(run_command(words, 300, {"PYTHONPATH": "", "NLTK_DATA": ""}, cwd=folder)).stdout
 

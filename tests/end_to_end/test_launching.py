@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks under real launchers: the doctor, cards that are there or not, and one that fails alone."""
+"""Ranks under real launchers: the doctor, existing and missing GPUs, and one rank that fails alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def paths_with(folder: Path, module: str) -> str:
-    """A PYTHONPATH on which every interpreter begins with this module."""
+    """A PYTHONPATH that makes every interpreter import this module first."""
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(module)
     return f"{folder / 'site'}:{ROOT}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notebook of the manual runs from its first cell to its last, in an empty folder, and shows what it says."""
+"""The notebook of the manual runs from start to end in an empty folder, and its stored outputs are right."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXECUTE = "import sys; from nbclient.cli import main; sys.exit(main())"
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The cells with code, executed. ``padless`` is this tree's, whatever is installed."""
+    """The executed code cells. ``padless`` is that of this tree."""
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"needs {name}")
@@ -41,7 +41,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def shown(cell: dict[str, Any], kind: str = "text/plain") -> str:
-    """What a cell shows, as text or as another kind."""
+    """The output of a cell, as text or as another MIME type."""
     return "".join(
         "".join(output.get("data", {}).get(kind, "")) + "".join(output.get("text", "") if kind == "text/plain" else "")
         for output in cell["outputs"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A million rows: memory that does not grow with their number; killed twice and continued, and by two workers of Dask,
-the same bytes as undisturbed.
+"""A million rows: memory does not grow with their number; killed twice and continued, and with two Dask workers, the
+bytes are those of an uninterrupted prediction.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def peaks(root: Path, source: str, target: str) -> tuple[int, int]:
 
 @pytest.fixture(scope="module")
 def undisturbed(root: Path) -> tuple[str, tuple[int, int]]:
-    """The sha256 of the predictions of a run that nothing disturbs, and its memory."""
+    """The sha256 of the predictions of an uninterrupted run, and its memory."""
     found = peaks(root, "many.csv", "whole.csv")
     return atomic.sha256_file(root / "whole.csv"), found
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretraining by two processes, and what it leaves behind."""
+"""A pretraining by two processes, and its files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of real runs: what it says, and that its command makes the run again.
+"""The report of real runs: its content, and that its command repeats the run.
 
-Runs that are made up, in every size, are in unit/test_report_page.py; how a browser shows them is in
-end_to_end/test_report_in_a_browser.py.
+unit/test_report_page.py tests made-up runs of every size; test_report_in_a_browser.py tests reports in a browser.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> 
 
 
 def break_matplotlib() -> None:
-    """In a rank: it cannot be imported."""
+    """Make the import of matplotlib fail in each rank."""
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a real browser shows reports of 2 to 150 classes: on a telephone and a desk, by day, by night and on paper."""
+"""Reports of 2 to 150 classes in a real browser: on a phone and a desktop, light, dark and printed."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ SHOWN = """[...document.querySelectorAll("details:not(.aside) > :not(summary)")]
 
 
 def relative_luminance(colour: str) -> float:
-    """Of ``rgb(r, g, b)``, as WCAG 2 defines it."""
+    """Relative luminance of ``rgb(r, g, b)`` by WCAG 2."""
     values = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 class Pages:
-    """A report of each kind, made when it is first asked for."""
+    """A report of each kind, made at its first use."""
 
     def __init__(self, place: Path) -> None:
         self.place = place

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel and the source distribution are the same bytes, whoever builds them, where and when."""
+"""Builds of the wheel and the source distribution are reproducible, byte by byte."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def build(source: Path, umask: int, env: dict[str, str], script: str = "build_ba
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    """What was built in both places."""
+    """The archives built in both places."""
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("needs setuptools beside the tests, to build without downloading it")
     root = tmp_path_factory.mktemp("places")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that are stopped, lose a rank or their launcher, change their number of processes, or meet a full disk."""
+"""Runs that are stopped, lose a rank or their launcher, change their number of processes, or fill the disk."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_pa
 
 
 def validate_slowly(run: Path) -> None:
-    """In a rank: every batch of a validation waits for the STOP file, and then a little."""
+    """Make every batch of a validation wait for the STOP file, and then a little longer."""
     read, seen = Classifier.read, []
 
     def slow(self: Classifier, *batch: Any) -> Any:
@@ -91,7 +91,7 @@ def validate_slowly(run: Path) -> None:
 
 @pytest.mark.slow
 def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """The first epoch's steps are all logged, its validation is not, and each of its batches takes a while."""
+    """All steps of the first epoch are logged; its validation, with slow batches, is not."""
     run = tmp_path / "run"
     process = start(data, run, *PLAIN, "--eval_batch", "1", before=partial(validate_slowly, run))
     wait_for_step(process, run, 56)  # the last log line of the first epoch of 57 steps
@@ -133,7 +133,7 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
 def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of other data whose epochs have twice the steps; and the best validation is one of theirs."""
+    """The other data has twice the steps per epoch; the best validation is on it."""
     data, run = tmp_path / "data", tmp_path / "run"
     write_dataset(data, {"train": 120, "validation": 40}, widths=(64,))
     keys = ("--global_batch", "20", "--tracking.log_every", "1", "--optim.lr", "0.01", "--epochs", "2")

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, 
 
 
 def to_the_end(data: Path, run: Path, *words: str) -> str:
-    """Start it, and wait for its good end; all that it and those before it printed."""
+    """Start the command and wait until it succeeds; returns the output of all its starts."""
     assert launch(data, run, *words).wait(400) == 0, (run.parent / "log").read_text()[-3000:]
     return (run.parent / "log").read_text()
 

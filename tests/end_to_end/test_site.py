@@ -22,7 +22,7 @@ QUIET = {"NO_MKDOCS_2_WARNING": "1"}
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    """``mkdocs build`` as ``make docs`` does it, to another place. With ``--quiet`` it would pass over warnings."""
+    """Run ``mkdocs build`` like ``make docs``, into another folder. With ``--quiet`` it would ignore warnings."""
     command = [sys.executable, "-m", "mkdocs", "build", "--config-file", str(config), "--site-dir", str(site)]
     return run_command(command, 900, QUIET)
 
@@ -47,7 +47,7 @@ def test_every_page_is_there_and_search_knows_every_option(site: Path) -> None:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page of a browser without network; it must ask for nothing but files and find no error."""
+    """A browser page without network; it may only request files and must have no errors."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, offline=True)
     opened = context.new_page()
     asked: list[str] = []

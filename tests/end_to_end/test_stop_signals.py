@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 7, for stop signals: whatever comes, at any instant, a command ends soon, with a sentence and a documented code.
+"""Law 7, for stop signals: after any signal, at any time, a command ends soon, with a sentence and a documented code.
 
-Real processes, real signals. What a training says of itself in ``status.json`` is its exit code.
+Real processes, real signals. ``status.json`` of a training has the exit code of its command.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(
     corpus: Path, tmp_path: Path, instants: int
 ) -> None:
-    """Each start goes on from the one before; every second signal is for the whole process group, as SLURM sends it."""
+    """Each start continues the previous one; every second signal goes to the whole process group, as SLURM sends it."""
     began, out, kept = time.monotonic(), tmp_path / "out", 0
     words = ["preprocessing", "run", corpus, "--executor.workers", "2", "--source.part_mb", "0.1", "--output"]
     succeed(run_module(*map(str, words), tmp_path / "whole"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial's commands, run in its order, do what it says that they do."""
+"""The tutorial's commands, run in its order, have the results it describes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with the repository's documents and recipes, so that the commands can be typed as they stand there."""
+    """A folder with the repository's documents and recipes, in which the tutorial's commands run unchanged."""
     for name in ("docs", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
@@ -41,7 +41,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def results(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
-    """What each command printed, by its first two words and the options that tell two of a kind apart."""
+    """The output of each command, by its first two words and the options that distinguish similar commands."""
     done = {}
     for line in commands():
         words = shlex.split(line)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two machines, each with a network, an address and a host name of its own: what goes wrong between them ends in time,
-with a sentence on each and a status that says it, and the run that is started again ends as an undisturbed one.
+"""Two machines, each with its own network, address and host name. After every failure between them, both commands end
+in time with a sentence and a true status, and the restarted run ends like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STEP = 6
 
 @dataclass
 class Training:
-    """One training on both machines, which is started again and again."""
+    """One training on both machines, which is restarted repeatedly."""
 
     two: Two
     folder: Path
@@ -52,15 +52,15 @@ class Training:
 
     @property
     def run(self) -> Path:
-        """The run directory, in a folder that both see."""
+        """The run directory, in a shared folder."""
         return self.folder / "shared" / self.name
 
     def log(self, side: str) -> Path:
-        """What machine ``side`` printed at the last start."""
+        """The output of machine ``side`` at the last start."""
         return self.folder / f"log-{self.name}-{side}-{self.starts}"
 
     def start(self, sides: str = "ab", own: Mapping[Path, Path | None] | None = None) -> list[Popen[str]]:
-        """Start these machines; ``own``: what lies at a place on machine b alone."""
+        """Start these machines; ``own``: path -> file that only machine b has there."""
         self.starts += 1
         self.run.parent.mkdir(exist_ok=True)
         started = []
@@ -73,12 +73,12 @@ class Training:
         return started
 
     def until_step(self, step: int, processes: list[Popen[str]]) -> None:
-        """Wait until it has come so far."""
+        """Wait until the run has reached this step."""
         wait_until(lambda: steps_done(self.run) >= step or any(one.poll() is not None for one in processes), 600)
         assert steps_done(self.run) >= step, self.log("a").read_text() + self.log("b").read_text()
 
     def said(self, side: str) -> str:
-        """The line with which machine ``side`` said what is wrong; empty if it ended well."""
+        """The error line of machine ``side``; empty if it succeeded."""
         text = unwrapped(self.log(side).read_text()) if self.log(side).exists() else ""
         assert "Traceback" not in text, text
         return next((line[7:] for line in text.splitlines() if line.startswith("error: ")), "")
@@ -88,7 +88,7 @@ class Training:
         return json.loads((self.run / "status.json").read_text()) if (self.run / "status.json").exists() else {}
 
     def to_the_end(self) -> None:
-        """Start both and wait for their good end."""
+        """Start both and wait until both succeed."""
         assert codes_of(self.start(), SLOW_S + 2 * LIMIT_S) == (0, 0), self.log("a").read_text()
 
 
@@ -116,20 +116,20 @@ def during(happen: Callable[[Two], object], ends: str = "ab") -> Act:
 
 
 def lose_power(two: Two, side: str) -> None:
-    """A machine is gone, and its kernel says goodbye to nobody."""
+    """A machine disappears without closing its connections."""
     two.lose()
     (two.a if side == "a" else two.b).kill()
 
 
 def other_dataset(training: Training) -> tuple[int, ...]:
-    """Machine b has another one at the same place."""
+    """Machine b has another dataset at the same path."""
     other = training.folder / "other"
     write_dataset(other, SPLITS, seed=7)
     return codes_of(training.start(own={training.folder / "data": other}))
 
 
 def take_port(training: Training) -> tuple[int, ...]:
-    """Another program on machine a has the port; it ends with the machine's other processes."""
+    """Another program on machine a uses the port; it ends with the machine's other processes."""
     words = f"import socket, time; s = socket.create_server(('', {PORT})); print('held', flush=True); time.sleep(900)"
     log = training.folder / "holder"
     training.two.a.start(sys.executable, "-c", words, log=log)
@@ -166,7 +166,7 @@ FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     [("another dataset", "cut"), pytest.param(tuple(FAULTS), marks=pytest.mark.night)],
 )
 def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path, faults: tuple[str, ...]) -> None:
-    """One training suffers them one after the other, and is then started once more."""
+    """One training has all faults one after the other, and is then restarted once more."""
     write_dataset(tmp_path / "data", SPLITS)
     with two_machines() as two:
         undisturbed, training = Training(two, tmp_path, "undisturbed"), Training(two, tmp_path)

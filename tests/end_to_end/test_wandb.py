@@ -47,7 +47,7 @@ def observers_of(run: Path) -> list[psutil.Process]:
 
 
 def offline(run: Path) -> dict[str, str]:
-    """Variables of a node without key and network, where W&B has all the time it needs."""
+    """Variables of a node without key and network, with long time limits for W&B."""
     return {"HOME": str(run.parent), "WANDB_MODE": "offline", "PYTHONPATH": patience(run.parent)}
 
 
@@ -65,7 +65,7 @@ def sync(run: Path, store: Store, *options: str) -> dict[str, Any]:
 
 
 def kill_trainer(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the launcher and its ranks, and not for their trackers."""
+    """SIGKILL the launcher and its ranks, but not their trackers."""
     doomed = []
     for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):  # a child that has ended meanwhile
@@ -115,7 +115,7 @@ def test_a_real_run_over_two_kills_and_a_preemption_is_one_curve(tmp_path: Path)
 
 
 def check_history(stored: StoredRun, expected: range) -> None:
-    """Every step is there with its own loss, in rows that W&B numbered through."""
+    """The history has every step with its loss, in rows numbered consecutively."""
     logged = stored.history("train/step")
     assert stored.history("_step") == list(range(len(logged)))
     assert logged == list(expected)
@@ -171,7 +171,7 @@ def test_a_server_that_is_not_there_costs_one_warning_and_the_rows_are_kept(data
 
 
 def sync_to_a_new_server(run: Path, rows: int) -> None:
-    """Send all of a run, and see that it arrives."""
+    """Send all of a run, and check that it arrives."""
     with wandb_server() as store:
         assert sync(run, store)["rows"] == rows
         (stored,) = store.runs.values()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adversarial training, beside law 4's plain form of it: what loss scaling does to it."""
+"""Adversarial training with loss scaling; law 4's test compares it with a plain implementation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_objective() -> Objective:
 
 
 def gradients(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
-    """What a step learns from a batch, beside its loss."""
+    """The loss of a batch, and its gradients."""
     objective = copy.deepcopy(objective)
     loss = objective(batch, 3)
     loss.backward()
@@ -36,10 +36,10 @@ def gradients(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def test_loss_scaling_changes_nothing_else() -> None:
-    """Gradients are scaled on their way back and unscaled at once, rows and their number whatever they are."""
+    """The scaled gradients are unscaled at once, whatever the rows and their number."""
 
     class Scaler:
-        """In the place of ``GradScaler``, which wants CUDA."""
+        """Replaces ``GradScaler``, which needs CUDA."""
 
         def scale(self, loss: torch.Tensor) -> torch.Tensor:
             return loss * 65536.0

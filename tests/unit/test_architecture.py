@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which room may import which, read from every import in the code, those inside functions too (ARCHITECTURE.md)."""
+"""Which package may import which (ARCHITECTURE.md), checked for every import, also inside functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 
 @dataclass(frozen=True)
 class Import:
-    """One name that a file imports: ``target`` is a module of ours, or the root of somebody else's."""
+    """One name that a file imports: ``target`` is one of our modules, or a third-party root package."""
 
     source: str
     target: str
@@ -42,7 +42,7 @@ def own_modules() -> dict[str, Path]:
 
 
 def imports_of(name: str, text: str, known: Iterable[str]) -> Iterator[Import]:
-    """Every import of a module, with where it stands."""
+    """Every import of a module, with its line."""
     known = set(known)
 
     def visit(node: ast.AST, inside: bool, typing: bool) -> Iterator[Import]:
@@ -79,7 +79,7 @@ def is_ours(module: str) -> bool:
 
 
 def brings(found: Iterable[Import]) -> dict[str, set[str]]:
-    """For each of our modules, every other root that importing it brings along."""
+    """For each of our modules, all root packages that importing it imports."""
     edges: dict[str, set[str]] = {}
     for one in found:
         if not one.inside_function and not one.for_types_only:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each token adds to a logit: complete for every network, right where one word decides, as captum computes it."""
+"""Attributions of tokens: they add up for every network, are right where one word decides, and equal captum's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXTS = [np.array(ids) for ids in ([2, 3, 4, 5, 6, 7, 8, 3, 4], [9, 10, 9, 10, 9
 
 
 def make_model(num_classes: int, wide: bool = False, **changes: object) -> Classifier:
-    """A random network of large weights, so that its gates and its maxima are bent on the way from the baseline."""
+    """A random network with large weights: its gates saturate and its maxima switch on the path from the baseline."""
     torch.manual_seed(3)
     config = ModelConfig(**{"embedding_dim": 6, "hidden_size": 5, "wide": 1 << 10 if wide else 0, **changes})  # type: ignore[arg-type]
     model = Classifier(config, WORDS, num_classes).eval()
@@ -36,7 +36,7 @@ def make_model(num_classes: int, wide: bool = False, **changes: object) -> Class
 
 
 def logits_at(model: Classifier, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits of a text and of its baseline, ``[outputs]``, by the whole model and by one whose words are empty."""
+    """The logits of a text and of its baseline, ``[outputs]``."""
     batch = batch_of([ids], torch.device("cpu"))
     with torch.no_grad():
         logits, vectors = model(batch), model.embedding.weight.clone()

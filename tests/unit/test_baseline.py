@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear model over the shards: beside scikit-learn on the decoded texts, kept by fingerprint, beside a network."""
+"""The linear model on the shards: equals scikit-learn's, is stored by fingerprint, compared with a network."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sentences_some_of_them_mislabelled(
 
 @pytest.fixture
 def own(data: Path, tmp_path: Path) -> Path:
-    """A copy of the dataset, to be written in."""
+    """A writable copy of the dataset."""
     return Path(shutil.copytree(data, tmp_path / "own", ignore=shutil.ignore_patterns("baseline")))
 
 

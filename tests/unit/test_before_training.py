@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said before a training: rows of each class, what does not fit rows, processes, memory or machines."""
+"""Output and checks before a training: rows of each class; settings that do not fit rows, memory or machines."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_options_of_accelerate_end_where_ours_begin() -> None:
 
 
 class OnAnotherMachine(World):
-    """A rank that is told of a file by rank 0; with ``together`` as of one process."""
+    """A rank to which rank 0 names a file that it does not have; otherwise a world of one process."""
 
     def gather_objects(self, value: Any, what: str) -> list[Any]:
         return [".seen-there" if "file" in what else value]

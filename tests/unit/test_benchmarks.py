@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks``: every contender does its work, what is printed has one form, nothing is done twice.
+"""``python -m benchmarks``: every contender works, the output has one format, nothing is repeated.
 
-Their figures are no test's business.
+Their figures are not tested.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]
 
 
 def check(values: dict[str, Any], unit: str, *peers: str) -> None:
-    """The form that every benchmark prints."""
+    """Check the output format of a benchmark."""
     assert (values["unit"], set(values["peers"])) == (unit, set(peers))
     assert values["ratios"] == {name: values["ours"] / value for name, value in values["peers"].items()}
     assert min(values["ours"], *values["peers"].values()) > 0
@@ -75,7 +75,7 @@ def write_corpus(path: Path, rows: int = 300) -> Path:
 
 
 def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Commands run in this process but for trainings, which only count, and reach 0.8, 0.81, …"""
+    """Commands run in this process; trainings are only counted, and reach 0.8, 0.81, …"""
     trainings: list[list[str]] = []
 
     def run(*arguments: object) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a run beside the linear model: figures, a verdict, what trackers keep."""
+"""The comparison of a run with the linear model: figures, a verdict, values for trackers."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ ROWS = {"train": 400, "validation": 120, "test": 90}
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A dataset, to be written in."""
+    """A writable dataset."""
     write_dataset(tmp_path / "own", ROWS)
     return tmp_path / "own"
 
 
 def hits(rows: int, right: int, apart: int = 0) -> np.ndarray:
-    """Which rows are right: the first ``right`` of them, or as many of which ``apart`` lie at the end."""
+    """Which rows are right: the first ``right`` of them, with the last ``apart`` of these moved to the end."""
     found = np.arange(rows) < right - apart
     found[rows - apart :] = True
     return found
 
 
 def stand(place: Path, split: str, right: np.ndarray) -> dict[str, Any]:
-    """Predictions and figures of a split of two classes, right where ``right`` says so."""
+    """Predictions and figures of a split of two classes, right where ``right`` is true."""
     labels = np.arange(len(right)) % 2
     predicted = np.where(right, labels, 1 - labels)
     chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
@@ -48,7 +48,7 @@ def stand(place: Path, split: str, right: np.ndarray) -> dict[str, Any]:
 
 
 def beside(folder: Path, network: np.ndarray, linear_model: np.ndarray, split: str = "test") -> Comparison:
-    """Both on the same rows."""
+    """The comparison of both on the same rows."""
     measured = Measured(split, stand(folder / "run", split, network), folder / "run")
     found = compare(measured, folder / "data", {split: stand(folder / "data" / "baseline", split, linear_model)})
     assert found is not None
@@ -69,7 +69,7 @@ def beside(folder: Path, network: np.ndarray, linear_model: np.ndarray, split: s
 def test_the_verdict_is_about_the_rows_that_both_predicted(
     tmp_path: Path, network: np.ndarray, linear_model: np.ndarray, points: str, verdict: str
 ) -> None:
-    """The intervals of the two accuracies overlap in all but the first."""
+    """The intervals of the two accuracies overlap in all cases but the first."""
     found = beside(tmp_path, network, linear_model)
     assert found.verdict == verdict
     said = f"accuracy on test: network {network.mean():.4f}, linear model {linear_model.mean():.4f}: {points}"
@@ -96,7 +96,7 @@ class Heard(Sink):
 
 
 def finished_run(run: Path, data: Path) -> None:
-    """What of a run's directory tells how good it is: on test, every second row is right."""
+    """The result files of a run's directory: on test, every second row is right."""
     manifest = read_manifest(data)
     write_index(run / "bundle", dataset=manifest.fingerprint)
     rows = np.sort(np.concatenate([block.row for block in Split(data, manifest, "test").blocks]))

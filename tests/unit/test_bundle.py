@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle is whole or refused: what does not belong together, was changed, or would have to be executed."""
+"""A bundle is refused if its files do not belong together, were changed, or would have to be executed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.bundles import write_run
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A bundle of its own, to be damaged."""
+    """A copy of a bundle, to be damaged."""
     return write_run(tmp_path) / BUNDLE
 
 
@@ -45,7 +45,7 @@ def test_a_dataset_of_other_texts_or_classes_is_refused(copied: Path, tmp_path: 
 
 
 def test_weights_that_are_not_finite_are_refused(copied: Path, tmp_path: Path) -> None:
-    """Nobody is told that a text is negative, with a probability of nan."""
+    """Otherwise a text would be predicted with a probability of nan."""
     model = read_bundle(copied).model
     with torch.no_grad():
         model.head.weight[0, 0] = float("nan")
@@ -55,7 +55,7 @@ def test_weights_that_are_not_finite_are_refused(copied: Path, tmp_path: Path) -
 
 
 def changed(bundle: Path, **values: Any) -> None:
-    """Write an index with other values, sealed as if a padless had written it."""
+    """Write an index with other values and a valid seal."""
     content = json.loads((bundle / bundle_files.INDEX).read_text()) | values
     del content[SEAL]
     atomic.write_json(bundle / bundle_files.INDEX, {**content, SEAL: seal_of(content)})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How bytes become a checkpoint and back; what is damaged is named, what is no checkpoint is never executed."""
+"""Writing and reading checkpoints: errors name the damaged file, and foreign files are never executed."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ print(tried - 1)
 def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(
     tmp_path: Path, mode: str, step: int, swaps: str
 ) -> None:
-    """Of a new step, and of one that has a checkpoint, with one kept beside the one that is written."""
+    """For a new step, and for one that already has a checkpoint; another checkpoint stays."""
     command = [sys.executable, "-c", FAULTS, mode, str(step), swaps, str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

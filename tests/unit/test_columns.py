@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which columns hold text, label and splits, where nobody has named them; and what the command says of it."""
+"""Detection of the columns with text, label and splits, and the command's output about it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_only_candidate_or_all_of_them(case: str) -> None:
 
 
 def test_a_long_file_that_is_sorted_by_label(tmp_path: Path) -> None:
-    """The first megabyte holds one label only: rows from all over the file show the others."""
+    """The first megabyte has only one label; rows sampled from the whole file have the others."""
     filler = " ".join(f"word{at}" for at in range(200))
     rows = [(f"{at} {filler}", "bad" if at < 1200 else "good") for at in range(2400)]
     found = found_in(write_csv(tmp_path / "a.csv", rows, ("opinion", "mood"))).chosen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines: help without torch, words beside options, values by their types, one form of mistakes, completion."""
+"""Command lines: help without torch, arguments and options, types of values, one form of errors, completion."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_mistakes_have_one_form(main: Main, words: str, sentence: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
 def test_absurd_numbers_are_refused(kind: type) -> None:
-    """By every number of every command: what stays below names the key."""
+    """For every numeric option of every command; the error names the key."""
     needed = {"data": "d", "run": "r", "output": "o", "input": "i.csv"}
     every = configuration.options_of(kind)
     words = [f"--{key}={needed[key]}" for key, one in every.items() if one.default is MISSING]

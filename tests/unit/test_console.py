@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training says fits 80 columns: start, rows, validations, results and end; and what gives way below that."""
+"""The output of a training fits 80 columns: start, rows, validations, results, end; below that, columns are dropped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHOICES = {
 
 
 def manifest(names: list[str]) -> Manifest:
-    """A dataset of which only the manifest is there; its last class has the fewest rows."""
+    """A manifest without a dataset; its last class has the fewest rows."""
     splits = {}
     for split, (few, many) in SIZES.items():
         counts = {str(number): many for number in range(len(names))} | {str(len(names) - 1): few}
@@ -52,7 +52,7 @@ def scored(names: list[str], split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_measured(names: list[str]) -> dict[str, Any]:
-    """The content of ``test.json``, as far as the console reads it."""
+    """The part of ``test.json`` that the console reads."""
     logits, labels = scored(names, "test")
     counted = {"lengths": np.full(len(labels), 60), "unknown": np.zeros(len(labels), np.int64)}
     return {"split": "test", **figures(logits, labels, **counted, names=names, decision=Decision(1.3))}
@@ -65,7 +65,7 @@ def step(number: int, **more: Any) -> dict[str, Any]:
 
 
 def a_run(directory: Path, found: Manifest, capsys: pytest.CaptureFixture[str], *, quiet: bool = False) -> str:
-    """Everything that a run of two epochs prints."""
+    """The output of a run of two epochs."""
     config = RunConfig(data="data/reviews", run=str(directory), epochs=2, quiet=quiet, model=ModelConfig(num_layers=2))
     console = Console(config, found, total_steps=125_000)
     console.start(CHOICES)
@@ -120,7 +120,7 @@ def test_no_line_of_a_run_is_wider_than_eighty_columns(
 
 
 def shown(directory: Path, capsys: pytest.CaptureFixture[str], kind: str, **values: Any) -> list[str]:
-    """What a console prints of one event."""
+    """The console output for one event."""
     select = values.pop("select", "accuracy")
     console = Console(RunConfig(run=str(directory), epochs=4, select=select), manifest(NAMES["two"]), 125_000)
     console.log(kind, values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset directory: what is written is what is mapped; what a manifest or a shard may not say is named."""
+"""The dataset directory: mapped values equal the written ones; errors name what is wrong in a manifest or a shard."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who asks for GPUs and threads is one rule: what was said, what is there, and what comes of it."""
+"""Number of GPUs and threads: one rule for options, environment and hardware."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_too_few_are_refused_with_what_was_seen(
 def test_a_rank_knows_what_its_launcher_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, options: list[str], omp: str | None, told: tuple[Asked, int | None], by: str
 ) -> None:
-    """Also where a launcher has set OMP_NUM_THREADS for its ranks, which is no wish of the user."""
+    """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
     if by == "padless":
         if omp is not None:
             monkeypatch.setenv(OMP, omp)
@@ -113,7 +113,7 @@ def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypa
 
 
 def test_a_rank_stands_on_its_own_device_before_it_asks_what_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The question opens a context on the device; all ranks would hold memory of the first one."""
+    """The query creates a CUDA context on the current device; otherwise all ranks would use memory of the first one."""
     stands_on: list[int] = []
 
     def asked(including_emulation: bool) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor says of a machine, a dataset, a run directory and several ranks, many of which are made up here."""
+"""Output of the doctor about a machine, a dataset, a run directory and several, partly simulated, ranks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_dataset_and_what_a_run_on_it_needs(tmp_path: Path, monkeypatch: pytes
 
 
 class Two(World):
-    """A world of two ranks, of which the other one has another torch."""
+    """A world of two ranks with different versions of torch."""
 
     def gather_objects(self, value: Any, what: str) -> list[Any]:
         return [value, {**value, "torch": "2.12"}] if isinstance(value, dict) else [value]

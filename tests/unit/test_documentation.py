@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What documents say of the code is true: files, names in them, rooms, floors, laws, commands and their options."""
+"""Documents agree with the code: files, names, packages, layers, laws, commands and their options."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def unknown_words(package: str, words: Sequence[str]) -> list[str]:
-    """The command, or the options among ``words`` that do not exist."""
+    """The command, or the options among ``words``, that do not exist."""
     commands_here = {"harness": HARNESS, "preprocessing": PREPROCESSING, "benchmarks": BENCHMARKS}[package]
     rest = list(words)
     command: Command | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout masks: the values of their definition, the right share, and nothing in common between any two of them."""
+"""Dropout masks: values equal to the definition, the right rate, and no correlation between masks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def finalized(value: int) -> int:
 
 
 def output(seed: int, step: int, row: int, site: int, place: int) -> int:
-    """The 64 random bits behind one place of a mask, from the definition; read as signed, the lowest are dropped."""
+    """The 64 random bits of one element of a mask, from the definition; as signed integers, the lowest are dropped."""
     run = finalized((seed + GOLDEN) & WORD)
     key = finalized((row ^ finalized(((run ^ step) + GOLDEN) & WORD)) + GOLDEN & WORD)
     bits = finalized((key + ((site << SITE_BITS) + place + 1) * GOLDEN) & WORD)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation: what it says beyond its metrics; new labelled rows have the figures of the same rows in a dataset."""
+"""Output of an evaluation besides its metrics; new labelled rows have the same figures as in a dataset."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_unknown_words_and_cut_texts_are_beside_the_training(
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """While the dataset of the training is where it was."""
+    """As long as the dataset of the training exists."""
     names, data = read_bundle(run / "bundle").info.labels, run.parent / "data"
     words = Vocabulary.read(data / VOCABULARY).tokens
     block = Split(data, read_manifest(data), "train").blocks[0]
@@ -155,7 +155,7 @@ def test_labels_that_the_run_does_not_know_are_named(
 def test_all_commands_read_new_rows_as_the_corpus_was(
     command: str, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Quoted with ' and written in an encoding that no bytes tell."""
+    """Quoted with ', in an encoding that cannot be detected."""
     names = read_bundle(run / "bundle").info.labels
     shutil.copytree(run, tmp_path / "run")
     manifest = with_rates(read_manifest(run.parent / "data"))

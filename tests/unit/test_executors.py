@@ -38,7 +38,7 @@ def be_killed(number: int) -> None:
 
 
 def signalled(number: int) -> int:
-    """Sends its own process every signal that asks a command to stop, and goes on."""
+    """Sends all stop signals to its own process, and continues."""
     for name in processes.SIGNALS:
         os.kill(os.getpid(), getattr(signal, name))
     return number
@@ -46,7 +46,7 @@ def signalled(number: int) -> int:
 
 @dataclass(frozen=True)
 class Number:
-    """What a part of these tests finds out."""
+    """The result of a part."""
 
     rows: int
 
@@ -70,7 +70,7 @@ def squares(root: Path, key: str = "k") -> list[Squared]:
 
 
 def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A marker of another key, a file that changed or is gone, and a damaged marker mean that it is made again."""
+    """A part is made again if its marker has another key or is damaged, or its file has changed or is missing."""
 
     def made(key: str = "k") -> list[int]:
         done = dict(engine.run(squares(tmp_path, key), workers, engine.Progress("square", 60)))

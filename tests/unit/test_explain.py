@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``explain``, as a method and as a command: what it says is true, what it writes is whole, law 9 for what is wrong."""
+"""``explain``, as a method and as a command: true output, complete files, and law 9 for errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def two(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run with two classes, and its dataset, beside which the current directory has a table."""
+    """A run with two classes, its dataset, and a table in the current directory."""
     monkeypatch.chdir(tmp_path)
     Path("run").symlink_to(made)
     Path("data").symlink_to(made.parent / "data")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An export: the same probabilities from every form, a card that says what is known, refusals, pushes."""
+"""Exports: equal probabilities from every form, a true model card, refusals, pushes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def folder(run: Path) -> Path:
 
 @pytest.fixture
 def own(folder: Path, tmp_path: Path) -> Path:
-    """An export of its own, to be damaged."""
+    """A copy of an export, to be damaged."""
     return Path(shutil.copytree(folder, tmp_path / "own"))
 
 
@@ -133,7 +133,7 @@ def test_names_are_no_markup_in_a_card(run: Path) -> None:
 
 
 def test_a_card_says_where_no_figures_of_these_weights_are(run: Path, own_run: Path, tmp_path: Path) -> None:
-    """Of a bundle alone, and of a run whose figures are of another step."""
+    """For a bundle without a run, and for a run with figures of another step."""
     write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), "step": 6})
     for number, place in enumerate((own_run / BUNDLE, own_run)):
         out = tmp_path / f"out-{number}"
@@ -184,7 +184,7 @@ def test_a_pooling_that_has_no_form_in_onnx_is_refused(run: Path, tmp_path: Path
 
 
 def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> None:
-    """Though the index vouches for it, sealed as if a padless had written it."""
+    """Although the index has its hash and a valid seal."""
     other = tmp_path / "other"
     assert export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other, "--onnx", "--quiet") == 0
     shutil.copy(other / ONNX, own / ONNX)
@@ -198,7 +198,7 @@ def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder behind ``hf://me/mine``, there once it is pushed: huggingface_hub's own signatures, and no network."""
+    """The folder of ``hf://me/mine``, which exists after a push: huggingface_hub's signatures without network."""
     remote = tmp_path / "hub"
 
     def create_repo(api: HfApi, repo_id: str, *, private: bool, exist_ok: bool) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registries, by the worked examples of docs/extending.md: each is run as it stands there."""
+"""The registries: runs each example of docs/extending.md unchanged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def blocks(heading: str) -> list[str]:
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Does what the page says under a heading: the file, then the line of the registry; returns the new name."""
+    """Follow the page under a heading: write the file, then add the line to the registry; returns the new name."""
 
     def follow(heading: str) -> str:
         code, line = blocks(heading)
@@ -138,6 +138,6 @@ def test_plan_takes_the_new_ones(dataset: Path, example: Callable[[str], str], c
 
 
 def test_hashes_are_those_of_the_first_version() -> None:
-    """What stands in datasets and bundles; another one would refuse them all."""
+    """Datasets and bundles store them; any change would refuse all existing ones."""
     assert set(ALWAYS) == {field.name for field in dataclasses.fields(TextSpec)}
     assert TextPipeline(TextSpec(), (), {}).hash == "82f6967d47ee24cbe269b160e3e078bfd6c4aae98bbe122c8f30891269056647"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No command lets escape sequences of labels, texts, paths and options through to a terminal (docs/security.md)."""
+"""No command prints escape sequences of labels, texts, paths and options to a terminal (docs/security.md)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FOREIGN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u206
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus, a dataset and a run in a folder, all with names that are commands to a terminal."""
+    """A corpus, a dataset and a run in a folder, all with escape sequences in their names."""
     place = tmp_path_factory.mktemp("foreign") / FOLDER
     place.mkdir()
     random = np.random.default_rng(1)
@@ -86,7 +86,7 @@ def commands(place: Path) -> dict[str, tuple[Any, list[str], int]]:
 def test_no_command_passes_an_escape_sequence_on(
     name: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither to a file nor, which the longest of them shows, to a terminal with a line that is redrawn."""
+    """Neither to a file nor, for the longest command, to a terminal with a live line."""
     main, words, expected = commands(place)[name]
     live = name == "baseline"
     if live:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In fp16 the loss scaler skips steps by itself; the guard, the counters and the bad rows know of each of them."""
+"""In fp16 the loss scaler skips steps by itself; the guard, the counters and the bad rows record each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.trainers import make_trainer
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    """A CPU that scales the loss as fp16 on CUDA does: accelerate would refuse it."""
+    """A CPU session with loss scaling as in fp16 on CUDA, which accelerate would refuse."""
     with open_session("cpu", "fp32", 60) as opened:
         accelerator = opened.accelerator
         monkeypatch.setattr(accelerator, "scaler", torch.amp.GradScaler("cpu", init_scale=2.0**16))

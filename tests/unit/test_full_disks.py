@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full disk at every place that writes: ``python -m tests.full_disks``, a few commands of it or all."""
+"""A full disk at every write: some or all commands of ``python -m tests.full_disks``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rate, row hash and launcher: the small parts, by value."""
+"""Values of learning rates, row hashes and exit codes of the launcher."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainer knows of itself: verdicts, averages, what fits, what would do nothing."""
+"""Checks of the trainer: verdicts, averages, memory limits, options without effect."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes as they are found, as they are given, and label values as they are written."""
+"""Classes, detected or configured, and spellings of label values."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ OWN: dict[str, tuple[pa.Array, str, list[str]]] = {
 
 @pytest.mark.parametrize("kind", OWN)
 def test_labels_stay_what_they_were(kind: str, tmp_path: Path, command: Command) -> None:
-    """Classes are called as they are written, and a dataset gives them back in the type of the column."""
+    """Classes are named as written, and a dataset returns them in the type of the column."""
     values, label_type, names = OWN[kind]
     texts = pa.array([text for text, _ in reviews(60)])
     table = pa.table({"text": texts, "label": values.take(pa.array([at % 2 for at in range(60)]))})
@@ -110,7 +110,7 @@ def test_labels_stay_what_they_were(kind: str, tmp_path: Path, command: Command)
 
 
 def test_the_type_of_labels_is_no_part_of_the_fingerprint(tmp_path: Path, command: Command) -> None:
-    """Only the names of classes are: the same labels in CSV, JSON lines and Parquet make one dataset."""
+    """Only the names of classes are part of it: the same labels in CSV, JSON lines and Parquet give one dataset."""
     rows = [(text, at % 2) for at, (text, _) in enumerate(reviews(60))]
     pq.write_table(
         pa.table({"text": [text for text, _ in rows], "label": [n for _, n in rows]}), tmp_path / "a.parquet"
@@ -129,7 +129,7 @@ def class_label(names: list[str]) -> dict[bytes, bytes]:
 
 
 def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
-    """Each file's own metadata names its numbers; classes keep that order, and those without rows are none."""
+    """Each file's metadata names its numbers; classes keep that order, and those without rows are dropped."""
     texts = [text for text, _ in reviews(120)]
     numbers = [(2, 0)[at % 2] for at in range(60)]
     for name, some, labels, names in (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The language model beside law 4 for it: its memory, its rows, and what it cannot use."""
+"""The language model apart from law 4: its memory, its rows, and unusable settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation gave, oneDNN's workspace of bytes aside."""
+    """Records the largest result tensor of any operation, without oneDNN's workspace."""
 
     elements = 0
 
@@ -62,7 +62,7 @@ def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pyt
 
 
 def test_one_recipe_serves_both_tasks(data: Path) -> None:
-    """Of a classifier's model a pretraining has the first layer, and keys of labels do nothing."""
+    """A pretraining uses the first layer of a classifier's model, and keys about labels have no effect."""
     model = replace(RunConfig().model, num_layers=3, wide="auto", pooling="mean")
     config = resolve(RunConfig(task="language_model", data=str(data), run="run", model=model)).config
     assert (config.model.num_layers, config.model.wide, config.model.pooling) == (1, 0, "mean")

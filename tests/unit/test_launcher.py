@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher: what it makes of ranks that left, what the status then says, and what it leaves behind."""
+"""The launcher: its report of ranks that exited, the status, and its cleanup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.rundir.records import LAUNCH_ID, read_status, write_status
 
 
 def fell(**ranks: tuple[int, float, str, bool]) -> Failure:
-    """What the launcher says of ranks that left with an exit code, at a second, with last words, following others."""
+    """The launcher's report of ranks with these exit codes, times and last words, which may follow others."""
     error: Any = RuntimeError()
     error.failures = {}
     for rank, (code, second, message, follows) in ranks.items():
@@ -43,7 +43,7 @@ WAITED = "rank 0 at step 3 waited for the gradients"
 def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
     zero: tuple[int, float, str, bool], one: tuple[int, float, str, bool], sentence: str, follows: bool
 ) -> None:
-    """NCCL's watchdog aborts those that are left when a rank is gone, often before torch's agent looks."""
+    """When a rank dies, NCCL's watchdog aborts the others, often before torch's agent checks."""
     found = fell(r0=zero, r1=one)
     assert (found.code, found.sentence, found.follows) == (1, sentence, follows)
 

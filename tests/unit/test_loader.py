@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader: what a batch holds, what it costs; unlabelled rows beside labelled ones, each once a pass (law 3)."""
+"""The loader: content and cost of a batch; unlabelled rows with labelled ones, each once per pass (law 3)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
 
 
 def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
-    """A slow consumer checks a batch, whose ids are its rows, long after the thread has filled all that it may fill."""
+    """A slow consumer checks a batch, whose ids are its rows, long after the thread has filled all free buffers."""
     ids = np.repeat(np.arange(1, 4_001)[:, None], 4, axis=1).astype(np.uint16)
     columns = (np.full(4_000, 4), np.zeros(4_000, int), np.arange(4_000))
     info = write_shard(tmp_path, "train/0.arrow", ids, *columns, block_rows=50)
@@ -65,7 +65,7 @@ def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path, layout: Layout) -> None:
-    """Nothing but zeros lies beyond a row, whatever the shard it comes from and wherever that ends in memory."""
+    """Only zeros follow a row, for every shard and position in memory."""
     random = np.random.default_rng(0)
     infos = []
     for number, width in enumerate((8, 24, 16)):

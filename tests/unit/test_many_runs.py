@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many trainings in one command: what each is asked for, what is refused, and the table of their figures."""
+"""Many trainings in one command: the configuration of each, refusals, and the table of their figures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Recorded:
-    """Stands for the launcher: which trainings and labellings were asked for, and the exit code that each gives."""
+    """Replaces the launcher: records trainings and labellings, and gives each an exit code."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> None:
         self.trained: list[RunConfig] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launchers meet: over real sockets on the loopback, one thread for each machine; and what is made of what they say."""
+"""The meeting of launchers over real loopback sockets, one thread per machine; and the checks of their answers."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_three_meet_past_a_stranger_at_the_port() -> None:
 
 
 def visited(port: int) -> bool:
-    """Whether somebody listens there; who heard a browser's words."""
+    """Whether a port is open; sends a browser's request to it."""
     with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\n")
         return True

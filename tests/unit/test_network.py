@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which interface leads to the other machines: what the kernel and the interfaces say, and what a user says."""
+"""Choice of the interface to the other machines, from the kernel, the interfaces and the user."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths that are no ordinary file: whatever names one answers with one sentence, and waits for nobody."""
+"""Paths that are not regular files: every command and key reports them in one sentence, without blocking."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPTIONS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows, a run, a pipe that nobody writes to, and a link to itself."""
+    """Rows, a run, a pipe without a writer, and a link to itself."""
     folder = tmp_path_factory.mktemp("odd")
     write_run(folder)
     write_csv(folder / "rows.csv", [("a b", "x"), ("c d", "y")] * 10)
@@ -60,7 +60,7 @@ def test_an_odd_path_gets_one_sentence(option: str, folder: Path, capfd: pytest.
 def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing else would be said than that a file is damaged, or a checkpoint's state would be."""
+    """Otherwise a file would be reported as damaged, or a checkpoint's state would be."""
     data = folder / os.fsdecode(b"caf\xe9") / "data"
     shutil.copytree(folder / "data", data)
     for main, words, key in (

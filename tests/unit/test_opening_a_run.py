@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``status.json`` is true from the claim of the run directory on: an exception at any line of building a run shows."""
+"""``status.json`` is true once the run directory is locked: it shows an exception at any line of building a run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def session() -> Iterator[Session]:
 
 
 class PlantedError(Exception):
-    """What no code expects."""
+    """An unexpected error."""
 
 
 def traced(line: Callable[[FrameType], None]) -> Callable[[FrameType, str, Any], Any]:
@@ -113,7 +113,7 @@ def test_an_exception_at_any_line_is_in_the_status(
 
 
 def with_checkpoint(config: RunConfig, run: Path, changes: dict[str, Any]) -> None:
-    """A run directory as a run of ``config`` leaves it at step 7; ``changes`` to what its checkpoint says."""
+    """A run directory of ``config`` at step 7; ``changes`` modify the state of its checkpoint."""
     manifest = read_manifest(config.data)
     facts = {"dataset_parts": parts_of(manifest), "dataset": manifest.fingerprint, "order_version": order.VERSION}
     checkpoints.write(run, 7, {"weight": torch.zeros(1)}, **{"config": to_dict(config), **facts, **changes})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``--overwrite`` loses nothing: the old dataset stays until the new one is whole, and work that is done stays done."""
+"""``--overwrite`` loses nothing: the old dataset stays until the new one is complete, and finished work is kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER = (*SMALL, "--seed", 1, "--overwrite", "true")
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody pulls a plug here."""
+    """Skip fsync: no test simulates a power cut."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

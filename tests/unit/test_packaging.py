@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a wheel brings, what it needs under which licences, and what it is called by."""
+"""Files of a wheel, its dependencies and their licences, and its scripts."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_what_the_code_imports_is_declared_and_what_everybody_installs_is_import
 
 
 def test_an_import_brings_neither_an_extra_nor_what_training_does_not_need() -> None:
-    """A module that others import at their top may need no extra: all those are imported late."""
+    """A module that others import at the top must not need an extra: extras are imported in functions."""
     along: set[str] = set().union(*brings(all_imports()).values())
     assert along & NOT_FOR_TRAINING == set()
     assert distributions(along) - {line.name for line in requirements() if line.group == CORE} == set()
 
 
 def test_licences_of_the_page_are_those_of_the_metadata() -> None:
-    """Metadata names more or less from version to version: one licence is common, and copyleft is always the same."""
+    """Metadata differs between versions: at least one licence is common, and copyleft is the same."""
     rows = rows_of(PAGE.read_text())
     assert {name: groups for name, (_, _, groups) in rows.items()} == groups_of(requirements())
     for name, (licences, copyleft, groups) in rows.items():

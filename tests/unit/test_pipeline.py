@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole job: the bytes depend on content and configuration only; what is written is what the encoder says."""
+"""The whole job: the bytes depend only on content and configuration; shards hold the encoder's output."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where shards lie: file systems, staging with its reason, and noticing changes under a running job."""
+"""Placement of shards: file systems, staging and its reason, detection of changes during a job."""
 
 from __future__ import annotations
 

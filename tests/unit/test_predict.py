@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``predict`` on files: what was there comes out as it was, however the work is cut, interrupted and continued."""
+"""``predict`` on files: input columns are unchanged, however the work is cut, interrupted and continued."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_many_parts_are_as_one(source: str, target: str, few_at_once: None) -> N
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None]:
-    """The process dies when it begins this part."""
+    """Kill the process when it begins this part."""
     make = ScoredPart.make
 
     def dying(part: ScoredPart) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The script that proves things on a card, on a CPU."""
+"""The GPU test script, run on a CPU."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes by name in any folder: valid, found, overruled by a file here, refused with those there are, copied."""
+"""Recipes by name in any folder: valid, found, overridden by a local file, refused with a list of names, copied."""
 
 from __future__ import annotations
 

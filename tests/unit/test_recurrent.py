@@ -31,7 +31,7 @@ def make_lstm(num_layers: int, bidirectional: bool) -> tuple[VariableLengthLSTM,
 
 
 def weighted(outputs: torch.Tensor, state: torch.Tensor, row: int) -> torch.Tensor:
-    """A scalar in which every output and state has a weight of its own."""
+    """A scalar: the sum of all outputs and states with different weights."""
     generator = torch.Generator().manual_seed(row)
     size = {"generator": generator, "dtype": torch.float64}
     return (outputs * torch.randn(outputs.shape, **size)).sum() + (state * torch.randn(state.shape, **size)).sum()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page says of runs of 2 to 150 classes, with a test split and without one; no training, no browser."""
+"""Content of the report for runs of 2 to 150 classes, with and without a test split; no training, no browser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUOTED = "\"'><img src=x onerror=alert(2)>"
 
 
 def words(path: Path) -> str:
-    """The text of a page as a reader sees it: no tags, no style, no numbers for machines, single spaces."""
+    """The visible text of a page: no tags, style or JSON, single spaces."""
     body = re.sub(r"<style>.*?</style>|<svg.*?</svg>|<script.*?</script>", "", path.read_text(), flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
@@ -45,7 +45,7 @@ def numbers(path: Path) -> Any:
 
 
 def figures_of(place: Path, split: str) -> dict[str, Any]:
-    """The figures that lie in a directory."""
+    """The figures in a directory."""
     found = read_figures(place, split)
     assert found is not None
     return found
@@ -104,7 +104,7 @@ def test_without_a_test_split_the_page_shows_validation_and_says_so(many: Path) 
 
 
 def test_a_source_that_has_changed_gives_no_texts(place: Path, pair: Path) -> None:
-    """And a password that stands in the command of the run is no part of the page."""
+    """And the page does not show a password in the command of the run."""
     run = write_run(place / "changed", pair)
     command = ["train", "--note", "http://me:SECRET@host/?token=SECRET"]
     (run / "environment.json").write_text(json.dumps({"command": command}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report makes of a run's files, by value; what its pages say is in test_report_page.py."""
+"""Values that a report computes from a run's files; test_report_page.py tests its pages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def facts(**values: Any) -> RunFacts:
 
 
 def figures(confusion: list[list[int]]) -> dict[str, Any]:
-    """What an evaluation says of classes with this confusion matrix."""
+    """Figures of an evaluation with this confusion matrix."""
     names = [f"c{number}" for number in range(len(confusion))]
     entries = per_class(confusion_from_json({"confusion": confusion}, len(names)), names)
     return {"labels": names, "confusion": confusion, "per_class": entries}
@@ -71,7 +71,7 @@ def test_the_worst_classes_and_the_largest_confusions_come_first() -> None:
 
 
 def run(name: str, accuracy: float, log_loss: float, fingerprint: str | None = "a", **values: Any) -> RunFacts:
-    """A run of two validations, of which the first is the best."""
+    """A run with two validations, the first being the best."""
     best = {"step": 1, "accuracy": accuracy, "log_loss": log_loss, "best": True}
     later = {"step": 2, "accuracy": 1.0, "log_loss": 0.0, "best": False}
     return facts(directory=Path(name), validation=[best, later], fingerprint=fingerprint, **values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run goes on only with its own rows, in its own order."""
+"""A run resumes only with its own rows, in its own order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEP = 7
 
 @pytest.fixture(scope="module")
 def began(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset, and beside it a run that was trained on it."""
+    """A dataset, and a run that was trained on it."""
     root = tmp_path_factory.mktemp("began")
     write_dataset(root / "data", {"train": 60, "validation": 20, "unlabelled": 10})
     manifest = read_manifest(root / "data")
@@ -83,7 +83,7 @@ WHAT = {"rows": "rows", "splits": "rows", "classes": "classes"}
 
 @pytest.mark.parametrize(("part", "state"), list(zip(CHANGES, ("preempted", "finished") * 2, strict=True)))
 def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, part: str, state: str) -> None:
-    """Before any key that follows from it, and whether the run has finished or not."""
+    """Before any key that depends on it, for finished and unfinished runs."""
     leave(root, state)
     CHANGES[part](root)
     keys = "more --epochs and --allow data,epochs" if state == "finished" else "--allow data"
@@ -119,7 +119,7 @@ def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
 
 
 def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
-    """Where other data are allowed: epochs, rates and buckets would follow from its rows, and weights not fit."""
+    """If other data are allowed: else epochs, rates and buckets would follow its rows, and weights would not fit."""
     recipe = RunConfig(data=str(root / "data"), run=str(root / "run"), epochs="auto", optim=OptimConfig(ema="auto"))
     assert resolve(recipe).config.epochs == 40
     allowed = resolve(replace(recipe, allow="data")).config

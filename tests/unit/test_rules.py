@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``auto`` becomes for a corpus, and that a key which the user sets is never touched."""
+"""Values of ``auto`` for a corpus; keys that the user sets are never changed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
 
 @pytest.mark.parametrize(("rows", "classes", "tokens"), list(itertools.product(SIZES, (2, 150), (5, 400))))
 def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
-    """Its own checks pass, and its wide part stays below 64 MiB."""
+    """The resolved configuration passes its checks, and the wide part stays below 64 MiB."""
     config = decide(recipe(), Corpus(rows, rows * tokens, classes)).config
     assert type(config) is RunConfig
     outputs = 1 if classes == 2 else classes
@@ -48,7 +48,7 @@ def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
 
 
 def test_a_step_has_labelled_rows_in_the_proportion_of_the_dataset_beside_unlabelled_ones() -> None:
-    """And there are as many steps as pass three and a half times over those without a label."""
+    """And the steps make three and a half passes over the unlabelled rows."""
     wanted = recipe("--order.unlabelled_batch", "48", "--self_training.labels", "r0")
     most = decide(wanted, replace(IMDB, rows=22_479, unlabelled_tokens=10_000_000, rows_beside=49_962))
     assert (most.config.global_batch, most.config.epochs) == (24, 4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run directory: who may write, what counts as damage, what is read back, and that nobody else spells its names."""
+"""The run directory: locks, damage, reading back; no other code has its file names."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_nam
 
 @pytest.mark.parametrize("content", [b'{"state": "fini', b'{"state": "over"}', b"[]"])
 def test_a_damaged_status_is_rebuilt_from_the_checkpoints(tmp_path: Path, content: bytes) -> None:
-    """It names the newest step, and no good end: a run that had ended ends again."""
+    """It has the newest step and is not finished: a run that had finished will finish again."""
     (tmp_path / layout.CHECKPOINTS / "step-00000012").mkdir(parents=True)
     (tmp_path / layout.STATUS).write_bytes(content)
     said: list[str] = []
@@ -67,7 +67,7 @@ def test_a_damaged_status_is_rebuilt_from_the_checkpoints(tmp_path: Path, conten
 
 
 def test_damaged_metrics_are_cut_back_to_whole_lines_and_it_is_said(tmp_path: Path) -> None:
-    """What the checkpoint knows of decides; a line that is JSON, but none of ours, is damaged too."""
+    """The sizes in the checkpoint decide; a JSON line with foreign content counts as damaged."""
     log = MetricsLog(tmp_path)
     for step in range(1, 6):
         log.write("train", {"step": step, "loss": 0.5})

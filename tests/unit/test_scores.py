@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures beside scikit-learn, a plain loop or a simulation; and what is said of them."""
+"""Figures equal those of scikit-learn, a plain loop or a simulation; and sentences about them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "pr_auc", "log_loss
 
 
 def simulated(rows: int, seed: int, classes: int = 2, *, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Scores that know something of their labels; every class has a row."""
+    """Random scores correlated with their labels; every class has a row."""
     random = np.random.default_rng(seed)
     labels = np.concatenate((np.arange(classes), random.integers(0, classes, rows - classes)))
     shape = (rows,) if classes == 2 else (rows, classes)
@@ -214,7 +214,7 @@ def test_every_interval_holds_its_figure(data: st.DataObject) -> None:
     [(300, 2, 0.08 / 0.92, 1.0), pytest.param(300, 20, 0.9, 2.5, marks=pytest.mark.slow)],
 )
 def test_intervals_cover(rows: int, classes: int, shrinking: float, strength: float) -> None:
-    """Of intervals of 95 %, at least 88 of 100 hold the value that endless rows would give."""
+    """At least 88 % of the 95 % intervals contain the true value."""
     shares = shrinking ** np.arange(classes)
 
     def drawn(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +235,7 @@ def test_intervals_cover(rows: int, classes: int, shrinking: float, strength: fl
 
 
 def test_intervals_of_a_difference_cover() -> None:
-    """The same rows were predicted twice; two intervals that are compared by eye would never cover so well."""
+    """Both predictions are of the same rows, so comparing two separate intervals would be far less precise."""
     random, hits = np.random.default_rng(5), 0
     for _ in range(400):
         kinds = random.choice(4, 90, p=[0.7, 0.12, 0.1, 0.08])
@@ -254,7 +254,7 @@ def test_spread_is_students_over_the_runs() -> None:
 
 
 def told(accuracy: list[float], rows: Any = None, epochs: int | None = None) -> list[str]:
-    """The verdicts on a run, of two balanced classes unless told otherwise."""
+    """The verdicts on a run, of two balanced classes by default."""
     bests = [reached > max(accuracy[:at], default=-1) for at, reached in enumerate(accuracy)]
     lines = [
         {"kind": "validation", "best": best, "accuracy": reached} for best, reached in zip(bests, accuracy, strict=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the site's hooks make of code and documents: options with their defaults, commands, links."""
+"""Output of the site's hooks: options with their defaults, commands, links."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def leaves(config_class: type) -> dict[str, reference.Option]:
-    """Dotted key -> option of everything that the reference says of a class."""
+    """Dotted key -> option for all options of a class in the reference."""
     found = [leaf for option in reference.options(config_class) for leaf in option.parts or (option,)]
     return {option.key: option for option in found}
 

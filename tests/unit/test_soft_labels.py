@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soft labels: a file that vouches for itself, a loss by its definition, a sentence for each thing that is wrong."""
+"""Soft labels: a file with its own hash, a loss equal to its definition, an error message for each problem."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tokens of a text stand in it, with every tokenizer, whatever the pipeline removes or changes."""
+"""Positions of tokens in a text, with every tokenizer, whatever the pipeline removes or changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tokenizer(**spec: Any) -> Tokenizer:
 
 
 def placed(tokenize: Tokenizer, text: str) -> list[tuple[str, str | None]]:
-    """Each token, and the letters of the text that it stands for."""
+    """Each token, and its characters in the text."""
     (tokens,) = tokenize([text]).to_lists()
     spans = spans_of(text, tokens, [], lambda some: tokenize(some).to_lists(), strip_html=True)
     return [(token, span and text[slice(*span)]) for token, span in zip(tokens, spans, strict=True)]

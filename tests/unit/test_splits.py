@@ -80,7 +80,7 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
 
 
 def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """``(group, label)`` of groups of these sizes; each has a taste of its own for labels."""
+    """``(group, label)`` of groups of these sizes; each has its own label distribution."""
     random = np.random.default_rng(seed)
     hashes = random.choice(1 << 62, len(sizes), replace=False).astype(np.uint64) + np.uint64(1)
     taste = random.dirichlet(np.ones(labels), len(sizes))

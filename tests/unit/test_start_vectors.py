@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an embedding starts from: which vectors, at which scale, what is said of them, and what is refused."""
+"""Initial vectors of an embedding: choice, scale, messages, and refusals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def data(whole: Path, tmp_path: Path) -> Path:
 
 
 def keep(data: Path, dim: int = DIM, seed: int = 0) -> np.ndarray:
-    """Put vectors beside a dataset, as if they had been learned; the last two words have none."""
+    """Write made-up vectors for a dataset; the last two words have none."""
     manifest = read_manifest(data)
     values = np.random.default_rng(seed).normal(size=(manifest.vocabulary_size, dim)).astype(np.float32)
     values[[PAD, -2, -1]] = 0

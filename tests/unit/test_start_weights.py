@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model takes of another one's weights, what is said of it, and what is refused."""
+"""Starting a model from another one's weights: copied parts, messages, and refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifier, dict[str, torch.Tensor]]:
-    """What a run begins with; a model that has it; and the weights that it would have had."""
+    """The starting weights of a run; a model that has them; and the weights that it would have had otherwise."""
     config = settings(data, bundle, **model)
     manifest = read_manifest(data)
     beginning = begin(config, manifest, {}, World())

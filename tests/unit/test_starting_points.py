@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``checkpoint RUN``: what a run can go on from, and whether it is whole. (``recipes``: ``test_recipes``.)"""
+"""``checkpoint RUN``: checkpoints that a run can resume from, and whether they are valid."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop signals to the launcher, with real processes in the place of ranks: who is asked, who is killed, and when."""
+"""Stop signals to the launcher, with real processes as ranks: which are asked to stop or killed, and when."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ READY = "print('in it', flush=True); "
 
 
 def begin(body: str) -> subprocess.Popen[str]:
-    """A command whose ``main`` is ``body``; it has begun."""
+    """A running command whose ``main`` is ``body``."""
     where = "time.sleep(30)"  # inside whatever stands around it
     body = body.replace(where, READY + where, 1) if where in body else READY + body
     code = COMMAND.replace("{body}", body)
@@ -98,7 +98,7 @@ def test_a_second_press_of_ctrl_c_means_now() -> None:
 
 
 def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
-    """Native modules abort the process when something is raised while they are imported."""
+    """Native modules abort the process if an exception is raised during their import."""
     lines = ["import time", "try:", "    print('importing', flush=True)", "    time.sleep(30)"]
     lines += ["except BaseException:", "    raise SystemExit(9)"]
     (tmp_path / "slow.py").write_text("\n".join(lines))

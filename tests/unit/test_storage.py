@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said where something cannot be written, and with which exit code: one place for all commands and ranks."""
+"""Messages and exit codes for failed writes, the same for all commands and ranks."""
 
 from __future__ import annotations
 

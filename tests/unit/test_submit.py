@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``submit``: scripts from strings, equal to files; no value leaves its place; what is refused before any queue."""
+"""``submit``: scripts equal golden files; values cannot inject shell code; refusals before submission."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_script_is_the_file(name: str) -> None:
-    """Made anew by: python -m harness submit WORDS --output FOLDER, or --print > FILE."""
+    """To update the file: python -m harness submit WORDS --output FOLDER, or --print > FILE."""
     (job,) = made(*GOLDEN[name])
     assert script.render(job) == (ROOT / name).read_text(encoding="utf-8")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""However a corpus is written down, cut and packed, the same rows are read, and what differs from the usual is said.
+"""All formats, cuts and compressions of a corpus give the same rows; unusual formats are reported.
 
-Python's csv module is the judge of where records end.
+Python's csv module decides where records end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIELDS = st.text(st.sampled_from('ab",\n;é \\'), max_size=8)
 
 
 def plans(stage: Path, splits: SplitConfig | None = None, **options: Any) -> tuple[list[Plan], list[str]]:
-    """What a scan of a source finds, and what is said of it."""
+    """The result of a scan of a source, and its messages."""
     found = resolved(list(files(SourceConfig(**options), splits or SplitConfig())))
     return [scan(file, stage) for file in found.files], found.lines
 
@@ -174,7 +174,7 @@ def test_lines_end_at_newlines_and_nowhere_else(tmp_path: Path) -> None:
 
 
 def test_returns_and_marks(tmp_path: Path) -> None:
-    """A carriage return within a line is text, a byte order mark is no part of the first field."""
+    """A carriage return within a line is text, a byte order mark is not part of the first field."""
     path = tmp_path / "a.csv"
     path.write_bytes(b'text,label\r\none \r film,x\r\n"two\r\nlines\rof",y\r\n\x01 three\r\r\nfour\r"x",x\r\nfive,y\r')
     with pytest.raises(DataError, match="row 3: 1 fields, the header has 2"):
@@ -191,7 +191,7 @@ def test_returns_and_marks(tmp_path: Path) -> None:
 
 
 def test_folders_of_labels_and_splits(tmp_path: Path) -> None:
-    """Their files are in the order of their numbers; what is no text, and texts without labels, are left alone."""
+    """Files are in numeric order; files that are not texts, and texts without labels, are ignored."""
     root = write(tmp_path / "reviews")
     (root / "unsup").mkdir()
     (root / "unsup" / "0_0.txt").write_text("without a label")
@@ -230,7 +230,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
 
 
 def plan_of(path: Path, kind: str, **options: Any) -> Plan:
-    """A table as predictions read it: nothing but the text is asked for."""
+    """A table as read for predictions: only the text column is given."""
     source = SourceConfig(path=str(path), text_column="text", **options)
     return scan(File(str(path), path.name, kind, UNLABELLED, source, SplitConfig(column=None)), path.parent)
 

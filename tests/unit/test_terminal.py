@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text for a terminal: lines wrapped at words, tables whose columns give way, colour and a live line where one is."""
+"""Text for a terminal: lines wrapped at words, tables that drop columns, colour and a live line in a terminal only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_columns_give_way_in_order_of_importance() -> None:
 
 
 class Terminal(io.StringIO):
-    """A stream that somebody watches."""
+    """A stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True

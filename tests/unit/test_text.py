@@ -47,7 +47,7 @@ def test_batch_and_single_equal_the_reference(texts: list[str], strip: bool, low
 
 
 def test_every_character_and_every_mark_on_a_letter() -> None:
-    """Each keeps its meaning through the byte table, alone and inside a word."""
+    """The byte table treats each like the plain tokenizer, alone and inside a word."""
     characters = [chr(point) for point in range(0x800)] + [chr(point) for point in range(0x800, 0x11_0000, 397)]
     texts = [f"a{char}b {char}'{char} {char}" for char in characters]
     assert WORDS[False, True](texts).to_lists() == [plain.tokens(text, strip_html=False) for text in texts]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loaded model: texts of every kind in, frames and arrays out; and what is said of a place that holds none."""
+"""A loaded model: texts of every kind in, frames and arrays out; and messages for a path without a model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS: dict[str, tuple[Any, list[Any]]] = {
 
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_predictions_have_the_type_of_the_labels(kind: str, tmp_path: Path) -> None:
-    """A frame's own labels are what predictions of it are compared with, in memory and in each kind of file."""
+    """So that predictions can be compared with a frame's labels, in memory and in each kind of file."""
     given, values = COLUMNS[kind]
     random = np.random.default_rng(3)
     texts = [" ".join(f"w{word}" for word in random.integers(0, 30, 12)) for _ in range(60)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trackers: which rows they get, what they start with, and what a sync refuses."""
+"""Trackers: their rows and starting values, and refusals of a sync."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FACTS = {"dataset": "0123456789abcdef"}
 
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the fake tracker writes its rows; the package is on the path of whatever is started."""
+    """Where the fake tracker writes its rows; child processes can import its package."""
     monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
     monkeypatch.setenv("FAKE_ROWS", str(tmp_path / "rows"))
     monkeypatch.setenv("FAKE_TRACKER", "none")

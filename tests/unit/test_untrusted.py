@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of strangers: what is read, and what is refused with which words."""
+"""Untrusted files: what is accepted, and the messages of refusals."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of word vectors: every format gives the same rows, and what is broken is named with file and line."""
+"""Files of word vectors: every format gives the same rows, and errors name file and line."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ print(peak() - before << 10, int(found.has.sum()), found.facts["file_words"])
 
 @pytest.mark.slow
 def test_a_large_file_takes_the_memory_of_the_vocabulary(tmp_path: Path) -> None:
-    """400,000 lines as GloVe has them, 170 MB, of which the vocabulary wants every fiftieth."""
+    """400,000 lines in GloVe's format, 170 MB; the vocabulary has every fiftieth word."""
     dim, total, size = 50, 400_000, 8_002
     path, end = tmp_path / "glove.txt", " 0.12345" * dim
     with path.open("w") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Word vectors of a dataset's own texts: what gensim is given, what is kept, and what is refused."""
+"""Word vectors of a dataset's texts: gensim's input, stored results, and refusals."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(whole: Path, tmp_path: Path) -> Path:
-    """A copy to be written in."""
+    """A writable copy."""
     return Path(shutil.copytree(whole, tmp_path / "data"))
 
 
 def quiet(text: str) -> None:
-    """Nobody listens."""
+    """Ignore messages."""
 
 
 def names_of(size: int) -> list[str]:
-    """The word of each id, as gensim reads it."""
+    """gensim's word for each id."""
     return word_table(size).tobytes().decode("ascii").split()
 
 
 def test_vectors_are_those_of_gensim_called_by_hand(whole: Path, tmp_path: Path) -> None:
-    """Every row once, with ids as words, given to gensim as its manual says."""
+    """gensim gets every row once, with ids as words, as in its manual."""
     from gensim.models import Word2Vec
 
     manifest = read_manifest(whole)
@@ -100,7 +100,7 @@ def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
 
 
 def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law 2: killed between array and index, nothing is there yet."""
+    """Law 2: after a kill between array and index, there are no vectors yet."""
 
     def killed(path: Path, value: object) -> None:
         raise KeyboardInterrupt

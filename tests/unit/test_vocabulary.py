@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting, merging, freezing and storing a vocabulary; and taking over that of a run, a bundle or a dataset."""
+"""Counting, merging, freezing and storing a vocabulary; and reusing that of a run, a bundle or a dataset."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def build(command: Command, source: Path, output: Path, base: Path, *more: objec
 
 
 def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: Path, command: Command) -> None:
-    """Weights of the base can read them (law 1); the next test names a dataset."""
+    """Weights of the base can read them (law 1); the next test uses a dataset as the base."""
     assert (encode.BUNDLE, encode.BUNDLE_INDEX) == (BUNDLE, INDEX)
     assert build(command, source, tmp_path / "out", base / "run") == 0, command.err
     made, old = read_manifest(tmp_path / "out"), read_manifest(base / "data")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every wait of the host for the device, in a step, a validation or a save, is one that the heartbeat sees.
+"""The heartbeat covers every wait of the host for the device, in a step, a validation or a save.
 
-Under NCCL a collective is only enqueued, so a peer that is gone shows where the host next reads from the device. A
-training runs on the meta device, which answers with made-up values and notes the questions that no heartbeat saw.
+Under NCCL a collective is only enqueued, so a lost peer shows where the host next reads from the device. The training
+here runs on the meta device, which returns made-up values and records reads without a heartbeat.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CARD = torch.device("meta")
 
 
 class Kernel(torch.autograd.Function):
-    """An LSTM's shapes, forward and backward, and nothing else: what cuDNN is to autograd."""
+    """Only the shapes of an LSTM, forward and backward, as cuDNN's kernel looks to autograd."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, directions: int, rows: int, *weights: torch.Tensor) -> Any:
@@ -52,7 +52,7 @@ class Kernel(torch.autograd.Function):
 
 
 def in_cudnns_place(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``torch.lstm``, which asks for what cuDNN does: one device and one dtype."""
+    """``torch.lstm`` with cuDNN's requirements: one device and one dtype."""
     inputs, second = arguments[:2]
     packed = isinstance(second, torch.Tensor)
     states, weights = (arguments[2], arguments[3]) if packed else (second, arguments[2])
@@ -65,13 +65,13 @@ def in_cudnns_place(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 @dataclass
 class Questions:
-    """What the host has asked of the device: the places in our code, and of these those that no heartbeat saw."""
+    """The places in our code where the host reads from the device, and those of them without a heartbeat."""
 
     all: set[str] = field(default_factory=set)
     unseen: set[str] = field(default_factory=set)
 
     def note(self) -> None:
-        """The host waits for the device here; threads beside the training wait for themselves alone."""
+        """Record that the host waits for the device here; other threads than the training are ignored."""
         if threading.current_thread() is not threading.main_thread():
             return
         ours = [frame for frame in traceback.extract_stack() if "/harness/" in frame.filename]
@@ -82,7 +82,7 @@ class Questions:
 
 
 class Answering(TorchDispatchMode):
-    """Stands in for a device that has values: every other integer is 1, other numbers climb from -1 to 1."""
+    """Simulates a device with values: every other integer is 1, other numbers rise from -1 to 1."""
 
     def __init__(self, questions: Questions) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Answering(TorchDispatchMode):
 
 
 def answer(asked: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Values in the place of a tensor that has none."""
+    """Values for a tensor without data."""
     values = torch.linspace(-1, 1, asked.numel(), dtype=torch.float64)
     if not dtype.is_floating_point:
         values = torch.arange(asked.numel()) % 2
@@ -117,7 +117,7 @@ def answer(asked: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 class Watched(World):
-    """A world of one whose waits are watched as those of many are."""
+    """A world of one rank whose waits are watched like those of several."""
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -126,7 +126,7 @@ class Watched(World):
 
 
 class Accelerator:
-    """What of accelerate's a trainer uses; DDP is made in ``prepare``, where ranks wait for each other."""
+    """The part of accelerate that a trainer uses; ``prepare`` makes DDP, where ranks wait for each other."""
 
     def __init__(self, questions: Questions) -> None:
         self.device, self.scaler, self.questions = CARD, None, questions

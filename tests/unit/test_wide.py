@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wide part: its features are those of a plain formula, in both layouts, and the network learns as without it."""
+"""The wide part: its features equal a plain formula, in both layouts; the network learns the same without it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def weighed(
     power: float,
     tail: int,
 ) -> sparse.csr_matrix:
-    """What scikit-learn counts, weighed and scaled by hand."""
+    """scikit-learn's counts, weighted and scaled by hand."""
     counts = CountVectorizer(ngram_range=(1, longest), min_df=min_rows).fit_transform(texts)
     if tail:
         ends = [" ".join(text.split()[-tail:]) for text in texts]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 9, case by case: every way in which a corpus or the configuration of its preprocessing can be wrong."""
+"""Law 9, case by case: errors in a corpus or in the configuration of its preprocessing."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_wrong_data_is_named_and_ends_with_3(case: str, tmp_path: Path, command:
 
 
 def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) -> None:
-    """Null, empty, only stop words, and one of a megabyte: each becomes a row, and the manifest says so."""
+    """Null, empty, only stop words, and one of a megabyte: each becomes a row, and the manifest counts it."""
     texts = (None, "", "the of and", "word " * 200_000, "\ud800 \x00 fine")
     source = write_jsonl(tmp_path / "reviews.jsonl", ROWS)
     with open(source, "a") as file:
