@@ -195,7 +195,7 @@ class OrderConfig:
     """Which rows meet in a batch; with the dataset, seed and global batch this decides the order of every row."""
 
     length_noise: Share = 0.003
-    """Random noise on lengths before sorting, as a share of the length: batches then differ from epoch to epoch."""
+    """Before sorting, lengths change randomly by up to this share, so that batches differ from epoch to epoch."""
     unlabelled_batch: AtLeast0 = 0
     """Unlabelled rows per step over all processes, in addition to the labelled ones, in a separate order."""
 
