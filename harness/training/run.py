@@ -383,7 +383,7 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         if not world.gather_numbers(np.array([int(failed)]), "trying out a micro-batch").any():
-            return Choice(f"{rows} rows", f"so many of the longest batch's {share} fit into memory")
+            return Choice(f"{rows} rows", f"largest that fits into memory; the longest batch has {share}")
         rows = (rows + 1) // 2 if rows > 1 else 0
     with world.together("trying out a micro-batch"):
         raise ConfigError(
