@@ -70,7 +70,7 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
 def check_data(
     config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, here: int = 1, hashes: bool = True
 ) -> Manifest:
-    """Check that the dataset is complete, large enough for all processes and options, and has ``checkpoint``'s labels.
+    """Check that the dataset is complete, fits processes and options, and has the soft labels of ``checkpoint``.
 
     ``here`` of the ``world_size`` processes run on this machine and share its memory. ``hashes``: also verify the
     hashes of shards and soft labels; one process of a run does it. Raises ``DataError`` or ``ConfigError`` with the

@@ -343,7 +343,7 @@ class RunWriter(Sink):
             sink.close(ending)
         if self.lock is not None:
             self.lock.close()
-        ended = ended or unwritten  # a job script must see that the status is missing
+        ended = ended or unwritten  # else a job script never learns that the run has finished
         if ended is not None and ended is not error:
             raise ended
         return isinstance(ended, Preempted)
