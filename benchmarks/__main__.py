@@ -12,7 +12,7 @@ FILES = Words(spelling="FILE [FILE …]", takes="one labelled file or several", 
 BENCHMARKS = (
     ("text", "TextConfig", "Tokenizing texts, and common alternatives."),
     ("loader", "LoaderConfig", "Loading batches, and PyTorch's loader."),
-    ("recurrence", "RecurrenceConfig", "One LSTM layer, forward and backward, padded and packed."),
+    ("recurrence", "RecurrenceConfig", "One LSTM layer, padded and packed."),
     ("train", "TrainConfig", "A training step, and plain PyTorch loops."),
     ("pretrain", "PretrainConfig", "A step of pretraining, and a classifier's."),
     ("predict", "PredictConfig", "Predictions of raw texts, and common alternatives."),
