@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""padless measured beside what people use today: ``python -m benchmarks NAME``. Neither package imports it."""
+"""Benchmarks of padless and common alternatives: ``python -m benchmarks NAME``. Neither package imports it."""

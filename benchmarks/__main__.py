@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks NAME [keys]``: measured here, beside what people use today."""
+"""``python -m benchmarks NAME [keys]``: padless and common alternatives, measured on this machine."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from preprocessing.base.cli import NO_WORDS, Command, Words, dispatch
 
 FILES = Words(spelling="FILE [FILE …]", takes="one labelled file or several", most=None)
 BENCHMARKS = (
-    ("text", "TextConfig", "Texts to tokens, beside what people use today."),
-    ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
-    ("recurrence", "RecurrenceConfig", "One LSTM layer, forward and backward, on each path."),
-    ("train", "TrainConfig", "A training step, beside loops of today."),
-    ("pretrain", "PretrainConfig", "A step of pretraining, beside a classifier's."),
-    ("predict", "PredictConfig", "Predictions of raw texts, beside loops of today."),
-    ("limits", "LimitsConfig", "How far rows, classes, texts, … go, and what then."),
+    ("text", "TextConfig", "Tokenizing texts, and common alternatives."),
+    ("loader", "LoaderConfig", "Loading batches, and PyTorch's loader."),
+    ("recurrence", "RecurrenceConfig", "One LSTM layer, padded and packed."),
+    ("train", "TrainConfig", "A training step, and plain PyTorch loops."),
+    ("pretrain", "PretrainConfig", "A step of pretraining, and a classifier's."),
+    ("predict", "PredictConfig", "Predictions of raw texts, and common alternatives."),
+    ("limits", "LimitsConfig", "How many rows, classes, words, … are possible."),
     ("corpora", "CorporaConfig", "Recipes by the number of labels, and a linear model."),
 )
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
     "train": ("data", "batch", "steps", "rounds", "precision", "json"),
 }
-"""The keys on the first screen of the help of those that have many."""
+"""Keys on the first screen of the help, for benchmarks with many keys."""
 COMMANDS = tuple(
     Command(
         name=name,
@@ -38,9 +38,9 @@ COMMANDS = tuple(
 
 
 def main(argv: list[str]) -> int:
-    """Dispatch to a benchmark."""
+    """Run a benchmark."""
     return dispatch(COMMANDS, argv, "python -m benchmarks", "", {})
 
 
-if __name__ == "__main__":  # processes that a benchmark starts import this module too, under another name
+if __name__ == "__main__":  # subprocesses of a benchmark import this module too, under another name
     sys.exit(cli.run(main))

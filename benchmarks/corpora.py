@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``corpora FILE …``: a linear model and a recipe on labelled files, seed after seed, with all labels or with few.
+"""``corpora FILE …``: a linear model and recipes on labelled files, for several seeds, with all labels or few.
 
-Of the training rows of a file some are drawn and keep their label. On those a linear model learns, and the default
-recipe; another recipe learns from all texts, also from those that have lost their label or never had one. Every
-finished figure is a line appended to ``OUTPUT/figures.jsonl``. What is there already is not done again, so the command
-goes on after an interruption, and a training inside goes on too.
+A random part of the training rows keeps its labels. A linear model and the default recipe train on these rows; another
+recipe trains on all texts, including those whose label was removed or that never had one. Every finished figure is
+appended to ``OUTPUT/figures.jsonl`` as a line, and is not computed again. So the command resumes after an interruption,
+and so does a training that it started.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from preprocessing.base.schema import Processes
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 
 LINEAR, LABELLED, ALL = "linear", "labelled", "all texts"
-"""The methods: a linear model, the default recipe on labelled texts alone, a recipe on all texts."""
+"""The methods: a linear model, the default recipe on labelled texts, another recipe on all texts."""
 DRAWN = 0x64726177
-"""Sets the rows that keep their label apart from other draws of the same seed."""
+"""A separate random stream for the choice of rows that keep their label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorporaConfig:
-    """Train on labelled files, several seeds each, beside a linear model; the columns are text, label and split."""
+    """Train on labelled files with several seeds, and a linear model; the columns are text, label and split."""
 
     output: str = "corpora"
     """Directory for corpora, datasets, runs and figures.jsonl, to which every finished figure is appended."""
     measure: Literal["test", "validation"] = "test"
-    """Split whose accuracy is shown. With test, the linear model learns from the rows of validation too."""
+    """Split whose accuracy is shown. With test, the linear model trains on the rows of validation too."""
     labels: list[int] = field(default_factory=lambda: [0])
-    """How many training rows keep their label; 0: all."""
+    """Number of training rows that keep their label; 0: all."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """Which rows those are, and the seed of the training."""
+    """Seeds for the choice of these rows and for the training."""
     recipe: str | None = None
     """Configuration file of a training on all texts, or the name of a recipe; null: none."""
     unlabelled: str | None = None
-    """File of texts without labels, beside those that lose theirs."""
+    """File of more texts without labels."""
     weights: str | None = None
-    """Pretrained run or bundle that trainings on all texts start from, with its word vectors; null: the recipe's."""
+    """Pretrained run or bundle with the initial weights of trainings on all texts; null: the recipe's."""
     text: str | None = None
     """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""
     split_column: str = "split"
@@ -80,7 +80,7 @@ class CorporaConfig:
 
 
 def main(config: CorporaConfig, files: list[str]) -> None:
-    """Do what is not done, then show the table. Raises ``SystemExit`` with the code of a command that failed."""
+    """Compute missing figures, then show the table. Raises ``SystemExit`` with the exit code of a failed command."""
     for file in [*files, *filter(None, [config.unlabelled])]:
         if not Path(file).is_file():
             raise ConfigError(f"{file}: no such file")
@@ -105,7 +105,7 @@ def main(config: CorporaConfig, files: list[str]) -> None:
 
 
 def finished(path: Path) -> dict[str, dict[str, Any]]:
-    """The figures that are there, by their key; a line that was cut short counts as none."""
+    """Finished figures by key; ignores incomplete lines."""
     found = {}
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         with suppress(json.JSONDecodeError):
@@ -115,7 +115,7 @@ def finished(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_corpus(file: Path, config: CorporaConfig) -> pd.DataFrame:
-    """Texts, labels and splits by padless's names. Raises ``DataError`` for what is missing."""
+    """Texts, labels and splits, with padless's column names. Raises ``DataError`` for missing columns or splits."""
     frame = read_frame(file)
     columns = {"text": "text", "label": "label", config.split_column: "split"}
     for name in columns.keys() - set(frame):
@@ -128,7 +128,7 @@ def read_corpus(file: Path, config: CorporaConfig) -> pd.DataFrame:
 
 
 def drawn(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
-    """Places of the training rows that keep their label; fewer are always some of more. Raises ``ConfigError``."""
+    """Indices of the training rows that keep their label; for a smaller number, a subset. Raises ``ConfigError``."""
     rows = np.flatnonzero(corpus["split"] == TRAIN)
     if labels > len(rows):
         raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
@@ -159,7 +159,7 @@ def measure(
 def sources(
     config: CorporaConfig, corpus: pd.DataFrame, kept: np.ndarray, folder: Path, with_others: bool
 ) -> list[str]:
-    """Write the files of a dataset; the words of the command that reads them."""
+    """Write the files of a dataset; returns the command-line arguments that name them."""
     folder.mkdir(parents=True, exist_ok=True)
     training = corpus["split"] == TRAIN
     has_label = ~training | corpus.index.isin(kept)
@@ -171,18 +171,18 @@ def sources(
     if with_others and config.unlabelled:
         without.append(config.unlabelled)
     words += ["--source.unlabelled_path", json.dumps(without)] if without else []
-    return words if TEST in set(corpus["split"]) else [*words, "--splits.test", "0"]  # none of those with a label
+    return words if TEST in set(corpus["split"]) else [*words, "--splits.test", "0"]  # keeps labelled rows out of test
 
 
 def run(*arguments: object) -> None:
-    """``python -m arguments``, its output passed on. Raises ``SystemExit`` with its exit code where it fails."""
-    # cannot hang: padless's own commands, whose waits have limits
+    """Run ``python -m arguments`` with the same output. Raises ``SystemExit`` with its exit code if it fails."""
+    # cannot hang: all waits of padless's commands have limits
     if code := subprocess.run([sys.executable, "-m", *map(str, arguments)], check=False).returncode:
         raise SystemExit(code)
 
 
 def linear(learned: pd.DataFrame, measured: pd.DataFrame) -> float:
-    """Accuracy of TF-IDF of words and pairs and logistic regression, as people write it in ten lines."""
+    """Accuracy of TF-IDF of words and pairs with logistic regression, in plain scikit-learn."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -193,7 +193,7 @@ def linear(learned: pd.DataFrame, measured: pd.DataFrame) -> float:
 
 
 def accuracy_of(directory: Path, split: str) -> float:
-    """What a run reached: on the test split, or at its best validation. Raises ``DataError``."""
+    """Accuracy of a run on the test split, or at its best validation. Raises ``DataError``."""
     if split == VALIDATION:
         best = [line for line in read_log(directory) if line["kind"] == VALIDATION and line["best"]]
         return float(best[-1]["accuracy"])
@@ -204,15 +204,15 @@ def accuracy_of(directory: Path, split: str) -> float:
 
 
 def hash_of(*facts: object) -> str:
-    """Of values, and of the content of those that are files."""
+    """Hash of values; for files, of their content."""
     named = [Path(str(one)) for one in facts]
     contents = [hashlib.sha256(one.read_bytes()).hexdigest() if one.is_file() else str(one) for one in named]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:12]
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> Any:
-    """A frame: for each corpus, number of labels and method the mean accuracy over seeds, its deviation, a figure's
-    seconds.
+    """A frame with mean and standard deviation of the accuracy over seeds, and seconds of a figure, for each corpus,
+    number of labels and method.
     """
     groups = pd.DataFrame(lines).groupby(["corpus", "labels", "method"], sort=False)
     found = groups.agg(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``limits``: how far rows, classes, texts, words and ranks go here.
+"""``limits``: how many rows, classes, words and ranks, and how long a text, are possible on this machine.
 
-Each size of each kind is tried by commands in processes of their own, whose memory is read when they end.
+For each kind and size, commands run in subprocesses; their peak memory is read when they end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pandas as pd
 
 CLASSES = ("dull", "fine")
 LIMIT_S = 900
-"""Most seconds for one command."""
+"""Time limit of one command."""
 TRAINING = "--seed 0 --model.embedding_dim 8 --model.hidden_size 8 --precision fp32 --device cpu --global_batch 16"
 TRAINING += " --epochs 1 --optim.ema null --tracking.tracker none"
 PREPROCESSING = "--executor.workers 1 --vocabulary.min_count 1 --quiet true"
@@ -31,16 +31,16 @@ PREPROCESSING = "--executor.workers 1 --vocabulary.min_count 1 --quiet true"
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
-    """Sizes that grow until something gives way: seconds and peak memory of each."""
+    """Increasing sizes until something fails: seconds and peak memory of each."""
 
     full: bool = False
-    """Try the sizes of docs/security.md, which take minutes and gigabytes; else small ones, which take seconds each."""
+    """Try the sizes of docs/security.md, which take minutes and gigabytes; else small ones of seconds each."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 def main(config: LimitsConfig) -> None:
-    """Try all sizes, then show what came of them."""
+    """Try all sizes, then show the results."""
     found = []
     for name, (commands, small, full) in CASES.items():
         for size in full if config.full else small:
@@ -50,11 +50,11 @@ def main(config: LimitsConfig) -> None:
 
 
 Commands = Callable[[Path, int], list[str]]
-"""What tries a size in a folder: commands of padless."""
+"""(folder, size) -> padless commands that try this size."""
 
 
 def attempt(commands: Commands, size: int) -> dict[str, Any]:
-    """Seconds, the most memory that one process had, and how it ended."""
+    """Seconds, peak memory of one process, and how it ended."""
     began, most, end = time.monotonic(), 0.0, "done"
     with tempfile.TemporaryDirectory(prefix="padless-limits-") as folder:
         for command in commands(Path(folder), size):
@@ -66,12 +66,12 @@ def attempt(commands: Commands, size: int) -> dict[str, Any]:
 
 
 def run(words: list[str]) -> tuple[float, str]:
-    """The memory of a command in MB; and ``done``, its last words, or what else ended it."""
+    """Peak memory of a command in MB; and ``done``, its last line of output, or why it ended."""
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen([sys.executable, "-m", *words], stdout=said, stderr=said)
         timer = threading.Timer(LIMIT_S, process.kill)
         timer.start()
-        _, status, usage = os.wait4(process.pid, 0)  # cannot hang: it is killed when its time is over
+        _, status, usage = os.wait4(process.pid, 0)  # cannot hang: it is killed after its time limit
         timer.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
@@ -81,7 +81,7 @@ def run(words: list[str]) -> tuple[float, str]:
 
 
 def data(folder: Path, rows: Iterable[tuple[str, str]], *options: str) -> str:
-    """Write texts and labels; the command that makes a dataset of them."""
+    """Write texts and labels; returns the command that builds a dataset from them."""
     with (folder / "texts.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
     words = ("preprocessing run", folder / "texts.csv", "--output", folder / "data", PREPROCESSING, *options)
@@ -99,12 +99,12 @@ def few(number: int = 200) -> list[tuple[str, str]]:
 
 
 def rows(folder: Path, size: int) -> list[str]:
-    """So many short texts become a dataset, and its order is worked out."""
+    """Build a dataset of ``size`` short texts, and compute its order."""
     return [data(folder, few(size)), f"harness plan --data {folder / 'data'} --world_size 2"]
 
 
 def classes(folder: Path, size: int) -> list[str]:
-    """A dataset of so many classes, with eight texts each, and an epoch of training."""
+    """Build a dataset of ``size`` classes with eight texts each, and train an epoch."""
     labels = folder / "labels.yaml"
     names = [f"class{number}" for number in range(size)]
     labels.write_text(json.dumps({"source": {"labels": {name: [name] for name in names}}}))
@@ -113,12 +113,12 @@ def classes(folder: Path, size: int) -> list[str]:
 
 
 def text_bytes(folder: Path, size: int) -> list[str]:
-    """A text of so many bytes among 200 short ones."""
+    """Build a dataset with a text of ``size`` bytes among 200 short ones."""
     return [data(folder, [("word " * (size // 5), CLASSES[0]), *few()])]
 
 
 def vocabulary(folder: Path, size: int) -> list[str]:
-    """So many different words, a thousandth of them in a text, all of them kept, and four steps of training."""
+    """Build a dataset of ``size`` different words, a thousandth of them in each text, and train four steps."""
     texts = ((" ".join(f"x{number}" for number in range(part, size, 1000)), CLASSES[part % 2]) for part in range(1000))
     return [
         data(folder, texts, f"--vocabulary.max_size {size + 2}"),
@@ -127,7 +127,7 @@ def vocabulary(folder: Path, size: int) -> list[str]:
 
 
 def ranks(folder: Path, size: int) -> list[str]:
-    """A training by so many processes of this machine."""
+    """Train with ``size`` processes on this machine."""
     launcher = f"harness launch --config_file cpu --num_processes {size}"
     return [data(folder, few(400)), training(folder, launcher, "--global_batch 32")]
 
@@ -139,4 +139,4 @@ CASES: dict[str, tuple[Commands, tuple[int, ...], tuple[int, ...]]] = {
     "vocabulary": (vocabulary, (2_000,), (200_000, 2_000_000)),
     "ranks": (ranks, (2,), (4, 16)),
 }
-"""What tries a size, small sizes, and those of docs/security.md, of which the last are beyond what is promised."""
+"""Commands, small sizes, and the sizes of docs/security.md; the last ones are above the documented limits."""

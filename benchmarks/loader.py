@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``loader``: rows/s of the loader beside what people use, over the same rows, side by side.
+"""``loader``: rows/s of the loader and of common alternatives, over the same rows in one run.
 
-Every contender gives batches of the same number of rows, all as wide as the widest shard, with lengths and labels, in
-a random order of its own. Contenders take turns; each turn of a slow one has fewer batches. ``numpy copy`` moves the
-same number of bytes from the shards in the order in which they lie there: it knows no order, and no rank.
+Every contender yields batches with the same number of rows, all as wide as the widest shard, with lengths and labels,
+in its own random order. Contenders take turns; slow ones have fewer batches per turn. ``numpy copy`` copies the same
+number of bytes from the shards sequentially, without order or ranks.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from preprocessing.dataset.shards import Manifest, Split, write_shard
 
 Epoch = Callable[[], Iterable[Any]]
 PAUSE_S = 0.05
-"""After each turn: worker processes read ahead for the next one, and should not take a core from another contender."""
+"""Pause after each turn, so that workers prefetching for their next turn do not take a core from another contender."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig(Measured):
-    """Loading batches of random token ids on the CPU, beside PyTorch's loader."""
+    """Loading batches of random token ids on the CPU, compared with PyTorch's loader."""
 
     rows: Size = 100_000
-    """Rows to make up."""
+    """Number of random rows."""
     width: Annotated[int, Meta(ge=2, le=1 << 24)] = 256
     """Their width in tokens."""
     batch: Size = 512
@@ -61,7 +61,7 @@ def measure(config: LoaderConfig) -> dict[str, Any]:
 
 
 def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:
-    """What takes a whole epoch, or so many batches of epochs without end."""
+    """A function that reads a whole epoch, or ``batches`` batches of endless epochs."""
     if batches is None:
         return lambda: deque(epoch(), 0) and None
     stream = itertools.chain.from_iterable(iter(epoch, None))
@@ -69,7 +69,7 @@ def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:
 
 
 def made_up(root: Path, config: LoaderConfig) -> Split:
-    """Random rows of more than half the width, as a narrow shard of a big vocabulary would hold them."""
+    """Random rows, each longer than half the width, in one shard with a large vocabulary."""
     random, width = np.random.default_rng(0), config.width
     ids = random.integers(2, 1 << 15, (config.rows, width), dtype=np.uint16)
     lengths = random.integers(width // 2 + 1, width + 1, config.rows)
@@ -80,7 +80,7 @@ def made_up(root: Path, config: LoaderConfig) -> Split:
 
 
 def ours(split: Split, batch: int) -> Epoch:
-    """The loader as training uses it: whole epochs, order and row bookkeeping included."""
+    """The loader as in training: whole epochs, including order and row bookkeeping."""
     order = order_over(split, OrderSpec(seed=0, global_batch=batch))
     loader = Loader(split, order, rank=0, world_size=1, layout="padded", device=torch.device("cpu"))
     epochs = itertools.count()
@@ -88,7 +88,7 @@ def ours(split: Split, batch: int) -> Epoch:
 
 
 def numpy_copy(split: Split, batch: int) -> Epoch:
-    """Consecutive rows of the mapped shards into one buffer."""
+    """Copy consecutive rows of the mapped shards into one buffer."""
     out = np.empty((batch, split.max_width), split.blocks[0].ids.dtype)
 
     def epoch() -> Iterator[None]:
@@ -102,7 +102,7 @@ def numpy_copy(split: Split, batch: int) -> Epoch:
 
 
 def tensor_dataset(split: Split, batch: int, workers: int = 0) -> Epoch:
-    """What most people write, over one array in memory for all rows, of the same bytes in a type that tensors have."""
+    """The usual PyTorch code, over one array of all rows in memory, of the same size in a dtype of torch."""
     ids = np.concatenate([block.ids for block in split.blocks]).view(np.int16)
     facts = (np.concatenate([getattr(block, name) for block in split.blocks]) for name in ("length", "label"))
     dataset = TensorDataset(*map(torch.from_numpy, (ids, *(column.astype(np.int64) for column in facts))))
@@ -117,5 +117,5 @@ CONTENDERS: dict[str, tuple[Callable[[Split, int], Epoch], int | None]] = {
     "TensorDataset + DataLoader": (tensor_dataset, 40),
     "TensorDataset + DataLoader, 2 workers": (functools.partial(tensor_dataset, workers=2), 40),
 }
-"""What makes an epoch, and the batches of a turn; None: an epoch's."""
+"""Name -> (function that builds an epoch, batches per turn); None: a whole epoch."""
 main = printed(measure)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contenders side by side in one run: they take turns, and the median of each counts."""
+"""Contenders measured in one run: they take turns, and the median of each counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.rundir.records import installed_version
 from preprocessing.base.installed import needed
 
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]
-"""Rows, features, repetitions: beyond it no machine measures anything."""
+"""Rows, features, repetitions, within reasonable limits."""
 PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "pandas")
 
 
@@ -37,7 +37,7 @@ class Measured:
 
 
 def printed(measure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
-    """The command that prints what ``measure`` finds, as JSON or as tables."""
+    """A command that prints the result of ``measure``, as JSON or as tables."""
 
     def main(config: Measured) -> None:
         values = measure(config)
@@ -47,13 +47,13 @@ def printed(measure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
 
 
 def peer_module(module: str) -> Any:
-    """A peer's module. Raises ``ConfigError`` where it is not installed."""
+    """Import a peer's module. Raises ``ConfigError`` if it is not installed."""
     needed(module.partition(".")[0], "benchmarks", "bench")
     return importlib.import_module(module)
 
 
 def read_frame(file: Path) -> Any:
-    """A CSV, JSON lines or Parquet file as pandas' frame."""
+    """Read a CSV, JSON lines or Parquet file with pandas."""
     import pandas as pd
 
     if file.suffix == ".parquet":
@@ -69,11 +69,11 @@ def alternate(
     pause_s: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each contender over ``rounds`` turns, after one turn that does not count.
+    """Median seconds of each contender over ``rounds`` turns, after a warm-up turn.
 
-    A contender that returns a number has measured its seconds itself. ``pause_s`` comes after each turn, for contenders
-    whose workers go on for a while after it. Contenders of one thread may be timed by another ``clock`` that counts
-    their own time alone, ``time.process_time``.
+    If a contender returns a number, that is its time in seconds. ``pause_s``: pause after each turn, for contenders
+    whose workers continue for a while. ``clock``: ``time.process_time`` for single-threaded contenders counts only
+    their own time.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
@@ -87,7 +87,7 @@ def alternate(
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """What runs in the block has one core, with all its threads."""
+    """Pin this process with all its threads to one core inside the block."""
     torch, cores = sys.modules.get("torch"), os.sched_getaffinity(0)
     threads = torch.get_num_threads() if torch else 1
     os.sched_setaffinity(0, {max(cores)})
@@ -102,14 +102,14 @@ def one_core() -> Iterator[None]:
 
 
 def result(unit: str, values: Mapping[str, float], **more: Any) -> dict[str, Any]:
-    """The form that every benchmark prints: ``ours`` beside its peers, ours / peer, and what else it has found."""
+    """The result format of every benchmark: values of ``ours`` and its peers, ratios ours / peer, and ``more``."""
     peers = {name: value for name, value in values.items() if name != "ours"}
     ratios = {name: values["ours"] / value for name, value in peers.items()}
     return {"unit": unit, "ours": values["ours"], "peers": peers, "ratios": ratios, **more, "machine": machine()}
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Facts of the machine of the measurement."""
     torch, cpus = sys.modules.get("torch"), Path("/proc/cpuinfo")
     names = [line for line in cpus.read_text().splitlines() if line.startswith("model name")] if cpus.exists() else []
     return {
@@ -123,7 +123,7 @@ def machine() -> dict[str, Any]:
 
 
 def rendered(values: dict[str, Any]) -> Iterator[str]:
-    """Contenders, a line each; then every other part on one line."""
+    """Contenders, one per line; then every other part on one line."""
     import pandas as pd
 
     speeds = {"ours": values["ours"], **values["peers"]}

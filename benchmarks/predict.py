@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``predict``: rows/s from raw text, beside what people write today.
+"""``predict``: rows/s from raw text, compared with common code.
 
-The plain loop is the notebook's: pandas, BeautifulSoup, NLTK's tokens, stop words and lemmas one text at a time, then a
-network of the bundle's sizes over rows padded to the maximum, 32 at once. The linear one is a scikit-learn pipeline,
-TF-IDF of words and pairs with logistic regression. All have one core and are timed by its own time, which a busy
-neighbour hardly changes.
+The plain loop is from the notebook: pandas, BeautifulSoup, NLTK's tokens, stop words and lemmas one text at a time,
+then a network of the bundle's sizes over rows padded to the maximum, 32 at once. The linear model is a scikit-learn
+pipeline, TF-IDF of words and pairs with logistic regression. All run on one core and are timed in CPU time, which other
+load on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ Texts = Sequence[str]
 LOOP, LINEAR = "the notebook's loop", "scikit-learn, TF-IDF and logistic regression"
 BATCH = 1024
 SLOWEST = 200
-"""Texts a turn of the notebook's loop."""
+"""Maximum texts per turn for the notebook's loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(Measured):
-    """Predictions of raw texts, on one core, beside the notebook's loop and a linear pipeline."""
+    """Predictions of raw texts on one core, compared with the notebook's loop and a linear pipeline."""
 
     run: str
-    """Run directory (or bundle directory) whose best weights predict."""
+    """Run directory or bundle whose best weights predict."""
     input: str
     """File with texts: .csv, .jsonl or .parquet."""
     column: str = "text"
     """Column of the input that holds the text."""
     rows: Annotated[int, Meta(ge=2, le=1 << 24)] = 4000
-    """Texts a turn, the first of the input."""
+    """Texts per turn, the first of the input."""
     precision: Literal["fp32", "bf16", "auto"] = "auto"
-    """What ours computes in; fp32 is measured too."""
+    """Precision of ours; fp32 is measured too."""
 
 
 def measure(config: PredictConfig) -> dict[str, Any]:
@@ -76,16 +76,16 @@ def measure(config: PredictConfig) -> dict[str, Any]:
 
 
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:
-    """What ``predict`` does with the rows of a part."""
+    """The work of ``predict`` for the rows of a part."""
     chunks = (list(texts[start : start + MOST_ROWS]) for start in range(0, len(texts), MOST_ROWS))
     return np.concatenate([scorer.score(scorer.encode(some)) for some in chunks])
 
 
 class NotebookLoop:
-    """Texts one at a time in Python, then a plain network, 32 rows at once, all padded to the maximum."""
+    """Preprocess texts one at a time in Python, then run a plain network, 32 rows at once, padded to the maximum."""
 
     def __init__(self, scorer: Scorer) -> None:
-        """A network of the same sizes, with random weights: they do not change the time that it takes."""
+        """A network of the same sizes, with random weights, which do not affect the time."""
         shape, self.length = scorer.info.model, scorer.encoder.pipeline.spec.max_tokens
         self.ids = {word: number for number, word in enumerate(scorer.vocabulary.tokens.to_pylist())}
         self.tokens: Callable[[Texts], Any] = notebook(TextSpec(stop_words="nltk", lemmatizer="wordnet"))
@@ -107,14 +107,14 @@ class NotebookLoop:
 
 
 def linear(texts: Texts) -> Callable[[Texts], object]:
-    """A fitted pipeline of scikit-learn, on labels that mean nothing: the texts need have none."""
+    """A fitted scikit-learn pipeline, trained on arbitrary labels, so texts need no labels."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=20))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged: only its time is measured
+        warnings.simplefilter("ignore")  # it may not converge, but only its time is measured
         pipeline.fit(list(texts), np.arange(len(texts)) % 2)
     return lambda some: pipeline.predict_proba(list(some))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``pretrain``: real tokens/s of a step of pretraining, beside the classifier's and a plain full-softmax loop."""
+"""``pretrain``: real tokens/s of a step of pretraining, compared with a classifier and a plain full-softmax loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.training.throughput import synchronize
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Measured):
-    """Training steps over sequences of 200 to 210 tokens whose ids are as frequent as words are."""
+    """Training steps over sequences of 200 to 210 tokens whose ids are distributed like words."""
 
     vocabulary: Annotated[int, Meta(ge=3, le=1 << 24)] = 30_000
     """Token ids, of which two are reserved."""
@@ -36,15 +36,15 @@ class PretrainConfig(Measured):
     hidden_size: Size = 256
     """Size of the state in each direction."""
     candidates: Size = 1024
-    """Tokens that ours tells each right one from; the plain loop tells it from all."""
+    """Candidates of the sampled softmax in ours; the plain loop uses all tokens."""
     batch: Size = 16
-    """Sequences per step. The plain loop holds batch x tokens x vocabulary logits: 0.8 GB as it is."""
+    """Sequences per step. The plain loop stores batch x tokens x vocabulary logits: 0.8 GB by default."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic; the plain loop has it by autocast."""
+    """Precision; the plain loop uses autocast."""
 
 
 def measure(config: PretrainConfig) -> dict[str, Any]:
-    """Forward, backward and update of each contender on the same rows; tokens are counted once, not per direction."""
+    """Time forward, backward and update of each contender on the same rows; counts tokens once, not per direction."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     batch = random_batch(config, device)
@@ -56,7 +56,7 @@ def measure(config: PretrainConfig) -> dict[str, Any]:
     plain = Plain(config).to(device)
 
     def step(loss: Callable[[Batch, int], torch.Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-        numbers = itertools.count()  # of steps: each has its own candidates
+        numbers = itertools.count()  # step numbers: each step has other candidates
 
         def run() -> None:
             loss(batch, next(numbers)).backward()
@@ -83,10 +83,10 @@ def random_batch(config: PretrainConfig, device: torch.device) -> Batch:
 
 
 class Plain(nn.Module):
-    """What people write: one bidirectional nn.LSTM, logits over the whole vocabulary, cross-entropy, autocast."""
+    """Plain PyTorch: one bidirectional nn.LSTM, logits over the whole vocabulary, cross-entropy, autocast."""
 
     def __init__(self, config: PretrainConfig) -> None:
-        """The sizes of ours."""
+        """The same sizes as ours."""
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.embedding_dim, padding_idx=0)
@@ -94,7 +94,7 @@ class Plain(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(config.hidden_size, config.vocabulary) for _ in range(2))
 
     def forward(self, batch: Batch, _: int) -> torch.Tensor:
-        """The sum of both directions' losses; padding is no target."""
+        """The sum of both directions' losses, without padding."""
         ids = batch.ids.long()
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             forward, backward = self.lstm(self.embedding(ids))[0].split(self.config.hidden_size, dim=2)

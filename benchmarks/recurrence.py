@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``recurrence``: one LSTM layer on the reversal path, beside ``pack_padded_sequence`` and a padded nn.LSTM."""
+"""``recurrence``: one padded LSTM layer (reversal), compared with ``pack_padded_sequence`` and a padded nn.LSTM."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class RecurrenceConfig(Measured):
     hidden_size: Size = 128
     """Size of the state in each direction; the input has the same size."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic; the padded nn.LSTM has it by autocast. Packed input on a CPU stays in fp32 whatever this says."""
+    """Precision; the padded nn.LSTM uses autocast. Packed input on a CPU is always fp32."""
 
 
 def measure(config: RecurrenceConfig) -> dict[str, Any]:
-    """Real tokens/s of the reversal path beside ``pack_padded_sequence`` and a padded nn.LSTM that ignores lengths."""
+    """Real tokens/s of the padded layer, of ``pack_padded_sequence``, and of a padded nn.LSTM that ignores lengths."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     lengths = torch.randint(200, 211, (config.batch,)).sort(descending=True).values

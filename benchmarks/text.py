@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``text``: texts/s of a configuration of preprocessing beside what people use today: same texts, one core.
+"""``text``: texts/s of a preprocessing configuration and of common alternatives, for the same texts on one core.
 
-Every peer does the work it is known for: the notebook cleans, tokenizes, removes stop words and lemmatizes one text at
-a time; the others only tokenize and count.
+The notebook cleans, tokenizes, removes stop words and lemmatizes one text at a time; the other peers only tokenize and
+count.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from preprocessing.text.tokenizer import Tokenizer
 
 Run = Callable[[Sequence[str]], object]
 SLOW_SAMPLE, SAMPLE = 400, 4000
-"""Texts given to a peer per round: the ones that take milliseconds per text get fewer."""
+"""Texts per round for slow peers, which take milliseconds per text, and for the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(PreprocessConfig, Measured):
-    """Documents per second of a configuration, beside pandas + NLTK, HF tokenizers, CountVectorizer and others.
+    """Documents per second of a configuration, compared with pandas + NLTK, HF tokenizers, CountVectorizer and others.
 
-    One core each, alternating, medians. It takes every key that preprocessing run takes.
+    Contenders take turns on one core; the median counts. It has all keys of preprocessing run.
     """
 
     output: str = "unused"
-    """Nothing is written."""
+    """Not used."""
     texts: Size = 25_000
-    """Texts to read at most."""
+    """Maximum number of texts."""
 
 
 def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]:
-    """Documents/s, one core each; ours at steady state, after one pass over the texts.
+    """Documents/s on one core; ours with warm caches, after one pass over the texts.
 
-    Raises ``DataError`` without texts, or when ``spec`` or a peer needs what is not installed.
+    Raises ``DataError`` without texts, or if something that ``spec`` or a peer needs is not installed.
     """
     if not texts:
         raise DataError("there are no texts to measure with; check the source")
@@ -69,7 +69,7 @@ def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]
 
 
 def stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str]]:
-    """What the notebook uses, as the spec names it: NLTK's own lemmatizer called once per token."""
+    """Stop words and lemmatizer of the notebook for a spec: NLTK's lemmatizer, called once per token."""
     stop_words = set(resources.stop_words(spec))
     if spec.lemmatizer == "wordnet":
         resources.WordNet(spec.wordnet_pos)  # raises when the data is missing
@@ -80,7 +80,7 @@ def stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str]
 
 
 def notebook(spec: TextSpec, _: Sequence[str] = ()) -> Run:
-    """The notebook's tokens of each text. Raises ``DataError`` where something is missing."""
+    """The notebook's tokens of each text. Raises ``DataError`` if something is not installed."""
     soup, pandas = peer_module("bs4").BeautifulSoup, peer_module("pandas")
     word_tokenize = nltk_tokens(spec)
     stop_words, lemma = stop_words_and_lemma(spec)
@@ -91,7 +91,7 @@ def notebook(spec: TextSpec, _: Sequence[str] = ()) -> Run:
 
     def run(texts: Sequence[str]) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # BeautifulSoup warns of a text that looks like an address
+            warnings.simplefilter("ignore")  # BeautifulSoup warns if a text looks like a URL
             return pandas.Series(texts).apply(prepare)
 
     return run
@@ -108,7 +108,7 @@ def nltk_tokens(*_: object) -> Callable[[Sequence[str]], list[list[str]]]:
 
 
 def huggingface(_: TextSpec, texts: Sequence[str]) -> Run:
-    """Hugging Face's tokenizers with a vocabulary of words."""
+    """Hugging Face's tokenizers with a word vocabulary."""
     tokenizers = peer_module("tokenizers")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     words = Counter(word for text in texts for word in re.findall(r"\w+", text.lower()))
@@ -120,7 +120,7 @@ def huggingface(_: TextSpec, texts: Sequence[str]) -> Run:
 
 
 def count_vectorizer(*_: object) -> Run:
-    """scikit-learn's."""
+    """scikit-learn's ``CountVectorizer``."""
     vectorizer = peer_module("sklearn.feature_extraction.text").CountVectorizer
     return lambda texts: vectorizer().fit_transform(texts)
 
@@ -135,7 +135,7 @@ PEERS: dict[str, tuple[Callable[[TextSpec, Sequence[str]], Run], int]] = {
 
 @printed
 def main(config: TextConfig) -> dict[str, Any]:
-    """Measure with the first texts of the source."""
+    """Measure on the first texts of the source."""
     texts: list[str] = []
     with temporary_folder() as stage:
         for file in resolved(list(files(config.source, config.splits))).files:

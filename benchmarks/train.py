@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``train``: real tokens/s of a training step, ours beside the loops that people write today.
+"""``train``: real tokens/s of a training step, compared with plain PyTorch loops.
 
-The other loops run in a process of their own: nothing that padless sets for a process is theirs.
+The other loops run in a separate process, without padless's process settings.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ class TrainConfig(Measured):
     steps: Size = 8
     """Steps per contender and turn."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic, by autocast; a packed LSTM on a CPU stays in fp32 whatever this says."""
+    """Precision, by autocast; a packed LSTM on a CPU is always fp32."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         shape, plain = self.model, ModelConfig()
         for name in ("cell", "pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
             value, only = getattr(shape, name), getattr(plain, name)
-            require(value == only, f"model.{name}", value, f"{only!r}, which is all that the other loops know")
+            require(value == only, f"model.{name}", value, f"{only!r}, the only value that the other loops support")
 
 
 def measure(config: TrainConfig) -> dict[str, Any]:
-    """Ours, a loop that pads every row to the maximum, and a packed one; for ours also padding and data wait."""
+    """Measure ours, a loop that pads every row to the maximum, and a packed one; of ours also padding and data wait."""
     log = TrackingConfig(log_every=config.steps)
     run = RunConfig(data=config.data, model=config.model, global_batch=config.batch, epochs=1_000_000, tracking=log)
     with ExitStack() as stack:
@@ -81,14 +81,14 @@ def measure(config: TrainConfig) -> dict[str, Any]:
 
 
 class TurnOverError(Exception):
-    """Leaves the loop of the trainer between two steps."""
+    """Raised to leave the training loop between two steps."""
 
 
 class Fit(Milestones):
-    """The trainer's own loop, a log line a turn, with the requests that travel between ranks in a run."""
+    """The trainer's loop, one log line per turn, with the requests between ranks of a real run."""
 
     def __init__(self, config: RunConfig, session: Session) -> None:
-        """At step 0, as in a run of one process."""
+        """Start at step 0, like a run of one process."""
         manifest = read_manifest(config.data)
         data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
         self.trainer = build_trainer(config, session, data, {}, Beginning())
@@ -97,7 +97,7 @@ class Fit(Milestones):
         self.figures: dict[str, Any] = {}
 
     def __call__(self) -> float:
-        """Seconds a real token of as many steps as a log line has."""
+        """Train until the next log line; returns seconds per real token."""
         self.trainer.meter.paused_s += time.perf_counter() - self.ended
         with suppress(TurnOverError):
             self.trainer.fit()
@@ -105,11 +105,11 @@ class Fit(Milestones):
         return 1 / float(self.figures["tokens_per_s"])
 
     def log(self, figures: dict[str, Any]) -> None:
-        """The figures of the turn, for which the host has waited for the device."""
+        """Keep the figures of the turn; the host has waited for the device."""
         self.figures = figures
 
     def after_step(self) -> None:
-        """Hear and say nothing, and leave after the last step."""
+        """Exchange empty requests, and leave after the last step of the turn."""
         self.requests.receive()
         self.requests.send(set(), self.trainer.step)
         if self.trainer.step % self.trainer.config.tracking.log_every == 0:
@@ -117,16 +117,16 @@ class Fit(Milestones):
 
 
 def apart(pool: ProcessPoolExecutor, *words: Any) -> float:
-    """Seconds a real token of a turn of another loop, as its process measured them. Raises what it raised."""
+    """Run a turn of another loop in its process; returns seconds per real token, or raises the process's exception."""
     return pool.submit(turn_of_loop, *words).result(TURN_LIMIT_S)
 
 
 LOOPS: dict[bool, Loop] = {}
-"""Those of this process, packed and padded, once they are there."""
+"""Loops of this process by ``packed``, created at first use."""
 
 
 def turn_of_loop(run: RunConfig, device: str, precision: str, packed: bool, steps: int) -> float:
-    """In a process of the loops' own."""
+    """Run in the separate process: seconds per real token of a turn."""
     if packed not in LOOPS:
         configure_threads(device)
         full_fp32()
@@ -140,10 +140,10 @@ def turn_of_loop(run: RunConfig, device: str, precision: str, packed: bool, step
 
 
 class Loop:
-    """What one writes with torch alone: rows in random order, padded or packed, every batch ready in memory."""
+    """A plain PyTorch loop: rows in random order, padded or packed, all rows in memory."""
 
     def __init__(self, config: RunConfig, device: torch.device, *, packed: bool, bf16: bool) -> None:
-        """The sizes of ``config``, of torch's own modules, on rows of its dataset: 16,384 at most, evenly drawn."""
+        """Torch's modules with the sizes of ``config``, on at most 16,384 evenly spaced rows of its dataset."""
         torch.manual_seed(0)
         self.config, self.device, self.packed, self.bf16 = config, device, packed, bf16
         manifest = read_manifest(config.data)
@@ -163,10 +163,10 @@ class Loop:
         self.model = nn.ModuleList([self.embedding, self.lstm, self.head]).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
         self.waiting = torch.empty(0, dtype=torch.int64)
-        """Rows of the epoch that are still to come."""
+        """Remaining rows of the epoch."""
 
     def __call__(self, steps: int) -> int:
-        """Train for some steps, whose real tokens are returned."""
+        """Train for ``steps`` steps; returns their number of real tokens."""
         tokens = 0
         for _ in range(steps):
             if len(self.waiting) < self.config.global_batch:
@@ -180,7 +180,7 @@ class Loop:
         return tokens
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
-        """Forward. The maximum of what is padded looks at padding, too."""
+        """The loss of a batch. The padded loop takes the maximum over padding too."""
         lengths = self.lengths[rows]
         embedded = self.embedding(self.ids[rows.to(self.device), : lengths.max() if self.packed else None])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

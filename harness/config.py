@@ -195,7 +195,7 @@ class OrderConfig:
     """Which rows meet in a batch; with the dataset, seed and global batch this decides the order of every row."""
 
     length_noise: Share = 0.003
-    """Random noise on lengths before sorting, as a share of the length: batches then differ from epoch to epoch."""
+    """Before sorting, lengths change randomly by up to this share, so that batches differ from epoch to epoch."""
     unlabelled_batch: AtLeast0 = 0
     """Unlabelled rows per step over all processes, in addition to the labelled ones, in a separate order."""
 
@@ -220,9 +220,9 @@ class SelfTrainingConfig:
     def __post_init__(self) -> None:
         """Check that no key is set that has no effect."""
         if self.rounds and self.labels != NONE:
-            raise ConfigError("self_training.labels: rounds make soft labels of their own; set one of the two")
+            raise ConfigError("self_training.labels: rounds make their own soft labels; set one of the two")
         if self.first and not self.rounds:
-            raise ConfigError("self_training.first: is about rounds; set self_training.rounds, or leave it")
+            raise ConfigError("self_training.first: only rounds use it; set self_training.rounds, or leave this out")
         if self.labels == NONE and not self.rounds and (self.weight != 1.0 or self.any_teacher):
             raise ConfigError(
                 "self_training.weight, any_teacher: they do nothing without soft labels; set self_training.labels to "
@@ -470,5 +470,5 @@ def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
     mend = f"written by another version of padless, or {DAMAGED}"
     model: ModelConfig = typed(ModelConfig, values, f"{where}: model", mend)
     if is_auto(model.wide):
-        raise DataError(f"{where}: model.wide: auto, where a number belongs; {mend}")
+        raise DataError(f"{where}: model.wide: auto, expected a number; {mend}")
     return model

@@ -15,9 +15,7 @@ def main(argv: list[str]) -> int:
     """Evaluate on this rank; returns the exit code."""
     config = cli.parse(EvaluateConfig, argv, prog=PROG, example=f"{PROG} --run runs/mine --data data/mine")
     if config.input is not None:
-        raise ConfigError(
-            "input: new rows are evaluated by one process, with `python -m harness evaluate`; give --data"
-        )
+        raise ConfigError("input: one process evaluates new rows: `python -m harness evaluate`; here, give --data")
     here(config)
     return 0
 

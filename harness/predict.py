@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     if config.input is None or config.output is None:
         raise ConfigError("nothing to predict: name the files to read with --input and what to write with --output")
     if config.executor != "local" or config.processes is not None:
-        raise ConfigError("executor and processes: the ranks of accelerate launch predict; leave these out")
+        raise ConfigError("executor and processes: under accelerate launch the ranks predict; leave these out")
     from harness.ranks.session import open_session
 
     with open_session(config.device, config.precision, int(config.timeout_s)) as session:

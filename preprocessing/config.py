@@ -251,7 +251,9 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         """Check that the parts agree."""
         if self.staging and "://" not in self.output:
-            raise ConfigError(f"staging: {self.staging!r} has no use: output {self.output!r} is built where it is")
+            raise ConfigError(
+                f"staging: {self.staging!r} has no effect: output {self.output!r} is local and needs no staging"
+            )
         last = self.widths[-1]
         if last != self.text.max_tokens:
             raise ConfigError(
@@ -260,7 +262,7 @@ class PreprocessConfig:
         if not self.vocabulary.count_unlabelled and not self.source.has_unlabelled:
             raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
         if UNLABELLED in self.splits.names and self.source.missing_label == "error":
-            raise ConfigError("splits.names.unlabelled: say in source.missing_label what becomes of such rows")
+            raise ConfigError("splits.names.unlabelled: set source.missing_label to unlabelled or drop")
         taken = {self.source.text_column, self.source.label_column} - {AUTO}
         for name in ("column", "group_column"):
             if getattr(self.splits, name) in taken:

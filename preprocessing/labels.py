@@ -116,10 +116,10 @@ class LabelMap:
         for name, number, values in [*meanings, ("neutral", NEUTRAL, neutral)]:
             if not isinstance(values, (list, tuple)) or (not values and number != NEUTRAL):
                 what = f"source.labels.{name}: {shown(values)}"
-                raise ConfigError(f"{what} is no list of values: name those that mean it, as in [{name}]")
+                raise ConfigError(f"{what} is not a list of values: list the values of this class, as in [{name}]")
             for value in values:
                 if isinstance(value, (list, tuple, dict)):
-                    raise ConfigError(f"source.labels.{name}: {shown(value)} is no text: name each value by itself")
+                    raise ConfigError(f"source.labels.{name}: {shown(value)} is not a text: list each value separately")
                 key = spelling(value)
                 if key is None or key in self.numbers:
                     why = "is no label" if key is None else "already has a meaning; name each value once"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Griffe extension: docstrings as Markdown. Roles of reStructuredText become code, and ``<unk>`` is no HTML tag."""
+"""Griffe extension: converts docstrings to Markdown. Roles of reStructuredText become code; ``<unk>`` is escaped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LITERAL_BLOCK = re.compile(r"::\n\n(?=    )")
 
 
 def as_markdown(text: str) -> str:
-    """``text`` with roles as code, literal blocks as Markdown knows them, and ``<`` outside code spelt out."""
+    """``text`` with roles as code, literal blocks as Markdown code blocks, and ``<`` outside code escaped."""
     text = LITERAL_BLOCK.sub(":\n\n", ROLE.sub(r"`\1`", text))
     pieces, end = [], 0
     for match in CODE.finditer(text):
@@ -24,7 +24,7 @@ def as_markdown(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Prose in which ``<``, ``[``, ``*`` and ``_`` mean themselves; indented lines are code and stay."""
+    """Prose with ``<``, ``[``, ``*`` and ``_`` escaped; indented lines are code and unchanged."""
     lines = text.split("\n")
     return "\n".join(line if line.startswith("    ") else re.sub(r"([<*_[])", r"\\\1", line) for line in lines)
 

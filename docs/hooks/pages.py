@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """MkDocs hook: documents outside ``docs/`` become pages, links between files become links between pages, and pictures
-stand in the page itself, so that they follow its colours."""
+are inlined, so that they use the page's colours."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "launch/slurm/README.md": "how-to/slurm.md",
 }
-"""File of the repository -> page of the site, for files that are read where they lie as well."""
+"""File of the repository -> page of the site, for documents outside ``docs/``."""
 SOURCES = {page: path for path, page in PAGES.items()}
 LINK = re.compile(r"\[([^][]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
-"""A Markdown link: its text, its target and its anchor. Addresses (``https:``) have a colon and are none."""
+"""A Markdown link to a file: its text, its target and its anchor. Web addresses have a colon and do not match."""
 IMAGE = re.compile(r'<p><img alt="([^"]*)" src="(?:[^"]*/)?pictures/([\w-]+\.svg)" /></p>')
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the documents that lie outside ``docs/``."""
+    """Add the documents outside ``docs/``."""
     for path, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links as the site wants them; in the repository they name files."""
+    """Replace links to files by links to pages."""
     return with_links(markdown, page.file.src_uri)
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Pictures in place of references to them."""
+    """Inline pictures."""
     return IMAGE.sub(lambda match: picture(html.unescape(match[1]), match[2]), content)
 
 
 def with_links(markdown: str, page: str) -> str:
     """``markdown`` of a page with its links to files of the repository as links to pages.
 
-    A file that is no page leaves the text of its link. One that does not exist stays, so that the build refuses it.
+    For a file that is not a page, only the text of its link stays. A link to a missing file stays, so the build fails.
     """
     folder = posixpath.dirname(SOURCES.get(page, f"docs/{page}"))
 
@@ -62,7 +62,7 @@ def with_links(markdown: str, page: str) -> str:
 
 
 def picture(alt: str, name: str) -> str:
-    """A drawing of ``docs/pictures`` as part of the page, read out as ``alt``."""
+    """A drawing of ``docs/pictures`` as inline SVG; screen readers read ``alt``."""
     drawing = (ROOT / "docs/pictures" / name).read_text(encoding="utf-8")
     drawing = drawing[drawing.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
     return f'<figure class="picture">{drawing}</figure>'

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MkDocs hook: the reference of options and commands, made from the configuration classes and the command tables.
+"""MkDocs hook: generates the reference of options and commands from the configuration classes and command tables.
 
-A page asks for it by a comment on a line of its own: ``<!-- options: package -->`` for the keys that the package's
-commands share, ``<!-- keys: module:Class -->`` for those of one class, ``<!-- commands: package -->``.
+It replaces comments on a separate line: ``<!-- options: package -->`` by the keys that the package's commands share,
+``<!-- keys: module:Class -->`` by those of one class, ``<!-- commands: package -->`` by the commands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # for the modules that are read here
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # to import the documented modules
 
 from docs.hooks.docstrings import as_markdown  # noqa: E402
 
@@ -31,13 +31,13 @@ ASKED = re.compile(r"^<!-- (options|keys|commands): ([\w.:]+) -->$", re.MULTILIN
 NAMES = {bool: "`true` or `false`", int: "a whole number", float: "a number", str: "a text", type(None): "`null`"}
 PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 PAGES = {"harness": ("training", "training.md"), "preprocessing": ("preprocessing", "preprocessing.md")}
-"""Package -> what its shared keys are options of, and their page."""
+"""Package -> the name of its shared options, and their page."""
 SHARED = {"harness": "harness.config:LaunchRecipe", "preprocessing": "preprocessing.config:PreprocessConfig"}
-"""Package -> the keys that several of its commands take, whose classes are made from this one."""
+"""Package -> the class with the keys that several of its commands share."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in what the page asks for."""
+    """Replace the comments."""
     makers = {"options": options_page, "keys": keys_page, "commands": commands_page}
     return ASKED.sub(lambda match: makers[match[1]](match[2]), markdown)
 
@@ -48,17 +48,17 @@ class Option:
 
     key: str
     kind: str
-    """What values it takes, in words."""
+    """Its type, in words."""
     default: str
-    """As YAML spells it; empty where a value must be given."""
+    """As YAML; empty if a value is required."""
     meaning: str
     unnamed: str = ""
-    """The value of a command line that names no recipe, where it is another than the default."""
+    """The value if the command line names no recipe, where it differs from the default."""
     parts: tuple[Option, ...] = ()
 
 
 def load(name: str) -> Any:
-    """What ``module:name`` names."""
+    """The object that ``module:name`` names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -68,7 +68,7 @@ def options(
 ) -> Iterator[Option]:
     """Every field of a configuration class in order, with the defaults of ``instance``, else its own.
 
-    ``recipe`` is what is read where no recipe is named, by default the file that the class names (``DEFAULT``).
+    ``recipe`` has the values if no recipe is named, by default those of the class's file ``DEFAULT``.
     """
     hints, docs = get_type_hints(config_class), field_docs(config_class)
     if recipe is None:
@@ -87,12 +87,12 @@ def options(
 
 
 def default_of(field: Field[Any]) -> Any:
-    """The value of a field that is not given; ``MISSING`` where there is none."""
+    """The default of a field; ``MISSING`` if it has none."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def field_docs(config_class: type) -> dict[str, str]:
-    """The docstring below each field of a class and of those it inherits from; a field without one is an error."""
+    """The docstring below each field of a class and of its base classes; a field without one is an error."""
     found: dict[str, str] = {}
     for one in reversed(config_class.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body
@@ -104,7 +104,7 @@ def field_docs(config_class: type) -> dict[str, str]:
 
 
 def in_words(hint: Any) -> str:
-    """What values a type takes: ``one of `a`, `b```, ``a number or `null```, …."""
+    """The values of a type: ``one of `a`, `b```, ``a number or `null```, …."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint in NAMES:
         return NAMES[hint]
@@ -131,7 +131,7 @@ def spelt(value: Any) -> str:
 
 
 def options_page(package: str) -> str:
-    """A heading for each key that a package's commands share, so that search and links find it."""
+    """A heading for each key that a package's commands share, for search and links."""
     lines: list[str] = []
     sections = list(options(load(SHARED[package])))
     for option in sections:
@@ -150,10 +150,10 @@ def heading(option: Option, level: int) -> list[str]:
 
 
 def values(option: Option) -> str:
-    """What an option takes and what it is when it is not given."""
+    """The type and the default of an option."""
     if not option.default:
         return f"{option.kind}; must be given"
-    unnamed = f"; `{option.unnamed}` where no recipe is named" if option.unnamed else ""
+    unnamed = f"; `{option.unnamed}` if no recipe is named" if option.unnamed else ""
     return f"{option.kind}; default `{option.default}`{unnamed}"
 
 
@@ -176,7 +176,7 @@ def commands_of(commands: Sequence[Any], package: str) -> Iterator[str]:
 
 
 def command_options(command: Any, package: str) -> Iterator[str]:
-    """What a command takes beside its words."""
+    """The options of a command."""
     if command.config is None:
         yield f"{first_paragraph(command.main)}\n\nThe options of `accelerate launch` come first.\n"
     own, shared = load(command.config or command.keys), load(SHARED[package])
@@ -190,12 +190,12 @@ def command_options(command: Any, package: str) -> Iterator[str]:
 
 
 def keys_page(name: str) -> str:
-    """The options of a class as a list, for commands that have few."""
+    """The options of a class as a list."""
     return as_list(options(load(name)))
 
 
 def as_list(found: Iterable[Option]) -> str:
-    """Each option with what it takes and means."""
+    """Each option with its type, default and meaning."""
     lines = []
     for option in (leaf for one in found for leaf in one.parts or (one,)):
         meaning = textwrap.indent(option.meaning, "    ").removeprefix("    ")
@@ -204,6 +204,6 @@ def as_list(found: Iterable[Option]) -> str:
 
 
 def first_paragraph(name: str) -> str:
-    """The beginning of the docstring of the module in which ``module:name`` stands."""
+    """The first paragraph of the docstring of the module in ``module:name``."""
     module = importlib.import_module(name.partition(":")[0])
     return as_markdown((inspect.getdoc(module) or "").partition("\n\n")[0])

@@ -65,7 +65,7 @@ def main(config: BaselineConfig) -> None:
     try:
         results = read_results(config.data, manifest.fingerprint, names)
     except DataError as error:
-        tell(f"warning: {error}; made again now")
+        tell(f"warning: {error}; computing it again now")
     if not len(results) == len(names) > 0:
         if config.folds:
             views = {name: held_out(manifest, fold, config.data) for fold, name in enumerate(names)}

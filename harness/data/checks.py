@@ -110,7 +110,7 @@ def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None
     if found.by_chance and not config.self_training.any_teacher:
         raise DataError(
             f"{found.path}: its teacher, {found.teacher.teacher}, is no better than chance on validation, so its soft "
-            "labels teach nothing; write those of a better one, or learn from them all the same with "
+            "labels are useless; write those of a better teacher, or use them anyway with "
             "--self_training.any_teacher true"
         )
     return found

@@ -92,7 +92,7 @@ def width_groups(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[Widt
     """
     widths = sorted(width for width, rows in rows_by_width.items() if rows)
     if not widths:
-        raise DataError("the split has no rows, so there is no order over them")
+        raise DataError("the split has no rows")
     total = sum(rows_by_width[width] for width in widths)
     if spec.batch_tokens is None:
         return [WidthGroup(tuple(widths), total, -(-total // spec.global_batch))]

@@ -55,8 +55,8 @@ class OpenData:
         """Between epochs: raise ``DataError`` if the manifest or a shard has changed since the start."""
         if read_manifest(self.data).fingerprint != self.manifest.fingerprint:
             raise DataError(
-                f"{self.data}: the dataset changed since the run began (its fingerprint is another); put the old one "
-                "back, or start a new run"
+                f"{self.data}: the dataset changed since the run began (it has another fingerprint); restore the old "
+                "one, or start a new run"
             )
         self.looked = 0.0
         self.look()

@@ -118,7 +118,7 @@ def push(folder: Path, repository: str) -> str:
             commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
     except Exception as error:  # its errors have no common class, and none of our code runs here
         raise StorageError(
-            f"--push {repository}: the hub did not take it ({one_line(error)}); {folder} is whole: "
+            f"--push {repository}: the hub did not take it ({one_line(error)}); {folder} is complete: "
             f"`padless export {folder} --push {repository}` tries again"
         ) from None
     return str(commit.commit_url)

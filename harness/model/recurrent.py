@@ -314,4 +314,4 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
             "--precision fp32"
         ) from error
     found = NAMES[outputs.dtype]
-    return wanted if found == wanted.value else Choice(found, f"torch computes in it for {wanted.value}")
+    return wanted if found == wanted.value else Choice(found, f"torch uses it when {wanted.value} is requested")

@@ -211,7 +211,7 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVector
     if not has.any():
         raise DataError(
             f"{path}: none of its {words:,} words is in the dataset's vocabulary; is it of another language, or are "
-            "its words spelt otherwise (case, accents)?"
+            "its words spelt differently (case, accents)?"
         )
     facts = {"source": str(path), "format": head.format, "sha256": atomic.sha256_file(path), "file_words": words}
     return described(vectors, has, vocabulary, facts)
@@ -377,7 +377,7 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
     if not has[len(RESERVED) :].any():
         raise DataError(
             f"{donor.directory}: none of the {len(donor.vocabulary) - len(RESERVED):,} tokens of its vocabulary is in "
-            "the dataset's; is it of another language, or were its texts read otherwise (case, lemmas)?"
+            "the dataset's; is it of another language, or preprocessed in another way (case, lemmas)?"
         )
     ids, rows = np.flatnonzero(has), places[has]
     why = reasons(donor, model, manifest)

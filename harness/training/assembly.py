@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts a run together on this rank: checks, data, trainer, checkpoint, sinks; the parts know nothing of each other."""
+"""Builds a run on this rank: checks, data, trainer, checkpoint, sinks; the parts do not depend on each other."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     world.handshake(facts | ({"code": code_hash()} if launched_machines() > 1 else {}))
     if not config.dry_run:
         check_shared(config.run, world)
-    step = world.from_main(None if start is None else start.step, "where the run goes on from")
+    step = world.from_main(None if start is None else start.step, "the step to resume from")
     with world.together("reading the checkpoint"):
         if step is not None and start is None:
             start = checkpoint.verify(checkpoint.path_of(config.run, step))

@@ -70,7 +70,7 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
 def check_data(
     config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, here: int = 1, hashes: bool = True
 ) -> Manifest:
-    """Check that the dataset is complete, large enough for all processes and options, and has ``checkpoint``'s labels.
+    """Check that the dataset is complete, fits processes and options, and has the soft labels of ``checkpoint``.
 
     ``here`` of the ``world_size`` processes run on this machine and share its memory. ``hashes``: also verify the
     hashes of shards and soft labels; one process of a run does it. Raises ``DataError`` or ``ConfigError`` with the
@@ -154,8 +154,8 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
             raise ConfigError(f"{name}: was {was}, now {now}: the weights fit no other; name another run directory")
         if not is_allowed(key, config.allowed):
             raise ConfigError(
-                f"{name}: the run began with {was}, now {now}; put it back, name another run directory, or go on all "
-                f"the same with --allow {name}"
+                f"{name}: the run began with {was}, now {now}; set it back, name another run directory, or continue "
+                f"anyway with --allow {name}"
             )
     return ResumePoint(checkpoint, finished and not breaking)
 
@@ -176,7 +176,7 @@ def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConf
         was, now = ("none" if one is None else f"those of sha256 {one[:12]}" for one in (began, found))
         raise ConfigError(
             f"self_training.labels: the run of {checkpoint.path} began with {was}, now {now} are asked for: "
-            f"restore the file, name another run directory, or go on all the same with --allow self_training.labels"
+            f"restore the file, name another run directory, or continue anyway with --allow self_training.labels"
         )
 
 

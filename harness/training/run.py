@@ -160,7 +160,7 @@ class Run(Milestones):
                     write_results(place, split, scores, self.data.manifest.label_type, measured[split])
         if TEST in measured:
             self.writer.log(TEST, {"step": self.trainer.step, **numbers_of(measured[TEST])})
-        with world.together("saying how good the best weights are"):
+        with world.together("printing the results"):
             if world.is_main:
                 self.console.results(measured)
 
@@ -259,10 +259,10 @@ class Run(Milestones):
         values, deciding = self.measure()
         better = selection.agree(world, values, step, deciding)
         if better:
-            with world.together("keeping the best weights"):
+            with world.together("writing the best weights"):
                 writer.keep(self.trainer.objective.classifier, self.data.manifest, step, selection.decision)
         writer.log(VALIDATION, {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better})
-        with world.together("saying where the run stands"):
+        with world.together("writing status.json"):
             writer.status(step)
         if selection.exhausted:
             writer.say(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
@@ -304,9 +304,9 @@ class PretrainingRun(Run):
         return measure(objective.classifier, loader, self.session.world, self.pause, objective.targets), Decision
 
     def finish(self) -> None:
-        """Say which weights were kept and what to do with them."""
+        """Print the result and how to use the weights."""
         world = self.session.world
-        with world.together("saying how good the best weights are"):
+        with world.together("printing the results"):
             if world.is_main:
                 self.console.pretrained()
 
@@ -383,7 +383,7 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         if not world.gather_numbers(np.array([int(failed)]), "trying out a micro-batch").any():
-            return Choice(f"{rows} rows", f"so many of the longest batch's {share} fit into memory")
+            return Choice(f"{rows} rows", f"largest that fits into memory; the longest batch has {share}")
         rows = (rows + 1) // 2 if rows > 1 else 0
     with world.together("trying out a micro-batch"):
         raise ConfigError(

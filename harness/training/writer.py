@@ -305,7 +305,7 @@ class RunWriter(Sink):
             return
         path = checkpoint.path_of(self.directory, step)
         if not path.exists():
-            raise DataError(f"{path}: missing: it has the best weights so far, which the bundle has not; restore it")
+            raise DataError(f"{path}: missing: only this checkpoint has the best weights so far; restore it")
         best = checkpoint.verify(path)
         weights, others = best.tensors(checkpoint.MODEL), best.tensors(checkpoint.OPTIMIZER)
         weights |= {name: others[f"average.{name}"] for name in weights if f"average.{name}" in others}
@@ -332,7 +332,7 @@ class RunWriter(Sink):
         if self.lock is not None and not (self.had_finished and not self.begun and isinstance(ended, UserError)):
             if ending.state == "failed" and not isinstance(ended, UserError):  # a bug, reported only here
                 where = self.directory / layout.STATUS
-                tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")
+                tell(f"error: {ending.reason} (at step {ending.step}; also in {where})")
             try:
                 write_status(self.directory, **asdict(ending))
             except UserError as full:
@@ -343,7 +343,7 @@ class RunWriter(Sink):
             sink.close(ending)
         if self.lock is not None:
             self.lock.close()
-        ended = ended or unwritten  # a job script must see that the status is missing
+        ended = ended or unwritten  # else a job script never learns that the run has finished
         if ended is not None and ended is not error:
             raise ended
         return isinstance(ended, Preempted)

@@ -83,7 +83,7 @@ def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     """
     whole = source.read_buffer()
     if whole.slice(0, min(len(MAGIC), whole.size)).to_pybytes() != MAGIC:
-        raise ValueError("it does not begin as an Arrow file does")
+        raise ValueError("it does not begin like an Arrow file")
     stream = whole.slice(len(MAGIC))
     for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(stream)):
         refuse_compressed(message.metadata.to_pybytes())

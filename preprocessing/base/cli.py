@@ -132,7 +132,7 @@ def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
         raise ConfigError(f"{wrong}: {spelt} takes {words.takes}")
     for word in alone:
         if not words.texts and not is_utf8(word):
-            raise ConfigError(f"{word!r} is not UTF-8, which configurations and records are; {RENAME}")
+            raise ConfigError(f"{word!r} is not UTF-8, as configurations and records must be; {RENAME}")
     return [config] if words is NO_WORDS else [config, alone]
 
 
@@ -298,7 +298,7 @@ def _said(error: Exception) -> int:
     if isinstance(refusal, UserError):
         line, code = as_typed(f"error: {refusal}"), refusal.exit_code
     elif isinstance(error, MemoryError):
-        line = f"error: not enough memory ({error}); ask for less at once, or take a machine with more"
+        line = f"error: not enough memory ({error}); reduce batch or processes, or use a machine with more"
     elif isinstance(error, BrokenPipeError):
         _print_nowhere()
         return 0

@@ -79,7 +79,9 @@ def read_bytes(path: str | Path, most: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise DataError(f"{path}: {size:,} bytes, where at most {most:,} are expected: not what its name says")
+            raise DataError(
+                f"{path}: {size:,} bytes, where at most {most:,} are expected: probably another kind of file"
+            )
         return file.read(size)  # not what is appended meanwhile
 
 
@@ -113,7 +115,7 @@ def parse_json(data: bytes) -> Any:
     except RecursionError:
         deep = True
     if deep:
-        raise ValueError(f"lists or objects more than {MOST_DEPTH} deep")
+        raise ValueError(f"lists or objects are nested more than {MOST_DEPTH} deep")
     if SURROGATE.search(text):
         json.dumps(value, ensure_ascii=False).encode()  # raises for half a surrogate pair
     return value

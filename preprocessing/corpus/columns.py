@@ -239,7 +239,7 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
     if None in classes or any(len(classes.get(name, ())) < 2 for name in judged):
         return None
     which = f"column {names[0]!r} names each row's split ({', '.join(filter(None, classes))})"
-    lines.append(f"splits: {file.name}: {which}; --splits.column null cuts splits by chance instead")
+    lines.append(f"splits: {file.name}: {which}; --splits.column null cuts splits at random instead")
     return names[0]
 
 

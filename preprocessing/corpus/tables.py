@@ -279,7 +279,7 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
             yield Rows(row, table, [])
             row += len(table)
     if row != stop:
-        what = f"the rows from {row:,} to {stop - 1:,} that its footer tells of are not there: damaged; restore it"
+        what = f"rows {row:,} to {stop - 1:,} are missing, although its footer counts them: damaged; restore it"
         raise DataError(f"{part.file.name}: {what}")
 
 
@@ -373,8 +373,8 @@ def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:
     """Objects of JSON lines."""
     if re.match(rb"\s*\[\s*\{", pieces[0]):
         raise DataError(
-            f"{file.name}: one array of JSON, expected one object per line; jq -c '.[]' writes it so, and "
-            "padless.prepare takes it as a frame: pandas.read_json"
+            f"{file.name}: one array of JSON, expected one object per line; convert it with jq -c '.[]', or "
+            "give pandas.read_json of it to padless.prepare"
         )
     records = []
     for line in spread([line for piece in pieces for line in piece.split(b"\n") if line.strip()]):

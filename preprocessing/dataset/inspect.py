@@ -179,9 +179,9 @@ def unlabelled_in_words(found: dict[str, Any], kept: int) -> str:
     shared = found["shared"]
     parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
     reasons = (
-        (shared[VALIDATION] + shared[TEST], "have texts that validation or test holds (quality.leaks)"),
+        (shared[VALIDATION] + shared[TEST], "have texts that are in validation or test (quality.leaks)"),
         (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
-        (shared[TRAIN], "have texts that train holds too, which does no harm"),
+        (shared[TRAIN], "have texts that are also in train, which is harmless"),
         (found["duplicates"], "repeat another of them (quality.duplicates)"),
         (found["empty"], "are empty (quality.empty)"),
     )

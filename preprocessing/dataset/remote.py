@@ -48,8 +48,8 @@ def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIME
     if not (target / MANIFEST).exists():
         lock = target.with_suffix(".lock")
         refusal = UserError(
-            f"{address}: another process of this node is fetching it, for more than {timeout_s:g} s; "
-            f"is it alive? ({lock})"
+            f"{address}: another process of this node has been fetching it for more than {timeout_s:g} s; "
+            f"does it still run? ({lock})"
         )
         with locked(lock, timeout_s, refusal):
             if not (target / MANIFEST).exists():
@@ -113,7 +113,7 @@ def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address
                 sink.write(piece)
         size = system.get_file_info(f"{base}/{path}").size
         if size != (root / path).stat().st_size:
-            raise DataError(f"{join(address, path)}: {size} bytes arrived of {(root / path).stat().st_size}")
+            raise DataError(f"{join(address, path)}: only {size} of {(root / path).stat().st_size} bytes arrived")
 
 
 @contextmanager
@@ -152,5 +152,5 @@ def at_most(size: int, address: str) -> Iterator[bytes]:
     for piece in addresses.stream(address):
         size -= len(piece)
         if size < 0:
-            raise DataError(f"{address}: more bytes came than it may have; publish the dataset again")
+            raise DataError(f"{address}: larger than expected; publish the dataset again")
         yield piece

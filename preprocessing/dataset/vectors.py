@@ -170,10 +170,10 @@ def read_kept(array: str | Path) -> KeptVectors | None:
     content = read_json(path, REMAKE)
     head = (content.get("format"), content.get("format_version")) if isinstance(content, dict) else None
     if head != (FORMAT, FORMAT_VERSION):
-        raise DataError(f"{path}: not of this version of padless; {REMAKE}")
+        raise DataError(f"{path}: written by another version of padless; {REMAKE}")
     info: VectorsInfo = typed(VectorsInfo, content, str(path), REMAKE)
     if info.file != path.with_suffix(".npy").name:
-        raise DataError(f"{path}: names {shown(info.file)}, which is not the file beside it; {REMAKE}")
+        raise DataError(f"{path}: names {shown(info.file)}, which is not its own array; {REMAKE}")
     return KeptVectors(path.with_name(info.file), info)
 
 
@@ -260,7 +260,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
         return kept, True
     if importlib.util.find_spec("gensim") is None:
         raise ConfigError("vectors: gensim is not installed: pip install 'padless[vectors]'")
-    busy = UserError(f"{folder}: another process has been learning vectors for an hour; is it alive? ({folder / LOCK})")
+    busy = UserError(f"{folder}: another process has learned vectors for an hour; does it still run? ({folder / LOCK})")
     with (
         atomic.storing(folder, otherwise="name another directory with --output"),
         locked(folder / LOCK, LOCK_TIMEOUT_S, busy),
