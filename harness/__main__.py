@@ -35,7 +35,7 @@ ONE_RUN = Words("RUN", takes="one run directory")
 COMMANDS = (
     Command(
         "launch",
-        "Train, with checks before the start and exit codes that schedulers understand.",
+        "Train, with checks before the start and exact exit codes.",
         also=("train",),
         main="harness.launch.many:main",
         keys="harness.config:LaunchRecipe",

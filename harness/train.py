@@ -11,7 +11,7 @@ from preprocessing.base import cli
 
 PROG = "accelerate launch -m harness.train"
 ABOUT = """Train an LSTM text classifier, or a language model for it to start from, on a dataset directory. python -m
-harness launch does the same, with checks before any process starts, and with exit codes that schedulers understand."""
+harness launch does the same, with checks before any process starts, and with exact exit codes."""
 
 
 def main(argv: list[str]) -> int:

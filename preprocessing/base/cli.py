@@ -64,7 +64,7 @@ class Command:
     """``module:class`` of its options, a dataclass for ``parse``."""
     words: Words = NO_WORDS
     first: tuple[str, ...] = ()
-    """The keys that matter most, for the first screen of ``--help``; none: the command has few, and all are shown."""
+    """The most important keys, for the first screen of ``--help``; none: the command has few, and all are shown."""
     example: str = ""
     """A complete command for the same screen."""
     keys: str | None = None
