@@ -225,7 +225,7 @@ class ExecutorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """All that decides a dataset, and its output directory."""
+    """Build a dataset from labelled texts: read, clean, tokenize, split, write shards of ids."""
 
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
