@@ -21,12 +21,12 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 quickstart: setup ## Preprocess 25,000 reviews, a linear model, word vectors, a network by two processes; test, predict
-	$(BIN)/python -m preprocessing run --config configs/preprocess/quickstart.yaml --output data/quickstart
-	$(BIN)/python -m harness baseline --data data/quickstart
-	$(BIN)/python -m preprocessing vectors data/quickstart --dim 100 --epochs 4
+	$(BIN)/padless prepare --config configs/preprocess/quickstart.yaml --output data/quickstart
+	$(BIN)/padless baseline --data data/quickstart
+	$(BIN)/padless vectors data/quickstart --dim 100 --epochs 4
 	rm -rf runs/quickstart
-	$(BIN)/python -m harness launch --config_file configs/accelerate/cpu.yaml --config configs/train/quickstart.yaml
-	$(BIN)/python -m harness predict --run runs/quickstart "$(SENTENCE)"
+	$(BIN)/padless train --config_file configs/accelerate/cpu.yaml --config configs/train/quickstart.yaml
+	$(BIN)/padless predict --run runs/quickstart "$(SENTENCE)"
 
 lint: setup ## ruff, formatting, types
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ def prepare(
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Build the dataset directory ``output`` from a frame, or from files as ``python -m preprocessing run`` takes them.
+    """Build the dataset directory ``output`` from a frame, or from files as ``padless prepare`` takes them.
 
     ``text`` and ``label`` name columns; without them, they are detected if only one fits. ``config`` is a YAML file or
     a recipe; ``options`` maps dotted keys to values, as in ``{"splits.test": 0.2}``, and overrides it. A row without a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness COMMAND``: all commands, except the entry points of ``accelerate launch``."""
+"""``padless COMMAND``, also ``python -m harness COMMAND``: all but the entry points of ``accelerate launch``."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from harness.launch import stop
 if __name__ == "__main__":  # before the other imports: a signal may come that early
     stop.listen(sys.argv[1:])
 
+from preprocessing.__main__ import COMMANDS as OF_DATASETS
 from preprocessing.base import cli
 from preprocessing.base.cli import Command, Words, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
-PROG = "python -m harness"
+PROG = "padless"
 NOTE = "accelerate launch -m harness.train, -m harness.evaluate, -m harness.predict: the same on every rank."
 ELSEWHERE = {
-    "launch": "fit run",
-    "launch --task language_model": "pretrain",
+    "train": "fit run",
+    "train --task language_model": "pretrain",
     "evaluate": "eval test score",
     "predict": "infer classify",
     "explain": "interpret attribute attributions",
     "label": "pseudo_label soft_labels teach distill",
-    "python -m preprocessing run": "preprocess prepare preprocessing",
+    "prepare": "preprocess preprocessing build encode",
+    "check": "verify validate",
+    "inspect": "show stats info",
+    "fetch-nltk": "download",
     "export": "convert onnx publish push upload save",
-    "python -m preprocessing inspect": "inspect",
     "checkpoint": "checkpoints",
     "wandb-sync": "sync",
     "submit": "slurm sbatch srun",
@@ -33,10 +36,11 @@ ELSEWHERE = {
 """A command -> its names in other tools."""
 ONE_RUN = Words("RUN", takes="one run directory")
 COMMANDS = (
+    *OF_DATASETS,
     Command(
-        "launch",
+        "train",
         "Train, with checks before the start and exact exit codes.",
-        also=("train",),
+        also=("launch",),
         main="harness.launch.many:main",
         keys="harness.config:LaunchRecipe",
     ),
@@ -46,7 +50,7 @@ COMMANDS = (
         main="harness.launch.plan:main",
         config="harness.launch.plan:PlanConfig",
         first=("world_size", "data", "epochs", "global_batch", "json"),
-        example="python -m harness plan --data data/mine --global_batch 256 --world_size 4",
+        example="padless plan --data data/mine --global_batch 256 --world_size 4",
     ),
     Command(
         "doctor",
@@ -65,14 +69,14 @@ COMMANDS = (
             most=None,
         ),
         first=("nodes", "gpus", "cpus", "time", "print"),
-        example='python -m harness submit "train --config mine.yaml" --gpus 4 --time 60',
+        example='padless submit "train --config mine.yaml" --gpus 4 --time 60',
     ),
     Command(
         "baseline",
         "Scores of a linear model on a dataset, in seconds.",
         main="harness.baseline.results:main",
         config="harness.baseline.results:BaselineConfig",
-        example="python -m harness baseline --data data/mine",
+        example="padless baseline --data data/mine",
     ),
     Command(
         "predict",
@@ -81,7 +85,7 @@ COMMANDS = (
         config="harness.inference.config:PredictConfig",
         words=Words('["text" …]', takes="texts", least=0, most=None, texts=True),
         first=("run", "input", "output", "column", "processes"),
-        example='python -m harness predict --run runs/mine "a fine film"',
+        example='padless predict --run runs/mine "a fine film"',
     ),
     Command(
         "explain",
@@ -90,7 +94,7 @@ COMMANDS = (
         config="harness.inference.config:ExplainConfig",
         words=Words("RUN TEXT …", takes="one run directory, then texts", least=0, most=None, texts=True),
         first=("run", "input", "output", "column", "label"),
-        example='python -m harness explain runs/mine "a fine film"',
+        example='padless explain runs/mine "a fine film"',
     ),
     Command(
         "evaluate",
@@ -98,7 +102,7 @@ COMMANDS = (
         main="harness.evaluate:here",
         config="harness.inference.config:EvaluateConfig",
         first=("run", "input", "data", "split", "output"),
-        example="python -m harness evaluate --run runs/mine --input new.csv",
+        example="padless evaluate --run runs/mine --input new.csv",
     ),
     Command(
         "label",
@@ -106,7 +110,7 @@ COMMANDS = (
         main="harness.label:label",
         config="harness.inference.config:LabelConfig",
         first=("data", "run", "baseline", "batch", "output"),
-        example="python -m harness label --run runs/mine --data data/mine",
+        example="padless label --run runs/mine --data data/mine",
     ),
     Command(
         "export",
@@ -114,7 +118,7 @@ COMMANDS = (
         main="harness.export.folder:main",
         config="harness.export.config:ExportConfig",
         words=Words("RUN", takes="one run directory"),
-        example="python -m harness export runs/mine --output exports/mine --onnx --int8",
+        example="padless export runs/mine --output exports/mine --onnx --int8",
     ),
     Command(
         "report",
@@ -122,7 +126,7 @@ COMMANDS = (
         main="harness.report.page:main",
         config="harness.report.page:ReportConfig",
         words=Words("RUN [RUN …]", takes="one run directory or several", most=None),
-        example="python -m harness report runs/first runs/second --output both.html",
+        example="padless report runs/first runs/second --output both.html",
     ),
     Command(
         "recipes",
@@ -130,7 +134,7 @@ COMMANDS = (
         main="harness.launch.starting_points:recipes",
         config="harness.launch.starting_points:RecipesConfig",
         words=Words("[NAME …]", takes="names of recipes", least=0, most=None),
-        example="python -m harness recipes imdb",
+        example="padless recipes imdb",
     ),
     Command(
         "checkpoint",

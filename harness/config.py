@@ -206,11 +206,11 @@ class SelfTrainingConfig:
 
     rounds: Annotated[int, Meta(ge=0, le=100)] = 0
     """Trainings before the last one, in RUN/round-0, RUN/round-1, …: the first learns from labelled rows alone, and
-    each model labels the unlabelled rows for the next. `python -m harness launch` runs all of them; 0: none."""
+    each model labels the unlabelled rows for the next. `padless train` runs all of them; 0: none."""
     first: dict[str, Any] = field(default_factory=dict)
     """Key -> value that differs in the first of these trainings, as in {epochs: 6, global_batch: 64}."""
     labels: Name = NONE
-    """Soft labels of `python -m harness label`: a file, or the name of one beside the dataset. They are the targets of
+    """Soft labels of `padless label`: a file, or the name of one beside the dataset. They are the targets of
     the unlabelled rows (order.unlabelled_batch)."""
     weight: Above0 = 1.0
     """Factor for the mean loss of a step's unlabelled rows; the loss of its labelled rows is added."""
@@ -226,7 +226,7 @@ class SelfTrainingConfig:
         if self.labels == NONE and not self.rounds and (self.weight != 1.0 or self.any_teacher):
             raise ConfigError(
                 "self_training.weight, any_teacher: they do nothing without soft labels; set self_training.labels to "
-                "what python -m harness label has written"
+                "what padless label has written"
             )
 
     @property
@@ -305,7 +305,7 @@ class RunConfig:
     """Options of ``accelerate launch``, which come before the keys of a training."""
 
     data: Name = "data/quickstart"
-    """Dataset directory, as written by `python -m preprocessing run`."""
+    """Dataset directory, as written by `padless prepare`."""
     fold: AtLeast0 | None = None
     """Validate on this fold of the dataset (splits.folds), and train on the others; launch --folds all does so with
     each. null: the dataset's train and validation splits."""
@@ -420,10 +420,10 @@ class LaunchRecipe(RunConfig):
 
     seeds: str | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …; at the end,
-    mean and spread of their scores are printed. See docs/many-runs.md. Only for python -m harness launch."""
+    mean and spread of their scores are printed. See docs/many-runs.md. Only for padless launch."""
     folds: Literal["all"] | Annotated[int, Meta(ge=2)] | None = None
     """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
-    RUN/fold-1, …, with a prediction for every row by the run that did not train on it. Only for python -m harness
+    RUN/fold-1, …, with a prediction for every row by the run that did not train on it. Only for padless
     launch."""
 
     def __post_init__(self) -> None:

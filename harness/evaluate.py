@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation: ``accelerate launch -m harness.evaluate`` on every rank, ``python -m harness evaluate`` on one."""
+"""Evaluation: ``accelerate launch -m harness.evaluate`` on every rank, ``padless evaluate`` on one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     """Evaluate on this rank; returns the exit code."""
     config = cli.parse(EvaluateConfig, argv, prog=PROG, example=f"{PROG} --run runs/mine --data data/mine")
     if config.input is not None:
-        raise ConfigError("input: one process evaluates new rows: `python -m harness evaluate`; here, give --data")
+        raise ConfigError("input: one process evaluates new rows: `padless evaluate`; here, give --data")
     here(config)
     return 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soft labels: ``accelerate launch -m harness.label`` on every rank, ``python -m harness label`` on one."""
+"""Soft labels: ``accelerate launch -m harness.label`` on every rank, ``padless label`` on one."""
 
 from __future__ import annotations
 

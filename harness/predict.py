@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions: ``accelerate launch -m harness.predict`` on every rank; without it, ``python -m harness predict``."""
+"""Predictions: ``accelerate launch -m harness.predict`` on every rank; without it, ``padless predict``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m preprocessing COMMAND``: builds dataset directories from texts, checks them, and learns word vectors."""
+"""``python -m preprocessing COMMAND``: the commands of ``padless`` that need no torch."""
 
 from __future__ import annotations
 
@@ -11,33 +11,24 @@ if __name__ == "__main__":  # before the other imports: a signal may come that e
     processes.listen()
 
 from preprocessing.base import cli
-from preprocessing.base.cli import Command, Words, complete, dispatch
-from preprocessing.base.installed import keep_folder_out
+from preprocessing.base.cli import Command, Words, dispatch
 
-PROG = "python -m preprocessing"
+PROG = "padless"
 NOTE = (
     "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, "
     "4 something cannot be written, 143 told to stop"
 )
-ELSEWHERE = {
-    "run": "preprocess prepare build encode",
-    "check": "verify validate",
-    "inspect": "show stats info",
-    "python -m harness launch": "train fit launch",
-    "fetch-nltk": "download",
-}
-"""A command -> its names in other tools."""
 DATASET = Words("DATASET", takes="one dataset directory")
 FILES = Words("[FILE …]", takes="files with labelled texts", least=0, most=None)
 COMMANDS = (
     Command(
-        "run",
+        "prepare",
         "Build a dataset directory from labelled texts.",
         main="preprocessing.job.pipeline:run",
         config="preprocessing.config:PreprocessConfig",
         words=FILES,
         first=("source.path", "output", "source.text_column", "source.label_column", "text.max_tokens"),
-        example="python -m preprocessing run reviews.csv --output data/mine",
+        example="padless prepare reviews.csv --output data/mine",
     ),
     Command(
         "check",
@@ -70,16 +61,9 @@ COMMANDS = (
 
 
 def main(argv: list[str]) -> int:
-    """Run one command. Raises ``ConfigError`` for an unknown one, naming the nearest."""
-    return dispatch(COMMANDS, argv, PROG, NOTE, ELSEWHERE)
-
-
-def script() -> int:
-    """The console script ``padless-preprocess``."""
-    processes.listen()
-    complete(COMMANDS)
-    keep_folder_out()
-    return cli.run(main)
+    """Run one command; ``run`` is ``prepare`` here. Raises ``ConfigError`` for an unknown one, naming the nearest."""
+    words = ["prepare", *argv[1:]] if argv[:1] == ["run"] else argv
+    return dispatch(COMMANDS, words, PROG, NOTE, {"padless train": "train fit launch"})
 
 
 if __name__ == "__main__":  # worker processes import this module too, under another name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every option of ``python -m preprocessing run`` and of ``configs/preprocess/*.yaml``."""
+"""Every option of ``padless prepare`` and of ``configs/preprocess/*.yaml``."""
 
 from __future__ import annotations
 

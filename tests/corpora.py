@@ -51,7 +51,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 class Command:
-    """``python -m preprocessing`` in this process; keeps what it printed."""
+    """``padless`` in this process; keeps what it printed."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys

@@ -203,7 +203,7 @@ def launch_on(
     options: Sequence[str] = (),
     own: Mapping[Path, Path | None] = MappingProxyType({}),
 ) -> subprocess.Popen[str]:
-    """``python -m harness launch`` on one of two machines, with one process on each; ``options`` are accelerate's."""
+    """``padless train`` on one of two machines, with one process on each; ``options`` are accelerate's."""
     values = {
         "config_file": ROOT / "configs/accelerate/multi_node.yaml",
         "num_machines": 2,

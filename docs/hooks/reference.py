@@ -166,7 +166,7 @@ def commands_page(package: str) -> str:
 def commands_of(commands: Sequence[Any], package: str) -> Iterator[str]:
     """The lines of some commands."""
     for command in commands:
-        usage = f"python -m {package} {command.name}"
+        usage = f"padless {command.name}"
         anchor = usage.removeprefix("python -m ").replace(" ", "-")
         yield f"### {usage.removeprefix('python -m ')} {{ #{anchor} }}\n\n{as_markdown(command.summary)}\n"
         words = f" {command.words.spelling}".rstrip()

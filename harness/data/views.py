@@ -94,7 +94,7 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
         if not rows:
             raise DataError(
                 f"{Path(data, MANIFEST)}: no rows {what}: there is no split {' or '.join(joined[split])}; build a "
-                "dataset that has one with `python -m preprocessing run`"
+                "dataset that has one with `padless prepare`"
             )
         if tokens == rows:
             raise DataError(

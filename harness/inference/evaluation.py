@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
     assert config.data is not None
     if config.split == UNLABELLED:
         raise DataError(
-            f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `python -m harness label` "
+            f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless label` "
             "writes a run's predictions of them"
         )
     world, directory = session.world, output_of(config)

@@ -142,7 +142,7 @@ class OnnxScorer(Scorer):
         """See ``Scorer.open``; ``ConfigError`` without ONNX Runtime."""
         path = self.directory / self.file
         if self.export is None:
-            made = "`python -m harness export RUN --onnx` makes one"
+            made = "`padless export RUN --onnx` makes one"
             raise DataError(f"{self.directory / EXPORT}: missing: {self.directory} is no export; {made}")
         data = read_model(self.directory, self.export, self.file)
         needed("onnxruntime", f"{path}", "onnx")
@@ -223,7 +223,7 @@ def engine_of(directory: Path, engine: str) -> str:
         if (directory / name).is_file():
             return form
     without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
-    raise ConfigError(f"{without}: install torch, or export the run with `python -m harness export --onnx`")
+    raise ConfigError(f"{without}: install torch, or export the run with `padless export --onnx`")
 
 
 def local(place: str | Path) -> Path:

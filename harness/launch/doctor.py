@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness doctor``: whether a training would run here, and what to change if not.
+"""``padless doctor``: whether a training would run here, and what to change if not.
 
-    python -m harness doctor --config FILE                              this machine, one process
-    python -m harness doctor [options of accelerate launch] --config FILE    start the ranks and test the network
+    padless doctor --config FILE                              this machine, one process
+    padless doctor [options of accelerate launch] --config FILE    start the ranks and test the network
     accelerate launch -m harness.launch.doctor --config FILE            the same under accelerate's own launcher
 
 Each line says ok, warn (it would run, but not well) or fix (it would fail, or not do what was asked). The exit code is
@@ -30,7 +30,7 @@ from preprocessing.base.terminal import Screen, Tone
 if TYPE_CHECKING:
     from harness.launch.checkup import Finding
 
-PROG = "python -m harness doctor"
+PROG = "padless doctor"
 MODULE = "harness.launch.doctor"
 MESSAGE_CELLS = 21
 """Where the message of a line begins."""
@@ -46,7 +46,7 @@ class DoctorConfig(LaunchRecipe):
     """
 
     data: str = NOTHING
-    """Dataset directory, as written by `python -m preprocessing run`; none: only the machine is checked."""
+    """Dataset directory, as written by `padless prepare`; none: only the machine is checked."""
     run: str = NOTHING
     """Run directory of the training; none: only the machine is checked."""
     timeout_s: Seconds = 60

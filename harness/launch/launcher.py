@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness launch``: accelerate's own launcher, with checks before the start, one-line errors and the run's
+"""``padless train``: accelerate's own launcher, with checks before the start, one-line errors and the run's
 exit code.
 
 ``accelerate launch`` turns every failure into exit code 1 under a traceback. Here the configuration and the dataset
@@ -38,7 +38,7 @@ from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import suggestion
 from preprocessing.base.terminal import Screen, tell
 
-PROG = "python -m harness launch"
+PROG = "padless train"
 USAGE = "[DATA] [options of accelerate launch] [--key value …]"
 END_LIMIT_S = 60
 RESTARTS = 3
@@ -52,7 +52,7 @@ DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
     "a mapped file, such as a shard, was truncated under the running job, or its disk failed; "
-    "verify the dataset with python -m preprocessing check, and check the disk"
+    "verify the dataset with padless check, and check the disk"
 )
 """What SIGBUS means to a process whose data is mapped."""
 LATE = {-signal.SIGABRT: 2, -signal.SIGTERM: 4}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness launch``: one training, one for each seed, one for each fold, or the rounds of a self-training.
+"""``padless train``: one training, one for each seed, one for each fold, or the rounds of a self-training.
 
 ::
 

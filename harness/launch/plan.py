@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness plan``: what a run will do, computed from its configuration and dataset.
+"""``padless plan``: what a run will do, computed from its configuration and dataset.
 
 Steps and rows are exact. Padding and balance are those of the order's first windows, up to ``SAMPLED_ROWS`` rows.
 """

@@ -18,7 +18,6 @@ from preprocessing.base import atomic, configuration
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import nearest
-from preprocessing.base.installed import as_typed
 from preprocessing.base.terminal import Screen, size
 
 EVERY = "all"
@@ -61,11 +60,11 @@ def recipes(config: RecipesConfig, wanted: list[str]) -> None:
         return
     screen = Screen()
     for kind, where in configuration.KINDS.items():
-        screen.write([as_typed(f"{kind}: {where}")], "head")
+        screen.write([f"{kind}: {where}"], "head")
         for one in listed:
             if one["kind"] == kind:
                 screen.fact(f"  {one['name']}", one["about"], indent=NAME_CELLS)
-    screen.say(as_typed("python -m harness recipes NAME copies one to configs/, to change it"))
+    screen.say("padless recipes NAME copies one to configs/, to change it")
 
 
 def about(file: Path) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop signals to ``python -m harness launch``: passed on to the ranks, which save and leave, or are ended in time.
+"""Stop signals to ``padless train``: passed on to the ranks, which save and leave, or are ended in time.
 
 From ``begin`` on the signals are blocked in the launcher and, since a mask is inherited, in its ranks until these
 listen (``harness.ranks.stopping``): none is lost, and none ends a process half-way through its imports. A thread
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import psutil
 
 LAUNCHES = ("launch", "train")
-"""The commands of ``python -m harness`` that start ranks, and stop them first when a stop signal arrives."""
+"""The commands of ``padless`` that start ranks, and stop them first when a stop signal arrives."""
 ANSWER_S = 15.0
 """Longest wait for a rank to take a stop signal. With ``OTHERS_S`` less than the 30 s of SLURM's KillWait."""
 OTHERS_S = 8.0
@@ -158,7 +158,7 @@ STOP = Stop()
 
 
 def listen(argv: Sequence[str]) -> None:
-    """Take stop signals from here on; ``python -m harness`` calls this first."""
+    """Take stop signals from here on; ``padless`` calls this first."""
     if argv and argv[0] in LAUNCHES:
         STOP.begin()
     else:

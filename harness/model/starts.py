@@ -154,7 +154,7 @@ def check_named(path: str, manifest: Manifest, dim: int) -> None:
 
 
 def is_own(path: str) -> bool:
-    """Whether the path is a file of ``python -m preprocessing vectors``, by its suffix."""
+    """Whether the path is a file of ``padless vectors``, by its suffix."""
     return Path(path).suffix == ".npy"
 
 
@@ -164,11 +164,11 @@ def check_own(path: str, manifest: Manifest, dim: int) -> KeptVectors:
     """
     kept = read_kept(path)
     if kept is None or not kept.path.exists():
-        raise ConfigError(f"init.vectors: {path}: not a file of vectors of `python -m preprocessing vectors`")
+        raise ConfigError(f"init.vectors: {path}: not a file of vectors of `padless vectors`")
     if kept.info.dataset != manifest.fingerprint and kept.info.vocabulary != manifest.vocabulary_hash:
         raise DataError(
             f"{path}: learned from another dataset (fingerprint {kept.info.dataset[:12]}), whose ids are others; learn "
-            "those of this one with `python -m preprocessing vectors`"
+            "those of this one with `padless vectors`"
         )
     check_dim(path, kept.info.settings.dim, dim)
     return kept
@@ -180,7 +180,7 @@ def from_kept(kept: KeptVectors, vocabulary: Vocabulary) -> StartVectors:
     if len(vectors) != len(vocabulary):
         raise DataError(
             f"{kept.path}: vectors of {len(vectors)} words, the vocabulary has {len(vocabulary)}; learn those of this "
-            "dataset with `python -m preprocessing vectors`"
+            "dataset with `padless vectors`"
         )
     facts = {"source": str(kept.path), "format": "own texts", "sha256": kept.info.sha256}
     return described(vectors, np.asarray(vectors.any(axis=1)), vocabulary, facts)

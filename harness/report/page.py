@@ -107,7 +107,7 @@ def write_report_quietly(run: str | Path) -> None:
         write_report([run])
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        tell(f"warning: no report written ({reason}); python -m harness report {run} tries again")
+        tell(f"warning: no report written ({reason}); padless report {run} tries again")
 
 
 def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness submit "COMMAND …" …``: job scripts for SLURM, printed, written or submitted in a chain.
+"""``padless submit "COMMAND …" …``: job scripts for SLURM, printed, written or submitted in a chain.
 
 Each command is parsed as its own program does it, so that mistakes are reported before any job waits in a queue.
 """
@@ -128,7 +128,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     try:
         if name == "preprocess":
             body, resources = name, replace(config.preprocess.over(config), gpus=config.preprocess.gpus)
-            corpus = cli.parse(PreprocessConfig, keys, prog="python -m preprocessing run")
+            corpus = cli.parse(PreprocessConfig, keys, prog="padless prepare")
             run = corpus.staging or corpus.output
         elif name in TRAINING:
             body, resources = "train", config.train.over(config)
@@ -137,12 +137,12 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
                     raise ConfigError(
                         f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
                     )
-            asked = cli.parse(TRAINING[name], keys, prog=f"python -m harness {name}")
+            asked = cli.parse(TRAINING[name], keys, prog=f"padless {name}")
             run = asked.run
             tasks = tasks_of(config, keys, asked) if name == "train" else ()
         else:
             body, resources = "single", replace(config.single.over(config), nodes=1)
-            read(SINGLE[name], keys, f"python -m harness {name}")
+            read(SINGLE[name], keys, f"padless {name}")
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     resources = replace(resources, nodes=resources.nodes or 1)

@@ -26,7 +26,7 @@ LITERAL = "# shellcheck disable=SC2016 # values mean what they are"
 HEAD = """\
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# padless {command} on SLURM. Written by: python -m harness submit
+# padless {command} on SLURM. Written by: padless submit
 # Change what you like, and submit it with sbatch from the folder that its paths start from; options after its name go
 # to the command. Submitted again, it goes on.
 """

@@ -51,7 +51,7 @@ def check_trackers(config: TrackingConfig) -> None:
     if "wandb" in config.trackers and os.environ.get("WANDB_MODE") == "online" and not has_wandb_key():
         raise ConfigError(
             "tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY, run `wandb login`, "
-            "or unset WANDB_MODE to keep the run offline until `python -m harness wandb-sync`"
+            "or unset WANDB_MODE to keep the run offline until `padless wandb-sync`"
         )
 
 

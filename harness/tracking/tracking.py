@@ -144,7 +144,7 @@ class Observer:
     def warn(self, what: str) -> None:
         """Print the first warning only; later ones follow from it and are in the log."""
         if not self.warned:
-            rest = f"; python -m harness wandb-sync {self.run} sends what is missing" if self.name == "wandb" else ""
+            rest = f"; padless wandb-sync {self.run} sends what is missing" if self.name == "wandb" else ""
             tell(f"warning: {self.name} {what}; training is not affected{rest}", sys.stderr)
         self.warned = True
 

@@ -71,7 +71,7 @@ class WandbTracker(AccelerateTracker):
             self.wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
         if self.wandb.offline:
             folder = Path(self.wandb.dir).parent
-            return f"rows are kept in {folder}; python -m harness wandb-sync {self.run} sends them"
+            return f"rows are kept in {folder}; padless wandb-sync {self.run} sends them"
         return str(self.wandb.url)
 
     def _init(self, mode: Literal["offline"] | None) -> Any:

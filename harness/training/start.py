@@ -5,7 +5,7 @@ Only rank 0 reads weights and vectors; DDP sends its weights to the other ranks.
 instead.
 
 Learning word vectors takes minutes, and no rank may wait that long in a collective (law 7). So rank 0 starts a
-subprocess, ``python -m preprocessing vectors``, and the ranks synchronise every second until it ends. A stop request to
+subprocess, ``padless vectors``, and the ranks synchronise every second until it ends. A stop request to
 any rank also stops the subprocess.
 """
 
@@ -182,7 +182,7 @@ def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
 
 
 class Learning:
-    """``python -m preprocessing vectors`` as a subprocess, with the same stdout and stderr."""
+    """``padless vectors`` as a subprocess, with the same stdout and stderr."""
 
     def __init__(self, data: str, dim: int, output: Path | None) -> None:
         """Start it; ``output``: folder for the vectors if the dataset is read-only."""

@@ -21,7 +21,7 @@ from preprocessing.base import atomic, configuration, processes
 from preprocessing.base.configuration import NULLS, RENAME, build, choices_of, groups_of, is_utf8, options_of
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page, block, paragraph, render, suggestion
-from preprocessing.base.installed import SCRIPTS, VERSION, as_typed, load
+from preprocessing.base.installed import VERSION, load
 from preprocessing.base.terminal import guards, tell
 
 Config = TypeVar("Config")
@@ -104,7 +104,7 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     heads = [f"{', '.join(one.names)} {one.words.spelling}".strip() for one in commands]
     column = max(map(len, heads)) + 4
     lines = [block(head, one.summary, column) for head, one in zip(heads, commands, strict=True)]
-    usage = as_typed(f"usage: {prog} COMMAND [options]; COMMAND --help says more")
+    usage = f"usage: {prog} COMMAND [options]; COMMAND --help says more"
     return "\n".join([usage, "", *lines, "", paragraph(note)]).rstrip()
 
 
@@ -115,7 +115,7 @@ def call(command: Command, argv: Sequence[str], prog: str) -> int:
         return load(command.main)(*arguments) or 0
     except ModuleNotFoundError as missing:
         root = (missing.name or "").partition(".")[0]
-        if root in SCRIPTS:
+        if root in ("harness", "preprocessing"):
             raise
         raise ConfigError(f"{prog}: needs {root}, which is not installed here; pip install padless brings it") from None
 
@@ -183,7 +183,7 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
         elif key in options:
             values[key] = value
     if missing := next((key for key, one in options.items() if one.default is MISSING and key not in values), None):
-        raise ConfigError(f"--{missing} is missing" + (f", as in {as_typed(page.example)}" if page.example else ""))
+        raise ConfigError(f"--{missing} is missing" + (f", as in {page.example}" if page.example else ""))
     config = build(config_class, values)
     if any(key == "print_config" for key, _ in given):
         import yaml
@@ -296,7 +296,7 @@ def _said(error: Exception) -> int:
     refusal = atomic.told(error) if isinstance(error, OSError) else error
     code = 1
     if isinstance(refusal, UserError):
-        line, code = as_typed(f"error: {refusal}"), refusal.exit_code
+        line, code = f"error: {refusal}", refusal.exit_code
     elif isinstance(error, MemoryError):
         line = f"error: not enough memory ({error}); reduce batch or processes, or use a machine with more"
     elif isinstance(error, BrokenPipeError):

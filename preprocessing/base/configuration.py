@@ -182,10 +182,10 @@ BESIDE = Path(__file__).parents[2]
 SHIPPED = next((path for path in (BESIDE / "padless_configs", BESIDE / "configs") if path.is_dir()), BESIDE / "configs")
 """The folder of recipes that belongs to this code."""
 KINDS = {
-    "train": "--config NAME of python -m harness launch, plan and doctor",
-    "pretrain": "--config pretrain/NAME of python -m harness launch",
-    "preprocess": "--config NAME of python -m preprocessing run",
-    "accelerate": "--config_file NAME of python -m harness launch and doctor",
+    "train": "--config NAME of padless train, plan and doctor",
+    "pretrain": "--config pretrain/NAME of padless train",
+    "preprocess": "--config NAME of padless prepare",
+    "accelerate": "--config_file NAME of padless train and doctor",
 }
 """Folder -> the option that names its files."""
 MOST_BYTES = 1 << 20

@@ -20,7 +20,6 @@ from typing import Any
 
 from preprocessing.base.configuration import Option, choices_of, groups_of, options_of
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.installed import as_typed
 
 WIDEST = 100
 """Longer lines are hard to read, whatever the terminal's width."""
@@ -69,9 +68,9 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
         "--print_config": "print the resulting configuration",
     }
     blocks = [
-        textwrap.fill(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False),
+        textwrap.fill(f"usage: {page.usage}", width(), subsequent_indent=" " * 7, break_on_hyphens=False),
         paragraph(page.about),
-        as_typed(f"for example:\n  {page.example}") if page.example else "",
+        f"for example:\n  {page.example}" if page.example else "",
         described("the most important keys, with their defaults:", page.first or options) if options else "",
         "\n".join(["more:", *(block(name, what, 21) for name, what in more.items() if what)]),
     ]
@@ -89,7 +88,7 @@ def block(name: str, text: str, column: int = INDENT) -> str:
 def plain(text: str) -> str:
     """A docstring in one line, without the markup of reStructuredText; code in single backticks gets single quotes."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "").replace("`", "'")
-    return as_typed(" ".join(text.split()))
+    return " ".join(text.split())
 
 
 def paragraph(text: str) -> str:

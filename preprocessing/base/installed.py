@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
-import sys
-from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import ConfigError
@@ -33,21 +30,6 @@ def load(name: str) -> Any:
     """The function or class that ``module:name`` names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-SCRIPTS = {"harness": "padless", "preprocessing": "padless-preprocess"}
-"""Package -> its console script (``project.scripts`` in pyproject.toml)."""
-MODULE = re.compile(rf"python -m ({'|'.join(SCRIPTS)})(?![\w.])")
-
-
-def by_script() -> bool:
-    """Whether a console script started this process."""
-    return Path(sys.argv[0]).stem in SCRIPTS.values()
-
-
-def as_typed(text: str) -> str:
-    """``text`` with ``python -m harness`` as ``padless`` if the user ran the console script."""
-    return MODULE.sub(lambda found: SCRIPTS[found[1]], text) if by_script() else text
 
 
 def keep_folder_out() -> None:

@@ -4,7 +4,7 @@
 A signal raises :class:`Stopped` in the main thread, so that ``finally`` blocks clean up. During an import the process
 exits at once. A thread ends the process if the cleanup takes too long or the main thread does not return from a
 library. No file is damaged even then: files get their names when they are complete.
-``python -m harness launch`` stops its ranks first and handles the signals itself (``harness.launch.stop``).
+``padless train`` stops its ranks first and handles the signals itself (``harness.launch.stop``).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ HASHES = ("fingerprint", "vocabulary_sha256")
 MOST_MANIFEST = 1 << 28
 """Most bytes of a manifest; a shard takes up to a few thousand."""
 
-REBUILD = "build the dataset again with `python -m preprocessing run`"
+REBUILD = "build the dataset again with `padless prepare`"
 
 
 @dataclass(frozen=True)
@@ -367,9 +367,7 @@ def read_manifest(root: str | Path) -> Manifest:
         what = f"{root} is not a dataset directory, or one whose preprocessing has not finished"
         raise DataError(f"{path}: missing: {what}; {REBUILD}") from None
     except NotADirectoryError:
-        raise DataError(
-            f"{root}: a file, no dataset; first: `python -m preprocessing run {root} --output DIR`"
-        ) from None
+        raise DataError(f"{root}: a file, no dataset; first: `padless prepare {root} --output DIR`") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
 

@@ -8,7 +8,7 @@
 
 The key is a hash of fingerprint and settings, so vectors of different settings have different files (law 2).
 
-``padless-preprocess vectors DATASET`` learns them with gensim's word2vec (CBOW with negative samples; Mikolov et al.,
+``padless vectors DATASET`` learns them with gensim's word2vec (CBOW with negative samples; Mikolov et al.,
 2013). gensim is fastest when its threads read a text file, so the ids of the shards are written to one: a line for each
 text, a word of fixed width for each id, from a lookup table. gensim gets the dataset's vocabulary and the counts of the
 ids, and does not count words itself.
@@ -49,7 +49,7 @@ MOST_DIM = 1 << 20
 """Most dimensions of a vector."""
 LEARN_FROM = (TRAIN, UNLABELLED)
 """The splits to learn from, if the dataset has them; never validation or test."""
-REMAKE = "delete it, and `python -m preprocessing vectors` makes it again"
+REMAKE = "delete it, and `padless vectors` makes it again"
 SMALL_TOKENS = 20_000_000
 EPOCHS_SMALL, EPOCHS_LARGE = 10, 5
 """Epochs for up to ``SMALL_TOKENS`` tokens, and for more, which need fewer repetitions."""

@@ -211,7 +211,7 @@ class CheckConfig:
 
 
 def run(config: PreprocessConfig, words: list[str]) -> None:
-    """``python -m preprocessing run``: build a dataset; run it again to continue after an interruption.
+    """``padless prepare``: build a dataset; run it again to continue after an interruption.
 
     ``words`` are files in addition to ``source.path``, or in place of its default.
     """
@@ -226,7 +226,7 @@ def run(config: PreprocessConfig, words: list[str]) -> None:
 
 
 def check(_: CheckConfig, words: list[str]) -> int:
-    """``python -m preprocessing check``: verify a dataset; returns the exit code."""
+    """``padless check``: verify a dataset; returns the exit code."""
     root = remote.local(words[0])
     problems = verify(root)
     for problem in problems:

@@ -214,7 +214,7 @@ def find_folder(resource: str, package: str) -> Any:
     looked = ", ".join(nltk.data.path)
     raise DataError(
         f"NLTK's {resource} is not installed (looked in {looked}); on a machine with internet access run "
-        f"`python -m preprocessing fetch-nltk`, or set NLTK_DATA to the folder that holds it"
+        f"`padless fetch-nltk`, or set NLTK_DATA to the folder that holds it"
     )
 
 
@@ -249,7 +249,7 @@ class FetchConfig:
 
 
 def fetch(config: FetchConfig) -> None:
-    """``python -m preprocessing fetch-nltk``. Raises ``UserError`` when a download fails."""
+    """``padless fetch-nltk``. Raises ``UserError`` when a download fails."""
     from nltk.downloader import Downloader
 
     downloader, ignored = Downloader(server_index_url=config.index), StringIO()

@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from preprocessing.base import installed
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import ROOT, run_command, succeed
 
@@ -26,9 +25,8 @@ BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def commands() -> list[str]:
     """Every command of the tutorial, in order."""
     lines = "".join(BLOCK.findall(TUTORIAL)).replace("\\\n", " ").splitlines()
-    modules = {script: package for package, script in installed.SCRIPTS.items()}
     words = [line.partition(" ") for line in lines]
-    return [f"{modules[script]} {rest}" for script, _, rest in words if script in modules]
+    return [f"harness {rest}" for script, _, rest in words if script == "padless"]
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def results(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
 
 
 def test_the_tutorial_does_what_it_says(results: dict[str, subprocess.CompletedProcess[str]], place: Path) -> None:
-    names = ["preprocessing run", "preprocessing inspect", "harness baseline", "harness train", "harness predict"]
+    names = ["harness prepare", "harness inspect", "harness baseline", "harness train", "harness predict"]
     assert list(results) == [*names, "harness predict --input", "harness evaluate --input"]
     manifest = read_manifest(place / "data/messages")
     rows = ", ".join(f"{name} {manifest.rows(name)}" for name in ("train", "validation", "test"))

@@ -45,7 +45,7 @@ PAGES: list[tuple[Main, list[str]]] = [
     (train.main, []),
     (evaluate.main, []),
 ]
-BIG = [(harness, ["launch"]), (harness, ["plan"]), (harness, ["doctor"]), (train.main, []), (preprocessing, ["run"])]
+BIG = [(harness, ["train"]), (harness, ["plan"]), (harness, ["doctor"]), (train.main, []), (preprocessing, ["prepare"])]
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ HELP_WITHOUT_TORCH = """
 import contextlib, io, sys
 from harness.__main__ import COMMANDS, main
 from preprocessing.__main__ import main as preprocessing
-for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["run"])]:
+for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["prepare"])]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         run([*words, "--help"])
     found = {"torch", "accelerate"} & set(sys.modules)
@@ -202,8 +202,8 @@ FIRST = "no such option; accelerate launch has it: put it before the keys of the
 @pytest.mark.parametrize(
     ("main", "words", "sentence"),
     [
-        (harness, "checkpoint a b", "'b': python -m harness checkpoint RUN takes one run directory"),
-        (preprocessing, "check", "nothing named: python -m preprocessing check DATASET takes one dataset directory"),
+        (harness, "checkpoint a b", "'b': padless checkpoint RUN takes one run directory"),
+        (preprocessing, "check", "nothing named: padless check DATASET takes one dataset directory"),
         (harness, "launch --epochs 2 --num_processes 2", f"--num_processes: {FIRST}"),
         (
             harness,

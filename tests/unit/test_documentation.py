@@ -14,7 +14,7 @@ from accelerate.commands.launch import launch_command_parser
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
-from preprocessing.base import cli, installed
+from preprocessing.base import cli
 from preprocessing.base.cli import Command
 from preprocessing.base.installed import load
 
@@ -26,13 +26,10 @@ DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs"
 FOLDERS = ("benchmarks/", "configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
 PLACE = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})[\w./-]*)(?::(\w+))?")
 LINK = re.compile(r"\]\(([^)#]+)\)")
-COMMAND = re.compile(
-    r"(?:python -m |`)(harness|preprocessing|benchmarks|padless-preprocess|padless)((?: +[!-_a-{}~]+)*)"
-)
+COMMAND = re.compile(r"(?:python -m |`)(harness|preprocessing|benchmarks|padless)((?: +[!-_a-{}~]+)*)")
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SCRIPT = re.compile(r"^[!$]? ?(padless(?:-preprocess)?) (.+)$", re.MULTILINE)
-PACKAGES = {script: package for package, script in installed.SCRIPTS.items()}
+SCRIPT = re.compile(r"^[!$]? ?(padless) (.+)$", re.MULTILINE)
 
 
 def is_defined(name: str, path: Path) -> bool:
@@ -67,10 +64,8 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     text = text.replace("\\\n", " ")
     for name, rest in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
         words = shlex.split(rest, comments=True)
-        if words[:1] == ["train"] and name != "benchmarks":
-            words[0] = "launch"
         if words != ["--version"]:
-            yield PACKAGES.get(name, name), words
+            yield name.replace("padless", "harness"), words
 
 
 def unknown_words(package: str, words: Sequence[str]) -> list[str]:
@@ -83,7 +78,7 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
     if command is None:
         return rest
     known = {"--help"}
-    if command.name in ("launch", "doctor"):
+    if command.name in ("train", "doctor"):
         known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
     if name := command.config or command.keys:
         known |= {f"--{key}" for key in cli.known_keys(load(name))}

@@ -11,7 +11,7 @@ import pytest
 
 import padless
 from harness.__main__ import main as harness
-from preprocessing.base import cli, configuration, installed
+from preprocessing.base import configuration
 from preprocessing.base.installed import load
 from tests.licences import COPYLEFT, FAMILIES, PAGE, families_of, rows_of
 from tests.requirements import CORE, groups_of, requirements
@@ -91,21 +91,9 @@ def test_what_type_checkers_read_is_what_there_is() -> None:
 
 def test_scripts_and_version_are_what_the_project_says(project, capsys: pytest.CaptureFixture[str]) -> None:
     scripts = {module.partition(".")[0]: name for name, module in project["project"]["scripts"].items()}
-    assert scripts == installed.SCRIPTS
+    assert scripts == {"harness": "padless"}
     assert all(callable(load(name)) for name in project["project"]["scripts"].values())
     assert load(project["tool"]["setuptools"]["dynamic"]["version"]["attr"].replace(".VERSION", ":VERSION"))
     assert re.fullmatch(r"\d+\.\d+\.\d+", padless.__version__)
     assert harness(["--version"]) == 0
     assert capsys.readouterr().out == f"padless {padless.__version__}\n"
-
-
-def test_whoever_types_padless_reads_padless(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/padless"])
-    with pytest.raises(SystemExit):
-        harness(["predict", "--help"])
-    shown = capsys.readouterr().out
-    assert shown.startswith("usage: padless predict [")
-    assert '\n  padless predict --run runs/mine "a fine film"\n' in shown
-    assert cli.run(harness, ["prepare"]) == 2
-    said = "error: padless: prepare: no such command; it is padless-preprocess run here\n"
-    assert capsys.readouterr().err == said

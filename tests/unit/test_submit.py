@@ -59,7 +59,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_script_is_the_file(name: str) -> None:
-    """To update the file: python -m harness submit WORDS --output FOLDER, or --print > FILE."""
+    """To update the file: padless submit WORDS --output FOLDER, or --print > FILE."""
     (job,) = made(*GOLDEN[name])
     assert script.render(job) == (ROOT / name).read_text(encoding="utf-8")
 

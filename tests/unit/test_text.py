@@ -154,7 +154,7 @@ def test_a_missing_resource_is_named_with_where_we_looked_and_what_fetches_it(
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     with pytest.raises(DataError) as error:
         resolve(TextSpec(**fields))  # type: ignore[arg-type]
-    for said in (resource, str(tmp_path), "python -m preprocessing fetch-nltk"):
+    for said in (resource, str(tmp_path), "padless fetch-nltk"):
         assert said in str(error.value)
 
 
