@@ -27,7 +27,7 @@ WRONG_COMMANDS = {
         "--learning_rate",
         "1",
     ): "--learning_rate: neither a key of the training nor an option of accelerate launch; it is",
-    ("--epochs", "1", "stray"): "'stray' belongs to no option",
+    ("d", "--epochs", "1", "stray"): "'stray' is one word too many",
 }
 
 
