@@ -231,7 +231,8 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
             elif key in options:
                 yield key, value
             elif key not in groups or value not in NULLS:
-                raise ConfigError(f"{path}: unknown key {key!r}{unknown(config_class, key, dashes='')}")
+                what = f"no value follows {key!r}" if key in groups else f"unknown key {key!r}"
+                raise ConfigError(f"{path}: {what}{unknown(config_class, key, dashes='')}")
 
     options, groups = options_of(config_class), groups_of(config_class)
     return dict(leaves(configuration.read_config(path)))
@@ -240,6 +241,8 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
 def unknown(config_class: type, key: str, dashes: str = "--") -> str:
     """The end of the sentence about a key that a class does not have."""
     in_front = getattr(config_class, "IN_FRONT", ())
+    if group := [one for one in options_of(config_class) if one.startswith(f"{key}.")]:
+        return f"; its keys are {', '.join(dashes + one for one in group)}"
     if key in in_front:
         return "; accelerate launch has it: put it before the keys of the training"
     return suggestion(key, {*options_of(config_class), *in_front}, dashes=dashes) + getattr(config_class, "HINT", "")
