@@ -174,7 +174,10 @@ def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--number", "x"], "number: expected a whole number of at least -1 and of at most 1,000, such as 1, 2, null, got x"),
+        (
+            ["--number", "x"],
+            "number: expected a whole number of at least -1 and of at most 1,000, such as 1, 2, null, got x",
+        ),
         (["--part.rate", "inf"], "part.rate: inf is out of range: expected a number of at most 19 digits"),
         (["--run"], "--run: a value follows it, as in --run VALUE"),
         (["--run", "a\0b"], f"run: 'a\\x00b' is not UTF-8 without zeros, which records are; {RENAME}"),
