@@ -226,6 +226,7 @@ class PreprocessConfig:
 
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
+    SUBJECT = ("source.path",)
 
     output: Line
     """Directory of the dataset, or a remote address (s3://bucket/dataset) to which the complete dataset is copied."""

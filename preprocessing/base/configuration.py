@@ -78,6 +78,11 @@ class Option:
         return found
 
 
+def takes_list(option: Option) -> bool:
+    """Whether an option takes several values."""
+    return any(get_origin(part) is list for part in alternatives(option.kind))
+
+
 @cache
 def options_of(config_class: type, prefix: str = "") -> dict[str, Option]:
     """Every option of a class by its key, in the order of the fields."""

@@ -42,14 +42,13 @@ GOLDEN = {
 """File -> what was typed to make it."""
 
 
-def typed(*words: str) -> tuple[SubmitConfig, list[str]]:
+def typed(*words: str) -> SubmitConfig:
     """The command line as ``submit`` reads it."""
-    alone, options = cli.apart(words, SubmitConfig)
-    return cli.parse(SubmitConfig, [f"--{key}={value}" for key, value in options], prog="submit"), alone
+    return cli.parse(SubmitConfig, words, prog="submit")
 
 
 def made(*words: str) -> list[script.Job]:
-    return jobs.jobs_of(*typed(*words))
+    return jobs.jobs_of(typed(*words))
 
 
 @pytest.fixture(autouse=True)
@@ -157,8 +156,8 @@ def test_time_needs_no_quotes_in_yaml(tmp_path: Path) -> None:
 
 
 def test_site_lines_are_taken_in_every_spelling() -> None:
-    config = SubmitConfig(sbatch=["--reservation=week exclusive", "comment='a b'"])
+    config = SubmitConfig(jobs=["train"], sbatch=["--reservation=week exclusive", "comment='a b'"])
     found = [("reservation", "week"), ("exclusive", None), ("comment", "a b")]
     assert config.further() == found
-    config, _ = typed("train", "--sbatch", "--exclusive --comment='a b'", "--name", "n")
+    config = typed("train", "--sbatch", "--exclusive --comment='a b'", "--name", "n")
     assert (config.further(), config.name) == (found[1:], "n")
