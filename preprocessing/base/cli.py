@@ -253,7 +253,8 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
             elif key in options:
                 yield key, value
             elif key not in groups or value not in NULLS:
-                raise ConfigError(f"{path}: unknown key {key!r}{unknown(config_class, key, dashes='')}")
+                what = f"no value follows {key!r}" if key in groups else f"unknown key {key!r}"
+                raise ConfigError(f"{path}: {what}{unknown(config_class, key, dashes='')}")
 
     options, groups = options_of(config_class), groups_of(config_class)
     return dict(leaves(configuration.read_config(path)))
@@ -262,6 +263,8 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
 def unknown(config_class: type, key: str, dashes: str = "--", others: Iterable[str] = ()) -> str:
     """The end of the sentence about a key that a class does not have, nor another program, which has ``others``."""
     options, name = options_of(config_class), key.lstrip("-")
+    if group := [one for one in options if one.startswith(f"{name}.")]:
+        return f"; its keys are {', '.join(dashes + one for one in group)}"
     if dashes and name in OUTPUTS and getattr(config_class, "OUTPUT", "output") in options:
         return "; did you mean -o?"
     return suggestion(name, {*options, *others}, dashes=dashes) + getattr(config_class, "HINT", "")

@@ -142,6 +142,8 @@ class Options:
     json: bool = False
     number: Annotated[int, Meta(ge=-1, le=1000)] | None = None
     paths: str | list[str] = ""
+    tags: list[str] = field(default_factory=list)
+    known: dict[str, list[Any]] | Literal["auto"] = "auto"
     labels: dict[str, Any] | str = "auto"
     part: Part = field(default_factory=Part)
 
@@ -151,9 +153,14 @@ class Options:
     [
         (["--json"], "json", True),
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
+        (["--tags", "a"], "tags", ["a"]),
+        (["--tags", "a, b"], "tags", ["a", "b"]),
+        (["--known", "{bad: 0, good: [1, 2]}"], "known", {"bad": ["0"], "good": ["1", "2"]}),
+        (["--known", "bad:0,good:1"], "known", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate=auto", "--part.pair", "[0.1, 2]"], "part", Part(rate="auto", pair=(0.1, 2.0))),
-        (["--part.rate", "2", "--part.weights", "{b: 3}"], "part", Part(rate=2.0, weights={"b": 3.0})),
+        (["--part.pair", "0.1,2", "--part.weights", "{b:3}"], "part", Part(pair=(0.1, 2.0), weights={"b": 3.0})),
+        (["--part.rate", "2", "--part.weights", "b:3"], "part", Part(rate=2.0, weights={"b": 3.0})),
     ],
 )
 def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value: object) -> None:
@@ -163,7 +170,10 @@ def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--number", "x"], "number: expected a whole number of at least -1 and of at most 1,000 or null, got x"),
+        (
+            ["--number", "x"],
+            "number: expected a whole number of at least -1 and of at most 1,000, such as 1, 2, null, got x",
+        ),
         (["--part.rate", "inf"], "part.rate: inf is out of range: expected a number of at most 19 digits"),
         (["--run"], "--run: a value follows it, as in --run VALUE"),
         (["--run", "a\0b"], f"run: 'a\\x00b' is not UTF-8 without zeros, which records are; {RENAME}"),

@@ -124,7 +124,10 @@ def test_own_keys_come_before_those_of_all() -> None:
     [
         (["tain"], "'tain': no command that runs as a job; did you mean train?"),
         (["train --run 'r"], '"train --run \'r": No closing quotation; a command and its'),
-        (["padless train d --epochs 0"], "train: epochs: expected a whole number of at least 1 or auto, got 0"),
+        (
+            ["padless train d --epochs 0"],
+            "train: epochs: expected a whole number of at least 1, such as 4, 8, auto, got 0",
+        ),
         (["train d", "--hook", "no.sh"], "hook: ./no.sh: no such file; it holds the shell lines that every job reads"),
         (["train d", "--sbatch", "mem=4"], "sbatch: mem is written by submit itself: give --memory"),
         (
