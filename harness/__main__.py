@@ -114,7 +114,7 @@ COMMANDS = (
         config="harness.slurm.config:SubmitConfig",
         words='"JOB …" …',
         first=("nodes", "gpus", "cpus", "time", "print"),
-        example='padless submit "train --config mine.yaml" --gpus 4 --time 60',
+        example='padless submit "train data/mine" --gpus 4 --time 60',
     ),
     Command(
         "export",

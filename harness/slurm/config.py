@@ -83,7 +83,7 @@ class ArrayConfig:
     """Many trainings as one array of jobs, each with a run directory of its own."""
 
     seeds: str | None = None
-    """A training for each seed, as in 0,1,2: in RUN/seed-0, RUN/seed-1, …, as launch --seeds has them."""
+    """A training for each seed, as in 0,1,2: in RUN/seed-0, RUN/seed-1, …, as train --seeds has them."""
     options: str | None = None
     """A file with a line of options for each training, as in --optim.lr 0.01; in RUN/task-0, RUN/task-1, …"""
     at_once: Number | None = None
