@@ -6,7 +6,7 @@ from __future__ import annotations
 from harness.config import CLASSIFIER, FIRST_KEYS, RunConfig
 from harness.ranks import stopping
 from harness.ranks.stopping import leave, run_rank
-from harness.training.rules import resolve
+from harness.training.rules import Resolved, resolve
 from preprocessing.base import cli
 
 PROG = "accelerate launch -m harness.train"
@@ -19,6 +19,12 @@ def main(argv: list[str]) -> int:
     stopping.install()
     example = f"{PROG} --data data/mine --run runs/mine"
     resolved = resolve(cli.parse(RunConfig, argv, prog=PROG, about=ABOUT, first=FIRST_KEYS, example=example))
+    fit(resolved)
+    return 0
+
+
+def fit(resolved: Resolved, *, reports: bool = True) -> None:
+    """Build, fit and close on this rank; with ``reports`` also the report, and the comparison with a linear model."""
     config = resolved.config
     from harness.ranks.session import open_session
     from harness.report.sinks import BaselineSink, ReportSink
@@ -26,8 +32,9 @@ def main(argv: list[str]) -> int:
     from harness.training.writer import Sink
 
     def listeners(writer: Sink) -> tuple[Sink, ...]:
-        report = ReportSink(config.run)
-        return (report, BaselineSink(config.run, config.data, writer)) if config.task == CLASSIFIER else (report,)
+        report = (ReportSink(config.run),) if reports else ()
+        compares = reports and config.task == CLASSIFIER
+        return (*report, BaselineSink(config.run, config.data, writer)) if compares else report
 
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
     with joined as session, open_run(config, session, listeners, resolved.reasons) as run:
@@ -35,7 +42,6 @@ def main(argv: list[str]) -> int:
             run.rehearse()
         else:
             run.train()
-    return 0
 
 
 if __name__ == "__main__":
