@@ -8,7 +8,6 @@ passed on.
 from __future__ import annotations
 
 import html
-import json
 import os
 import signal
 import subprocess
@@ -20,15 +19,14 @@ from functools import cached_property
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from harness.config import LaunchRecipe, RunConfig
 from harness.inference.model import Model, Texts, load
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
 from preprocessing.base import cli, processes
-from preprocessing.base.configuration import groups_of
+from preprocessing.base.cli import as_words
+from preprocessing.base.configuration import NULL, groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
@@ -38,6 +36,7 @@ from preprocessing.job import pipeline
 from preprocessing.job.statistics import lines_on_rows
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     Source = pd.DataFrame | str | Path | Sequence[str | Path]
@@ -134,17 +133,10 @@ def taken_from(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def words_of(config: str | Path | None, values: Mapping[str, Any]) -> list[str]:
-    """A recipe and keys as a command line has them; numbers may be numpy's, and texts paths."""
-
-    def plain(value: Any) -> Any:
-        return value.item() if isinstance(value, np.generic) else os.fspath(value)
-
-    spelt = {
-        key: str(value) if isinstance(value, str | Path) else json.dumps(value, default=plain)
-        for key, value in values.items()
-    }
-    named = {} if config is None else {"config": config}
-    return [f"--{key}={value}" for key, value in {**named, **spelt}.items()]
+    """A recipe and keys as a command line has them."""
+    every = values if config is None else {"config": config, **values}
+    texts = {key: str(one) if isinstance(one, Path) else one for key, one in every.items()}
+    return as_words((key, NULL if one is None else one) for key, one in texts.items())
 
 
 def train_here(recipe: RunConfig, *, resumes: bool = True) -> None:
