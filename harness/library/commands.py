@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr
 from functools import cached_property
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any
@@ -60,9 +60,11 @@ def prepare(
     overrides it. A row without a text is refused unless ``source.missing_text`` is ``keep``. If the same dataset
     already exists, it is opened. Raises ``UserError``.
     """
-    data = build(source, text=text, label=label, output=output, config=config, options=options)
+    progress = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # which a notebook shows as a warning
+    with redirect_stderr(progress):
+        data = build(source, text=text, label=label, output=output, config=config, options=options)
     for line in lines_on_rows(data.manifest):
-        Screen().say(line)  # a notebook shows what goes to stderr as a warning
+        Screen().say(line)
     return data
 
 
