@@ -221,7 +221,7 @@ def column_of(seen: Sample, what: str, other: str, lines: list[str]) -> str:
 def taken(seen: Sample, *others: str) -> set[str | None]:
     """Columns that already have another use."""
     splits = seen.file.splits
-    return {*others, splits.column, splits.group_column, *seen.file.source.where}
+    return {*others, splits.column, splits.group_column, splits.time_column, *seen.file.source.where}
 
 
 def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | None:
@@ -230,7 +230,7 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
     if file.splits.column != AUTO:
         return file.splits.column
     names = [name for name in seen.columns if name.casefold() in SPLIT_NAMES and name not in taken(seen, text, label)]
-    if file.split is not None or len(names) != 1 or label not in seen.values:
+    if file.split is not None or file.splits.time_column or len(names) != 1 or label not in seen.values:
         return None
     known, classes = file.spellings, dict[str | None, set[str]]()
     for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):

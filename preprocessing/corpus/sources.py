@@ -94,6 +94,7 @@ class File:
         named = {"source.text_column": self.source.text_column, "splits.group_column": self.splits.group_column}
         if not self.is_unlabelled:
             named |= {"source.label_column": self.source.label_column, "splits.column": self.splits.column}
+            named["splits.time_column"] = self.splits.time_column
         return {column: key for key, column in named.items() if column} | dict.fromkeys(
             self.source.where, "source.where"
         )
@@ -264,8 +265,9 @@ def scan_folder(file: File) -> Plan:
     The unlabelled reviews of aclImdb, ``train/unsup``, are skipped unless ``source.missing_label`` is ``unlabelled``.
     """
     file = file.with_columns(())
-    if file.splits.group_column:
-        raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
+    for key in ("group_column", "time_column"):
+        if (column := getattr(file.splits, key)) and not file.is_unlabelled:
+            raise DataError(f"{file.name}: a folder has no column {column!r}; unset splits.{key}")
     system, path = addresses.filesystem(file.address)
     prefix = addresses.prefix(file.address, path)
     found: list[tuple[tuple[str, str, str | None], fs.FileInfo]] = []

@@ -27,8 +27,8 @@ from preprocessing.base.split_names import (
     VALIDATION,
 )
 from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
-from preprocessing.corpus.rows import NO_GROUP
-from preprocessing.job.grouping import assign, assign_folds, assign_groups, components
+from preprocessing.corpus.rows import DATED, NO_GROUP, READINGS
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, components, cut_by_time, since
 from preprocessing.job.parts import NO_FOLD, Classes
 
 if TYPE_CHECKING:
@@ -44,15 +44,18 @@ def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.Da
 
     ``row``: number in the source. ``label``: class number or ``NO_LABEL``. ``named``: number of the split that the
     source names, or ``NO_SPLIT``. ``missing``: the row has no text. ``text_hash``: of the tokens; ``exact_hash``: of
-    the characters; ``group``: of the group, or ``NO_GROUP``. ``fold`` is ``NO_FOLD`` until it is decided; ``split`` is
-    added then.
+    the characters; ``group``: of the group, or ``NO_GROUP``; and ``Piece.times`` if there are some. ``fold`` is
+    ``NO_FOLD`` until it is decided; ``split`` is added then.
     """
     import pandas as pd
 
+    timed = [name for name in (*READINGS, DATED) if any(name in part for part in stored)]
+    kept = {"row", "missing", "text_hash", "exact_hash", "group", *timed}
     parts = [
         {
             "group": np.full(len(part["row"]), NO_GROUP, np.uint64),
-            **{name: part[name] for name in part.keys() & {"row", "missing", "text_hash", "exact_hash", "group"}},
+            **{name: np.full(len(part["row"]), np.nan) for name in timed},
+            **{name: part[name] for name in part.keys() & kept},
             "label": np.append(own, np.int32(NO_LABEL))[part["label"]],  # -1, the place of the last
             "named": part["split"],
             "num_tokens": np.diff(part["offsets"]),
@@ -129,7 +132,7 @@ def decide_labelled(rows: pd.DataFrame, config: PreprocessConfig, where: Where) 
     split = rows["named"].clip(lower=TRAIN_NUMBER)
     leaking = sieve.full & (split < split.groupby(rows["text_hash"]).transform("max"))
     sieve.apply("leaks", leaking, "another split that the source names holds an equal text")
-    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed)
+    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed, where)
     sieve.rows = rows = rows.assign(split=split)
     again = sieve.again(["text_hash"])
     compared = rows[sieve.alive & sieve.full]
@@ -197,13 +200,13 @@ def check_splits(rows: pd.DataFrame, dropped: dict[str, int], names: list[str], 
 
 
 def split_rows(
-    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int
+    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int, where: Where
 ) -> tuple[pd.Series, dict[str, Any]]:
-    """int8 per row: its split; and with a group column the manifest's ``groups``. Splits that the source names get no
-    other rows.
+    """int8 per row: its split; and the manifest's ``groups`` and ``times``, with such columns. Splits that the source
+    names get no other rows.
 
-    Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, or groups
-    too large for a split.
+    Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, groups too
+    large for a split, or times that cannot be read or give no split.
     """
     named = set(rows["named"])
     for name, values in splits.names.items():
@@ -213,12 +216,55 @@ def split_rows(
     split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
     cut = {VALIDATION: splits.validation, TEST: splits.test}
     cut = {name: 0.0 if SPLITS.index(name) in named else fraction for name, fraction in cut.items()}
+    report, timed = dict[str, Any](), splits.time_column is not None
     if splits.group_column is not None:
-        return split, {"groups": by_group(rows, alive, split, cut, splits.group_column, seed)}
+        report["groups"] = by_group(rows, alive, split, {} if timed else cut, splits.group_column, seed)
     pool = alive & (split == TRAIN_NUMBER)
-    if any(cut.values()):
+    if timed:
+        split.loc[pool], report["times"] = by_time(rows[pool], cut, splits, where)
+    elif any(cut.values()) and splits.group_column is None:
         split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), seed=seed, **cut)
-    return split, {}
+    return split, report
+
+
+def by_time(
+    rows: pd.DataFrame, cut: dict[str, float], splits: SplitConfig, where: Where
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """int8 per row: its split by ``splits.time_column``; and the manifest's ``statistics.times``.
+
+    Rows with an equal text or of one group go with the last of them; rows without a time are in training.
+    """
+    key = f"splits.time_column: {splits.time_column!r}"
+    if not any(cut.values()):
+        raise DataError(f"{key} has nothing to cut: the source names the splits, or their shares are 0; leave it out")
+    month, day = (rows[name] for name in READINGS)
+    there, dated = month.notna() | day.notna(), rows[DATED] == 1
+    ways = {"a number": there & ~dated, "a date": dated}
+    if there.any() and month[there].isna().any() and day[there].isna().any():
+        ways = {"a date with the day first": month.isna() & there, "a date with the month first": day.isna() & there}
+    if all(its.any() for its in ways.values()):
+        at = " and ".join(f"{what} in {where(rows['row'][its].iloc[0])}" for what, its in ways.items())
+        raise DataError(f"{key} has {at}; write all in one way, dates as 2024-12-31")
+    time, read = (month, READINGS[0]) if month[there].notna().all() else (day, READINGS[1])
+    alone = (rows["num_tokens"] == 0) & (rows["group"] == NO_GROUP)
+    together = np.where(alone, rows["row"], components(rows))
+    last = time.groupby(together).transform("max").to_numpy()
+    begins = cut_by_time(last, **cut)
+    if missing := [name for name, share in cut.items() if share and name not in begins]:
+        raise DataError(f"{key} has too few different times to cut {' and '.join(missing)} off; name another column")
+    split = since(last, begins)
+    report: dict[str, Any] = {
+        "column": splits.time_column,
+        "read": None if month.equals(day) else read,
+        "rows_without": int((~there).sum()),
+        "followed": int((split != since(time.to_numpy(), begins)).sum()),
+        "cut": {},
+    }
+    for name, begin in begins.items():
+        got = int((split == SPLITS.index(name)).sum())
+        of = str(np.datetime64(int(begin), "us")).removesuffix("T00:00:00.000000") if dated.any() else f"{begin:.15g}"
+        report["cut"][name] = {"from": of, "rows": got, "share": round(got / len(rows), 6), "wanted": cut[name]}
+    return split, report
 
 
 def by_group(

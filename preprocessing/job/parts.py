@@ -95,6 +95,7 @@ class TokenizedPart(engine.Part[Summary]):
             "text_hash": text_hashes(tokens),
             "exact_hash": exact_hashes(piece.texts),
             **({} if piece.group is None else {"group": piece.group}),
+            **piece.times,
         }
         order = np.argsort(columns["key"], kind="stable")
         codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
@@ -167,8 +168,8 @@ class Classes:
 def load(work: Path, number: int) -> dict[str, np.ndarray]:
     """The rows of a part, mapped, in the order of ``key`` (uint64, ascending), as ``make`` stored them.
 
-    ``offsets`` is int64 ``[rows + 1]`` into ``codes``; all else is ``[rows]``, and ``group`` is there only where the
-    source has groups.
+    ``offsets`` is int64 ``[rows + 1]`` into ``codes``; all else is ``[rows]``, and ``group`` and ``times`` are there
+    only where the source has them.
     """
     table = read_table(file_of(work / "parts", number, "rows"))
     codes = table.pop("codes")

@@ -38,7 +38,7 @@ from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
-from preprocessing.dataset.inspect import folds_in_words, groups_in_words, unlabelled_in_words
+from preprocessing.dataset.inspect import folds_in_words, groups_in_words, times_in_words, unlabelled_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
@@ -171,6 +171,8 @@ def comments(
     yield from lines_on_classes(names, config.source.labels == AUTO, rows)
     if "groups" in report:
         yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
+    if "times" in report:
+        yield f"splits: {times_in_words(report['times'])}"
     if "folds" in report:
         yield f"folds: {folds_in_words(report['folds'])}"
     if UNLABELLED in report:
