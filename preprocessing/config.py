@@ -243,6 +243,9 @@ class PreprocessConfig:
     """Replace an existing dataset of another configuration, once the new one is complete."""
     quiet: bool = False
     """Print only errors and which rows are left out, no progress or notes."""
+    limit: AtLeast1 | None = None
+    """For a quick look: so many rows, drawn from all over the source; of a longer file than 64 MB, from there at most.
+    none: every row."""
     seed: AtLeast0 = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -282,11 +285,11 @@ class PreprocessConfig:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
         ``auto`` columns are recorded as ``text``, ``label`` and no split. Some options are left out at their default:
-        ``source.encoding``, ``splits.names``, ``group_column``, ``time_column`` and ``folds``, and those of unlabelled
-        texts.
+        ``limit``, ``source.encoding``, ``splits.names``, ``group_column``, ``time_column`` and ``folds``, and those of
+        unlabelled texts.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
-        for key in ("output", "overwrite", "staging", "quiet", "executor"):
+        for key in ("output", "overwrite", "staging", "quiet", "executor", *(() if self.limit else ("limit",))):
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
         for part, key, before in (

@@ -91,6 +91,9 @@ def read(part: Part) -> Piece:
     """Read one part. Raises ``DataError`` naming file and row."""
     source, table = part.file.source, read_table(part, list(part.file.wanted))
     rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
+    if part.drawn is not None:
+        rows = np.array(part.drawn, np.int64)
+        table = table.take(rows - part.cut.first_row)
     kept = np.ones(len(table), bool)
     for column, value in source.where.items():
         same = pc.equal(as_text(part, table[column], rows, column), value)

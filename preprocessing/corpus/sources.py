@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -125,6 +126,8 @@ class Part:
     """Rows in the files before this one."""
     identity: str = ""
     """Changes with the content of the file."""
+    drawn: tuple[int, ...] | None = None
+    """With ``limit``: the numbers of the rows to take; None: all."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ class Plan:
 
 WITHOUT_LABELS = ("unsup",)
 """Name of the folder of unlabelled texts among folders of labels, unless ``source.missing_label`` is set."""
+LOOK_BYTES = 64 << 20
 STAND_INS: dict[str, str] = {}
 """Address -> the Parquet file to read in its place."""
 
@@ -190,14 +194,18 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
     return File(str(path), EMBEDDED, "csv", split, fixed, splits)
 
 
-def scan(file: File, stage: Path) -> Plan:
-    """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``."""
+def scan(file: File, stage: Path, look: bool = False) -> Plan:
+    """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``.
+
+    For a quick ``look``, no more is read of lines than the parts that begin within ``LOOK_BYTES``, and of Parquet the
+    footer.
+    """
     if file.format == "parquet":
-        return scan_parquet(file)
-    return scan_folder(file) if file.format == "folder" else scan_lines(file, stage)
+        return scan_parquet(file, look)
+    return scan_folder(file) if file.format == "folder" else scan_lines(file, stage, look)
 
 
-def scan_lines(file: File, stage: Path) -> Plan:
+def scan_lines(file: File, stage: Path, look: bool) -> Plan:
     """CSV, JSON lines and texts a line: one pass finds the record ends, counts them and takes the sha256."""
     known, packed = addresses.identity(file.address), addresses.is_compressed(file.address)
     first = next(addresses.stream(file.address), b"")
@@ -211,17 +219,19 @@ def scan_lines(file: File, stage: Path) -> Plan:
     identity = json.dumps([known] if form.is_plain else [known, form.encoding, form.returns])
     digest, data = hashlib.sha256(), file.address
     pieces = addresses.stream(file.address)
-    pieces = form.converted(pieces if packed else passed_to(digest.update, pieces), file.name)
+    pieces = form.converted(pieces if packed and not look else passed_to(digest.update, pieces), file.name)
     with ExitStack() as writing:
         if packed or not form.is_plain:
             data = str(stage / hashlib.sha256((file.address + identity).encode()).hexdigest()[:24])
             temporary = writing.enter_context(atomic.replacing(data))
             pieces = passed_to(writing.enter_context(open(temporary, "wb")).write, pieces)
         header, blank = file.format == "csv" and not file.source.columns, file.format == "txt"
-        found = list(cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank))
+        every = cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank)
+        found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
     parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
-    sha256 = addresses.sha256(file.address) if packed else digest.hexdigest()
-    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], {"sha256": sha256})
+    sha256 = addresses.sha256(file.address) if packed and not look else digest.hexdigest()
+    fingerprint = {"sha256_of_beginning" if look else "sha256": sha256}
+    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], fingerprint)
 
 
 def passed_to(sink: Callable[[bytes], object], pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -240,7 +250,7 @@ def check_columns(file: File, columns: Sequence[str]) -> None:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
 
 
-def scan_parquet(file: File) -> Plan:
+def scan_parquet(file: File, look: bool) -> Plan:
     """Parquet: row counts come from the footer."""
     known = addresses.identity(file.address)
     footer = parquet.footer_of(file.address, file.name)
@@ -255,7 +265,9 @@ def scan_parquet(file: File) -> Plan:
         Part(file, file.address, columns, cut, bytes=share, identity=identity)
         for cut, share in parquet.cuts_of(footer, file.part_bytes)
     ]
-    fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
+    fingerprint = {"bytes": known["bytes"], "rows": footer.num_rows}
+    if not look:
+        fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
     return Plan(file, parts, footer.num_rows, known["bytes"], fingerprint)
 
 

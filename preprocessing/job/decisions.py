@@ -262,8 +262,9 @@ def by_time(
     }
     for name, begin in begins.items():
         got = int((split == SPLITS.index(name)).sum())
-        of = str(np.datetime64(int(begin), "us")).removesuffix("T00:00:00.000000") if dated.any() else f"{begin:.15g}"
-        report["cut"][name] = {"from": of, "rows": got, "share": round(got / len(rows), 6), "wanted": cut[name]}
+        day = str(np.datetime64(int(begin) // 10**6, "s")).removesuffix("T00:00:00")
+        since_when = day if dated.any() else f"{begin:.15g}"
+        report["cut"][name] = {"from": since_when, "rows": got, "share": round(got / len(rows), 6), "wanted": cut[name]}
     return split, report
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,6 +38,7 @@ VERSION = 1
 """Format of stored parts; parts of another version are made again."""
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below the folder of work."""
+LOOK_PARTS = 8
 OTHERS = {"path", "validation_path", "test_path", "unlabelled_path", "part_mb", "validation", "test", "folds"}
 """Keys of ``source`` and ``splits`` that do not change what a part stores."""
 
@@ -113,11 +114,32 @@ class TokenizedPart(engine.Part[Summary]):
         return Summary(len(piece.row), *left_out, f"{content:064x}", *of_labels), files
 
 
-def scan(files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
+def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
     """Count and cut every file of the source."""
-    found = workers.map(partial(sources.scan, stage=work / UNPACKED), files, what="scan")
-    plans = {id(file): plan for file, plan in found}
-    return [plans[id(file)] for file in files]
+    look = partial(sources.scan, stage=work / UNPACKED, look=config.limit is not None)
+    plans = {id(file): plan for file, plan in workers.map(look, files, what="scan")}
+    found = [plans[id(file)] for file in files]
+    return found if config.limit is None else drawn(found, config.limit, config.seed)
+
+
+def drawn(plans: list[Plan], limit: int, seed: int) -> list[Plan]:
+    """The plans with ``limit`` rows, or all if there are fewer: one, at random, of each of as many runs of rows.
+
+    Of a file, ``LOOK_PARTS`` parts from all over it are read at most.
+    """
+    some = [plan.parts[:: 1 + (len(plan.parts) - 1) // LOOK_PARTS] for plan in plans]
+    total = sum(part.cut.rows for parts in some for part in parts)
+    edges = total * np.arange(min(limit, total) + 1) // max(min(limit, total), 1)
+    random = keyed_hash(seed, "limit", edges[:-1]) % np.diff(edges).astype(np.uint64)
+    rows, before, found = edges[:-1] + random.astype(np.int64), 0, list[Plan]()
+    for plan, parts in zip(plans, some, strict=True):
+        kept = []
+        for part in parts:
+            inside = rows[(rows >= before) & (rows < before + part.cut.rows)] - before
+            kept += [replace(part, drawn=tuple((inside + part.cut.first_row).tolist()))] if len(inside) else []
+            before += part.cut.rows
+        found.append(replace(plan, parts=kept))
+    return found
 
 
 def tokenize_all(

@@ -12,6 +12,7 @@ Each finished part has a marker file with the hash of its inputs. A rerun makes 
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -54,7 +55,15 @@ from preprocessing.job.decisions import check_splits, decide, fold_rows, table_o
 from preprocessing.job.encode import Decided, count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.parts import Classes
-from preprocessing.job.statistics import BASE, lines_on_classes, lines_on_rows, provenance, statistics, summary_line
+from preprocessing.job.statistics import (
+    BASE,
+    lines_on_classes,
+    lines_on_rows,
+    provenance,
+    rows_in_words,
+    statistics,
+    summary_line,
+)
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
@@ -86,7 +95,7 @@ def build(config: PreprocessConfig) -> Manifest:
         for line in found.lines:
             screen.say(line)
         there = output.existing(config.output, config.overwrite)
-        plans = parts.scan(found.files, crew, root.absolute() / output.WORK)
+        plans = parts.scan(config, found.files, crew, root.absolute() / output.WORK)
         if there and output.is_current(there, config, pipeline.to_json(), plans, on_base):
             done = "already complete for this configuration and source; nothing to do"
             screen.say(f"{public(config.output)}: {done}")
@@ -220,11 +229,12 @@ def run(config: PreprocessConfig, words: list[str]) -> None:
     if words:
         named = [] if config.source.path == [EMBEDDED] else list(config.source.path)
         config = replace(config, source=replace(config.source, path=[*named, *words]))
-    manifest = build(config)
-    summary = f"{public(config.output)}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
-    Screen(quiet=config.quiet).say(summary)
+    manifest, screen = build(config), Screen(quiet=config.quiet)
+    screen.say(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
         Screen(errors=True).say(line)
+    screen.say(f"{public(config.output)}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
+    screen.say(f"next: padless train {shlex.quote(public(config.output))}")
 
 
 def check(_: CheckConfig, words: list[str]) -> int:

@@ -125,6 +125,53 @@ def test_groups_of_no_use_are_refused() -> None:
         decided_by_group([1] * 6 + [2] * 14, unnamed, 0.1)
 
 
+# By time.
+
+DATES = ("%Y-%m-%dT%H:%M:%SZ", "%d.%m.%Y", "%m/%d/%Y %H:%M", "%d/%m/%y", "%d %B %Y", "%Y%m%d", None)
+"""The last: timestamps in Parquet."""
+
+
+def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, command: Command) -> None:
+    days = pd.Series(pd.date_range("2023-01-01", periods=100)).sample(frac=1, random_state=0).reset_index(drop=True)
+    frame = pd.DataFrame(reviews(100), columns=["text", "label"])
+    for number, written in enumerate(DATES):
+        source, out = tmp_path / ("c.csv" if written else "c.parquet"), tmp_path / str(number)
+        frame["day"] = days.dt.strftime(written) if written else days
+        frame.to_csv(source, index=False) if written else frame.to_parquet(source)
+        assert command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002) == 0, command.err
+        manifest = read_manifest(out)
+        for name, first, rows in (("train", 0, 80), ("validation", 80, 10), ("test", 90, 10)):
+            found = [days[row - 1] for block in Split(out, manifest, name).blocks for row in block.row]
+            assert sorted(found) == sorted(days)[first : first + rows]
+        since = "20230401 " if written == "%Y%m%d" else "2023-04-01;"
+        assert f"splits: by day: test 10 rows (10.00%, wanted 10.00%) from {since.rstrip()}" in command.err
+
+
+def decided_by_time(month: list[float], day: list[float], text: list[int], **more: list[int]) -> tuple[list[int], Any]:
+    rows = rows_of(text, [row % 2 for row in range(len(text))], [NO_SPLIT] * len(text), [0] * len(text))
+    rows = rows.assign(**{"month_first": month, "day_first": day, "dated": [1.0] * len(text), **more})
+    splits = SplitConfig(time_column="day", validation=0.2, test=0.2)
+    decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), str)
+    return decision.tolist(), report["times"]
+
+
+def test_rows_of_one_time_stay_together_and_equal_texts_and_groups_go_with_their_last_row() -> None:
+    time, text = [1.0, 1, 1, 1, 1, 2, 2, 3, np.nan, 1], [*range(8), 8, 7]
+    decision, report = decided_by_time(time, time, text)
+    assert decision == [*[TRAIN] * 5, VALIDATION, VALIDATION, TEST, TRAIN, TEST]
+    assert (report["rows_without"], report["followed"], report["cut"]["test"]["rows"]) == (1, 1, 2)
+
+
+def test_times_of_no_use_are_refused() -> None:
+    texts, some = list(range(4)), [1.0, 2, 3, 4]
+    with pytest.raises(DataError, match="a date with the day first in 1 and a date with the month first in 4; write"):
+        decided_by_time([np.nan, *some[1:]], [*some[:3], np.nan], texts)
+    with pytest.raises(DataError, match="a number in 2 and a date in 1"):
+        decided_by_time(some, some, texts, dated=[1, 0, 1, 1])
+    with pytest.raises(DataError, match="'day' has too few different times to cut validation off"):
+        decided_by_time([1.0, 1, 2, 2], [1.0, 1, 2, 2], texts)
+
+
 # Folds.
 
 
@@ -170,6 +217,10 @@ WRONG_DATA = {
     "every row of a split dropped": (
         ["--splits.column", "part"],
         "split train: no row is left for it, of 120, quality.leaks drops 60; equal texts stay in one split",
+    ),
+    "a column of times with something else": (
+        ["--splits.time_column", "label"],
+        "reviews.csv: row 1: 'negative' in 'label' is no date or number; correct it, or name another splits.time",
     ),
     "a file of a split without a row": (
         ["--source.test_path", "empty.csv"],
