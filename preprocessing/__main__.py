@@ -52,6 +52,12 @@ COMMANDS = (
         words=DATASET,
     ),
     Command(
+        "tutorial",
+        "Write the tutorial's files here, to try padless on.",
+        main="preprocessing.job.pipeline:tutorial",
+        config="preprocessing.job.pipeline:TutorialConfig",
+    ),
+    Command(
         "fetch-nltk",
         "Download the NLTK data that some options need.",
         main="preprocessing.text.resources:fetch",

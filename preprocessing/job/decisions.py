@@ -262,9 +262,9 @@ def by_time(
     }
     for name, begin in begins.items():
         got = int((split == SPLITS.index(name)).sum())
-        day = str(np.datetime64(int(begin) // 10**6, "s")).removesuffix("T00:00:00")
-        since_when = day if dated.any() else f"{begin:.15g}"
-        report["cut"][name] = {"from": since_when, "rows": got, "share": round(got / len(rows), 6), "wanted": cut[name]}
+        at = str(np.datetime64(int(begin) // 10**6, "s")).removesuffix("T00:00:00")
+        at = at if dated.any() else f"{begin:.15g}"
+        report["cut"][name] = {"from": at, "rows": got, "share": round(got / len(rows), 6), "wanted": cut[name]}
     return split, report
 
 
