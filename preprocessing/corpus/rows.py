@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -41,17 +40,11 @@ NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
 MISSING = -3
 """In place of a class number for a row without a label, where labels may be missing."""
-READINGS = ("month_first", "day_first")
-"""How 3/4/2024 may be read: March 4, or 3 April."""
-DATED = "dated"
-SHORT_DATE = re.compile(r"(\d\d?)([./-])(\d\d?)\2(\d{4}|\d\d)(?!\d)(.*)", re.DOTALL)
-"""Day and month, then the year. With dots, as in 4.3.2024, the day is first."""
-LONG_DATE = re.compile(
-    r"\d{4}[-/.]\d\d?(?!\d).*|(?=.*\d{4}).*\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec).*", re.I | re.DOTALL
-)
-"""With the year first, or the month's name."""
-FIRST_OF_CENTURY = 69
-"""Years of two digits are those from 1969 to 2068, as in POSIX."""
+READINGS = ("number", "month_first", "day_first")
+"""How a time may be read; 3/4/2024 is March 4 or 3 April, and 3.4.2024 has its day first."""
+SHORT_DATE = r"^(\d\d?)([./-])(\d\d?)\2\d\d"
+ANY_DATE = rf"{SHORT_DATE}|^\d{{4}}[./-]\d|(?i:.*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec).*\d{{4}})"
+"""With its year; pandas would take what is missing from today."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +76,8 @@ class Piece:
     group: np.ndarray | None = None
     """uint64, a hash of each row's group, or ``NO_GROUP``; None without ``splits.group_column``."""
     times: dict[str, np.ndarray] = field(default_factory=dict)
-    """With ``splits.time_column``, for each of ``READINGS`` float64: each row's number, or microseconds since 1970; NaN
-    for an empty cell, and for a date that cannot be read so. And ``DATED``: whether it is a date."""
+    """With ``splits.time_column``, for each of ``READINGS`` float64: each row's time, dates as microseconds since 1970;
+    NaN for an empty cell, and for what cannot be read so."""
 
 
 def read(part: Part) -> Piece:
@@ -209,41 +202,22 @@ def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray | 
 
 def times_of(part: Part, table: pa.Table, rows: np.ndarray) -> dict[str, np.ndarray]:
     """``times`` of the ``Piece``. Raises ``DataError`` for a value that is neither a date nor a number."""
+    import pandas as pd
+
     column = part.file.splits.time_column
     if column is None or part.file.is_unlabelled:
         return {}
-    values, indices = distinct(as_text(part, table[column], rows, column))
-    texts = [(value or "").strip() for value in values]
-    numbers = np.array([float(text) if NUMBER.fullmatch(text) else np.nan for text in texts])
-    times = {name: np.fmax(numbers, microseconds(texts, name)) for name in READINGS}
-    for place, text in enumerate(texts):
-        if text and np.isnan([its[place] for its in times.values()]).all():
-            what = f"{text[:60]!r} in {column!r} is no date or number; correct it, or name another splits.time_column"
-            raise fail(part, int(rows[np.argmax(indices == place)]), what)
-    times[DATED] = np.array([text != "" for text in texts], np.uint8) * np.isnan(numbers)
-    return {name: its[indices] for name, its in times.items()}
-
-
-def microseconds(texts: list[str], reading: str) -> np.ndarray:
-    """float64: dates as microseconds since 1970, in UTC unless they say otherwise; NaN for what is no such date."""
-    import pandas as pd
-
-    spelt = [as_iso(text, reading) for text in texts]
-    stamps = pd.to_datetime(pd.Series(spelt, dtype=object), format="mixed", utc=True, errors="coerce")
-    found = stamps.dt.tz_localize(None).to_numpy("datetime64[us]")
-    return np.where(np.isnat(found), np.nan, found.astype(np.int64))
-
-
-def as_iso(text: str, reading: str) -> str | None:
-    """A date with its year first; None for what is no date, or not read so."""
-    short = SHORT_DATE.fullmatch(text)
-    if short is None:
-        return text if LONG_DATE.fullmatch(text) and not NUMBER.fullmatch(text) else None
-    month, mark, day, year, rest = short.groups()
-    if reading == "day_first":
-        month, day = day, month
-    elif mark == ".":
-        return None
-    if len(year) == 2:
-        year = f"{19 if int(year) >= FIRST_OF_CENTURY else 20}{year}"
-    return f"{year}-{month:0>2}-{day:0>2}{rest}"
+    texts = pd.Series(as_text(part, table[column], rows, column).to_pylist(), dtype=object).fillna("").str.strip()
+    is_number, first = texts.str.fullmatch(NUMBER), texts.str.extract(SHORT_DATE)
+    found = {"number": texts.where(is_number).astype(float)}
+    for name, month, dotted in (("month_first", 0, False), ("day_first", 2, True)):
+        fits = (dotted | (first[1] != ".")) & ~(first[month].astype(float) > 12) & texts.str.match(ANY_DATE)
+        dates = pd.to_datetime(texts.where(fits), format="mixed", dayfirst=dotted, utc=True, errors="coerce")
+        found[name] = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(microseconds=1)
+    found["day_first"] = found["day_first"].where(first[0].notna(), found["month_first"])  # else pandas turns ISO dates
+    times = {name: its.to_numpy(float) for name, its in found.items()}
+    strange = np.isnan(list(times.values())).all(axis=0) & (texts != "").to_numpy()
+    if strange.any():
+        what = f"{texts[np.argmax(strange)][:60]!r} in {column!r} is no date or number"
+        raise fail(part, int(rows[np.argmax(strange)]), f"{what}; correct it, or name another splits.time_column")
+    return times

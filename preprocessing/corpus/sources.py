@@ -197,11 +197,10 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
 def scan(file: File, stage: Path, look: bool = False) -> Plan:
     """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``.
 
-    For a quick ``look``, no more is read of lines than the parts that begin within ``LOOK_BYTES``, and of Parquet the
-    footer.
+    For a quick ``look``, only the parts are found that begin within the first ``LOOK_BYTES`` of a file of lines.
     """
     if file.format == "parquet":
-        return scan_parquet(file, look)
+        return scan_parquet(file)
     return scan_folder(file) if file.format == "folder" else scan_lines(file, stage, look)
 
 
@@ -219,7 +218,7 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
     identity = json.dumps([known] if form.is_plain else [known, form.encoding, form.returns])
     digest, data = hashlib.sha256(), file.address
     pieces = addresses.stream(file.address)
-    pieces = form.converted(pieces if packed and not look else passed_to(digest.update, pieces), file.name)
+    pieces = form.converted(pieces if packed else passed_to(digest.update, pieces), file.name)
     with ExitStack() as writing:
         if packed or not form.is_plain:
             data = str(stage / hashlib.sha256((file.address + identity).encode()).hexdigest()[:24])
@@ -229,9 +228,9 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
         every = cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank)
         found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
     parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
-    sha256 = addresses.sha256(file.address) if packed and not look else digest.hexdigest()
-    fingerprint = {"sha256_of_beginning" if look else "sha256": sha256}
-    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], fingerprint)
+    sha256 = {"sha256_of_what_was_read" if look else "sha256": digest.hexdigest()}
+    sha256 = {"sha256": addresses.sha256(file.address)} if packed else sha256
+    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], sha256)
 
 
 def passed_to(sink: Callable[[bytes], object], pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -250,7 +249,7 @@ def check_columns(file: File, columns: Sequence[str]) -> None:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
 
 
-def scan_parquet(file: File, look: bool) -> Plan:
+def scan_parquet(file: File) -> Plan:
     """Parquet: row counts come from the footer."""
     known = addresses.identity(file.address)
     footer = parquet.footer_of(file.address, file.name)
@@ -265,9 +264,7 @@ def scan_parquet(file: File, look: bool) -> Plan:
         Part(file, file.address, columns, cut, bytes=share, identity=identity)
         for cut, share in parquet.cuts_of(footer, file.part_bytes)
     ]
-    fingerprint = {"bytes": known["bytes"], "rows": footer.num_rows}
-    if not look:
-        fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
+    fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
     return Plan(file, parts, footer.num_rows, known["bytes"], fingerprint)
 
 

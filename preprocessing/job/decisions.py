@@ -27,8 +27,8 @@ from preprocessing.base.split_names import (
     VALIDATION,
 )
 from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
-from preprocessing.corpus.rows import DATED, NO_GROUP, READINGS
-from preprocessing.job.grouping import assign, assign_folds, assign_groups, components, cut_by_time, since
+from preprocessing.corpus.rows import NO_GROUP, READINGS
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, bounds_by_time, components
 from preprocessing.job.parts import NO_FOLD, Classes
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.Da
     """
     import pandas as pd
 
-    timed = [name for name in (*READINGS, DATED) if any(name in part for part in stored)]
+    timed = [name for name in READINGS if any(name in part for part in stored)]
     kept = {"row", "missing", "text_hash", "exact_hash", "group", *timed}
     parts = [
         {
@@ -237,35 +237,49 @@ def by_time(
     key = f"splits.time_column: {splits.time_column!r}"
     if not any(cut.values()):
         raise DataError(f"{key} has nothing to cut: the source names the splits, or their shares are 0; leave it out")
-    month, day = (rows[name] for name in READINGS)
-    there, dated = month.notna() | day.notna(), rows[DATED] == 1
-    ways = {"a number": there & ~dated, "a date": dated}
-    if there.any() and month[there].isna().any() and day[there].isna().any():
-        ways = {"a date with the day first": month.isna() & there, "a date with the month first": day.isna() & there}
-    if all(its.any() for its in ways.values()):
-        at = " and ".join(f"{what} in {where(rows['row'][its].iloc[0])}" for what, its in ways.items())
-        raise DataError(f"{key} has {at}; write all in one way, dates as 2024-12-31")
-    time, read = (month, READINGS[0]) if month[there].notna().all() else (day, READINGS[1])
+    ways = rows[[*READINGS]]
+    there = ways.notna().any(axis=1)
+    whole = [name for name in READINGS if ways[name].notna().equals(there)]
+    if not whole:
+        odd = there & ways[ways.columns[ways[there].iloc[0].notna()][0]].isna()
+        at = " and ".join(where(row) for row in (rows["row"][there].iloc[0], rows["row"][odd].iloc[0]))
+        raise DataError(f"{key}: {at} are written in two ways (numbers, dates, day or month first); use 2024-12-31")
+    time = ways[whole[0]]
     alone = (rows["num_tokens"] == 0) & (rows["group"] == NO_GROUP)
-    together = np.where(alone, rows["row"], components(rows))
-    last = time.groupby(together).transform("max").to_numpy()
-    begins = cut_by_time(last, **cut)
-    if missing := [name for name, share in cut.items() if share and name not in begins]:
-        raise DataError(f"{key} has too few different times to cut {' and '.join(missing)} off; name another column")
-    split = since(last, begins)
+    last = time.groupby(np.where(alone, rows["row"], components(rows))).transform("max")
+    bounds = bounds_by_time(last.to_numpy(), **cut)
+    split = np.digitize(last.fillna(-np.inf), bounds).astype(np.int8)
     report: dict[str, Any] = {
         "column": splits.time_column,
-        "read": None if month.equals(day) else read,
+        "read": "" if ways["month_first"].equals(ways["day_first"]) else whole[0],
         "rows_without": int((~there).sum()),
-        "followed": int((split != since(time.to_numpy(), begins)).sum()),
-        "cut": {},
+        "followed": int((split != np.digitize(time.fillna(-np.inf), bounds)).sum()),
+        "cut": shares(split, cut, key, last),
     }
-    for name, begin in begins.items():
-        got = int((split == SPLITS.index(name)).sum())
-        at = str(np.datetime64(int(begin) // 10**6, "s")).removesuffix("T00:00:00")
-        at = at if dated.any() else f"{begin:.15g}"
-        report["cut"][name] = {"from": at, "rows": got, "share": round(got / len(rows), 6), "wanted": cut[name]}
+    for name, begin in zip((VALIDATION, TEST), bounds, strict=True):
+        if name in report["cut"]:
+            day = np.datetime64(int(begin) // 10**6, "s")
+            report["cut"][name]["from"] = (
+                f"{begin:.15g}" if whole[0] == "number" else str(day).removesuffix("T00:00:00")
+            )
     return split, report
+
+
+def shares(split: Any, cut: dict[str, float], key: str, together: Any) -> dict[str, dict[str, Any]]:
+    """The rows that each split got of its share, for the manifest. Raises ``DataError`` for one without rows.
+
+    Rows that are equal in ``together`` stay together.
+    """
+    found = {}
+    for name, fraction in cut.items():
+        rows = int((split == SPLITS.index(name)).sum())
+        if fraction and not rows:
+            most = np.unique(together, return_counts=True)[1].max()
+            what = f"nothing fits into the split {name}: {most:,} of {len(split):,} rows stay together"
+            raise DataError(f"{key}: {what}; ask for another share in splits.{name}, or name another column")
+        if fraction:
+            found[name] = {"rows": rows, "share": round(rows / len(split), 6), "wanted": fraction}
+    return found
 
 
 def by_group(
@@ -310,14 +324,7 @@ def by_group(
         raise DataError(f"{key}: {what}; set splits.validation and test to 0")
     together, label = components(rows[pool]), rows["label"][pool].to_numpy()
     split.loc[pool] = assign_groups(together, label, seed=seed, **cut)
-    for name, fraction in cut.items():
-        got = int((split[pool] == SPLITS.index(name)).sum())
-        if fraction and not got:
-            most = np.unique(together, return_counts=True)[1].max()
-            what = f"no group fits into the split {name}: the largest holds {most:,} of {len(together):,} rows"
-            raise DataError(f"{key}: {what}; ask for another share in splits.{name}, or name another column")
-        if fraction:
-            report["cut"][name] = {"rows": got, "share": round(got / len(together), 6), "wanted": fraction}
+    report["cut"] = shares(split[pool], cut, key, together)
     return report
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from preprocessing.base.split_names import SPLITS, TEST, TEST_NUMBER, TRAIN_NUMBER, VALIDATION, VALIDATION_NUMBER
+from preprocessing.base.split_names import SPLITS, TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job.hashes import keyed_hash
 
@@ -82,29 +82,21 @@ def share_of(total: int, fraction: float) -> int:
     return max(int(total * fraction + 0.5), int(total >= FEWEST_TO_CUT)) if fraction else 0
 
 
-def cut_by_time(time: np.ndarray, *, validation: float, test: float) -> dict[str, float]:
-    """The time from which on rows are in test, and that for validation, which ends there.
+def bounds_by_time(time: np.ndarray, *, validation: float, test: float) -> list[float]:
+    """The time from which on rows are in validation, and that from which on they are in test.
 
     ``time``: float64 ``[rows]``, NaN without one. Rows of the same time stay together, so the shares are met as nearly
-    as that allows. A split for which no time is left is not among those found.
+    as that allows; a split stays empty if no time is left for it.
     """
     times, counts = np.unique(time[~np.isnan(time)], return_counts=True)
     later = np.append(np.cumsum(counts[::-1])[::-1], 0)  # rows from each time on
-    begins, end = dict[str, float](), len(times)
-    for name, fraction in ((TEST, test), (VALIDATION, validation)):
+    bounds, end = list[float](), len(times)
+    for fraction in (test, validation):
         if fraction and end > 1:
             wanted = later[end] + share_of(len(time), fraction)
             end = 1 + int(np.abs(later[1:end] - wanted).argmin())  # the first time is left for training
-            begins[name] = float(times[end])
-    return begins
-
-
-def since(time: np.ndarray, begins: dict[str, float]) -> np.ndarray:
-    """int8 ``[rows]``: 0 train, 1 validation, 2 test, where these begin; NaN is in training."""
-    split = np.full(len(time), TRAIN_NUMBER, np.int8)
-    for name in (VALIDATION, TEST):
-        split[time >= begins.get(name, np.inf)] = SPLITS.index(name)
-    return split
+        bounds.insert(0, float([*times, np.inf][end]))
+    return bounds
 
 
 def components(rows: pd.DataFrame) -> np.ndarray:

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.randomness import permutation
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig, SourceConfig
 from preprocessing.corpus import rows, sources
@@ -123,21 +124,16 @@ def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, 
 
 
 def drawn(plans: list[Plan], limit: int, seed: int) -> list[Plan]:
-    """The plans with ``limit`` rows, or all if there are fewer: one, at random, of each of as many runs of rows.
-
-    Of a file, ``LOOK_PARTS`` parts from all over it are read at most.
-    """
-    some = [plan.parts[:: 1 + (len(plan.parts) - 1) // LOOK_PARTS] for plan in plans]
-    total = sum(part.cut.rows for parts in some for part in parts)
-    edges = total * np.arange(min(limit, total) + 1) // max(min(limit, total), 1)
-    random = keyed_hash(seed, "limit", edges[:-1]) % np.diff(edges).astype(np.uint64)
-    rows, before, found = edges[:-1] + random.astype(np.int64), 0, list[Plan]()
+    """The plans with ``limit`` rows, drawn at random from at most ``LOOK_PARTS`` parts all over each file."""
+    some = [plan.parts[:: 1 + len(plan.parts) // (LOOK_PARTS + 1)] for plan in plans]
+    rows = np.sort(permutation(sum(part.cut.rows for parts in some for part in parts), seed)[:limit])
+    found, before = list[Plan](), 0
     for plan, parts in zip(plans, some, strict=True):
-        kept = []
+        kept = list[sources.Part]()
         for part in parts:
-            inside = rows[(rows >= before) & (rows < before + part.cut.rows)] - before
-            kept += [replace(part, drawn=tuple((inside + part.cut.first_row).tolist()))] if len(inside) else []
-            before += part.cut.rows
+            low, before = before, before + part.cut.rows
+            inside = rows[slice(*np.searchsorted(rows, (low, before)))] - low + part.cut.first_row
+            kept += [replace(part, drawn=tuple(inside.tolist()))] if len(inside) else []
         found.append(replace(plan, parts=kept))
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -93,8 +92,8 @@ def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Com
 def test_a_limit_draws_rows_from_all_over_the_source(source: Path, tmp_path: Path, command: Command) -> None:
     for name, more in (("a", ()), ("b", SMALL)):
         assert command.build(source, tmp_path / name, "--limit", 100, *more, "--shards.rows", 100) == 0
-    rows = sorted(row for split in dataset(tmp_path / "a").values() for row in split)
-    assert np.array_equal(np.floor_divide(np.array(rows) - 1, len(ROWS) / 100), np.arange(100))
+        rows = {row for split in dataset(tmp_path / name).values() for row in split}
+        assert (len(rows), min(rows) < 20, max(rows) > 380) == (100, True, True)
     assert f"read: 100 of {len(ROWS)} rows of {source}, drawn because of --limit" in unwrapped(command.out)
     assert read_manifest(tmp_path / "a").provenance["config"]["limit"] == 100
 

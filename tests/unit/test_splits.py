@@ -121,7 +121,7 @@ def test_groups_of_no_use_are_refused() -> None:
     unnamed = [NO_SPLIT] * 20
     with pytest.raises(DataError, match=r"'film' has another value in each of the 20 rows"):
         decided_by_group(list(range(1, 21)), unnamed, 0.1)
-    with pytest.raises(DataError, match=r"into the split validation: the largest holds 14 of 20 rows"):
+    with pytest.raises(DataError, match=r"nothing fits into the split validation: 14 of 20 rows stay together"):
         decided_by_group([1] * 6 + [2] * 14, unnamed, 0.1)
 
 
@@ -147,9 +147,11 @@ def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, co
         assert f"splits: by day: test 10 rows (10.00%, wanted 10.00%) from {since.rstrip()}" in command.err
 
 
-def decided_by_time(month: list[float], day: list[float], text: list[int], **more: list[int]) -> tuple[list[int], Any]:
+def decided_by_time(
+    month: list[float], day: list[float], text: list[int], **more: list[float]
+) -> tuple[list[int], Any]:
     rows = rows_of(text, [row % 2 for row in range(len(text))], [NO_SPLIT] * len(text), [0] * len(text))
-    rows = rows.assign(**{"month_first": month, "day_first": day, "dated": [1.0] * len(text), **more})
+    rows = rows.assign(**{"number": [np.nan] * len(text), "month_first": month, "day_first": day, **more})
     splits = SplitConfig(time_column="day", validation=0.2, test=0.2)
     decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), str)
     return decision.tolist(), report["times"]
@@ -164,11 +166,11 @@ def test_rows_of_one_time_stay_together_and_equal_texts_and_groups_go_with_their
 
 def test_times_of_no_use_are_refused() -> None:
     texts, some = list(range(4)), [1.0, 2, 3, 4]
-    with pytest.raises(DataError, match="a date with the day first in 1 and a date with the month first in 4; write"):
+    with pytest.raises(DataError, match="'day': 1 and 4 are written in two ways"):
         decided_by_time([np.nan, *some[1:]], [*some[:3], np.nan], texts)
-    with pytest.raises(DataError, match="a number in 2 and a date in 1"):
-        decided_by_time(some, some, texts, dated=[1, 0, 1, 1])
-    with pytest.raises(DataError, match="'day' has too few different times to cut validation off"):
+    with pytest.raises(DataError, match="'day': 1 and 2 are written in two ways"):
+        decided_by_time([1.0, *[np.nan] * 3], [1.0, *[np.nan] * 3], texts, number=[np.nan, 2, 3, 4])
+    with pytest.raises(DataError, match="'day': nothing fits into the split validation: 2 of 4 rows stay together"):
         decided_by_time([1.0, 1, 2, 2], [1.0, 1, 2, 2], texts)
 
 
