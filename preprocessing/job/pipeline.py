@@ -34,7 +34,7 @@ from preprocessing.base.split_names import (
     VALIDATION_NUMBER,
 )
 from preprocessing.base.terminal import Screen, public, tell
-from preprocessing.config import EMBEDDED, PreprocessConfig
+from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
@@ -220,15 +220,13 @@ def locate(plans: list[Plan], row: int) -> str:
 class CheckConfig:
     """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
 
+    SUBJECT = ("data",)
+    data: str
+    """Dataset directory."""
 
-def run(config: PreprocessConfig, words: list[str]) -> None:
-    """``padless prepare``: build a dataset; run it again to continue after an interruption.
 
-    ``words`` are files in addition to ``source.path``, or in place of its default.
-    """
-    if words:
-        named = [] if config.source.path == [EMBEDDED] else list(config.source.path)
-        config = replace(config, source=replace(config.source, path=[*named, *words]))
+def run(config: PreprocessConfig) -> None:
+    """``padless prepare``: build a dataset; run it again to continue after an interruption."""
     manifest, screen = build(config), Screen(quiet=config.quiet)
     screen.say(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
@@ -237,15 +235,15 @@ def run(config: PreprocessConfig, words: list[str]) -> None:
     screen.say(f"next: padless train {shlex.quote(public(config.output))}")
 
 
-def check(_: CheckConfig, words: list[str]) -> int:
+def check(config: CheckConfig) -> int:
     """``padless check``: verify a dataset; returns the exit code."""
-    root = remote.local(words[0])
+    root = remote.local(config.data)
     problems = verify(root)
     for problem in problems:
         tell(f"error: {problem}")
     if problems:
         return DataError.exit_code
-    print(f"ok: {public(words[0])}: {summary_line(read_manifest(root))}")
+    print(f"ok: {public(config.data)}: {summary_line(read_manifest(root))}")
     return 0
 
 
