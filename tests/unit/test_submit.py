@@ -18,9 +18,9 @@ from tests.commands import ROOT
 pytestmark = pytest.mark.thorough
 
 CHAIN = (
-    "preprocess --config imdb --output data/imdb",
-    "train --config imdb --data data/imdb --run runs/imdb",
-    "evaluate --run runs/imdb --data data/imdb",
+    "preprocess --config imdb -o data/imdb",
+    "train data/imdb -o runs/imdb --config imdb",
+    "evaluate runs/imdb --data data/imdb",
 )
 SITE = ("--config", "launch/slurm/site.yaml")
 GOLDEN = {
