@@ -26,7 +26,6 @@ from preprocessing.corpus.tables import as_text, bad_utf8, fail, read_table
 from preprocessing.labels import (
     MAX_CLASSES,
     NEUTRAL,
-    NUMBER,
     UNKNOWN,
     LabelType,
     as_found,
@@ -208,8 +207,7 @@ def times_of(part: Part, table: pa.Table, rows: np.ndarray) -> dict[str, np.ndar
     if column is None or part.file.is_unlabelled:
         return {}
     texts = pd.Series(as_text(part, table[column], rows, column).to_pylist(), dtype=object).fillna("").str.strip()
-    is_number, first = texts.str.fullmatch(NUMBER), texts.str.extract(SHORT_DATE)
-    found = {"number": texts.where(is_number).astype(float)}
+    first, found = texts.str.extract(SHORT_DATE), {"number": pd.to_numeric(texts, errors="coerce")}
     for name, month, dotted in (("month_first", 0, False), ("day_first", 2, True)):
         fits = (dotted | (first[1] != ".")) & ~(first[month].astype(float) > 12) & texts.str.match(ANY_DATE)
         dates = pd.to_datetime(texts.where(fits), format="mixed", dayfirst=dotted, utc=True, errors="coerce")

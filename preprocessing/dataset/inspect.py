@@ -172,12 +172,8 @@ def groups_in_words(groups: dict[str, Any]) -> list[str]:
 def times_in_words(times: dict[str, Any]) -> str:
     """A line about splits by time, for the job and for ``inspect``."""
     parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
-    reasons = (
-        (times["rows_without"], "rows without a time are in train"),
-        (times["followed"], "earlier rows go with a later one of an equal text or the same group"),
-    )
-    parts += [f"{count:,} {what}" for count, what in reasons if count]
-    parts += [f"dates are read with the {times['read'].replace('_', ' ')}"] if times["read"] else []
+    parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
+    parts += [] if times["is_sure"] else [f"dates are read with the {times['read'].replace('_', ' ')}"]
     return f"by {times['column']}: {'; '.join(parts)}"
 
 

@@ -132,7 +132,7 @@ def decide_labelled(rows: pd.DataFrame, config: PreprocessConfig, where: Where) 
     split = rows["named"].clip(lower=TRAIN_NUMBER)
     leaking = sieve.full & (split < split.groupby(rows["text_hash"]).transform("max"))
     sieve.apply("leaks", leaking, "another split that the source names holds an equal text")
-    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed, where)
+    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed)
     sieve.rows = rows = rows.assign(split=split)
     again = sieve.again(["text_hash"])
     compared = rows[sieve.alive & sieve.full]
@@ -200,7 +200,7 @@ def check_splits(rows: pd.DataFrame, dropped: dict[str, int], names: list[str], 
 
 
 def split_rows(
-    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int, where: Where
+    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int
 ) -> tuple[pd.Series, dict[str, Any]]:
     """int8 per row: its split; and the manifest's ``groups`` and ``times``, with such columns. Splits that the source
     names get no other rows.
@@ -216,53 +216,40 @@ def split_rows(
     split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
     cut = {VALIDATION: splits.validation, TEST: splits.test}
     cut = {name: 0.0 if SPLITS.index(name) in named else fraction for name, fraction in cut.items()}
-    report, timed = dict[str, Any](), splits.time_column is not None
+    report, timed = dict[str, Any](), splits.time_column
     if splits.group_column is not None:
         report["groups"] = by_group(rows, alive, split, {} if timed else cut, splits.group_column, seed)
     pool = alive & (split == TRAIN_NUMBER)
     if timed:
-        split.loc[pool], report["times"] = by_time(rows[pool], cut, splits, where)
+        split.loc[pool], report["times"] = by_time(rows[pool], cut, timed)
     elif any(cut.values()) and splits.group_column is None:
         split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), seed=seed, **cut)
     return split, report
 
 
-def by_time(
-    rows: pd.DataFrame, cut: dict[str, float], splits: SplitConfig, where: Where
-) -> tuple[np.ndarray, dict[str, Any]]:
+def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.ndarray, dict[str, Any]]:
     """int8 per row: its split by ``splits.time_column``; and the manifest's ``statistics.times``.
 
     Rows with an equal text or of one group go with the last of them; rows without a time are in training.
     """
-    key = f"splits.time_column: {splits.time_column!r}"
+    key, ways = f"splits.time_column: {column!r}", rows[[*READINGS]]
     if not any(cut.values()):
         raise DataError(f"{key} has nothing to cut: the source names the splits, or their shares are 0; leave it out")
-    ways = rows[[*READINGS]]
-    there = ways.notna().any(axis=1)
-    whole = [name for name in READINGS if ways[name].notna().equals(there)]
-    if not whole:
-        odd = there & ways[ways.columns[ways[there].iloc[0].notna()][0]].isna()
-        at = " and ".join(where(row) for row in (rows["row"][there].iloc[0], rows["row"][odd].iloc[0]))
-        raise DataError(f"{key}: {at} are written in two ways (numbers, dates, day or month first); use 2024-12-31")
-    time = ways[whole[0]]
-    alone = (rows["num_tokens"] == 0) & (rows["group"] == NO_GROUP)
-    last = time.groupby(np.where(alone, rows["row"], components(rows))).transform("max")
+    lacking = ways.isna().all(axis=1)
+    read = next((name for name in READINGS if ways[name].isna().equals(lacking)), None)
+    if read is None:
+        what = "times are written in two ways (numbers, dates with the day first, with the month first)"
+        raise DataError(f"{key}: {what}; write all as 2024-12-31")
+    last = ways[read].groupby(components(rows)).transform("max").fillna(-np.inf)
     bounds = bounds_by_time(last.to_numpy(), **cut)
-    split = np.digitize(last.fillna(-np.inf), bounds).astype(np.int8)
-    report: dict[str, Any] = {
-        "column": splits.time_column,
-        "read": "" if ways["month_first"].equals(ways["day_first"]) else whole[0],
-        "rows_without": int((~there).sum()),
-        "followed": int((split != np.digitize(time.fillna(-np.inf), bounds)).sum()),
-        "cut": shares(split, cut, key, last),
-    }
+    split = np.digitize(last, bounds).astype(np.int8)
+    found = shares(split, cut, key, last)
     for name, begin in zip((VALIDATION, TEST), bounds, strict=True):
-        if name in report["cut"]:
-            day = np.datetime64(int(begin) // 10**6, "s")
-            report["cut"][name]["from"] = (
-                f"{begin:.15g}" if whole[0] == "number" else str(day).removesuffix("T00:00:00")
-            )
-    return split, report
+        if name in found:
+            day = str(np.datetime64(int(begin) // 10**6, "s")).removesuffix("T00:00:00")
+            found[name]["from"] = f"{begin:.15g}" if read == "number" else day
+    is_sure = ways["month_first"].equals(ways["day_first"])
+    return split, {"column": column, "read": read, "is_sure": is_sure, "without": int(lacking.sum()), "cut": found}
 
 
 def shares(split: Any, cut: dict[str, float], key: str, together: Any) -> dict[str, dict[str, Any]]:

@@ -85,10 +85,10 @@ def share_of(total: int, fraction: float) -> int:
 def bounds_by_time(time: np.ndarray, *, validation: float, test: float) -> list[float]:
     """The time from which on rows are in validation, and that from which on they are in test.
 
-    ``time``: float64 ``[rows]``, NaN without one. Rows of the same time stay together, so the shares are met as nearly
+    ``time``: float64 ``[rows]``, -inf without one. Rows of the same time stay together, so the shares are met as nearly
     as that allows; a split stays empty if no time is left for it.
     """
-    times, counts = np.unique(time[~np.isnan(time)], return_counts=True)
+    times, counts = np.unique(time, return_counts=True)
     later = np.append(np.cumsum(counts[::-1])[::-1], 0)  # rows from each time on
     bounds, end = list[float](), len(times)
     for fraction in (test, validation):

@@ -125,17 +125,15 @@ def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, 
 
 def drawn(plans: list[Plan], limit: int, seed: int) -> list[Plan]:
     """The plans with ``limit`` rows, drawn at random from at most ``LOOK_PARTS`` parts all over each file."""
-    some = [plan.parts[:: 1 + len(plan.parts) // (LOOK_PARTS + 1)] for plan in plans]
-    rows = np.sort(permutation(sum(part.cut.rows for parts in some for part in parts), seed)[:limit])
-    found, before = list[Plan](), 0
-    for plan, parts in zip(plans, some, strict=True):
-        kept = list[sources.Part]()
-        for part in parts:
-            low, before = before, before + part.cut.rows
-            inside = rows[slice(*np.searchsorted(rows, (low, before)))] - low + part.cut.first_row
-            kept += [replace(part, drawn=tuple(inside.tolist()))] if len(inside) else []
-        found.append(replace(plan, parts=kept))
-    return found
+    some = [part for plan in plans for part in plan.parts[:: 1 + len(plan.parts) // (LOOK_PARTS + 1)]]
+    ends = np.cumsum([part.cut.rows for part in some])
+    rows = np.sort(permutation(int(sum(part.cut.rows for part in some)), seed)[:limit])
+    taken = zip(some, ends, np.split(rows, np.searchsorted(rows, ends)), strict=False)  # none is left at the end
+    some = [
+        replace(part, drawn=tuple((its - end + part.cut.first_row + part.cut.rows).tolist()))
+        for part, end, its in taken
+    ]
+    return [replace(plan, parts=[part for part in some if part.file is plan.file and part.drawn]) for plan in plans]
 
 
 def tokenize_all(

@@ -20,7 +20,7 @@ from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import groups_in_words
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.job.decisions import decide, fold_rows
+from preprocessing.job.decisions import by_time, decide, fold_rows
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
 from tests.corpora import Command, reviews, write_csv
 
@@ -135,43 +135,24 @@ def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, co
     days = pd.Series(pd.date_range("2023-01-01", periods=100)).sample(frac=1, random_state=0).reset_index(drop=True)
     frame = pd.DataFrame(reviews(100), columns=["text", "label"])
     for number, written in enumerate(DATES):
-        source, out = tmp_path / ("c.csv" if written else "c.parquet"), tmp_path / str(number)
+        source, out = tmp_path / "corpus", tmp_path / str(number)
         frame["day"] = days.dt.strftime(written) if written else days
         frame.to_csv(source, index=False) if written else frame.to_parquet(source)
         assert command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002) == 0, command.err
-        manifest = read_manifest(out)
-        for name, first, rows in (("train", 0, 80), ("validation", 80, 10), ("test", 90, 10)):
-            found = [days[row - 1] for block in Split(out, manifest, name).blocks for row in block.row]
-            assert sorted(found) == sorted(days)[first : first + rows]
-        since = "20230401 " if written == "%Y%m%d" else "2023-04-01;"
-        assert f"splits: by day: test 10 rows (10.00%, wanted 10.00%) from {since.rstrip()}" in command.err
+        manifest, found = read_manifest(out), list[str]()
+        for name in SPLITS:
+            found += sorted(str(days[row - 1]) for block in Split(out, manifest, name).blocks for row in block.row)
+        assert (found, manifest.rows("validation"), manifest.rows("test")) == (sorted(map(str, days)), 10, 10)
+        assert ("from 2023-04-01;" if written != "%Y%m%d" else "from 20230401;") in command.err
 
 
-def decided_by_time(
-    month: list[float], day: list[float], text: list[int], **more: list[float]
-) -> tuple[list[int], Any]:
-    rows = rows_of(text, [row % 2 for row in range(len(text))], [NO_SPLIT] * len(text), [0] * len(text))
-    rows = rows.assign(**{"number": [np.nan] * len(text), "month_first": month, "day_first": day, **more})
-    splits = SplitConfig(time_column="day", validation=0.2, test=0.2)
-    decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), str)
-    return decision.tolist(), report["times"]
-
-
-def test_rows_of_one_time_stay_together_and_equal_texts_and_groups_go_with_their_last_row() -> None:
-    time, text = [1.0, 1, 1, 1, 1, 2, 2, 3, np.nan, 1], [*range(8), 8, 7]
-    decision, report = decided_by_time(time, time, text)
-    assert decision == [*[TRAIN] * 5, VALIDATION, VALIDATION, TEST, TRAIN, TEST]
-    assert (report["rows_without"], report["followed"], report["cut"]["test"]["rows"]) == (1, 1, 2)
-
-
-def test_times_of_no_use_are_refused() -> None:
-    texts, some = list(range(4)), [1.0, 2, 3, 4]
-    with pytest.raises(DataError, match="'day': 1 and 4 are written in two ways"):
-        decided_by_time([np.nan, *some[1:]], [*some[:3], np.nan], texts)
-    with pytest.raises(DataError, match="'day': 1 and 2 are written in two ways"):
-        decided_by_time([1.0, *[np.nan] * 3], [1.0, *[np.nan] * 3], texts, number=[np.nan, 2, 3, 4])
-    with pytest.raises(DataError, match="'day': nothing fits into the split validation: 2 of 4 rows stay together"):
-        decided_by_time([1.0, 1, 2, 2], [1.0, 1, 2, 2], texts)
+def test_rows_of_one_time_stay_together_and_equal_texts_go_with_their_last_row() -> None:
+    time, text = np.array([1.0, 1, 1, 1, 1, 2, 2, 3, np.nan, 1]), [*range(8), 8, 7]
+    rows = rows_of(text, [0] * 10, [NO_SPLIT] * 10, [0] * 10).assign(number=np.nan, month_first=time, day_first=time)
+    shares = {"validation": 0.2, "test": 0.2}
+    assert by_time(rows, shares, "day")[0].tolist() == [*[TRAIN] * 5, VALIDATION, VALIDATION, TEST, TRAIN, TEST]
+    with pytest.raises(DataError, match="'day': times are written in two ways"):
+        by_time(rows.assign(month_first=[np.nan, *time[1:]], day_first=[*time[:7], np.nan, *time[8:]]), shares, "day")
 
 
 # Folds.
