@@ -143,7 +143,7 @@ def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, co
         for name in SPLITS:
             found += sorted(str(days[row - 1]) for block in Split(out, manifest, name).blocks for row in block.row)
         assert (found, manifest.rows("validation"), manifest.rows("test")) == (sorted(map(str, days)), 10, 10)
-        assert ("from 2023-04-01;" if written != "%Y%m%d" else "from 20230401;") in command.err
+        assert ("from 2023-04-01" if written != "%Y%m%d" else "from 20230401") in command.err
 
 
 def test_rows_of_one_time_stay_together_and_equal_texts_go_with_their_last_row() -> None:
