@@ -202,8 +202,8 @@ WRONG_DATA = {
         "split train: no row is left for it, of 120, quality.leaks drops 60; equal texts stay in one split",
     ),
     "a column of times with something else": (
-        ["--splits.time_column", "label"],
-        "reviews.csv: row 1: 'negative' in 'label' is no date or number; correct it, or name another splits.time",
+        ["--splits.time_column", "part"],
+        "reviews.csv: row 1: 'train' in 'part' is no date or number; correct it, or name another splits.time_column",
     ),
     "a file of a split without a row": (
         ["--source.test_path", "empty.csv"],
