@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
 
     def listeners(writer: Sink) -> tuple[Sink, ...]:
         report = ReportSink(config.run)
-        return (report, BaselineSink(config.run, config.data, writer)) if config.task == CLASSIFIER else (report,)
+        return (BaselineSink(config, writer), report) if config.task == CLASSIFIER else (report,)
 
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
     with joined as session, open_run(config, session, listeners, resolved.reasons) as run:

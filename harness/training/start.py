@@ -12,7 +12,6 @@ any rank also stops the subprocess.
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
@@ -44,7 +43,7 @@ from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
-from preprocessing.base import processes
+from preprocessing.base import atomic, processes
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
@@ -154,9 +153,7 @@ def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beg
                 why = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
                 found.choices["vectors"] = Choice("random", why)
             elif found.vectors is None:
-                folder = folder_of(config.data)
-                writable = os.access(folder if folder.exists() else config.data, os.W_OK)
-                output = None if writable else Path(config.run, layout.VECTORS)
+                output = None if atomic.is_writable(folder_of(config.data)) else Path(config.run, layout.VECTORS)
                 learning = Learning(config.data, config.model.embedding_dim, output)
     found.interrupted = wait_for(learning, world)
     if found.interrupted:
