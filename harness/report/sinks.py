@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from harness.baseline.linear import check, seconds
+from harness.baseline.linear import seconds
 from harness.baseline.results import find_results, folder_of, names_of
 from harness.config import RunConfig
 from harness.ranks import stopping
@@ -59,7 +59,7 @@ class BaselineSink(Sink):
     def __init__(self, config: RunConfig, others: Sink) -> None:
         """The figures go to ``others``, which must be closed after this sink."""
         self.config, self.others = config, others
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.missing = ""
         """Why there is no linear model."""
 
@@ -78,9 +78,8 @@ class BaselineSink(Sink):
         names = names_of(manifest, folds=folds)
         if len(find_results(run, data, manifest.fingerprint, names)[1]) == len(names):
             return
-        check(data, manifest)
         if (estimate := seconds(manifest) * (len(names) if folds else 1)) > LONGEST_S:
-            self.missing = f"it takes about {duration(estimate)} (padless baseline --data {data}{' --folds' * folds})"
+            self.missing = f"it takes about {duration(estimate)}"
             return
         words = ["baseline", "--data", data, *["--folds"] * folds]
         words += [] if atomic.is_writable(folder_of(data)) else ["--output", str(folder_of(run))]
@@ -88,8 +87,7 @@ class BaselineSink(Sink):
             [sys.executable, "-m", "harness", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=subprocess.DEVNULL,
             env={**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": "1"},
         )
         with contextlib.suppress(OSError):
@@ -109,14 +107,15 @@ class BaselineSink(Sink):
             return
         if found is None:
             if self.missing:
-                self.others.say(f"no linear model to compare with: {self.missing}")
+                again = f"padless baseline --data {self.config.data}{' --folds' * (self.config.fold is not None)}"
+                self.others.say(f"no linear model to compare with: {self.missing}; {again} fits it")
             return
         self.others.say(found.figures)
         self.others.say(found.verdict)
         bounds = {"difference_low": found.low, "difference_high": found.high}
         self.others.log(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})
 
-    def end(self, process: subprocess.Popen[str], limit_s: float) -> None:
+    def end(self, process: subprocess.Popen[bytes], limit_s: float) -> None:
         """Wait at most so long for the fit, less after a stop signal, then kill it."""
         if limit_s and process.poll() is None:
             self.others.say(f"waiting up to {limit_s:.0f} s for the linear model (--baseline none leaves it out)")
@@ -125,8 +124,8 @@ class BaselineSink(Sink):
             time.sleep(LOOK_EVERY_S)
         if process.poll() is None:
             process.kill()
-            self.missing = f"it was not ready in time; padless baseline --data {self.config.data} fits it"
+            self.missing = "it was not ready in time"
             with contextlib.suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel is left running
                 process.wait(KILLED_S)
-        elif process.returncode and process.stderr is not None:
-            self.missing = process.stderr.read().strip() or f"its process ended with {process.returncode}"
+        elif process.returncode:
+            self.missing = f"its process ended with {process.returncode}"
