@@ -30,6 +30,7 @@ from harness.rundir.results import (
 )
 from harness.scores.intervals import of_difference
 from harness.scores.tables import show_figures, spread_table
+from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Screen, duration, tell
@@ -46,20 +47,23 @@ class BaselineConfig:
     A training does so by itself, in the background (baseline: auto).
     """
 
+    SUBJECT = ("data",)
     data: str
     """Dataset directory."""
-    output: str | None = None
-    """Folder for the figures. null: DATA/baseline, where every run on the dataset finds them."""
+    run: str | None = None
+    """Run directory for the figures, in RUN/baseline, if the dataset cannot be written to."""
     folds: bool = False
     """Instead of the splits, measure it on each fold of the dataset (splits.folds), trained on the others, to compare
-    with launch --folds."""
+    with train --folds."""
     json: bool = False
     """Print the figures of every measured split, or of every fold, as one JSON object."""
 
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; compute them if they are missing."""
-    manifest, folder = read_manifest(config.data), Path(config.output or folder_of(config.data))
+    manifest, folder = read_manifest(config.data), folder_of(config.data)
+    if config.run is not None and not atomic.is_writable(folder):
+        folder = folder_of(config.run)
     if config.folds:
         check_folds(manifest, config.data, "folds")
     names = names_of(manifest, folds=config.folds)

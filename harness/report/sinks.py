@@ -11,14 +11,13 @@ import time
 from pathlib import Path
 
 from harness.baseline.linear import seconds
-from harness.baseline.results import find_results, folder_of, names_of
+from harness.baseline.results import find_results, names_of
 from harness.config import RunConfig
 from harness.ranks import stopping
 from harness.report.page import write_report_quietly
 from harness.report.runs import beside_linear
 from harness.scores.figures import numbers_of
 from harness.training.writer import Ending, Sink
-from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import PARENT
 from preprocessing.base.terminal import duration, tell
@@ -81,8 +80,7 @@ class BaselineSink(Sink):
         if (estimate := seconds(manifest) * (len(names) if folds else 1)) > LONGEST_S:
             self.missing = f"it takes about {duration(estimate)}"
             return
-        words = ["baseline", "--data", data, *["--folds"] * folds]
-        words += [] if atomic.is_writable(folder_of(data)) else ["--output", str(folder_of(run))]
+        words = ["baseline", "--data", data, "--run", str(run), *["--folds"] * folds]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "harness", *words],
             stdin=subprocess.DEVNULL,
