@@ -44,8 +44,8 @@ MADE_ANEW = "delete it, and `padless baseline` makes it again"
 class BaselineConfig:
     """Measure TF-IDF of words and pairs with logistic regression on a dataset, to compare networks with.
 
-    The figures are stored in DATA/baseline, where every run on the dataset finds them. A training does all of this in the
-    background (baseline: auto).
+    The figures are stored in DATA/baseline, where every run on the dataset finds them. A training does all of this
+    in the background (baseline: auto).
     """
 
     SUBJECT = ("data",)
