@@ -12,8 +12,8 @@ from msgspec import Meta
 
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast1, Processes, Seconds, Wait
-from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
+from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
+from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 
 STDIN = "-"
 Form = Literal["text", "json", "html"]
@@ -106,8 +106,8 @@ class LabelConfig(ScoringConfig):
 class ReadingConfig:
     """How files of texts are read."""
 
-    column: str | None = None
-    """Column of the input that holds the text; null: that of the training corpus, or text."""
+    column: Name | Names | None = None
+    """Column of the input that holds the text, or several; null: those of the training corpus, or text."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
 
@@ -128,9 +128,10 @@ class PredictConfig(ReadingConfig):
     run: str
     """Run directory, bundle, export folder or hf://owner/name, whose best weights predict."""
     input: str | list[str] | None = None
-    """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .parquet,
-    or .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard input."""
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
+    """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
+    .parquet, .xlsx, or .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard
+    input."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"] = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     missing: Literal["error", "keep"] = "error"
     """Rows without a text: error refuses them before predicting anything, keep predicts an empty text."""
@@ -196,7 +197,7 @@ class ExplainConfig(ReadingConfig):
     input: str | None = None
     """File, glob or folder with one text per row, local or remote: .csv, .tsv, .jsonl, .parquet, or .txt with one text
     a line; - is standard input."""
-    input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
+    input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"] = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     rows: AtLeast1 | None = None
     """Explain only this many rows of the input; null: all."""
