@@ -26,6 +26,7 @@ from preprocessing.job import pipeline
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 __version__ = installed.VERSION
 __all__ = [
@@ -42,15 +43,15 @@ __all__ = [
 
 
 def prepare(
-    source: pd.DataFrame | str | Path | Sequence[str | Path],
+    source: pd.DataFrame | pa.Table | str | Path | Sequence[str | Path],
     *,
-    text: str | None = None,
+    text: str | list[str] | None = None,
     label: str | None = None,
     output: str | Path,
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Build the dataset directory ``output`` from a frame, or from files as ``padless prepare`` takes them.
+    """Build the dataset directory ``output`` from a frame (of pandas, polars, Arrow, …) or from files.
 
     ``text`` and ``label`` name columns; without them, they are detected if only one fits. ``config`` is a YAML file or
     a recipe; ``options`` maps dotted keys to values, as in ``{"splits.test": 0.2}``, and overrides it. A row without a
@@ -58,7 +59,7 @@ def prepare(
     ``UserError``.
     """
     given: Any = source
-    is_frame = hasattr(given, "iloc")
+    is_frame = hasattr(given, "iloc") or hasattr(given, "__arrow_c_stream__")
     paths = [pipeline.FRAME] if is_frame else [given] if isinstance(given, (str, Path)) else list(given)
     chosen: dict[str, Any] = {"source.path": [str(path) for path in paths], "output": str(output)}
     chosen |= {f"source.{key}_column": name for key, name in (("text", text), ("label", label)) if name is not None}

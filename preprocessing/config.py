@@ -56,7 +56,7 @@ class SourceConfig:
     missing_text: Literal["keep", "error"] = "keep"
     """Rows whose text is null (in JSON lines, Parquet and frames): kept as an empty text and counted, or refused.
     padless.prepare refuses them unless this is keep."""
-    labels: dict[str, Any] | str = AUTO  # LabelMap looks at the values
+    labels: dict[str, list[Any]] | Literal["auto"] = AUTO
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
     numbers; sorted, numbers as numbers. Or class name -> its values, as they are written; the classes are numbered in
     the order of the names."""
@@ -94,9 +94,6 @@ class SourceConfig:
         ):
             raise ConfigError(f"source.delimiter, quote and escape: {used} must be ASCII characters that differ")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
-        if isinstance(self.labels, str):
-            expected = "auto, or names with the values that mean each, as in {spam: [1], ham: [0]}"
-            require(self.labels == AUTO, "source.labels", self.labels, expected)
         self.label_map()
 
     @property
@@ -239,6 +236,7 @@ class PreprocessConfig:
 
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
+    SUBJECT = ("source.path",)
 
     output: Line
     """Directory of the dataset, or a remote address (s3://bucket/dataset) to which the complete dataset is copied."""

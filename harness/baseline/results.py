@@ -46,6 +46,7 @@ class BaselineConfig:
     The figures are stored in DATA/baseline, where every run on the dataset finds them.
     """
 
+    SUBJECT = ("data",)
     data: str
     """Dataset directory."""
     folds: bool = False

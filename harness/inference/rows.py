@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from harness.inference.config import STDIN
+from harness.inference.config import KINDS, STDIN
 from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.training_facts import Reading, read_training, reading_of
 from preprocessing.base.errors import ConfigError, DataError
@@ -36,16 +36,6 @@ from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.labels import AUTO
 
-KINDS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".xlsx": "xlsx",
-    ".txt": "txt",
-}
 TEXT = "text"
 AVAILABLE_BYTES = 1 << 16
 """Maximum bytes of one read from standard input."""
@@ -99,7 +89,7 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
         seen = tables.sample(file)  # a file without header
     if seen.file.form and seen.file.form.recorded:
         tell(f"input: {file.name}: {seen.file.form}")
-    lacking = [[one for one in replace(source, text_column=its).text_columns if not seen.has(one)] for its in columns]
+    lacking = [[one for one in ([its] if isinstance(its, str) else its) if not seen.has(one)] for its in columns]
     chosen = next((its for its, none in zip(columns, lacking, strict=True) if not none), None)
     if chosen is None and (seen.columns or form != "jsonl"):  # a file without rows is refused later
         has = listed([*seen.columns, *seen.inside])

@@ -103,8 +103,11 @@ class SubmitConfig(Resources):
     of the site may be in a file, --config site.yaml. --print shows the scripts and submits nothing.
     """
 
+    SUBJECT = ("jobs",)
     HINT: ClassVar[str] = " (a job's options stand in its quotes)"
 
+    jobs: list[str]
+    """Commands with their options, each in quotes."""
     processes: Number | None = None
     """Processes of each node in training; null: one per GPU, or one where there are none."""
     preprocess: Resources = field(default_factory=Resources)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from harness.inference.text_classifier import TextClassifier as TextClassifier
 from harness.inference.text_classifier import load as load
@@ -17,9 +18,9 @@ from preprocessing.dataset.frames import Dataset as Dataset
 __version__: str
 
 def prepare(
-    source: pd.DataFrame | str | Path | Sequence[str | Path],
+    source: pd.DataFrame | pa.Table | str | Path | Sequence[str | Path],
     *,
-    text: str | None = None,
+    text: str | list[str] | None = None,
     label: str | None = None,
     output: str | Path,
     config: str | Path | None = None,

@@ -89,13 +89,13 @@ class Form:
         """Whether the file is read unchanged; others are first converted to UTF-8 with newlines."""
         return self.encoding == UTF8 and not self.returns and self.head is None and not self.is_sheet
 
-    def converted(self, pieces: Iterable[bytes], name: str, *, whole: bool = True) -> Iterator[bytes]:
-        """The content of a file, or its beginning, as UTF-8 whose lines end at newlines. Raises ``DataError``."""
-        pieces = pieces if self.encoding == UTF8 else as_utf8(pieces, self.encoding, name, whole=whole)
+    def converted(self, pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
+        """The content of a file as UTF-8 whose lines end at newlines. Raises ``DataError``."""
+        pieces = pieces if self.encoding == UTF8 else as_utf8(pieces, self.encoding, name)
         pieces = (piece.replace(b"\r", b"\n") for piece in pieces) if self.returns else pieces
         if self.head is None:
             return iter(pieces)
-        lines = json_lines(pieces, self.head, name, whole=whole)
+        lines = json_lines(pieces, self.head, name)
         return map(b"".join, runs(lines, len, SAMPLE_BYTES + 1))
 
     def __str__(self) -> str:

@@ -70,23 +70,20 @@ def pieces(opened: pa.NativeFile, name: str, start: int, stop: int, columns: Seq
 
 def chosen(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Some columns, also fields of structs by their dotted names."""
-    names = table.column_names
-    if set(columns) <= {*names}:
+    if {*columns} <= {*table.column_names}:
         return table.select(list(columns))
-    heads = {name: next((one for one in names if name.startswith(f"{one}.")), "") for name in columns}
-    return pa.table(
-        {
-            name: table[name] if name in names else pc.struct_field(table[head], name[len(head) + 1 :].split("."))
-            for name, head in heads.items()
-        }
-    )
+    found = {}
+    for name in columns:
+        head, *path = [name] if name in table.column_names else name.split(".")
+        found[name] = pc.struct_field(table[head], path) if path else table[head]
+    return pa.table(found)
 
 
 def columns_of(fields: Iterable[pa.Field], before: str = "") -> dict[str, pa.DataType]:
     """The type of each column, and of each field of a struct by its dotted name."""
     kinds = {before + field.name: field.type for field in fields}
     for name, kind in [*kinds.items()]:
-        if pa.types.is_struct(kind) and name.count(".") < MOST_LEVELS:
+        if pa.types.is_struct(kind) and "." not in name[len(before) :] and name.count(".") < MOST_LEVELS:
             kinds = columns_of(map(kind.field, range(kind.num_fields)), f"{name}.") | kinds
     return kinds
 

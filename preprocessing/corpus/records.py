@@ -233,10 +233,10 @@ def list_in(sample: bytes) -> str | None:
     return None
 
 
-def json_lines(pieces: Iterable[bytes], head: str, name: str, *, whole: bool = True) -> Iterator[bytes]:
+def json_lines(pieces: Iterable[bytes], head: str, name: str) -> Iterator[bytes]:
     """The elements of the list that begins after ``head`` (``list_in``), a line for each.
 
-    Raises ``DataError`` for what is no JSON, unless the file is not ``whole``, and for a second list of objects.
+    Raises ``DataError`` for what is no JSON, and for a second list of objects.
     """
     more = (piece.decode("latin-1") for piece in pieces)
     text = next(more, "").removeprefix(BYTE_ORDER_MARK.decode("latin-1"))
@@ -254,15 +254,13 @@ def json_lines(pieces: Iterable[bytes], head: str, name: str, *, whole: bool = T
             if size <= MAX_RECORD_BYTES and (added := "".join(itertools.islice(more, 1 + (size >> 23)))):
                 text, at = text[at:] + added, 0
                 continue
-            if not whole:
-                return
             what = "the file ends in it" if isinstance(error, IndexError) else one_line(error)
             raise DataError(f"{name}: row {row}: not a JSON value ({what}); correct it") from None
         yield text[at:end].replace("\n", " ").replace("\r", " ").encode("latin-1") + b"\n"
         at, row = after + (text[after] == ","), row + 1
     rest = text[at + 1 :] + "".join(itertools.islice(more, MAX_RECORD_BYTES >> 23))
     try:
-        holder = json.loads(f"{head}[]{rest}") if whole else []
+        holder = json.loads(f"{head}[]{rest}")
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: after row {row - 1}: not JSON ({one_line(error)}); correct it") from None
     if any(isinstance(value, list) and value[:1] and isinstance(value[0], dict) for value in dict(holder).values()):

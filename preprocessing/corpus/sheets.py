@@ -16,7 +16,7 @@ from typing import Any
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import check_unpacked, listed, one_line
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import SAMPLE_BYTES, check_width, runs
+from preprocessing.corpus.records import SAMPLE_BYTES, runs
 
 MOST_ROWS, MOST_CELLS = 1 << 20, 1 << 26
 """Most rows of a sheet, as in Excel, and most cells, with the empty ones left of others."""
@@ -29,33 +29,27 @@ def read_sheet(address: str, name: str, wanted: str | None, has_header: bool) ->
     """A sheet, the first unless one is ``wanted`` by name: what is unusual (its name, if there are others; the row of
     the header), and its rows as CSV, in pieces. Empty rows and those above the header are left out.
 
-    The header reaches more than half as far to the right as the longest of the first rows: titles are short. Columns
-    without a name get Excel's letters. Raises ``DataError`` for a file that is damaged or hostile.
+    The header reaches more than half as far to the right as the longest of the first rows: titles are short. Raises
+    ``DataError`` for a file that is damaged or hostile.
     """
     rows = rows_of(address, name, wanted)
     _, titles = next(rows)
     first = list(itertools.islice(rows, FIRST_ROWS))
     width = max((len(cells) for _, cells in first), default=0)
-    check_width(name, width)
     skipped = next((place for place, (_, cells) in enumerate(first) if has_header and 2 * len(cells) > width), 0)
     unusual: dict[str, Any] = {"sheet": titles[0]} if len(titles) > 1 else {}
-    unusual |= {"header": first[skipped][0]} if first and first[skipped][0] > 1 else {}
-    lines = csv_lines(itertools.chain(first[skipped:], rows), width, name, has_header)
+    for number, cells in first[skipped : skipped + has_header]:
+        unusual |= {"header": number} if number > 1 else {}
+        cells.extend([""] * (width - len(cells)))
+        cells[:] = [cell or f"column_{place}" for place, cell in enumerate(cells, 1)]
+    lines = (csv_line(cells, width) for _, cells in itertools.chain(first[skipped:], rows))
     return unusual, map(b"".join, runs(lines, len, SAMPLE_BYTES + 1))
 
 
-def csv_lines(rows: Iterator[tuple[int, list[str]]], width: int, name: str, has_header: bool) -> Iterator[bytes]:
-    """Rows of ``width`` fields as CSV; see ``read_sheet``."""
-    from openpyxl.utils import get_column_letter
-
-    for place, (row, cells) in enumerate(rows):
-        if len(cells) > width:
-            what = f"has a value in column {get_column_letter(len(cells))}, right of all columns"
-            raise DataError(f"{name}: row {row} of the sheet: {what}; remove it, or name the column")
-        fields = [cell.replace('"', '""') for cell in cells] + [""] * (width - len(cells))
-        if has_header and place == 0:
-            fields = [field or get_column_letter(number) for number, field in enumerate(fields, 1)]
-        yield f'"{BETWEEN.join(fields)}"\n'.encode("utf-8", "replace")
+def csv_line(cells: list[str], width: int) -> bytes:
+    """A row of at least ``width`` fields as CSV."""
+    fields = [cell.replace('"', '""') for cell in cells] + [""] * (width - len(cells))
+    return f'"{BETWEEN.join(fields)}"\n'.encode("utf-8", "replace")
 
 
 def rows_of(address: str, name: str, wanted: str | None) -> Iterator[tuple[int, list[str]]]:

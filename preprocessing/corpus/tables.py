@@ -6,7 +6,6 @@ Errors name the file and the row.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,7 +53,7 @@ SAMPLE_ROWS, MOST_INSIDE = 4000, 256
 """Most rows of a sample, and most values inside others that it has of each."""
 TEXT, BYTES = pa.large_string(), pa.large_binary()
 ABSENT = object()
-SEPARATOR = "xxsep"
+SEPARATOR = " xxsep "
 """The word between the columns of a text: a token for every tokenizer, which people can type too."""
 
 
@@ -135,12 +134,11 @@ def joined(part: Part, table: pa.Table, rows: np.ndarray) -> pa.Array:
     columns = [as_text(part, table[name], rows, name) for name in names]
     if len(columns) == 1:
         return columns[0]
-    between = pa.scalar(f" {SEPARATOR} ", TEXT)
-    texts = pc.binary_join_element_wise(*columns, between, null_handling="replace", null_replacement="")
-    full = [pc.not_equal(pc.utf8_trim_whitespace(column), "") for column in columns]
-    is_full = functools.reduce(pc.or_kleene, full)  # true if one is; null if all are null, or empty and null
-    there = functools.reduce(pc.or_, map(pc.is_valid, columns))
-    return pc.if_else(there, pc.if_else(pc.fill_null(is_full, False), texts, ""), pa.scalar(None, TEXT))
+    texts = pc.binary_join_element_wise(
+        *columns, pa.scalar(SEPARATOR, TEXT), null_handling="replace", null_replacement=""
+    )
+    texts = pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), "", texts)
+    return pc.if_else(pc.is_valid(pc.coalesce(*columns)), texts, pa.scalar(None, TEXT))
 
 
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
@@ -406,10 +404,8 @@ def sample(file: File) -> Sample:
         schema = parquet.footer_of(file.address, file.name).schema.to_arrow_schema()
         return Sample(file, schema.names, inside=inside(parquet.columns_of(schema), schema.names))
     file, form, pieces = file.opened()
-    first = next(pieces, b"")
-    whole = len(first) < addresses.READ_BYTES
-    head = next(form.converted([first], file.name, whole=whole), b"").removeprefix(BYTE_ORDER_MARK)
-    whole = whole and len(head) <= SAMPLE_BYTES
+    first = next(form.converted(pieces, file.name), b"")
+    head, whole = first.removeprefix(BYTE_ORDER_MARK), len(first) < min(addresses.READ_BYTES, SAMPLE_BYTES + 1)
     lines = with_newline(head) if whole else head[: head.rfind(b"\n", 0, SAMPLE_BYTES) + 1]
     if file.kind == "csv":
         return Sample(file, file.source.columns or list(read_header(head, file.name, file.dialect)), lines)

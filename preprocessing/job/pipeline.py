@@ -33,7 +33,7 @@ from preprocessing.base.split_names import (
     VALIDATION_NUMBER,
 )
 from preprocessing.base.terminal import Screen, public, tell
-from preprocessing.config import EMBEDDED, PreprocessConfig
+from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
@@ -209,15 +209,13 @@ def locate(plans: list[Plan], row: int) -> str:
 class CheckConfig:
     """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
 
+    SUBJECT = ("data",)
+    data: str
+    """Dataset directory."""
 
-def run(config: PreprocessConfig, words: list[str]) -> None:
-    """``padless prepare``: build a dataset; run it again to continue after an interruption.
 
-    ``words`` are files in addition to ``source.path``, or in place of its default.
-    """
-    if words:
-        named = [] if config.source.path == [EMBEDDED] else list(config.source.path)
-        config = replace(config, source=replace(config.source, path=[*named, *words]))
+def run(config: PreprocessConfig) -> None:
+    """``padless prepare``: build a dataset; run it again to continue after an interruption."""
     manifest = build(config)
     summary = f"{public(config.output)}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
     Screen(quiet=config.quiet).say(summary)
@@ -225,15 +223,15 @@ def run(config: PreprocessConfig, words: list[str]) -> None:
         Screen(errors=True).say(line)
 
 
-def check(_: CheckConfig, words: list[str]) -> int:
+def check(config: CheckConfig) -> int:
     """``padless check``: verify a dataset; returns the exit code."""
-    root = remote.local(words[0])
+    root = remote.local(config.data)
     problems = verify(root)
     for problem in problems:
         tell(f"error: {problem}")
     if problems:
         return DataError.exit_code
-    print(f"ok: {public(words[0])}: {summary_line(read_manifest(root))}")
+    print(f"ok: {public(config.data)}: {summary_line(read_manifest(root))}")
     return 0
 
 
@@ -242,7 +240,7 @@ FRAME = "frame"
 GROUP_ROWS = 16384
 
 
-def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Manifest:
+def prepare(config: PreprocessConfig, frame: Any = None) -> Manifest:
     """``build`` for ``padless.prepare``: worker processes do not run the caller's script again.
 
     If ``config.source.path`` is ``FRAME``, the rows are those of ``frame``, numbered from 1; the job reads them from a
@@ -251,9 +249,7 @@ def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Mani
     with ExitStack() as stack:
         if frame is not None:
             path = stack.enter_context(temporary_folder()) / "frame.parquet"
-            columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
-            table = pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
-            pq.write_table(table, path, row_group_size=GROUP_ROWS, compression="lz4")
+            pq.write_table(arrow_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
             stack.enter_context(sources.standing_in(FRAME, str(path)))
         stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
         sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may lack the guard
@@ -261,6 +257,20 @@ def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Mani
     for line in lines_on_rows(manifest):
         Screen().say(line)  # a notebook shows what goes to stderr as a warning
     return manifest
+
+
+def arrow_of(frame: Any) -> pa.Table:
+    """A frame of pandas, or of another library by Arrow's protocol, as a table that Parquet can hold."""
+    if hasattr(frame, "iloc"):
+        columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
+        return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
+    table = pa.table(frame)
+    for place, field in enumerate(table.schema):
+        if "string_view" in str(field.type) and not pa.types.is_nested(field.type):
+            is_category = pa.types.is_dictionary(field.type)
+            kind = pa.dictionary(pa.int32(), pa.large_string()) if is_category else pa.large_string()
+            table = table.set_column(place, field.name, table[place].cast(kind))
+    return table
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:

@@ -42,14 +42,13 @@ GOLDEN = {
 """File -> what was typed to make it."""
 
 
-def typed(*words: str) -> tuple[SubmitConfig, list[str]]:
+def typed(*words: str) -> SubmitConfig:
     """The command line as ``submit`` reads it."""
-    alone, options = cli.apart(words, SubmitConfig)
-    return cli.parse(SubmitConfig, [f"--{key}={value}" for key, value in options], prog="submit"), alone
+    return cli.parse(SubmitConfig, words, prog="submit")
 
 
 def made(*words: str) -> list[script.Job]:
-    return jobs.jobs_of(*typed(*words))
+    return jobs.jobs_of(typed(*words))
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +121,7 @@ def test_own_keys_come_before_those_of_all() -> None:
     [
         (["tain"], "'tain': no command that runs as a job; did you mean train?"),
         (["train --run 'r"], '"train --run \'r": No closing quotation; a command and its'),
-        (["train --epochs 0"], "train: epochs: expected a whole number of at least 1 or auto, got 0"),
+        (["train --epochs 0"], "train: epochs: expected a whole number of at least 1, such as 4, 8, auto, got 0"),
         (["train", "--hook", "no.sh"], "hook: ./no.sh: no such file; it holds the shell lines that every job reads"),
         (["train", "--sbatch", "mem=4"], "sbatch: mem is written by submit itself: give --memory"),
         (["train", "--sbatch", "a=b\n#SBATCH"], "sbatch: 'a=b\\n#SBATCH' is out of range: expected a text of one line"),
@@ -157,8 +156,8 @@ def test_time_needs_no_quotes_in_yaml(tmp_path: Path) -> None:
 
 
 def test_site_lines_are_taken_in_every_spelling() -> None:
-    config = SubmitConfig(sbatch=["--reservation=week exclusive", "comment='a b'"])
+    config = SubmitConfig(jobs=["train"], sbatch=["--reservation=week exclusive", "comment='a b'"])
     found = [("reservation", "week"), ("exclusive", None), ("comment", "a b")]
     assert config.further() == found
-    config, _ = typed("train", "--sbatch", "--exclusive --comment='a b'", "--name", "n")
+    config = typed("train", "--sbatch", "--exclusive --comment='a b'", "--name", "n")
     assert (config.further(), config.name) == (found[1:], "n")
