@@ -17,19 +17,10 @@ from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
-from preprocessing.corpus.forms import uncompressed
+from preprocessing.corpus.forms import SUFFIXES, uncompressed
 
 STDIN = "-"
-KINDS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".xlsx": "xlsx",
-    ".txt": "txt",
-}
+KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
 """Ending of an input -> its format."""
 WRITTEN = ("csv", "tsv", "jsonl", "parquet")
 """Formats of predictions."""

@@ -92,8 +92,7 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
     lacking = [[one for one in ([its] if isinstance(its, str) else its) if not seen.has(one)] for its in columns]
     chosen = next((its for its, none in zip(columns, lacking, strict=True) if not none), None)
     if chosen is None and (seen.columns or form != "jsonl"):  # a file without rows is refused later
-        has = listed([*seen.columns, *seen.inside])
-        raise DataError(f"{file.name}: no column {lacking[0][0]!r}; it has {has}; use --column")
+        raise DataError(f"{file.name}: no column {lacking[0][0]!r}; it has {listed(seen.columns)}; use --column")
     source = replace(seen.file.source, text_column=chosen or columns[-1])
     return replace(seen.file, source=source, form=None)
 

@@ -172,7 +172,7 @@ def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[
         seen = named(sample(first), lines)
         columns = seen.file.source.columns
         texts = [text] if isinstance(text, str) else text
-        if not all(map(seen.has, texts)) and len(seen.columns) == 1 and not seen.inside:
+        if not all(map(seen.has, texts)) and len(seen.columns) == 1:
             text = seen.columns[0]
             lines.append(f"source: {first.name}: the text is column {text!r}, the only one")
         elif not all(map(seen.has, texts)):
@@ -217,7 +217,7 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> N
     """
     source, name, key = seen.file.source, seen.file.name, f"{what}_column"
     given: Names = getattr(source, key)
-    is_object = any(one.startswith(f"{what}.") for one in seen.inside)
+    is_object = any(one.startswith(f"{what}.") for one in seen.nested)
     if given != AUTO or (what in seen.columns and not is_object):
         return what if given == AUTO else given
     if not any(seen.values.values()):
@@ -226,7 +226,7 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> N
     if what == "label" and source.missing_label != "error":  # then few rows may have a label
         values = {one: [value for value in its if spelling(value)] for one, its in values.items()}
     judged = [looked_at(one, its) for one, its in values.items()]
-    outer = [column for column in judged if column.name not in seen.inside]
+    outer = [column for column in judged if column.name not in seen.nested]
     found = candidates(outer, what) or candidates(judged, what)
     if len(found) > 1:
         some = "; ".join(f"{one.name!r} ({listed(list(dict.fromkeys(one.texts))[:4])}, …)" for one in found)
@@ -235,7 +235,7 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> N
         expected = "sentences" if what == "text" else "few values that repeat"
         raise DataError(
             f"{name}: has no column {what!r}, and none that looks like it ({expected}); it has "
-            f"{listed([*seen.columns, *seen.inside])}; set source.{key}"
+            f"{listed(seen.columns)}; set source.{key}"
         )
     lines.append(f"source: {name}: the {what} is column {found[0].name!r} (source.{key})")
     return found[0].name

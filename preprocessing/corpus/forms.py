@@ -77,8 +77,6 @@ class Form:
     """Whether lines end at carriage returns alone."""
     head: str | None = None
     """JSON: what stands before the list of rows; None for JSON lines."""
-    is_sheet: bool = False
-    """Whether it is an Excel file, whose sheet is read as CSV."""
     recorded: dict[str, Any] = field(default_factory=dict)
     """For the manifest: what differs from the name and the configuration."""
     word: str = ""
@@ -87,7 +85,7 @@ class Form:
     @property
     def is_plain(self) -> bool:
         """Whether the file is read unchanged; others are first converted to UTF-8 with newlines."""
-        return self.encoding == UTF8 and not self.returns and self.head is None and not self.is_sheet
+        return self.encoding == UTF8 and not self.returns and self.head is None
 
     def converted(self, pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
         """The content of a file as UTF-8 whose lines end at newlines. Raises ``DataError``."""

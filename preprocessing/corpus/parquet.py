@@ -80,11 +80,12 @@ def chosen(table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def columns_of(fields: Iterable[pa.Field], before: str = "") -> dict[str, pa.DataType]:
-    """The type of each column, and of each field of a struct by its dotted name."""
+    """The type of each column, and after them of each field of a struct by its dotted name."""
     kinds = {before + field.name: field.type for field in fields}
     for name, kind in [*kinds.items()]:
         if pa.types.is_struct(kind) and "." not in name[len(before) :] and name.count(".") < MOST_LEVELS:
-            kinds = columns_of(map(kind.field, range(kind.num_fields)), f"{name}.") | kinds
+            inner = columns_of(map(kind.field, range(kind.num_fields)), f"{name}.")
+            kinds |= {one: its for one, its in inner.items() if one not in kinds}
     return kinds
 
 

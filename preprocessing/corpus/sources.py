@@ -81,7 +81,7 @@ class File:
             unusual, pieces = sheets.read_sheet(
                 self.address, self.name, self.source.sheet, has_header=not self.source.columns
             )
-            form = Form(Dialect(quote='"'), is_sheet=True, recorded=unusual)
+            form = Form(Dialect(quote='"'), recorded=unusual)
         else:
             pieces = addresses.stream(self.address)
             first = next(pieces, b"")
@@ -218,9 +218,8 @@ def scan(file: File, stage: Path) -> Plan:
 
 def scan_lines(file: File, stage: Path) -> Plan:
     """CSV, JSON, sheets and texts a line: one pass finds the record ends, counts them and takes the sha256."""
-    known, packed = addresses.identity(file.address), addresses.is_compressed(file.address)
+    known, packed = addresses.identity(file.address), addresses.is_compressed(file.address) or file.kind != file.format
     file, form, pieces = file.opened()
-    packed = packed or form.is_sheet
     digest, data = hashlib.sha256(), file.address
     pieces = form.converted(pieces if packed else passed_to(digest.update, pieces), file.name)
     first = next(pieces, b"")
@@ -266,7 +265,7 @@ def scan_parquet(file: File) -> Plan:
     schema = footer.schema.to_arrow_schema()
     kinds = parquet.columns_of(schema)
     file = file.with_columns(list(kinds))
-    check_columns(file, [*schema.names, *kinds.keys() - schema.names])
+    check_columns(file, schema.names + [*kinds][len({*schema.names}) :])
     for name, key in file.wanted.items():
         if pa.types.is_nested(kind := kinds[name]):
             raise DataError(f"{file.name}: column {name!r} holds {kind}, not one value a row; set {key}")

@@ -49,8 +49,8 @@ FILE = "file"
 """The column with each text's file name, for a folder."""
 POSITIONS, POSITION_BYTES = 8, 1 << 17
 """A sample reads so many bytes at so many positions after the beginning of a file."""
-SAMPLE_ROWS, MOST_INSIDE = 4000, 256
-"""Most rows of a sample, and most values inside others that it has of each."""
+SAMPLE_ROWS, MOST_NESTED = 4000, 256
+"""Most rows of a sample, and most values inside objects that it has of each."""
 TEXT, BYTES = pa.large_string(), pa.large_binary()
 ABSENT = object()
 SEPARATOR = " xxsep "
@@ -246,7 +246,7 @@ def json_records(
             if isinstance(value := value_of(record, name), str):
                 continue
             if value is ABSENT and name in wanted and name not in optional:
-                raise fail(part, row, f"has no key {name!r}; it has {listed(list(paths_of(record)))}")
+                raise fail(part, row, f"has no key {name!r}; it has {listed([*record, *paths_of(record)])}")
             if isinstance(value, dict | list) or (name in source.text_columns and value not in (None, ABSENT)):
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
         records.append(record)
@@ -273,10 +273,10 @@ def values_at(records: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
 
 
 def paths_of(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The keys of an object, and dotted those of the objects in it."""
+    """The dotted keys of the objects in an object."""
     for key, value in record.items():
-        yield before + key
         if isinstance(value, dict) and before.count(".") < MOST_LEVELS:
+            yield from (f"{before}{key}.{inner}" for inner in value)
             yield from paths_of(value, f"{before}{key}.")
 
 
@@ -377,12 +377,12 @@ class Sample:
     """CSV: whole lines at its beginning."""
     records: Sequence[dict[str, Any]] = ()
     """JSON lines."""
-    inside: Sequence[str] = ()
-    """JSON and Parquet: dotted names of the values inside objects or structs."""
+    nested: Sequence[str] = ()
+    """The last columns: those inside objects of JSON or structs of Parquet, by their dotted names."""
 
     def has(self, name: str) -> bool:
-        """Whether there is such a column, or perhaps such a value inside another."""
-        return name in {*self.columns, *self.inside} or (bool(self.records) and name.partition(".")[0] in self.columns)
+        """Whether there is such a column, or perhaps such a value in a list of JSON."""
+        return name in self.columns or (bool(self.records) and name.partition(".")[0] in self.columns)
 
     @cached_property
     def values(self) -> dict[str, list[Any]]:
@@ -390,7 +390,7 @@ class Sample:
         if self.file.format == "parquet":
             return parquet_values(self.file)
         if self.file.kind != "csv":
-            return {name: values_at(self.records, name) for name in (*self.columns, *self.inside)}
+            return {name: values_at(self.records, name) for name in self.columns}
         file, has_header = self.file, not self.file.source.columns
         found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
         rows = spread([row for row in found if len(row) == len(self.columns)][has_header:])
@@ -402,7 +402,8 @@ def sample(file: File) -> Sample:
     """Read some rows. Raises ``DataError`` for an unreadable file; invalid rows are left out."""
     if file.format == "parquet":
         schema = parquet.footer_of(file.address, file.name).schema.to_arrow_schema()
-        return Sample(file, schema.names, inside=inside(parquet.columns_of(schema), schema.names))
+        nested = [*parquet.columns_of(schema)][len({*schema.names}) :]
+        return Sample(file, schema.names + nested, nested=nested)
     file, form, pieces = file.opened()
     first = next(form.converted(pieces, file.name), b"")
     head, whole = first.removeprefix(BYTE_ORDER_MARK), len(first) < min(addresses.READ_BYTES, SAMPLE_BYTES + 1)
@@ -412,19 +413,15 @@ def sample(file: File) -> Sample:
     if file.format == "txt":
         return Sample(file, file.source.text_columns)
     records = json_sample(file, [lines or head, *elsewhere(file)])
-    columns, paths = keys_of(records, file.name), keys_of(map(paths_of, records), file.name)
-    return Sample(file, columns, records=records, inside=inside(paths, columns))
-
-
-def inside(paths: Iterable[str], columns: Sequence[str]) -> list[str]:
-    """The first of the names that are no columns."""
-    return [path for path in paths if path not in columns][:MOST_INSIDE]
+    nested = keys_of(map(paths_of, records), file.name)[:MOST_NESTED]
+    return Sample(file, keys_of(records, file.name) + nested, records=records, nested=nested)
 
 
 def elsewhere(file: File) -> Iterator[bytes]:
     """Whole lines from all over a large file; none if it is compressed or must be converted."""
     size = addresses.identity(file.address)["bytes"] or 0
-    is_plain = file.form is not None and file.form.is_plain and not addresses.is_compressed(file.address)
+    is_plain = file.form is not None and file.form.is_plain and file.kind == file.format
+    is_plain = is_plain and not addresses.is_compressed(file.address)
     for place in range(1, POSITIONS + 1) if is_plain and size > 2 * SAMPLE_BYTES else ():
         start = size * place // (POSITIONS + 1)
         data = addresses.read_range(file.address, start, min(start + POSITION_BYTES, size))

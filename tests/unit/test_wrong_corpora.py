@@ -74,16 +74,15 @@ WRONG_DATA = {
         [],
         "r.json: has two lists of objects; keep",
     ),
-    "a list of texts": (raw_file(b'[{"text": "a"}, "b"]', "r.json"), [], "r.json: row 2: a str, expected an object"),
+    "a list of texts": (
+        raw_file(b'[{"text": "a", "label": 1}, "b"]', "r.json"),
+        [],
+        "r.json: row 2: a str, expected an object",
+    ),
     "no such key inside": (
         raw_file("\n".join(GOOD_LINES).encode(), "r.jsonl"),
         ["--source.text_column", "text.body"],
         "r.jsonl: row 1: has no key 'text.body'; it has 'text', 'label'",
-    ),
-    "texts of a folder joined": (
-        lambda folder: raw_file(b"a fine film", "pos/a.txt")(folder).parents[1],
-        ["--source.text_column", "[a, b]"],
-        "holds texts without columns; leave out source.text_column",
     ),
     "Polish": (
         raw_file(
