@@ -30,19 +30,20 @@ COMMANDS = (
         example="padless prepare reviews.csv -o data/mine",
     ),
     Command(
-        "check",
-        "Verify every byte of a dataset.",
-        elsewhere=("verify", "validate"),
-        main="preprocessing.job.pipeline:check",
-        config="preprocessing.job.pipeline:CheckConfig",
-        words="DATA",
-    ),
-    Command(
         "inspect",
         "What is in a dataset, and how good it is.",
         elsewhere=("show", "stats", "info"),
         main="preprocessing.dataset.inspect:main",
         config="preprocessing.dataset.inspect:InspectConfig",
+        words="DATA",
+        heading="datasets",
+    ),
+    Command(
+        "check",
+        "Verify every byte of a dataset.",
+        elsewhere=("verify", "validate"),
+        main="preprocessing.job.pipeline:check",
+        config="preprocessing.job.pipeline:CheckConfig",
         words="DATA",
     ),
     Command(

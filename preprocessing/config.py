@@ -150,7 +150,7 @@ class SplitConfig:
     an empty cell belong to no group."""
     folds: Annotated[int, Meta(ge=0, le=100)] = 0
     """For cross-validation: number of folds of the training and validation rows; groups and equal texts stay in one
-    fold. launch --folds all holds out each fold in turn. 0: none."""
+    fold. train --folds all holds out each fold in turn. 0: none."""
 
     def __post_init__(self) -> None:
         """Check that training rows are left, and that columns and names do not collide."""

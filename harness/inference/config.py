@@ -157,7 +157,8 @@ class ReadingConfig:
             object.__setattr__(self, "texts", [])
         require(all(self.inputs), "input", self.input, "names that are not empty")
         if bool(self.texts) == bool(self.inputs):
-            raise ConfigError('give texts or a file (not both), as in padless predict runs/mine "a fine film"')
+            example = f'padless predict {self.run} "a fine film"'
+            raise ConfigError(f"texts or a file (not both) follow the run, as in {example}")
 
     @property
     def inputs(self) -> Sequence[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training can start from: ``harness recipes`` lists and copies recipes, ``harness checkpoint RUN`` says from
+"""What a training can start from: ``padless recipes`` lists and copies recipes, ``padless checkpoint RUN`` says from
 which steps a run can go on.
 """
 

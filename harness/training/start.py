@@ -45,7 +45,7 @@ from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from preprocessing.base import processes
-from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+from preprocessing.base.errors import ERRORS
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import find_kept, folder_of
@@ -58,7 +58,6 @@ HELD_S = 20.0
 """A learning process that was suspended (SIGSTOP) for this long is killed."""
 STOP_S = 5.0
 """Maximum wait for the learning process to clean up."""
-ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
 
 
 @dataclass

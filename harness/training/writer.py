@@ -330,7 +330,7 @@ class RunWriter(Sink):
         ending = Ending.of(ended, self.step)
         unwritten: UserError | None = None
         if self.lock is not None and not (self.had_finished and not self.begun and isinstance(ended, UserError)):
-            if ending.state == "failed" and not isinstance(ended, UserError):  # a bug, reported only here
+            if isinstance(ended, Exception) and not isinstance(ended, UserError | Preempted):  # a bug, told only here
                 where = self.directory / layout.STATUS
                 tell(f"error: {ending.reason} (at step {ending.step}; also in {where})")
             try:

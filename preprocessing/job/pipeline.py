@@ -253,10 +253,7 @@ def prepare(config: PreprocessConfig, frame: Any = None) -> Manifest:
             stack.enter_context(sources.standing_in(FRAME, str(path)))
         stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
         sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may lack the guard
-        manifest = build(config)
-    for line in lines_on_rows(manifest):
-        Screen().say(line)  # a notebook shows what goes to stderr as a warning
-    return manifest
+        return build(config)
 
 
 def arrow_of(frame: Any) -> pa.Table:
