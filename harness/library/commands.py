@@ -38,9 +38,8 @@ from preprocessing.job.statistics import lines_on_rows
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    import pyarrow as pa
 
-    Source = pd.DataFrame | pa.Table | str | Path | Sequence[str | Path]
+    Source = pd.DataFrame | str | Path | Sequence[str | Path]
 _training = threading.Lock()
 """Held while this process trains: threads and accelerate's state belong to all of it."""
 
