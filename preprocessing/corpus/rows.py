@@ -22,7 +22,7 @@ from preprocessing.base.split_names import (
     split_number,
 )
 from preprocessing.corpus.sources import File, Part
-from preprocessing.corpus.tables import as_text, bad_utf8, fail, read_table
+from preprocessing.corpus.tables import as_text, bad_utf8, fail, joined, read_table
 from preprocessing.labels import (
     MAX_CLASSES,
     NEUTRAL,
@@ -97,7 +97,7 @@ def read(part: Part) -> Piece:
     dropped = (label == MISSING) & (source.missing_label == "drop") & (not part.file.is_unlabelled)
     neutral, kept = label == NEUTRAL, (label != NEUTRAL) & ~dropped
     table, rows, label, split = table.filter(pa.array(kept)), rows[kept], label[kept], split[kept]
-    texts = as_text(part, table[source.text_column], rows, source.text_column)
+    texts = joined(part, table, rows)
     missing = texts.is_null().to_numpy(zero_copy_only=False)
     if source.missing_text == "error" and missing.any():
         mend = "fill or remove the row, or set source.missing_text to keep"

@@ -269,7 +269,7 @@ FRAME = "frame"
 GROUP_ROWS = 16384
 
 
-def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Manifest:
+def prepare(config: PreprocessConfig, frame: Any = None) -> Manifest:
     """``build`` for ``padless.prepare``: worker processes do not run the caller's script again.
 
     If ``config.source.path`` is ``FRAME``, the rows are those of ``frame``, numbered from 1; the job reads them from a
@@ -278,13 +278,25 @@ def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Mani
     with ExitStack() as stack:
         if frame is not None:
             path = stack.enter_context(temporary_folder()) / "frame.parquet"
-            columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
-            table = pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
-            pq.write_table(table, path, row_group_size=GROUP_ROWS, compression="lz4")
+            pq.write_table(arrow_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
             stack.enter_context(sources.standing_in(FRAME, str(path)))
         stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
         sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may lack the guard
         return build(config)
+
+
+def arrow_of(frame: Any) -> pa.Table:
+    """A frame of pandas, or of another library by Arrow's protocol, as a table that Parquet can hold."""
+    if hasattr(frame, "iloc"):
+        columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
+        return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
+    table = pa.table(frame)
+    for place, field in enumerate(table.schema):
+        if "string_view" in str(field.type) and not pa.types.is_nested(field.type):
+            is_category = pa.types.is_dictionary(field.type)
+            kind = pa.dictionary(pa.int32(), pa.large_string()) if is_category else pa.large_string()
+            table = table.set_column(place, field.name, table[place].cast(kind))
+    return table
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:
