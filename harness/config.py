@@ -268,7 +268,7 @@ class TrackingConfig:
     name: str | None = None
     """Display name of the run; the run directory's name unless given."""
     group: str | None = None
-    """W&B group; null: the dataset, and for launch --seeds or --folds the folder of the runs."""
+    """W&B group; null: the dataset, and for train --seeds or --folds the folder of the runs."""
     tags: list[str] = field(default_factory=list)
     """W&B tags, as in [baseline, long]."""
     log_bundle: bool = False
@@ -297,7 +297,7 @@ class RunConfig:
     data: Name = NOTHING
     """Dataset directory, as written by `padless prepare`."""
     fold: AtLeast0 | None = None
-    """Validate on this fold of the dataset (splits.folds), and train on the others; launch --folds all does so with
+    """Validate on this fold of the dataset (splits.folds), and train on the others; train --folds all does so with
     each. null: the dataset's train and validation splits."""
     run: Line = AUTO
     """Run directory to write; one directory holds one run. auto: runs/NAME, where NAME is that of the dataset."""
@@ -343,6 +343,9 @@ class RunConfig:
     """Local directory to copy shards to, once per node; auto: only from a network file system; none: never."""
     timeout_s: Seconds = 600
     """Longest wait of one process for another; then the run fails."""
+    baseline: Literal["auto", "none"] = "auto"
+    """auto: fit the linear model of `padless baseline` in the background, if that takes less than a minute and was not
+    done before, and compare the run with it at the end."""
     resume: Literal["auto", "never"] = "auto"
     """auto: continue from the newest intact checkpoint, else start. never: refuse a directory that holds a run."""
     allow: str = ""
@@ -419,11 +422,10 @@ class LaunchRecipe(RunConfig):
 
     seeds: str | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …; at the end,
-    mean and spread of their scores are printed. See docs/many-runs.md. Only for padless launch."""
+    mean and spread of their scores are printed. See docs/many-runs.md."""
     folds: Literal["all"] | Annotated[int, Meta(ge=2)] | None = None
     """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
-    RUN/fold-1, …, with a prediction for every row by the run that did not train on it. Only for padless
-    launch."""
+    RUN/fold-1, …, with a prediction for every row by the run that did not train on it."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that seeds and folds are not both set."""

@@ -30,6 +30,15 @@ COMMANDS = (
         example="padless prepare reviews.csv -o data/mine",
     ),
     Command(
+        "inspect",
+        "What is in a dataset, and how good it is.",
+        elsewhere=("show", "stats", "info"),
+        main="preprocessing.dataset.inspect:main",
+        config="preprocessing.dataset.inspect:InspectConfig",
+        words="DATA",
+        heading="datasets",
+    ),
+    Command(
         "check",
         "Verify every byte of a dataset.",
         elsewhere=("verify", "validate"),
@@ -38,19 +47,17 @@ COMMANDS = (
         words="DATA",
     ),
     Command(
-        "inspect",
-        "What is in a dataset, and how good it is.",
-        elsewhere=("show", "stats", "info"),
-        main="preprocessing.dataset.inspect:main",
-        config="preprocessing.dataset.inspect:InspectConfig",
-        words="DATA",
-    ),
-    Command(
         "vectors",
         "Learn word vectors of a dataset's own texts.",
         main="preprocessing.dataset.vectors:main",
         config="preprocessing.dataset.vectors:OfDataset",
         words="DATA",
+    ),
+    Command(
+        "tutorial",
+        "Write the tutorial's files here, to try padless on.",
+        main="preprocessing.job.pipeline:tutorial",
+        config="preprocessing.job.pipeline:TutorialConfig",
     ),
     Command(
         "fetch-nltk",

@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, default_run, seeds_of
+from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, seeds_of
 from harness.data.checks import check_dataset, check_stream
 from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
@@ -64,13 +64,18 @@ Train = Callable[[list[str], RunConfig], int]
 
 def main(asked: LaunchRecipe, options: list[str], training: list[str]) -> int:
     """Train; returns the exit code. ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of."""
-    if asked.data == NOTHING:
-        raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
-    if "run" not in keys_in(training) and asked.run == default_run(asked.data):
+    check_named(asked)
+    if "run" not in keys_in(training):
         Screen(quiet=asked.quiet).say(f"The run is {asked.run}; -o names another directory.")
     if asked.seeds is not None or asked.folds is not None:
         return train_many(options, training, asked)
     return train_one(options, training, asked.recipe)
+
+
+def check_named(asked: RunConfig) -> None:
+    """Raise ``ConfigError`` if no dataset is named."""
+    if asked.data == NOTHING:
+        raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
 
 
 def train_one(options: list[str], words: list[str], recipe: RunConfig) -> int:
@@ -165,6 +170,7 @@ def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
 
     Raises ``ConfigError`` or ``DataError`` as ``train`` does.
     """
+    check_named(asked)
     runs = planned(asked)
     own: dict[str, Any] = {runs[0].kind: runs[0].number, "run": str(runs[0].path)} if runs else {}
     return replace(asked.recipe, **own), runs

@@ -67,12 +67,12 @@ ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u202
 class ReportConfig:
     """Write one HTML report about one run, or comparing several.
 
-    For a folder of launch --seeds or --folds, the report shows the spread of its runs.
+    For a folder of train --seeds or --folds, the report shows the spread of its runs.
     """
 
     SUBJECT = ("run",)
     run: list[str]
-    """Run directories, or folders of launch --seeds or --folds."""
+    """Run directories, or folders of train --seeds or --folds."""
     output: str | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
     several."""

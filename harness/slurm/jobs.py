@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from harness.config import LaunchRecipe
+from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, many
 from harness.launch.many import keys_in
 from harness.slurm.config import SubmitConfig
@@ -33,7 +35,7 @@ LIMIT_S = 60
 AFTER = "--kill-on-invalid-dep=yes"
 """A job whose predecessor failed ends instead of waiting forever."""
 JOBS = {
-    "preprocess": "preprocessing.config:PreprocessConfig",
+    "prepare": "preprocessing.config:PreprocessConfig",
     "train": "harness.config:LaunchRecipe",
     "doctor": "harness.launch.doctor:DoctorConfig",
     "evaluate": "harness.inference.config:EvaluateConfig",
@@ -46,6 +48,11 @@ JOBS = {
 def main(config: SubmitConfig) -> None:
     """Print what each job requests, then print, write or submit the scripts."""
     jobs, screen = jobs_of(config), Screen(errors=True)
+    lacking = list(missing(jobs))
+    if lacking and not config.print and config.output is None:
+        raise ConfigError(lacking[0])
+    for line in lacking:
+        screen.say(line, "warn")
     for job in jobs:
         screen.say(summary(job))
     if config.print:
@@ -59,6 +66,24 @@ def main(config: SubmitConfig) -> None:
         write({Path(config.output, f"{n}-{job.command}.sbatch"): render(job) for n, job in enumerate(jobs, 1)})
     else:
         submit(jobs)
+
+
+def missing(jobs: Sequence[Job]) -> Iterator[str]:
+    """A sentence for each dataset and run that is neither there nor made by an earlier job."""
+    made: list[Path] = []
+    for job in jobs:
+        for name, maker in job.needs.items():
+            place = Path(name).absolute()
+            if "://" not in name and not place.exists() and not any(place.is_relative_to(one) for one in made):
+                yield f'{job.command}: {name} is not there, and no job before it makes it; put "{maker}" in front'
+        made += [Path(job.run).absolute()] if job.run else []
+
+
+def needed(asked: Any) -> dict[str, str]:
+    """The datasets and runs that a job reads, and the command that makes each."""
+    data, runs = getattr(asked, "data", None), [] if hasattr(asked, "epochs") else getattr(asked, "run", [])
+    found = {run: f"train DATA -o {run}" for run in ([runs] if isinstance(runs, str) else runs)}
+    return found | ({} if data in (None, NOTHING) else {data: f"prepare FILE -o {data}"})
 
 
 def write(scripts: dict[Path, str]) -> None:
@@ -107,11 +132,14 @@ def jobs_of(config: SubmitConfig) -> list[Job]:
 
 
 def words_of(command: str) -> list[str]:
-    """A command and its options. Raises ``ConfigError`` for one that no job runs, with the nearest."""
+    """A command and its options, without the program. Raises ``ConfigError`` for one that no job runs."""
     try:
-        name, *rest = shlex.split(command) or [""]
+        words = shlex.split(command) or [""]
     except ValueError as error:
         raise ConfigError(f"{command!r}: {error}; a command and its options stand in one pair of quotes") from None
+    as_module = words[1:2] == ["-m"] and words[2:3] in (["harness"], ["preprocessing"])
+    name, *rest = words[3 if as_module else int(Path(words[0]).name == "padless") :] or [""]
+    name = {"launch": "train"}.get(name, name)
     if name not in JOBS:
         near = nearest(name, JOBS)
         hint = f"did you mean {near}?" if near else f"there are {', '.join(JOBS)}"
@@ -133,9 +161,11 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
                 )
         asked = cli.parse(config_class, keys, prog=f"padless {name}")
         if isinstance(asked, PreprocessConfig):
-            body, resources = name, replace(config.preprocess.over(config), gpus=config.preprocess.gpus)
+            body, resources = name, replace(config.prepare.over(config), gpus=config.prepare.gpus)
             run = asked.staging or asked.output
         elif isinstance(asked, LaunchRecipe):
+            if name == "train":
+                many.check_named(asked)
             body, resources, run = "train", config.train.over(config), asked.run
             tasks = tasks_of(config, keys, asked) if name == "train" else ()
         else:
@@ -144,7 +174,16 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
         raise ConfigError(f"{name}: {error}") from None
     resources = replace(resources, nodes=resources.nodes or 1)
     run = "" if "://" in run else run
-    return Job(command=name, body=body, arguments=arguments, run=run, tasks=tasks, resources=resources, config=config)
+    return Job(
+        command=name,
+        body=body,
+        arguments=arguments,
+        run=run,
+        tasks=tasks,
+        needs=needed(asked),
+        resources=resources,
+        config=config,
+    )
 
 
 def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tuple[Task, ...]:

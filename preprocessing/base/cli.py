@@ -17,10 +17,12 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass
+from functools import partial
+from glob import glob
 from typing import Any, TypeVar
 
 from preprocessing.base import atomic, configuration, processes
-from preprocessing.base.configuration import NULLS, build, choices_of, groups_of, options_of, takes_list
+from preprocessing.base.configuration import NULLS, Option, build, choices_of, groups_of, options_of, takes_list
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page, block, nearest, paragraph, render, suggestion
 from preprocessing.base.installed import VERSION, load
@@ -35,6 +37,8 @@ SECTIONS = ("prepare", "train")
 """Keys of a YAML file for both commands."""
 TEXTS = "texts"
 """The key whose words may hold any bytes: those that are not UTF-8 become U+FFFD."""
+PLACES = {"data": "dataset.json", "run": "status.json"}
+"""Key of a directory -> a file by which TAB finds those that there are."""
 SHORT = re.compile(r"-[A-Za-z][\w-]*")
 
 
@@ -45,6 +49,8 @@ class Command:
     name: str
     summary: str = ""
     """One line, for the list of commands."""
+    heading: str = ""
+    """Of the part of the list that begins with this command."""
     also: tuple[str, ...] = ()
     """Aliases."""
     elsewhere: tuple[str, ...] = ()
@@ -101,7 +107,10 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     """The list of commands, with arguments and summaries."""
     heads = [f"{', '.join(one.names)} {one.words}".strip() for one in commands]
     column = max(map(len, heads)) + 4
-    lines = [block(head, one.summary, column) for head, one in zip(heads, commands, strict=True)]
+    lines: list[str] = []
+    for head, one in zip(heads, commands, strict=True):
+        lines += ["", f"{one.heading}:"] if one.heading else []
+        lines.append(block(head, one.summary, column))
     usage = f"usage: {prog} COMMAND [options]; COMMAND --help says more"
     return "\n".join([usage, "", *lines, "", paragraph(note)]).rstrip()
 
@@ -200,11 +209,15 @@ def filled(words: list[str], taken: set[str], config_class: type, page: Page) ->
 
 
 def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
-    """Keys and values as a command line has them."""
-    return [
-        f"--{key}" if value is None else f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in given
-    ]
+    """Keys and values as a command line has them; numbers may be numpy's, and texts paths. None: a switch."""
+
+    def spelt(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, default=plain)
+
+    def plain(value: Any) -> Any:
+        return value.item() if hasattr(value, "item") else os.fspath(value)
+
+    return [f"--{key}" if value is None else f"--{key}={spelt(value)}" for key, value in given]
 
 
 def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:
@@ -287,14 +300,36 @@ def complete(commands: Sequence[Command]) -> None:
     every = parser.add_subparsers()
     for command in commands:
         one = every.add_parser(command.name, aliases=command.also)
-        one.add_argument("words", nargs="*")
         if {*command.names} & {*typed}:
             config_class = load(command.config)
-            recipes = getattr(config_class, "RECIPES", None)
-            one.add_argument("--config", choices=configuration.names(recipes) if recipes else None)
-            for key, option in options_of(config_class).items():
-                one.add_argument(f"--{key}", choices=choices_of(option.kind) or None)
-    argcomplete.autocomplete(parser)
+            recipes, options = getattr(config_class, "RECIPES", None), options_of(config_class)
+            completes(one.add_argument("--config"), partial(configuration.names, recipes) if recipes else list)
+            for key, option in options.items():
+                short = ["-o"] if key == getattr(config_class, "OUTPUT", "output") else []
+                one_key = one.add_argument(*short, f"--{key}", nargs="?" if option.is_switch else None)
+                completes(one_key, partial(offered, option))
+            for key in getattr(config_class, "SUBJECT", ()):
+                word = one.add_argument(f"word {key}", nargs="*" if takes_list(options[key]) else "?")
+                completes(word, partial(offered, options[key]))
+    argcomplete.autocomplete(parser, always_complete_options=False)
+
+
+def completes(action: argparse.Action, offers: Callable[[], list[str]]) -> None:
+    """Let TAB offer the words of ``offers`` for an argument, and files if there are none."""
+    from argcomplete.completers import FilesCompleter
+
+    def completer(prefix: str, **_: Any) -> Iterable[str]:
+        return [word for word in offers() if word.startswith(prefix)] or FilesCompleter()(prefix)
+
+    action.completer = completer  # type: ignore[attr-defined]
+
+
+def offered(option: Option) -> list[str]:
+    """Values for an option: the words that it takes, datasets or runs near here, or names of recipes."""
+    if option.key == "names":
+        return sorted({name for kind in configuration.KINDS for name in configuration.names(kind)})
+    marks = [f"{folders}/{PLACES[option.key]}" for folders in ("*", "*/*", "*/*/*")] if option.key in PLACES else []
+    return choices_of(option.kind) + [os.path.dirname(path) for mark in marks for path in sorted(glob(mark))]
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -61,7 +61,9 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
             raise ConfigError(f"--help {topic}: neither a key nor a group of keys{hint}")
         about = (groups[topic].__doc__ or "").partition("\n\n")[0] if topic in groups else ""
         return described(paragraph(f"{topic}: {about}") if about else "", found)
+    output = getattr(config_class, "OUTPUT", "output")
     more = {
+        "-o PATH": f"the same as --{output}" if output in options else "",
         f"--help {ALL}": f"all {len(options)} keys; --help KEY: one",
         "--help GROUP": ", ".join(groups),
         "--config FILE": "a YAML file with any of the keys; later ones win",

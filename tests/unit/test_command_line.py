@@ -243,15 +243,29 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}), ("padless plan --precision b", {"bf16"})],
-)
-def test_a_shell_completes_commands_keys_and_values(line: str, offered: set[str], tmp_path: Path) -> None:
-    given = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": " "}
-    script = "from harness.__main__ import COMMANDS\nfrom preprocessing.base.cli import complete\ncomplete(COMMANDS)"
-    answer = {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer")}
-    subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **given, **answer}, timeout=60, check=True
-    )
-    assert set((tmp_path / "answer").read_text().split()) == offered
+def test_a_shell_completes_commands_keys_values_and_what_is_here(tmp_path: Path) -> None:
+    """In bash itself, with what ``register-python-argcomplete`` prints; its ``COMPREPLY`` after a TAB."""
+    for file in ("data/mine/dataset.json", "runs/a/status.json", "new.csv"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    offered = {
+        "padless trai": "train",
+        "padless train --num_processes 2 --optim.warm": "--optim.warmup",
+        "padless plan --precision b": "bf16",
+        "padless train ": "data/mine",
+        "padless evaluate runs/a n": "new.csv",
+        "padless report -o new.html ": "runs/a",
+        "padless recipes imdb qu": "quickstart",
+    }
+    script = """
+    eval "$(register-python-argcomplete padless)"
+    for COMP_LINE in "$@"; do
+        COMP_POINT=${#COMP_LINE} COMPREPLY=()
+        _python_argcomplete padless
+        echo "${COMPREPLY[*]}"
+    done
+    """
+    where = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COMP_TYPE": "9"}
+    command = ["bash", "-c", script, "bash", *offered]
+    done = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True, timeout=120, check=True)
+    assert [line.strip() for line in done.stdout.splitlines()] == list(offered.values())
