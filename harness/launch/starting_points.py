@@ -160,13 +160,13 @@ def init(config: InitConfig) -> None:
     found = columns.resolved(list(sources.files(config.source, config.splits)))
     first = next(file for file in found.files if not file.is_unlabelled)
     facts = [*found.lines, *columns.hints(found.files, True)]
-    source = found.applied(PreprocessConfig(output="data", source=config.source, splits=config.splits)).source
+    given = found.applied(PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits))
     detected: dict[str, Any] = {}
     if first.format != "folder" and first.name != EMBEDDED:
         seen = sample(first)
         values = Counter(map(as_found, seen.values[first.source.label_column]))
-        texts = [len(str(text).split()) for text in seen.values[first.source.text_column]]
-        half, most = np.percentile(texts, (50, 95))
+        rows = zip(*(seen.values[name] for name in first.source.text_columns), strict=True)
+        half, most = np.percentile([len(" ".join(map(str, row)).split()) for row in rows], (50, 95))
         facts.append(f"texts: half have at most {half:,.0f} words, and 1 in 20 more than {most:,.0f}")
         some = listed([f"{label} ({number:,})" for label, number in values.most_common() if label])
         facts.append(f"labels of the {values.total():,} rows looked at: {some}")
@@ -174,9 +174,8 @@ def init(config: InitConfig) -> None:
             facts.append(f"{counted(missing, 'row')} without a label: left out by source.missing_label")
             detected["source.missing_label"] = "drop"
         recorded = seen.file.form.recorded if seen.file.form else {}
-        detected |= {f"source.{key}": its for key, its in recorded.items() if hasattr(source, key)}
-    usual = flat(to_dict(PreprocessConfig(output="")))
-    chosen = flat(to_dict(PreprocessConfig(output=f"data/{name}", source=source, splits=config.splits))) | detected
+        detected |= {f"source.{key}": its for key, its in recorded.items() if hasattr(given.source, key)}
+    chosen, usual = flat(to_dict(given)) | detected, flat(to_dict(PreprocessConfig(output="")))
     prepared = {key: its for key, its in chosen.items() if key in ASKED or its != usual.get(key, its)}
     trained = {"data": f"data/{name}", **cli.from_file(LaunchRecipe, str(LaunchRecipe.DEFAULT))}
     usage = [f"padless {command} --config {target}" for command in ("prepare", "train")]
