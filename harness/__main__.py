@@ -81,7 +81,7 @@ COMMANDS = (
     Command(
         "init",
         "A commented configuration for your file.",
-        elsewhere=("new", "create", "config"),
+        elsewhere="new, create, config",
         main="harness.launch.starting_points:init",
         config="harness.launch.starting_points:InitConfig",
         words="FILE …",
@@ -149,7 +149,7 @@ COMMANDS = (
     Command(
         "runs",
         "The runs below a folder, newest first.",
-        elsewhere=("ls", "list", "history"),
+        elsewhere="ls, list, history",
         main="harness.launch.starting_points:runs",
         config="harness.launch.starting_points:RunsConfig",
         words="[FOLDER]",

@@ -31,8 +31,6 @@ from preprocessing.base.terminal import guards, tell
 Config = TypeVar("Config")
 OWN = ("config", "help", "print_config")
 """Options that every command has."""
-OUTPUTS = ("o", "out", "output", "outdir", "output_dir", "out_dir")
-"""What people type for ``-o``."""
 SECTIONS = ("prepare", "train")
 """Keys of a YAML file for both commands."""
 TEXTS = "texts"
@@ -277,7 +275,7 @@ def unknown(config_class: type, key: str, dashes: str = "--", others: Iterable[s
     options, name = options_of(config_class), key.lstrip("-")
     if group := [one for one in options if one.startswith(f"{name}.")]:
         return f"; its keys are {', '.join(dashes + one for one in group)}"
-    if dashes and name in OUTPUTS and getattr(config_class, "OUTPUT", "output") in options:
+    if dashes and name[:3] in ("o", "out") and getattr(config_class, "OUTPUT", "output") in options:
         return "; did you mean -o?"
     return suggestion(name, {*options, *others}, dashes=dashes) + getattr(config_class, "HINT", "")
 
