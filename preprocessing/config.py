@@ -246,6 +246,7 @@ class PreprocessConfig:
 
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
+    SECTION = "prepare"
     SUBJECT = ("source.path",)
 
     output: Line
