@@ -97,6 +97,8 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str, note: 
         for other, *options in map(str.split, command.elsewhere):
             if wanted == other:
                 raise ConfigError(f"{word}: no such command; did you mean {' '.join([prog, command.name, *options])}?")
+    if word.startswith("-"):
+        raise ConfigError(f"{word}: a command comes first, as in {commands[0].example}")
     near = nearest(word, names)
     raise ConfigError(
         f"{word}: no such command; " + (f"did you mean {prog} {near}?" if near else f"there are {', '.join(names)}")
@@ -204,7 +206,9 @@ def filled(words: list[str], taken: set[str], config_class: type, page: Page) ->
         else:
             found, words = [*found, (key, words[0])], words[1:]
     if words:
-        raise ConfigError(f"{words[0]!r} is one word too many: {page.usage}")
+        output = getattr(config_class, "OUTPUT", "output")
+        hint = f"; did you mean -o {words[0]}?" if output in options_of(config_class) and output not in taken else ""
+        raise ConfigError(f"{words[0]!r} is one word too many: {page.usage}{hint}")
     return found
 
 
