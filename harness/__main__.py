@@ -24,7 +24,7 @@ COMMANDS = (
         "Train, with checks before the start.",
         also=("launch",),
         main="harness.launch.many:main",
-        elsewhere=("fit", "run", "pretrain --task language_model"),
+        elsewhere="fit, run, pretrain --task language_model",
         config="harness.config:LaunchRecipe",
         words="DATA",
         first=("data", "run", "epochs", "global_batch", "optim.lr"),
@@ -34,7 +34,7 @@ COMMANDS = (
     Command(
         "predict",
         "Predict texts, or every row of a file.",
-        elsewhere=("infer", "classify"),
+        elsewhere="infer, classify",
         main="harness.inference.predict:main",
         config="harness.inference.config:PredictConfig",
         words="RUN TEXT … | FILE",
@@ -45,7 +45,7 @@ COMMANDS = (
         "evaluate",
         "Scores on new labelled rows, or on a split.",
         main="harness.evaluate:here",
-        elsewhere=("eval", "test", "score"),
+        elsewhere="eval, test, score",
         config="harness.inference.config:EvaluateConfig",
         words="RUN [FILE]",
         first=("run", "input", "data", "split", "output"),
@@ -54,7 +54,7 @@ COMMANDS = (
     Command(
         "explain",
         "What each word adds to a class's score.",
-        elsewhere=("interpret", "attribute", "attributions"),
+        elsewhere="interpret, attribute, attributions",
         main="harness.inference.explanation:main",
         config="harness.inference.config:ExplainConfig",
         words="RUN TEXT … | FILE",
@@ -81,7 +81,7 @@ COMMANDS = (
     Command(
         "init",
         "A commented configuration for your file.",
-        elsewhere=("new", "create", "config"),
+        elsewhere="new, create, config",
         main="harness.launch.starting_points:init",
         config="harness.launch.starting_points:InitConfig",
         words="FILE …",
@@ -125,7 +125,7 @@ COMMANDS = (
     Command(
         "submit",
         "Job scripts for SLURM, or jobs in a chain.",
-        elsewhere=("slurm", "sbatch", "srun"),
+        elsewhere="slurm, sbatch, srun",
         main="harness.slurm.jobs:main",
         config="harness.slurm.config:SubmitConfig",
         words='"JOB …" …',
@@ -135,7 +135,7 @@ COMMANDS = (
     Command(
         "export",
         "A folder to share: weights, ONNX, model card.",
-        elsewhere=("convert", "onnx", "publish", "push", "upload", "save"),
+        elsewhere="convert, onnx, publish, push, upload, save",
         main="harness.export.folder:main",
         config="harness.export.config:ExportConfig",
         words="RUN",
@@ -146,7 +146,7 @@ COMMANDS = (
         "label",
         "Soft labels for unlabelled rows, to train on.",
         main="harness.label:label",
-        elsewhere=("pseudo_label", "soft_labels", "teach", "distill"),
+        elsewhere="pseudo_label, soft_labels, teach, distill",
         config="harness.inference.config:LabelConfig",
         words="RUN [DATA]",
         first=("data", "run", "baseline", "batch", "output"),
@@ -155,7 +155,7 @@ COMMANDS = (
     Command(
         "runs",
         "The runs below a folder, newest first.",
-        elsewhere=("ls", "list", "history"),
+        elsewhere="ls, list, history",
         main="harness.launch.starting_points:runs",
         config="harness.launch.starting_points:RunsConfig",
         words="[FOLDER]",
@@ -163,7 +163,7 @@ COMMANDS = (
     Command(
         "checkpoint",
         "Every checkpoint of a run; whether it is intact.",
-        elsewhere=("checkpoints",),
+        elsewhere="checkpoints",
         main="harness.launch.starting_points:checkpoints",
         config="harness.launch.starting_points:CheckpointConfig",
         words="RUN",
@@ -171,7 +171,7 @@ COMMANDS = (
     Command(
         "wandb-sync",
         "Send rows to W&B that were kept offline or lost.",
-        elsewhere=("sync",),
+        elsewhere="sync",
         main="harness.tracking.wandb_run:main",
         config="harness.tracking.wandb_run:SyncConfig",
         words="RUN",
