@@ -17,6 +17,7 @@ from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
 
 STDIN = "-"
 Form = Literal["text", "json", "html"]
+PredictionPrecision = Literal["auto", "fp32", "bf16"]
 ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".html", ".htm"), "html"),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
@@ -67,6 +68,8 @@ class EvaluateConfig(ScoringConfig):
     """Split of the dataset."""
     output: str | None = None
     """Directory for the figures and the predictions; RUN/evaluation unless given."""
+    precision: PredictionPrecision = "auto"
+    """As in `padless predict`; the test figures that a training writes at its end are fp32."""
     json: bool = False
     """Print the figures of an input as one JSON object instead of tables."""
 
@@ -145,8 +148,9 @@ class PredictConfig(ReadingConfig):
     else onnx."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes a CUDA device if there is one."""
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Precision of the recurrent layers; auto: bf16 if the device supports it natively."""
+    precision: PredictionPrecision = "auto"
+    """Arithmetic of the recurrent layers; auto: bf16 if the device computes it natively and at least 999 of 1,000
+    validation rows kept their label in it at the end of training, else fp32, which is exact."""
     processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
     executor: Literal["local", "dask"] = "local"

@@ -90,7 +90,7 @@ class ScoredPart(engine.Part[Made]):
     number: int
     part: Part
     layout: Layout
-    scorer: tuple[str, str, int, dict[str, str]]
+    scorer: tuple[str, str, int, dict[str, Any]]
     """Arguments of ``open_scorer``; each thread of a worker calls it once."""
 
     result: ClassVar[type] = Made
@@ -147,10 +147,20 @@ def main(config: PredictConfig, texts: list[str]) -> int:
     if config.input is not None and config.output is not None:
         predict_here(config)
         return 0
-    scorer = open_scorer(config.run, config.engine, config.batch)
+    scorer = open_scorer(config.run, *chosen(config))
     for some in [texts] if texts else lines_of_stdin():
         show(scorer, some, config.json)
     return 0
+
+
+def chosen(config: PredictConfig) -> tuple[str, int, dict[str, Any]]:
+    """Engine, rows of a batch, device and precision, as for ``open_scorer``. Raises ``UserError``."""
+    directory = bundle_directory(config.run)
+    name, info = engine_of(directory, config.engine), read_classifier(directory)
+    settled = scorer_class(name).settle(info, config.device, config.precision)
+    if settled["precision"] == "bf16" and not config.quiet:
+        tell(f"computed in bf16 ({info.about_bf16}); --precision fp32 is exact")
+    return name, config.batch, settled
 
 
 def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
@@ -262,8 +272,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
     """
     directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
-    name = engine_of(directory, config.engine)
-    settled = scorer_class(name).settle(config.device, config.precision)
+    name, _, settled = chosen(config)
     info = read_classifier(directory)
     if config.overwrite:
         for path in work.iterdir():
@@ -289,7 +298,8 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     layout = looked_at(every, Layout(kind, names, config.missing == "keep"), config.quiet)
     atomic.write_json(work / BEGUN, basis)
     key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
-    scorer = config.run, name, config.batch, settled
+    threads = {"threads": 1} if settled["device"] == "cpu" else {}  # so that nothing depends on their number
+    scorer = config.run, name, config.batch, settled | threads
     return [
         ScoredPart(key, work, work / f"{number:05d}.json", part.bytes, number, part, layout, scorer)
         for number, part in enumerate(every)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All ranks score a split together: logits of a classifier, perplexity of a language model.
 
-Every row is scored once, in the dtype of the weights. The last batch is not padded with duplicates. The ranks
+Every row is scored once. The last batch is not padded with duplicates. The ranks
 communicate only in one gather at the end, after which the number of distinct rows is asserted (law 5).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def score_split(
     split = opened.splits[name]
     layout, _ = layout_on(session.device, bundle.model.config.hidden_size)
     loader = loader_over(split, session.world, config.batch, layout, session.device, opened.look)
-    return score(bundle.model, loader, session.world), split
+    return score(bundle.model, loader, session.world, read=partial(bundle.model, recurrent_dtype=bundle.dtype)), split
 
 
 def score(

@@ -89,6 +89,19 @@ class BundleInfo:
     """The held-out fold of the dataset; None: its validation split was held out."""
     label_type: LabelType = "text"
     """The type of the dataset's label column, and of predictions."""
+    bf16: tuple[Count, Count] | None = None
+    """Validation rows that keep their label in bf16, and rows that were looked at; None: none were."""
+
+    @property
+    def takes_bf16(self) -> bool:
+        """Whether predictions may be in bf16: at least 999 of 1,000 validation rows keep their label."""
+        return self.bf16 is not None and self.bf16[0] * 1000 >= self.bf16[1] * 999
+
+    @property
+    def about_bf16(self) -> str:
+        """What is known of predictions in bf16, for messages."""
+        same, rows = self.bf16 or (0, 0)
+        return f"bf16 keeps the label of {same:,} of {rows:,} validation rows"
 
 
 def bundle_directory(run: str | Path) -> Path:
