@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-from harness.config import CLASSIFIER, FIRST_KEYS, RunConfig
+from harness.config import CLASSIFIER, RunConfig
 from harness.ranks import stopping
 from harness.ranks.stopping import leave, run_rank
 from harness.training.rules import resolve
 from preprocessing.base import cli
 
-PROG = "accelerate launch -m harness.train"
-ABOUT = """Train an LSTM text classifier, or a language model for it to start from, on a dataset directory. python -m
-harness launch does the same, with checks before any process starts, and with exact exit codes."""
+PROG, FIRST = "accelerate launch -m harness.train", ("data", "run", "epochs", "global_batch", "optim.lr")
 
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     stopping.install()
-    example = f"{PROG} --data data/mine --run runs/mine"
-    resolved = resolve(cli.parse(RunConfig, argv, prog=PROG, about=ABOUT, first=FIRST_KEYS, example=example))
+    resolved = resolve(cli.parse(RunConfig, argv, prog=PROG, first=FIRST, example=f"{PROG} data/mine -o runs/mine"))
     config = resolved.config
     from harness.ranks.session import open_session
     from harness.report.sinks import BaselineSink, ReportSink

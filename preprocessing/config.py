@@ -53,7 +53,7 @@ class SourceConfig:
     missing_text: Literal["keep", "error"] = "keep"
     """Rows whose text is null (in JSON lines, Parquet and frames): kept as an empty text and counted, or refused.
     padless.prepare refuses them unless this is keep."""
-    labels: dict[str, Any] | str = AUTO  # LabelMap looks at the values
+    labels: dict[str, list[Any]] | Literal["auto"] = AUTO
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
     numbers; sorted, numbers as numbers. Or class name -> its values, as they are written; the classes are numbered in
     the order of the names."""
@@ -89,9 +89,6 @@ class SourceConfig:
         ):
             raise ConfigError(f"source.delimiter, quote and escape: {used} must be ASCII characters that differ")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
-        if isinstance(self.labels, str):
-            expected = "auto, or names with the values that mean each, as in {spam: [1], ham: [0]}"
-            require(self.labels == AUTO, "source.labels", self.labels, expected)
         self.label_map()
 
     def label_map(self) -> LabelMap | None:
@@ -143,7 +140,7 @@ class SplitConfig:
     an empty cell belong to no group."""
     folds: Annotated[int, Meta(ge=0, le=100)] = 0
     """For cross-validation: number of folds of the training and validation rows; groups and equal texts stay in one
-    fold. launch --folds all holds out each fold in turn. 0: none."""
+    fold. train --folds all holds out each fold in turn. 0: none."""
 
     def __post_init__(self) -> None:
         """Check that training rows are left, and that columns and names do not collide."""
@@ -229,6 +226,7 @@ class PreprocessConfig:
 
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
+    SUBJECT = ("source.path",)
 
     output: Line
     """Directory of the dataset, or a remote address (s3://bucket/dataset) to which the complete dataset is copied."""

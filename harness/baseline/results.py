@@ -46,11 +46,12 @@ class BaselineConfig:
     The figures are stored in DATA/baseline, where every run on the dataset finds them.
     """
 
+    SUBJECT = ("data",)
     data: str
     """Dataset directory."""
     folds: bool = False
     """Instead of the splits, measure it on each fold of the dataset (splits.folds), trained on the others, to compare
-    with launch --folds."""
+    with train --folds."""
     json: bool = False
     """Print the figures of every measured split, or of every fold, as one JSON object."""
 

@@ -66,9 +66,9 @@ READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """Metadata of a pre-processed graph; without it, the quantizer warns. This graph needs no pre-processing."""
 
 
-def main(config: ExportConfig, words: list[str]) -> int:
+def main(config: ExportConfig) -> int:
     """Write an export folder, and push it if requested."""
-    named, screen = words[0], Screen(quiet=config.quiet)
+    named, screen = config.run, Screen(quiet=config.quiet)
     if named.startswith(SCHEME):
         raise ConfigError(f"{named}: is exported already; name the run that it came from")
     place = Place.of(Path(named))

@@ -28,9 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.config import STDIN, PredictConfig
+from harness.inference.config import KINDS, PredictConfig, beside
 from harness.inference.rows import (
-    KINDS,
     Layout,
     columns_of,
     find,
@@ -137,18 +136,16 @@ def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[
             yield found
 
 
-def main(config: PredictConfig, texts: list[str]) -> int:
+def main(config: PredictConfig) -> int:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     config = replace(config, run=str(local(config.run)))
-    if texts == [STDIN] and config.input is None:
-        texts, config = [], replace(config, input=STDIN)
-    if bool(texts) == (config.input is not None):
-        raise ConfigError("nothing to predict: give texts, or --input with --output (not both)")
-    if config.input is not None and config.output is not None:
+    if config.output is not None:
+        if config.output == beside(config.inputs):
+            Screen(quiet=config.quiet).say(f"The predictions go to {config.output}; -o names another file.")
         predict_here(config)
         return 0
     scorer = open_scorer(config.run, *chosen(config))
-    for some in [texts] if texts else lines_of_stdin():
+    for some in [config.texts] if config.texts else lines_of_stdin():
         show(scorer, some, config.json)
     return 0
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from harness.inference.config import STDIN
+from harness.inference.config import KINDS, STDIN
 from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.training_facts import Reading, read_training, reading_of
 from preprocessing.base.errors import ConfigError, DataError
@@ -36,15 +36,6 @@ from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.labels import AUTO
 
-KINDS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "txt",
-}
 TEXT = "text"
 AVAILABLE_BYTES = 1 << 16
 """Maximum bytes of one read from standard input."""

@@ -31,7 +31,7 @@ LABEL_NAME = re.compile(
     r"toxic|spam|gold|y)s?(_(id|name|text|index|label))?|department|score|v1"
 )
 NO_LABEL = re.compile(
-    r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|month|day|user|username|film|movie|"
+    r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|year|month|day|datum|user|username|film|movie|"
     r"product|item|length|len|count|num|number|unnamed_0)"
 )
 """Columns that are never taken for the label unless they are named."""
@@ -39,7 +39,20 @@ MANY_CLASSES = 200
 """Most distinct values of a label column without a usual name."""
 WORDS, LETTERS = 3, 12
 """A text has at least so many words, or letters of scripts without spaces, on average."""
-DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*|\d{1,2}:\d{2}.*")
+NEVER = re.compile(
+    r"""(?: \d{1,2}([-/.])\d{1,2}\1(?:\d{4}|\d{2}) | \d{4}([-/.])\d{1,2}\2\d{1,2} # 31.12.2024, 2024-12-31
+          | (?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]) # 20241231
+          | (?:\d{1,2}\.?\ )?(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-zä]*\.?
+            (?:\ \d{1,2}(?:st|nd|rd|th)?,?)?\ \d{4} ) # 5 March 2024, Jan 5, 2024
+        (?:[T ,]+\d{1,2}:\d{2}.*)?
+      | \d{1,2}[-/.]\d{4} | (?:19|20)\d\d[-/.]\d{1,2} # 12/2024, 2024-12
+      | \d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:\ ?[ap]\.?m\.?|\ uhr)? # 10:05, 1:05 PM
+      | [a-z][a-z0-9+.-]{1,9}://.* | www\..* | [^\s@]+@[^\s@]+\.\w+ # addresses
+      | \d+(?:\.\d+){3} | (?=.*\d)[0-9a-f]{8}-?[0-9a-f-]{4,} | \S+\.(?:txt|json|csv|html?|pdf|png|jpe?g|wav|mp3)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Values that are neither texts nor labels: dates, times, addresses, identifiers, file names."""
 WIDE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 GROUP_NAMES = re.compile(
     r"(.+[_\- ]|)(film|movie|user|username|product|item|author|writer|thread|customer|client|reviewer|speaker|patient|"
@@ -77,7 +90,7 @@ def looked_at(name: str, values: Sequence[Any]) -> Column:
     texts = [] if is_nested else [whole(as_found(value) or "") for value in there]
     is_full, number, distinct = 2 * len(there) >= len(values), len(texts), len(set(texts))
     numbers = [text for text in texts if NUMBER.fullmatch(text.strip())]
-    others = [text for text in texts if DATE.fullmatch(text) or "://" in text[:12]]
+    others = [text for text in texts if NEVER.fullmatch(text.strip())]
     words, letters = (sum(len(found(text)) for text in texts) for found in (str.split, WIDE.findall))
     is_written = all(isinstance(value, str) for value in there) and 2 * len(numbers + others) < number
     is_long = words >= WORDS * number or letters >= LETTERS * number or TEXT_NAME.fullmatch(key)
@@ -90,7 +103,10 @@ def looked_at(name: str, values: Sequence[Any]) -> Column:
         key=key,
         texts=texts,
         is_text=bool(is_full and is_written and is_long and distinct > max(1, number // 5)),
-        is_label=is_full and repeats and (is_usual or not (is_fractional or NO_LABEL.fullmatch(key))),
+        is_label=is_full
+        and repeats
+        and 2 * len(others) < number
+        and (is_usual or not (is_fractional or NO_LABEL.fullmatch(key))),
     )
 
 

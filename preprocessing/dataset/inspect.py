@@ -29,16 +29,18 @@ PERCENTILES = (5, 25, 50, 75, 95, 99)
 class InspectConfig:
     """Label balance, lengths, truncation, unknown tokens, padding, duplicates, sample rows."""
 
+    SUBJECT = ("data",)
+    data: str
+    """Dataset directory."""
     json: bool = False
     """Print one JSON object instead of tables."""
     samples: AtLeast0 = 2
     """Rows of each split to read back."""
 
 
-def main(config: InspectConfig, words: list[str]) -> None:
+def main(config: InspectConfig) -> None:
     """Print what is in a dataset."""
-    (address,) = words
-    found = inspect(remote.local(address), config.samples)
+    found = inspect(remote.local(config.data), config.samples)
     print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found))
 
 

@@ -33,7 +33,7 @@ from preprocessing.base.split_names import (
     VALIDATION_NUMBER,
 )
 from preprocessing.base.terminal import Screen, public, tell
-from preprocessing.config import EMBEDDED, PreprocessConfig
+from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
@@ -209,15 +209,13 @@ def locate(plans: list[Plan], row: int) -> str:
 class CheckConfig:
     """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
 
+    SUBJECT = ("data",)
+    data: str
+    """Dataset directory."""
 
-def run(config: PreprocessConfig, words: list[str]) -> None:
-    """``padless prepare``: build a dataset; run it again to continue after an interruption.
 
-    ``words`` are files in addition to ``source.path``, or in place of its default.
-    """
-    if words:
-        named = [] if config.source.path == [EMBEDDED] else list(config.source.path)
-        config = replace(config, source=replace(config.source, path=[*named, *words]))
+def run(config: PreprocessConfig) -> None:
+    """``padless prepare``: build a dataset; run it again to continue after an interruption."""
     manifest = build(config)
     summary = f"{public(config.output)}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
     Screen(quiet=config.quiet).say(summary)
@@ -225,15 +223,15 @@ def run(config: PreprocessConfig, words: list[str]) -> None:
         Screen(errors=True).say(line)
 
 
-def check(_: CheckConfig, words: list[str]) -> int:
+def check(config: CheckConfig) -> int:
     """``padless check``: verify a dataset; returns the exit code."""
-    root = remote.local(words[0])
+    root = remote.local(config.data)
     problems = verify(root)
     for problem in problems:
         tell(f"error: {problem}")
     if problems:
         return DataError.exit_code
-    print(f"ok: {public(words[0])}: {summary_line(read_manifest(root))}")
+    print(f"ok: {public(config.data)}: {summary_line(read_manifest(root))}")
     return 0
 
 

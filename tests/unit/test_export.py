@@ -123,7 +123,7 @@ def test_names_are_no_markup_in_a_card(run: Path) -> None:
     info = read_info(run / BUNDLE)
     records = records_of(Place.of(run), info)
     info = replace(info, labels=[name, "b"], vectors={"source": name})
-    text = render(ExportConfig(output="x"), name, info, 1, records, {})
+    text = render(ExportConfig(run="r", output="x"), name, info, 1, records, {})
     body = text.split("---\n", 2)[2]
     assert "SECRET" not in body
     assert "\x1b" not in text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.__main__ import main
 from harness.baseline.results import BaselineConfig, read_folds
 from harness.baseline.results import main as baseline
 from harness.config import RunConfig
@@ -70,7 +71,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 def launch(data: Path, run: Path, *words: str) -> int:
-    return many.main([*PLAIN, f"--data={data}", f"--run={run}", *words])
+    return main(["train", *PLAIN, f"--data={data}", f"--run={run}", *words])
 
 
 def test_each_seed_is_a_run_of_its_own_and_one_that_does_not_end_well_is_the_end(
