@@ -45,6 +45,7 @@ from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.dataset.shards import Split
+from preprocessing.job.engine import Progress
 from preprocessing.labels import LabelMap, LabelType, spelling
 from preprocessing.text.vocabulary import UNK
 
@@ -207,7 +208,8 @@ def evaluate_input(config: EvaluateConfig) -> None:
     training = read_training(bundle.directory, bundle.info.dataset) or {}
     known: Mapping[str, Any] = training.get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
-    scores, hashes, facts = read_and_score(bundle, config.input, reading_of(config.source, known), classes)
+    reading = reading_of(config.source, known)
+    scores, hashes, facts = read_and_score(bundle, config.input, reading, classes, config.quiet)
     name = name_of(config.input, target)
     values = {
         **known_of(scores, bundle, name),
@@ -271,8 +273,10 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
     return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
 
 
-def pieces_of(address: str, reading: Reading) -> Iterator[Piece]:
-    """The parts of an input. Raises ``DataError`` that names file and row, or the columns that exist."""
+def pieces_of(address: str, reading: Reading, quiet: bool) -> Iterator[Piece]:
+    """The parts of an input, with progress unless ``quiet``. Raises ``DataError`` that names file and row, or the
+    columns that exist.
+    """
     if addresses.kind(addresses.find(address)[0]) == fs.FileType.NotFound:
         raise DataError(f"{address}: no such file; check --input")
     files = sources.files(replace(reading.source, path=[address]), SplitConfig(column=None))
@@ -280,11 +284,14 @@ def pieces_of(address: str, reading: Reading) -> Iterator[Piece]:
     for line in found.lines:
         tell(line)
     with temporary_folder() as stage:
-        yield from map(read, sources.numbered([sources.scan(file, stage) for file in found.files]))
+        plans = [sources.scan(file, stage) for file in found.files]
+        screen = Screen(errors=True, quiet=quiet)
+        with Progress("evaluating", sum(plan.rows for plan in plans), screen=screen).reports():
+            yield from map(read, sources.numbered(plans))
 
 
 def read_and_score(
-    bundle: Bundle, address: str, reading: Reading, classes: Mapping[str, int]
+    bundle: Bundle, address: str, reading: Reading, classes: Mapping[str, int], quiet: bool
 ) -> tuple[Scores, np.ndarray, dict[str, Any]]:
     """The scores of all rows, ``row_hashes`` of their ids, and other results: ``mistakes`` with texts, and how many
     rows were ``left_out`` or have no text (``missing``).
@@ -294,7 +301,7 @@ def read_and_score(
     columns: list[tuple[np.ndarray, ...]] = []
     mistakes: list[dict[str, Any]] = []
     left_out = missing = 0
-    for piece in pieces_of(address, reading):
+    for piece in pieces_of(address, reading, quiet):
         left_out += piece.neutral + piece.filtered + piece.without_label
         missing += int(piece.missing.sum())
         if not len(piece.row):

@@ -52,7 +52,7 @@ from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
-from preprocessing.job.executors import Workers, available_cores, workers
+from preprocessing.job.executors import ROWS, Workers, available_cores, workers
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def predict_here(config: PredictConfig) -> None:
     target = target_of(config)
     with claimed(target) as work:
         parts = begin(config, target, work)
-        size, settled = sum(part.size for part in parts), parts[0].scorer[-1]
+        size, settled = sum(part.part.bytes for part in parts), parts[0].scorer[-1]
         worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
         default = 1 if settled["device"] == "cuda" else min(available_cores(), worth)
         same = "the same command without --overwrite" if config.overwrite else "the same command"
@@ -298,7 +298,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     threads = {"threads": 1} if settled["device"] == "cpu" else {}  # so that nothing depends on their number
     scorer = config.run, name, config.batch, settled | threads
     return [
-        ScoredPart(key, work, work / f"{number:05d}.json", part.bytes, number, part, layout, scorer)
+        ScoredPart(key, work, work / f"{number:05d}.json", part.cut.rows, number, part, layout, scorer)
         for number, part in enumerate(every)
     ]
 
@@ -324,16 +324,15 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     and for columns named like the new ones.
     """
     first, of_json = every[0], every[0].file.format == "jsonl"
-    total = sum(part.bytes for part in every)
+    total = sum(part.cut.rows for part in every)
     progress = engine.Progress("checking the input", total, screen=Screen(errors=True, quiet=quiet))
     schema = pa.schema([])
-    for part in every:
-        for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
-            texts_of(part, rows, layout.missing)
-            schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
-        progress.advance(part.cut.rows, part.bytes)
-        progress.tick(1)
-    progress.screen.end()
+    with progress.reports():
+        for part in every:
+            for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
+                texts_of(part, rows, layout.missing)
+                ROWS.add(len(rows.table))
+                schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
     layout = replace(layout, schema=schema if of_json else None)
     files = [part for part in every if part.cut.first_row == 1]
     for part in files:
@@ -365,8 +364,8 @@ def top_of(part: Part) -> bytes:
 
 
 def make(parts: Sequence[ScoredPart], crew: Workers, quiet: bool) -> None:
-    """Make the missing parts, and show the progress if there are several."""
-    screen = Screen(errors=True, quiet=quiet or len(parts) < 2)
+    """Make the missing parts, and show the progress."""
+    screen = Screen(errors=True, quiet=quiet)
     progress = engine.Progress("predicting", sum(part.size for part in parts), screen=screen)
     for _ in engine.run(parts, crew, progress):
         pass

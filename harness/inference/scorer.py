@@ -42,6 +42,7 @@ from preprocessing.base.installed import is_importable, load, needed
 from preprocessing.base.terminal import Guarded
 from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import VOCABULARY
+from preprocessing.job.executors import ROWS
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK, Vocabulary
@@ -286,6 +287,7 @@ def in_batches(
         for row, place in enumerate(places):
             padded[row, : lengths[place]] = texts[place]
         parts.append(read(padded, lengths[places]).astype(np.float64))
+        ROWS.add(len(places))
     logits = np.concatenate(parts)
     if not np.isfinite(logits).all():
         raise DataError(

@@ -30,7 +30,10 @@ from harness.model.recurrent import PackedIndex
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.job.engine import Progress
+from preprocessing.job.executors import ROWS
 from preprocessing.text.vocabulary import UNK
 
 PAUSE_EVERY = 8
@@ -83,7 +86,10 @@ def score_split(
     split = opened.splits[name]
     layout, _ = layout_on(session.device, bundle.model.config.hidden_size)
     loader = loader_over(split, session.world, config.batch, layout, session.device, opened.look)
-    return score(bundle.model, loader, session.world, read=partial(bundle.model, recurrent_dtype=bundle.dtype)), split
+    read, quiet = partial(bundle.model, recurrent_dtype=bundle.dtype), config.quiet or not session.world.is_main
+    screen = Screen(errors=True, quiet=quiet)
+    with Progress(f"scoring {name}", -(-len(split) // session.world.world_size), screen=screen).reports():
+        return score(bundle.model, loader, session.world, read=read), split
 
 
 def score(
@@ -174,7 +180,9 @@ def over_all_rows(
                 pause()
             with world.waiting(f"the device to score {what}, and with it what is due"):
                 # copies, since the loader reuses its buffers
-                parts += [[np.array(column) for column in values_of(batch)] for batch in step.micro_batches]
+                for batch in step.micro_batches:
+                    parts.append([np.array(column) for column in values_of(batch)])
+                    ROWS.add(batch.num_rows)
     model.train(was_training)
     own = [np.concatenate(column) for column in zip(*parts, strict=True)]
     every = [columns for columns in world.gather_objects(own, f"the scores of {what}") if columns]
