@@ -206,11 +206,15 @@ def filled(words: list[str], taken: set[str], config_class: type, page: Page) ->
 
 
 def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
-    """Keys and values as a command line has them."""
-    return [
-        f"--{key}" if value is None else f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in given
-    ]
+    """Keys and values as a command line has them; numbers may be numpy's, and texts paths. None: a switch."""
+
+    def spelt(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, default=plain)
+
+    def plain(value: Any) -> Any:
+        return value.item() if hasattr(value, "item") else os.fspath(value)
+
+    return [f"--{key}" if value is None else f"--{key}={spelt(value)}" for key, value in given]
 
 
 def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:
