@@ -44,7 +44,8 @@ class Model:
         self.place, self.engine, self.device = place, engine, device
         directory = bundle_directory(local(place))
         settled = scorer_class(engine_of(directory, engine)).settle(read_classifier(directory), device, "fp32")
-        self._scorer, self._files = open_scorer(directory, engine, settled=settled), dict[str, bytes]()
+        scorer = open_scorer(directory, engine, settled=settled)
+        self._scorer, self._files = scorer, dict[str, bytes]()
         self.classes_ = typed_values(scorer.labels, scorer.label_type)
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
 
