@@ -31,7 +31,7 @@ from harness.ranks.precision import (
     recurrent_dtype,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import INDEX, BundleInfo, write_info, write_weights
+from harness.rundir.bundle_files import INDEX, KEPT_IN_BF16, BundleInfo, write_info, write_weights
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
@@ -96,7 +96,7 @@ class Bundle(Scorer):
         """See ``Scorer.settle``. ``auto`` is bf16 where the device computes it natively and labels are the same."""
         place = choose_device(device).value
         if precision == "auto":
-            precision = choose_precision("auto", place).value if info.takes_bf16 else "fp32"
+            precision = choose_precision("auto", place).value if info.bf16 >= KEPT_IN_BF16 else "fp32"
         elif place == "cuda":
             choose_precision(precision, place)  # type: ignore[arg-type]
         cell, asked = CELLS[model_from_dict(info.model, INDEX).cell], "bf16" if precision == "bf16" else "fp32"

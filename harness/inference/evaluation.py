@@ -25,7 +25,7 @@ from harness.inference.explanation import added
 from harness.inference.scoring import Scores, score_split, weights_and_dataset
 from harness.ranks.precision import runnable
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import BundleInfo, bundle_directory, read_classifier, write_info
+from harness.rundir.bundle_files import bundle_directory, read_classifier, write_info
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
@@ -45,7 +45,7 @@ from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.dataset.shards import Split
-from preprocessing.job.engine import Progress
+from preprocessing.job.engine import shown
 from preprocessing.labels import LabelMap, LabelType, spelling
 from preprocessing.text.vocabulary import UNK
 
@@ -143,27 +143,26 @@ def write_results(directory: Path, split: str, scores: Scores, label_type: Label
     write_figures(directory, split, values)
 
 
-def compare_bf16(bundle: Bundle, split: Split) -> BundleInfo:
-    """Predict rows of a split in fp32 and in bf16, at most 1,000 in half a minute, and store in the bundle how many
-    keep their label; nothing if the device cannot compute the network in bf16. Raises ``OSError``.
+def compare_bf16(bundle: Bundle, split: Split) -> float:
+    """The share of rows of a split that keep their label in bf16, of 1,000 rows at most, in half a minute at most. It
+    is stored in the bundle; 0 if the device cannot compute the network in bf16. Raises ``OSError``.
     """
     device, decision, until = bundle.model.head.weight.device.type, bundle.decision, time.monotonic() + COMPARED_S
-    if (device == "cuda" and "bf16" not in runnable(device)) or Bundle.settle(bundle.info, device, "bf16")[
-        "precision"
-    ] == "fp32":
-        return bundle.info
+    able = device == "cpu" or "bf16" in runnable(device)
+    if not able or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
+        return 0.0
     rows = np.concatenate([block.row for block in split.blocks])
     rows = rows[permutation(len(rows), 0)[:COMPARED]]
-    same = seen = 0
-    while seen < len(rows) and time.monotonic() < until:
-        texts, labels = list(read_ids(split, rows[seen : seen + BATCH]).values()), []
+    same: list[bool] = []
+    while len(same) < len(rows) and time.monotonic() < until:
+        texts, labels = list(read_ids(split, rows[len(same) :][:BATCH]).values()), []
         for precision in ("fp32", "bf16"):
             bundle.compute_in(precision, device)
             labels.append(predicted_labels(decision.calibrated(bundle.score(texts)), decision.threshold))
-        same, seen = same + int((labels[0] == labels[1]).sum()), seen + len(texts)
-    info = replace(bundle.info, bf16=(same, seen))
-    write_info(bundle.directory, info)
-    return info
+        same += (labels[0] == labels[1]).tolist()
+    share = float(np.mean(same))
+    write_info(bundle.directory, replace(bundle.info, bf16=share))
+    return share
 
 
 def worst_mistakes(
@@ -285,8 +284,7 @@ def pieces_of(address: str, reading: Reading, quiet: bool) -> Iterator[Piece]:
         tell(line)
     with temporary_folder() as stage:
         plans = [sources.scan(file, stage) for file in found.files]
-        screen = Screen(errors=True, quiet=quiet)
-        with Progress("evaluating", sum(plan.rows for plan in plans), screen=screen).reports():
+        with shown("evaluating", sum(plan.rows for plan in plans), quiet):
             yield from map(read, sources.numbered(plans))
 
 

@@ -30,9 +30,8 @@ from harness.model.recurrent import PackedIndex
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
-from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
-from preprocessing.job.engine import Progress
+from preprocessing.job.engine import shown
 from preprocessing.job.executors import ROWS
 from preprocessing.text.vocabulary import UNK
 
@@ -86,9 +85,9 @@ def score_split(
     split = opened.splits[name]
     layout, _ = layout_on(session.device, bundle.model.config.hidden_size)
     loader = loader_over(split, session.world, config.batch, layout, session.device, opened.look)
-    read, quiet = partial(bundle.model, recurrent_dtype=bundle.dtype), config.quiet or not session.world.is_main
-    screen = Screen(errors=True, quiet=quiet)
-    with Progress(f"scoring {name}", -(-len(split) // session.world.world_size), screen=screen).reports():
+    read = partial(bundle.model, recurrent_dtype=bundle.dtype)
+    own_rows, quiet = -(-len(split) // session.world.world_size), config.quiet or not session.world.is_main
+    with shown(f"scoring {name}", own_rows, quiet):
         return score(bundle.model, loader, session.world, read=read), split
 
 

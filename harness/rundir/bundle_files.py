@@ -53,6 +53,8 @@ OF_BUNDLE = "bundle"
 MOST_ONNX = 2 << 30
 """Maximum bytes of an ONNX file in its format."""
 AGAIN = "export the run again"
+KEPT_IN_BF16 = 0.999
+"""Predictions may be in bf16 if at least this share of validation rows keeps its label."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,8 @@ class BundleInfo:
     """The held-out fold of the dataset; None: its validation split was held out."""
     label_type: LabelType = "text"
     """The type of the dataset's label column, and of predictions."""
-    bf16: tuple[Count, Count] | None = None
-    """Validation rows that keep their label in bf16, and rows that were looked at; None: none were."""
-
-    @property
-    def takes_bf16(self) -> bool:
-        """Whether predictions may be in bf16: at least 999 of 1,000 validation rows keep their label."""
-        return self.bf16 is not None and self.bf16[0] * 1000 >= self.bf16[1] * 999
-
-    @property
-    def about_bf16(self) -> str:
-        """What is known of predictions in bf16, for messages."""
-        same, rows = self.bf16 or (0, 0)
-        return f"bf16 keeps the label of {same:,} of {rows:,} validation rows"
+    bf16: Share = 0.0
+    """Share of validation rows that keep their label in bf16; 0 if none were compared."""
 
 
 def bundle_directory(run: str | Path) -> Path:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -136,27 +137,15 @@ class Progress:
         self.what, self.total = what, total
         self.screen = screen or Screen(errors=True)
         self.started = self.shown = time.monotonic()
-        self.done = self.skipped = 0
-        """Rows of finished parts, and parts that were already done."""
-
-    @contextmanager
-    def reports(self) -> Iterator[None]:
-        """In the block, show the rows that this process reports; then remove the bar."""
-
-        def report(rows: int) -> None:
-            self.done += rows
-            self.tick(1)
-
-        with reported(report):
-            yield
-        self.screen.end()
+        self.done = self.reported = self.skipped = 0
+        """Rows of finished parts, rows that workers reported, and parts that were already done."""
 
     def tick(self, workers: int, rows: int = 0) -> None:
-        """Show the share that is done, documents per second, the time left and how many workers are alive, if due.
-
-        ``rows`` are those that workers have reported, also of unfinished parts.
+        """Count rows that workers report; show the share that is done, documents per second, the time left and how many
+        workers are alive, if due.
         """
-        now, done = time.monotonic(), max(self.done, rows)
+        self.reported += rows
+        now, done = time.monotonic(), max(self.done, self.reported)
         elapsed = max(now - self.started, 1e-9)
         left = duration(max(self.total - done, 0) * elapsed / done) if done else "?"
         state = [f"{done / elapsed:,.0f} docs/s", f"ETA {left}", counted(workers, "worker")]
@@ -176,3 +165,12 @@ class Progress:
         before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
         rate = f"{self.done / max(elapsed, 1e-9):,.0f} docs/s"
         self.screen.write([f"{self.what}: done in {elapsed:.1f} s, {rate}{before}"])
+
+
+@contextmanager
+def shown(what: str, total: int, quiet: bool) -> Iterator[None]:
+    """Show how many of ``total`` rows this process has reported in the block."""
+    progress = Progress(what, total, screen=Screen(errors=True, quiet=quiet))
+    with reported(partial(progress.tick, 1)):
+        yield
+    progress.screen.end()

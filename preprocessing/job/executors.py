@@ -16,9 +16,11 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for_sentinel
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -40,14 +42,11 @@ STOP_SIGNALS = {getattr(signal, name) for name in SIGNALS}
 CONTINUE = "run the same command to continue"
 
 
-@dataclass
-class Counter:
-    """Where the tasks of a process report rows that they have done, while they run."""
-
-    add: Callable[[int], None] = lambda rows: None
+ROWS = SimpleNamespace(add=lambda rows: None)
+"""``ROWS.add`` is called by a task with the number of rows that it has done, while it runs."""
 
 
-ROWS = Counter()
+UNREPORTED = SimpleNamespace(value=0)
 
 
 @contextmanager
@@ -71,8 +70,8 @@ class Workers:
     """How many workers there are. Raises ``UserError`` if that cannot be found out."""
     losses: tuple[type[BaseException], ...] = ()
     """What a task raises when its worker is gone for good."""
-    rows: Callable[[], int] = lambda: 0
-    """How many rows the tasks of all workers have reported."""
+    rows: Any = UNREPORTED
+    """``value``: how many rows the tasks of worker processes have reported."""
 
     def map(
         self,
@@ -84,28 +83,21 @@ class Workers:
     ) -> Iterator[tuple[Task, Result]]:
         """Yield each task with its result, in the order in which tasks finish. A single task runs in this process.
 
-        ``tasks`` is read while the first ones already run. ``tick(workers alive, rows reported)`` is called at least
-        every second, in this process at each report. Raises what a task raises, and ``UserError`` when no task finishes
-        within the limit or a worker process dies.
+        ``tasks`` is read while the first ones already run. ``tick(workers alive, rows newly reported)`` is called at
+        least every second, in this process at each report. Raises what a task raises, and ``UserError`` when no task
+        finishes within the limit or a worker process dies.
         """
         coming = iter(tasks)
         first = list(itertools.islice(coming, 2))
         coming = itertools.chain(first, coming)
         if len(first) < 2 or self.executor is None:
-            total = 0
-
-            def report(rows: int) -> None:
-                nonlocal total
-                total += rows
-                tick(1, total)
-
-            with reported(report):
+            with reported(partial(tick, 1)):
                 for task in coming:
                     yield task, function(task)
-                    report(0)
+                    tick(1, 0)
             return
         waiting: dict[Future[Result], Task] = {}
-        before = self.rows()
+        known = self.rows.value
         quiet_s = 0.0
         try:
             while True:
@@ -121,7 +113,8 @@ class Workers:
                 quiet_s = 0.0 if done else quiet_s + POLL_S
                 for future in done:
                     yield waiting.pop(future), future.result()  # cannot hang: it is done
-                tick(alive, self.rows() - before)
+                known, before = self.rows.value, known
+                tick(alive, known - before)
                 if quiet_s >= self.timeout_s:
                     limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
                     mend = f"see what they wait for, and {CONTINUE}"
@@ -145,9 +138,9 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
         context = multiprocessing.get_context("spawn")
         done = context.Value("q")
         with ProcessPoolExecutor(number, mp_context=context, initializer=start_worker, initargs=(done,)) as pool:
-            alive, rows = lambda: len(pool._processes or ()), lambda: done.get_obj().value
+            about = lambda: len(pool._processes or ()), (BrokenProcessPool,), done.get_obj()
             try:
-                yield Workers(config.timeout_s, pool, alive, (BrokenProcessPool,), rows)
+                yield Workers(config.timeout_s, pool, *about)
             except BaseException:
                 left = list((pool._processes or {}).values())
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from harness.__main__ import main as harness
-from harness.rundir.bundle_files import read_info
+from harness.rundir.bundle_files import KEPT_IN_BF16, read_info
 from harness.rundir.layout import BUNDLE
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
@@ -63,7 +63,7 @@ def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     assert test["rows"] == manifest.rows("test") == np.sum(test["confusion"])
     assert test["accuracy"] > 0.9
-    assert read_info(run / BUNDLE).takes_bf16
+    assert read_info(run / BUNDLE).bf16 >= KEPT_IN_BF16
     assert [path.name for path in run.rglob("*") if ".tmp-" in path.name] == []
     assert list((run.parent / "tmp").iterdir()) == []
 
