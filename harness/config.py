@@ -290,6 +290,7 @@ class RunConfig:
     """The kind of recipes that ``--config`` finds by name."""
     DEFAULT: ClassVar[Path] = configuration.file_of("train", "default")
     """The recipe if the command line names none."""
+    SECTION = "train"
     SUBJECT = ("data",)
     OUTPUT = "run"
 

@@ -30,7 +30,6 @@ from harness.rundir.results import (
 )
 from harness.scores.intervals import of_difference
 from harness.scores.tables import show_figures, spread_table
-from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Screen, duration, tell
@@ -63,12 +62,10 @@ class BaselineConfig:
 def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; compute them if they are missing."""
     manifest, folder = read_manifest(config.data), folder_of(config.data)
-    if config.run is not None and not atomic.is_writable(folder):
-        folder = folder_of(config.run)
     if config.folds:
         check_folds(manifest, config.data, "folds")
     names = names_of(manifest, folds=config.folds)
-    results, done = {}, "found"
+    results, done = {}, f"found in {folder}"
     try:
         results = read_results(folder, manifest.fingerprint, names)
     except DataError as error:
@@ -79,16 +76,20 @@ def main(config: BaselineConfig) -> None:
             found = {name: measure(config.data, view)[VALIDATION] for name, view in views.items()}
         else:
             found = measure(config.data, manifest)
-        results, done = {name: one.figures for name, one in found.items()}, "written"
-        try:
-            write_results(folder, manifest, found)
-        except OSError as error:
-            done = ""
-            tell(f"warning: {folder} cannot be written ({error.strerror}); no run will find these figures")
+        results, done = {name: one.figures for name, one in found.items()}, ""
+        for place in filter(None, (config.data, config.run)):
+            try:
+                write_results(folder_of(place), manifest, found)
+                done = f"written in {folder_of(place)}"
+                break
+            except OSError as error:
+                tell(
+                    f"warning: {folder_of(place)} cannot be written ({error.strerror}); no run finds the figures there"
+                )
     if config.json:
         print(json.dumps(results, indent=2))
     else:
-        show(config, manifest, results, f"{done} in {folder}" if done else "")
+        show(config, manifest, results, done)
 
 
 def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], done: str) -> None:
