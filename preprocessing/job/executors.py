@@ -46,9 +46,6 @@ ROWS = SimpleNamespace(add=lambda rows: None)
 """``ROWS.add`` is called by a task with the number of rows that it has done, while it runs."""
 
 
-UNREPORTED = SimpleNamespace(value=0)
-
-
 @contextmanager
 def reported(to: Callable[[int], None]) -> Iterator[None]:
     """In the block, ``to`` receives the number of rows of each report of this process."""
@@ -70,8 +67,8 @@ class Workers:
     """How many workers there are. Raises ``UserError`` if that cannot be found out."""
     losses: tuple[type[BaseException], ...] = ()
     """What a task raises when its worker is gone for good."""
-    rows: Any = UNREPORTED
-    """``value``: how many rows the tasks of worker processes have reported."""
+    rows: Callable[[], int] = lambda: 0
+    """How many rows the tasks of worker processes have reported."""
 
     def map(
         self,
@@ -97,7 +94,7 @@ class Workers:
                     tick(1, 0)
             return
         waiting: dict[Future[Result], Task] = {}
-        known = self.rows.value
+        known = self.rows()
         quiet_s = 0.0
         try:
             while True:
@@ -113,7 +110,7 @@ class Workers:
                 quiet_s = 0.0 if done else quiet_s + POLL_S
                 for future in done:
                     yield waiting.pop(future), future.result()  # cannot hang: it is done
-                known, before = self.rows.value, known
+                known, before = self.rows(), known
                 tick(alive, known - before)
                 if quiet_s >= self.timeout_s:
                     limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
@@ -138,7 +135,7 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
         context = multiprocessing.get_context("spawn")
         done = context.Value("q")
         with ProcessPoolExecutor(number, mp_context=context, initializer=start_worker, initargs=(done,)) as pool:
-            about = lambda: len(pool._processes or ()), (BrokenProcessPool,), done.get_obj()
+            about = lambda: len(pool._processes or ()), (BrokenProcessPool,), lambda: done.get_obj().value
             try:
                 yield Workers(config.timeout_s, pool, *about)
             except BaseException:
