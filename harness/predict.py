@@ -9,13 +9,10 @@ from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 
-PROG = "accelerate launch -m harness.predict"
-EXAMPLE = f"{PROG} --run runs/mine --input 'new/*.parquet' --output predicted.parquet"
-
 
 def main(argv: list[str]) -> int:
     """Predict on this rank; returns the exit code."""
-    config = cli.parse(PredictConfig, argv, prog=PROG, example=EXAMPLE)
+    config = cli.parse(PredictConfig, argv, prog="accelerate launch -m harness.predict")
     if config.output is None:
         raise ConfigError("nothing to predict: name the files to read with --input and what to write with --output")
     if config.executor != "local" or config.processes is not None:
