@@ -26,6 +26,7 @@ KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
 WRITTEN = ("csv", "tsv", "jsonl", "parquet")
 """Formats of predictions."""
 Form = Literal["text", "json", "html"]
+PredictionPrecision = Literal["auto", "fp32", "bf16"]
 ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".html", ".htm"), "html"),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
@@ -84,6 +85,8 @@ class EvaluateConfig(ScoringConfig):
     """Split of the dataset."""
     output: str | None = None
     """Directory for the figures and the predictions; RUN/evaluation unless given."""
+    precision: PredictionPrecision = "auto"
+    """As in `padless predict`; the test figures that a training writes at its end are fp32."""
     json: bool = False
     """Print the figures of an input as one JSON object instead of tables."""
 
@@ -199,8 +202,9 @@ class PredictConfig(ReadingConfig):
     engine: Engine = "auto"
     """torch, or ONNX Runtime (onnx, onnx-int8; needs an export with that file); auto takes torch if it can be imported,
     else onnx."""
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Precision of the recurrent layers; auto: bf16 if the device supports it natively."""
+    precision: PredictionPrecision = "auto"
+    """Arithmetic of the recurrent layers; auto: bf16 if the device computes it natively and at least 999 of 1,000
+    validation rows kept their label in it at the end of training, else fp32, which is exact."""
     processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
     executor: Literal["local", "dask"] = "local"
