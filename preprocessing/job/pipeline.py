@@ -262,12 +262,15 @@ def arrow_of(frame: Any) -> pa.Table:
         columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
         return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
     table = pa.table(frame)
-    for place, field in enumerate(table.schema):
-        if "string_view" in str(field.type) and not pa.types.is_nested(field.type):
-            is_category = pa.types.is_dictionary(field.type)
-            kind = pa.dictionary(pa.int32(), pa.large_string()) if is_category else pa.large_string()
-            table = table.set_column(place, field.name, table[place].cast(kind))
-    return table
+    kinds = [(field.name, stored(field.type)) for field in table.schema]
+    return table.cast(pa.schema(kinds, table.schema.metadata))
+
+
+def stored(kind: pa.DataType) -> pa.DataType:
+    """The type by which Parquet stores values."""
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(pa.int32(), stored(kind.value_type))
+    return pa.large_string() if kind == pa.string_view() else kind
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:

@@ -155,7 +155,6 @@ def test_texts_inside_objects_and_of_several_columns(monkeypatch: pytest.MonkeyP
 
 
 def test_a_sheet_becomes_csv() -> None:
-    pytest.importorskip("openpyxl")
     write_xlsx(Path("in.xlsx"), [("id", "text"), ("7", "a b"), ("8", "fine")])
     assert run("--input", "in.xlsx") == 0
     assert Path("in-predicted.csv").read_text().splitlines()[1] == "7,a b,bad,0.75,0.25"
