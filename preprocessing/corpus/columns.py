@@ -244,7 +244,7 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> N
 def taken(seen: Sample, *others: str) -> set[str | None]:
     """Columns that already have another use."""
     splits = seen.file.splits
-    return {*others, splits.column, splits.group_column, *seen.file.source.where}
+    return {*others, splits.column, splits.group_column, splits.time_column, *seen.file.source.where}
 
 
 def split_of(seen: Sample, texts: list[str], label: str, lines: list[str]) -> str | None:
@@ -253,7 +253,7 @@ def split_of(seen: Sample, texts: list[str], label: str, lines: list[str]) -> st
     if file.splits.column != AUTO:
         return file.splits.column
     names = [name for name in seen.columns if name.casefold() in SPLIT_NAMES and name not in taken(seen, *texts, label)]
-    if file.split is not None or len(names) != 1 or label not in seen.values:
+    if file.split is not None or file.splits.time_column or len(names) != 1 or label not in seen.values:
         return None
     known, classes = file.spellings, dict[str | None, set[str]]()
     for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):

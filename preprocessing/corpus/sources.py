@@ -112,6 +112,7 @@ class File:
         named = {"splits.group_column": self.splits.group_column}
         if not self.is_unlabelled:
             named |= {"source.label_column": self.source.label_column, "splits.column": self.splits.column}
+            named["splits.time_column"] = self.splits.time_column
         wanted = dict.fromkeys(self.source.text_columns, "source.text_column")
         wanted |= {column: key for key, column in named.items() if column}
         return wanted | dict.fromkeys(self.source.where, "source.where")
@@ -142,6 +143,8 @@ class Part:
     """Rows in the files before this one."""
     identity: str = ""
     """Changes with the content of the file."""
+    drawn: tuple[int, ...] | None = None
+    """With ``limit``: the numbers of the rows to take; None: all."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class Plan:
 
 WITHOUT_LABELS = ("unsup",)
 """Name of the folder of unlabelled texts among folders of labels, unless ``source.missing_label`` is set."""
+LOOK_BYTES = 64 << 20
 STAND_INS: dict[str, str] = {}
 """Address -> the Parquet file to read in its place."""
 
@@ -207,16 +211,19 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
     return File(str(path), EMBEDDED, "csv", split, fixed, splits)
 
 
-def scan(file: File, stage: Path) -> Plan:
-    """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``."""
+def scan(file: File, stage: Path, look: bool = False) -> Plan:
+    """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``.
+
+    For a quick ``look``, only the parts are found that begin within the first ``LOOK_BYTES`` of a file of lines.
+    """
     if file.format == "parquet":
         return scan_parquet(file)
     if file.format in ("folder", "txt") and len(file.source.text_columns) > 1:
         raise DataError(f"{file.name}: holds texts without columns; leave out source.text_column")
-    return scan_folder(file) if file.format == "folder" else scan_lines(file, stage)
+    return scan_folder(file) if file.format == "folder" else scan_lines(file, stage, look)
 
 
-def scan_lines(file: File, stage: Path) -> Plan:
+def scan_lines(file: File, stage: Path, look: bool) -> Plan:
     """CSV, JSON, sheets and texts a line: one pass finds the record ends, counts them and takes the sha256."""
     known, packed = addresses.identity(file.address), addresses.is_compressed(file.address) or file.kind != file.format
     file, form, pieces = file.opened()
@@ -236,10 +243,12 @@ def scan_lines(file: File, stage: Path) -> Plan:
             temporary = writing.enter_context(atomic.replacing(data))
             pieces = passed_to(writing.enter_context(open(temporary, "wb")).write, pieces)
         header, blank = file.kind == "csv" and not file.source.columns, file.format == "txt"
-        found = list(cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank))
+        every = cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank)
+        found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
     parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
-    sha256 = addresses.sha256(file.address) if packed else digest.hexdigest()
-    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], {"sha256": sha256})
+    sha256 = {"sha256_of_what_was_read" if look else "sha256": digest.hexdigest()}
+    sha256 = {"sha256": addresses.sha256(file.address)} if packed else sha256
+    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], sha256)
 
 
 def passed_to(sink: Callable[[bytes], object], pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -284,8 +293,9 @@ def scan_folder(file: File) -> Plan:
     The unlabelled reviews of aclImdb, ``train/unsup``, are skipped unless ``source.missing_label`` is ``unlabelled``.
     """
     file = file.with_columns(())
-    if file.splits.group_column:
-        raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
+    for key in ("group_column", "time_column"):
+        if (column := getattr(file.splits, key)) and not file.is_unlabelled:
+            raise DataError(f"{file.name}: a folder has no column {column!r}; unset splits.{key}")
     system, path = addresses.filesystem(file.address)
     prefix = addresses.prefix(file.address, path)
     found: list[tuple[tuple[str, str, str | None], fs.FileInfo]] = []

@@ -239,7 +239,7 @@ def json_records(
     """
     source, records = part.file.source, list[dict[str, Any]]()
     optional = [source.label_column] if source.missing_label != "error" else []
-    optional += [part.file.splits.group_column or ""] if part.file.is_unlabelled else []
+    optional += [(part.file.splits.group_column if part.file.is_unlabelled else part.file.splits.time_column) or ""]
     for row, line in enumerate(lines, first_row):
         record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted or source.text_columns:
