@@ -25,6 +25,7 @@ KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
 WRITTEN = ("csv", "tsv", "jsonl", "parquet")
 """Formats of predictions."""
 Form = Literal["text", "json", "html"]
+PredictionPrecision = Literal["auto", "fp32", "bf16"]
 ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".html", ".htm"), "html"),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
@@ -33,15 +34,21 @@ ENDINGS: dict[str, Form] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringConfig:
-    """How the rows of a dataset are scored, on one process or several."""
+class RunningConfig:
+    """What every use of a run has."""
 
-    batch: AtLeast1 = 512
-    """Rows per batch and process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes CUDA devices when there are any."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig(RunningConfig):
+    """How the rows of a dataset are scored, on one process or several."""
+
+    batch: AtLeast1 = 512
+    """Rows per batch and process."""
     stage_dir: str = "auto"
     """Where each node copies a split to: a directory, none, or auto, which copies only from network file systems."""
     timeout_s: Seconds = 600
@@ -77,6 +84,8 @@ class EvaluateConfig(ScoringConfig):
     """Split of the dataset."""
     output: str | None = None
     """Directory for the figures and the predictions; RUN/evaluation unless given."""
+    precision: PredictionPrecision = "auto"
+    """As in `padless predict`; the test figures that a training writes at its end are fp32."""
     json: bool = False
     """Print the figures of an input as one JSON object instead of tables."""
 
@@ -125,14 +134,13 @@ def names_file(word: str) -> bool:
 
 def beside(inputs: Sequence[str]) -> str:
     """The file of the predictions of ``inputs``, in this folder: named and written like the first of them."""
-    name = Path(inputs[0].rstrip("/")).name
-    ending = Path(uncompressed(name)).suffix
-    stem = re.split(r"\W*[*?[]" if re.search("[*?[]", name) else r"\.", name)[0]
+    name = Path(inputs[0]).name
+    ending, stem = Path(uncompressed(name)).suffix, re.split(r"\W*[.*?[]", name)[0]
     return f"{stem}-predicted{ending if KINDS.get(ending) in WRITTEN else '.csv'}".lstrip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingConfig:
+class ReadingConfig(RunningConfig):
     """How files of texts are read."""
 
     SUBJECT = ("run", "texts")
@@ -189,10 +197,9 @@ class PredictConfig(ReadingConfig):
     engine: Engine = "auto"
     """torch, or ONNX Runtime (onnx, onnx-int8; needs an export with that file); auto takes torch if it can be imported,
     else onnx."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs; auto takes a CUDA device if there is one."""
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Precision of the recurrent layers; auto: bf16 if the device supports it natively."""
+    precision: PredictionPrecision = "auto"
+    """Arithmetic of the recurrent layers; auto: bf16 if the device computes it natively and at least 999 of 1,000
+    validation rows kept their label in it at the end of training, else fp32, which is exact."""
     processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
     executor: Literal["local", "dask"] = "local"
@@ -207,8 +214,6 @@ class PredictConfig(ReadingConfig):
     """Maximum rows of a batch; fewer for long texts."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
-    quiet: bool = False
-    """Print neither progress nor how many rows were predicted."""
 
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
@@ -247,10 +252,6 @@ class ExplainConfig(ReadingConfig):
     """Replace an existing output that holds something else."""
     batch: AtLeast1 = 16
     """Texts explained together."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
-    quiet: bool = False
-    """Do not print how many texts were explained."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -43,7 +43,7 @@ from preprocessing.labels import as_found
 EVERY = "all"
 ASKED = (
     *("output", "source.path", "source.text_column", "source.label_column", "source.labels", "text.max_tokens"),
-    *("splits.validation", "splits.test", "splits.column", "splits.group_column"),
+    *("splits.validation", "splits.test", "splits.column", "splits.group_column", "splits.time_column"),
 )
 """Keys of ``prepare`` that are written for any file."""
 MAIN = ("accuracy", "perplexity")
@@ -88,7 +88,8 @@ def recipes(config: RecipesConfig) -> None:
         for name in configuration.names(kind)
     }
     if config.names:
-        copy({path: known[path] for name in config.names for path in paths_named(name, known)}, config)
+        chosen = [path for name in config.names for path in paths_named(name, known)]
+        copy({Path(config.output, path + configuration.ENDING): known[path] for path in chosen}, config.overwrite)
         return
     listed = [
         {"kind": kind, "name": name, "path": str(file), "about": about(file)}
@@ -124,11 +125,28 @@ def paths_named(word: str, known: Collection[str]) -> list[str]:
     return found
 
 
-def copy(chosen: Mapping[str, Path], config: RecipesConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TutorialConfig:
+    """Write the tutorial's files, to try padless on: messages.csv to learn from, later.csv to evaluate on."""
+
+    output: str = "."
+    """Folder to write to."""
+    overwrite: bool = False
+    """Replace other files of these names."""
+
+
+def tutorial(config: TutorialConfig) -> None:
+    """``padless tutorial``: write the two files."""
+    shipped = sorted(Path(sources.__file__).parent.glob("*.csv"))
+    copy({Path(config.output, file.name): file for file in shipped}, config.overwrite)
+    Screen().say(f"next: padless prepare {Path(config.output, 'messages.csv')} -o data/messages")
+
+
+def copy(chosen: Mapping[Path, Path], overwrite: bool) -> None:
     """Copy files and say where they are. Raises ``ConfigError`` before anything is written if one was changed there."""
-    contents = {Path(config.output, path + configuration.ENDING): file.read_bytes() for path, file in chosen.items()}
+    contents = {target: file.read_bytes() for target, file in chosen.items()}
     for target, content in contents.items():
-        if target.exists() and not config.overwrite and (not target.is_file() or target.read_bytes() != content):
+        if target.exists() and not overwrite and (not target.is_file() or target.read_bytes() != content):
             raise ConfigError(
                 f"{target}: is there already and differs; --overwrite replaces it, --output goes elsewhere"
             )

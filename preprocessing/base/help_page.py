@@ -116,8 +116,6 @@ def _default(value: Any) -> str:
     return "…" if value is MISSING else json.dumps(value)
 
 
-LAUNCHER = "num_processes"
-"""An option of ``accelerate launch``."""
 ELSEWHERE = {
     "global_batch": "batch_size per_device_train_batch_size train_batch_size",
     "eval_batch": "per_device_eval_batch_size eval_batch_size",
@@ -133,7 +131,7 @@ ELSEWHERE = {
     "epochs": "num_epochs num_train_epochs max_epochs epoch max_steps",
     "patience": "early_stopping_patience",
     "precision": "fp16 bf16 mixed_precision",
-    LAUNCHER: "gpus num_gpus gpu devices n_gpu nproc_per_node world_size",
+    "num_processes": "gpus num_gpus gpu devices n_gpu nproc_per_node world_size",
     "world_size": "gpus num_gpus gpu devices n_gpu nproc_per_node num_processes",
     "device": "cpu cuda gpus num_gpus gpu devices n_gpu",
     "tracking.tracker": "wandb report_to log_with logger",
@@ -182,7 +180,7 @@ REMARKS = {
     "folds": "all, or the number of folds that the dataset has",
     "global_batch": "rows an optimizer step over all processes",
     "micro_batch": "most rows a process holds at once; the rest of global_batch is accumulated",
-    LAUNCHER: "an option of accelerate launch: one process a GPU",
+    "num_processes": "an option of accelerate launch: one process a GPU",
     "optim.warmup": "a share of all steps",
     "epochs": "how often every training row is seen",
 }

@@ -25,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.base import atomic, processes
+from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
     UNLABELLED,
     UNLABELLED_NUMBER,
@@ -245,23 +245,6 @@ def check(config: CheckConfig) -> int:
         return DataError.exit_code
     print(f"ok: {public(config.data)}: {summary_line(read_manifest(root))}")
     return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TutorialConfig:
-    """Write the tutorial's files into this folder: messages.csv to learn from, later.csv to evaluate on."""
-
-
-def tutorial(_: TutorialConfig) -> None:
-    """``padless tutorial``: write the two files. Raises ``ConfigError`` for other files of these names."""
-    files = {Path(file.name): file.read_bytes() for file in sorted(Path(sources.__file__).parent.glob("*.csv"))}
-    for path, content in files.items():
-        if path.exists() and path.read_bytes() != content:
-            raise ConfigError(f"{path}: is there already, and is another file; go to a folder of your own")
-    for path, content in files.items():
-        with atomic.storing(path, otherwise="go to a folder of your own"):
-            atomic.write_bytes(path, content)
-    print(f"written: {' and '.join(map(str, files))}\nnext: padless prepare messages.csv -o data/messages")
 
 
 FRAME = "frame"
