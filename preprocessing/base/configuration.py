@@ -265,6 +265,8 @@ def parse_yaml(content: str) -> Any:
         )
         if mark and "cannot start any token" in problem and "\n\t" in f"\n{content}":
             problem = "begins with a tab; indent with blanks"
+        elif "mapping values are not allowed" in problem:
+            problem = "a second colon; a nested key has its own line, and a text with a colon stands in quotes"
         raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
     if len(inside[0]) > 1:
         raise ValueError("several documents; one is read")
