@@ -30,7 +30,7 @@ from harness.scores.figures import CHOSEN_BY
 from preprocessing.base import atomic, cli, configuration
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import nearest, plain
+from preprocessing.base.help_page import beside, nearest, plain
 from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import Column, Screen, counted, public_values, size, table
 from preprocessing.base.untrusted import listed, read_bytes
@@ -240,7 +240,7 @@ def runs(config: RunsConfig) -> None:
     """List the runs. Raises ``DataError`` if there is no such folder."""
     folder, screen = Path(config.folder), Screen()
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; name the one that holds your runs, as in padless runs work/runs")
+        raise DataError(f"{folder}: no such folder{beside(folder) or '; name the one that holds your runs'}")
     found = [
         together(list(map(facts_of, paths))) if layout.members(paths[0].parent) else facts_of(paths[0])
         for paths in places(folder, set())
@@ -326,7 +326,7 @@ def checkpoints(config: CheckpointConfig) -> int:
     run = config.run
     if not layout.holds_run(run):
         layout.refuse_many(run)
-        raise DataError(f"{run}: is not a run directory")
+        raise DataError(layout.instead(Path(run)))
     found = [described(run, step) for step in checkpoint.steps(run)]
     if config.json:
         print(json.dumps(found, indent=2))

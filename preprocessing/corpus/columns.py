@@ -156,6 +156,10 @@ def resolved(files: Sequence[File]) -> Found:
         text = column_of(seen, "text", [first.source.label_column], lines)
         texts = [text] if isinstance(text, str) else text
         label = str(column_of(seen, "label", texts, lines))
+        read, judged = (looked_at(name, seen.values.get(name, [])) for name in (texts[0], label))
+        if read.is_label and judged.is_text:
+            what = f"column {texts[0]!r} looks like labels and {label!r} like texts"
+            raise DataError(f"{first.name}: {what}; exchange source.text_column and source.label_column")
         chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, texts, label, lines)}
     labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]
     return Found(labelled + of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines), chosen, lines)
