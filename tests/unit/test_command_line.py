@@ -230,7 +230,7 @@ def test_mistakes_have_one_form(main: Main, words: str, sentence: str) -> None:
 @pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
 def test_absurd_numbers_are_refused(kind: type) -> None:
     """For every numeric option of every command; the error names the key."""
-    needed = {"data": "d", "run": "r", "output": "o", "input": "i.csv"}
+    needed = {"data": "d", "run": "r", "output": "o", "input": "i.csv", "files": "[f]", "jobs": "[j]"}
     every = configuration.options_of(kind)
     words = [f"--{key}={needed[key]}" for key, one in every.items() if one.default is MISSING]
     alone = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"], "LabelConfig": ["--run=r"]}
