@@ -246,7 +246,7 @@ def parse_yaml(content: str) -> Any:
     inside: list[list[Any]] = [[]]
     """The contents of the open lists and mappings, the outermost first."""
     try:
-        for event in yaml.parse(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        for event in yaml.parse(content, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
                 raise ValueError("an alias (*name) or a tag (!name); write the value itself")
             if isinstance(event, yaml.ScalarEvent):
