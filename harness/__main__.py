@@ -90,6 +90,12 @@ COMMANDS = (
         heading="before a training",
     ),
     Command(
+        "tutorial",
+        "Write the tutorial's files here.",
+        main="harness.launch.starting_points:tutorial",
+        config="harness.launch.starting_points:TutorialConfig",
+    ),
+    Command(
         "recipes",
         "List or copy the recipes that come with padless.",
         main="harness.launch.starting_points:recipes",

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("executor and processes: under accelerate launch the ranks predict; leave these out")
     from harness.ranks.session import open_session
 
-    with open_session(config.device, config.precision, int(config.timeout_s)) as session:
+    with open_session(config.device, "fp32", int(config.timeout_s)) as session:
         predict.predict_on_ranks(config, session.world)
     return 0
 

@@ -18,6 +18,7 @@ from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.forms import SUFFIXES, uncompressed
+from preprocessing.dataset.shards import MANIFEST
 
 STDIN = "-"
 KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
@@ -25,6 +26,7 @@ KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
 WRITTEN = ("csv", "tsv", "jsonl", "parquet")
 """Formats of predictions."""
 Form = Literal["text", "json", "html"]
+PredictionPrecision = Literal["auto", "fp32", "bf16"]
 ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".html", ".htm"), "html"),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
@@ -73,7 +75,7 @@ class EvaluateConfig(ScoringConfig):
     run: str
     """Run directory (or bundle directory) whose best weights are evaluated."""
     input: str | None = None
-    """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads."""
+    """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads; or a dataset directory."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
     data: str | None = None
@@ -83,6 +85,8 @@ class EvaluateConfig(ScoringConfig):
     """Split of the dataset."""
     output: str | None = None
     """Directory for the figures and the predictions; RUN/evaluation unless given."""
+    precision: PredictionPrecision = "auto"
+    """As in `padless predict`; the test figures that a training writes at its end are fp32."""
     json: bool = False
     """Print the figures of an input as one JSON object instead of tables."""
 
@@ -90,6 +94,9 @@ class EvaluateConfig(ScoringConfig):
         """Check ranges, and that ``input`` and ``data`` are not both given."""
         if self.input is not None and self.data is not None:
             raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
+        if self.input is not None and os.path.isfile(os.path.join(self.input, MANIFEST)):
+            object.__setattr__(self, "data", self.input)
+            object.__setattr__(self, "input", None)
         check_source(self.source)
         if self.source.has_unlabelled:
             what = "an evaluation needs labelled rows"
@@ -162,7 +169,8 @@ class ReadingConfig(RunningConfig):
             object.__setattr__(self, "texts", [])
         require(all(self.inputs), "input", self.input, "names that are not empty")
         if bool(self.texts) == bool(self.inputs):
-            example = f'padless predict {self.run} "a fine film"'
+            run = self.run if os.path.isdir(self.run) else "runs/mine"
+            example = f'padless predict {run} "a fine film"'
             raise ConfigError(f"texts or a file (not both) follow the run, as in {example}")
 
     @property
@@ -194,8 +202,9 @@ class PredictConfig(ReadingConfig):
     engine: Engine = "auto"
     """torch, or ONNX Runtime (onnx, onnx-int8; needs an export with that file); auto takes torch if it can be imported,
     else onnx."""
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Precision of the recurrent layers; auto: bf16 if the device supports it natively."""
+    precision: PredictionPrecision = "auto"
+    """Arithmetic of the recurrent layers; auto: bf16 if the device computes it natively and at least 999 of 1,000
+    validation rows kept their label in it at the end of training, else fp32, which is exact."""
     processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
     executor: Literal["local", "dask"] = "local"
