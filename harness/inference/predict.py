@@ -318,15 +318,13 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     """
     first, of_json = every[0], every[0].file.format == "jsonl"
     total = sum(part.bytes for part in every)
-    progress = engine.Progress("checking the input", total, screen=Screen(errors=True, quiet=quiet))
-    schema = pa.schema([])
-    for part in every:
-        for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
-            texts_of(part, rows, layout.missing)
-            schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
-        progress.advance(part.cut.rows, part.bytes)
-        progress.tick(1)
-    progress.screen.end()
+    screen, schema = Screen(errors=True, quiet=quiet), pa.schema([])
+    with engine.Progress("checking the input", total, screen=screen) as progress:
+        for part in every:
+            for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
+                texts_of(part, rows, layout.missing)
+                schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
+            progress.advance(part.cut.rows, part.bytes)
     layout = replace(layout, schema=schema if of_json else None)
     files = [part for part in every if part.cut.first_row == 1]
     for part in files:

@@ -8,13 +8,15 @@ recorded. ``NO_COLOR`` and ``TERM=dumb`` have their usual effect, ``COLUMNS`` on
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO, cast
@@ -91,7 +93,7 @@ def _named(letter: str) -> str:
 
 def tell(sentence: str) -> None:
     """Print one line on stderr."""
-    print(plain_line(public(sentence)), file=sys.stderr, flush=True)
+    Screen(errors=True).write([plain_line(public(sentence))])
 
 
 class Guarded:
@@ -181,8 +183,10 @@ GAP = "  "
 """Between two columns of a table."""
 LEAST_SHRUNK = 12
 """Least width of a column that shrinks, in cells."""
-REDRAW_EVERY_S = 0.25
-BAR_CELLS = 30
+REDRAW_EVERY_S = 0.5
+LINE_EVERY_S = 10.0
+"""Least time between two lines on work in progress in a file or a pipe."""
+LEAST_BAR, BAR_CELLS = 10, 30
 
 
 def cells(text: str) -> int:
@@ -282,6 +286,8 @@ STYLES: dict[str, str] = {"head": "1", "good": "32", "warn": "33", "bad": "31"}
 WIPE = "\r\x1b[K"
 _drawn: list[TextIO] = []
 """The stream with the live line, while there is one."""
+_writing = threading.RLock()
+"""Held by a thread that draws, prints or erases."""
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -291,8 +297,9 @@ def is_terminal(stream: TextIO) -> bool:
 
 def wipe() -> None:
     """Erase the live line, if there is one, so that the next output replaces it."""
-    while _drawn:
-        print(WIPE, end="", file=_drawn.pop(), flush=True)
+    with _writing:
+        while _drawn:
+            print(WIPE, end="", file=_drawn.pop(), flush=True)
 
 
 def in_tone(text: str, tone: str) -> str:
@@ -303,13 +310,12 @@ def in_tone(text: str, tone: str) -> str:
 class Screen:
     """Prints lines on stdout or stderr and flushes each; nothing if ``quiet``.
 
-    ``live`` draws a line at the bottom of a terminal; in a file it does nothing.
+    In a terminal each begins by erasing the line of the cursor, where another process may have a live line.
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, errors: bool = False) -> None:
         """``stream`` replaces stdout; ``errors``: stderr does."""
         self.quiet, self.given, self.errors = quiet, stream, errors
-        self.drawn_at = 0.0
 
     @property
     def stream(self) -> TextIO:
@@ -346,25 +352,71 @@ class Screen:
             return
         text = spelt("\n".join(lines), self.stream)
         if self.is_live:
-            text = in_tone(text[:head], "head") + in_tone(text[head:], tone)
-        wipe()
-        print(text, file=self.stream, flush=True)
+            text = WIPE + in_tone(text[:head], "head") + in_tone(text[head:], tone)
+        with _writing:
+            wipe()
+            self.stream.write(f"{text}\n")
+            self.stream.flush()
 
-    def live(self, before: str, share: float, after: str, *, now: bool = False) -> None:
-        """Draw ``before ####---- after`` at the bottom of a terminal, at most four times a second unless ``now``.
+    def draw(self, line: str) -> None:
+        """Replace the live line of a terminal."""
+        with _writing:
+            wipe()
+            _drawn.append(self.stream)
+            print(spelt(plain_line(line)[: self.width - 1], self.stream), end="", file=self.stream, flush=True)
 
-        ``share``, from 0 to 1, of the bar is filled.
-        """
-        moment = time.monotonic()
-        if not self.is_live or (not now and moment - self.drawn_at < REDRAW_EVERY_S):
-            return
-        self.drawn_at = moment
-        done = round(share * BAR_CELLS)
-        line = shortened(f"{before} {'#' * done}{'-' * (BAR_CELLS - done)} {after}", self.width - 1)
-        wipe()
-        _drawn.append(self.stream)
-        print(spelt(line, self.stream), end="", file=self.stream, flush=True)
 
-    def end(self) -> None:
-        """Erase the live line, if there is one."""
-        wipe()
+class Live:
+    """A line on work in progress: in a terminal a thread redraws it twice a second; in a file or a pipe it is printed
+    every ten seconds, if it has changed.
+
+    ``compose`` returns the share that is done, from 0 to 1, and what to say; a bar follows the first of these texts. It
+    is called in the thread.
+    """
+
+    def __init__(self, compose: Callable[[], tuple[float, Sequence[str]]], *screens: Screen) -> None:
+        """Start the thread, unless all ``screens`` are quiet."""
+        self.compose = compose
+        self.screens = [screen for screen in screens if not screen.quiet]
+        self.said, self.said_at = "", time.monotonic()
+        self.closed = threading.Event()
+        atexit.register(self.close)  # a thread that prints while the interpreter ends would abort it
+        if self.screens:
+            threading.Thread(target=self._redraw, name="padless-live", daemon=True).start()
+
+    def _redraw(self) -> None:
+        while not self.closed.wait(REDRAW_EVERY_S):
+            with _writing:
+                if not self.closed.is_set():
+                    self.show()
+
+    def show(self) -> None:
+        """Draw the line now, and print it where one is due."""
+        share, texts = self.compose()
+        line = GAP.join([texts[0], f"{share:.0%}", *texts[1:]])
+        due = line != self.said and time.monotonic() - self.said_at >= LINE_EVERY_S
+        if due:
+            self.said, self.said_at = line, time.monotonic()
+        for screen in self.screens:
+            try:
+                if screen.is_live:
+                    room = screen.width - 1 - cells(GAP.join(["", *texts]))
+                    screen.draw(GAP.join([texts[0], *bar(share, room), *texts[1:]]))
+                elif due:
+                    screen.write([line])
+            except (OSError, ValueError):  # a closed terminal, a full disk
+                screen.quiet = True
+
+    def close(self) -> None:
+        """Erase the line and end the thread."""
+        with _writing:
+            self.closed.set()
+            wipe()
+        atexit.unregister(self.close)
+
+
+def bar(share: float, room: int) -> list[str]:
+    """``####----`` of at most ``room`` cells; none if it would be too short to read."""
+    length = min(room, BAR_CELLS)
+    done = round(share * length)
+    return ["#" * done + "-" * (length - done)] if length >= LEAST_BAR else []

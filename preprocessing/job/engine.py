@@ -19,11 +19,10 @@ import msgspec
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import Screen, counted, duration
+from preprocessing.base.terminal import Live, Screen, counted, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
-from preprocessing.job.executors import Workers
+from preprocessing.job.executors import WORK, Workers
 
-LINE_EVERY_S = 5.0
 KEPT = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
 LOADING = threading.Lock()
@@ -51,7 +50,11 @@ class Part(Generic[Result]):
     """The dataclass that ``make`` returns; it is stored as JSON."""
 
     def make(self) -> tuple[Result, dict[str, str]]:
-        """Write the files; returns the result, and the sha256 of each file by its name below ``root``."""
+        """Write the files; returns the result, and the sha256 of each file by its name below ``root``.
+
+        A part that may take longer than two seconds calls ``WORK.add`` as it goes, with ``size`` in all: the progress
+        moves inside it then.
+        """
         raise NotImplementedError
 
 
@@ -107,10 +110,11 @@ def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator
                 before.append((part, result))
                 progress.skip(part.size)
 
-    for part, result in workers.map(make, left(), what=progress.what, tick=progress.tick):
-        progress.advance(result.rows, part.size)
-        yield part, result
-    progress.close()
+    with progress:
+        for part, result in workers.map(make, left(), what=progress.what):
+            progress.advance(result.rows, part.size)
+            yield part, result
+        progress.close()
     yield from before
 
 
@@ -127,42 +131,44 @@ def kept(key: object, open_it: Callable[[], Opened]) -> Opened:
 
 
 class Progress:
-    """Reports one pass on stderr: a bar on a terminal, else one line every few seconds."""
+    """Shows how far a pass is, on stderr: see ``Live``. A context manager; it ends with the block, or by ``close``."""
 
     def __init__(self, what: str, total: int, *, screen: Screen | None = None) -> None:
         """``total``: bytes or documents of the whole pass."""
         self.what, self.total = what, total
         self.screen = screen or Screen(errors=True)
-        self.started = self.shown = time.monotonic()
-        self.done = self.docs = self.skipped = 0
+        self.started, self.before = time.monotonic(), WORK.done
+        self.finished = self.docs = self.skipped = 0
+        self.live = Live(self.state, self.screen)
 
     def advance(self, docs: int, size: int) -> None:
         """Count finished documents, and their ``size`` in the unit of ``total``."""
         self.docs += docs
-        self.done += size
+        self.finished += size
 
     def skip(self, size: int) -> None:
         """Count a part of this size that was already done."""
         self.total -= size
         self.skipped += 1
 
-    def tick(self, workers: int) -> None:
-        """Show the share that is done, documents per second, the time left and how many workers are alive, if due."""
-        now = time.monotonic()
-        elapsed = max(now - self.started, 1e-9)
-        left = duration(max(self.total - self.done, 0) * elapsed / self.done) if self.done else "?"
-        state = [f"{self.docs / elapsed:,.0f} docs/s", f"ETA {left}", counted(workers, "worker")]
-        share = min(1.0, self.done / max(self.total, 1))
-        if self.screen.is_live:
-            self.screen.live(self.what, share, ", ".join(state))
-        elif now - self.shown >= LINE_EVERY_S:
-            self.shown = now
-            self.screen.write([f"{self.what}: {share:4.0%}  {'  '.join(state)}"])
+    def state(self) -> tuple[float, list[str]]:
+        """The share that is done, inside unfinished parts too; documents per second, time left."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        done = max(self.finished, WORK.done - self.before)
+        rate = [f"{self.docs / elapsed:,.0f} docs/s"] if self.docs else []
+        left = f"{duration(max(self.total - done, 0) * elapsed / done)} left" if done else duration(elapsed)
+        return min(1.0, done / max(self.total, 1)), [self.what, *rate, left]
 
     def close(self) -> None:
-        """Remove the bar, and print how long the pass took."""
-        self.screen.end()
+        """End the line, and print how long the pass took."""
+        self.live.close()
         elapsed = time.monotonic() - self.started
         before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
         rate = f"{self.docs / max(elapsed, 1e-9):,.0f} docs/s"
         self.screen.write([f"{self.what}: done in {elapsed:.1f} s, {rate}{before}"])
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.live.close()

@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import re
+import struct
+import termios
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from preprocessing.base import terminal
 from tests.commands import PLAIN, sentence, succeed
 from tests.datasets import write_dataset
-from tests.runs import train_to_end
+from tests.ranks import start_ranks
+from tests.runs import _train, train_to_end, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -32,6 +41,32 @@ def test_a_dry_run_measures_and_leaves_nothing_behind(data: Path, tmp_path: Path
     assert "MiB at most in one process" in lines["memory"]
     assert "of training (32 steps)" in lines["full"]
     assert not run.exists()
+
+
+def redraw_often() -> None:
+    """As often as in a longer training."""
+    terminal.REDRAW_EVERY_S = 0.01
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_a_training_leaves_at_most_25_lines_in_a_terminal(data: Path, tmp_path: Path, columns: int) -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    pieces: list[bytes] = []
+    threading.Thread(target=lambda: pieces.extend(iter(partial(os.read, ours, 1 << 16), b"")), daemon=True).start()
+    screen, words = Path(os.ttyname(theirs)), ("--data", str(data), "--run", str(tmp_path / "run"), *SMALL)
+    ranks = start_ranks(_train, 2, (*map(str, words), "--epochs", "12"), screen, screen, redraw_often)
+    for rank in ranks:
+        rank.join(100)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    wait_until(lambda: b"next " in b"".join(pieces), 10)
+    written = b"".join(pieces).decode().replace("\r\n", "\n")
+    assert re.search(r"epoch \d+/12  .*step \d+/96  .*loss \d", written)  # the live line
+    shown = [re.sub("\x1b\\[\\d*m", "", line.rpartition(terminal.WIPE)[2]) for line in written.splitlines()]
+    assert [line for line in shown if terminal.cells(line) > columns] == []
+    assert len(shown) <= 25
+    assert [line.split()[0] for line in shown[:6]] == ["data", "model", "training", "device", "run", "epoch"]
+    assert [line.split()[0] for line in shown[6:18]] == [f"{epoch}/12" for epoch in range(1, 13)]
 
 
 def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -> None:
