@@ -25,6 +25,7 @@ from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
 from harness.scores.tables import MARK, never_found, show_figures, verdicts
 from harness.training.writer import Ending, Sink
+from preprocessing.base.atomic import append_line
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import (
     FACT_INDENT,
@@ -40,22 +41,35 @@ from preprocessing.base.terminal import (
 )
 from preprocessing.dataset.shards import Manifest
 
-FIGURES = (
-    *("accuracy", "f1", "log_loss", "calibrated_log_loss"),
-    *("perplexity", "perplexity_forward", "perplexity_backward"),
-)
+FIGURES = [
+    "accuracy",
+    "f1",
+    "log_loss",
+    "calibrated_log_loss",
+    "perplexity",
+    "perplexity_forward",
+    "perplexity_backward",
+]
 """Of a validation, as far as it has them."""
 DROPPED = {"time": 1, "log_loss": 2, "f1": 3, "loss": 4, "step": 5}
 """Columns that a narrow terminal leaves out, the largest number first."""
 
 
 class Log(Screen):
-    """Screen output that never ends a training: after the first failed write (full disk, closed terminal), it prints
-    nothing more.
+    """Screen output that is also appended to a file, and never ends a training: after the first failed write (full
+    disk, closed terminal), it prints nothing more.
     """
+
+    def __init__(self, file: Path | None = None, *, quiet: bool = False) -> None:
+        """A ``quiet`` one writes to the ``file`` only."""
+        super().__init__(quiet=quiet)
+        self.file = file
 
     def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
         """Write as ``Screen`` does; after a failure, print nothing more."""
+        if self.file is not None and lines:
+            with contextlib.suppress(OSError):
+                append_line(self.file, "\n".join(lines))
         try:
             super().write(lines, tone, head)
         except OSError:
@@ -73,12 +87,9 @@ class Console(Sink):
         """``first_step``: where this start resumes. ``logs``: append to the log of the run directory, which exists."""
         self.config, self.manifest, self.directory = config, manifest, Path(config.run)
         self.total_steps, self.step, self.doing = total_steps, first_step, ""
-        screen, self.details = Log(quiet=config.quiet), list[Screen]()
-        with contextlib.suppress(OSError):
-            self.details += [Log(stream=open(self.directory / layout.LOG, "a", encoding="utf-8"))] if logs else []  # noqa: SIM115
-        self.screens = [screen, *self.details]
-        """Of all that is said; ``details`` of what few people need."""
-        self.details += [screen] if config.verbose else []
+        file = self.directory / layout.LOG if logs else None
+        self.screen = Log(file, quiet=config.quiet)
+        self.details = Log(file, quiet=config.quiet or not config.verbose)
         self.figures: dict[str, Any] = {}
         """Of the last log line."""
         self.noted: set[str] = set()
@@ -86,34 +97,27 @@ class Console(Sink):
         self.started = time.monotonic()
         self.paced: tuple[float, int] | None = None
         """When the first step of this start was done, and its number: it counts in no estimate of time."""
-        self.live = Live(self.state, *self.screens) if logs else None
+        self.live = Live(self.state, *[self.screen][:logs])
 
-    def say(self, text: str, tone: Tone = "") -> None:
+    def say(self, text: str) -> None:
         """Print a sentence at once."""
-        for screen in self.screens:
-            screen.say(text, tone)
-
-    def fact(self, name: str, text: str, tone: Tone = "", *, detail: bool = False) -> None:
-        """Print a line that begins with its name."""
-        for screen in self.details if detail else self.screens:
-            screen.fact(name, text, tone)
+        self.screen.say(text)
 
     def start(self, choices: Mapping[str, Choice]) -> None:
         """Print what is trained on what, warnings, and as details all settings with their reasons."""
-        config, epochs = self.config, self.config.epochs
-        self.fact("started", time.strftime("%Y-%m-%d %H:%M:%S %z"), detail=True)
+        config, screen, epochs = self.config, self.screen, self.config.epochs
+        self.details.fact("started", time.strftime("%Y-%m-%d %H:%M:%S %z"))
         for name, text in outline(config, self.manifest, self.total_steps, choices).items():
-            for screen in self.screens:
-                screen.fact(name, shortened(text, min(screen.width, LONGEST) - FACT_INDENT))
+            screen.fact(name, shortened(text, min(screen.width, LONGEST) - FACT_INDENT))
         for name, choice in choices.items():
-            self.fact(name, str(choice), detail=True)
+            self.details.fact(name, str(choice))
         if config.task == CLASSIFIER:
             classes, threshold = class_rows(self.manifest, TRAIN), config.evaluation.threshold
-            self.fact("classes", in_words(classes), detail=True)
+            self.details.fact("classes", in_words(classes))
             if warning := imbalance(classes, config.optim.class_weights, threshold):
-                self.fact("imbalance", warning, "warn")
+                screen.fact("imbalance", warning, "warn")
             if warning := few_steps(self.total_steps // epochs, epochs):
-                self.fact("few steps", warning, "warn")
+                screen.fact("few steps", warning, "warn")
 
     def advance(self, step: int, doing: str = "") -> None:
         """Note for the live line which step is done; ``doing`` names work other than steps."""
@@ -139,17 +143,16 @@ class Console(Sink):
             topic = (values["verdict"] or "").partition(" ")[0]
             if topic and topic not in self.noted:
                 self.noted.add(topic)
-                self.fact("note", values["verdict"], "warn")
+                self.screen.fact("note", values["verdict"], "warn")
         elif kind == VALIDATION:
             chosen = CHOSEN_BY[self.config.select] if self.config.task == CLASSIFIER else "log_loss"
             row = self.row(values)
             columns = [
                 Column(key=key, title=title_of(key) + MARK * (key == chosen), weight=DROPPED.get(key, 0)) for key in row
             ]
-            for screen in self.screens:
-                head, line = table(columns, [row], screen.width)
-                screen.write([] if self.headed else [head], "head")
-                screen.write([line], "good" if values["best"] else "")
+            head, line = table(columns, [row], self.screen.width)
+            self.screen.write([] if self.headed else [head], "head")
+            self.screen.write([line], "good" if values["best"] else "")
             self.headed = True
 
     def row(self, values: Mapping[str, Any]) -> dict[str, str]:
@@ -170,57 +173,50 @@ class Console(Sink):
 
     def rehearsal(self, step_s: float, rows: int, memory_bytes: int, full_s: float) -> None:
         """Print what a dry run measured: seconds and rows of the longest step, and the estimated time of a full run."""
-        self.fact("dry run", f"longest step ({rows} rows): {step_s * 1e3:,.0f} ms")
-        self.fact("memory", f"{memory_bytes / 2**20:,.0f} MiB at most in one process")
-        self.fact("full run", f"about {duration(full_s)} of training ({self.total_steps:,} steps)")
+        self.screen.fact("dry run", f"longest step ({rows} rows): {step_s * 1e3:,.0f} ms")
+        self.screen.fact("memory", f"{memory_bytes / 2**20:,.0f} MiB at most in one process")
+        self.screen.fact("full run", f"about {duration(full_s)} of training ({self.total_steps:,} steps)")
 
     def results(self, measured: Mapping[str, Mapping[str, Any]]) -> None:
         """Print the figures of the best weights, and notes on how the training went; as details all tables.
 
         ``measured``: split -> figures, as in ``SPLIT.json``.
         """
-        for screen in self.details:
-            show_figures(screen, measured)
+        show_figures(self.details, measured)
         for split, values in measured.items():
             low, high = values["intervals"]["accuracy"]
             f1 = f"{'F1' if len(values['labels']) == 2 else 'macro F1'} {values['f1']:.4f}"
             accuracy = f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}"
             said = f"{accuracy}, {f1}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows"
-            self.fact(split, said)
+            self.screen.fact(split, said)
         last = list(measured.values())[-1]
         try:
             notes = verdicts(read_log(self.directory), self.config.epochs, class_rows(self.manifest, VALIDATION))
         except DataError as error:
             notes = [f"warning: no notes on the validations ({error})"]
         for sentence in filter(None, [*notes, never_found(last["per_class"])]):
-            self.fact("note", sentence, "warn")
+            self.screen.fact("note", sentence, "warn")
 
     def pretrained(self) -> None:
         """Print how to use a language model's best weights."""
-        self.fact("next", f"a classifier starts from its weights with --init.weights {self.directory}")
+        self.screen.fact("next", f"a classifier starts from its weights with --init.weights {self.directory}")
 
     def close(self, ending: Ending) -> None:
         """Print where the results are and what to do next, or how to resume."""
-        if self.live is not None:
-            self.live.close()
+        self.live.close()
         if ending.state == "preempted":
             self.say(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
         elif ending.state == "failed":
-            self.fact("failed", f"at step {ending.step:,}: {ending.reason}", detail=True)
-        if ending.state == "finished":
-            self.finish()
-        for screen in self.screens:
-            if screen.given is not None:
-                with contextlib.suppress(OSError):
-                    screen.given.close()
-
-    def finish(self) -> None:
-        """Print what there is now, and what to do next."""
+            self.details.fact("failed", f"at step {ending.step:,}: {ending.reason}")
+        if ending.state != "finished":
+            return
         names = (layout.BUNDLE, figures_name(TEST), layout.REPORT, layout.LOG)
         there = ", ".join(name for name in names if (self.directory / name).exists())
-        self.fact("finished", f"in {duration(time.monotonic() - self.started)}; {self.directory} has {there}", "good")
+        self.screen.fact(
+            "finished", f"in {duration(time.monotonic() - self.started)}; {self.directory} has {there}", "good"
+        )
         if self.config.task == CLASSIFIER:
-            self.fact("next", f'padless predict {self.directory} "a text"')
+            self.screen.fact("next", f'padless predict {self.directory} "a text"')
 
 
 def outline(config: RunConfig, manifest: Manifest, total_steps: int, choices: Mapping[str, Choice]) -> dict[str, str]:
