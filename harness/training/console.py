@@ -41,15 +41,8 @@ from preprocessing.base.terminal import (
 )
 from preprocessing.dataset.shards import Manifest
 
-FIGURES = [
-    "accuracy",
-    "f1",
-    "log_loss",
-    "calibrated_log_loss",
-    "perplexity",
-    "perplexity_forward",
-    "perplexity_backward",
-]
+FIGURES = ["accuracy", "f1", "log_loss", "calibrated_log_loss"]
+FIGURES += ["perplexity", "perplexity_forward", "perplexity_backward"]
 """Of a validation, as far as it has them."""
 DROPPED = {"time": 1, "log_loss": 2, "f1": 3, "loss": 4, "step": 5}
 """Columns that a narrow terminal leaves out, the largest number first."""
