@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -319,7 +319,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     first, of_json = every[0], every[0].file.format == "jsonl"
     total = sum(part.bytes for part in every)
     screen, schema = Screen(errors=True, quiet=quiet), pa.schema([])
-    with engine.Progress("checking the input", total, screen=screen) as progress:
+    with closing(engine.Progress("checking the input", total, screen=screen)) as progress:
         for part in every:
             for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
                 texts_of(part, rows, layout.missing)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -110,11 +111,11 @@ def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator
                 before.append((part, result))
                 progress.skip(part.size)
 
-    with progress:
+    with closing(progress):
         for part, result in workers.map(make, left(), what=progress.what):
             progress.advance(result.rows, part.size)
             yield part, result
-        progress.close()
+        progress.conclude()
     yield from before
 
 
@@ -130,16 +131,15 @@ def kept(key: object, open_it: Callable[[], Opened]) -> Opened:
     return found[1]
 
 
-class Progress:
-    """Shows how far a pass is, on stderr: see ``Live``. A context manager; it ends with the block, or by ``close``."""
+class Progress(Live):
+    """Shows on stderr how far a pass is."""
 
     def __init__(self, what: str, total: int, *, screen: Screen | None = None) -> None:
         """``total``: bytes or documents of the whole pass."""
-        self.what, self.total = what, total
-        self.screen = screen or Screen(errors=True)
+        self.what, self.total, self.screen = what, total, screen or Screen(errors=True)
         self.started, self.before = time.monotonic(), WORK.done
         self.finished = self.docs = self.skipped = 0
-        self.live = Live(self.state, self.screen)
+        super().__init__(self.state, self.screen)
 
     def advance(self, docs: int, size: int) -> None:
         """Count finished documents, and their ``size`` in the unit of ``total``."""
@@ -159,16 +159,10 @@ class Progress:
         left = f"{duration(max(self.total - done, 0) * elapsed / done)} left" if done else duration(elapsed)
         return min(1.0, done / max(self.total, 1)), [self.what, *rate, left]
 
-    def close(self) -> None:
-        """End the line, and print how long the pass took."""
-        self.live.close()
+    def conclude(self) -> None:
+        """Print how long the pass took."""
+        self.close()
         elapsed = time.monotonic() - self.started
         before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
         rate = f"{self.docs / max(elapsed, 1e-9):,.0f} docs/s"
         self.screen.write([f"{self.what}: done in {elapsed:.1f} s, {rate}{before}"])
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.live.close()
