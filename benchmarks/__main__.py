@@ -6,9 +6,8 @@ from __future__ import annotations
 import sys
 
 from preprocessing.base import cli
-from preprocessing.base.cli import NO_WORDS, Command, Words, dispatch
+from preprocessing.base.cli import Command, dispatch
 
-FILES = Words(spelling="FILE [FILE …]", takes="one labelled file or several", most=None)
 BENCHMARKS = (
     ("text", "TextConfig", "Tokenizing texts, and common alternatives."),
     ("loader", "LoaderConfig", "Loading batches, and PyTorch's loader."),
@@ -31,7 +30,7 @@ COMMANDS = tuple(
         main=f"benchmarks.{name}:main",
         config=f"benchmarks.{name}:{config}",
         first=FIRST.get(name, ()),
-        words=FILES if name == "corpora" else NO_WORDS,
+        words="FILE …" if name == "corpora" else "",
     )
     for name, config, summary in BENCHMARKS
 )
@@ -39,7 +38,7 @@ COMMANDS = tuple(
 
 def main(argv: list[str]) -> int:
     """Run a benchmark."""
-    return dispatch(COMMANDS, argv, "python -m benchmarks", "", {})
+    return dispatch(COMMANDS, argv, "python -m benchmarks", "")
 
 
 if __name__ == "__main__":  # subprocesses of a benchmark import this module too, under another name

@@ -46,6 +46,9 @@ DRAWN = 0x64726177
 class CorporaConfig:
     """Train on labelled files with several seeds, and a linear model; the columns are text, label and split."""
 
+    SUBJECT = ("files",)
+    files: list[str]
+    """Labelled files."""
     output: str = "corpora"
     """Directory for corpora, datasets, runs and figures.jsonl, to which every finished figure is appended."""
     measure: Literal["test", "validation"] = "test"
@@ -79,9 +82,9 @@ class CorporaConfig:
             require(bool(values) and min(values) >= 0, name, values, "at least one whole number from 0")
 
 
-def main(config: CorporaConfig, files: list[str]) -> None:
+def main(config: CorporaConfig) -> None:
     """Compute missing figures, then show the table. Raises ``SystemExit`` with the exit code of a failed command."""
-    for file in [*files, *filter(None, [config.unlabelled])]:
+    for file in [*config.files, *filter(None, [config.unlabelled])]:
         if not Path(file).is_file():
             raise ConfigError(f"{file}: no such file")
     weights = read_info(bundle_directory(config.weights)).weights_sha256 if config.weights else None
@@ -91,7 +94,7 @@ def main(config: CorporaConfig, files: list[str]) -> None:
     path, found = Path(config.output, "figures.jsonl"), []
     path.parent.mkdir(parents=True, exist_ok=True)
     there = finished(path)
-    for file in files:
+    for file in config.files:
         corpus, name = read_corpus(Path(file), config), Path(file).stem
         for seed, labels, method in product(config.seeds, config.labels, facts):
             key = hash_of(file, config.split_column, config.measure, labels, seed, method, *facts[method])

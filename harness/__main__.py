@@ -11,151 +11,153 @@ if __name__ == "__main__":  # before the other imports: a signal may come that e
     stop.listen(sys.argv[1:])
 
 from preprocessing.__main__ import COMMANDS as OF_DATASETS
+from preprocessing.__main__ import NOTE, PROG
 from preprocessing.base import cli
-from preprocessing.base.cli import Command, Words, complete, dispatch
+from preprocessing.base.cli import Command, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
-PROG = "padless"
-NOTE = "accelerate launch -m harness.train, -m harness.evaluate, -m harness.predict: the same on every rank."
-ELSEWHERE = {
-    "train": "fit run",
-    "train --task language_model": "pretrain",
-    "evaluate": "eval test score",
-    "predict": "infer classify",
-    "explain": "interpret attribute attributions",
-    "label": "pseudo_label soft_labels teach distill",
-    "prepare": "preprocess preprocessing build encode",
-    "check": "verify validate",
-    "inspect": "show stats info",
-    "fetch-nltk": "download",
-    "export": "convert onnx publish push upload save",
-    "checkpoint": "checkpoints",
-    "wandb-sync": "sync",
-    "submit": "slurm sbatch srun",
-}
-"""A command -> its names in other tools."""
-ONE_RUN = Words("RUN", takes="one run directory")
+ACCELERATE = "harness.launch.launcher:split_arguments"
 COMMANDS = (
-    *OF_DATASETS,
+    OF_DATASETS[0],
     Command(
         "train",
-        "Train, with checks before the start and exact exit codes.",
+        "Train, with checks before the start.",
         also=("launch",),
         main="harness.launch.many:main",
-        keys="harness.config:LaunchRecipe",
-    ),
-    Command(
-        "plan",
-        "Forecast of a run: steps, padding, memory, balance.",
-        main="harness.launch.plan:main",
-        config="harness.launch.plan:PlanConfig",
-        first=("world_size", "data", "epochs", "global_batch", "json"),
-        example="padless plan --data data/mine --global_batch 256 --world_size 4",
-    ),
-    Command(
-        "doctor",
-        "Check whether a training can run here, and what to change.",
-        main="harness.launch.doctor:main",
-        keys="harness.launch.doctor:DoctorConfig",
-    ),
-    Command(
-        "submit",
-        "Job scripts for SLURM, printed or submitted in a chain.",
-        main="harness.slurm.jobs:main",
-        config="harness.slurm.config:SubmitConfig",
-        words=Words(
-            '"JOB …" …',
-            takes="commands with their options, each in quotes",
-            most=None,
-        ),
-        first=("nodes", "gpus", "cpus", "time", "print"),
-        example='padless submit "train --config mine.yaml" --gpus 4 --time 60',
-    ),
-    Command(
-        "baseline",
-        "Scores of a linear model on a dataset, in seconds.",
-        main="harness.baseline.results:main",
-        config="harness.baseline.results:BaselineConfig",
-        example="padless baseline --data data/mine",
+        elsewhere=("fit", "run", "pretrain --task language_model"),
+        config="harness.config:LaunchRecipe",
+        words="DATA",
+        first=("data", "run", "epochs", "global_batch", "optim.lr"),
+        example="padless train data/mine -o runs/mine --num_processes 2",
+        others=ACCELERATE,
     ),
     Command(
         "predict",
-        "Predict texts, or every row of a file, with a trained run.",
+        "Predict texts, or every row of a file.",
+        elsewhere=("infer", "classify"),
         main="harness.inference.predict:main",
         config="harness.inference.config:PredictConfig",
-        words=Words('["text" …]', takes="texts", least=0, most=None, texts=True),
+        words="RUN TEXT … | FILE",
         first=("run", "input", "output", "column", "processes"),
-        example='padless predict --run runs/mine "a fine film"',
-    ),
-    Command(
-        "explain",
-        "How much each word of a text adds to a class's score.",
-        main="harness.inference.explanation:main",
-        config="harness.inference.config:ExplainConfig",
-        words=Words("RUN TEXT …", takes="one run directory, then texts", least=0, most=None, texts=True),
-        first=("run", "input", "output", "column", "label"),
-        example='padless explain runs/mine "a fine film"',
+        example='padless predict runs/mine "a fine film"',
     ),
     Command(
         "evaluate",
-        "Scores of a run on new labelled rows, or on a split.",
+        "Scores on new labelled rows, or on a split.",
         main="harness.evaluate:here",
+        elsewhere=("eval", "test", "score"),
         config="harness.inference.config:EvaluateConfig",
+        words="RUN [FILE]",
         first=("run", "input", "data", "split", "output"),
-        example="padless evaluate --run runs/mine --input new.csv",
+        example="padless evaluate runs/mine new.csv",
     ),
     Command(
-        "label",
-        "Soft labels for unlabelled rows, to train on.",
-        main="harness.label:label",
-        config="harness.inference.config:LabelConfig",
-        first=("data", "run", "baseline", "batch", "output"),
-        example="padless label --run runs/mine --data data/mine",
-    ),
-    Command(
-        "export",
-        "A run as a folder to share: weights, ONNX, model card.",
-        main="harness.export.folder:main",
-        config="harness.export.config:ExportConfig",
-        words=Words("RUN", takes="one run directory"),
-        example="padless export runs/mine --output exports/mine --onnx --int8",
+        "explain",
+        "What each word adds to a class's score.",
+        elsewhere=("interpret", "attribute", "attributions"),
+        main="harness.inference.explanation:main",
+        config="harness.inference.config:ExplainConfig",
+        words="RUN TEXT … | FILE",
+        first=("run", "input", "output", "column", "label"),
+        example='padless explain runs/mine "a fine film"',
     ),
     Command(
         "report",
         "HTML report of one run or several.",
         main="harness.report.page:main",
         config="harness.report.page:ReportConfig",
-        words=Words("RUN [RUN …]", takes="one run directory or several", most=None),
-        example="padless report runs/first runs/second --output both.html",
+        words="RUN …",
+        example="padless report runs/first runs/second -o both.html",
+    ),
+    *OF_DATASETS[1:],
+    Command(
+        "baseline",
+        "Scores of a linear model, in seconds.",
+        main="harness.baseline.results:main",
+        config="harness.baseline.results:BaselineConfig",
+        words="DATA",
+        example="padless baseline data/mine",
     ),
     Command(
         "recipes",
         "List or copy the recipes that come with padless.",
         main="harness.launch.starting_points:recipes",
         config="harness.launch.starting_points:RecipesConfig",
-        words=Words("[NAME …]", takes="names of recipes", least=0, most=None),
+        words="[NAME …]",
         example="padless recipes imdb",
+        heading="before a training",
+    ),
+    Command(
+        "plan",
+        "Forecast: steps, padding, memory, balance.",
+        main="harness.launch.plan:main",
+        config="harness.launch.plan:PlanConfig",
+        words="DATA",
+        first=("world_size", "data", "epochs", "global_batch", "json"),
+        example="padless plan data/mine --global_batch 256 --world_size 4",
+    ),
+    Command(
+        "doctor",
+        "Whether a training can run here; what to change.",
+        main="harness.launch.doctor:main",
+        config="harness.launch.doctor:DoctorConfig",
+        words="[DATA]",
+        first=("data", "run", "device", "precision", "json"),
+        example="padless doctor data/mine --num_processes 2",
+        others=ACCELERATE,
+    ),
+    Command(
+        "submit",
+        "Job scripts for SLURM, or jobs in a chain.",
+        elsewhere=("slurm", "sbatch", "srun"),
+        main="harness.slurm.jobs:main",
+        config="harness.slurm.config:SubmitConfig",
+        words='"JOB …" …',
+        first=("nodes", "gpus", "cpus", "time", "print"),
+        example='padless submit "train data/mine" --gpus 4 --time 60',
+    ),
+    Command(
+        "export",
+        "A folder to share: weights, ONNX, model card.",
+        elsewhere=("convert", "onnx", "publish", "push", "upload", "save"),
+        main="harness.export.folder:main",
+        config="harness.export.config:ExportConfig",
+        words="RUN",
+        example="padless export runs/mine -o exports/mine --onnx --int8",
+        heading="after a training",
+    ),
+    Command(
+        "label",
+        "Soft labels for unlabelled rows, to train on.",
+        main="harness.label:label",
+        elsewhere=("pseudo_label", "soft_labels", "teach", "distill"),
+        config="harness.inference.config:LabelConfig",
+        words="RUN [DATA]",
+        first=("data", "run", "baseline", "batch", "output"),
+        example="padless label runs/mine",
     ),
     Command(
         "checkpoint",
-        "Every checkpoint of a run, and whether it is intact.",
+        "Every checkpoint of a run; whether it is intact.",
+        elsewhere=("checkpoints",),
         main="harness.launch.starting_points:checkpoints",
         config="harness.launch.starting_points:CheckpointConfig",
-        words=ONE_RUN,
+        words="RUN",
     ),
     Command(
         "wandb-sync",
         "Send rows to W&B that were kept offline or lost.",
+        elsewhere=("sync",),
         main="harness.tracking.wandb_run:main",
         config="harness.tracking.wandb_run:SyncConfig",
-        words=ONE_RUN,
+        words="RUN",
     ),
 )
 
 
 def main(argv: list[str]) -> int:
     """Dispatch to a command."""
-    return dispatch(COMMANDS, argv, PROG, NOTE, ELSEWHERE)
+    return dispatch(COMMANDS, argv, PROG, NOTE)
 
 
 def script() -> int:

@@ -9,6 +9,7 @@ misspelt keys are fast.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -47,7 +48,7 @@ else:
 
 def is_auto(value: object) -> bool:
     """Whether a value is still ``auto``."""
-    return value == "auto"
+    return value == AUTO
 
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -57,12 +58,11 @@ CLASSIFIER: Task = "classifier"
 LANGUAGE_MODEL: Task = "language_model"
 DAMAGED = "edited or damaged; restore it"
 MOST_SEEDS = 1000
+AUTO = "auto"
 NOTHING = "none"
 """In place of a dataset or a run directory: none."""
 NONE = "none"
 """No file of soft labels."""
-FIRST_KEYS = ("data", "run", "epochs", "global_batch", "optim.lr")
-"""The most important keys, for the first screen of ``--help``."""
 MOST_BUCKETS = 1 << 26
 """256 MiB for each output of the wide part."""
 Features = Annotated[int, Meta(ge=1, le=1 << 20)]
@@ -268,7 +268,7 @@ class TrackingConfig:
     name: str | None = None
     """Display name of the run; the run directory's name unless given."""
     group: str | None = None
-    """W&B group; null: the dataset, and for launch --seeds or --folds the folder of the runs."""
+    """W&B group; null: the dataset, and for train --seeds or --folds the folder of the runs."""
     tags: list[str] = field(default_factory=list)
     """W&B tags, as in [baseline, long]."""
     log_bundle: bool = False
@@ -290,27 +290,16 @@ class RunConfig:
     """The kind of recipes that ``--config`` finds by name."""
     DEFAULT: ClassVar[Path] = configuration.file_of("train", "default")
     """The recipe if the command line names none."""
-    IN_FRONT: ClassVar[tuple[str, ...]] = (
-        *(
-            "num_processes",
-            "num_machines",
-            "machine_rank",
-            "main_process_ip",
-            "main_process_port",
-            "gpu_ids",
-            "multi_gpu",
-        ),
-        *("config_file", "cpu", "max_restarts", "num_cpu_threads_per_process", "rdzv_backend", "same_network"),
-    )
-    """Options of ``accelerate launch``, which come before the keys of a training."""
+    SUBJECT = ("data",)
+    OUTPUT = "run"
 
-    data: Name = "data/quickstart"
+    data: Name = NOTHING
     """Dataset directory, as written by `padless prepare`."""
     fold: AtLeast0 | None = None
-    """Validate on this fold of the dataset (splits.folds), and train on the others; launch --folds all does so with
+    """Validate on this fold of the dataset (splits.folds), and train on the others; train --folds all does so with
     each. null: the dataset's train and validation splits."""
-    run: Line = "runs/quickstart"
-    """Run directory to write; one directory holds one run."""
+    run: Line = AUTO
+    """Run directory to write; one directory holds one run. auto: runs/NAME, where NAME is that of the dataset."""
     task: Task = CLASSIFIER
     """What is learned: labels, or (language_model) to predict the tokens of training and unlabelled rows, as initial
     weights for a classifier; see docs/unlabelled.md."""
@@ -353,6 +342,9 @@ class RunConfig:
     """Local directory to copy shards to, once per node; auto: only from a network file system; none: never."""
     timeout_s: Seconds = 600
     """Longest wait of one process for another; then the run fails."""
+    baseline: Literal["auto", "none"] = "auto"
+    """auto: fit the linear model of `padless baseline` in the background, if that takes less than a minute and was not
+    done before, and compare the run with it at the end."""
     resume: Literal["auto", "never"] = "auto"
     """auto: continue from the newest intact checkpoint, else start. never: refuse a directory that holds a run."""
     allow: str = ""
@@ -383,7 +375,9 @@ class RunConfig:
     """The language model:"""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that keys agree."""
+        """Check ranges, and that keys agree; name the run."""
+        if self.run == AUTO:
+            object.__setattr__(self, "run", default_run(self.data))
         epochs, patience = self.epochs, self.patience
         below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
         require(below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
@@ -404,6 +398,11 @@ class RunConfig:
         return {key.removeprefix("--") for key in self.allow.replace(",", " ").split()}
 
 
+def default_run(data: str) -> str:
+    """The run directory of a training on a dataset that names none."""
+    return f"runs/{os.path.basename(os.path.abspath(data))}"
+
+
 def seconds(text: str | None) -> float | None:
     """``90``, ``30m``, ``1h30m`` or ``3:55:00`` in seconds; 0 for None. None for what is not a time above 0."""
     if text is None:
@@ -418,15 +417,16 @@ def seconds(text: str | None) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchRecipe(RunConfig):
-    """The keys of one training, or of several with different seeds or held-out folds."""
+    """Train, with checks before any process starts; --seeds 0,1,2 or --folds all trains once for each and prints the
+    spread. Options of accelerate launch, such as --num_processes 2, may stand anywhere among the keys.
+    """
 
     seeds: str | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …; at the end,
-    mean and spread of their scores are printed. See docs/many-runs.md. Only for padless launch."""
+    mean and spread of their scores are printed. See docs/many-runs.md."""
     folds: Literal["all"] | Annotated[int, Meta(ge=2)] | None = None
     """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
-    RUN/fold-1, …, with a prediction for every row by the run that did not train on it. Only for padless
-    launch."""
+    RUN/fold-1, …, with a prediction for every row by the run that did not train on it."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that seeds and folds are not both set."""

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.inference.config import EvaluateConfig
 from harness.ranks.stopping import leave, run_rank
+from harness.rundir.records import dataset_of
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 
@@ -15,19 +18,23 @@ def main(argv: list[str]) -> int:
     """Evaluate on this rank; returns the exit code."""
     config = cli.parse(EvaluateConfig, argv, prog=PROG, example=f"{PROG} --run runs/mine --data data/mine")
     if config.input is not None:
-        raise ConfigError("input: one process evaluates new rows: `padless evaluate`; here, give --data")
+        raise ConfigError(
+            "input: one process evaluates new rows: `padless evaluate`; here, leave it out or give --data"
+        )
     here(config)
     return 0
 
 
 def here(config: EvaluateConfig) -> None:
-    """Evaluate on new labelled rows or, if ``data`` is given, on a split of a dataset."""
+    """Evaluate on new labelled rows or, without ``input``, on a split of a dataset."""
     from harness.inference.evaluation import evaluate, evaluate_input
     from harness.ranks.session import open_session
 
-    if config.data is None:
+    if config.input is not None:
         evaluate_input(config)
         return
+    if config.data is None:
+        config = replace(config, data=dataset_of(config.run))
     with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
         evaluate(config, session)
 

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from harness.config import AUTO
 from harness.inference.config import LabelConfig
 from harness.ranks import stopping
 from harness.ranks.stopping import leave, run_rank
+from harness.rundir.records import dataset_of
 from preprocessing.base import cli
 
 PROG = "accelerate launch -m harness.label"
@@ -24,6 +28,8 @@ def label(config: LabelConfig) -> None:
     from harness.ranks.distributed import launched_rank
     from harness.ranks.session import open_session
 
+    if config.data == AUTO and config.run is not None:
+        config = replace(config, data=dataset_of(config.run))
     if not config.baseline:
         with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
             label_with_run(config, session)

@@ -16,7 +16,7 @@ EXAMPLE = f"{PROG} --run runs/mine --input 'new/*.parquet' --output predicted.pa
 def main(argv: list[str]) -> int:
     """Predict on this rank; returns the exit code."""
     config = cli.parse(PredictConfig, argv, prog=PROG, example=EXAMPLE)
-    if config.input is None or config.output is None:
+    if config.output is None:
         raise ConfigError("nothing to predict: name the files to read with --input and what to write with --output")
     if config.executor != "local" or config.processes is not None:
         raise ConfigError("executor and processes: under accelerate launch the ranks predict; leave these out")

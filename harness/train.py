@@ -3,22 +3,25 @@
 
 from __future__ import annotations
 
-from harness.config import CLASSIFIER, FIRST_KEYS, RunConfig
+from harness.config import CLASSIFIER, RunConfig
 from harness.ranks import stopping
 from harness.ranks.stopping import leave, run_rank
-from harness.training.rules import resolve
+from harness.training.rules import Resolved, resolve
 from preprocessing.base import cli
 
-PROG = "accelerate launch -m harness.train"
-ABOUT = """Train an LSTM text classifier, or a language model for it to start from, on a dataset directory. python -m
-harness launch does the same, with checks before any process starts, and with exact exit codes."""
+PROG, FIRST = "accelerate launch -m harness.train", ("data", "run", "epochs", "global_batch", "optim.lr")
 
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     stopping.install()
-    example = f"{PROG} --data data/mine --run runs/mine"
-    resolved = resolve(cli.parse(RunConfig, argv, prog=PROG, about=ABOUT, first=FIRST_KEYS, example=example))
+    resolved = resolve(cli.parse(RunConfig, argv, prog=PROG, first=FIRST, example=f"{PROG} data/mine -o runs/mine"))
+    fit(resolved)
+    return 0
+
+
+def fit(resolved: Resolved, *, reports: bool = True) -> None:
+    """Build, fit and close on this rank; with ``reports`` also the report, and the comparison with a linear model."""
     config = resolved.config
     from harness.ranks.session import open_session
     from harness.report.sinks import BaselineSink, ReportSink
@@ -26,8 +29,10 @@ def main(argv: list[str]) -> int:
     from harness.training.writer import Sink
 
     def listeners(writer: Sink) -> tuple[Sink, ...]:
+        if not reports:
+            return ()
         report = ReportSink(config.run)
-        return (report, BaselineSink(config.run, config.data, writer)) if config.task == CLASSIFIER else (report,)
+        return (BaselineSink(config, writer), report) if config.task == CLASSIFIER else (report,)
 
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
     with joined as session, open_run(config, session, listeners, resolved.reasons) as run:
@@ -35,7 +40,6 @@ def main(argv: list[str]) -> int:
             run.rehearse()
         else:
             run.train()
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow as pa
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.untrusted import shown
 
-AUTO = "auto"
+AUTO: Final = "auto"
 LabelType = Literal["text", "int", "float", "bool"]
 """The type of a column of labels. Text files, and classes named by ``source.labels``, have texts."""
 MAX_CLASSES = 1000

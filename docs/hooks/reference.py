@@ -34,6 +34,7 @@ PAGES = {"harness": ("training", "training.md"), "preprocessing": ("preprocessin
 """Package -> the name of its shared options, and their page."""
 SHARED = {"harness": "harness.config:LaunchRecipe", "preprocessing": "preprocessing.config:PreprocessConfig"}
 """Package -> the class with the keys that several of its commands share."""
+ACCELERATE = "[options of accelerate launch]"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -160,33 +161,29 @@ def values(option: Option) -> str:
 def commands_page(package: str) -> str:
     """Every command of a package with its words and options, from its command table."""
     table = importlib.import_module(f"{package}.__main__")
-    return "\n".join(commands_of(table.COMMANDS, package))
+    return "\n".join(commands_of(table.COMMANDS))
 
 
-def commands_of(commands: Sequence[Any], package: str) -> Iterator[str]:
+def commands_of(commands: Sequence[Any]) -> Iterator[str]:
     """The lines of some commands."""
     for command in commands:
-        usage = f"padless {command.name}"
-        anchor = usage.removeprefix("python -m ").replace(" ", "-")
-        yield f"### {usage.removeprefix('python -m ')} {{ #{anchor} }}\n\n{as_markdown(command.summary)}\n"
-        words = f" {command.words.spelling}".rstrip()
+        usage = " ".join(
+            filter(None, (f"padless {command.name}", command.words, "[--key value …]", command.others and ACCELERATE))
+        )
+        yield f"### padless {command.name} {{ #padless-{command.name} }}\n\n{as_markdown(command.summary)}\n"
         example = f"\n{command.example}" if command.example else ""
-        yield f"```\n{usage}{words} [--key value …]{example}\n```\n"
-        yield from command_options(command, package)
+        yield f"```\n{usage}{example}\n```\n"
+        yield from command_options(load(command.config))
 
 
-def command_options(command: Any, package: str) -> Iterator[str]:
-    """The options of a command."""
-    if command.config is None:
-        yield f"{first_paragraph(command.main)}\n\nThe options of `accelerate launch` come first.\n"
-    own, shared = load(command.config or command.keys), load(SHARED[package])
-    if not issubclass(own, shared):
-        yield f"{as_list(options(own))}\n"
-        return
-    known = list(options(shared))
+def command_options(own: Any) -> Iterator[str]:
+    """The options of a command: those that others share are on a page of their own."""
+    package = next((name for name, shared in SHARED.items() if issubclass(own, load(shared))), None)
+    known = list(options(load(SHARED[package]))) if package else []
     yield f"{as_list(option for option in options(own) if option not in known)}\n"
-    noun, page = PAGES[package]
-    yield f"Takes every [option of {noun}]({page}).\n"
+    if package:
+        noun, page = PAGES[package]
+        yield f"Takes every [option of {noun}]({page}).\n"
 
 
 def keys_page(name: str) -> str:

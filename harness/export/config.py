@@ -20,6 +20,9 @@ class ExportConfig:
     """Write a run's model into a folder for others: weights, text pipeline, ONNX, a model card. Or push such a folder
     to the hub."""
 
+    SUBJECT = ("run",)
+    run: str
+    """Run directory, or an export folder for --push."""
     output: str | None = None
     """Folder to write, which must not be there yet. Without one, RUN is an export folder that --push takes."""
     onnx: bool = False
@@ -44,7 +47,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Check ranges, and that an output or a repository is given."""
         if self.output is None and self.push is None:
-            raise ConfigError("output: missing: name the folder to write, as in --output exports/mine")
+            raise ConfigError("output: missing: name the folder to write, as in -o exports/mine")
         if self.push is not None and not REPOSITORY.fullmatch(self.push):
             raise ConfigError(f"push: {self.push!r} names no repository of the hub; it is OWNER/NAME")
         if self.data is not None and not self.int8:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +12,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from harness.config import AUTO
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast1, Processes, Seconds, Wait
-from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
+from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
+from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
+from preprocessing.corpus.forms import SUFFIXES, uncompressed
 
 STDIN = "-"
+KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
+"""Ending of an input -> its format."""
+WRITTEN = ("csv", "tsv", "jsonl", "parquet")
+"""Formats of predictions."""
 Form = Literal["text", "json", "html"]
 ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".html", ".htm"), "html"),
@@ -55,6 +63,7 @@ class EvaluateConfig(ScoringConfig):
     New rows are read like the training corpus.
     """
 
+    SUBJECT = ("run", "input")
     run: str
     """Run directory (or bundle directory) whose best weights are evaluated."""
     input: str | None = None
@@ -62,7 +71,8 @@ class EvaluateConfig(ScoringConfig):
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
     data: str | None = None
-    """Dataset directory, instead of an input; its vocabulary must be that of the training."""
+    """Dataset directory, instead of an input; its vocabulary must be that of the training. null: the dataset of
+    that training."""
     split: str = "test"
     """Split of the dataset."""
     output: str | None = None
@@ -71,9 +81,9 @@ class EvaluateConfig(ScoringConfig):
     """Print the figures of an input as one JSON object instead of tables."""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that either ``input`` or ``data`` is given."""
-        if (self.input is None) == (self.data is None):
-            raise ConfigError("nothing to evaluate on: give --input FILE or --data DATASET (not both)")
+        """Check ranges, and that ``input`` and ``data`` are not both given."""
+        if self.input is not None and self.data is not None:
+            raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
         check_source(self.source)
         if self.source.has_unlabelled:
             what = "an evaluation needs labelled rows"
@@ -87,8 +97,9 @@ class LabelConfig(ScoringConfig):
     Train on them and the labelled rows with --self_training.labels NAME --order.unlabelled_batch ROWS.
     """
 
-    data: str
-    """Dataset directory; its vocabulary must be the one of the run's training."""
+    SUBJECT = ("run", "data")
+    data: str = AUTO
+    """Dataset directory; its vocabulary must be the one of the run's training. auto: the dataset of that training."""
     run: str | None = None
     """Run directory (or bundle directory) whose best weights are the teacher."""
     baseline: bool = False
@@ -97,23 +108,62 @@ class LabelConfig(ScoringConfig):
     """File to write; by default DATA/soft_labels/NAME.arrow, where NAME is the run's name or baseline."""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that either ``run`` or ``baseline`` is given."""
-        if (self.run is None) == (not self.baseline):
-            raise ConfigError("give one teacher: --run RUN, or --baseline")
+        """Check that either ``run`` or ``baseline`` is given; beside ``baseline``, a word is the dataset."""
+        if self.baseline and self.data == AUTO and self.run is not None:
+            object.__setattr__(self, "data", self.run)
+            object.__setattr__(self, "run", None)
+        if (self.run is None) == (not self.baseline) or (self.data == AUTO and self.run is None):
+            raise ConfigError("give one teacher: a run, as in padless label runs/mine, or --baseline and a dataset")
+
+
+def names_file(word: str) -> bool:
+    """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
+    if word == STDIN or os.path.isfile(word) or ("/" in word and os.path.isdir(word)):
+        return True
+    return not re.search(r"\s", word) and ("://" in word or Path(uncompressed(word)).suffix in KINDS)
+
+
+def beside(inputs: Sequence[str]) -> str:
+    """The file of the predictions of ``inputs``, in this folder: named and written like the first of them."""
+    name = Path(inputs[0].rstrip("/")).name
+    ending = Path(uncompressed(name)).suffix
+    stem = re.split(r"\W*[*?[]" if re.search("[*?[]", name) else r"\.", name)[0]
+    return f"{stem}-predicted{ending if KINDS.get(ending) in WRITTEN else '.csv'}".lstrip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingConfig:
     """How files of texts are read."""
 
-    column: str | None = None
-    """Column of the input that holds the text; null: that of the training corpus, or text."""
+    SUBJECT = ("run", "texts")
+    run: str
+    """Run directory, bundle, export folder or hf://owner/name, whose best weights are used."""
+    texts: list[str] = field(default_factory=list)
+    """Texts; - is standard input, one text a line. Names of files are taken for --input."""
+    input: str | list[str] | None = None
+    """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
+    .parquet, .xlsx, or .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard
+    input."""
+    column: Name | Names | None = None
+    """Column of the input that holds the text, or several; null: those of the training corpus, or text."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
 
     def __post_init__(self) -> None:
-        """Check that ``source.path`` is not set."""
+        """Check that ``source.path`` is not set; take ``texts`` that are names of files for ``input``."""
         check_source(self.source)
+        if self.input is None and self.texts and all(map(names_file, self.texts)):
+            object.__setattr__(self, "input", self.texts)
+            object.__setattr__(self, "texts", [])
+        require(all(self.inputs), "input", self.input, "names that are not empty")
+        if bool(self.texts) == bool(self.inputs):
+            example = f'padless predict {self.run} "a fine film"'
+            raise ConfigError(f"texts or a file (not both) follow the run, as in {example}")
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """``input`` as a list."""
+        return [] if self.input is None else [self.input] if isinstance(self.input, str) else self.input
 
     @property
     def given(self) -> SourceConfig:
@@ -125,17 +175,13 @@ class ReadingConfig:
 class PredictConfig(ReadingConfig):
     """Predict texts given on the command line, or every row of files of any size."""
 
-    run: str
-    """Run directory, bundle, export folder or hf://owner/name, whose best weights predict."""
-    input: str | list[str] | None = None
-    """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .parquet,
-    or .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard input."""
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"] = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     missing: Literal["error", "keep"] = "error"
     """Rows without a text: error refuses them before predicting anything, keep predicts an empty text."""
     output: str | None = None
-    """File to write (.parquet, .csv, .tsv or .jsonl): the input's columns, unchanged, and the predictions."""
+    """File to write (.parquet, .csv, .tsv or .jsonl): the input's columns, unchanged, and the predictions. null:
+    NAME-predicted with the ending of the input, in this folder."""
     prefix: str = ""
     """Prefix for the names of the new columns, if the input already has a column predicted."""
     overwrite: bool = False
@@ -167,16 +213,12 @@ class PredictConfig(ReadingConfig):
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
         super().__post_init__()
-        require(all(self.inputs), "input", self.input, "names that are not empty")
         require(self.output != "", "output", self.output, "the name of a file")
-        if (self.input is None) != (self.output is None) and self.inputs != [STDIN]:
-            raise ConfigError("--input and --output go together: name the file to read and the file to write")
+        if self.texts and self.output is not None:
+            raise ConfigError("output: texts are answered here; name a file of texts to write a file of predictions")
+        if self.inputs and self.inputs != [STDIN] and self.output is None:
+            object.__setattr__(self, "output", beside(self.inputs))
         self.workers()
-
-    @property
-    def inputs(self) -> Sequence[str]:
-        """``input`` as a list."""
-        return [] if self.input is None else [self.input] if isinstance(self.input, str) else self.input
 
     def workers(self, default: int | None = None) -> ExecutorConfig:
         """The executor of a prediction; ``default`` is the number of local processes if ``processes`` is null."""
@@ -188,15 +230,10 @@ class PredictConfig(ReadingConfig):
 class ExplainConfig(ReadingConfig):
     """Show what each word of a text adds to the logit of a class, by integrated gradients.
 
-    Texts are given on the command line, by - on standard input, one a line, or as the rows of a file (--input).
+    Texts are given on the command line, by - on standard input, one a line, or as the rows of a file.
     """
 
-    run: str | None = None
-    """Run directory (or bundle directory) whose best weights are explained, if it is not the first argument."""
-    input: str | None = None
-    """File, glob or folder with one text per row, local or remote: .csv, .tsv, .jsonl, .parquet, or .txt with one text
-    a line; - is standard input."""
-    input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
+    input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"] = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     rows: AtLeast1 | None = None
     """Explain only this many rows of the input; null: all."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from harness.inference.config import STDIN, ExplainConfig, Form
-from harness.inference.rows import KINDS, find, lines_of_stdin, reading_by, refuse_input, texts_in
+from harness.inference.rows import find, lines_of_stdin, reading_by, refuse_input, texts_in
 from harness.rundir.bundle_files import bundle_directory, read_classifier
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
@@ -197,26 +197,19 @@ class Explanation:
         return f"<padless explanation of {shown(self.text[:40])!r}: {self.head}>"
 
 
-def main(config: ExplainConfig, words: list[str]) -> int:
+def main(config: ExplainConfig) -> int:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
-    if config.run is None and not words:
-        raise ConfigError('no run named: explain RUN "text" takes a run directory, then texts')
-    run, texts = (words[0], words[1:]) if config.run is None else (config.run, words)
-    if bool(texts) == (config.input is not None):
-        raise ConfigError('nothing to explain: give texts (runs/mine "a fine film"), - or --input FILE (not both)')
-    for text in texts:
-        if Path(text).suffix.lower() in KINDS and os.path.isfile(text):
-            raise ConfigError(f"{text}: a file, not a text; explain its rows with --input {text}")
-    form, bundle = config.form, bundle_directory(run)
+    form, bundle = config.form, bundle_directory(config.run)
+    streams = config.inputs == [STDIN] and config.input_format == "auto" and config.rows is None
     info = read_classifier(bundle)
     if config.label is not None:
         check_label(config.label, info.labels)
     with ExitStack() as stack:
         files: list[File] = []
-        chunks = lines_of_stdin() if texts == [STDIN] else iter([texts])
-        if config.input is not None:
+        chunks = lines_of_stdin() if streams else iter([config.texts])
+        if config.inputs and not streams:
             work, reading = stack.enter_context(temporary_folder()), reading_by(config.given, bundle, info)
-            files = find([config.input], config.input_format, config.given, reading, work)
+            files = find(config.inputs, config.input_format, config.given, reading, work)
             chunks = texts_in(files, work)
             if config.rows is not None:
                 chunks = iter([list(itertools.islice(itertools.chain.from_iterable(chunks), config.rows))])
@@ -231,9 +224,9 @@ def main(config: ExplainConfig, words: list[str]) -> int:
         if files and config.rows is None:
             for _ in texts_in(files, work):
                 pass  # finds unreadable rows before any is explained
-        number = write_all(stream, form, run, explained(config, bundle, chunks, bool(files)))
+        number = write_all(stream, form, config.run, explained(config, bundle, chunks, bool(files)))
         if not number:
-            raise DataError(f"{config.input}: holds no rows")
+            raise DataError(f"{', '.join(config.inputs)}: holds no rows")
     if config.output is not None:
         Screen(quiet=config.quiet).say(f"{counted(number, 'explanation')} written to {config.output}")
     return 0

@@ -28,9 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.config import STDIN, PredictConfig
+from harness.inference.config import KINDS, WRITTEN, PredictConfig, beside
 from harness.inference.rows import (
-    KINDS,
     Layout,
     columns_of,
     find,
@@ -126,7 +125,7 @@ class ScoredPart(engine.Part[Made]):
 
 def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
     """Blocks of rows with their ids; another thread reads and encodes the next block meanwhile."""
-    needed = None if layout.top is None else [part.file.source.text_column]  # other columns are copied as bytes
+    needed = None if layout.top is None else part.file.source.text_columns  # other columns are copied as bytes
     pieces = tables.iter_rows(part, needed, layout.schema)
     steps = ((rows, scorer.encode(texts_of(part, rows, layout.missing))) for rows in pieces)
     with ThreadPoolExecutor(1) as pool:
@@ -137,18 +136,16 @@ def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[
             yield found
 
 
-def main(config: PredictConfig, texts: list[str]) -> int:
+def main(config: PredictConfig) -> int:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     config = replace(config, run=str(local(config.run)))
-    if texts == [STDIN] and config.input is None:
-        texts, config = [], replace(config, input=STDIN)
-    if bool(texts) == (config.input is not None):
-        raise ConfigError("nothing to predict: give texts, or --input with --output (not both)")
-    if config.input is not None and config.output is not None:
+    if config.output is not None:
+        if config.output == beside(config.inputs):
+            Screen(quiet=config.quiet).say(f"The predictions go to {config.output}; -o names another file.")
         predict_here(config)
         return 0
     scorer = open_scorer(config.run, config.engine, config.batch)
-    for some in [texts] if texts else lines_of_stdin():
+    for some in [config.texts] if config.texts else lines_of_stdin():
         show(scorer, some, config.json)
     return 0
 
@@ -221,7 +218,7 @@ def target_of(config: PredictConfig) -> Path:
     target = Path(config.output).expanduser()
     if config.output.endswith("/") or (target.exists() and not target.is_file()):
         raise ConfigError(f"--output {config.output}: is not a file; name one, as in predicted.parquet")
-    if KINDS.get(target.suffix.lower(), "txt") == "txt":
+    if KINDS.get(target.suffix.lower()) not in WRITTEN:
         raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
     return target
 
@@ -321,7 +318,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     screen, schema = Screen(errors=True, quiet=quiet), pa.schema([])
     with closing(engine.Progress("checking the input", total, screen=screen)) as progress:
         for part in every:
-            for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
+            for rows in tables.iter_rows(part, None if of_json else part.file.source.text_columns):
                 texts_of(part, rows, layout.missing)
                 schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
             progress.advance(part.cut.rows, part.bytes)

@@ -30,7 +30,6 @@ from preprocessing.base.terminal import Screen, Tone
 if TYPE_CHECKING:
     from harness.launch.checkup import Finding
 
-PROG = "padless doctor"
 MODULE = "harness.launch.doctor"
 MESSAGE_CELLS = 21
 """Where the message of a line begins."""
@@ -42,11 +41,9 @@ class DoctorConfig(LaunchRecipe):
     """Check machine, limits, file systems, versions and network before a training.
 
     Each line says ok, warn (it would run, but not well) or fix (it would fail); the exit code is 2 if anything is to be
-    fixed. Without --data and --run it checks only the machine.
+    fixed. Without a dataset it checks only the machine.
     """
 
-    data: str = NOTHING
-    """Dataset directory, as written by `padless prepare`; none: only the machine is checked."""
     run: str = NOTHING
     """Run directory of the training; none: only the machine is checked."""
     timeout_s: Seconds = 60
@@ -55,14 +52,18 @@ class DoctorConfig(LaunchRecipe):
     """Print JSON."""
 
 
-def main(argv: list[str]) -> int:
-    """Start ranks if there are options for accelerate, else check in this process or rank."""
-    options, keys = launcher.split_arguments(argv, DoctorConfig)
-    first = ("data", "run", "device", "precision", "json")
-    example = f"{PROG} --num_processes 2 --data data/mine --run runs/mine"
-    config = cli.parse(DoctorConfig, keys, prog=PROG, usage=launcher.USAGE, first=first, example=example)
-    if options:
-        return launch(options, keys, config)
+def main(config: DoctorConfig, options: list[str], keys: list[str]) -> int:
+    """Start ranks if there are options for accelerate, else check in this process."""
+    return launch(options, keys, config) if options else check(config)
+
+
+def rank(argv: list[str]) -> int:
+    """Check in this rank."""
+    return check(cli.parse(DoctorConfig, argv, prog=f"accelerate launch -m {MODULE}"))
+
+
+def check(config: DoctorConfig) -> int:
+    """Check in this process; the exit code of the report."""
     training = config.recipe if config.data == NOTHING else many.first(config)[0]
     try:
         resolved = resolve(training)
@@ -107,4 +108,4 @@ def report(findings: Sequence[Finding], *, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    leave(cli.run(main))
+    leave(cli.run(rank))

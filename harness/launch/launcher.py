@@ -9,6 +9,7 @@ one in the run's ``status.json``.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -19,7 +20,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -35,11 +36,9 @@ from harness.training.rules import resolve
 from preprocessing.base import cli, configuration
 from preprocessing.base.atomic import temporary_folder, told
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.help_page import suggestion
 from preprocessing.base.terminal import Screen, tell
 
 PROG = "padless train"
-USAGE = "[DATA] [options of accelerate launch] [--key value …]"
 END_LIMIT_S = 60
 RESTARTS = 3
 """Default of ``--max_restarts`` for several machines: one of them is lost sooner or later."""
@@ -145,40 +144,52 @@ def state_of(run: Path, launch_id: str) -> str | None:
     return status["state"] if status.get("launch") == launch_id else None
 
 
-def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and padless's own, which begin at the first key of ``config_class``.
+def split_arguments(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
+    """Accelerate's options, wherever they stand, and all other words.
 
     A dotted name always belongs to padless, so its parser answers a misspelt key. ``--config_file`` may name a recipe
-    and becomes its file. A word before all options is the dataset.
+    and becomes its file. Accelerate, and so torch, is imported for an option that is no key of ``config_class``. Raises
+    ``ConfigError`` for one that neither has.
     """
-    known = cli.known_keys(config_class)
-    if argv and not argv[0].startswith("-"):
-        argv = [*argv[1:], "--data", argv[0]]
+    known, options, ours, words = cli.known_keys(config_class), list[str](), list[str](), list(argv)
+    while words and words[0] != "--":
+        word = words.pop(0)
+        name, equals, _ = word.partition("=")
+        if not name.startswith("--") or {".", " "} & {*name} or name[2:] in known:
+            ours.append(word)
+            continue
+        takes_value = {
+            option: one.nargs != 0 for one in parser_of_accelerate()._actions for option in one.option_strings
+        }
+        if name not in takes_value or name == IDLE:
+            hint = cli.unknown(config_class, name, others={option.lstrip("-") for option in takes_value})
+            raise ConfigError(f"{name}: neither a key of the training nor an option of accelerate launch{hint}")
+        options.append(word)
+        if takes_value[name] and not equals and words:
+            options.append(words.pop(0))
+    return configuration.named(options, "accelerate", "--config_file"), [*ours, *words]
 
-    def is_ours(word: str) -> bool:
-        key = word[2:].partition("=")[0]
-        return word == "-h" or (word.startswith("--") and (key in known or "." in key))
 
-    place = next((place for place, word in enumerate(argv) if is_ours(word)), len(argv))
-    return configuration.named(argv[:place], "accelerate", "--config_file"), list(argv[place:])
+@cache
+def parser_of_accelerate() -> argparse.ArgumentParser:
+    """The parser of ``accelerate launch``, which brings torch."""
+    users = os.environ.get(LOG_LEVEL)
+    os.environ[LOG_LEVEL] = users or "FATAL"  # torch would print a stack for a missing machine
+    from accelerate.commands.launch import launch_command_parser
+
+    os.environ[LOG_LEVEL] = users or "ERROR"  # for the ranks: torch would warn of every address that has no name
+    parser: argparse.ArgumentParser = launch_command_parser()
+    parser.set_defaults(max_restarts=None)
+    return parser
 
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
-    users = os.environ.get(LOG_LEVEL)
-    os.environ[LOG_LEVEL] = users or "FATAL"  # torch would print a stack for a missing machine
+    parser = parser_of_accelerate()
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
 
-    os.environ[LOG_LEVEL] = users or "ERROR"  # for the ranks: torch would warn of every address that has no name
-
-    parser = launch_command_parser()
-    check_options(options, {option for action in parser._actions for option in action.option_strings} - {IDLE})
-    parser.set_defaults(max_restarts=None)
     devices.tell_ranks(options)
     arguments = parser.parse_args([*options, "--module", module, *training])
-    if (word := arguments.training_script) != module:
-        raise ConfigError(f"{word!r} belongs to no option: values follow a name, as in --data {word}")
     file = arguments.config_file or default_config_file
     if arguments.config_file and not Path(file).is_file():
         raise ConfigError(f"--config_file {file}: no such file; name a YAML file, or a recipe such as cpu")
@@ -193,15 +204,6 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     if arguments.num_machines == 1 and arguments.main_process_port is None:
         arguments.main_process_port = free_port()
     return arguments
-
-
-def check_options(options: list[str], known: set[str]) -> None:
-    """Raise ``ConfigError`` for an unknown option, or one without effect, with the nearest known name."""
-    for option in options:
-        name = option.partition("=")[0]
-        if option.startswith("--") and name not in known:
-            hint = suggestion(name[2:], cli.known_keys(RunConfig) | {word[2:] for word in known})
-            raise ConfigError(f"{name}: neither a key of the training nor an option of accelerate launch{hint}")
 
 
 def free_port() -> int:

@@ -20,7 +20,6 @@ command resumes after an interruption: finished trainings are skipped, an interr
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -30,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import FIRST_KEYS, LANGUAGE_MODEL, LaunchRecipe, RunConfig, seeds_of
+from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, seeds_of
 from harness.data.checks import check_dataset, check_stream
 from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
@@ -48,6 +47,7 @@ from harness.scores.figures import FIGURES
 from harness.scores.tables import describe_spread
 from harness.training.rules import resolve
 from preprocessing.base import cli
+from preprocessing.base.cli import as_words
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
@@ -58,22 +58,24 @@ LABELS = "soft_labels.arrow"
 ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
 """Keys of a training from labelled rows alone."""
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}
-ABOUT = """Train, with checks before any process starts; --seeds 0,1,2 or --folds all trains once for each and prints
-the spread."""
 Train = Callable[[list[str], RunConfig], int]
 """Trains what a command line asks for, and gives the exit code."""
 
 
-def main(argv: list[str]) -> int:
-    """Train; returns the exit code."""
-    options, training = launcher.split_arguments(argv or ["--help"], LaunchRecipe)
-    example = f"{PROG} --num_processes 2 --data data/mine --run runs/mine"
-    asked = cli.parse(
-        LaunchRecipe, training, prog=PROG, usage=launcher.USAGE, about=ABOUT, first=FIRST_KEYS, example=example
-    )
+def main(asked: LaunchRecipe, options: list[str], training: list[str]) -> int:
+    """Train; returns the exit code. ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of."""
+    check_named(asked)
+    if "run" not in keys_in(training):
+        Screen(quiet=asked.quiet).say(f"The run is {asked.run}; -o names another directory.")
     if asked.seeds is not None or asked.folds is not None:
         return train_many(options, training, asked)
     return train_one(options, training, asked.recipe)
+
+
+def check_named(asked: RunConfig) -> None:
+    """Raise ``ConfigError`` if no dataset is named."""
+    if asked.data == NOTHING:
+        raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
 
 
 def train_one(options: list[str], words: list[str], recipe: RunConfig) -> int:
@@ -99,17 +101,12 @@ def in_turn(trainings: Sequence[tuple[str, dict[str, Any]]], words: list[str], a
         limit = {"max_time": f"{left:.0f}"} if asked.max_time_s else {}
         screen.say("" if place == 1 else "\n")
         screen.fact(name, f"{place} of {len(trainings)}: {keys['run']}")
-        own = [*words, *as_words(keys | limit)]
+        own = [*words, *as_words((keys | limit).items())]
         code = train(own, cli.parse(RunConfig, own, prog=PROG))
         if code or asked.dry_run:
             return code
     STOP.between()
     return EXIT_CODE if STOP.heard else 0
-
-
-def as_words(values: dict[str, Any]) -> list[str]:
-    """Keys and values as a command line has them."""
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
 
 
 def keys_in(words: Sequence[str]) -> set[str]:
@@ -131,7 +128,7 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     runs = planned(asked)
     trainings = [(f"{one.kind} {one.number}", keys_of(one, asked)) for one in runs]
     given = cli.apart(training, LaunchRecipe)[1]
-    words = [f"--{key}={value}" for key, value in given if key not in ("seeds", "folds")]
+    words = as_words(one for one in given if one[0] not in ("seeds", "folds"))
     code = in_turn(trainings, words, asked, lambda own, recipe: train_one(options, own, recipe))
     if not code and not asked.dry_run and not launcher.accelerate_arguments(options, []).machine_rank:
         conclude(runs, asked)
@@ -173,6 +170,7 @@ def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
 
     Raises ``ConfigError`` or ``DataError`` as ``train`` does.
     """
+    check_named(asked)
     runs = planned(asked)
     own: dict[str, Any] = {runs[0].kind: runs[0].number, "run": str(runs[0].path)} if runs else {}
     return replace(asked.recipe, **own), runs
@@ -228,7 +226,7 @@ def check_rounds(recipe: RunConfig, first: dict[str, Any]) -> None:
             "self_training.rounds: no round learns from unlabelled rows; set order.unlabelled_batch to those of a step"
         )
     check_stream(recipe, check_dataset(recipe.data, hashes=False))
-    cli.parse(RunConfig, as_words(ONCE | first), prog=PROG)
+    cli.parse(RunConfig, as_words((ONCE | first).items()), prog=PROG)
 
 
 def is_of(path: Path, run: Path) -> bool:
@@ -242,7 +240,7 @@ def is_of(path: Path, run: Path) -> bool:
 def label(options: list[str], recipe: RunConfig, run: Path, output: Path) -> int:
     """Score the unlabelled rows; the exit code."""
     shared = {key: getattr(recipe, key) for key in ("data", "device", "timeout_s", "quiet", "threads")}
-    words = as_words({"run": str(run), "output": str(output), **shared})
+    words = as_words({"run": str(run), "output": str(output), **shared}.items())
     arguments = launcher.accelerate_arguments(options, words, "harness.label")
     os.environ[LAUNCH_ID] = uuid.uuid4().hex
     with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):

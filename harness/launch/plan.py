@@ -36,7 +36,7 @@ WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_g
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(LaunchRecipe):
-    """Show what a run will do, without training; it takes every key that launch takes."""
+    """Show what a run will do, without training; it takes every key that train takes."""
 
     world_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     """Processes that will train."""
@@ -160,5 +160,5 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
         "balance": f"ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most",
         "padding": f"{ranks['padding']:.2%} of the computed positions (none where batches are packed)",
         "memory": f"{memory['parameters']:,} parameters, {kept} with gradients and optimizer; {tokens} of tokens on a "
-        "GPU; launch --dry_run measures the rest",
+        "GPU; padless train --dry_run measures the rest",
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training can start from: ``harness recipes`` lists and copies recipes, ``harness checkpoint RUN`` says from
+"""What a training can start from: ``padless recipes`` lists and copies recipes, ``padless checkpoint RUN`` says from
 which steps a run can go on.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ class RecipesConfig:
     them, train/NAME one of them, and all means every recipe.
     """
 
+    SUBJECT = ("names",)
+    names: list[str] = field(default_factory=list)
+    """Recipes to copy; none: list them."""
     output: str = "configs"
     """Folder to copy to; each recipe keeps its kind, as in configs/train/imdb.yaml."""
     overwrite: bool = False
@@ -41,15 +44,15 @@ class RecipesConfig:
     """Print the list as JSON."""
 
 
-def recipes(config: RecipesConfig, wanted: list[str]) -> None:
+def recipes(config: RecipesConfig) -> None:
     """List, or copy what was named."""
     known = {
         f"{kind}/{name}": configuration.file_of(kind, name)
         for kind in configuration.KINDS
         for name in configuration.names(kind)
     }
-    if wanted:
-        copy({path: known[path] for name in wanted for path in paths_named(name, known)}, config)
+    if config.names:
+        copy({path: known[path] for name in config.names for path in paths_named(name, known)}, config)
         return
     listed = [
         {"kind": kind, "name": name, "path": str(file), "about": about(file)}
@@ -106,13 +109,16 @@ class CheckpointConfig:
     The exit code is 3 if any is damaged.
     """
 
+    SUBJECT = ("run",)
+    run: str
+    """Run directory."""
     json: bool = False
     """Print one JSON list."""
 
 
-def checkpoints(config: CheckpointConfig, words: list[str]) -> int:
+def checkpoints(config: CheckpointConfig) -> int:
     """Verify and print every checkpoint; returns the exit code. Raises ``DataError`` for what is no run directory."""
-    (run,) = words
+    run = config.run
     if not layout.holds_run(run):
         layout.refuse_many(run)
         raise DataError(f"{run}: is not a run directory")

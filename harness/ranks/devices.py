@@ -16,7 +16,7 @@ none of these                                                       GPUs if ever
 
 If GPUs are requested and too few are visible, that is an error. Threads are those of the key ``threads``, else of
 accelerate's option or the user's ``OMP_NUM_THREADS``, else a share of the cores. The launchers set that variable for
-their ranks where the user has not, so a rank cannot tell whose number it is: ``harness launch`` passes on the user's
+their ranks where the user has not, so a rank cannot tell whose number it is: ``padless train`` passes on the user's
 request, and under bare ``accelerate launch`` a rank reads the command line and environment of its parent.
 """
 
@@ -34,7 +34,7 @@ from preprocessing.base.errors import ConfigError
 
 Asked = Literal["gpu", "cpu", "either"]
 DEVICES, THREADS = "PADLESS_DEVICES", "PADLESS_THREADS"
-"""Environment variables by which ``harness launch`` passes the requested devices and threads to its ranks."""
+"""Environment variables by which ``padless train`` passes the requested devices and threads to its ranks."""
 OMP = "OMP_NUM_THREADS"
 
 

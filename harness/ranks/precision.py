@@ -103,6 +103,15 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
+def give_back_memory() -> None:
+    """Undo ``keep_memory``: glibc's own limits, and what is free goes back."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
+        libc.mallopt(M_MMAP_MAX, 65536)
+        libc.mallopt(M_TRIM_THRESHOLD, 128 << 10)
+        libc.malloc_trim(0)
+
+
 def full_fp32() -> None:
     """fp32 means fp32: no TF32 in matrix products or cuDNN, so that evaluation repeats anywhere to 1e-5."""
     torch.backends.cuda.matmul.allow_tf32 = False

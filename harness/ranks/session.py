@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from unittest.mock import patch
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
 from harness.config import Precision
@@ -24,6 +26,7 @@ from harness.ranks.precision import (
     choose_precision,
     configure_threads,
     full_fp32,
+    give_back_memory,
     keep_memory,
 )
 from harness.ranks.stopping import HEARTBEAT
@@ -46,6 +49,24 @@ class Session:
     """What training computes in."""
     choices: dict[str, Choice]
     """Settings that were decided here, each with its reason."""
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """After the block this process has the threads, random numbers, environment, memory and accelerate's state from
+    before: a training in a user's own process leaves nothing.
+    """
+    with ExitStack() as stack:
+        stack.callback(give_back_memory)
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        for owner in (torch.backends.cuda.matmul, torch.backends.cudnn):
+            stack.callback(setattr, owner, "allow_tf32", owner.allow_tf32)
+        for state in (PartialState, AcceleratorState, GradientState):
+            stack.enter_context(patch.dict(state._shared_state, clear=True))
+        stack.enter_context(patch.dict(os.environ))
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        stack.enter_context(torch.random.fork_rng(devices))
+        yield
 
 
 @contextmanager

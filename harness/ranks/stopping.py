@@ -20,7 +20,6 @@ sentence: for a refusal, rank 0 ends that launcher instead.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -37,12 +36,11 @@ from typing import NoReturn
 from harness.rundir.records import LAUNCH_ID
 from preprocessing.base import cli, processes
 from preprocessing.base.errors import UserError
+from preprocessing.base.terminal import tell
 
 EXIT_CODE = processes.PREEMPTED
 SIGNALS = processes.OF_TRAININGS
 LOOK_EVERY_S = 0.5
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that the kernel sends when the parent dies."""
 MARGIN_S = 10.0
 """A collective with its own time limit has this much longer to raise before the watchdog ends the process."""
 STOP_LIMIT_S = 45.0
@@ -147,9 +145,40 @@ def install() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
             signal.signal(number, _note)
     unblock()
-    if LAUNCH_ID in os.environ and sys.platform == "linux":
+    if LAUNCH_ID in os.environ:
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGUSR2))
+        processes.on_parents_death(signal.SIGUSR2)
+
+
+@contextmanager
+def noting() -> Iterator[None]:
+    """In this block the main thread notes an interrupt or SIGTERM, as a rank does; a second one ends the block at once.
+
+    Then the handlers are those from before, and take the signal that came. In another thread it does nothing.
+    """
+    global _signal
+
+    def note(number: int, _: object) -> None:
+        if _signal is not None:
+            raise KeyboardInterrupt("interrupted again: left without saving")
+        _note(number)
+        with contextlib.suppress(RuntimeError):  # the main thread was printing
+            tell("saving a checkpoint; interrupt again to leave without")
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        heeded = [one for one in numbers if signal.getsignal(one) not in (signal.SIG_IGN, None)]
+        before = {number: signal.signal(number, note) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        came, _signal = _signal, None
+        HEARTBEAT.stopped_at, HEARTBEAT.in_loop = None, False
+        if came is not None:
+            signal.raise_signal(getattr(signal, came))
 
 
 def unblock() -> None:

@@ -67,9 +67,12 @@ ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u202
 class ReportConfig:
     """Write one HTML report about one run, or comparing several.
 
-    For a folder of launch --seeds or --folds, the report shows the spread of its runs.
+    For a folder of train --seeds or --folds, the report shows the spread of its runs.
     """
 
+    SUBJECT = ("run",)
+    run: list[str]
+    """Run directories, or folders of train --seeds or --folds."""
     output: str | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
     several."""
@@ -77,9 +80,9 @@ class ReportConfig:
     """Replace an existing file that is not a report."""
 
 
-def main(config: ReportConfig, runs: list[str]) -> None:
+def main(config: ReportConfig) -> None:
     """Write the report of the given runs and print its path."""
-    print(f"written to {write_report(runs, config.output, overwrite=config.overwrite)}")
+    print(f"written to {write_report(config.run, config.output, overwrite=config.overwrite)}")
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *, overwrite: bool = False) -> Path:

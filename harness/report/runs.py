@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.results import Comparison, compare, read_results
+from harness.baseline.results import Comparison, compare, find_results
 from harness.config import LANGUAGE_MODEL, flat
 from harness.data.views import held_out
 from harness.rundir.bundle_files import stored_info
@@ -142,10 +142,10 @@ def beside_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]
     Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures.
     """
     info = stored_info(run / BUNDLE)
-    linear = read_results(data, info.dataset if info is not None else None)
+    folder, linear = find_results(run, data, info.dataset if info is not None else None)
     if info is not None and info.fold is not None:
         linear.pop(VALIDATION, None)
-    return linear, compare(read_measured(run), data, linear)
+    return linear, compare(read_measured(run), folder, linear)
 
 
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:

@@ -141,6 +141,11 @@ def read_config(run: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
+def dataset_of(run: str | Path) -> str:
+    """The dataset that a run was trained on. Raises ``DataError`` for what is no run directory."""
+    return str(read_config(run)["data"])
+
+
 class StoredEnvironment(TypedDict, total=False):
     """The keys of ``environment.json`` that padless reads."""
 

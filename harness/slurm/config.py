@@ -41,7 +41,7 @@ class Resources:
     partition: str | None = None
     """Partition (queue), or several with commas between."""
     gpus: int | str | None = None
-    """GPUs of each node, as in 4 or a100:4. Preprocessing requests only those of preprocess.gpus."""
+    """GPUs of each node, as in 4 or a100:4. Preprocessing requests only those of prepare.gpus."""
     nodes: Number | None = None
     """Nodes of preprocessing and training; 1 unless given. Other commands run on one."""
     cpus: Number | None = None
@@ -83,7 +83,7 @@ class ArrayConfig:
     """Many trainings as one array of jobs, each with a run directory of its own."""
 
     seeds: str | None = None
-    """A training for each seed, as in 0,1,2: in RUN/seed-0, RUN/seed-1, …, as launch --seeds has them."""
+    """A training for each seed, as in 0,1,2: in RUN/seed-0, RUN/seed-1, …, as train --seeds has them."""
     options: str | None = None
     """A file with a line of options for each training, as in --optim.lr 0.01; in RUN/task-0, RUN/task-1, …"""
     at_once: Number | None = None
@@ -99,15 +99,18 @@ class ArrayConfig:
 class SubmitConfig(Resources):
     """Submit preprocessing, training, evaluation to SLURM, each to start after the one before succeeded.
 
-    Each JOB is a command in quotes with its own options: preprocess, train, doctor, evaluate, predict or report. Keys
+    Each JOB is a command in quotes with its own options: prepare, train, doctor, evaluate, predict or report. Keys
     of the site may be in a file, --config site.yaml. --print shows the scripts and submits nothing.
     """
 
+    SUBJECT = ("jobs",)
     HINT: ClassVar[str] = " (a job's options stand in its quotes)"
 
+    jobs: list[str]
+    """Commands with their options, each in quotes."""
     processes: Number | None = None
     """Processes of each node in training; null: one per GPU, or one where there are none."""
-    preprocess: Resources = field(default_factory=Resources)
+    prepare: Resources = field(default_factory=Resources)
     """What preprocessing requests, where it differs."""
     train: Resources = field(default_factory=Resources)
     """What training and doctor request, where they differ."""

@@ -9,21 +9,23 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from harness.config import LaunchRecipe
-from harness.launch import doctor, launcher, many
-from harness.launch.many import as_words, keys_in
+from harness.config import NOTHING, LaunchRecipe
+from harness.launch import launcher, many
+from harness.launch.many import keys_in
 from harness.slurm.config import SubmitConfig
 from harness.slurm.script import Job, Task, hook_of, render, summary
 from preprocessing.base import atomic, cli
 from preprocessing.base.atomic import storing
-from preprocessing.base.cli import Command, Words, read
+from preprocessing.base.cli import as_words
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import nearest
+from preprocessing.base.installed import load
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 
@@ -32,22 +34,25 @@ LIMIT_S = 60
 """Longest wait for an answer of SLURM."""
 AFTER = "--kill-on-invalid-dep=yes"
 """A job whose predecessor failed ends instead of waiting forever."""
-TEXTS = Words('["text" …]', takes="texts", least=0, most=None, texts=True)
-RUNS = Words("RUN [RUN …]", takes="one run directory or several", most=None)
-SINGLE = {
-    "evaluate": Command("evaluate", config="harness.inference.config:EvaluateConfig"),
-    "predict": Command("predict", config="harness.inference.config:PredictConfig", words=TEXTS),
-    "report": Command("report", config="harness.report.page:ReportConfig", words=RUNS),
+JOBS = {
+    "prepare": "preprocessing.config:PreprocessConfig",
+    "train": "harness.config:LaunchRecipe",
+    "doctor": "harness.launch.doctor:DoctorConfig",
+    "evaluate": "harness.inference.config:EvaluateConfig",
+    "predict": "harness.inference.config:PredictConfig",
+    "report": "harness.report.page:ReportConfig",
 }
-"""Commands of one process, to parse them."""
-TRAINING: dict[str, type[LaunchRecipe]] = {"train": LaunchRecipe, "doctor": doctor.DoctorConfig}
-"""Commands that start on every node of their job, and their keys."""
-NAMES = ("preprocess", *TRAINING, *SINGLE)
+"""Commands that run as jobs, and their keys."""
 
 
-def main(config: SubmitConfig, commands: list[str]) -> None:
+def main(config: SubmitConfig) -> None:
     """Print what each job requests, then print, write or submit the scripts."""
-    jobs, screen = jobs_of(config, commands), Screen(errors=True)
+    jobs, screen = jobs_of(config), Screen(errors=True)
+    lacking = list(missing(jobs))
+    if lacking and not config.print and config.output is None:
+        raise ConfigError(lacking[0])
+    for line in lacking:
+        screen.say(line, "warn")
     for job in jobs:
         screen.say(summary(job))
     if config.print:
@@ -61,6 +66,24 @@ def main(config: SubmitConfig, commands: list[str]) -> None:
         write({Path(config.output, f"{n}-{job.command}.sbatch"): render(job) for n, job in enumerate(jobs, 1)})
     else:
         submit(jobs)
+
+
+def missing(jobs: Sequence[Job]) -> Iterator[str]:
+    """A sentence for each dataset and run that is neither there nor made by an earlier job."""
+    made: list[Path] = []
+    for job in jobs:
+        for name, maker in job.needs.items():
+            place = Path(name).absolute()
+            if "://" not in name and not place.exists() and not any(place.is_relative_to(one) for one in made):
+                yield f'{job.command}: {name} is not there, and no job before it makes it; put "{maker}" in front'
+        made += [Path(job.run).absolute()] if job.run else []
+
+
+def needed(asked: Any) -> dict[str, str]:
+    """The datasets and runs that a job reads, and the command that makes each."""
+    data, runs = getattr(asked, "data", None), [] if hasattr(asked, "epochs") else getattr(asked, "run", [])
+    found = {run: f"train DATA -o {run}" for run in ([runs] if isinstance(runs, str) else runs)}
+    return found | ({} if data in (None, NOTHING) else {data: f"prepare FILE -o {data}"})
 
 
 def write(scripts: dict[Path, str]) -> None:
@@ -96,12 +119,12 @@ def submit(jobs: list[Job]) -> None:
         print(f"job {submitted[-1]}: {job.command}{tasks}", flush=True)
 
 
-def jobs_of(config: SubmitConfig, commands: Sequence[str]) -> list[Job]:
+def jobs_of(config: SubmitConfig) -> list[Job]:
     """The jobs of a command line, in their order. Raises ``ConfigError``, also for what a command would refuse."""
     hook = hook_of(config)
     if hook and not os.path.isfile(hook):
         raise ConfigError(f"hook: {hook}: no such file; it holds the shell lines that every job reads first")
-    split = [words_of(command) for command in commands]
+    split = [words_of(command) for command in config.jobs]
     trainings = sum(words[0] == "train" for words in split)
     if (config.array.seeds or config.array.options) and trainings != 1:
         raise ConfigError(f"array: it repeats one training, and there are {trainings} among the commands; name one")
@@ -109,14 +132,17 @@ def jobs_of(config: SubmitConfig, commands: Sequence[str]) -> list[Job]:
 
 
 def words_of(command: str) -> list[str]:
-    """A command and its options. Raises ``ConfigError`` for one that no job runs, with the nearest."""
+    """A command and its options, without the program. Raises ``ConfigError`` for one that no job runs."""
     try:
-        name, *rest = shlex.split(command) or [""]
+        words = shlex.split(command) or [""]
     except ValueError as error:
         raise ConfigError(f"{command!r}: {error}; a command and its options stand in one pair of quotes") from None
-    if name not in NAMES:
-        near = nearest(name, NAMES)
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(NAMES)}"
+    as_module = words[1:2] == ["-m"] and words[2:3] in (["harness"], ["preprocessing"])
+    name, *rest = words[3 if as_module else int(Path(words[0]).name == "padless") :] or [""]
+    name = {"launch": "train"}.get(name, name)
+    if name not in JOBS:
+        near = nearest(name, JOBS)
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(JOBS)}"
         raise ConfigError(f"{name!r}: no command that runs as a job; {hint}")
     return [name, *rest]
 
@@ -126,28 +152,38 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     keys, run = list(arguments), ""
     tasks: tuple[Task, ...] = ()
     try:
-        if name == "preprocess":
-            body, resources = name, replace(config.preprocess.over(config), gpus=config.preprocess.gpus)
-            corpus = cli.parse(PreprocessConfig, keys, prog="padless prepare")
-            run = corpus.staging or corpus.output
-        elif name in TRAINING:
-            body, resources = "train", config.train.over(config)
-            for word in keys:
-                if word.startswith("--") and word[2:].partition("=")[0] in LaunchRecipe.IN_FRONT:
-                    raise ConfigError(
-                        f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
-                    )
-            asked = cli.parse(TRAINING[name], keys, prog=f"padless {name}")
-            run = asked.run
+        config_class = load(JOBS[name])
+        if name in ("train", "doctor"):
+            theirs, keys = launcher.split_arguments(keys, config_class)
+            if theirs:
+                raise ConfigError(
+                    f"{theirs[0]}: the job gives accelerate launch its options; --nodes and --processes say how many"
+                )
+        asked = cli.parse(config_class, keys, prog=f"padless {name}")
+        if isinstance(asked, PreprocessConfig):
+            body, resources = name, replace(config.prepare.over(config), gpus=config.prepare.gpus)
+            run = asked.staging or asked.output
+        elif isinstance(asked, LaunchRecipe):
+            if name == "train":
+                many.check_named(asked)
+            body, resources, run = "train", config.train.over(config), asked.run
             tasks = tasks_of(config, keys, asked) if name == "train" else ()
         else:
             body, resources = "single", replace(config.single.over(config), nodes=1)
-            read(SINGLE[name], keys, f"padless {name}")
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     resources = replace(resources, nodes=resources.nodes or 1)
     run = "" if "://" in run else run
-    return Job(command=name, body=body, arguments=arguments, run=run, tasks=tasks, resources=resources, config=config)
+    return Job(
+        command=name,
+        body=body,
+        arguments=arguments,
+        run=run,
+        tasks=tasks,
+        needs=needed(asked),
+        resources=resources,
+        config=config,
+    )
 
 
 def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tuple[Task, ...]:
@@ -162,7 +198,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
             raise ConfigError("--seed: --array.seeds gives all seeds; leave --seed out")
         every = replace(asked, seeds=seeds)
         each = [many.keys_of(one, every) for one in many.planned(every)]
-        return tuple((own.pop("run"), tuple(as_words(own))) for own in each)
+        return tuple((own.pop("run"), tuple(as_words(own.items()))) for own in each)
     tasks: list[Task] = []
     try:
         lines = Path(path or "").read_text(encoding="utf-8").splitlines()

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
@@ -16,7 +16,7 @@ from preprocessing.base.terminal import plain_line
 HERE = Path(__file__).parent
 Task = tuple[str, tuple[str, ...]]
 """One training of an array: its run directory, and its own arguments in addition to the common ones."""
-SIGNALS = {"preprocess": "B:TERM@60", "train": "B:USR2@120", "single": "B:TERM@60"}
+SIGNALS = {"prepare": "B:TERM@60", "train": "B:USR2@120", "single": "B:TERM@60"}
 """The signal that a job gets before its time limit, and how many seconds before."""
 PLAIN = re.compile(r"[\w@%+:,./=&|*()\[\]!~^<>;$?-]+")
 """What SLURM reads as it stands in an ``#SBATCH`` line: no blank, quote, backslash or #."""
@@ -39,11 +39,13 @@ class Job:
     command: str
     """Command of padless, which names the job too."""
     body: str
-    """``preprocess``, ``train`` or ``single``: the shell file."""
+    """``prepare``, ``train`` or ``single``: the shell file."""
     arguments: tuple[str, ...]
     run: str = ""
     """Run directory of a training, or where a dataset is built; empty: on no disk of this machine."""
     tasks: tuple[Task, ...] = ()
+    needs: Mapping[str, str] = field(default_factory=dict)
+    """Dataset or run that it reads -> the command that makes it."""
     resources: Resources
     config: SubmitConfig
 
@@ -96,13 +98,13 @@ def variables(job: Job) -> str:
     """What the shell files read, each value quoted for the shell."""
     config, hook = job.config, hook_of(job.config)
     python = shell_words("python", config.python or ("python" if hook else shlex.quote(sys.executable)))
-    lines = [] if job.body == "preprocess" else [f"command={shlex.quote(job.command)}"]
+    lines = [] if job.body == "prepare" else [f"command={shlex.quote(job.command)}"]
     lines += [
         array("python", python),
         f"hook={hook and shlex.quote(hook)}",
         f"max_restarts={config.restarts} # of this job, by itself or by SLURM",
     ]
-    if job.body == "preprocess":
+    if job.body == "prepare":
         lines += [f"output={shlex.quote(job.run)}", f"logs={shlex.quote(config.logs)}"]
     if job.body == "train":
         lines.append(f"per_node={config.processes or 0} # processes of each node; 0: one for each GPU, or one")

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # What type checkers read of padless.py. A single module cannot say that it is typed (PEP 561), so the wheel brings this
 # as padless-stubs; tests/unit/test_packaging.py holds it to the module.
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from harness.inference.text_classifier import TextClassifier as TextClassifier
-from harness.inference.text_classifier import load as load
+from harness.inference.model import Model as Model
+from harness.inference.model import load as load
+from harness.library.commands import Run as Run
+from harness.library.commands import prepare as prepare
+from harness.library.commands import train as train
+from harness.library.estimator import TextClassifier as TextClassifier
 from harness.rundir.metrics_log import read_metrics as read_metrics
 from harness.rundir.results import open_predictions as open_predictions
 from preprocessing.base.errors import UserError as UserError
@@ -16,13 +17,5 @@ from preprocessing.dataset.frames import Dataset as Dataset
 
 __version__: str
 
-def prepare(
-    source: pd.DataFrame | str | Path | Sequence[str | Path],
-    *,
-    text: str | None = None,
-    label: str | None = None,
-    output: str | Path,
-    config: str | Path | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Dataset: ...
 def open_dataset(path: str | Path) -> Dataset: ...
+def __getattr__(name: str) -> Any: ...

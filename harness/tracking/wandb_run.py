@@ -174,13 +174,16 @@ def run_id_for(journal: Journal) -> str:
 class SyncConfig:
     """Send a run to W&B from a machine with a network, such as a login node."""
 
+    SUBJECT = ("run",)
+    run: str
+    """Run directory, or a folder of many."""
     json: bool = False
     """Print the result as one JSON object."""
 
 
-def main(config: SyncConfig, words: list[str]) -> None:
+def main(config: SyncConfig) -> None:
     """Sync one run directory, or every run in a folder of many; then the JSON is a list."""
-    (folder,) = map(Path, words)
+    folder = Path(config.run)
     runs = [one.path for one in layout.members(folder)]
     for run in runs or [folder]:
         check(run)

@@ -12,7 +12,6 @@ any rank also stops the subprocess.
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
@@ -44,8 +43,8 @@ from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
-from preprocessing.base import processes
-from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+from preprocessing.base import atomic, processes
+from preprocessing.base.errors import ERRORS
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import find_kept, folder_of
@@ -58,7 +57,6 @@ HELD_S = 20.0
 """A learning process that was suspended (SIGSTOP) for this long is killed."""
 STOP_S = 5.0
 """Maximum wait for the learning process to clean up."""
-ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
 
 
 @dataclass
@@ -146,17 +144,15 @@ def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beg
         return
     with world.together("looking for word vectors"):
         if world.is_main and source == "own":
-            found.vectors = kept_vectors(config, manifest)
-            if found.vectors is None and config.dry_run:
-                why = "a dry run learns none; the run itself does before its first step"
-                found.choices["vectors"] = Choice("random", why)
-            elif found.vectors is None and importlib.util.find_spec("gensim") is None:
+            found.vectors, why = kept_vectors(config, manifest), ""
+            if importlib.util.find_spec("gensim") is None:
                 why = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
+            elif config.dry_run:
+                why = "a dry run learns none; the run itself does before its first step"
+            if found.vectors is None and why:
                 found.choices["vectors"] = Choice("random", why)
             elif found.vectors is None:
-                folder = folder_of(config.data)
-                writable = os.access(folder if folder.exists() else config.data, os.W_OK)
-                output = None if writable else Path(config.run, layout.VECTORS)
+                output = None if atomic.is_writable(folder_of(config.data)) else Path(config.run, layout.VECTORS)
                 learning = Learning(config.data, config.model.embedding_dim, output)
     found.interrupted = wait_for(learning, world)
     if found.interrupted:

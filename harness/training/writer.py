@@ -86,6 +86,9 @@ class Sink:
     A sink never ends the run: it reports its own errors, or keeps them until the run asks.
     """
 
+    def begin(self) -> None:
+        """All checks have passed; sinks that are added later do not hear it."""
+
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Receive figures, each a number, a short text or None; ``kind`` is train, validation, test, or another name
         for figures that belong to no step.
@@ -247,9 +250,11 @@ class RunWriter(Sink):
             self.lock = claim(self.config)
             self.had_finished = known_status(self.directory).get("state") == "finished"
 
-    def begin(self, step: int) -> None:
+    def go_on(self, step: int) -> None:
         """Called after all checks have passed: the run continues from ``step``. Raises ``StorageError``."""
         self.begun = True
+        for sink in self.sinks:
+            sink.begin()
         self.status(step)
         if self.active:
             HEARTBEAT.last_words = self.give_up
@@ -330,7 +335,7 @@ class RunWriter(Sink):
         ending = Ending.of(ended, self.step)
         unwritten: UserError | None = None
         if self.lock is not None and not (self.had_finished and not self.begun and isinstance(ended, UserError)):
-            if ending.state == "failed" and not isinstance(ended, UserError):  # a bug, reported only here
+            if isinstance(ended, Exception) and not isinstance(ended, UserError | Preempted):  # a bug, told only here
                 where = self.directory / layout.STATUS
                 tell(f"error: {ending.reason} (at step {ending.step}; also in {where})")
             try:

@@ -11,40 +11,33 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass
+from functools import partial
+from glob import glob
 from typing import Any, TypeVar
 
 from preprocessing.base import atomic, configuration, processes
-from preprocessing.base.configuration import NULLS, RENAME, build, choices_of, groups_of, is_utf8, options_of
+from preprocessing.base.configuration import NULLS, Option, build, choices_of, groups_of, options_of, takes_list
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.help_page import Page, block, paragraph, render, suggestion
+from preprocessing.base.help_page import Page, block, nearest, paragraph, render, suggestion
 from preprocessing.base.installed import VERSION, load
 from preprocessing.base.terminal import guards, tell
 
 Config = TypeVar("Config")
 OWN = ("config", "help", "print_config")
 """Options that every command has."""
-
-
-@dataclass(frozen=True)
-class Words:
-    """Positional arguments of a command, such as ``RUN`` in ``checkpoint RUN --json``."""
-
-    spelling: str = ""
-    """For the usage line."""
-    takes: str = "options alone, as in --config FILE"
-    """For error messages, as in "one run directory"."""
-    least: int = 1
-    most: int | None = 1
-    """None: any number."""
-    texts: bool = False
-    """Whether some are texts, which may hold any bytes; others must be UTF-8."""
-
-
-NO_WORDS = Words(least=0, most=0)
+OUTPUTS = ("o", "out", "output", "outdir", "output_dir", "out_dir")
+"""What people type for ``-o``."""
+TEXTS = "texts"
+"""The key whose words may hold any bytes: those that are not UTF-8 become U+FFFD."""
+PLACES = {"data": "dataset.json", "run": "status.json"}
+"""Key of a directory -> a file by which TAB finds those that there are."""
+SHORT = re.compile(r"-[A-Za-z][\w-]*")
 
 
 @dataclass(frozen=True)
@@ -54,21 +47,26 @@ class Command:
     name: str
     summary: str = ""
     """One line, for the list of commands."""
+    heading: str = ""
+    """Of the part of the list that begins with this command."""
     also: tuple[str, ...] = ()
     """Aliases."""
+    elsewhere: tuple[str, ...] = ()
+    """Its names in other tools, perhaps with options that it takes here, as in ``pretrain --task language_model``."""
     main: str = ""
-    """``module:function``, called with an instance of ``config`` and, if the command takes ``words``, their list;
-    without ``config``, with the arguments as typed. Returns the exit code or None.
-    """
-    config: str | None = None
+    """``module:function``, called with an instance of ``config``. Returns the exit code or None."""
+    config: str = ""
     """``module:class`` of its options, a dataclass for ``parse``."""
-    words: Words = NO_WORDS
+    words: str = ""
+    """How its positional arguments are spelled in the usage line; ``SUBJECT`` of the class says which keys they are."""
     first: tuple[str, ...] = ()
     """The most important keys, for the first screen of ``--help``; none: the command has few, and all are shown."""
     example: str = ""
     """A complete command for the same screen."""
-    keys: str | None = None
-    """``module:class`` of the keys of a command without ``config``, for completion in a shell."""
+    others: str = ""
+    """``module:function`` that takes the options of another program out of a command line, given with the class:
+    returns them and the rest. ``main`` is then called with these options too, and with the rest as ``--key=value``.
+    """
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,13 +74,11 @@ class Command:
         return self.name, *self.also
 
 
-def dispatch(
-    commands: Sequence[Command], argv: Sequence[str], prog: str, note: str, elsewhere: Mapping[str, str]
-) -> int:
+def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str, note: str) -> int:
     """Run the command that ``argv`` begins with; returns its exit code.
 
     Without a command, print the list of commands and ``note``, and return 2. Raises ``ConfigError`` for an unknown
-    command; the sentence names the nearest command, or the one that ``elsewhere`` has for this word.
+    command; the sentence names the one that other tools call so, or the nearest.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview(commands, prog, note))
@@ -94,16 +90,25 @@ def dispatch(
     for command in commands:
         if word in command.names:
             return call(command, rest, f"{prog} {command.name}")
-    names = [one.name for one in commands]
-    hint = suggestion(word, names, otherwise=f"there are {', '.join(names)}", dashes="", elsewhere=elsewhere)
-    raise ConfigError(f"{prog}: {word}: no such command{hint}")
+    names, wanted = [one.name for one in commands], word.lstrip("-").replace("-", "_").lower()
+    for command in commands:
+        for other, *options in map(str.split, command.elsewhere):
+            if wanted == other:
+                raise ConfigError(f"{word}: no such command; did you mean {' '.join([prog, command.name, *options])}?")
+    near = nearest(word, names)
+    raise ConfigError(
+        f"{word}: no such command; " + (f"did you mean {prog} {near}?" if near else f"there are {', '.join(names)}")
+    )
 
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     """The list of commands, with arguments and summaries."""
-    heads = [f"{', '.join(one.names)} {one.words.spelling}".strip() for one in commands]
+    heads = [f"{', '.join(one.names)} {one.words}".strip() for one in commands]
     column = max(map(len, heads)) + 4
-    lines = [block(head, one.summary, column) for head, one in zip(heads, commands, strict=True)]
+    lines: list[str] = []
+    for head, one in zip(heads, commands, strict=True):
+        lines += ["", f"{one.heading}:"] if one.heading else []
+        lines.append(block(head, one.summary, column))
     usage = f"usage: {prog} COMMAND [options]; COMMAND --help says more"
     return "\n".join([usage, "", *lines, "", paragraph(note)]).rstrip()
 
@@ -111,8 +116,7 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
     try:
-        arguments = [list(argv)] if command.config is None else read(command, argv, prog)  # --help needs no torch
-        return load(command.main)(*arguments) or 0
+        return load(command.main)(*read(command, argv, prog)) or 0
     except ModuleNotFoundError as missing:
         root = (missing.name or "").partition(".")[0]
         if root in ("harness", "preprocessing"):
@@ -122,48 +126,33 @@ def call(command: Command, argv: Sequence[str], prog: str) -> int:
 
 def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
     """The arguments for ``main`` of a command, from what was typed."""
-    config_class, words = load(command.config or ""), command.words
-    spelt = f"{prog} {words.spelling}".strip()
-    page = Page(f"{spelt} [--key value …]", config_class.__doc__, command.first, command.example)
-    config, alone = parse_all(config_class, argv, page)
-    too_many = alone[words.most :] if words.most is not None else []
-    if too_many or len(alone) < words.least:
-        wrong = repr(too_many[0]) if too_many else "nothing named"
-        raise ConfigError(f"{wrong}: {spelt} takes {words.takes}")
-    for word in alone:
-        if not words.texts and not is_utf8(word):
-            raise ConfigError(f"{word!r} is not UTF-8, as configurations and records must be; {RENAME}")
-    return [config] if words is NO_WORDS else [config, alone]
+    config_class, theirs = load(command.config), list[str]()
+    if command.others:
+        theirs, argv = load(command.others)(argv, config_class)
+    usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
+    config, given = parse_all(config_class, argv, Page(usage, config_class.__doc__, command.first, command.example))
+    return [config, theirs, as_words(given)] if command.others else [config]
 
 
 def parse(
-    config_class: type[Config],
-    argv: Sequence[str],
-    *,
-    prog: str,
-    usage: str = "[--key value …]",
-    about: str | None = None,
-    first: tuple[str, ...] = (),
-    example: str = "",
+    config_class: type[Config], argv: Sequence[str], *, prog: str, first: tuple[str, ...] = (), example: str = ""
 ) -> Config:
     """Read ``argv`` into an instance of ``config_class``.
 
-    Attributes of the class: ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``, the kind of
-    recipes that ``--config`` finds by name; ``IN_FRONT``, options of the launcher, which come before these; ``HINT``,
-    the end of the sentence about an unknown key. The other parameters are for ``--help``, which ends the program.
-    Raises ``ConfigError``.
+    Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
+    that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
+    the kind of recipes that ``--config`` finds by name; ``HINT``, the end of the sentence about an unknown key. The
+    other parameters are for ``--help``, which ends the program. Raises ``ConfigError``.
     """
     config: Config
-    config, alone = parse_all(
-        config_class, argv, Page(f"{prog} {usage}", about or config_class.__doc__ or "", first, example)
+    config, _ = parse_all(
+        config_class, argv, Page(f"{prog} [--key value …]", config_class.__doc__ or "", first, example)
     )
-    if alone:
-        raise ConfigError(f"{alone[0]!r} belongs to no option: values follow a name, as in --config FILE")
     return config
 
 
-def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any, list[str]]:
-    """An instance of the class, and the arguments that belong to no option."""
+def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any, list[tuple[str, Any]]]:
+    """An instance of the class, and every key with its value as given, those of positional arguments last."""
     alone, given = apart(argv, config_class)
     options, topics = options_of(config_class), [value for key, value in given if key == "help"]
     default, recipes = getattr(config_class, "DEFAULT", None), getattr(config_class, "RECIPES", None)
@@ -175,22 +164,57 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
         raise SystemExit(0)
     for key, value in given:
         if key not in options and key not in OWN:
-            raise ConfigError(f"--{key}: no such option{unknown(config_class, key)}")
+            spelt = key if key.startswith("-") else f"--{key}"
+            raise ConfigError(f"{spelt}: no such option{unknown(config_class, key)}")
         if value is None and key != "print_config":
             raise ConfigError(f"--{key}: a value follows it, as in --{key} VALUE")
+    given = [*given, *filled(alone, {key for key, _ in given}, config_class, page)]
+    for key, value in given:
         if key == "config":
             values |= from_file(config_class, configuration.find(str(value), recipes) if recipes else str(value))
         elif key in options:
             values[key] = value
     if missing := next((key for key, one in options.items() if one.default is MISSING and key not in values), None):
-        raise ConfigError(f"--{missing} is missing" + (f", as in {page.example}" if page.example else ""))
+        raise ConfigError(f"--{missing} is missing, as in {page.example or page.usage}")
     config = build(config_class, values)
     if any(key == "print_config" for key, _ in given):
         import yaml
 
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
-    return config, alone
+    return config, given
+
+
+def filled(words: list[str], taken: set[str], config_class: type, page: Page) -> list[tuple[str, Any]]:
+    """The keys that positional arguments fill, with their values: those of ``SUBJECT`` that are not ``taken`` already.
+
+    A key that takes a list takes all that are left. Raises ``ConfigError`` for one word too many.
+    """
+    found: list[tuple[str, Any]] = []
+    for key in getattr(config_class, "SUBJECT", ()):
+        if not words or key in taken:
+            continue
+        if takes_list(options_of(config_class)[key]):
+            if key == TEXTS:
+                words = [word.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for word in words]
+            found, words = [*found, (key, words)], []
+        else:
+            found, words = [*found, (key, words[0])], words[1:]
+    if words:
+        raise ConfigError(f"{words[0]!r} is one word too many: {page.usage}")
+    return found
+
+
+def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
+    """Keys and values as a command line has them; numbers may be numpy's, and texts paths. None: a switch."""
+
+    def spelt(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, default=plain)
+
+    def plain(value: Any) -> Any:
+        return value.item() if hasattr(value, "item") else os.fspath(value)
+
+    return [f"--{key}" if value is None else f"--{key}={spelt(value)}" for key, value in given]
 
 
 def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:
@@ -200,6 +224,7 @@ def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tupl
     as its value; an argument with a blank is no option. After ``--`` every argument is positional.
     """
     options = options_of(config_class)
+    short = {"-h": "help", "-o": getattr(config_class, "OUTPUT", "output")}
     alone: list[str] = []
     given: list[tuple[str, str | None]] = []
     words = list(argv)
@@ -207,13 +232,14 @@ def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tupl
         word = words.pop(0)
         if word == "--":
             return alone + words, given
-        if not word.startswith("--") and word != "-h":
+        name, equals, rest = word.partition("=")
+        if not word.startswith("--") and not SHORT.fullmatch(name):
             alone.append(word)
             continue
-        key, equals, rest = ("help" if word == "-h" else word[2:]).partition("=")
+        key = name[2:] if name.startswith("--") else short.get(name, name)
         is_switch = key == "print_config" or (key in options and options[key].is_switch)
         value = rest if equals else "true" if is_switch else None
-        following = words[0] if words and not equals else "--"
+        following = words[0] if words and not equals and words[0] not in short else "--"
         if following in ("true", "false") if is_switch else not following.startswith("--") or " " in following:
             value = words.pop(0)
         given.append((key, value))
@@ -231,18 +257,21 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
             elif key in options:
                 yield key, value
             elif key not in groups or value not in NULLS:
-                raise ConfigError(f"{path}: unknown key {key!r}{unknown(config_class, key, dashes='')}")
+                what = f"no value follows {key!r}" if key in groups else f"unknown key {key!r}"
+                raise ConfigError(f"{path}: {what}{unknown(config_class, key, dashes='')}")
 
     options, groups = options_of(config_class), groups_of(config_class)
     return dict(leaves(configuration.read_config(path)))
 
 
-def unknown(config_class: type, key: str, dashes: str = "--") -> str:
-    """The end of the sentence about a key that a class does not have."""
-    in_front = getattr(config_class, "IN_FRONT", ())
-    if key in in_front:
-        return "; accelerate launch has it: put it before the keys of the training"
-    return suggestion(key, {*options_of(config_class), *in_front}, dashes=dashes) + getattr(config_class, "HINT", "")
+def unknown(config_class: type, key: str, dashes: str = "--", others: Iterable[str] = ()) -> str:
+    """The end of the sentence about a key that a class does not have, nor another program, which has ``others``."""
+    options, name = options_of(config_class), key.lstrip("-")
+    if group := [one for one in options if one.startswith(f"{name}.")]:
+        return f"; its keys are {', '.join(dashes + one for one in group)}"
+    if dashes and name in OUTPUTS and getattr(config_class, "OUTPUT", "output") in options:
+        return "; did you mean -o?"
+    return suggestion(name, {*options, *others}, dashes=dashes) + getattr(config_class, "HINT", "")
 
 
 def known_keys(config_class: type) -> set[str]:
@@ -264,14 +293,36 @@ def complete(commands: Sequence[Command]) -> None:
     every = parser.add_subparsers()
     for command in commands:
         one = every.add_parser(command.name, aliases=command.also)
-        one.add_argument("words", nargs="*")
-        if (name := command.config or command.keys) and {*command.names} & {*typed}:
-            config_class = load(name)
-            recipes = getattr(config_class, "RECIPES", None)
-            one.add_argument("--config", choices=configuration.names(recipes) if recipes else None)
-            for key, option in options_of(config_class).items():
-                one.add_argument(f"--{key}", choices=choices_of(option.kind) or None)
-    argcomplete.autocomplete(parser)
+        if {*command.names} & {*typed}:
+            config_class = load(command.config)
+            recipes, options = getattr(config_class, "RECIPES", None), options_of(config_class)
+            completes(one.add_argument("--config"), partial(configuration.names, recipes) if recipes else list)
+            for key, option in options.items():
+                short = ["-o"] if key == getattr(config_class, "OUTPUT", "output") else []
+                one_key = one.add_argument(*short, f"--{key}", nargs="?" if option.is_switch else None)
+                completes(one_key, partial(offered, option))
+            for key in getattr(config_class, "SUBJECT", ()):
+                word = one.add_argument(f"word {key}", nargs="*" if takes_list(options[key]) else "?")
+                completes(word, partial(offered, options[key]))
+    argcomplete.autocomplete(parser, always_complete_options=False)
+
+
+def completes(action: argparse.Action, offers: Callable[[], list[str]]) -> None:
+    """Let TAB offer the words of ``offers`` for an argument, and files if there are none."""
+    from argcomplete.completers import FilesCompleter
+
+    def completer(prefix: str, **_: Any) -> Iterable[str]:
+        return [word for word in offers() if word.startswith(prefix)] or FilesCompleter()(prefix)
+
+    action.completer = completer  # type: ignore[attr-defined]
+
+
+def offered(option: Option) -> list[str]:
+    """Values for an option: the words that it takes, datasets or runs near here, or names of recipes."""
+    if option.key == "names":
+        return sorted({name for kind in configuration.KINDS for name in configuration.names(kind)})
+    marks = [f"{folders}/{PLACES[option.key]}" for folders in ("*", "*/*", "*/*/*")] if option.key in PLACES else []
+    return choices_of(option.kind) + [os.path.dirname(path) for mark in marks for path in sorted(glob(mark))]
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.schema import fits
 from preprocessing.base.untrusted import MOST_DEPTH, read_bytes, readable, shown
 
 NULL = "null"
@@ -34,17 +35,16 @@ NULLS = (NULL, "~")
 LARGEST = (1 << 63) - 1
 RENAME = "give it another name, or a link with one"
 """Advice for a file name that is not UTF-8."""
-WORDS: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-    NoneType: NULL,
-    list: "a list, as in [a, b]",
-    tuple: "two values, as in [a, b]",
-    dict: "a mapping, as in {a: b}",
+WORDS: dict[Any, tuple[str, Sequence[Any]]] = {
+    int: ("a whole number", (1, 2, 10)),
+    float: ("a number", (0.1, 0.5, 1)),
+    str: ("a text", ()),
+    bool: ("true or false", ()),
+    list: ("a list", ("[a, b]", "a,b")),
+    tuple: ("two values", ("0.1,0.9",)),
+    dict: ("a mapping", ("{a: 1, b: 2}", "a:1,b:2")),
 }
-"""Type -> its name in messages."""
+"""Type -> its name in messages, and examples."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,24 @@ class Option:
 
     def value(self, given: Any) -> Any:
         """Convert text from a command line or YAML to the option's type. Raises ``ConfigError``."""
-        parts = alternatives(self.kind)
-        if given in NULLS and NoneType in parts:
+        if given in NULLS and NoneType in alternatives(self.kind):
             return None
-        if isinstance(given, str):
-            if self.is_switch:
-                given = given.lower()
-            elif given[:1] in ("[", "{") and any(get_origin(part) in (list, tuple, dict) for part in parts):
-                try:
-                    given = parse_yaml(given)
-                except ValueError as error:
-                    raise ConfigError(f"{self.key}: {error}") from None
         try:
-            found = msgspec.convert(given, self.kind, strict=False)
+            shape = given.lower() if self.is_switch and isinstance(given, str) else shaped(given, self.kind)
+        except ValueError as error:
+            raise ConfigError(f"{self.key}: {error}") from None
+        try:
+            found = msgspec.convert(shape, self.kind, strict=False)
         except (msgspec.ValidationError, ValueError):
-            raise ConfigError(f"{self.key}: expected {in_words(self.kind)}, got {readable(given)}") from None
+            expected = in_words(self.kind, self.default)
+            raise ConfigError(f"{self.key}: expected {expected}, got {readable(given)}") from None
         check_value(self.key, found)
         return found
+
+
+def takes_list(option: Option) -> bool:
+    """Whether an option takes several values."""
+    return any(get_origin(part) is list for part in alternatives(option.kind))
 
 
 @cache
@@ -141,17 +142,44 @@ def choices_of(kind: Any) -> list[str]:
     return [str(word) for one in alternatives(kind) if get_origin(one) is Literal for word in get_args(one)]
 
 
-def in_words(kind: Any) -> str:
-    """The values of a type, as in ``a whole number of at least 1 or null``."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return " ".join([in_words(parts[0]), *filter(None, map(limits, parts[1:]))])
-    if origin in (Union, UnionType):
-        *before, last = map(in_words, parts)
-        return f"{', '.join(before)} or {last}"
-    if origin is Literal:
-        return " or ".join(map(str, parts)) if len(parts) < 3 else f"one of {', '.join(map(str, parts))}"
-    return WORDS.get(origin or kind, "a value")
+def shaped(given: Any, kind: Any) -> Any:
+    """A value in the shape of its type: texts as YAML, ``a,b`` in place of a list, ``a:1,b:2`` of a mapping, and a
+    mapping's ``a: 1`` of ``a: [1]``. Raises ``ValueError``.
+    """
+    parts = alternatives(kind)
+    shapes = {get_origin(part): part for part in parts}
+    if isinstance(given, str) and given not in choices_of(kind):
+        if given[:1] in ("[", "{") and shapes.keys() & {list, tuple, dict}:
+            given = parse_yaml(given)
+        elif dict in shapes and ":" in given:
+            given = parse_yaml(f"{{{given}}}")
+        elif shapes.keys() & {list, tuple} and str not in parts:
+            given = [word for word in map(str.strip, given.split(",")) if word]
+    if isinstance(given, dict) and dict in shapes:
+        several = get_origin(get_args(shapes[dict])[1]) is list
+        pairs = (one[0].split(":", 1) if one[1] == NULL and ":" in one[0] else one for one in given.items())
+        return {name: [its] if several and not isinstance(its, list | tuple | dict) else its for name, its in pairs}
+    return given
+
+
+def in_words(kind: Any, default: Any = None) -> str:
+    """The values of a type, as in ``a whole number of at least 1, such as 4, 10, auto``."""
+    heads, words, some = list[str](), list[str](), list[str]()
+    for part in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        bare, *ranges = get_args(part) if get_origin(part) is Annotated else (part,)
+        if get_origin(bare) is Literal or bare is NoneType:
+            words += map(str, get_args(bare) or [NULL])
+            continue
+        name, those = WORDS.get(get_origin(bare) or bare, ("a value", ()))
+        heads.append(" ".join([name, *filter(None, map(limits, ranges))]))
+        if bare in (int, float):
+            usual = (default, 2 * default) if fits(part, default) else ()
+            those = [f"{one:.7g}" for one in dict.fromkeys((*usual, *those)) if fits(part, one)]
+        some += those
+    if some:
+        return f"{' or '.join(heads)}, such as {', '.join([*some[: max(1, 3 - len(words))], *words])}"
+    every = heads + words
+    return " or ".join(every) if len(every) < 3 else f"one of {', '.join(every)}"
 
 
 def limits(meta: Meta) -> str:
@@ -231,7 +259,12 @@ def parse_yaml(content: str) -> Any:
             if len(inside) > MOST_DEPTH + 1:
                 raise ValueError(f"values more than {MOST_DEPTH} deep")
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split()).replace('in "<unicode string>",', "at")) from None
+        problem, mark = (
+            getattr(error, "problem", None) or " ".join(str(error).split()),
+            getattr(error, "problem_mark", None),
+        )
+        what = "begins with a tab; indent with blanks" if r"'\t'" in problem else problem
+        raise ValueError(f"line {mark.line + 1}: {what}" if mark else what) from None
     if len(inside[0]) > 1:
         raise ValueError("several documents; one is read")
     return inside[0][0] if inside[0] else NULL

@@ -38,6 +38,9 @@ class StorageError(UserError):
     exit_code = 4
 
 
+ERRORS: dict[int, type[UserError]] = {one.exit_code: one for one in (ConfigError, DataError, StorageError)}
+
+
 def require(condition: bool, key: str, value: object, expected: str) -> None:
     """Raise :class:`ConfigError` with key, value and what is ``expected``, unless the ``condition`` holds."""
     if not condition:

@@ -61,7 +61,9 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
             raise ConfigError(f"--help {topic}: neither a key nor a group of keys{hint}")
         about = (groups[topic].__doc__ or "").partition("\n\n")[0] if topic in groups else ""
         return described(paragraph(f"{topic}: {about}") if about else "", found)
+    output = getattr(config_class, "OUTPUT", "output")
     more = {
+        "-o PATH": f"the same as --{output}" if output in options else "",
         f"--help {ALL}": f"all {len(options)} keys; --help KEY: one",
         "--help GROUP": ", ".join(groups),
         "--config FILE": "a YAML file with any of the keys; later ones win",
@@ -115,7 +117,7 @@ def _default(value: Any) -> str:
 
 
 LAUNCHER = "num_processes"
-"""An option of ``accelerate launch``, which comes before the keys of a training."""
+"""An option of ``accelerate launch``."""
 ELSEWHERE = {
     "global_batch": "batch_size per_device_train_batch_size train_batch_size",
     "eval_batch": "per_device_eval_batch_size eval_batch_size",
@@ -149,8 +151,7 @@ ELSEWHERE = {
     "data": "dataset data_dir dataset_name train_file",
     "input": "file input_file",
     "init.weights": "model_name_or_path pretrained init_checkpoint init_from load_weights",
-    "run": "output_dir out model_dir checkpoint_dir model_name_or_path teacher",
-    "output": "output_dir out",
+    "run": "model_dir checkpoint_dir model_name_or_path teacher",
     "model.embedding_dim": "emb_dim embed_dim",
     "model.hidden_size": "hidden_dim",
     "model.num_layers": "n_layers",
@@ -181,33 +182,23 @@ REMARKS = {
     "folds": "all, or the number of folds that the dataset has",
     "global_batch": "rows an optimizer step over all processes",
     "micro_batch": "most rows a process holds at once; the rest of global_batch is accumulated",
-    LAUNCHER: "an option of accelerate launch: one process a GPU, before the keys of the training",
+    LAUNCHER: "an option of accelerate launch: one process a GPU",
     "optim.warmup": "a share of all steps",
     "epochs": "how often every training row is seen",
 }
 """Our key -> how it differs from other tools."""
 
 
-def suggestion(
-    name: str,
-    known: Collection[str],
-    *,
-    otherwise: str = "--help all lists them",
-    dashes: str = "--",
-    elsewhere: Mapping[str, str] = ELSEWHERE,
-) -> str:
-    """The end of a sentence about an unknown name: ``; it is --global_batch here (…)`` or ``; did you mean …?``.
-
-    ``elsewhere`` maps a name here to its names in other tools; a name here with a blank is a whole command.
-    """
+def suggestion(name: str, known: Collection[str], dashes: str = "--") -> str:
+    """The end of a sentence about an unknown key: ``; it is --global_batch here (…)`` or ``; did you mean …?``."""
     last = name.rpartition(".")[2].replace("-", "_").lower()
-    for here, names in elsewhere.items():
-        if last in names.split() and (here in known or " " in here):
+    for here, names in ELSEWHERE.items():
+        if last in names.split() and here in known:
             value = f" {name}" if name in VALUES else ""
             remark = f" ({REMARKS[here]})" if here in REMARKS else ""
             return f"; it is {dashes}{here}{value} here{remark}"
     near = nearest(name, known)
-    return f"; did you mean {dashes}{near}?" if near else f"; {otherwise}"
+    return f"; did you mean {dashes}{near}?" if near else "; --help all lists them"
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:

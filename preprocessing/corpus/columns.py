@@ -31,7 +31,7 @@ LABEL_NAME = re.compile(
     r"toxic|spam|gold|y)s?(_(id|name|text|index|label))?|department|score|v1"
 )
 NO_LABEL = re.compile(
-    r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|month|day|user|username|film|movie|"
+    r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|year|month|day|datum|user|username|film|movie|"
     r"product|item|length|len|count|num|number|unnamed_0)"
 )
 """Columns that are never taken for the label unless they are named."""
@@ -39,7 +39,20 @@ MANY_CLASSES = 200
 """Most distinct values of a label column without a usual name."""
 WORDS, LETTERS = 3, 12
 """A text has at least so many words, or letters of scripts without spaces, on average."""
-DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*|\d{1,2}:\d{2}.*")
+NEVER = re.compile(
+    r"""(?: \d{1,2}([-/.])\d{1,2}\1(?:\d{4}|\d{2}) | \d{4}([-/.])\d{1,2}\2\d{1,2} # 31.12.2024, 2024-12-31
+          | (?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]) # 20241231
+          | (?:\d{1,2}\.?\ )?(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-zä]*\.?
+            (?:\ \d{1,2}(?:st|nd|rd|th)?,?)?\ \d{4} ) # 5 March 2024, Jan 5, 2024
+        (?:[T ,]+\d{1,2}:\d{2}.*)?
+      | \d{1,2}[-/.]\d{4} | (?:19|20)\d\d[-/.]\d{1,2} # 12/2024, 2024-12
+      | \d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:\ ?[ap]\.?m\.?|\ uhr)? # 10:05, 1:05 PM
+      | [a-z][a-z0-9+.-]{1,9}://.* | www\..* | [^\s@]+@[^\s@]+\.\w+ # addresses
+      | \d+(?:\.\d+){3} | (?=.*\d)[0-9a-f]{8}-?[0-9a-f-]{4,} | \S+\.(?:txt|json|csv|html?|pdf|png|jpe?g|wav|mp3)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Values that are neither texts nor labels: dates, times, addresses, identifiers, file names."""
 WIDE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 GROUP_NAMES = re.compile(
     r"(.+[_\- ]|)(film|movie|user|username|product|item|author|writer|thread|customer|client|reviewer|speaker|patient|"
@@ -52,6 +65,7 @@ SPLIT_NAMES = ("split", "subset")
 DEFAULTS = {"text_column": "text", "label_column": "label"}
 """Names of the columns for a source without columns, such as a folder, or without rows."""
 Holder = TypeVar("Holder", File, PreprocessConfig)
+Names = str | list[str]
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ def looked_at(name: str, values: Sequence[Any]) -> Column:
     texts = [] if is_nested else [whole(as_found(value) or "") for value in there]
     is_full, number, distinct = 2 * len(there) >= len(values), len(texts), len(set(texts))
     numbers = [text for text in texts if NUMBER.fullmatch(text.strip())]
-    others = [text for text in texts if DATE.fullmatch(text) or "://" in text[:12]]
+    others = [text for text in texts if NEVER.fullmatch(text.strip())]
     words, letters = (sum(len(found(text)) for text in texts) for found in (str.split, WIDE.findall))
     is_written = all(isinstance(value, str) for value in there) and 2 * len(numbers + others) < number
     is_long = words >= WORDS * number or letters >= LETTERS * number or TEXT_NAME.fullmatch(key)
@@ -90,7 +104,10 @@ def looked_at(name: str, values: Sequence[Any]) -> Column:
         key=key,
         texts=texts,
         is_text=bool(is_full and is_written and is_long and distinct > max(1, number // 5)),
-        is_label=is_full and repeats and (is_usual or not (is_fractional or NO_LABEL.fullmatch(key))),
+        is_label=is_full
+        and repeats
+        and 2 * len(others) < number
+        and (is_usual or not (is_fractional or NO_LABEL.fullmatch(key))),
     )
 
 
@@ -136,9 +153,10 @@ def resolved(files: Sequence[File]) -> Found:
     if first.name != EMBEDDED and first.format != "folder":
         seen = named(sample(first), lines)
         chosen["columns"] = seen.file.source.columns
-        text = column_of(seen, "text", first.source.label_column, lines)
-        label = column_of(seen, "label", text, lines)
-        chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, text, label, lines)}
+        text = column_of(seen, "text", [first.source.label_column], lines)
+        texts = [text] if isinstance(text, str) else text
+        label = str(column_of(seen, "label", texts, lines))
+        chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, texts, label, lines)}
     labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]
     return Found(labelled + of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines), chosen, lines)
 
@@ -153,12 +171,13 @@ def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[
     if first := next((file for file in files if file.format != "folder"), None):
         seen = named(sample(first), lines)
         columns = seen.file.source.columns
-        if text not in seen.columns and len(seen.columns) == 1:
+        texts = [text] if isinstance(text, str) else text
+        if not all(map(seen.has, texts)) and len(seen.columns) == 1:
             text = seen.columns[0]
             lines.append(f"source: {first.name}: the text is column {text!r}, the only one")
-        elif text not in seen.columns:
-            text = column_of(seen, "text", label, lines)
-        ignored = [name for name in (label, first.splits.column) if name in seen.columns and name != text]
+        elif not all(map(seen.has, texts)):
+            text = column_of(seen, "text", [label], lines)
+        ignored = [name for name in (label, first.splits.column) if name in seen.columns and name not in (text, *texts)]
         if ignored:
             what = "no labels and no splits are read from source.unlabelled_path"
             lines.append(f"source: {first.name}: ignored: {listed(ignored)}; {what}")
@@ -173,7 +192,7 @@ def named(seen: Sample, lines: list[str]) -> Sample:
     file, names = seen.file, [f"column_{place}" for place in range(1, len(seen.columns) + 1)]
     if file.form and file.form.recorded:
         lines.append(f"source: {file.name}: {file.form}")
-    if file.format != "csv" or file.source.columns or not begins_with_row(seen):
+    if file.kind != "csv" or file.source.columns or not begins_with_row(seen):
         return seen
     lines.append(f"source: {file.name}: there is no header line; columns are called {', '.join(names)}")
     return replace(seen, file=replace(file, source=replace(file.source, columns=names)), columns=names)
@@ -190,21 +209,25 @@ def begins_with_row(seen: Sample) -> bool:
     return bool(sentences) and are_values and (bool(labels) or seen.file.is_unlabelled)
 
 
-def column_of(seen: Sample, what: str, other: str, lines: list[str]) -> str:
-    """The column of the ``text`` or the ``label``; appends the lines to print to ``lines``.
+def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> Names:
+    """The column of the ``text`` (or columns, as given) or the ``label``; appends the lines to print to ``lines``.
 
-    ``other`` is the column of the other one. Raises ``DataError`` if there are several candidates, or none.
+    ``others`` are those of the other one. Values inside others count where no column is found. Raises ``DataError`` if
+    there are several candidates, or none.
     """
     source, name, key = seen.file.source, seen.file.name, f"{what}_column"
-    given: str = getattr(source, key)
-    if given != AUTO or what in seen.columns:
+    given: Names = getattr(source, key)
+    is_object = any(one.startswith(f"{what}.") for one in seen.nested)
+    if given != AUTO or (what in seen.columns and not is_object):
         return what if given == AUTO else given
     if not any(seen.values.values()):
         raise DataError(f"{name}: the corpus is empty: no row to learn from")
-    values = {one: its for one, its in seen.values.items() if one not in taken(seen, other)}
+    values = {one: its for one, its in seen.values.items() if one not in taken(seen, *others)}
     if what == "label" and source.missing_label != "error":  # then few rows may have a label
         values = {one: [value for value in its if spelling(value)] for one, its in values.items()}
-    found = candidates([looked_at(one, its) for one, its in values.items()], what)
+    judged = [looked_at(one, its) for one, its in values.items()]
+    outer = [column for column in judged if column.name not in seen.nested]
+    found = candidates(outer, what) or candidates(judged, what)
     if len(found) > 1:
         some = "; ".join(f"{one.name!r} ({listed(list(dict.fromkeys(one.texts))[:4])}, …)" for one in found)
         raise DataError(f"{name}: which column is the {what}? It could be {some}; set source.{key}")
@@ -221,16 +244,16 @@ def column_of(seen: Sample, what: str, other: str, lines: list[str]) -> str:
 def taken(seen: Sample, *others: str) -> set[str | None]:
     """Columns that already have another use."""
     splits = seen.file.splits
-    return {*others, splits.column, splits.group_column, *seen.file.source.where}
+    return {*others, splits.column, splits.group_column, splits.time_column, *seen.file.source.where}
 
 
-def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | None:
+def split_of(seen: Sample, texts: list[str], label: str, lines: list[str]) -> str | None:
     """The column of splits, if one is unambiguous; appends a line about it to ``lines``."""
     file = seen.file
     if file.splits.column != AUTO:
         return file.splits.column
-    names = [name for name in seen.columns if name.casefold() in SPLIT_NAMES and name not in taken(seen, text, label)]
-    if file.split is not None or len(names) != 1 or label not in seen.values:
+    names = [name for name in seen.columns if name.casefold() in SPLIT_NAMES and name not in taken(seen, *texts, label)]
+    if file.split is not None or file.splits.time_column or len(names) != 1 or label not in seen.values:
         return None
     known, classes = file.spellings, dict[str | None, set[str]]()
     for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):

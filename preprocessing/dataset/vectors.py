@@ -223,9 +223,18 @@ class VectorsConfig:
     """Directory for the vectors, if the dataset is read-only; null: DATASET/vectors."""
 
 
-def main(config: VectorsConfig, words: list[str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class OfDataset(VectorsConfig):
+    __doc__ = VectorsConfig.__doc__
+
+    SUBJECT = ("data",)
+    data: str
+    """Dataset directory."""
+
+
+def main(config: OfDataset) -> None:
     """Learn the vectors of a dataset unless they exist; prints their path."""
-    (data,) = words
+    data = config.data
     if addresses.is_remote(data):
         raise ConfigError(f"{data}: vectors are kept beside the shards; name a local dataset directory")
     kept, found = keep_vectors(data, config, partial(print, flush=True))

@@ -20,6 +20,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for_sentinel
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import pyarrow as pa
 
@@ -165,13 +166,9 @@ def start_tracker() -> None:
 
     It removes the semaphores of workers that were killed, and would print a warning about them.
     """
-    before = os.environ.get("PYTHONWARNINGS", "")
-    os.environ["PYTHONWARNINGS"] = f"{before},ignore:resource_tracker".lstrip(",")
-    try:
-        with stop_signals_blocked():
-            resource_tracker.ensure_running()
-    finally:
-        os.environ["PYTHONWARNINGS"] = before
+    quiet = f"{os.environ.get('PYTHONWARNINGS', '')},ignore:resource_tracker".lstrip(",")
+    with patch.dict(os.environ, PYTHONWARNINGS=quiet), stop_signals_blocked():
+        resource_tracker.ensure_running()
 
 
 def start_worker(cells: Any) -> None:

@@ -33,7 +33,7 @@ evaluated = padless.open_predictions("runs/mine")
 texts = pd.read_csv("reviews.csv")["text"].iloc[evaluated["row"] - 1]
 
 model = padless.load("runs/mine")
-frame = model.predict(texts.tolist())
+frame = model.predict_frame(texts.tolist())
 
 names = [name for name in evaluated if name.startswith("probability_")]
 apart = (frame[names] - evaluated[names]).abs().max().max()

@@ -48,7 +48,7 @@ import json
 import padless
 model = padless.load(sys.argv[1])
 texts = json.loads(sys.argv[2])
-print(json.dumps([model.predict_proba(texts).tolist(), model.predict(texts)["predicted"].tolist()]))
+print(json.dumps([model.predict_proba(texts).tolist(), model.predict(texts).tolist()]))
 """
 COMMAND = """
 from harness.__main__ import script
@@ -77,7 +77,7 @@ def test_the_library_predicts(run: Path) -> None:
     chances, predicted = json.loads(done.stdout)
     model = padless.load(run)
     np.testing.assert_allclose(np.array(chances), model.predict_proba(TEXTS), atol=1e-6)
-    assert predicted == model.predict(TEXTS)["predicted"].tolist()
+    assert predicted == model.predict(TEXTS).tolist()
 
 
 def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:

@@ -1,22 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 9: bad input gets a sentence. One line that names the file, row or key, what was wrong and what to do, a
-documented exit code, no traceback, and nothing lost. The long lists of cases are in ``tests/unit/test_wrong_*.py`` and
-``tests/end_to_end/test_fingerprints.py``, those of a training in ``tests/end_to_end/test_bad_input_to_a_training.py``.
+documented exit code, no traceback, and nothing lost.
+
+``mistakes.txt`` beside this file is the table of what tired users type: command, exit code, sentence. A mistake is
+added as a line that begins with ``$``; ``python -m tests.laws.test_bad_input_gets_a_sentence`` writes the answers.
+Mistakes in a corpus: ``tests/unit/test_wrong_corpora.py``.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import shlex
+import shutil
+import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from harness import __main__ as harness
 from preprocessing.base import atomic
-from tests.commands import run_module
+from tests.commands import accelerate, run_module, sentence
 from tests.corpora import Command, reviews, write_csv
+from tests.end_to_end import test_fingerprints as small
+from tests.refusals import refuse
 
+TABLE = Path(__file__).with_name("mistakes.txt")
+FILES = {
+    "in.csv": small.table(),
+    "in.xlsx": b"PK",
+    "full/thesis.tex": b"",
+    "empty.csv": b"",
+    "ragged.csv": small.table([*small.ROWS, ("one", "good", "more")]),
+    "unlabelled.csv": small.table([*small.ROWS, ("one", "")]),
+    "untexted.csv": small.table([*small.ROWS, ("", "good")]),
+    "one.csv": small.table([(text, "good") for text, _ in small.ROWS]),
+    "open.csv": small.table() + b'"never closed,good\n' + small.table(),
+    "broken.jsonl": small.objects() + b'{"text": "a"\n',
+    "unknown.yaml": b"vocabulary: {min_cuont: 3}\n",
+    "broken.yaml": b"a: [\n",
+    "tabs.yaml": b"optim:\n\tlr: 0.1\n",
+    "group.yaml": b"optim: 3\n",
+}
 ROWS = reviews(60)
+
+
+def mistakes() -> dict[str, str]:
+    """Command line -> exit code and sentence."""
+    lines = [line for line in TABLE.read_text().splitlines() if line and line[0] != "#"]
+    return {line: below for line, below in itertools.pairwise([*lines, ""]) if line[0] == "$"}
+
+
+def prepare(place: Path) -> Path:
+    """A folder with the files, a dataset ``data`` and a run ``run`` that the commands name."""
+    with small.within(place, FILES):
+        small.bundle_and_data(place)
+    return place
+
+
+def answer(line: str, place: Path) -> str:
+    """Exit code and sentence of ``$ padless …`` in a prepared folder."""
+    with small.within(place, {}):
+        code, _, err = small.said(harness, *shlex.split(line)[2:]).partition(" ")
+        shutil.rmtree("new", ignore_errors=True)
+    sentences = [one.removeprefix("error: ") for one in err.splitlines() if one.startswith("error: ")]
+    return " ".join([code, *sentences]).replace(str(place), "HERE")
+
+
+def main() -> None:
+    """Write every answer anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = prepare(Path(folder).resolve())
+        kept = [line for line in TABLE.read_text().splitlines() if line[:1] in ("", "#", "$")]
+        TABLE.write_text(
+            "".join(f"{line}\n" + (f"{answer(line, place)}\n" if "$" in line[:1] else "") for line in kept)
+        )
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("here").resolve())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("line", mistakes())
+def test_a_mistake_is_answered(line: str, here: Path) -> None:
+    assert answer(line, here) == mistakes()[line]
 
 
 @pytest.fixture
@@ -60,3 +131,35 @@ def test_another_configuration_is_refused_unless_it_may_replace(tmp_path: Path, 
 def test_the_real_process_prints_one_line_and_no_traceback(tmp_path: Path) -> None:
     result = run_module("preprocessing", "run", "--source.path", "absent.csv", "--output", tmp_path / "out")
     assert (result.returncode, result.stderr) == (3, "error: absent.csv: no such file; check source.path\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "keys", "expected"),
+    [
+        ("harness.train", ("--optim.lrr", "1"), "--optim.lrr: no such option; did you mean --optim.lr?"),
+        ("harness.evaluate", ("--run", "nowhere", "--data", "d"), "nowhere/bundle/bundle.json: missing: there is no"),
+    ],
+)
+def test_bare_accelerate_launch_prints_the_line_and_nothing_else(
+    module: str, keys: tuple[str, ...], expected: str
+) -> None:
+    """Before and after the rendezvous. The launcher's traceback would hide the line, so the ranks end the launcher."""
+    result = accelerate(module, *keys)
+    assert result.returncode == -signal.SIGUSR1
+    assert sentence(result).startswith(expected)
+
+
+@pytest.mark.thorough
+def test_a_damaged_dataset_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, here: Path) -> None:
+    root = shutil.copytree(here / "data", tmp_path / "damaged")
+    path = next(root.glob("train/*.arrow"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    code, line = refuse(capsys, "train", root, "--run", tmp_path / "run")
+    assert (code, line.startswith(f"{path}: its sha256 is not the manifest's")) == (3, True), line
+
+
+if __name__ == "__main__":
+    main()

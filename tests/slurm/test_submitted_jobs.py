@@ -112,7 +112,7 @@ def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
         train = ["--config", str(config), "--data", str(data), "--run", str(run)]
         return [preprocess, train, ["--run", str(run), "--data", str(data), "--device", "cpu"]]
 
-    names = ("preprocess", "train", "evaluate")
+    names = ("prepare", "train", "evaluate")
     typed = [shlex.join([name, *words]) for name, words in zip(names, commands(data, run), strict=True)]
     evaluate = cluster.submit(*typed, options=("--python", container, "--sbatch", f"chdir={tmp_path}", *ONE))
     preprocess, train, _ = cluster.jobs[-3:]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.config import OptimConfig, RunConfig
+from harness.config import LaunchRecipe, OptimConfig, RunConfig
 from harness.data import checks
 from harness.data.checks import imbalance
 from harness.launch import launcher
@@ -75,14 +75,17 @@ def test_rows_batch_and_processes_must_fit(dataset: Path) -> None:
     checks.check_fit(RunConfig(data=str(dataset), global_batch=5), manifest, 4)
 
 
-def test_options_of_accelerate_end_where_ours_begin() -> None:
-    ours = ["--config", "a.yaml", "--run", "r"]
-    options = ["--config_file", "mine.yaml", "--num_processes", "2"]
-    assert launcher.split_arguments([*options, *ours]) == (options, ours)
-    assert launcher.split_arguments(["data/mine", *options, *ours]) == (options, [*ours, "--data", "data/mine"])
-    with pytest.raises(ConfigError, match="'data/mine' belongs to no option: values follow a name"):
-        launcher.accelerate_arguments(["--num_processes", "2", "data/mine"], [])
-    assert launcher.split_arguments([*options, "--quiet", "false", *ours]) == (options, ["--quiet", "false", *ours])
+def test_options_of_accelerate_stand_anywhere() -> None:
+    words = ["--cpu", "data/mine", "--epochs", "2", "--num_processes", "2", "-o", "r", "--num-machines=1", "--quiet"]
+    options, ours = launcher.split_arguments(words, LaunchRecipe)
+    assert options == ["--cpu", "--num_processes", "2", "--num-machines=1"]
+    assert ours == ["data/mine", "--epochs", "2", "-o", "r", "--quiet"]
+    assert launcher.split_arguments(["--config_file", "a.yaml", "--", "--cpu"], LaunchRecipe) == (
+        ["--config_file", "a.yaml"],
+        ["--", "--cpu"],
+    )
+    with pytest.raises(ConfigError, match=r"^--nmu_processes: .* did you mean --num_processes\?$"):
+        launcher.split_arguments(["--nmu_processes", "2"], LaunchRecipe)
 
 
 class OnAnotherMachine(World):

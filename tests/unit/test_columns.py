@@ -45,6 +45,23 @@ CASES = {
     "no spaces between words": (
         {"評論": [f"這部電影真的非常好看我很喜歡{at}" for at in IDS], "情感": MOODS}, ["評論"], ["情感"]
     ),
+    "neither dates nor addresses": (
+        {
+            "review": SENTENCES,
+            "gesehen": [f"{at % 9 + 1}.12.2024" for at in IDS],
+            "seen": [f"12/0{at % 9 + 1}/24" for at in IDS],
+            "at": [f"2024-12-0{at % 9 + 1}T10:00:00Z" for at in IDS],
+            "clock": [f"{at % 9 + 1}:05 PM" for at in IDS],
+            "said": [f"{at % 9 + 1} March 2024" for at in IDS],
+            "year": [2020 + at % 3 for at in IDS],
+            "link": [f"www.example.org/{at % 4}" for at in IDS],
+            "by": [f"a{at % 5}@example.org" for at in IDS],
+            "of": [f"00{at % 7}fe2c4-0000-4000" for at in IDS],
+            "version": ["1.2.3", "1.3"] * 30,
+        },
+        ["review"],
+        ["version"],
+    ),
     "nothing": ({"id": IDS, "n": [at / 7 for at in IDS]}, [], []),
 }  # fmt: skip
 

@@ -80,8 +80,7 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
     known = {"--help"}
     if command.name in ("train", "doctor"):
         known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
-    if name := command.config or command.keys:
-        known |= {f"--{key}" for key in cli.known_keys(load(name))}
+    known |= {f"--{key}" for key in cli.known_keys(load(command.config))}
     return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
 
 

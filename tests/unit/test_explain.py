@@ -53,7 +53,7 @@ def lines(output: str) -> list[dict[str, Any]]:
 
 def test_scores_add_up_to_what_the_model_says(run: Path) -> None:
     model = padless.load(run)
-    predicted, chances = model.predict(TEXT)["predicted"][0], model.predict_proba(TEXT)[0]
+    predicted, chances = model.predict(TEXT)[0], model.predict_proba(TEXT)[0]
     for label in (None, *model.classes_):
         one = model.explain(TEXT, label)
         assert (one.predicted, one.label) == (predicted, label or predicted)

@@ -90,7 +90,7 @@ def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: P
     np.testing.assert_array_equal(padless.load(folder).predict_proba(TEXTS), expected)
     onnx = padless.load(folder, engine="onnx")
     np.testing.assert_allclose(onnx.predict_proba(TEXTS), expected, atol=1e-6)
-    assert onnx.predict(TEXTS)["predicted"].tolist() == padless.load(run).predict(TEXTS)["predicted"].tolist()
+    assert onnx.predict(TEXTS).tolist() == padless.load(run).predict(TEXTS).tolist()
     assert onnx.predict_proba([]).shape == (0, 2)
     small = padless.load(str(folder), engine="onnx-int8").predict_proba(TEXTS)
     assert 0 < np.abs(small - expected).max() < 0.1
@@ -123,7 +123,7 @@ def test_names_are_no_markup_in_a_card(run: Path) -> None:
     info = read_info(run / BUNDLE)
     records = records_of(Place.of(run), info)
     info = replace(info, labels=[name, "b"], vectors={"source": name})
-    text = render(ExportConfig(output="x"), name, info, 1, records, {})
+    text = render(ExportConfig(run="r", output="x"), name, info, 1, records, {})
     body = text.split("---\n", 2)[2]
     assert "SECRET" not in body
     assert "\x1b" not in text

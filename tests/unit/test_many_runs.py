@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.baseline.results import BaselineConfig, read_folds
+from harness.__main__ import main
+from harness.baseline.results import BaselineConfig, folder_of, names_of, read_results
 from harness.baseline.results import main as baseline
 from harness.config import RunConfig
 from harness.data.views import held_out
@@ -70,7 +71,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 def launch(data: Path, run: Path, *words: str) -> int:
-    return many.main([*PLAIN, f"--data={data}", f"--run={run}", *words])
+    return main(["train", *PLAIN, f"--data={data}", f"--run={run}", *words])
 
 
 def test_each_seed_is_a_run_of_its_own_and_one_that_does_not_end_well_is_the_end(
@@ -187,7 +188,8 @@ def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path) -
 def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     baseline(BaselineConfig(data=str(data), folds=True))
     said = capsys.readouterr().out
-    figures = read_folds(data, read_manifest(data).fingerprint, 3)
+    manifest = read_manifest(data)
+    figures = list(read_results(folder_of(data), manifest.fingerprint, names_of(manifest, folds=True)).values())
     assert [each["rows"] for each in figures] == [
         held_out(read_manifest(data), fold, data).rows("validation") for fold in range(3)
     ]

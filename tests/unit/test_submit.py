@@ -18,13 +18,13 @@ from tests.commands import ROOT
 pytestmark = pytest.mark.thorough
 
 CHAIN = (
-    "preprocess --config imdb --output data/imdb",
-    "train --config imdb --data data/imdb --run runs/imdb",
-    "evaluate --run runs/imdb --data data/imdb",
+    "prepare --config imdb -o data/imdb",
+    "train data/imdb --config imdb -o runs/imdb",
+    "evaluate runs/imdb --data data/imdb --split validation",
 )
 SITE = ("--config", "launch/slurm/site.yaml")
 GOLDEN = {
-    "launch/slurm/1-preprocess.sbatch": (*SITE, CHAIN[0]),
+    "launch/slurm/1-prepare.sbatch": (*SITE, CHAIN[0]),
     "launch/slurm/2-train.sbatch": (*SITE, CHAIN[1]),
     "launch/slurm/3-evaluate.sbatch": (*SITE, CHAIN[2]),
     "tests/slurm/golden/seeds.sbatch": (
@@ -42,14 +42,13 @@ GOLDEN = {
 """File -> what was typed to make it."""
 
 
-def typed(*words: str) -> tuple[SubmitConfig, list[str]]:
+def typed(*words: str) -> SubmitConfig:
     """The command line as ``submit`` reads it."""
-    alone, options = cli.apart(words, SubmitConfig)
-    return cli.parse(SubmitConfig, [f"--{key}={value}" for key, value in options], prog="submit"), alone
+    return cli.parse(SubmitConfig, words, prog="submit")
 
 
 def made(*words: str) -> list[script.Job]:
-    return jobs.jobs_of(*typed(*words))
+    return jobs.jobs_of(typed(*words))
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +69,7 @@ def test_the_printed_chain_is_its_scripts_and_the_lines_say_what_is_asked(capsys
     said = " ".join(shown.err.split())
     assert shown.out == "\n".join((ROOT / name).read_text() for name in list(GOLDEN)[:3])
     for part in (
-        "preprocess: account lab, partition cpu, nodes 4, cpus 32, time 04:00:00, ",
+        "prepare: account lab, partition cpu, nodes 4, cpus 32, time 04:00:00, ",
         "--reservation=course, for data/imdb; log logs/%x-%j.log",
         "train: account lab, partition gpu, nodes 2, gpus 4, cpus 32, memory 200G, time 12:00:00, ",
         "--reservation=course, for runs/imdb; log logs/%x-%j.log",
@@ -100,18 +99,21 @@ def test_scripts_are_written_with_the_commands_that_chain_them(tmp_path: Path, c
 def test_without_slurm_and_with_logs_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    chain = ["submit", "prepare a.csv -o d", "train d -o r", "report r/seed-0"]
     with pytest.raises(ConfigError, match="sbatch: not found here; submit on a machine of the cluster, or --print"):
-        harness(["submit", "report r"])
+        harness(chain)
+    with pytest.raises(ConfigError, match=r'^train: d is not there, and no job before it .*put "prepare FILE -o d" in'):
+        harness(["submit", *chain[2:]])
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/logs: .*Not a directory.*; name another folder"):
-        harness(["submit", "report r", "--logs", "file/logs"])
+        harness([*chain, "--logs", "file/logs"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
 def test_own_keys_come_before_those_of_all() -> None:
     words = ("--gpus", "4", "--nodes", "3", "--partition", "all", "--single.gpus", "0", "--train.partition", "mine")
-    preprocess, train, evaluate = made(*words, *CHAIN)
-    assert (preprocess.resources.gpus, preprocess.resources.nodes, preprocess.resources.partition) == (None, 3, "all")
+    prepare, train, evaluate = made(*words, *CHAIN)
+    assert (prepare.resources.gpus, prepare.resources.nodes, prepare.resources.partition) == (None, 3, "all")
     assert (train.resources.gpus, train.resources.nodes, train.resources.partition) == ("4", 3, "mine")
     assert (evaluate.resources.gpus, evaluate.resources.nodes) == ("0", 1)
     assert "gpus-per-node" not in script.directives(evaluate)
@@ -122,12 +124,20 @@ def test_own_keys_come_before_those_of_all() -> None:
     [
         (["tain"], "'tain': no command that runs as a job; did you mean train?"),
         (["train --run 'r"], '"train --run \'r": No closing quotation; a command and its'),
-        (["train --epochs 0"], "train: epochs: expected a whole number of at least 1 or auto, got 0"),
-        (["train", "--hook", "no.sh"], "hook: ./no.sh: no such file; it holds the shell lines that every job reads"),
-        (["train", "--sbatch", "mem=4"], "sbatch: mem is written by submit itself: give --memory"),
-        (["train", "--sbatch", "a=b\n#SBATCH"], "sbatch: 'a=b\\n#SBATCH' is out of range: expected a text of one line"),
+        (
+            ["padless train d --epochs 0"],
+            "train: epochs: expected a whole number of at least 1, such as 4, 8, auto, got 0",
+        ),
+        (["train d", "--hook", "no.sh"], "hook: ./no.sh: no such file; it holds the shell lines that every job reads"),
+        (["train d", "--sbatch", "mem=4"], "sbatch: mem is written by submit itself: give --memory"),
+        (
+            ["train d", "--sbatch", "a=b\n#SBATCH"],
+            "sbatch: 'a=b\\n#SBATCH' is out of range: expected a text of one line",
+        ),
         (["report r", "--array.seeds", "1,2"], "array: it repeats one training, and there are 0 among the commands"),
-        (["train --seeds 1,2", "--array.seeds", "1,2"], "train: --seeds and --folds train one after the other"),
+        (["python3 -m harness launch"], "train: --data is missing: name a dataset directory"),
+        (["train d --num_processes 2"], "train: --num_processes: the job gives accelerate launch its options"),
+        (["train d --seeds 1,2", "--array.seeds", "1,2"], "train: --seeds and --folds train one after the other"),
     ],
 )
 def test_what_would_fail_is_said_before_any_queue(words: list[str], sentence: str) -> None:
@@ -147,18 +157,18 @@ def test_a_line_of_options_is_named(tmp_path: Path, line: str, said: str) -> Non
     path = tmp_path / "options.txt"
     path.write_text(f"# first\n{line}\n")
     with pytest.raises(ConfigError, match=re.escape(f"train: array.options: {path}: {said}")):
-        made("train", "--array.options", str(path))
+        made("train d", "--array.options", str(path))
 
 
 def test_time_needs_no_quotes_in_yaml(tmp_path: Path) -> None:
     path = tmp_path / "site.yaml"
     path.write_text("time: 24:00:00\n")
-    assert made("train", "--config", str(path))[0].resources.time == "24:00:00"
+    assert made("train d", "--config", str(path))[0].resources.time == "24:00:00"
 
 
 def test_site_lines_are_taken_in_every_spelling() -> None:
-    config = SubmitConfig(sbatch=["--reservation=week exclusive", "comment='a b'"])
+    config = SubmitConfig(jobs=["train"], sbatch=["--reservation=week exclusive", "comment='a b'"])
     found = [("reservation", "week"), ("exclusive", None), ("comment", "a b")]
     assert config.further() == found
-    config, _ = typed("train", "--sbatch", "--exclusive --comment='a b'", "--name", "n")
+    config = typed("train d", "--sbatch", "--exclusive --comment='a b'", "--name", "n")
     assert (config.further(), config.name) == (found[1:], "n")

@@ -118,4 +118,4 @@ def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_remote_dataset_is_refused() -> None:
     with pytest.raises(ConfigError, match="name a local dataset directory"):
-        command.main(VectorsConfig(), ["s3://bucket/data"])
+        command.main(command.OfDataset(data="s3://bucket/data"))

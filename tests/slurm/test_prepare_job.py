@@ -28,7 +28,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(source: Path) -> dict[str, bytes]:
     """Every file of the dataset, built by this machine alone."""
     output = source.parent / "local"
-    succeed(run_module("preprocessing", "run", "--source.path", source, "--output", output, *SETTINGS))
+    succeed(run_module("preprocessing", "prepare", "--source.path", source, "--output", output, *SETTINGS))
     return contents(output)
 
 
@@ -36,7 +36,7 @@ def submit(cluster: Cluster, source: Path, **env: str) -> tuple[str, Path]:
     """Start the job; returns its number and the dataset that it writes."""
     output, config = cluster.folder / "dataset", cluster.folder / "job.yaml"
     config.write_text(f"source: {{path: {source}}}\n")
-    command = shlex.join(map(str, ("preprocess", "--config", config, "--output", output, *SETTINGS)))
+    command = shlex.join(map(str, ("prepare", "--config", config, "--output", output, *SETTINGS)))
     return cluster.submit(command, options=("--sbatch", f"chdir={cluster.folder}"), **env), output
 
 

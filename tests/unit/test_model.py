@@ -14,7 +14,7 @@ import pytest
 
 import padless
 from harness.__main__ import main
-from harness.inference import text_classifier
+from harness.inference import model as model_module
 from preprocessing.labels import as_found
 from tests.bundles import with_weights, write_run
 
@@ -44,8 +44,8 @@ def test_predictions_have_the_type_of_the_labels(kind: str, tmp_path: Path) -> N
     found = model.predict(frame["text"])
     right = (model.predict_proba(frame["text"])[:, 1] >= 0.4) == np.arange(60) % 2
     assert 0 < right.mean() < 1
-    assert (frame["label"] == found["predicted"]).mean() == right.mean()
-    assert (found["predicted"].dtype, model.classes_.tolist()) == (pd.Series(values).dtype, values)
+    assert (frame["label"] == found).mean() == right.mean()
+    assert (found.dtype, model.classes_.tolist()) == (pd.Series(values).dtype, values)
     frame.to_parquet(tmp_path / "new.parquet")
     for name in ("a.parquet", "a.csv"):
         words = ["--run", tmp_path / "run", "--input", tmp_path / "new.parquet", "--output", tmp_path / name]
@@ -63,12 +63,12 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     shapes: list[Any] = [tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, object), column, pa.array(TEXTS)]
     for texts in shapes:
         np.testing.assert_array_equal(model.predict_proba(texts), expected)
-    joined = column.to_frame().join(model.predict(column))
+    joined = column.to_frame().join(model.predict_frame(column))
     assert joined.index.tolist() == [7, 3, 5, 1]
-    assert joined["predicted"].tolist() == model.predict(TEXTS)["predicted"].tolist()
+    assert joined["predicted"].tolist() == model.predict(TEXTS).tolist()
     np.testing.assert_allclose(model.predict_proba(TEXTS[0]), expected[:1], atol=1e-6)
     assert model.predict_proba([]).shape == (0, len(model.classes_))
-    monkeypatch.setattr(text_classifier, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(model_module, "CHUNK_ROWS", 2)
     np.testing.assert_allclose(model.predict_proba(TEXTS), expected, atol=1e-6)
 
 

@@ -82,7 +82,7 @@ if [[ ! -s "$scheduler_file" ]]; then
 fi
 
 # In the background, so that the trap can act while we wait.
-"${python[@]}" -m preprocessing run --executor.kind dask --executor.scheduler "$scheduler_file" "$@" &
+"${python[@]}" -m preprocessing prepare --executor.kind dask --executor.scheduler "$scheduler_file" "$@" &
 pipeline=$!
 steps+=("$pipeline")
 wait "$pipeline"
