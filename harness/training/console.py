@@ -90,7 +90,7 @@ class Console(Sink):
         self.started = time.monotonic()
         self.paced: tuple[float, int] | None = None
         """When the first step of this start was done, and its number: it counts in no estimate of time."""
-        self.live = Live(self.state, *[self.screen][:logs])
+        self.live = Live(self.state, self.screen if logs else Screen(quiet=True))
 
     def say(self, text: str) -> None:
         """Print a sentence at once."""

@@ -17,7 +17,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO, cast
 
@@ -286,8 +286,6 @@ STYLES: dict[str, str] = {"head": "1", "good": "32", "warn": "33", "bad": "31"}
 WIPE = "\r\x1b[K"
 _drawn: list[TextIO] = []
 """The stream with the live line, while there is one."""
-_writing = threading.RLock()
-"""Held by a thread that draws, prints or erases."""
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -297,9 +295,8 @@ def is_terminal(stream: TextIO) -> bool:
 
 def wipe() -> None:
     """Erase the live line, if there is one, so that the next output replaces it."""
-    with _writing:
-        while _drawn:
-            print(WIPE, end="", file=_drawn.pop(), flush=True)
+    with suppress(IndexError):
+        print(WIPE, end="", file=_drawn.pop(), flush=True)
 
 
 def in_tone(text: str, tone: str) -> str:
@@ -353,17 +350,14 @@ class Screen:
         text = spelt("\n".join(lines), self.stream)
         if self.is_live:
             text = WIPE + in_tone(text[:head], "head") + in_tone(text[head:], tone)
-        with _writing:
-            wipe()
-            self.stream.write(f"{text}\n")
-            self.stream.flush()
+        wipe()
+        print(f"{text}\n", end="", file=self.stream, flush=True)  # at once: other processes write here too
 
     def draw(self, line: str) -> None:
         """Replace the live line of a terminal."""
-        with _writing:
-            wipe()
-            _drawn.append(self.stream)
-            print(spelt(plain_line(line)[: self.width - 1], self.stream), end="", file=self.stream, flush=True)
+        wipe()
+        _drawn.append(self.stream)
+        print(spelt(plain_line(line)[: self.width - 1], self.stream), end="", file=self.stream, flush=True)
 
 
 class Live:
@@ -374,42 +368,37 @@ class Live:
     is called in the thread.
     """
 
-    def __init__(self, compose: Callable[[], tuple[float, Sequence[str]]], *screens: Screen) -> None:
-        """Start the thread, unless all ``screens`` are quiet."""
-        self.compose = compose
-        self.screens = [screen for screen in screens if not screen.quiet]
+    def __init__(self, compose: Callable[[], tuple[float, Sequence[str]]], screen: Screen) -> None:
+        """Start the thread, unless ``screen`` is quiet."""
+        self.compose, self.screen = compose, screen
         self.said, self.said_at = "", time.monotonic()
-        self.closed = threading.Event()
+        self.closed, self.drawing = threading.Event(), threading.Lock()
         atexit.register(self.close)  # a thread that prints while the interpreter ends would abort it
-        if self.screens:
+        if not screen.quiet:
             threading.Thread(target=self._redraw, name="padless-live", daemon=True).start()
 
     def _redraw(self) -> None:
-        while not self.closed.wait(REDRAW_EVERY_S):
-            with _writing:
-                if not self.closed.is_set():
-                    self.show()
+        with suppress(OSError, ValueError):  # a closed terminal, a full disk
+            while not self.closed.wait(REDRAW_EVERY_S):
+                with self.drawing:
+                    if not self.closed.is_set():
+                        self.show()
 
     def show(self) -> None:
-        """Draw the line now, and print it where one is due."""
-        share, texts = self.compose()
-        line = GAP.join([texts[0], f"{share:.0%}", *texts[1:]])
-        due = line != self.said and time.monotonic() - self.said_at >= LINE_EVERY_S
-        if due:
-            self.said, self.said_at = line, time.monotonic()
-        for screen in self.screens:
-            try:
-                if screen.is_live:
-                    room = screen.width - 1 - cells(GAP.join(["", *texts]))
-                    screen.draw(GAP.join([texts[0], *bar(share, room), *texts[1:]]))
-                elif due:
-                    screen.write([line])
-            except (OSError, ValueError):  # a closed terminal, a full disk
-                screen.quiet = True
+        """Draw the line now; print it where there is no terminal, if that is due."""
+        share, (first, *others) = self.compose()
+        if self.screen.is_live:
+            room = self.screen.width - 1 - cells(GAP.join(["", first, *others]))
+            self.screen.draw(GAP.join([first, *bar(share, room), *others]))
+            return
+        line, now = GAP.join([first, f"{share:.0%}", *others]), time.monotonic()
+        if line != self.said and now - self.said_at >= LINE_EVERY_S:
+            self.said, self.said_at = line, now
+            self.screen.write([line])
 
     def close(self) -> None:
         """Erase the line and end the thread."""
-        with _writing:
+        with self.drawing:
             self.closed.set()
             wipe()
         atexit.unregister(self.close)

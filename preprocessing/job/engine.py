@@ -136,10 +136,10 @@ class Progress(Live):
 
     def __init__(self, what: str, total: int, *, screen: Screen | None = None) -> None:
         """``total``: bytes or documents of the whole pass."""
-        self.what, self.total, self.screen = what, total, screen or Screen(errors=True)
+        self.what, self.total = what, total
         self.started, self.before = time.monotonic(), WORK.done
         self.finished = self.docs = self.skipped = 0
-        super().__init__(self.state, self.screen)
+        super().__init__(self.state, screen or Screen(errors=True))
 
     def advance(self, docs: int, size: int) -> None:
         """Count finished documents, and their ``size`` in the unit of ``total``."""

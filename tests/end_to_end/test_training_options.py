@@ -59,7 +59,7 @@ def test_a_training_leaves_at_most_25_lines_in_a_terminal(data: Path, tmp_path: 
     for rank in ranks:
         rank.join(100)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    wait_until(lambda: b"next " in b"".join(pieces), 10)
+    wait_until(lambda: b"next" in b"".join(pieces), 10)
     written = b"".join(pieces).decode().replace("\r\n", "\n")
     assert re.search(r"epoch \d+/12  .*step \d+/96  .*loss \d", written)  # the live line
     shown = [re.sub("\x1b\\[\\d*m", "", line.rpartition(terminal.WIPE)[2]) for line in written.splitlines()]
