@@ -216,15 +216,15 @@ def outline(config: RunConfig, manifest: Manifest, total_steps: int, choices: Ma
     """What is trained on what, with what, for how long, and where to look: five lines by title."""
     shape, tokens, given = config.model, config.global_batch_tokens, {key: one.value for key, one in choices.items()}
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
-    fold = "" if config.fold is None else f"; fold {config.fold} of {manifest.folds} is the validation"
-    kind = f"{len(manifest.labels)} classes" if config.task == CLASSIFIER else "a language model of its texts"
+    fold = "" if config.fold is None else f", fold {config.fold} of {manifest.folds} is the validation"
+    kind = f"{len(manifest.labels)} classes" if config.task == CLASSIFIER else "for a language model"
     cell = f"{shape.num_layers}-layer {'Bi' if shape.bidirectional else ''}{shape.cell.upper()}"
     wide = " and a linear part" if shape.wide else ""
     size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
     begun = f", from {given['resume']} on" if "resume" in given else ""
     processes = counted(int(given.get("processes", 1)), "process").replace("sss", "sses")
     return {
-        "data": f"{config.data}: {rows} rows; {kind}{fold}",
+        "data": f"{rows} rows, {kind}{fold}, from {config.data}",
         "model": f"{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, "
         f"{parameters_of(config, manifest):,} parameters",
         "training": f"{counted(config.epochs, 'epoch')} of {total_steps // config.epochs:,} steps of {size}{begun}",
