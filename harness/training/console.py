@@ -103,7 +103,7 @@ class Console(Sink):
         for name, text in outline(config, self.manifest, self.total_steps, choices).items():
             screen.fact(name, shortened(text, min(screen.width, LONGEST) - FACT_INDENT))
         for name, choice in choices.items():
-            self.details.fact(name, str(choice))
+            (screen if name == "resume" else self.details).fact(name, str(choice))
         if config.task == CLASSIFIER:
             classes, threshold = class_rows(self.manifest, TRAIN), config.evaluation.threshold
             self.details.fact("classes", in_words(classes))
@@ -214,21 +214,20 @@ class Console(Sink):
 
 def outline(config: RunConfig, manifest: Manifest, total_steps: int, choices: Mapping[str, Choice]) -> dict[str, str]:
     """What is trained on what, with what, for how long, and where to look: five lines by title."""
-    shape, tokens, given = config.model, config.global_batch_tokens, {key: one.value for key, one in choices.items()}
+    shape, tokens = config.model, config.global_batch_tokens
+    device, precision, processes = (choices[name].value for name in ("device", "precision", "processes"))
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
     fold = "" if config.fold is None else f", fold {config.fold} of {manifest.folds} is the validation"
     kind = f"{len(manifest.labels)} classes" if config.task == CLASSIFIER else "for a language model"
     cell = f"{shape.num_layers}-layer {'Bi' if shape.bidirectional else ''}{shape.cell.upper()}"
     wide = " and a linear part" if shape.wide else ""
     size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
-    begun = f", from {given['resume']} on" if "resume" in given else ""
-    processes = counted(int(given.get("processes", 1)), "process").replace("sss", "sses")
     return {
         "data": f"{rows} rows, {kind}{fold}, from {config.data}",
         "model": f"{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, "
         f"{parameters_of(config, manifest):,} parameters",
-        "training": f"{counted(config.epochs, 'epoch')} of {total_steps // config.epochs:,} steps of {size}{begun}",
-        "device": ", ".join([*(given[key] for key in ("device", "precision") if key in given), processes]),
+        "training": f"{counted(config.epochs, 'epoch')} of {total_steps // config.epochs:,} steps of {size}",
+        "device": f"{device}, {precision}, {processes} process{'es' * (processes != '1')}",
         "run": f"{config.run}; {layout.LOG} there has all settings and their reasons",
     }
 

@@ -127,11 +127,6 @@ def spelt(text: str, stream: TextIO) -> str:
     return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def guarded(stream: TextIO) -> TextIO:
-    """The stream wrapped in ``Guarded``, once."""
-    return stream if isinstance(stream, Guarded) else cast(TextIO, Guarded(stream))
-
-
 def bare(stream: TextIO) -> TextIO:
     """The stream without ``Guarded``, for code that escapes by itself and moves the cursor, or writes binary."""
     return stream.guarded if isinstance(stream, Guarded) else stream
@@ -141,7 +136,7 @@ def bare(stream: TextIO) -> TextIO:
 def guards() -> Iterator[None]:
     """Wrap stdout and stderr in ``Guarded`` inside the block."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(guarded, before)
+    sys.stdout, sys.stderr = (cast(TextIO, Guarded(bare(stream))) for stream in before)
     try:
         yield
     finally:
@@ -258,26 +253,18 @@ def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width
     return found
 
 
-def row_line(layout: Mapping[Column, int], row: Mapping[str, str]) -> str:
-    """One row of a table."""
-    texts = []
-    for column, width in layout.items():
-        text = plain_line(row.get(column.key, ""))
-        text = shortened(text, width) if column.shrinks else text
-        blank = " " * (width - cells(text))
-        texts.append(blank + text if column.right else text + blank)
-    return GAP.join(texts).rstrip()
-
-
-def head_line(layout: Mapping[Column, int]) -> str:
-    """The titles of a table."""
-    return row_line(layout, {column.key: column.title for column in layout})
-
-
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int = WIDTH) -> list[str]:
     """Titles, then a line for each row, at most ``width`` wide as far as columns can shrink or be dropped."""
-    layout = laid_out(columns, rows, width)
-    return [head_line(layout), *(row_line(layout, row) for row in rows)]
+    layout, lines = laid_out(columns, rows, width), []
+    for row in [{column.key: column.title for column in columns}, *rows]:
+        texts = []
+        for column, most in layout.items():
+            text = plain_line(row.get(column.key, ""))
+            text = shortened(text, most) if column.shrinks else text
+            blank = " " * (most - cells(text))
+            texts.append(blank + text if column.right else text + blank)
+        lines.append(GAP.join(texts).rstrip())
+    return lines
 
 
 Tone = Literal["", "head", "good", "warn", "bad"]

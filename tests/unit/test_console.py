@@ -26,6 +26,8 @@ SIZES = {"train": (900, 4_000_000), "validation": (10, 40), "test": (8, 32)}
 LONG = "a label that somebody wrote as a whole sentence, with commas and all that"
 CHOICES = {
     "device": Choice("cuda", "GPUs are there, one for each process of this machine"),
+    "precision": Choice("bf16", "the device has it"),
+    "processes": Choice("8", "as launched"),
     "recurrence": Choice(
         "padded bf16", "cuDNN's persistent kernels take padded input up to 128 hidden units; cuDNN 9.19"
     ),
