@@ -218,13 +218,13 @@ def outline(config: RunConfig, manifest: Manifest, total_steps: int, choices: Ma
     device, precision, processes = (choices[name].value for name in ("device", "precision", "processes"))
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
     fold = "" if config.fold is None else f", fold {config.fold} of {manifest.folds} is the validation"
-    kind = f"{len(manifest.labels)} classes" if config.task == CLASSIFIER else "for a language model"
+    classes, kind = (f", {len(manifest.labels)} classes", "") if config.task == CLASSIFIER else ("", "language model, ")
     cell = f"{shape.num_layers}-layer {'Bi' if shape.bidirectional else ''}{shape.cell.upper()}"
     wide = " and a linear part" if shape.wide else ""
     size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
     return {
-        "data": f"{rows} rows, {kind}{fold}, from {config.data}",
-        "model": f"{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, "
+        "data": f"{config.data}: {rows} rows{classes}{fold}",
+        "model": f"{kind}{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, "
         f"{parameters_of(config, manifest):,} parameters",
         "training": f"{counted(config.epochs, 'epoch')} of {total_steps // config.epochs:,} steps of {size}",
         "device": f"{device}, {precision}, {processes} process{'es' * (processes != '1')}",
