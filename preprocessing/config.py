@@ -24,6 +24,11 @@ EMBEDDED = "movie-reviews"
 SMALLEST_RUNG = 64
 MOST_PART_MB = 4096
 """A part is held in memory."""
+LEFT_OUT = {
+    "source": "encoding unlabelled_path missing_label sheet",
+    "splits": "names group_column time_column folds",
+}
+"""Keys that a manifest records only where they are set."""
 Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
 
 
@@ -87,7 +92,7 @@ class SourceConfig:
         require(len(set(texts)) == len(texts), "source.text_column", texts, "each column once")
         if self.label_column != AUTO and self.label_column in texts:
             raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
-        object.__setattr__(self, "delimiter", "\t" if self.delimiter == "\\t" else self.delimiter)
+        object.__setattr__(self, "delimiter", "\t" if self.delimiter in ("\\t", "tab") else self.delimiter)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
         if len(set(used)) != len(used) or not all(
             len(one) == 1 and one.isascii() and one not in "\r\n" for one in used
@@ -241,6 +246,7 @@ class PreprocessConfig:
 
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
+    SECTION = "prepare"
     SUBJECT = ("source.path",)
 
     output: Line
@@ -292,9 +298,8 @@ class PreprocessConfig:
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
-        ``auto`` columns are recorded as ``text``, ``label`` and no split. Some options are left out at their default:
-        ``limit``, ``source.encoding``, ``splits.names``, ``group_column``, ``time_column`` and ``folds``, and those of
-        unlabelled texts.
+        ``auto`` columns are recorded as ``text``, ``label`` and no split. ``limit`` and those of ``LEFT_OUT`` are left
+        out at their defaults.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor", *(() if self.limit else ("limit",))):
@@ -307,14 +312,11 @@ class PreprocessConfig:
         ):
             if content[part][key] == AUTO:
                 content[part][key] = before
-        for part, key, usual in (
-            *(("source", "encoding", AUTO), ("source", "unlabelled_path", []), ("source", "missing_label", "error")),
-            ("source", "sheet", None),
-            *(("splits", "names", {}), ("splits", "group_column", None), ("splits", "time_column", None)),
-            ("splits", "folds", 0),
-        ):
-            if content[part][key] == usual:
-                del content[part][key]
+        usual = {"source": asdict(SourceConfig()), "splits": asdict(SplitConfig())}
+        for part, keys in LEFT_OUT.items():
+            for key in keys.split():
+                if content[part][key] == usual[part][key]:
+                    del content[part][key]
         if not isinstance(self.source.labels, str):
             named = self.source.labels.items()
             content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}

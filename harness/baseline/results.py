@@ -30,7 +30,6 @@ from harness.rundir.results import (
 )
 from harness.scores.intervals import of_difference
 from harness.scores.tables import show_figures, spread_table
-from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Screen, duration, tell
@@ -63,32 +62,38 @@ class BaselineConfig:
 def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; compute them if they are missing."""
     manifest, folder = read_manifest(config.data), folder_of(config.data)
-    if config.run is not None and not atomic.is_writable(folder):
-        folder = folder_of(config.run)
     if config.folds:
         check_folds(manifest, config.data, "folds")
     names = names_of(manifest, folds=config.folds)
-    results, done = {}, "found"
+    results, done = {}, f"found in {folder}"
     try:
         results = read_results(folder, manifest.fingerprint, names)
     except DataError as error:
         tell(f"warning: {error}; computing it again now")
-    if not len(results) == len(names) > 0:
-        if config.folds:
-            views = {name: held_out(manifest, fold, config.data) for fold, name in enumerate(names)}
-            found = {name: measure(config.data, view)[VALIDATION] for name, view in views.items()}
-        else:
-            found = measure(config.data, manifest)
-        results, done = {name: one.figures for name, one in found.items()}, "written"
-        try:
-            write_results(folder, manifest, found)
-        except OSError as error:
-            done = ""
-            tell(f"warning: {folder} cannot be written ({error.strerror}); no run will find these figures")
+    if config.folds:
+        for fold, name in enumerate(names):
+            if name not in results:
+                one = measure(config.data, held_out(manifest, fold, config.data))[VALIDATION]
+                results[name], done = one.figures, keep(config, manifest, {name: one})
+        results = {name: results[name] for name in names}
+    elif not len(results) == len(names) > 0:
+        found = measure(config.data, manifest)
+        results, done = {name: one.figures for name, one in found.items()}, keep(config, manifest, found)
     if config.json:
         print(json.dumps(results, indent=2))
     else:
-        show(config, manifest, results, f"{done} in {folder}" if done else "")
+        show(config, manifest, results, done)
+
+
+def keep(config: BaselineConfig, manifest: Manifest, found: Mapping[str, OnSplit]) -> str:
+    """Write results beside the dataset, else into the run; where they are, as a phrase, or nothing."""
+    for folder in map(folder_of, filter(None, (config.data, config.run))):
+        try:
+            write_results(folder, manifest, found)
+            return f"written in {folder}"
+        except OSError as error:
+            tell(f"warning: {folder} cannot be written ({error.strerror}); no run finds the figures there")
+    return ""
 
 
 def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], done: str) -> None:
@@ -154,7 +159,7 @@ def write_results(folder: Path, manifest: Manifest, results: Mapping[str, OnSpli
     of_folds = set(results).isdisjoint(SPLITS)
     stale = folder.glob(figures_name("fold-*")) if of_folds else [folder / figures_name(name) for name in SPLITS]
     for path in stale:
-        if path.stem not in results:
+        if path.stem not in names_of(manifest, folds=of_folds):
             path.unlink(missing_ok=True)
     for name, one in results.items():
         if not of_folds:

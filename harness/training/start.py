@@ -12,6 +12,7 @@ any rank also stops the subprocess.
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
-from preprocessing.base import atomic, processes
+from preprocessing.base import processes
 from preprocessing.base.errors import ERRORS
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
@@ -152,7 +153,9 @@ def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beg
             if found.vectors is None and why:
                 found.choices["vectors"] = Choice("random", why)
             elif found.vectors is None:
-                output = None if atomic.is_writable(folder_of(config.data)) else Path(config.run, layout.VECTORS)
+                folder = folder_of(config.data)
+                writable = os.access(folder if folder.exists() else config.data, os.W_OK)
+                output = None if writable else Path(config.run, layout.VECTORS)
                 learning = Learning(config.data, config.model.embedding_dim, output)
     found.interrupted = wait_for(learning, world)
     if found.interrupted:

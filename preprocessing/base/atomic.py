@@ -223,11 +223,6 @@ NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Errors of a file system that cannot exchange names."""
 
 
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in ``folder``, or it can be made."""
-    return os.access(folder if folder.exists() else folder.parent, os.W_OK)
-
-
 def aside(target: Path) -> Path:
     """The name of the old directory where two renames replace an exchange."""
     return target.with_name(f"{target.name}{ASIDE}")

@@ -263,8 +263,11 @@ def parse_yaml(content: str) -> Any:
             getattr(error, "problem", None) or " ".join(str(error).split()),
             getattr(error, "problem_mark", None),
         )
-        what = "begins with a tab; indent with blanks" if r"'\t'" in problem else problem
-        raise ValueError(f"line {mark.line + 1}: {what}" if mark else what) from None
+        if mark and "cannot start any token" in problem and "\n\t" in f"\n{content}":
+            problem = "begins with a tab; indent with blanks"
+        elif "mapping values are not allowed" in problem:
+            problem = "a second colon; a nested key has its own line, and a text with a colon stands in quotes"
+        raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
     if len(inside[0]) > 1:
         raise ValueError("several documents; one is read")
     return inside[0][0] if inside[0] else NULL

@@ -20,9 +20,9 @@ import msgspec
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import Live, Screen, counted, duration
+from preprocessing.base.terminal import LINE_EVERY_S, Live, Screen, counted, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
-from preprocessing.job.executors import WORK, Workers
+from preprocessing.job.executors import ROWS, Workers
 
 KEPT = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
@@ -45,17 +45,13 @@ class Part(Generic[Result]):
     marker: Path
     """Absolute: the file that says that the part is complete."""
     size: int
-    """How much work it is, in the unit of the progress."""
+    """Rows, approximately, for the progress."""
 
     result: ClassVar[type]
     """The dataclass that ``make`` returns; it is stored as JSON."""
 
     def make(self) -> tuple[Result, dict[str, str]]:
-        """Write the files; returns the result, and the sha256 of each file by its name below ``root``.
-
-        A part that may take longer than two seconds calls ``WORK.add`` as it goes, with ``size`` in all: the progress
-        moves inside it then.
-        """
+        """Write the files; returns the result, and the sha256 of each file by its name below ``root``."""
         raise NotImplementedError
 
 
@@ -109,11 +105,12 @@ def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator
                 yield part
             else:
                 before.append((part, result))
-                progress.skip(part.size)
+                progress.total -= part.size
+                progress.skipped += 1
 
     with closing(progress):
         for part, result in workers.map(make, left(), what=progress.what):
-            progress.advance(result.rows, part.size)
+            progress.finished += part.size
             yield part, result
         progress.conclude()
     yield from before
@@ -132,37 +129,36 @@ def kept(key: object, open_it: Callable[[], Opened]) -> Opened:
 
 
 class Progress(Live):
-    """Shows on stderr how far a pass is."""
+    """Shows on stderr how far a pass is, also inside unfinished parts that call ``ROWS.add``."""
 
     def __init__(self, what: str, total: int, *, screen: Screen | None = None) -> None:
-        """``total``: bytes or documents of the whole pass."""
+        """``total``: rows of the whole pass."""
         self.what, self.total = what, total
-        self.started, self.before = time.monotonic(), WORK.done
-        self.finished = self.docs = self.skipped = 0
+        self.started, self.before = time.monotonic(), ROWS.done
+        self.finished = self.skipped = 0
+        """Rows of finished parts, and parts that were already done."""
         super().__init__(self.state, screen or Screen(errors=True))
 
-    def advance(self, docs: int, size: int) -> None:
-        """Count finished documents, and their ``size`` in the unit of ``total``."""
-        self.docs += docs
-        self.finished += size
-
-    def skip(self, size: int) -> None:
-        """Count a part of this size that was already done."""
-        self.total -= size
-        self.skipped += 1
-
     def state(self) -> tuple[float, list[str]]:
-        """The share that is done, inside unfinished parts too; documents per second, time left."""
-        elapsed = max(time.monotonic() - self.started, 1e-9)
-        done = max(self.finished, WORK.done - self.before)
-        rate = [f"{self.docs / elapsed:,.0f} docs/s"] if self.docs else []
-        left = f"{duration(max(self.total - done, 0) * elapsed / done)} left" if done else duration(elapsed)
-        return min(1.0, done / max(self.total, 1)), [self.what, *rate, left]
+        """The share that is done, rows per second, time left."""
+        elapsed, done = time.monotonic() - self.started, max(self.finished, ROWS.done - self.before)
+        texts = [self.what, duration(elapsed)]
+        if done:
+            left = duration(max(self.total - done, 0) * elapsed / done)
+            texts[1:] = [f"{done / max(elapsed, 1e-9):,.0f} docs/s", f"{left} left"]
+        return min(1.0, done / max(self.total, 1)), texts
 
     def conclude(self) -> None:
-        """Print how long the pass took."""
+        """Print how long the pass took, unless that was no time."""
         self.close()
         elapsed = time.monotonic() - self.started
+        if elapsed < LINE_EVERY_S and not self.skipped:
+            return
         before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
-        rate = f"{self.docs / max(elapsed, 1e-9):,.0f} docs/s"
+        rate = f"{self.finished / max(elapsed, 1e-9):,.0f} docs/s"
         self.screen.write([f"{self.what}: done in {elapsed:.1f} s, {rate}{before}"])
+
+
+def shown(what: str, total: int, quiet: bool) -> closing[Progress]:
+    """Show in a block how many of ``total`` rows it has reported."""
+    return closing(Progress(what, total, screen=Screen(errors=True, quiet=quiet)))

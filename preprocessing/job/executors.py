@@ -37,32 +37,32 @@ OUTSTANDING = 1024
 CONNECT_S, SCHEDULER_S = 60.0, 60.0
 """How long a Dask scheduler may take to answer at the start, and later."""
 STOP_SIGNALS = {getattr(signal, name) for name in SIGNALS}
-CELLS = 1024
-"""Places for the counts of workers; more than run at a time."""
+PLACES = 1024
+"""For the counts of workers; more than run at a time."""
 CONTINUE = "run the same command to continue"
 
 
-class Work:
-    """Work that this process and its workers on this machine have done, in the unit of the job, for its progress.
+class Rows:
+    """The rows that this process and its workers on this machine have done, for the progress.
 
     Workers write to memory that they share with the process that started them, each to a place of its own, without a
     lock: one that is killed blocks nobody.
     """
 
-    cells: Any = [0.0] * CELLS
+    places: Any = [0] * PLACES
     """Not shared in a process that starts no workers."""
 
+    def add(self, rows: int) -> None:
+        """Called by a task with the number of rows that it has done, while it runs; costs a microsecond."""
+        self.places[os.getpid() % PLACES] += rows
+
     @property
-    def done(self) -> float:
-        """What all of them have done."""
-        return sum(self.cells)
-
-    def add(self, amount: float) -> None:
-        """Count work when it is done; costs a microsecond."""
-        self.cells[os.getpid() % CELLS] += amount
+    def done(self) -> int:
+        """The rows of all of them."""
+        return sum(self.places)
 
 
-WORK = Work()
+ROWS = Rows()
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
     else:
         start_tracker()
         context = multiprocessing.get_context("spawn")
-        WORK.cells = context.RawArray("d", CELLS)
-        with ProcessPoolExecutor(number, context, start_worker, (WORK.cells,)) as pool:
+        ROWS.places = context.RawArray("q", PLACES)
+        with ProcessPoolExecutor(number, context, start_worker, (ROWS.places,)) as pool:
             try:
                 yield Workers(config.timeout_s, pool, lambda: len(pool._processes or ()), (BrokenProcessPool,))
             except BaseException:
@@ -171,9 +171,9 @@ def start_tracker() -> None:
         resource_tracker.ensure_running()
 
 
-def start_worker(cells: Any) -> None:
-    """Prepare a new worker: one Arrow thread, stop signals ignored, an end when the parent ends, shared counts."""
-    WORK.cells = cells
+def start_worker(places: Any) -> None:
+    """Prepare a new worker: one Arrow thread, stop signals ignored, an end when the parent ends; see ``Rows``."""
+    ROWS.places = places
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     for number in STOP_SIGNALS:

@@ -62,7 +62,7 @@ def test_a_training_leaves_at_most_25_lines_in_a_terminal(data: Path, tmp_path: 
     wait_until(lambda: b"next" in b"".join(pieces), 10)
     written = b"".join(pieces).decode().replace("\r\n", "\n")
     assert re.search(r"epoch \d+/12  .*step \d+/96  .*loss \d", written)  # the live line
-    shown = [re.sub("\x1b\\[\\d*m", "", line.rpartition(terminal.WIPE)[2]) for line in written.splitlines()]
+    shown = [re.sub("\x1b\\[\\d*m", "", line.rpartition(terminal.WIPE)[2]) for line in written.split("\n")[:-1]]
     assert [line for line in shown if terminal.cells(line) > columns] == []
     assert len(shown) <= 25
     assert [line.split()[0] for line in shown[:6]] == ["data", "model", "training", "device", "run", "epoch"]

@@ -19,7 +19,7 @@ from harness.report.sinks import BaselineSink
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.processes import PARENT
+from preprocessing.base.processes import PARENT, status
 from preprocessing.base.terminal import duration
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.bundles import write_index
@@ -126,7 +126,7 @@ def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
     wait_until(lambda: listens(pid), 60)
     parent.kill()
     parent.communicate(timeout=20)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5)
+    wait_until(lambda: status(pid).get("State", "Z")[0] == "Z", 5)
     assert not folder_of(own).exists()
 
 
@@ -141,12 +141,13 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(own: Path, tmp_path: Pa
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
     assert sink.process.returncode == -signal.SIGKILL
     assert heard.lines == []
+    folder_of(own).symlink_to("/proc/nowhere")  # nobody can make a folder there, not even root
     sink.begin()
     assert os.getpriority(os.PRIO_PROCESS, sink.process.pid) == 19
     sink.close(Ending("finished", 10))
-    fitted, reached = sink.process, read_results(folder_of(own), fingerprint)["test"]
+    fitted, reached = sink.process, read_results(folder_of(run), fingerprint)["test"]
     sink.begin()
-    assert sink.process is fitted  # it is kept beside the dataset: none is started again
+    assert sink.process is fitted  # it is kept in the run: none is started again
     points = 100 * (0.5 - reached["accuracy"])
     wait, first, second = heard.lines
     assert wait == "waiting up to 20 s for the linear model (--baseline none leaves it out)"
