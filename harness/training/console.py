@@ -7,7 +7,6 @@ All of it, and every setting with its reason, is appended to ``log.txt``; ``verb
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -155,10 +154,11 @@ class Console(Sink):
             low, high = wilson(round(values["accuracy"] * values["rows"]), values["rows"])
             shown["accuracy"] += f" ± {(high - low) / 2:.4f}"
         epochs, steps = str(self.config.epochs), f"{self.total_steps:,}"
+        loss = f"{self.figures['loss']:.4f}" if self.figures else "–"
         return {
             "epoch": f"{values['epoch']:>{len(epochs)}}/{epochs}",
             "step": f"{values['step']:>{len(steps)},}",
-            "loss": f"{self.figures.get('loss', math.nan):7.4f}",
+            "loss": loss.rjust(7),
             **shown,
             "time": duration(time.monotonic() - self.started).rjust(6),
             " ": "best" if values["best"] else "    ",
