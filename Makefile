@@ -20,13 +20,12 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
 	@touch $@
 
-quickstart: setup ## Preprocess 25,000 reviews, a linear model, word vectors, a network by two processes; test, predict
-	$(BIN)/padless prepare --config configs/preprocess/quickstart.yaml --output data/quickstart
-	$(BIN)/padless baseline --data data/quickstart
+quickstart: setup ## Prepare 25,000 reviews, learn word vectors, train by two processes beside a linear model; test, predict
+	$(BIN)/padless prepare --config quickstart -o data/quickstart
 	$(BIN)/padless vectors data/quickstart --dim 100 --epochs 4
 	rm -rf runs/quickstart
-	$(BIN)/padless train --config_file configs/accelerate/cpu.yaml --config configs/train/quickstart.yaml
-	$(BIN)/padless predict --run runs/quickstart "$(SENTENCE)"
+	$(BIN)/padless train data/quickstart --config quickstart --config_file cpu
+	$(BIN)/padless predict runs/quickstart "$(SENTENCE)"
 
 lint: setup ## ruff, formatting, types
 	$(BIN)/ruff check .

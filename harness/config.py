@@ -290,6 +290,7 @@ class RunConfig:
     """The kind of recipes that ``--config`` finds by name."""
     DEFAULT: ClassVar[Path] = configuration.file_of("train", "default")
     """The recipe if the command line names none."""
+    SECTION = "train"
     SUBJECT = ("data",)
     OUTPUT = "run"
 
@@ -342,6 +343,9 @@ class RunConfig:
     """Local directory to copy shards to, once per node; auto: only from a network file system; none: never."""
     timeout_s: Seconds = 600
     """Longest wait of one process for another; then the run fails."""
+    baseline: Literal["auto", "none"] = "auto"
+    """auto: fit the linear model of `padless baseline` in the background, if that takes less than a minute and was not
+    done before, and compare the run with it at the end."""
     resume: Literal["auto", "never"] = "auto"
     """auto: continue from the newest intact checkpoint, else start. never: refuse a directory that holds a run."""
     allow: str = ""

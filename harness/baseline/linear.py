@@ -6,16 +6,14 @@ It is a common default, scikit-learn's ``TfidfVectorizer(ngram_range=(1, 2), sub
 temperature of its probabilities is fitted on ``validation``, as for a network.
 
 Texts are not decoded: a word is its id, a pair is the number ``first * V + second`` for a vocabulary of size V. Memory
-grows with the training split: 12 bytes for each n-gram of a row in the matrix, about 100 bytes for each distinct
-n-gram.
+grows with the training split: about 50 bytes for each word and pair.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
 from preprocessing.text.vocabulary import UNK
 
-RECIPE = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
+RECIPE: dict[str, Any] = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
 """Settings of the model, stored in ``SPLIT.json``; results with other settings are computed again."""
 TOLERANCE = 1e-5
 """Solver tolerance: largest gradient of the mean log loss. scikit-learn's 1e-4 stops too early for some rows."""
@@ -44,6 +42,8 @@ The last steps change few predictions: on banking77, with 77 classes, 40 of 70 s
 """
 MOST_WEIGHTS = 5_000_000
 """Maximum weights of all classes together. The solver needs about 300 bytes per weight, so at most 1.5 GB."""
+STEP_S, TOKEN_S, START_S = 60 / WORK, 1.0e-6, 3.0
+"""Seconds of one core, estimated: of the solver for each entry, output and step; of a token; of the rest."""
 NEVER_SEEN = 10.0
 """The logit of a class without training rows is this far below all others."""
 
@@ -51,6 +51,12 @@ NEVER_SEEN = 10.0
 def measured_splits(manifest: Manifest) -> list[str]:
     """The splits on which the linear model is measured."""
     return [name for name in (VALIDATION, TEST) if manifest.splits.get(name)]
+
+
+def seconds(manifest: Manifest) -> float:
+    """Estimated seconds of one core that fit and measurement take, with typical texts and a usual number of steps."""
+    tokens, classes = sum(shard.tokens for shard in manifest.splits.get(TRAIN, ())), len(manifest.labels)
+    return START_S + tokens * (TOKEN_S + STEP_S * FEWEST_STEPS * (1 if classes == 2 else classes))
 
 
 def check(data: str | Path, manifest: Manifest) -> None:
@@ -67,18 +73,34 @@ def check(data: str | Path, manifest: Manifest) -> None:
         )
 
 
-def documents(block: Block) -> Iterator[np.ndarray]:
-    """The ids of each row, int64 ``[tokens]``."""
-    for ids, length in zip(block.ids, block.length.tolist(), strict=True):
-        yield ids[:length].astype(np.int64)
+def ngrams_of(block: Block, vocabulary_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Words and pairs of a block, one row after the other, int64 ``[n-grams]``, and how many each row has."""
+    ids, real = block.ids.astype(np.int64), np.arange(block.ids.shape[1]) < block.length[:, None]
+    both = np.concatenate((real, real[:, 1:]), axis=1)
+    return np.concatenate((ids, ids[:, :-1] * vocabulary_size + ids[:, 1:]), axis=1)[both], both.sum(axis=1)
+
+
+def counted(found: np.ndarray, lengths: np.ndarray, columns: np.ndarray) -> Any:
+    """How often each row of ``ngrams_of`` has the n-gram of each column, as scipy's CSR; ``columns`` are ascending."""
+    from scipy.sparse import csr_matrix
+
+    column = np.searchsorted(columns, found).clip(max=len(columns) - 1)
+    ends = np.append(0, np.cumsum(lengths))
+    matrix = csr_matrix((columns[column] == found, column, ends), (len(lengths), len(columns)), dtype=float)
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix
 
 
 @dataclass(frozen=True)
 class Linear:
     """The linear model, trained on a dataset's training rows."""
 
-    vectorizer: Any
-    """scikit-learn's vectorizer, over arrays of ids."""
+    vocabulary_size: int
+    ngrams: np.ndarray
+    """int64 ``[features]``, ascending: the n-gram of each column."""
+    weighting: Any
+    """scikit-learn's, from counts to TF-IDF."""
     classifier: Any
     """scikit-learn's."""
     num_classes: int
@@ -89,25 +111,22 @@ class Linear:
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
         """Fit it, after ``check``. More than two classes share one softmax."""
         from sklearn.exceptions import ConvergenceWarning
-        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
-
-        def words_and_pairs(ids: np.ndarray) -> list[int]:
-            found: list[int] = np.concatenate((ids, ids[:-1] * manifest.vocabulary_size + ids[1:])).tolist()
-            return found
 
         train, num_classes = Split(data, manifest, TRAIN).check(), len(manifest.labels)
         outputs = 1 if num_classes == 2 else num_classes
-        vectorizer = TfidfVectorizer(
-            analyzer=words_and_pairs,
-            sublinear_tf=True,
-            min_df=RECIPE["min_rows"],
-            max_features=MOST_WEIGHTS // outputs,
-        )
-        try:
-            matrix = vectorizer.fit_transform(itertools.chain.from_iterable(map(documents, train.blocks)))
-        except ValueError:
-            raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn") from None
+        rows = zip(*(ngrams_of(block, manifest.vocabulary_size) for block in train.blocks), strict=True)
+        found, lengths = map(np.concatenate, rows)
+        ngrams, times = np.unique(found, return_counts=True)
+        matrix = counted(found, lengths, ngrams)
+        kept = np.flatnonzero(np.bincount(matrix.indices) >= RECIPE["min_rows"])
+        if not len(kept):
+            raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
+        if len(kept) > (most := MOST_WEIGHTS // outputs):
+            kept = np.sort(kept[np.argsort(-times[kept])[:most]])
+        weighting = TfidfTransformer(sublinear_tf=True)
+        matrix = weighting.fit_transform(matrix[:, kept])
         limit = int(np.clip(WORK // max(matrix.nnz * outputs, 1), FEWEST_STEPS, MOST_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
         # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
@@ -117,14 +136,14 @@ class Linear:
             classifier.fit(matrix, in_order(train, "label"))
         steps = int(np.max(classifier.n_iter_))
         facts = {"features": matrix.shape[1], "train_rows": len(train), "steps": steps, "converged": steps < limit}
-        return cls(vectorizer, classifier, num_classes, facts)
+        return cls(manifest.vocabulary_size, ngrams[kept], weighting, classifier, num_classes, facts)
 
     def logits(self, split: Split) -> np.ndarray:
         """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
         classes without training rows have the lowest.
         """
-        pieces = (self.vectorizer.transform(documents(block)) for block in split.blocks)
-        scores = np.concatenate([self.classifier.decision_function(piece) for piece in pieces])
+        blocks = (counted(*ngrams_of(block, self.vocabulary_size), self.ngrams) for block in split.blocks)
+        scores = np.concatenate([self.classifier.decision_function(self.weighting.transform(one)) for one in blocks])
         if self.num_classes == 2:
             return scores
         if scores.ndim == 1:

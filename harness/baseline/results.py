@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless baseline``: figures of a linear model of scikit-learn on a dataset, in seconds; their files in
-``DATA/baseline/``; and the comparison of a network with it.
+``DATA/baseline/``, or ``RUN/baseline/`` if the dataset is read-only; and the comparison of a network with it.
 
 The files are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, and ``fold-N.json`` for each fold, in the
 format of an evaluation. Each file of figures has the fingerprint of the dataset and the settings of the model; files
@@ -43,12 +43,15 @@ MADE_ANEW = "delete it, and `padless baseline` makes it again"
 class BaselineConfig:
     """Measure TF-IDF of words and pairs with logistic regression on a dataset, to compare networks with.
 
-    The figures are stored in DATA/baseline, where every run on the dataset finds them.
+    The figures are stored in DATA/baseline, where every run on the dataset finds them. A training does all of this
+    in the background (baseline: auto).
     """
 
     SUBJECT = ("data",)
     data: str
     """Dataset directory."""
+    run: str | None = None
+    """Run directory for the figures, in RUN/baseline, if the dataset cannot be written to."""
     folds: bool = False
     """Instead of the splits, measure it on each fold of the dataset (splits.folds), trained on the others, to compare
     with train --folds."""
@@ -61,10 +64,10 @@ def main(config: BaselineConfig) -> None:
     manifest, folder = read_manifest(config.data), folder_of(config.data)
     if config.folds:
         check_folds(manifest, config.data, "folds")
-    names = list(map(fold_name, range(manifest.folds))) if config.folds else measured_splits(manifest)
-    results, done = {}, "found"
+    names = names_of(manifest, folds=config.folds)
+    results, done = {}, f"found in {folder}"
     try:
-        results = read_results(config.data, manifest.fingerprint, names)
+        results = read_results(folder, manifest.fingerprint, names)
     except DataError as error:
         tell(f"warning: {error}; computing it again now")
     if not len(results) == len(names) > 0:
@@ -73,12 +76,16 @@ def main(config: BaselineConfig) -> None:
             found = {name: measure(config.data, view)[VALIDATION] for name, view in views.items()}
         else:
             found = measure(config.data, manifest)
-        results, done = {name: one.figures for name, one in found.items()}, "written"
-        try:
-            write_results(folder, manifest, found)
-        except OSError as error:
-            done = ""
-            tell(f"warning: {folder} cannot be written ({error.strerror}); no run will find these figures")
+        results, done = {name: one.figures for name, one in found.items()}, ""
+        for place in filter(None, (config.data, config.run)):
+            try:
+                write_results(folder_of(place), manifest, found)
+                done = f"written in {folder_of(place)}"
+                break
+            except OSError as error:
+                tell(
+                    f"warning: {folder_of(place)} cannot be written ({error.strerror}); no run finds the figures there"
+                )
     if config.json:
         print(json.dumps(results, indent=2))
     else:
@@ -99,20 +106,20 @@ def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str
         show_figures(screen, results)
     if done:
         seconds = sum(one["seconds"] for one in values) if config.folds else first["seconds"]
-        screen.say(f"{done} in {folder_of(config.data)} ({duration(seconds)})")
+        screen.say(f"{done} ({duration(seconds)})")
 
 
 def folder_of(data: str | Path) -> Path:
-    """Folder of the results of a dataset."""
+    """Folder of the results of a dataset, or of a run whose dataset is read-only."""
     return Path(data, FOLDER)
 
 
-def fold_name(fold: int) -> str:
-    """Name of the figures of a fold, used like the name of a split."""
-    return f"fold-{fold}"
+def names_of(manifest: Manifest, *, folds: bool) -> list[str]:
+    """Names of the figures of a dataset: the measured splits, or its folds."""
+    return [f"fold-{fold}" for fold in range(manifest.folds)] if folds else measured_splits(manifest)
 
 
-def read_results(data: str | Path, fingerprint: str | None, names: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:
+def read_results(folder: Path, fingerprint: str | None, names: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:
     """Existing figures by name, for the dataset with this fingerprint; empty if it is None.
 
     Raises ``DataError`` for a damaged file.
@@ -120,21 +127,25 @@ def read_results(data: str | Path, fingerprint: str | None, names: Sequence[str]
     found = {}
     for name in names:
         try:
-            values = read_figures(folder_of(data), name)
+            values = read_figures(folder, name)
         except DataError:
-            raise DataError(f"{folder_of(data) / figures_name(name)}: damaged; {MADE_ANEW}") from None
+            raise DataError(f"{folder / figures_name(name)}: damaged; {MADE_ANEW}") from None
         if fingerprint and values and (values.get("dataset"), values.get("recipe")) == (fingerprint, RECIPE):
             found[name] = values
     return found
 
 
-def read_folds(data: str | Path, fingerprint: str | None, folds: int) -> list[dict[str, Any]]:
-    """Figures of the linear model on each fold, trained on the others; empty unless all exist.
-
-    Raises ``DataError`` for a damaged file.
+def find_results(
+    run: Path, data: str | Path, fingerprint: str | None, names: Sequence[str] = SPLITS
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run, else in a run
+    beside it.
     """
-    found = read_results(data, fingerprint, [fold_name(fold) for fold in range(folds)])
-    return list(found.values()) if len(found) == folds else []
+    folders = [folder_of(data), folder_of(run), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))]
+    for folder in folders:
+        if found := read_results(folder, fingerprint, names):
+            return folder, found
+    return folders[0], {}
 
 
 def write_results(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
@@ -191,18 +202,18 @@ class Comparison:
         return f"no difference that these rows could show between the network and the linear model, {took}"
 
 
-def compare(measured: Measured | None, data: str | Path, linear: Mapping[str, Mapping[str, Any]]) -> Comparison | None:
+def compare(measured: Measured | None, folder: Path, linear: Mapping[str, Mapping[str, Any]]) -> Comparison | None:
     """Compare a run with the linear model; None if figures of either are missing.
 
-    ``measured``: figures of the run's best weights; ``linear``: figures of the linear model on the same dataset,
-    ``data``, by split. Raises ``DataError`` for predictions that cannot be read.
+    ``measured``: figures of the run's best weights; ``linear``: figures of the linear model on the same dataset, by
+    split, in ``folder``. Raises ``DataError`` for predictions that cannot be read.
     """
     if measured is None or measured.split not in linear or "accuracy" not in measured.figures:
         return None
     split = measured.split
     rows, mine = read_hits(measured.directory, split, "evaluate the run again")
-    others, theirs = read_hits(folder_of(data), split, MADE_ANEW)
+    others, theirs = read_hits(folder, split, MADE_ANEW)
     if not np.array_equal(rows, others):
-        path = folder_of(data) / predictions_name(split)
+        path = folder / predictions_name(split)
         raise DataError(f"{path}: not the rows that {measured.directory} predicts; {MADE_ANEW}")
     return Comparison(split, measured.figures, linear[split], *of_difference(mine, theirs))

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.baseline.results import read_results
+from harness.baseline.results import find_results
 from harness.export.config import ExportConfig, Place
 from harness.rundir.bundle_files import INT8, ONNX, BundleInfo
 from harness.rundir.layout import CONFIG
@@ -48,7 +48,7 @@ def records_of(place: Place, info: BundleInfo) -> dict[str, Any]:
     if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
         found["figures"] = {**measured.figures, "split": measured.split}
         with suppress(DataError):
-            kept = read_results(found["run_config"].get("data", ""), info.dataset)
+            kept = find_results(place.run, found["run_config"].get("data", ""), info.dataset)[1]
             found["linear"] = kept.get(measured.split, {})
     return found
 

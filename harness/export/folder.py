@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.linear import documents, in_order
+from harness.baseline.linear import in_order
 from harness.export.card import records_of, render
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
@@ -265,7 +265,9 @@ def cost_of(
     Returns accuracy and rows per second of both, from ids to logits; and ``changed``, the rows with another label.
     """
     split = Split(data, manifest, VALIDATION).check()
-    texts = [ids.astype(np.int32) for block in split.blocks for ids in documents(block)]
+    texts = [
+        ids[:length].astype(np.int32) for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)
+    ]
     labels = in_order(split, "label")
     cost: dict[str, Any] = {"rows": len(labels), "dataset": manifest.fingerprint, "split": VALIDATION}
     predicted = []

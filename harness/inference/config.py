@@ -15,21 +15,15 @@ from msgspec import Meta
 from harness.config import AUTO
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast1, Processes, Seconds, Wait
-from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
-from preprocessing.corpus.forms import uncompressed
+from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
+from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
+from preprocessing.corpus.forms import SUFFIXES, uncompressed
 
 STDIN = "-"
-KINDS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "txt",
-}
+KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
 """Ending of an input -> its format."""
+WRITTEN = ("csv", "tsv", "jsonl", "parquet")
+"""Formats of predictions."""
 Form = Literal["text", "json", "html"]
 ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".html", ".htm"), "html"),
@@ -134,7 +128,7 @@ def beside(inputs: Sequence[str]) -> str:
     name = Path(inputs[0].rstrip("/")).name
     ending = Path(uncompressed(name)).suffix
     stem = re.split(r"\W*[*?[]" if re.search("[*?[]", name) else r"\.", name)[0]
-    return f"{stem}-predicted{ending if KINDS.get(ending, 'txt') != 'txt' else '.csv'}".lstrip("-")
+    return f"{stem}-predicted{ending if KINDS.get(ending) in WRITTEN else '.csv'}".lstrip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +141,11 @@ class ReadingConfig:
     texts: list[str] = field(default_factory=list)
     """Texts; - is standard input, one text a line. Names of files are taken for --input."""
     input: str | list[str] | None = None
-    """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .parquet,
-    or .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard input."""
-    column: str | None = None
-    """Column of the input that holds the text; null: that of the training corpus, or text."""
+    """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
+    .parquet, .xlsx, or .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard
+    input."""
+    column: Name | Names | None = None
+    """Column of the input that holds the text, or several; null: those of the training corpus, or text."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
 
@@ -180,7 +175,7 @@ class ReadingConfig:
 class PredictConfig(ReadingConfig):
     """Predict texts given on the command line, or every row of files of any size."""
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"] = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     missing: Literal["error", "keep"] = "error"
     """Rows without a text: error refuses them before predicting anything, keep predicts an empty text."""
@@ -238,7 +233,7 @@ class ExplainConfig(ReadingConfig):
     Texts are given on the command line, by - on standard input, one a line, or as the rows of a file.
     """
 
-    input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
+    input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"] = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     rows: AtLeast1 | None = None
     """Explain only this many rows of the input; null: all."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.linear import Linear
+from harness.baseline.linear import Linear, in_order
 from harness.baseline.linear import check as check_linear
 from harness.config import EvaluationConfig
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
@@ -62,11 +62,7 @@ def label_with_baseline(config: LabelConfig) -> Path:
     found: list[Scored] = []
     for name in (VALIDATION, UNLABELLED):
         split = Split(config.data, manifest, name).check()
-        rows, labels = (
-            np.concatenate([getattr(block, column) for block in split.blocks]).astype(np.int64)
-            for column in ("row", "label")
-        )
-        found.append((rows, labels, linear.logits(split)))
+        found.append((in_order(split, "row"), in_order(split, "label"), linear.logits(split)))
     _, labels, logits = found[0]
     path = Path(config.output) if config.output else path_of(config.data, "baseline")
     write(config, path, manifest, found, decide(logits, labels, EvaluationConfig()), teacher="baseline")

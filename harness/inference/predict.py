@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.config import KINDS, PredictConfig, beside
+from harness.inference.config import KINDS, WRITTEN, PredictConfig, beside
 from harness.inference.rows import (
     Layout,
     columns_of,
@@ -125,7 +125,7 @@ class ScoredPart(engine.Part[Made]):
 
 def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
     """Blocks of rows with their ids; another thread reads and encodes the next block meanwhile."""
-    needed = None if layout.top is None else [part.file.source.text_column]  # other columns are copied as bytes
+    needed = None if layout.top is None else part.file.source.text_columns  # other columns are copied as bytes
     pieces = tables.iter_rows(part, needed, layout.schema)
     steps = ((rows, scorer.encode(texts_of(part, rows, layout.missing))) for rows in pieces)
     with ThreadPoolExecutor(1) as pool:
@@ -218,7 +218,7 @@ def target_of(config: PredictConfig) -> Path:
     target = Path(config.output).expanduser()
     if config.output.endswith("/") or (target.exists() and not target.is_file()):
         raise ConfigError(f"--output {config.output}: is not a file; name one, as in predicted.parquet")
-    if KINDS.get(target.suffix.lower(), "txt") == "txt":
+    if KINDS.get(target.suffix.lower()) not in WRITTEN:
         raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
     return target
 
@@ -318,7 +318,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     progress = engine.Progress("checking the input", total, screen=Screen(errors=True, quiet=quiet))
     schema = pa.schema([])
     for part in every:
-        for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
+        for rows in tables.iter_rows(part, None if of_json else part.file.source.text_columns):
             texts_of(part, rows, layout.missing)
             schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
         progress.advance(part.cut.rows, part.bytes)

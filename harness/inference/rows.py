@@ -67,14 +67,14 @@ def find(
             f"--input: {name} is {first} and {other} is {second}; predict one kind at a time, or set --format"
         )
     text = source.text_column
-    columns = [*({reading.source.text_column} - {AUTO}), TEXT] if text == AUTO else [text]
+    columns = [text] if text != AUTO else [*([known] if (known := reading.source.text_column) != AUTO else []), TEXT]
     reading = replace(reading, source=replace(reading.source, part_mb=part_mb, text_column=columns[-1]))
     return [opened(*one, reading, columns) for one in found]
 
 
-def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequence[str]) -> File:
-    """Open one file, whose texts are in the first of ``columns`` that it has; print its format if it was detected.
-    Raises ``DataError``.
+def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequence[str | list[str]]) -> File:
+    """Open one file, whose texts are in the first of ``columns`` (each one or several) that it has; print its format if
+    it was detected. Raises ``DataError``.
     """
     source, known = reading.source, reading.dialect
     if kind == "tsv" and source.delimiter is None and known is None:
@@ -89,9 +89,10 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
         seen = tables.sample(file)  # a file without header
     if seen.file.form and seen.file.form.recorded:
         tell(f"input: {file.name}: {seen.file.form}")
-    chosen = next((one for one in columns if one in seen.columns), None)
+    lacking = [[one for one in ([its] if isinstance(its, str) else its) if not seen.has(one)] for its in columns]
+    chosen = next((its for its, none in zip(columns, lacking, strict=True) if not none), None)
     if chosen is None and (seen.columns or form != "jsonl"):  # a file without rows is refused later
-        raise DataError(f"{file.name}: no column {columns[0]!r}; it has {listed(seen.columns)}; use --column")
+        raise DataError(f"{file.name}: no column {lacking[0][0]!r}; it has {listed(seen.columns)}; use --column")
     source = replace(seen.file.source, text_column=chosen or columns[-1])
     return replace(seen.file, source=source, form=None)
 
@@ -113,7 +114,7 @@ def named(given: str, kind: str, work: Path) -> Iterator[tuple[str, str, str]]:
         elif found := KINDS.get(Path(uncompressed(name)).suffix) if kind == "auto" else kind:
             yield found, name, name
         else:
-            mend = "use .csv, .tsv, .jsonl, .parquet or .txt, or set --format"
+            mend = "use .csv, .tsv, .jsonl, .parquet, .xlsx or .txt, or set --format"
             raise ConfigError(f"--input {name}: unknown ending; {mend}")
 
 
@@ -126,7 +127,7 @@ def files_of_folder(name: str) -> list[tuple[str, str]]:
     shown = sorted(one for one in files if not HIDDEN.search(one.removeprefix(root)))
     kinds = [(KINDS[suffix], one) for one in shown if (suffix := Path(uncompressed(one)).suffix) in KINDS]
     if not kinds:
-        raise DataError(f"{name}: holds no .csv, .tsv, .jsonl, .parquet or .txt; check --input")
+        raise DataError(f"{name}: holds no .csv, .tsv, .jsonl, .parquet, .xlsx or .txt; check --input")
     return kinds if {kind for kind, _ in kinds} != {"txt"} else [("folder", root)]
 
 
@@ -164,14 +165,11 @@ def text_of(line: bytes, number: int) -> str:
 
 def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
     """The texts of some rows. Raises ``DataError`` for a row without one, unless ``missing`` makes it an empty text."""
-    name, number = part.file.source.text_column, len(rows.table)
-    if name not in rows.table.column_names:  # none of these rows has this key
-        texts: list[str | None] = [None] * number
-    else:
-        texts = tables.as_text(part, rows.table[name], np.arange(rows.first, rows.first + number), name).to_pylist()
+    texts = tables.joined(part, rows.texts, np.arange(rows.first, rows.first + len(rows.table))).to_pylist()
     if not missing and part.file.format != "txt" and not all(texts):
         empty = next(row for row, text in enumerate(texts, rows.first) if not text)
-        what = "holds no text; remove it" if part.texts else f"column {name!r} holds no text; fill or remove the row"
+        columns = listed(part.file.source.text_columns)
+        what = "holds no text; remove it" if part.texts else f"column {columns} holds no text; fill or remove the row"
         raise tables.fail(part, empty, f"{what}, or set --missing keep")
     return [text or "" for text in texts]
 
@@ -180,7 +178,7 @@ def texts_in(files: Sequence[File], stage: Path, missing: bool = False) -> Itera
     """Lists of all texts of some files; ``missing`` is as for ``texts_of``."""
     for file in files:
         for part in sources.scan(file, stage).parts:
-            for rows in tables.iter_rows(part, None if file.format == "jsonl" else [file.source.text_column]):
+            for rows in tables.iter_rows(part, None if file.format == "jsonl" else file.source.text_columns):
                 yield texts_of(part, rows, missing)
 
 
@@ -266,8 +264,8 @@ class Records(list[str]):
 
 def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
     """The columns of a file; for JSON lines those in ``schema``."""
-    text = part.file.source.text_column
-    others = {"txt": [text], "folder": [tables.FILE, text], "jsonl": schema.names if schema else []}
+    texts = part.file.source.text_columns
+    others = {"txt": texts, "folder": [tables.FILE, *texts], "jsonl": schema.names if schema else []}
     return list(part.columns) or others.get(part.file.format, [])
 
 

@@ -1,26 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training can start from: ``padless recipes`` lists and copies recipes, ``padless checkpoint RUN`` says from
-which steps a run can go on.
+"""What there is to start from: ``padless recipes`` lists and copies recipes, ``padless init FILE`` writes a
+configuration for a file of texts, ``padless runs`` lists runs, ``padless checkpoint RUN`` says from which steps one can
+go on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
+from harness.config import LaunchRecipe, flat, to_dict
 from harness.rundir import checkpoint, layout
+from harness.rundir.json_files import MOST_LINES
+from harness.rundir.metrics_log import parse_row
+from harness.rundir.records import is_free, known_status, read_config
+from harness.rundir.results import read_figures
 from harness.scores.figures import CHOSEN_BY
-from preprocessing.base import atomic, configuration
+from preprocessing.base import atomic, cli, configuration
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import nearest
-from preprocessing.base.terminal import Screen, size
+from preprocessing.base.help_page import nearest, plain
+from preprocessing.base.split_names import TEST
+from preprocessing.base.terminal import Column, Screen, counted, public_values, size, table
+from preprocessing.base.untrusted import listed, read_bytes
+from preprocessing.config import EMBEDDED, PreprocessConfig, SourceConfig, SplitConfig
+from preprocessing.corpus import columns, sources
+from preprocessing.corpus.tables import sample
+from preprocessing.dataset.shards import MANIFEST
+from preprocessing.labels import as_found
 
 EVERY = "all"
+ASKED = (
+    *("output", "source.path", "source.text_column", "source.label_column", "source.labels", "text.max_tokens"),
+    *("splits.validation", "splits.test", "splits.column", "splits.group_column"),
+)
+"""Keys of ``prepare`` that are written for any file."""
+MAIN = ("accuracy", "perplexity")
+"""The figure of a run, by its task."""
+RUN_COLUMNS = (
+    Column(key="run", title="run", right=False),
+    Column(key="data", title="data", right=False, weight=1, shrinks=True),
+    Column(key="step", title="step", weight=2),
+    Column(key="validation", title="val acc"),
+    Column(key="test", title="test acc"),
+    Column(key="changed", title="changed", right=False),
+    Column(key="state", title="state", right=False),
+)
 NAME_CELLS = 18
 """Cells of the column of names."""
 
@@ -100,6 +136,157 @@ def copy(chosen: Mapping[str, Path], config: RecipesConfig) -> None:
         with storing(target, otherwise="name another --output"):
             atomic.write_bytes(target, content)
         Screen().say(str(target))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Look at files of labelled texts, and write a configuration with the keys that matter for them: what each means,
+    and what was found. padless prepare and padless train take it as --config; each reads its own section.
+    """
+
+    SUBJECT = ("source.path",)
+    output: str | None = None
+    """File to write, which must not exist; null: NAME.yaml here, where NAME is that of the first file."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    splits: SplitConfig = field(default_factory=SplitConfig)
+
+
+def init(config: InitConfig) -> None:
+    """Write the configuration. Raises ``ConfigError`` if the file exists, ``DataError`` as ``prepare`` does."""
+    name = Path(config.source.path[0].rstrip("/")).name.partition(".")[0].strip("*") or "mine"
+    target = Path(config.output or f"{name}.yaml")
+    if target.exists():
+        raise ConfigError(f"{target}: is there already; name another file with -o")
+    found = columns.resolved(list(sources.files(config.source, config.splits)))
+    first = next(file for file in found.files if not file.is_unlabelled)
+    facts = [*found.lines, *columns.hints(found.files, True)]
+    given = found.applied(PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits))
+    detected: dict[str, Any] = {}
+    if first.format != "folder" and first.name != EMBEDDED:
+        seen = sample(first)
+        values = Counter(map(as_found, seen.values[first.source.label_column]))
+        rows = zip(*(seen.values[name] for name in first.source.text_columns), strict=True)
+        half, most = np.percentile([len(" ".join(map(str, row)).split()) for row in rows], (50, 95))
+        facts.append(f"texts: half have at most {half:,.0f} words, and 1 in 20 more than {most:,.0f}")
+        some = listed([f"{label} ({number:,})" for label, number in values.most_common() if label])
+        facts.append(f"labels of the {values.total():,} rows looked at: {some}")
+        if missing := values[None] + values[""]:
+            facts.append(f"{counted(missing, 'row')} without a label: left out by source.missing_label")
+            detected["source.missing_label"] = "drop"
+        recorded = seen.file.form.recorded if seen.file.form else {}
+        detected |= {f"source.{key}": its for key, its in recorded.items() if hasattr(given.source, key)}
+    chosen, usual = flat(to_dict(given)) | detected, flat(to_dict(PreprocessConfig(output="")))
+    prepared = {key: its for key, its in chosen.items() if key in ASKED or its != usual.get(key, its)}
+    trained = {"data": f"data/{name}", **cli.from_file(LaunchRecipe, str(LaunchRecipe.DEFAULT))}
+    usage = [f"padless {command} --config {target}" for command in ("prepare", "train")]
+    lines = [f"# {plain(line)}" for line in (*usage, *facts)]
+    lines += [*section("prepare", PreprocessConfig, prepared), *section("train", LaunchRecipe, trained)]
+    with storing(target, otherwise="name another file with -o"):
+        atomic.write_text(target, "\n".join(lines) + "\n")
+    Screen().say(f"{target}: written, with what was found; next: {usage[0]}")
+
+
+def section(name: str, config_class: type, values: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a section: each key below its text."""
+    yield f"\n{name}:"
+    group = ""
+    for key, option in configuration.options_of(config_class).items():
+        if key in values:
+            head, _, last = key.rpartition(".")
+            if head != group:
+                yield f"  {head}:"
+            group, indent = head, "    " if head else "  "
+            yield from textwrap.wrap(
+                plain(option.text), 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+            )
+            value = option.value(values[key])
+            value = value[0] if key == "source.path" and len(value) == 1 else value
+            written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1 << 20)
+            yield f"{indent}{last}: {written.removesuffix('...' + chr(10)).strip()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsConfig:
+    """The runs below a folder, newest first: dataset, step, accuracy on validation (of the best epoch) and on test,
+    last change, state. Runs with several seeds or folds are one line, with their mean.
+    """
+
+    SUBJECT = ("folder",)
+    folder: str = "runs"
+    """Where to look, at any depth."""
+    json: bool = False
+    """Print one JSON list."""
+
+
+def runs(config: RunsConfig) -> None:
+    """List the runs. Raises ``DataError`` if there is no such folder."""
+    folder, screen = Path(config.folder), Screen()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name the one that holds your runs, as in padless runs work/runs")
+    found = [
+        together(list(map(facts_of, paths))) if layout.members(paths[0].parent) else facts_of(paths[0])
+        for paths in places(folder, set())
+    ]
+    found.sort(key=lambda one: str(one["changed"]), reverse=True)
+    if config.json:
+        print(json.dumps(found, indent=2))
+    elif found:
+        screen.table(table(RUN_COLUMNS, list(map(row_of, found)), screen.width))
+    else:
+        print(f"{folder}: no runs yet; the first: padless train data/mine -o {folder / 'mine'}")
+
+
+def places(folder: Path, seen: set[Path]) -> Iterator[list[Path]]:
+    """The run directories below a folder, those of several seeds or folds together. Datasets are not searched."""
+    with contextlib.suppress(OSError):  # what may not be read is left out
+        if layout.holds_run(folder):
+            yield [folder]
+        elif members := layout.members(folder):
+            yield [one.path for one in members]
+        elif (place := folder.resolve()) not in seen and not (folder / MANIFEST).exists():
+            seen.add(place)
+            for path in sorted(folder.iterdir()):
+                if path.is_dir() and not path.name.startswith("."):
+                    yield from places(path, seen)
+
+
+def facts_of(run: Path) -> dict[str, Any]:
+    """One run as plain values; what is damaged is left out, and said in ``reason``."""
+    written = [path.stat().st_mtime for path in (run / layout.STATUS, run / layout.METRICS, run) if path.exists()]
+    facts: dict[str, Any] = {"run": str(run), "data": None, "step": 0, "validation": None, "test": None, "reason": None}
+    facts |= {"changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(written[0])), "state": "starting"}
+    try:
+        facts |= {key: its for key, its in known_status(run).items() if key in facts and its != ""}
+        if facts["state"] == "running" and is_free(run):
+            facts["state"] = "interrupted"
+        facts["data"] = public_values(read_config(run).get("data"))
+        log = read_bytes(run / layout.METRICS, MOST_LINES).splitlines(keepends=True)
+        rows = (parse_row(line) or {} for line in reversed(log) if b'"best"' in line)
+        best = next((row for row in rows if row.get("best")), {})
+        figure = next((name for name in MAIN if name in best), MAIN[0])
+        test = read_figures(run, TEST) or {}
+        facts |= {"figure": figure, "validation": best.get(figure), "test": test.get(figure)}
+    except (DataError, FileNotFoundError) as error:
+        facts["reason"] = facts["reason"] or str(error)
+    return facts
+
+
+def together(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of runs of one command: the newest one's, with the means of their figures."""
+    newest = max(each, key=lambda one: str(one["changed"]))
+    finished = sum(one["state"] == "finished" for one in each)
+    known = {split: [one[split] for one in each if one[split] is not None] for split in ("validation", "test")}
+    means = {split: sum(values) / len(values) if values else None for split, values in known.items()}
+    state = f"{finished}/{len(each)} finished"
+    return {**newest, **means, "run": str(Path(newest["run"]).parent), "state": state, "runs": each}
+
+
+def row_of(one: Mapping[str, Any]) -> dict[str, str]:
+    """A line of the table."""
+    cells = {key: "" if one[key] is None else str(one[key]) for key in ("run", "data", "state")}
+    is_old = not one["changed"].startswith(time.strftime("%Y"))
+    cells |= {"step": f"{one['step']:,}", "changed": one["changed"][:10] if is_old else one["changed"][5:]}
+    return cells | {split: f"{one[split]:.4f}" for split in ("validation", "test") if one[split] is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

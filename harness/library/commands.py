@@ -47,13 +47,13 @@ _training = threading.Lock()
 def prepare(
     source: Source,
     *,
-    text: str | None = None,
+    text: str | list[str] | None = None,
     label: str | None = None,
     output: str | Path,
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Build the dataset directory ``output`` from a frame, or from files as ``padless prepare`` takes them.
+    """Build the dataset directory ``output`` from a frame (pandas, polars, Arrow, …), or from files.
 
     ``text`` and ``label`` name columns; without them, they are detected if only one fits. ``config`` is a YAML file or
     a recipe; ``options`` maps keys to values, as in ``{"splits.test": 0.2}`` or ``{"splits": {"test": 0.2}}``, and
@@ -69,10 +69,16 @@ def prepare(
 
 
 def build(
-    source: Any, *, text: str | None, label: str | None, output: str | Path, config: Any = None, options: Any = None
+    source: Any,
+    *,
+    text: str | list[str] | None,
+    label: str | None,
+    output: str | Path,
+    config: Any = None,
+    options: Any = None,
 ) -> Dataset:
     """``prepare``, without a word on rows that were left out."""
-    is_frame = hasattr(source, "iloc")
+    is_frame = hasattr(source, "iloc") or hasattr(source, "__arrow_c_stream__")
     paths = [pipeline.FRAME] if is_frame else [source] if isinstance(source, str | Path) else list(source)
     columns = {f"source.{key}_column": name for key, name in (("text", text), ("label", label)) if name is not None}
     chosen = {**flat(options or {}), "source.path": paths, "output": output, **columns}
@@ -86,7 +92,7 @@ def train(
     data: Dataset | Source,
     run: str | Path | None = None,
     *,
-    text: str | None = None,
+    text: str | list[str] | None = None,
     label: str | None = None,
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,

@@ -106,7 +106,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         seed = self.random_state
         seed = check_random_state(seed).randint(1 << 31) if isinstance(seed, np.random.RandomState) else seed or 0
         given = {key: getattr(self, name) for name, key in KEYS.items() if getattr(self, name) is not None}
-        keys = {"quiet": not self.verbose, "seed": seed, **given, **flat(self.options or {})}
+        keys = {"quiet": not self.verbose, "baseline": "none", "seed": seed, **given, **flat(self.options or {})}
         split = {"splits.test": 0, "splits.validation": self.validation_fraction, "splits.column": None}
         of_data = {"quiet": keys["quiet"], "seed": seed, "executor.workers": 1, **split, **taken_from(keys)}
         with ExitStack() as stack:

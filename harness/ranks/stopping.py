@@ -20,7 +20,6 @@ sentence: for a refusal, rank 0 ends that launcher instead.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -42,8 +41,6 @@ from preprocessing.base.terminal import tell
 EXIT_CODE = processes.PREEMPTED
 SIGNALS = processes.OF_TRAININGS
 LOOK_EVERY_S = 0.5
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that the kernel sends when the parent dies."""
 MARGIN_S = 10.0
 """A collective with its own time limit has this much longer to raise before the watchdog ends the process."""
 STOP_LIMIT_S = 45.0
@@ -148,9 +145,9 @@ def install() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
             signal.signal(number, _note)
     unblock()
-    if LAUNCH_ID in os.environ and sys.platform == "linux":
+    if LAUNCH_ID in os.environ:
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGUSR2))
+        processes.on_parents_death(signal.SIGUSR2)
 
 
 @contextmanager

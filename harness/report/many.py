@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.baseline.results import read_folds
+from harness.baseline.results import find_results
 from harness.report.plots import capital
 from harness.rundir.bundle_files import read_info
 from harness.rundir.layout import BUNDLE, EVALUATION, OUT_OF_FOLD, Member, listed, storage
@@ -116,7 +116,8 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
     runs are better; None if it was not measured on all folds.
     """
     data = read_config(runs[0].path)["data"]
-    found = [chosen(each) for each in read_folds(data, values["dataset"], len(runs))]
+    names = [one.name for one in runs]
+    found = list(map(chosen, find_results(runs[0].path, data, values["dataset"], names)[1].values()))
     if len(found) != len(runs) or VALIDATION not in values["splits"]:
         return None
     mine = [one["splits"][VALIDATION]["accuracy"] for one in values["runs"]]

@@ -22,7 +22,7 @@ from preprocessing.base.split_names import UNLABELLED
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
-from preprocessing.corpus.tables import as_text, read_table
+from preprocessing.corpus.tables import joined, read_table
 from preprocessing.dataset.shards import Manifest
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
@@ -100,7 +100,7 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
         raise DataError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
     if file.format != "folder" and addresses.identity(file.address)["bytes"] != entry["bytes"]:
         raise changed
-    column, offset = file.source.text_column, entry["first_row"] - 1
+    offset = entry["first_row"] - 1
     found: dict[int, str] = {}
     with temporary_folder() as stage:
         plan = scan(file, stage)
@@ -110,7 +110,7 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
             numbers = np.arange(part.cut.first_row, part.cut.first_row + part.cut.rows)
             places = np.flatnonzero(np.isin(numbers + offset, rows))
             if len(places):
-                texts = as_text(part, read_table(part, [column])[column], numbers, column)
+                texts = joined(part, read_table(part, file.source.text_columns), numbers)
                 found |= {int(numbers[at] + offset): texts[int(at)].as_py() or "" for at in places}
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.results import Comparison, compare, read_results
+from harness.baseline.results import Comparison, compare, find_results
 from harness.config import LANGUAGE_MODEL, flat
 from harness.data.views import held_out
 from harness.rundir.bundle_files import stored_info
@@ -24,8 +25,9 @@ from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, CONFIG, METRICS, THROUGHPUT
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import known_status, read_attempts, read_config, read_environment
-from harness.rundir.results import Measured, read_measured
+from harness.rundir.results import AGAIN, Measured, read_hits, read_measured
 from harness.scores.figures import CHOSEN_BY, FIGURES
+from harness.scores.intervals import of_difference
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import public_values
@@ -142,10 +144,10 @@ def beside_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]
     Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures.
     """
     info = stored_info(run / BUNDLE)
-    linear = read_results(data, info.dataset if info is not None else None)
+    folder, linear = find_results(run, data, info.dataset if info is not None else None)
     if info is not None and info.fold is not None:
         linear.pop(VALIDATION, None)
-    return linear, compare(read_measured(run), data, linear)
+    return linear, compare(read_measured(run), folder, linear)
 
 
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
@@ -194,6 +196,25 @@ def dataset_groups(runs: Sequence[RunFacts]) -> list[int]:
     """For each run the number of its dataset; a run with an unknown dataset is a group of its own."""
     keys = [run.fingerprint or str(run.directory) for run in runs]
     return [list(dict.fromkeys(keys)).index(key) for key in keys]
+
+
+def differences(runs: Sequence[RunFacts], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Accuracy of the runs of ``ranked`` minus that of the first of the same dataset, over the same rows, with its 95 %
+    interval; without runs that have no predictions.
+    """
+    firsts: dict[tuple[int, str], tuple[str, np.ndarray, np.ndarray]] = {}
+    found = []
+    for run, name, group in zip(runs, names, dataset_groups(runs), strict=True):
+        with suppress(DataError):
+            if run.measured is not None:
+                split = run.measured.split
+                rows, hits = read_hits(run.measured.directory, split, AGAIN)
+                first, same_rows, other = firsts.setdefault((group, split), (name, rows, hits))
+                if first != name and np.array_equal(rows, same_rows):
+                    low, high = of_difference(hits, other)
+                    about = {"run": name, "minus": first, "split": split, "rows": len(rows)}
+                    found.append({**about, "accuracy": float(hits.mean() - other.mean()), "low": low, "high": high})
+    return found
 
 
 def best_values(runs: Sequence[RunFacts]) -> dict[str, float]:

@@ -129,7 +129,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     try:
         text = read_bytes(path, MOST_CONFIG).decode()
         parse_yaml(text)  # refuses aliases that would expand beyond memory
-        content = parse_json(json.dumps(yaml.safe_load(text)).encode())
+        content = parse_json(json.dumps(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))).encode())
     except FileNotFoundError:
         refuse_many(run)
         raise DataError(f"{path}: missing: {run} is not a run directory") from None

@@ -41,7 +41,7 @@ Plain = str | bool | int | float | None
 class SourceFacts:
     """The options of ``source`` in ``READ_WITH``, and the dialect."""
 
-    text_column: str | None = None
+    text_column: str | list[str] | None = None
     label_column: str | None = None
     labels: dict[str, list[Plain]] | str | None = None
     neutral: list[Plain] | None = None

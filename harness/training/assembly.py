@@ -151,7 +151,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     with world.together("reading the checkpoint"):
         if step is not None and start is None:
             start = checkpoint.verify(checkpoint.path_of(config.run, step))
-        writer.begin(step or 0)
+        writer.go_on(step or 0)
     return manifest, start
 
 

@@ -145,12 +145,12 @@ def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beg
         return
     with world.together("looking for word vectors"):
         if world.is_main and source == "own":
-            found.vectors = kept_vectors(config, manifest)
-            if found.vectors is None and config.dry_run:
-                why = "a dry run learns none; the run itself does before its first step"
-                found.choices["vectors"] = Choice("random", why)
-            elif found.vectors is None and importlib.util.find_spec("gensim") is None:
+            found.vectors, why = kept_vectors(config, manifest), ""
+            if importlib.util.find_spec("gensim") is None:
                 why = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
+            elif config.dry_run:
+                why = "a dry run learns none; the run itself does before its first step"
+            if found.vectors is None and why:
                 found.choices["vectors"] = Choice("random", why)
             elif found.vectors is None:
                 folder = folder_of(config.data)

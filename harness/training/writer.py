@@ -86,6 +86,9 @@ class Sink:
     A sink never ends the run: it reports its own errors, or keeps them until the run asks.
     """
 
+    def begin(self) -> None:
+        """All checks have passed; sinks that are added later do not hear it."""
+
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Receive figures, each a number, a short text or None; ``kind`` is train, validation, test, or another name
         for figures that belong to no step.
@@ -247,9 +250,11 @@ class RunWriter(Sink):
             self.lock = claim(self.config)
             self.had_finished = known_status(self.directory).get("state") == "finished"
 
-    def begin(self, step: int) -> None:
+    def go_on(self, step: int) -> None:
         """Called after all checks have passed: the run continues from ``step``. Raises ``StorageError``."""
         self.begun = True
+        for sink in self.sinks:
+            sink.begin()
         self.status(step)
         if self.active:
             HEARTBEAT.last_words = self.give_up

@@ -33,6 +33,8 @@ OWN = ("config", "help", "print_config")
 """Options that every command has."""
 OUTPUTS = ("o", "out", "output", "outdir", "output_dir", "out_dir")
 """What people type for ``-o``."""
+SECTIONS = ("prepare", "train")
+"""Keys of a YAML file for both commands."""
 TEXTS = "texts"
 """The key whose words may hold any bytes: those that are not UTF-8 become U+FFFD."""
 PLACES = {"data": "dataset.json", "run": "status.json"}
@@ -141,8 +143,9 @@ def parse(
 
     Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
     that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
-    the kind of recipes that ``--config`` finds by name; ``HINT``, the end of the sentence about an unknown key. The
-    other parameters are for ``--help``, which ends the program. Raises ``ConfigError``.
+    the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
+    end of the sentence about an unknown key. The other parameters are for ``--help``, which ends the program. Raises
+    ``ConfigError``.
     """
     config: Config
     config, _ = parse_all(
@@ -247,20 +250,24 @@ def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tupl
 
 
 def from_file(config_class: type, path: str) -> dict[str, Any]:
-    """The values of a YAML file by their dotted keys. Raises ``ConfigError``."""
+    """The values of a YAML file, or of this command's section in it, by their dotted keys. Raises ``ConfigError``."""
 
     def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for name, value in content.items():
             key = prefix + name
-            if key in groups and isinstance(value, dict):
+            if key == own and isinstance(value, dict):
+                yield from leaves(value)
+            elif key in groups and isinstance(value, dict):
                 yield from leaves(value, f"{key}.")
+            elif key in SECTIONS and own in SECTIONS and key != own:
+                continue
             elif key in options:
                 yield key, value
             elif key not in groups or value not in NULLS:
                 what = f"no value follows {key!r}" if key in groups else f"unknown key {key!r}"
                 raise ConfigError(f"{path}: {what}{unknown(config_class, key, dashes='')}")
 
-    options, groups = options_of(config_class), groups_of(config_class)
+    options, groups, own = options_of(config_class), groups_of(config_class), getattr(config_class, "SECTION", None)
     return dict(leaves(configuration.read_config(path)))
 
 

@@ -246,7 +246,7 @@ def parse_yaml(content: str) -> Any:
     inside: list[list[Any]] = [[]]
     """The contents of the open lists and mappings, the outermost first."""
     try:
-        for event in yaml.parse(content, yaml.SafeLoader):
+        for event in yaml.parse(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
                 raise ValueError("an alias (*name) or a tag (!name); write the value itself")
             if isinstance(event, yaml.ScalarEvent):
@@ -263,8 +263,9 @@ def parse_yaml(content: str) -> Any:
             getattr(error, "problem", None) or " ".join(str(error).split()),
             getattr(error, "problem_mark", None),
         )
-        what = "begins with a tab; indent with blanks" if r"'\t'" in problem else problem
-        raise ValueError(f"line {mark.line + 1}: {what}" if mark else what) from None
+        if mark and "cannot start any token" in problem and "\n\t" in f"\n{content}":
+            problem = "begins with a tab; indent with blanks"
+        raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
     if len(inside[0]) > 1:
         raise ValueError("several documents; one is read")
     return inside[0][0] if inside[0] else NULL

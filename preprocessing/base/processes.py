@@ -10,6 +10,7 @@ library. No file is damaged even then: files get their names when they are compl
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import platform
@@ -149,6 +150,11 @@ AGAIN_S = 0.5
 """Interval at which the signal is sent to the main thread again."""
 NOTHING = "no partial output is left; run the same command again"
 
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that the kernel sends when the parent dies."""
+PARENT = "PADLESS_PARENT"
+"""Environment variable: the process with which this command is to end, its parent."""
+
 _heard: list[str] = []
 _kept: list[str] = []
 _state = {"listens": False, "armed": False}
@@ -164,6 +170,12 @@ def heard() -> str | None:
     return _heard[0] if _heard else None
 
 
+def on_parents_death(number: int) -> None:
+    """Have the kernel send this signal when the parent of this process dies; has no effect outside Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
 def listen() -> None:
     """Handle stop signals from here on. The main thread of a command calls it first.
 
@@ -172,6 +184,10 @@ def listen() -> None:
     if _state["listens"]:
         return
     _state["listens"] = True
+    if (parent := os.environ.pop(PARENT, None)) is not None:
+        on_parents_death(signal.SIGKILL)
+        if parent != str(os.getppid()):  # it died before that
+            os._exit(1)
     taken = [name for name in SIGNALS if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]  # by nohup
     for name in taken:
         signal.signal(getattr(signal, name), _raise)

@@ -65,6 +65,7 @@ SPLIT_NAMES = ("split", "subset")
 DEFAULTS = {"text_column": "text", "label_column": "label"}
 """Names of the columns for a source without columns, such as a folder, or without rows."""
 Holder = TypeVar("Holder", File, PreprocessConfig)
+Names = str | list[str]
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,10 @@ def resolved(files: Sequence[File]) -> Found:
     if first.name != EMBEDDED and first.format != "folder":
         seen = named(sample(first), lines)
         chosen["columns"] = seen.file.source.columns
-        text = column_of(seen, "text", first.source.label_column, lines)
-        label = column_of(seen, "label", text, lines)
-        chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, text, label, lines)}
+        text = column_of(seen, "text", [first.source.label_column], lines)
+        texts = [text] if isinstance(text, str) else text
+        label = str(column_of(seen, "label", texts, lines))
+        chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, texts, label, lines)}
     labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]
     return Found(labelled + of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines), chosen, lines)
 
@@ -169,12 +171,13 @@ def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[
     if first := next((file for file in files if file.format != "folder"), None):
         seen = named(sample(first), lines)
         columns = seen.file.source.columns
-        if text not in seen.columns and len(seen.columns) == 1:
+        texts = [text] if isinstance(text, str) else text
+        if not all(map(seen.has, texts)) and len(seen.columns) == 1:
             text = seen.columns[0]
             lines.append(f"source: {first.name}: the text is column {text!r}, the only one")
-        elif text not in seen.columns:
-            text = column_of(seen, "text", label, lines)
-        ignored = [name for name in (label, first.splits.column) if name in seen.columns and name != text]
+        elif not all(map(seen.has, texts)):
+            text = column_of(seen, "text", [label], lines)
+        ignored = [name for name in (label, first.splits.column) if name in seen.columns and name not in (text, *texts)]
         if ignored:
             what = "no labels and no splits are read from source.unlabelled_path"
             lines.append(f"source: {first.name}: ignored: {listed(ignored)}; {what}")
@@ -189,7 +192,7 @@ def named(seen: Sample, lines: list[str]) -> Sample:
     file, names = seen.file, [f"column_{place}" for place in range(1, len(seen.columns) + 1)]
     if file.form and file.form.recorded:
         lines.append(f"source: {file.name}: {file.form}")
-    if file.format != "csv" or file.source.columns or not begins_with_row(seen):
+    if file.kind != "csv" or file.source.columns or not begins_with_row(seen):
         return seen
     lines.append(f"source: {file.name}: there is no header line; columns are called {', '.join(names)}")
     return replace(seen, file=replace(file, source=replace(file.source, columns=names)), columns=names)
@@ -206,21 +209,25 @@ def begins_with_row(seen: Sample) -> bool:
     return bool(sentences) and are_values and (bool(labels) or seen.file.is_unlabelled)
 
 
-def column_of(seen: Sample, what: str, other: str, lines: list[str]) -> str:
-    """The column of the ``text`` or the ``label``; appends the lines to print to ``lines``.
+def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> Names:
+    """The column of the ``text`` (or columns, as given) or the ``label``; appends the lines to print to ``lines``.
 
-    ``other`` is the column of the other one. Raises ``DataError`` if there are several candidates, or none.
+    ``others`` are those of the other one. Values inside others count where no column is found. Raises ``DataError`` if
+    there are several candidates, or none.
     """
     source, name, key = seen.file.source, seen.file.name, f"{what}_column"
-    given: str = getattr(source, key)
-    if given != AUTO or what in seen.columns:
+    given: Names = getattr(source, key)
+    is_object = any(one.startswith(f"{what}.") for one in seen.nested)
+    if given != AUTO or (what in seen.columns and not is_object):
         return what if given == AUTO else given
     if not any(seen.values.values()):
         raise DataError(f"{name}: the corpus is empty: no row to learn from")
-    values = {one: its for one, its in seen.values.items() if one not in taken(seen, other)}
+    values = {one: its for one, its in seen.values.items() if one not in taken(seen, *others)}
     if what == "label" and source.missing_label != "error":  # then few rows may have a label
         values = {one: [value for value in its if spelling(value)] for one, its in values.items()}
-    found = candidates([looked_at(one, its) for one, its in values.items()], what)
+    judged = [looked_at(one, its) for one, its in values.items()]
+    outer = [column for column in judged if column.name not in seen.nested]
+    found = candidates(outer, what) or candidates(judged, what)
     if len(found) > 1:
         some = "; ".join(f"{one.name!r} ({listed(list(dict.fromkeys(one.texts))[:4])}, …)" for one in found)
         raise DataError(f"{name}: which column is the {what}? It could be {some}; set source.{key}")
@@ -237,16 +244,16 @@ def column_of(seen: Sample, what: str, other: str, lines: list[str]) -> str:
 def taken(seen: Sample, *others: str) -> set[str | None]:
     """Columns that already have another use."""
     splits = seen.file.splits
-    return {*others, splits.column, splits.group_column, *seen.file.source.where}
+    return {*others, splits.column, splits.group_column, splits.time_column, *seen.file.source.where}
 
 
-def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | None:
+def split_of(seen: Sample, texts: list[str], label: str, lines: list[str]) -> str | None:
     """The column of splits, if one is unambiguous; appends a line about it to ``lines``."""
     file = seen.file
     if file.splits.column != AUTO:
         return file.splits.column
-    names = [name for name in seen.columns if name.casefold() in SPLIT_NAMES and name not in taken(seen, text, label)]
-    if file.split is not None or len(names) != 1 or label not in seen.values:
+    names = [name for name in seen.columns if name.casefold() in SPLIT_NAMES and name not in taken(seen, *texts, label)]
+    if file.split is not None or file.splits.time_column or len(names) != 1 or label not in seen.values:
         return None
     known, classes = file.spellings, dict[str | None, set[str]]()
     for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,16 @@ from typing import Any
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect, csv_rows, with_newline
+from preprocessing.corpus.records import (
+    BYTE_ORDER_MARK,
+    SAMPLE_BYTES,
+    Dialect,
+    csv_rows,
+    json_lines,
+    list_in,
+    runs,
+    with_newline,
+)
 from preprocessing.labels import AUTO
 
 SUFFIXES = {
@@ -36,8 +46,10 @@ SUFFIXES = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".xlsx": "xlsx",
 }
-SHEETS = (".xlsx", ".xls", ".ods")
+SHEETS = (".xls", ".xlsb", ".ods")
+JSON_LINES = (".jsonl", ".ndjson")
 UTF8, LATIN = "utf-8", "windows-1252"
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -50,8 +62,6 @@ MOST_HIGH = 0.4
 """Share of letters beyond ASCII that no Western European language reaches."""
 SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
 """Symbols of Windows-1252 within a word: probably letters of a Polish or Czech encoding."""
-SAMPLE_BYTES = 1 << 20
-"""Size of the sample at the beginning of a file."""
 DELIMITERS = ",;\t|"
 DIALECT_BYTES = 1 << 18
 """How much of it is parsed to find the dialect."""
@@ -65,6 +75,8 @@ class Form:
     encoding: str = UTF8
     returns: bool = False
     """Whether lines end at carriage returns alone."""
+    head: str | None = None
+    """JSON: what stands before the list of rows; None for JSON lines."""
     recorded: dict[str, Any] = field(default_factory=dict)
     """For the manifest: what differs from the name and the configuration."""
     word: str = ""
@@ -73,12 +85,16 @@ class Form:
     @property
     def is_plain(self) -> bool:
         """Whether the file is read unchanged; others are first converted to UTF-8 with newlines."""
-        return self.encoding == UTF8 and not self.returns
+        return self.encoding == UTF8 and not self.returns and self.head is None
 
     def converted(self, pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
         """The content of a file as UTF-8 whose lines end at newlines. Raises ``DataError``."""
-        for piece in pieces if self.encoding == UTF8 else as_utf8(pieces, self.encoding, name):
-            yield piece.replace(b"\r", b"\n") if self.returns else piece
+        pieces = pieces if self.encoding == UTF8 else as_utf8(pieces, self.encoding, name)
+        pieces = (piece.replace(b"\r", b"\n") for piece in pieces) if self.returns else pieces
+        if self.head is None:
+            return iter(pieces)
+        lines = json_lines(pieces, self.head, name)
+        return map(b"".join, runs(lines, len, SAMPLE_BYTES + 1))
 
     def __str__(self) -> str:
         """How the file differs from UTF-8 with newlines and the expected dialect."""
@@ -87,9 +103,7 @@ class Form:
         return ", ".join(f"{name} {value}" for name, value in said.items())
 
 
-def form_of(
-    first: bytes, name: str, source: SourceConfig, expected: Dialect, known: Dialect | None, *, is_csv: bool
-) -> Form:
+def form_of(first: bytes, name: str, source: SourceConfig, expected: Dialect, known: Dialect | None, kind: str) -> Form:
     """The form of a file from its ``first`` bytes; ``known`` is the dialect of the training corpus, if there is one."""
     sample, whole = first[:SAMPLE_BYTES], len(first) < SAMPLE_BYTES
     encoding = encoding_of(sample, name) if source.encoding == AUTO else source.encoding
@@ -98,13 +112,16 @@ def form_of(
     returns = b"\r" in sample and b"\n" not in sample
     sample = sample.removeprefix(BYTE_ORDER_MARK).replace(b"\r", b"\n" if returns else b"\r")
     fixed = source.delimiter is not None and known is None
-    dialect = dialect_of(sample, expected, fixed=fixed, whole=whole, known=known) if is_csv else expected
+    dialect = dialect_of(sample, expected, fixed=fixed, whole=whole, known=known) if kind == "csv" else expected
+    head = list_in(sample) if kind == "jsonl" and not uncompressed(name).endswith(JSON_LINES) else None
     recorded = {name: value for name, value in vars(dialect).items() if value != getattr(expected, name)}
     recorded |= {"line_end": "\r"} if returns else {}
+    recorded |= {"list": [*json.loads(head + "[]}")][-1]} if head and head.strip() else {}
     if encoding == UTF8:
-        return Form(dialect, encoding, returns, recorded)
+        return Form(dialect, encoding, returns, head, recorded=recorded)
     word = re.search(r"\w*[^\W\x00-\x7f]\w*", sample.decode())
-    return Form(dialect, encoding, returns, recorded | {"encoding": encoding}, word[0][:30] if word else "")
+    recorded |= {"encoding": encoding}
+    return Form(dialect, encoding, returns, head, recorded=recorded, word=word[0][:30] if word else "")
 
 
 def format_of(address: str, source: SourceConfig) -> str:
@@ -114,7 +131,7 @@ def format_of(address: str, source: SourceConfig) -> str:
     suffix = Path(uncompressed(address)).suffix
     known = SUFFIXES.get(suffix) or format_by_content(next(addresses.stream(address), b"")[:1024])
     if known is None:
-        sheet = "; write the sheet as CSV first" if suffix in SHEETS else "; set csv, jsonl, parquet or folder"
+        sheet = "; save the sheet as .xlsx or CSV" if suffix in SHEETS else "; set csv, jsonl, parquet, xlsx or folder"
         raise ConfigError(f"source.format: auto cannot tell what {address} holds{sheet}")
     return known
 
@@ -125,9 +142,11 @@ def format_by_content(first: bytes) -> str | None:
         return "parquet"
     if first.startswith(tuple(MARKS)):
         return "csv"
+    if first.startswith(b"PK") and re.search(rb"xl/|\[Content_Types\]|docProps/", first):
+        return "xlsx"
     if not first or b"\0" in first or first.startswith(b"PK"):
         return None
-    return "jsonl" if first.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{") else "csv"
+    return "jsonl" if re.match(rb"\s*(\[\s*)?\{", first.removeprefix(BYTE_ORDER_MARK)) else "csv"
 
 
 def uncompressed(address: str) -> str:

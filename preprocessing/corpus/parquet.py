@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import check_unpacked
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import Cut, check_width, runs
+from preprocessing.corpus.records import MOST_LEVELS, Cut, check_width, runs
 
 BATCH_ROWS, BATCH_BYTES = 2048, 4 << 20
 """Most rows and bytes of a piece."""
@@ -64,7 +65,28 @@ def pieces(opened: pa.NativeFile, name: str, start: int, stop: int, columns: Seq
     """
     with pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file:
         for some in runs(sized(file, name, opened.size(), start, stop, columns), itemgetter(1), BATCH_BYTES):
-            yield pa.Table.from_batches([batch for batch, _ in some]).combine_chunks().select(list(columns))
+            yield chosen(pa.Table.from_batches([batch for batch, _ in some]).combine_chunks(), columns)
+
+
+def chosen(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Some columns, also fields of structs by their dotted names."""
+    if {*columns} <= {*table.column_names}:
+        return table.select(list(columns))
+    found = {}
+    for name in columns:
+        head, *path = [name] if name in table.column_names else name.split(".")
+        found[name] = pc.struct_field(table[head], path) if path else table[head]
+    return pa.table(found)
+
+
+def columns_of(fields: Iterable[pa.Field], before: str = "") -> dict[str, pa.DataType]:
+    """The type of each column, and after them of each field of a struct by its dotted name."""
+    kinds = {before + field.name: field.type for field in fields}
+    for name, kind in [*kinds.items()]:
+        if pa.types.is_struct(kind) and "." not in name[len(before) :] and name.count(".") < MOST_LEVELS:
+            inner = columns_of(map(kind.field, range(kind.num_fields)), f"{name}.")
+            kinds |= {one: its for one, its in inner.items() if one not in kinds}
+    return kinds
 
 
 def sized(

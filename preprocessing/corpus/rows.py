@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from preprocessing.base.split_names import (
     split_number,
 )
 from preprocessing.corpus.sources import File, Part
-from preprocessing.corpus.tables import as_text, bad_utf8, fail, read_table
+from preprocessing.corpus.tables import as_text, bad_utf8, fail, joined, read_table
 from preprocessing.labels import (
     MAX_CLASSES,
     NEUTRAL,
@@ -39,6 +39,11 @@ NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
 MISSING = -3
 """In place of a class number for a row without a label, where labels may be missing."""
+READINGS = ("number", "month_first", "day_first")
+"""How a time may be read; 3/4/2024 is March 4 or 3 April, and 3.4.2024 has its day first."""
+SHORT_DATE = r"^(\d\d?)([./-])(\d\d?)\2\d\d"
+ANY_DATE = rf"{SHORT_DATE}|^\d{{4}}[./-]\d|(?i:.*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec).*\d{{4}})"
+"""With its year; pandas would take what is missing from today."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,18 @@ class Piece:
     """Rows left out because they have no label."""
     group: np.ndarray | None = None
     """uint64, a hash of each row's group, or ``NO_GROUP``; None without ``splits.group_column``."""
+    times: dict[str, np.ndarray] = field(default_factory=dict)
+    """With ``splits.time_column``, for each of ``READINGS`` float64: each row's time, dates as microseconds since 1970;
+    NaN for an empty cell, and for what cannot be read so."""
 
 
 def read(part: Part) -> Piece:
     """Read one part. Raises ``DataError`` naming file and row."""
     source, table = part.file.source, read_table(part, list(part.file.wanted))
     rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
+    if part.drawn is not None:
+        rows = np.array(part.drawn, np.int64)
+        table = table.take(rows - part.cut.first_row)
     kept = np.ones(len(table), bool)
     for column, value in source.where.items():
         same = pc.equal(as_text(part, table[column], rows, column), value)
@@ -86,7 +97,7 @@ def read(part: Part) -> Piece:
     dropped = (label == MISSING) & (source.missing_label == "drop") & (not part.file.is_unlabelled)
     neutral, kept = label == NEUTRAL, (label != NEUTRAL) & ~dropped
     table, rows, label, split = table.filter(pa.array(kept)), rows[kept], label[kept], split[kept]
-    texts = as_text(part, table[source.text_column], rows, source.text_column)
+    texts = joined(part, table, rows)
     missing = texts.is_null().to_numpy(zero_copy_only=False)
     if source.missing_text == "error" and missing.any():
         mend = "fill or remove the row, or set source.missing_text to keep"
@@ -111,6 +122,7 @@ def read(part: Part) -> Piece:
         filtered=filtered,
         without_label=int(dropped.sum()),
         group=group_hashes(part, table, rows),
+        times=times_of(part, table, rows),
     )
 
 
@@ -185,3 +197,25 @@ def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray | 
     hashes = [int.from_bytes(digest, "little") or 1 for digest in digests]
     hashes = [one if (value or "").strip() else NO_GROUP for one, value in zip(hashes, values, strict=True)]
     return np.array(hashes, np.uint64)[indices]
+
+
+def times_of(part: Part, table: pa.Table, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """``times`` of the ``Piece``. Raises ``DataError`` for a value that is neither a date nor a number."""
+    import pandas as pd
+
+    column = part.file.splits.time_column
+    if column is None or part.file.is_unlabelled:
+        return {}
+    texts = pd.Series(as_text(part, table[column], rows, column).to_pylist(), dtype=object).fillna("").str.strip()
+    first, found = texts.str.extract(SHORT_DATE), {"number": pd.to_numeric(texts, errors="coerce")}
+    for name, month, dotted in (("month_first", 0, False), ("day_first", 2, True)):
+        fits = (dotted | (first[1] != ".")) & ~(first[month].astype(float) > 12) & texts.str.match(ANY_DATE)
+        dates = pd.to_datetime(texts.where(fits), format="mixed", dayfirst=dotted, utc=True, errors="coerce")
+        found[name] = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(microseconds=1)
+    found["day_first"] = found["day_first"].where(first[0].notna(), found["month_first"])  # else pandas turns ISO dates
+    times = {name: its.to_numpy(float) for name, its in found.items()}
+    strange = np.isnan(list(times.values())).all(axis=0) & (texts != "").to_numpy()
+    if strange.any():
+        what = f"{texts[np.argmax(strange)][:60]!r} in {column!r} is no date or number"
+        raise fail(part, int(rows[np.argmax(strange)]), f"{what}; correct it, or name another splits.time_column")
+    return times

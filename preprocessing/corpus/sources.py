@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,7 +27,7 @@ from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELL
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
-from preprocessing.corpus import addresses, parquet
+from preprocessing.corpus import addresses, parquet, sheets
 from preprocessing.corpus.forms import Form, form_of, format_of, uncompressed
 from preprocessing.corpus.records import Cut, Dialect, cuts, read_header, runs
 from preprocessing.labels import AUTO, spelling
@@ -44,7 +45,7 @@ class File:
     name: str
     """For messages and the manifest: the address without its passwords."""
     format: str
-    """csv, jsonl, parquet or folder; or txt: one text a line, including blank lines."""
+    """csv, jsonl, parquet, xlsx or folder; or txt: one text a line, including blank lines."""
     split: str | None
     source: SourceConfig
     splits: SplitConfig
@@ -66,10 +67,27 @@ class File:
         delimiter = self.source.delimiter or ("\t" if uncompressed(self.address).endswith(".tsv") else ",")
         return Dialect(delimiter, self.source.quote, self.source.escape)
 
-    def seen(self, first: bytes) -> tuple[File, Form]:
-        """This file with the form detected from its first bytes. Raises ``DataError`` for an unknown encoding."""
-        form = form_of(first, self.name, self.source, self.expected, self.known, is_csv=self.format == "csv")
-        return replace(self, form=form), form
+    @property
+    def kind(self) -> str:
+        """How its rows are read: its format, but csv for a sheet."""
+        return "csv" if self.format == "xlsx" else self.format
+
+    def opened(self) -> tuple[File, Form, Iterator[bytes]]:
+        """This file with the form detected from its first bytes, and its content, of a sheet as CSV.
+
+        Raises ``DataError`` for an unknown encoding, or an unreadable sheet.
+        """
+        if self.format == "xlsx":
+            unusual, pieces = sheets.read_sheet(
+                self.address, self.name, self.source.sheet, has_header=not self.source.columns
+            )
+            form = Form(Dialect(quote='"'), recorded=unusual)
+        else:
+            pieces = addresses.stream(self.address)
+            first = next(pieces, b"")
+            form = form_of(first, self.name, self.source, self.expected, self.known, self.format)
+            pieces = itertools.chain([first], pieces)
+        return replace(self, form=form), form, pieces
 
     @property
     def part_bytes(self) -> int:
@@ -91,12 +109,13 @@ class File:
     @property
     def wanted(self) -> dict[str, str]:
         """The columns to read -> the option that names each."""
-        named = {"source.text_column": self.source.text_column, "splits.group_column": self.splits.group_column}
+        named = {"splits.group_column": self.splits.group_column}
         if not self.is_unlabelled:
             named |= {"source.label_column": self.source.label_column, "splits.column": self.splits.column}
-        return {column: key for key, column in named.items() if column} | dict.fromkeys(
-            self.source.where, "source.where"
-        )
+            named["splits.time_column"] = self.splits.time_column
+        wanted = dict.fromkeys(self.source.text_columns, "source.text_column")
+        wanted |= {column: key for key, column in named.items() if column}
+        return wanted | dict.fromkeys(self.source.where, "source.where")
 
     def with_columns(self, columns: Sequence[str]) -> File:
         """This file, without its group column if it is unlabelled and does not have it."""
@@ -124,6 +143,8 @@ class Part:
     """Rows in the files before this one."""
     identity: str = ""
     """Changes with the content of the file."""
+    drawn: tuple[int, ...] | None = None
+    """With ``limit``: the numbers of the rows to take; None: all."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +161,7 @@ class Plan:
 
 WITHOUT_LABELS = ("unsup",)
 """Name of the folder of unlabelled texts among folders of labels, unless ``source.missing_label`` is set."""
+LOOK_BYTES = 64 << 20
 STAND_INS: dict[str, str] = {}
 """Address -> the Parquet file to read in its place."""
 
@@ -189,38 +211,44 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
     return File(str(path), EMBEDDED, "csv", split, fixed, splits)
 
 
-def scan(file: File, stage: Path) -> Plan:
-    """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``."""
+def scan(file: File, stage: Path, look: bool = False) -> Plan:
+    """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``.
+
+    For a quick ``look``, only the parts are found that begin within the first ``LOOK_BYTES`` of a file of lines.
+    """
     if file.format == "parquet":
         return scan_parquet(file)
-    return scan_folder(file) if file.format == "folder" else scan_lines(file, stage)
+    if file.format in ("folder", "txt") and len(file.source.text_columns) > 1:
+        raise DataError(f"{file.name}: holds texts without columns; leave out source.text_column")
+    return scan_folder(file) if file.format == "folder" else scan_lines(file, stage, look)
 
 
-def scan_lines(file: File, stage: Path) -> Plan:
-    """CSV, JSON lines and texts a line: one pass finds the record ends, counts them and takes the sha256."""
-    known, packed = addresses.identity(file.address), addresses.is_compressed(file.address)
-    first = next(addresses.stream(file.address), b"")
-    file, form = file.seen(first)
+def scan_lines(file: File, stage: Path, look: bool) -> Plan:
+    """CSV, JSON, sheets and texts a line: one pass finds the record ends, counts them and takes the sha256."""
+    known, packed = addresses.identity(file.address), addresses.is_compressed(file.address) or file.kind != file.format
+    file, form, pieces = file.opened()
+    digest, data = hashlib.sha256(), file.address
+    pieces = form.converted(pieces if packed else passed_to(digest.update, pieces), file.name)
+    first = next(pieces, b"")
+    pieces = itertools.chain([first], pieces)
     columns: tuple[str, ...] = ()
-    if file.format == "csv":
-        head = next(form.converted([first], file.name), b"")
-        columns = tuple(file.source.columns) or read_header(head, file.name, form.dialect)
+    if file.kind == "csv":
+        columns = tuple(file.source.columns) or read_header(first, file.name, form.dialect)
         file = file.with_columns(columns)
         check_columns(file, columns)
-    identity = json.dumps([known] if form.is_plain else [known, form.encoding, form.returns])
-    digest, data = hashlib.sha256(), file.address
-    pieces = addresses.stream(file.address)
-    pieces = form.converted(pieces if packed else passed_to(digest.update, pieces), file.name)
+    identity = json.dumps([known] if form.is_plain else [known, form.encoding, form.returns, file.source.sheet])
     with ExitStack() as writing:
         if packed or not form.is_plain:
             data = str(stage / hashlib.sha256((file.address + identity).encode()).hexdigest()[:24])
             temporary = writing.enter_context(atomic.replacing(data))
             pieces = passed_to(writing.enter_context(open(temporary, "wb")).write, pieces)
-        header, blank = file.format == "csv" and not file.source.columns, file.format == "txt"
-        found = list(cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank))
+        header, blank = file.kind == "csv" and not file.source.columns, file.format == "txt"
+        every = cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank)
+        found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
     parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
-    sha256 = addresses.sha256(file.address) if packed else digest.hexdigest()
-    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], {"sha256": sha256})
+    sha256 = {"sha256_of_what_was_read" if look else "sha256": digest.hexdigest()}
+    sha256 = {"sha256": addresses.sha256(file.address)} if packed else sha256
+    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], sha256)
 
 
 def passed_to(sink: Callable[[bytes], object], pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -244,10 +272,11 @@ def scan_parquet(file: File) -> Plan:
     known = addresses.identity(file.address)
     footer = parquet.footer_of(file.address, file.name)
     schema = footer.schema.to_arrow_schema()
-    file = file.with_columns(schema.names)
-    check_columns(file, schema.names)
+    kinds = parquet.columns_of(schema)
+    file = file.with_columns(list(kinds))
+    check_columns(file, schema.names + [*kinds][len({*schema.names}) :])
     for name, key in file.wanted.items():
-        if pa.types.is_nested(kind := schema.field(name).type):
+        if pa.types.is_nested(kind := kinds[name]):
             raise DataError(f"{file.name}: column {name!r} holds {kind}, not one value a row; set {key}")
     columns, identity = tuple(schema.names), json.dumps(known)
     parts = [
@@ -264,8 +293,9 @@ def scan_folder(file: File) -> Plan:
     The unlabelled reviews of aclImdb, ``train/unsup``, are skipped unless ``source.missing_label`` is ``unlabelled``.
     """
     file = file.with_columns(())
-    if file.splits.group_column:
-        raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
+    for key in ("group_column", "time_column"):
+        if (column := getattr(file.splits, key)) and not file.is_unlabelled:
+            raise DataError(f"{file.name}: a folder has no column {column!r}; unset splits.{key}")
     system, path = addresses.filesystem(file.address)
     prefix = addresses.prefix(file.address, path)
     found: list[tuple[tuple[str, str, str | None], fs.FileInfo]] = []

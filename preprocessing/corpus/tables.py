@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -24,9 +24,12 @@ from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import listed, shown
 from preprocessing.corpus import addresses, parquet
-from preprocessing.corpus.forms import SAMPLE_BYTES, plain
+from preprocessing.corpus.forms import plain
 from preprocessing.corpus.records import (
     BYTE_ORDER_MARK,
+    JSON,
+    MOST_LEVELS,
+    SAMPLE_BYTES,
     check_width,
     csv_rows,
     raw,
@@ -46,9 +49,12 @@ FILE = "file"
 """The column with each text's file name, for a folder."""
 POSITIONS, POSITION_BYTES = 8, 1 << 17
 """A sample reads so many bytes at so many positions after the beginning of a file."""
-SAMPLE_ROWS = 4000
+SAMPLE_ROWS, MOST_NESTED = 4000, 256
+"""Most rows of a sample, and most values inside objects that it has of each."""
 TEXT, BYTES = pa.large_string(), pa.large_binary()
-JSON = json.JSONDecoder(parse_constant=lambda _: None)
+ABSENT = object()
+SEPARATOR = " xxsep "
+"""The word between the columns of a text: a token for every tokenizer, which people can type too."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class Rows:
     """Columns: of bytes from CSV and text lines, of the file's own types from Parquet."""
     lines: list[bytes]
     """CSV, JSON lines and text lines: each row as written, with its line end and the blank lines after it."""
+    texts: pa.Table
+    """The columns of the text, among them those that are inside others."""
 
 
 def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[Rows]:
@@ -77,15 +85,17 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
     else:
         row = part.cut.first_row
         for lines in runs(lines_of(part), len, MOST_BYTES, MOST_ROWS):
-            if part.file.format == "csv":
-                table = csv_table(part, b"".join(lines), len(lines), row, columns)
-            elif part.file.format == "jsonl":
+            names = part.file.source.text_columns
+            if part.file.kind == "csv":
+                texts = table = csv_table(part, b"".join(lines), len(lines), row, columns)
+            elif part.file.kind == "jsonl":
                 records = json_records(part, lines, row)
                 table = json_table(records, schema.names if schema else keys_of(records, part.file.name), schema)
+                texts = table if {*names} <= {*table.column_names} else json_table(records, names)
             else:
-                texts = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
-                table = pa.table({part.file.source.text_column: texts})
-            yield Rows(row, table, lines)
+                found = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
+                texts = table = pa.table([found], names)
+            yield Rows(row, table, lines, texts)
             row += len(lines)
 
 
@@ -93,10 +103,10 @@ def read_table(part: Part, wanted: list[str]) -> pa.Table:
     """Some columns of a whole part, for preprocessing. Raises ``DataError`` as ``iter_rows`` does, and for a row of
     JSON lines that lacks one of them.
     """
-    if part.file.format == "csv":
+    if part.file.kind == "csv":
         data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
         return csv_table(part, data, part.cut.rows, part.cut.first_row, wanted)
-    if part.file.format == "jsonl":
+    if part.file.kind == "jsonl":
         return json_table(json_records(part, lines_of(part), part.cut.first_row, wanted), wanted)
     table = pa.concat_tables(parquet.decoded(rows.table) for rows in iter_rows(part, wanted))
     label = part.file.source.label_column
@@ -115,11 +125,27 @@ def fail(part: Part, row: int, what: str) -> DataError:
     return DataError(f"{part.file.name}: row {row}: {what}")
 
 
+def joined(part: Part, table: pa.Table, rows: np.ndarray) -> pa.Array:
+    """The texts of some rows, large_string: of several columns, their texts with ``SEPARATOR`` between.
+
+    Null where all are null, empty where all are empty. Raises ``DataError`` as ``as_text`` does.
+    """
+    names = part.file.source.text_columns
+    columns = [as_text(part, table[name], rows, name) for name in names]
+    if len(columns) == 1:
+        return columns[0]
+    texts = pc.binary_join_element_wise(
+        *columns, pa.scalar(SEPARATOR, TEXT), null_handling="replace", null_replacement=""
+    )
+    texts = pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), "", texts)
+    return pc.if_else(pc.is_valid(pc.coalesce(*columns)), texts, pa.scalar(None, TEXT))
+
+
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
     """A column as large_string in valid UTF-8. Numbers become digits, but are refused in the text column."""
     kind = parquet.value_type(column.type)
     is_text = any(word in str(kind) for word in ("string", "binary")) and not pa.types.is_nested(kind)
-    if name == part.file.source.text_column and not (is_text or column.null_count == len(column)):
+    if name in part.file.source.text_columns and not (is_text or column.null_count == len(column)):
         raise DataError(f"{part.file.name}: column {name!r} holds {kind}, not text; set source.text_column")
     try:
         array = one_chunk(column.cast(TEXT))
@@ -213,22 +239,49 @@ def json_records(
     """
     source, records = part.file.source, list[dict[str, Any]]()
     optional = [source.label_column] if source.missing_label != "error" else []
-    optional += [part.file.splits.group_column or ""] if part.file.is_unlabelled else []
+    optional += [(part.file.splits.group_column if part.file.is_unlabelled else part.file.splits.time_column) or ""]
     for row, line in enumerate(lines, first_row):
         record = json_record(line, f"{part.file.name}: row {row}")
-        for name in wanted or [source.text_column]:
-            if isinstance(value := record.get(name), str):
+        for name in wanted or source.text_columns:
+            if isinstance(value := value_of(record, name), str):
                 continue
-            if name in wanted and name not in record and name not in optional:
-                raise fail(part, row, f"has no key {name!r}; it has {listed(list(record))}")
-            if isinstance(value, dict | list) or (name == source.text_column and value is not None):
+            if value is ABSENT and name in wanted and name not in optional:
+                raise fail(part, row, f"has no key {name!r}; it has {listed([*record, *paths_of(record)])}")
+            if isinstance(value, dict | list) or (name in source.text_columns and value not in (None, ABSENT)):
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
         records.append(record)
     return records
 
 
-def keys_of(records: Iterable[Mapping[str, Any]], name: str) -> list[str]:
-    """All keys of some objects. Raises ``DataError`` if there are too many."""
+def value_of(record: Mapping[str, Any], name: str) -> Any:
+    """The value at a key, or at a dotted path of keys and places in lists; ``ABSENT`` if there is none."""
+    if name in record or "." not in name:
+        return record.get(name, ABSENT)
+    value: Any = record
+    try:
+        for step in name.split("."):
+            value = value[int(step) if isinstance(value, list) else step]
+    except (LookupError, TypeError, ValueError):
+        return ABSENT
+    return value
+
+
+def values_at(records: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
+    """The values of some objects at a key or a dotted path; None where there is none."""
+    values = [value_of(record, name) for record in records]
+    return [None if value is ABSENT else value for value in values]
+
+
+def paths_of(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The dotted keys of the objects in an object."""
+    for key, value in record.items():
+        if isinstance(value, dict) and before.count(".") < MOST_LEVELS:
+            yield from (f"{before}{key}.{inner}" for inner in value)
+            yield from paths_of(value, f"{before}{key}.")
+
+
+def keys_of(records: Iterable[Iterable[str]], name: str) -> list[str]:
+    """All keys of some objects, or the paths of each. Raises ``DataError`` if there are too many."""
     keys = list(dict.fromkeys(key for record in records for key in record))
     check_width(name, len(keys))
     return keys
@@ -238,7 +291,7 @@ def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.S
     """Some keys of JSON objects as columns; a missing key is null."""
     table = {}
     for name in names:
-        values = [record.get(name) for record in records]
+        values = values_at(records, name)
         table[name] = json_array(values, schema.field(name).type if schema else json_type(values))
     return pa.table(table)
 
@@ -275,8 +328,9 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
     """A run of rows of a Parquet file."""
     row, stop = part.cut.first_row, part.cut.first_row + part.cut.rows
     with addresses.naming(part.data, f"{part.file.name}: from row {row}"), addresses.open_file(part.data) as opened:
+        names = part.file.source.text_columns
         for table in parquet.pieces(opened, part.file.name, part.cut.start, part.cut.stop, wanted):
-            yield Rows(row, table, [])
+            yield Rows(row, table, [], parquet.chosen(table, names))
             row += len(table)
     if row != stop:
         what = f"rows {row:,} to {stop - 1:,} are missing, although its footer counts them: damaged; restore it"
@@ -303,9 +357,10 @@ def rows_of_folder(part: Part) -> Iterator[Rows]:
     for some in runs(contents, lambda text: len(text[1]), MOST_BYTES, MOST_ROWS):
         found, texts, labels = zip(*some, strict=True)
         names = [address.removeprefix(part.file.address).lstrip("/") for address in found]
-        columns = {FILE: pa.array(names), source.text_column: pa.array(texts, BYTES)}
+        columns = {FILE: pa.array(names), source.text_columns[0]: pa.array(texts, BYTES)}
         columns |= {} if part.file.is_unlabelled else {source.label_column: pa.array(labels)}
-        yield Rows(first, pa.table(columns), [])
+        table = pa.table(columns)
+        yield Rows(first, table, [], table)
         first += len(some)
 
 
@@ -322,14 +377,20 @@ class Sample:
     """CSV: whole lines at its beginning."""
     records: Sequence[dict[str, Any]] = ()
     """JSON lines."""
+    nested: Sequence[str] = ()
+    """The last columns: those inside objects of JSON or structs of Parquet, by their dotted names."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a column, or perhaps such a value in a list of JSON."""
+        return name in self.columns or (bool(self.records) and name.partition(".")[0] in self.columns)
 
     @cached_property
     def values(self) -> dict[str, list[Any]]:
         """Column -> its values: texts (CSV) or the types of JSON and Parquet. All lists have the same length."""
         if self.file.format == "parquet":
             return parquet_values(self.file)
-        if self.file.format != "csv":
-            return {name: [record.get(name) for record in self.records] for name in self.columns}
+        if self.file.kind != "csv":
+            return {name: values_at(self.records, name) for name in self.columns}
         file, has_header = self.file, not self.file.source.columns
         found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
         rows = spread([row for row in found if len(row) == len(self.columns)][has_header:])
@@ -340,24 +401,27 @@ class Sample:
 def sample(file: File) -> Sample:
     """Read some rows. Raises ``DataError`` for an unreadable file; invalid rows are left out."""
     if file.format == "parquet":
-        return Sample(file, parquet.footer_of(file.address, file.name).schema.to_arrow_schema().names)
-    first = next(addresses.stream(file.address), b"")
-    file, form = file.seen(first)
-    head = next(form.converted([first], file.name), b"").removeprefix(BYTE_ORDER_MARK)
-    whole = len(head) <= SAMPLE_BYTES and len(first) < addresses.READ_BYTES
+        schema = parquet.footer_of(file.address, file.name).schema.to_arrow_schema()
+        nested = [*parquet.columns_of(schema)][len({*schema.names}) :]
+        return Sample(file, schema.names + nested, nested=nested)
+    file, form, pieces = file.opened()
+    first = next(form.converted(pieces, file.name), b"")
+    head, whole = first.removeprefix(BYTE_ORDER_MARK), len(first) < min(addresses.READ_BYTES, SAMPLE_BYTES + 1)
     lines = with_newline(head) if whole else head[: head.rfind(b"\n", 0, SAMPLE_BYTES) + 1]
-    if file.format == "csv":
+    if file.kind == "csv":
         return Sample(file, file.source.columns or list(read_header(head, file.name, file.dialect)), lines)
     if file.format == "txt":
-        return Sample(file, [file.source.text_column])
+        return Sample(file, file.source.text_columns)
     records = json_sample(file, [lines or head, *elsewhere(file)])
-    return Sample(file, keys_of(records, file.name), records=records)
+    nested = keys_of(map(paths_of, records), file.name)[:MOST_NESTED]
+    return Sample(file, keys_of(records, file.name) + nested, records=records, nested=nested)
 
 
 def elsewhere(file: File) -> Iterator[bytes]:
     """Whole lines from all over a large file; none if it is compressed or must be converted."""
     size = addresses.identity(file.address)["bytes"] or 0
-    is_plain = file.form is not None and file.form.is_plain and not addresses.is_compressed(file.address)
+    is_plain = file.form is not None and file.form.is_plain and file.kind == file.format
+    is_plain = is_plain and not addresses.is_compressed(file.address)
     for place in range(1, POSITIONS + 1) if is_plain and size > 2 * SAMPLE_BYTES else ():
         start = size * place // (POSITIONS + 1)
         data = addresses.read_range(file.address, start, min(start + POSITION_BYTES, size))
@@ -371,11 +435,6 @@ def spread(values: list[Any]) -> list[Any]:
 
 def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:
     """Objects of JSON lines."""
-    if re.match(rb"\s*\[\s*\{", pieces[0]):
-        raise DataError(
-            f"{file.name}: one array of JSON, expected one object per line; convert it with jq -c '.[]', or "
-            "give pandas.read_json of it to padless.prepare"
-        )
     records = []
     for line in spread([line for piece in pieces for line in piece.split(b"\n") if line.strip()]):
         with suppress(DataError):
@@ -387,10 +446,10 @@ def parquet_values(file: File) -> dict[str, list[Any]]:
     """Values of the columns that may be text or label, from row groups all over a Parquet file."""
     footer = parquet.footer_of(file.address, file.name)
     schema = footer.schema.to_arrow_schema()
-    flat = [field.name for field in schema if not is_heavy(field.type)]
+    flat = [name for name, kind in parquet.columns_of(schema).items() if not is_heavy(kind)]
     rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     chosen = sorted({len(rows) * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if rows else ())
-    found = [schema.empty_table().select(flat)]
+    found = [parquet.chosen(schema.empty_table(), flat)]
     with addresses.naming(file.address, file.name), addresses.open_file(file.address) as opened:
         for group in chosen:
             begin, number = sum(rows[:group]), min(rows[group], SAMPLE_ROWS // len(chosen))

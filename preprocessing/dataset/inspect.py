@@ -152,6 +152,7 @@ def of_corpus(found: dict[str, Any]) -> list[str]:
         kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
         lines.append(f"unlabelled: {unlabelled_in_words(corpus[UNLABELLED], kept)}")
     lines += [f"splits {line}" for line in groups_in_words(corpus["groups"])] if "groups" in corpus else []
+    lines += [f"splits {times_in_words(corpus['times'])}"] if "times" in corpus else []
     return lines + ([f"folds: {folds_in_words(corpus['folds'])}"] if "folds" in corpus else [])
 
 
@@ -160,13 +161,25 @@ def groups_in_words(groups: dict[str, Any]) -> list[str]:
     parts = [f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"]
     parts += [f"{groups['rows_without']:,} rows without a group"] if groups["rows_without"] else []
     parts += [f"{groups['followed']:,} rows put with their group"] if groups["followed"] else []
-    for split, cut in groups["cut"].items():
-        parts.append(f"{split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})")
+    parts += [share_in_words(*cut) for cut in groups["cut"].items()]
     lines = [f"by {groups['column']}: {'; '.join(parts)}"]
     for entry in groups["shared"]:
         rows = " and ".join(f"{rows:,} rows in {split}" for split, rows in entry["rows"].items())
         lines.append(f"the source's own splits share {entry['groups']:,} groups of {groups['column']}: {rows}")
     return lines
+
+
+def times_in_words(times: dict[str, Any]) -> str:
+    """A line about splits by time, for the job and for ``inspect``."""
+    parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
+    parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
+    parts += [] if times["is_sure"] else [f"dates are read with the {times['read'].replace('_', ' ')}"]
+    return f"by {times['column']}: {'; '.join(parts)}"
+
+
+def share_in_words(split: str, cut: dict[str, Any]) -> str:
+    """The rows of a split, its share, and the wanted one."""
+    return f"{split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})"
 
 
 def folds_in_words(found: dict[str, Any]) -> str:

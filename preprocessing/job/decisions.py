@@ -27,8 +27,8 @@ from preprocessing.base.split_names import (
     VALIDATION,
 )
 from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
-from preprocessing.corpus.rows import NO_GROUP
-from preprocessing.job.grouping import assign, assign_folds, assign_groups, components
+from preprocessing.corpus.rows import NO_GROUP, READINGS
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, bounds_by_time, components
 from preprocessing.job.parts import NO_FOLD, Classes
 
 if TYPE_CHECKING:
@@ -44,15 +44,18 @@ def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.Da
 
     ``row``: number in the source. ``label``: class number or ``NO_LABEL``. ``named``: number of the split that the
     source names, or ``NO_SPLIT``. ``missing``: the row has no text. ``text_hash``: of the tokens; ``exact_hash``: of
-    the characters; ``group``: of the group, or ``NO_GROUP``. ``fold`` is ``NO_FOLD`` until it is decided; ``split`` is
-    added then.
+    the characters; ``group``: of the group, or ``NO_GROUP``; and ``Piece.times`` if there are some. ``fold`` is
+    ``NO_FOLD`` until it is decided; ``split`` is added then.
     """
     import pandas as pd
 
+    timed = [name for name in READINGS if any(name in part for part in stored)]
+    kept = {"row", "missing", "text_hash", "exact_hash", "group", *timed}
     parts = [
         {
             "group": np.full(len(part["row"]), NO_GROUP, np.uint64),
-            **{name: part[name] for name in part.keys() & {"row", "missing", "text_hash", "exact_hash", "group"}},
+            **{name: np.full(len(part["row"]), np.nan) for name in timed},
+            **{name: part[name] for name in part.keys() & kept},
             "label": np.append(own, np.int32(NO_LABEL))[part["label"]],  # -1, the place of the last
             "named": part["split"],
             "num_tokens": np.diff(part["offsets"]),
@@ -199,11 +202,11 @@ def check_splits(rows: pd.DataFrame, dropped: dict[str, int], names: list[str], 
 def split_rows(
     rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int
 ) -> tuple[pd.Series, dict[str, Any]]:
-    """int8 per row: its split; and with a group column the manifest's ``groups``. Splits that the source names get no
-    other rows.
+    """int8 per row: its split; and the manifest's ``groups`` and ``times``, with such columns. Splits that the source
+    names get no other rows.
 
-    Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, or groups
-    too large for a split.
+    Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, groups too
+    large for a split, or times that cannot be read or give no split.
     """
     named = set(rows["named"])
     for name, values in splits.names.items():
@@ -213,12 +216,57 @@ def split_rows(
     split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
     cut = {VALIDATION: splits.validation, TEST: splits.test}
     cut = {name: 0.0 if SPLITS.index(name) in named else fraction for name, fraction in cut.items()}
+    report, timed = dict[str, Any](), splits.time_column
     if splits.group_column is not None:
-        return split, {"groups": by_group(rows, alive, split, cut, splits.group_column, seed)}
+        report["groups"] = by_group(rows, alive, split, {} if timed else cut, splits.group_column, seed)
     pool = alive & (split == TRAIN_NUMBER)
-    if any(cut.values()):
+    if timed:
+        split.loc[pool], report["times"] = by_time(rows[pool], cut, timed)
+    elif any(cut.values()) and splits.group_column is None:
         split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), seed=seed, **cut)
-    return split, {}
+    return split, report
+
+
+def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """int8 per row: its split by ``splits.time_column``; and the manifest's ``statistics.times``.
+
+    Rows with an equal text or of one group go with the last of them; rows without a time are in training.
+    """
+    key, ways = f"splits.time_column: {column!r}", rows[[*READINGS]]
+    if not any(cut.values()):
+        raise DataError(f"{key} has nothing to cut: the source names the splits, or their shares are 0; leave it out")
+    lacking = ways.isna().all(axis=1)
+    read = next((name for name in READINGS if ways[name].isna().equals(lacking)), None)
+    if read is None:
+        what = "times are written in two ways (numbers, dates with the day first, with the month first)"
+        raise DataError(f"{key}: {what}; write all as 2024-12-31")
+    last = ways[read].groupby(components(rows)).transform("max").fillna(-np.inf)
+    bounds = bounds_by_time(last.to_numpy(), **cut)
+    split = np.digitize(last, bounds).astype(np.int8)
+    found = shares(split, cut, key, last)
+    for name, begin in zip((VALIDATION, TEST), bounds, strict=True):
+        if name in found:
+            day = str(np.datetime64(int(begin) // 10**6, "s")).removesuffix("T00:00:00")
+            found[name]["from"] = f"{begin:.15g}" if read == "number" else day
+    is_sure = ways["month_first"].equals(ways["day_first"])
+    return split, {"column": column, "read": read, "is_sure": is_sure, "without": int(lacking.sum()), "cut": found}
+
+
+def shares(split: Any, cut: dict[str, float], key: str, together: Any) -> dict[str, dict[str, Any]]:
+    """The rows that each split got of its share, for the manifest. Raises ``DataError`` for one without rows.
+
+    Rows that are equal in ``together`` stay together.
+    """
+    found = {}
+    for name, fraction in cut.items():
+        rows = int((split == SPLITS.index(name)).sum())
+        if fraction and not rows:
+            most = np.unique(together, return_counts=True)[1].max()
+            what = f"nothing fits into the split {name}: {most:,} of {len(split):,} rows stay together"
+            raise DataError(f"{key}: {what}; ask for another share in splits.{name}, or name another column")
+        if fraction:
+            found[name] = {"rows": rows, "share": round(rows / len(split), 6), "wanted": fraction}
+    return found
 
 
 def by_group(
@@ -263,14 +311,7 @@ def by_group(
         raise DataError(f"{key}: {what}; set splits.validation and test to 0")
     together, label = components(rows[pool]), rows["label"][pool].to_numpy()
     split.loc[pool] = assign_groups(together, label, seed=seed, **cut)
-    for name, fraction in cut.items():
-        got = int((split[pool] == SPLITS.index(name)).sum())
-        if fraction and not got:
-            most = np.unique(together, return_counts=True)[1].max()
-            what = f"no group fits into the split {name}: the largest holds {most:,} of {len(together):,} rows"
-            raise DataError(f"{key}: {what}; ask for another share in splits.{name}, or name another column")
-        if fraction:
-            report["cut"][name] = {"rows": got, "share": round(got / len(together), 6), "wanted": fraction}
+    report["cut"] = shares(split[pool], cut, key, together)
     return report
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.randomness import permutation
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig, SourceConfig
 from preprocessing.corpus import rows, sources
@@ -38,6 +39,7 @@ VERSION = 1
 """Format of stored parts; parts of another version are made again."""
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below the folder of work."""
+LOOK_PARTS = 8
 OTHERS = {"path", "validation_path", "test_path", "unlabelled_path", "part_mb", "validation", "test", "folds"}
 """Keys of ``source`` and ``splits`` that do not change what a part stores."""
 
@@ -95,6 +97,7 @@ class TokenizedPart(engine.Part[Summary]):
             "text_hash": text_hashes(tokens),
             "exact_hash": exact_hashes(piece.texts),
             **({} if piece.group is None else {"group": piece.group}),
+            **piece.times,
         }
         order = np.argsort(columns["key"], kind="stable")
         codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
@@ -112,11 +115,25 @@ class TokenizedPart(engine.Part[Summary]):
         return Summary(len(piece.row), *left_out, f"{content:064x}", *of_labels), files
 
 
-def scan(files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
+def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
     """Count and cut every file of the source."""
-    found = workers.map(partial(sources.scan, stage=work / UNPACKED), files, what="scan")
-    plans = {id(file): plan for file, plan in found}
-    return [plans[id(file)] for file in files]
+    look = partial(sources.scan, stage=work / UNPACKED, look=config.limit is not None)
+    plans = {id(file): plan for file, plan in workers.map(look, files, what="scan")}
+    found = [plans[id(file)] for file in files]
+    return found if config.limit is None else drawn(found, config.limit, config.seed)
+
+
+def drawn(plans: list[Plan], limit: int, seed: int) -> list[Plan]:
+    """The plans with ``limit`` rows, drawn at random from at most ``LOOK_PARTS`` parts all over each file."""
+    some = [part for plan in plans for part in plan.parts[:: 1 + len(plan.parts) // (LOOK_PARTS + 1)]]
+    ends = np.cumsum([part.cut.rows for part in some])
+    rows = np.sort(permutation(int(sum(part.cut.rows for part in some)), seed)[:limit])
+    taken = zip(some, ends, np.split(rows, np.searchsorted(rows, ends)), strict=False)  # none is left at the end
+    some = [
+        replace(part, drawn=tuple((its - end + part.cut.first_row + part.cut.rows).tolist()))
+        for part, end, its in taken
+    ]
+    return [replace(plan, parts=[part for part in some if part.file is plan.file and part.drawn]) for plan in plans]
 
 
 def tokenize_all(
@@ -167,8 +184,8 @@ class Classes:
 def load(work: Path, number: int) -> dict[str, np.ndarray]:
     """The rows of a part, mapped, in the order of ``key`` (uint64, ascending), as ``make`` stored them.
 
-    ``offsets`` is int64 ``[rows + 1]`` into ``codes``; all else is ``[rows]``, and ``group`` is there only where the
-    source has groups.
+    ``offsets`` is int64 ``[rows + 1]`` into ``codes``; all else is ``[rows]``, and ``group`` and ``times`` are there
+    only where the source has them.
     """
     table = read_table(file_of(work / "parts", number, "rows"))
     codes = table.pop("codes")

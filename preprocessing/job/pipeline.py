@@ -12,6 +12,7 @@ Each finished part has a marker file with the hash of its inputs. A rerun makes 
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.base import processes
+from preprocessing.base import atomic, processes
 from preprocessing.base.atomic import temporary_folder
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import (
     UNLABELLED,
     UNLABELLED_NUMBER,
@@ -38,7 +39,7 @@ from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
-from preprocessing.dataset.inspect import folds_in_words, groups_in_words, unlabelled_in_words
+from preprocessing.dataset.inspect import folds_in_words, groups_in_words, times_in_words, unlabelled_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
@@ -54,7 +55,15 @@ from preprocessing.job.decisions import check_splits, decide, fold_rows, table_o
 from preprocessing.job.encode import Decided, count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.parts import Classes
-from preprocessing.job.statistics import BASE, lines_on_classes, lines_on_rows, provenance, statistics, summary_line
+from preprocessing.job.statistics import (
+    BASE,
+    lines_on_classes,
+    lines_on_rows,
+    provenance,
+    rows_in_words,
+    statistics,
+    summary_line,
+)
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
@@ -86,7 +95,7 @@ def build(config: PreprocessConfig) -> Manifest:
         for line in found.lines:
             screen.say(line)
         there = output.existing(config.output, config.overwrite)
-        plans = parts.scan(found.files, crew, root.absolute() / output.WORK)
+        plans = parts.scan(config, found.files, crew, root.absolute() / output.WORK)
         if there and output.is_current(there, config, pipeline.to_json(), plans, on_base):
             done = "already complete for this configuration and source; nothing to do"
             screen.say(f"{public(config.output)}: {done}")
@@ -171,6 +180,8 @@ def comments(
     yield from lines_on_classes(names, config.source.labels == AUTO, rows)
     if "groups" in report:
         yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
+    if "times" in report:
+        yield f"splits: {times_in_words(report['times'])}"
     if "folds" in report:
         yield f"folds: {folds_in_words(report['folds'])}"
     if UNLABELLED in report:
@@ -216,11 +227,12 @@ class CheckConfig:
 
 def run(config: PreprocessConfig) -> None:
     """``padless prepare``: build a dataset; run it again to continue after an interruption."""
-    manifest = build(config)
-    summary = f"{public(config.output)}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
-    Screen(quiet=config.quiet).say(summary)
+    manifest, screen = build(config), Screen(quiet=config.quiet)
+    screen.say(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
         Screen(errors=True).say(line)
+    screen.say(f"{public(config.output)}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
+    screen.say(f"next: padless train {shlex.quote(public(config.output))}")
 
 
 def check(config: CheckConfig) -> int:
@@ -235,12 +247,29 @@ def check(config: CheckConfig) -> int:
     return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class TutorialConfig:
+    """Write the tutorial's files into this folder: messages.csv to learn from, later.csv to evaluate on."""
+
+
+def tutorial(_: TutorialConfig) -> None:
+    """``padless tutorial``: write the two files. Raises ``ConfigError`` for other files of these names."""
+    files = {Path(file.name): file.read_bytes() for file in sorted(Path(sources.__file__).parent.glob("*.csv"))}
+    for path, content in files.items():
+        if path.exists() and path.read_bytes() != content:
+            raise ConfigError(f"{path}: is there already, and is another file; go to a folder of your own")
+    for path, content in files.items():
+        with atomic.storing(path, otherwise="go to a folder of your own"):
+            atomic.write_bytes(path, content)
+    print(f"written: {' and '.join(map(str, files))}\nnext: padless prepare messages.csv -o data/messages")
+
+
 FRAME = "frame"
 """The name of a data frame in messages and manifests, and its ``source.path``."""
 GROUP_ROWS = 16384
 
 
-def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Manifest:
+def prepare(config: PreprocessConfig, frame: Any = None) -> Manifest:
     """``build`` for ``padless.prepare``: worker processes do not run the caller's script again.
 
     If ``config.source.path`` is ``FRAME``, the rows are those of ``frame``, numbered from 1; the job reads them from a
@@ -249,13 +278,25 @@ def prepare(config: PreprocessConfig, frame: pd.DataFrame | None = None) -> Mani
     with ExitStack() as stack:
         if frame is not None:
             path = stack.enter_context(temporary_folder()) / "frame.parquet"
-            columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
-            table = pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
-            pq.write_table(table, path, row_group_size=GROUP_ROWS, compression="lz4")
+            pq.write_table(arrow_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
             stack.enter_context(sources.standing_in(FRAME, str(path)))
         stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
         sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may lack the guard
         return build(config)
+
+
+def arrow_of(frame: Any) -> pa.Table:
+    """A frame of pandas, or of another library by Arrow's protocol, as a table that Parquet can hold."""
+    if hasattr(frame, "iloc"):
+        columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
+        return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
+    table = pa.table(frame)
+    for place, field in enumerate(table.schema):
+        if "string_view" in str(field.type) and not pa.types.is_nested(field.type):
+            is_category = pa.types.is_dictionary(field.type)
+            kind = pa.dictionary(pa.int32(), pa.large_string()) if is_category else pa.large_string()
+            table = table.set_column(place, field.name, table[place].cast(kind))
+    return table
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:

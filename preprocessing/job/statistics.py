@@ -150,6 +150,16 @@ def lines_on_rows(manifest: Manifest) -> list[str]:
     return lines
 
 
+def rows_in_words(manifest: Manifest) -> str:
+    """How many rows were read, of which files."""
+    files = manifest.provenance["sources"]
+    where = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
+    number, there = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
+    if "limit" in manifest.provenance["config"]:
+        return f"{number:,} of {there:,} rows of {where}, drawn because of --limit"
+    return f"{counted(number, 'row')} of {where}"
+
+
 def summary_line(manifest: Manifest) -> str:
     """Rows per split, for people."""
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)

@@ -74,6 +74,8 @@ def rows(number: int = 40) -> list[tuple[str, str]]:
 ROWS = rows()
 PLAIN = [(re.sub(r"[^ -~]", " ", text), label) for text, label in ROWS]
 WESTERN = [(text.encode("cp1252", "ignore").decode("cp1252"), label) for text, label in rows()]
+TITLED = [(f"Title {n % 7}", text, label) for n, (text, label) in enumerate(ROWS)]
+BOTH = "--source.text_column [title,text]"
 RUSSIAN = [
     (f"\u0444\u0438\u043b\u044c\u043c {n} \u043e\u0447\u0435\u043d\u044c {label}", label)
     for n, (_, label) in enumerate(ROWS)
@@ -92,10 +94,15 @@ def objects(lines: Any = ROWS, names: Any = ("text", "label"), **form: Any) -> b
     return "".join(json.dumps(dict(zip(names, line, strict=True)), **form) + "\n" for line in lines).encode()
 
 
+def listed(**form: Any) -> bytes:
+    """A list of JSON."""
+    return json.dumps([{"text": text, "label": label} for text, label in ROWS], **form).encode()
+
+
 def parquet(lines: Any = ROWS, kind: Any = None, **form: Any) -> bytes:
     """A Parquet file."""
     file = pa.BufferOutputStream()
-    columns = [pa.array(column, kind or pa.string()) for column in zip(*lines, strict=True)]
+    columns = [pa.array(column, pa.string() if kind is None else kind or None) for column in zip(*lines, strict=True)]
     pq.write_table(pa.table(columns, names=["text", "label"]), file, **form)
     return file.getvalue().to_pybytes()
 
@@ -160,7 +167,19 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "jsonl, other names": ({"in.jsonl": objects(names=("body", "class"))}, "in.jsonl"),
     "jsonl.gz": ({"in.jsonl.gz": gzip.compress(objects())}, "in.jsonl.gz"),
     "jsonl.zst": ({"in.jsonl.zst": pa.compress(objects(), "zstd", asbytes=True)}, "in.jsonl.zst"),
+    "json, a list": ({"in.json": listed(indent=1)}, "in.json"),
+    "json, a list in an object": ({"in.json": b'{"n": 40, "rows": ' + listed() + b', "v": 1.5}'}, "in.json"),
+    "json, inside": (
+        {"in.jsonl": objects([({"body": [text]}, label) for text, label in ROWS])},
+        "in.jsonl --source.text_column text.body.0",
+    ),
+    "jsonl, two texts": ({"in.jsonl": objects(TITLED, ("title", "text", "label"))}, f"in.jsonl {BOTH}"),
+    "csv, two texts": ({"in.csv": table(TITLED, ("title", "text", "label"))}, f"in.csv {BOTH}"),
     "parquet": ({"in.parquet": parquet()}, "in.parquet"),
+    "parquet, inside": (
+        {"in.parquet": parquet([({"body": text}, label) for text, label in ROWS], False)},
+        "in.parquet",
+    ),
     "parquet, row groups": ({"in.parquet": parquet(row_group_size=7, compression="zstd")}, "in.parquet"),
     "parquet, large_string": ({"in.parquet": parquet(kind=pa.large_string())}, "in.parquet"),
     "parquet, dictionary": ({"in.parquet": parquet(kind=pa.dictionary(pa.int32(), pa.string()))}, "in.parquet"),

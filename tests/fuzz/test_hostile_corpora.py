@@ -7,6 +7,7 @@ Another byte in a text is another text, so what is read may be anything but a fa
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import sources, tables
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import read
-from tests.corpora import write_csv, write_jsonl
+from tests.corpora import write_csv, write_jsonl, write_xlsx
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import NASTY, Damage, byte_damages
 from tests.fuzz.outcome import outcome
@@ -48,13 +49,20 @@ def write(kind: str, path: Path) -> None:
         pq.write_table(table, path, row_group_size=10)
     elif kind == "jsonl":
         write_jsonl(path, rows)
+    elif kind == "json":
+        path.write_text(
+            json.dumps({"n": 24, "rows": [{"text": text, "label": label} for text, label in rows]}, indent=1)
+        )
+    elif kind == "xlsx":
+        pytest.importorskip("openpyxl")
+        write_xlsx(path, [("text", "label"), *rows])
     else:
         write_csv(path, rows)
         packed = {"utf16.csv": path.read_text().encode("utf-16"), "csv.gz": gzip.compress(path.read_bytes(), mtime=0)}
         path.write_bytes(packed.get(kind, path.read_bytes()))
 
 
-KINDS = ("csv", "utf16.csv", "jsonl", "csv.gz", "parquet")
+KINDS = ("csv", "utf16.csv", "jsonl", "json", "csv.gz", "parquet", "xlsx")
 
 
 def dataset_rows(path: Path) -> list[str]:
@@ -120,7 +128,7 @@ def test_damaged_rows_are_read_or_refused(reader: str, whole: Path, fuzz: Fuzz) 
         whole.write_bytes(damage.data)
         return outcome(partial(read_rows, whole), lambda found: all(isinstance(text, str) for text in found))
 
-    made = [] if kind in ("parquet", "csv.gz", "utf16.csv") else [lines_of(kind)]
+    made = [] if kind in ("json", "parquet", "csv.gz", "utf16.csv", "xlsx") else [lines_of(kind)]
     assert fuzz(st.one_of(byte_damages(data), *made), check)["refused"] > 0
 
 
@@ -148,6 +156,10 @@ def long_line(path: Path) -> None:
         file.truncate(2 << 30)
 
 
+def far_away(path: Path) -> None:
+    write_xlsx(path, [("text", "label")], '<row r="999999999999"><c r="A999999999999"><v>1</v></c></row>')
+
+
 HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a million columns": ("a.csv", many_columns, "a.csv: has more than 16,384 columns"),
     "a .zst without end": ("a.csv.zst", bomb, "and perhaps more, over 200 times as many; if they are texts"),
@@ -155,6 +167,18 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "a.parquet",
         repeated,
         "and perhaps more, over 200 times as many; if they are texts",
+    ),
+    "a cell far away": ("a.xlsx", far_away, "more rows or cells than a sheet has; save it as CSV"),
+    "a sheet without end": ("a.xlsx", lambda path: write_xlsx(path, [], " " * (17 << 20)), "over 200 times as many"),
+    "a deep list": (
+        "a.json",
+        lambda path: path.write_text('[{"text": ' + "[" * 5_000_000),
+        "a.json: row 1: not a JSON",
+    ),
+    "a long list": (
+        "a.json",
+        lambda path: path.write_text('[{"text": "' + "a" * (40 << 20)),
+        "a.json: row 1: not a JSON",
     ),
     "2 GB in a line": ("a.csv", long_line, "a.csv: row 1: is longer than 16 MiB; split its text"),
 }
@@ -166,6 +190,8 @@ def test_a_hopeless_file_is_refused_soon(what: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("preprocessing.corpus.records.MAX_RECORD_BYTES", 16 << 20)
     monkeypatch.setattr("preprocessing.base.untrusted.MOST_UNPACKED", 16 << 20)
     name, write_it, sentence = HOPELESS[what]
+    if name == "a.xlsx":
+        pytest.importorskip("openpyxl")
     write_it(tmp_path / name)
     said: list[str] = []
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from harness.__main__ import main
 from harness.baseline import linear, results
 from harness.baseline.linear import Linear, in_order, measure
-from harness.baseline.results import BaselineConfig, read_results
+from harness.baseline.results import BaselineConfig, folder_of, read_results
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
@@ -76,7 +76,7 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     plain = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
     theirs, labels = plain.fit_transform(texts_of(data, train)), in_order(train, "label")
     learned, found = Linear.learn(data, manifest), measure(data, manifest)
-    assert len(learned.vectorizer.vocabulary_) == len(plain.vocabulary_)
+    assert len(learned.ngrams) == len(plain.vocabulary_)
     assert found["validation"].figures["temperature"] == found["test"].figures["temperature"] != 1.0
     reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000).fit(theirs, labels)
     seen = plain.transform(texts_of(data, test))
@@ -97,7 +97,7 @@ def test_it_is_measured_once_for_each_fingerprint(
         assert again.replace("found in", "written in") == first
 
     write_manifest(own, replace(manifest, splits={**manifest.splits, "test": []}))
-    assert read_results(own, read_manifest(own).fingerprint) == {}
+    assert read_results(folder_of(own), read_manifest(own).fingerprint) == {}
 
 
 def test_a_damaged_result_is_said_and_made_anew(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +106,7 @@ def test_a_damaged_result_is_said_and_made_anew(own: Path, capsys: pytest.Captur
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
     with pytest.raises(DataError, match=r"test.json: damaged; delete it, and `padless baseline`"):
-        read_results(own, read_manifest(own).fingerprint)
+        read_results(folder_of(own), read_manifest(own).fingerprint)
     capsys.readouterr()
     results.main(BaselineConfig(data=str(own)))
     assert capsys.readouterr().err.count("\n") == 1

@@ -3,22 +3,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from harness.baseline import results
-from harness.baseline.results import BaselineConfig, Comparison, compare, read_results
+from harness.baseline.results import Comparison, compare, folder_of, read_results
+from harness.config import RunConfig
 from harness.report.sinks import BaselineSink
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
+from preprocessing.base.processes import PARENT, status
 from preprocessing.base.terminal import duration
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.bundles import write_index
+from tests.commands import listens
 from tests.datasets import write_dataset
+from tests.runs import wait_until
 
 ROWS = {"train": 400, "validation": 120, "test": 90}
 
@@ -50,7 +57,8 @@ def stand(place: Path, split: str, right: np.ndarray) -> dict[str, Any]:
 def beside(folder: Path, network: np.ndarray, linear_model: np.ndarray, split: str = "test") -> Comparison:
     """The comparison of both on the same rows."""
     measured = Measured(split, stand(folder / "run", split, network), folder / "run")
-    found = compare(measured, folder / "data", {split: stand(folder / "data" / "baseline", split, linear_model)})
+    place = folder / "data" / "baseline"
+    found = compare(measured, place, {split: stand(place, split, linear_model)})
     assert found is not None
     return found
 
@@ -108,20 +116,41 @@ def finished_run(run: Path, data: Path) -> None:
     write_figures(run, "test", {"accuracy": 0.5, "rows": len(rows)})
 
 
+@pytest.mark.processes
+def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
+    fit = [sys.executable, "-m", "harness", "baseline", "--data", str(own)]
+    words = ["bash", "-c", f'{PARENT}=$$ "$@" & echo $!; wait', "-", *fit]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    wait_until(lambda: listens(pid), 60)
+    parent.kill()
+    parent.communicate(timeout=20)
+    wait_until(lambda: status(pid).get("State", "Z")[0] == "Z", 5)
+    assert not folder_of(own).exists()
+
+
+@pytest.mark.processes
 def test_the_end_of_a_run_says_how_the_linear_model_does(own: Path, tmp_path: Path) -> None:
     run, fingerprint = tmp_path / "run", read_manifest(own).fingerprint
     finished_run(run, own)
     heard = Heard()
-    sink = BaselineSink(run, own, heard)
-    sink.close(Ending("finished", 10))
-    assert heard.lines == []  # nothing was measured yet
-    results.main(BaselineConfig(data=str(own), json=True))
-    reached = read_results(own, fingerprint)["test"]
-    sink.close(Ending("failed", 10, 1, "broken"))
+    sink = BaselineSink(RunConfig(run=str(run), data=str(own)), heard)
+    sink.begin()
+    assert sink.process is not None
+    sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
+    assert sink.process.returncode == -signal.SIGKILL
     assert heard.lines == []
+    folder_of(own).symlink_to("/proc/nowhere")  # nobody can make a folder there, not even root
+    sink.begin()
+    assert os.getpriority(os.PRIO_PROCESS, sink.process.pid) == 19
     sink.close(Ending("finished", 10))
+    fitted, reached = sink.process, read_results(folder_of(run), fingerprint)["test"]
+    sink.begin()
+    assert sink.process is fitted  # it is kept in the run: none is started again
     points = 100 * (0.5 - reached["accuracy"])
-    first, second = heard.lines
+    wait, first, second = heard.lines
+    assert wait == "waiting up to 20 s for the linear model (--baseline none leaves it out)"
     assert first.startswith(
         f"accuracy on test: network 0.5000, linear model {reached['accuracy']:.4f}: {points:+.2f} points (95 %: "
     )

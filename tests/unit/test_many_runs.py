@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.baseline.results import BaselineConfig, read_folds
+from harness.baseline.results import BaselineConfig, folder_of, names_of, read_results
 from harness.baseline.results import main as baseline
 from harness.config import RunConfig
 from harness.data.views import held_out
@@ -188,7 +188,8 @@ def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path) -
 def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     baseline(BaselineConfig(data=str(data), folds=True))
     said = capsys.readouterr().out
-    figures = read_folds(data, read_manifest(data).fingerprint, 3)
+    manifest = read_manifest(data)
+    figures = list(read_results(folder_of(data), manifest.fingerprint, names_of(manifest, folds=True)).values())
     assert [each["rows"] for each in figures] == [
         held_out(read_manifest(data), fold, data).rows("validation") for fold in range(3)
     ]

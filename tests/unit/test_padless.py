@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -45,6 +46,8 @@ def test_a_frame_and_the_csv_of_it_give_the_same_rows_which_come_back_as_frames(
     FRAME.to_csv(tmp_path / "a.csv", index=False)
     same = padless.prepare(tmp_path / "a.csv", output=str(tmp_path / "csv"), options=keys)
     assert data.manifest.fingerprint == same.manifest.fingerprint
+    arrow = padless.prepare(pa.table(FRAME), text="review", label="mood", output=tmp_path / "arrow", options=keys)
+    assert data.manifest.fingerprint == arrow.manifest.fingerprint
     data = padless.open_dataset(tmp_path / "frame")
     assert list(data) == ["train", "validation", "test"]
     assert data.labels == ["bad", "good", "strange"]

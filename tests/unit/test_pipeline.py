@@ -15,6 +15,7 @@ from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, freeze
+from tests.commands import unwrapped
 from tests.corpora import Command, contents, reviews, write_csv
 from tests.datasets import count
 
@@ -88,6 +89,14 @@ def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Com
     assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
 
 
+def test_a_limit_draws_rows_from_all_over_the_source(source: Path, tmp_path: Path, command: Command) -> None:
+    for more in ("8", "0.005"):
+        assert command.build(source, tmp_path / more, "--limit", 100, "--source.part_mb", more) == 0
+        rows = {row for split in dataset(tmp_path / more).values() for row in split}
+        assert (len(rows), min(rows) < 20, max(rows) > 380) == (100, True, True)
+    assert f"read: 100 of {len(ROWS)} rows of {source}, drawn because of --limit" in unwrapped(command.out)
+
+
 POLICIES = [f"--quality.{name}=drop" for name in ("empty", "contradictions", "duplicates")] + ["--quality.leaks=keep"]
 SUSPECT_ROWS: list[tuple[str | None, int | None, str, str]] = [
     *[(text, number % 2, "train" if number % 3 else "test", "kept") for number, (text, _) in enumerate(FIRST[:90])],
@@ -123,7 +132,9 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
         shortened = found.pop()
         assert found == every
         assert command.err.endswith(f"{shortened}\n")
+        ends = f"read: {len(SUSPECT_ROWS)} rows of {tmp_path}/a.parquet\n", f"next: padless train {tmp_path}/out\n"
         assert (command.out == "") == (quiet == "true")
+        assert quiet == "true" or all(line in unwrapped(command.out) for line in ends)
     statistics = read_manifest(tmp_path / "out").statistics
     cut = sum(split["truncated"] for split in statistics["splits"].values())
     assert shortened == f"shortened: {cut} rows of more than 64 tokens (text.max_tokens)"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from harness.__main__ import main
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
 from harness.config import OptimConfig
@@ -21,6 +22,7 @@ from harness.report.page import write_report
 from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import read_figures
+from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
@@ -165,6 +167,29 @@ def test_runs_side_by_side_stand_in_the_order_of_validation(place: Path, pair: P
     assert best == [f"{reached['high'][name]:.4f}" for name in ("accuracy", "f1", "log_loss")]
     assert "optim.lr 0.04 0.02 0.01" in page
     assert [run["name"] for run in numbers(output)["runs"]] == order
+    low = numbers(output)["differences"][1]
+    own, best = (figures_of(place / name, "test")["accuracy"] for name in ("low", "high"))
+    assert (low["run"], low["minus"], low["accuracy"]) == ("low", "high", pytest.approx(own - best))
+    assert f"low high test {100 * (own - best):+.2f} {100 * low['low']:+.2f} to {100 * low['high']:+.2f}" in page
+
+
+def test_the_report_is_opened_where_there_is_a_screen(
+    place: Path, pair: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, opened = write_run(place / "opened", pair), list[str]()
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) is None)
+    for name in ("BROWSER", "WAYLAND_DISPLAY", "DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSH_CONNECTION", "here")
+    assert cli.run(main, ["report", str(run), "--open"]) == 0
+    page = run / "report.html"
+    said = f"no browser can be opened here; open {page} in yours\n"
+    assert capsys.readouterr().out == f"written to {page}\n{said}"
+    before = page.stat().st_mtime_ns
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert cli.run(main, ["report", str(run), "--open"]) == 0
+    assert (capsys.readouterr().out, opened) == (f"{page}\n", [page.as_uri()])
+    assert page.stat().st_mtime_ns == before  # it was there, and nothing has been logged since
 
 
 def test_no_text_becomes_an_element_or_an_attribute(place: Path) -> None:

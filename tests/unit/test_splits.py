@@ -20,7 +20,7 @@ from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import groups_in_words
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.job.decisions import decide, fold_rows
+from preprocessing.job.decisions import by_time, decide, fold_rows
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
 from tests.corpora import Command, reviews, write_csv
 
@@ -121,8 +121,38 @@ def test_groups_of_no_use_are_refused() -> None:
     unnamed = [NO_SPLIT] * 20
     with pytest.raises(DataError, match=r"'film' has another value in each of the 20 rows"):
         decided_by_group(list(range(1, 21)), unnamed, 0.1)
-    with pytest.raises(DataError, match=r"into the split validation: the largest holds 14 of 20 rows"):
+    with pytest.raises(DataError, match=r"nothing fits into the split validation: 14 of 20 rows stay together"):
         decided_by_group([1] * 6 + [2] * 14, unnamed, 0.1)
+
+
+# By time.
+
+DATES = ("%Y-%m-%dT%H:%M:%SZ", "%d.%m.%Y", "%m/%d/%Y %H:%M", "%d/%m/%y", "%d %B %Y", "%Y%m%d", None)
+"""The last: timestamps in Parquet."""
+
+
+def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, command: Command) -> None:
+    days = pd.Series(pd.date_range("2023-01-01", periods=100)).sample(frac=1, random_state=0).reset_index(drop=True)
+    frame = pd.DataFrame(reviews(100), columns=["text", "label"])
+    for number, written in enumerate(DATES):
+        source, out = tmp_path / "corpus", tmp_path / str(number)
+        frame["day"] = days.dt.strftime(written) if written else days
+        frame.to_csv(source, index=False) if written else frame.to_parquet(source)
+        assert command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002) == 0, command.err
+        manifest, found = read_manifest(out), list[str]()
+        for name in SPLITS:
+            found += sorted(str(days[row - 1]) for block in Split(out, manifest, name).blocks for row in block.row)
+        assert (found, manifest.rows("validation"), manifest.rows("test")) == (sorted(map(str, days)), 10, 10)
+        assert ("from 2023-04-01" if written != "%Y%m%d" else "from 20230401") in command.err
+
+
+def test_rows_of_one_time_stay_together_and_equal_texts_go_with_their_last_row() -> None:
+    time, text = np.array([1.0, 1, 1, 1, 1, 2, 2, 3, np.nan, 1]), [*range(8), 8, 7]
+    rows = rows_of(text, [0] * 10, [NO_SPLIT] * 10, [0] * 10).assign(number=np.nan, month_first=time, day_first=time)
+    shares = {"validation": 0.2, "test": 0.2}
+    assert by_time(rows, shares, "day")[0].tolist() == [*[TRAIN] * 5, VALIDATION, VALIDATION, TEST, TRAIN, TEST]
+    with pytest.raises(DataError, match="'day': times are written in two ways"):
+        by_time(rows.assign(month_first=[np.nan, *time[1:]], day_first=[*time[:7], np.nan, *time[8:]]), shares, "day")
 
 
 # Folds.
@@ -170,6 +200,10 @@ WRONG_DATA = {
     "every row of a split dropped": (
         ["--splits.column", "part"],
         "split train: no row is left for it, of 120, quality.leaks drops 60; equal texts stay in one split",
+    ),
+    "a column of times with something else": (
+        ["--splits.time_column", "part"],
+        "reviews.csv: row 1: 'train' in 'part' is no date or number; correct it, or name another splits.time_column",
     ),
     "a file of a split without a row": (
         ["--source.test_path", "empty.csv"],

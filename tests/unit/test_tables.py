@@ -11,11 +11,13 @@ import io
 import json
 import tempfile
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -26,10 +28,10 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.forms import dialect_of
-from preprocessing.corpus.records import Dialect, cuts
+from preprocessing.corpus.records import Dialect, cuts, json_lines, list_in
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.corpus.sources import File, Plan, files, numbered, scan
-from preprocessing.corpus.tables import common_schema, iter_rows
+from preprocessing.corpus.tables import common_schema, iter_rows, read_table
 from tests.corpora import reviews, write_csv, write_jsonl
 
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
@@ -267,3 +269,49 @@ def test_values_of_json_have_the_type_of_all_rows(tmp_path: Path) -> None:
     table = pa.concat_tables(rows.table for part in parts for rows in iter_rows(part, schema=schema))
     assert table["n"].to_pylist() == [*range(8), 8.5, 9.5]
     assert (table["x"][4].as_py(), table["big"][4].as_py(), table["x"][0].as_py()) == ("[1]", str(1 << 70), None)
+
+
+def test_a_sheet_is_read_as_it_is_shown(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.title = "Reviews"
+    rows: list[list[object]] = [[None, "text", "label", "when", None]]
+    rows += [[n, text, n % 3 / 1.0, datetime(2024, 3, 1 + n % 9), None] for n, (text, _) in enumerate(ROWS)]
+    for row in (["Our reviews"], [], *rows[:5], [None, None], *rows[5:]):
+        book.active.append(row)
+    book.create_sheet("Others").append(["text", "label"])
+    book.save(tmp_path / "a.xlsx")
+    found, lines = plans(tmp_path, path=str(tmp_path / "a.xlsx"))
+    assert lines == [f"source: {tmp_path}/a.xlsx: sheet 'Reviews', header 3"]
+    (part,) = found[0].parts
+    assert part.columns == ("column_1", "text", "label", "when")
+    table = read_table(part, ["text", "label", "when", "column_1"]).to_pydict()
+    assert [text.decode() for text in table["text"]] == [text for text, _ in ROWS]
+    assert [table[name][4].decode() for name in ("label", "when", "column_1")] == ["1", "2024-03-05", "4"]
+    assert pairs_of(tmp_path / "a.xlsx") == [(text, str(n % 3)) for n, (text, _) in enumerate(ROWS)]
+    with pytest.raises(DataError, match="has no sheet 'reviews'; it has 'Reviews', 'Others'; set source"):
+        plans(tmp_path, path=str(tmp_path / "a.xlsx"), sheet="reviews")
+    assert plans(tmp_path, path=str(tmp_path / "a.xlsx"), sheet="Others")[0][0].rows == 0
+
+
+def test_several_columns_are_one_text(tmp_path: Path) -> None:
+    cells = [("a", "b"), ("", "b"), (None, "b"), ("a", None), ("", ""), (None, ""), (None, None)]
+    records = [{"title": title, "in": {"text": body}, "label": n % 2} for n, (title, body) in enumerate(cells)]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    pa.parquet.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    for name in ("a.json", "a.parquet"):
+        (piece,) = pieces(tmp_path, path=str(tmp_path / name), text_column=["title", "in.text"])
+        assert piece.texts.to_pylist() == ["a xxsep b", *[" xxsep b"] * 2, "a xxsep ", "", "", ""]
+        assert piece.missing.tolist() == [False] * 6 + [True]
+
+
+@given(st.integers(1, 70), st.booleans())
+def test_a_list_of_json_may_be_cut_anywhere(size: int, is_inside: bool) -> None:
+    records = [{"text": 'a "[{" \\ \n é', "n": [1.5, {"a": None}]}, {}, {"text": "b"}]
+    data = json.dumps(
+        {"v": 12, "rows": records, "w": [1]} if is_inside else records, indent=1, ensure_ascii=False
+    ).encode()
+    head = list_in(data)
+    assert head is not None
+    cut = [data[: len(head) + 1], *in_pieces(data[len(head) + 1 :], size)]
+    assert [json.loads(line) for line in json_lines(cut, head, "a")] == records
