@@ -25,6 +25,7 @@ from torch import nn
 from benchmarks.measuring import Measured, alternate, one_core, printed, read_frame, result
 from benchmarks.text import notebook
 from harness.inference.scorer import Scorer, open_scorer, scorer_class
+from harness.rundir.bundle_files import bundle_directory, read_classifier
 from preprocessing.base.errors import DataError
 from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec
@@ -58,7 +59,7 @@ def measure(config: PredictConfig) -> dict[str, Any]:
     texts = read_frame(Path(config.input))[config.column].map(str).head(config.rows).tolist()
     if len(texts) < 2:
         raise DataError(f"{config.input}: holds too few rows to measure with; name a larger file")
-    settled = scorer_class("torch").settle("cpu", config.precision)
+    settled = scorer_class("torch").settle(read_classifier(bundle_directory(config.run)), "cpu", config.precision)
     scorer = open_scorer(config.run, "torch", BATCH, settled)
     turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {
         "ours": (functools.partial(logits, scorer), texts),

@@ -376,7 +376,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check ranges, and that keys agree; name the run."""
         if self.run == AUTO:
-            object.__setattr__(self, "run", default_run(self.data))
+            object.__setattr__(self, "run", f"runs/{os.path.basename(os.path.abspath(self.data))}")
         epochs, patience = self.epochs, self.patience
         below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
         require(below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
@@ -395,11 +395,6 @@ class RunConfig:
     def allowed(self) -> set[str]:
         """The keys of ``allow``."""
         return {key.removeprefix("--") for key in self.allow.replace(",", " ").split()}
-
-
-def default_run(data: str) -> str:
-    """The run directory of a training on a dataset that names none."""
-    return f"runs/{os.path.basename(os.path.abspath(data))}"
 
 
 def seconds(text: str | None) -> float | None:

@@ -11,12 +11,10 @@ from harness.rundir.records import dataset_of
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 
-PROG = "accelerate launch -m harness.evaluate"
-
 
 def main(argv: list[str]) -> int:
     """Evaluate on this rank; returns the exit code."""
-    config = cli.parse(EvaluateConfig, argv, prog=PROG, example=f"{PROG} --run runs/mine --data data/mine")
+    config = cli.parse(EvaluateConfig, argv, prog="accelerate launch -m harness.evaluate")
     if config.input is not None:
         raise ConfigError(
             "input: one process evaluates new rows: `padless evaluate`; here, leave it out or give --data"

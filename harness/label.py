@@ -12,13 +12,11 @@ from harness.ranks.stopping import leave, run_rank
 from harness.rundir.records import dataset_of
 from preprocessing.base import cli
 
-PROG = "accelerate launch -m harness.label"
-
 
 def main(argv: list[str]) -> int:
     """Score rows on this rank; returns the exit code."""
     stopping.unblock()  # a stop signal ends the labelling of a round at once
-    label(cli.parse(LabelConfig, argv, prog=PROG, example=f"{PROG} --run runs/mine --data data/mine"))
+    label(cli.parse(LabelConfig, argv, prog="accelerate launch -m harness.label"))
     return 0
 
 

@@ -22,7 +22,7 @@ COMMANDS = (
     Command(
         "prepare",
         "Build a dataset directory from labelled texts.",
-        elsewhere=("preprocess", "preprocessing", "build", "encode"),
+        elsewhere="preprocess, preprocessing, build, encode",
         main="preprocessing.job.pipeline:run",
         config="preprocessing.config:PreprocessConfig",
         words="FILE …",
@@ -32,7 +32,7 @@ COMMANDS = (
     Command(
         "inspect",
         "What is in a dataset, and how good it is.",
-        elsewhere=("show", "stats", "info"),
+        elsewhere="show, stats, info",
         main="preprocessing.dataset.inspect:main",
         config="preprocessing.dataset.inspect:InspectConfig",
         words="DATA",
@@ -41,7 +41,7 @@ COMMANDS = (
     Command(
         "check",
         "Verify every byte of a dataset.",
-        elsewhere=("verify", "validate"),
+        elsewhere="verify, validate",
         main="preprocessing.job.pipeline:check",
         config="preprocessing.job.pipeline:CheckConfig",
         words="DATA",
@@ -54,15 +54,9 @@ COMMANDS = (
         words="DATA",
     ),
     Command(
-        "tutorial",
-        "Write the tutorial's files here, to try padless on.",
-        main="preprocessing.job.pipeline:tutorial",
-        config="preprocessing.job.pipeline:TutorialConfig",
-    ),
-    Command(
         "fetch-nltk",
         "Download the NLTK data that some options need.",
-        elsewhere=("download",),
+        elsewhere="download",
         main="preprocessing.text.resources:fetch",
         config="preprocessing.text.resources:FetchConfig",
     ),

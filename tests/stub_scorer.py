@@ -36,7 +36,7 @@ class Stub:
         """Nothing is opened."""
 
     @staticmethod
-    def settle(device: str, precision: str) -> dict[str, str]:
+    def settle(info: object, device: str, precision: str) -> dict[str, str]:
         """As asked for, on a CPU."""
         Stub.seen = []
         return {"device": "cpu", "precision": precision}

@@ -24,7 +24,6 @@ from harness.model.networks import AnyNetwork, read_tensors, task_of
 from harness.model.registry import CELLS
 from harness.ranks.precision import (
     DTYPES,
-    as_arithmetic,
     choose_device,
     choose_precision,
     full_fp32,
@@ -32,7 +31,7 @@ from harness.ranks.precision import (
     recurrent_dtype,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import INDEX, BundleInfo, write_info, write_weights
+from harness.rundir.bundle_files import INDEX, KEPT_IN_BF16, BundleInfo, write_info, write_weights
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
@@ -86,43 +85,46 @@ def write_bundle(
 
 
 class Bundle(Scorer):
-    """A bundle's model, computed by torch. On a CPU each of several processes uses one thread, so that results do not
-    depend on their number.
-    """
+    """A bundle's model, computed by torch."""
 
     model: Classifier
-    dtype: torch.dtype | None = None
-    """Dtype of the recurrent layers; None: that of the weights."""
+    dtype: torch.dtype
+    """Dtype of the recurrent layers."""
 
     @staticmethod
-    def settle(device: str, precision: str) -> dict[str, str]:
-        """See ``Scorer.settle``."""
+    def settle(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
+        """See ``Scorer.settle``. ``auto`` is bf16 where the device computes it natively and labels are the same."""
         place = choose_device(device).value
-        return {"device": place, "precision": choose_precision(precision, place).value}  # type: ignore[arg-type]
+        if precision == "auto":
+            precision = choose_precision("auto", place).value if info.bf16 >= KEPT_IN_BF16 else "fp32"
+        elif place == "cuda":
+            choose_precision(precision, place)  # type: ignore[arg-type]
+        cell, asked = CELLS[model_from_dict(info.model, INDEX).cell], "bf16" if precision == "bf16" else "fp32"
+        chosen = recurrent_dtype(asked, place, "padded", bf16_on_cpu=cell.bf16_on_cpu)  # type: ignore[arg-type]
+        return {"device": place, "precision": chosen.value}
 
     def open(self) -> None:
-        """See ``Scorer.open``. The model stays on the CPU unless a device was settled."""
+        """See ``Scorer.open``."""
         info = self.info
         config = model_from_dict(info.model, str(self.directory / INDEX))
         weights = read_tensors(self.directory, info, config)
         self.model = Classifier(config, info.vocabulary_size, len(info.labels)).eval()
         self.model.load_state_dict(weights)
-        if self.settled is None:
-            return
-        device = self.settled["device"]
-        if device == "cpu":
-            torch.set_num_threads(1)
+        if self.settled.get("threads"):
             keep_memory()
-        full_fp32()
+        self.compute_in(self.settled["precision"], self.settled["device"])
+
+    def compute_in(self, precision: str, device: str) -> None:
+        """Move the model to a device, and compute in fp32 or bf16 there."""
+        if device == "cuda":
+            full_fp32()
         self.model.to(device)
-        arithmetic = as_arithmetic(choose_precision(self.settled["precision"], device))  # type: ignore[arg-type]
-        chosen = recurrent_dtype(arithmetic, device, "padded", bf16_on_cpu=CELLS[config.cell].bf16_on_cpu)
-        self.dtype = None if chosen.value == "fp32" else DTYPES[chosen.value]
+        self.dtype = DTYPES[precision]
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """See ``Scorer.score``."""
-        if self.settled is not None and self.settled["device"] == "cpu":
-            torch.set_num_threads(1)  # set per thread: Dask may score in another thread than the one that opened it
+        if threads := self.settled.get("threads"):
+            torch.set_num_threads(threads)  # of this thread: Dask may score in another one than opened it
         return logits_of(self.model, encoded, self.batch_rows, self.dtype)
 
 

@@ -18,6 +18,7 @@ from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.forms import SUFFIXES, uncompressed
+from preprocessing.dataset.shards import MANIFEST
 
 STDIN = "-"
 KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
@@ -25,6 +26,7 @@ KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
 WRITTEN = ("csv", "tsv", "jsonl", "parquet")
 """Formats of predictions."""
 Form = Literal["text", "json", "html"]
+PredictionPrecision = Literal["auto", "fp32", "bf16"]
 ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".html", ".htm"), "html"),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
@@ -33,15 +35,21 @@ ENDINGS: dict[str, Form] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringConfig:
-    """How the rows of a dataset are scored, on one process or several."""
+class RunningConfig:
+    """What every use of a run has."""
 
-    batch: AtLeast1 = 512
-    """Rows per batch and process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes CUDA devices when there are any."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig(RunningConfig):
+    """How the rows of a dataset are scored, on one process or several."""
+
+    batch: AtLeast1 = 512
+    """Rows per batch and process."""
     stage_dir: str = "auto"
     """Where each node copies a split to: a directory, none, or auto, which copies only from network file systems."""
     timeout_s: Seconds = 600
@@ -67,7 +75,7 @@ class EvaluateConfig(ScoringConfig):
     run: str
     """Run directory (or bundle directory) whose best weights are evaluated."""
     input: str | None = None
-    """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads."""
+    """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads; or a dataset directory."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
     data: str | None = None
@@ -77,6 +85,8 @@ class EvaluateConfig(ScoringConfig):
     """Split of the dataset."""
     output: str | None = None
     """Directory for the figures and the predictions; RUN/evaluation unless given."""
+    precision: PredictionPrecision = "auto"
+    """As in `padless predict`; the test figures that a training writes at its end are fp32."""
     json: bool = False
     """Print the figures of an input as one JSON object instead of tables."""
 
@@ -84,6 +94,9 @@ class EvaluateConfig(ScoringConfig):
         """Check ranges, and that ``input`` and ``data`` are not both given."""
         if self.input is not None and self.data is not None:
             raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
+        if self.input is not None and os.path.isfile(os.path.join(self.input, MANIFEST)):
+            object.__setattr__(self, "data", self.input)
+            object.__setattr__(self, "input", None)
         check_source(self.source)
         if self.source.has_unlabelled:
             what = "an evaluation needs labelled rows"
@@ -125,14 +138,13 @@ def names_file(word: str) -> bool:
 
 def beside(inputs: Sequence[str]) -> str:
     """The file of the predictions of ``inputs``, in this folder: named and written like the first of them."""
-    name = Path(inputs[0].rstrip("/")).name
-    ending = Path(uncompressed(name)).suffix
-    stem = re.split(r"\W*[*?[]" if re.search("[*?[]", name) else r"\.", name)[0]
+    name = Path(inputs[0]).name
+    ending, stem = Path(uncompressed(name)).suffix, re.split(r"\W*[.*?[]", name)[0]
     return f"{stem}-predicted{ending if KINDS.get(ending) in WRITTEN else '.csv'}".lstrip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingConfig:
+class ReadingConfig(RunningConfig):
     """How files of texts are read."""
 
     SUBJECT = ("run", "texts")
@@ -157,7 +169,8 @@ class ReadingConfig:
             object.__setattr__(self, "texts", [])
         require(all(self.inputs), "input", self.input, "names that are not empty")
         if bool(self.texts) == bool(self.inputs):
-            example = f'padless predict {self.run} "a fine film"'
+            run = self.run if os.path.isdir(self.run) else "runs/mine"
+            example = f'padless predict {run} "a fine film"'
             raise ConfigError(f"texts or a file (not both) follow the run, as in {example}")
 
     @property
@@ -189,10 +202,9 @@ class PredictConfig(ReadingConfig):
     engine: Engine = "auto"
     """torch, or ONNX Runtime (onnx, onnx-int8; needs an export with that file); auto takes torch if it can be imported,
     else onnx."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs; auto takes a CUDA device if there is one."""
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Precision of the recurrent layers; auto: bf16 if the device supports it natively."""
+    precision: PredictionPrecision = "auto"
+    """Arithmetic of the recurrent layers; auto: bf16 if the device computes it natively and at least 999 of 1,000
+    validation rows kept their label in it at the end of training, else fp32, which is exact."""
     processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
     executor: Literal["local", "dask"] = "local"
@@ -207,8 +219,6 @@ class PredictConfig(ReadingConfig):
     """Maximum rows of a batch; fewer for long texts."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
-    quiet: bool = False
-    """Print neither progress nor how many rows were predicted."""
 
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
@@ -247,10 +257,6 @@ class ExplainConfig(ReadingConfig):
     """Replace an existing output that holds something else."""
     batch: AtLeast1 = 16
     """Texts explained together."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
-    quiet: bool = False
-    """Do not print how many texts were explained."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,9 +23,9 @@ from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.explanation import added
 from harness.inference.scoring import Scores, score_split, weights_and_dataset
-from harness.ranks.precision import choose_device
+from harness.ranks.precision import runnable
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import bundle_directory
+from harness.rundir.bundle_files import bundle_directory, read_classifier, write_info
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
@@ -36,6 +37,7 @@ from harness.scores.tables import describe_new_rows, describe_texts, show_figure
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, counted, public, shortened, tell
 from preprocessing.config import SplitConfig
@@ -43,9 +45,12 @@ from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.dataset.shards import Split
+from preprocessing.job.engine import shown
 from preprocessing.labels import LabelMap, LabelType, spelling
 from preprocessing.text.vocabulary import UNK
 
+COMPARED, COMPARED_S, BATCH = 1000, 30.0, 128
+"""Rows that are compared in bf16, in as many seconds at most, so many at a time."""
 LISTED = 10
 """Maximum number of mistakes in the results."""
 METHOD = "integrated gradients: what each word adds to the logit of the predicted label"
@@ -67,13 +72,16 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
         )
     world, directory = session.world, output_of(config)
     bundle, manifest = weights_and_dataset(bundle_directory(config.run), config.data, session)
+    wanted = world.from_main(Bundle.settle(bundle.info, session.device.type, config.precision), "what to compute in")
+    bundle.compute_in(wanted["precision"], session.device.type)
     scores, split = score_split(bundle, manifest, config.split, config.data, config, session)
     values: dict[str, Any] = {}
     with world.together("writing the results"), storing(directory, otherwise=OTHERWISE):
         if world.is_main:
             order = np.argsort(np.concatenate([block.row for block in split.blocks]))
             texts = about_texts(scores, hashes_of(split)[order], config, bundle)
-            values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint, "texts": texts}
+            about = {"dataset": manifest.fingerprint, "texts": texts, "precision": wanted["precision"]}
+            values = assess(scores, bundle, split) | about
             write_results(directory, config.split, scores, manifest.label_type, values)
     if world.is_main:
         screen = Screen(quiet=config.quiet)
@@ -135,6 +143,28 @@ def write_results(directory: Path, split: str, scores: Scores, label_type: Label
     write_figures(directory, split, values)
 
 
+def compare_bf16(bundle: Bundle, split: Split) -> float:
+    """The share of rows of a split that keep their label in bf16, of 1,000 rows at most, in half a minute at most. It
+    is stored in the bundle; 0 if the device cannot compute the network in bf16. Raises ``OSError``.
+    """
+    device, decision, until = bundle.model.head.weight.device.type, bundle.decision, time.monotonic() + COMPARED_S
+    able = device == "cpu" or "bf16" in runnable(device)
+    if not able or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
+        return 0.0
+    rows = np.concatenate([block.row for block in split.blocks])
+    rows = rows[permutation(len(rows), 0)[:COMPARED]]
+    same: list[bool] = []
+    while len(same) < len(rows) and time.monotonic() < until:
+        texts, labels = list(read_ids(split, rows[len(same) :][:BATCH]).values()), []
+        for precision in ("fp32", "bf16"):
+            bundle.compute_in(precision, device)
+            labels.append(predicted_labels(decision.calibrated(bundle.score(texts)), decision.threshold))
+        same += (labels[0] == labels[1]).tolist()
+    share = float(np.mean(same))
+    write_info(bundle.directory, replace(bundle.info, bf16=share))
+    return share
+
+
 def worst_mistakes(
     rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, bundle: Bundle
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -171,16 +201,19 @@ def evaluate_input(config: EvaluateConfig) -> None:
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
     assert config.input is not None
-    bundle, target = Bundle(bundle_directory(config.run), config.batch), output_of(config)
+    directory, target = bundle_directory(config.run), output_of(config)
+    settled = Bundle.settle(read_classifier(directory), config.device, config.precision)
+    bundle = Bundle(directory, config.batch, settled)
     training = read_training(bundle.directory, bundle.info.dataset) or {}
     known: Mapping[str, Any] = training.get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
-    bundle.model.to(choose_device(config.device).value)
-    scores, hashes, facts = read_and_score(bundle, config.input, reading_of(config.source, known), classes)
+    reading = reading_of(config.source, known)
+    scores, hashes, facts = read_and_score(bundle, config.input, reading, classes, config.quiet)
     name = name_of(config.input, target)
     values = {
         **known_of(scores, bundle, name),
         **facts,
+        "precision": settled["precision"],
         "input": public(addresses.absolute(config.input)),
         "texts": about_texts(scores, hashes, config, bundle),
         "beside_training": beside(training.get("splits", {}), scores, bundle.encoder.pipeline.spec.max_tokens),
@@ -239,8 +272,10 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
     return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
 
 
-def pieces_of(address: str, reading: Reading) -> Iterator[Piece]:
-    """The parts of an input. Raises ``DataError`` that names file and row, or the columns that exist."""
+def pieces_of(address: str, reading: Reading, quiet: bool) -> Iterator[Piece]:
+    """The parts of an input, with progress unless ``quiet``. Raises ``DataError`` that names file and row, or the
+    columns that exist.
+    """
     if addresses.kind(addresses.find(address)[0]) == fs.FileType.NotFound:
         raise DataError(f"{address}: no such file; check --input")
     files = sources.files(replace(reading.source, path=[address]), SplitConfig(column=None))
@@ -248,11 +283,13 @@ def pieces_of(address: str, reading: Reading) -> Iterator[Piece]:
     for line in found.lines:
         tell(line)
     with temporary_folder() as stage:
-        yield from map(read, sources.numbered([sources.scan(file, stage) for file in found.files]))
+        plans = [sources.scan(file, stage) for file in found.files]
+        with shown("evaluating", sum(plan.rows for plan in plans), quiet):
+            yield from map(read, sources.numbered(plans))
 
 
 def read_and_score(
-    bundle: Bundle, address: str, reading: Reading, classes: Mapping[str, int]
+    bundle: Bundle, address: str, reading: Reading, classes: Mapping[str, int], quiet: bool
 ) -> tuple[Scores, np.ndarray, dict[str, Any]]:
     """The scores of all rows, ``row_hashes`` of their ids, and other results: ``mistakes`` with texts, and how many
     rows were ``left_out`` or have no text (``missing``).
@@ -262,7 +299,7 @@ def read_and_score(
     columns: list[tuple[np.ndarray, ...]] = []
     mistakes: list[dict[str, Any]] = []
     left_out = missing = 0
-    for piece in pieces_of(address, reading):
+    for piece in pieces_of(address, reading, quiet):
         left_out += piece.neutral + piece.filtered + piece.without_label
         missing += int(piece.missing.sum())
         if not len(piece.row):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.inference.scorer import Engine, engine_of, local, open_scorer, scorer_class
-from harness.rundir.bundle_files import bundle_directory
+from harness.rundir.bundle_files import bundle_directory, read_classifier
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
@@ -43,9 +43,8 @@ class Model:
         """See ``load``."""
         self.place, self.engine, self.device = place, engine, device
         directory = bundle_directory(local(place))
-        settled = scorer_class(engine_of(directory, engine)).settle(device, "fp32")
-        # Without settings a CPU computes with all of its threads.
-        scorer = open_scorer(directory, engine, settled=None if settled["device"] == "cpu" else settled)
+        settled = scorer_class(engine_of(directory, engine)).settle(read_classifier(directory), device, "fp32")
+        scorer = open_scorer(directory, engine, settled=settled)
         self._scorer, self._files = scorer, dict[str, bytes]()
         self.classes_ = typed_values(scorer.labels, scorer.label_type)
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""

@@ -52,7 +52,7 @@ from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
-from preprocessing.job.executors import Workers, available_cores, workers
+from preprocessing.job.executors import ROWS, Workers, available_cores, workers
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ScoredPart(engine.Part[Made]):
     number: int
     part: Part
     layout: Layout
-    scorer: tuple[str, str, int, dict[str, str]]
+    scorer: tuple[str, str, int, dict[str, Any]]
     """Arguments of ``open_scorer``; each thread of a worker calls it once."""
 
     result: ClassVar[type] = Made
@@ -144,10 +144,20 @@ def main(config: PredictConfig) -> int:
             Screen(quiet=config.quiet).say(f"The predictions go to {config.output}; -o names another file.")
         predict_here(config)
         return 0
-    scorer = open_scorer(config.run, config.engine, config.batch)
+    scorer = open_scorer(config.run, *chosen(config))
     for some in [config.texts] if config.texts else lines_of_stdin():
         show(scorer, some, config.json)
     return 0
+
+
+def chosen(config: PredictConfig) -> tuple[str, int, dict[str, Any]]:
+    """Engine, rows of a batch, device and precision, as for ``open_scorer``. Raises ``UserError``."""
+    directory = bundle_directory(config.run)
+    name, info = engine_of(directory, config.engine), read_classifier(directory)
+    settled = scorer_class(name).settle(info, config.device, config.precision)
+    if settled["precision"] == "bf16" and not config.quiet:
+        tell(f"computed in bf16, in which {info.bf16:.1%} of validation keep their label; --precision fp32 is exact")
+    return name, config.batch, settled
 
 
 def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
@@ -175,7 +185,7 @@ def predict_here(config: PredictConfig) -> None:
     target = target_of(config)
     with claimed(target) as work:
         parts = begin(config, target, work)
-        size, settled = sum(part.size for part in parts), parts[0].scorer[-1]
+        size, settled = sum(part.part.bytes for part in parts), parts[0].scorer[-1]
         worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
         default = 1 if settled["device"] == "cuda" else min(available_cores(), worth)
         same = "the same command without --overwrite" if config.overwrite else "the same command"
@@ -259,8 +269,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
     """
     directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
-    name = engine_of(directory, config.engine)
-    settled = scorer_class(name).settle(config.device, config.precision)
+    name, _, settled = chosen(config)
     info = read_classifier(directory)
     if config.overwrite:
         for path in work.iterdir():
@@ -286,9 +295,10 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     layout = looked_at(every, Layout(kind, names, config.missing == "keep"), config.quiet)
     atomic.write_json(work / BEGUN, basis)
     key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
-    scorer = config.run, name, config.batch, settled
+    threads = {"threads": 1} if settled["device"] == "cpu" else {}  # so that nothing depends on their number
+    scorer = config.run, name, config.batch, settled | threads
     return [
-        ScoredPart(key, work, work / f"{number:05d}.json", part.bytes, number, part, layout, scorer)
+        ScoredPart(key, work, work / f"{number:05d}.json", part.cut.rows, number, part, layout, scorer)
         for number, part in enumerate(every)
     ]
 
@@ -314,16 +324,13 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     and for columns named like the new ones.
     """
     first, of_json = every[0], every[0].file.format == "jsonl"
-    total = sum(part.bytes for part in every)
-    progress = engine.Progress("checking the input", total, screen=Screen(errors=True, quiet=quiet))
     schema = pa.schema([])
-    for part in every:
-        for rows in tables.iter_rows(part, None if of_json else part.file.source.text_columns):
-            texts_of(part, rows, layout.missing)
-            schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
-        progress.advance(part.cut.rows, part.bytes)
-        progress.tick(1)
-    progress.screen.end()
+    with engine.shown("checking the input", sum(part.cut.rows for part in every), quiet):
+        for part in every:
+            for rows in tables.iter_rows(part, None if of_json else part.file.source.text_columns):
+                texts_of(part, rows, layout.missing)
+                ROWS.add(len(rows.table))
+                schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
     layout = replace(layout, schema=schema if of_json else None)
     files = [part for part in every if part.cut.first_row == 1]
     for part in files:
@@ -355,8 +362,8 @@ def top_of(part: Part) -> bytes:
 
 
 def make(parts: Sequence[ScoredPart], crew: Workers, quiet: bool) -> None:
-    """Make the missing parts, and show the progress if there are several."""
-    screen = Screen(errors=True, quiet=quiet or len(parts) < 2)
+    """Make the missing parts, and show the progress."""
+    screen = Screen(errors=True, quiet=quiet)
     progress = engine.Progress("predicting", sum(part.size for part in parts), screen=screen)
     for _ in engine.run(parts, crew, progress):
         pass

@@ -27,6 +27,7 @@ from harness.rundir.bundle_files import (
     LOGITS,
     OF_BUNDLE,
     ONNX,
+    BundleInfo,
     bundle_directory,
     read_classifier,
     read_export,
@@ -41,6 +42,7 @@ from preprocessing.base.installed import is_importable, load, needed
 from preprocessing.base.terminal import Guarded
 from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import VOCABULARY
+from preprocessing.job.executors import ROWS
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK, Vocabulary
@@ -52,6 +54,7 @@ ENGINES = {
     "onnx-int8": "harness.inference.scorer:Int8Scorer",
 }
 """Engine -> ``module:class`` of its ``Scorer``."""
+EXACT = {"device": "cpu", "precision": "fp32"}
 SCHEME = "hf://"
 FILES = ["*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md"]
 """The files of an export: only these are downloaded from a repository."""
@@ -64,12 +67,12 @@ ERRORS_ONLY = 3
 class Scorer(ABC):
     """Computes logits of texts. Encoding and scoring are separate, so that one thread encodes while another scores."""
 
-    def __init__(self, directory: Path, batch_rows: int = 128, settled: Mapping[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, batch_rows: int = 128, settled: Mapping[str, Any] = EXACT) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts. The files of an
         export are checked against its index before any is parsed.
 
-        ``settled`` is the result of ``settle``, for one of several processes, which then uses one thread on a CPU.
-        Raises ``DataError`` if a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
+        ``settled`` is the result of ``settle``; with ``threads``, so many are used on a CPU. Raises ``DataError`` if a
+        file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
         """
         self.directory, self.batch_rows, self.settled = directory, batch_rows, settled
         self.info = read_classifier(directory)
@@ -99,8 +102,8 @@ class Scorer(ABC):
 
     @staticmethod
     @abstractmethod
-    def settle(device: str, precision: str) -> dict[str, str]:
-        """Resolve ``device`` and ``precision`` for this machine; the results depend on both.
+    def settle(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
+        """The ``device`` and ``precision`` for a bundle on this machine; the results depend on both.
 
         Raises ``ConfigError``.
         """
@@ -130,13 +133,13 @@ class OnnxScorer(Scorer):
     file = ONNX
 
     @staticmethod
-    def settle(device: str, precision: str) -> dict[str, str]:
+    def settle(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
         """A CPU, in the precision of the file. Raises ``ConfigError`` for anything else."""
         if device == "cuda":
             raise ConfigError("device: ONNX Runtime computes on CPUs here; leave --device out, or set --engine torch")
         if precision == "bf16":
             raise ConfigError("precision: an ONNX file has its own; leave --precision out, or set --engine torch")
-        return {"device": "cpu", "precision": "fp32"}
+        return {**EXACT}
 
     def open(self) -> None:
         """See ``Scorer.open``; ``ConfigError`` without ONNX Runtime."""
@@ -146,7 +149,7 @@ class OnnxScorer(Scorer):
             raise DataError(f"{self.directory / EXPORT}: missing: {self.directory} is no export; {made}")
         data = read_model(self.directory, self.export, self.file)
         needed("onnxruntime", f"{path}", "onnx")
-        self.session = session_of(data, str(path), None if self.settled is None else 1)
+        self.session = session_of(data, str(path), self.settled.get("threads"))
         if self.session.get_modelmeta().custom_metadata_map.get(OF_BUNDLE) != self.export.bundle:
             raise DataError(f"{path}: the network of another bundle; export this one again")
 
@@ -188,7 +191,7 @@ def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int, outp
 
 
 def open_scorer(
-    place: str | Path, engine: str = "auto", batch_rows: int = 128, settled: Mapping[str, str] | None = None
+    place: str | Path, engine: str = "auto", batch_rows: int = 128, settled: Mapping[str, Any] = EXACT
 ) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
@@ -284,6 +287,7 @@ def in_batches(
         for row, place in enumerate(places):
             padded[row, : lengths[place]] = texts[place]
         parts.append(read(padded, lengths[places]).astype(np.float64))
+        ROWS.add(len(places))
     logits = np.concatenate(parts)
     if not np.isfinite(logits).all():
         raise DataError(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All ranks score a split together: logits of a classifier, perplexity of a language model.
 
-Every row is scored once, in the dtype of the weights. The last batch is not padded with duplicates. The ranks
+Every row is scored once. The last batch is not padded with duplicates. The ranks
 communicate only in one gather at the end, after which the number of distinct rows is asserted (law 5).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.job.engine import shown
+from preprocessing.job.executors import ROWS
 from preprocessing.text.vocabulary import UNK
 
 PAUSE_EVERY = 8
@@ -82,7 +85,10 @@ def score_split(
     split = opened.splits[name]
     layout, _ = layout_on(session.device, bundle.model.config.hidden_size)
     loader = loader_over(split, session.world, config.batch, layout, session.device, opened.look)
-    return score(bundle.model, loader, session.world), split
+    read = partial(bundle.model, recurrent_dtype=bundle.dtype)
+    own_rows, quiet = -(-len(split) // session.world.world_size), config.quiet or not session.world.is_main
+    with shown(f"scoring {name}", own_rows, quiet):
+        return score(bundle.model, loader, session.world, read=read), split
 
 
 def score(
@@ -173,7 +179,9 @@ def over_all_rows(
                 pause()
             with world.waiting(f"the device to score {what}, and with it what is due"):
                 # copies, since the loader reuses its buffers
-                parts += [[np.array(column) for column in values_of(batch)] for batch in step.micro_batches]
+                for batch in step.micro_batches:
+                    parts.append([np.array(column) for column in values_of(batch)])
+                    ROWS.add(batch.num_rows)
     model.train(was_training)
     own = [np.concatenate(column) for column in zip(*parts, strict=True)]
     every = [columns for columns in world.gather_objects(own, f"the scores of {what}") if columns]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from harness.config import RunConfig
 from harness.launch import meeting
@@ -180,6 +180,11 @@ def parser_of_accelerate() -> argparse.ArgumentParser:
     os.environ[LOG_LEVEL] = users or "ERROR"  # for the ranks: torch would warn of every address that has no name
     parser: argparse.ArgumentParser = launch_command_parser()
     parser.set_defaults(max_restarts=None)
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(message)
+
+    parser.error = refuse  # type: ignore[method-assign]  # it would print two hundred lines
     return parser
 
 

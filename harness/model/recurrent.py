@@ -53,6 +53,9 @@ class Cell:
 
     def padded(self, inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
         """One direction over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
+        rounds = inputs.is_cpu and inputs.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+        if rounds and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return lstm_in_bf16(inputs, weights)
         given = (inputs, self.zeros(inputs, inputs.shape[1], weights, 1), weights)
         outputs: torch.Tensor = getattr(torch, self.function)(
             *given, True, 1, 0.0, torch.is_grad_enabled(), False, False
@@ -73,6 +76,19 @@ class Cell:
         """The initial states."""
         zeros = inputs.new_zeros(directions, rows, weights[1].shape[1])
         return zeros if self.states == 1 else (zeros,) * self.states
+
+
+def lstm_in_bf16(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
+    """``Cell.padded`` of an LSTM in bf16 as oneDNN and cuDNN compute it, where oneDNN cannot: weights, inputs and
+    states are bf16, sums are fp32. It takes up to twice as long as fp32; torch's own kernel, which rounds sums too,
+    eight times.
+    """
+    weights, outputs = [weight.float() for weight in weights], []
+    hidden = state = inputs.new_zeros(inputs.shape[1], weights[1].shape[1], dtype=torch.float32)
+    for step in inputs.float():
+        hidden, state = (one.bfloat16().float() for one in torch.lstm_cell(step, (hidden, state), *weights))
+        outputs.append(hidden)
+    return torch.stack(outputs).bfloat16()
 
 
 LSTM = Cell(nn.LSTM, "lstm", states=2)

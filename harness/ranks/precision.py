@@ -131,7 +131,7 @@ def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto
 
 
 def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
-    """What the recurrent layers compute in when a run trains in ``precision``, and why: the one rule for all devices.
+    """What the recurrent layers compute in if a run computes in ``precision``, and why: the one rule for all devices.
 
     The model casts to this dtype itself; autocast is not used. ``bf16_on_cpu``: whether oneDNN has the cell in bf16.
     Raises ``ConfigError`` for fp16 on a CPU.
@@ -158,6 +158,6 @@ def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, 
         return Choice(dtype, f"cuDNN is {cudnn}; its recurrent layers take bf16 from {CUDNN_WITH_BF16}")
     if layout == "packed":
         return Choice("fp32", "oneDNN takes no packed input, and torch's own kernels are no faster in bf16")
-    if not (bf16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return Choice("fp32", "oneDNN takes no bf16 for this cell on this CPU")
+    if not bf16_on_cpu:
+        return Choice("fp32", "oneDNN takes no bf16 for this cell")
     return Choice("bf16", "oneDNN takes padded bf16 input")

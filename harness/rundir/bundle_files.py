@@ -53,6 +53,8 @@ OF_BUNDLE = "bundle"
 MOST_ONNX = 2 << 30
 """Maximum bytes of an ONNX file in its format."""
 AGAIN = "export the run again"
+KEPT_IN_BF16 = 0.999
+"""Predictions may be in bf16 if at least this share of validation rows keeps its label."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class BundleInfo:
     """The held-out fold of the dataset; None: its validation split was held out."""
     label_type: LabelType = "text"
     """The type of the dataset's label column, and of predictions."""
+    bf16: Share = 0.0
+    """Share of validation rows that keep their label in bf16; 0 if none were compared."""
 
 
 def bundle_directory(run: str | Path) -> Path:

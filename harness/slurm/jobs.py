@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, many
@@ -69,21 +68,14 @@ def main(config: SubmitConfig) -> None:
 
 
 def missing(jobs: Sequence[Job]) -> Iterator[str]:
-    """A sentence for each dataset and run that is neither there nor made by an earlier job."""
-    made: list[Path] = []
+    """A sentence for each job whose dataset is neither there nor made by an earlier one."""
+    made: set[Path] = set()
     for job in jobs:
-        for name, maker in job.needs.items():
-            place = Path(name).absolute()
-            if "://" not in name and not place.exists() and not any(place.is_relative_to(one) for one in made):
-                yield f'{job.command}: {name} is not there, and no job before it makes it; put "{maker}" in front'
-        made += [Path(job.run).absolute()] if job.run else []
-
-
-def needed(asked: Any) -> dict[str, str]:
-    """The datasets and runs that a job reads, and the command that makes each."""
-    data, runs = getattr(asked, "data", None), [] if hasattr(asked, "epochs") else getattr(asked, "run", [])
-    found = {run: f"train DATA -o {run}" for run in ([runs] if isinstance(runs, str) else runs)}
-    return found | ({} if data in (None, NOTHING) else {data: f"prepare FILE -o {data}"})
+        place = Path(job.data).absolute()
+        if not (place.exists() or place in made or "://" in job.data):
+            maker = f'put "prepare FILE -o {job.data}" in front'
+            yield f"{job.command}: {job.data} is not there, and no job before it makes it; {maker}"
+        made.add(Path(job.run).absolute())
 
 
 def write(scripts: dict[Path, str]) -> None:
@@ -172,7 +164,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
             body, resources = "single", replace(config.single.over(config), nodes=1)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
-    resources = replace(resources, nodes=resources.nodes or 1)
+    resources, data = replace(resources, nodes=resources.nodes or 1), getattr(asked, "data", None)
     run = "" if "://" in run else run
     return Job(
         command=name,
@@ -180,7 +172,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
         arguments=arguments,
         run=run,
         tasks=tasks,
-        needs=needed(asked),
+        data=data if isinstance(data, str) and data != NOTHING else "",
         resources=resources,
         config=config,
     )

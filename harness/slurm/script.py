@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
@@ -44,8 +44,8 @@ class Job:
     run: str = ""
     """Run directory of a training, or where a dataset is built; empty: on no disk of this machine."""
     tasks: tuple[Task, ...] = ()
-    needs: Mapping[str, str] = field(default_factory=dict)
-    """Dataset or run that it reads -> the command that makes it."""
+    data: str = ""
+    """The dataset that it reads."""
     resources: Resources
     config: SubmitConfig
 

@@ -22,7 +22,7 @@ from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
 from harness.inference.bundle import read_bundle
-from harness.inference.evaluation import assess, write_results
+from harness.inference.evaluation import assess, compare_bf16, write_results
 from harness.inference.scoring import loader_over, measure, score
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
@@ -30,6 +30,7 @@ from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
+from harness.rundir.bundle_files import KEPT_IN_BF16
 from harness.rundir.layout import BUNDLE, EVALUATION, storage
 from harness.rundir.records import installed_version
 from harness.scores.calibration import Decision, calibrated_log_loss, choose_share, decide
@@ -158,6 +159,11 @@ class Run(Milestones):
                 if world.is_main:
                     measured[split] = assess(scores, bundle, splits[split])
                     write_results(place, split, scores, self.data.manifest.label_type, measured[split])
+        with world.together("comparing predictions in bf16"), storage(directory):
+            if world.is_main:
+                share = compare_bf16(bundle, splits[VALIDATION])
+                used = "uses it where it is native" if share >= KEPT_IN_BF16 else "computes in fp32"
+                self.writer.say(f"bf16 keeps the label of {share:.1%} of validation; predict {used}")
         if TEST in measured:
             self.writer.log(TEST, {"step": self.trainer.step, **numbers_of(measured[TEST])})
         with world.together("printing the results"):

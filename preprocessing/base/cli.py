@@ -31,8 +31,6 @@ from preprocessing.base.terminal import guards, tell
 Config = TypeVar("Config")
 OWN = ("config", "help", "print_config")
 """Options that every command has."""
-OUTPUTS = ("o", "out", "output", "outdir", "output_dir", "out_dir")
-"""What people type for ``-o``."""
 SECTIONS = ("prepare", "train")
 """Keys of a YAML file for both commands."""
 TEXTS = "texts"
@@ -53,8 +51,8 @@ class Command:
     """Of the part of the list that begins with this command."""
     also: tuple[str, ...] = ()
     """Aliases."""
-    elsewhere: tuple[str, ...] = ()
-    """Its names in other tools, perhaps with options that it takes here, as in ``pretrain --task language_model``."""
+    elsewhere: str = ""
+    """Its names in other tools, with commas; one may be followed by what it takes here, as in ``pretrain --task …``."""
     main: str = ""
     """``module:function``, called with an instance of ``config``. Returns the exit code or None."""
     config: str = ""
@@ -94,9 +92,11 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str, note: 
             return call(command, rest, f"{prog} {command.name}")
     names, wanted = [one.name for one in commands], word.lstrip("-").replace("-", "_").lower()
     for command in commands:
-        for other, *options in map(str.split, command.elsewhere):
+        for other, *options in map(str.split, filter(None, command.elsewhere.split(","))):
             if wanted == other:
                 raise ConfigError(f"{word}: no such command; did you mean {' '.join([prog, command.name, *options])}?")
+    if word.startswith("-"):
+        raise ConfigError(f"{word}: a command comes first, as in {commands[0].example}")
     near = nearest(word, names)
     raise ConfigError(
         f"{word}: no such command; " + (f"did you mean {prog} {near}?" if near else f"there are {', '.join(names)}")
@@ -118,7 +118,8 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
     try:
-        return load(command.main)(*read(command, argv, prog)) or 0
+        arguments = read(command, argv, prog)  # first, since --help needs no torch
+        return load(command.main)(*arguments) or 0
     except ModuleNotFoundError as missing:
         root = (missing.name or "").partition(".")[0]
         if root in ("harness", "preprocessing"):
@@ -171,7 +172,8 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
             raise ConfigError(f"{spelt}: no such option{unknown(config_class, key)}")
         if value is None and key != "print_config":
             raise ConfigError(f"--{key}: a value follows it, as in --{key} VALUE")
-    given = [*given, *filled(alone, {key for key, _ in given}, config_class, page)]
+    words, left = filled(alone, {key for key, _ in given}, config_class)
+    given = [*given, *words]
     for key, value in given:
         if key == "config":
             values |= from_file(config_class, configuration.find(str(value), recipes) if recipes else str(value))
@@ -180,6 +182,10 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
     if missing := next((key for key, one in options.items() if one.default is MISSING and key not in values), None):
         raise ConfigError(f"--{missing} is missing, as in {page.example or page.usage}")
     config = build(config_class, values)
+    if left:
+        output = getattr(config_class, "OUTPUT", "output")
+        hint = f"; did you mean -o {left[0]}?" if output in options and output not in values else ""
+        raise ConfigError(f"{left[0]!r} is one word too many: {page.usage}{hint}")
     if any(key == "print_config" for key, _ in given):
         import yaml
 
@@ -188,10 +194,9 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
     return config, given
 
 
-def filled(words: list[str], taken: set[str], config_class: type, page: Page) -> list[tuple[str, Any]]:
-    """The keys that positional arguments fill, with their values: those of ``SUBJECT`` that are not ``taken`` already.
-
-    A key that takes a list takes all that are left. Raises ``ConfigError`` for one word too many.
+def filled(words: list[str], taken: set[str], config_class: type) -> tuple[list[tuple[str, Any]], list[str]]:
+    """The keys that positional arguments fill, with their values: those of ``SUBJECT`` that are not ``taken`` already;
+    and the arguments that are left. A key that takes a list takes all.
     """
     found: list[tuple[str, Any]] = []
     for key in getattr(config_class, "SUBJECT", ()):
@@ -203,9 +208,7 @@ def filled(words: list[str], taken: set[str], config_class: type, page: Page) ->
             found, words = [*found, (key, words)], []
         else:
             found, words = [*found, (key, words[0])], words[1:]
-    if words:
-        raise ConfigError(f"{words[0]!r} is one word too many: {page.usage}")
-    return found
+    return found, words
 
 
 def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
@@ -276,7 +279,7 @@ def unknown(config_class: type, key: str, dashes: str = "--", others: Iterable[s
     options, name = options_of(config_class), key.lstrip("-")
     if group := [one for one in options if one.startswith(f"{name}.")]:
         return f"; its keys are {', '.join(dashes + one for one in group)}"
-    if dashes and name in OUTPUTS and getattr(config_class, "OUTPUT", "output") in options:
+    if dashes and name[:3] in ("o", "out") and getattr(config_class, "OUTPUT", "output") in options:
         return "; did you mean -o?"
     return suggestion(name, {*options, *others}, dashes=dashes) + getattr(config_class, "HINT", "")
 

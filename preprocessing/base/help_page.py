@@ -16,6 +16,7 @@ import shutil
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import Any
 
 from preprocessing.base.configuration import Option, choices_of, groups_of, options_of
@@ -116,8 +117,6 @@ def _default(value: Any) -> str:
     return "…" if value is MISSING else json.dumps(value)
 
 
-LAUNCHER = "num_processes"
-"""An option of ``accelerate launch``."""
 ELSEWHERE = {
     "global_batch": "batch_size per_device_train_batch_size train_batch_size",
     "eval_batch": "per_device_eval_batch_size eval_batch_size",
@@ -133,7 +132,7 @@ ELSEWHERE = {
     "epochs": "num_epochs num_train_epochs max_epochs epoch max_steps",
     "patience": "early_stopping_patience",
     "precision": "fp16 bf16 mixed_precision",
-    LAUNCHER: "gpus num_gpus gpu devices n_gpu nproc_per_node world_size",
+    "num_processes": "gpus num_gpus gpu devices n_gpu nproc_per_node world_size",
     "world_size": "gpus num_gpus gpu devices n_gpu nproc_per_node num_processes",
     "device": "cpu cuda gpus num_gpus gpu devices n_gpu",
     "tracking.tracker": "wandb report_to log_with logger",
@@ -182,7 +181,7 @@ REMARKS = {
     "folds": "all, or the number of folds that the dataset has",
     "global_batch": "rows an optimizer step over all processes",
     "micro_batch": "most rows a process holds at once; the rest of global_batch is accumulated",
-    LAUNCHER: "an option of accelerate launch: one process a GPU",
+    "num_processes": "an option of accelerate launch: one process a GPU",
     "optim.warmup": "a share of all steps",
     "epochs": "how often every training row is seen",
 }
@@ -197,8 +196,18 @@ def suggestion(name: str, known: Collection[str], dashes: str = "--") -> str:
             value = f" {name}" if name in VALUES else ""
             remark = f" ({REMARKS[here]})" if here in REMARKS else ""
             return f"; it is {dashes}{here}{value} here{remark}"
-    near = nearest(name, known)
-    return f"; did you mean {dashes}{near}?" if near else "; --help all lists them"
+    if near := nearest(name, known):
+        return f"; did you mean {dashes}{near}?"
+    other = next((here for here, names in ELSEWHERE.items() if last in names.split()), None)
+    return f"; {other} is a key of other commands" if other else "; --help all lists them"
+
+
+def beside(path: str | Path) -> str:
+    """``; did you mean data/mine?``, with the nearest name in the folder of a path that does not exist, or nothing."""
+    place = Path(path)
+    there = {one.stem: one.name for one in place.parent.glob(f"*{place.suffix}")}
+    near = difflib.get_close_matches(place.stem, there, n=1)
+    return f"; did you mean {place.with_name(there[near[0]])}?" if near else ""
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:

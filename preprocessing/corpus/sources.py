@@ -23,6 +23,7 @@ from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.help_page import beside
 from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
@@ -191,7 +192,7 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
                 kind = addresses.kind(found)
                 if kind == fs.FileType.NotFound:
                     key = "unlabelled_path" if split == UNLABELLED else "path"
-                    raise DataError(f"{found}: no such file; check source.{key}")
+                    raise DataError(f"{found}: no such file; check source.{key}{beside(found)}")
                 its_format = "folder" if kind == fs.FileType.Directory else format_of(found, source)
                 yield File(addresses.absolute(found), public(found), its_format, split, source, splits)
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -21,7 +23,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import Screen, counted, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
-from preprocessing.job.executors import Workers
+from preprocessing.job.executors import Workers, reported
 
 LINE_EVERY_S = 5.0
 KEPT = threading.local()
@@ -45,7 +47,7 @@ class Part(Generic[Result]):
     marker: Path
     """Absolute: the file that says that the part is complete."""
     size: int
-    """How much work it is, in the unit of the progress."""
+    """Rows, approximately, for the progress."""
 
     result: ClassVar[type]
     """The dataclass that ``make`` returns; it is stored as JSON."""
@@ -105,10 +107,11 @@ def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator
                 yield part
             else:
                 before.append((part, result))
-                progress.skip(part.size)
+                progress.total -= part.size
+                progress.skipped += 1
 
     for part, result in workers.map(make, left(), what=progress.what, tick=progress.tick):
-        progress.advance(result.rows, part.size)
+        progress.done += part.size
         yield part, result
     progress.close()
     yield from before
@@ -130,29 +133,23 @@ class Progress:
     """Reports one pass on stderr: a bar on a terminal, else one line every few seconds."""
 
     def __init__(self, what: str, total: int, *, screen: Screen | None = None) -> None:
-        """``total``: bytes or documents of the whole pass."""
+        """``total``: rows of the whole pass."""
         self.what, self.total = what, total
         self.screen = screen or Screen(errors=True)
         self.started = self.shown = time.monotonic()
-        self.done = self.docs = self.skipped = 0
+        self.done = self.reported = self.skipped = 0
+        """Rows of finished parts, rows that workers reported, and parts that were already done."""
 
-    def advance(self, docs: int, size: int) -> None:
-        """Count finished documents, and their ``size`` in the unit of ``total``."""
-        self.docs += docs
-        self.done += size
-
-    def skip(self, size: int) -> None:
-        """Count a part of this size that was already done."""
-        self.total -= size
-        self.skipped += 1
-
-    def tick(self, workers: int) -> None:
-        """Show the share that is done, documents per second, the time left and how many workers are alive, if due."""
-        now = time.monotonic()
+    def tick(self, workers: int, rows: int = 0) -> None:
+        """Count rows that workers report; show the share that is done, documents per second, the time left and how many
+        workers are alive, if due.
+        """
+        self.reported += rows
+        now, done = time.monotonic(), max(self.done, self.reported)
         elapsed = max(now - self.started, 1e-9)
-        left = duration(max(self.total - self.done, 0) * elapsed / self.done) if self.done else "?"
-        state = [f"{self.docs / elapsed:,.0f} docs/s", f"ETA {left}", counted(workers, "worker")]
-        share = min(1.0, self.done / max(self.total, 1))
+        left = duration(max(self.total - done, 0) * elapsed / done) if done else "?"
+        state = [f"{done / elapsed:,.0f} docs/s", f"ETA {left}", counted(workers, "worker")]
+        share = min(1.0, done / max(self.total, 1))
         if self.screen.is_live:
             self.screen.live(self.what, share, ", ".join(state))
         elif now - self.shown >= LINE_EVERY_S:
@@ -160,9 +157,20 @@ class Progress:
             self.screen.write([f"{self.what}: {share:4.0%}  {'  '.join(state)}"])
 
     def close(self) -> None:
-        """Remove the bar, and print how long the pass took."""
+        """Remove the bar, and print how long the pass took, unless that was no time."""
         self.screen.end()
         elapsed = time.monotonic() - self.started
+        if elapsed < LINE_EVERY_S and not self.skipped:
+            return
         before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
-        rate = f"{self.docs / max(elapsed, 1e-9):,.0f} docs/s"
+        rate = f"{self.done / max(elapsed, 1e-9):,.0f} docs/s"
         self.screen.write([f"{self.what}: done in {elapsed:.1f} s, {rate}{before}"])
+
+
+@contextmanager
+def shown(what: str, total: int, quiet: bool) -> Iterator[None]:
+    """Show how many of ``total`` rows this process has reported in the block."""
+    progress = Progress(what, total, screen=Screen(errors=True, quiet=quiet))
+    with reported(partial(progress.tick, 1)):
+        yield
+    progress.screen.end()

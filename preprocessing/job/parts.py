@@ -82,7 +82,7 @@ class TokenizedPart(engine.Part[Summary]):
                 del content["file"][section][name]
         key = hashlib.sha256(repr((VERSION, content, pipeline.hash, seed)).encode()).hexdigest()
         folder = work / "parts"
-        return cls(key, folder, folder / f"{number:06d}.json", part.bytes, number, part, pipeline, seed)
+        return cls(key, folder, folder / f"{number:06d}.json", part.cut.rows, number, part, pipeline, seed)
 
     def make(self) -> tuple[Summary, dict[str, str]]:
         """Store the rows in the order of their keys, and the distinct tokens."""
@@ -143,7 +143,7 @@ def tokenize_all(
 
     Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
     """
-    progress = Progress("tokenize", sum(part.bytes for plan in plans for part in plan.parts), screen=screen)
+    progress = Progress("tokenize", sum(plan.rows for plan in plans), screen=screen)
     cut = enumerate(sources.numbered(plans))
     tasks = [TokenizedPart.of(work, number, part, pipeline, config.seed) for number, part in cut]
     if not tasks:

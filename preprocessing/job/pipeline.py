@@ -25,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.base import atomic, processes
+from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
     UNLABELLED,
     UNLABELLED_NUMBER,
@@ -37,6 +37,7 @@ from preprocessing.base.terminal import Screen, public, tell
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
+from preprocessing.corpus.parquet import value_type
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.inspect import folds_in_words, groups_in_words, times_in_words, unlabelled_in_words
@@ -247,23 +248,6 @@ def check(config: CheckConfig) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class TutorialConfig:
-    """Write the tutorial's files into this folder: messages.csv to learn from, later.csv to evaluate on."""
-
-
-def tutorial(_: TutorialConfig) -> None:
-    """``padless tutorial``: write the two files. Raises ``ConfigError`` for other files of these names."""
-    files = {Path(file.name): file.read_bytes() for file in sorted(Path(sources.__file__).parent.glob("*.csv"))}
-    for path, content in files.items():
-        if path.exists() and path.read_bytes() != content:
-            raise ConfigError(f"{path}: is there already, and is another file; go to a folder of your own")
-    for path, content in files.items():
-        with atomic.storing(path, otherwise="go to a folder of your own"):
-            atomic.write_bytes(path, content)
-    print(f"written: {' and '.join(map(str, files))}\nnext: padless prepare messages.csv -o data/messages")
-
-
 FRAME = "frame"
 """The name of a data frame in messages and manifests, and its ``source.path``."""
 GROUP_ROWS = 16384
@@ -291,12 +275,11 @@ def arrow_of(frame: Any) -> pa.Table:
         columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
         return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
     table = pa.table(frame)
-    for place, field in enumerate(table.schema):
-        if "string_view" in str(field.type) and not pa.types.is_nested(field.type):
-            is_category = pa.types.is_dictionary(field.type)
-            kind = pa.dictionary(pa.int32(), pa.large_string()) if is_category else pa.large_string()
-            table = table.set_column(place, field.name, table[place].cast(kind))
-    return table
+    kinds = [
+        pa.dictionary(pa.int32(), value_type(kind)) if pa.types.is_dictionary(kind) else value_type(kind)
+        for kind in table.schema.types
+    ]
+    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True), table.schema.metadata))
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:

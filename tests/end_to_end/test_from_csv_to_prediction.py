@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from harness.__main__ import main as harness
+from harness.rundir.bundle_files import KEPT_IN_BF16, read_info
+from harness.rundir.layout import BUNDLE
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
@@ -24,6 +26,7 @@ ROWS = 700
 ROW_BASE = 1
 MISLABELLED = 35
 SMALL = (*PLAIN, "--model.embedding_dim", 16, "--model.hidden_size", 16, "--epochs", 2, "--tracking.log_every", 1)
+EXACT = ("--device", "cpu", "--precision", "fp32")
 TRAINING = (*SMALL, "--precision", "fp32", "--optim.lr", 0.01, "--global_batch", 32, "--evaluation.threshold", "f1")
 
 
@@ -60,13 +63,14 @@ def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     assert test["rows"] == manifest.rows("test") == np.sum(test["confusion"])
     assert test["accuracy"] > 0.9
+    assert read_info(run / BUNDLE).bf16 >= KEPT_IN_BF16
     assert [path.name for path in run.rglob("*") if ".tmp-" in path.name] == []
     assert list((run.parent / "tmp").iterdir()) == []
 
 
 def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = data.parent / "stage"
-    words = ("evaluate", "--run", run, "--data", data, "--stage_dir", stage, "--split", "test", "--device", "cpu")
+    words = ("evaluate", "--run", run, "--data", data, "--stage_dir", stage, "--split", "test", *EXACT)
     assert cli.run(harness, [*map(str, words)]) == 0
     assert {path.parent.name for path in stage.rglob("*.arrow")} == {"test"}  # no other split is copied
     again = json.loads((run / "evaluation" / "test.json").read_text())
@@ -74,7 +78,7 @@ def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, caps
     assert re.search(
         rf"^ +test  95 %\nrows +{first['rows']}\naccuracy +{first['accuracy']:.4f} ", capsys.readouterr().out, re.M
     )
-    assert set(again) == {*first, "texts"}
+    assert set(again) == {*first, "texts", "precision"}
     for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
         assert again[name] == first[name], name
     assert first["temperature"] != 1.0
@@ -87,7 +91,7 @@ def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, corpus:
     assert set(evaluated["label"]) == {"neg", "pos"}
     chosen, output = corpus.parent / "chosen.csv", corpus.parent / "predicted.parquet"
     raw.iloc[evaluated["row"].to_numpy() - ROW_BASE].to_csv(chosen, index=False)
-    words = ("predict", "--run", run, "--input", chosen, "--output", output)
+    words = ("predict", "--run", run, "--input", chosen, "--output", output, *EXACT)
     assert cli.run(harness, [*map(str, words)]) == 0
     predicted = pd.read_parquet(output)
     assert list(predicted["predicted"]) == list(evaluated["predicted"])

@@ -10,17 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import padless
-from harness.inference.bundle import read_bundle, same_text, write_bundle
+from harness.inference.bundle import Bundle, read_bundle, same_text, write_bundle
+from harness.inference.evaluation import compare_bf16
+from harness.ranks import precision
 from harness.rundir import bundle_files
 from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import VOCABULARY, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from tests.bundles import write_run
 
 
@@ -42,6 +45,37 @@ def test_a_dataset_of_other_texts_or_classes_is_refused(copied: Path, tmp_path: 
         DataError, match=r"2 classes \(positive, negative\) are not the 2 of the weights \(negative, posi"
     ):
         same_text(info, replace(manifest, labels=["positive", "negative"]), dataset)
+
+
+@pytest.mark.parametrize(
+    ("kept", "native", "asked", "expected"),
+    [
+        (0.999, True, "auto", "bf16"),
+        (0.998, True, "auto", "fp32"),
+        (0.0, True, "auto", "fp32"),
+        (1.0, False, "auto", "fp32"),
+        (1.0, True, "fp32", "fp32"),
+        (0.0, False, "bf16", "bf16"),
+    ],
+)
+def test_predictions_are_in_bf16_where_it_is_native_and_labels_stay(
+    copied: Path, kept: float, native: bool, asked: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "runnable", lambda device: {"bf16": "native" if native else "emulated"})
+    info = replace(bundle_files.read_info(copied), bf16=kept)
+    assert Bundle.settle(info, "cpu", asked) == {"device": "cpu", "precision": expected}
+
+
+def test_rows_are_compared_in_bf16_and_their_number_is_kept(copied: Path, tmp_path: Path) -> None:
+    data, bundle = tmp_path / "data", read_bundle(copied)
+    split = Split(data, read_manifest(data), "train")
+    texts = [block.ids[0, : block.length[0]] for block in split.blocks]
+    exact = bundle.score(texts)
+    share = compare_bf16(bundle, split)
+    assert bundle_files.read_info(copied).bf16 == share >= 1 - 1 / len(split)
+    bundle.compute_in("bf16", "cpu")
+    np.testing.assert_allclose(bundle.score(texts), exact, atol=0.01)
+    assert (bundle.score(texts) != exact).any()
 
 
 def test_weights_that_are_not_finite_are_refused(copied: Path, tmp_path: Path) -> None:

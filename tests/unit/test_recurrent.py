@@ -92,6 +92,7 @@ BF16 = torch.bfloat16
         ("bf16", "cuda", "packed", 91_002, True, "fp32"),
         ("bf16", "cpu", "padded", None, False, "fp32"),
         ("bf16", "cpu", "padded", None, True, "bf16"),
+        ("bf16", "cpu", "packed", None, True, "fp32"),
         ("fp16", "cuda", "packed", 90_000, False, "fp16"),
     ],
 )
@@ -105,8 +106,7 @@ def test_the_dtype_of_every_precision(
     expected: str,
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: cpu_bf16)
-    assert recurrent_dtype(precision, device, layout).value == expected  # type: ignore[arg-type]
+    assert recurrent_dtype(precision, device, layout, bf16_on_cpu=cpu_bf16).value == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
