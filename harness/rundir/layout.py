@@ -19,7 +19,7 @@
     tracking/                  log (NAME.log) and journal (NAME.jsonl) of each tracker
     wandb/, tensorboard/, …    files of the trackers themselves
     bad_batches/               rows of steps whose gradient was not finite
-    vectors/                   word vectors of a dataset whose directory cannot be written to
+    vectors/, baseline/        word vectors and linear model of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
 
