@@ -92,7 +92,7 @@ class SourceConfig:
         require(len(set(texts)) == len(texts), "source.text_column", texts, "each column once")
         if self.label_column != AUTO and self.label_column in texts:
             raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
-        object.__setattr__(self, "delimiter", "\t" if self.delimiter == "\\t" else self.delimiter)
+        object.__setattr__(self, "delimiter", "\t" if self.delimiter in ("\\t", "tab") else self.delimiter)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
         if len(set(used)) != len(used) or not all(
             len(one) == 1 and one.isascii() and one not in "\r\n" for one in used

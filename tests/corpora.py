@@ -8,7 +8,6 @@ import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
@@ -47,29 +46,17 @@ def write_jsonl(path: Path, rows: Iterable[tuple[object, object]]) -> Path:
     return path
 
 
-def write_xlsx(path: Path, rows: Iterable[Sequence[str]], more: str = "") -> Path:
-    """A workbook of one sheet of texts; ``more`` is XML after its rows."""
-    office = "http://schemas.openxmlformats.org"
-    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml"
-    cells = ["".join(f'<c t="inlineStr"><is><t>{escape(text)}</t></is></c>' for text in row) for row in rows]
-    inside = {"officeDocument": ("_rels", "xl/workbook.xml"), "worksheet": ("xl/_rels", "sheet.xml")}
-    parts = {
-        "[Content_Types].xml": f'<Types xmlns="{office}/package/2006/content-types">'
-        f'<Override PartName="/xl/workbook.xml" ContentType="{kind}.sheet.main+xml"/></Types>',
-        "xl/workbook.xml": f'<workbook xmlns="{office}/spreadsheetml/2006/main" xmlns:r="{office}/officeDocument/2006/'
-        'relationships"><sheets><sheet name="S" sheetId="1" r:id="r"/></sheets></workbook>',
-        "xl/sheet.xml": f'<worksheet xmlns="{office}/spreadsheetml/2006/main"><sheetData>'
-        + "".join(f"<row>{row}</row>" for row in cells) + f"{more}</sheetData></worksheet>",
-    }  # fmt: skip
-    for name, (folder, target) in inside.items():
-        link = f'Id="r" Type="{office}/officeDocument/2006/relationships/{name}" Target="{target}"'
-        place = f"{folder}/{'' if folder == '_rels' else 'workbook.xml'}.rels"
-        parts[place] = (
-            f'<Relationships xmlns="{office}/package/2006/relationships"><Relationship {link}/></Relationships>'
-        )
+def write_xlsx(path: Path, rows: Iterable[Sequence[object]], more: str = "") -> Path:
+    """A workbook of one sheet, with XML after its rows."""
+    book = pytest.importorskip("openpyxl").Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.save(path)
+    with zipfile.ZipFile(path) as packed:
+        parts = {name: packed.read(name) for name in packed.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-        for part, content in parts.items():
-            packed.writestr(part, content)
+        for name, content in parts.items():
+            packed.writestr(name, content.replace(b"</sheetData>", more.encode() + b"</sheetData>"))
     return path
 
 

@@ -70,26 +70,30 @@ def main(config: BaselineConfig) -> None:
         results = read_results(folder, manifest.fingerprint, names)
     except DataError as error:
         tell(f"warning: {error}; computing it again now")
-    if not len(results) == len(names) > 0:
-        if config.folds:
-            views = {name: held_out(manifest, fold, config.data) for fold, name in enumerate(names)}
-            found = {name: measure(config.data, view)[VALIDATION] for name, view in views.items()}
-        else:
-            found = measure(config.data, manifest)
-        results, done = {name: one.figures for name, one in found.items()}, ""
-        for place in filter(None, (config.data, config.run)):
-            try:
-                write_results(folder_of(place), manifest, found)
-                done = f"written in {folder_of(place)}"
-                break
-            except OSError as error:
-                tell(
-                    f"warning: {folder_of(place)} cannot be written ({error.strerror}); no run finds the figures there"
-                )
+    if config.folds:
+        for fold, name in enumerate(names):
+            if name not in results:
+                one = measure(config.data, held_out(manifest, fold, config.data))[VALIDATION]
+                results[name], done = one.figures, keep(config, manifest, {name: one})
+        results = {name: results[name] for name in names}
+    elif not len(results) == len(names) > 0:
+        found = measure(config.data, manifest)
+        results, done = {name: one.figures for name, one in found.items()}, keep(config, manifest, found)
     if config.json:
         print(json.dumps(results, indent=2))
     else:
         show(config, manifest, results, done)
+
+
+def keep(config: BaselineConfig, manifest: Manifest, found: Mapping[str, OnSplit]) -> str:
+    """Write results beside the dataset, else into the run; where they are, as a phrase, or nothing."""
+    for folder in map(folder_of, filter(None, (config.data, config.run))):
+        try:
+            write_results(folder, manifest, found)
+            return f"written in {folder}"
+        except OSError as error:
+            tell(f"warning: {folder} cannot be written ({error.strerror}); no run finds the figures there")
+    return ""
 
 
 def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], done: str) -> None:
@@ -155,7 +159,7 @@ def write_results(folder: Path, manifest: Manifest, results: Mapping[str, OnSpli
     of_folds = set(results).isdisjoint(SPLITS)
     stale = folder.glob(figures_name("fold-*")) if of_folds else [folder / figures_name(name) for name in SPLITS]
     for path in stale:
-        if path.stem not in results:
+        if path.stem not in names_of(manifest, folds=of_folds):
             path.unlink(missing_ok=True)
     for name, one in results.items():
         if not of_folds:

@@ -18,6 +18,7 @@ from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.forms import SUFFIXES, uncompressed
+from preprocessing.dataset.shards import MANIFEST
 
 STDIN = "-"
 KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
@@ -74,7 +75,7 @@ class EvaluateConfig(ScoringConfig):
     run: str
     """Run directory (or bundle directory) whose best weights are evaluated."""
     input: str | None = None
-    """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads."""
+    """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads; or a dataset directory."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
     data: str | None = None
@@ -93,6 +94,9 @@ class EvaluateConfig(ScoringConfig):
         """Check ranges, and that ``input`` and ``data`` are not both given."""
         if self.input is not None and self.data is not None:
             raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
+        if self.input is not None and os.path.isfile(os.path.join(self.input, MANIFEST)):
+            object.__setattr__(self, "data", self.input)
+            object.__setattr__(self, "input", None)
         check_source(self.source)
         if self.source.has_unlabelled:
             what = "an evaluation needs labelled rows"
@@ -165,7 +169,8 @@ class ReadingConfig(RunningConfig):
             object.__setattr__(self, "texts", [])
         require(all(self.inputs), "input", self.input, "names that are not empty")
         if bool(self.texts) == bool(self.inputs):
-            example = f'padless predict {self.run} "a fine film"'
+            run = self.run if os.path.isdir(self.run) else "runs/mine"
+            example = f'padless predict {run} "a fine film"'
             raise ConfigError(f"texts or a file (not both) follow the run, as in {example}")
 
     @property

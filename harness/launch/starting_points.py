@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from harness.scores.figures import CHOSEN_BY
 from preprocessing.base import atomic, cli, configuration
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import nearest, plain
+from preprocessing.base.help_page import beside, nearest, plain
 from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import Column, Screen, counted, public_values, size, table
 from preprocessing.base.untrusted import listed, read_bytes
@@ -46,6 +47,7 @@ ASKED = (
     *("splits.validation", "splits.test", "splits.column", "splits.group_column", "splits.time_column"),
 )
 """Keys of ``prepare`` that are written for any file."""
+MEASURED = ("validation", "test")
 MAIN = ("accuracy", "perplexity")
 """The figure of a run, by its task."""
 RUN_COLUMNS = (
@@ -214,13 +216,9 @@ def section(name: str, config_class: type, values: Mapping[str, Any]) -> Iterato
             if head != group:
                 yield f"  {head}:"
             group, indent = head, "    " if head else "  "
-            yield from textwrap.wrap(
-                plain(option.text), 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
-            )
-            value = option.value(values[key])
-            value = value[0] if key == "source.path" and len(value) == 1 else value
-            written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1 << 20)
-            yield f"{indent}{last}: {written.removesuffix('...' + chr(10)).strip()}"
+            yield textwrap.indent("\n".join(textwrap.wrap(plain(option.text), 100)), f"{indent}# ")
+            written = yaml.safe_dump({last: option.value(values[key])}, allow_unicode=True, width=1 << 20)
+            yield textwrap.indent(written, indent).rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,12 +238,8 @@ def runs(config: RunsConfig) -> None:
     """List the runs. Raises ``DataError`` if there is no such folder."""
     folder, screen = Path(config.folder), Screen()
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; name the one that holds your runs, as in padless runs work/runs")
-    found = [
-        together(list(map(facts_of, paths))) if layout.members(paths[0].parent) else facts_of(paths[0])
-        for paths in places(folder, set())
-    ]
-    found.sort(key=lambda one: str(one["changed"]), reverse=True)
+        raise DataError(f"{folder}: no such folder{beside(folder) or '; name the one that holds your runs'}")
+    found = sorted(places(folder, set()), key=lambda one: str(one["changed"]), reverse=True)
     if config.json:
         print(json.dumps(found, indent=2))
     elif found:
@@ -254,13 +248,13 @@ def runs(config: RunsConfig) -> None:
         print(f"{folder}: no runs yet; the first: padless train data/mine -o {folder / 'mine'}")
 
 
-def places(folder: Path, seen: set[Path]) -> Iterator[list[Path]]:
-    """The run directories below a folder, those of several seeds or folds together. Datasets are not searched."""
+def places(folder: Path, seen: set[Path]) -> Iterator[dict[str, Any]]:
+    """The facts of runs below a folder, those of several seeds or folds together. Datasets are not searched."""
     with contextlib.suppress(OSError):  # what may not be read is left out
         if layout.holds_run(folder):
-            yield [folder]
+            yield facts_of(folder)
         elif members := layout.members(folder):
-            yield [one.path for one in members]
+            yield together(folder, [facts_of(one.path) for one in members])
         elif (place := folder.resolve()) not in seen and not (folder / MANIFEST).exists():
             seen.add(place)
             for path in sorted(folder.iterdir()):
@@ -282,29 +276,26 @@ def facts_of(run: Path) -> dict[str, Any]:
         rows = (parse_row(line) or {} for line in reversed(log) if b'"best"' in line)
         best = next((row for row in rows if row.get("best")), {})
         figure = next((name for name in MAIN if name in best), MAIN[0])
-        test = read_figures(run, TEST) or {}
-        facts |= {"figure": figure, "validation": best.get(figure), "test": test.get(figure)}
+        facts |= {"figure": figure, "validation": best.get(figure)}
+        facts["test"] = (read_figures(run, TEST) or {}).get(figure)
     except (DataError, FileNotFoundError) as error:
         facts["reason"] = facts["reason"] or str(error)
     return facts
 
 
-def together(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def together(folder: Path, each: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The facts of runs of one command: the newest one's, with the means of their figures."""
-    newest = max(each, key=lambda one: str(one["changed"]))
-    finished = sum(one["state"] == "finished" for one in each)
-    known = {split: [one[split] for one in each if one[split] is not None] for split in ("validation", "test")}
-    means = {split: sum(values) / len(values) if values else None for split, values in known.items()}
-    state = f"{finished}/{len(each)} finished"
-    return {**newest, **means, "run": str(Path(newest["run"]).parent), "state": state, "runs": each}
+    found = max(each, key=lambda one: str(one["changed"])) | {"run": str(folder), "runs": each}
+    for split in MEASURED:
+        values = [one[split] for one in each if one[split] is not None]
+        found[split] = fmean(values) if values else None
+    return found | {"state": f"{sum(one['state'] == 'finished' for one in each)}/{len(each)} done"}
 
 
 def row_of(one: Mapping[str, Any]) -> dict[str, str]:
     """A line of the table."""
-    cells = {key: "" if one[key] is None else str(one[key]) for key in ("run", "data", "state")}
-    is_old = not one["changed"].startswith(time.strftime("%Y"))
-    cells |= {"step": f"{one['step']:,}", "changed": one["changed"][:10] if is_old else one["changed"][5:]}
-    return cells | {split: f"{one[split]:.4f}" for split in ("validation", "test") if one[split] is not None}
+    cells = {key: f"{one[key]:.4f}" if key in MEASURED else str(one[key]) for key in one if one[key] is not None}
+    return cells | {"changed": one["changed"][2:]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +317,7 @@ def checkpoints(config: CheckpointConfig) -> int:
     run = config.run
     if not layout.holds_run(run):
         layout.refuse_many(run)
-        raise DataError(f"{run}: is not a run directory")
+        raise DataError(layout.instead(Path(run)))
     found = [described(run, step) for step in checkpoint.steps(run)]
     if config.json:
         print(json.dumps(found, indent=2))

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from functools import cached_property
@@ -152,8 +153,10 @@ def train_here(recipe: RunConfig, *, resumes: bool = True) -> None:
 
     Without ``resumes`` an interrupt ends it at once, and no report is written.
     """
+    with warnings.catch_warnings():  # without ipywidgets, of a bar that nothing draws
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from harness.ranks.session import leaving_nothing
     from harness.ranks import stopping
-    from harness.ranks.session import leaving_nothing
     from harness.train import fit
     from harness.training import preflight
     from harness.training.rules import resolve

@@ -145,7 +145,7 @@ def choose(wanted: str, asked: Asked, processes: int, cuda: Cuda) -> tuple[str, 
     if wanted == "cuda" or asked == "gpu":
         who = "device: cuda" if wanted == "cuda" else "gpu_ids, --multi_gpu or --gpu_ids"
         if cuda.found == 0:
-            raise ConfigError(f"{who} asks for GPUs, but no CUDA device is visible ({cuda}); or --device cpu")
+            raise ConfigError(f"{who} asks for GPUs, but no CUDA device is visible ({cuda}); use --device cpu")
         if processes > cuda.found:
             raise ConfigError(
                 f"num_processes: {who} asks for GPUs, and {processes} processes cannot share {cuda.found} of them "

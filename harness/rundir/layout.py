@@ -19,7 +19,7 @@
     tracking/                  log (NAME.log) and journal (NAME.jsonl) of each tracker
     wandb/, tensorboard/, …    files of the trackers themselves
     bad_batches/               rows of steps whose gradient was not finite
-    vectors/                   word vectors of a dataset whose directory cannot be written to
+    vectors/, baseline/        word vectors and linear model of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
 
@@ -33,7 +33,6 @@ A folder of many runs, one for each seed or for each fold of the dataset, holds 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ from typing import Literal
 
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.help_page import beside
 from preprocessing.dataset.shards import MANIFEST
 
 CONFIG = "config.yaml"
@@ -186,12 +186,11 @@ def instead(directory: Path) -> str:
     """Builds the end of the "not a bundle" message for ``directory``: what is there, and what to do."""
     place = directory.parent if directory.name == BUNDLE else directory
     if not place.is_dir():
-        beside = [path.name for path in place.parent.glob("*") if path.is_dir()]
-        near = difflib.get_close_matches(place.name, beside, n=1)
-        hint = f"did you mean {place.parent / near[0]}?" if near else "name a run directory, or a bundle"
-        return f"there is no folder {place}; {hint}"
+        if place.is_file():
+            return f"{place} is a file; name a run directory, as in runs/mine"
+        return f"there is no folder {place}{beside(place) or '; name a run directory, or a bundle'}"
     if holds_run(place):
-        return "this run has not finished an epoch; name a run whose training got that far"
+        return f"the run {place} has not finished an epoch; name one whose training got that far"
     if (place / MANIFEST).is_file():
         return f"{place} is a dataset; name a run that was trained on it"
     if runs := sorted(filter(holds_run, place.iterdir())):

@@ -26,7 +26,17 @@ from msgspec.structs import asdict
 from harness.config import RunConfig, Task, to_dict
 from harness.rundir.checkpoint import steps
 from harness.rundir.json_files import MEND, Line, read_lines, read_typed
-from harness.rundir.layout import ATTEMPTS, BAD_BATCHES, CONFIG, ENVIRONMENT, LOCK, STATUS, refuse_many, storage
+from harness.rundir.layout import (
+    ATTEMPTS,
+    BAD_BATCHES,
+    CONFIG,
+    ENVIRONMENT,
+    LOCK,
+    STATUS,
+    instead,
+    refuse_many,
+    storage,
+)
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.configuration import parse_yaml
@@ -43,6 +53,7 @@ CLAIM_LIMIT_S = 20.0
 
 Ranks take a moment to exit after their launcher was killed.
 """
+QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST_CONFIG = 4 << 20
 """Maximum bytes of ``config.yaml``; it usually has a few kilobytes."""
 PACKAGES, CODE = ("harness", "preprocessing"), Path(__file__).resolve().parents[2]
@@ -128,11 +139,11 @@ def read_config(run: str | Path) -> dict[str, Any]:
     path = Path(run, CONFIG)
     try:
         text = read_bytes(path, MOST_CONFIG).decode()
-        parse_yaml(text)  # refuses aliases that would expand beyond memory
-        content = parse_json(json.dumps(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))).encode())
+        parse_yaml(text, QUICK)  # refuses aliases that would expand beyond memory
+        content = parse_json(json.dumps(yaml.load(text, QUICK)).encode())
     except FileNotFoundError:
         refuse_many(run)
-        raise DataError(f"{path}: missing: {run} is not a run directory") from None
+        raise DataError(f"{path}: missing: {instead(Path(run))}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {MEND}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:

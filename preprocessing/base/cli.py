@@ -95,6 +95,8 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str, note: 
         for other, *options in map(str.split, filter(None, command.elsewhere.split(","))):
             if wanted == other:
                 raise ConfigError(f"{word}: no such command; did you mean {' '.join([prog, command.name, *options])}?")
+    if word.startswith("-"):
+        raise ConfigError(f"{word}: a command comes first, as in {commands[0].example}")
     near = nearest(word, names)
     raise ConfigError(
         f"{word}: no such command; " + (f"did you mean {prog} {near}?" if near else f"there are {', '.join(names)}")
@@ -181,7 +183,9 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
         raise ConfigError(f"--{missing} is missing, as in {page.example or page.usage}")
     config = build(config_class, values)
     if left:
-        raise ConfigError(f"{left[0]!r} is one word too many: {page.usage}")
+        output = getattr(config_class, "OUTPUT", "output")
+        hint = f"; did you mean -o {left[0]}?" if output in options and output not in values else ""
+        raise ConfigError(f"{left[0]!r} is one word too many: {page.usage}{hint}")
     if any(key == "print_config" for key, _ in given):
         import yaml
 

@@ -16,6 +16,7 @@ import shutil
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import Any
 
 from preprocessing.base.configuration import Option, choices_of, groups_of, options_of
@@ -195,8 +196,18 @@ def suggestion(name: str, known: Collection[str], dashes: str = "--") -> str:
             value = f" {name}" if name in VALUES else ""
             remark = f" ({REMARKS[here]})" if here in REMARKS else ""
             return f"; it is {dashes}{here}{value} here{remark}"
-    near = nearest(name, known)
-    return f"; did you mean {dashes}{near}?" if near else "; --help all lists them"
+    if near := nearest(name, known):
+        return f"; did you mean {dashes}{near}?"
+    other = next((here for here, names in ELSEWHERE.items() if last in names.split()), None)
+    return f"; {other} is a key of other commands" if other else "; --help all lists them"
+
+
+def beside(path: str | Path) -> str:
+    """``; did you mean data/mine?``, with the nearest name in the folder of a path that does not exist, or nothing."""
+    place = Path(path)
+    there = {one.stem: one.name for one in place.parent.glob(f"*{place.suffix}")}
+    near = difflib.get_close_matches(place.stem, there, n=1)
+    return f"; did you mean {place.with_name(there[near[0]])}?" if near else ""
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:

@@ -156,6 +156,10 @@ def resolved(files: Sequence[File]) -> Found:
         text = column_of(seen, "text", [first.source.label_column], lines)
         texts = [text] if isinstance(text, str) else text
         label = str(column_of(seen, "label", texts, lines))
+        read, judged = (looked_at(name, seen.values.get(name, [])) for name in (texts[0], label))
+        if read.is_label and judged.is_text:
+            what = f"column {texts[0]!r} looks like labels and {label!r} like texts"
+            raise DataError(f"{first.name}: {what}; exchange source.text_column and source.label_column")
         chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, texts, label, lines)}
     labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]
     return Found(labelled + of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines), chosen, lines)
@@ -217,12 +221,12 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> N
     """
     source, name, key = seen.file.source, seen.file.name, f"{what}_column"
     given: Names = getattr(source, key)
-    is_object = any(one.startswith(f"{what}.") for one in seen.nested)
-    if given != AUTO or (what in seen.columns and not is_object):
+    objects = {one.rpartition(".")[0] for one in seen.nested}
+    if given != AUTO or what in {*seen.columns} - objects:
         return what if given == AUTO else given
     if not any(seen.values.values()):
         raise DataError(f"{name}: the corpus is empty: no row to learn from")
-    values = {one: its for one, its in seen.values.items() if one not in taken(seen, *others)}
+    values = {one: its for one, its in seen.values.items() if one not in {*taken(seen, *others), *objects}}
     if what == "label" and source.missing_label != "error":  # then few rows may have a label
         values = {one: [value for value in its if spelling(value)] for one, its in values.items()}
     judged = [looked_at(one, its) for one, its in values.items()]

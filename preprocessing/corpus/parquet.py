@@ -24,6 +24,7 @@ DECODED_BYTES, FEWEST_ROWS = 64 << 20, 4
 """Most bytes decoded at once, if each row were as large as its row group; and the least rows."""
 ROW_BYTES = 16
 """Least memory of a row."""
+VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 MOST_RUNS = 16
 """Most parts of the longest row group: each part decodes all rows before it."""
 
@@ -114,13 +115,14 @@ def sized(
 
 
 def decoded(table: pa.Table) -> pa.Table:
-    """Rows with dictionary columns (pandas categories) as plain values."""
+    """Rows with dictionary columns (pandas categories) and views as plain values."""
     return table.cast(pa.schema([(field.name, value_type(field.type)) for field in table.schema]))
 
 
 def value_type(kind: pa.DataType) -> pa.DataType:
-    """The type of a column's values, also of a dictionary."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    """The type of a column's values, also of a dictionary; of views, which few functions know, the older one."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return VIEWS.get(kind, kind)
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str]:

@@ -76,7 +76,7 @@ def rows_of(address: str, name: str, wanted: str | None) -> Iterator[tuple[int, 
                 if number > MOST_ROWS or seen > MOST_CELLS:
                     raise DataError(f"{name}: row {number}: more rows or cells than a sheet has; save it as CSV")
                 texts = [shown(cell) for cell in cells]
-                while texts and not texts[-1]:
+                while texts and not texts[-1].strip():
                     texts.pop()
                 if texts:
                     yield number, texts

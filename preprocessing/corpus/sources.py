@@ -23,6 +23,7 @@ from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.help_page import beside
 from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
@@ -191,7 +192,7 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
                 kind = addresses.kind(found)
                 if kind == fs.FileType.NotFound:
                     key = "unlabelled_path" if split == UNLABELLED else "path"
-                    raise DataError(f"{found}: no such file; check source.{key}")
+                    raise DataError(f"{found}: no such file; check source.{key}{beside(found)}")
                 its_format = "folder" if kind == fs.FileType.Directory else format_of(found, source)
                 yield File(addresses.absolute(found), public(found), its_format, split, source, splits)
 
@@ -226,6 +227,7 @@ def scan(file: File, stage: Path, look: bool = False) -> Plan:
 def scan_lines(file: File, stage: Path, look: bool) -> Plan:
     """CSV, JSON, sheets and texts a line: one pass finds the record ends, counts them and takes the sha256."""
     known, packed = addresses.identity(file.address), addresses.is_compressed(file.address) or file.kind != file.format
+    look = look and known["bytes"] > LOOK_BYTES
     file, form, pieces = file.opened()
     digest, data = hashlib.sha256(), file.address
     pieces = form.converted(pieces if packed else passed_to(digest.update, pieces), file.name)
@@ -246,7 +248,7 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
         every = cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank)
         found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
     parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
-    sha256 = {"sha256_of_what_was_read" if look else "sha256": digest.hexdigest()}
+    sha256 = {"sha256_of_beginning" if look else "sha256": digest.hexdigest()}
     sha256 = {"sha256": addresses.sha256(file.address)} if packed else sha256
     return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], sha256)
 

@@ -243,7 +243,7 @@ def json_records(
     for row, line in enumerate(lines, first_row):
         record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted or source.text_columns:
-            if isinstance(value := value_of(record, name), str):
+            if isinstance(value := value_of(record, name, ABSENT), str):
                 continue
             if value is ABSENT and name in wanted and name not in optional:
                 raise fail(part, row, f"has no key {name!r}; it has {listed([*record, *paths_of(record)])}")
@@ -253,23 +253,17 @@ def json_records(
     return records
 
 
-def value_of(record: Mapping[str, Any], name: str) -> Any:
-    """The value at a key, or at a dotted path of keys and places in lists; ``ABSENT`` if there is none."""
+def value_of(record: Mapping[str, Any], name: str, absent: Any = None) -> Any:
+    """The value at a key, or at a dotted path of keys and places in lists; ``absent`` if there is none."""
     if name in record or "." not in name:
-        return record.get(name, ABSENT)
+        return record.get(name, absent)
     value: Any = record
     try:
         for step in name.split("."):
             value = value[int(step) if isinstance(value, list) else step]
     except (LookupError, TypeError, ValueError):
-        return ABSENT
+        return absent
     return value
-
-
-def values_at(records: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
-    """The values of some objects at a key or a dotted path; None where there is none."""
-    values = [value_of(record, name) for record in records]
-    return [None if value is ABSENT else value for value in values]
 
 
 def paths_of(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
@@ -291,7 +285,7 @@ def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.S
     """Some keys of JSON objects as columns; a missing key is null."""
     table = {}
     for name in names:
-        values = values_at(records, name)
+        values = [value_of(record, name) for record in records]
         table[name] = json_array(values, schema.field(name).type if schema else json_type(values))
     return pa.table(table)
 
@@ -390,7 +384,7 @@ class Sample:
         if self.file.format == "parquet":
             return parquet_values(self.file)
         if self.file.kind != "csv":
-            return {name: values_at(self.records, name) for name in self.columns}
+            return {name: [value_of(record, name) for record in self.records] for name in self.columns}
         file, has_header = self.file, not self.file.source.columns
         found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
         rows = spread([row for row in found if len(row) == len(self.columns)][has_header:])
@@ -435,10 +429,12 @@ def spread(values: list[Any]) -> list[Any]:
 
 def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:
     """Objects of JSON lines."""
-    records = []
-    for line in spread([line for piece in pieces for line in piece.split(b"\n") if line.strip()]):
+    records, lines = [], [line for piece in pieces for line in piece.split(b"\n") if line.strip()]
+    for line in spread(lines):
         with suppress(DataError):
             records.append(json_record(line, file.name))
+    for line in () if records else lines[:1]:
+        json_record(line, f"{file.name}: row 1")
     return records
 
 

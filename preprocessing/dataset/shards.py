@@ -28,6 +28,7 @@ from msgspec import Meta
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.help_page import beside
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, UNLABELLED
 from preprocessing.base.untrusted import check_regular, confined, one_line, parse_json, read_bytes, shown
@@ -364,10 +365,17 @@ def read_manifest(root: str | Path) -> Manifest:
     try:
         return parse_manifest(read_bytes(path, MOST_MANIFEST), str(path))
     except FileNotFoundError:
-        what = f"{root} is not a dataset directory, or one whose preprocessing has not finished"
-        raise DataError(f"{path}: missing: {what}; {REBUILD}") from None
+        what = f"{root} is not a dataset directory, or one whose preprocessing has not finished; {REBUILD}"
+        if not path.parent.is_dir():
+            first = f"; `padless prepare FILE -o {root}` makes it"
+            what = f"there is no folder {root}{beside(root) or first}"
+        elif (path.parent / "bundle").is_dir():
+            what = f"{root} is a run; name the dataset that it was trained on"
+        raise DataError(f"{path}: missing: {what}") from None
     except NotADirectoryError:
-        raise DataError(f"{root}: a file, no dataset; first: `padless prepare {root} --output DIR`") from None
+        raise DataError(
+            f"{root}: a file, no dataset; first: `padless prepare {root} -o data/{Path(root).stem}`"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
 

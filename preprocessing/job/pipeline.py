@@ -37,6 +37,7 @@ from preprocessing.base.terminal import Screen, public, tell
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
+from preprocessing.corpus.parquet import value_type
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.inspect import folds_in_words, groups_in_words, times_in_words, unlabelled_in_words
@@ -274,12 +275,11 @@ def arrow_of(frame: Any) -> pa.Table:
         columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
         return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
     table = pa.table(frame)
-    for place, field in enumerate(table.schema):
-        if "string_view" in str(field.type) and not pa.types.is_nested(field.type):
-            is_category = pa.types.is_dictionary(field.type)
-            kind = pa.dictionary(pa.int32(), pa.large_string()) if is_category else pa.large_string()
-            table = table.set_column(place, field.name, table[place].cast(kind))
-    return table
+    kinds = [
+        pa.dictionary(pa.int32(), value_type(kind)) if pa.types.is_dictionary(kind) else value_type(kind)
+        for kind in table.schema.types
+    ]
+    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True), table.schema.metadata))
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:

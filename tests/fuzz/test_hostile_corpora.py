@@ -54,7 +54,6 @@ def write(kind: str, path: Path) -> None:
             json.dumps({"n": 24, "rows": [{"text": text, "label": label} for text, label in rows]}, indent=1)
         )
     elif kind == "xlsx":
-        pytest.importorskip("openpyxl")
         write_xlsx(path, [("text", "label"), *rows])
     else:
         write_csv(path, rows)
@@ -169,15 +168,14 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "and perhaps more, over 200 times as many; if they are texts",
     ),
     "a cell far away": ("a.xlsx", far_away, "more rows or cells than a sheet has; save it as CSV"),
-    "a sheet without end": ("a.xlsx", lambda path: write_xlsx(path, [], " " * (17 << 20)), "over 200 times as many"),
+    "a sheet without end": (
+        "a.xlsx",
+        lambda path: write_xlsx(path, [("text",)], " " * (17 << 20)),
+        "over 200 times as many",
+    ),
     "a deep list": (
         "a.json",
         lambda path: path.write_text('[{"text": ' + "[" * 5_000_000),
-        "a.json: row 1: not a JSON",
-    ),
-    "a long list": (
-        "a.json",
-        lambda path: path.write_text('[{"text": "' + "a" * (40 << 20)),
         "a.json: row 1: not a JSON",
     ),
     "2 GB in a line": ("a.csv", long_line, "a.csv: row 1: is longer than 16 MiB; split its text"),
@@ -190,8 +188,6 @@ def test_a_hopeless_file_is_refused_soon(what: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("preprocessing.corpus.records.MAX_RECORD_BYTES", 16 << 20)
     monkeypatch.setattr("preprocessing.base.untrusted.MOST_UNPACKED", 16 << 20)
     name, write_it, sentence = HOPELESS[what]
-    if name == "a.xlsx":
-        pytest.importorskip("openpyxl")
     write_it(tmp_path / name)
     said: list[str] = []
 

@@ -30,12 +30,16 @@ from tests.refusals import refuse
 TABLE = Path(__file__).with_name("mistakes.txt")
 FILES = {
     "in.csv": small.table(),
-    "in.xlsx": b"PK",
     "full/thesis.tex": b"",
     "empty.csv": b"",
     "ragged.csv": small.table([*small.ROWS, ("one", "good", "more")]),
     "unlabelled.csv": small.table([*small.ROWS, ("one", "")]),
     "untexted.csv": small.table([*small.ROWS, ("", "good")]),
+    "header.csv": b"text,label\n",
+    "few.csv": small.table(small.ROWS[:3]),
+    "dates.csv": small.table(
+        [(text, f"{at % 7 + 1}.12.2024") for at, (text, _) in enumerate(small.ROWS)], ("text", "on")
+    ),
     "one.csv": small.table([(text, "good") for text, _ in small.ROWS]),
     "open.csv": small.table() + b'"never closed,good\n' + small.table(),
     "broken.jsonl": small.objects() + b'{"text": "a"\n',
@@ -43,6 +47,8 @@ FILES = {
     "broken.yaml": b"a: [\n",
     "tabs.yaml": b"optim:\n\tlr: 0.1\n",
     "group.yaml": b"optim: 3\n",
+    "colon.yaml": b"optim: lr: 0.1\n",
+    "twice.yaml": b"epochs: 1\nepochs: 2\n",
 }
 ROWS = reviews(60)
 

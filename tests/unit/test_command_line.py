@@ -202,31 +202,6 @@ def test_files_and_words_come_in_their_order(tmp_path: Path, capsys: pytest.Capt
     assert cli.parse(Options, ["--config", str(third)], prog="test") == found
 
 
-@pytest.mark.parametrize(
-    ("main", "words", "sentence"),
-    [
-        (harness, "checkpoint a b", "'b' is one word too many: padless checkpoint RUN [--key value …]"),
-        (harness, "checkpoint a --run b", "'a' is one word too many: padless checkpoint RUN [--key value …]"),
-        (preprocessing, "check", "--data is missing, as in padless check DATA [--key value …]"),
-        (harness, "trian", "trian: no such command; did you mean padless train?"),
-        (harness, "pretrain", "pretrain: no such command; did you mean padless train --task language_model?"),
-        (harness, "train", "--data is missing: name a dataset directory, as in padless train data/mine"),
-        (harness, "train d -out r", "-out: no such option; did you mean -o?"),
-        (harness, "prepare a.csv --out d", "--out: no such option; did you mean -o?"),
-        (harness, "explain r -epochs", "-epochs: no such option; --help all lists them"),
-        (
-            harness,
-            "launch --help poling",
-            "--help poling: neither a key nor a group of keys; did you mean --help model.pooling?",
-        ),
-    ],
-)
-def test_mistakes_have_one_form(main: Main, words: str, sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        main(words.split())
-    assert str(caught.value) == sentence
-
-
 @pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
 def test_absurd_numbers_are_refused(kind: type) -> None:
     """For every numeric option of every command; the error names the key."""

@@ -136,26 +136,18 @@ def test_from_one_kind_to_another() -> None:
     assert Path("b.csv").read_text().splitlines()[1] == "a b,1,007,1,,bad,0.75,0.25"
 
 
-def test_texts_inside_objects_and_of_several_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_inside_objects() -> None:
     records = [{"title": title, "in": {"body": body}} for title, body in (("a", "b"), ("", None), ("fine", "c"))]
     written("in.json", json.dumps(records, indent=1))
     pq.write_table(pa.Table.from_pylist(records), "in.parquet")
     for source in ("in.json", "in.parquet"):
-        Stub.seen.clear()
         assert predict(source, "out.jsonl", "--column", "[title, in.body]", "--missing", "keep") == 0
         assert Stub.seen == ["a xxsep b", "", "fine xxsep c"]
         found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-        assert [{name: row[name] for name in row if name in records[0]} for row in found] == records
-    known = {"text_column": ["title", "body"]}
-    monkeypatch.setattr(rows, "read_training", lambda bundle, dataset: {"source": known})
-    for content, text in (("title,body\na,b\n", "a xxsep b"), ("title,text\na,b\n", "b")):
-        Stub.seen.clear()
-        assert predict(written("in.csv", content), "out.csv", "--overwrite") == 0
-        assert Stub.seen == [text]
+        assert [{name: row[name] for name in records[0]} for row in found] == records
 
 
 def test_a_sheet_becomes_csv() -> None:
-    pytest.importorskip("openpyxl")
     write_xlsx(Path("in.xlsx"), [("id", "text"), ("7", "a b"), ("8", "fine")])
     assert run("--input", "in.xlsx") == 0
     assert Path("in-predicted.csv").read_text().splitlines()[1] == "7,a b,bad,0.75,0.25"
@@ -212,6 +204,8 @@ def plain(delimiter: str = ",", quote: str = '"') -> dict[str, str | None]:
 
 AS_TRAINED = {
     "no quotes": ({"quote": "", "dialect": plain("\t", "")}, b'text\tn\n"a" b\t1\n', '"a" b\t1\tbad\t0.75\t0.25'),
+    "two texts": ({"text_column": ["title", "text"]}, b"title,text\nab,c\n", f"ab,c,{GOOD}"),
+    "one of two": ({"text_column": ["title", "body"]}, b"title,text\na,bc\n", f"a,bc,{GOOD}"),
     "no header": ({"columns": ["n", "text"], "dialect": plain()}, b"1,a b\n", "1,a b,bad,0.75,0.25"),
 }
 
