@@ -144,8 +144,7 @@ def taken_from(keys: dict[str, Any]) -> dict[str, Any]:
 def words_of(config: str | Path | None, values: Mapping[str, Any]) -> list[str]:
     """A recipe and keys as a command line has them."""
     every = values if config is None else {"config": config, **values}
-    texts = {key: str(one) if isinstance(one, Path) else one for key, one in every.items()}
-    return as_words((key, NULL if one is None else one) for key, one in texts.items())
+    return as_words((key, NULL if one is None else one) for key, one in every.items())
 
 
 def train_here(recipe: RunConfig, *, resumes: bool = True) -> None:

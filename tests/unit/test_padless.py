@@ -168,7 +168,7 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
     [
         ("d", {"epoch": 3}, "--epoch: no such option; it is --epochs here"),
         ("d", {"optim": {"l": 3}}, "--optim.l: no such option; did you mean --optim.lr?"),
-        ("d", {}, "d/dataset.json: missing: d is not a dataset directory"),
+        ("d", {}, "d/dataset.json: missing: there is no folder d"),
         (FRAME, {}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
     ],
 )
