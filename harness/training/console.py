@@ -209,7 +209,8 @@ class Console(Sink):
             "finished", f"in {duration(time.monotonic() - self.started)}; {self.directory} has {there}", "good"
         )
         if self.config.task == CLASSIFIER:
-            self.screen.fact("next", f'padless predict {self.directory} "a text"')
+            run = self.directory
+            self.screen.fact("next", f'padless report {run} --open; padless predict {run} "a text"')
 
 
 def outline(config: RunConfig, manifest: Manifest, total_steps: int, choices: Mapping[str, Choice]) -> dict[str, str]:
