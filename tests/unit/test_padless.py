@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 
 import padless
 from harness.rundir import results
+from harness.rundir.records import read_attempts
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
 from tests.runs import final, steps_done, train_to_end, wait_until
@@ -157,7 +158,8 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
 def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys: dict[str, Any] = {"model": {"hidden_size": 8}, "options": {"vocabulary.min_count": 1}, "device": "cpu"}
     run = padless.train(FRAME, tmp_path / "run", text="review", label="mood", epochs=1, num_processes=2, **keys)
-    assert "processes  2: as launched" in capsys.readouterr().out
+    assert "accuracy" in capsys.readouterr().out
+    assert [line["processes"] for line in read_attempts(run.directory)] == [2]
     assert repr(run).startswith(f"<padless run {tmp_path / 'run'}: finished, accuracy")
     with pytest.raises(padless.UserError, match="epochs: the run began with 1, now 2"):
         padless.train(tmp_path / "run-data", tmp_path / "run", epochs=2, num_processes=2, **{**keys, "options": {}})
