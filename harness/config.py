@@ -352,6 +352,8 @@ class RunConfig:
     """Keys, with commas, that may differ from those of the checkpoint although this changes the result."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
+    verbose: bool = False
+    """Print all settings with their reasons, and all tables: what RUN/log.txt always has."""
     max_time: str | None = None
     """Save and exit with code 85 after this time, as in 90 (seconds), 30m or 3:55:00; null: no limit."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -114,9 +114,8 @@ class LabelMap:
         self.numbers: dict[str, int] = {}
         meanings = [(name, number, values) for number, (name, values) in enumerate(labels.items())]
         for name, number, values in [*meanings, ("neutral", NEUTRAL, neutral)]:
-            if not isinstance(values, (list, tuple)) or (not values and number != NEUTRAL):
-                what = f"source.labels.{name}: {shown(values)}"
-                raise ConfigError(f"{what} is not a list of values: list the values of this class, as in [{name}]")
+            if not values and number != NEUTRAL:
+                raise ConfigError(f"source.labels.{name}: names no value: list those of this class, as in [{name}]")
             for value in values:
                 if isinstance(value, (list, tuple, dict)):
                     raise ConfigError(f"source.labels.{name}: {shown(value)} is not a text: list each value separately")

@@ -22,14 +22,12 @@ from typing import Any
 from harness.launch.launcher import free_port
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
-from tests.commands import PLAIN
 from tests.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 600
 ROWS = {"train": 600, "validation": 120, "test": 120}
 TRAINING = (
-    *PLAIN,
     *("--device", "cpu", "--precision", "fp32", "--epochs", "2", "--global_batch", "32", "--micro_batch", "7"),
     *("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.num_layers", "2", "--model.dropout", "0.3"),
     *("--model.word_dropout", "0.1", "--optim.ema", "0.98", "--optim.label_smoothing", "0.05", "--seed", "3"),
@@ -82,7 +80,7 @@ def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, A
     """
     options = ("--config_file", str(tree / "configs/accelerate/cpu.yaml"), "--num_processes", str(processes))
     port = ("--main_process_port", str(free_port()))
-    keys = ("--data", str(data), "--run", str(run), *TRAINING)
+    keys = ("--config", str(tree / "tests/plain.yaml"), "--data", str(data), "--run", str(run), *TRAINING)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)  # as a tree takes them that does not heed the variable
     result = subprocess.run(
         [sys.executable, "-m", "harness", "launch", *options, *port, *keys],

@@ -169,11 +169,11 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     Raises ``DataError`` as ``check`` does, and for shards that are missing or damaged.
     """
     check(data, manifest)
-    began = time.monotonic()
+    began = time.process_time()
     linear = Linear.learn(data, manifest)
     splits = {name: Split(data, manifest, name).check() for name in measured_splits(manifest)}
     logits = {name: linear.logits(split)[by_source(split)] for name, split in splits.items()}
-    about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.monotonic() - began}
+    about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.process_time() - began}
     labels = in_order(splits[VALIDATION], "label")[by_source(splits[VALIDATION])]
     decision = decide(logits[VALIDATION], labels, EvaluationConfig())
     return {name: on_split(split, logits[name], manifest.labels, decision, about) for name, split in splits.items()}

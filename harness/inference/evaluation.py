@@ -23,7 +23,7 @@ from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.explanation import added
 from harness.inference.scoring import Scores, score_split, weights_and_dataset
-from harness.ranks.precision import runnable
+from harness.ranks.precision import configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, read_classifier, write_info
 from harness.rundir.json_files import read_object
@@ -204,6 +204,7 @@ def evaluate_input(config: EvaluateConfig) -> None:
     directory, target = bundle_directory(config.run), output_of(config)
     settled = Bundle.settle(read_classifier(directory), config.device, config.precision)
     bundle = Bundle(directory, config.batch, settled)
+    configure_threads(settled["device"], config.threads)
     training = read_training(bundle.directory, bundle.info.dataset) or {}
     known: Mapping[str, Any] = training.get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from preprocessing.base import processes
 from preprocessing.base.processes import KEYBOARD, OF_TRAININGS, ONE_PRESS_S, PREEMPTED
+from preprocessing.base.terminal import Screen
 
 if TYPE_CHECKING:
     import psutil
@@ -120,9 +121,7 @@ class Stop:
         """Until the ranks have left: signal each, and kill those that do not answer, or all after the limit."""
         self.unbegun = not self._begun()
         if not self.unbegun and name == KEYBOARD:
-            print(
-                "stopping: saving a checkpoint; press Ctrl-C again to quit without saving", file=sys.stderr, flush=True
-            )
+            Screen(errors=True).say("Saving a checkpoint. Press Ctrl-C again to quit without saving.")
         number, began = int(getattr(signal, name)), time.monotonic()
         kill_at = began if self.unbegun else began + LIMIT_S
         leave_at = began + ANSWER_S  # without ranks: torch's agent may wait for other machines

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from functools import cached_property
@@ -143,8 +144,7 @@ def taken_from(keys: dict[str, Any]) -> dict[str, Any]:
 def words_of(config: str | Path | None, values: Mapping[str, Any]) -> list[str]:
     """A recipe and keys as a command line has them."""
     every = values if config is None else {"config": config, **values}
-    texts = {key: str(one) if isinstance(one, Path) else one for key, one in every.items()}
-    return as_words((key, NULL if one is None else one) for key, one in texts.items())
+    return as_words((key, NULL if one is None else one) for key, one in every.items())
 
 
 def train_here(recipe: RunConfig, *, resumes: bool = True) -> None:
@@ -152,8 +152,10 @@ def train_here(recipe: RunConfig, *, resumes: bool = True) -> None:
 
     Without ``resumes`` an interrupt ends it at once, and no report is written.
     """
+    with warnings.catch_warnings():  # without ipywidgets, of a bar that nothing draws
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from harness.ranks.session import leaving_nothing
     from harness.ranks import stopping
-    from harness.ranks.session import leaving_nothing
     from harness.train import fit
     from harness.training import preflight
     from harness.training.rules import resolve

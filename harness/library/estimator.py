@@ -83,22 +83,23 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Texts, y: Any) -> TextClassifier:  # noqa: N803 - scikit-learn's name
         """Train on texts and their labels: strings, whole numbers or booleans. Raises ``UserError``."""
-        texts = [text for some in chunks(X) for text in some]
-        labels = column_or_1d(y, warn=True)
+        labels = column_or_1d(np.asarray(y), warn=True)
         if (missing := np.flatnonzero(pd.isna(labels))).size:
             raise FitError(f"y[{missing[0]}] is {labels[missing[0]]}, not a label; leave this text out, or label it")
-        check_consistent_length(texts, labels)
         check_classification_targets(labels)
-        self.classes_ = np.unique(labels)
+        classes = np.unique(labels)
+        if len(classes) == 1:
+            raise FitError(f"y has one class, {classes.tolist()[0]!r}; a classifier needs two")
         try:
+            texts = [text for some in chunks(X) for text in some]
+            check_consistent_length(texts, labels)
             self.model_ = self._trained(pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels}))
-        except (UserError, ValueError) as error:
+        except UserError as error:
             raise FitError(error) from error
-        names = self.model_._scorer.labels
-        found = [as_found(label) for label in self.classes_.tolist()]
-        if sorted(map(str, found)) != sorted(names):
+        names, found = self.model_._scorer.labels, [str(as_found(label)) for label in classes.tolist()]
+        if sorted(found) != sorted(names):
             raise FitError(f"y: the labels {found} give the classes {names}: spell each in one way")
-        self._columns = np.array([names.index(str(name)) for name in found])
+        self.classes_, self._columns = classes, np.array([names.index(name) for name in found])
         return self
 
     def _trained(self, frame: pd.DataFrame) -> Model:

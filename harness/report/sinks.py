@@ -105,8 +105,8 @@ class BaselineSink(Sink):
             return
         if found is None:
             if self.missing:
-                again = f"padless baseline --data {self.config.data}{' --folds' * (self.config.fold is not None)}"
-                self.others.say(f"no linear model to compare with: {self.missing}; {again} fits it")
+                again = f"padless baseline {self.config.data}{' --folds' * (self.config.fold is not None)}"
+                self.others.say(f"no linear model beside this run: {self.missing}; {again} fits it, or says why not")
             return
         self.others.say(found.figures)
         self.others.say(found.verdict)

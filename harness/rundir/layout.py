@@ -9,6 +9,7 @@
     status.json                state, exit code, reason, step; job scripts read it
     metrics.jsonl              metrics, one JSON object a line, flushed line by line
     throughput.jsonl           speed, one line for each train line of metrics.jsonl
+    log.txt                    what was printed, and all settings with their reasons; appended by each start
     checkpoints/               states from which the run can resume (``checkpoint``)
     bundle/                    best weights with all that prediction needs (``bundle_files``)
     test.json                  metrics on the test split (``results``)
@@ -51,6 +52,7 @@ ATTEMPTS = "attempts.jsonl"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
 THROUGHPUT = "throughput.jsonl"
+LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 BUNDLE = "bundle"
 EVALUATION = "evaluation"

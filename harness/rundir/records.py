@@ -53,6 +53,7 @@ CLAIM_LIMIT_S = 20.0
 
 Ranks take a moment to exit after their launcher was killed.
 """
+QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST_CONFIG = 4 << 20
 """Maximum bytes of ``config.yaml``; it usually has a few kilobytes."""
 PACKAGES, CODE = ("harness", "preprocessing"), Path(__file__).resolve().parents[2]
@@ -138,8 +139,8 @@ def read_config(run: str | Path) -> dict[str, Any]:
     path = Path(run, CONFIG)
     try:
         text = read_bytes(path, MOST_CONFIG).decode()
-        parse_yaml(text)  # refuses aliases that would expand beyond memory
-        content = parse_json(json.dumps(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))).encode())
+        parse_yaml(text, QUICK)  # refuses aliases that would expand beyond memory
+        content = parse_json(json.dumps(yaml.load(text, QUICK)).encode())
     except FileNotFoundError:
         refuse_many(run)
         raise DataError(f"{path}: missing: {instead(Path(run))}") from None

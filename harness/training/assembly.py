@@ -103,7 +103,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         writer.open(session, start, choices)
         writer.restore_bundle(manifest, selection.best_step, selection.decision)
     loud = config if world.is_main else replace(config, quiet=True)
-    console = Console(loud, manifest, trainer.total_steps, trainer.step)
+    console = Console(loud, manifest, trainer.total_steps, trainer.step, logs=writer.active)
     if writer.active:
         told = {name: str(choice) for name, choice in choices.items()}
         facts = {"dataset": manifest.fingerprint, "effective": told}

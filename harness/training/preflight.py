@@ -30,8 +30,8 @@ from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 FREE = frozenset(
     [
         *("data", "run", "device", "threads", "micro_batch", "recurrence", "stage_dir", "eval_batch", "timeout_s"),
-        *("nan_limit", "dry_run", "resume", "allow", "quiet", "max_time", "checkpoint", "tracking", "evaluation"),
-        *("baseline", "self_training.labels", "self_training.any_teacher"),
+        *("nan_limit", "dry_run", "resume", "allow", "quiet", "verbose", "max_time", "checkpoint"),
+        *("tracking", "evaluation", "baseline", "self_training.labels", "self_training.any_teacher"),
     ]
 )
 """Keys, or prefixes of keys, that change neither the order of rows nor any update, except for rounding."""

@@ -188,7 +188,7 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
     rate = 2 * WIDE_C * rows / steps  # linear decay to zero: the mean rate is half of the first
     rate = float(f"{min(LARGEST_WIDE_LR, max(1.0, rate)):.3g}")
     said = f"learning rate {rate:g}" if wide else ""
-    settle("optim.wide_lr", rate, "linear part", said, f"as logistic regression with C = {WIDE_C:g}")
+    settle("optim.wide_lr", rate, "linear part", said, f"comparable to logistic regression with C = {WIDE_C:g}")
     return Resolved(with_values(config, {key: values[key] for key in BY_CORPUS}), reasons)
 
 

@@ -130,6 +130,7 @@ class Run(Milestones):
             self.finish()
             self.raise_failure()
         except Preempted:
+            self.console.advance(self.trainer.step, "saving")
             self.save(wait=True)
             self.watch.clear()
             raise

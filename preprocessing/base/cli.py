@@ -210,7 +210,7 @@ def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
     """Keys and values as a command line has them; numbers may be numpy's, and texts paths. None: a switch."""
 
     def spelt(value: Any) -> str:
-        return value if isinstance(value, str) else json.dumps(value, default=plain)
+        return str(value) if isinstance(value, str | os.PathLike) else json.dumps(value, default=plain)
 
     def plain(value: Any) -> Any:
         return value.item() if hasattr(value, "item") else os.fspath(value)

@@ -235,18 +235,18 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def parse_yaml(content: str) -> Any:
+def parse_yaml(content: str, loader: Any = None) -> Any:
     """Parse YAML into lists, mappings and texts. Values stay text, so ``yes`` and ``012`` are unchanged.
 
-    An empty value is ``null``. Raises ``ValueError`` for invalid YAML, aliases, tags, duplicate keys and more than
-    ``MOST_DEPTH`` levels.
+    An empty value is ``null``. ``loader`` is PyYAML's, if not the one in Python. Raises ``ValueError`` for invalid
+    YAML, aliases, tags, duplicate keys and more than ``MOST_DEPTH`` levels.
     """
     import yaml
 
     inside: list[list[Any]] = [[]]
     """The contents of the open lists and mappings, the outermost first."""
     try:
-        for event in yaml.parse(content, yaml.SafeLoader):
+        for event in yaml.parse(content, loader or yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
                 raise ValueError("an alias (*name) or a tag (!name); write the value itself")
             if isinstance(event, yaml.ScalarEvent):

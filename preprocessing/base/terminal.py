@@ -8,14 +8,16 @@ recorded. ``NO_COLOR`` and ``TERM=dumb`` have their usual effect, ``COLUMNS`` on
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO, cast
 
@@ -91,7 +93,7 @@ def _named(letter: str) -> str:
 
 def tell(sentence: str) -> None:
     """Print one line on stderr."""
-    print(plain_line(public(sentence)), file=sys.stderr, flush=True)
+    Screen(errors=True).write([plain_line(public(sentence))])
 
 
 class Guarded:
@@ -125,11 +127,6 @@ def spelt(text: str, stream: TextIO) -> str:
     return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def guarded(stream: TextIO) -> TextIO:
-    """The stream wrapped in ``Guarded``, once."""
-    return stream if isinstance(stream, Guarded) else cast(TextIO, Guarded(stream))
-
-
 def bare(stream: TextIO) -> TextIO:
     """The stream without ``Guarded``, for code that escapes by itself and moves the cursor, or writes binary."""
     return stream.guarded if isinstance(stream, Guarded) else stream
@@ -139,7 +136,7 @@ def bare(stream: TextIO) -> TextIO:
 def guards() -> Iterator[None]:
     """Wrap stdout and stderr in ``Guarded`` inside the block."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(guarded, before)
+    sys.stdout, sys.stderr = (cast(TextIO, Guarded(bare(stream))) for stream in before)
     try:
         yield
     finally:
@@ -181,8 +178,10 @@ GAP = "  "
 """Between two columns of a table."""
 LEAST_SHRUNK = 12
 """Least width of a column that shrinks, in cells."""
-REDRAW_EVERY_S = 0.25
-BAR_CELLS = 30
+REDRAW_EVERY_S = 0.5
+LINE_EVERY_S = 10.0
+"""Least time between two lines on work in progress in a file or a pipe."""
+LEAST_BAR, BAR_CELLS = 10, 30
 
 
 def cells(text: str) -> int:
@@ -254,26 +253,18 @@ def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width
     return found
 
 
-def row_line(layout: Mapping[Column, int], row: Mapping[str, str]) -> str:
-    """One row of a table."""
-    texts = []
-    for column, width in layout.items():
-        text = plain_line(row.get(column.key, ""))
-        text = shortened(text, width) if column.shrinks else text
-        blank = " " * (width - cells(text))
-        texts.append(blank + text if column.right else text + blank)
-    return GAP.join(texts).rstrip()
-
-
-def head_line(layout: Mapping[Column, int]) -> str:
-    """The titles of a table."""
-    return row_line(layout, {column.key: column.title for column in layout})
-
-
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int = WIDTH) -> list[str]:
     """Titles, then a line for each row, at most ``width`` wide as far as columns can shrink or be dropped."""
-    layout = laid_out(columns, rows, width)
-    return [head_line(layout), *(row_line(layout, row) for row in rows)]
+    layout, lines = laid_out(columns, rows, width), []
+    for row in [{column.key: column.title for column in columns}, *rows]:
+        texts = []
+        for column, most in layout.items():
+            text = plain_line(row.get(column.key, ""))
+            text = shortened(text, most) if column.shrinks else text
+            blank = " " * (most - cells(text))
+            texts.append(blank + text if column.right else text + blank)
+        lines.append(GAP.join(texts).rstrip())
+    return lines
 
 
 Tone = Literal["", "head", "good", "warn", "bad"]
@@ -291,7 +282,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 def wipe() -> None:
     """Erase the live line, if there is one, so that the next output replaces it."""
-    while _drawn:
+    with suppress(IndexError):
         print(WIPE, end="", file=_drawn.pop(), flush=True)
 
 
@@ -303,13 +294,12 @@ def in_tone(text: str, tone: str) -> str:
 class Screen:
     """Prints lines on stdout or stderr and flushes each; nothing if ``quiet``.
 
-    ``live`` draws a line at the bottom of a terminal; in a file it does nothing.
+    In a terminal each begins by erasing the line of the cursor, where another process may have a live line.
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, errors: bool = False) -> None:
         """``stream`` replaces stdout; ``errors``: stderr does."""
         self.quiet, self.given, self.errors = quiet, stream, errors
-        self.drawn_at = 0.0
 
     @property
     def stream(self) -> TextIO:
@@ -346,25 +336,63 @@ class Screen:
             return
         text = spelt("\n".join(lines), self.stream)
         if self.is_live:
-            text = in_tone(text[:head], "head") + in_tone(text[head:], tone)
+            text = WIPE + in_tone(text[:head], "head") + in_tone(text[head:], tone)
         wipe()
-        print(text, file=self.stream, flush=True)
+        print(f"{text}\n", end="", file=self.stream, flush=True)  # at once: other processes write here too
 
-    def live(self, before: str, share: float, after: str, *, now: bool = False) -> None:
-        """Draw ``before ####---- after`` at the bottom of a terminal, at most four times a second unless ``now``.
-
-        ``share``, from 0 to 1, of the bar is filled.
-        """
-        moment = time.monotonic()
-        if not self.is_live or (not now and moment - self.drawn_at < REDRAW_EVERY_S):
-            return
-        self.drawn_at = moment
-        done = round(share * BAR_CELLS)
-        line = shortened(f"{before} {'#' * done}{'-' * (BAR_CELLS - done)} {after}", self.width - 1)
+    def draw(self, line: str) -> None:
+        """Replace the live line of a terminal."""
         wipe()
         _drawn.append(self.stream)
-        print(spelt(line, self.stream), end="", file=self.stream, flush=True)
+        print(spelt(plain_line(line)[: self.width - 1], self.stream), end="", file=self.stream, flush=True)
 
-    def end(self) -> None:
-        """Erase the live line, if there is one."""
-        wipe()
+
+class Live:
+    """A line on work in progress: in a terminal a thread redraws it twice a second; in a file or a pipe it is printed
+    every ten seconds, if it has changed.
+
+    ``compose`` returns the share that is done, from 0 to 1, and what to say; a bar follows the first of these texts. It
+    is called in the thread.
+    """
+
+    def __init__(self, compose: Callable[[], tuple[float, Sequence[str]]], screen: Screen) -> None:
+        """Start the thread, unless ``screen`` is quiet."""
+        self.compose, self.screen = compose, screen
+        self.said, self.said_at = "", time.monotonic()
+        self.closed, self.drawing = threading.Event(), threading.Lock()
+        atexit.register(self.close)  # a thread that prints while the interpreter ends would abort it
+        if not screen.quiet:
+            threading.Thread(target=self._redraw, name="padless-live", daemon=True).start()
+
+    def _redraw(self) -> None:
+        with suppress(OSError, ValueError):  # a closed terminal, a full disk
+            while not self.closed.wait(REDRAW_EVERY_S):
+                with self.drawing:
+                    if not self.closed.is_set():
+                        self.show()
+
+    def show(self) -> None:
+        """Draw the line now; print it where there is no terminal, if that is due."""
+        share, (first, *others) = self.compose()
+        if self.screen.is_live:
+            room = self.screen.width - 1 - cells(GAP.join(["", first, *others]))
+            self.screen.draw(GAP.join([first, *bar(share, room), *others]))
+            return
+        line, now = GAP.join([first, f"{share:.0%}", *others]), time.monotonic()
+        if line != self.said and now - self.said_at >= LINE_EVERY_S:
+            self.said, self.said_at = line, now
+            self.screen.write([line])
+
+    def close(self) -> None:
+        """Erase the line and end the thread."""
+        with self.drawing:
+            self.closed.set()
+            wipe()
+        atexit.unregister(self.close)
+
+
+def bar(share: float, room: int) -> list[str]:
+    """``####----`` of at most ``room`` cells; none if it would be too short to read."""
+    length = min(room, BAR_CELLS)
+    done = round(share * length)
+    return ["#" * done + "-" * (length - done)] if length >= LEAST_BAR else []

@@ -116,7 +116,8 @@ def form_of(first: bytes, name: str, source: SourceConfig, expected: Dialect, kn
     head = list_in(sample) if kind == "jsonl" and not uncompressed(name).endswith(JSON_LINES) else None
     recorded = {name: value for name, value in vars(dialect).items() if value != getattr(expected, name)}
     recorded |= {"line_end": "\r"} if returns else {}
-    recorded |= {"list": [*json.loads(head + "[]}")][-1]} if head and head.strip() else {}
+    if head and head.strip():
+        recorded["list"] = [*json.loads((head + "[]}").encode("latin-1").decode(errors="replace"))][-1]
     if encoding == UTF8:
         return Form(dialect, encoding, returns, head, recorded=recorded)
     word = re.search(r"\w*[^\W\x00-\x7f]\w*", sample.decode())

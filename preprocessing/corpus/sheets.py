@@ -83,7 +83,7 @@ def rows_of(address: str, name: str, wanted: str | None) -> Iterator[tuple[int, 
         except UserError:
             raise
         except Exception as error:  # openpyxl raises errors of every kind for a damaged file
-            what = f"not a readable Excel file ({one_line(error)})"
+            what = f"not a readable Excel file ({one_line(error.__cause__ or error)})"
             raise DataError(f"{name}: {what}; save it again, or as CSV") from None
 
 

@@ -227,6 +227,7 @@ def scan(file: File, stage: Path, look: bool = False) -> Plan:
 def scan_lines(file: File, stage: Path, look: bool) -> Plan:
     """CSV, JSON, sheets and texts a line: one pass finds the record ends, counts them and takes the sha256."""
     known, packed = addresses.identity(file.address), addresses.is_compressed(file.address) or file.kind != file.format
+    look = look and known["bytes"] > LOOK_BYTES
     file, form, pieces = file.opened()
     digest, data = hashlib.sha256(), file.address
     pieces = form.converted(pieces if packed else passed_to(digest.update, pieces), file.name)
@@ -247,7 +248,7 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
         every = cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank)
         found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
     parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
-    sha256 = {"sha256_of_what_was_read" if look else "sha256": digest.hexdigest()}
+    sha256 = {"sha256_of_beginning" if look else "sha256": digest.hexdigest()}
     sha256 = {"sha256": addresses.sha256(file.address)} if packed else sha256
     return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], sha256)
 

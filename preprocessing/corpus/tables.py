@@ -243,7 +243,7 @@ def json_records(
     for row, line in enumerate(lines, first_row):
         record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted or source.text_columns:
-            if isinstance(value := value_of(record, name, ABSENT), str):
+            if isinstance(record.get(name), str) or isinstance(value := value_of(record, name, ABSENT), str):
                 continue
             if value is ABSENT and name in wanted and name not in optional:
                 raise fail(part, row, f"has no key {name!r}; it has {listed([*record, *paths_of(record)])}")
@@ -285,7 +285,7 @@ def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.S
     """Some keys of JSON objects as columns; a missing key is null."""
     table = {}
     for name in names:
-        values = [value_of(record, name) for record in records]
+        values = [value_of(record, name) if "." in name else record.get(name) for record in records]
         table[name] = json_array(values, schema.field(name).type if schema else json_type(values))
     return pa.table(table)
 

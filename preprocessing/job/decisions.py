@@ -246,8 +246,8 @@ def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.
     found = shares(split, cut, key, last)
     for name, begin in zip((VALIDATION, TEST), bounds, strict=True):
         if name in found:
-            day = str(np.datetime64(int(begin) // 10**6, "s")).removesuffix("T00:00:00")
-            found[name]["from"] = f"{begin:.15g}" if read == "number" else day
+            moment = begin if read == "number" else np.datetime64(int(begin) // 10**6, "s")
+            found[name]["from"] = f"{moment}".removesuffix("T00:00:00").removesuffix(".0")
     is_sure = ways["month_first"].equals(ways["day_first"])
     return split, {"column": column, "read": read, "is_sure": is_sure, "without": int(lacking.sum()), "cut": found}
 

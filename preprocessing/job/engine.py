@@ -11,9 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -21,11 +20,10 @@ import msgspec
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import Screen, counted, duration
+from preprocessing.base.terminal import LINE_EVERY_S, Live, Screen, counted, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
-from preprocessing.job.executors import Workers, reported
+from preprocessing.job.executors import ROWS, Workers
 
-LINE_EVERY_S = 5.0
 KEPT = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
 LOADING = threading.Lock()
@@ -110,10 +108,11 @@ def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator
                 progress.total -= part.size
                 progress.skipped += 1
 
-    for part, result in workers.map(make, left(), what=progress.what, tick=progress.tick):
-        progress.done += part.size
-        yield part, result
-    progress.close()
+    with closing(progress):
+        for part, result in workers.map(make, left(), what=progress.what):
+            progress.finished += part.size
+            yield part, result
+        progress.conclude()
     yield from before
 
 
@@ -129,48 +128,37 @@ def kept(key: object, open_it: Callable[[], Opened]) -> Opened:
     return found[1]
 
 
-class Progress:
-    """Reports one pass on stderr: a bar on a terminal, else one line every few seconds."""
+class Progress(Live):
+    """Shows on stderr how far a pass is, also inside unfinished parts that call ``ROWS.add``."""
 
     def __init__(self, what: str, total: int, *, screen: Screen | None = None) -> None:
         """``total``: rows of the whole pass."""
         self.what, self.total = what, total
-        self.screen = screen or Screen(errors=True)
-        self.started = self.shown = time.monotonic()
-        self.done = self.reported = self.skipped = 0
-        """Rows of finished parts, rows that workers reported, and parts that were already done."""
+        self.started, self.before = time.monotonic(), ROWS.done
+        self.finished = self.skipped = 0
+        """Rows of finished parts, and parts that were already done."""
+        super().__init__(self.state, screen or Screen(errors=True))
 
-    def tick(self, workers: int, rows: int = 0) -> None:
-        """Count rows that workers report; show the share that is done, documents per second, the time left and how many
-        workers are alive, if due.
-        """
-        self.reported += rows
-        now, done = time.monotonic(), max(self.done, self.reported)
-        elapsed = max(now - self.started, 1e-9)
-        left = duration(max(self.total - done, 0) * elapsed / done) if done else "?"
-        state = [f"{done / elapsed:,.0f} docs/s", f"ETA {left}", counted(workers, "worker")]
-        share = min(1.0, done / max(self.total, 1))
-        if self.screen.is_live:
-            self.screen.live(self.what, share, ", ".join(state))
-        elif now - self.shown >= LINE_EVERY_S:
-            self.shown = now
-            self.screen.write([f"{self.what}: {share:4.0%}  {'  '.join(state)}"])
+    def state(self) -> tuple[float, list[str]]:
+        """The share that is done, rows per second, time left."""
+        elapsed, done = time.monotonic() - self.started, max(self.finished, ROWS.done - self.before)
+        texts = [self.what, duration(elapsed)]
+        if done:
+            left = duration(max(self.total - done, 0) * elapsed / done)
+            texts[1:] = [f"{done / max(elapsed, 1e-9):,.0f} docs/s", f"{left} left"]
+        return min(1.0, done / max(self.total, 1)), texts
 
-    def close(self) -> None:
-        """Remove the bar, and print how long the pass took, unless that was no time."""
-        self.screen.end()
+    def conclude(self) -> None:
+        """Print how long the pass took, unless that was no time."""
+        self.close()
         elapsed = time.monotonic() - self.started
         if elapsed < LINE_EVERY_S and not self.skipped:
             return
         before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
-        rate = f"{self.done / max(elapsed, 1e-9):,.0f} docs/s"
+        rate = f"{self.finished / max(elapsed, 1e-9):,.0f} docs/s"
         self.screen.write([f"{self.what}: done in {elapsed:.1f} s, {rate}{before}"])
 
 
-@contextmanager
-def shown(what: str, total: int, quiet: bool) -> Iterator[None]:
-    """Show how many of ``total`` rows this process has reported in the block."""
-    progress = Progress(what, total, screen=Screen(errors=True, quiet=quiet))
-    with reported(partial(progress.tick, 1)):
-        yield
-    progress.screen.end()
+def shown(what: str, total: int, quiet: bool) -> closing[Progress]:
+    """Show in a block how many of ``total`` rows it has reported."""
+    return closing(Progress(what, total, screen=Screen(errors=True, quiet=quiet)))

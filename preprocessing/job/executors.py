@@ -16,11 +16,9 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for_sentinel
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -39,21 +37,32 @@ OUTSTANDING = 1024
 CONNECT_S, SCHEDULER_S = 60.0, 60.0
 """How long a Dask scheduler may take to answer at the start, and later."""
 STOP_SIGNALS = {getattr(signal, name) for name in SIGNALS}
+PLACES = 1024
+"""For the counts of workers; more than run at a time."""
 CONTINUE = "run the same command to continue"
 
 
-ROWS = SimpleNamespace(add=lambda rows: None)
-"""``ROWS.add`` is called by a task with the number of rows that it has done, while it runs."""
+class Rows:
+    """The rows that this process and its workers on this machine have done, for the progress.
+
+    Workers write to memory that they share with the process that started them, each to a place of its own, without a
+    lock: one that is killed blocks nobody.
+    """
+
+    places: Any = [0] * PLACES
+    """Not shared in a process that starts no workers."""
+
+    def add(self, rows: int) -> None:
+        """Called by a task with the number of rows that it has done, while it runs; costs a microsecond."""
+        self.places[os.getpid() % PLACES] += rows
+
+    @property
+    def done(self) -> int:
+        """The rows of all of them."""
+        return sum(self.places)
 
 
-@contextmanager
-def reported(to: Callable[[int], None]) -> Iterator[None]:
-    """In the block, ``to`` receives the number of rows of each report of this process."""
-    before, ROWS.add = ROWS.add, to
-    try:
-        yield
-    finally:
-        ROWS.add = before
+ROWS = Rows()
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,6 @@ class Workers:
     """How many workers there are. Raises ``UserError`` if that cannot be found out."""
     losses: tuple[type[BaseException], ...] = ()
     """What a task raises when its worker is gone for good."""
-    rows: Callable[[], int] = lambda: 0
-    """How many rows the tasks of worker processes have reported."""
 
     def map(
         self,
@@ -76,25 +83,20 @@ class Workers:
         tasks: Iterable[Task],
         *,
         what: str,
-        tick: Callable[[int, int], None] = lambda alive, rows: None,
     ) -> Iterator[tuple[Task, Result]]:
         """Yield each task with its result, in the order in which tasks finish. A single task runs in this process.
 
-        ``tasks`` is read while the first ones already run. ``tick(workers alive, rows newly reported)`` is called at
-        least every second, in this process at each report. Raises what a task raises, and ``UserError`` when no task
+        ``tasks`` is read while the first ones already run. Raises what a task raises, and ``UserError`` when no task
         finishes within the limit or a worker process dies.
         """
         coming = iter(tasks)
         first = list(itertools.islice(coming, 2))
         coming = itertools.chain(first, coming)
         if len(first) < 2 or self.executor is None:
-            with reported(partial(tick, 1)):
-                for task in coming:
-                    yield task, function(task)
-                    tick(1, 0)
+            for task in coming:
+                yield task, function(task)
             return
         waiting: dict[Future[Result], Task] = {}
-        known = self.rows()
         quiet_s = 0.0
         try:
             while True:
@@ -110,8 +112,6 @@ class Workers:
                 quiet_s = 0.0 if done else quiet_s + POLL_S
                 for future in done:
                     yield waiting.pop(future), future.result()  # cannot hang: it is done
-                known, before = self.rows(), known
-                tick(alive, known - before)
                 if quiet_s >= self.timeout_s:
                     limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
                     mend = f"see what they wait for, and {CONTINUE}"
@@ -133,11 +133,10 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
     else:
         start_tracker()
         context = multiprocessing.get_context("spawn")
-        done = context.Value("q")
-        with ProcessPoolExecutor(number, mp_context=context, initializer=start_worker, initargs=(done,)) as pool:
-            about = lambda: len(pool._processes or ()), (BrokenProcessPool,), lambda: done.get_obj().value
+        ROWS.places = context.RawArray("q", PLACES)
+        with ProcessPoolExecutor(number, context, start_worker, (ROWS.places,)) as pool:
             try:
-                yield Workers(config.timeout_s, pool, *about)
+                yield Workers(config.timeout_s, pool, lambda: len(pool._processes or ()), (BrokenProcessPool,))
             except BaseException:
                 left = list((pool._processes or {}).values())
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -172,17 +171,9 @@ def start_tracker() -> None:
         resource_tracker.ensure_running()
 
 
-def start_worker(done: Any) -> None:
-    """Prepare a new worker: one Arrow thread, stop signals ignored, and an end when the parent ends.
-
-    ``done`` is a number in shared memory, to which the rows are added that tasks report.
-    """
-
-    def add(rows: int) -> None:
-        with done.get_lock():
-            done.value += rows
-
-    ROWS.add = add
+def start_worker(places: Any) -> None:
+    """Prepare a new worker: one Arrow thread, stop signals ignored, an end when the parent ends; see ``Rows``."""
+    ROWS.places = places
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     for number in STOP_SIGNALS:

@@ -30,7 +30,6 @@ from tests.refusals import refuse
 TABLE = Path(__file__).with_name("mistakes.txt")
 FILES = {
     "in.csv": small.table(),
-    "in.xlsx": b"PK",
     "full/thesis.tex": b"",
     "empty.csv": b"",
     "ragged.csv": small.table([*small.ROWS, ("one", "good", "more")]),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output of a training fits 80 columns: start, rows, validations, results, end; below that, columns are dropped."""
+"""What a training prints and logs: few lines, of 80 columns; a narrow terminal drops columns."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ SIZES = {"train": (900, 4_000_000), "validation": (10, 40), "test": (8, 32)}
 LONG = "a label that somebody wrote as a whole sentence, with commas and all that"
 CHOICES = {
     "device": Choice("cuda", "GPUs are there, one for each process of this machine"),
+    "precision": Choice("bf16", "the device has it"),
+    "processes": Choice("8", "as launched"),
     "recurrence": Choice(
         "padded bf16", "cuDNN's persistent kernels take padded input up to 128 hidden units; cuDNN 9.19"
     ),
@@ -64,15 +67,19 @@ def step(number: int, **more: Any) -> dict[str, Any]:
     return {"step": number, "epoch": number / 62_500, "loss": 0.6931, "lr": 0.002, **speed, **more}
 
 
-def a_run(directory: Path, found: Manifest, capsys: pytest.CaptureFixture[str], *, quiet: bool = False) -> str:
-    """The output of a run of two epochs."""
-    config = RunConfig(data="data/reviews", run=str(directory), epochs=2, quiet=quiet, model=ModelConfig(num_layers=2))
-    console = Console(config, found, total_steps=125_000)
+FINISHED = Ending("finished", 125_000)
+STOPPED = Ending("preempted", 62_500, 85, "SIGUSR2 received, which is what SLURM sends before the time is up")
+
+
+def a_run(directory: Path, found: Manifest, ending: Ending = FINISHED, **more: bool) -> None:
+    """Print a run of two epochs."""
+    config = RunConfig(data="data/reviews", run=str(directory), epochs=2, model=ModelConfig(num_layers=2), **more)
+    console = Console(config, found, total_steps=125_000, logs=True)
     console.start(CHOICES)
     log = MetricsLog(directory)
     for epoch in range(2):
         line = step(62_500 * (epoch + 1))
-        verdict = "data-bound on rank 0: it waited 12% of the time; use faster storage or stage the dataset"
+        verdict = "data-bound: a rank waited 12% of the time; use faster storage or stage the dataset"
         console.log("train", line | {"verdict": verdict})
         log.write("train", line)
         console.advance(line["step"])
@@ -85,9 +92,7 @@ def a_run(directory: Path, found: Manifest, capsys: pytest.CaptureFixture[str], 
     console.rehearsal(0.1234, 64, 123_456_789, 41_133.0)
     for name in ("test.json", "report.html", "config.yaml"):
         (directory / name).touch()
-    console.close(Ending("preempted", 62_500, 85, "SIGUSR2 received, which is what SLURM sends before the time is up"))
-    console.close(Ending("finished", 125_000))
-    return capsys.readouterr().out
+    console.close(ending)
 
 
 NAMES = {
@@ -97,50 +102,61 @@ NAMES = {
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_no_line_of_a_run_is_wider_than_eighty_columns(
+def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eighty_columns(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
-    said = a_run(Path("run"), manifest(NAMES[kind]), capsys)
-    lines = said.splitlines()
-    assert len(lines) > 40
-    assert [line for line in lines if cells(line) > 80] == []
-    assert "\x1b" not in said
-    for word in (
-        "classes ",
-        "imbalance ",
-        "2-layer BiLSTM",
-        "step",
-        "62,500/125,000",
-        "epoch 2/2",
-        "calibration on test",
-    ):
-        assert word in said
+    a_run(Path("run"), manifest(NAMES[kind]))
+    said, log = capsys.readouterr().out, Path("run/log.txt").read_text()
+    assert [line for line in (said + log).splitlines() if cells(line) > 80] == []
+    assert [line.split(" ")[0] for line in said.splitlines()[:5]] == ["data", "model", "training", "device", "run"]
+    assert len(said.splitlines()) < 30 < len(log.splitlines())
+    for line in said.splitlines():
+        assert line in log.splitlines()
+    for word in ("classes ", "cuDNN's persistent kernels", "calibration on test", "recall"):
+        assert word in log
+        assert word not in said
+    assert said.count("data-bound") == 1
+    a_run(Path("run"), manifest(NAMES[kind]), STOPPED, verbose=True)
+    a_run(Path("run"), manifest(NAMES[kind]), quiet=True)
+    assert "cuDNN's persistent kernels" in capsys.readouterr().out
+    assert Path("run/log.txt").read_text().count("62,500 steps of") == 3
 
 
-def shown(directory: Path, capsys: pytest.CaptureFixture[str], kind: str, **values: Any) -> list[str]:
-    """The console output for one event."""
+def shown(directory: Path, capsys: pytest.CaptureFixture[str], **values: Any) -> list[list[str]]:
+    """The head and the row of a validation."""
     select = values.pop("select", "accuracy")
     console = Console(RunConfig(run=str(directory), epochs=4, select=select), manifest(NAMES["two"]), 125_000)
-    console.log(kind, values)
-    return capsys.readouterr().out.splitlines()
+    console.log("train", step(20))
+    console.log("validation", values)
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
-VALIDATED = {"epoch": 2, "rows": 400, "accuracy": 0.88, "f1": 0.8712, "log_loss": 0.3012, "best": True}
-
-
-def test_a_row_stands_below_its_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    head, row = shown(tmp_path, capsys, "train", **step(20))
-    assert head.split() == ["step", "epoch", "loss", "lr", "tokens/s", "left", "wait", "padding"]
-    assert cells(head) == cells(row) <= 80
-    assert row.split()[:5] == ["20/125,000", "0.00", "0.6931", "2.0e-03", "1,234,568"]
+VALIDATED = {"epoch": 2, "step": 62_500, "rows": 400, "accuracy": 0.88, "f1": 0.8712, "log_loss": 0.3012, "best": True}
 
 
 def test_a_validation_says_how_uncertain_it_is_and_marks_what_chooses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (line,) = shown(tmp_path, capsys, "validation", **VALIDATED)
-    assert line == "epoch 2/4  accuracy 0.8800 ± 0.0319*  F1 0.8712  log loss 0.3012  best"
-    (line,) = shown(tmp_path, capsys, "validation", **VALIDATED, select="calibrated", calibrated_log_loss=0.2512)
-    assert line == "epoch 2/4  accuracy 0.8800 ± 0.0319  calibrated 0.2512*  log loss 0.3012  best"
+    head, row = shown(tmp_path, capsys, **VALIDATED)
+    assert head == ["epoch", "step", "loss", "accuracy*", "F1", "log", "loss", "time"]
+    assert row == ["2/4", "62,500", "0.6931", "0.8800", "±", "0.0319", "0.8712", "0.3012", "0s", "best"]
+    head, row = shown(tmp_path, capsys, **VALIDATED, select="calibrated", calibrated_log_loss=0.2512)
+    assert head == ["epoch", "loss", "accuracy", "F1", "log", "loss", "calibrated*", "time"]
+    assert row == ["2/4", "0.6931", "0.8800", "±", "0.0319", "0.8712", "0.3012", "0.2512", "0s", "best"]
+
+
+def test_the_first_step_after_a_start_counts_in_no_estimate_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = Console(RunConfig(run=str(tmp_path), epochs=4), manifest(NAMES["two"]), 400, first_step=100)
+    for now[0], number in ((50.0, 101), (51.0, 102), (60.0, 111)):
+        assert "left" not in str(console.state()) or number > 102
+        console.advance(number)
+    console.log("train", step(111))
+    share, texts = console.state()
+    assert share == 111 / 400
+    assert texts == ["epoch 2/4", "step 111/400", "loss 0.693", "1,234,568 tok/s", "4m49s left", "wait 12.3%"]

@@ -16,10 +16,11 @@ from preprocessing.base import atomic, processes
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
 from preprocessing.job import engine
-from preprocessing.job.executors import Workers, workers
+from preprocessing.job.executors import ROWS, Workers, workers
 
 
 def square(number: int) -> int:
+    ROWS.add(number)
     if number == 13:
         raise DataError("x.csv: row 13: unlucky")
     return number * number
@@ -99,7 +100,11 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.timeout(60)
 def test_every_task_comes_back_once() -> None:
     with workers(ExecutorConfig(workers=2)) as found:
-        assert dict(found.map(square, list(range(12)), what="test")) == {number: number**2 for number in range(12)}
+        for numbers in (range(12), range(5, 6)):  # by processes; here
+            done: list[int] = []
+            squares = found.map(square, numbers, what="test", tick=lambda alive, rows: done.append(rows))  # noqa: B023
+            assert dict(squares) == {number: number**2 for number in numbers}
+            assert sum(done) == sum(numbers), "rows that tasks report are counted once"
         assert list(found.map(process_of, [1], what="test")) == [(1, os.getpid())], "a single task needs no process"
         with pytest.raises(DataError, match=r"^x.csv: row 13: unlucky$"):
             list(found.map(square, list(range(20)), what="test"))

@@ -25,11 +25,7 @@ from harness.scores.calibration import Decision
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import (
-    Screen,
-    guards,
-    public,
-)
+from preprocessing.base.terminal import Live, Screen, guards, public
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import write_csv
 from tests.exports import make_model
@@ -153,15 +149,16 @@ def test_what_others_print_below_a_live_line_is_escaped(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stderr", watched)
     monkeypatch.setenv("TERM", "xterm")
     with guards():
-        live = Screen()
-        live.live("before \x1b[2J", 0.5, "after \x1b[2J\nmore", now=True)
+        screen = Screen()
+        live = Live(lambda: (0.5, ["before \x1b[2J", "after \x1b[2J\nmore"]), screen)
+        live.show()
         print("a label: \x1b[2J\x1b]0;x\x07")
-        live.say("said \x1b[2J")
-        live.end()
+        screen.say("said \x1b[2J")
+        live.close()
     assert sys.stdout is watched
     said = watched.getvalue()
     assert "\x1b[2J" not in said
     assert "\x1b]0" not in said
     assert r"a label: \u001b[2J\u001b]0;x\u0007" in said
     assert r"before \u001b[2J" in said
-    assert r"after \u001b[2J more" in said
+    assert r"after \u001b[2J\nmore" in said

@@ -3,19 +3,28 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
 import padless
 from harness.rundir import results
+from harness.rundir.records import read_attempts
 from preprocessing.dataset.shards import read_manifest
+from tests.datasets import write_dataset
+from tests.runs import final, steps_done, train_to_end, wait_until
 
 pytestmark = pytest.mark.thorough
 
@@ -104,3 +113,67 @@ def test_importing_is_cheap_and_a_script_needs_no_guard(tmp_path: Path) -> None:
         check=True,
     )
     assert result.stdout == f"<padless dataset {tmp_path / 'd'}: train 81, validation 9, test 9 rows, 3 classes>\n"
+
+
+def state() -> tuple[Any, ...]:
+    """What a training must leave as it was."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = torch.get_num_threads(), torch.initial_seed(), torch.get_default_dtype(), torch.backends.cudnn.allow_tf32
+    return handlers, numbers, threading.active_count(), dict(os.environ), dict(AcceleratorState._shared_state)
+
+
+@pytest.mark.processes
+def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> None:
+    """An interrupt stops it with a checkpoint, the same call goes on, and the weights are those of a rank."""
+    write_dataset(tmp_path / "data", {"train": 200, "validation": 40, "test": 40})
+    before = state()
+    keys: dict[str, Any] = {"options": {"optim.ema": 0.9}, "model": {"hidden_size": 8, "wide": 256}, "quiet": True}
+    keys |= {"epochs": 3, "seed": np.int64(4), "precision": "fp32", "tracking": {"log_every": 1}, "threads": 1}
+    keys |= {"baseline": "none"}  # of which train_to_end fits none either
+
+    def interrupt() -> None:
+        wait_until(lambda: steps_done(tmp_path / "mine") >= 2)
+        signal.raise_signal(signal.SIGINT)
+
+    pressing = threading.Thread(target=interrupt)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt):
+        padless.train(tmp_path / "data", tmp_path / "mine", **keys)
+    pressing.join()
+    assert (padless.Run(tmp_path / "mine").state, state()) == ("preempted", before)
+    run = padless.train(padless.open_dataset(tmp_path / "data"), tmp_path / "mine", **keys)
+    assert (run.state, state()) == ("finished", before)
+    words = ["--epochs=3", "--seed=4", "--precision=fp32", "--tracking.log_every=1", "--threads=1", "--optim.ema=0.9"]
+    words += ["--model.hidden_size=8", "--model.wide=256", "--data", str(tmp_path / "data"), "--run"]
+    assert train_to_end(*words, tmp_path / "rank").returncode == 0
+    assert final(run.directory) == final(tmp_path / "rank")
+    assert run.figures["rows"] == 40
+    assert run.metrics["kind"].unique().tolist() == ["train", "validation", "test"]
+    assert run.predict(["a fine film"])[0] in run.model.classes_
+    assert 'srcdoc="&lt;!doctype html&gt;' in run.report._repr_html_().lower()
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys: dict[str, Any] = {"model": {"hidden_size": 8}, "options": {"vocabulary.min_count": 1}, "device": "cpu"}
+    run = padless.train(FRAME, tmp_path / "run", text="review", label="mood", epochs=1, num_processes=2, **keys)
+    assert "accuracy" in capsys.readouterr().out
+    assert [line["processes"] for line in read_attempts(run.directory)] == [2]
+    assert repr(run).startswith(f"<padless run {tmp_path / 'run'}: finished, accuracy")
+    with pytest.raises(padless.UserError, match="epochs: the run began with 1, now 2"):
+        padless.train(tmp_path / "run-data", tmp_path / "run", epochs=2, num_processes=2, **{**keys, "options": {}})
+
+
+@pytest.mark.parametrize(
+    ("data", "keys", "sentence"),
+    [
+        ("d", {"epoch": 3}, "--epoch: no such option; it is --epochs here"),
+        ("d", {"optim": {"l": 3}}, "--optim.l: no such option; did you mean --optim.lr?"),
+        ("d", {}, "d/dataset.json: missing: there is no folder d"),
+        (FRAME, {}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
+    ],
+)
+def test_a_wrong_key_gets_the_sentence_of_the_command(data: Any, keys: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(padless.UserError, match=f"^{re.escape(sentence)}"):
+        padless.train(data, **keys)

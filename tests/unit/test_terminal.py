@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
 from preprocessing.base import terminal as screens
-from preprocessing.base.terminal import Column, Screen, cells, table, wrapped
+from preprocessing.base.terminal import WIPE, Column, Live, Screen, bar, cells, table, wrapped
 
 
 def test_a_sentence_is_cut_at_words_and_goes_on_below_itself() -> None:
@@ -64,9 +65,7 @@ def test_a_file_gets_plain_lines_of_eighty_columns(monkeypatch: pytest.MonkeyPat
     file = io.StringIO()
     screen = Screen(stream=file)
     screen.say(LONG, "warn")
-    screen.live("step 1", 0.5, "a minute left")
     screen.fact("data", "d")
-    screen.end()
     first, second, third = file.getvalue().splitlines()
     assert 70 < len(first) <= 80
     assert f"{first} {second.strip()}" == LONG
@@ -77,25 +76,40 @@ def test_a_terminal_gets_colour_and_its_own_width(terminal: Terminal) -> None:
     screen = Screen(stream=terminal)
     screen.say(LONG, "warn")
     screen.fact("data", "[red]as it is[/red] :smile: 12")
-    lines = terminal.getvalue().splitlines()
-    assert lines[0].startswith("\x1b[33mone sentence")
-    assert all(cells(line) <= 60 + len("\x1b[33m\x1b[0m") for line in lines)
-    assert lines[-1] == "\x1b[1mdata\x1b[0m       [red]as it is[/red] :smile: 12"
+    lines = terminal.getvalue().split("\n")[:-1]
+    assert lines[0].startswith(f"{WIPE}\x1b[33mone sentence")
+    assert all(cells(line) <= 60 + len(f"{WIPE}\x1b[33m\x1b[0m") for line in lines)
+    assert lines[-1] == f"{WIPE}\x1b[1mdata\x1b[0m       [red]as it is[/red] :smile: 12"
 
 
-def test_the_live_line_stays_below_what_is_printed_and_goes_at_the_end(
+def test_the_live_line_stays_below_what_is_printed_moves_by_itself_and_goes_at_the_end(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr(screens.time, "monotonic", lambda: now[0])
-    screen = Screen(stream=terminal)
-    screen.live("step 1/4", 0.25, "9s left")
+    monkeypatch.setattr(screens, "REDRAW_EVERY_S", 0.01)
+    screen, done = Screen(stream=terminal), [1]
+    live = Live(lambda: (done[0] / 4, [f"step {done[0]}/4", f"{4 - done[0]}s left"]), screen)
+    for step in (1, 2):
+        done[0] = step
+        while f"step {step}/4" not in terminal.getvalue():
+            time.sleep(0.01)
     screen.say("a row")
-    now[0] += 1
-    screen.live("step 3/4", 0.75, "3s left")
-    screen.live("step 4/4", 1.0, "testing", now=True)
-    screen.end()
+    live.close()
     screen.say("the end")
     text = terminal.getvalue()
-    places = [text.index(part) for part in ("step 1/4", "a row", "step 3/4", "testing", "the end")]
+    assert f"step 1/4  {'#' * 8}{'-' * 22}  3s left{WIPE}" in text
+    places = [text.index(part) for part in ("step 1/4", "step 2/4", "a row", "the end")]
     assert places == sorted(places)
+    assert text.endswith(f"{WIPE}the end\n")
+    assert bar(0.5, 9) == []
+
+
+def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, done, file = [100.0], [0.0], io.StringIO()
+    monkeypatch.setattr(screens, "REDRAW_EVERY_S", 1000.0)
+    monkeypatch.setattr(screens.time, "monotonic", lambda: now[0])
+    live = Live(lambda: (done[0], ["tokenize", "2 workers"]), Screen(stream=file))
+    for at, share in ((105, 0.1), (110, 0.2), (115, 0.3), (121, 0.3), (140, 0.3)):
+        now[0], done[0] = at, share
+        live.show()
+    live.close()
+    assert file.getvalue() == "tokenize  20%  2 workers\ntokenize  30%  2 workers\n"
