@@ -165,11 +165,9 @@ def noting() -> Iterator[None]:
         with contextlib.suppress(RuntimeError):  # the main thread was printing
             tell("saving a checkpoint; interrupt again to leave without")
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        heeded = [one for one in numbers if signal.getsignal(one) not in (signal.SIG_IGN, None)]
-        before = {number: signal.signal(number, note) for number in heeded}
+    ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    heeded = [one for one in ours if signal.getsignal(one) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield
     finally:
