@@ -112,10 +112,9 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     Only rank 0 calls this. The model of ``bundle`` is on its device.
     """
     bundle.model.eval()
-    worst, mistakes = worst_mistakes(scores.rows, scores.labels, scores.logits, bundle)
+    mistakes = list(worst_mistakes(scores.rows, scores.labels, scores.logits, bundle).values())
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
-    ids_of = read_ids(split, scores.rows[worst])
-    texts = [ids_of[mistake["row"]] for mistake in mistakes]
+    texts = read_ids(split, [mistake["row"] for mistake in mistakes])
     for mistake, ids, found in zip(mistakes, texts, added(bundle.model, texts, classes), strict=True):
         mistake["tokens"] = bundle.vocabulary.tokens.take(ids).to_pylist()
         mistake["weights"] = [round(score, 4) for score in found.scores.tolist()]
@@ -176,9 +175,9 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
 
 def worst_mistakes(
     rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, bundle: Bundle
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Positions of the most confident wrong predictions, the highest probability first; and for each its row number,
-    its label, the predicted label and its probability.
+) -> dict[int, dict[str, Any]]:
+    """Position of the most confident wrong predictions, the highest probability first -> row number, label, predicted
+    label and its probability.
     """
     calibrated = bundle.decision.calibrated(logits)
     predicted = predicted_labels(calibrated, bundle.decision.threshold)
@@ -186,24 +185,24 @@ def worst_mistakes(
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-said[wrong], kind="stable")][:LISTED]
     names = bundle.labels
-    return worst, [
-        {
+    return {
+        int(at): {
             "row": int(rows[at]),
             "label": names[labels[at]],
             "predicted": names[predicted[at]],
             "probability": float(said[at]),
         }
         for at in worst
-    ]
+    }
 
 
-def read_ids(split: Split, rows: np.ndarray) -> dict[int, np.ndarray]:
-    """Token ids, int64 ``[length]``, of the rows with these numbers in the source."""
+def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:
+    """Token ids, int64 ``[length]``, of each of the rows with these numbers in the source."""
     found = {}
     for block in split.blocks:
         for place in np.flatnonzero(np.isin(block.row, rows)):
             found[int(block.row[place])] = block.ids[place, : block.length[place]].astype(np.int64)
-    return found
+    return [found[row] for row in rows]
 
 
 def evaluate_input(config: EvaluateConfig) -> None:
@@ -312,9 +311,8 @@ def read_and_score(
         unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
         hashes = row_hashes(encoded.ids, encoded.offsets)
         columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
-        worst, wrong = worst_mistakes(piece.row, labels, logits, bundle)
-        texts = [piece.texts[place].as_py()[:CHARACTERS] for place in worst.tolist()]
-        mistakes += [mistake | {"text": text} for mistake, text in zip(wrong, texts, strict=True)]
+        for at, mistake in worst_mistakes(piece.row, labels, logits, bundle).items():
+            mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
         mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
     if not columns:
         raise DataError(f"{address}: holds no labelled row")

@@ -127,8 +127,6 @@ class Explanation:
     """Logit of a blank text with as many tokens; scores add up to the difference from it."""
     num_tokens: int
     """Tokens of the whole text before truncation; 0 if preprocessing left none."""
-    points: int
-    """Number of integration points."""
 
     @property
     def missed(self) -> float:
@@ -171,7 +169,7 @@ class Explanation:
         if self.num_tokens > len(self.tokens):
             lines.append(f"the model has read {len(self.tokens):,} of {self.num_tokens:,} words")
         if self.missed > max(1e-3 * abs(self.logit - self.baseline), 1e-4):
-            lines.append(f"the scores miss the logit by {self.missed:.2g}, after {self.points:,} steps")
+            lines.append(f"the scores miss the logit by {self.missed:.2g}")
         return lines
 
     def to_html(self) -> str:
@@ -263,7 +261,6 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> l
             scores=tuple(calibrated(found.scores).tolist()),
             logit=float(calibrated(np.array(found.logit))),
             baseline=float(calibrated(np.array(found.baseline))),
-            points=found.points,
         )
         result.append(one)
     return result
@@ -432,8 +429,7 @@ def strongest(pieces: Sequence[Piece], sign: int) -> str:
     """A list of the strongest words for (``sign`` 1) or against (-1), the strongest first; equal words are summed."""
     sums: defaultdict[str, float] = defaultdict(float)
     for text, score in pieces:
-        if score:
-            sums[" ".join(shown(text).split()).lower()] += score
+        sums[" ".join(shown(text).split()).lower()] += score
     largest = max(map(abs, sums.values()), default=0.0)
     clear = [(word, score) for word, score in sums.items() if sign * score > FAINTEST * largest]
     ordered = sorted(clear, key=lambda one: -abs(one[1]))[:NAMED]

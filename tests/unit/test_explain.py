@@ -95,12 +95,8 @@ def test_in_a_file_words_have_numbers(two: Path, capsys: pytest.CaptureFixture[s
     one = padless.load(two).explain(TEXT)
     first, second, _ = capsys.readouterr().out.split("\n\n")
     assert first.startswith(f"{one.label} {one.probability:.4f}  score {one.logit:+.2f} = ")
-    number = int(np.argmax(np.abs(one.scores)))
-    assert f"{TEXT[slice(*(one.spans[number] or ()))]}[{one.scores[number]:+.2f}]" in first
-    assert f"for {one.label}: " in first
-    assert "against: " in first
+    assert first == str(one)
     assert second.splitlines()[1] == f"w1[{padless.load(two).explain('w1').scores[0]:+.2f}]"
-    assert str(one).splitlines()[0] in first
 
 
 def test_in_a_terminal_words_have_colours(
