@@ -67,12 +67,12 @@ WRONG_DATA = {
     "half a list": (
         raw_file(b'[{"text": "a", "label": 1}', "r.json"),
         [],
-        "r.json: row 1: not a JSON value (the file ends",
+        "r.json: row 1: not a JSON value (a comma or ] is missing",
     ),
     "two lists": (
-        raw_file(b'{"a": [{"n": 1}], "b": [{"n": 2}]}', "r.json"),
+        raw_file(b'[{"text": "a", "label": 1}]\n[{"text": "b", "label": 2}]', "r.json"),
         [],
-        "r.json: has two lists of objects; keep",
+        "r.json: after row 1: more than one list of JSON; join",
     ),
     "a list of texts": (
         raw_file(b'[{"text": "a", "label": 1}, "b"]', "r.json"),
