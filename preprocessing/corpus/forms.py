@@ -46,7 +46,6 @@ SUFFIXES = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
-SHEETS = (".xls", ".xlsb", ".ods")
 UTF8, LATIN = "utf-8", "windows-1252"
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -129,8 +128,8 @@ def format_of(address: str, source: SourceConfig) -> str:
     suffix = Path(uncompressed(address)).suffix
     known = SUFFIXES.get(suffix) or format_by_content(next(addresses.stream(address), b"")[:1024])
     if known is None:
-        sheet = "; save the sheet as .xlsx or CSV" if suffix in SHEETS else "; set csv, jsonl, parquet, xlsx or folder"
-        raise ConfigError(f"source.format: auto cannot tell what {address} holds{sheet}")
+        mend = "set csv, jsonl, parquet, xlsx or folder; save another sheet as .xlsx or CSV"
+        raise ConfigError(f"source.format: auto cannot tell what {address} holds; {mend}")
     return known
 
 

@@ -13,7 +13,7 @@ import importlib.metadata
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -168,16 +168,6 @@ STAND_INS: dict[str, str] = {}
 """Address -> the Parquet file to read in its place."""
 
 
-@contextmanager
-def standing_in(name: str, path: str) -> Iterator[None]:
-    """Inside the block, the address ``name`` means the Parquet file at ``path``."""
-    STAND_INS[name] = path
-    try:
-        yield
-    finally:
-        del STAND_INS[name]
-
-
 def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
     """Every file of a source, in order, unlabelled ones last.
 
@@ -238,7 +228,7 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
         columns = tuple(file.source.columns) or read_header(first, file.name, form.dialect)
         file = file.with_columns(columns)
         check_columns(file, columns)
-    identity = json.dumps([known] if form.is_plain else [known, form.encoding, form.returns, file.source.sheet])
+    identity = json.dumps([known, form.encoding, form.returns, file.source.sheet])
     with ExitStack() as writing:
         sink: Callable[[bytes], object] = digest.update
         if not form.is_plain:

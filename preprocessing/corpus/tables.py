@@ -89,7 +89,7 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
             elif part.file.kind == "jsonl":
                 records = json_records(part, lines, row)
                 table = json_table(records, schema.names if schema else keys_of(records, part.file.name), schema)
-                texts = table if {*names} <= {*table.column_names} else json_table(records, names)
+                texts = json_table(records, names)
             else:
                 found = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
                 texts = table = pa.table([found], names)
@@ -130,13 +130,9 @@ def joined(part: Part, table: pa.Table, rows: np.ndarray) -> pa.Array:
     """
     names = part.file.source.text_columns
     columns = [as_text(part, table[name], rows, name) for name in names]
-    if len(columns) == 1:
-        return columns[0]
-    texts = pc.binary_join_element_wise(
-        *columns, pa.scalar(SEPARATOR, TEXT), null_handling="replace", null_replacement=""
-    )
-    texts = pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), "", texts)
-    return pc.if_else(pc.is_valid(pc.coalesce(*columns)), texts, pa.scalar(None, TEXT))
+    separator = pa.scalar(SEPARATOR, TEXT)
+    texts = pc.binary_join_element_wise(*columns, separator, null_handling="replace", null_replacement="")
+    return pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), pc.coalesce(*columns), texts)
 
 
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
@@ -222,9 +218,7 @@ def json_record(line: bytes, where: str) -> dict[str, Any]:
         byte = f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8"
         raise DataError(f"{where}: {byte}; {ENCODING}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{where}: not a JSON value ({addresses.sentence(error)}); one object per line, or a list"
-        ) from None
+        raise DataError(f"{where}: not a JSON value ({addresses.sentence(error)}); one object per line") from None
     if not isinstance(record, dict):
         kind = type(record).__name__
         raise DataError(f'{where}: a {kind}, expected an object such as {{"text": "…"}}')

@@ -192,13 +192,3 @@ def test_a_hopeless_file_is_refused_soon(what: str, tmp_path: Path, monkeypatch:
     for read_rows in READERS.values():
         assert outcome(partial(read_it, read_rows), lambda _: False, tmp_path / name, seconds=60) == "refused"
     assert all(sentence in one and "quote" not in one for one in said)
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_lines_without_an_end(kind: str, tmp_path: Path) -> None:
-    """A megabyte of one sign: no time or memory that grows faster than it."""
-    path = tmp_path / f"rows.{kind}"
-    for sign in ("a", '"', ",", "[", "\\"):
-        path.write_text("text,label\n" * (kind == "csv") + sign * 1_000_000)
-        for read_rows in READERS.values():
-            assert outcome(partial(read_rows, path), lambda found: True, growth=1 << 29) in ("same", "refused")
