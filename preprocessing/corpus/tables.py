@@ -62,11 +62,11 @@ class Rows:
     first: int
     """Number of the first row in its file, from 1."""
     table: pa.Table
-    """Columns: of bytes from CSV and text lines, of the file's own types from Parquet."""
+    """Columns: of bytes from CSV and text lines, of the file's own types from Parquet; of JSON also the texts inside
+    objects.
+    """
     lines: list[bytes]
     """CSV, JSON lines and text lines: each row as written, with its line end and the blank lines after it."""
-    texts: pa.Table
-    """The columns of the text, among them those that are inside others."""
 
 
 def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[Rows]:
@@ -83,17 +83,16 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
     else:
         row = part.cut.first_row
         for lines in runs(lines_of(part), len, MOST_BYTES, MOST_ROWS):
-            names = part.file.source.text_columns
             if part.file.kind == "csv":
-                texts = table = csv_table(part, b"".join(lines), len(lines), row, columns)
+                table = csv_table(part, b"".join(lines), len(lines), row, columns)
             elif part.file.kind == "jsonl":
                 records = json_records(part, lines, row)
-                table = json_table(records, schema.names if schema else keys_of(records, part.file.name), schema)
-                texts = json_table(records, names)
+                names = dict.fromkeys([*keys_of(records, part.file.name), *part.file.source.text_columns])
+                table = json_table(records, schema.names if schema else list(names), schema)
             else:
                 found = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
-                texts = table = pa.table([found], names)
-            yield Rows(row, table, lines, texts)
+                table = pa.table([found], part.file.source.text_columns)
+            yield Rows(row, table, lines)
             row += len(lines)
 
 
@@ -128,8 +127,8 @@ def joined(part: Part, table: pa.Table, rows: np.ndarray) -> pa.Array:
 
     Null where all are null, empty where all are empty. Raises ``DataError`` as ``as_text`` does.
     """
-    names = part.file.source.text_columns
-    columns = [as_text(part, table[name], rows, name) for name in names]
+    table = parquet.chosen(table, part.file.source.text_columns)
+    columns = [as_text(part, table[name], rows, name) for name in table.column_names]
     separator = pa.scalar(SEPARATOR, TEXT)
     texts = pc.binary_join_element_wise(*columns, separator, null_handling="replace", null_replacement="")
     return pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), pc.coalesce(*columns), texts)
@@ -314,9 +313,8 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
     """A run of rows of a Parquet file."""
     row, stop = part.cut.first_row, part.cut.first_row + part.cut.rows
     with addresses.naming(part.data, f"{part.file.name}: from row {row}"), addresses.open_file(part.data) as opened:
-        names = part.file.source.text_columns
         for table in parquet.pieces(opened, part.file.name, part.cut.start, part.cut.stop, wanted):
-            yield Rows(row, table, [], parquet.chosen(table, names))
+            yield Rows(row, table, [])
             row += len(table)
     if row != stop:
         what = f"rows {row:,} to {stop - 1:,} are missing, although its footer counts them: damaged; restore it"
@@ -345,8 +343,7 @@ def rows_of_folder(part: Part) -> Iterator[Rows]:
         names = [address.removeprefix(part.file.address).lstrip("/") for address in found]
         columns = {FILE: pa.array(names), source.text_columns[0]: pa.array(texts, BYTES)}
         columns |= {} if part.file.is_unlabelled else {source.label_column: pa.array(labels)}
-        table = pa.table(columns)
-        yield Rows(first, table, [], table)
+        yield Rows(first, pa.table(columns), [])
         first += len(some)
 
 
