@@ -163,8 +163,10 @@ class Run(Milestones):
         with world.together("comparing predictions in bf16"), storage(directory):
             if world.is_main:
                 share = compare_bf16(bundle, splits[VALIDATION])
-                used = "uses it where it is native" if share >= KEPT_IN_BF16 else "computes in fp32"
-                self.writer.say(f"bf16 keeps the label of {share:.1%} of validation; predict {used}")
+                screen, used = self.console.details, "computes in fp32"
+                if share >= KEPT_IN_BF16:
+                    screen, used = self.console.screen, "uses it"
+                screen.fact("bf16", f"keeps the label of {share:.1%} of validation; predict {used}")
         if TEST in measured:
             self.writer.log(TEST, {"step": self.trainer.step, **numbers_of(measured[TEST])})
         with world.together("printing the results"):
