@@ -25,20 +25,17 @@ from harness.scores.intervals import wilson
 from harness.scores.tables import MARK, never_found, show_figures, verdicts
 from harness.training.writer import Ending, Sink
 from preprocessing.base.atomic import append_line
-from preprocessing.base.terminal import (
-    Column,
-    Live,
-    Screen,
-    Tone,
-    counted,
-    duration,
-    table,
-)
+from preprocessing.base.terminal import Column, Live, Screen, Tone, counted, duration, table
 from preprocessing.dataset.shards import Manifest
 
 TITLES = {
-    **{"accuracy": "accuracy", "f1": "F1", "log_loss": "log loss", "calibrated_log_loss": "calibrated"},
-    **{"perplexity": "perplexity", "perplexity_forward": "forward", "perplexity_backward": "backward"},
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "log_loss": "log loss",
+    "calibrated_log_loss": "calibrated",
+    "perplexity": "perplexity",
+    "perplexity_forward": "forward",
+    "perplexity_backward": "backward",
 }
 """Figures of a validation, as far as it has them, with their titles."""
 DROPPED = {"time": 1, "log loss": 2, "F1": 3, "loss": 4, "step": 5}
@@ -137,7 +134,7 @@ class Console(Sink):
                 self.screen.fact("note", values["verdict"], "warn")
         elif kind == VALIDATION:
             row = self.row(values)
-            columns = [Column(key=title, title=title, weight=DROPPED.get(title, 0)) for title in row]
+            columns = [Column(title, weight=DROPPED.get(title, 0)) for title in row]
             head, line = table(columns, [row], self.screen.width)
             if not self.headed:
                 self.screen.write([head], "head")
@@ -187,9 +184,10 @@ class Console(Sink):
             names = (layout.BUNDLE, figures_name(TEST), layout.REPORT, layout.LOG)
             there = ", ".join(name for name in names if (run / name).exists())
             self.screen.fact("finished", f"in {took}; {run} has {there}", "good")
-            classifies = self.config.task == CLASSIFIER
             then = f'padless report {run} --open; padless predict {run} "a text"'
-            self.screen.fact("next", then if classifies else f"padless train DATA --init.weights {run}")
+            if self.config.task != CLASSIFIER:
+                then = f"padless train DATA --init.weights {run}"
+            self.screen.fact("next", then)
 
 
 def outline(config: RunConfig, manifest: Manifest, total_steps: int, choices: Mapping[str, Choice]) -> dict[str, str]:
@@ -198,12 +196,13 @@ def outline(config: RunConfig, manifest: Manifest, total_steps: int, choices: Ma
     device, precision, processes = (choices[name].value for name in ("device", "precision", "processes"))
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
     fold = "" if config.fold is None else f", fold {config.fold} of {manifest.folds} is the validation"
-    classes, kind = (f", {len(manifest.labels)} classes", "") if config.task == CLASSIFIER else ("", "language model, ")
-    cell = f"{shape.num_layers}-layer {'Bi' if shape.bidirectional else ''}{shape.cell.upper()}"
-    wide = " and a linear part" if shape.wide else ""
+    classifies = config.task == CLASSIFIER
+    kind = "" if classifies else "language model, "
+    cell = f"{shape.num_layers}-layer {'Bi' * shape.bidirectional}{shape.cell.upper()}"
+    wide = " and a linear part" * bool(shape.wide)
     size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
     return {
-        "data": f"{config.data}: {rows} rows{classes}{fold}",
+        "data": f"{config.data}: {rows} rows{f', {len(manifest.labels)} classes' * classifies}{fold}",
         "model": f"{kind}{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, "
         f"{parameters_of(config, manifest):,} parameters",
         "training": f"{counted(config.epochs, 'epoch')} of {total_steps // config.epochs:,} steps of {size}",

@@ -195,9 +195,9 @@ def shortened(text: str, most: int) -> str:
     text = plain_line(" ".join(text.split()))
     if cells(text) <= most:
         return text
-    while text and cells(text) > most - 1:
-        text = text[:-1]
-    return f"{text.rstrip()}…"
+    from rich.cells import set_cell_size
+
+    return f"{set_cell_size(text, most - 1).rstrip()}…"
 
 
 def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[str]:
@@ -222,12 +222,13 @@ def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """A column of a table."""
 
     key: str
-    title: str
+    title: str = ""
+    """That of none is its key."""
     weight: int = 0
     """If not all columns fit, those of the largest weight are dropped first; those of 0 stay."""
     right: bool = True
@@ -241,9 +242,9 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: i
 
     Empty columns are left out.
     """
-    texts = {column: [plain_line(row.get(column.key, "")) for row in rows] for column in columns}
-    texts = {column: [plain_line(column.title), *found] for column, found in texts.items() if not rows or any(found)}
-    widths = {column: max(map(cells, found)) for column, found in texts.items()}
+    head = {column.key: column.title or column.key for column in columns}
+    texts = {column: [plain_line(row.get(column.key, "")) for row in (head, *rows)] for column in columns}
+    widths = {column: max(map(cells, found)) for column, found in texts.items() if not rows or any(found[1:])}
 
     def excess() -> int:
         return sum(widths.values()) + len(GAP) * (len(widths) - 1) - width

@@ -20,10 +20,10 @@ def test_a_sentence_is_cut_at_words_and_goes_on_below_itself() -> None:
 
 
 COLUMNS = (
-    Column(key="name", title="name", right=False, shrinks=True),
-    Column(key="loss", title="loss"),
-    Column(key="rate", title="rate", weight=1),
-    Column(key="wait", title="wait", weight=2),
+    Column("name", right=False, shrinks=True),
+    Column("loss"),
+    Column("rate", weight=1),
+    Column("wait", weight=2),
 )
 ROWS = [
     {"name": "the first of all", "loss": "0.25", "rate": "1e-3", "wait": "0.5%"},
