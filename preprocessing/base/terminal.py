@@ -384,5 +384,5 @@ class Live:
         """End the thread and erase the line."""
         self.closed.set()
         if self.thread.is_alive():
-            self.thread.join()  # ends after the line that it draws
+            self.thread.join(LINE_EVERY_S)  # at once, unless the terminal is held
         wipe()

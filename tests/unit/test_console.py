@@ -52,7 +52,7 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     assert [line.split(" ")[0] for line in said.splitlines()[:5]] == ["data", "model", "training", "device", "run"]
     assert len(said.splitlines()) < 25
     assert set(said.splitlines()) <= set(log.splitlines())
-    for word in ("classes ", "recurrence value: a reason", "calibration on test", "recall"):
+    for word in ("started ", "recurrence value: a reason", "calibration on test", "recall"):
         assert word in log
         assert word not in said
     assert said.count("data-bound") == 1
