@@ -137,21 +137,16 @@ def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
     return [config, theirs, as_words(given)] if command.others else [config]
 
 
-def parse(
-    config_class: type[Config], argv: Sequence[str], *, prog: str, first: tuple[str, ...] = (), example: str = ""
-) -> Config:
+def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
     """Read ``argv`` into an instance of ``config_class``.
 
     Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
     that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
     the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
-    end of the sentence about an unknown key. The other parameters are for ``--help``, which ends the program. Raises
-    ``ConfigError``.
+    end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
     """
     config: Config
-    config, _ = parse_all(
-        config_class, argv, Page(f"{prog} [--key value …]", config_class.__doc__ or "", first, example)
-    )
+    config, _ = parse_all(config_class, argv, Page(f"{prog} [--key value …]", config_class.__doc__ or ""))
     return config
 
 
