@@ -207,7 +207,7 @@ def filled(words: list[str], taken: set[str], config_class: type) -> tuple[list[
 
 
 def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
-    """Keys and values as a command line has them; numbers may be numpy's, and texts paths. None: a switch."""
+    """Keys and values as a command line has them; numbers may be numpy's, and texts paths."""
 
     def spelt(value: Any) -> str:
         return str(value) if isinstance(value, str | os.PathLike) else json.dumps(value, default=plain)
@@ -215,7 +215,7 @@ def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
     def plain(value: Any) -> Any:
         return value.item() if hasattr(value, "item") else os.fspath(value)
 
-    return [f"--{key}" if value is None else f"--{key}={spelt(value)}" for key, value in given]
+    return [f"--{key}={spelt(value)}" for key, value in given]
 
 
 def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:
