@@ -170,7 +170,7 @@ def in_words(kind: Any, default: Any = None) -> str:
         heads.append(" ".join([name, *map(limits, ranges)]))
         if bare in (int, float):
             usual = (default, 2 * default) if fits(part, default) else ()
-            those = [f"{one:.7g}" for one in dict.fromkeys((*usual, *map(float, those))) if fits(part, one)]
+            those = [f"{one:.7g}" for one in dict.fromkeys((*usual, *map(ast.literal_eval, those))) if fits(part, one)]
         some += those
     if some:
         return f"{' or '.join(heads)}, such as {', '.join([*some[: max(1, 3 - len(words))], *words])}"

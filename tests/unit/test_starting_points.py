@@ -58,7 +58,7 @@ def test_runs_are_listed_newest_first(tmp_path: Path, capsys, monkeypatch: pytes
     Path("runs/a/seed-0/test.json").write_text("{}")
     assert main(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [re.sub(r" +(\d{4}-\S+ \S+)?", " ", line) for line in lines] == [
+    assert [re.sub(r"( +\d{4}-\S+ \S+)? +", " ", line) for line in lines] == [
         "run data step best test when state",
         "runs/a/seed-0 data/mine 10 0.5000 interrupted",
         "runs/old data/mine 10 0.7500 0.5000 finished",
@@ -71,8 +71,9 @@ def test_runs_are_listed_newest_first(tmp_path: Path, capsys, monkeypatch: pytes
 
 def test_a_written_configuration_is_one_for_both_commands(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_csv(tmp_path / "mine.csv", reviews(60), ("avis", "note"), delimiter=";")
-    assert main(["init", "mine.csv", "--source.where", "note:good"]) == 0
+    rows = [(*row, "fr") for row in reviews(60)]
+    write_csv(tmp_path / "mine.csv", rows, ("avis", "note", "langue"), delimiter=";")
+    assert main(["init", "mine.csv", "--source.where", "langue:fr"]) == 0
     content = (tmp_path / "mine.yaml").read_text()
     assert "# source: mine.csv: delimiter ';'\n" in content
     assert (
@@ -83,7 +84,7 @@ def test_a_written_configuration_is_one_for_both_commands(tmp_path: Path, capsys
     assert (prepared.output, prepared.source.path, prepared.source.where) == (
         "data/mine",
         ["mine.csv"],
-        {"note": "good"},
+        {"langue": "fr"},
     )
     assert (prepared.source.text_column, prepared.source.label_column) == ("avis", "note")
     trained = cli.parse(LaunchRecipe, ["--config", "mine.yaml"], prog="test")
