@@ -306,7 +306,4 @@ def named(argv: Sequence[str], kind: str, option: str) -> list[str]:
     words: list[str] = []
     for word in argv:
         words += word.split("=", 1) if word.startswith(f"{option}=") else [word]
-    return [
-        find(word, kind, option) if before == option else word
-        for before, word in zip(["", *words], words, strict=False)
-    ]
+    return [find(word, kind, option) if last == option else word for last, word in itertools.pairwise(["", *words])]
