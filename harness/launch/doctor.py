@@ -16,10 +16,11 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, many, meeting
+from harness.launch.options import LOG_LEVEL
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
@@ -27,13 +28,22 @@ from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.schema import Seconds
 from preprocessing.base.terminal import Screen, Tone
 
-if TYPE_CHECKING:
-    from harness.launch.checkup import Finding
-
+State = Literal["ok", "warn", "fix"]
 MODULE = "harness.launch.doctor"
 MESSAGE_CELLS = 21
 """Where the message of a line begins."""
-TONES: dict[str, Tone] = {"ok": "", "warn": "warn", "fix": "bad"}
+TONES: dict[State, Tone] = {"ok": "", "warn": "warn", "fix": "bad"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    check: str
+    state: State
+    message: str
+    host: str = ""
+    """The machine that it concerns; empty for all machines, or if there is only one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +79,7 @@ def check(config: DoctorConfig) -> int:
         resolved = resolve(training)
     except DataError:  # the report shows it
         resolved = resolve_without_data(training)
-    os.environ.setdefault(launcher.LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
+    os.environ.setdefault(LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
     from harness.launch.checkup import examine
 
     findings = examine(resolved.config)
@@ -89,8 +99,6 @@ def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
             hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
             meeting.meet(place, hello, "", config.timeout_s, say)
     except UserError as error:
-        from harness.launch.checkup import Finding  # after torch's log level is set
-
         return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=config.json)
     return launcher.run_module(arguments)
 

@@ -26,6 +26,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +121,16 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
     ``DataError`` before the first one begins.
     """
-    for key, value in (("seed", asked.seeds), ("fold", asked.folds)):
-        if value is not None and f"{key}s" not in keys_in(training):
-            raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
-        if value is not None and key in keys_in(training):
-            raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
+    given = cli.apart(training, LaunchRecipe)[1]
+    key, value = ("fold", asked.folds) if asked.seeds is None else ("seed", asked.seeds)
+    words = as_words(one for one in given if one[0] != f"{key}s")
+    if len(words) == len(given):
+        raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
+    if key in dict(given):
+        raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
     runs = planned(asked)
     trainings = [(f"{one.kind} {one.number}", keys_of(one, asked)) for one in runs]
-    given = cli.apart(training, LaunchRecipe)[1]
-    words = as_words(one for one in given if one[0] not in ("seeds", "folds"))
-    code = in_turn(trainings, words, asked, lambda own, recipe: train_one(options, own, recipe))
+    code = in_turn(trainings, words, asked, partial(train_one, options))
     if not code and not asked.dry_run and not launcher.accelerate_arguments(options, []).machine_rank:
         conclude(runs, asked)
     return code

@@ -27,7 +27,7 @@ from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
 from preprocessing.base import cli, processes
 from preprocessing.base.cli import as_words
-from preprocessing.base.configuration import NULL, groups_of
+from preprocessing.base.configuration import groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
@@ -143,8 +143,7 @@ def taken_from(keys: dict[str, Any]) -> dict[str, Any]:
 
 def words_of(config: str | Path | None, values: Mapping[str, Any]) -> list[str]:
     """A recipe and keys as a command line has them."""
-    every = values if config is None else {"config": config, **values}
-    return as_words((key, NULL if one is None else one) for key, one in every.items())
+    return as_words((values if config is None else {"config": config, **values}).items())
 
 
 def train_here(recipe: RunConfig, *, resumes: bool = True) -> None:
