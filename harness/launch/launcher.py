@@ -99,15 +99,14 @@ def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], 
     """
     several = arguments.num_machines > 1
     restarts = (RESTARTS if several else 0) if arguments.max_restarts is None else int(arguments.max_restarts)
-    attempt = 0
-    while True:
+    for attempt in range(max(restarts, 0) + 1):
+        if attempt:
+            tell(f"restart {attempt} of {restarts}, from the last checkpoint")
+            arguments.main_process_port = arguments.main_process_port if several else free_port()
         code, lost = run_once(config, arguments, begin(attempt))
-        if not lost or attempt == restarts:
-            return code
-        attempt += 1
-        tell(f"restart {attempt} of {restarts}, from the last checkpoint")
-        if not several:
-            arguments.main_process_port = free_port()
+        if not lost:
+            break
+    return code
 
 
 def run_once(config: RunConfig, arguments: Any, launch_id: str) -> tuple[int, bool]:

@@ -80,10 +80,8 @@ def test_options_of_accelerate_stand_anywhere() -> None:
     options, ours = split_arguments(words, LaunchRecipe)
     assert options == ["--cpu", "--num_processes", "2", "--num-machines=1"]
     assert ours == ["data/mine", "--epochs", "2", "-o", "r", "--quiet"]
-    assert split_arguments(["--config_file", "a.yaml", "--", "--cpu"], LaunchRecipe) == (
-        ["--config_file", "a.yaml"],
-        ["--", "--cpu"],
-    )
+    words = ["--config_file", "a.yaml", "--", "--cpu"]
+    assert split_arguments(words, LaunchRecipe) == (words[:2], words[2:])
     with pytest.raises(ConfigError, match=r"^--nmu_processes: .* did you mean --num_processes\?$"):
         split_arguments(["--nmu_processes", "2"], LaunchRecipe)
 
