@@ -14,15 +14,15 @@ import resource
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from harness.config import NOTHING, RunConfig
 from harness.data import placement
-from harness.launch.doctor import Finding, State
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.model.registry import parameters_of
 from harness.ranks import devices, network, precision
@@ -42,6 +42,7 @@ from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import counted, size
 from preprocessing.dataset.shards import read_manifest
 
+State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]
 BUSY_SHARE = 0.1
 """A GPU with more than this share of its memory in use is shared with another process."""
@@ -52,6 +53,17 @@ SUM_NUMBERS = 2_500_000
 DATASET = "the dataset's fingerprint"
 CHOSEN = ("device", "precision", DATASET)
 """Facts that are no versions; empty where this rank cannot use them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    check: str
+    state: State
+    message: str
+    host: str = ""
+    """The machine that it concerns; empty for all machines, or if there is only one."""
 
 
 def examine(config: RunConfig) -> list[Finding] | None:

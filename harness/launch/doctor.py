@@ -16,7 +16,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, many, meeting
@@ -28,22 +28,13 @@ from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.schema import Seconds
 from preprocessing.base.terminal import Screen, Tone
 
-State = Literal["ok", "warn", "fix"]
+if TYPE_CHECKING:
+    from harness.launch.checkup import Finding
+
 MODULE = "harness.launch.doctor"
 MESSAGE_CELLS = 21
 """Where the message of a line begins."""
-TONES: dict[State, Tone] = {"ok": "", "warn": "warn", "fix": "bad"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    check: str
-    state: State
-    message: str
-    host: str = ""
-    """The machine that it concerns; empty for all machines, or if there is only one."""
+TONES: dict[str, Tone] = {"ok": "", "warn": "warn", "fix": "bad"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +90,8 @@ def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
             hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
             meeting.meet(place, hello, "", config.timeout_s, say)
     except UserError as error:
+        from harness.launch.checkup import Finding  # after torch's log level is set
+
         return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=config.json)
     return launcher.run_module(arguments)
 

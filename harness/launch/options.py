@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from harness.ranks import devices
 from preprocessing.base import cli, configuration
 from preprocessing.base.errors import ConfigError
 
@@ -81,8 +82,6 @@ def parser_of_accelerate() -> argparse.ArgumentParser:
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-
-    from harness.ranks import devices
 
     devices.tell_ranks(options)
     arguments = parser_of_accelerate().parse_args([*options, "--module", module, *training])

@@ -13,8 +13,8 @@ import torch
 
 from harness.config import OptimConfig, RunConfig
 from harness.launch import checkup
-from harness.launch.checkup import DATASET, compare
-from harness.launch.doctor import Finding, report
+from harness.launch.checkup import DATASET, Finding, compare
+from harness.launch.doctor import report
 from harness.ranks import devices
 from harness.ranks.devices import Cuda
 from harness.ranks.distributed import World
