@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import padless
 from harness.inference import model
 from harness.library import estimator
+from tests.commands import run_command, succeed
 from tests.datasets import sentences
 
 pytestmark = pytest.mark.processes
@@ -51,11 +53,22 @@ def test_predictions_have_the_type_of_y(
     assert (capfd.readouterr(), [*tmp_path.glob("padless-*")]) == (("", ""), [])
 
 
-@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_searches_over_a_pipeline(n_jobs: int) -> None:
+def search(n_jobs: int) -> float:
     pipeline = make_pipeline(FunctionTransformer(np.char.lower), padless.TextClassifier(**SMALL))
-    search = GridSearchCV(pipeline, {"textclassifier__epochs": np.array([2])}, cv=2, n_jobs=n_jobs, refit=False)
-    assert search.fit(np.array(TEXTS), NUMBERS).best_score_ > 0.9
+    grid = {"textclassifier__epochs": np.array([2])}
+    found = GridSearchCV(pipeline, grid, cv=2, n_jobs=n_jobs, refit=False).fit(np.array(TEXTS), NUMBERS)
+    return float(found.best_score_)
+
+
+def test_a_search_over_a_pipeline() -> None:
+    assert search(1) > 0.9
+
+
+@pytest.mark.slow
+def test_a_search_on_several_processes() -> None:
+    """In a program of its own, since joblib's processes outlive it."""
+    program = "from tests.unit.test_estimator import search; assert search(2) > 0.9"
+    succeed(run_command([sys.executable, "-c", program], 180, {}))
 
 
 @pytest.mark.parametrize(
