@@ -108,8 +108,7 @@ class BaselineSink(Sink):
                 again = f"padless baseline {self.config.data}{' --folds' * (self.config.fold is not None)}"
                 self.others.say(f"no linear model beside this run: {self.missing}; {again} fits it, or says why not")
             return
-        self.others.say(found.figures)
-        self.others.say(found.verdict)
+        self.others.say(f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}")
         bounds = {"difference_low": found.low, "difference_high": found.high}
         self.others.log(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})
 

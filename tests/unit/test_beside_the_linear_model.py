@@ -82,7 +82,7 @@ def test_the_verdict_is_about_the_rows_that_both_predicted(
     assert found.verdict == verdict
     said = f"accuracy on test: network {network.mean():.4f}, linear model {linear_model.mean():.4f}: {points}"
     assert found.figures.startswith(said)
-    assert found.figures.endswith(f", both on the same {len(network):,} rows)")
+    assert found.figures.endswith(f", both on the same {len(network):,} rows")
     assert found.low <= found.difference <= found.high
 
 
@@ -149,12 +149,10 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(own: Path, tmp_path: Pa
     sink.begin()
     assert sink.process is fitted  # it is kept in the run: none is started again
     points = 100 * (0.5 - reached["accuracy"])
-    wait, first, second = heard.lines
+    wait, said = heard.lines
     assert wait == "waiting up to 20 s for the linear model (--baseline none leaves it out)"
-    assert first.startswith(
-        f"accuracy on test: network 0.5000, linear model {reached['accuracy']:.4f}: {points:+.2f} points (95 %: "
-    )
-    assert second == f"the network is below the linear model, which took {duration(reached['seconds'])}"
+    verdict = f"the network is below the linear model, which took {duration(reached['seconds'])}"
+    assert said.startswith(f"{verdict} (accuracy {reached['accuracy']:.4f}): {points:+.2f} points (95 %: ")
     assert heard.summaries["baseline/accuracy"] == reached["accuracy"]
     assert heard.summaries["baseline/difference"] == 0.5 - reached["accuracy"]
     assert heard.summaries["baseline/rows"] == ROWS["test"]
