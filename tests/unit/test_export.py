@@ -76,7 +76,7 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
     assert 0 < found["difference"] < 2e-6
     assert (found["longest"], found["texts"] > 64) == (64, True)
     texts = [np.arange(1, 1 + length, dtype=np.int32) for length in (1, 7, 30, 64)]
-    assert 0 < np.abs(onnx_logits(whole, texts, 3) - onnx_logits(small, texts, 3)).max() < 0.15
+    assert 0 < np.abs(onnx_logits(whole, texts, 3) - onnx_logits(small, texts, 3)).max() < 0.25
     assert small.get_modelmeta().custom_metadata_map == {"bundle": "b"}
 
 
