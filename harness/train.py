@@ -9,13 +9,11 @@ from harness.ranks.stopping import leave, run_rank
 from harness.training.rules import Resolved, resolve
 from preprocessing.base import cli
 
-PROG, FIRST = "accelerate launch -m harness.train", ("data", "run", "epochs", "global_batch", "optim.lr")
-
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     stopping.install()
-    resolved = resolve(cli.parse(RunConfig, argv, prog=PROG, first=FIRST, example=f"{PROG} data/mine -o runs/mine"))
+    resolved = resolve(cli.parse(RunConfig, argv, prog="accelerate launch -m harness.train"))
     fit(resolved)
     return 0
 

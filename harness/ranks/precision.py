@@ -26,6 +26,7 @@ PERSISTENT_HIDDEN = 128
 input."""
 M_TRIM_THRESHOLD, M_MMAP_MAX, NEVER = -1, -4, -1
 """Parameters of mallopt(3), from malloc.h."""
+GLIBC = (65536, 128 << 10)
 
 
 @dataclass(frozen=True)
@@ -90,26 +91,17 @@ def configure_threads(device_type: str, asked: int | None = None) -> Choice:
     return Choice(str(count), reason)
 
 
-def keep_memory() -> None:
+def keep_memory(most_mapped: int = 0, trim_from: int = NEVER) -> None:
     """Have malloc reuse freed blocks of any size in place of giving them back, where the C library can.
 
     glibc maps a large block when it is asked for one and unmaps it when it is freed, and the kernel hands every page of
     the next one out anew, filled with zeros (mallopt(3)). An LSTM needs such blocks for the gates of each batch: on two
-    cores, at batch 64, a third of a step went into these pages.
+    cores, at batch 64, a third of a step went into these pages. ``GLIBC`` are the limits that glibc begins with.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, NEVER)
-
-
-def give_back_memory() -> None:
-    """Undo ``keep_memory``: glibc's own limits, and what is free goes back."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
-        libc.mallopt(M_MMAP_MAX, 65536)
-        libc.mallopt(M_TRIM_THRESHOLD, 128 << 10)
-        libc.malloc_trim(0)
+        mallopt(M_MMAP_MAX, most_mapped)
+        mallopt(M_TRIM_THRESHOLD, trim_from)
 
 
 def full_fp32() -> None:

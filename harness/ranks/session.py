@@ -19,6 +19,7 @@ from harness.config import Precision
 from harness.ranks import network
 from harness.ranks.distributed import World, connect, disconnect, joining, launched_machines, launched_world_size
 from harness.ranks.precision import (
+    GLIBC,
     Arithmetic,
     Choice,
     as_arithmetic,
@@ -26,7 +27,6 @@ from harness.ranks.precision import (
     choose_precision,
     configure_threads,
     full_fp32,
-    give_back_memory,
     keep_memory,
 )
 from harness.ranks.stopping import HEARTBEAT
@@ -57,7 +57,7 @@ def leaving_nothing() -> Iterator[None]:
     before: a training in a user's own process leaves nothing.
     """
     with ExitStack() as stack:
-        stack.callback(give_back_memory)
+        stack.callback(keep_memory, *GLIBC)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         for owner in (torch.backends.cuda.matmul, torch.backends.cudnn):
             stack.callback(setattr, owner, "allow_tf32", owner.allow_tf32)

@@ -137,21 +137,16 @@ def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
     return [config, theirs, as_words(given)] if command.others else [config]
 
 
-def parse(
-    config_class: type[Config], argv: Sequence[str], *, prog: str, first: tuple[str, ...] = (), example: str = ""
-) -> Config:
+def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
     """Read ``argv`` into an instance of ``config_class``.
 
     Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
     that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
     the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
-    end of the sentence about an unknown key. The other parameters are for ``--help``, which ends the program. Raises
-    ``ConfigError``.
+    end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
     """
     config: Config
-    config, _ = parse_all(
-        config_class, argv, Page(f"{prog} [--key value …]", config_class.__doc__ or "", first, example)
-    )
+    config, _ = parse_all(config_class, argv, Page(f"{prog} [--key value …]", config_class.__doc__ or ""))
     return config
 
 
@@ -212,7 +207,7 @@ def filled(words: list[str], taken: set[str], config_class: type) -> tuple[list[
 
 
 def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
-    """Keys and values as a command line has them; numbers may be numpy's, and texts paths. None: a switch."""
+    """Keys and values as a command line has them; numbers may be numpy's, and texts paths."""
 
     def spelt(value: Any) -> str:
         return str(value) if isinstance(value, str | os.PathLike) else json.dumps(value, default=plain)
@@ -220,7 +215,7 @@ def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
     def plain(value: Any) -> Any:
         return value.item() if hasattr(value, "item") else os.fspath(value)
 
-    return [f"--{key}" if value is None else f"--{key}={spelt(value)}" for key, value in given]
+    return [f"--{key}={spelt(value)}" for key, value in given]
 
 
 def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:

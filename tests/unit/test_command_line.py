@@ -41,7 +41,7 @@ PAGES: list[tuple[Main, list[str]]] = [
     (train.main, []),
     (evaluate.main, []),
 ]
-BIG = [(harness, ["train"]), (harness, ["plan"]), (harness, ["doctor"]), (train.main, []), (preprocessing, ["prepare"])]
+BIG = [(harness, ["train"]), (harness, ["plan"]), (harness, ["doctor"]), (preprocessing, ["prepare"])]
 
 
 @pytest.fixture(autouse=True)
