@@ -78,20 +78,23 @@ def check(data: str | Path, manifest: Manifest) -> None:
         )
 
 
-def ngrams_of(block: Block) -> np.ndarray:
-    """Words and pairs of each row, int64 ``[rows, 2 * width - 1]``; 0 where there is none."""
+def ngrams_of(block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Words and pairs of a block, int64 ``[n-grams]``, and before them the row of each in the block."""
     ids = block.ids.astype(np.int64)  # padding is 0
-    return np.hstack((ids, (ids[:, :-1] << 32 | ids[:, 1:]) * (ids[:, 1:] > 0)))
+    both = np.hstack((ids, (ids[:, :-1] << 32 | ids[:, 1:]) * (ids[:, 1:] > 0)))
+    row, place = np.nonzero(both)
+    return row, both[row, place]
 
 
 def counted(block: Block, columns: np.ndarray) -> Any:
-    """How often each row has the n-gram of each column, as scipy's CSR; ``columns`` are ascending, without 0."""
+    """How often each row has the n-gram of each column, as scipy's CSR; ``columns`` are ascending."""
     from scipy.sparse import csr_matrix
 
-    found = ngrams_of(block)
+    row, found = ngrams_of(block)
     column = np.searchsorted(columns, found).clip(max=len(columns) - 1)
-    row, place = np.nonzero(columns[column] == found)
-    return csr_matrix((np.ones(len(row)), (row, column[row, place])), (len(found), len(columns)))
+    known = columns[column] == found
+    shape = len(block.row), len(columns)
+    return csr_matrix((np.ones(known.sum()), (row[known], column[known])), shape)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Linear:
         from sklearn.pipeline import make_pipeline
 
         train = Split(data, manifest, TRAIN).check()
-        ngrams = np.setdiff1d(np.concatenate([np.unique(ngrams_of(block)) for block in train.blocks]), 0)
+        ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
         matrix = vstack([counted(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
         kept = np.sort(np.argsort(-times)[: MOST_WEIGHTS // outputs(manifest)])
