@@ -165,13 +165,17 @@ class Comparison:
         return self.network["accuracy"] - self.linear["accuracy"]
 
     @property
+    def points(self) -> str:
+        """The difference and its interval."""
+        points, low, high = (f"{100 * value:+.2f}" for value in (self.difference, self.low, self.high))
+        return f"{points} points (95 %: {low} to {high})"
+
+    @property
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
-        points, low, high = (f"{100 * value:+.2f}" for value in (self.difference, self.low, self.high))
         return (
             f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, linear model "
-            f"{self.linear['accuracy']:.4f}: {points} points (95 %: {low} to {high}, both on the same "
-            f"{self.network['rows']:,} rows)"
+            f"{self.linear['accuracy']:.4f}: {self.points}, both on the same {self.network['rows']:,} rows"
         )
 
     @property

@@ -165,7 +165,7 @@ def text_of(line: bytes, number: int) -> str:
 
 def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
     """The texts of some rows. Raises ``DataError`` for a row without one, unless ``missing`` makes it an empty text."""
-    texts = tables.joined(part, rows.texts, np.arange(rows.first, rows.first + len(rows.table))).to_pylist()
+    texts = tables.joined(part, rows.table, np.arange(rows.first, rows.first + len(rows.table))).to_pylist()
     if not missing and part.file.format != "txt" and not all(texts):
         empty = next(row for row, text in enumerate(texts, rows.first) if not text)
         columns = listed(part.file.source.text_columns)

@@ -103,9 +103,8 @@ def look(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
         checks["gpus"] = partial(look_at_gpus, config)
         if launched_world_size() > launched_local_world_size():
             checks["interface"] = look_at_interface
-    found = {name: judged(check) for name, check in checks.items()}
     host = platform.node() if launched_machines() > 1 else ""
-    return facts, [Finding(name, state, said, host) for name, (state, said) in found.items()]
+    return facts, [Finding(name, *judged(check), host) for name, check in checks.items()]
 
 
 def judged(check: Callable[[], Checked]) -> Checked:

@@ -51,13 +51,13 @@ MEASURED = ("validation", "test")
 MAIN = ("accuracy", "perplexity")
 """The figure of a run, by its task."""
 RUN_COLUMNS = (
-    Column(key="run", title="run", right=False),
-    Column(key="data", title="data", right=False, weight=1, shrinks=True),
-    Column(key="step", title="step", weight=2),
-    Column(key="validation", title="val acc"),
-    Column(key="test", title="test acc"),
-    Column(key="changed", title="changed", right=False),
-    Column(key="state", title="state", right=False),
+    Column("run", right=False),
+    Column("data", right=False, weight=1, shrinks=True),
+    Column("step", weight=2),
+    Column("validation", "val acc"),
+    Column("test", "test acc"),
+    Column("changed", right=False),
+    Column("state", right=False),
 )
 NAME_CELLS = 18
 """Cells of the column of names."""

@@ -23,16 +23,6 @@ from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
 
-KEYS = {
-    "config": "config",
-    "epochs": "epochs",
-    "batch_size": "global_batch",
-    "lr": "optim.lr",
-    "hidden_size": "model.hidden_size",
-    "dropout": "model.dropout",
-    "device": "device",
-}
-"""Parameter -> the key that it sets, unless it is None."""
 FEW = 1000
 """So many texts take one thread: with several, waiting for each other costs more than it gains, most on a busy CPU."""
 
@@ -71,18 +61,27 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if (missing := pd.isna(labels)).any():
             raise FitError(f"y[{missing.argmax()}] is missing; label this text, or leave it out")
         check_classification_targets(labels)
-        given = dict(self.options or {})
-        keys: dict[str, Any] = {"quiet": not self.verbose, "seed": self.random_state or 0}
-        named = {key: getattr(self, name) for name, key in KEYS.items()} | keys | {"baseline": "none"}
-        named["threads"] = 1 if len(labels) < FEW else None
-        keys |= {"executor.workers": 1, "splits.test": 0, "splits.validation": self.validation_fraction}
-        keys |= of_datasets(given)
+        given, both = dict(self.options or {}), {"quiet": not self.verbose, "seed": self.random_state or 0}
+        cut = {"splits.test": 0, "splits.validation": self.validation_fraction}
+        of_data = {**both, **cut, "executor.workers": 1, **of_datasets(given)}
+        of_run = {
+            "config": self.config,
+            "epochs": self.epochs,
+            "global_batch": self.batch_size,
+            "optim.lr": self.lr,
+            "model.hidden_size": self.hidden_size,
+            "model.dropout": self.dropout,
+            "device": self.device,
+            "threads": 1 if len(labels) < FEW else None,
+            "baseline": "none",
+            **both,
+        }
         try:
             texts = pd.Series([text for some in chunks(X) for text in some], dtype=object)
             frame = pd.DataFrame({"text": texts, "label": labels})
             with temporary_folder() as folder:
-                prepare(frame, text="text", label="label", output=folder / "data", options=keys)
-                words = words_of({**named, "data": folder / "data", "run": folder / "run"}, given)
+                prepare(frame, text="text", label="label", output=folder / "data", options=of_data)
+                words = words_of({**of_run, "data": folder / "data", "run": folder / "run"}, given)
                 train_here(cli.parse(RunConfig, words, prog="TextClassifier"), reports=False)
                 self.model_ = copy(load(folder / "run", device=self.device))  # which needs no directory
         except UserError as error:

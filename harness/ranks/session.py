@@ -56,16 +56,14 @@ def leaving_nothing() -> Iterator[None]:
     """After the block this process has the threads, random numbers, environment, memory and accelerate's state from
     before: a training in a user's own process leaves nothing.
     """
-    with ExitStack() as stack:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with patch.dict(os.environ), torch.random.fork_rng(devices), ExitStack() as stack:
         stack.callback(keep_memory, *GLIBC)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         for owner in (torch.backends.cuda.matmul, torch.backends.cudnn):
             stack.callback(setattr, owner, "allow_tf32", owner.allow_tf32)
         for state in (PartialState, AcceleratorState, GradientState):
             stack.enter_context(patch.dict(state._shared_state, clear=True))
-        stack.enter_context(patch.dict(os.environ))
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-        stack.enter_context(torch.random.fork_rng(devices))
         yield
 
 

@@ -3,7 +3,7 @@
 
 **Asked**: a signal, the stop file, or the end of ``max_time``. ``install`` comes before torch is imported, since a
 signal may arrive that early. A thread notes signals, since Python runs handlers in the main thread alone, which may be
-inside a collective; the training loop acts on the note at a step that all ranks agree on (``training.requests``).
+inside a collective; the training loop acts on the note at a step that all ranks agree on (``training.run``).
 
 **Watchdog** (``HEARTBEAT``): under NCCL a collective only enqueues kernels, and torch's own watchdog aborts the process
 without a sentence. So a thread watches what the main thread waits for. After the time limit, soon after a stop signal,

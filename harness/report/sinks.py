@@ -99,7 +99,6 @@ class BaselineSink(Sink):
                 f"no linear model beside this run: it takes long or failed; {again} fits it, or says why not"
             )
         if found is not None:
-            self.others.say(found.figures)
-            self.others.say(found.verdict)
+            self.others.say(f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}")
             bounds = {"difference_low": found.low, "difference_high": found.high}
             self.others.log(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})

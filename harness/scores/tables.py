@@ -29,12 +29,12 @@ WORTH = 0.05
 LATE = 0.25
 """An improvement over this last share of the epochs is reported."""
 CLASS_COLUMNS = (
-    Column(key="label", title="class", right=False, shrinks=True),
-    Column(key="precision", title="precision"),
-    Column(key="recall", title="recall"),
-    Column(key="f1", title="F1"),
-    Column(key="rows", title="rows"),
-    Column(key="share", title="of all", weight=1),
+    Column("label", "class", right=False, shrinks=True),
+    Column("precision"),
+    Column("recall"),
+    Column("f1", "F1"),
+    Column("rows"),
+    Column("share", "of all", weight=1),
 )
 
 
@@ -43,9 +43,9 @@ def figures_table(splits: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
 
     ``splits`` has the figures of each split: those of ``SPLIT.json``, or the fewer ones of a line of the metrics.
     """
-    columns = [Column(key="figure", title="", right=False)]
+    columns = [Column("figure", " ", right=False)]
     for name in splits:
-        columns += [Column(key=name, title=name), Column(key=f"{name} interval", title="95 %", right=False, weight=1)]
+        columns += [Column(name), Column(f"{name} interval", "95 %", right=False, weight=1)]
     rows = [{"figure": "rows", **{name: f"{values['rows']:,}" for name, values in splits.items()}}]
     for key in FIGURES:
         row = {"figure": title_of(key, labels)}
@@ -134,9 +134,7 @@ def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
     largest = largest_confusions(confusion_from_json(values, len(names)), LISTED)
     if not largest:
         return ["no row is confused"]
-    columns = [
-        Column(key=key, title=key, right=key == "rows", shrinks=key != "rows") for key in ("true", "predicted", "rows")
-    ]
+    columns = [Column(key, right=key == "rows", shrinks=key != "rows") for key in ("true", "predicted", "rows")]
     rows = [{"true": names[true], "predicted": names[said], "rows": f"{count:,}"} for true, said, count in largest]
     return ["largest confusions", *table(columns, rows, width)]
 
@@ -162,7 +160,7 @@ def beside_training(shares: Mapping[str, float | None]) -> str:
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """A line for each run, then mean, standard deviation and interval of the mean; a column per figure."""
     found = spreads(runs, FIGURES)
-    columns = [Column(key=name, title=FIGURES[name].title, weight=FIGURES[name].weight) for name in found]
+    columns = [Column(name, FIGURES[name].title, weight=FIGURES[name].weight) for name in found]
     lines = dict(zip(names, runs, strict=True))
     for title, key in (("mean", "mean"), ("sd", "sd"), ("95 % from", "low"), ("95 % to", "high")):
         lines[title] = {name: each[key] for name, each in found.items()}
@@ -171,7 +169,7 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
         for title, values in lines.items()
         if all(values[name] is not None for name in found)
     ]
-    return table([Column(key="run", title="", right=False), *columns], rows, width)
+    return table([Column("run", " ", right=False), *columns], rows, width)
 
 
 def describe_spread(title: str, values: Mapping[str, float | None]) -> str:

@@ -303,7 +303,7 @@ def find(value: str, kind: str, option: str = "--config") -> str:
     for path in (value, bare + ENDING, file_of(kind, bare), file_of("", bare)):
         if os.path.isfile(path):
             return str(path)
-    if bare == value == os.path.basename(value):
+    if kind and bare == value == os.path.basename(value):
         raise ConfigError(
             f"{option} {value}: no such file, nor a recipe of padless; there are {', '.join(names(kind))}"
         )

@@ -168,7 +168,6 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "jsonl.gz": ({"in.jsonl.gz": gzip.compress(objects())}, "in.jsonl.gz"),
     "jsonl.zst": ({"in.jsonl.zst": pa.compress(objects(), "zstd", asbytes=True)}, "in.jsonl.zst"),
     "json, a list": ({"in.json": listed(indent=1)}, "in.json"),
-    "json, a list in an object": ({"in.json": b'{"n": 40, "rows": ' + listed() + b', "v": 1.5}'}, "in.json"),
     "json, inside": (
         {"in.jsonl": objects([({"body": [text]}, label) for text, label in ROWS])},
         "in.jsonl --source.text_column text.body.0",

@@ -82,7 +82,7 @@ def test_the_verdict_is_about_the_rows_that_both_predicted(
     assert found.verdict == verdict
     said = f"accuracy on test: network {network.mean():.4f}, linear model {linear_model.mean():.4f}: {points}"
     assert found.figures.startswith(said)
-    assert found.figures.endswith(f", both on the same {len(network):,} rows)")
+    assert found.figures.endswith(f", both on the same {len(network):,} rows")
     assert found.low <= found.difference <= found.high
 
 
@@ -139,6 +139,6 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     assert found is not None
     assert found.linear == read_results(folder_of(run), fingerprint)["test"]
     wait = "waiting up to 20 s for the linear model (--baseline none leaves it out)"
-    assert heard.lines == [wait, found.figures, found.verdict]
+    assert heard.lines == [wait, f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}"]
     assert heard.summaries["baseline/accuracy"] == found.linear["accuracy"]
     assert heard.summaries["baseline/difference"] == found.difference
