@@ -89,7 +89,7 @@ class EvaluateConfig(ScoringConfig):
     precision: PredictionPrecision = "auto"
     """As in `padless predict`; the test figures that a training writes at its end are fp32."""
     json: bool = False
-    """Print the figures of an input as one JSON object instead of tables."""
+    """Print the figures as one JSON object instead of tables."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that ``input`` and ``data`` are not both given."""

@@ -132,7 +132,7 @@ def look_at_precision(config: RunConfig, facts: dict[str, str]) -> Checked:
     choice = precision.choose_precision(config.precision, device)
     place = torch.device(f"cuda:{launched_local_rank()}" if device == "cuda" else device)
     layout, _ = precision.layout_on(place, 16)
-    wanted = precision.recurrent_dtype(precision.as_arithmetic(choice), device, layout)
+    wanted = precision.recurrent_dtype(choice.value, device, layout)
     found = try_recurrence(VariableLengthLSTM(16, 16).to(place), layout, wanted)
     facts |= {"device": device, "precision": str(choice)}
     if found.value != choice.value:

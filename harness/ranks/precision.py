@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -16,7 +15,6 @@ from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size
 from preprocessing.base.errors import ConfigError
 
-Arithmetic = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 CUDNN_WITH_BF16 = 91_300
@@ -39,12 +37,6 @@ class Choice:
     def __str__(self) -> str:
         """``bf16: the CPU has avx512_bf16``."""
         return f"{self.value}: {self.reason}"
-
-
-def as_arithmetic(choice: Choice) -> Arithmetic:
-    """The value of a choice of ``choose_precision``."""
-    assert choice.value in DTYPES
-    return choice.value  # type: ignore[return-value]
 
 
 def choose_device(wanted: str) -> Choice:
@@ -122,7 +114,7 @@ def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto
     return "packed", Choice("packed", "not measured on this card")
 
 
-def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
+def recurrent_dtype(precision: str, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
     """What the recurrent layers compute in if a run computes in ``precision``, and why: the one rule for all devices.
 
     The model casts to this dtype itself; autocast is not used. ``bf16_on_cpu``: whether oneDNN has the cell in bf16.

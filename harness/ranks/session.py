@@ -20,9 +20,7 @@ from harness.ranks import network
 from harness.ranks.distributed import World, connect, disconnect, joining, launched_machines, launched_world_size
 from harness.ranks.precision import (
     GLIBC,
-    Arithmetic,
     Choice,
-    as_arithmetic,
     choose_device,
     choose_precision,
     configure_threads,
@@ -45,7 +43,7 @@ class Session:
     accelerator: Accelerator
     world: World
     device: torch.device
-    arithmetic: Arithmetic
+    arithmetic: str
     """What training computes in."""
     choices: dict[str, Choice]
     """Settings that were decided here, each with its reason."""
@@ -79,7 +77,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     choices = {"device": choose_device(device)}
     kind = choices["device"].value
     choices["precision"] = choose_precision(precision, kind)
-    arithmetic = as_arithmetic(choices["precision"])
+    arithmetic = choices["precision"].value
     choices["processes"] = Choice(str(launched_world_size()), "as launched")
     choices["threads"] = configure_threads(kind, threads)
     full_fp32()

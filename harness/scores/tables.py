@@ -97,35 +97,29 @@ def describe_calibration(values: Mapping[str, Any]) -> str:
     return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
 
 
-def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
-    """Notes on rows that were training texts, and on texts without a known word."""
-    trained, unread = (texts[name] for name in ("training_texts", "without_known_word"))
-    found = []
+def describe_evaluation(values: Mapping[str, Any], width: int = WIDTH) -> str:
+    """The results of an evaluation: metrics, classes, confusions, the weakest group; of new rows also what was read."""
+    rows, texts, beside = values["rows"], values["texts"], values.get("beside_training")
+    head = f"{values['split']}: {rows:,} rows"
+    head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
+    head += f", {values['missing']:,} without a text" if values.get("missing") else ""
+    trained, unread, lines = texts["training_texts"], texts["without_known_word"], [head]
     if trained is None:
-        found.append("rows were not compared with the training texts: the training's dataset was moved or changed")
+        lines.append("note: rows were not compared with the training texts: their dataset was moved or changed")
     elif trained:
         share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
-        found.append(f"{share} are training texts, so new texts may do worse than these figures")
+        lines.append(f"note: {share} are training texts, so new texts may do worse than these figures")
     if unread:
-        found.append(f"{unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
-    return found
-
-
-def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) -> str:
-    """The results of an evaluation of new rows: metrics, classes, confusions, the weakest group."""
-    head = f"{name}: {values['rows']:,} rows"
-    head += f", {values['left_out']:,} left out" if values["left_out"] else ""
-    head += f", {values['missing']:,} without a text" if values["missing"] else ""
-    notes = [line for one in describe_texts(values["texts"], values["rows"]) for line in wrapped(f"note: {one}", width)]
+        lines.append(f"note: {unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
     blocks = [
-        [head, *notes],
-        figures_table({name: values}, values["labels"], width),
+        [part for line in lines for part in wrapped(line, width)],
+        figures_table({values["split"]: values}, values["labels"], width),
         classes_table(values["per_class"], width),
         confusion_table(values, width),
         wrapped(weakest(values), width),
-        wrapped(beside_training(values["beside_training"]), width),
+        wrapped(describe_calibration(values) if beside is None else beside_training(beside), width),
     ]
-    return "\n\n".join("\n".join(lines) for lines in blocks)
+    return "\n\n".join(map("\n".join, blocks))
 
 
 def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:

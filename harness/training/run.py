@@ -20,7 +20,7 @@ from harness.data.batches import lengths_of
 from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
-from harness.inference.bundle import read_bundle
+from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess, compare_bf16, write_results
 from harness.inference.scoring import loader_over, measure, score
 from harness.model.classifier import Classifier
@@ -141,7 +141,7 @@ class Run(Milestones):
         world, directory, splits = self.session.world, self.writer.directory, self.data.splits
         self.console.advance(self.trainer.step, "testing")
         with world.together("loading the best weights"):
-            bundle = read_bundle(directory / BUNDLE)
+            bundle = Bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
@@ -156,7 +156,7 @@ class Run(Milestones):
             with world.together(f"writing the results of {split}"), storage(directory):
                 if world.is_main:
                     measured[split] = assess(scores, bundle, splits[split])
-                    write_results(place, split, scores, self.data.manifest.label_type, measured[split])
+                    write_results(place, scores, self.data.manifest.label_type, measured[split])
         with world.together("comparing predictions in bf16 and printing the results"), storage(directory):
             if world.is_main:
                 share = compare_bf16(bundle, splits[VALIDATION])

@@ -344,7 +344,7 @@ def bundle_and_data(place: Path) -> None:
 def predicted(case: str) -> str:
     """The second line of a file of predictions, numbers rounded, and a hash over all."""
     source, target = case.split()
-    words = ("--run", "run", "--input", source, "--output", target, "--processes", "1", "--device", "cpu", "--quiet")
+    words = f"--run run --input {source} --output {target} --processes 1 --device cpu --precision fp32 --quiet".split()
     answer = said(harness, "predict", *words)
     assert answer.startswith("0 "), answer
     content = Path(target).read_bytes()

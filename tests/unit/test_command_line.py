@@ -154,7 +154,7 @@ def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value:
         ),
         (["--part.rate", "inf"], "part.rate: inf is out of range: expected a number of at most 19 digits"),
         (["--run", "caf\udce9"], f"run: 'caf\\udce9' is not UTF-8 without zeros, which records are; {RENAME}"),
-        (["--paths", "[" * 50], "paths: values more than 32 deep"),
+        (["--tags", "[" * 50], f"tags: expected a list, such as [a, b], a,b, got {'[' * 50}"),
     ],
 )
 def test_values_that_are_none_are_refused(argv: list[str], sentence: str) -> None:
