@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from harness.__main__ import main
-from harness.baseline.results import BaselineConfig, folder_of, names_of, read_results
+from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
 from harness.config import RunConfig
 from harness.data.views import held_out
@@ -184,11 +185,12 @@ def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path) -
 
 
 def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    baseline(BaselineConfig(data=str(data), folds=True))
+    for as_json in (True, False):
+        baseline(BaselineConfig(data=str(data), folds=True, json=as_json))
     said = capsys.readouterr().out
+    found = json.JSONDecoder().raw_decode(said)[0]
     manifest = read_manifest(data)
-    figures = list(read_results(folder_of(data), manifest.fingerprint, names_of(manifest, folds=True)).values())
-    assert [each["rows"] for each in figures] == [
-        held_out(read_manifest(data), fold, data).rows("validation") for fold in range(3)
+    assert [found[f"fold-{fold}"]["rows"] for fold in range(3)] == [
+        held_out(manifest, fold, data).rows("validation") for fold in range(3)
     ]
-    assert f"fold-2       {figures[2]['accuracy']:.4f}" in said
+    assert f"fold-2       {found['fold-2']['accuracy']:.4f}" in said
