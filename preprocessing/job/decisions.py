@@ -245,7 +245,7 @@ def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.
     found = shares(split, cut, key, last)
     for name, its in found.items():
         begin = int(last[split == SPLITS.index(name)].min())
-        its["from"] = str(begin if read == "number" else np.datetime64(begin, "s"))
+        its["from"] = str(begin if read == "number" else np.datetime64(begin, "s")).removesuffix("T00:00:00")
     ambiguous = not ways["month first"].equals(ways["day first"])
     return split, {"column": column, "read": read if ambiguous else "", "without": int(lacking.sum()), "cut": found}
 
