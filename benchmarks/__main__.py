@@ -25,12 +25,12 @@ FIRST = {
 """Keys on the first screen of the help, for benchmarks with many keys."""
 COMMANDS = tuple(
     Command(
-        name=name,
-        summary=summary,
-        main=f"benchmarks.{name}:main",
-        config=f"benchmarks.{name}:{config}",
+        name,
+        "FILE …" if name == "corpora" else "",
+        summary,
+        f"benchmarks.{name}:main",
+        f"benchmarks.{name}:{config}",
         first=FIRST.get(name, ()),
-        words="FILE …" if name == "corpora" else "",
     )
     for name, config, summary in BENCHMARKS
 )

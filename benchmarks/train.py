@@ -28,7 +28,7 @@ from harness.data.placement import open_data
 from harness.ranks.precision import configure_threads, full_fp32
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
-from harness.training.run import RankRequests
+from harness.training.run import Run
 from harness.training.start import Beginning
 from harness.training.throughput import synchronize
 from harness.training.trainer import Milestones
@@ -93,7 +93,7 @@ class Fit(Milestones):
         data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
         self.trainer = build_trainer(config, session, data, {}, Beginning())
         self.trainer.milestones = self
-        self.requests, self.ended = RankRequests(session.world), time.perf_counter()
+        self.pending, self.ended = Run.pending, time.perf_counter()
         self.figures: dict[str, Any] = {}
 
     def __call__(self) -> float:
@@ -110,8 +110,8 @@ class Fit(Milestones):
 
     def after_step(self) -> None:
         """Exchange empty requests, and leave after the last step of the turn."""
-        self.requests.receive()
-        self.requests.send(set(), self.trainer.step)
+        self.pending()
+        self.pending = self.trainer.world.start_maximum(np.zeros(3, int), "the requests of a step")
         if self.trainer.step % self.trainer.config.tracking.log_every == 0:
             raise TurnOverError
 

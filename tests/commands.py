@@ -69,7 +69,7 @@ def listens(pid: int) -> bool:
 
 def free_port() -> int:
     """A free port."""
-    from harness.launch.launcher import free_port as probe
+    from harness.launch.options import free_port as probe
 
     return probe()
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
-from harness.inference.bundle import read_bundle
+from harness.inference.bundle import Bundle
 from harness.ranks.session import open_session
 from harness.rundir import checkpoint
 from harness.rundir.bundle_files import INDEX
@@ -174,7 +174,7 @@ def go_on(source: Path, folder: Path, exchange: bool) -> int:
     if seen.get("status.json"):
         assert read_status(run) is not None
     if seen.get(str(Path(BUNDLE, INDEX))):
-        read_bundle(run / BUNDLE)
+        Bundle(run / BUNDLE)
     if not exchange:
         atomic.exchanged = lambda one, other: False
     if train(source, run):

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.launch.launcher import free_port
+from harness.launch.options import free_port
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from tests.datasets import write_dataset

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from harness.inference import predict, scorer
-from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
-from harness.scores.metrics import probabilities
 from preprocessing.job import engine
 from preprocessing.text.vocabulary import UNK
 
@@ -24,7 +22,7 @@ LOGIT = 1.0986122886681096
 FACTS: dict[str, Any] = {"weights_sha256": "w", "text_hash": "t", "temperature": 1.0, "threshold": 0.5}
 
 
-class Stub:
+class Stub(scorer.Scorer):
     """A scorer and a predictor: a text is good if it has an even number of characters."""
 
     seen: ClassVar[list[str]] = []
@@ -50,11 +48,8 @@ class Stub:
         """Three to one, for or against."""
         return np.array([LOGIT if len(ids) % 2 == 0 else -LOGIT for ids in encoded])
 
-    def predict(self, encoded: list[np.ndarray]) -> dict[str, Any]:
-        """The columns of some texts."""
-        logits = self.score(encoded)
-        columns = prediction_columns((logits > 0).astype(np.int64), probabilities(logits), LABELS, "text")
-        return {name: column.tolist() for name, column in columns.items()}
+    def open(self) -> None:
+        """There are no weights."""
 
 
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:

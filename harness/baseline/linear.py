@@ -5,7 +5,7 @@ It is a common default, scikit-learn's ``TfidfVectorizer(ngram_range=(1, 2), sub
 ``LogisticRegression(C=10)``, and it is fixed: a baseline tuned for each corpus would not be comparable. Only the
 temperature of its probabilities is fitted on ``validation``, as for a network.
 
-Texts are not decoded: a word is its id, a pair is the number ``first * V + second`` for a vocabulary of size V. Memory
+Texts are not decoded: a word is its id, which is at least 1, a pair is the number ``first << 32 | second``. Memory
 grows with the training split: about 50 bytes for each word and pair.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.config import EvaluationConfig
-from harness.scores.calibration import Decision, decide
+from harness.scores.calibration import decide
 from harness.scores.figures import figures
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import DataError
@@ -42,21 +41,27 @@ The last steps change few predictions: on banking77, with 77 classes, 40 of 70 s
 """
 MOST_WEIGHTS = 5_000_000
 """Maximum weights of all classes together. The solver needs about 300 bytes per weight, so at most 1.5 GB."""
-STEP_S, TOKEN_S, START_S = 60 / WORK, 1.0e-6, 3.0
-"""Seconds of one core, estimated: of the solver for each entry, output and step; of a token; of the rest."""
 NEVER_SEEN = 10.0
 """The logit of a class without training rows is this far below all others."""
+OnSplit = tuple[dict[str, Any], dict[str, Any]]
+"""Figures of a split in the format of ``SPLIT.json``, predictions in that of ``write_predictions``, in source order."""
 
 
-def measured_splits(manifest: Manifest) -> list[str]:
-    """The splits on which the linear model is measured."""
-    return [name for name in (VALIDATION, TEST) if manifest.splits.get(name)]
+def names_of(manifest: Manifest, *, folds: bool = False) -> list[str]:
+    """Names of the figures of a dataset: the splits on which the model is measured, or its folds."""
+    splits = [name for name in (VALIDATION, TEST) if manifest.splits.get(name)]
+    return [f"fold-{fold}" for fold in range(manifest.folds)] if folds else splits
 
 
 def seconds(manifest: Manifest) -> float:
-    """Estimated seconds of one core that fit and measurement take, with typical texts and a usual number of steps."""
-    tokens, classes = sum(shard.tokens for shard in manifest.splits.get(TRAIN, ())), len(manifest.labels)
-    return START_S + tokens * (TOKEN_S + STEP_S * FEWEST_STEPS * (1 if classes == 2 else classes))
+    """Estimated seconds of one core that fit and measurement take: typical texts and 50 steps of the solver."""
+    tokens = sum(shard.tokens for shard in manifest.splits.get(TRAIN, ()))
+    return 3 + tokens * 1e-6 * (1 + 0.6 * outputs(manifest))
+
+
+def outputs(manifest: Manifest) -> int:
+    """Numbers that the model computes for a row: one for two classes, else one for each class."""
+    return len(manifest.labels) if len(manifest.labels) != 2 else 1
 
 
 def check(data: str | Path, manifest: Manifest) -> None:
@@ -73,131 +78,107 @@ def check(data: str | Path, manifest: Manifest) -> None:
         )
 
 
-def ngrams_of(block: Block, vocabulary_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Words and pairs of a block, one row after the other, int64 ``[n-grams]``, and how many each row has."""
-    ids, real = block.ids.astype(np.int64), np.arange(block.ids.shape[1]) < block.length[:, None]
-    both = np.concatenate((real, real[:, 1:]), axis=1)
-    return np.concatenate((ids, ids[:, :-1] * vocabulary_size + ids[:, 1:]), axis=1)[both], both.sum(axis=1)
+def ngrams_of(block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Words and pairs of a block, int64 ``[n-grams]``, and before them the row of each in the block."""
+    ids = block.ids.astype(np.int64)  # padding is 0
+    both = np.hstack((ids, (ids[:, :-1] << 32 | ids[:, 1:]) * (ids[:, 1:] > 0)))
+    row, place = np.nonzero(both)
+    return row, both[row, place]
 
 
-def counted(found: np.ndarray, lengths: np.ndarray, columns: np.ndarray) -> Any:
-    """How often each row of ``ngrams_of`` has the n-gram of each column, as scipy's CSR; ``columns`` are ascending."""
+def counted(block: Block, columns: np.ndarray) -> Any:
+    """How often each row has the n-gram of each column, as scipy's CSR; ``columns`` are ascending."""
     from scipy.sparse import csr_matrix
 
+    row, found = ngrams_of(block)
     column = np.searchsorted(columns, found).clip(max=len(columns) - 1)
-    ends = np.append(0, np.cumsum(lengths))
-    matrix = csr_matrix((columns[column] == found, column, ends), (len(lengths), len(columns)), dtype=float)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return matrix
+    known = columns[column] == found
+    shape = len(block.row), len(columns)
+    return csr_matrix((np.ones(known.sum()), (row[known], column[known])), shape)
 
 
 @dataclass(frozen=True)
 class Linear:
     """The linear model, trained on a dataset's training rows."""
 
-    vocabulary_size: int
+    num_classes: int
     ngrams: np.ndarray
     """int64 ``[features]``, ascending: the n-gram of each column."""
-    weighting: Any
-    """scikit-learn's, from counts to TF-IDF."""
-    classifier: Any
-    """scikit-learn's."""
-    num_classes: int
+    model: Any
+    """scikit-learn's, from counts of n-grams to logits."""
     facts: dict[str, Any]
     """Facts of the training: features, training rows, steps, whether it converged."""
 
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
         """Fit it, after ``check``. More than two classes share one softmax."""
+        from scipy.sparse import vstack
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
 
-        train, num_classes = Split(data, manifest, TRAIN).check(), len(manifest.labels)
-        outputs = 1 if num_classes == 2 else num_classes
-        rows = zip(*(ngrams_of(block, manifest.vocabulary_size) for block in train.blocks), strict=True)
-        found, lengths = map(np.concatenate, rows)
-        ngrams, times = np.unique(found, return_counts=True)
-        matrix = counted(found, lengths, ngrams)
-        kept = np.flatnonzero(np.bincount(matrix.indices) >= RECIPE["min_rows"])
+        train = Split(data, manifest, TRAIN).check()
+        ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
+        matrix = vstack([counted(block, ngrams) for block in train.blocks], "csr")
+        times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
+        kept = np.sort(np.argsort(-times)[: MOST_WEIGHTS // outputs(manifest)])
+        kept = kept[times[kept] > 0]
         if not len(kept):
             raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
-        if len(kept) > (most := MOST_WEIGHTS // outputs):
-            kept = np.sort(kept[np.argsort(-times[kept])[:most]])
-        weighting = TfidfTransformer(sublinear_tf=True)
-        matrix = weighting.fit_transform(matrix[:, kept])
-        limit = int(np.clip(WORK // max(matrix.nnz * outputs, 1), FEWEST_STEPS, MOST_STEPS))
+        matrix = matrix[:, kept]
+        limit = int(np.clip(WORK // max(matrix.nnz * outputs(manifest), 1), FEWEST_STEPS, MOST_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
+        model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
         # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
         # times slower on a busy machine.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-            classifier.fit(matrix, in_order(train, "label"))
+            model.fit(matrix, in_order(train, "label"))
         steps = int(np.max(classifier.n_iter_))
-        facts = {"features": matrix.shape[1], "train_rows": len(train), "steps": steps, "converged": steps < limit}
-        return cls(manifest.vocabulary_size, ngrams[kept], weighting, classifier, num_classes, facts)
+        facts = {"features": len(kept), "train_rows": len(train), "steps": steps, "converged": steps < limit}
+        return cls(len(manifest.labels), ngrams[kept], model, facts)
 
     def logits(self, split: Split) -> np.ndarray:
         """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
         classes without training rows have the lowest.
         """
-        blocks = (counted(*ngrams_of(block, self.vocabulary_size), self.ngrams) for block in split.blocks)
-        scores = np.concatenate([self.classifier.decision_function(self.weighting.transform(one)) for one in blocks])
+        counts = (counted(block, self.ngrams) for block in split.blocks)
+        scores = np.concatenate([self.model.decision_function(one) for one in counts])
         if self.num_classes == 2:
             return scores
         if scores.ndim == 1:
             scores = np.stack((np.zeros_like(scores), scores), axis=1)
         result = np.repeat(scores.min(axis=1, keepdims=True) - NEVER_SEEN, self.num_classes, axis=1)
-        result[:, self.classifier.classes_] = scores
+        result[:, self.model.classes_] = scores
         return result
 
 
-@dataclass(frozen=True)
-class OnSplit:
-    """The linear model measured on a split."""
-
-    figures: dict[str, Any]
-    """In the format of ``SPLIT.json``."""
-    predictions: dict[str, Any]
-    """In the format of ``write_predictions``, in source order."""
-
-
 def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
-    """Train on the training split, and measure each split of ``measured_splits``.
+    """Train on the training split, and measure each split of ``names_of``.
 
     Raises ``DataError`` as ``check`` does, and for shards that are missing or damaged.
     """
     check(data, manifest)
     began = time.process_time()
     linear = Linear.learn(data, manifest)
-    splits = {name: Split(data, manifest, name).check() for name in measured_splits(manifest)}
-    logits = {name: linear.logits(split)[by_source(split)] for name, split in splits.items()}
+    splits = [Split(data, manifest, name).check() for name in names_of(manifest)]
+    orders = [np.argsort(in_order(split, "row"), kind="stable") for split in splits]
+    logits = [linear.logits(split)[order] for split, order in zip(splits, orders, strict=True)]
     about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.process_time() - began}
-    labels = in_order(splits[VALIDATION], "label")[by_source(splits[VALIDATION])]
-    decision = decide(logits[VALIDATION], labels, EvaluationConfig())
-    return {name: on_split(split, logits[name], manifest.labels, decision, about) for name, split in splits.items()}
-
-
-def on_split(
-    split: Split, logits: np.ndarray, names: Sequence[str], decision: Decision, about: dict[str, Any]
-) -> OnSplit:
-    """Figures and predictions of a split for ``logits`` in source order; ``about`` is added to the figures."""
-    order = by_source(split)
-    rows, labels, lengths = (in_order(split, column)[order] for column in ("row", "label", "length"))
-    unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])[order]
-    calibrated = decision.calibrated(logits)
-    measured = figures(logits, labels, lengths=lengths, unknown=unknown, names=names, decision=decision)
-    predicted = predicted_labels(calibrated, decision.threshold)
-    predictions = {"rows": rows, "labels": labels, "predicted": predicted, "chances": probabilities(calibrated)}
-    return OnSplit({"split": split.name, **about, **measured}, predictions)
+    decision = decide(logits[0], in_order(splits[0], "label")[orders[0]], EvaluationConfig())  # of validation
+    found = {}
+    for split, scores, order in zip(splits, logits, orders, strict=True):
+        rows, labels, lengths = (in_order(split, column)[order] for column in ("row", "label", "length"))
+        unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])[order]
+        measured = figures(scores, labels, lengths=lengths, unknown=unknown, names=manifest.labels, decision=decision)
+        chances = probabilities(decision.calibrated(scores))
+        predicted = predicted_labels(decision.calibrated(scores), decision.threshold)
+        predictions = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
+        found[split.name] = {"split": split.name, **about, **measured}, predictions
+    return found
 
 
 def in_order(split: Split, column: str) -> np.ndarray:
     """A column of a split's rows (``row``, ``label`` or ``length``), int64 ``[rows]``, in shard order."""
     return np.concatenate([getattr(block, column) for block in split.blocks]).astype(np.int64)
-
-
-def by_source(split: Split) -> np.ndarray:
-    """Indices that sort a split's rows into source order, as in an evaluation of a network."""
-    return np.argsort(in_order(split, "row"), kind="stable")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless baseline``: figures of a linear model of scikit-learn on a dataset, in seconds; their files in
-``DATA/baseline/``, or ``RUN/baseline/`` if the dataset is read-only; and the comparison of a network with it.
+``DATA/baseline/``, or ``RUN/baseline/`` if a training cannot write there; and the comparison of a network with it.
 
 The files are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, and ``fold-N.json`` for each fold, in the
 format of an evaluation. Each file of figures has the fingerprint of the dataset and the settings of the model; files
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.linear import RECIPE, OnSplit, measure, measured_splits
+from harness.baseline.linear import RECIPE, OnSplit, measure, names_of
 from harness.data.views import check_folds, held_out
 from harness.rundir.results import (
     Measured,
@@ -50,8 +50,8 @@ class BaselineConfig:
     SUBJECT = ("data",)
     data: str
     """Dataset directory."""
-    run: str | None = None
-    """Run directory for the figures, in RUN/baseline, if the dataset cannot be written to."""
+    output: str | None = None
+    """Directory to write, DATA/baseline by default."""
     folds: bool = False
     """Instead of the splits, measure it on each fold of the dataset (splits.folds), trained on the others, to compare
     with train --folds."""
@@ -61,7 +61,7 @@ class BaselineConfig:
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; compute them if they are missing."""
-    manifest, folder = read_manifest(config.data), folder_of(config.data)
+    manifest, folder = read_manifest(config.data), Path(config.output or folder_of(config.data))
     if config.folds:
         check_folds(manifest, config.data, "folds")
     names = names_of(manifest, folds=config.folds)
@@ -70,30 +70,22 @@ def main(config: BaselineConfig) -> None:
         results = read_results(folder, manifest.fingerprint, names)
     except DataError as error:
         tell(f"warning: {error}; computing it again now")
-    if config.folds:
-        for fold, name in enumerate(names):
-            if name not in results:
-                one = measure(config.data, held_out(manifest, fold, config.data))[VALIDATION]
-                results[name], done = one.figures, keep(config, manifest, {name: one})
-        results = {name: results[name] for name in names}
-    elif not len(results) == len(names) > 0:
-        found = measure(config.data, manifest)
-        results, done = {name: one.figures for name, one in found.items()}, keep(config, manifest, found)
+    if not len(results) == len(names) > 0:
+        if config.folds:
+            views = (held_out(manifest, fold, config.data) for fold in range(manifest.folds))
+            found = {name: measure(config.data, view)[VALIDATION] for name, view in zip(names, views, strict=True)}
+        else:
+            found = measure(config.data, manifest)
+        results, done = {name: figures for name, (figures, _) in found.items()}, f"written in {folder}"
+        try:
+            write_results(folder, manifest, found)
+        except OSError as error:
+            done = ""
+            tell(f"warning: {folder} cannot be written ({error.strerror}); no run finds the figures there")
     if config.json:
         print(json.dumps(results, indent=2))
     else:
         show(config, manifest, results, done)
-
-
-def keep(config: BaselineConfig, manifest: Manifest, found: Mapping[str, OnSplit]) -> str:
-    """Write results beside the dataset, else into the run; where they are, as a phrase, or nothing."""
-    for folder in map(folder_of, filter(None, (config.data, config.run))):
-        try:
-            write_results(folder, manifest, found)
-            return f"written in {folder}"
-        except OSError as error:
-            tell(f"warning: {folder} cannot be written ({error.strerror}); no run finds the figures there")
-    return ""
 
 
 def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], done: str) -> None:
@@ -118,11 +110,6 @@ def folder_of(data: str | Path) -> Path:
     return Path(data, FOLDER)
 
 
-def names_of(manifest: Manifest, *, folds: bool) -> list[str]:
-    """Names of the figures of a dataset: the measured splits, or its folds."""
-    return [f"fold-{fold}" for fold in range(manifest.folds)] if folds else measured_splits(manifest)
-
-
 def read_results(folder: Path, fingerprint: str | None, names: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:
     """Existing figures by name, for the dataset with this fingerprint; empty if it is None.
 
@@ -142,29 +129,21 @@ def read_results(folder: Path, fingerprint: str | None, names: Sequence[str] = S
 def find_results(
     run: Path, data: str | Path, fingerprint: str | None, names: Sequence[str] = SPLITS
 ) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run, else in a run
-    beside it.
+    """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run or one beside
+    it.
     """
-    folders = [folder_of(data), folder_of(run), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))]
-    for folder in folders:
+    for folder in (folder_of(data), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))):
         if found := read_results(folder, fingerprint, names):
-            return folder, found
-    return folders[0], {}
+            break
+    return folder, found
 
 
 def write_results(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
-    """Write predictions and figures of each split, or the figures of each fold; remove those of splits or folds that no
-    longer exist. Raises ``OSError``.
-    """
-    of_folds = set(results).isdisjoint(SPLITS)
-    stale = folder.glob(figures_name("fold-*")) if of_folds else [folder / figures_name(name) for name in SPLITS]
-    for path in stale:
-        if path.stem not in names_of(manifest, folds=of_folds):
-            path.unlink(missing_ok=True)
-    for name, one in results.items():
-        if not of_folds:
-            write_predictions(folder, name, manifest.labels, manifest.label_type, **one.predictions)
-        write_figures(folder, name, one.figures)
+    """Write predictions and figures of each split, or the figures of each fold. Raises ``OSError``."""
+    for name, (figures, predictions) in results.items():
+        if name in SPLITS:
+            write_predictions(folder, name, manifest.labels, manifest.label_type, **predictions)
+        write_figures(folder, name, figures)
 
 
 @dataclass(frozen=True)
@@ -186,13 +165,17 @@ class Comparison:
         return self.network["accuracy"] - self.linear["accuracy"]
 
     @property
+    def points(self) -> str:
+        """The difference and its interval."""
+        points, low, high = (f"{100 * value:+.2f}" for value in (self.difference, self.low, self.high))
+        return f"{points} points (95 %: {low} to {high})"
+
+    @property
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
-        points, low, high = (f"{100 * value:+.2f}" for value in (self.difference, self.low, self.high))
         return (
             f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, linear model "
-            f"{self.linear['accuracy']:.4f}: {points} points (95 %: {low} to {high}, both on the same "
-            f"{self.network['rows']:,} rows)"
+            f"{self.linear['accuracy']:.4f}: {self.points}, both on the same {self.network['rows']:,} rows"
         )
 
     @property

@@ -23,9 +23,8 @@ from harness.baseline.linear import in_order
 from harness.export.card import records_of, render
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
-from harness.inference.bundle import Bundle, logits_of, read_bundle, same_text
+from harness.inference.bundle import Bundle, same_text
 from harness.inference.scorer import SCHEME, hush_bars, onnx_logits, session_of
-from harness.model.classifier import Classifier
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
@@ -84,7 +83,7 @@ def main(config: ExportConfig) -> int:
     if config.push is not None:
         check_token(config.push)
     if config.output is None:
-        read_bundle(folder)  # checks its files against its index
+        Bundle(folder)  # checks its files against its index
     else:
         write(config, place, folder, screen)
     if config.push is not None:
@@ -126,7 +125,7 @@ def push(folder: Path, repository: str) -> str:
 
 def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
     """Write a temporary folder, then rename it. Raises ``UserError`` and leaves no files in that case."""
-    bundle, wanted = read_bundle(place.bundle), config.onnx or config.int8
+    bundle, wanted = Bundle(place.bundle), config.onnx or config.int8
     bundle.encode([])  # checks the text→ids function
     needed("huggingface_hub", "export", "hub")
     if wanted:
@@ -174,13 +173,12 @@ def write_forms(
     info, decision = bundle.info, bundle.decision
     network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
     session = session_of(network, ONNX)
-    longest = bundle.encoder.pipeline.spec.max_tokens
-    parity = compare(bundle.model, session, decision, info.vocabulary_size, longest, config.batch)
+    parity = compare(bundle, session, config.batch)
     (folder / ONNX).write_bytes(network)
     screen.fact(
         "onnx",
-        f"no probability of {parity['texts']:,} random texts, of every length up to {longest}, differs from torch's by "
-        f"more than {parity['difference']:.2g}",
+        f"no probability of {parity['texts']:,} random texts, of every length up to {parity['longest']}, differs from "
+        f"torch's by more than {parity['difference']:.2g}",
     )
     found: dict[str, dict[str, Any]] = {ONNX: {"precision": "fp32", **parity}}
     if data is not None:
@@ -197,23 +195,22 @@ def write_forms(
     return found
 
 
-def compare(
-    model: Classifier, session: Any, decision: Decision, vocabulary_size: int, longest: int, batch_rows: int
-) -> dict[str, Any]:
-    """Compare an ONNX Runtime session with torch on random ids: every length up to ``longest``, then mixed batches.
+def compare(bundle: Bundle, session: Any, batch_rows: int) -> dict[str, Any]:
+    """Compare an ONNX Runtime session with torch on random ids: every length of the bundle's texts, then mixed batches.
 
     Returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises ``DataError``
     if a probability differs by more than ``MOST`` or is not finite.
     """
-    random = np.random.default_rng(0)
+    random, longest = np.random.default_rng(0), bundle.encoder.pipeline.spec.max_tokens
+    vocabulary_size = bundle.info.vocabulary_size
     sizes = random.integers(1, MOST_ROWS + 1, RANDOM_BATCHES)
     batches = [np.arange(1, longest + 1), *(random.integers(1, longest + 1, size) for size in sizes)]
     worst = 0.0
     for lengths in batches:
         tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
         texts = [random.integers(UNK, top, size).astype(np.int32) for top, size in zip(tops, lengths, strict=True)]
-        rows = batch_rows if lengths is batches[0] else len(texts)
-        wanted = probabilities(decision.calibrated(logits_of(model, texts, rows)))
+        bundle.batch_rows = rows = batch_rows if lengths is batches[0] else len(texts)
+        wanted = probabilities(bundle.decision.calibrated(bundle.score(texts)))
         difference = float(np.abs(onnx_logits(session, texts, rows, PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
     if worst > MOST:

@@ -6,7 +6,7 @@ Reading a bundle executes nothing in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -59,6 +59,7 @@ def write_bundle(
     """
     with HEARTBEAT.waiting("the device to copy the best weights"):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from", "soft_labels")}
     name, digest = write_weights(directory, save(weights))
     info = BundleInfo(
         weights=name,
@@ -74,9 +75,7 @@ def write_bundle(
         step=step,
         dataset=manifest.fingerprint,
         task=task_of(model),
-        vectors=facts.get("vectors"),
-        started_from=facts.get("started_from"),
-        soft_labels=facts.get("soft_labels"),
+        **origin,
         fold=fold_of(manifest),
         label_type=manifest.label_type,
     )
@@ -100,7 +99,7 @@ class Bundle(Scorer):
         elif place == "cuda":
             choose_precision(precision, place)  # type: ignore[arg-type]
         cell, asked = CELLS[model_from_dict(info.model, INDEX).cell], "bf16" if precision == "bf16" else "fp32"
-        chosen = recurrent_dtype(asked, place, "padded", bf16_on_cpu=cell.bf16_on_cpu)  # type: ignore[arg-type]
+        chosen = recurrent_dtype(asked, place, "padded", bf16_on_cpu=cell.bf16_on_cpu)
         return {"device": place, "precision": chosen.value}
 
     def open(self) -> None:
@@ -112,25 +111,27 @@ class Bundle(Scorer):
         self.model.load_state_dict(weights)
         if self.settled.get("threads"):
             keep_memory()
-        self.compute_in(self.settled["precision"], self.settled["device"])
-
-    def compute_in(self, precision: str, device: str) -> None:
-        """Move the model to a device, and compute in fp32 or bf16 there."""
-        if device == "cuda":
+        if self.settled["device"] == "cuda":
             full_fp32()
-        self.model.to(device)
-        self.dtype = DTYPES[precision]
+        self.model.to(self.settled["device"])
+        self.dtype = DTYPES[self.settled["precision"]]
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """See ``Scorer.score``."""
+        """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is."""
         if threads := self.settled.get("threads"):
             torch.set_num_threads(threads)  # of this thread: Dask may score in another one than opened it
-        return logits_of(self.model, encoded, self.batch_rows, self.dtype)
+        device = self.model.head.weight.device
 
+        def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+            ids, own = send(torch.from_numpy(padded), device), torch.from_numpy(lengths)
+            no_labels, rows = torch.zeros(len(lengths), dtype=torch.int64), np.arange(len(lengths))
+            batch = Batch(ids, own, no_labels, rows, sent_lengths=send(own, device))
+            found: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
+            return found
 
-def read_bundle(directory: str | Path) -> Bundle:
-    """Load and verify a classifier's bundle; raises what ``Scorer`` raises."""
-    return Bundle(Path(directory))
+        most = PADDED_TOKENS_CUDA if device.type == "cuda" else PADDED_TOKENS
+        with torch.inference_mode():
+            return in_batches(encoded, self.batch_rows, read, most)
 
 
 def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
@@ -148,24 +149,3 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
             f"{data}: its {len(manifest.labels)} classes ({here}) are not the {len(info.labels)} of the weights "
             f"({known}), in the same order; build it with source.labels that names those"
         )
-
-
-def logits_of(
-    model: Classifier, texts: Sequence[np.ndarray], batch_rows: int, dtype: torch.dtype | None = None
-) -> np.ndarray:
-    """float64 ``[texts]`` for two classes, ``[texts, classes]`` for more; ``texts`` are ids, one array for each text.
-
-    Texts of similar length are computed together, at most ``batch_rows`` of them, on the device where ``model`` is; it
-    must be in evaluation mode. ``dtype`` is that of the recurrent layers, by default that of the weights.
-    """
-    device = model.head.weight.device
-
-    def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        ids, own = send(torch.from_numpy(padded), device), torch.from_numpy(lengths)
-        no_labels, rows = torch.zeros(len(lengths), dtype=torch.int64), np.arange(len(lengths))
-        batch = Batch(ids, own, no_labels, rows, sent_lengths=send(own, device))
-        found: np.ndarray = model(batch, None, dtype).double().cpu().numpy()
-        return found
-
-    with torch.inference_mode():
-        return in_batches(texts, batch_rows, read, PADDED_TOKENS_CUDA if device.type == "cuda" else PADDED_TOKENS)

@@ -25,6 +25,7 @@ KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
 """Ending of an input -> its format."""
 WRITTEN = ("csv", "tsv", "jsonl", "parquet")
 """Formats of predictions."""
+InputFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"]
 Form = Literal["text", "json", "html"]
 PredictionPrecision = Literal["auto", "fp32", "bf16"]
 ENDINGS: dict[str, Form] = {
@@ -88,15 +89,14 @@ class EvaluateConfig(ScoringConfig):
     precision: PredictionPrecision = "auto"
     """As in `padless predict`; the test figures that a training writes at its end are fp32."""
     json: bool = False
-    """Print the figures of an input as one JSON object instead of tables."""
+    """Print the figures as one JSON object instead of tables."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that ``input`` and ``data`` are not both given."""
         if self.input is not None and self.data is not None:
             raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
         if self.input is not None and os.path.isfile(os.path.join(self.input, MANIFEST)):
-            object.__setattr__(self, "data", self.input)
-            object.__setattr__(self, "input", None)
+            vars(self).update(data=self.input, input=None)
         check_source(self.source)
         if self.source.has_unlabelled:
             what = "an evaluation needs labelled rows"
@@ -123,9 +123,8 @@ class LabelConfig(ScoringConfig):
     def __post_init__(self) -> None:
         """Check that either ``run`` or ``baseline`` is given; beside ``baseline``, a word is the dataset."""
         if self.baseline and self.data == AUTO and self.run is not None:
-            object.__setattr__(self, "data", self.run)
-            object.__setattr__(self, "run", None)
-        if (self.run is None) == (not self.baseline) or (self.data == AUTO and self.run is None):
+            vars(self).update(data=self.run, run=None)
+        if (self.run is None) != self.baseline or (self.run is None and self.data == AUTO):
             raise ConfigError("give one teacher: a run, as in padless label runs/mine, or --baseline and a dataset")
 
 
@@ -165,13 +164,11 @@ class ReadingConfig(RunningConfig):
         """Check that ``source.path`` is not set; take ``texts`` that are names of files for ``input``."""
         check_source(self.source)
         if self.input is None and self.texts and all(map(names_file, self.texts)):
-            object.__setattr__(self, "input", self.texts)
-            object.__setattr__(self, "texts", [])
+            vars(self).update(input=self.texts, texts=[])
         require(all(self.inputs), "input", self.input, "names that are not empty")
         if bool(self.texts) == bool(self.inputs):
             run = self.run if os.path.isdir(self.run) else "runs/mine"
-            example = f'padless predict {run} "a fine film"'
-            raise ConfigError(f"texts or a file (not both) follow the run, as in {example}")
+            raise ConfigError(f'texts or a file (not both) follow the run, as in padless predict {run} "a fine film"')
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -188,7 +185,7 @@ class ReadingConfig(RunningConfig):
 class PredictConfig(ReadingConfig):
     """Predict texts given on the command line, or every row of files of any size."""
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"] = "auto"
+    format: InputFormat = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     missing: Literal["error", "keep"] = "error"
     """Rows without a text: error refuses them before predicting anything, keep predicts an empty text."""
@@ -227,7 +224,7 @@ class PredictConfig(ReadingConfig):
         if self.texts and self.output is not None:
             raise ConfigError("output: texts are answered here; name a file of texts to write a file of predictions")
         if self.inputs and self.inputs != [STDIN] and self.output is None:
-            object.__setattr__(self, "output", beside(self.inputs))
+            vars(self).update(output=beside(self.inputs))
         self.workers()
 
     def workers(self, default: int | None = None) -> ExecutorConfig:
@@ -243,7 +240,7 @@ class ExplainConfig(ReadingConfig):
     Texts are given on the command line, by - on standard input, one a line, or as the rows of a file.
     """
 
-    input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"] = "auto"
+    input_format: InputFormat = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     rows: AtLeast1 | None = None
     """Explain only this many rows of the input; null: all."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pyarrow import fs
 
 from harness.data.views import hashes_of, row_hashes, training_texts
@@ -23,7 +24,7 @@ from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.explanation import added
 from harness.inference.scoring import Scores, score_split, weights_and_dataset
-from harness.ranks.precision import configure_threads, runnable
+from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, read_classifier, write_info
 from harness.rundir.json_files import read_object
@@ -32,14 +33,13 @@ from harness.rundir.results import figures_name, predictions_name, write_figures
 from harness.rundir.training_facts import Reading, read_training, reading_of
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, texts_of
-from harness.scores.metrics import blocks, predicted_labels, probabilities
-from harness.scores.tables import describe_new_rows, describe_texts, show_figures
+from harness.scores.metrics import predicted_labels, probabilities
+from harness.scores.tables import describe_evaluation
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
-from preprocessing.base.terminal import Screen, counted, public, shortened, tell
+from preprocessing.base.terminal import counted, public, shortened, tell
 from preprocessing.config import SplitConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
@@ -70,38 +70,40 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
             f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless label` "
             "writes a run's predictions of them"
         )
-    world, directory = session.world, output_of(config)
+    world, device = session.world, session.device.type
     bundle, manifest = weights_and_dataset(bundle_directory(config.run), config.data, session)
-    wanted = world.from_main(Bundle.settle(bundle.info, session.device.type, config.precision), "what to compute in")
-    bundle.compute_in(wanted["precision"], session.device.type)
+    bundle.dtype = DTYPES[Bundle.settle(bundle.info, device, config.precision)["precision"]]
     scores, split = score_split(bundle, manifest, config.split, config.data, config, session)
-    values: dict[str, Any] = {}
-    with world.together("writing the results"), storing(directory, otherwise=OTHERWISE):
+    with world.together("writing the results"):
         if world.is_main:
             order = np.argsort(np.concatenate([block.row for block in split.blocks]))
-            texts = about_texts(scores, hashes_of(split)[order], config, bundle)
-            about = {"dataset": manifest.fingerprint, "texts": texts, "precision": wanted["precision"]}
-            values = assess(scores, bundle, split) | about
-            write_results(directory, config.split, scores, manifest.label_type, values)
-    if world.is_main:
-        screen = Screen(quiet=config.quiet)
-        show_figures(screen, {config.split: values})
-        for sentence in describe_texts(values["texts"], values["rows"]):
-            screen.say(f"note: {sentence}", "warn")
-        screen.say(f"written to {directory / figures_name(config.split)} and {predictions_name(config.split)}")
+            values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
+            conclude(config, bundle, scores, hashes_of(split)[order], values)
+
+
+def conclude(
+    config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
+) -> None:
+    """Add facts about the texts to the figures, write them and the predictions, and print them.
+
+    ``hashes`` are ``row_hashes`` of the rows. Texts without a known word are not looked up, since their ids do not
+    identify them.
+    """
+    directory, name = output_of(config), values["split"]
+    trained = training_texts(hashes[scores.unknown < scores.lengths], config.run, bundle.info.dataset)
+    values |= {"texts": texts_of(scores.lengths, scores.unknown, trained), "precision": NAMES[bundle.dtype]}
+    with storing(directory, otherwise=OTHERWISE):
+        write_results(directory, scores, bundle.label_type, values)
+    if config.json:
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+    elif not config.quiet:
+        print(describe_evaluation(values))
+        print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")
 
 
 def output_of(config: EvaluateConfig) -> Path:
     """Where the figures and the predictions are written."""
-    return Path(config.output) if config.output else Path(config.run, EVALUATION)
-
-
-def about_texts(scores: Scores, hashes: np.ndarray, config: EvaluateConfig, bundle: Bundle) -> dict[str, Any]:
-    """See ``texts_of``; ``hashes`` are ``row_hashes`` of the rows. Texts without a known word are not looked up, since
-    their ids do not identify them.
-    """
-    trained = training_texts(hashes[scores.unknown < scores.lengths], config.run, bundle.info.dataset)
-    return texts_of(scores.lengths, scores.unknown, trained)
+    return Path(config.output or Path(config.run, EVALUATION))
 
 
 def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
@@ -110,10 +112,9 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     Only rank 0 calls this. The model of ``bundle`` is on its device.
     """
     bundle.model.eval()
-    worst, mistakes = worst_mistakes(scores.rows, scores.labels, scores.logits, bundle)
+    mistakes = list(worst_mistakes(scores.rows, scores.labels, scores.logits, bundle).values())
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
-    ids_of = read_ids(split, scores.rows[worst])
-    texts = [ids_of[mistake["row"]] for mistake in mistakes]
+    texts = read_ids(split, [mistake["row"] for mistake in mistakes])
     for mistake, ids, found in zip(mistakes, texts, added(bundle.model, texts, classes), strict=True):
         mistake["tokens"] = bundle.vocabulary.tokens.take(ids).to_pylist()
         mistake["weights"] = [round(score, 4) for score in found.scores.tolist()]
@@ -122,14 +123,20 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
 
 def known_of(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
     """The figures that need only labels, logits and lengths."""
-    facts: dict[str, Any] = {"lengths": scores.lengths, "unknown": scores.unknown, "names": bundle.labels}
-    found = figures(scores.logits, scores.labels, **facts, decision=bundle.decision)
+    found = figures(
+        scores.logits,
+        scores.labels,
+        lengths=scores.lengths,
+        unknown=scores.unknown,
+        names=bundle.labels,
+        decision=bundle.decision,
+    )
     return {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step, **found}
 
 
-def write_results(directory: Path, split: str, scores: Scores, label_type: LabelType, values: dict[str, Any]) -> None:
-    """Write the figures, and the prediction for every row. Raises ``OSError``."""
-    logits = Decision(values["temperature"], values["threshold"]).calibrated(scores.logits)
+def write_results(directory: Path, scores: Scores, label_type: LabelType, values: dict[str, Any]) -> None:
+    """Write the figures of a split, and the prediction for every row. Raises ``OSError``."""
+    split, logits = values["split"], Decision(values["temperature"], values["threshold"]).calibrated(scores.logits)
     write_predictions(
         directory,
         split,
@@ -151,15 +158,16 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
     able = device == "cpu" or "bf16" in runnable(device)
     if not able or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
         return 0.0
-    rows = np.concatenate([block.row for block in split.blocks])
-    rows = rows[permutation(len(rows), 0)[:COMPARED]]
-    same: list[bool] = []
-    while len(same) < len(rows) and time.monotonic() < until:
-        texts, labels = list(read_ids(split, rows[len(same) :][:BATCH]).values()), []
-        for precision in ("fp32", "bf16"):
-            bundle.compute_in(precision, device)
-            labels.append(predicted_labels(decision.calibrated(bundle.score(texts)), decision.threshold))
+    every, same = -(-len(split) // COMPARED), list[bool]()
+    texts = [block.ids[at, : block.length[at]] for block in split.blocks for at in range(0, len(block.row), every)]
+    batches = -(-len(texts) // BATCH)
+    for some in (texts[start::batches] for start in range(batches)):  # short and long ones
+        labels = []
+        for bundle.dtype in (torch.float32, torch.bfloat16):
+            labels.append(predicted_labels(decision.calibrated(bundle.score(some)), decision.threshold))
         same += (labels[0] == labels[1]).tolist()
+        if time.monotonic() > until:
+            break
     share = float(np.mean(same))
     write_info(bundle.directory, replace(bundle.info, bf16=share))
     return share
@@ -167,32 +175,34 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
 
 def worst_mistakes(
     rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, bundle: Bundle
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Positions of the most confident wrong predictions, the highest probability first; and for each its row number,
-    its label, the predicted label and its probability.
+) -> dict[int, dict[str, Any]]:
+    """Position of the most confident wrong predictions, the highest probability first -> row number, label, predicted
+    label and its probability.
     """
     calibrated = bundle.decision.calibrated(logits)
     predicted = predicted_labels(calibrated, bundle.decision.threshold)
-    said = np.empty(len(labels), np.float64)
-    for some in blocks(calibrated):
-        said[some] = probabilities(calibrated[some])[np.arange(len(labels[some])), predicted[some]]
+    said = probabilities(calibrated)[np.arange(len(labels)), predicted]
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-said[wrong], kind="stable")][:LISTED]
     names = bundle.labels
-    columns = (rows, labels, predicted, said)
-    return worst, [
-        {"row": row, "label": names[label], "predicted": names[answer], "probability": chance}
-        for row, label, answer, chance in zip(*(column[worst].tolist() for column in columns), strict=True)
-    ]
+    return {
+        int(at): {
+            "row": int(rows[at]),
+            "label": names[labels[at]],
+            "predicted": names[predicted[at]],
+            "probability": float(said[at]),
+        }
+        for at in worst
+    }
 
 
-def read_ids(split: Split, rows: np.ndarray) -> dict[int, np.ndarray]:
-    """Token ids, int64 ``[length]``, of the rows with these numbers in the source."""
+def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:
+    """Token ids, int64 ``[length]``, of each of the rows with these numbers in the source."""
     found = {}
     for block in split.blocks:
         for place in np.flatnonzero(np.isin(block.row, rows)):
             found[int(block.row[place])] = block.ids[place, : block.length[place]].astype(np.int64)
-    return found
+    return [found[row] for row in rows]
 
 
 def evaluate_input(config: EvaluateConfig) -> None:
@@ -201,32 +211,22 @@ def evaluate_input(config: EvaluateConfig) -> None:
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
     assert config.input is not None
-    directory, target = bundle_directory(config.run), output_of(config)
+    directory = bundle_directory(config.run)
     settled = Bundle.settle(read_classifier(directory), config.device, config.precision)
     bundle = Bundle(directory, config.batch, settled)
     configure_threads(settled["device"], config.threads)
-    training = read_training(bundle.directory, bundle.info.dataset) or {}
+    training = read_training(directory, bundle.info.dataset) or {}
     known: Mapping[str, Any] = training.get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     reading = reading_of(config.source, known)
     scores, hashes, facts = read_and_score(bundle, config.input, reading, classes, config.quiet)
-    name = name_of(config.input, target)
     values = {
-        **known_of(scores, bundle, name),
+        **known_of(scores, bundle, name_of(config.input, output_of(config))),
         **facts,
-        "precision": settled["precision"],
         "input": public(addresses.absolute(config.input)),
-        "texts": about_texts(scores, hashes, config, bundle),
         "beside_training": beside(training.get("splits", {}), scores, bundle.encoder.pipeline.spec.max_tokens),
     }
-    with storing(target, otherwise=OTHERWISE):
-        write_results(target, name, scores, bundle.label_type, values)
-    if config.json:
-        del values["split"]
-        print(json.dumps(values, indent=2, ensure_ascii=False))
-        return
-    print(describe_new_rows(name, values))
-    print(f"written to {target / figures_name(name)} and {predictions_name(name)}")
+    conclude(config, bundle, scores, hashes, values)
 
 
 def beside(splits: Mapping[str, Any], scores: Scores, longest: int) -> dict[str, float | None]:
@@ -311,9 +311,8 @@ def read_and_score(
         unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
         hashes = row_hashes(encoded.ids, encoded.offsets)
         columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
-        worst, wrong = worst_mistakes(piece.row, labels, logits, bundle)
-        texts = [piece.texts[place].as_py()[:CHARACTERS] for place in worst.tolist()]
-        mistakes += [mistake | {"text": text} for mistake, text in zip(wrong, texts, strict=True)]
+        for at, mistake in worst_mistakes(piece.row, labels, logits, bundle).items():
+            mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
         mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
     if not columns:
         raise DataError(f"{address}: holds no labelled row")

@@ -18,7 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -27,7 +27,7 @@ import numpy as np
 
 from harness.inference.config import STDIN, ExplainConfig, Form
 from harness.inference.rows import find, lines_of_stdin, reading_by, refuse_input, texts_in
-from harness.rundir.bundle_files import bundle_directory, read_classifier
+from harness.rundir.bundle_files import BundleInfo, bundle_directory, read_classifier
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
@@ -51,10 +51,6 @@ NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
 UNKNOWN = RESERVED[UNK]
 LISTED = 400
 """Maximum width of a list of classes in a message."""
-WRITTEN = ("text", "label", "predicted", "probability", "logit", "baseline", "tokens", "spans", "scores")
-"""Fields of an explanation in JSON."""
-Explained = tuple[int | None, "Explanation"]
-"""A text's row number in its file, or None, and its explanation."""
 GENERATOR = "padless explain"
 """``generator`` of a page of explanations."""
 WRITTEN_BY_US: dict[Form, tuple[str, ...]] = {
@@ -79,6 +75,7 @@ article { margin: 16px 0; padding: 14px 18px; background: var(--card); border: 1
 article > p { margin: 0 0 8px; overflow-wrap: anywhere; }
 .note .padless-words { color: var(--ink); }
 .row { color: var(--quiet); font-size: .8rem; }
+.row:empty { display: none; }
 @media print { * { print-color-adjust: exact; } article { break-inside: avoid; } }
 """
 
@@ -130,8 +127,6 @@ class Explanation:
     """Logit of a blank text with as many tokens; scores add up to the difference from it."""
     num_tokens: int
     """Tokens of the whole text before truncation; 0 if preprocessing left none."""
-    points: int
-    """Number of integration points."""
 
     @property
     def missed(self) -> float:
@@ -153,7 +148,7 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the same as in the JSON of the command ``explain``."""
-        return {name: getattr(self, name) for name in WRITTEN}
+        return asdict(self)
 
     @property
     def head(self) -> str:
@@ -174,7 +169,7 @@ class Explanation:
         if self.num_tokens > len(self.tokens):
             lines.append(f"the model has read {len(self.tokens):,} of {self.num_tokens:,} words")
         if self.missed > max(1e-3 * abs(self.logit - self.baseline), 1e-4):
-            lines.append(f"the scores miss the logit by {self.missed:.2g}, after {self.points:,} steps")
+            lines.append(f"the scores miss the logit by {self.missed:.2g}")
         return lines
 
     def to_html(self) -> str:
@@ -202,17 +197,14 @@ def main(config: ExplainConfig) -> int:
     form, bundle = config.form, bundle_directory(config.run)
     streams = config.inputs == [STDIN] and config.input_format == "auto" and config.rows is None
     info = read_classifier(bundle)
-    if config.label is not None:
-        check_label(config.label, info.labels)
     with ExitStack() as stack:
         files: list[File] = []
         chunks = lines_of_stdin() if streams else iter([config.texts])
         if config.inputs and not streams:
             work, reading = stack.enter_context(temporary_folder()), reading_by(config.given, bundle, info)
             files = find(config.inputs, config.input_format, config.given, reading, work)
-            chunks = texts_in(files, work)
-            if config.rows is not None:
-                chunks = iter([list(itertools.islice(itertools.chain.from_iterable(chunks), config.rows))])
+            every = itertools.chain.from_iterable(texts_in(files, work))
+            chunks = iter([list(itertools.islice(every, config.rows))])  # all are read before any is explained
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:
             path = Path(config.output)
@@ -221,10 +213,7 @@ def main(config: ExplainConfig) -> int:
             stack.enter_context(storing(path, otherwise="name another --output"))
             temporary = stack.enter_context(atomic.replacing(path))
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
-        if files and config.rows is None:
-            for _ in texts_in(files, work):
-                pass  # finds unreadable rows before any is explained
-        number = write_all(stream, form, config.run, explained(config, bundle, chunks, bool(files)))
+        number = write_all(stream, form, config.run, explained(config, bundle, info, chunks), numbered=bool(files))
         if not number:
             raise DataError(f"{', '.join(config.inputs)}: holds no rows")
     if config.output is not None:
@@ -233,20 +222,15 @@ def main(config: ExplainConfig) -> int:
 
 
 def explained(
-    config: ExplainConfig, directory: Path, chunks: Iterator[list[str]], numbered: bool
-) -> Iterator[Explained]:
-    """The explanations of ``chunks``, a batch at a time; with row numbers if ``numbered``."""
+    config: ExplainConfig, directory: Path, info: BundleInfo, chunks: Iterator[list[str]]
+) -> Iterator[Explanation]:
+    """The explanations of ``chunks``, a batch at a time."""
     from harness.inference.bundle import Bundle
-    from harness.ranks.precision import choose_device, full_fp32
 
-    full_fp32()
-    bundle = Bundle(directory)
-    bundle.model.to(choose_device(config.device).value)
-    rows = itertools.count(1)
+    bundle = Bundle(directory, settled=Bundle.settle(info, config.device, "fp32"))
     for texts in chunks:
         for start in range(0, len(texts), config.batch):
-            for one in explain(bundle, texts[start : start + config.batch], config.label):
-                yield next(rows) if numbered else None, one
+            yield from explain(bundle, texts[start : start + config.batch], config.label)
 
 
 def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> list[Explanation]:
@@ -255,8 +239,9 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> l
     Raises ``ConfigError`` for a class that the model does not have.
     """
     labels, calibrated = bundle.labels, bundle.decision.calibrated
-    if label is not None:
-        check_label(label, labels)
+    if label not in (None, *labels):
+        known = shortened(", ".join(labels), LISTED)
+        raise ConfigError(f"label: the model has no class {str(label)!r}; it has {known}")
     encoded = bundle.encoder(list(texts))
     ids = [part.astype(np.int64) for part in np.split(encoded.ids, encoded.offsets[1:-1])]
     logits = calibrated(bundle.score(ids))
@@ -276,7 +261,6 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> l
             scores=tuple(calibrated(found.scores).tolist()),
             logit=float(calibrated(np.array(found.logit))),
             baseline=float(calibrated(np.array(found.baseline))),
-            points=found.points,
         )
         result.append(one)
     return result
@@ -292,25 +276,18 @@ def added(model: Classifier, ids: Sequence[np.ndarray], classes: Sequence[int]) 
         yield replace(one, scores=-one.scores, logit=-one.logit, baseline=-one.baseline) if against else one
 
 
-def check_label(label: object, labels: Sequence[str]) -> None:
-    """Raise ``ConfigError``, which names the known classes, for an unknown one."""
-    if label not in labels:
-        known = shortened(", ".join(labels), LISTED)
-        raise ConfigError(f"label: the model has no class {str(label)!r}; it has {known}")
-
-
-def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explained]) -> int:
+def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explanation], *, numbered: bool) -> int:
     """Write explanations as ``text``, ``json`` (an object a line) or ``html`` (one page without script or other files),
-    each as soon as it is ready; returns how many.
+    each as soon as it is ready, with its row's number if ``numbered``; returns how many.
     """
     number = 0
-    for number, (row, one) in enumerate(explanations, 1):
+    for number, one in enumerate(explanations, 1):
+        row = f"row {number:,}" if numbered else ""
         if form == "html":
-            stream.write(page_start(run) if number == 1 else "")
-            number_of_row = "" if row is None else f'<p class="row">row {row:,}</p>'
-            stream.write(f"<article>{number_of_row}{one.to_html()}</article>\n")
+            head = page_start(run) if number == 1 else ""
+            stream.write(f'{head}<article><p class="row">{row}</p>{one.to_html()}</article>\n')
         elif form == "json":
-            values = ({} if row is None else {"row": row}) | one.to_dict()
+            values = ({"row": number} if numbered else {}) | one.to_dict()
             stream.write(encode(json.dumps(values, ensure_ascii=False)).decode() + "\n")
         else:
             write_text(Screen(stream=stream), row, one)
@@ -320,19 +297,16 @@ def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explai
     return number
 
 
-def write_text(screen: Screen, row: int | None, one: Explanation) -> None:
+def write_text(screen: Screen, row: str, one: Explanation) -> None:
     """Write one explanation: with colours in a terminal, with scores after words elsewhere."""
-    screen.say(one.head if row is None else f"row {row:,}: {one.head}", "head")
+    screen.say(": ".join(filter(None, (row, one.head))), "head")
     if screen.is_live and not os.environ.get("NO_COLOR"):
         from rich.console import Console
 
         Console(file=screen.stream).print(as_rich(one.pieces))
     else:
-        for line in as_plain(one.pieces).splitlines():
-            screen.say(line, indent=0)
-    for line in one.summary:
-        screen.say(line)
-    screen.write([""])
+        screen.write(as_plain(one.pieces).splitlines())
+    screen.write([*one.summary, ""])
 
 
 def page_start(run: str) -> str:
@@ -446,19 +420,16 @@ def as_rich(pieces: Sequence[Piece]) -> Any:
     """The coloured text, for rich to print."""
     from rich.text import Text
 
-    result = Text()
-    for text, score, share in marked(pieces):
-        shades = SHADES[score > 0]
-        result.append(text, shades[min(int(abs(share) * len(shades)), len(shades) - 1)] if score else None)
-    return result
+    parts = marked(pieces)
+    shades = [(text, SHADES[score > 0][min(int(abs(share) * 3), 2)] if score else "") for text, score, share in parts]
+    return Text.assemble(*shades)
 
 
 def strongest(pieces: Sequence[Piece], sign: int) -> str:
     """A list of the strongest words for (``sign`` 1) or against (-1), the strongest first; equal words are summed."""
     sums: defaultdict[str, float] = defaultdict(float)
     for text, score in pieces:
-        if score:
-            sums[" ".join(shown(text).split()).lower()] += score
+        sums[" ".join(shown(text).split()).lower()] += score
     largest = max(map(abs, sums.values()), default=0.0)
     clear = [(word, score) for word, score in sums.items() if sign * score > FAINTEST * largest]
     ordered = sorted(clear, key=lambda one: -abs(one[1]))[:NAMED]

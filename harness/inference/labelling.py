@@ -30,8 +30,8 @@ Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row numbers and labels, int64 ``[rows]``, and logits before calibration, float64, of a split."""
 
 
-def label_with_run(config: LabelConfig, session: Session) -> Path:
-    """Score rows with the best weights of a run or a bundle; returns the file that rank 0 has written.
+def label_with_run(config: LabelConfig, session: Session) -> None:
+    """Score rows with the best weights of a run or a bundle; rank 0 writes the file.
 
     Every rank calls this. Raises the same ``UserError`` on all of them.
     """
@@ -45,16 +45,14 @@ def label_with_run(config: LabelConfig, session: Session) -> Path:
         scores, _ = score_split(bundle, manifest, split, config.data, config, session)
         found.append((scores.rows, scores.labels, scores.logits))
     name = folder.parent.name if folder.name == BUNDLE else folder.name
-    path = Path(config.output) if config.output else path_of(config.data, name)
     with world.together("writing soft labels"):
         if world.is_main:
             facts = {"teacher": f"run {name}", "weights_sha256": bundle.info.weights_sha256}
-            write(config, path, manifest, found, bundle.decision, **facts)
-    return path
+            write(config, name, manifest, found, bundle.decision, **facts)
 
 
-def label_with_baseline(config: LabelConfig) -> Path:
-    """Fit a linear model to the training rows and score rows with it; returns the written file."""
+def label_with_baseline(config: LabelConfig) -> None:
+    """Fit a linear model to the training rows, score rows with it, and write the file."""
     manifest = read_manifest(config.data)
     check_splits(config, manifest)
     check_linear(config.data, manifest)
@@ -64,9 +62,7 @@ def label_with_baseline(config: LabelConfig) -> Path:
         split = Split(config.data, manifest, name).check()
         found.append((in_order(split, "row"), in_order(split, "label"), linear.logits(split)))
     _, labels, logits = found[0]
-    path = Path(config.output) if config.output else path_of(config.data, "baseline")
-    write(config, path, manifest, found, decide(logits, labels, EvaluationConfig()), teacher="baseline")
-    return path
+    write(config, "baseline", manifest, found, decide(logits, labels, EvaluationConfig()), teacher="baseline")
 
 
 def check_splits(config: LabelConfig, manifest: Manifest) -> None:
@@ -87,14 +83,15 @@ def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict
 
 
 def write(
-    config: LabelConfig, path: Path, manifest: Manifest, found: list[Scored], decision: Decision, **facts: Any
+    config: LabelConfig, name: str, manifest: Manifest, found: list[Scored], decision: Decision, **facts: Any
 ) -> None:
     """Write the calibrated probabilities of the unlabelled rows, and print a summary. Raises ``StorageError``.
 
-    ``found`` has the scores of validation, which measure the teacher, and of the unlabelled rows; ``facts`` are fields
-    of ``Teacher``.
+    ``found`` has the scores of validation, which measure the teacher, and of the unlabelled rows of teacher ``name``;
+    ``facts`` are fields of ``Teacher``.
     """
     (_, labels, logits), (rows, _, unlabelled) = found
+    path = Path(config.output or path_of(config.data, name))
     validation = measured(logits, labels, decision)
     teacher = Teacher(
         dataset=manifest.fingerprint,

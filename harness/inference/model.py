@@ -26,36 +26,41 @@ if TYPE_CHECKING:
     from harness.inference.explanation import Explanation
 
 Texts: TypeAlias = "str | Iterable[str] | pd.Series[Any] | pa.Array | pa.ChunkedArray"
-ENDINGS = (".json", ".arrow", ".safetensors", ".onnx")
-"""The files of a bundle or export that a pickle holds."""
 CHUNK_ROWS = 2048
 """Texts encoded and scored at once, so that memory does not grow with their number."""
 
 
 class Model:
-    """A model with the text→ids code of its training. ``padless.load`` makes one; it can be pickled.
+    """The model of a run, of a bundle, of an export, or of a repository of the hub, named as ``hf://owner/name``.
+
+    It has the best weights, and the vocabulary and text code of their training. ``engine`` is ``torch``; ``onnx`` or
+    ``onnx-int8``, ONNX Runtime, for an export with that file; or ``auto``, torch if it can be imported, else ONNX
+    Runtime. ``device``: where torch computes; auto takes a CUDA device if there is one. Files are verified first and
+    never executed. Raises ``UserError`` for a missing or damaged model. A pickle holds the bytes of the files.
 
     Texts are a list, a pandas column, an array or any other iterable of strings; a single string is one text. Empty
     texts are predicted like any other. Anything but a string raises ``DataError``, which names its index.
     """
 
-    def __init__(self, place: str | Path, engine: Engine = "auto", device: str = "auto") -> None:
-        """See ``load``."""
+    def __init__(
+        self, place: str | Path, engine: Engine = "auto", device: Literal["auto", "cpu", "cuda"] = "auto"
+    ) -> None:
+        """Read and verify."""
         self.place, self.engine, self.device = place, engine, device
-        directory = bundle_directory(local(place))
-        settled = scorer_class(engine_of(directory, engine)).settle(read_classifier(directory), device, "fp32")
-        scorer = open_scorer(directory, engine, settled=settled)
-        self._scorer, self._files = scorer, dict[str, bytes]()
-        self.classes_ = typed_values(scorer.labels, scorer.label_type)
+        self._files: dict[str, bytes] = {}
+        self._open(local(place))
+
+    def _open(self, place: Path) -> None:
+        directory = bundle_directory(place)
+        computes = scorer_class(engine_of(directory, self.engine))
+        settled = computes.settle(read_classifier(directory), self.device, "fp32")
+        self._scorer = open_scorer(directory, self.engine, settled=settled)
+        self.classes_ = typed_values(self._scorer.labels, self._scorer.label_type)
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
 
     def predict(self, texts: Texts) -> np.ndarray:
         """The class of each text, a value of ``classes_``."""
-        return self.classes_[self.numbers(texts)]
-
-    def numbers(self, texts: Texts) -> np.ndarray:
-        """The class of each text as its index in ``classes_``, int64 ``[texts]``."""
-        return predicted_labels(self._calibrated(texts), self._scorer.decision.threshold)
+        return self.classes_[predicted_labels(self._calibrated(texts), self._scorer.decision.threshold)]
 
     def predict_frame(self, texts: Texts) -> pd.DataFrame:
         """A row for each text: ``predicted``, its class, and ``probability_LABEL`` for each class.
@@ -92,40 +97,26 @@ class Model:
         outputs = () if len(self.classes_) == 2 else (len(self.classes_),)
         return self._scorer.decision.calibrated(np.concatenate([np.empty((0, *outputs)), *parts]))
 
-    def keep(self) -> Model:
-        """Hold the bytes of its files, so that it can be pickled when they are gone."""
-        if not self._files:
-            found = [path for path in self._scorer.directory.iterdir() if path.suffix in ENDINGS]
-            self._files = {path.name: path.read_bytes() for path in found}
-        return self
+    def __getstate__(self) -> dict[str, Any]:
+        """With the bytes of its files, so that a copy needs no directory."""
+        files = (path for path in self._scorer.directory.glob("*") if path.is_file())
+        kept = self._files or {path.name: path.read_bytes() for path in files}
+        return {**vars(self), "_scorer": None, "_files": kept}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """The bytes of the bundle, which are verified when they are read again."""
-        return restored, (self.keep()._files, str(self.place), self.engine, self.device)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Verify the files as at the first time. Raises ``UserError`` for damaged ones."""
+        vars(self).update(state)
+        with temporary_folder() as folder:
+            for name, content in self._files.items():
+                (folder / name).write_bytes(content)
+            self._open(folder)
 
     def __repr__(self) -> str:
         return f"<padless model {self.place}: {len(self.classes_)} classes: {', '.join(self._scorer.labels)}>"
 
 
-def restored(files: Mapping[str, bytes], place: str, engine: Engine, device: str) -> Model:
-    """A pickled model. Raises ``UserError`` for a damaged one."""
-    with temporary_folder() as folder:
-        for name, content in files.items():
-            (folder / Path(name).name).write_bytes(content)
-        model = Model(folder, engine, device).keep()
-    model.place = place
-    return model
-
-
-def load(place: str | Path, engine: Engine = "auto", device: Literal["auto", "cpu", "cuda"] = "auto") -> Model:
-    """The model of a run, of a bundle, of an export, or of a repository of the hub, named as ``hf://owner/name``.
-
-    It has the best weights, and the vocabulary and text code of their training. ``engine`` is ``torch``; ``onnx`` or
-    ``onnx-int8``, ONNX Runtime, for an export with that file; or ``auto``, torch if it can be imported, else ONNX
-    Runtime. ``device``: where torch computes; auto takes a CUDA device if there is one. Files are verified first and
-    never executed. Raises ``UserError`` for a missing or damaged model.
-    """
-    return Model(place, engine, device)
+load = Model
+"""The model of a place, as in ``padless.load("runs/mine", device="cpu")``."""
 
 
 def chunks(texts: Texts) -> Iterator[list[str]]:

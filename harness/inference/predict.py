@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Increase it when the same input and settings give other bytes."""
-FEWEST, MOST = 20, 80
-"""Width of a text in a readable line: the minimum, and without a terminal."""
+FEWEST = 20
+"""Minimum width of a text in a readable line."""
 BEGUN, LOCK = "begun.json", "lock"
 OTHERWISE = "name another --output"
 ANEW = f"{OTHERWISE}, or set --overwrite true"
@@ -173,7 +173,7 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         label = as_found(values["predicted"]) or ""
         head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
         head += "(no known word)  " if share == 1 else ""
-        screen.write([head + shortened(text, max(screen.width - cells(head), FEWEST) if screen.is_live else MOST)])
+        screen.write([head + shortened(text, max(screen.width - cells(head), FEWEST))])
     sys.stdout.flush()
 
 
@@ -188,8 +188,7 @@ def predict_here(config: PredictConfig) -> None:
         size, settled = sum(part.part.bytes for part in parts), parts[0].scorer[-1]
         worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
         default = 1 if settled["device"] == "cuda" else min(available_cores(), worth)
-        same = "the same command without --overwrite" if config.overwrite else "the same command"
-        kept = f"finished parts are kept in {work}; {same} goes on"
+        kept = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
         with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
             make(parts, crew, config.quiet)
             finish(parts, target, config.quiet)
@@ -289,8 +288,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     check_begun(config, target, work, basis)
     every = [part for plan in plans for part in plan.parts]
     if not every:
-        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        raise DataError(f"{files[0].name}{more}: holds no rows")
+        raise DataError(f"{files[0].name}: holds no rows")
     names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     layout = looked_at(every, Layout(kind, names, config.missing == "keep"), config.quiet)
     atomic.write_json(work / BEGUN, basis)

@@ -67,7 +67,7 @@ def find(
             f"--input: {name} is {first} and {other} is {second}; predict one kind at a time, or set --format"
         )
     text = source.text_column
-    columns = [text] if text != AUTO else [*([known] if (known := reading.source.text_column) != AUTO else []), TEXT]
+    columns = [text] if text != AUTO else [one for one in (reading.source.text_column, TEXT) if one != AUTO]
     reading = replace(reading, source=replace(reading.source, part_mb=part_mb, text_column=columns[-1]))
     return [opened(*one, reading, columns) for one in found]
 
@@ -80,8 +80,8 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
     if kind == "tsv" and source.delimiter is None and known is None:
         known = Dialect("\t", source.quote, source.escape)
     form = "csv" if kind == "tsv" else kind
-    where = addresses.absolute(address), public(name)
-    file = File(*where, form, UNLABELLED, source, SplitConfig(column=None), known=known)
+    splits = SplitConfig(column=None)
+    file = File(addresses.absolute(address), public(name), form, UNLABELLED, source, splits, known=known)
     if kind == "folder":
         return file
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
@@ -89,12 +89,12 @@ def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequen
         seen = tables.sample(file)  # a file without header
     if seen.file.form and seen.file.form.recorded:
         tell(f"input: {file.name}: {seen.file.form}")
-    lacking = [[one for one in ([its] if isinstance(its, str) else its) if not seen.has(one)] for its in columns]
-    chosen = next((its for its, none in zip(columns, lacking, strict=True) if not none), None)
+    sources = [replace(seen.file.source, text_column=its) for its in columns]
+    chosen = next((one for one in sources if all(map(seen.has, one.text_columns))), None)
     if chosen is None and (seen.columns or form != "jsonl"):  # a file without rows is refused later
-        raise DataError(f"{file.name}: no column {lacking[0][0]!r}; it has {listed(seen.columns)}; use --column")
-    source = replace(seen.file.source, text_column=chosen or columns[-1])
-    return replace(seen.file, source=source, form=None)
+        lacks = next(name for name in sources[0].text_columns if not seen.has(name))
+        raise DataError(f"{file.name}: no column {lacks!r}; it has {listed(seen.columns)}; use --column")
+    return replace(seen.file, source=chosen or sources[-1], form=None)
 
 
 def named(given: str, kind: str, work: Path) -> Iterator[tuple[str, str, str]]:
@@ -165,7 +165,7 @@ def text_of(line: bytes, number: int) -> str:
 
 def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
     """The texts of some rows. Raises ``DataError`` for a row without one, unless ``missing`` makes it an empty text."""
-    texts = tables.joined(part, rows.texts, np.arange(rows.first, rows.first + len(rows.table))).to_pylist()
+    texts = tables.joined(part, rows.table, np.arange(rows.first, rows.first + len(rows.table))).to_pylist()
     if not missing and part.file.format != "txt" and not all(texts):
         empty = next(row for row, text in enumerate(texts, rows.first) if not text)
         columns = listed(part.file.source.text_columns)

@@ -181,7 +181,7 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
 
 
 def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int, output: str = LOGITS) -> np.ndarray:
-    """Like ``harness.inference.bundle.logits_of``, from a session; or another ``output`` of its graph."""
+    """Like ``Scorer.score``, from a session; or another ``output`` of its graph."""
 
     def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         found: np.ndarray = session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]

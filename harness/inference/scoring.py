@@ -22,7 +22,7 @@ from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.placement import open_data
 from harness.data.views import as_trained
-from harness.inference.bundle import Bundle, read_bundle, same_text
+from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import ScoringConfig
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
@@ -68,7 +68,7 @@ def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[B
     """
     world = session.world
     with world.together("loading weights and dataset"):
-        bundle = read_bundle(directory)
+        bundle = Bundle(directory)
         manifest = as_trained(read_manifest(data), bundle.info.fold, bundle.info.dataset, data)
         same_text(bundle.info, manifest, data)
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})

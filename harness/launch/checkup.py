@@ -103,9 +103,8 @@ def look(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
         checks["gpus"] = partial(look_at_gpus, config)
         if launched_world_size() > launched_local_world_size():
             checks["interface"] = look_at_interface
-    found = {name: judged(check) for name, check in checks.items()}
     host = platform.node() if launched_machines() > 1 else ""
-    return facts, [Finding(name, state, said, host) for name, (state, said) in found.items()]
+    return facts, [Finding(name, *judged(check), host) for name, check in checks.items()]
 
 
 def judged(check: Callable[[], Checked]) -> Checked:
@@ -133,7 +132,7 @@ def look_at_precision(config: RunConfig, facts: dict[str, str]) -> Checked:
     choice = precision.choose_precision(config.precision, device)
     place = torch.device(f"cuda:{launched_local_rank()}" if device == "cuda" else device)
     layout, _ = precision.layout_on(place, 16)
-    wanted = precision.recurrent_dtype(precision.as_arithmetic(choice), device, layout)
+    wanted = precision.recurrent_dtype(choice.value, device, layout)
     found = try_recurrence(VariableLengthLSTM(16, 16).to(place), layout, wanted)
     facts |= {"device": device, "precision": str(choice)}
     if found.value != choice.value:

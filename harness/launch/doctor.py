@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, many, meeting
+from harness.launch.options import LOG_LEVEL, accelerate_arguments
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
@@ -69,7 +70,7 @@ def check(config: DoctorConfig) -> int:
         resolved = resolve(training)
     except DataError:  # the report shows it
         resolved = resolve_without_data(training)
-    os.environ.setdefault(launcher.LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
+    os.environ.setdefault(LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
     from harness.launch.checkup import examine
 
     findings = examine(resolved.config)
@@ -81,7 +82,7 @@ def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
 
     Several machines meet first, at the port that the ranks will use; if one does not come, this ends here.
     """
-    arguments = launcher.accelerate_arguments(options, keys, MODULE)
+    arguments = accelerate_arguments(options, keys, MODULE)
     place, say = meeting.place_of(arguments), Screen(quiet=config.json).say
     try:
         if place is not None:

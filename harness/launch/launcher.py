@@ -9,44 +9,39 @@ one in the run's ``status.json``.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
 import signal
-import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any
 
 from harness.config import RunConfig
 from harness.launch import meeting
+from harness.launch.options import accelerate_arguments, free_port
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
 from harness.rundir.records import State, is_free, known_status, write_status
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import cli, configuration
 from preprocessing.base.atomic import temporary_folder, told
-from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.errors import UserError
 from preprocessing.base.terminal import Screen, tell
 
 PROG = "padless train"
 END_LIMIT_S = 60
 RESTARTS = 3
 """Default of ``--max_restarts`` for several machines: one of them is lost sooner or later."""
-LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
-IDLE = "--gradient_accumulation_steps"
-"""Accelerate takes it, and passes it on to DeepSpeed alone."""
 DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
@@ -104,15 +99,14 @@ def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], 
     """
     several = arguments.num_machines > 1
     restarts = (RESTARTS if several else 0) if arguments.max_restarts is None else int(arguments.max_restarts)
-    attempt = 0
-    while True:
+    for attempt in range(max(restarts, 0) + 1):
+        if attempt:
+            tell(f"restart {attempt} of {restarts}, from the last checkpoint")
+            arguments.main_process_port = arguments.main_process_port if several else free_port()
         code, lost = run_once(config, arguments, begin(attempt))
-        if not lost or attempt == restarts:
-            return code
-        attempt += 1
-        tell(f"restart {attempt} of {restarts}, from the last checkpoint")
-        if not several:
-            arguments.main_process_port = free_port()
+        if not lost:
+            break
+    return code
 
 
 def run_once(config: RunConfig, arguments: Any, launch_id: str) -> tuple[int, bool]:
@@ -144,80 +138,6 @@ def state_of(run: Path, launch_id: str) -> str | None:
     return status["state"] if status.get("launch") == launch_id else None
 
 
-def split_arguments(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, wherever they stand, and all other words.
-
-    A dotted name always belongs to padless, so its parser answers a misspelt key. ``--config_file`` may name a recipe
-    and becomes its file. Accelerate, and so torch, is imported for an option that is no key of ``config_class``. Raises
-    ``ConfigError`` for one that neither has.
-    """
-    known, options, ours, words = cli.known_keys(config_class), list[str](), list[str](), list(argv)
-    while words and words[0] != "--":
-        word = words.pop(0)
-        name, equals, _ = word.partition("=")
-        if not name.startswith("--") or {".", " "} & {*name} or name[2:] in known:
-            ours.append(word)
-            continue
-        takes_value = {
-            option: one.nargs != 0 for one in parser_of_accelerate()._actions for option in one.option_strings
-        }
-        if name not in takes_value or name == IDLE:
-            hint = cli.unknown(config_class, name, others={option.lstrip("-") for option in takes_value})
-            raise ConfigError(f"{name}: neither a key of the training nor an option of accelerate launch{hint}")
-        options.append(word)
-        if takes_value[name] and not equals and words:
-            options.append(words.pop(0))
-    return configuration.named(options, "accelerate", "--config_file"), [*ours, *words]
-
-
-@cache
-def parser_of_accelerate() -> argparse.ArgumentParser:
-    """The parser of ``accelerate launch``, which brings torch."""
-    users = os.environ.get(LOG_LEVEL)
-    os.environ[LOG_LEVEL] = users or "FATAL"  # torch would print a stack for a missing machine
-    from accelerate.commands.launch import launch_command_parser
-
-    os.environ[LOG_LEVEL] = users or "ERROR"  # for the ranks: torch would warn of every address that has no name
-    parser: argparse.ArgumentParser = launch_command_parser()
-    parser.set_defaults(max_restarts=None)
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(message)
-
-    parser.error = refuse  # type: ignore[method-assign]  # it would print two hundred lines
-    return parser
-
-
-def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
-    """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
-    parser = parser_of_accelerate()
-    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-
-    devices.tell_ranks(options)
-    arguments = parser.parse_args([*options, "--module", module, *training])
-    file = arguments.config_file or default_config_file
-    if arguments.config_file and not Path(file).is_file():
-        raise ConfigError(f"--config_file {file}: no such file; name a YAML file, or a recipe such as cpu")
-    settings = load_config_from_file(file) if Path(file).is_file() else None
-    for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, getattr(settings, name, 1 if name.startswith("num") else None))
-    if settings is None:
-        arguments.mixed_precision = arguments.mixed_precision or "no"
-        arguments.dynamo_backend = arguments.dynamo_backend or "no"
-        arguments.multi_gpu = arguments.multi_gpu or arguments.num_processes > 1
-    if arguments.num_machines == 1 and arguments.main_process_port is None:
-        arguments.main_process_port = free_port()
-    return arguments
-
-
-def free_port() -> int:
-    """A free port, so that two runs on one machine do not collide."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
-
-
 def start(arguments: Any) -> Failure | None:
     """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure."""
     from accelerate.commands.launch import launch_command
@@ -225,28 +145,27 @@ def start(arguments: Any) -> Failure | None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     given = copy(arguments)  # a restart must not take accelerate's decisions, as on threads, for the user's
     given.max_restarts = 0  # torch's agent would restart the ranks of this machine alone
-    users, failure = os.environ.get(COMPILED), None
+    users = os.environ.get(COMPILED)
     with temporary_folder() as folder:  # torch itself would leave both of these in TMPDIR
         given.log_dir = given.log_dir or str(folder)
         os.environ[COMPILED] = users or str(folder / "compiled")
         try:
             if not STOP.heard:
                 launch_command(given)
+            return None
         except subprocess.CalledProcessError as error:
-            failure = describe_exit(0, error.returncode, {})
+            return describe_exit(0, error.returncode, {})
         except SystemExit as error:
-            if error.code:
-                failure = describe_exit(0, error.code if isinstance(error.code, int) else 1, {})
+            return describe_exit(0, error.code if isinstance(error.code, int) else 1, {}) if error.code else None
         except UserError:
             raise
         except Exception as error:
             if isinstance(error, OSError) and (refusal := told(error)) is not None:  # it needs temporary files
                 raise refusal from None
-            failure = describe_failure(error)
+            return describe_failure(error)
         finally:
             if users is None:
                 del os.environ[COMPILED]
-    return failure
 
 
 def run_module(arguments: Any) -> int:

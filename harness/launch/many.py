@@ -26,6 +26,8 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
 from harness.launch import launcher
 from harness.launch.launcher import PROG
+from harness.launch.options import accelerate_arguments
 from harness.launch.stop import INTERRUPTED, STOP
 from harness.ranks.stopping import EXIT_CODE
 from harness.report import many
@@ -95,10 +98,10 @@ def in_turn(trainings: Sequence[tuple[str, dict[str, Any]]], words: list[str], a
     began, screen = time.monotonic(), Screen(quiet=asked.quiet)
     for place, (name, keys) in enumerate(trainings, 1):
         STOP.between()
-        left = (asked.max_time_s or float("inf")) - (time.monotonic() - began)
+        left = (asked.max_time_s or inf) - (time.monotonic() - began)
         if STOP.heard or left < SHORTEST_S:
             return EXIT_CODE
-        limit = {"max_time": f"{left:.0f}"} if asked.max_time_s else {}
+        limit = {"max_time": f"{left:.0f}"} if left < inf else {}
         screen.say("" if place == 1 else "\n")
         screen.fact(name, f"{place} of {len(trainings)}: {keys['run']}")
         own = [*words, *as_words((keys | limit).items())]
@@ -120,17 +123,17 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
     ``DataError`` before the first one begins.
     """
-    for key, value in (("seed", asked.seeds), ("fold", asked.folds)):
-        if value is not None and f"{key}s" not in keys_in(training):
-            raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
-        if value is not None and key in keys_in(training):
-            raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
+    given = cli.apart(training, LaunchRecipe)[1]
+    key, value = ("fold", asked.folds) if asked.seeds is None else ("seed", asked.seeds)
+    words = as_words(one for one in given if one[0] != f"{key}s")
+    if len(words) == len(given):
+        raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
+    if key in dict(given):
+        raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
     runs = planned(asked)
     trainings = [(f"{one.kind} {one.number}", keys_of(one, asked)) for one in runs]
-    given = cli.apart(training, LaunchRecipe)[1]
-    words = as_words(one for one in given if one[0] not in ("seeds", "folds"))
-    code = in_turn(trainings, words, asked, lambda own, recipe: train_one(options, own, recipe))
-    if not code and not asked.dry_run and not launcher.accelerate_arguments(options, []).machine_rank:
+    code = in_turn(trainings, words, asked, partial(train_one, options))
+    if not code and not asked.dry_run and not accelerate_arguments(options, []).machine_rank:
         conclude(runs, asked)
     return code
 
@@ -202,17 +205,14 @@ def train_rounds(options: list[str], training: list[str], recipe: RunConfig) -> 
     first = {**ALONE, **recipe.self_training.first}
     check_rounds(recipe, first)
     names = [f"round-{number}" for number in range(recipe.self_training.rounds)]
-    runs = [str(Path(recipe.run, name)) for name in (*names, "")]
-    learned = [first, *({"self_training.labels": str(Path(run, LABELS))} for run in runs[:-1])]
-    trainings = [("round", {"run": run, **ONCE, **keys}) for run, keys in zip(runs, learned, strict=True)]
+    runs = [Path(recipe.run, name) for name in (*names, "")]
+    learned = [first, *({"self_training.labels": run / LABELS} for run in runs)]
+    trainings = [("round", {"run": run, **ONCE, **keys}) for run, keys in zip(runs, learned, strict=False)]
 
     def train(words: list[str], own: RunConfig) -> int:
         labels = Path(own.self_training.labels)
-        if own.self_training.is_on and not is_of(labels, labels.parent):
-            code = label(options, recipe, labels.parent, labels)
-            if code:
-                return code
-        return launcher.train(options, words, own)
+        code = label(options, recipe, labels) if own.self_training.is_on and not is_whole(labels) else 0
+        return code or launcher.train(options, words, own)
 
     return in_turn(trainings, training, recipe, train)
 
@@ -229,19 +229,19 @@ def check_rounds(recipe: RunConfig, first: dict[str, Any]) -> None:
     cli.parse(RunConfig, as_words((ONCE | first).items()), prog=PROG)
 
 
-def is_of(path: Path, run: Path) -> bool:
-    """Whether ``path`` holds the soft labels of the run's best weights, complete."""
+def is_whole(path: Path) -> bool:
+    """Whether ``path`` holds the soft labels of the best weights of the run beside it, complete."""
     try:
-        return read_soft_labels(path).teacher.weights_sha256 == read_info(bundle_directory(run)).weights_sha256
+        return read_soft_labels(path).teacher.weights_sha256 == read_info(bundle_directory(path.parent)).weights_sha256
     except DataError:
         return False
 
 
-def label(options: list[str], recipe: RunConfig, run: Path, output: Path) -> int:
-    """Score the unlabelled rows; the exit code."""
+def label(options: list[str], recipe: RunConfig, output: Path) -> int:
+    """Score the unlabelled rows by the run that ``output`` is in; the exit code."""
     shared = {key: getattr(recipe, key) for key in ("data", "device", "timeout_s", "quiet", "threads")}
-    words = as_words({"run": str(run), "output": str(output), **shared}.items())
-    arguments = launcher.accelerate_arguments(options, words, "harness.label")
+    words = as_words({"run": output.parent, "output": output, **shared}.items())
+    arguments = accelerate_arguments(options, words, "harness.label")
     os.environ[LAUNCH_ID] = uuid.uuid4().hex
     with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):
         code = launcher.run_module(arguments)

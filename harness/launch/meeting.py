@@ -184,10 +184,7 @@ def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) ->
     Raises ``MeetingError`` with what is wrong, the same on all that have come, and ``ConfigError`` for a taken port.
     """
     others = "machine 0" if place.rank else f"the other {place.machines - 1}"
-    where = f"{place.host}:{place.port}"
-    say(
-        f"machine {place.rank} of {place.machines}, {hello.host}: waits up to {timeout_s:.0f} s for {others} at {where}"
-    )
+    say(f"{place}, {hello.host}: waits up to {timeout_s:.0f} s for {others} at {place.where}")
     talk = ask if place.rank else receive
     name, refusal, code = talk(place, hello, launch, timeout_s)
     if refusal:

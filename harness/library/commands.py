@@ -10,24 +10,25 @@ from __future__ import annotations
 import html
 import os
 import signal
-import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stderr
 from functools import cached_property
 from pathlib import Path, PosixPath
+from subprocess import PIPE, STDOUT, Popen
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from harness.config import LaunchRecipe, RunConfig
 from harness.inference.model import Model, Texts, load
+from harness.ranks import stopping
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
 from preprocessing.base import cli, processes
-from preprocessing.base.cli import as_words
-from preprocessing.base.configuration import NULL, groups_of
+from preprocessing.base.configuration import groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
@@ -37,7 +38,6 @@ from preprocessing.job import pipeline
 from preprocessing.job.statistics import lines_on_rows
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     Source = pd.DataFrame | str | Path | Sequence[str | Path]
@@ -61,32 +61,14 @@ def prepare(
     overrides it. A row without a text is refused unless ``source.missing_text`` is ``keep``. If the same dataset
     already exists, it is opened. Raises ``UserError``.
     """
-    progress = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # which a notebook shows as a warning
-    with redirect_stderr(progress):
-        data = build(source, text=text, label=label, output=output, config=config, options=options)
-    for line in lines_on_rows(data.manifest):
-        Screen().say(line)
-    return data
-
-
-def build(
-    source: Any,
-    *,
-    text: str | list[str] | None,
-    label: str | None,
-    output: str | Path,
-    config: Any = None,
-    options: Any = None,
-) -> Dataset:
-    """``prepare``, without a word on rows that were left out."""
-    is_frame = hasattr(source, "iloc") or hasattr(source, "__arrow_c_stream__")
-    paths = [pipeline.FRAME] if is_frame else [source] if isinstance(source, str | Path) else list(source)
-    columns = {f"source.{key}_column": name for key, name in (("text", text), ("label", label)) if name is not None}
-    chosen = {**flat(options or {}), "source.path": paths, "output": output, **columns}
-    words = ["--source.missing_text=error", *words_of(config, chosen)]
-    parsed = cli.parse(PreprocessConfig, words, prog="padless.prepare")
-    pipeline.prepare(parsed, source if is_frame else None)
-    return Dataset(parsed.output)
+    is_frame = hasattr(source, "__arrow_c_stream__")
+    given: Any = pipeline.FRAME if is_frame else source
+    named: dict[str, Any] = {"source.missing_text": "error", "config": config, "output": output}
+    named |= {"source.path": np.atleast_1d(given).tolist(), "source.text_column": text, "source.label_column": label}
+    asked = cli.parse(PreprocessConfig, words_of(named, options or {}), prog="padless.prepare")
+    for line in lines_on_rows(pipeline.prepare(asked, source if is_frame else None)):
+        Screen(quiet=asked.quiet).say(line)
+    return Dataset(asked.output)
 
 
 def train(
@@ -106,104 +88,80 @@ def train(
     a frame or files, from which ``RUN-data`` is prepared first, with columns ``text`` and ``label`` and the keys of
     ``prepare``. An interrupt saves a checkpoint and raises ``KeyboardInterrupt``. Raises ``UserError``.
     """
-    chosen = {**flat(options or {}), **flat(keys), **({} if run is None else {"run": run})}
-    if not isinstance(data, Dataset) and not is_dataset(data):
+    keys |= options or {}
+    place: Any = data.path if isinstance(data, Dataset) else data
+    if not isinstance(place, str | Path) or (Path(place).exists() and not Path(place, MANIFEST).exists()):
         if run is None:
             raise ConfigError('run: name its directory, as in padless.train(frame, "runs/mine")')
-        own = {"quiet": chosen.get("quiet", False), **taken_from(chosen)}
-        data = prepare(data, text=text, label=label, output=f"{Path(run)}-data", options=own)
-    place: Any = data.path if isinstance(data, Dataset) else data
-    words = words_of(config, {**chosen, "data": place})
+        own = {"quiet": keys.get("quiet", False), **of_datasets(keys)}
+        place = prepare(place, text=text, label=label, output=f"{run}-data", options=own).path
+    words = words_of({"config": config, "data": place, "run": run}, keys)
     asked = cli.parse(LaunchRecipe, words, prog="padless.train")
     if num_processes > 1 or asked.seeds or asked.folds or asked.self_training.rounds:
         launch(["--num_processes", str(num_processes), *words])
     else:
-        train_here(asked.recipe)
+        with stopping.noting():
+            train_here(asked.recipe)
     return Run(asked.run)
 
 
-def is_dataset(data: Any) -> bool:
-    """Whether to train on it as it is; a path that does not exist is one too, and the training says what it misses."""
-    return isinstance(data, str | Path) and (Path(data, MANIFEST).exists() or not Path(data).exists())
+def words_of(named: Mapping[str, Any], keys: Mapping[str, Any]) -> list[str]:
+    """A command line: what is ``named`` and not None, then ``keys``, also in groups, where None is a value."""
+    given = [(key, one) for key, one in named.items() if one is not None]
+    for key, one in keys.items():
+        group = one.items() if isinstance(one, Mapping) and "." not in key else [("", one)]
+        given += [(f"{key}.{name}".strip("."), value) for name, value in group]
+    return cli.as_words(given)
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys with the groups of ``{"optim": {"lr": 1e-3}}`` as dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, Mapping) and "." not in key
-        found |= {f"{key}.{name}": one for name, one in value.items()} if nested else {key: value}
-    return found
-
-
-def taken_from(keys: dict[str, Any]) -> dict[str, Any]:
-    """The keys of ``prepare``, which are removed from those of a training."""
+def of_datasets(keys: dict[str, Any]) -> dict[str, Any]:
+    """The keys of ``prepare``, which are taken out of those of a training."""
     return {key: keys.pop(key) for key in list(keys) if key.partition(".")[0] in groups_of(PreprocessConfig)}
 
 
-def words_of(config: str | Path | None, values: Mapping[str, Any]) -> list[str]:
-    """A recipe and keys as a command line has them."""
-    every = values if config is None else {"config": config, **values}
-    return as_words((key, NULL if one is None else one) for key, one in every.items())
-
-
-def train_here(recipe: RunConfig, *, resumes: bool = True) -> None:
-    """Train in this process, which is then as it was before; nothing to do if the run has finished already.
-
-    Without ``resumes`` an interrupt ends it at once, and no report is written.
-    """
-    with warnings.catch_warnings():  # without ipywidgets, of a bar that nothing draws
-        warnings.filterwarnings("ignore", "IProgress not found")
-        from harness.ranks.session import leaving_nothing
-    from harness.ranks import stopping
+def train_here(recipe: RunConfig, *, reports: bool = True) -> None:
+    """Train in this process, which is then as it was before; nothing to do if the run has finished already."""
+    warnings.filterwarnings("ignore", "IProgress not found")  # accelerate imports a bar that nothing draws
+    from harness.ranks.session import leaving_nothing
     from harness.train import fit
     from harness.training import preflight
     from harness.training.rules import resolve
 
     resolved = resolve(recipe)
     config = resolved.config
-    with _training:
+    with _training, leaving_nothing():
         if preflight.check_run(config, lambda _: None, lambda _: None).finished and not config.dry_run:
             Screen(quiet=config.quiet).say(f"{config.run} has finished already; name another run to train again")
-            return
-        with stopping.noting() if resumes else nullcontext(), leaving_nothing():
-            fit(resolved, reports=resumes)
+        else:
+            fit(resolved, reports=reports)
 
 
 def launch(words: Sequence[str]) -> None:
-    """``padless train`` in a process of its own; its output is passed on, line by line, and interrupts to it.
-
-    Raises what it ends with: ``UserError``, or ``KeyboardInterrupt``.
-    """
-    command = [sys.executable, "-m", "harness", "train", *words]
-    env = {**os.environ, "PYTHONSAFEPATH": "1"}
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    last, interrupted = "", False
-    with subprocess.Popen(command, env=env, text=True, start_new_session=True, **streams) as process:
-        assert process.stdout is not None
-        while True:
-            try:
-                for line in process.stdout:
-                    last = line.strip() or last
-                    if not line.startswith("error: "):  # it is raised
-                        print(line, end="", flush=True)
-                code = process.wait()
-                break
-            except KeyboardInterrupt:
-                interrupted = True
-                process.send_signal(signal.SIGINT)
-    if interrupted:
-        raise KeyboardInterrupt
-    if code not in (0, processes.PREEMPTED):
+    """``padless train`` in a process of its own. Raises what it ends with."""
+    command, env = [sys.executable, "-m", "harness", "train", *words], {**os.environ, "PYTHONSAFEPATH": "1"}
+    with Popen(command, env=env, text=True, start_new_session=True, stdout=PIPE, stderr=STDOUT) as process:
+        last = pass_on(process)
+    if (code := process.returncode) not in (0, processes.PREEMPTED):
         raise ERRORS.get(code, UserError)(last.removeprefix("error: "))
+
+
+def pass_on(process: Popen[str]) -> str:
+    """Print the output of a process, line by line, and send interrupts to it; returns its last line."""
+    line = ""
+    try:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        pass_on(process)
+        raise
+    return line.strip()
 
 
 class Report(PosixPath):
     """The path of a report; a notebook shows the page."""
 
-    def _repr_html_(self) -> str | None:
-        if not self.is_file():
-            return None
+    def _repr_html_(self) -> str:
         page = html.escape(self.read_text(encoding="utf-8"))
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'
 

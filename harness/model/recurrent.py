@@ -31,7 +31,7 @@ from harness.batch import Batch, Layout
 from harness.config import ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks, drop
 from harness.model.registry import CELLS, check_model
-from harness.ranks.precision import DTYPES, NAMES, Choice
+from harness.ranks.precision import DTYPES, Choice
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
 from preprocessing.base.untrusted import one_line
@@ -53,8 +53,7 @@ class Cell:
 
     def padded(self, inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
         """One direction over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
-        rounds = inputs.is_cpu and inputs.dtype == torch.bfloat16 and not torch.is_grad_enabled()
-        if rounds and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if inputs.is_cpu and inputs.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return lstm_in_bf16(inputs, weights)
         given = (inputs, self.zeros(inputs, inputs.shape[1], weights, 1), weights)
         outputs: torch.Tensor = getattr(torch, self.function)(
@@ -308,10 +307,8 @@ class Network(nn.Module):
 
 
 def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> Choice:
-    """The dtype that the layers really compute in if ``wanted`` is requested: fp32, bf16 or fp16, and why.
-
-    Runs a small forward and backward pass on the device of the weights, without changing weights or gradients. Raises
-    ``ConfigError`` if it fails.
+    """``wanted``, if a small forward and backward pass of the layers succeeds in it, on the device of the weights,
+    without changing weights or gradients. Raises ``ConfigError`` if it fails.
     """
     weight, dtype = next(lstm.parameters()), DTYPES[wanted.value]
     device = weight.device.type
@@ -329,5 +326,4 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
             f"precision: the recurrent layers fail in {wanted.value} on {device} ({one_line(error)}); use "
             "--precision fp32"
         ) from error
-    found = NAMES[outputs.dtype]
-    return wanted if found == wanted.value else Choice(found, f"torch uses it when {wanted.value} is requested")
+    return wanted

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -16,7 +15,6 @@ from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size
 from preprocessing.base.errors import ConfigError
 
-Arithmetic = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 CUDNN_WITH_BF16 = 91_300
@@ -26,6 +24,7 @@ PERSISTENT_HIDDEN = 128
 input."""
 M_TRIM_THRESHOLD, M_MMAP_MAX, NEVER = -1, -4, -1
 """Parameters of mallopt(3), from malloc.h."""
+GLIBC = (65536, 128 << 10)
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,6 @@ class Choice:
     def __str__(self) -> str:
         """``bf16: the CPU has avx512_bf16``."""
         return f"{self.value}: {self.reason}"
-
-
-def as_arithmetic(choice: Choice) -> Arithmetic:
-    """The value of a choice of ``choose_precision``."""
-    assert choice.value in DTYPES
-    return choice.value  # type: ignore[return-value]
 
 
 def choose_device(wanted: str) -> Choice:
@@ -90,26 +83,17 @@ def configure_threads(device_type: str, asked: int | None = None) -> Choice:
     return Choice(str(count), reason)
 
 
-def keep_memory() -> None:
+def keep_memory(most_mapped: int = 0, trim_from: int = NEVER) -> None:
     """Have malloc reuse freed blocks of any size in place of giving them back, where the C library can.
 
     glibc maps a large block when it is asked for one and unmaps it when it is freed, and the kernel hands every page of
     the next one out anew, filled with zeros (mallopt(3)). An LSTM needs such blocks for the gates of each batch: on two
-    cores, at batch 64, a third of a step went into these pages.
+    cores, at batch 64, a third of a step went into these pages. ``GLIBC`` are the limits that glibc begins with.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, NEVER)
-
-
-def give_back_memory() -> None:
-    """Undo ``keep_memory``: glibc's own limits, and what is free goes back."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
-        libc.mallopt(M_MMAP_MAX, 65536)
-        libc.mallopt(M_TRIM_THRESHOLD, 128 << 10)
-        libc.malloc_trim(0)
+        mallopt(M_MMAP_MAX, most_mapped)
+        mallopt(M_TRIM_THRESHOLD, trim_from)
 
 
 def full_fp32() -> None:
@@ -130,7 +114,7 @@ def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto
     return "packed", Choice("packed", "not measured on this card")
 
 
-def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
+def recurrent_dtype(precision: str, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
     """What the recurrent layers compute in if a run computes in ``precision``, and why: the one rule for all devices.
 
     The model casts to this dtype itself; autocast is not used. ``bf16_on_cpu``: whether oneDNN has the cell in bf16.

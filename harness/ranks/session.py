@@ -19,14 +19,12 @@ from harness.config import Precision
 from harness.ranks import network
 from harness.ranks.distributed import World, connect, disconnect, joining, launched_machines, launched_world_size
 from harness.ranks.precision import (
-    Arithmetic,
+    GLIBC,
     Choice,
-    as_arithmetic,
     choose_device,
     choose_precision,
     configure_threads,
     full_fp32,
-    give_back_memory,
     keep_memory,
 )
 from harness.ranks.stopping import HEARTBEAT
@@ -45,7 +43,7 @@ class Session:
     accelerator: Accelerator
     world: World
     device: torch.device
-    arithmetic: Arithmetic
+    arithmetic: str
     """What training computes in."""
     choices: dict[str, Choice]
     """Settings that were decided here, each with its reason."""
@@ -56,16 +54,14 @@ def leaving_nothing() -> Iterator[None]:
     """After the block this process has the threads, random numbers, environment, memory and accelerate's state from
     before: a training in a user's own process leaves nothing.
     """
-    with ExitStack() as stack:
-        stack.callback(give_back_memory)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with patch.dict(os.environ), torch.random.fork_rng(devices), ExitStack() as stack:
+        stack.callback(keep_memory, *GLIBC)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         for owner in (torch.backends.cuda.matmul, torch.backends.cudnn):
             stack.callback(setattr, owner, "allow_tf32", owner.allow_tf32)
         for state in (PartialState, AcceleratorState, GradientState):
             stack.enter_context(patch.dict(state._shared_state, clear=True))
-        stack.enter_context(patch.dict(os.environ))
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-        stack.enter_context(torch.random.fork_rng(devices))
         yield
 
 
@@ -81,7 +77,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     choices = {"device": choose_device(device)}
     kind = choices["device"].value
     choices["precision"] = choose_precision(precision, kind)
-    arithmetic = as_arithmetic(choices["precision"])
+    arithmetic = choices["precision"].value
     choices["processes"] = Choice(str(launched_world_size()), "as launched")
     choices["threads"] = configure_threads(kind, threads)
     full_fp32()

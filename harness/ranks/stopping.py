@@ -3,7 +3,7 @@
 
 **Asked**: a signal, the stop file, or the end of ``max_time``. ``install`` comes before torch is imported, since a
 signal may arrive that early. A thread notes signals, since Python runs handlers in the main thread alone, which may be
-inside a collective; the training loop acts on the note at a step that all ranks agree on (``training.requests``).
+inside a collective; the training loop acts on the note at a step that all ranks agree on (``training.run``).
 
 **Watchdog** (``HEARTBEAT``): under NCCL a collective only enqueues kernels, and torch's own watchdog aborts the process
 without a sentence. So a thread watches what the main thread waits for. After the time limit, soon after a stop signal,
@@ -152,33 +152,31 @@ def install() -> None:
 
 @contextmanager
 def noting() -> Iterator[None]:
-    """In this block the main thread notes an interrupt or SIGTERM, as a rank does; a second one ends the block at once.
+    """In this block the main thread notes an interrupt, as a rank does; a second one ends the block at once.
 
-    Then the handlers are those from before, and take the signal that came. In another thread it does nothing.
+    Then the handler is that from before, and takes the interrupt that came. In another thread it does nothing.
     """
     global _signal
 
     def note(number: int, _: object) -> None:
         if _signal is not None:
-            raise KeyboardInterrupt("interrupted again: left without saving")
+            raise KeyboardInterrupt
         _note(number)
         with contextlib.suppress(RuntimeError):  # the main thread was printing
             tell("saving a checkpoint; interrupt again to leave without")
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        heeded = [one for one in numbers if signal.getsignal(one) not in (signal.SIG_IGN, None)]
-        before = {number: signal.signal(number, note) for number in heeded}
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, before)
         came, _signal = _signal, None
         HEARTBEAT.stopped_at, HEARTBEAT.in_loop = None, False
         if came is not None:
-            signal.raise_signal(getattr(signal, came))
+            signal.raise_signal(signal.SIGINT)
 
 
 def unblock() -> None:

@@ -7,9 +7,7 @@ Every run ends with a report; a failure to write it does not fail the run.
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import sys
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +42,7 @@ from harness.report.runs import (
     read_run,
     unique_names,
 )
-from harness.rundir.layout import METRICS, REPORT, STATUS, members
+from harness.rundir.layout import REPORT, members
 from harness.rundir.records import installed_version
 from harness.rundir.training_facts import split_facts
 from harness.scores.figures import FIGURES, title_of
@@ -83,31 +81,15 @@ class ReportConfig:
     overwrite: bool = False
     """Replace an existing file that is not a report."""
     open: bool = False
-    """Show it in the browser; the report of a run that has logged nothing since is not written again."""
+    """Show it in the browser."""
 
 
 def main(config: ReportConfig) -> None:
     """Write the report of the given runs, print its path, and open it if that is asked for."""
-    path = Path(config.run[0], REPORT)
-    if config.open and len(config.run) == 1 and config.output is None and is_current(path):
-        print(path)
-    else:
-        path = write_report(config.run, config.output, overwrite=config.overwrite)
-        print(f"written to {path}")
-    if config.open and not (has_screen() and webbrowser.open(path.absolute().as_uri())):
+    path = write_report(config.run, config.output, overwrite=config.overwrite)
+    print(f"written to {path}")
+    if config.open and not webbrowser.open(path.absolute().as_uri()):
         print(f"no browser can be opened here; open {path.absolute()} in yours")
-
-
-def is_current(report: Path) -> bool:
-    """Whether the report of a run exists and the run has logged nothing since."""
-    files = (report, report.with_name(METRICS), report.with_name(STATUS))
-    return all(file.exists() and file.stat().st_mtime <= report.stat().st_mtime for file in files)
-
-
-def has_screen() -> bool:
-    """Whether a browser would be seen: not over SSH without a display, where a text browser would take the terminal."""
-    shown = any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
-    return shown or (sys.platform == "darwin" and "SSH_CONNECTION" not in os.environ)
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *, overwrite: bool = False) -> Path:
@@ -157,15 +139,13 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
     names, groups = unique_names(runs), dataset_groups(runs)
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
-    numbers: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "runs": list(map(numbers_of, views))}
+    pairs = differences(runs, names) if spread is None else []
+    numbers: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "differences": pairs}
+    numbers["runs"] = list(map(numbers_of, views))
     if spread is not None:
         folder = spread["runs"][0].path.resolve().parent.name
         title = f"{folder}: {len(runs)} {spread['kind']}{'s' if len(runs) > 1 else ''}"
         numbers["spread"] = spread["values"]
-    pairs = differences(runs, names) if spread is None else []
-    if any(groups):
-        tell("note: these runs were trained on different datasets, so each dataset has a ranking of its own")
-    numbers |= {"differences": pairs} if pairs else {}
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     page = {
         "title": title,

@@ -25,9 +25,8 @@ from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, CONFIG, METRICS, THROUGHPUT
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import known_status, read_attempts, read_config, read_environment
-from harness.rundir.results import AGAIN, Measured, read_hits, read_measured
+from harness.rundir.results import Measured, read_measured
 from harness.scores.figures import CHOSEN_BY, FIGURES
-from harness.scores.intervals import of_difference
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import public_values
@@ -188,8 +187,8 @@ def ranked(runs: Sequence[RunFacts]) -> list[RunFacts]:
 def ranks(runs: Sequence[RunFacts]) -> list[int | None]:
     """The rank of each run of ``ranked`` within its dataset, from 1; None without a validation."""
     groups = dataset_groups(runs)
-    places = [groups[: number + 1].count(group) for number, group in enumerate(groups)]
-    return [place if run.best_validation is not None else None for run, place in zip(runs, places, strict=True)]
+    lines = [run.best_validation for run in runs]
+    return [None if line is None else groups[:end].count(groups[end - 1]) for end, line in enumerate(lines, 1)]
 
 
 def dataset_groups(runs: Sequence[RunFacts]) -> list[int]:
@@ -202,18 +201,15 @@ def differences(runs: Sequence[RunFacts], names: Sequence[str]) -> list[dict[str
     """Accuracy of the runs of ``ranked`` minus that of the first of the same dataset, over the same rows, with its 95 %
     interval; without runs that have no predictions.
     """
-    firsts: dict[tuple[int, str], tuple[str, np.ndarray, np.ndarray]] = {}
-    found = []
-    for run, name, group in zip(runs, names, dataset_groups(runs), strict=True):
-        with suppress(DataError):
-            if run.measured is not None:
-                split = run.measured.split
-                rows, hits = read_hits(run.measured.directory, split, AGAIN)
-                first, same_rows, other = firsts.setdefault((group, split), (name, rows, hits))
-                if first != name and np.array_equal(rows, same_rows):
-                    low, high = of_difference(hits, other)
-                    about = {"run": name, "minus": first, "split": split, "rows": len(rows)}
-                    found.append({**about, "accuracy": float(hits.mean() - other.mean()), "low": low, "high": high})
+    groups, found = dataset_groups(runs), []
+    for run, name, group in zip(runs, names, groups, strict=True):
+        first = groups.index(group)
+        best = runs[first].measured
+        with suppress(DataError):  # other rows, or no predictions
+            others = {best.split: best.figures} if best and run is not runs[first] else {}
+            if best and (pair := compare(run.measured, best.directory, others)):
+                about = {"run": name, "minus": names[first], "split": pair.split, "rows": pair.network["rows"]}
+                found.append({**about, "accuracy": pair.difference, "low": pair.low, "high": pair.high})
     return found
 
 

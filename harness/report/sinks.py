@@ -3,24 +3,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import signal
 import subprocess
-import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from harness.baseline.linear import seconds
-from harness.baseline.results import find_results, names_of
+from harness.baseline.linear import names_of, seconds
+from harness.baseline.results import FOLDER, find_results
 from harness.config import RunConfig
 from harness.ranks import stopping
 from harness.report.page import write_report_quietly
 from harness.report.runs import beside_linear
+from harness.rundir.layout import kept_in
 from harness.scores.figures import numbers_of
 from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.processes import PARENT
-from preprocessing.base.terminal import duration, tell
+from preprocessing.base.processes import Child
+from preprocessing.base.terminal import tell
 from preprocessing.dataset.shards import read_manifest
 
 SUMMARY = "baseline"
@@ -29,8 +30,6 @@ LONGEST_S = 60.0
 """A fit with a longer estimate is left out."""
 END_S = 20.0
 """Longest wait for the fit at the end of a run."""
-KILLED_S = 1.0
-LOOK_EVERY_S = 0.1
 NICENESS = 19
 FIRST_VICTIM = "1000"
 """``oom_score_adj`` (proc(5)): where memory runs out, the kernel kills this process, not the training."""
@@ -58,72 +57,48 @@ class BaselineSink(Sink):
     def __init__(self, config: RunConfig, others: Sink) -> None:
         """The figures go to ``others``, which must be closed after this sink."""
         self.config, self.others = config, others
-        self.process: subprocess.Popen[bytes] | None = None
-        self.missing = ""
-        """Why there is no linear model."""
+        self.folds = config.fold is not None
+        self.fit: Child | None = None
+        self.missing = config.baseline == "auto"
 
     def begin(self) -> None:
-        """Start to fit it, unless it was fitted before or would take long."""
-        if self.config.baseline == "auto":
-            try:
-                self.start()
-            except (OSError, UserError) as error:
-                self.missing = " ".join(str(error).split())
-
-    def start(self) -> None:
-        """Raises ``OSError`` or ``DataError``."""
-        data, run, folds = self.config.data, Path(self.config.run), self.config.fold is not None
-        manifest = read_manifest(data)
-        names = names_of(manifest, folds=folds)
-        if len(find_results(run, data, manifest.fingerprint, names)[1]) == len(names):
-            return
-        if (estimate := seconds(manifest) * (len(names) if folds else 1)) > LONGEST_S:
-            self.missing = f"it takes about {duration(estimate)}"
-            return
-        words = ["baseline", "--data", data, "--run", str(run), *["--folds"] * folds]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "harness", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": "1"},
-        )
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self.process.pid, NICENESS)
-            Path(f"/proc/{self.process.pid}/oom_score_adj").write_text(FIRST_VICTIM)
+        """Start to fit it, unless it was fitted before or would take long. Errors wait for the end."""
+        data, run = self.config.data, self.config.run
+        with suppress(OSError, UserError):
+            manifest = read_manifest(data)
+            names = names_of(manifest, folds=self.folds)
+            self.missing &= len(find_results(Path(run), data, manifest.fingerprint, names)[1]) < len(names)
+            if self.missing and seconds(manifest) * (manifest.folds if self.folds else 1) <= LONGEST_S:
+                words = ["-m", "harness", "baseline", data, "-o", str(kept_in(data, run, FOLDER))]
+                words += ["--folds"] * self.folds
+                self.fit = Child(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
+                Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
 
     def close(self, ending: Ending) -> None:
         """Report the comparison. An error becomes one warning, since the run has finished."""
-        if self.process is not None:
-            self.end(self.process, END_S if ending.state == "finished" else 0.0)
-        if ending.state != "finished":
+        finished = ending.state == "finished"
+        if self.fit is not None:
+            if finished and self.fit.running():
+                self.others.say(f"waiting up to {END_S:.0f} s for the linear model (--baseline none leaves it out)")
+                until = time.monotonic() + END_S
+                while self.fit.running(0.1) and time.monotonic() < until and stopping.received() is None:
+                    pass
+            self.fit.stop(signal.SIGKILL)
+            self.missing = self.fit.returncode != 0
+        if not finished:
             return
         try:
             found = beside_linear(Path(self.config.run), self.config.data)[1]
         except DataError as error:
             tell(f"warning: no comparison with the linear model ({error})")
             return
-        if found is None:
-            if self.missing:
-                again = f"padless baseline {self.config.data}{' --folds' * (self.config.fold is not None)}"
-                self.others.say(f"no linear model beside this run: {self.missing}; {again} fits it, or says why not")
-            return
-        self.others.say(found.figures)
-        self.others.say(found.verdict)
-        bounds = {"difference_low": found.low, "difference_high": found.high}
-        self.others.log(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})
-
-    def end(self, process: subprocess.Popen[bytes], limit_s: float) -> None:
-        """Wait at most so long for the fit, less after a stop signal, then kill it."""
-        if limit_s and process.poll() is None:
-            self.others.say(f"waiting up to {limit_s:.0f} s for the linear model (--baseline none leaves it out)")
-        until = time.monotonic() + limit_s
-        while process.poll() is None and time.monotonic() < until and stopping.received() is None:
-            time.sleep(LOOK_EVERY_S)
-        if process.poll() is None:
-            process.kill()
-            self.missing = "it was not ready in time"
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel is left running
-                process.wait(KILLED_S)
-        elif process.returncode:
-            self.missing = f"its process ended with {process.returncode}"
+        if found is None and self.missing:
+            again = f"padless baseline {self.config.data}{' --folds' * self.folds}"
+            self.others.say(
+                f"no linear model beside this run: it takes long or failed; {again} fits it, or says why not"
+            )
+        if found is not None:
+            self.others.say(f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}")
+            bounds = {"difference_low": found.low, "difference_high": found.high}
+            self.others.log(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})

@@ -34,6 +34,7 @@ A folder of many runs, one for each seed or for each fold of the dataset, holds 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,12 @@ def storage(path: str | Path) -> Iterator[None]:
     go_on = "make room and start again: the run goes on from its last checkpoint"
     with storing(path, otherwise="name another directory", room=go_on):
         yield
+
+
+def kept_in(data: str, run: str, name: str) -> Path:
+    """``DATA/name``, or ``RUN/name`` if nothing can be written there."""
+    place = Path(data, name)
+    return place if os.access(place if place.exists() else data, os.W_OK) else Path(run, name)
 
 
 def holds_run(run: str | Path) -> bool:

@@ -29,12 +29,12 @@ WORTH = 0.05
 LATE = 0.25
 """An improvement over this last share of the epochs is reported."""
 CLASS_COLUMNS = (
-    Column(key="label", title="class", right=False, shrinks=True),
-    Column(key="precision", title="precision"),
-    Column(key="recall", title="recall"),
-    Column(key="f1", title="F1"),
-    Column(key="rows", title="rows"),
-    Column(key="share", title="of all", weight=1),
+    Column("label", "class", right=False, shrinks=True),
+    Column("precision"),
+    Column("recall"),
+    Column("f1", "F1"),
+    Column("rows"),
+    Column("share", "of all", weight=1),
 )
 
 
@@ -43,9 +43,9 @@ def figures_table(splits: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
 
     ``splits`` has the figures of each split: those of ``SPLIT.json``, or the fewer ones of a line of the metrics.
     """
-    columns = [Column(key="figure", title="", right=False)]
+    columns = [Column("figure", " ", right=False)]
     for name in splits:
-        columns += [Column(key=name, title=name), Column(key=f"{name} interval", title="95 %", right=False, weight=1)]
+        columns += [Column(name), Column(f"{name} interval", "95 %", right=False, weight=1)]
     rows = [{"figure": "rows", **{name: f"{values['rows']:,}" for name, values in splits.items()}}]
     for key in FIGURES:
         row = {"figure": title_of(key, labels)}
@@ -97,35 +97,29 @@ def describe_calibration(values: Mapping[str, Any]) -> str:
     return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
 
 
-def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
-    """Notes on rows that were training texts, and on texts without a known word."""
-    trained, unread = (texts[name] for name in ("training_texts", "without_known_word"))
-    found = []
+def describe_evaluation(values: Mapping[str, Any], width: int = WIDTH) -> str:
+    """The results of an evaluation: metrics, classes, confusions, the weakest group; of new rows also what was read."""
+    rows, texts, beside = values["rows"], values["texts"], values.get("beside_training")
+    head = f"{values['split']}: {rows:,} rows"
+    head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
+    head += f", {values['missing']:,} without a text" if values.get("missing") else ""
+    trained, unread, lines = texts["training_texts"], texts["without_known_word"], [head]
     if trained is None:
-        found.append("rows were not compared with the training texts: the training's dataset was moved or changed")
+        lines.append("note: rows were not compared with the training texts: their dataset was moved or changed")
     elif trained:
         share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
-        found.append(f"{share} are training texts, so new texts may do worse than these figures")
+        lines.append(f"note: {share} are training texts, so new texts may do worse than these figures")
     if unread:
-        found.append(f"{unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
-    return found
-
-
-def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) -> str:
-    """The results of an evaluation of new rows: metrics, classes, confusions, the weakest group."""
-    head = f"{name}: {values['rows']:,} rows"
-    head += f", {values['left_out']:,} left out" if values["left_out"] else ""
-    head += f", {values['missing']:,} without a text" if values["missing"] else ""
-    notes = [line for one in describe_texts(values["texts"], values["rows"]) for line in wrapped(f"note: {one}", width)]
+        lines.append(f"note: {unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
     blocks = [
-        [head, *notes],
-        figures_table({name: values}, values["labels"], width),
+        [part for line in lines for part in wrapped(line, width)],
+        figures_table({values["split"]: values}, values["labels"], width),
         classes_table(values["per_class"], width),
         confusion_table(values, width),
         wrapped(weakest(values), width),
-        wrapped(beside_training(values["beside_training"]), width),
+        wrapped(describe_calibration(values) if beside is None else beside_training(beside), width),
     ]
-    return "\n\n".join("\n".join(lines) for lines in blocks)
+    return "\n\n".join(map("\n".join, blocks))
 
 
 def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
@@ -134,9 +128,7 @@ def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
     largest = largest_confusions(confusion_from_json(values, len(names)), LISTED)
     if not largest:
         return ["no row is confused"]
-    columns = [
-        Column(key=key, title=key, right=key == "rows", shrinks=key != "rows") for key in ("true", "predicted", "rows")
-    ]
+    columns = [Column(key, right=key == "rows", shrinks=key != "rows") for key in ("true", "predicted", "rows")]
     rows = [{"true": names[true], "predicted": names[said], "rows": f"{count:,}"} for true, said, count in largest]
     return ["largest confusions", *table(columns, rows, width)]
 
@@ -162,7 +154,7 @@ def beside_training(shares: Mapping[str, float | None]) -> str:
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """A line for each run, then mean, standard deviation and interval of the mean; a column per figure."""
     found = spreads(runs, FIGURES)
-    columns = [Column(key=name, title=FIGURES[name].title, weight=FIGURES[name].weight) for name in found]
+    columns = [Column(name, FIGURES[name].title, weight=FIGURES[name].weight) for name in found]
     lines = dict(zip(names, runs, strict=True))
     for title, key in (("mean", "mean"), ("sd", "sd"), ("95 % from", "low"), ("95 % to", "high")):
         lines[title] = {name: each[key] for name, each in found.items()}
@@ -171,7 +163,7 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
         for title, values in lines.items()
         if all(values[name] is not None for name in found)
     ]
-    return table([Column(key="run", title="", right=False), *columns], rows, width)
+    return table([Column("run", " ", right=False), *columns], rows, width)
 
 
 def describe_spread(title: str, values: Mapping[str, float | None]) -> str:

@@ -7,6 +7,7 @@ Each command is parsed as its own program does it, so that mistakes are reported
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.config import NOTHING, LaunchRecipe
-from harness.launch import launcher, many
+from harness.launch import many
+from harness.launch.launcher import PROG
 from harness.launch.many import keys_in
-from harness.slurm.config import SubmitConfig
+from harness.launch.options import split_arguments
+from harness.slurm.config import Resources, SubmitConfig
 from harness.slurm.script import Job, Task, hook_of, render, summary
 from preprocessing.base import atomic, cli
 from preprocessing.base.atomic import storing
@@ -42,15 +45,18 @@ JOBS = {
     "report": "harness.report.page:ReportConfig",
 }
 """Commands that run as jobs, and their keys."""
+BODIES = {"prepare": "prepare", "train": "train", "doctor": "train"}
+"""Command -> its shell file, and the key of its resources; ``single`` for the others."""
+PROGRAM = re.compile(r"^\s*(\S*padless|\S+ -m (harness|preprocessing))\s+")
+"""How a command may begin."""
 
 
 def main(config: SubmitConfig) -> None:
     """Print what each job requests, then print, write or submit the scripts."""
     jobs, screen = jobs_of(config), Screen(errors=True)
-    lacking = list(missing(jobs))
-    if lacking and not config.print and config.output is None:
-        raise ConfigError(lacking[0])
-    for line in lacking:
+    for line in missing(jobs):
+        if not config.print and config.output is None:
+            raise ConfigError(line)
         screen.say(line, "warn")
     for job in jobs:
         screen.say(summary(job))
@@ -126,12 +132,10 @@ def jobs_of(config: SubmitConfig) -> list[Job]:
 def words_of(command: str) -> list[str]:
     """A command and its options, without the program. Raises ``ConfigError`` for one that no job runs."""
     try:
-        words = shlex.split(command) or [""]
+        name, *rest = shlex.split(PROGRAM.sub("", command)) or [""]
     except ValueError as error:
         raise ConfigError(f"{command!r}: {error}; a command and its options stand in one pair of quotes") from None
-    as_module = words[1:2] == ["-m"] and words[2:3] in (["harness"], ["preprocessing"])
-    name, *rest = words[3 if as_module else int(Path(words[0]).name == "padless") :] or [""]
-    name = {"launch": "train"}.get(name, name)
+    name = "train" if name == "launch" else name
     if name not in JOBS:
         near = nearest(name, JOBS)
         hint = f"did you mean {near}?" if near else f"there are {', '.join(JOBS)}"
@@ -141,39 +145,32 @@ def words_of(command: str) -> list[str]:
 
 def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     """One job. Raises ``ConfigError`` as the command would."""
-    keys, run = list(arguments), ""
-    tasks: tuple[Task, ...] = ()
+    config_class, body, keys = load(JOBS[name]), BODIES.get(name, "single"), list(arguments)
     try:
-        config_class = load(JOBS[name])
-        if name in ("train", "doctor"):
-            theirs, keys = launcher.split_arguments(keys, config_class)
+        if body == "train":
+            theirs, keys = split_arguments(keys, config_class)
             if theirs:
                 raise ConfigError(
                     f"{theirs[0]}: the job gives accelerate launch its options; --nodes and --processes say how many"
                 )
         asked = cli.parse(config_class, keys, prog=f"padless {name}")
-        if isinstance(asked, PreprocessConfig):
-            body, resources = name, replace(config.prepare.over(config), gpus=config.prepare.gpus)
-            run = asked.staging or asked.output
-        elif isinstance(asked, LaunchRecipe):
-            if name == "train":
-                many.check_named(asked)
-            body, resources, run = "train", config.train.over(config), asked.run
-            tasks = tasks_of(config, keys, asked) if name == "train" else ()
-        else:
-            body, resources = "single", replace(config.single.over(config), nodes=1)
+        if name == "train":
+            many.check_named(asked)
+        tasks = tasks_of(config, keys, asked) if name == "train" else ()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
-    resources, data = replace(resources, nodes=resources.nodes or 1), getattr(asked, "data", None)
-    run = "" if "://" in run else run
+    own: Resources = getattr(config, body)
+    resources, run, data = own.over(config), asked.run if body == "train" else "", getattr(asked, "data", None)
+    if isinstance(asked, PreprocessConfig):
+        resources, run = replace(resources, gpus=own.gpus), asked.staging or asked.output
     return Job(
         command=name,
         body=body,
         arguments=arguments,
-        run=run,
+        run="" if "://" in run else run,
         tasks=tasks,
-        data=data if isinstance(data, str) and data != NOTHING else "",
-        resources=resources,
+        data="" if data in (None, NOTHING) else data,
+        resources=replace(resources, nodes=1 if body == "single" else resources.nodes or 1),
         config=config,
     )
 
@@ -197,13 +194,13 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"array.options: {path}: cannot be read ({error}); name a file of options") from None
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        if line.lstrip()[:1] in ("", "#"):
             continue
         try:
             words = shlex.split(line)
             if "run" in keys_in(words):
                 raise ConfigError("each training has a directory of its own; leave --run out")
-            cli.parse(LaunchRecipe, [*keys, *words], prog=launcher.PROG)
+            cli.parse(LaunchRecipe, [*keys, *words], prog=PROG)
         except (ConfigError, ValueError) as error:
             raise ConfigError(f"array.options: {path}: line {number}: {error}") from None
         tasks.append((str(Path(asked.run, f"task-{len(tasks)}")), tuple(words)))

@@ -126,12 +126,11 @@ def as_begun(config: RunConfig) -> RunConfig:
 
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """The configuration with other values of dotted keys."""
-    parts: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         part, _, name = key.rpartition(".")
-        parts.setdefault(part, {})[name] = value
-    top = parts.pop("", {})
-    return replace(config, **top, **{part: replace(getattr(config, part), **own) for part, own in parts.items()})
+        changed = {part: replace(getattr(config, part), **{name: value})} if part else {name: value}
+        config = replace(config, **changed)
+    return config
 
 
 def for_task(config: RunConfig) -> RunConfig:

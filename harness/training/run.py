@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from enum import IntEnum
 from functools import partial
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from harness.data.batches import lengths_of
 from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
-from harness.inference.bundle import read_bundle
+from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess, compare_bf16, write_results
 from harness.inference.scoring import loader_over, measure, score
 from harness.model.classifier import Classifier
@@ -41,6 +40,7 @@ from harness.training.throughput import memory_bytes, synchronize
 from harness.training.trainer import Milestones, Trainer
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.terminal import duration
 
 STEPS_LOOKED_AT = 2000
 REPEATS = 3
@@ -90,8 +90,7 @@ class Selection:
     def load(self, state: dict[str, Any]) -> None:
         """Load a result of ``state``; if the metric has changed, forget the best so far."""
         if state["metric"] == self.metric:
-            self.best, self.best_step = state["best"], state["best_step"]
-            self.epochs_since_best, self.decision = state["epochs_since_best"], Decision(**state["decision"])
+            vars(self).update(state, decision=Decision(**state["decision"]))
 
 
 @dataclass
@@ -109,10 +108,8 @@ class Run(Milestones):
     """Quiet on ranks other than 0."""
     interrupted: bool = False
     """A rank received a stop request before the initial weights were complete."""
-
-    def __post_init__(self) -> None:
-        """Create the channel for requests between ranks."""
-        self.requests = RankRequests(self.session.world)
+    pending: Callable[[], Iterable[int]] = lambda: (0, 0, 0)
+    """The requests of the last step, from any rank, the same on all: to stop, to save, to raise an error together."""
 
     def measured(self, split: str) -> Loader:
         """A loader of this rank's share of a split, for evaluation."""
@@ -144,7 +141,7 @@ class Run(Milestones):
         world, directory, splits = self.session.world, self.writer.directory, self.data.splits
         self.console.advance(self.trainer.step, "testing")
         with world.together("loading the best weights"):
-            bundle = read_bundle(directory / BUNDLE)
+            bundle = Bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
@@ -159,16 +156,14 @@ class Run(Milestones):
             with world.together(f"writing the results of {split}"), storage(directory):
                 if world.is_main:
                     measured[split] = assess(scores, bundle, splits[split])
-                    write_results(place, split, scores, self.data.manifest.label_type, measured[split])
-        with world.together("comparing predictions in bf16"), storage(directory):
+                    write_results(place, scores, self.data.manifest.label_type, measured[split])
+        with world.together("comparing predictions in bf16 and printing the results"), storage(directory):
             if world.is_main:
                 share = compare_bf16(bundle, splits[VALIDATION])
-                used = "uses it where it is native" if share >= KEPT_IN_BF16 else "computes in fp32"
-                self.writer.say(f"bf16 keeps the label of {share:.1%} of validation; predict {used}")
-        if TEST in measured:
-            self.writer.log(TEST, {"step": self.trainer.step, **numbers_of(measured[TEST])})
-        with world.together("printing the results"):
-            if world.is_main:
+                used = "uses it" if share >= KEPT_IN_BF16 else "computes in fp32"
+                self.console.details.fact("bf16", f"keeps the label of {share:.1%} of validation; predict {used}")
+                if TEST in measured:
+                    self.writer.log(TEST, {"step": self.trainer.step, **numbers_of(measured[TEST])})
                 self.console.results(measured)
 
     def rehearse(self) -> None:
@@ -185,35 +180,37 @@ class Run(Milestones):
         step_s = min(seconds[1:])
         tokens = sum(micro.num_tokens for micro in batch.micro_batches) * world.world_size
         every = sum(shard.tokens for shard in self.data.manifest.splits[TRAIN]) * self.config.epochs
-        self.console.rehearsal(step_s, batch.global_rows, memory_bytes(device), step_s * every / tokens)
+        fact, full = self.console.screen.fact, duration(step_s * every / tokens)
+        fact("dry run", f"longest step ({batch.global_rows} rows): {step_s * 1e3:,.0f} ms")
+        fact("memory", f"{memory_bytes(device) / 2**20:,.0f} MiB at most in one process")
+        fact("full run", f"about {full} of training ({self.trainer.total_steps:,} steps)")
 
     def after_step(self) -> None:
-        """Handle the requests that ranks sent after the previous step, then send this rank's."""
+        """Handle the requests that ranks sent after the previous step, then send this rank's; does not wait."""
         step = self.writer.step = HEARTBEAT.step = self.trainer.step
-        self.act_on(self.requests.receive())
+        self.handle_requests()
         every, saver = self.config.checkpoint.every_steps, self.writer.checkpointer
         if every is not None and step % every == 0:
             self.save()
-        wanted = {
-            RankRequest.STOP: self.watch.reason() is not None,
-            RankRequest.SAVE: saver is not None and saver.is_due(),
-            RankRequest.FAIL: self.writer.failure is not None,
-        }
-        self.requests.send({request for request, holds in wanted.items() if holds}, step)
+        due = saver is not None and saver.is_due()
+        wanted = np.array([self.watch.reason() is not None, due, self.writer.failure is not None])
+        self.pending = self.session.world.start_maximum(wanted, f"the requests of step {step}")
         self.console.advance(step)
 
     def before_validation(self) -> None:
         """Handle the requests of the last step; no more are sent until the next epoch."""
-        self.act_on(self.requests.receive())
+        self.handle_requests()
+        self.pending = Run.pending
         self.console.advance(self.trainer.step, "validating")
 
-    def act_on(self, heard: set[RankRequest]) -> None:
-        """Handle requests, on all ranks. Raises to leave the loop."""
-        if RankRequest.FAIL in heard:
+    def handle_requests(self) -> None:
+        """On all ranks at the same steps. Raises to leave the loop."""
+        stop, save, fail = self.pending()
+        if fail:
             self.raise_failure()
-        if RankRequest.STOP in heard:
+        if stop:
             raise self.preempted()
-        if RankRequest.SAVE in heard:
+        if save:
             self.save()
 
     def after_epoch(self) -> None:
@@ -311,65 +308,25 @@ class PretrainingRun(Run):
         return measure(objective.classifier, loader, self.session.world, self.pause, objective.targets), Decision
 
     def finish(self) -> None:
-        """Print the result and how to use the weights."""
-        world = self.session.world
-        with world.together("printing the results"):
-            if world.is_main:
-                self.console.pretrained()
-
-
-class RankRequest(IntEnum):
-    """A request of one rank to all ranks."""
-
-    STOP = 0
-    """Save and stop."""
-    SAVE = 1
-    """A checkpoint is due."""
-    FAIL = 2
-    """A rank has an error, which all ranks must raise together."""
-
-
-class RankRequests:
-    """Requests between ranks; every rank calls ``receive`` and ``send`` at the same steps."""
-
-    def __init__(self, world: World) -> None:
-        """No request is pending."""
-        self.world = world
-        self.pending: Callable[[], np.ndarray] | None = None
-
-    def send(self, wanted: Collection[RankRequest], step: int) -> None:
-        """Start sending this rank's requests after ``step`` to all ranks; does not wait."""
-        flags = np.array([int(request in wanted) for request in RankRequest])
-        self.pending = self.world.start_maximum(flags, f"the requests of step {step}")
-
-    def receive(self) -> set[RankRequest]:
-        """The union of all ranks' requests of the last ``send``, the same on every rank; empty if received already."""
-        if self.pending is None:
-            return set()
-        pending, self.pending = self.pending, None
-        return {request for request, flag in zip(RankRequest, pending(), strict=True) if flag}
+        """A language model has no test."""
 
 
 def heaviest_batch(loader: Loader) -> StepBatch:
-    """This rank's share of the step with the most padded tokens, among the first steps of epoch 0.
-
-    If steps have unlabelled rows, those are of the step with the most padded unlabelled tokens.
+    """This rank's share of the step with the most padded tokens (rows times longest row), among the first steps of
+    epoch 0. If steps have unlabelled rows, those are of the step with the most padded unlabelled tokens.
     """
-    heaviest = heaviest_step(loader)
+    order = loader.order
+
+    def padded_tokens(step: int) -> int:
+        window = order.window(0, step)
+        places = window.batch(step)  # longest first
+        return len(places) * int(lengths_of(loader.split, window, places[:1])[0])
+
+    heaviest = max(range(min(STEPS_LOOKED_AT, order.steps_per_epoch)), key=padded_tokens)
     (batch,) = loader.steps(0, heaviest, heaviest + 1)
     if loader.unlabelled is not None:
         batch.take_unlabelled(heaviest_batch(loader.unlabelled))
     return batch
-
-
-def heaviest_step(loader: Loader) -> int:
-    """The step with the most padded tokens (rows times longest row), among the first steps of epoch 0."""
-    order, sizes = loader.order, []
-    for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
-        window = order.window(0, step)
-        places = window.batch(step)  # longest first
-        sizes.append(len(places) * int(lengths_of(loader.split, window, places[:1])[0]))
-    return int(np.argmax(sizes))
 
 
 def choose_micro_batch(trainer: Trainer) -> Choice:

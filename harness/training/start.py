@@ -12,10 +12,7 @@ any rank also stops the subprocess.
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +43,9 @@ from harness.ranks.precision import Choice
 from harness.rundir import layout
 from preprocessing.base import processes
 from preprocessing.base.errors import ERRORS
+from preprocessing.base.processes import Child
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import tell
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import find_kept, folder_of
 from preprocessing.text.vocabulary import Vocabulary
@@ -56,8 +55,6 @@ VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
 LOOK_EVERY_S = 1.0
 HELD_S = 20.0
 """A learning process that was suspended (SIGSTOP) for this long is killed."""
-STOP_S = 5.0
-"""Maximum wait for the learning process to clean up."""
 
 
 @dataclass
@@ -153,16 +150,14 @@ def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beg
             if found.vectors is None and why:
                 found.choices["vectors"] = Choice("random", why)
             elif found.vectors is None:
-                folder = folder_of(config.data)
-                writable = os.access(folder if folder.exists() else config.data, os.W_OK)
-                output = None if writable else Path(config.run, layout.VECTORS)
-                learning = Learning(config.data, config.model.embedding_dim, output)
+                learning = learn(config)
     found.interrupted = wait_for(learning, world)
     if found.interrupted:
         return
     with world.together("reading word vectors"):
         if learning is not None:
-            learning.end()
+            if code := learning.returncode:
+                raise ERRORS.get(code, RankError)(f"init.vectors: exit code {code}; the output above gives the reason")
             found.vectors = kept_vectors(config, manifest)
         elif world.is_main and is_own(source):
             found.vectors = from_kept(check_own(source, manifest, config.model.embedding_dim), vocabulary_of(config))
@@ -180,50 +175,28 @@ def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
     return None
 
 
-class Learning:
+def learn(config: RunConfig) -> Child:
     """``padless vectors`` as a subprocess, with the same stdout and stderr."""
-
-    def __init__(self, data: str, dim: int, output: Path | None) -> None:
-        """Start it; ``output``: folder for the vectors if the dataset is read-only."""
-        command = [sys.executable, "-m", "preprocessing", "vectors", data, "--dim", str(dim)]
-        command += [] if output is None else ["--output", str(output)]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self.held_s = 0.0
-
-    def running(self, wait_s: float) -> bool:
-        """Wait at most ``wait_s`` seconds; returns whether it still runs. Kills it if suspended for ``HELD_S``."""
-        try:
-            self.process.wait(wait_s)
-        except subprocess.TimeoutExpired:
-            self.held_s = self.held_s + wait_s if processes.held(self.process.pid) else 0.0
-            if self.held_s >= HELD_S:
-                self.process.kill()
-            return True
-        return False
-
-    def stop(self) -> None:
-        """Stop it if it still runs; it removes its unfinished files."""
-        if self.running(0):
-            self.process.send_signal(signal.SIGINT)
-            if self.running(STOP_S):
-                self.process.kill()
-                self.running(STOP_S)  # a process that hangs in the kernel is left running
-
-    def end(self) -> None:
-        """After it has ended: raise an error with its exit code if it failed."""
-        code = self.process.returncode
-        if code:
-            stopped = f"its process was suspended for {self.held_s:.0f} s; run it again"
-            reason = stopped if self.held_s >= HELD_S else f"exit code {code}; its output gives the reason"
-            raise ERRORS.get(code, RankError)(f"init.vectors: learning word vectors: {reason}")
+    output = layout.kept_in(config.data, config.run, layout.VECTORS)
+    dim = str(config.model.embedding_dim)
+    return Child("-m", "preprocessing", "vectors", config.data, "--dim", dim, "--output", str(output))
 
 
-def wait_for(learning: Learning | None, world: World) -> bool:
-    """Synchronise the ranks until the subprocess ends; returns whether a rank received a stop request before that."""
+def wait_for(learning: Child | None, world: World) -> bool:
+    """Synchronise the ranks until the subprocess ends; returns whether a rank received a stop request before that.
+
+    Kills it if it was suspended for ``HELD_S``.
+    """
+    running, held_s = False, 0.0
     try:
         while True:
-            running = learning is not None and learning.running(LOOK_EVERY_S)
-            failed = learning is not None and bool(learning.process.returncode)  # Ctrl-C reaches it too
+            if learning is not None:
+                running = learning.running(LOOK_EVERY_S)
+                held_s = held_s + LOOK_EVERY_S if processes.held(learning.pid) else 0.0
+                if held_s >= HELD_S:
+                    tell(f"init.vectors: the process that learns them was suspended for {HELD_S:.0f} s; run it again")
+                    learning.kill()
+            failed = learning is not None and bool(learning.returncode)  # Ctrl-C reaches it too
             mine = np.array([running, failed, stopping.received() is not None]).astype(np.int64)
             busy, broken, stop = np.atleast_1d(world.gather_numbers(mine, "word vectors that are learned").any(axis=0))
             if stop and (busy or broken):
@@ -232,4 +205,4 @@ def wait_for(learning: Learning | None, world: World) -> bool:
                 return False
     finally:  # also when another rank is lost
         if learning is not None:
-            learning.stop()
+            learning.stop(signal.SIGINT, signal.SIGKILL)

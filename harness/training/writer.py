@@ -46,7 +46,7 @@ from harness.tracking.tracking import Trackers
 from harness.training.throughput import TIMING
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.terminal import Screen, tell
+from preprocessing.base.terminal import tell
 from preprocessing.dataset.shards import Manifest
 
 KINDS = ("train", VALIDATION, TEST)
@@ -272,7 +272,7 @@ class RunWriter(Sink):
             write_vocabulary(self.bundle, Path(self.config.data))
         self.metrics = MetricsLog(self.directory, state["log_bytes"])
         for sentence in self.metrics.mended:
-            Screen(errors=True).say(f"warning: {sentence}", "warn")
+            tell(f"warning: {sentence}")
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, self.metrics.sync)
 
     def save(self, tensors: Tensors, state: dict[str, Any], best_step: int | None, *, wait: bool) -> None:

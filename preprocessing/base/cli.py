@@ -15,10 +15,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass
-from functools import partial
 from glob import glob
+from types import NoneType
 from typing import Any, TypeVar
 
 from preprocessing.base import atomic, configuration, processes
@@ -31,13 +31,14 @@ from preprocessing.base.terminal import guards, tell
 Config = TypeVar("Config")
 OWN = ("config", "help", "print_config")
 """Options that every command has."""
-SECTIONS = ("prepare", "train")
-"""Keys of a YAML file for both commands."""
+SECTIONS = {"prepare": "train", "train": "prepare"}
+"""Key of a YAML file for one command, and for the other."""
 TEXTS = "texts"
 """The key whose words may hold any bytes: those that are not UTF-8 become U+FFFD."""
 PLACES = {"data": "dataset.json", "run": "status.json"}
 """Key of a directory -> a file by which TAB finds those that there are."""
-SHORT = re.compile(r"-[A-Za-z][\w-]*")
+OPTION = re.compile(r"-(-|[A-Za-z])[\w.-]*(=.*)?", re.DOTALL)
+"""An argument that is no word; one with a blank before its value is."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,20 @@ class Command:
     """A line of the table."""
 
     name: str
-    summary: str = ""
+    words: str
+    """How its positional arguments are spelled in the usage line; ``SUBJECT`` of the class says which keys they are."""
+    summary: str
     """One line, for the list of commands."""
+    main: str
+    """``module:function``, called with an instance of ``config``. Returns the exit code or None."""
+    config: str
+    """``module:class`` of its options, a dataclass for ``parse``."""
     heading: str = ""
     """Of the part of the list that begins with this command."""
     also: tuple[str, ...] = ()
     """Aliases."""
     elsewhere: str = ""
     """Its names in other tools, with commas; one may be followed by what it takes here, as in ``pretrain --task …``."""
-    main: str = ""
-    """``module:function``, called with an instance of ``config``. Returns the exit code or None."""
-    config: str = ""
-    """``module:class`` of its options, a dataclass for ``parse``."""
-    words: str = ""
-    """How its positional arguments are spelled in the usage line; ``SUBJECT`` of the class says which keys they are."""
     first: tuple[str, ...] = ()
     """The most important keys, for the first screen of ``--help``; none: the command has few, and all are shown."""
     example: str = ""
@@ -78,63 +79,53 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str, note: 
     """Run the command that ``argv`` begins with; returns its exit code.
 
     Without a command, print the list of commands and ``note``, and return 2. Raises ``ConfigError`` for an unknown
-    command; the sentence names the one that other tools call so, or the nearest.
+    command; the sentence names the nearest, by its names here and in other tools.
     """
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    word, *rest = argv or ["help"]
+    if word in ("-h", "--help", "help"):
         print(overview(commands, prog, note))
         return 0 if argv else 2
-    word, *rest = argv
     if word in ("-V", "--version", "version"):
         print(f"padless {VERSION}")
         return 0
+    meant: dict[str, str] = {}
     for command in commands:
         if word in command.names:
             return call(command, rest, f"{prog} {command.name}")
-    names, wanted = [one.name for one in commands], word.lstrip("-").replace("-", "_").lower()
-    for command in commands:
-        for other, *options in map(str.split, filter(None, command.elsewhere.split(","))):
-            if wanted == other:
-                raise ConfigError(f"{word}: no such command; did you mean {' '.join([prog, command.name, *options])}?")
-    if word.startswith("-"):
-        raise ConfigError(f"{word}: a command comes first, as in {commands[0].example}")
-    near = nearest(word, names)
-    raise ConfigError(
-        f"{word}: no such command; " + (f"did you mean {prog} {near}?" if near else f"there are {', '.join(names)}")
-    )
+        for other in (command.name, *filter(None, command.elsewhere.split(", "))):
+            name, _, options = other.partition(" ")
+            meant[name] = f"{prog} {command.name} {options}".strip()
+    if near := nearest(word.lstrip("-").replace("-", "_").lower(), meant):
+        raise ConfigError(f"{word}: no such command; did you mean {meant[near]}?")
+    raise ConfigError(f"{word}: a command comes first, as in {commands[0].example}")
 
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     """The list of commands, with arguments and summaries."""
     heads = [f"{', '.join(one.names)} {one.words}".strip() for one in commands]
     column = max(map(len, heads)) + 4
-    lines: list[str] = []
+    lines = [f"usage: {prog} COMMAND [options]; COMMAND --help says more", ""]
     for head, one in zip(heads, commands, strict=True):
         lines += ["", f"{one.heading}:"] if one.heading else []
         lines.append(block(head, one.summary, column))
-    usage = f"usage: {prog} COMMAND [options]; COMMAND --help says more"
-    return "\n".join([usage, "", *lines, "", paragraph(note)]).rstrip()
+    return "\n".join([*lines, "", paragraph(note)]).rstrip()
 
 
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
     try:
-        arguments = read(command, argv, prog)  # first, since --help needs no torch
-        return load(command.main)(*arguments) or 0
+        config_class, theirs = load(command.config), list[str]()
+        if command.others:
+            theirs, argv = load(command.others)(argv, config_class)
+        usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
+        config, given = parse_all(config_class, argv, Page(usage, config_class.__doc__, command.first, command.example))
+        more = [theirs, as_words(given)] if command.others else []
+        return load(command.main)(config, *more) or 0  # only now, since neither --help nor a refusal needs torch
     except ModuleNotFoundError as missing:
         root = (missing.name or "").partition(".")[0]
         if root in ("harness", "preprocessing"):
             raise
         raise ConfigError(f"{prog}: needs {root}, which is not installed here; pip install padless brings it") from None
-
-
-def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
-    """The arguments for ``main`` of a command, from what was typed."""
-    config_class, theirs = load(command.config), list[str]()
-    if command.others:
-        theirs, argv = load(command.others)(argv, config_class)
-    usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
-    config, given = parse_all(config_class, argv, Page(usage, config_class.__doc__, command.first, command.example))
-    return [config, theirs, as_words(given)] if command.others else [config]
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
@@ -153,35 +144,30 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Conf
 def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any, list[tuple[str, Any]]]:
     """An instance of the class, and every key with its value as given, those of positional arguments last."""
     alone, given = apart(argv, config_class)
-    options, topics = options_of(config_class), [value for key, value in given if key == "help"]
-    default, recipes = getattr(config_class, "DEFAULT", None), getattr(config_class, "RECIPES", None)
-    values: dict[str, Any] = {}
-    if default is not None and (topics or not any(key == "config" for key, _ in given)):
-        values |= from_file(config_class, default)
-    if topics:
-        print(render(page, topics[0] or "", config_class, values))
+    options, keys, values = options_of(config_class), dict(given), dict[str, Any]()
+    if "config" not in keys and (default := getattr(config_class, "DEFAULT", None)):
+        values = from_file(config_class, default)
+    if "help" in keys:
+        print(render(page, keys["help"] or "", config_class, values))
         raise SystemExit(0)
     for key, value in given:
         if key not in options and key not in OWN:
-            spelt = key if key.startswith("-") else f"--{key}"
-            raise ConfigError(f"{spelt}: no such option{unknown(config_class, key)}")
-        if value is None and key != "print_config":
+            raise ConfigError(f"{'' if key[:1] == '-' else '--'}{key}: no such option{unknown(config_class, key)}")
+        if value is None:
             raise ConfigError(f"--{key}: a value follows it, as in --{key} VALUE")
-    words, left = filled(alone, {key for key, _ in given}, config_class)
-    given = [*given, *words]
-    for key, value in given:
+    words, left = filled(alone, keys, config_class)
+    for key, value in (given := [*given, *words]):
         if key == "config":
-            values |= from_file(config_class, configuration.find(str(value), recipes) if recipes else str(value))
+            values |= from_file(config_class, configuration.find(value, getattr(config_class, "RECIPES", "")))
         elif key in options:
             values[key] = value
     if missing := next((key for key, one in options.items() if one.default is MISSING and key not in values), None):
         raise ConfigError(f"--{missing} is missing, as in {page.example or page.usage}")
     config = build(config_class, values)
     if left:
-        output = getattr(config_class, "OUTPUT", "output")
-        hint = f"; did you mean -o {left[0]}?" if output in options and output not in values else ""
+        hint = f"; did you mean -o {left[0]}?" if output_of(config_class) in {*options} - {*values} else ""
         raise ConfigError(f"{left[0]!r} is one word too many: {page.usage}{hint}")
-    if any(key == "print_config" for key, _ in given):
+    if "print_config" in keys:
         import yaml
 
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
@@ -189,33 +175,30 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
     return config, given
 
 
-def filled(words: list[str], taken: set[str], config_class: type) -> tuple[list[tuple[str, Any]], list[str]]:
+def output_of(config_class: type) -> str:
+    """The key that ``-o`` means."""
+    return getattr(config_class, "OUTPUT", "output")
+
+
+def filled(words: list[str], taken: Collection[str], config_class: type) -> tuple[list[tuple[str, Any]], list[str]]:
     """The keys that positional arguments fill, with their values: those of ``SUBJECT`` that are not ``taken`` already;
     and the arguments that are left. A key that takes a list takes all.
     """
     found: list[tuple[str, Any]] = []
     for key in getattr(config_class, "SUBJECT", ()):
-        if not words or key in taken:
-            continue
-        if takes_list(options_of(config_class)[key]):
-            if key == TEXTS:
-                words = [word.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for word in words]
-            found, words = [*found, (key, words)], []
-        else:
-            found, words = [*found, (key, words[0])], words[1:]
+        if key == TEXTS:
+            words = [word.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for word in words]
+        if words and key not in taken:
+            several = takes_list(options_of(config_class)[key])
+            found.append((key, words if several else words[0]))
+            words = [] if several else words[1:]
     return found, words
 
 
 def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
-    """Keys and values as a command line has them; numbers may be numpy's, and texts paths. None: a switch."""
-
-    def spelt(value: Any) -> str:
-        return str(value) if isinstance(value, str | os.PathLike) else json.dumps(value, default=plain)
-
-    def plain(value: Any) -> Any:
-        return value.item() if hasattr(value, "item") else os.fspath(value)
-
-    return [f"--{key}" if value is None else f"--{key}={spelt(value)}" for key, value in given]
+    """Keys and values as a command line has them; numbers may be numpy's, and texts paths."""
+    plain = (bool, list, tuple, dict, NoneType)
+    return [f"--{key}={json.dumps(value, default=str) if isinstance(value, plain) else value}" for key, value in given]
 
 
 def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:
@@ -224,49 +207,44 @@ def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tupl
     An option takes the next argument as its value, a switch only ``true`` or ``false``. No option takes another option
     as its value; an argument with a blank is no option. After ``--`` every argument is positional.
     """
-    options = options_of(config_class)
-    short = {"-h": "help", "-o": getattr(config_class, "OUTPUT", "output")}
-    alone: list[str] = []
-    given: list[tuple[str, str | None]] = []
-    words = list(argv)
+    options, short = options_of(config_class), {"-h": "help", "-o": output_of(config_class)}
+    switches = {"print_config", *(key for key, one in options.items() if one.is_switch)}
+    alone, given, words = list[str](), list[tuple[str, str | None]](), list(argv)
     while words:
         word = words.pop(0)
         if word == "--":
             return alone + words, given
-        name, equals, rest = word.partition("=")
-        if not word.startswith("--") and not SHORT.fullmatch(name):
+        if not OPTION.fullmatch(word):
             alone.append(word)
             continue
-        key = name[2:] if name.startswith("--") else short.get(name, name)
-        is_switch = key == "print_config" or (key in options and options[key].is_switch)
-        value = rest if equals else "true" if is_switch else None
-        following = words[0] if words and not equals and words[0] not in short else "--"
-        if following in ("true", "false") if is_switch else not following.startswith("--") or " " in following:
-            value = words.pop(0)
+        name, equals, rest = word.partition("=")
+        key = short.get(name, name.removeprefix("--"))
+        value = rest if equals else "true" if key in switches else None
+        if words and not equals:
+            text = " " in words[0] or not OPTION.fullmatch(words[0])
+            if words[0] in ("true", "false") if key in switches else text:
+                value = words.pop(0)
         given.append((key, value))
     return alone, given
 
 
 def from_file(config_class: type, path: str) -> dict[str, Any]:
     """The values of a YAML file, or of this command's section in it, by their dotted keys. Raises ``ConfigError``."""
-
-    def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-        for name, value in content.items():
-            key = prefix + name
-            if key == own and isinstance(value, dict):
-                yield from leaves(value)
-            elif key in groups and isinstance(value, dict):
-                yield from leaves(value, f"{key}.")
-            elif key in SECTIONS and own in SECTIONS and key != own:
-                continue
-            elif key in options:
-                yield key, value
-            elif key not in groups or value not in NULLS:
-                what = f"no value follows {key!r}" if key in groups else f"unknown key {key!r}"
-                raise ConfigError(f"{path}: {what}{unknown(config_class, key, dashes='')}")
-
-    options, groups, own = options_of(config_class), groups_of(config_class), getattr(config_class, "SECTION", None)
-    return dict(leaves(configuration.read_config(path)))
+    options, groups, own = options_of(config_class), groups_of(config_class), getattr(config_class, "SECTION", "")
+    content, values = configuration.read_config(path), dict[str, Any]()
+    content.pop(SECTIONS.get(own, ""), None)
+    mine = content.pop(own) if isinstance(content.get(own), dict) else {}
+    for name, value in (*content.items(), *mine.items()):
+        nested = {} if value in NULLS else value
+        if name in groups and isinstance(nested, dict):
+            values |= {f"{name}.{key}": one for key, one in nested.items()}
+        else:
+            values[name] = value
+    for key in values:
+        if key not in options:
+            what = "no value follows" if key in groups else "unknown key"
+            raise ConfigError(f"{path}: {what} {key!r}{unknown(config_class, key, dashes='')}")
+    return values
 
 
 def unknown(config_class: type, key: str, dashes: str = "--", others: Iterable[str] = ()) -> str:
@@ -274,7 +252,7 @@ def unknown(config_class: type, key: str, dashes: str = "--", others: Iterable[s
     options, name = options_of(config_class), key.lstrip("-")
     if group := [one for one in options if one.startswith(f"{name}.")]:
         return f"; its keys are {', '.join(dashes + one for one in group)}"
-    if dashes and name[:3] in ("o", "out") and getattr(config_class, "OUTPUT", "output") in options:
+    if dashes and name[:3] in ("o", "out") and output_of(config_class) in options:
         return "; did you mean -o?"
     return suggestion(name, {*options, *others}, dashes=dashes) + getattr(config_class, "HINT", "")
 
@@ -288,38 +266,31 @@ def complete(commands: Sequence[Command]) -> None:
     """If a shell asks for completions, print them and end the process; else do nothing.
 
     The shell starts the program at each press of TAB, with what was typed in ``COMP_LINE`` and with ``_ARGCOMPLETE``
-    set; docs/installing.md shows the setup.
+    set; docs/installing.md shows the setup. Where there is nothing to offer, argcomplete offers files.
     """
     if "_ARGCOMPLETE" not in os.environ:
         return
     import argcomplete
 
-    parser, typed = argparse.ArgumentParser(), os.environ["COMP_LINE"].split()
+    parser, typed = argparse.ArgumentParser(), {*os.environ["COMP_LINE"].split()}
     every = parser.add_subparsers()
     for command in commands:
         one = every.add_parser(command.name, aliases=command.also)
-        if {*command.names} & {*typed}:
-            config_class = load(command.config)
-            recipes, options = getattr(config_class, "RECIPES", None), options_of(config_class)
-            completes(one.add_argument("--config"), partial(configuration.names, recipes) if recipes else list)
-            for key, option in options.items():
-                short = ["-o"] if key == getattr(config_class, "OUTPUT", "output") else []
-                one_key = one.add_argument(*short, f"--{key}", nargs="?" if option.is_switch else None)
-                completes(one_key, partial(offered, option))
-            for key in getattr(config_class, "SUBJECT", ()):
-                word = one.add_argument(f"word {key}", nargs="*" if takes_list(options[key]) else "?")
-                completes(word, partial(offered, options[key]))
+        if typed.isdisjoint(command.names):
+            continue
+        config_class = load(command.config)
+        options, recipes = options_of(config_class), getattr(config_class, "RECIPES", None)
+        offers = {one.add_argument("--config"): configuration.names(recipes) if recipes else []}
+        for key, option in options.items():
+            short = ["-o"] if key == output_of(config_class) else []
+            offers[one.add_argument(*short, f"--{key}", nargs="?" if option.is_switch else None)] = offered(option)
+        for key in getattr(config_class, "SUBJECT", ()):
+            several = "*" if takes_list(options[key]) else "?"
+            offers[one.add_argument(f"word {key}", nargs=several)] = offered(options[key])
+        for action, words in offers.items():
+            if words:
+                action.completer = argcomplete.ChoicesCompleter(words)  # type: ignore[arg-type, attr-defined]
     argcomplete.autocomplete(parser, always_complete_options=False)
-
-
-def completes(action: argparse.Action, offers: Callable[[], list[str]]) -> None:
-    """Let TAB offer the words of ``offers`` for an argument, and files if there are none."""
-    from argcomplete.completers import FilesCompleter
-
-    def completer(prefix: str, **_: Any) -> Iterable[str]:
-        return [word for word in offers() if word.startswith(prefix)] or FilesCompleter()(prefix)
-
-    action.completer = completer  # type: ignore[attr-defined]
 
 
 def offered(option: Option) -> list[str]:

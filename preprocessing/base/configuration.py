@@ -14,6 +14,7 @@ import ast
 import inspect
 import itertools
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -27,7 +28,7 @@ from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import fits
-from preprocessing.base.untrusted import MOST_DEPTH, read_bytes, readable, shown
+from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, readable, shown
 
 NULL = "null"
 NULLS = (NULL, "~")
@@ -35,14 +36,14 @@ NULLS = (NULL, "~")
 LARGEST = (1 << 63) - 1
 RENAME = "give it another name, or a link with one"
 """Advice for a file name that is not UTF-8."""
-WORDS: dict[Any, tuple[str, Sequence[Any]]] = {
-    int: ("a whole number", (1, 2, 10)),
-    float: ("a number", (0.1, 0.5, 1)),
-    str: ("a text", ()),
-    bool: ("true or false", ()),
-    list: ("a list", ("[a, b]", "a,b")),
-    tuple: ("two values", ("0.1,0.9",)),
-    dict: ("a mapping", ("{a: 1, b: 2}", "a:1,b:2")),
+WORDS = {
+    int: "a whole number; 1; 2; 10",
+    float: "a number; 0.1; 0.5; 1",
+    str: "a text",
+    bool: "true or false",
+    list: "a list; [a, b]; a,b",
+    tuple: "two values; 0.1,0.9",
+    dict: "a mapping; {a: 1, b: 2}; a:1,b:2",
 }
 """Type -> its name in messages, and examples."""
 
@@ -66,12 +67,8 @@ class Option:
         if given in NULLS and NoneType in alternatives(self.kind):
             return None
         try:
-            shape = given.lower() if self.is_switch and isinstance(given, str) else shaped(given, self.kind)
-        except ValueError as error:
-            raise ConfigError(f"{self.key}: {error}") from None
-        try:
-            found = msgspec.convert(shape, self.kind, strict=False)
-        except (msgspec.ValidationError, ValueError):
+            found = msgspec.convert(shaped(given, self.kind), self.kind, strict=False)
+        except ValueError:
             expected = in_words(self.kind, self.default)
             raise ConfigError(f"{self.key}: expected {expected}, got {readable(given)}") from None
         check_value(self.key, found)
@@ -146,19 +143,18 @@ def shaped(given: Any, kind: Any) -> Any:
     """A value in the shape of its type: texts as YAML, ``a,b`` in place of a list, ``a:1,b:2`` of a mapping, and a
     mapping's ``a: 1`` of ``a: [1]``. Raises ``ValueError``.
     """
-    parts = alternatives(kind)
-    shapes = {get_origin(part): part for part in parts}
+    parts = {get_origin(part) or part: part for part in alternatives(kind)}
     if isinstance(given, str) and given not in choices_of(kind):
-        if given[:1] in ("[", "{") and shapes.keys() & {list, tuple, dict}:
+        if given[:1] in ("[", "{") and parts.keys() & {list, tuple, dict}:
             given = parse_yaml(given)
-        elif dict in shapes and ":" in given:
+        elif dict in parts and ":" in given:
             given = parse_yaml(f"{{{given}}}")
-        elif shapes.keys() & {list, tuple} and str not in parts:
+        elif parts.keys() & {list, tuple} and str not in parts:
             given = [word for word in map(str.strip, given.split(",")) if word]
-    if isinstance(given, dict) and dict in shapes:
-        several = get_origin(get_args(shapes[dict])[1]) is list
+    if isinstance(given, dict) and dict in parts:
+        several = get_args(parts[dict])[1] == list[Any]
         pairs = (one[0].split(":", 1) if one[1] == NULL and ":" in one[0] else one for one in given.items())
-        return {name: [its] if several and not isinstance(its, list | tuple | dict) else its for name, its in pairs}
+        return {name: [its] if several and isinstance(its, str) else its for name, its in pairs}
     return given
 
 
@@ -170,11 +166,11 @@ def in_words(kind: Any, default: Any = None) -> str:
         if get_origin(bare) is Literal or bare is NoneType:
             words += map(str, get_args(bare) or [NULL])
             continue
-        name, those = WORDS.get(get_origin(bare) or bare, ("a value", ()))
-        heads.append(" ".join([name, *filter(None, map(limits, ranges))]))
+        name, *those = WORDS.get(get_origin(bare) or bare, "a value").split("; ")
+        heads.append(" ".join([name, *map(limits, ranges)]))
         if bare in (int, float):
             usual = (default, 2 * default) if fits(part, default) else ()
-            those = [f"{one:.7g}" for one in dict.fromkeys((*usual, *those)) if fits(part, one)]
+            those = [f"{one:.7g}" for one in dict.fromkeys((*usual, *map(ast.literal_eval, those))) if fits(part, one)]
         some += those
     if some:
         return f"{' or '.join(heads)}, such as {', '.join([*some[: max(1, 3 - len(words))], *words])}"
@@ -196,13 +192,8 @@ def check_value(key: str, value: Any) -> None:
             check_value(key, part)
     elif isinstance(value, int | float) and not abs(value) <= LARGEST:
         raise ConfigError(f"{key}: {value} is out of range: expected a number of at most 19 digits")
-    elif isinstance(value, str) and ("\0" in value or not is_utf8(value)):
+    elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):  # surrogates stand for other bytes
         raise ConfigError(f"{key}: {shown(value)} is not UTF-8 without zeros, which records are; {RENAME}")
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text can be encoded: Python's surrogates for other bytes in file names cannot."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 ENDING = ".yaml"
@@ -218,6 +209,12 @@ KINDS = {
 """Folder -> the option that names its files."""
 MOST_BYTES = 1 << 20
 """Three times what a map of 10,000 labels takes."""
+
+MENDS = {
+    "'\\t' that cannot start": "begins with a tab; indent with blanks",
+    "mapping values are": "a second colon; a nested key has its own line, and a text with a colon stands in quotes",
+}
+"""Part of what PyYAML says -> what is wrong, and what to do."""
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -259,15 +256,9 @@ def parse_yaml(content: str, loader: Any = None) -> Any:
             if len(inside) > MOST_DEPTH + 1:
                 raise ValueError(f"values more than {MOST_DEPTH} deep")
     except yaml.YAMLError as error:
-        problem, mark = (
-            getattr(error, "problem", None) or " ".join(str(error).split()),
-            getattr(error, "problem_mark", None),
-        )
-        if mark and "cannot start any token" in problem and "\n\t" in f"\n{content}":
-            problem = "begins with a tab; indent with blanks"
-        elif "mapping values are not allowed" in problem:
-            problem = "a second colon; a nested key has its own line, and a text with a colon stands in quotes"
-        raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or one_line(error)
+        said = next((mend for sign, mend in MENDS.items() if sign in problem), problem)
+        raise ValueError(f"line {mark.line + 1}: {said}" if mark else said) from None
     if len(inside[0]) > 1:
         raise ValueError("several documents; one is read")
     return inside[0][0] if inside[0] else NULL
@@ -303,7 +294,7 @@ def find(value: str, kind: str, option: str = "--config") -> str:
     for path in (value, bare + ENDING, file_of(kind, bare), file_of("", bare)):
         if os.path.isfile(path):
             return str(path)
-    if bare == value == os.path.basename(value):
+    if kind and bare == value == os.path.basename(value):
         raise ConfigError(
             f"{option} {value}: no such file, nor a recipe of padless; there are {', '.join(names(kind))}"
         )
@@ -315,7 +306,4 @@ def named(argv: Sequence[str], kind: str, option: str) -> list[str]:
     words: list[str] = []
     for word in argv:
         words += word.split("=", 1) if word.startswith(f"{option}=") else [word]
-    return [
-        find(word, kind, option) if before == option else word
-        for before, word in zip(["", *words], words, strict=False)
-    ]
+    return [find(word, kind, option) if last == option else word for last, word in itertools.pairwise(["", *words])]

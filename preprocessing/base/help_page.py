@@ -177,13 +177,13 @@ ELSEWHERE = {
 VALUES = {"wandb", "fp16", "bf16", "cpu", "cuda"}
 """Names of options in other tools that are values here."""
 REMARKS = {
-    "seeds": "the seeds themselves, as in 0,1,2",
-    "folds": "all, or the number of folds that the dataset has",
-    "global_batch": "rows an optimizer step over all processes",
-    "micro_batch": "most rows a process holds at once; the rest of global_batch is accumulated",
-    "num_processes": "an option of accelerate launch: one process a GPU",
-    "optim.warmup": "a share of all steps",
-    "epochs": "how often every training row is seen",
+    "seeds": " (the seeds themselves, as in 0,1,2)",
+    "folds": " (all, or the number of folds that the dataset has)",
+    "global_batch": " (rows an optimizer step over all processes)",
+    "micro_batch": " (most rows a process holds at once; the rest of global_batch is accumulated)",
+    "num_processes": " (an option of accelerate launch: one process a GPU)",
+    "optim.warmup": " (a share of all steps)",
+    "epochs": " (how often every training row is seen)",
 }
 """Our key -> how it differs from other tools."""
 
@@ -191,30 +191,25 @@ REMARKS = {
 def suggestion(name: str, known: Collection[str], dashes: str = "--") -> str:
     """The end of a sentence about an unknown key: ``; it is --global_batch here (…)`` or ``; did you mean …?``."""
     last = name.rpartition(".")[2].replace("-", "_").lower()
-    for here, names in ELSEWHERE.items():
-        if last in names.split() and here in known:
-            value = f" {name}" if name in VALUES else ""
-            remark = f" ({REMARKS[here]})" if here in REMARKS else ""
-            return f"; it is {dashes}{here}{value} here{remark}"
+    meant = [here for here, names in ELSEWHERE.items() if last in names.split()]
+    if here := next(filter(known.__contains__, meant), None):
+        value = f" {name}" if name in VALUES else ""
+        return f"; it is {dashes}{here}{value} here{REMARKS.get(here, '')}"
     if near := nearest(name, known):
         return f"; did you mean {dashes}{near}?"
-    other = next((here for here, names in ELSEWHERE.items() if last in names.split()), None)
-    return f"; {other} is a key of other commands" if other else "; --help all lists them"
+    return f"; {meant[0]} is a key of other commands" if meant else "; --help all lists them"
 
 
 def beside(path: str | Path) -> str:
     """``; did you mean data/mine?``, with the nearest name in the folder of a path that does not exist, or nothing."""
     place = Path(path)
     there = {one.stem: one.name for one in place.parent.glob(f"*{place.suffix}")}
-    near = difflib.get_close_matches(place.stem, there, n=1)
-    return f"; did you mean {place.with_name(there[near[0]])}?" if near else ""
+    near = nearest(place.stem, there)
+    return f"; did you mean {place.with_name(there[near])}?" if near else ""
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
-    """The most similar known name, compared as a whole, then by its last part."""
-    whole = {choice: choice for choice in sorted(known)}
-    last = {choice.rpartition(".")[2]: choice for choice in sorted(known)}
-    for wanted, choices in ((name, whole), (name.rpartition(".")[2], last)):
-        if found := difflib.get_close_matches(wanted, choices, n=1):
-            return choices[found[0]]
-    return None
+    """The known name most similar to a name, as a whole or in its last part, else to the name's last part."""
+    choices = {choice.rpartition(".")[2]: choice for choice in sorted(known)} | {choice: choice for choice in known}
+    words = (name, name.rpartition(".")[2])
+    return next((choices[one] for word in words for one in difflib.get_close_matches(word, choices)), None)

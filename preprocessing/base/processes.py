@@ -18,6 +18,7 @@ import re
 import select
 import signal
 import signal as signals
+import subprocess
 import sys
 import threading
 import time
@@ -153,7 +154,9 @@ NOTHING = "no partial output is left; run the same command again"
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends when the parent dies."""
 PARENT = "PADLESS_PARENT"
-"""Environment variable: the process with which this command is to end, its parent."""
+"""Environment variable: this command is to end with its parent."""
+STOP_S = 5.0
+"""Wait after each signal to a ``Child``."""
 
 _heard: list[str] = []
 _kept: list[str] = []
@@ -176,6 +179,28 @@ def on_parents_death(number: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
+class Child(subprocess.Popen[bytes]):
+    """Another command as a process, without stdin; it ends with the thread that starts it."""
+
+    def __init__(self, *words: str, **options: Any) -> None:
+        """``words``: those after ``python``; ``options``: of ``Popen``. Raises ``OSError``."""
+        env = {**os.environ, PARENT: "1"}
+        super().__init__([sys.executable, *words], stdin=subprocess.DEVNULL, env=env, **options)
+
+    def running(self, wait_s: float = 0.0) -> bool:
+        """Whether it still runs after at most so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(wait_s)
+        return self.returncode is None
+
+    def stop(self, *numbers: int) -> None:
+        """Send these signals, one after the other, while it runs; one that hangs in the kernel is left running."""
+        for number in numbers:
+            if self.running():
+                self.send_signal(number)
+                self.running(STOP_S)
+
+
 def listen() -> None:
     """Handle stop signals from here on. The main thread of a command calls it first.
 
@@ -184,10 +209,8 @@ def listen() -> None:
     if _state["listens"]:
         return
     _state["listens"] = True
-    if (parent := os.environ.pop(PARENT, None)) is not None:
-        on_parents_death(signal.SIGKILL)
-        if parent != str(os.getppid()):  # it died before that
-            os._exit(1)
+    if os.environ.pop(PARENT, None):
+        on_parents_death(signal.SIGTERM)
     taken = [name for name in SIGNALS if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]  # by nohup
     for name in taken:
         signal.signal(getattr(signal, name), _raise)

@@ -8,7 +8,6 @@ recorded. ``NO_COLOR`` and ``TERM=dumb`` have their usual effect, ``COLUMNS`` on
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import shutil
@@ -36,13 +35,11 @@ SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 def printable(text: str) -> str:
     """``text`` with control characters escaped; newlines and tabs stay."""
-    return text if text.isascii() and text.isprintable() else CONTROL.sub(lambda found: _named(found[0]), text)
+    return CONTROL.sub(lambda found: _named(found[0]), text)
 
 
 def plain_line(text: str, *, strict: bool = False) -> str:
     """``text`` with control characters, newlines and tabs escaped; if ``strict``, every character that is invisible."""
-    if text.isprintable():
-        return text
     if strict:
         return "".join(letter if letter.isprintable() else _named(letter) for letter in text)
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
@@ -88,7 +85,7 @@ def _one_line(text: str) -> str:
 
 
 def _named(letter: str) -> str:
-    return SHORT.get(letter) or (f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}")
+    return SHORT.get(letter) or f"\\u{ord(letter):04x}"
 
 
 def tell(sentence: str) -> None:
@@ -198,9 +195,9 @@ def shortened(text: str, most: int) -> str:
     text = plain_line(" ".join(text.split()))
     if cells(text) <= most:
         return text
-    while text and cells(text) > most - 1:
-        text = text[:-1]
-    return f"{text.rstrip()}…"
+    from rich.cells import set_cell_size
+
+    return f"{set_cell_size(text, most - 1).rstrip()}…"
 
 
 def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[str]:
@@ -209,23 +206,29 @@ def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[
     ``first`` is the beginning of the first line. Each line of ``text`` is wrapped separately. A word longer than a
     line, such as a path, is not broken.
     """
-    wrapper = textwrap.TextWrapper(
-        width, expand_tabs=False, replace_whitespace=False, break_long_words=False, break_on_hyphens=False
-    )
     result: list[str] = []
     for line in printable(text).split("\n"):
-        wrapper.initial_indent = " " * (indent if first else 0) if result else first
-        wrapper.subsequent_indent = " " * (indent + len(line) - len(line.lstrip(" ")))
-        result += wrapper.wrap(line) or [wrapper.initial_indent.rstrip()]
+        start = " " * (indent if first else 0) if result else first
+        result += textwrap.wrap(
+            line,
+            width,
+            initial_indent=start,
+            subsequent_indent=" " * (indent + len(line) - len(line.lstrip(" "))),
+            expand_tabs=False,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [start.rstrip()]
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """A column of a table."""
 
     key: str
-    title: str
+    title: str = ""
+    """That of none is its key."""
     weight: int = 0
     """If not all columns fit, those of the largest weight are dropped first; those of 0 stay."""
     right: bool = True
@@ -234,37 +237,31 @@ class Column:
     """Its texts are shortened before a column is dropped."""
 
 
-def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int) -> dict[Column, int]:
-    """The columns that fit into ``width`` cells, each with its width. Empty columns are left out."""
-    found: dict[Column, int] = {}
-    for column in columns:
-        texts = [plain_line(row.get(column.key, "")) for row in rows]
-        if not rows or any(texts):
-            found[column] = max(map(cells, [plain_line(column.title), *texts]))
+def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int = WIDTH) -> list[str]:
+    """Titles, then a line for each row, at most ``width`` wide as far as columns can shrink or be dropped.
+
+    Empty columns are left out.
+    """
+    head = {column.key: column.title or column.key for column in columns}
+    texts = {column: [plain_line(row.get(column.key, "")) for row in (head, *rows)] for column in columns}
+    widths = {column: max(map(cells, found)) for column, found in texts.items() if not rows or any(found[1:])}
 
     def excess() -> int:
-        return sum(found.values()) + len(GAP) * (len(found) - 1) - width
+        return sum(widths.values()) + len(GAP) * (len(widths) - 1) - width
 
-    for column in found:
-        if column.shrinks and excess() > 0:
-            found[column] = min(found[column], max(LEAST_SHRUNK, found[column] - excess()))
-    while excess() > 0 and any(column.weight for column in found):
-        del found[max(found, key=lambda column: column.weight)]
-    return found
+    for column, own in widths.items():
+        if column.shrinks:
+            widths[column] -= max(0, min(excess(), own - LEAST_SHRUNK))
+    while excess() > 0 and any(column.weight for column in widths):
+        del widths[max(widths, key=lambda column: column.weight)]
 
+    def padded(text: str, column: Column) -> str:
+        text = shortened(text, widths[column]) if column.shrinks else text
+        blank = " " * (widths[column] - cells(text))
+        return blank + text if column.right else text + blank
 
-def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int = WIDTH) -> list[str]:
-    """Titles, then a line for each row, at most ``width`` wide as far as columns can shrink or be dropped."""
-    layout, lines = laid_out(columns, rows, width), []
-    for row in [{column.key: column.title for column in columns}, *rows]:
-        texts = []
-        for column, most in layout.items():
-            text = plain_line(row.get(column.key, ""))
-            text = shortened(text, most) if column.shrinks else text
-            blank = " " * (most - cells(text))
-            texts.append(blank + text if column.right else text + blank)
-        lines.append(GAP.join(texts).rstrip())
-    return lines
+    lines = zip(*([padded(text, column) for text in texts[column]] for column in widths), strict=True)
+    return [GAP.join(line).rstrip() for line in lines]
 
 
 Tone = Literal["", "head", "good", "warn", "bad"]
@@ -359,24 +356,24 @@ class Live:
         """Start the thread, unless ``screen`` is quiet."""
         self.compose, self.screen = compose, screen
         self.said, self.said_at = "", time.monotonic()
-        self.closed, self.drawing = threading.Event(), threading.Lock()
-        atexit.register(self.close)  # a thread that prints while the interpreter ends would abort it
+        self.closed = threading.Event()
+        self.thread = threading.Thread(target=self._redraw, name="padless-live")
         if not screen.quiet:
-            threading.Thread(target=self._redraw, name="padless-live", daemon=True).start()
+            self.thread.start()
 
     def _redraw(self) -> None:
         with suppress(OSError, ValueError):  # a closed terminal, a full disk
-            while not self.closed.wait(REDRAW_EVERY_S):
-                with self.drawing:
-                    if not self.closed.is_set():
-                        self.show()
+            # a thread that prints while the interpreter ends would abort it
+            while threading.main_thread().is_alive() and not self.closed.wait(REDRAW_EVERY_S):
+                self.show()
 
     def show(self) -> None:
         """Draw the line now; print it where there is no terminal, if that is due."""
         share, (first, *others) = self.compose()
+        length = min(BAR_CELLS, self.screen.width - 1 - cells(GAP.join(["", first, *others])))
         if self.screen.is_live:
-            room = self.screen.width - 1 - cells(GAP.join(["", first, *others]))
-            self.screen.draw(GAP.join([first, *bar(share, room), *others]))
+            bar = [f"{'#' * round(share * length):-<{length}}"] if length >= LEAST_BAR else []
+            self.screen.draw(GAP.join([first, *bar, *others]))
             return
         line, now = GAP.join([first, f"{share:.0%}", *others]), time.monotonic()
         if line != self.said and now - self.said_at >= LINE_EVERY_S:
@@ -384,15 +381,8 @@ class Live:
             self.screen.write([line])
 
     def close(self) -> None:
-        """Erase the line and end the thread."""
-        with self.drawing:
-            self.closed.set()
-            wipe()
-        atexit.unregister(self.close)
-
-
-def bar(share: float, room: int) -> list[str]:
-    """``####----`` of at most ``room`` cells; none if it would be too short to read."""
-    length = min(room, BAR_CELLS)
-    done = round(share * length)
-    return ["#" * done + "-" * (length - done)] if length >= LEAST_BAR else []
+        """End the thread and erase the line."""
+        self.closed.set()
+        if self.thread.is_alive():
+            self.thread.join(LINE_EVERY_S)  # at once, unless the terminal is held
+        wipe()

@@ -19,7 +19,7 @@ from preprocessing.base.split_names import TRAIN
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.corpus.sources import File
-from preprocessing.corpus.tables import Sample, sample
+from preprocessing.corpus.tables import Sample, names_in, sample
 from preprocessing.labels import AUTO, NUMBER, as_found, is_list, spelling, whole
 
 TEXT_NAME = re.compile(
@@ -65,7 +65,6 @@ SPLIT_NAMES = ("split", "subset")
 DEFAULTS = {"text_column": "text", "label_column": "label"}
 """Names of the columns for a source without columns, such as a folder, or without rows."""
 Holder = TypeVar("Holder", File, PreprocessConfig)
-Names = str | list[str]
 
 
 @dataclass(frozen=True)
@@ -153,13 +152,13 @@ def resolved(files: Sequence[File]) -> Found:
     if first.name != EMBEDDED and first.format != "folder":
         seen = named(sample(first), lines)
         chosen["columns"] = seen.file.source.columns
-        text = column_of(seen, "text", [first.source.label_column], lines)
-        texts = [text] if isinstance(text, str) else text
-        label = str(column_of(seen, "label", texts, lines))
+        texts = column_of(seen, "text", [first.source.label_column], lines)
+        (label,) = column_of(seen, "label", texts, lines)
         read, judged = (looked_at(name, seen.values.get(name, [])) for name in (texts[0], label))
         if read.is_label and judged.is_text:
             what = f"column {texts[0]!r} looks like labels and {label!r} like texts"
             raise DataError(f"{first.name}: {what}; exchange source.text_column and source.label_column")
+        text = texts[0] if len(texts) == 1 else texts
         chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, texts, label, lines)}
     labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]
     return Found(labelled + of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines), chosen, lines)
@@ -172,16 +171,16 @@ def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[
     column, else the one that is found. Labels are not read.
     """
     text, label, columns = elsewhere["text_column"], elsewhere["label_column"], elsewhere["columns"]
+    texts = [text] if isinstance(text, str) else text
     if first := next((file for file in files if file.format != "folder"), None):
         seen = named(sample(first), lines)
         columns = seen.file.source.columns
-        texts = [text] if isinstance(text, str) else text
         if not all(map(seen.has, texts)) and len(seen.columns) == 1:
-            text = seen.columns[0]
+            text, *_ = texts = seen.columns
             lines.append(f"source: {first.name}: the text is column {text!r}, the only one")
         elif not all(map(seen.has, texts)):
-            text = column_of(seen, "text", [label], lines)
-        ignored = [name for name in (label, first.splits.column) if name in seen.columns and name not in (text, *texts)]
+            text = texts = column_of(seen, "text", [label], lines)
+        ignored = [name for name in (label, first.splits.column) if name in seen.columns and name not in texts]
         if ignored:
             what = "no labels and no splits are read from source.unlabelled_path"
             lines.append(f"source: {first.name}: ignored: {listed(ignored)}; {what}")
@@ -213,36 +212,33 @@ def begins_with_row(seen: Sample) -> bool:
     return bool(sentences) and are_values and (bool(labels) or seen.file.is_unlabelled)
 
 
-def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> Names:
-    """The column of the ``text`` (or columns, as given) or the ``label``; appends the lines to print to ``lines``.
+def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> list[str]:
+    """The columns of the ``text``, or that of the ``label``; appends the lines to print to ``lines``.
 
-    ``others`` are those of the other one. Values inside others count where no column is found. Raises ``DataError`` if
-    there are several candidates, or none.
+    ``others`` are those of the other one. Raises ``DataError`` if there are several candidates, or none.
     """
     source, name, key = seen.file.source, seen.file.name, f"{what}_column"
-    given: Names = getattr(source, key)
-    objects = {one.rpartition(".")[0] for one in seen.nested}
-    if given != AUTO or what in {*seen.columns} - objects:
-        return what if given == AUTO else given
+    given = source.text_columns if what == "text" else [source.label_column]
+    if given != [AUTO] or what in seen.columns:
+        return [what] if given == [AUTO] else given
     if not any(seen.values.values()):
         raise DataError(f"{name}: the corpus is empty: no row to learn from")
-    values = {one: its for one, its in seen.values.items() if one not in {*taken(seen, *others), *objects}}
+    values = {one: its for one, its in seen.values.items() if one not in taken(seen, *others)}
     if what == "label" and source.missing_label != "error":  # then few rows may have a label
         values = {one: [value for value in its if spelling(value)] for one, its in values.items()}
-    judged = [looked_at(one, its) for one, its in values.items()]
-    outer = [column for column in judged if column.name not in seen.nested]
-    found = candidates(outer, what) or candidates(judged, what)
+    found = candidates([looked_at(one, its) for one, its in values.items()], what)
     if len(found) > 1:
         some = "; ".join(f"{one.name!r} ({listed(list(dict.fromkeys(one.texts))[:4])}, …)" for one in found)
         raise DataError(f"{name}: which column is the {what}? It could be {some}; set source.{key}")
     if not found:
         expected = "sentences" if what == "text" else "few values that repeat"
+        there = listed(names_in(seen.records[0]) if seen.records else seen.columns)
         raise DataError(
-            f"{name}: has no column {what!r}, and none that looks like it ({expected}); it has "
-            f"{listed(seen.columns)}; set source.{key}"
+            f"{name}: has no column {what!r}, and none that looks like it ({expected}); it has {there}; "
+            f"set source.{key}"
         )
     lines.append(f"source: {name}: the {what} is column {found[0].name!r} (source.{key})")
-    return found[0].name
+    return [found[0].name]
 
 
 def taken(seen: Sample, *others: str) -> set[str | None]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import codecs
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,6 @@ from preprocessing.corpus.records import (
     Dialect,
     csv_rows,
     json_lines,
-    list_in,
     runs,
     with_newline,
 )
@@ -48,8 +46,6 @@ SUFFIXES = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
-SHEETS = (".xls", ".xlsb", ".ods")
-JSON_LINES = (".jsonl", ".ndjson")
 UTF8, LATIN = "utf-8", "windows-1252"
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -75,8 +71,10 @@ class Form:
     encoding: str = UTF8
     returns: bool = False
     """Whether lines end at carriage returns alone."""
-    head: str | None = None
-    """JSON: what stands before the list of rows; None for JSON lines."""
+    is_list: bool = False
+    """Whether it is a list of JSON."""
+    packed: bool = False
+    """Whether it is compressed, or a sheet."""
     recorded: dict[str, Any] = field(default_factory=dict)
     """For the manifest: what differs from the name and the configuration."""
     word: str = ""
@@ -85,16 +83,15 @@ class Form:
     @property
     def is_plain(self) -> bool:
         """Whether the file is read unchanged; others are first converted to UTF-8 with newlines."""
-        return self.encoding == UTF8 and not self.returns and self.head is None
+        return self.encoding == UTF8 and not (self.returns or self.is_list or self.packed)
 
     def converted(self, pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
         """The content of a file as UTF-8 whose lines end at newlines. Raises ``DataError``."""
         pieces = pieces if self.encoding == UTF8 else as_utf8(pieces, self.encoding, name)
         pieces = (piece.replace(b"\r", b"\n") for piece in pieces) if self.returns else pieces
-        if self.head is None:
+        if not self.is_list:
             return iter(pieces)
-        lines = json_lines(pieces, self.head, name)
-        return map(b"".join, runs(lines, len, SAMPLE_BYTES + 1))
+        return map(b"".join, runs(json_lines(pieces, name), len, SAMPLE_BYTES + 1))
 
     def __str__(self) -> str:
         """How the file differs from UTF-8 with newlines and the expected dialect."""
@@ -113,16 +110,15 @@ def form_of(first: bytes, name: str, source: SourceConfig, expected: Dialect, kn
     sample = sample.removeprefix(BYTE_ORDER_MARK).replace(b"\r", b"\n" if returns else b"\r")
     fixed = source.delimiter is not None and known is None
     dialect = dialect_of(sample, expected, fixed=fixed, whole=whole, known=known) if kind == "csv" else expected
-    head = list_in(sample) if kind == "jsonl" and not uncompressed(name).endswith(JSON_LINES) else None
+    is_list = kind == "jsonl" and re.match(rb"\s*\[\s*\{", sample) is not None
     recorded = {name: value for name, value in vars(dialect).items() if value != getattr(expected, name)}
     recorded |= {"line_end": "\r"} if returns else {}
-    if head and head.strip():
-        recorded["list"] = [*json.loads((head + "[]}").encode("latin-1").decode(errors="replace"))][-1]
-    if encoding == UTF8:
-        return Form(dialect, encoding, returns, head, recorded=recorded)
-    word = re.search(r"\w*[^\W\x00-\x7f]\w*", sample.decode())
-    recorded |= {"encoding": encoding}
-    return Form(dialect, encoding, returns, head, recorded=recorded, word=word[0][:30] if word else "")
+    word = None
+    if encoding != UTF8:
+        word = re.search(r"\w*[^\W\x00-\x7f]\w*", sample.decode())
+        recorded |= {"encoding": encoding}
+    packed = addresses.is_compressed(name)
+    return Form(dialect, encoding, returns, is_list, packed, recorded, word[0][:30] if word else "")
 
 
 def format_of(address: str, source: SourceConfig) -> str:
@@ -132,8 +128,8 @@ def format_of(address: str, source: SourceConfig) -> str:
     suffix = Path(uncompressed(address)).suffix
     known = SUFFIXES.get(suffix) or format_by_content(next(addresses.stream(address), b"")[:1024])
     if known is None:
-        sheet = "; save the sheet as .xlsx or CSV" if suffix in SHEETS else "; set csv, jsonl, parquet, xlsx or folder"
-        raise ConfigError(f"source.format: auto cannot tell what {address} holds{sheet}")
+        mend = "set csv, jsonl, parquet, xlsx or folder; save another sheet as .xlsx or CSV"
+        raise ConfigError(f"source.format: auto cannot tell what {address} holds; {mend}")
     return known
 
 
@@ -143,8 +139,6 @@ def format_by_content(first: bytes) -> str | None:
         return "parquet"
     if first.startswith(tuple(MARKS)):
         return "csv"
-    if first.startswith(b"PK") and re.search(rb"xl/|\[Content_Types\]|docProps/", first):
-        return "xlsx"
     if not first or b"\0" in first or first.startswith(b"PK"):
         return None
     return "jsonl" if re.match(rb"\s*(\[\s*)?\{", first.removeprefix(BYTE_ORDER_MARK)) else "csv"

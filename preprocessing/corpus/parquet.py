@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow.parquet
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import check_unpacked
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import MOST_LEVELS, Cut, check_width, runs
+from preprocessing.corpus.records import Cut, check_width, runs
 
 BATCH_ROWS, BATCH_BYTES = 2048, 4 << 20
 """Most rows and bytes of a piece."""
@@ -80,13 +81,12 @@ def chosen(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return pa.table(found)
 
 
-def columns_of(fields: Iterable[pa.Field], before: str = "") -> dict[str, pa.DataType]:
-    """The type of each column, and after them of each field of a struct by its dotted name."""
-    kinds = {before + field.name: field.type for field in fields}
-    for name, kind in [*kinds.items()]:
-        if pa.types.is_struct(kind) and "." not in name[len(before) :] and name.count(".") < MOST_LEVELS:
-            inner = columns_of(map(kind.field, range(kind.num_fields)), f"{name}.")
-            kinds |= {one: its for one, its in inner.items() if one not in kinds}
+def columns_of(schema: pa.Schema, named: Iterable[str]) -> dict[str, pa.DataType]:
+    """The type of each column, and of the fields of structs that are ``named`` by their dotted names."""
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    for name in named:
+        with suppress(KeyError, pa.ArrowException):
+            kinds |= {name: chosen(schema.empty_table(), [name]).schema.types[0]}
     return kinds
 
 

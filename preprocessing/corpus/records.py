@@ -17,7 +17,6 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -32,10 +31,6 @@ MAX_RECORD_BYTES = 256 << 20
 MAX_CSV_BYTES = 32 << 20
 """Most bytes for the csv module at once: it may need ten times as much memory."""
 MAX_HEADER_BYTES = 1 << 20
-MOST_LISTS = 100
-"""So many lists may come before the list of rows."""
-MOST_LEVELS = 8
-"""Most dots in the name of a value inside objects or structs that is found without being named."""
 SAMPLE_BYTES = 1 << 20
 """Size of the sample at the beginning of a file."""
 MAX_COLUMNS = 1 << 14
@@ -215,56 +210,28 @@ def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
     return names
 
 
-def list_in(sample: bytes) -> str | None:
-    """All that stands before the list of rows in a file that is a list of objects, or one object with such a list; None
-    for JSON lines. As Latin-1, so that damaged texts stay as they are.
-    """
-    text = sample.removeprefix(BYTE_ORDER_MARK).decode("latin-1")
-    if found := re.match(r"(\s*)\[\s*[{\]]", text):
-        return found[1]
-    first, _, rest = text.strip().partition("\n")
-    with suppress(ValueError, RecursionError):
-        if rest and json.loads(first):
-            return None
-    for found in itertools.islice(re.finditer(r"\[\s*\{", text), MOST_LISTS):
-        with suppress(ValueError, RecursionError):
-            json.loads(text[: found.start()] + "[]}")  # so the list is a value of the object itself
-            return text[: found.start()]
-    return None
-
-
-def json_lines(pieces: Iterable[bytes], head: str, name: str) -> Iterator[bytes]:
-    """The elements of the list that begins after ``head`` (``list_in``), a line for each.
-
-    Raises ``DataError`` for what is no JSON, and for a second list of objects.
-    """
-    more = (piece.decode("latin-1") for piece in pieces)
-    text = next(more, "").removeprefix(BYTE_ORDER_MARK.decode("latin-1"))
-    at, row = len(head) + 1, 1
-    while True:
+def json_lines(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """The elements of a list of JSON, a line for each. Raises ``DataError`` for what is no JSON."""
+    more = (piece.decode("latin-1") for piece in pieces)  # so damaged texts stay as they are
+    text, row = next(more), 1
+    at = text.index("[")  # or the comma before an element
+    while text[at] != "]":
         try:
-            if text[(at := space_after(text, at))] == "]":
-                break
-            _, end = JSON.raw_decode(text, at)
+            begin = space_after(text, at + 1)
+            _, end = JSON.raw_decode(text, begin)
             after = space_after(text, end)
-            if text[after] not in ",]":
-                raise ValueError("a comma or ] is missing")
-        except (ValueError, RecursionError, IndexError) as error:
+            if text[after : after + 1] not in (",", "]"):
+                raise ValueError("a comma or ] is missing after it")
+        except (ValueError, RecursionError) as error:
             size = len(text) - at
             if size <= MAX_RECORD_BYTES and (added := "".join(itertools.islice(more, 1 + (size >> 23)))):
                 text, at = text[at:] + added, 0
                 continue
-            what = "the file ends in it" if isinstance(error, IndexError) else one_line(error)
-            raise DataError(f"{name}: row {row}: not a JSON value ({what}); correct it") from None
-        yield text[at:end].replace("\n", " ").replace("\r", " ").encode("latin-1") + b"\n"
-        at, row = after + (text[after] == ","), row + 1
-    rest = text[at + 1 :] + "".join(itertools.islice(more, MAX_RECORD_BYTES >> 23))
-    try:
-        holder = json.loads(f"{head}[]{rest}")
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: after row {row - 1}: not JSON ({one_line(error)}); correct it") from None
-    if any(isinstance(value, list) and value[:1] and isinstance(value[0], dict) for value in dict(holder).values()):
-        raise DataError(f"{name}: has two lists of objects; keep the one with the rows")
+            raise DataError(f"{name}: row {row}: not a JSON value ({one_line(error)}); correct it") from None
+        yield text[begin:end].replace("\n", " ").replace("\r", " ").encode("latin-1") + b"\n"
+        at, row = after, row + 1
+    if any(rest.strip() for rest in (text[at + 1 :], *more)):
+        raise DataError(f"{name}: after row {row - 1}: more than one list of JSON; join them")
 
 
 def space_after(text: str, at: int) -> int:

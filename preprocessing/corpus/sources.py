@@ -13,7 +13,7 @@ import importlib.metadata
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,21 +74,22 @@ class File:
         return "csv" if self.format == "xlsx" else self.format
 
     def opened(self) -> tuple[File, Form, Iterator[bytes]]:
-        """This file with the form detected from its first bytes, and its content, of a sheet as CSV.
+        """This file with the form detected from its first bytes, and its content, in UTF-8 and lines.
 
         Raises ``DataError`` for an unknown encoding, or an unreadable sheet.
         """
         if self.format == "xlsx":
-            unusual, pieces = sheets.read_sheet(
-                self.address, self.name, self.source.sheet, has_header=not self.source.columns
+            identity = json.dumps(addresses.identity(self.address))
+            unusual, table = sheets.read_sheet(
+                self.address, self.name, self.source.sheet, not self.source.columns, identity
             )
-            form = Form(Dialect(quote='"'), recorded=unusual)
+            form, pieces = Form(Dialect(quote='"'), packed=True, recorded=unusual), iter([table])
         else:
             pieces = addresses.stream(self.address)
             first = next(pieces, b"")
             form = form_of(first, self.name, self.source, self.expected, self.known, self.format)
             pieces = itertools.chain([first], pieces)
-        return replace(self, form=form), form, pieces
+        return replace(self, form=form), form, form.converted(pieces, self.name)
 
     @property
     def part_bytes(self) -> int:
@@ -167,16 +168,6 @@ STAND_INS: dict[str, str] = {}
 """Address -> the Parquet file to read in its place."""
 
 
-@contextmanager
-def standing_in(name: str, path: str) -> Iterator[None]:
-    """Inside the block, the address ``name`` means the Parquet file at ``path``."""
-    STAND_INS[name] = path
-    try:
-        yield
-    finally:
-        del STAND_INS[name]
-
-
 def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
     """Every file of a source, in order, unlabelled ones last.
 
@@ -226,11 +217,10 @@ def scan(file: File, stage: Path, look: bool = False) -> Plan:
 
 def scan_lines(file: File, stage: Path, look: bool) -> Plan:
     """CSV, JSON, sheets and texts a line: one pass finds the record ends, counts them and takes the sha256."""
-    known, packed = addresses.identity(file.address), addresses.is_compressed(file.address) or file.kind != file.format
+    known = addresses.identity(file.address)
     look = look and known["bytes"] > LOOK_BYTES
     file, form, pieces = file.opened()
     digest, data = hashlib.sha256(), file.address
-    pieces = form.converted(pieces if packed else passed_to(digest.update, pieces), file.name)
     first = next(pieces, b"")
     pieces = itertools.chain([first], pieces)
     columns: tuple[str, ...] = ()
@@ -238,19 +228,20 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
         columns = tuple(file.source.columns) or read_header(first, file.name, form.dialect)
         file = file.with_columns(columns)
         check_columns(file, columns)
-    identity = json.dumps([known] if form.is_plain else [known, form.encoding, form.returns, file.source.sheet])
+    identity = json.dumps([known, form.encoding, form.returns, file.source.sheet])
     with ExitStack() as writing:
-        if packed or not form.is_plain:
+        sink: Callable[[bytes], object] = digest.update
+        if not form.is_plain:
             data = str(stage / hashlib.sha256((file.address + identity).encode()).hexdigest()[:24])
             temporary = writing.enter_context(atomic.replacing(data))
-            pieces = passed_to(writing.enter_context(open(temporary, "wb")).write, pieces)
+            sink = writing.enter_context(open(temporary, "wb")).write
         header, blank = file.kind == "csv" and not file.source.columns, file.format == "txt"
-        every = cuts(pieces, form.dialect, file.part_bytes, file.name, header=header, blank=blank)
+        every = cuts(passed_to(sink, pieces), form.dialect, file.part_bytes, file.name, header=header, blank=blank)
         found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
     parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
-    sha256 = {"sha256_of_beginning" if look else "sha256": digest.hexdigest()}
-    sha256 = {"sha256": addresses.sha256(file.address)} if packed else sha256
-    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], sha256)
+    sha256 = digest.hexdigest() if form.is_plain else addresses.sha256(file.address)
+    fingerprint = {"sha256_of_beginning" if look and form.is_plain else "sha256": sha256}
+    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], fingerprint)
 
 
 def passed_to(sink: Callable[[bytes], object], pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -274,9 +265,9 @@ def scan_parquet(file: File) -> Plan:
     known = addresses.identity(file.address)
     footer = parquet.footer_of(file.address, file.name)
     schema = footer.schema.to_arrow_schema()
-    kinds = parquet.columns_of(schema)
+    kinds = parquet.columns_of(schema, file.wanted)
     file = file.with_columns(list(kinds))
-    check_columns(file, schema.names + [*kinds][len({*schema.names}) :])
+    check_columns(file, schema.names + [name for name in kinds if name not in schema.names])
     for name, key in file.wanted.items():
         if pa.types.is_nested(kind := kinds[name]):
             raise DataError(f"{file.name}: column {name!r} holds {kind}, not one value a row; set {key}")

@@ -28,7 +28,6 @@ from preprocessing.corpus.forms import plain
 from preprocessing.corpus.records import (
     BYTE_ORDER_MARK,
     JSON,
-    MOST_LEVELS,
     SAMPLE_BYTES,
     check_width,
     csv_rows,
@@ -49,8 +48,7 @@ FILE = "file"
 """The column with each text's file name, for a folder."""
 POSITIONS, POSITION_BYTES = 8, 1 << 17
 """A sample reads so many bytes at so many positions after the beginning of a file."""
-SAMPLE_ROWS, MOST_NESTED = 4000, 256
-"""Most rows of a sample, and most values inside objects that it has of each."""
+SAMPLE_ROWS = 4000
 TEXT, BYTES = pa.large_string(), pa.large_binary()
 ABSENT = object()
 SEPARATOR = " xxsep "
@@ -64,11 +62,11 @@ class Rows:
     first: int
     """Number of the first row in its file, from 1."""
     table: pa.Table
-    """Columns: of bytes from CSV and text lines, of the file's own types from Parquet."""
+    """Columns: of bytes from CSV and text lines, of the file's own types from Parquet; of JSON also the texts inside
+    objects.
+    """
     lines: list[bytes]
     """CSV, JSON lines and text lines: each row as written, with its line end and the blank lines after it."""
-    texts: pa.Table
-    """The columns of the text, among them those that are inside others."""
 
 
 def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[Rows]:
@@ -85,17 +83,16 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
     else:
         row = part.cut.first_row
         for lines in runs(lines_of(part), len, MOST_BYTES, MOST_ROWS):
-            names = part.file.source.text_columns
             if part.file.kind == "csv":
-                texts = table = csv_table(part, b"".join(lines), len(lines), row, columns)
+                table = csv_table(part, b"".join(lines), len(lines), row, columns)
             elif part.file.kind == "jsonl":
                 records = json_records(part, lines, row)
-                table = json_table(records, schema.names if schema else keys_of(records, part.file.name), schema)
-                texts = table if {*names} <= {*table.column_names} else json_table(records, names)
+                names = dict.fromkeys([*keys_of(records, part.file.name), *part.file.source.text_columns])
+                table = json_table(records, schema.names if schema else list(names), schema)
             else:
                 found = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
-                texts = table = pa.table([found], names)
-            yield Rows(row, table, lines, texts)
+                table = pa.table([found], part.file.source.text_columns)
+            yield Rows(row, table, lines)
             row += len(lines)
 
 
@@ -130,15 +127,11 @@ def joined(part: Part, table: pa.Table, rows: np.ndarray) -> pa.Array:
 
     Null where all are null, empty where all are empty. Raises ``DataError`` as ``as_text`` does.
     """
-    names = part.file.source.text_columns
-    columns = [as_text(part, table[name], rows, name) for name in names]
-    if len(columns) == 1:
-        return columns[0]
-    texts = pc.binary_join_element_wise(
-        *columns, pa.scalar(SEPARATOR, TEXT), null_handling="replace", null_replacement=""
-    )
-    texts = pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), "", texts)
-    return pc.if_else(pc.is_valid(pc.coalesce(*columns)), texts, pa.scalar(None, TEXT))
+    table = parquet.chosen(table, part.file.source.text_columns)
+    columns = [as_text(part, table[name], rows, name) for name in table.column_names]
+    separator = pa.scalar(SEPARATOR, TEXT)
+    texts = pc.binary_join_element_wise(*columns, separator, null_handling="replace", null_replacement="")
+    return pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), pc.coalesce(*columns), texts)
 
 
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
@@ -243,11 +236,11 @@ def json_records(
     for row, line in enumerate(lines, first_row):
         record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted or source.text_columns:
-            if isinstance(record.get(name), str) or isinstance(value := value_of(record, name, ABSENT), str):
-                continue
+            value = value_of(record, name, ABSENT)
             if value is ABSENT and name in wanted and name not in optional:
-                raise fail(part, row, f"has no key {name!r}; it has {listed([*record, *paths_of(record)])}")
-            if isinstance(value, dict | list) or (name in source.text_columns and value not in (None, ABSENT)):
+                raise fail(part, row, f"has no key {name!r}; it has {listed(names_in(record))}")
+            is_strange = name in source.text_columns and value is not ABSENT and not isinstance(value, str | None)
+            if isinstance(value, dict | list) or is_strange:
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
         records.append(record)
     return records
@@ -266,16 +259,14 @@ def value_of(record: Mapping[str, Any], name: str, absent: Any = None) -> Any:
     return value
 
 
-def paths_of(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The dotted keys of the objects in an object."""
-    for key, value in record.items():
-        if isinstance(value, dict) and before.count(".") < MOST_LEVELS:
-            yield from (f"{before}{key}.{inner}" for inner in value)
-            yield from paths_of(value, f"{before}{key}.")
+def names_in(record: Mapping[str, Any]) -> list[str]:
+    """The keys of an object, and the dotted ones of the objects in it."""
+    inner = [f"{key}.{one}" for key, value in record.items() if isinstance(value, dict) for one in value]
+    return [*record, *inner]
 
 
-def keys_of(records: Iterable[Iterable[str]], name: str) -> list[str]:
-    """All keys of some objects, or the paths of each. Raises ``DataError`` if there are too many."""
+def keys_of(records: Iterable[Mapping[str, Any]], name: str) -> list[str]:
+    """All keys of some objects. Raises ``DataError`` if there are too many."""
     keys = list(dict.fromkeys(key for record in records for key in record))
     check_width(name, len(keys))
     return keys
@@ -285,7 +276,7 @@ def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.S
     """Some keys of JSON objects as columns; a missing key is null."""
     table = {}
     for name in names:
-        values = [value_of(record, name) if "." in name else record.get(name) for record in records]
+        values = [value_of(record, name) for record in records]
         table[name] = json_array(values, schema.field(name).type if schema else json_type(values))
     return pa.table(table)
 
@@ -322,9 +313,8 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
     """A run of rows of a Parquet file."""
     row, stop = part.cut.first_row, part.cut.first_row + part.cut.rows
     with addresses.naming(part.data, f"{part.file.name}: from row {row}"), addresses.open_file(part.data) as opened:
-        names = part.file.source.text_columns
         for table in parquet.pieces(opened, part.file.name, part.cut.start, part.cut.stop, wanted):
-            yield Rows(row, table, [], parquet.chosen(table, names))
+            yield Rows(row, table, [])
             row += len(table)
     if row != stop:
         what = f"rows {row:,} to {stop - 1:,} are missing, although its footer counts them: damaged; restore it"
@@ -353,8 +343,7 @@ def rows_of_folder(part: Part) -> Iterator[Rows]:
         names = [address.removeprefix(part.file.address).lstrip("/") for address in found]
         columns = {FILE: pa.array(names), source.text_columns[0]: pa.array(texts, BYTES)}
         columns |= {} if part.file.is_unlabelled else {source.label_column: pa.array(labels)}
-        table = pa.table(columns)
-        yield Rows(first, table, [], table)
+        yield Rows(first, pa.table(columns), [])
         first += len(some)
 
 
@@ -371,12 +360,10 @@ class Sample:
     """CSV: whole lines at its beginning."""
     records: Sequence[dict[str, Any]] = ()
     """JSON lines."""
-    nested: Sequence[str] = ()
-    """The last columns: those inside objects of JSON or structs of Parquet, by their dotted names."""
 
     def has(self, name: str) -> bool:
-        """Whether there is such a column, or perhaps such a value in a list of JSON."""
-        return name in self.columns or (bool(self.records) and name.partition(".")[0] in self.columns)
+        """Whether there is such a column, or one that may hold such a value."""
+        return name in self.columns or name.partition(".")[0] in self.columns
 
     @cached_property
     def values(self) -> dict[str, list[Any]]:
@@ -384,7 +371,8 @@ class Sample:
         if self.file.format == "parquet":
             return parquet_values(self.file)
         if self.file.kind != "csv":
-            return {name: [value_of(record, name) for record in self.records] for name in self.columns}
+            names = [*self.columns, *self.file.wanted]
+            return {name: [value_of(record, name) for record in self.records] for name in names}
         file, has_header = self.file, not self.file.source.columns
         found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
         rows = spread([row for row in found if len(row) == len(self.columns)][has_header:])
@@ -395,11 +383,9 @@ class Sample:
 def sample(file: File) -> Sample:
     """Read some rows. Raises ``DataError`` for an unreadable file; invalid rows are left out."""
     if file.format == "parquet":
-        schema = parquet.footer_of(file.address, file.name).schema.to_arrow_schema()
-        nested = [*parquet.columns_of(schema)][len({*schema.names}) :]
-        return Sample(file, schema.names + nested, nested=nested)
-    file, form, pieces = file.opened()
-    first = next(form.converted(pieces, file.name), b"")
+        return Sample(file, parquet.footer_of(file.address, file.name).schema.to_arrow_schema().names)
+    file, _, pieces = file.opened()
+    first = next(pieces, b"")
     head, whole = first.removeprefix(BYTE_ORDER_MARK), len(first) < min(addresses.READ_BYTES, SAMPLE_BYTES + 1)
     lines = with_newline(head) if whole else head[: head.rfind(b"\n", 0, SAMPLE_BYTES) + 1]
     if file.kind == "csv":
@@ -407,15 +393,13 @@ def sample(file: File) -> Sample:
     if file.format == "txt":
         return Sample(file, file.source.text_columns)
     records = json_sample(file, [lines or head, *elsewhere(file)])
-    nested = keys_of(map(paths_of, records), file.name)[:MOST_NESTED]
-    return Sample(file, keys_of(records, file.name) + nested, records=records, nested=nested)
+    return Sample(file, keys_of(records, file.name), records=records)
 
 
 def elsewhere(file: File) -> Iterator[bytes]:
     """Whole lines from all over a large file; none if it is compressed or must be converted."""
     size = addresses.identity(file.address)["bytes"] or 0
-    is_plain = file.form is not None and file.form.is_plain and file.kind == file.format
-    is_plain = is_plain and not addresses.is_compressed(file.address)
+    is_plain = file.form is not None and file.form.is_plain
     for place in range(1, POSITIONS + 1) if is_plain and size > 2 * SAMPLE_BYTES else ():
         start = size * place // (POSITIONS + 1)
         data = addresses.read_range(file.address, start, min(start + POSITION_BYTES, size))
@@ -442,7 +426,7 @@ def parquet_values(file: File) -> dict[str, list[Any]]:
     """Values of the columns that may be text or label, from row groups all over a Parquet file."""
     footer = parquet.footer_of(file.address, file.name)
     schema = footer.schema.to_arrow_schema()
-    flat = [name for name, kind in parquet.columns_of(schema).items() if not is_heavy(kind)]
+    flat = [name for name, kind in parquet.columns_of(schema, file.wanted).items() if not is_heavy(kind)]
     rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     chosen = sorted({len(rows) * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if rows else ())
     found = [parquet.chosen(schema.empty_table(), flat)]

@@ -251,7 +251,8 @@ def prepare(config: PreprocessConfig, frame: Any = None) -> Manifest:
         if frame is not None:
             path = stack.enter_context(temporary_folder()) / "frame.parquet"
             pq.write_table(arrow_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
-            stack.enter_context(sources.standing_in(FRAME, str(path)))
+            sources.STAND_INS[FRAME] = str(path)
+            stack.callback(sources.STAND_INS.pop, FRAME)
         stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
         sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may lack the guard
         return build(config)

@@ -14,7 +14,7 @@ from harness.baseline.linear import Linear
 from harness.config import ModelConfig
 from harness.data.soft_labels import read_soft_labels, targets_of
 from harness.evaluate import here
-from harness.inference.bundle import logits_of, read_bundle, write_bundle
+from harness.inference.bundle import Bundle, write_bundle
 from harness.inference.config import EvaluateConfig, LabelConfig
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import write_vocabulary
@@ -60,19 +60,19 @@ def test_a_run_labels_every_row_once_on_any_number_of_ranks(data: Path, run: Pat
     for ranks in (1, 2):
         run_ranks(label, ranks, str(data), str(run), str(tmp_path / f"{ranks}.arrow"))
     alone, both = (read_soft_labels(tmp_path / f"{ranks}.arrow") for ranks in (1, 2))
-    manifest, bundle = read_manifest(data), read_bundle(run / "bundle")
+    manifest, bundle = read_manifest(data), Bundle(run / "bundle", 1)
     assert (alone.teacher.teacher, alone.teacher.temperature) == ("run teacher", 2.5)
     assert alone.teacher.weights_sha256 == bundle.info.weights_sha256
     split = Split(data, manifest, "unlabelled")
     texts = [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
-    logits = torch.from_numpy(logits_of(bundle.model, texts, 1)) / 2.5
+    logits = torch.from_numpy(bundle.score(texts)) / 2.5
     expected = torch.sigmoid(logits) if logits.dim() == 1 else torch.softmax(logits, 1)
     for found in (alone, both):
         assert sorted(found.rows.tolist()) == list(range(ROWS["unlabelled"]))
         np.testing.assert_allclose(targets_of(found, split), expected.numpy(), rtol=0, atol=1e-6)
     validation = Split(data, manifest, "validation")
     texts = [ids[:length] for block in validation.blocks for ids, length in zip(block.ids, block.length, strict=True)]
-    logits, labels = logits_of(bundle.model, texts, 1), np.concatenate([block.label for block in validation.blocks])
+    logits, labels = bundle.score(texts), np.concatenate([block.label for block in validation.blocks])
     right = (logits > 0) == labels if logits.ndim == 1 else logits.argmax(1) == labels
     assert alone.teacher.validation["accuracy"] == right.mean() == both.teacher.validation["accuracy"]
     assert alone.teacher.validation["rows"] == 30

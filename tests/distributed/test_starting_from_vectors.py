@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from harness.config import RunConfig
 from harness.training import start as vectors
+from preprocessing.base.processes import Child
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import KeptVectors, find_kept, folder_of
 from tests.datasets import write_dataset
@@ -70,19 +70,14 @@ def test_learned_once_and_held_to_the_end(data: Path, tmp_path: Path) -> None:
     assert json.loads((run / "bundle" / "bundle.json").read_text())["vectors"]["sha256"] == kept.info.sha256
 
 
-class Slow(vectors.Learning):
+def slow(config: RunConfig) -> Child:
     """Learns for a minute."""
-
-    def __init__(self, data: str, dim: int, output: Path | None) -> None:
-        super().__init__(data, dim, output)
-        self.process.kill()
-        self.process.wait()
-        self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-        Path(data, "learning").touch()
+    Path(config.data, "learning").touch()
+    return Child("-c", "import time; time.sleep(60)")
 
 
 def learn_slowly() -> None:
-    vectors.Learning = Slow  # type: ignore[misc]
+    vectors.learn = slow
 
 
 @pytest.mark.slow

@@ -146,12 +146,7 @@ def test_who_speaks(
     assert (json.loads(file.read_text())["message"] if file.exists() else None) == word
 
 
-@pytest.mark.parametrize(
-    ("words", "is_one"),
-    [
-        (["/venv/bin/python", "/venv/bin/accelerate", "launch", "-m", "harness.evaluate"], True),
-        (["bash", "-c", "accelerate launch -m harness.train"], False),
-    ],
-)
-def test_a_bare_launcher_and_no_other_program_is_ended_after_a_refusal(words: list[str], is_one: bool) -> None:
-    assert any(map(stopping.BARE_LAUNCHER.search, words[:5])) == is_one
+def test_a_bare_launcher_and_no_other_program_is_ended_after_a_refusal() -> None:
+    words = ["/venv/bin/python", "/venv/bin/accelerate", "launch", "-m", "harness.evaluate"]
+    assert any(map(stopping.BARE_LAUNCHER.search, words))
+    assert not any(map(stopping.BARE_LAUNCHER.search, ["bash", "-c", "accelerate launch -m harness.train"]))

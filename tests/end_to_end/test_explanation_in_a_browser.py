@@ -27,7 +27,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **{"num_tokens": 2, "points": 9},
     )
     with open(path, "w", encoding="utf-8") as stream:
-        assert write_all(stream, "html", "runs/mine", [(1, one), (2, one)]) == 2
+        assert write_all(stream, "html", "runs/mine", [one, one], numbered=True) == 2
     return path
 
 

@@ -99,8 +99,7 @@ def run(folder: Path, *command: object) -> str:
 
 
 def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
-    listed = json.loads(run(folder, scripts / "padless", "recipes", "--json"))
-    assert all(one["path"].startswith(str(scripts.parent)) for one in listed)
+    assert "imdb-pretrained" in run(folder, scripts / "padless", "recipes")
     made = run(folder, scripts / "padless", "submit", "train --config small --run runs/mine", "--time", 60, "--print")
     assert f"\npython=({scripts / 'python'})\n" in made
 

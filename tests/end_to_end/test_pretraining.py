@@ -35,7 +35,7 @@ def run(data: Path) -> Path:
 def check_what_is_said(text: str, run: Path) -> None:
     said = " ".join(text.split())
     assert "model language model, 1-layer BiLSTM 12→8, 2,861 parameters" in said
-    assert f"a classifier starts from its weights with --init.weights {run}" in said
+    assert f"padless train DATA --init.weights {run}" in said
 
 
 def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:

@@ -126,19 +126,8 @@ def test_a_run_without_test_split_is_measured_on_validation_and_ends_well_where_
     assert f"Validation Accuracy {figures['accuracy']:.4f}" in words(write_report([run]))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        ("config.yaml", None, "config.yaml: missing: .* is not a run directory"),
-        ("metrics.jsonl", '{"kind": "train", "cost": 2}\n', "line 1 has no kind or no step; remove it, or restore"),
-    ],
-)
-def test_what_cannot_be_shown_gets_a_sentence(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str | None, sentence: str
-) -> None:
+def test_what_cannot_be_shown_gets_a_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    (copy / name).unlink()
-    if content is not None:
-        (copy / name).write_text(content)
+    (copy / "metrics.jsonl").write_text('{"kind": "train", "cost": 2}\n')
     assert cli.run(harness_main.main, ["report", str(copy)]) == 3
-    assert re.match(rf"error: .*{sentence}", capsys.readouterr().err)
+    assert "line 1 has no kind or no step; remove it, or restore" in unwrapped(capsys.readouterr().err)

@@ -50,9 +50,7 @@ def write(kind: str, path: Path) -> None:
     elif kind == "jsonl":
         write_jsonl(path, rows)
     elif kind == "json":
-        path.write_text(
-            json.dumps({"n": 24, "rows": [{"text": text, "label": label} for text, label in rows]}, indent=1)
-        )
+        path.write_text(json.dumps([{"text": text, "label": label} for text, label in rows], indent=1))
     elif kind == "xlsx":
         write_xlsx(path, [("text", "label"), *rows])
     else:
@@ -155,10 +153,7 @@ def long_line(path: Path) -> None:
         file.truncate(2 << 30)
 
 
-def far_away(path: Path) -> None:
-    write_xlsx(path, [("text", "label")], '<row r="999999999999"><c r="A999999999999"><v>1</v></c></row>')
-
-
+FAR_AWAY = '<row r="999999999999"><c r="A999999999999"><v>1</v></c></row>'
 HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a million columns": ("a.csv", many_columns, "a.csv: has more than 16,384 columns"),
     "a .zst without end": ("a.csv.zst", bomb, "and perhaps more, over 200 times as many; if they are texts"),
@@ -167,12 +162,8 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         repeated,
         "and perhaps more, over 200 times as many; if they are texts",
     ),
-    "a cell far away": ("a.xlsx", far_away, "more rows or cells than a sheet has; save it as CSV"),
-    "a sheet without end": (
-        "a.xlsx",
-        lambda path: write_xlsx(path, [("text",)], " " * (17 << 20)),
-        "over 200 times as many",
-    ),
+    "a cell far away": ("a.xlsx", partial(write_xlsx, rows=[], more=FAR_AWAY), "over 200 times as many"),
+    "a sheet without end": ("a.xlsx", partial(write_xlsx, rows=[], more=" " * (17 << 20)), "over 200 times as many"),
     "a deep list": (
         "a.json",
         lambda path: path.write_text('[{"text": ' + "[" * 5_000_000),
@@ -201,13 +192,3 @@ def test_a_hopeless_file_is_refused_soon(what: str, tmp_path: Path, monkeypatch:
     for read_rows in READERS.values():
         assert outcome(partial(read_it, read_rows), lambda _: False, tmp_path / name, seconds=60) == "refused"
     assert all(sentence in one and "quote" not in one for one in said)
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_lines_without_an_end(kind: str, tmp_path: Path) -> None:
-    """A megabyte of one sign: no time or memory that grows faster than it."""
-    path = tmp_path / f"rows.{kind}"
-    for sign in ("a", '"', ",", "[", "\\"):
-        path.write_text("text,label\n" * (kind == "csv") + sign * 1_000_000)
-        for read_rows in READERS.values():
-            assert outcome(partial(read_rows, path), lambda found: True, growth=1 << 29) in ("same", "refused")

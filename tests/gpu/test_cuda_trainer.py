@@ -20,7 +20,7 @@ from harness.config import (
     TrackingConfig,
 )
 from harness.rundir import checkpoint
-from harness.training.run import RankRequest, RankRequests, choose_micro_batch, runs_out_of_memory
+from harness.training.run import choose_micro_batch, runs_out_of_memory
 from harness.training.trainer import Milestones, State, Trainer
 from harness.training.writer import Checkpointer
 from tests.checkpoints import state_of
@@ -140,14 +140,13 @@ def test_a_micro_batch_is_halved_until_it_fits(reviews: Path, tmp_path: Path) ->
 class Waitless(Milestones):
     """Asks as a run does after every step; in between, a wait of the host for the card is an error."""
 
-    def __init__(self, trainer: Trainer, requests: RankRequests) -> None:
-        self.trainer, self.requests = trainer, requests
-        self.heard: list[set[RankRequest]] = []
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.pending = trainer, lambda: np.zeros(1, int)
+        self.heard: list[int] = []
 
     def after_step(self) -> None:
-        self.heard.append(self.requests.receive())
-        wanted = {RankRequest.SAVE} if self.trainer.step == 4 else set()
-        self.requests.send(wanted, self.trainer.step)
+        self.heard += self.pending().tolist()
+        self.pending = self.trainer.world.start_maximum(np.array([self.trainer.step == 4]), "whether to save")
         if self.trainer.step == 3:
             torch.cuda.set_sync_debug_mode("error")
         if self.trainer.step == self.trainer.total_steps - 1:  # the last step writes a log line
@@ -169,13 +168,13 @@ def test_the_host_never_waits_between_two_log_lines(
     config = configuration(dataset, tmp_path, precision=precision, recurrence=layout, **keys)
     with session_for(config) as session:
         trainer = make_trainer(config, session)
-        milestones = trainer.milestones = Waitless(trainer, RankRequests(session.world))
+        milestones = trainer.milestones = Waitless(trainer)
         try:
             trainer.fit()
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert trainer.step == len(milestones.heard) == 25
-        assert milestones.heard[:5] == [set()] * 4 + [{RankRequest.SAVE}]
+        assert milestones.heard[:5] == [0, 0, 0, 0, 1]
 
 
 def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:

@@ -9,9 +9,7 @@ Mistakes in a corpus: ``tests/unit/test_wrong_corpora.py``.
 
 from __future__ import annotations
 
-import errno
 import itertools
-import os
 import shlex
 import shutil
 import signal
@@ -21,11 +19,9 @@ from pathlib import Path
 import pytest
 
 from harness import __main__ as harness
-from preprocessing.base import atomic
 from tests.commands import accelerate, run_module, sentence
 from tests.corpora import Command, reviews, write_csv
 from tests.end_to_end import test_fingerprints as small
-from tests.refusals import refuse
 
 TABLE = Path(__file__).with_name("mistakes.txt")
 FILES = {
@@ -50,7 +46,6 @@ FILES = {
     "colon.yaml": b"optim: lr: 0.1\n",
     "twice.yaml": b"epochs: 1\nepochs: 2\n",
 }
-ROWS = reviews(60)
 
 
 def mistakes() -> dict[str, str]:
@@ -101,36 +96,18 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def corpus(tmp_path: Path) -> Path:
-    return write_csv(tmp_path / "reviews.csv", ROWS)
-
-
-def test_a_disk_that_takes_no_more(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr(atomic, "fsync", fail)
-    assert command.build(corpus(tmp_path), tmp_path / "out") == 4
-    assert os.strerror(errno.ENOSPC) in command.sentence
-    assert not (tmp_path / "out" / "dataset.json").exists()
-    monkeypatch.undo()
-    assert command.build(corpus(tmp_path), tmp_path / "out") == 0
-
-
-def test_another_configuration_is_refused_unless_it_may_replace(tmp_path: Path, command: Command) -> None:
-    source, output = corpus(tmp_path), tmp_path / "out"
+def test_another_source_is_refused_unless_it_may_replace(tmp_path: Path, command: Command) -> None:
+    source, output = write_csv(tmp_path / "reviews.csv", reviews(60)), tmp_path / "out"
     assert command.build(source, output) == 0
-    before = (output / "dataset.json").read_bytes()
     assert command.build(source, output) == 0
     assert "already complete" in command.err
-    assert command.build(source, output, "--seed", 1) == 2
-    assert "holds a dataset of another configuration" in command.sentence
-    assert (output / "dataset.json").read_bytes() == before
-    assert command.build(source, output, "--seed", 1, "--overwrite", "true") == 0
-    assert (output / "dataset.json").read_bytes() != before
+    before = (output / "dataset.json").read_bytes()
     write_csv(source, reviews(61))
-    assert command.build(source, output, "--seed", 1) == 2
+    assert command.build(source, output) == 2
     assert "one that has changed since" in command.sentence
+    assert (output / "dataset.json").read_bytes() == before
+    assert command.build(source, output, "--overwrite") == 0
+    assert (output / "dataset.json").read_bytes() != before
 
 
 @pytest.mark.processes
@@ -154,17 +131,6 @@ def test_bare_accelerate_launch_prints_the_line_and_nothing_else(
     result = accelerate(module, *keys)
     assert result.returncode == -signal.SIGUSR1
     assert sentence(result).startswith(expected)
-
-
-@pytest.mark.thorough
-def test_a_damaged_dataset_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, here: Path) -> None:
-    root = shutil.copytree(here / "data", tmp_path / "damaged")
-    path = next(root.glob("train/*.arrow"))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    code, line = refuse(capsys, "train", root, "--run", tmp_path / "run")
-    assert (code, line.startswith(f"{path}: its sha256 is not the manifest's")) == (3, True), line
 
 
 if __name__ == "__main__":

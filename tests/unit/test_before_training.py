@@ -13,7 +13,7 @@ import pytest
 from harness.config import LaunchRecipe, OptimConfig, RunConfig
 from harness.data import checks
 from harness.data.checks import imbalance
-from harness.launch import launcher
+from harness.launch.options import split_arguments
 from harness.model.registry import parameters_of
 from harness.ranks.distributed import World
 from harness.training.assembly import check_shared
@@ -77,15 +77,13 @@ def test_rows_batch_and_processes_must_fit(dataset: Path) -> None:
 
 def test_options_of_accelerate_stand_anywhere() -> None:
     words = ["--cpu", "data/mine", "--epochs", "2", "--num_processes", "2", "-o", "r", "--num-machines=1", "--quiet"]
-    options, ours = launcher.split_arguments(words, LaunchRecipe)
+    options, ours = split_arguments(words, LaunchRecipe)
     assert options == ["--cpu", "--num_processes", "2", "--num-machines=1"]
     assert ours == ["data/mine", "--epochs", "2", "-o", "r", "--quiet"]
-    assert launcher.split_arguments(["--config_file", "a.yaml", "--", "--cpu"], LaunchRecipe) == (
-        ["--config_file", "a.yaml"],
-        ["--", "--cpu"],
-    )
+    words = ["--config_file", "a.yaml", "--", "--cpu"]
+    assert split_arguments(words, LaunchRecipe) == (words[:2], words[2:])
     with pytest.raises(ConfigError, match=r"^--nmu_processes: .* did you mean --num_processes\?$"):
-        launcher.split_arguments(["--nmu_processes", "2"], LaunchRecipe)
+        split_arguments(["--nmu_processes", "2"], LaunchRecipe)
 
 
 class OnAnotherMachine(World):

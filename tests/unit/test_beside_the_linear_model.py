@@ -15,13 +15,13 @@ import pytest
 
 from harness.baseline.results import Comparison, compare, folder_of, read_results
 from harness.config import RunConfig
+from harness.report.runs import beside_linear
 from harness.report.sinks import BaselineSink
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.processes import PARENT, status
-from preprocessing.base.terminal import duration
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_index
 from tests.commands import listens
 from tests.datasets import write_dataset
@@ -82,7 +82,7 @@ def test_the_verdict_is_about_the_rows_that_both_predicted(
     assert found.verdict == verdict
     said = f"accuracy on test: network {network.mean():.4f}, linear model {linear_model.mean():.4f}: {points}"
     assert found.figures.startswith(said)
-    assert found.figures.endswith(f", both on the same {len(network):,} rows)")
+    assert found.figures.endswith(f", both on the same {len(network):,} rows")
     assert found.low <= found.difference <= found.high
 
 
@@ -103,23 +103,9 @@ class Heard(Sink):
         self.summaries |= {f"{kind}/{key}": value for key, value in values.items()}
 
 
-def finished_run(run: Path, data: Path) -> None:
-    """The result files of a run's directory: on test, every second row is right."""
-    manifest = read_manifest(data)
-    write_index(run / "bundle", dataset=manifest.fingerprint)
-    rows = np.sort(np.concatenate([block.row for block in Split(data, manifest, "test").blocks]))
-    labels = np.arange(len(rows)) % 2
-    chances = np.full((len(rows), 2), 0.5)
-    write_predictions(
-        run, "test", ["no", "yes"], "text", rows=rows, labels=labels, predicted=0 * labels, chances=chances
-    )
-    write_figures(run, "test", {"accuracy": 0.5, "rows": len(rows)})
-
-
 @pytest.mark.processes
 def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
-    fit = [sys.executable, "-m", "harness", "baseline", "--data", str(own)]
-    words = ["bash", "-c", f'{PARENT}=$$ "$@" & echo $!; wait', "-", *fit]
+    words = ["bash", "-c", f'{PARENT}=1 "$@" & echo $!; wait', "-", sys.executable, "-m", "harness", "baseline", own]
     parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
@@ -131,30 +117,28 @@ def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
 
 
 @pytest.mark.processes
-def test_the_end_of_a_run_says_how_the_linear_model_does(own: Path, tmp_path: Path) -> None:
-    run, fingerprint = tmp_path / "run", read_manifest(own).fingerprint
-    finished_run(run, own)
-    heard = Heard()
+def test_the_end_of_a_run_says_how_the_linear_model_does(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, fingerprint, heard = tmp_path / "run", read_manifest(own).fingerprint, Heard()
+    write_index(run / "bundle", dataset=fingerprint)
+    write_figures(run, "test", stand(run, "test", np.arange(ROWS["test"]) % 2 == 0))
     sink = BaselineSink(RunConfig(run=str(run), data=str(own)), heard)
     sink.begin()
-    assert sink.process is not None
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
-    assert sink.process.returncode == -signal.SIGKILL
-    assert heard.lines == []
-    folder_of(own).symlink_to("/proc/nowhere")  # nobody can make a folder there, not even root
+    assert sink.fit is not None
+    assert sink.fit.returncode == -signal.SIGKILL
+    assert (heard.lines, folder_of(own).exists()) == ([], False)
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # as if the dataset were read-only
     sink.begin()
-    assert os.getpriority(os.PRIO_PROCESS, sink.process.pid) == 19
+    assert os.getpriority(os.PRIO_PROCESS, sink.fit.pid) == 19
     sink.close(Ending("finished", 10))
-    fitted, reached = sink.process, read_results(folder_of(run), fingerprint)["test"]
+    fitted, found = sink.fit, beside_linear(run, own)[1]
     sink.begin()
-    assert sink.process is fitted  # it is kept in the run: none is started again
-    points = 100 * (0.5 - reached["accuracy"])
-    wait, first, second = heard.lines
-    assert wait == "waiting up to 20 s for the linear model (--baseline none leaves it out)"
-    assert first.startswith(
-        f"accuracy on test: network 0.5000, linear model {reached['accuracy']:.4f}: {points:+.2f} points (95 %: "
-    )
-    assert second == f"the network is below the linear model, which took {duration(reached['seconds'])}"
-    assert heard.summaries["baseline/accuracy"] == reached["accuracy"]
-    assert heard.summaries["baseline/difference"] == 0.5 - reached["accuracy"]
-    assert heard.summaries["baseline/rows"] == ROWS["test"]
+    assert sink.fit is fitted  # it is kept in the run: none is started again
+    assert found is not None
+    assert found.linear == read_results(folder_of(run), fingerprint)["test"]
+    wait = "waiting up to 20 s for the linear model (--baseline none leaves it out)"
+    assert heard.lines == [wait, f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}"]
+    assert heard.summaries["baseline/accuracy"] == found.linear["accuracy"]
+    assert heard.summaries["baseline/difference"] == found.difference

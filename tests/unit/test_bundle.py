@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import padless
-from harness.inference.bundle import Bundle, read_bundle, same_text, write_bundle
+from harness.inference.bundle import Bundle, same_text, write_bundle
 from harness.inference.evaluation import compare_bf16
 from harness.ranks import precision
 from harness.rundir import bundle_files
@@ -37,55 +37,50 @@ def test_a_dataset_of_other_texts_or_classes_is_refused(copied: Path, tmp_path: 
     dataset = tmp_path / "data"
     info, manifest = bundle_files.read_info(copied), read_manifest(dataset)
     same_text(info, manifest, dataset)
-    with pytest.raises(
-        DataError, match=r"its vocabulary is not the one .* built with its vocabulary \(vocabulary\.base\)"
-    ):
-        same_text(info, replace(manifest, text_hash="another", vocabulary_hash="another"), dataset)
-    with pytest.raises(
-        DataError, match=r"2 classes \(positive, negative\) are not the 2 of the weights \(negative, posi"
-    ):
+    other = replace(manifest, text_hash="another", vocabulary_hash="another")
+    with pytest.raises(DataError, match=r"its vocabulary is not the one .* with its vocabulary \(vocabulary\.base\)"):
+        same_text(info, other, dataset)
+    said = r"2 classes \(positive, negative\) are not the 2 of the weights \(negative, posi"
+    with pytest.raises(DataError, match=said):
         same_text(info, replace(manifest, labels=["positive", "negative"]), dataset)
 
 
-@pytest.mark.parametrize(
-    ("kept", "native", "asked", "expected"),
-    [
-        (0.999, True, "auto", "bf16"),
-        (0.998, True, "auto", "fp32"),
-        (0.0, True, "auto", "fp32"),
-        (1.0, False, "auto", "fp32"),
-        (1.0, True, "fp32", "fp32"),
-        (0.0, False, "bf16", "bf16"),
-    ],
-)
 def test_predictions_are_in_bf16_where_it_is_native_and_labels_stay(
-    copied: Path, kept: float, native: bool, asked: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "runnable", lambda device: {"bf16": "native" if native else "emulated"})
-    info = replace(bundle_files.read_info(copied), bf16=kept)
-    assert Bundle.settle(info, "cpu", asked) == {"device": "cpu", "precision": expected}
+    info = bundle_files.read_info(copied)
+    for kept, how, asked, expected in (
+        (0.999, "native", "auto", "bf16"),
+        (0.998, "native", "auto", "fp32"),
+        (1.0, "emulated", "auto", "fp32"),
+        (1.0, "native", "fp32", "fp32"),
+        (0.0, "emulated", "bf16", "bf16"),
+    ):
+        monkeypatch.setattr(precision, "runnable", {"cpu": {"bf16": how}}.get)
+        settled = Bundle.settle(replace(info, bf16=kept), "cpu", asked)
+        assert settled == {"device": "cpu", "precision": expected}, (kept, how, asked)
 
 
 def test_rows_are_compared_in_bf16_and_their_number_is_kept(copied: Path, tmp_path: Path) -> None:
-    data, bundle = tmp_path / "data", read_bundle(copied)
+    data, bundle = tmp_path / "data", Bundle(copied)
     split = Split(data, read_manifest(data), "train")
     texts = [block.ids[0, : block.length[0]] for block in split.blocks]
     exact = bundle.score(texts)
     share = compare_bf16(bundle, split)
     assert bundle_files.read_info(copied).bf16 == share >= 1 - 1 / len(split)
-    bundle.compute_in("bf16", "cpu")
+    bundle.dtype = torch.bfloat16
     np.testing.assert_allclose(bundle.score(texts), exact, atol=0.01)
     assert (bundle.score(texts) != exact).any()
 
 
 def test_weights_that_are_not_finite_are_refused(copied: Path, tmp_path: Path) -> None:
     """Otherwise a text would be predicted with a probability of nan."""
-    model = read_bundle(copied).model
+    model = Bundle(copied).model
     with torch.no_grad():
         model.head.weight[0, 0] = float("nan")
     write_bundle(copied, model, read_manifest(tmp_path / "data"), step=8)
     with pytest.raises(DataError, match=r"safetensors: head\.weight holds numbers that are not finite"):
-        read_bundle(copied)
+        Bundle(copied)
 
 
 def changed(bundle: Path, **values: Any) -> None:

@@ -23,7 +23,6 @@ from harness.__main__ import main as harness
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, configuration
-from preprocessing.base.cli import Command
 from preprocessing.base.configuration import RENAME
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
@@ -33,15 +32,9 @@ COLUMNS = 80
 Main = Callable[[list[str]], int]
 
 
-CLASSES = {load(one.config) for table in (HARNESS, PREPROCESSING, BENCHMARKS) for one in table}
-PAGES: list[tuple[Main, list[str]]] = [
-    *((harness, [one.name]) for one in HARNESS),
-    *((preprocessing, [one.name]) for one in PREPROCESSING),
-    *((benchmarks, [one.name]) for one in BENCHMARKS),
-    (train.main, []),
-    (evaluate.main, []),
-]
-BIG = [(harness, ["train"]), (harness, ["plan"]), (harness, ["doctor"]), (preprocessing, ["prepare"])]
+TABLES: list[tuple[Main, Any]] = [(harness, HARNESS), (preprocessing, PREPROCESSING), (benchmarks, BENCHMARKS)]
+CLASSES = {load(one.config) for _, table in TABLES for one in table}
+PAGES = [(train.main, []), (evaluate.main, []), *((main, [one.name]) for main, table in TABLES for one in table)]
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +62,7 @@ for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["
     found = {"torch", "accelerate"} & set(sys.modules)
     assert not found, f"{words} brought {found}"
 with contextlib.suppress(Exception):
-    main(["launch", "--data", "nowhere"])
+    main(["train", "nowhere", "--num_processes", "2"])
 import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
 assert "torch" not in sys.modules, "a refusal or a plan waited for torch"
 """
@@ -82,9 +75,7 @@ def test_neither_help_nor_a_refusal_waits_for_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize(
-    ("main", "table"), [(harness, HARNESS), (preprocessing, PREPROCESSING), (benchmarks, BENCHMARKS)]
-)
+@pytest.mark.parametrize(("main", "table"), TABLES)
 def test_a_bare_command_lists_what_there_is(capsys, main: Main, table: Any) -> None:
     assert (main([]), main(["--help"])) == (2, 0)
     bare, asked = capsys.readouterr().out.split("usage: ")[1:]
@@ -95,28 +86,18 @@ def test_a_bare_command_lists_what_there_is(capsys, main: Main, table: Any) -> N
 
 @pytest.mark.parametrize(("main", "words"), PAGES)
 def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -> None:
-    for topic in ([], ["all"]):
+    for topic in (["all"], []):
         lines = shown(capsys, main, *words, "--help", *topic)
         assert [line for line in lines if len(line) > COLUMNS or "`" in line or re.search(r":\w+:'", line)] == []
-    if (main, words) in BIG:
-        lines = shown(capsys, main, *words, "--help")
-        assert len([line for line in lines if line.startswith("  --") and not line.startswith("  --help")]) == 7
-        assert "for example:" in lines
-
-
-@pytest.mark.parametrize("command", HARNESS, ids=lambda one: one.name)
-def test_the_first_keys_that_help_shows_of_many_are_chosen(command: Command) -> None:
-    keys = cli.known_keys(load(command.config))
-    assert len(keys) <= 16 or set(command.first) & keys
+    assert not words or len([line for line in lines if line.startswith("  --")]) <= 20, (
+        "the first screen has the important keys"
+    )
 
 
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
-    everything = shown(capsys, harness, "launch", "--help", "all")
-    keys = {found[1] for line in everything if (found := re.match(r"  --(\S+)", line))}
-    assert keys == set(configuration.options_of(load("harness.config:LaunchRecipe")))
-    group = shown(capsys, harness, "launch", "--help", "order")
-    assert group[0].startswith("order: Which rows meet in a batch; with the dataset, seed and global batch")
-    assert any(line.startswith("  --order.length_noise 0.003 ") for line in group)
+    about, _, first, *_ = shown(capsys, harness, "launch", "--help", "order")
+    assert about.startswith("order: Which rows meet in a batch; with the dataset, seed and global batch")
+    assert first.startswith("  --order.length_noise 0.003 ")
     lr = [
         "  --optim.lr auto              Highest learning rate. auto: by the rows of a",
         f"{' ' * 31}step and the classes.",
@@ -153,14 +134,11 @@ class Options:
     [
         (["--json"], "json", True),
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
-        (["--tags", "a"], "tags", ["a"]),
         (["--tags", "a, b"], "tags", ["a", "b"]),
-        (["--known", "{bad: 0, good: [1, 2]}"], "known", {"bad": ["0"], "good": ["1", "2"]}),
         (["--known", "bad:0,good:1"], "known", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate=auto", "--part.pair", "[0.1, 2]"], "part", Part(rate="auto", pair=(0.1, 2.0))),
         (["--part.pair", "0.1,2", "--part.weights", "{b:3}"], "part", Part(pair=(0.1, 2.0), weights={"b": 3.0})),
-        (["--part.rate", "2", "--part.weights", "b:3"], "part", Part(rate=2.0, weights={"b": 3.0})),
     ],
 )
 def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value: object) -> None:
@@ -175,10 +153,8 @@ def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value:
             "number: expected a whole number of at least -1 and of at most 1,000, such as 1, 2, null, got x",
         ),
         (["--part.rate", "inf"], "part.rate: inf is out of range: expected a number of at most 19 digits"),
-        (["--run"], "--run: a value follows it, as in --run VALUE"),
-        (["--run", "a\0b"], f"run: 'a\\x00b' is not UTF-8 without zeros, which records are; {RENAME}"),
         (["--run", "caf\udce9"], f"run: 'caf\\udce9' is not UTF-8 without zeros, which records are; {RENAME}"),
-        (["--paths", "[" * 50], "paths: values more than 32 deep"),
+        (["--tags", "[" * 50], f"tags: expected a list, such as [a, b], a,b, got {'[' * 50}"),
     ],
 )
 def test_values_that_are_none_are_refused(argv: list[str], sentence: str) -> None:

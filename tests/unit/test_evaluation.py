@@ -13,7 +13,7 @@ import torch
 
 from harness.__main__ import main
 from harness.config import ModelConfig
-from harness.inference.bundle import read_bundle, write_bundle
+from harness.inference.bundle import Bundle, write_bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
@@ -63,7 +63,7 @@ def evaluate(run: Path, *arguments: object) -> int:
 def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(run, "--input", run.parent / "labelled.csv") == 0
     out, found = capsys.readouterr().out, json.loads((run / "evaluation" / "labelled.csv.json").read_text())
-    bundle, manifest = read_bundle(run / "bundle"), read_manifest(run.parent / "data")
+    bundle, manifest = Bundle(run / "bundle"), read_manifest(run.parent / "data")
     split = Split(run.parent / "data", manifest, "test")
     scores = score(bundle.model, loader_over(split, World(), 16, "padded", torch.device("cpu")), World())
     expected = assess(scores, bundle, split)
@@ -84,24 +84,21 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
 
 
 def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, capsys) -> None:
-    content = (run.parent / "labelled.csv").read_text().splitlines()
-    for folder, rows in (("jan", 21), ("feb", 31)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "new.csv").write_text("\n".join(content[:rows]) + "\n")
-    output = tmp_path / "found"
-    for _ in range(2):  # each goes on under its own name
-        for folder in ("jan", "feb"):
-            assert evaluate(run, "--input", tmp_path / folder / "new.csv", "--output", output) == 0
+    lines, output = (run.parent / "labelled.csv").read_text().splitlines(keepends=True), tmp_path / "found"
+    for folder, rows in [("jan", 20), ("feb", 30)] * 2:  # each goes on under its own name
+        path = tmp_path / folder / "new.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(lines[: rows + 1]))
+        assert evaluate(run, "--input", path, "--output", output) == 0
     found = [json.loads(path.read_text()) for path in output.glob("*.json")]
     assert {Path(one["input"]).parent.name: one["rows"] for one in found} == {"jan": 20, "feb": 30}
     assert len(found) == len(list(output.glob("*-predictions.parquet"))) == 2
-    assert (output / "new.csv.json").exists()
 
 
 def test_unknown_words_and_cut_texts_are_beside_the_training(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    bundle = read_bundle(run / "bundle")
+    bundle = Bundle(run / "bundle")
     longest = bundle.encoder.pipeline.spec.max_tokens
     rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
     path = write_csv(tmp_path / "other.csv", rows)
@@ -117,7 +114,7 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """As long as the dataset of the training exists."""
-    names, data = read_bundle(run / "bundle").info.labels, run.parent / "data"
+    names, data = Bundle(run / "bundle").info.labels, run.parent / "data"
     words = Vocabulary.read(data / VOCABULARY).tokens
     block = Split(data, read_manifest(data), "train").blocks[0]
     known = [" ".join(words.take(ids[:n]).to_pylist()) for ids, n in zip(block.ids[:7], block.length, strict=False)]
@@ -138,7 +135,7 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
 def test_labels_that_the_run_does_not_know_are_named(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    names = read_bundle(run / "bundle").info.labels
+    names = Bundle(run / "bundle").info.labels
     rows = [("fine film", names[0]), ("odd", "meh"), ("bad", names[1]), ("odd", "meh"), ("odd", "so so")]
     path = write_csv(tmp_path / "strange.csv", rows)
     assert evaluate(run, "--input", path) == 3
@@ -156,7 +153,7 @@ def test_all_commands_read_new_rows_as_the_corpus_was(
     command: str, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Quoted with ', in an encoding that cannot be detected."""
-    names = read_bundle(run / "bundle").info.labels
+    names = Bundle(run / "bundle").info.labels
     shutil.copytree(run, tmp_path / "run")
     manifest = with_rates(read_manifest(run.parent / "data"))
     source = {"text_column": "text", "label_column": "label", "labels": "auto", "quote": "'", "encoding": "cp1251"}

@@ -64,7 +64,7 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     data = folder / os.fsdecode(b"caf\xe9") / "data"
     shutil.copytree(folder / "data", data)
     for main, words, key in (
-        (preprocessing, ["check", str(data)], "'/"),
+        (preprocessing, ["check", str(data)], "data:"),
         (preprocessing, ["run", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
         (harness, ["plan", *PLAIN, "--data", str(data)], "data:"),
     ):

@@ -78,11 +78,8 @@ def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(cells(line) for line in shown.splitlines() if str(dataset) not in line) <= 80
     assert "steps      10 an epoch, 40 in all, of 50 to 50 rows" in shown
     assert "few steps  40 updates are few; --epochs 30 makes 300, or lower --global_batch" in shown
-
-
-def test_a_budget_below_the_widest_row_gets_a_sentence(dataset: Path) -> None:
     with pytest.raises(ConfigError, match="global_batch_tokens: 63 is less than a row of the widest shard"):
-        main(["plan", *PLAIN, "--data", str(dataset), "--global_batch_tokens", "63"])
+        as_json(capsys, "--data", dataset, "--global_batch_tokens", 63)
 
 
 def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

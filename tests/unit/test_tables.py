@@ -15,7 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -23,15 +22,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPLITS, UNLABELLED
+from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import addresses
 from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.forms import dialect_of
-from preprocessing.corpus.records import Dialect, cuts, json_lines, list_in
+from preprocessing.corpus.records import Dialect, cuts, json_lines
 from preprocessing.corpus.rows import Piece, read
-from preprocessing.corpus.sources import File, Plan, files, numbered, scan
-from preprocessing.corpus.tables import common_schema, iter_rows, read_table
+from preprocessing.corpus.sources import Plan, files, numbered, scan
+from preprocessing.corpus.tables import read_table
 from tests.corpora import reviews, write_csv, write_jsonl
 
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
@@ -162,13 +159,6 @@ def test_delimiter_line_end_and_encoding_are_recognised(
         assert pairs_of(path, part_mb=part_mb) == rows
 
 
-def test_a_delimiter_that_does_not_divide_every_line_alike_is_not_taken() -> None:
-    for sample in (b'text\tlabel\n"never closed\t1\nb\t2\n', b"text,label\na,b,1\nc,2\n", b"a|b\nc|d|e\n"):
-        assert dialect_of(sample, COMMA, fixed=False, whole=True) == COMMA, sample
-    assert dialect_of(b"a;b\nc;d\n", COMMA, fixed=False, whole=True) == Dialect(";", '"')
-    assert dialect_of(b"a;b\nc;d\n", COMMA, fixed=True, whole=True) == COMMA
-
-
 def test_lines_end_at_newlines_and_nowhere_else(tmp_path: Path) -> None:
     rows = [(f"{number} a\x0bb\x0cc\x1cd\x1de\x1ef\x85g\u2028h\u2029i", "xy"[number % 2]) for number in range(4)]
     for name in ("a.csv", "a.jsonl", "folder"):
@@ -208,13 +198,7 @@ def test_globs_and_lists_follow_their_names(tmp_path: Path) -> None:
     names = ["a.csv", "a[1].csv", "b.csv", "deep/c.csv", "deep/er/d.csv"]
     for name in names:
         write_csv(tmp_path / name, [(name, "pos")])
-    for pattern, expected in {
-        "?.csv": [names[0], names[2]],
-        "**/*.csv": names,
-        "deep/*.csv": [names[3]],
-        "a[1].csv": names[1:2],
-    }.items():
-        assert texts_of(tmp_path / pattern) == expected, pattern
+    assert texts_of(tmp_path / "a[1].csv") == names[1:2]
     assert [row[3] for row in rows_of(tmp_path / "**/*.csv")] == list(range(1, 6))
     several = [str(tmp_path / "deep/c.csv"), str(tmp_path / "?.csv")]
     assert texts_of(several) == ["deep/c.csv", "a.csv", "b.csv"]
@@ -228,49 +212,6 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
         read(plan.parts[0])
 
 
-# All columns, some rows at a time
-
-
-def plan_of(path: Path, kind: str, **options: Any) -> Plan:
-    """A table as read for predictions: only the text column is given."""
-    source = SourceConfig(path=str(path), text_column="text", **options)
-    return scan(File(str(path), path.name, kind, UNLABELLED, source, SplitConfig(column=None)), path.parent)
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
-def test_lines_stay_as_they_were_written(kind: str, tmp_path: Path) -> None:
-    blanks = ["", "\n", "\r\n\n"]
-    lines = {
-        "csv": [f'"row, {number}\n x",{number}\r\n{blanks[number % 3]}' for number in range(3000)],
-        "jsonl": [f'{{"text": "row {number}"}}\n{blanks[number % 3]}' for number in range(3000)],
-        "txt": [f"row {number}\n" for number in range(3000)],
-    }[kind]
-    data = (("text,n\n\n" if kind == "csv" else "") + "".join(lines)).encode("utf-8-sig")
-    (tmp_path / "a").write_bytes(data)
-    plan = plan_of(tmp_path / "a", kind, part_mb=0.02)
-    found = [rows for part in plan.parts for rows in iter_rows(part)]
-    head = addresses.read_range(plan.parts[0].data, 0, plan.parts[0].cut.start)
-    assert head + b"".join(line for rows in found for line in rows.lines) == data
-    assert sum(len(rows.table) for rows in found) == plan.rows == 3000
-    assert [rows.first for rows in found] == [1, *np.cumsum([len(rows.table) for rows in found]) + 1][:-1]
-    assert max(len(rows.table) for rows in found) <= 2048
-
-
-def test_values_of_json_have_the_type_of_all_rows(tmp_path: Path) -> None:
-    records = [{"text": f"row {n}", "n": n if n < 8 else n + 0.5, "b": n > 2, "z": None} for n in range(10)]
-    records[4] |= {"x": [1], "big": 1 << 70}
-    (tmp_path / "a").write_text("".join(json.dumps(record) + "\n" for record in records))
-    parts = plan_of(tmp_path / "a", "jsonl", part_mb=0.0001).parts
-    assert len(parts) > 2
-    schema = common_schema(rows.table.schema for part in parts for rows in iter_rows(part))
-    text = pa.large_string()
-    types = {"text": text, "n": pa.float64(), "b": pa.bool_(), "z": text, "x": text, "big": text}
-    assert {field.name: field.type for field in schema} == types
-    table = pa.concat_tables(rows.table for part in parts for rows in iter_rows(part, schema=schema))
-    assert table["n"].to_pylist() == [*range(8), 8.5, 9.5]
-    assert (table["x"][4].as_py(), table["big"][4].as_py(), table["x"][0].as_py()) == ("[1]", str(1 << 70), None)
-
-
 def test_a_sheet_is_read_as_it_is_shown(tmp_path: Path) -> None:
     book = pytest.importorskip("openpyxl").Workbook()
     rows = [[None, "text", "label", "when"], *([n, *row, datetime(2024, 3, 1 + n % 9)] for n, row in enumerate(ROWS))]
@@ -279,10 +220,9 @@ def test_a_sheet_is_read_as_it_is_shown(tmp_path: Path) -> None:
     book.create_sheet("Others").append(["text", "label"])
     book.save(path := tmp_path / "a.xlsx")
     (plan,), lines = plans(tmp_path, path=str(path))
-    assert lines == [f"source: {path}: sheet 'Sheet', header 3"]
-    assert plan.parts[0].columns == ("column_1", "text", "label", "when")
-    found = read_table(plan.parts[0], ["when", "column_1"]).to_pylist()[4]
-    assert found == {"when": b"2024-03-05", "column_1": b"4"}
+    assert lines == [f"source: {path}: sheet 'Sheet'"]
+    assert plan.parts[0].columns == ("", "text", "label", "when")
+    assert read_table(plan.parts[0], ["when", ""]).to_pylist()[4] == {"when": b"2024-03-05", "": b"4"}
     assert pairs_of(path) == ROWS
     with pytest.raises(DataError, match="has no sheet 'reviews'; it has 'Sheet', 'Others'; set source"):
         plans(tmp_path, path=str(path), sheet="reviews")
@@ -302,7 +242,5 @@ def test_several_columns_are_one_text(tmp_path: Path) -> None:
 @given(st.integers(1, 70))
 def test_a_list_of_json_may_be_cut_anywhere(size: int) -> None:
     records = [{"text": 'a "[{" \\ \n é', "n": [1.5, {"a": None}]}, {}, {"text": "b"}]
-    data = json.dumps({"v": 12, "rows": records, "w": [1]}, indent=1, ensure_ascii=False).encode()
-    head = list_in(data) or ""
-    cut = [data[: len(head) + 1], *in_pieces(data[len(head) + 1 :], size)]
-    assert [json.loads(line) for line in json_lines(cut, head, "a")] == records
+    data = json.dumps(records, indent=1, ensure_ascii=False).encode()
+    assert [json.loads(line) for line in json_lines(in_pieces(data, size), "a")] == records

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of a training: its keys, and among them the options of ``accelerate launch``.
+
+Accelerate's own parser reads those; it brings torch, which takes seconds. So it is imported only for an option that is
+no key of padless, and after the dataset was found to be there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from harness.ranks import devices
+from preprocessing.base import cli, configuration
+from preprocessing.base.errors import ConfigError
+
+LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
+IDLE = "--gradient_accumulation_steps"
+"""Accelerate takes it, and passes it on to DeepSpeed alone."""
+
+
+def of_training(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
+    """As ``split_arguments``. Raises ``DataError`` for a dataset that is not there."""
+    alone, given = cli.apart(argv, config_class)
+    keys = {"data": "".join(alone[:1]), **dict(given)}
+    if keys["data"] and not {"help", "print_config"} & {*keys}:
+        from preprocessing.dataset.shards import read_manifest
+
+        read_manifest(keys["data"])
+    return split_arguments(argv, config_class)
+
+
+def split_arguments(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
+    """Accelerate's options, wherever they stand, and all other words.
+
+    A dotted name always belongs to padless, so its parser answers a misspelt key. ``--config_file`` may name a recipe
+    and becomes its file. Accelerate, and so torch, is imported for an option that is no key of ``config_class``. Raises
+    ``ConfigError`` for one that neither has.
+    """
+    known, options, ours, words = cli.known_keys(config_class), list[str](), list[str](), list(argv)
+    while words and words[0] != "--":
+        word = words.pop(0)
+        name, equals, _ = word.partition("=")
+        if not name.startswith("--") or {".", " "} & {*name} or name[2:] in known:
+            ours.append(word)
+            continue
+        takes_value = {
+            option: one.nargs != 0 for one in parser_of_accelerate()._actions for option in one.option_strings
+        }
+        if name not in takes_value or name == IDLE:
+            hint = cli.unknown(config_class, name, others={option.lstrip("-") for option in takes_value})
+            raise ConfigError(f"{name}: neither a key of the training nor an option of accelerate launch{hint}")
+        options.append(word)
+        if takes_value[name] and not equals and words:
+            options.append(words.pop(0))
+    return configuration.named(options, "accelerate", "--config_file"), [*ours, *words]
+
+
+@cache
+def parser_of_accelerate() -> argparse.ArgumentParser:
+    """The parser of ``accelerate launch``, which brings torch."""
+    users = os.environ.get(LOG_LEVEL)
+    os.environ[LOG_LEVEL] = users or "FATAL"  # torch would print a stack for a missing machine
+    from accelerate.commands.launch import launch_command_parser
+
+    os.environ[LOG_LEVEL] = users or "ERROR"  # for the ranks: torch would warn of every address that has no name
+    parser: argparse.ArgumentParser = launch_command_parser()
+    parser.set_defaults(max_restarts=None)
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(message)
+
+    parser.error = refuse  # type: ignore[method-assign]  # it would print two hundred lines
+    return parser
+
+
+def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
+    """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    devices.tell_ranks(options)
+    arguments = parser_of_accelerate().parse_args([*options, "--module", module, *training])
+    file = arguments.config_file or default_config_file
+    if arguments.config_file and not Path(file).is_file():
+        raise ConfigError(f"--config_file {file}: no such file; name a YAML file, or a recipe such as cpu")
+    settings = load_config_from_file(file) if Path(file).is_file() else None
+    for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, getattr(settings, name, 1 if name.startswith("num") else None))
+    if settings is None:
+        arguments.mixed_precision = arguments.mixed_precision or "no"
+        arguments.dynamo_backend = arguments.dynamo_backend or "no"
+        arguments.multi_gpu = arguments.multi_gpu or arguments.num_processes > 1
+    if arguments.num_machines == 1 and arguments.main_process_port is None:
+        arguments.main_process_port = free_port()
+    return arguments
+
+
+def free_port() -> int:
+    """A free port, so that two runs on one machine do not collide."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
