@@ -39,11 +39,9 @@ NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
 MISSING = -3
 """In place of a class number for a row without a label, where labels may be missing."""
-READINGS = ("number", "month_first", "day_first")
-"""How a time may be read; 3/4/2024 is March 4 or 3 April, and 3.4.2024 has its day first."""
-SHORT_DATE = r"^(\d\d?)([./-])(\d\d?)\2\d\d"
-ANY_DATE = rf"{SHORT_DATE}|^\d{{4}}[./-]\d|(?i:.*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec).*\d{{4}})"
-"""With its year; pandas would take what is missing from today."""
+SHORT_DATE = r"^(\d\d?)[./-](\d\d?)[./-](\d{4})"
+READINGS = {"number": "", "month first": r"\3-\1-\2", "day first": r"\3-\2-\1"}
+"""How a column of times may be read -> what ``SHORT_DATE`` is then."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ class Piece:
     group: np.ndarray | None = None
     """uint64, a hash of each row's group, or ``NO_GROUP``; None without ``splits.group_column``."""
     times: dict[str, np.ndarray] = field(default_factory=dict)
-    """With ``splits.time_column``, for each of ``READINGS`` float64: each row's time, dates as microseconds since 1970;
-    NaN for an empty cell, and for what cannot be read so."""
+    """With ``splits.time_column``, for each of ``READINGS`` float64: each row's time, dates as seconds since 1970; NaN
+    for an empty cell, and for what cannot be read so."""
 
 
 def read(part: Part) -> Piece:
@@ -204,18 +202,18 @@ def times_of(part: Part, table: pa.Table, rows: np.ndarray) -> dict[str, np.ndar
     import pandas as pd
 
     column = part.file.splits.time_column
-    if column is None or part.file.is_unlabelled:
+    if column is None:
         return {}
-    texts = pd.Series(as_text(part, table[column], rows, column).to_pylist(), dtype=object).fillna("").str.strip()
-    first, found = texts.str.extract(SHORT_DATE), {"number": pd.to_numeric(texts, errors="coerce")}
-    for name, month, dotted in (("month_first", 0, False), ("day_first", 2, True)):
-        fits = (dotted | (first[1] != ".")) & ~(first[month].astype(float) > 12) & texts.str.match(ANY_DATE)
-        dates = pd.to_datetime(texts.where(fits), format="mixed", dayfirst=dotted, utc=True, errors="coerce")
-        found[name] = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(microseconds=1)
-    found["day_first"] = found["day_first"].where(first[0].notna(), found["month_first"])  # else pandas turns ISO dates
-    times = {name: its.to_numpy(float) for name, its in found.items()}
-    strange = np.isnan(list(times.values())).all(axis=0) & (texts != "").to_numpy()
+    values = [""] * len(rows) if part.file.is_unlabelled else as_text(part, table[column], rows, column).to_pylist()
+    texts = pd.Series(values, dtype=object).fillna("").str.strip()
+    whole = texts.where(texts.str.contains(r"\d{4}"))  # pandas would take a year that is missing from today
+    found = {"number": pd.to_numeric(texts, errors="coerce")}
+    for name in ("month first", "day first"):
+        dates = whole.str.replace(SHORT_DATE, READINGS[name], regex=True)
+        dates = pd.to_datetime(dates, format="mixed", utc=True, errors="coerce")
+        found[name] = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+    strange = pd.DataFrame(found).isna().all(axis=1) & (texts != "")
     if strange.any():
-        what = f"{texts[np.argmax(strange)][:60]!r} in {column!r} is no date or number"
-        raise fail(part, int(rows[np.argmax(strange)]), f"{what}; correct it, or name another splits.time_column")
-    return times
+        what = f"{texts[at := int(strange.argmax())][:60]!r} in {column!r} is no date with its year, and no number"
+        raise fail(part, int(rows[at]), f"{what}; correct it, or name another splits.time_column")
+    return {name: times.to_numpy(float) for name, times in found.items()}

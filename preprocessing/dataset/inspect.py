@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,16 +149,23 @@ def of_corpus(found: dict[str, Any]) -> list[str]:
             f"duplicates: {repeated['exact']:,} exact, {repeated['normalised']:,} after the text pipeline, "
             f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
         ]
-    if UNLABELLED in corpus:
-        kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
-        lines.append(f"unlabelled: {unlabelled_in_words(corpus[UNLABELLED], kept)}")
-    lines += [f"splits {line}" for line in groups_in_words(corpus["groups"])] if "groups" in corpus else []
-    lines += [f"splits {times_in_words(corpus['times'])}"] if "times" in corpus else []
-    return lines + ([f"folds: {folds_in_words(corpus['folds'])}"] if "folds" in corpus else [])
+    return [*lines, *found_in_words(corpus, found["splits"].get(UNLABELLED, {"rows": 0})["rows"])]
+
+
+def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
+    """Lines about splits, folds and unlabelled rows, for the job and for ``inspect``. ``kept``: unlabelled rows."""
+    if "groups" in report:
+        yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
+    if "times" in report:
+        yield f"splits: {times_in_words(report['times'])}"
+    if "folds" in report:
+        yield f"folds: {folds_in_words(report['folds'])}"
+    if UNLABELLED in report:
+        yield f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}"
 
 
 def groups_in_words(groups: dict[str, Any]) -> list[str]:
-    """Lines about groups, for the job and for ``inspect``."""
+    """Lines about groups."""
     parts = [f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"]
     parts += [f"{groups['rows_without']:,} rows without a group"] if groups["rows_without"] else []
     parts += [f"{groups['followed']:,} rows put with their group"] if groups["followed"] else []
@@ -170,10 +178,10 @@ def groups_in_words(groups: dict[str, Any]) -> list[str]:
 
 
 def times_in_words(times: dict[str, Any]) -> str:
-    """A line about splits by time, for the job and for ``inspect``."""
+    """A line about splits by time."""
     parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
     parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
-    parts += [] if times["is_sure"] else [f"dates are read with the {times['read'].replace('_', ' ')}"]
+    parts += [f"dates are read with the {times['read']}"] if times["read"] else []
     return f"by {times['column']}: {'; '.join(parts)}"
 
 
@@ -190,7 +198,7 @@ def folds_in_words(found: dict[str, Any]) -> str:
 
 
 def unlabelled_in_words(found: dict[str, Any], kept: int) -> str:
-    """A line about unlabelled rows, for the job and for ``inspect``. ``kept``: rows of the split."""
+    """A line about unlabelled rows. ``kept``: rows of the split."""
     shared = found["shared"]
     parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
     reasons = (

@@ -28,7 +28,7 @@ from preprocessing.base.split_names import (
 )
 from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
 from preprocessing.corpus.rows import NO_GROUP, READINGS
-from preprocessing.job.grouping import assign, assign_folds, assign_groups, bounds_by_time, components
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, components
 from preprocessing.job.parts import NO_FOLD, Classes
 
 if TYPE_CHECKING:
@@ -49,12 +49,10 @@ def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.Da
     """
     import pandas as pd
 
-    timed = [name for name in READINGS if any(name in part for part in stored)]
-    kept = {"row", "missing", "text_hash", "exact_hash", "group", *timed}
+    kept = {"row", "missing", "text_hash", "exact_hash", "group", *READINGS}
     parts = [
         {
             "group": np.full(len(part["row"]), NO_GROUP, np.uint64),
-            **{name: np.full(len(part["row"]), np.nan) for name in timed},
             **{name: part[name] for name in part.keys() & kept},
             "label": np.append(own, np.int32(NO_LABEL))[part["label"]],  # -1, the place of the last
             "named": part["split"],
@@ -216,12 +214,12 @@ def split_rows(
     split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
     cut = {VALIDATION: splits.validation, TEST: splits.test}
     cut = {name: 0.0 if SPLITS.index(name) in named else fraction for name, fraction in cut.items()}
-    report, timed = dict[str, Any](), splits.time_column
+    report = dict[str, Any]()
     if splits.group_column is not None:
-        report["groups"] = by_group(rows, alive, split, {} if timed else cut, splits.group_column, seed)
+        report["groups"] = by_group(rows, alive, split, {} if splits.time_column else cut, splits.group_column, seed)
     pool = alive & (split == TRAIN_NUMBER)
-    if timed:
-        split.loc[pool], report["times"] = by_time(rows[pool], cut, timed)
+    if splits.time_column is not None:
+        split.loc[pool], report["times"] = by_time(rows[pool], cut, splits.time_column)
     elif any(cut.values()) and splits.group_column is None:
         split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), seed=seed, **cut)
     return split, report
@@ -235,21 +233,21 @@ def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.
     key, ways = f"splits.time_column: {column!r}", rows[[*READINGS]]
     if not any(cut.values()):
         raise DataError(f"{key} has nothing to cut: the source names the splits, or their shares are 0; leave it out")
-    lacking = ways.isna().all(axis=1)
+    lacking = ways.isna().all(axis=1)  # the rows with an empty cell
     read = next((name for name in READINGS if ways[name].isna().equals(lacking)), None)
     if read is None:
         what = "times are written in two ways (numbers, dates with the day first, with the month first)"
         raise DataError(f"{key}: {what}; write all as 2024-12-31")
-    last = ways[read].groupby(components(rows)).transform("max").fillna(-np.inf)
-    bounds = bounds_by_time(last.to_numpy(), **cut)
-    split = np.digitize(last, bounds).astype(np.int8)
+    last = ways[read].groupby(components(rows)).transform("max")
+    late = last.rank(pct=True).fillna(0)  # rows of one time are cut by their mean rank
+    bounds = [1 - cut[TEST] - cut[VALIDATION], 1 - cut[TEST]]
+    split = np.digitize(late, bounds, right=True).astype(np.int8)
     found = shares(split, cut, key, last)
-    for name, begin in zip((VALIDATION, TEST), bounds, strict=True):
-        if name in found:
-            moment = begin if read == "number" else np.datetime64(int(begin) // 10**6, "s")
-            found[name]["from"] = f"{moment}".removesuffix("T00:00:00").removesuffix(".0")
-    is_sure = ways["month_first"].equals(ways["day_first"])
-    return split, {"column": column, "read": read, "is_sure": is_sure, "without": int(lacking.sum()), "cut": found}
+    for name, its in found.items():
+        begin = int(last[split == SPLITS.index(name)].min())
+        its["from"] = str(begin if read == "number" else np.datetime64(begin, "s")).removesuffix("T00:00:00")
+    ambiguous = not ways["month first"].equals(ways["day first"])
+    return split, {"column": column, "read": read if ambiguous else "", "without": int(lacking.sum()), "cut": found}
 
 
 def shares(split: Any, cut: dict[str, float], key: str, together: Any) -> dict[str, dict[str, Any]]:

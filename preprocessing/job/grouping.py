@@ -82,23 +82,6 @@ def share_of(total: int, fraction: float) -> int:
     return max(int(total * fraction + 0.5), int(total >= FEWEST_TO_CUT)) if fraction else 0
 
 
-def bounds_by_time(time: np.ndarray, *, validation: float, test: float) -> list[float]:
-    """The time from which on rows are in validation, and that from which on they are in test.
-
-    ``time``: float64 ``[rows]``, -inf without one. Rows of the same time stay together, so the shares are met as nearly
-    as that allows; a split stays empty if no time is left for it.
-    """
-    times, counts = np.unique(time, return_counts=True)
-    later = np.append(np.cumsum(counts[::-1])[::-1], 0)  # rows from each time on
-    bounds, end = list[float](), len(times)
-    for fraction in (test, validation):
-        if fraction and end > 1:
-            wanted = later[end] + share_of(len(time), fraction)
-            end = 1 + int(np.abs(later[1:end] - wanted).argmin())  # the first time is left for training
-        bounds.insert(0, float([*times, np.inf][end]))
-    return bounds
-
-
 def components(rows: pd.DataFrame) -> np.ndarray:
     """uint64 ``[rows]``: equal for rows that must stay together, the smallest hash among their groups.
 

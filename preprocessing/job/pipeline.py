@@ -28,19 +28,15 @@ import pyarrow.parquet as pq
 from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import (
-    UNLABELLED,
-    UNLABELLED_NUMBER,
-    VALIDATION_NUMBER,
-)
+from preprocessing.base.split_names import UNLABELLED_NUMBER, VALIDATION_NUMBER
 from preprocessing.base.terminal import Screen, public, tell
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
-from preprocessing.corpus.parquet import value_type
+from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
-from preprocessing.dataset.inspect import folds_in_words, groups_in_words, times_in_words, unlabelled_in_words
+from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
@@ -179,15 +175,7 @@ def comments(
 ) -> Iterator[str]:
     """Lines on classes, groups and folds, and hints on columns that could be used."""
     yield from lines_on_classes(names, config.source.labels == AUTO, rows)
-    if "groups" in report:
-        yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
-    if "times" in report:
-        yield f"splits: {times_in_words(report['times'])}"
-    if "folds" in report:
-        yield f"folds: {folds_in_words(report['folds'])}"
-    if UNLABELLED in report:
-        kept = int((rows["split"] == UNLABELLED_NUMBER).sum())
-        yield f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}"
+    yield from found_in_words(report, int((rows["split"] == UNLABELLED_NUMBER).sum()))
     validation_is_cut = config.splits.validation > 0 and not (rows["named"] == VALIDATION_NUMBER).any()
     yield from hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)
 
@@ -276,11 +264,7 @@ def arrow_of(frame: Any) -> pa.Table:
         columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
         return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
     table = pa.table(frame)
-    kinds = [
-        pa.dictionary(pa.int32(), value_type(kind)) if pa.types.is_dictionary(kind) else value_type(kind)
-        for kind in table.schema.types
-    ]
-    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True), table.schema.metadata))
+    return decoded(table).replace_schema_metadata(table.schema.metadata)
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:

@@ -155,9 +155,7 @@ def rows_in_words(manifest: Manifest) -> str:
     files = manifest.provenance["sources"]
     where = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
     number, there = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
-    if "limit" in manifest.provenance["config"]:
-        return f"{number:,} of {there:,} rows of {where}, drawn because of --limit"
-    return f"{counted(number, 'row')} of {where}"
+    return f"{f'{number:,} of ' if number < there else ''}{counted(there, 'row')} of {where}"
 
 
 def summary_line(manifest: Manifest) -> str:

@@ -94,7 +94,7 @@ def test_a_limit_draws_rows_from_all_over_the_source(source: Path, tmp_path: Pat
         assert command.build(source, tmp_path / more, "--limit", 100, "--source.part_mb", more) == 0
         rows = {row for split in dataset(tmp_path / more).values() for row in split}
         assert (len(rows), min(rows) < 20, max(rows) > 380) == (100, True, True)
-    assert f"read: 100 of {len(ROWS)} rows of {source}, drawn because of --limit" in unwrapped(command.out)
+    assert f"read: 100 of {len(ROWS)} rows of {source}\n" in unwrapped(command.out)
 
 
 POLICIES = [f"--quality.{name}=drop" for name in ("empty", "contradictions", "duplicates")] + ["--quality.leaks=keep"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ def with_row(number: int, text: object, label: object) -> list[tuple[object, obj
     return rows
 
 
-def csv_file(rows: list[tuple[object, object]], **more: object) -> Callable[[Path], Path]:
+def csv_file(rows: Sequence[tuple[object, ...]], **more: object) -> Callable[[Path], Path]:
     return lambda folder: write_csv(folder / "reviews.csv", rows, **more)  # type: ignore[arg-type]
 
 
@@ -105,10 +105,19 @@ WRONG_DATA = {
         ["--quality.empty", "error"],
         "row 9: no token is left",
     ),
+    "every row of a split dropped": (
+        csv_file([(*row, part) for part in ("train", "test") for row in ROWS], header=("text", "label", "part")),
+        ["--splits.column", "part"],
+        "split train: no row is left for it, of 120, quality.leaks drops 60; equal texts stay in one split",
+    ),
+    "times that are none": (
+        csv_file([(*row, "train") for row in ROWS], header=("text", "label", "part")),
+        ["--splits.time_column", "part"],
+        "reviews.csv: row 1: 'train' in 'part' is no date with its year, and no number; correct it, or name another",
+    ),
     "leak refused": (
         csv_file(
-            [(ROWS[at % 50][0], ROWS[at % 50][1], "test" if at >= 40 else "train") for at in range(60)],
-            header=("text", "label", "part"),
+            [(*ROWS[at % 50], "test" if at >= 40 else "train") for at in range(60)], header=("text", "label", "part")
         ),
         ["--splits.column", "part", "--quality.leaks", "error"],
         "reviews.csv: row 1: another split that the source names holds an equal text (and 9 more)",
