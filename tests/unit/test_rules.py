@@ -72,7 +72,7 @@ def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
     missing = ("--data", str(tmp_path / "nowhere"))
-    assert resolve(recipe(*PLAIN, *missing)).config == RunConfig(data=missing[1])
+    assert resolve(recipe(*PLAIN, *missing)).config == RunConfig(data=missing[1], baseline="none")
     with pytest.raises(DataError, match="nowhere"):
         resolve(recipe(*missing))
 
