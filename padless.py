@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.inference.model import Model, load
-from harness.library.commands import Run, prepare, train
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import open_predictions
 from preprocessing.base import installed
@@ -23,6 +22,7 @@ from preprocessing.base.errors import UserError
 from preprocessing.dataset.frames import Dataset
 
 if TYPE_CHECKING:
+    from harness.library.commands import Run, prepare, train
     from harness.library.estimator import TextClassifier
 
 __version__ = installed.VERSION
@@ -51,7 +51,7 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def __getattr__(name: str) -> Any:
-    """``TextClassifier``, which needs scikit-learn: a program that only predicts need not have it."""
-    if name == "TextClassifier":
-        return installed.load("harness.library.estimator:TextClassifier")
+    """What trains is imported when it is used: a program that only predicts needs few packages."""
+    if name in ("Run", "TextClassifier", "prepare", "train"):
+        return installed.load(f"harness.library.{'estimator' if name == 'TextClassifier' else 'commands'}:{name}")
     raise AttributeError(f"module 'padless' has no attribute {name!r}")

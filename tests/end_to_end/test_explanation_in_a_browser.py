@@ -24,7 +24,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one = Explanation(
         **{"text": HARM, "label": "<b>good</b>", "predicted": "bad", "probability": 0.4, "tokens": ("fine", "dull")},
         **{"spans": ((0, 4), (dull, dull + 4)), "scores": (1.0, -1.0), "logit": 0.5, "baseline": 0.5},
-        **{"num_tokens": 2, "points": 9},
+        num_tokens=2,
     )
     with open(path, "w", encoding="utf-8") as stream:
         assert write_all(stream, "html", "runs/mine", [one, one], numbered=True) == 2

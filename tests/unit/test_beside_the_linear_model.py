@@ -110,8 +110,11 @@ def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     wait_until(lambda: listens(pid), 60)
+    os.kill(pid, signal.SIGSTOP)  # it must not be done before its parent dies
     parent.kill()
-    parent.communicate(timeout=20)
+    parent.wait(20)
+    os.kill(pid, signal.SIGCONT)
+    parent.communicate(timeout=20)  # to the end of the fit's output, which is the same pipe
     wait_until(lambda: status(pid).get("State", "Z")[0] == "Z", 5)
     assert not folder_of(own).exists()
 

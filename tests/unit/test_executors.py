@@ -101,10 +101,9 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_every_task_comes_back_once() -> None:
     with workers(ExecutorConfig(workers=2)) as found:
         for numbers in (range(12), range(5, 6)):  # by processes; here
-            done: list[int] = []
-            squares = found.map(square, numbers, what="test", tick=lambda alive, rows: done.append(rows))  # noqa: B023
-            assert dict(squares) == {number: number**2 for number in numbers}
-            assert sum(done) == sum(numbers), "rows that tasks report are counted once"
+            before = ROWS.done
+            assert dict(found.map(square, numbers, what="test")) == {number: number**2 for number in numbers}
+            assert ROWS.done - before == sum(numbers), "rows that tasks report are counted once"
         assert list(found.map(process_of, [1], what="test")) == [(1, os.getpid())], "a single task needs no process"
         with pytest.raises(DataError, match=r"^x.csv: row 13: unlucky$"):
             list(found.map(square, list(range(20)), what="test"))

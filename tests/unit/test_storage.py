@@ -72,7 +72,8 @@ def test_ranks_agree_on_a_full_disk() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[str]) -> None:
     stream = open("/dev/full", "w")  # noqa: SIM115 - closed below
-    log = Log(stream=stream)
+    log = Log()
+    log.given = stream
     log.say("step 1")
     assert log.quiet
     log.say("step 2")

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.config import CheckpointConfig, LanguageModelConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
 from harness.ranks.distributed import World
+from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT
 from harness.training import optim
@@ -190,7 +191,8 @@ def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path:
         checkpoint=CheckpointConfig(every_steps=5),
         tracking=TrackingConfig(log_every=3),
     )
-    session = Session(Accelerator(questions), Watched(), CARD, "fp32", {})  # type: ignore[arg-type]
+    choices = {"device": Choice("meta", ""), "precision": Choice("fp32", ""), "processes": Choice("1", "")}
+    session = Session(Accelerator(questions), Watched(), CARD, "fp32", choices)  # type: ignore[arg-type]
     with Answering(questions), open_run(config, session) as run:
         assert run.trainer.model.training
         run.train()
