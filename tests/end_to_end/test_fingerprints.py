@@ -177,7 +177,7 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "parquet": ({"in.parquet": parquet()}, "in.parquet"),
     "parquet, inside": (
         {"in.parquet": parquet([({"body": text}, label) for text, label in ROWS], False)},
-        "in.parquet",
+        "in.parquet --source.text_column text.body",
     ),
     "parquet, row groups": ({"in.parquet": parquet(row_group_size=7, compression="zstd")}, "in.parquet"),
     "parquet, large_string": ({"in.parquet": parquet(kind=pa.large_string())}, "in.parquet"),
