@@ -434,7 +434,11 @@ def parquet_values(file: File) -> dict[str, list[Any]]:
         for group in chosen:
             begin, number = sum(rows[:group]), min(rows[group], SAMPLE_ROWS // len(chosen))
             found += parquet.pieces(opened, file.name, begin, begin + number, flat)
-    values: dict[str, list[Any]] = pa.concat_tables(found).to_pydict()
+    table = pa.concat_tables(found)
+    values: dict[str, list[Any]] = dict.fromkeys(flat, [None] * len(table))
+    for name in flat:
+        with suppress(UnicodeDecodeError):  # the reader names the row
+            values[name] = table[name].to_pylist()
     return values
 
 
