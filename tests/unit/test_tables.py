@@ -92,7 +92,7 @@ def as_csv(rows: Iterable[Iterable[object]], delimiter: str, line_end: str, **mo
 # Records
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.tuples(FIELDS, FIELDS), min_size=1, max_size=12), st.integers(1, 40), st.integers(1, 60), st.booleans()
 )
@@ -109,7 +109,7 @@ def test_every_cut_is_whole_records_and_none_is_lost(
         assert rows_by_csv(data[cut.start : cut.stop]) == cut.rows
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(st.sampled_from('ab",\n'), max_size=30), st.integers(1, 12), st.integers(1, 12))
 @example('5" disk,1\nx,2\n', 3, 1)
 @example('"a"b\nc",d\n', 5, 1)
