@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -361,10 +362,8 @@ def top_of(part: Part) -> bytes:
 
 def make(parts: Sequence[ScoredPart], crew: Workers, quiet: bool) -> None:
     """Make the missing parts, and show the progress."""
-    screen = Screen(errors=True, quiet=quiet)
-    progress = engine.Progress("predicting", sum(part.size for part in parts), screen=screen)
-    for _ in engine.run(parts, crew, progress):
-        pass
+    with engine.shown("predicting", sum(part.size for part in parts), quiet) as progress:
+        deque(engine.run(parts, crew, progress), maxlen=0)
 
 
 def finish(parts: Sequence[ScoredPart], target: Path, quiet: bool) -> None:

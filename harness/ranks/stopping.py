@@ -157,10 +157,13 @@ def noting() -> Iterator[None]:
     Then the handler is that from before, and takes the interrupt that came. In another thread it does nothing.
     """
     global _signal
+    pressed = False
 
     def note(number: int, _: object) -> None:
-        if _signal is not None:
+        nonlocal pressed
+        if pressed:
             raise KeyboardInterrupt
+        pressed = True
         _note(number)
         with contextlib.suppress(RuntimeError):  # the main thread was printing
             tell("saving a checkpoint; interrupt again to leave without")
@@ -173,9 +176,8 @@ def noting() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        came, _signal = _signal, None
-        HEARTBEAT.stopped_at, HEARTBEAT.in_loop = None, False
-        if came is not None:
+        _signal, HEARTBEAT.stopped_at, HEARTBEAT.in_loop = None, None, False
+        if pressed:
             signal.raise_signal(signal.SIGINT)
 
 

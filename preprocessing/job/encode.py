@@ -37,7 +37,6 @@ from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, ShardInfo, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
-from preprocessing.job.engine import Progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
 from preprocessing.text.encoder import Encoded, truncated
@@ -269,10 +268,11 @@ def encode_all(
     ]
     infos: dict[str, list[ShardInfo]] = {}
     unknown = dict.fromkeys(ALL_SPLITS, 0)
-    for _, written in engine.run(tasks, workers, Progress("encode", len(label), screen=screen)):
-        for name, entries in written.shards.items():
-            infos.setdefault(name, []).extend(entries)
-            unknown[name] += written.unknown[name]
+    with engine.shown("encode", len(label), screen.quiet) as progress:
+        for _, written in engine.run(tasks, workers, progress):
+            for name, entries in written.shards.items():
+                infos.setdefault(name, []).extend(entries)
+                unknown[name] += written.unknown[name]
     return {name: sorted(infos[name], key=lambda info: info.path) for name in ALL_SPLITS if name in infos}, unknown
 
 

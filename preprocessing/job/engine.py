@@ -95,7 +95,8 @@ Some = TypeVar("Some", bound=Part[Any])
 def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator[tuple[Some, Any]]:
     """Yield every part with its result: those that workers make as they finish, then those that were already done.
 
-    ``parts`` is read lazily, while workers make the first ones. Raises what a part and ``Workers.map`` raise.
+    ``parts`` is read lazily, while workers make the first ones. The caller closes ``progress``, also after an error.
+    Raises what a part and ``Workers.map`` raise.
     """
     before: list[tuple[Some, Any]] = []
 
@@ -108,11 +109,10 @@ def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator
                 progress.total -= part.size
                 progress.skipped += 1
 
-    with closing(progress):
-        for part, result in workers.map(make, left(), what=progress.what):
-            progress.finished += part.size
-            yield part, result
-        progress.conclude()
+    for part, result in workers.map(make, left(), what=progress.what):
+        progress.finished += part.size
+        yield part, result
+    progress.conclude()
     yield from before
 
 
@@ -131,13 +131,13 @@ def kept(key: object, open_it: Callable[[], Opened]) -> Opened:
 class Progress(Live):
     """Shows on stderr how far a pass is, also inside unfinished parts that call ``ROWS.add``."""
 
-    def __init__(self, what: str, total: int, *, screen: Screen | None = None) -> None:
+    def __init__(self, what: str, total: int, screen: Screen) -> None:
         """``total``: rows of the whole pass."""
         self.what, self.total = what, total
         self.started, self.before = time.monotonic(), ROWS.done
         self.finished = self.skipped = 0
         """Rows of finished parts, and parts that were already done."""
-        super().__init__(self.state, screen or Screen(errors=True))
+        super().__init__(self.state, screen)
 
     def state(self) -> tuple[float, list[str]]:
         """The share that is done, rows per second, time left."""
@@ -161,4 +161,4 @@ class Progress(Live):
 
 def shown(what: str, total: int, quiet: bool) -> closing[Progress]:
     """Show in a block how many of ``total`` rows it has reported."""
-    return closing(Progress(what, total, screen=Screen(errors=True, quiet=quiet)))
+    return closing(Progress(what, total, Screen(errors=True, quiet=quiet)))

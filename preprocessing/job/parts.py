@@ -26,7 +26,6 @@ from preprocessing.config import PreprocessConfig, SourceConfig
 from preprocessing.corpus import rows, sources
 from preprocessing.corpus.sources import Plan
 from preprocessing.job import engine
-from preprocessing.job.engine import Progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.hashes import content_sum, exact_hashes, keyed_hash, text_hashes
 from preprocessing.labels import LabelType, common_type, in_order
@@ -143,18 +142,18 @@ def tokenize_all(
 
     Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
     """
-    progress = Progress("tokenize", sum(plan.rows for plan in plans), screen=screen)
     cut = enumerate(sources.numbered(plans))
     tasks = [TokenizedPart.of(work, number, part, pipeline, config.seed) for number, part in cut]
     if not tasks:
         raise DataError(f"{', '.join(plan.file.name for plan in plans)}: the corpus is empty: no row to learn from")
     found: dict[int, Summary] = {}
     classes: set[str] = set()
-    for task, summary in engine.run(tasks, workers, progress):
-        found[task.number] = summary
-        if config.source.label_map() is None:
-            classes.update(summary.classes)
-            rows.check_number(classes, task.part.file)
+    with engine.shown("tokenize", sum(plan.rows for plan in plans), screen.quiet) as progress:
+        for task, summary in engine.run(tasks, workers, progress):
+            found[task.number] = summary
+            if config.source.label_map() is None:
+                classes.update(summary.classes)
+                rows.check_number(classes, task.part.file)
     return tasks, [found[task.number] for task in tasks]
 
 

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("line", mistakes())
 def test_a_mistake_is_answered(line: str, here: Path) -> None:
     assert answer(line, here) == mistakes()[line]
+    assert "padless-live" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ import pytest
 
 from harness.baseline.results import Comparison, compare, folder_of, read_results
 from harness.config import RunConfig
+from harness.report import sinks
 from harness.report.runs import beside_linear
 from harness.report.sinks import BaselineSink
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.processes import PARENT, status
+from preprocessing.base.processes import status
 from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_index
 from tests.commands import listens
@@ -105,8 +106,11 @@ class Heard(Sink):
 
 @pytest.mark.processes
 def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
-    words = ["bash", "-c", f'{PARENT}=1 "$@" & echo $!; wait', "-", sys.executable, "-m", "harness", "baseline", own]
-    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    program = (
+        "import sys; from preprocessing.base.processes import Child; "
+        "fit = Child('-m', 'harness', 'baseline', sys.argv[1]); print(fit.pid, flush=True); fit.wait()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program, own], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     wait_until(lambda: listens(pid), 60)
@@ -133,6 +137,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     assert sink.fit.returncode == -signal.SIGKILL
     assert (heard.lines, folder_of(own).exists()) == ([], False)
     monkeypatch.setattr(os, "access", lambda place, mode: False)  # as if the dataset were read-only
+    monkeypatch.setattr(sinks, "END_S", 60)
     sink.begin()
     assert os.getpriority(os.PRIO_PROCESS, sink.fit.pid) == 19
     sink.close(Ending("finished", 10))
@@ -141,7 +146,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     assert sink.fit is fitted  # it is kept in the run: none is started again
     assert found is not None
     assert found.linear == read_results(folder_of(run), fingerprint)["test"]
-    wait = "waiting up to 20 s for the linear model (--baseline none leaves it out)"
+    wait = "waiting up to 60 s for the linear model (--baseline none leaves it out)"
     assert heard.lines == [wait, f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}"]
     assert heard.summaries["baseline/accuracy"] == found.linear["accuracy"]
     assert heard.summaries["baseline/difference"] == found.difference

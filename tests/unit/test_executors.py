@@ -74,7 +74,8 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     """A part is made again if its marker has another key or is damaged, or its file has changed or is missing."""
 
     def made(key: str = "k") -> list[int]:
-        done = dict(engine.run(squares(tmp_path, key), workers, engine.Progress("square", 60)))
+        with engine.shown("square", 60, quiet=False) as progress:
+            done = dict(engine.run(squares(tmp_path, key), workers, progress))
         assert {part.number: found for part, found in done.items()} == {number: Number(number) for number in range(6)}
         return sorted(part.number for part in done if part in new)
 
