@@ -20,6 +20,7 @@ from benchmarks.__main__ import main as benchmarks
 from harness import evaluate, train
 from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
+from harness.ranks import stopping
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, configuration
@@ -39,7 +40,9 @@ PAGES = [(train.main, []), (evaluate.main, []), *((main, [one.name]) for main, t
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in this process, which keeps its handlers of signals."""
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    monkeypatch.setattr(stopping, "install", lambda: None)
 
 
 def shown(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> list[str]:
