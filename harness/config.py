@@ -116,16 +116,11 @@ class ModelConfig:
     word_dropout: Chance = 0.0
     """Probability to replace a token by <unk> in training."""
     wide: OrAuto[Annotated[int, Meta(ge=0, le=MOST_BUCKETS)]] = 0
-    """Buckets of a linear part over hashed n-grams, whose logits are added to the network's; 0: none. auto: by the
-    tokens of the corpus."""
+    """Buckets of a linear part over hashed n-grams, which is learned before the first step, and whose logits are added
+    to the network's; 0: none. auto: by the tokens of the corpus."""
     wide_ngrams: Annotated[int, Meta(ge=1, le=8)] = 2
     """Words of the longest n-grams of the linear part; 2: words and pairs. From 3 on, each bucket keeps only its most
     frequent n-gram. Long texts profit from more."""
-    wide_tail: Annotated[int, Meta(ge=0, le=1024)] = 0
-    """Number of tokens at the end of a text whose words and pairs are additional features of the linear part, since a
-    text often ends with its conclusion. 0: none."""
-    wide_tf: Literal["log", "binary"] = "log"
-    """Value of a feature of the linear part that occurs n times in a text: 1 + ln n (log), or 1 (binary)."""
     freeze_embedding: AtLeast1 | Literal["always"] | None = None
     """Keep the vectors fixed for so many steps from the first; always: to the end; null: not at all."""
 
@@ -171,18 +166,6 @@ class OptimConfig:
     """Share of each label that is spread over all classes."""
     class_weights: dict[str, Above0] = field(default_factory=dict)
     """Label -> factor for the loss of its rows, as in {positive: 2.0}; other labels have factor 1."""
-    wide_lr: OrAuto[Above0] = 20.0
-    """Learning rate of the linear part (model.wide); it falls linearly to zero. auto: by rows and steps."""
-    wide_warmup: Share = 0.0
-    """Share of all steps during which that rate rises. Without warm-up the first rows have more influence on the linear
-    part than others, above all with many features per row."""
-    wide_ratio: Annotated[float, Meta(ge=0, le=4)] = 0.5
-    """Exponent of a feature's log-count ratio (how much it tells about the label) in its fixed weight in the linear
-    part; 0: the ratio is ignored, and rare features weigh most."""
-    wide_min_rows: AtLeast1 = 2
-    """The linear part ignores features that fewer training rows have."""
-    wide_smoothing: Chance | None = None
-    """label_smoothing of the linear part, which overfits quickly with long n-grams; null: as the network."""
     adversarial: Annotated[float, Meta(gt=0, le=100)] | None = None
     """Also train on each text with its vectors moved in the direction that raises its loss most. The value is the
     length of this move over the whole text, in standard deviations of the embedding (1 to 5). null: off."""

@@ -51,7 +51,7 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     data = open_data(config.data, manifest, names, world, timeout_s=60, stage_dir="none")
     beginning = begin(config, manifest, data.splits, world)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), beginning)
-    assembly.weigh_features(config, trainer, data, beginning)
+    assembly.learn_linear_part(config, trainer, data, {}, beginning)
     trainer.model.train()
     return trainer
 

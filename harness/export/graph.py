@@ -17,7 +17,7 @@ import torch
 
 from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
-from harness.model.wide import END, END_LONGEST, FIRST, MASK, ROUNDS, SECOND, WORD, WidePart
+from harness.model.wide import FIRST, MASK, ROUNDS, SECOND, WORD, WidePart
 from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import VERSION
@@ -210,9 +210,8 @@ def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str,
     real = graph.Less(bucket, wide.buckets)
     bucket = graph.Min(bucket, wide.buckets - 1)
     value = graph.Gather(wide.weights, bucket)
-    if not wide.binary:
-        times = graph.ScatterElements(zeros, run, ones, axis=1, reduction="add")
-        value = graph.Mul(graph.Add(graph.Log(graph.Max(times, ones)), ones), value)
+    times = graph.ScatterElements(zeros, run, ones, axis=1, reduction="add")
+    value = graph.Mul(graph.Add(graph.Log(graph.Max(times, ones)), ones), value)
     value = graph.Where(real, value, zeros)
     return bucket, graph.Div(value, graph.Max(graph.ReduceL2(value, [1], keepdims=1), 1e-12))
 
@@ -222,14 +221,6 @@ def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
     lengths, divisor = graph.Unsqueeze(lengths, [1]), 1 << wide.shift
     keys, real = keys_of(graph, ids, wide.longest), graph.Less(graph.count(graph.size(ids, 1)), lengths)
     there = [graph.part(real, number) for number in range(wide.longest)]
-    if wide.tail:
-        offsets = np.arange(wide.tail)
-        position = graph.Add(graph.Max(graph.Sub(lengths, wide.tail), 0), offsets)
-        position = graph.Min(position, graph.Sub(graph.size(ids, 1), [1]))
-        last = keys_of(graph, graph.GatherElements(ids, position, axis=1), END_LONGEST)
-        keys += [mixed(graph, graph.BitwiseXor(key, END)) for key in last]
-        real = graph.Less(offsets, lengths)
-        there += [graph.part(real, number) for number in range(END_LONGEST)]
     key, found = graph.Concat(*keys, axis=1), graph.Concat(*there, axis=1)
     bucket = graph.Div(key, divisor)
     if wide.owners is not None:

@@ -22,7 +22,7 @@ from torch import nn
 
 from harness.batch import Batch, send
 from harness.model.classifier import Classifier
-from harness.model.wide import END_LONGEST, WidePart
+from harness.model.wide import WidePart
 
 TOLERANCE = 1e-3
 """Allowed error of the sum over tokens, relative to the difference of the two logits."""
@@ -160,15 +160,13 @@ def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:
     places = wide.places(torch.from_numpy(ids)[None].to(device), torch.tensor([len(ids)], device=device))[0]
     bucket, place, times = torch.unique(places, return_inverse=True, return_counts=True)
     there, bucket = bucket < wide.buckets, bucket.clamp(max=wide.buckets - 1)
-    value = there * wide.damped(times.double()) * wide.weights[bucket].double()
+    value = there * (1 + times.double().log()) * wide.weights[bucket].double()
     value = value / value.square().sum().sqrt().clamp_min(1e-12)
     each = (wide.share.double() * value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
     scores, start = np.zeros(len(ids)), 0
-    last = scores[max(0, len(ids) - wide.tail) :]
-    for words, longest in ((scores, wide.longest), (last, END_LONGEST if wide.tail else 0)):
-        for number in range(1, min(longest, len(words)) + 1):
-            count = len(words) - number + 1
-            for offset in range(number):  # divided evenly among the words
-                words[offset : offset + count] += each[start : start + count] / number
-            start += count
+    for number in range(1, min(wide.longest, len(ids)) + 1):
+        count = len(ids) - number + 1
+        for offset in range(number):  # divided evenly among the words
+            scores[offset : offset + count] += each[start : start + count] / number
+        start += count
     return scores

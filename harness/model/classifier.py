@@ -17,7 +17,7 @@ from harness.config import ModelConfig, OptimConfig
 from harness.model.dropout import EMBEDDING, HEAD, Masks, drop
 from harness.model.recurrent import Network, PackedIndex
 from harness.model.registry import POOLINGS
-from harness.model.wide import TableGradient, WidePart
+from harness.model.wide import WidePart
 from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import UNK
 
@@ -48,8 +48,7 @@ class Classifier(Network):
         self.head = nn.Linear(self.dropped[HEAD], outputs)
         self.wide = None
         if config.wide:
-            binary = config.wide_tf == "binary"
-            self.wide = WidePart(config.wide, outputs, config.wide_ngrams, config.wide_tail, binary=binary)
+            self.wide = WidePart(config.wide, outputs, config.wide_ngrams)
 
     def forward(
         self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None
@@ -212,8 +211,6 @@ class Objective(nn.Module):
 
     row_losses: torch.Tensor
     """``[rows]``: the losses of the latest batch, detached, to find the row behind a non-finite loss."""
-    table_gradient: TableGradient | None = None
-    """Gradient of the wide part for the latest batch; None without a wide part."""
 
     def __init__(
         self,
@@ -226,8 +223,7 @@ class Objective(nn.Module):
         soft_weight: float = 1.0,
         adversary: Adversary | None = None,
     ) -> None:
-        """``optim``: label smoothing of network and wide part. ``class_weights`` ``[classes]``: on the classifier's
-        device.
+        """``optim``: label smoothing. ``class_weights`` ``[classes]``: on the classifier's device.
 
         ``seed``: seed of the run; dropout is a function of seed, step and row. ``recurrent_dtype``: dtype of the
         recurrent layers in training; see ``harness.ranks.precision.recurrent_dtype``. ``soft_weight`` multiplies the
@@ -237,7 +233,6 @@ class Objective(nn.Module):
         self.classifier = classifier
         self.seed = seed
         self.smoothing = optim.label_smoothing
-        self.wide_smoothing = optim.label_smoothing if optim.wide_smoothing is None else optim.wide_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
         self.soft_weight = soft_weight
@@ -253,11 +248,9 @@ class Objective(nn.Module):
             losses, total = self.learn_from_moved(self.adversary, batch, masks)
         else:
             logits = self.classifier.read(batch, masks, self.recurrent_dtype)
-            losses = self.losses(logits, batch, self.smoothing)
+            losses = self.losses(logits, batch)
             total = losses.sum()
         self.row_losses = losses.detach()
-        wide = self.classifier.wide
-        self.table_gradient = None if wide is None else self.errors_of(wide, batch)
         return total
 
     def learn_from_moved(
@@ -281,7 +274,7 @@ class Objective(nn.Module):
                 vectors.requires_grad_()
                 read = replace(embedded, vectors=vectors)
                 logits = classifier.read_embedded(read, batch, masks, self.recurrent_dtype)
-                losses = self.losses(logits, batch, self.smoothing)
+                losses = self.losses(logits, batch)
                 return losses.detach(), torch.autograd.grad(losses.sum(), [vectors, *above], factor)
 
             clean, first = there_and_back(embedded.vectors.detach())
@@ -297,23 +290,7 @@ class Objective(nn.Module):
         """Divisor of the losses: rows of the step over all processes."""
         return batch.global_rows
 
-    def losses(self, logits: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
+    def losses(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of each row of a batch, ``[rows]``: for its labels, or for soft labels if it is unlabelled."""
-        losses = loss_per_row(logits, batch, smoothing, self.class_weights)
+        losses = loss_per_row(logits, batch, self.smoothing, self.class_weights)
         return losses if batch.labelled else self.soft_weight * losses
-
-    def errors_of(self, wide: WidePart, batch: Batch) -> TableGradient:
-        """Gradient of the wide part for a batch, with the same loss but without the network's logits.
-
-        Two models trained separately make different errors, and their sum is better than a model trained jointly: once
-        the linear model fits the training rows, the network would have nothing left to learn.
-        """
-        with torch.autocast(batch.ids.device.type, enabled=False):
-            bucket, value = wide.features(batch)
-            with torch.no_grad():
-                outputs = wide.logits(bucket, value)
-            outputs.requires_grad_()
-            with torch.enable_grad():
-                loss = self.losses(self.classifier.shaped(outputs), batch, self.wide_smoothing).sum()
-            (error,) = torch.autograd.grad(loss, outputs)
-        return TableGradient(bucket, value, error)

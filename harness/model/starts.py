@@ -58,9 +58,7 @@ LARGEST = 1e6
 SHAPE = ("cell", "embedding_dim", "hidden_size", "bidirectional")
 """Model keys that define the names and shapes of embedding and recurrent layers."""
 HEAD_KEYS = ("num_layers", "pooling")
-WIDE_KEYS = ("wide", "wide_ngrams", "wide_tail", "wide_tf")
 EMBEDDING = "embedding.weight"
-WIDE = "wide part"
 
 
 @dataclass(frozen=True)
@@ -401,7 +399,7 @@ def part_of(name: str) -> str:
     first, _, rest = name.partition(".")
     if first == "recurrent":
         return f"recurrent layer {int(rest.split('.')[1]) + 1}"
-    return {"embedding": "embedding", "wide": WIDE}.get(first, "head")
+    return first if first == "embedding" else "head"
 
 
 def reasons(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
@@ -418,9 +416,6 @@ def reasons(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, s
     layers = donor.model.num_layers if is_classifier else 1
     found = {f"recurrent layer {layer + 1}": "" if layer < layers else absent for layer in range(model.num_layers)}
     found["head"] = differs(HEAD_KEYS) if is_classifier else absent
-    if model.wide:
-        other = "" if info.vocabulary_hash == manifest.vocabulary_hash else "other vocabulary"
-        found[WIDE] = differs(WIDE_KEYS) or other if is_classifier else absent
     return found
 
 

@@ -138,19 +138,6 @@ class World:
             with self.waiting(what):
                 dist.all_reduce(numbers)
 
-    def maximum_on_device(self, numbers: torch.Tensor, what: str) -> None:
-        """The largest over ranks of each number, in place, on the path that gradients take."""
-        if self.world_size > 1:
-            with self.waiting(what):
-                dist.all_reduce(numbers, dist.ReduceOp.MAX)
-
-    def gather_on_device(self, values: torch.Tensor, what: str) -> torch.Tensor:
-        """``[world_size * n, …]`` from each rank's ``[n, …]``, of one shape, on the path that gradients take."""
-        table = values.new_empty(self.world_size, *values.shape)
-        with self.waiting(what):
-            dist.all_gather(list(table), values)
-        return table.flatten(0, 1)
-
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
         """Run a block without collectives on every rank; if it fails on one, all raise.

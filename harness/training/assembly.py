@@ -15,9 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 
-from harness.config import LANGUAGE_MODEL, RunConfig, to_dict
+from harness.config import LANGUAGE_MODEL, OptimConfig, RunConfig, to_dict
 from harness.data.checks import TRAIN, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
@@ -27,7 +28,6 @@ from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
-from harness.model.wide import Weighing
 from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.session import Session
@@ -43,7 +43,7 @@ from harness.training.optim import NonFiniteGuard
 from harness.training.run import PretrainingRun, Run, Selection, choose_micro_batch
 from harness.training.start import Beginning, begin, vocabulary_of
 from harness.training.trainer import State, Trainer
-from harness.training.wide import count_features
+from harness.training.wide import C, Source, learn
 from harness.training.writer import RunWriter, Sink, TrackerSink
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
@@ -94,8 +94,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
             trainer.load(State.read(start), start.path)
             if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
                 selection.load(start.state["selection"])
-    elif not beginning.has_wide:
-        weigh_features(config, trainer, data, beginning)
+    elif not config.dry_run:
+        learn_linear_part(config, trainer, data, choices, beginning)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
@@ -115,13 +115,19 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     return run
 
 
-def weigh_features(config: RunConfig, trainer: Trainer, data: OpenData, beginning: Beginning) -> None:
-    """Compute the feature weights of a new wide part, if the model has one."""
-    wide = trainer.objective.classifier.wide
-    if wide is not None:
-        counted = None if beginning.targets is None else data.splits[UNLABELLED]
-        weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
-        count_features(wide, data.splits[TRAIN], len(data.manifest.labels), trainer.world, counted, weighing)
+def learn_linear_part(
+    config: RunConfig, trainer: Trainer, data: OpenData, choices: dict[str, Choice], beginning: Beginning
+) -> None:
+    """Learn the linear part of a new run, if the model has one."""
+    wide, labels = trainer.objective.classifier.wide, data.manifest.labels
+    if wide is None:
+        return
+    sources = [Source(data.splits[TRAIN], len(labels))]
+    if beginning.targets is not None:
+        weight = config.self_training.weight
+        sources.append(Source(data.splits[UNLABELLED], len(labels), weight, beginning.targets))
+    said = learn(wide, sources, factors_of(config.optim, labels), trainer.world)
+    choices["linear part"] = Choice(said, f"logistic regression, C = {C:g}")
 
 
 def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:
@@ -238,13 +244,18 @@ def build_objective(
     if optim.adversarial is not None:
         counts = torch.from_numpy(vocabulary_of(config).counts)
         adversary = Adversary(optim.adversarial, counts.to(device, torch.float64))
-    weights = [optim.class_weights.get(label, 1.0) for label in labels]
+    weights = torch.from_numpy(factors_of(optim, labels)).to(device, torch.float32)
     return Objective(
         network,
         optim,
         seed=config.seed,
-        class_weights=torch.tensor(weights, device=device) if optim.class_weights else None,
+        class_weights=weights if optim.class_weights else None,
         recurrent_dtype=dtype,
         soft_weight=config.self_training.weight,
         adversary=adversary,
     )
+
+
+def factors_of(optim: OptimConfig, labels: Sequence[str]) -> np.ndarray:
+    """Weight of the loss of each class, float64 ``[classes]``."""
+    return np.array([optim.class_weights.get(label, 1.0) for label in labels])

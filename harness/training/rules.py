@@ -30,11 +30,6 @@ LR, LR_BATCH, LR_CLASSES = 3e-3, 64, 1 / 8
 that, and with the power ``LR_CLASSES`` of the classes: with 77 classes, few rows of each have to be enough."""
 AVERAGED = 0.1
 """Horizon of the weight average, as a share of all steps."""
-WIDE_C = 6.0
-"""The wide part ends near a logistic regression with this ``C``, the inverse regularisation strength: gradient descent
-from zero, with rates that add up to ``C`` times the rows, reaches about the same weights."""
-LARGEST_WIDE_LR = 300.0
-"""Above it, updates of features that most rows share begin to oscillate."""
 SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
 WIDE_NUMBERS = 1 << 24
 """Maximum size of the wide part's table, in numbers (64 MiB)."""
@@ -53,7 +48,7 @@ PATIENT = 3
 
 BY_CORPUS = (
     *("epochs", "global_batch", "patience", "model.wide", "init.vectors"),
-    *("optim.lr", "optim.ema", "optim.wide_lr"),
+    *("optim.lr", "optim.ema"),
 )
 """Keys that may be ``auto``."""
 Reasons = dict[str, tuple[str, str]]
@@ -173,7 +168,7 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
     settle("patience", patience, "patience", waits, f"half of {epochs}")
     buckets, longest = buckets_of(corpus, config.model.wide_ngrams), config.model.wide_ngrams
     why = f"for n-grams of up to {longest} words"
-    wide = settle("model.wide", buckets, "wide part", f"{buckets:,} buckets", why)
+    settle("model.wide", buckets, "wide part", f"{buckets:,} buckets", why)
     tokens = corpus.tokens + corpus.unlabelled_tokens
     own = tokens >= VECTOR_TOKENS and not config.init.weights
     why = "init.weights has its own" if config.init.weights else f"{tokens:,} tokens are too few to learn them"
@@ -183,11 +178,6 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
     settle("optim.lr", rate, "rate", f"{rate:g}", f"for {rows_a_step:,} rows a step")
     horizon = max(2, round(AVERAGED * steps))
     settle("optim.ema", 1 - 1 / horizon, "average", f"over {horizon:,} steps", f"a tenth of {steps:,}")
-    rows = max(corpus.rows, corpus.rows_beside / config.self_training.weight)
-    rate = 2 * WIDE_C * rows / steps  # linear decay to zero: the mean rate is half of the first
-    rate = float(f"{min(LARGEST_WIDE_LR, max(1.0, rate)):.3g}")
-    said = f"learning rate {rate:g}" if wide else ""
-    settle("optim.wide_lr", rate, "linear part", said, f"comparable to logistic regression with C = {WIDE_C:g}")
     return Resolved(with_values(config, {key: values[key] for key in BY_CORPUS}), reasons)
 
 

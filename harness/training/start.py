@@ -25,7 +25,6 @@ from harness.data.checks import open_soft_labels
 from harness.data.soft_labels import targets_of
 from harness.model.networks import AnyNetwork
 from harness.model.starts import (
-    WIDE,
     StartVectors,
     StartWeights,
     check_own,
@@ -71,11 +70,6 @@ class Beginning:
     """For the settings printed at the start."""
     interrupted: bool = False
     """A rank received a stop request while vectors were learned; true on every rank: do not train or save."""
-
-    @property
-    def has_wide(self) -> bool:
-        """Whether the wide part comes from pretrained weights, with its feature weights."""
-        return WIDE in (self.facts.get(STARTED_FROM) or {}).get("taken", ())
 
     def put_into(self, network: AnyNetwork, std: float) -> None:
         """Load vectors, then weights, into a network; for a token in both, the weights win. ``std``:

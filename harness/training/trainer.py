@@ -28,7 +28,6 @@ from harness.training.optim import (
     optimizer_state,
 )
 from harness.training.throughput import Meter
-from harness.training.wide import WideDescent, wide_rate
 from preprocessing.base.errors import ConfigError
 
 DIVERGED = 100
@@ -112,8 +111,6 @@ class Trainer:
         self.meter = Meter(self.device, predictions_of(objective.classifier))
         decay = config.optim.ema
         self.average = None if decay is None else WeightAverage(objective.classifier, decay)
-        wide = objective.classifier.wide
-        self.wide = None if wide is None else WideDescent(wide, world)
         self.milestones = Milestones()
         """Called at every step, log line and epoch, on every rank."""
         self.total_steps = config.epochs * loader.order.steps_per_epoch
@@ -160,7 +157,7 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_lr()
-        losses, row_losses, touched = [], [], []
+        losses, row_losses = [], []
         micro_batches = [*batch.micro_batches, *batch.unlabelled]
         for number, micro_batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -175,26 +172,19 @@ class Trainer:
                     self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
-            part = self.objective.table_gradient
-            if part is not None:  # WideDescent.step divides by the labelled rows
-                touched.append(part if micro_batch.labelled else part.times(batch.global_rows / rows))
         classifier = self.objective.classifier
         if classifier.holds_embedding(self.step):
             classifier.embedding.weight.grad = None  # the optimizer skips it: no update, decay or moments
         self.accelerator.unscale_gradients()
         grad_norm = clip(self.parameters, self.config.optim.clip_norm)
-        skip = self.take_step(batch, grad_norm, row_losses)
-        if self.wide is not None:
-            self.wide.step(touched, batch, wide_rate(self.step, self.total_steps, self.config.optim), skip)
+        self.take_step(batch, grad_norm, row_losses)
         labelled = len(batch.micro_batches)
         loss = summed(losses[:labelled])
         self.meter.add(batch, self.step, loss, summed(losses[labelled:]) if batch.unlabelled else None)
         return loss, grad_norm
 
-    def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> torch.Tensor:
-        """Update the weights, unless the gradient is not finite; then skip the step on all ranks. Returns 1.0 if
-        skipped, else 0.0.
-        """
+    def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> None:
+        """Update the weights, unless the gradient is not finite; then skip the step on all ranks."""
         skip = self.guard.judge(self.optimizer, grad_norm, self.accelerator.scaler)
         # Accelerate's optimizer checks for installed packages at every step; only loss scaling needs it.
         (self.optimizer if self.accelerator.scaler is None else self.scaled).step()
@@ -203,7 +193,6 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step, skip)
         self.meter.counted.skipped += self.guard.record(self.step, batch, row_losses, skip)
-        return skip
 
     def current_lr(self) -> float:
         """Learning rate of the current step."""

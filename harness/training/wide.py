@@ -1,124 +1,206 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the wide part: ranks exchange the gradients of their rows, and all take the same step.
+"""The linear part is learned before the first step, to the optimum of its convex loss: a logistic regression by L-BFGS.
 
-Rows of a TF-IDF matrix have norm 1 and the loss is convex, so plain gradient descent with a large learning rate that
-decays to zero is enough, without optimizer state. It needs no clipping, since a row's gradient is at most its label's
-weight, and no weight average, since the last steps are small. It needs warm-up: with many features per row, large first
-steps would leave the influence of the first batches in the table to the end.
+Rank 0 does it on one thread and sends the result, so it is the same however many ranks there are, and it has no
+learning rate. Two models trained separately make different errors, and their sum is better than a model trained
+jointly: once the linear model fits the training rows, the network would have nothing left to learn.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
-from harness.batch import StepBatch
-from harness.config import OptimConfig
-from harness.model.wide import (
-    BITS,
-    MASK,
-    NONE,
-    UNOWNED,
-    USUAL,
-    TableGradient,
-    Weighing,
-    WidePart,
-    join,
-    keys_of,
-    mixed,
-    runs,
-)
+from harness.model.wide import BITS, MASK, NONE, UNOWNED, WidePart, keys_of, mixed, runs
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 
-
-class WideDescent:
-    """Gradient descent on the table of a wide part."""
-
-    def __init__(self, wide: WidePart, world: World) -> None:
-        self.wide, self.world = wide, world
-
-    @torch.no_grad()
-    def step(self, touched: Sequence[TableGradient], batch: StepBatch, lr: float, skip: torch.Tensor) -> None:
-        """Update the table with the gradients of all ranks; no change if ``skip`` is 1."""
-        mine = join(touched)
-        if self.world.world_size > 1:
-            rows = sum(-(-rows // self.world.world_size) for rows in (batch.global_rows, batch.global_unlabelled_rows))
-            mine = self.exchange(mine, rows, self.wide.num_places(batch.longest))
-        rate = (1 - skip.to(self.wide.table.dtype)) * (lr / batch.global_rows)
-        self.wide.update(mine, rate)
-
-    def exchange(self, mine: TableGradient, rows: int, places: int) -> TableGradient:
-        """All ranks' gradients, in rank order, in one collective; a rank has at most ``rows`` rows of ``places``.
-
-        All messages have the same size, known to every rank, so the host does not wait for the device. Ranks send
-        features, not table rows: a feature is two numbers, a table row has one per class.
-        """
-        kind = torch.int32 if mine.value.dtype == torch.float32 else torch.int64  # as wide as the floats sent with it
-        own, held = mine.value.shape
-        message = torch.zeros(rows, 2 * places + mine.error.shape[1], dtype=kind, device=mine.value.device)
-        message[:own, :held] = mine.bucket
-        message[:own, places : places + held] = mine.value.view(kind)
-        message[:own, 2 * places :] = mine.error.view(kind)
-        every = self.world.gather_on_device(message, "what the wide part learned")
-        bucket, value, error = every.split([places, places, mine.error.shape[1]], dim=1)
-        return TableGradient(bucket.to(torch.int64), value.view(mine.value.dtype), error.view(mine.error.dtype))
-
-
-def wide_rate(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Learning rate of optimizer step ``step`` (from 0) of ``total_steps``: warm-up, then linear decay to zero."""
-    climbing = config.wide_warmup * total_steps
-    return config.wide_lr * (1 - step / total_steps) * min(1.0, (step + 1) / max(1.0, climbing))
-
-
-COUNTED_ROWS = 200_000
-"""Feature frequencies are counted on at most this many rows of a split, spread evenly."""
+C = 6.0
+"""Inverse regularisation strength."""
+FLOOR, POWER = 0.05, 0.5
+"""A feature's weight grows with ``(FLOOR + its log-count ratio) ** POWER``; without the floor, a word without
+association with the label would be ignored."""
+MIN_ROWS = 2
+"""Features of fewer rows are ignored."""
+MOST_PLACES, MOST_SHARES = 80_000_000, 30_000_000
+"""Most n-grams, and rows times classes, to learn from, about 1.5 GB; of larger corpora evenly spaced rows are taken."""
+MOST_WEIGHTS = 5_000_000
+"""Most features times outputs; the solver needs about 300 bytes for each."""
+FEWEST_STEPS, MOST_STEPS, WORK = 50, 200, 10_000_000_000
+"""Limits of the solver's steps; ``WORK``: features of all rows times outputs times steps, about a minute."""
+TOLERANCE = 1e-7
+"""The solver stops when a step improves the loss by less than this share."""
 PIECE_TOKENS = 1 << 18
 SLOTS_A_BUCKET, MOST_SLOTS = 1 << 3, 1 << 25
 """Width of the sketch that finds the most frequent n-gram of each bucket; at most 256 MiB, temporarily."""
 
 
-def count_features(
-    wide: WidePart,
-    split: Split,
-    num_classes: int,
-    world: World,
-    unlabelled: Split | None = None,
-    weighing: Weighing = USUAL,
-) -> None:
-    """Set feature weights from the number of training rows with each feature, and the owners of buckets if used.
+@dataclass(frozen=True)
+class Source:
+    """A split to learn from, in the order of its blocks."""
 
-    With ``unlabelled`` rows, the frequency of features is counted over both. The association with labels comes from
-    labelled rows alone: soft labels add nothing that their teacher did not know.
+    split: Split
+    classes: int
+    weight: float = 1.0
+    """Weight of the mean loss of its rows."""
+    chances: np.ndarray | None = None
+    """Soft labels ``[rows, classes]``, or ``[rows]`` the probability of class 1; None: rows have labels."""
+
+    def pieces(self, every: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
+        """Ids int64 ``[rows, time]`` and lengths of one row in ``every``, and the probability of each class."""
+        seen = 0
+        for block in self.split.blocks:
+            chosen = np.arange(-seen % every, len(block.row), every)
+            size = max(1, PIECE_TOKENS // block.ids.shape[1])
+            for start in range(0, len(chosen), size):
+                rows = chosen[start : start + size]
+                lengths = block.length[rows].astype(np.int64)
+                ids = block.ids[rows, : lengths.max()].astype(np.int64)
+                if self.chances is None:
+                    shares = np.eye(self.classes)[block.label[rows]]
+                else:
+                    shares = self.chances[seen + rows].astype(float)
+                    shares = np.stack((1 - shares, shares), axis=1) if shares.ndim == 1 else shares
+                yield torch.from_numpy(ids), torch.from_numpy(lengths), shares
+            seen += len(block.row)
+
+
+def learn(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, world: World) -> str:
+    """Learn a wide part from labelled rows, and from unlabelled ones with soft labels as a second source.
+
+    ``factors`` ``[classes]``: weight of the loss of each class. Returns what was learned, in words, on rank 0.
     """
-    sources = [split] if unlabelled is None else [split, unlabelled]
-    counter = WidePart(wide.buckets, 1, wide.longest, wide.tail)  # counts rows, not occurrences
+    said = ""
+    with world.together("learning the linear part"):
+        if world.is_main:
+            own = WidePart(wide.buckets, wide.table.shape[1], wide.longest).to(wide.table.dtype)
+            with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
+                said = fit(own, sources, factors)
+            wide.load_state_dict(own.state_dict())
+    for values in (wide.table, wide.weights, wide.bias, wide.owners):
+        if values is not None:
+            if not world.is_main:
+                values.zero_()
+            world.sum_on_device(values, "the linear part")
+    return said
+
+
+def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray) -> str:
+    """``learn`` in this process, for a wide part on the CPU."""
+    from scipy import sparse
+
+    began, classes = time.monotonic(), len(factors)
+    places = wide.longest * sum(shard.info.tokens for source in sources for shard in source.split.shards)
+    shares = classes * sum(len(source.split) for source in sources)
+    every = max(1, -(-places // MOST_PLACES), -(-shares // MOST_SHARES))
     if wide.owners is not None:
-        counter.owners = owners_of(wide, sources, world, weighing.min_rows)
-        wide.owners.copy_(counter.owners)
-    labelled, rows = torch.zeros(wide.buckets, num_classes, dtype=torch.int64), 0
-    for ids, lengths, labels in share_of(split, world):
-        labelled += counter.count(ids, lengths, labels, num_classes)
-        rows += len(ids)
-    rows_with = labelled.to(torch.float64)
-    total = rows_with.sum(1)
-    if unlabelled is not None:
-        for ids, lengths, labels in share_of(unlabelled, world):
-            total += counter.count(ids, lengths, torch.zeros_like(labels), 1)[:, 0]
-            rows += len(ids)
-    sums = torch.cat((rows_with.view(-1), total, torch.tensor([rows], dtype=torch.float64))).to(wide.weights.device)
-    world.sum_on_device(sums, "the frequencies of n-grams")
-    by_label, total = sums[: rows_with.numel()].view_as(rows_with), sums[rows_with.numel() : -1]
-    with world.waiting("the frequencies of n-grams"):  # here under NCCL
-        rows = int(sums[-1])
-    wide.set_weights(by_label, rows, total, weighing)
+        wide.owners.copy_(owners_of(wide, sources, every))
+    found = [counted(wide, source, every) for source in sources]
+    counts = sparse.vstack([some for some, _ in found], "csr")
+    wide.weights.copy_(torch.from_numpy(weights_of(counts, found[0][1])))
+    often = np.bincount(counts.indices, minlength=wide.buckets) * (wide.weights.numpy() > 0)
+    kept = np.sort(np.argsort(-often, kind="stable")[: MOST_WEIGHTS // wide.table.shape[1]])
+    kept = kept[often[kept] > 0]
+    weights = np.zeros(wide.buckets)
+    weights[kept] = wide.weights.numpy()[kept]
+    wide.weights.copy_(torch.from_numpy(weights))
+    targets = np.concatenate(
+        [factors * shares * (source.weight / len(shares)) for source, (_, shares) in zip(sources, found, strict=True)]
+    )
+    rows = max(len(shares) / source.weight for source, (_, shares) in zip(sources, found, strict=True))
+    table, bias = solve(values_of(counts[:, kept], weights[kept]), targets, 1 / (C * rows))
+    wide.table[torch.from_numpy(kept)] = torch.from_numpy(table).to(wide.table.dtype)
+    wide.bias.copy_(torch.from_numpy(bias))
+    some = f"one row in {every}" if every > 1 else f"{counts.shape[0]:,} rows"
+    return f"{len(kept):,} n-grams of {some}, {time.monotonic() - began:.1f} s"
 
 
-def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: int) -> torch.Tensor:
-    """int32 ``[buckets]`` on the CPU: for each bucket, the name (lower key bits) of its n-gram with the most rows, if
-    these are at least ``min_rows``.
+def counted(wide: WidePart, source: Source, every: int) -> tuple[Any, np.ndarray]:
+    """How often each row has each bucket, as scipy's CSR ``[rows, buckets]``, and the shares of its classes."""
+    from scipy import sparse
+
+    parts, shares = [], []
+    for ids, lengths, its in source.pieces(every):
+        bucket, first, times = runs(wide.places(ids, lengths), wide.buckets)
+        ends = np.concatenate(([0], first.sum(1).cumsum(0).numpy()))
+        entries = times[first].to(torch.int32).numpy(), bucket[first].to(torch.int32).numpy(), ends
+        parts.append(sparse.csr_matrix(entries, (len(ids), wide.buckets)))
+        shares.append(its)
+    return sparse.vstack(parts, "csr"), np.concatenate(shares)
+
+
+def weights_of(counts: Any, shares: np.ndarray) -> np.ndarray:
+    """The weight of each feature, float64 ``[buckets]``: from its frequency, and from its association with the label in
+    the first rows, which have one: ``shares`` ``[labelled rows, classes]``.
+
+    The first factor is scikit-learn's idf, ``1 + ln((1 + rows) / (1 + rows with it))``; the second is
+    ``(FLOOR + r) ** POWER``, where r is the largest absolute log-count ratio of a class against all others. For a
+    feature that only unlabelled rows have, r is 0.
+    """
+    rows, buckets = counts.shape
+    total = np.bincount(counts.indices, minlength=buckets)
+    kept = total >= MIN_ROWS
+    entries = counts.indptr[len(shares)]
+    labels = np.repeat(shares.argmax(axis=1), np.diff(counts.indptr[: len(shares) + 1]))
+    known = np.bincount(counts.indices[:entries], minlength=buckets)[kept]
+    tells = np.zeros(len(known))
+    for label in range(shares.shape[1]):
+        own = np.bincount(counts.indices[:entries][labels == label], minlength=buckets)[kept]
+        inside, outside = ((1 + side) / (1 + side).sum() for side in (own, known - own))
+        tells = np.maximum(tells, np.abs(np.log(inside / outside)))
+    idf = 1 + np.log((1 + rows) / (1 + total[kept]))
+    weights = np.zeros(buckets)
+    weights[kept] = idf * (FLOOR + np.where(known > 0, tells, 0.0)) ** POWER
+    return weights
+
+
+def values_of(counts: Any, weights: np.ndarray) -> Any:
+    """The value of each feature in each row, as ``WidePart.features`` has it."""
+    from scipy import sparse
+
+    values = sparse.csr_matrix((1 + np.log(counts.data), counts.indices, counts.indptr), counts.shape)
+    values.data *= weights[values.indices]
+    norms = np.sqrt(values.multiply(values).sum(axis=1).A1)
+    values.data /= np.repeat(np.maximum(norms, 1e-12), np.diff(values.indptr))
+    return values
+
+
+def solve(values: Any, targets: np.ndarray, penalty: float) -> tuple[Any, np.ndarray]:
+    """The table ``[features, outputs]`` and bias ``[outputs]`` with the lowest loss: the cross entropy of ``values @
+    table + bias`` (CSR ``[rows, features]``) against ``targets`` ``[rows, classes]``, each share times the weight of
+    its row, plus ``penalty / 2`` times the sum of the table's squares. Two classes have one output, the logit of
+    class 1.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
+    features, outputs = values.shape[1], targets.shape[1] if targets.shape[1] > 2 else 1
+    columns, row_weights = values.T.tocsr(), targets.sum(axis=1, keepdims=True)
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        """The loss, and its gradient at table and bias in one vector."""
+        table, bias = flat[:-outputs].reshape(features, outputs), flat[-outputs:]
+        logits = values @ table + bias
+        logs = log_softmax(logits if outputs > 1 else np.hstack((np.zeros_like(logits), logits)), axis=1)
+        error = (row_weights * np.exp(logs) - targets)[:, -outputs:]
+        slope = np.concatenate(((columns @ error + penalty * table).ravel(), error.sum(axis=0)))
+        return penalty / 2 * float((table**2).sum()) - float((targets * logs).sum()), slope
+
+    steps = int(np.clip(WORK // max(values.nnz * outputs, 1), FEWEST_STEPS, MOST_STEPS))
+    limits = {"maxiter": steps, "ftol": TOLERANCE, "gtol": 1e-8}
+    found = minimize(loss, np.zeros((features + 1) * outputs), jac=True, method="L-BFGS-B", options=limits).x
+    return found[:-outputs].reshape(features, outputs), found[-outputs:]
+
+
+def owners_of(wide: WidePart, sources: Sequence[Source], every: int) -> torch.Tensor:
+    """int32 ``[buckets]``: for each bucket, the name (lower key bits) of its n-gram with the most rows, if these are at
+    least ``MIN_ROWS``.
 
     Rows are counted in a count-min sketch (Cormode and Muthukrishnan, 2005), since most n-grams occur only once: each
     n-gram has two counters, and the lower one is the estimate. Ties go to the largest name.
@@ -130,45 +212,18 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: 
     def places_in_sketch(key: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(sketch[0], key >> shift), (sketch[1], mixed(key ^ MASK) >> shift)]
 
-    for source in sources:
-        for ids, lengths, _ in share_of(source, world):
-            key, first, _ = runs(keys_of(ids, lengths, wide.longest, wide.tail), NONE)
-            for counts, slot in places_in_sketch(key[first]):
-                counts.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
-    sums = sketch.to(wide.weights.device)
-    world.sum_on_device(sums, "the frequencies of n-grams")
-    with world.waiting("the frequencies of n-grams"):  # here under NCCL
-        sketch.copy_(sums)
+    def distinct() -> Iterator[torch.Tensor]:
+        for source in sources:
+            for ids, lengths, _ in source.pieces(every):
+                key, first, _ = runs(keys_of(ids, lengths, wide.longest), NONE)
+                yield key[first]
+
+    for key in distinct():
+        for counts, slot in places_in_sketch(key):
+            counts.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
     best = torch.zeros(wide.buckets, dtype=torch.int64)
-    for source in sources:
-        for ids, lengths, _ in share_of(source, world):
-            key = keys_of(ids, lengths, wide.longest, wide.tail).flatten()
-            key = key[key < NONE]
-            rows_with = torch.minimum(*(counts[slot] for counts, slot in places_in_sketch(key))).to(torch.int64)
-            key, rows_with = key[rows_with >= min_rows], rows_with[rows_with >= min_rows]
-            best.scatter_reduce_(0, wide.bucket_of(key), rows_with << BITS | wide.name_of(key), "amax")
-    best = best.to(wide.weights.device)
-    world.maximum_on_device(best, "the owners of buckets")
-    with world.waiting("the owners of buckets"):  # here under NCCL
-        return torch.where(best > 0, best & MASK, UNOWNED).to(torch.int32).cpu()
-
-
-def share_of(split: Split, world: World) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """This rank's share of the counted rows of a split, as ``pieces`` yields them."""
-    every = -(-len(split) // COUNTED_ROWS)
-    return pieces(split, every * world.world_size, every * world.rank)
-
-
-def pieces(split: Split, every: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Ids int64 ``[rows, time]``, lengths and labels of one row in ``every`` from ``first`` on, in pieces."""
-    seen = 0
-    for block in split.blocks:
-        chosen = np.arange((first - seen) % every, len(block.row), every)
-        seen += len(block.row)
-        size = max(1, PIECE_TOKENS // block.ids.shape[1])
-        for start in range(0, len(chosen), size):
-            rows = chosen[start : start + size]
-            lengths = block.length[rows].astype(np.int64)
-            ids = block.ids[rows, : lengths.max()].astype(np.int64)
-            labels = block.label[rows].astype(np.int64)
-            yield torch.from_numpy(ids), torch.from_numpy(lengths), torch.from_numpy(labels)
+    for key in distinct():
+        rows_with = torch.minimum(*(counts[slot] for counts, slot in places_in_sketch(key))).to(torch.int64)
+        claim = torch.where(rows_with >= MIN_ROWS, rows_with << BITS | wide.name_of(key), 0)
+        best.scatter_reduce_(0, wide.bucket_of(key), claim, "amax")
+    return torch.where(best > 0, best & MASK, UNOWNED).to(torch.int32)

@@ -159,7 +159,7 @@ class Waitless(Milestones):
 def test_the_host_never_waits_between_two_log_lines(
     dataset: Path, tmp_path: Path, layout: Layout, precision: str
 ) -> None:
-    """A wide part included, whose step is the trainer's own."""
+    """With a linear part, too."""
     needs(precision)
     optim = OptimConfig(ema=0.9)
     tracking = TrackingConfig(log_every=10_000)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 4: the same global batch gives the same update for every (processes, accumulation, layout), dropout too.
 
-So it does with unlabelled rows and their soft labels beside the labelled ones, and with moved texts. A language
-model's update: tests/distributed/test_one_update_of_a_pretraining.py.
+So it does with unlabelled rows and their soft labels beside the labelled ones, and with moved texts; every rank has the
+linear part that one process learns. A language model's update: tests/distributed/test_one_update_of_a_pretraining.py.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig, OrderConfig, RunConfig, SelfTrainingConfig
 from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
-from harness.data.soft_labels import path_of, read_soft_labels
+from harness.data.soft_labels import path_of, read_soft_labels, targets_of
 from harness.model.classifier import Classifier
 from harness.model.dropout import Masks
 from harness.ranks.session import open_session
+from harness.training.wide import Source, fit
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import write_dataset, write_random_soft_labels
 from tests.ranks import run_ranks
 from tests.reference.adversarial import moved_loss
-from tests.reference.plain_wide import PlainWide, row_of
 from tests.trainers import Weights, in_fp64, train_in_fp64, train_plainly
 
 pytestmark = pytest.mark.processes
@@ -44,14 +44,13 @@ UNLABELLED_BATCH = 9
 """Two steps a pass, so that the last of three steps begins another pass."""
 SMALL = {"embedding_dim": 8, "hidden_size": 6}
 DEEP = {**SMALL, "num_layers": 2, "pooling": "max+mean", "dropout": 0.4, "word_dropout": 0.2, "freeze_embedding": 2}
-WIDE = {"wide": 512, "wide_ngrams": 3, "wide_tail": 5, "wide_tf": "binary"}
-LINEAR = {"wide_smoothing": 0.3, "wide_warmup": 0.3, "wide_ratio": 0.8, "wide_min_rows": 3}
+WIDE = {"wide": 512, "wide_ngrams": 3}
 SMOOTHED = {"label_smoothing": 0.1, "class_weights": {"negative": 2.5, "class0": 2.5}}
 OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "plain": (2, SMALL, {}),
     "every option": (3, {**DEEP, "wide": 512}, {"ema": 0.8, "weight_decay": 0.1, **SMOOTHED}),
     "gru": (3, {**SMALL, "cell": "gru", "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
-    "soft labels": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, {**LINEAR, **SMOOTHED}),
+    "soft labels": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, SMOOTHED),
     "moved texts": (3, {**DEEP, "freeze_embedding": 1}, {"adversarial": 3.0, **SMOOTHED}),
 }
 """Number of classes, model, optimizer."""
@@ -105,15 +104,16 @@ def reference_weights(root: str, options: str) -> Weights:
     factors = np.array([optim.class_weights.get(label, 1.0) for label in manifest.labels])
     drawn = read_soft_labels(path_of(Path(config.data), "drawn"))
     soft = dict(zip(drawn.rows, drawn.chances, strict=True))
-    wide = None
     if model.wide is not None:
-        counted = splits["unlabelled"] if teaching.is_on else None
-        wide = PlainWide(model.wide, splits["train"], len(factors), counted)
-        wide.count(min_rows=optim.wide_min_rows, power=optim.wide_ratio)
+        sources = [Source(splits["train"], len(factors))]
+        if teaching.is_on:
+            chances = targets_of(drawn, splits["unlabelled"])
+            sources.append(Source(splits["unlabelled"], len(factors), teaching.weight, chances))
+        fit(model.wide, sources, factors)
 
-    def targets_of(label: int, row: int, smoothing: float | None) -> np.ndarray:
+    def target_of(label: int, row: int) -> np.ndarray:
         """The target of each class: the smoothed label, or the soft label of an unlabelled row."""
-        smoothing = optim.label_smoothing if smoothing is None else smoothing
+        smoothing = optim.label_smoothing
         if label != NO_LABEL:
             return factors[label] * (smoothing / len(factors) + (1 - smoothing) * np.eye(len(factors))[label])
         chances = soft[row].astype(float)
@@ -126,19 +126,20 @@ def reference_weights(root: str, options: str) -> Weights:
             ids, label, row = row_of(splits[name], number)
             masks = Masks.of(config.seed, step, row, torch.device("cpu")) if model.drops else None
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), row)
-            learned = partial(cross_entropy, targets_of(label, int(row[0]), None))
+            learned = partial(cross_entropy, target_of(label, int(row[0])))
             total = total + learned(model.read(batch, masks)[0]) / counts[name]
             if optim.adversarial is not None:
                 total = total + moved_loss(model, batch, masks, optim.adversarial, frequencies, learned) / counts[name]
-            if wide is not None:
-                linear = partial(cross_entropy, targets_of(label, int(row[0]), optim.wide_smoothing))
-                wide.learn(ids, linear, counts[name])
-        if wide is not None:
-            climbed = min(1.0, (step + 1) / (optim.wide_warmup * STEPS)) if optim.wide_warmup else 1.0
-            wide.step(optim.wide_lr * (1 - step / STEPS) * climbed)
         return total
 
     return train_plainly(config, model, STEPS, loss_of)
+
+
+def row_of(split: Split, number: int) -> tuple[list[int], int, np.ndarray]:
+    """Ids, label and source row ``[1]`` of a row of a split."""
+    block_number = int(np.searchsorted(split.block_starts, number, side="right")) - 1
+    block, row = split.blocks[block_number], number - int(split.block_starts[block_number])
+    return block.ids[row, : block.length[row]].tolist(), int(block.label[row]), block.row[row : row + 1]
 
 
 def batch_of(order: Any, step: int) -> np.ndarray:

@@ -41,7 +41,7 @@ SHAPES: list[tuple[int, dict[str, Any]]] = [
     (2, {"pooling": "max+mean", "wide": 64}),
     (3, {"pooling": "mean", "wide": 1024, "cell": "gru", "num_layers": 2}),
     (2, {"pooling": "last", "cell": "gru", "bidirectional": False}),
-    (2, {"wide": 256, "wide_ngrams": 3, "wide_tail": 5, "wide_tf": "binary"}),
+    (2, {"wide": 256, "wide_ngrams": 3}),
 ]
 
 

@@ -52,7 +52,6 @@ def test_a_step_has_labelled_rows_in_the_proportion_of_the_dataset_beside_unlabe
     wanted = recipe("--order.unlabelled_batch", "48", "--self_training.labels", "r0")
     most = decide(wanted, replace(IMDB, rows=22_479, unlabelled_tokens=10_000_000, rows_beside=49_962))
     assert (most.config.global_batch, most.config.epochs) == (24, 4)
-    assert most.config.optim.wide_lr == pytest.approx(2 * 6 * 49_962 / (4 * 937), rel=0.01)
     resolved = decide(wanted, Corpus(1_000, 230_000, 2, 16_000_000, 71_441))
     assert (resolved.config.global_batch, resolved.config.epochs) == (8, 42)
     assert resolved.reasons["epochs"] == ("42", "of 125 steps, for 5,210")

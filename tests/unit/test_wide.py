@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wide part: its features equal a plain formula, in both layouts; the network learns the same without it."""
+"""The linear part: features and weights equal a plain formula, in both layouts, and it is scikit-learn's optimum."""
 
 from __future__ import annotations
 
@@ -11,53 +11,45 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.classifier import Classifier, Objective
-from harness.model.wide import (
-    USUAL,
-    Weighing,
-    WidePart,
-)
+from harness.model.wide import WidePart
 from harness.ranks.distributed import World
-from harness.training.wide import count_features, pieces
+from harness.training import wide as training
+from harness.training.wide import Source, learn
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.batches import packed_batch, padded_batch
 from tests.datasets import write_dataset
 
 
-def weighed(
-    texts: list[str],
-    labels: np.ndarray,
-    longest: int,
-    min_rows: int,
-    power: float,
-    tail: int,
-) -> sparse.csr_matrix:
-    """scikit-learn's counts, weighted and scaled by hand."""
-    counts = CountVectorizer(ngram_range=(1, longest), min_df=min_rows).fit_transform(texts)
-    if tail:
-        ends = [" ".join(text.split()[-tail:]) for text in texts]
-        counts = sparse.hstack((counts, CountVectorizer(ngram_range=(1, 2), min_df=min_rows).fit_transform(ends)))
+def weighed(texts: list[str], labels: np.ndarray, longest: int) -> sparse.csr_matrix:
+    """scikit-learn's counts, weighted and scaled by hand; the first texts have these labels."""
+    counts = (
+        CountVectorizer(ngram_range=(1, longest), min_df=2, token_pattern="[^ ]+").fit_transform(texts).astype(float)
+    )
     held = (counts > 0).toarray()
-    idf = 1 + np.log((1 + len(texts)) / (1 + held.sum(0)))
-    ones, others = 1 + held[labels == 1].sum(0), 1 + held[labels == 0].sum(0)
-    ratio = np.log(ones / ones.sum() / (others / others.sum()))
-    counts = counts.astype(float)
-    counts.data = np.ones_like(counts.data) if tail else 1 + np.log(counts.data)
-    return normalize(sparse.csr_matrix(counts.multiply(idf * (0.05 + np.abs(ratio)) ** power)))
+    idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), np.zeros(held.shape[1])
+    known = held[: len(labels)]
+    for label in np.unique(labels):
+        ones, others = 1 + known[labels == label].sum(0), 1 + known[labels != label].sum(0)
+        tells = np.maximum(tells, np.abs(np.log(ones / ones.sum() / (others / others.sum()))))
+    tells[known.sum(0) == 0] = 0
+    counts.data = 1 + np.log(counts.data)
+    return normalize(sparse.csr_matrix(counts.multiply(idf * (0.05 + tells) ** 0.5)))
 
 
-def test_the_network_learns_as_if_the_wide_part_were_not_there() -> None:
+def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
     batch = padded_batch(range(20, 4, -2), 40)
     torch.manual_seed(0)
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=256), 40)
     assert model.wide is not None
     objective = Objective(model)
     alone = objective(batch, 0)
-    model.wide.set_weights(model.wide.count(batch.ids.long(), batch.lengths, batch.labels, 2), 8)
+    model.wide.weights += 1.0
     model.wide.table += 1.0
     assert objective(batch, 0) == alone
     with torch.no_grad():
@@ -67,26 +59,54 @@ def test_the_network_learns_as_if_the_wide_part_were_not_there() -> None:
         assert (model.wide(batch).abs() > 0.5).all()
 
 
-@pytest.mark.parametrize(
-    ("longest", "tail", "weighing", "bits"),  # of buckets: so many that no two features collide
-    [(2, 0, USUAL, 23), (3, 12, Weighing(3, 1.0), 20)],
-)
-def test_features_are_counted_and_weighed_as_scikit_learn_and_a_plain_formula_do(
-    longest: int, tail: int, weighing: Weighing, bits: int, tmp_path: Path
+@pytest.mark.parametrize(("longest", "classes", "soft"), [(2, 2, False), (3, 2, True), (2, 3, True)])
+def test_it_is_the_optimum_that_scikit_learn_finds(
+    longest: int, classes: int, soft: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_dataset(tmp_path, {"train": 150, "validation": 10})
-    split = Split(tmp_path, read_manifest(tmp_path), "train")
-    wide = WidePart(1 << bits, 1, longest, tail, binary=tail > 0).double()
-    count_features(wide, split, 2, World(), weighing=weighing)
-    texts, labels, found = [], [], []
-    for ids, lengths, some in pieces(split, 1, 0):
-        texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
-        labels += some.tolist()
-        batch = Batch(ids.int(), lengths, some, np.arange(len(ids)))
-        found += list(wide.features(batch)[1])
-        falling = lengths.argsort(descending=True)
-        batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
-        assert torch.equal(wide.features(packed_batch(batch))[1], wide.features(batch)[1])
-    theirs = weighed(texts, np.array(labels), longest, weighing.min_rows, weighing.power, tail)
+    """So many buckets that no two features collide."""
+    monkeypatch.setattr(training, "TOLERANCE", 1e-14)
+    monkeypatch.setattr(training, "MOST_STEPS", 2000)
+    write_dataset(tmp_path, {"train": 150, "validation": 10, "unlabelled": 60}, num_classes=classes)
+    manifest, factors = read_manifest(tmp_path), np.linspace(1, 2, classes)
+    sources = [Source(Split(tmp_path, manifest, "train"), classes)]
+    if soft:
+        chances = np.random.default_rng(0).dirichlet(np.ones(classes), 60)
+        given = chances[:, 1] if classes == 2 else chances
+        sources.append(Source(Split(tmp_path, manifest, "unlabelled"), classes, 0.7, given))
+    wide = WidePart(1 << 23, 1 if classes == 2 else classes, longest).double()
+    said = learn(wide, sources, factors, World())
+    texts, shares, found, logits = [], [], [], []
+    for source in sources:
+        for ids, lengths, some in source.pieces(1):
+            texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
+            shares.append(some * source.weight / len(source.split))
+            batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
+            found += list(wide.features(batch)[1])
+            logits.append(wide(batch).numpy())
+            falling = lengths.argsort(descending=True)
+            batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
+            assert torch.equal(wide.features(packed_batch(batch))[1], wide.features(batch)[1])
+    targets = np.concatenate(shares) * factors
+    theirs = weighed(texts, targets[:150].argmax(axis=1), longest)
     for number, value in enumerate(found):
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
+    rows = max(len(source.split) / source.weight for source in sources)
+    model = LogisticRegression(C=6.0 * rows, tol=1e-10, max_iter=5000)
+    each = sparse.vstack([theirs] * classes)
+    model.fit(each, np.repeat(np.arange(classes), len(texts)), sample_weight=targets.T.ravel())
+    expected = model.decision_function(theirs)
+    ours = np.concatenate(logits)
+    ours = ours[:, 0] if classes == 2 else ours - ours.mean(axis=1, keepdims=True)
+    expected = expected if classes == 2 else expected - expected.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(ours, expected, atol=2e-4)
+    assert np.ptp(expected) > 0.5
+    assert f"{theirs.shape[1]:,} n-grams of {len(texts)} rows" in said
+
+
+def test_of_large_corpora_evenly_spaced_rows_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path, {"train": 150})
+    source = Source(Split(tmp_path, read_manifest(tmp_path), "train"), 2)
+    every, third = (np.concatenate([ids[:, 0].numpy() for ids, _, _ in source.pieces(step)]) for step in (1, 3))
+    assert np.array_equal(third, every[::3])
+    monkeypatch.setattr(training, "MOST_PLACES", 1000)
+    assert "n-grams of one row in" in learn(WidePart(1 << 12, 1), [source], np.ones(2), World())

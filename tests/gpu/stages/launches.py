@@ -20,7 +20,7 @@ from tests.gpu.launching import finish, in_parallel, start_run, tail
 TOLD = ("device", "precision", "recurren", "lstm")
 """How the names begin of what a start line says of device and arithmetic."""
 CLASSES = ("very bad", "bad", "fair", "good", "very good")
-WIDE = ("--model.wide", 1 << 16, "--model.wide_ngrams", 3, "--model.wide_tail", 20, "--recurrence", "packed")
+WIDE = ("--model.wide", 1 << 16, "--model.wide_ngrams", 3, "--recurrence", "packed")
 KINDS = {"plain": (), "packed, wide, 5 classes": WIDE}
 TOLERANCE = 3e-2
 
