@@ -43,7 +43,7 @@ from harness.training.optim import NonFiniteGuard
 from harness.training.run import PretrainingRun, Run, Selection, choose_micro_batch
 from harness.training.start import Beginning, begin, vocabulary_of
 from harness.training.trainer import State, Trainer
-from harness.training.wide import C, Source, learn
+from harness.training.wide import C, Source, learn, places_of
 from harness.training.writer import RunWriter, Sink, TrackerSink
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
@@ -54,6 +54,8 @@ from preprocessing.dataset.shards import Manifest, read_manifest
 
 FP16_FIRST_SKIPS = 20
 """Extra skipped steps allowed in fp16: at the start, loss scaling skips steps until it finds a scale that fits."""
+MANY_PLACES = 10_000_000
+"""From so many n-grams on, learning the linear part is announced: it takes five seconds or more."""
 LOOK_LIMIT_S = 60.0
 """Longest wait for a new file to appear: network file systems cache directory listings. At most half the time limit."""
 
@@ -126,6 +128,8 @@ def learn_linear_part(
     if beginning.targets is not None:
         weight = config.self_training.weight
         sources.append(Source(data.splits[UNLABELLED], len(labels), weight, beginning.targets))
+    if trainer.world.is_main and not config.quiet and places_of(wide, sources) > MANY_PLACES:
+        print("linear part is learned from the training texts first", flush=True)
     said = learn(wide, sources, factors_of(config.optim, labels), trainer.world)
     choices["linear part"] = Choice(said, f"logistic regression, C = {C:g}")
 

@@ -95,8 +95,7 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray) -> str:
     """``learn`` in this process, for a wide part on the CPU."""
     from scipy import sparse
 
-    began, classes = time.monotonic(), len(factors)
-    places = wide.longest * sum(shard.info.tokens for source in sources for shard in source.split.shards)
+    began, classes, places = time.monotonic(), len(factors), places_of(wide, sources)
     shares = classes * sum(len(source.split) for source in sources)
     every = max(1, -(-places // MOST_PLACES), -(-shares // MOST_SHARES))
     if wide.owners is not None:
@@ -119,6 +118,11 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray) -> str:
     wide.bias.copy_(torch.from_numpy(bias))
     some = f"one row in {every}" if every > 1 else f"{counts.shape[0]:,} rows"
     return f"{len(kept):,} n-grams of {some}, {time.monotonic() - began:.1f} s"
+
+
+def places_of(wide: WidePart, sources: Sequence[Source]) -> int:
+    """Number of n-grams of all rows, about; a million take half a second or more."""
+    return wide.longest * sum(shard.info.tokens for source in sources for shard in source.split.shards)
 
 
 def counted(wide: WidePart, source: Source, every: int) -> tuple[Any, np.ndarray]:
