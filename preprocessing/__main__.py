@@ -16,7 +16,7 @@ from preprocessing.base.cli import Command, dispatch
 PROG = "padless"
 NOTE = (
     "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, "
-    "4 something cannot be written, 143 told to stop"
+    "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
 )
 COMMANDS = (
     Command(

@@ -18,7 +18,7 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.shards import Manifest, ShardInfo
 from preprocessing.job.parts import Summary
-from preprocessing.labels import alike
+from preprocessing.labels import alike, spelling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +123,8 @@ def lines_on_classes(names: list[str], were_found: bool, rows: pd.DataFrame) -> 
     lines = [f"{len(names):,} classes: {some([f'{name} {n:,}' for name, n in zip(names, counts, strict=True)])}"]
     for same in alike(names) if were_found else []:
         spelt = " and ".join(map(repr, same))
-        lines.append(f"{spelt} differ only by case or spaces and stay apart; source.labels can join them")
+        joins = f"a pair for each class joins them, as in --source.labels '{spelling(same[0])}:{spelling(same[0])},…'"
+        lines.append(f"{spelt} differ only by case or spaces and stay apart; {joins}")
     lacking = np.any([its == 0 for its in splits if its.any()], axis=0)
     few = [repr(names[number]) for number in np.flatnonzero(lacking)]
     lines += [f"too few rows for every split: {some(few)}"] if few else []
