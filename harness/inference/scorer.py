@@ -8,7 +8,6 @@ executes nothing in it.
 
 from __future__ import annotations
 
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +38,7 @@ from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load, needed
+from preprocessing.base.processes import available_cores
 from preprocessing.base.terminal import Guarded
 from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import VOCABULARY
@@ -173,7 +173,7 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or available_cores()
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no base class
