@@ -150,7 +150,7 @@ def measure(
         data, with_others = folder / "data", method == ALL
         if not (data / "dataset.json").exists():
             words = sources(config, corpus, kept, folder, with_others)
-            run("preprocessing", "run", *words, *(["--config", config.text] if config.text else []), "--output", data)
+            run("preprocessing", "prepare", *words, *(["--config", config.text] if config.text else []), "--output", data)
         options: list[object] = ["--num_processes", config.processes, "--data", data, "--run", folder / "run"]
         options += ["--config", config.recipe] if with_others else []
         options += ["--init.weights", Path(config.weights).resolve()] if with_others and config.weights else []

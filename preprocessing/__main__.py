@@ -65,9 +65,8 @@ COMMANDS = (
 
 
 def main(argv: list[str]) -> int:
-    """Run one command; ``run`` is ``prepare`` here. Raises ``ConfigError`` for an unknown one, naming the nearest."""
-    words = ["prepare", *argv[1:]] if argv[:1] == ["run"] else argv
-    return dispatch(COMMANDS, words, PROG, NOTE)
+    """Run one command. Raises ``ConfigError`` for an unknown one, naming the nearest."""
+    return dispatch(COMMANDS, argv, PROG, NOTE)
 
 
 if __name__ == "__main__":  # worker processes import this module too, under another name

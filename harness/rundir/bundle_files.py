@@ -37,6 +37,7 @@ from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.untrusted import read_bytes, shown
 from preprocessing.dataset.shards import REBUILD, VOCABULARY
 from preprocessing.labels import LabelType, fits
+from preprocessing.text.vocabulary import Vocabulary
 
 KIND = ("padless-bundle", 1)
 INDEX = "bundle.json"
@@ -111,6 +112,15 @@ def write_vocabulary(directory: Path, dataset: Path) -> None:
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
     atomic.write_bytes(directory / VOCABULARY, data)
+
+
+def read_vocabulary(directory: Path, info: BundleInfo) -> Vocabulary:
+    """The vocabulary of a bundle. Raises ``DataError`` if it is missing, damaged or of other weights."""
+    vocabulary = Vocabulary.read(directory / VOCABULARY)
+    if vocabulary.hash != info.vocabulary_hash:
+        what = "its hash is not the one the weights were trained with; restore the bundle's own vocabulary"
+        raise DataError(f"{directory / VOCABULARY}: {what}")
+    return vocabulary
 
 
 def write_weights(directory: Path, data: bytes) -> tuple[str, str]:

@@ -102,7 +102,7 @@ ROWS = [(f'{text}.\n<br />It\'s, "so"!', label) for text, label in reviews(60, w
 
 
 def built(source: Path, output: Path, *more: str) -> Manifest:
-    keys = ["run", "--source.path", str(source), "--output", str(output), "--executor.workers", "1"]
+    keys = ["prepare", "--source.path", str(source), "--output", str(output), "--executor.workers", "1"]
     assert cli.run(main, [*keys, "--vocabulary.min_count", "1", *more]) == 0
     return read_manifest(output)
 
