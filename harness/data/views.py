@@ -69,11 +69,6 @@ def as_trained(manifest: Manifest, fold: int | None, fingerprint: str, data: str
     return held_out(manifest, fold if manifest.fingerprint == fingerprint else None, data)
 
 
-def fold_of(manifest: Manifest) -> int | None:
-    """The fold that a view holds out; None if it holds out none."""
-    return manifest.fold if isinstance(manifest, View) else None
-
-
 def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | None = None) -> Manifest:
     """The view of the dataset ``data`` for a task, with ``fold`` held out if given.
 
