@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.inference.model import Model, load
@@ -42,12 +41,11 @@ __all__ = [
 ]
 
 
-def open_dataset(path: str | Path) -> Dataset:
-    """Open a dataset: a mapping from the names of its splits to frames (row, label, length, text).
+open_dataset = Dataset
+"""Open a dataset: a mapping from the names of its splits to frames (row, label, length, text).
 
-    ``arrow`` gives a split as an Arrow table, ``batches`` as record batches; both have the ids too.
-    """
-    return Dataset(path)
+``arrow`` gives a split as an Arrow table, ``batches`` as record batches; both have the ids too.
+"""
 
 
 def __getattr__(name: str) -> Any:

@@ -150,7 +150,8 @@ def measure(
         data, with_others = folder / "data", method == ALL
         if not (data / "dataset.json").exists():
             words = sources(config, corpus, kept, folder, with_others)
-            run("preprocessing", "run", *words, *(["--config", config.text] if config.text else []), "--output", data)
+            words += ["--config", config.text] if config.text else []
+            run("preprocessing", "prepare", *words, "--output", data)
         options: list[object] = ["--num_processes", config.processes, "--data", data, "--run", folder / "run"]
         options += ["--config", config.recipe] if with_others else []
         options += ["--init.weights", Path(config.weights).resolve()] if with_others and config.weights else []

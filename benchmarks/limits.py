@@ -84,7 +84,7 @@ def data(folder: Path, rows: Iterable[tuple[str, str]], *options: str) -> str:
     """Write texts and labels; returns the command that builds a dataset from them."""
     with (folder / "texts.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
-    words = ("preprocessing run", folder / "texts.csv", "--output", folder / "data", PREPROCESSING, *options)
+    words = ("preprocessing prepare", folder / "texts.csv", "--output", folder / "data", PREPROCESSING, *options)
     return " ".join(map(str, words))
 
 

@@ -39,7 +39,7 @@ SLOW_SAMPLE, SAMPLE = 400, 4000
 class TextConfig(PreprocessConfig, Measured):
     """Documents per second of a configuration, compared with pandas + NLTK, HF tokenizers, CountVectorizer and others.
 
-    Contenders take turns on one core; the median counts. It has all keys of preprocessing run.
+    Contenders take turns on one core; the median counts. It has all keys of padless prepare.
     """
 
     output: str = "unused"

@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before the other imports: a signal may come that e
     stop.listen(sys.argv[1:])
 
 from preprocessing.__main__ import COMMANDS as OF_DATASETS
-from preprocessing.__main__ import NOTE, PROG
 from preprocessing.base import cli
 from preprocessing.base.cli import Command, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
@@ -181,7 +180,7 @@ COMMANDS = (
 
 def main(argv: list[str]) -> int:
     """Dispatch to a command."""
-    return dispatch(COMMANDS, argv, PROG, NOTE)
+    return dispatch(COMMANDS, argv)
 
 
 def script() -> int:

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from harness.inference.config import EvaluateConfig
 from harness.ranks.stopping import leave, run_rank
 from harness.rundir.records import dataset_of
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from preprocessing.corpus.rows import Piece
 
 
 def main(argv: list[str]) -> int:
@@ -25,16 +29,20 @@ def main(argv: list[str]) -> int:
 
 def here(config: EvaluateConfig) -> None:
     """Evaluate on new labelled rows or, without ``input``, on a split of a dataset."""
+    measured(config)
+
+
+def measured(config: EvaluateConfig, rows: Piece | None = None) -> dict[str, Any]:
+    """The figures of an evaluation; ``rows`` are those that ``input`` only names."""
     from harness.inference.evaluation import evaluate, evaluate_input
     from harness.ranks.session import open_session
 
     if config.input is not None:
-        evaluate_input(config)
-        return
+        return evaluate_input(config, rows)
     if config.data is None:
         config = replace(config, data=dataset_of(config.run))
     with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
-        evaluate(config, session)
+        return evaluate(config, session)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,6 @@ if __name__ == "__main__":  # before the other imports: a signal may come that e
 from preprocessing.base import cli
 from preprocessing.base.cli import Command, dispatch
 
-PROG = "padless"
-NOTE = (
-    "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, "
-    "4 something cannot be written, 143 told to stop"
-)
 COMMANDS = (
     Command(
         "prepare",
@@ -65,9 +60,8 @@ COMMANDS = (
 
 
 def main(argv: list[str]) -> int:
-    """Run one command; ``run`` is ``prepare`` here. Raises ``ConfigError`` for an unknown one, naming the nearest."""
-    words = ["prepare", *argv[1:]] if argv[:1] == ["run"] else argv
-    return dispatch(COMMANDS, words, PROG, NOTE)
+    """Run one command. Raises ``ConfigError`` for an unknown one, naming the nearest."""
+    return dispatch(COMMANDS, argv)
 
 
 if __name__ == "__main__":  # worker processes import this module too, under another name

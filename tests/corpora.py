@@ -82,7 +82,7 @@ class Command:
     def build(self, source: Path, output: Path, *more: object) -> int:
         """``run`` with small shards and one worker."""
         return self(
-            *("run", "--source.path", source, "--output", output, "--executor.workers", 1),
+            *("prepare", "--source.path", source, "--output", output, "--executor.workers", 1),
             *("--text.max_tokens", 64, "--vocabulary.min_count", 1, *more),
         )
 

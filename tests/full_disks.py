@@ -274,7 +274,7 @@ def copied_data(inputs: Inputs, disk: Path) -> int:
 
 
 CPU = ("--device", "cpu", "--quiet")
-PREPARE = ("run", "--source.path", "{packed.csv.gz}", *SMALL)
+PREPARE = ("prepare", "--source.path", "{packed.csv.gz}", *SMALL)
 RICH = ("--splits.group_column", "group", "--splits.folds", "2", "--source.unlabelled_path", "{more.csv}")
 PREDICT = ("predict", "--run", "{bundle}", "--processes", "1", "--part_mb", "0.02", *CPU)
 EVALUATE = ("evaluate", "--run", "{run}", "--output", "DISK/e", "--device", "cpu")

@@ -56,7 +56,7 @@ Changed = Callable[[int, str], None]
 def arguments(source: Path, output: Path, seed: int) -> list[str]:
     """The command that makes or replaces the dataset."""
     small = ["--text.max_tokens", "64", "--vocabulary.min_count", "1", "--shards.rows", "100"]
-    words = ["run", "--source.path", str(source), "--output", str(output), "--seed", str(seed), "--overwrite"]
+    words = ["prepare", "--source.path", str(source), "--output", str(output), "--seed", str(seed), "--overwrite"]
     return [*words, "--executor.workers", "1", "--source.part_mb", "0.01", *small]
 
 

@@ -56,7 +56,7 @@ def write_data(place: Path, number: int, rows: int, *, test: bool = True, corpus
     """``place/data`` of so many classes, from ``place/corpus.csv``; without ``test`` it has no test split."""
     place.mkdir(parents=True, exist_ok=True)
     source = corpus or write_corpus(place / "corpus.csv", class_names(number), rows)
-    keys = ["run", "--source.path", str(source), "--output", str(place / "data"), "--executor.workers", "1"]
+    keys = ["prepare", "--source.path", str(source), "--output", str(place / "data"), "--executor.workers", "1"]
     keys += ["--vocabulary.min_count", "1", "--text.max_tokens", "64"]
     assert cli.run(main, [*keys, *([] if test else ["--splits.test", "0"])]) == 0
     return place / "data"

@@ -192,10 +192,6 @@ class Order:
         window = self.window(epoch, step)
         return window.rows(window.batch(step))
 
-    def rank_rows(self, epoch: int, step: int, rank: int, world_size: int) -> np.ndarray:
-        """The rows of a step for one process: every ``world_size``-th, so that all processes get similar lengths."""
-        return self.batch_rows(epoch, step)[rank::world_size]
-
     def window(self, epoch: int, step: int) -> Window:
         """The window with a step of an epoch. The latest two are cached: one in use, one prefetched."""
         assert 0 <= step < self.steps_per_epoch

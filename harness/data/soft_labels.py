@@ -23,7 +23,7 @@ import pyarrow as pa
 from msgspec import Meta
 
 from preprocessing.base import atomic
-from preprocessing.base.arrays import mapped, one_chunk, record_batches
+from preprocessing.base.arrays import mapped, one_chunk, record_batches, write_batch
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import UNLABELLED
@@ -119,12 +119,7 @@ def write_soft_labels(path: str | Path, teacher: Teacher, rows: np.ndarray, chan
     about = json.dumps({**asdict(teacher), "sha256": digest}, allow_nan=False)
     layout = schema(len(teacher.labels)).with_metadata({KEY: about})
     values = pa.FixedSizeListArray.from_arrays(pa.array(chances.reshape(-1)), type=layout.field("probability").type)
-    with (
-        atomic.replacing(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, layout) as writer,
-    ):
-        writer.write_batch(pa.record_batch([pa.array(rows), values], schema=layout))
+    write_batch(path, [pa.array(rows), values], layout)
     return digest
 
 

@@ -69,11 +69,6 @@ def as_trained(manifest: Manifest, fold: int | None, fingerprint: str, data: str
     return held_out(manifest, fold if manifest.fingerprint == fingerprint else None, data)
 
 
-def fold_of(manifest: Manifest) -> int | None:
-    """The fold that a view holds out; None if it holds out none."""
-    return manifest.fold if isinstance(manifest, View) else None
-
-
 def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | None = None) -> Manifest:
     """The view of the dataset ``data`` for a task, with ``fold`` held out if given.
 
@@ -110,19 +105,12 @@ MOST_TOKENS = 1_000_000_000
 
 def row_hashes(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """uint64 ``[rows]``: hash of each row ``ids[offsets[i]:offsets[i + 1]]``; equal rows have equal hashes."""
-    lengths = np.diff(offsets)
-    place = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
-    weights = splitmix64(np.arange(int(lengths.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
-    return splitmix64(arrays.segment_sums(splitmix64(ids) * weights[place], offsets) + lengths.astype(np.uint64))
+    return arrays.segment_hashes(splitmix64(ids), offsets)
 
 
 def hashes_of(split: Split) -> np.ndarray:
     """``row_hashes`` of a split, in the order of its blocks."""
-    found = []
-    for block in split.blocks:
-        inside = np.arange(block.ids.shape[1]) < block.length[:, None]
-        found.append(row_hashes(block.ids[inside], np.concatenate([[0], np.cumsum(block.length, dtype=np.int64)])))
-    return np.concatenate(found)
+    return np.concatenate([row_hashes(*arrays.unpadded(block.ids, block.length)) for block in split.blocks])
 
 
 def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int | None:

@@ -59,8 +59,8 @@ CHARACTERS = 500
 OTHERWISE = "name another --output"
 
 
-def evaluate(config: EvaluateConfig, session: Session) -> None:
-    """Score one split with the best weights of a run; rank 0 writes and prints the results.
+def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
+    """Score one split with the best weights of a run; rank 0 writes, prints and returns the results.
 
     Every rank calls this. Raises the same ``UserError`` on all of them.
     """
@@ -78,13 +78,14 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
         if world.is_main:
             order = np.argsort(np.concatenate([block.row for block in split.blocks]))
             values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
-            conclude(config, bundle, scores, hashes_of(split)[order], values)
+            return conclude(config, bundle, scores, hashes_of(split)[order], values)
+    return {}
 
 
 def conclude(
     config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
-) -> None:
-    """Add facts about the texts to the figures, write them and the predictions, and print them.
+) -> dict[str, Any]:
+    """Add facts about the texts to the figures, write them and the predictions, print and return them.
 
     ``hashes`` are ``row_hashes`` of the rows. Texts without a known word are not looked up, since their ids do not
     identify them.
@@ -99,6 +100,7 @@ def conclude(
     elif not config.quiet:
         print(describe_evaluation(values))
         print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")
+    return values
 
 
 def output_of(config: EvaluateConfig) -> Path:
@@ -205,10 +207,11 @@ def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:
     return [found[row] for row in rows]
 
 
-def evaluate_input(config: EvaluateConfig) -> None:
-    """Score the input, write figures and predictions, and print the figures.
+def evaluate_input(config: EvaluateConfig, given: Piece | None = None) -> dict[str, Any]:
+    """Score the input, write figures and predictions, print and return the figures.
 
-    Raises ``ConfigError``, ``DataError`` or ``StorageError``.
+    ``given`` has the rows that ``config.input`` only names, if they are in no file. Raises ``ConfigError``,
+    ``DataError`` or ``StorageError``.
     """
     assert config.input is not None
     directory = bundle_directory(config.run)
@@ -218,15 +221,15 @@ def evaluate_input(config: EvaluateConfig) -> None:
     training = read_training(directory, bundle.info.dataset) or {}
     known: Mapping[str, Any] = training.get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
-    reading = reading_of(config.source, known)
-    scores, hashes, facts = read_and_score(bundle, config.input, reading, classes, config.quiet)
+    pieces = iter([given]) if given else pieces_of(config.input, reading_of(config.source, known), config.quiet)
+    scores, hashes, facts = read_and_score(bundle, config.input, pieces, classes)
     values = {
         **known_of(scores, bundle, name_of(config.input, output_of(config))),
         **facts,
         "input": public(addresses.absolute(config.input)),
         "beside_training": beside(training.get("splits", {}), scores, bundle.encoder.pipeline.spec.max_tokens),
     }
-    conclude(config, bundle, scores, hashes, values)
+    return conclude(config, bundle, scores, hashes, values)
 
 
 def beside(splits: Mapping[str, Any], scores: Scores, longest: int) -> dict[str, float | None]:
@@ -290,7 +293,7 @@ def pieces_of(address: str, reading: Reading, quiet: bool) -> Iterator[Piece]:
 
 
 def read_and_score(
-    bundle: Bundle, address: str, reading: Reading, classes: Mapping[str, int], quiet: bool
+    bundle: Bundle, address: str, pieces: Iterator[Piece], classes: Mapping[str, int]
 ) -> tuple[Scores, np.ndarray, dict[str, Any]]:
     """The scores of all rows, ``row_hashes`` of their ids, and other results: ``mistakes`` with texts, and how many
     rows were ``left_out`` or have no text (``missing``).
@@ -300,7 +303,7 @@ def read_and_score(
     columns: list[tuple[np.ndarray, ...]] = []
     mistakes: list[dict[str, Any]] = []
     left_out = missing = 0
-    for piece in pieces_of(address, reading, quiet):
+    for piece in pieces:
         left_out += piece.neutral + piece.filtered + piece.without_label
         missing += int(piece.missing.sum())
         if not len(piece.row):

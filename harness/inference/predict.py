@@ -53,7 +53,7 @@ from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
-from preprocessing.job.executors import ROWS, Workers, available_cores, workers
+from preprocessing.job.executors import ROWS, Workers, workers
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def predict_here(config: PredictConfig) -> None:
         parts = begin(config, target, work)
         size, settled = sum(part.part.bytes for part in parts), parts[0].scorer[-1]
         worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
-        default = 1 if settled["device"] == "cuda" else min(available_cores(), worth)
+        default = 1 if settled["device"] == "cuda" else min(processes.available_cores(), worth)
         kept = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
         with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
             make(parts, crew, config.quiet)

@@ -174,12 +174,12 @@ def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
     return [text or "" for text in texts]
 
 
-def texts_in(files: Sequence[File], stage: Path, missing: bool = False) -> Iterator[list[str]]:
-    """Lists of all texts of some files; ``missing`` is as for ``texts_of``."""
+def texts_in(files: Sequence[File], stage: Path) -> Iterator[list[str]]:
+    """Lists of all texts of some files. Raises ``DataError`` for a row without one."""
     for file in files:
         for part in sources.scan(file, stage).parts:
             for rows in tables.iter_rows(part, None if file.format == "jsonl" else file.source.text_columns):
-                yield texts_of(part, rows, missing)
+                yield texts_of(part, rows, missing=False)
 
 
 @dataclass(frozen=True)

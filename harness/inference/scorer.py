@@ -8,7 +8,6 @@ executes nothing in it.
 
 from __future__ import annotations
 
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -33,19 +32,20 @@ from harness.rundir.bundle_files import (
     read_export,
     read_info,
     read_model,
+    read_vocabulary,
 )
 from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load, needed
+from preprocessing.base.processes import available_cores
 from preprocessing.base.terminal import Guarded
 from preprocessing.base.untrusted import one_line
-from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.job.executors import ROWS
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import UNK, Vocabulary
+from preprocessing.text.vocabulary import UNK
 
 Engine: TypeAlias = Literal["auto", "torch", "onnx", "onnx-int8"]
 ENGINES = {
@@ -77,12 +77,7 @@ class Scorer(ABC):
         self.directory, self.batch_rows, self.settled = directory, batch_rows, settled
         self.info = read_classifier(directory)
         self.export = read_export(directory, self.info)
-        self.vocabulary = Vocabulary.read(directory / VOCABULARY)
-        if self.vocabulary.hash != self.info.vocabulary_hash:
-            raise DataError(
-                f"{directory / VOCABULARY}: its hash is not the one the weights were trained with; "
-                "restore the bundle's own vocabulary"
-            )
+        self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
         self.decision = Decision(self.info.temperature, self.info.threshold)
         self.open()
@@ -173,7 +168,7 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or available_cores()
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no base class

@@ -22,6 +22,8 @@ from preprocessing.base.errors import ConfigError
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 IDLE = "--gradient_accumulation_steps"
 """Accelerate takes it, and passes it on to DeepSpeed alone."""
+OTHERS = ("use_deepspeed", "use_fsdp", "use_megatron_lm", "tpu")
+"""Accelerate's options for trainings that padless has not."""
 
 
 def of_training(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
@@ -80,7 +82,10 @@ def parser_of_accelerate() -> argparse.ArgumentParser:
 
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
-    """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
+    """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set.
+
+    Raises ``ConfigError`` for a file that is missing and for options that cannot be meant.
+    """
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     devices.tell_ranks(options)
@@ -92,10 +97,20 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(settings, name, 1 if name.startswith("num") else None))
+    if arguments.num_processes < 1:
+        raise ConfigError(f"--num_processes {arguments.num_processes}: must be at least 1; give one for each GPU")
+    if arguments.cpu and arguments.multi_gpu:
+        raise ConfigError("--cpu beside --multi_gpu: leave one of them out")
+    others = [f"--{name}" for name in OTHERS if getattr(arguments, name)]
+    others += ["--mixed_precision fp8"] * (arguments.mixed_precision == "fp8")
+    if others:
+        raise ConfigError(f"{others[0]}: padless trains by DDP, in fp32, bf16 or fp16; leave it out")
     if settings is None:
         arguments.mixed_precision = arguments.mixed_precision or "no"
         arguments.dynamo_backend = arguments.dynamo_backend or "no"
-        arguments.multi_gpu = arguments.multi_gpu or arguments.num_processes > 1
+    if settings is None or arguments.cpu:
+        arguments.multi_gpu = arguments.multi_gpu or arguments.num_processes > 1  # what it calls DDP
+        arguments.cpu = False  # it would start one process; the ranks read what ``tell_ranks`` has noted
     if arguments.num_machines == 1 and arguments.main_process_port is None:
         arguments.main_process_port = free_port()
     return arguments

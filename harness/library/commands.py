@@ -20,22 +20,28 @@ from subprocess import PIPE, STDOUT, Popen
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from harness.config import LaunchRecipe, RunConfig
-from harness.inference.model import Model, Texts, load
+from harness.inference.config import EvaluateConfig
+from harness.inference.model import Model, Texts, chunks, load
 from harness.ranks import stopping
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
 from preprocessing.base import cli, processes
+from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.configuration import groups_of
-from preprocessing.base.errors import ERRORS, ConfigError, UserError
+from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
+from preprocessing.corpus.rows import Piece
 from preprocessing.dataset.frames import Dataset
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.job import pipeline
 from preprocessing.job.statistics import lines_on_rows
+from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,6 +164,19 @@ def pass_on(process: Popen[str]) -> str:
     return line.strip()
 
 
+def labelled(texts: Any, labels: Sequence[Any]) -> Piece:
+    """Texts and their labels as rows, numbered from 0. Raises ``DataError``."""
+    every, names = [text for some in chunks(texts) for text in some], list(map(as_found, labels))
+    if len(every) != len(names):
+        raise DataError(f"{len(every):,} texts and {len(names):,} labels; give a label for each text")
+    if None in names:
+        raise DataError(f"labels[{names.index(None)}] is missing; label this text, or leave it out")
+    classes, label = np.unique(np.array(names, str), return_inverse=True)
+    row, none = np.arange(len(names)), np.zeros(len(names), np.int8)
+    of_rows = {"texts": pa.array(every, pa.large_string()), "label": label, "row": row, "split": none, "missing": none}
+    return Piece(**of_rows, classes=classes.tolist(), label_type=None, known=[], neutral=0, filtered=0)
+
+
 class Report(PosixPath):
     """The path of a report; a notebook shows the page."""
 
@@ -204,6 +223,27 @@ class Run:
     def predict(self, texts: Texts) -> np.ndarray:
         """The class of each text, by the best weights."""
         return self.model.predict(texts)
+
+    def evaluate(
+        self, rows: Source | Texts | None = None, labels: Sequence[Any] | None = None, **keys: Any
+    ) -> dict[str, Any]:
+        """All figures of the best weights as a dict, as ``padless evaluate`` computes them, with its keys.
+
+        ``rows`` are texts with their ``labels``, or a frame or files with a column of labels, or a dataset directory;
+        without them a ``split`` is measured, ``test`` unless given. Files are written if ``output`` is given. Raises
+        ``UserError``.
+        """
+        from harness.evaluate import measured
+        from harness.ranks.session import leaving_nothing
+
+        with _training, leaving_nothing(), temporary_folder() as folder:
+            piece = None if labels is None else labelled(rows, labels)
+            if hasattr(rows, "__arrow_c_stream__") and piece is None:
+                pq.write_table(pipeline.arrow_of(rows), folder / "frame.parquet")
+                rows = folder / "frame.parquet"
+            named = {"run": self.directory, "output": folder, "quiet": True}
+            named["input"] = rows if piece is None else "texts"
+            return measured(cli.parse(EvaluateConfig, words_of(named, keys), prog="Run.evaluate"), piece)
 
     def __repr__(self) -> str:
         accuracy = self.figures.get("accuracy")

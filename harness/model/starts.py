@@ -31,12 +31,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from harness.config import CLASSIFIER, ModelConfig, model_from_dict
-from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info
+from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info, read_vocabulary
 from harness.rundir.layout import instead
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line, open_regular
-from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.vectors import MOST_DIM, KeptVectors, read_kept
 from preprocessing.text.vocabulary import PAD, RESERVED, Vocabulary
 
@@ -326,13 +326,7 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
     if others:
         keys = " and ".join(f"model.{key} to {getattr(model, key)} (now {getattr(wanted, key)})" for key in others)
         raise ConfigError(f"init.weights: {named} has layers of another shape; set {keys}")
-    vocabulary = Vocabulary.read(directory / VOCABULARY)
-    if vocabulary.hash != info.vocabulary_hash:
-        raise DataError(
-            f"{directory / VOCABULARY}: its hash is not the one the weights were trained with; "
-            "restore the bundle's own vocabulary"
-        )
-    return Donor(directory, info, model, vocabulary)
+    return Donor(directory, info, model, read_vocabulary(directory, info))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from typing import Literal
 
 from preprocessing.base.configuration import read_config
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.processes import available_cores
 
 Asked = Literal["gpu", "cpu", "either"]
 DEVICES, THREADS = "PADLESS_DEVICES", "PADLESS_THREADS"
@@ -167,4 +168,4 @@ def choose_threads(wanted: int | None, processes: int) -> tuple[int, str]:
         return wanted, "asked for"
     if (users := asked_here()[1]) is not None:
         return users, f"as {OMP} says"
-    return max(1, len(os.sched_getaffinity(0)) // processes), "this process's share of the cores"
+    return max(1, available_cores() // processes), "this process's share of the cores"

@@ -80,12 +80,14 @@ def choose(host: str, local: list[str], found: dict[str, list[str]], users: str 
     return outward[0] if len({route.interface for route in outward}) == 1 else None
 
 
-def name_interface(host: str, port: int) -> Route:
+def name_interface(host: str | None = None, port: int | None = None) -> Route:
     """Find the interface to the other machines and set it for gloo, in this process and its children, and for NCCL if
     it would take the loopback; the user's own setting stays.
 
-    Raises ``ConfigError`` if it is not certain, or if the user's interface does not exist.
+    ``host`` and ``port``: the main machine's; by default as the launcher told this rank. Raises ``ConfigError`` if it
+    is not certain, or if the user's interface does not exist.
     """
+    host, port = host or os.environ.get("MASTER_ADDR", ""), port or int(os.environ.get("MASTER_PORT", "0"))
     users, found = os.environ.get(GLOO), interfaces()
     route = choose(host, local_addresses(host, port), found, users)
     if route is None:

@@ -84,8 +84,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     if kind == "cpu":
         keep_memory()
     if launched_machines() > 1:
-        route = network.name_interface(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
-        choices["network"] = Choice(str(route), "the route to the other machines")
+        choices["network"] = Choice(str(network.name_interface()), "the route to the other machines")
     # NCCL aborts the process when its own limit is over; the heartbeat reports before that.
     limit = timedelta(seconds=timeout_s + (NCCL_GRACE_S if kind == "cuda" else 0))
     os.environ.setdefault(TELL_OTHERS, "1")

@@ -218,14 +218,14 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     }
 
 
-def confusions(figures: Mapping[str, Any], most: int | None = LISTED_CONFUSIONS) -> list[dict[str, Any]]:
+def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The most frequent confusions of a true and a predicted class, the largest first."""
     labels = figures["labels"]
     confusion = confusion_from_json(figures, len(labels))
     support = confusion.sum(axis=1).tolist()
     return [
         {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / support[true]}
-        for true, said, rows in largest_confusions(confusion, most)
+        for true, said, rows in largest_confusions(confusion, LISTED_CONFUSIONS)
     ]
 
 

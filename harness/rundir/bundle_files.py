@@ -20,7 +20,6 @@ with its network in other formats; it is read like a bundle::
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,10 +32,12 @@ from harness.rundir.json_files import Indexed, check_file, check_name, read_seal
 from harness.rundir.layout import BUNDLE, instead
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.processes import memory_bytes
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.untrusted import read_bytes, shown
 from preprocessing.dataset.shards import REBUILD, VOCABULARY
 from preprocessing.labels import LabelType, fits
+from preprocessing.text.vocabulary import Vocabulary
 
 KIND = ("padless-bundle", 1)
 INDEX = "bundle.json"
@@ -107,10 +108,19 @@ def write_vocabulary(directory: Path, dataset: Path) -> None:
     """
     path = dataset / VOCABULARY
     try:
-        data = read_bytes(path, memory())
+        data = read_bytes(path, memory_bytes())
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
     atomic.write_bytes(directory / VOCABULARY, data)
+
+
+def read_vocabulary(directory: Path, info: BundleInfo) -> Vocabulary:
+    """The vocabulary of a bundle. Raises ``DataError`` if it is missing, damaged or of other weights."""
+    vocabulary = Vocabulary.read(directory / VOCABULARY)
+    if vocabulary.hash != info.vocabulary_hash:
+        what = "its hash is not the one the weights were trained with; restore the bundle's own vocabulary"
+        raise DataError(f"{directory / VOCABULARY}: {what}")
+    return vocabulary
 
 
 def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
@@ -177,17 +187,12 @@ def read_weights(directory: Path, info: BundleInfo) -> bytes:
 def read_named(path: Path, sha256: str, index: str) -> bytes:
     """Read a file and check its sha256, from an index. Raises ``DataError`` if it is missing or was changed."""
     try:
-        data = read_bytes(path, memory())
+        data = read_bytes(path, memory_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: {index} names this file") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed")
     return data
-
-
-def memory() -> int:
-    """Bytes of memory of this machine: the maximum size of a file to read."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)

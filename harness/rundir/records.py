@@ -41,7 +41,7 @@ from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError, DataError, StorageError
-from preprocessing.base.processes import acquire
+from preprocessing.base.processes import acquire, available_cores
 from preprocessing.base.schema import Count, Record, typed
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import one_line, parse_json, read_bytes
@@ -178,7 +178,7 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "command": [public(word) for word in sys.argv],
         "git_revision": git_revision(),
         "versions": {name: version for name in RECORDED if (version := installed_version(name))},

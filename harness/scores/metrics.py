@@ -78,18 +78,17 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: fl
     nor are predicted. Balanced accuracy is the mean recall of the classes that have rows. An area is None if a class
     has no row. The calibration error (ECE) is that of the most probable class, independent of the threshold.
     """
-    from sklearn.metrics import f1_score
-
     predicted, classes = predicted_labels(logits, threshold), num_classes_of(logits)
     confusion = confusion_of(labels, predicted, classes)
     support = confusion.sum(axis=1)
     recall = confusion.diagonal()[support > 0] / support[support > 0]
-    average = "binary" if classes == 2 else "macro"
+    f1 = [entry["f1"] for entry in per_class(confusion, [""] * classes)]
+    f1 = [f1[1] or 0.0] if classes == 2 else [each for each in f1 if each is not None]
     return {
         "rows": len(labels),
         "accuracy": float((predicted == labels).mean()),
         "balanced_accuracy": float(recall.mean()),
-        "f1": float(f1_score(labels, predicted, average=average, zero_division=0)),
+        "f1": float(np.mean(f1)),
         **areas(logits, labels),
         "log_loss": float(log_loss_per_row(logits, labels).mean()),
         "ece": calibration_error(reliability(logits, labels)),
@@ -99,16 +98,10 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: fl
 
 def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """``roc_auc`` and ``pr_auc`` (average precision): of class 1, or the mean over classes against the rest."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    classes = num_classes_of(logits)
-    if len(np.unique(labels)) < classes:
+    if len(np.unique(labels)) < num_classes_of(logits):
         return {"roc_auc": None, "pr_auc": None}
-    if classes == 2:
-        roc_auc, pr_auc = roc_auc_score(labels, logits), average_precision_score(labels, logits)
-    else:
-        chances = probabilities(logits)
-        roc_auc, pr_auc = np.mean([Ranking(chances[:, one], labels == one).areas for one in range(classes)], axis=0)
+    scores = {1: logits} if logits.ndim == 1 else dict(enumerate(probabilities(logits).T))
+    roc_auc, pr_auc = np.mean([Ranking(its, labels == one).areas for one, its in scores.items()], axis=0)
     return {"roc_auc": float(roc_auc), "pr_auc": min(1.0, float(pr_auc))}  # rounding may exceed 1
 
 

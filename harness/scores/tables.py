@@ -62,17 +62,17 @@ def interval(bounds: Sequence[float] | None) -> str:
     return "" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
 
 
-def classes_table(per_class: Sequence[Mapping[str, Any]], width: int, most: int = CLASSES) -> list[str]:
-    """Precision, recall, F1 and rows of each class, in their order; of more than ``most`` those with the lowest F1.
+def classes_table(per_class: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """Precision, recall, F1 and rows of each class, in their order; of more than ``CLASSES`` those with the lowest F1.
 
     A dash stands for the precision of a class that was never predicted, and for the recall of one without rows.
     """
     total, rows = sum(entry["rows"] for entry in per_class), []
-    for entry in per_class if len(per_class) <= most else worst_first(per_class)[:most]:
+    for entry in per_class if len(per_class) <= CLASSES else worst_first(per_class)[:CLASSES]:
         row = {key: "–" if entry[key] is None else f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")}
         share = percent(entry["rows"] / total) if total else ""
         rows.append({"label": shortened(entry["label"], width), "rows": f"{entry['rows']:,}", "share": share, **row})
-    more = [f"… the {most} worst of {len(per_class)} classes by F1"] if len(per_class) > most else []
+    more = [f"… the {CLASSES} worst of {len(per_class)} classes by F1"] if len(per_class) > CLASSES else []
     return table(CLASS_COLUMNS, rows, width) + more
 
 
@@ -97,7 +97,7 @@ def describe_calibration(values: Mapping[str, Any]) -> str:
     return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
 
 
-def describe_evaluation(values: Mapping[str, Any], width: int = WIDTH) -> str:
+def describe_evaluation(values: Mapping[str, Any]) -> str:
     """The results of an evaluation: metrics, classes, confusions, the weakest group; of new rows also what was read."""
     rows, texts, beside = values["rows"], values["texts"], values.get("beside_training")
     head = f"{values['split']}: {rows:,} rows"
@@ -112,12 +112,12 @@ def describe_evaluation(values: Mapping[str, Any], width: int = WIDTH) -> str:
     if unread:
         lines.append(f"note: {unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
     blocks = [
-        [part for line in lines for part in wrapped(line, width)],
-        figures_table({values["split"]: values}, values["labels"], width),
-        classes_table(values["per_class"], width),
-        confusion_table(values, width),
-        wrapped(weakest(values), width),
-        wrapped(describe_calibration(values) if beside is None else beside_training(beside), width),
+        [part for line in lines for part in wrapped(line, WIDTH)],
+        figures_table({values["split"]: values}, values["labels"], WIDTH),
+        classes_table(values["per_class"], WIDTH),
+        confusion_table(values, WIDTH),
+        wrapped(weakest(values), WIDTH),
+        wrapped(describe_calibration(values) if beside is None else beside_training(beside), WIDTH),
     ]
     return "\n\n".join(map("\n".join, blocks))
 

@@ -25,6 +25,7 @@ from harness.scores.intervals import wilson
 from harness.scores.tables import MARK, never_found, show_figures, verdicts
 from harness.training.writer import Ending, Sink
 from preprocessing.base.atomic import append_line
+from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import Column, Live, Screen, Tone, counted, duration, table
 from preprocessing.dataset.shards import Manifest
 
@@ -168,7 +169,9 @@ class Console(Sink):
             low, high = values["intervals"]["accuracy"]
             accuracy = f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}, F1 {values['f1']:.4f}"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
-        notes = verdicts(read_log(self.directory), self.config.epochs, class_rows(self.manifest, VALIDATION))
+        notes = list[str]()
+        with contextlib.suppress(DataError):  # the report reads the same lines, and says which is damaged
+            notes = verdicts(read_log(self.directory), self.config.epochs, class_rows(self.manifest, VALIDATION))
         for sentence in filter(None, [*notes, never_found(values["per_class"])]):
             self.screen.fact("note", sentence, "warn")
 

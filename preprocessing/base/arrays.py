@@ -15,6 +15,8 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
+from preprocessing.base import atomic
+from preprocessing.base.randomness import splitmix64
 from preprocessing.base.untrusted import open_regular
 
 
@@ -32,6 +34,20 @@ def padded(values: np.ndarray, offsets: np.ndarray, width: int, dtype: np.dtype 
     result = np.zeros((len(lengths), width), dtype)
     result[np.arange(width) < lengths[:, None]] = values
     return result
+
+
+def unpadded(rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The segments of ``[segments, width]``, each of its length, one after the other, and their offsets."""
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return rows[np.arange(rows.shape[1]) < lengths[:, None]], offsets
+
+
+def segment_hashes(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """uint64 per segment of uint64 values: a sum over them, each weighted by its place, and their number."""
+    sizes = np.diff(offsets)
+    place = np.arange(len(values)) - np.repeat(offsets[:-1], sizes)
+    weights = splitmix64(np.arange(int(sizes.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
+    return splitmix64(segment_sums(values * weights[place], offsets) + sizes.astype(np.uint64))
 
 
 def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -67,6 +83,17 @@ def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if not isinstance(combined, pa.ChunkedArray):
         return combined
     return combined.chunk(0) if combined.num_chunks else pa.array([], combined.type)
+
+
+def write_batch(path: str | Path, columns: Any, schema: pa.Schema | None = None) -> None:
+    """Write columns atomically as one record batch of an Arrow file, which can be mapped. Raises ``OSError``."""
+    batch = pa.record_batch(columns, schema=schema)
+    with (
+        atomic.replacing(Path(path)) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
 
 
 def mapped(path: str | Path) -> Any:

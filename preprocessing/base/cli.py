@@ -29,6 +29,11 @@ from preprocessing.base.installed import VERSION, load
 from preprocessing.base.terminal import guards, tell
 
 Config = TypeVar("Config")
+PROG = "padless"
+NOTE = (
+    "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, "
+    "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
+)
 OWN = ("config", "help", "print_config")
 """Options that every command has."""
 SECTIONS = {"prepare": "train", "train": "prepare"}
@@ -75,7 +80,7 @@ class Command:
         return self.name, *self.also
 
 
-def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str, note: str) -> int:
+def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG, note: str = NOTE) -> int:
     """Run the command that ``argv`` begins with; returns its exit code.
 
     Without a command, print the list of commands and ``note``, and return 2. Raises ``ConfigError`` for an unknown

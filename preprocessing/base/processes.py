@@ -73,6 +73,11 @@ def end_spawned() -> None:
                 os.kill(pid, signals.SIGKILL)
 
 
+def available_cores() -> int:
+    """The cores that this process may run on, which on a cluster are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def memory_bytes() -> int:
     """Most bytes for processes here: the machine's memory, or the limit of their control groups (version 2)."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]

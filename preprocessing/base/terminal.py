@@ -313,9 +313,9 @@ class Screen:
         """Columns of a table."""
         return shutil.get_terminal_size((WIDTH, 24)).columns if self.is_live else WIDTH
 
-    def say(self, text: str, tone: Tone = "", indent: int = 2) -> None:
+    def say(self, text: str, tone: Tone = "") -> None:
         """Print a sentence, wrapped."""
-        self.write(wrapped(text, min(self.width, LONGEST), indent), tone)
+        self.write(wrapped(text, min(self.width, LONGEST)), tone)
 
     def fact(self, name: str, text: str, tone: Tone = "", indent: int = FACT_INDENT) -> None:
         """Print ``name       text`` with a hanging indent."""

@@ -233,6 +233,8 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> l
     if not found:
         expected = "sentences" if what == "text" else "few values that repeat"
         there = listed(names_in(seen.records[0]) if seen.records else seen.columns)
+        if len(seen.records) == 1:
+            there += " in its one object; JSON needs an object for each row (to_json(…, orient='records') in pandas)"
         raise DataError(
             f"{name}: has no column {what!r}, and none that looks like it ({expected}); it has {there}; "
             f"set source.{key}"

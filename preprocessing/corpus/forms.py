@@ -28,6 +28,8 @@ from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.records import (
     BYTE_ORDER_MARK,
+    JSON,
+    LIST,
     SAMPLE_BYTES,
     Dialect,
     csv_rows,
@@ -110,7 +112,7 @@ def form_of(first: bytes, name: str, source: SourceConfig, expected: Dialect, kn
     sample = sample.removeprefix(BYTE_ORDER_MARK).replace(b"\r", b"\n" if returns else b"\r")
     fixed = source.delimiter is not None and known is None
     dialect = dialect_of(sample, expected, fixed=fixed, whole=whole, known=known) if kind == "csv" else expected
-    is_list = kind == "jsonl" and re.match(rb"\s*\[\s*\{", sample) is not None
+    is_list = kind == "jsonl" and holds_list(sample.decode("latin-1"))
     recorded = {name: value for name, value in vars(dialect).items() if value != getattr(expected, name)}
     recorded |= {"line_end": "\r"} if returns else {}
     word = None
@@ -119,6 +121,18 @@ def form_of(first: bytes, name: str, source: SourceConfig, expected: Dialect, kn
         recorded |= {"encoding": encoding}
     packed = addresses.is_compressed(name)
     return Form(dialect, encoding, returns, is_list, packed, recorded, word[0][:30] if word else "")
+
+
+def holds_list(sample: str) -> bool:
+    """Whether JSON is a list of objects, alone or in an object, and not an object a line."""
+    found, (first, _, others) = LIST.match(sample.lstrip()), sample.strip().partition("\n")
+    if found is None or not found[1] or not others:
+        return found is not None
+    try:
+        JSON.decode(first)
+    except ValueError:
+        return True
+    return False
 
 
 def format_of(address: str, source: SourceConfig) -> str:

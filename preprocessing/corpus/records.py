@@ -38,6 +38,8 @@ MAX_COLUMNS = 1 << 14
 LONE_RETURNS = re.compile(r"(?<!\r)\r+(?![\r\n]|\Z)")
 RETURN_STANDS_IN, NUL_STANDS_IN = "\u0100", "\u0101"
 """Replace characters that the csv module refuses; Latin-1 decodes no byte to them."""
+LIST = re.compile(r'(\{(\s*"[^"\\]*"\s*:\s*("[^"\\]*"|[-+.\w]+)\s*,)*\s*"[^"\\]*"\s*:\s*)?\[(?=\s*(\{|\Z))')
+"""The beginning of a list of objects, which may be the one list of an object, after plain values."""
 JSON = json.JSONDecoder(parse_constant=lambda _: None)
 SPACE = re.compile(r"[ \t\r\n]*")
 Item = TypeVar("Item")
@@ -211,10 +213,12 @@ def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
 
 
 def json_lines(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The elements of a list of JSON, a line for each. Raises ``DataError`` for what is no JSON."""
+    """The elements of a ``LIST`` of JSON, a line for each. Raises ``DataError`` for what is no JSON."""
     more = (piece.decode("latin-1") for piece in pieces)  # so damaged texts stay as they are
     text, row = next(more), 1
-    at = text.index("[")  # or the comma before an element
+    found = LIST.search(text)
+    assert found
+    at = found.end() - 1  # or the comma before an element
     while text[at] != "]":
         try:
             begin = space_after(text, at + 1)
@@ -230,8 +234,9 @@ def json_lines(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
             raise DataError(f"{name}: row {row}: not a JSON value ({one_line(error)}); correct it") from None
         yield text[begin:end].replace("\n", " ").replace("\r", " ").encode("latin-1") + b"\n"
         at, row = after, row + 1
-    if any(rest.strip() for rest in (text[at + 1 :], *more)):
-        raise DataError(f"{name}: after row {row - 1}: more than one list of JSON; join them")
+    rest = filter(str.strip, itertools.chain([text[at + 1 :]], more))
+    if "".join(itertools.islice(rest, 2)).strip() != ("}" if found[1] else ""):
+        raise DataError(f"{name}: after row {row - 1}: more than one list of JSON; join them, or keep it alone")
 
 
 def space_after(text: str, at: int) -> int:

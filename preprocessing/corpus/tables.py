@@ -204,8 +204,8 @@ def csv_table(part: Part, data: bytes, rows: int, first_row: int, wanted: Sequen
     found = [fields for _, fields in csv_rows(with_newline(data), dialect, where) if fields]
     for row, fields in enumerate(found, first_row):
         if len(fields) != number:
-            hint = "correct the row, or set source.delimiter, quote or escape"
-            raise fail(part, row, f"{len(fields)} fields, the header has {number}; {hint}")
+            what = f"{len(fields)} fields, the header has {number}; correct the row (a text with {dialect.delimiter!r}"
+            raise fail(part, row, f"{what} stands in quotes), or set source.delimiter, quote or escape")
     return pa.table([pa.array([raw(fields[place]) for fields in found], BYTES) for place in places], names=names)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from preprocessing.base.arrays import unpadded
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import VOCABULARY, Block, Split, read_manifest
 from preprocessing.labels import typed_values
@@ -76,9 +77,8 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
 def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int | None) -> pa.RecordBatch:
     """A block with class names from ``labels`` (null for a row without one) and decoded tokens."""
-    real = np.arange(block.ids.shape[1]) < block.length[:, None]
-    offsets = pa.array(np.concatenate([[0], np.cumsum(block.length, dtype=np.int64)]))
-    ids = pa.array(block.ids[real].astype(np.int32))
+    found, starts = unpadded(block.ids, block.length)
+    ids, offsets = pa.array(found.astype(np.int32)), pa.array(starts)
     tokens = pa.LargeListArray.from_arrays(offsets, vocabulary.tokens.take(ids))
     columns = {
         "row": pa.array(block.row),

@@ -367,7 +367,7 @@ def read_manifest(root: str | Path) -> Manifest:
     except FileNotFoundError:
         what = f"{root} is not a dataset directory, or one whose preprocessing has not finished; {REBUILD}"
         if not path.parent.is_dir():
-            first = f"; `padless prepare FILE -o {root}` makes it"
+            first = "" if path.parent.suffix else f"; `padless prepare FILE -o {root}` makes it"
             what = f"there is no folder {root}{beside(root) or first}"
         elif (path.parent / "bundle").is_dir():
             what = f"{root} is a run; name the dataset that it was trained on"

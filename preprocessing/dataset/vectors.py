@@ -20,7 +20,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import io
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,7 +33,7 @@ from msgspec import Meta
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import locked
+from preprocessing.base.processes import available_cores, locked
 from preprocessing.base.randomness import permutation
 from preprocessing.base.schema import Count, Name, Positive, Processes, Sha256, typed
 from preprocessing.base.split_names import TRAIN, UNLABELLED
@@ -276,7 +275,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     ):
         if (kept := usable(array, config)) is not None:  # another process learned them in the meantime
             return kept, True
-        most = 1 if tokens * settings.epochs <= REPEATABLE_WORK else len(os.sched_getaffinity(0))
+        most = 1 if tokens * settings.epochs <= REPEATABLE_WORK else available_cores()
         return learn_and_write(array, manifest, splits, settings, config.threads or most, say), False
 
 

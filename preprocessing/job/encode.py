@@ -62,7 +62,7 @@ class Decided:
     @classmethod
     def write(cls, work: Path, sizes: Sequence[int], columns: dict[str, np.ndarray]) -> Decided:
         """Store one value a row in each of ``columns``: ``split``, ``label`` and ``fold``."""
-        parts.write_table(work / "decided.arrow", columns)
+        arrays.write_batch(work / "decided.arrow", columns)
         digest = hashlib.sha256(b"".join(values.tobytes() for values in columns.values())).hexdigest()
         return cls(work, (0, *np.cumsum(sizes).tolist()), digest)
 

@@ -25,7 +25,7 @@ from unittest.mock import patch
 import pyarrow as pa
 
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.processes import SIGNALS, end_spawned
+from preprocessing.base.processes import SIGNALS, available_cores, end_spawned
 from preprocessing.base.terminal import Screen
 from preprocessing.config import ExecutorConfig
 
@@ -144,11 +144,6 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
                     process.kill()
                 end_spawned()  # one that was just being started is not among them
                 raise
-
-
-def available_cores() -> int:
-    """The cores that this process may run on, which on a cluster are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

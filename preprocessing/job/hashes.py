@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import arrays
+from preprocessing.base.arrays import segment_hashes
 from preprocessing.base.randomness import splitmix64
 from preprocessing.text.tokenizer import Tokens
 
@@ -26,14 +26,6 @@ def text_hashes(tokens: Tokens) -> np.ndarray:
     content = np.frombuffer(b"".join(types), np.uint8).astype(np.uint64) + np.uint64(1)
     of_types = segment_hashes(content, np.cumsum([0, *map(len, types)]))
     return segment_hashes(of_types[tokens.codes], tokens.offsets)
-
-
-def segment_hashes(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """uint64 per segment of uint64 values: a sum over them, each weighted by its place, and their number."""
-    sizes = np.diff(offsets)
-    place = np.arange(len(values)) - np.repeat(offsets[:-1], sizes)
-    weights = splitmix64(np.arange(int(sizes.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
-    return splitmix64(arrays.segment_sums(values * weights[place], offsets) + sizes.astype(np.uint64))
 
 
 def exact_hashes(texts: pa.Array) -> np.ndarray:

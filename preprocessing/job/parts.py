@@ -106,7 +106,7 @@ class TokenizedPart(engine.Part[Summary]):
         files = {}
         for name, table in (("rows", stored), ("types", {"types": tokens.types})):
             path = file_of(self.root, self.number, name)
-            write_table(path, table)
+            arrays.write_batch(path, table)
             files[path.name] = atomic.sha256_file(path)
         content = content_sum(piece.texts) if self.part.texts else 0
         left_out = (piece.neutral, piece.filtered, piece.without_label)
@@ -202,18 +202,7 @@ def file_of(folder: Path, number: int, name: str) -> Path:
     return folder / f"{number:06d}-{name}.arrow"
 
 
-def write_table(path: Path, columns: dict[str, Any]) -> None:
-    """Arrays of equal length as one record batch of an Arrow IPC file, which can be mapped."""
-    batch = pa.record_batch(columns)
-    with (
-        atomic.replacing(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, batch.schema) as writer,
-    ):
-        writer.write_batch(batch)
-
-
 def read_table(path: Path) -> dict[str, pa.Array]:
-    """What ``write_table`` wrote, mapped."""
+    """The columns of a file of ``write_batch``, mapped."""
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     return dict(zip(batch.schema.names, batch.columns, strict=True))

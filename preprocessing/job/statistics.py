@@ -122,8 +122,9 @@ def lines_on_classes(names: list[str], were_found: bool, rows: pd.DataFrame) -> 
     counts = np.sum(splits, axis=0).tolist()
     lines = [f"{len(names):,} classes: {some([f'{name} {n:,}' for name, n in zip(names, counts, strict=True)])}"]
     for same in alike(names) if were_found else []:
-        spelt = " and ".join(map(repr, same))
-        lines.append(f"{spelt} differ only by case or spaces and stay apart; source.labels can join them")
+        spelt, low = " and ".join(map(repr, same)), same[0].strip().casefold()
+        joins = f"a pair for each class joins them, as in --source.labels '{low}:{low},…'"
+        lines.append(f"{spelt} differ only by case or spaces and stay apart; {joins}")
     lacking = np.any([its == 0 for its in splits if its.any()], axis=0)
     few = [repr(names[number]) for number in np.flatnonzero(lacking)]
     lines += [f"too few rows for every split: {some(few)}"] if few else []

@@ -77,7 +77,9 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
     arguments = ["--source.path", source, "--output", tmp_path / "there", "--text.max_tokens", 64, *both]
     arguments += ["--vocabulary.min_count", 1, "--executor.kind", "dask", "--executor.scheduler", cluster.file]
     job = subprocess.Popen(
-        [sys.executable, "-m", "preprocessing", "run", *map(str, arguments)], env=environment, stderr=subprocess.PIPE
+        [sys.executable, "-m", "preprocessing", "prepare", *map(str, arguments)],
+        env=environment,
+        stderr=subprocess.PIPE,
     )
     markers = tmp_path / "there" / ".work" / "parts"
     deadline = time.monotonic() + 90
@@ -100,7 +102,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
     command = Command(capsys)
     source = write_csv(tmp_path / "reviews.csv", reviews(50))
     dask = ("--executor.kind", "dask", "--executor.scheduler", "tcp://127.0.0.1:9")
-    assert command("run", "--source.path", source, "--output", tmp_path / "out", *dask) == 2
+    assert command("prepare", "--source.path", source, "--output", tmp_path / "out", *dask) == 2
     assert "executor.scheduler: tcp://127.0.0.1:9: no scheduler with workers answers there" in command.sentence
 
 

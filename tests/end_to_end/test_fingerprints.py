@@ -282,7 +282,7 @@ def said(program: ModuleType, *words: str) -> str:
 
 def prepared(words: str, output: str = "out") -> None:
     """Build a dataset from files in the working directory."""
-    answer = said(preprocessing, "run", *OPTIONS, "--output", output, *words.split())
+    answer = said(preprocessing, "prepare", *OPTIONS, "--output", output, *words.split())
     assert answer.startswith("0 "), answer
 
 

@@ -55,7 +55,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(corpus: Path) -> Path:
     output = corpus.parent / "dataset"
-    assert cli.run(preprocess, ["run", str(corpus), "--output", str(output), "--text.max_tokens", "64"]) == 0
+    assert cli.run(preprocess, ["prepare", str(corpus), "--output", str(output), "--text.max_tokens", "64"]) == 0
     return output
 
 

@@ -57,7 +57,7 @@ def costs(imdb: list[str], folder: Path, number: int) -> tuple[int, int]:
     """Peak bytes of a job with so many rows, and of its largest worker."""
     folder.mkdir()
     write_csv(folder / "reviews.csv", repeated_with_changes(imdb, number))
-    words = ["run", folder / "reviews.csv", "--output", folder / "out", "--executor.workers", 2]
+    words = ["prepare", folder / "reviews.csv", "--output", folder / "out", "--executor.workers", 2]
     job, each = peaks_of([sys.executable, "-m", "preprocessing", *map(str, words)])
     manifest = read_manifest(folder / "out")
     assert sum(map(manifest.rows, manifest.splits)) == number

@@ -45,7 +45,7 @@ def data(place: Path) -> Path:
     pd.DataFrame({"text": texts, "label": labels}).to_csv(place / "reviews.csv", index=False)
     names = json.dumps({"dull": [0], "fine": [1]})
     source = ("--source.path", place / "reviews.csv", "--source.labels", names)
-    succeed(run_module("preprocessing", "run", *source, "--output", place / "data", "--text.max_tokens", 64))
+    succeed(run_module("preprocessing", "prepare", *source, "--output", place / "data", "--text.max_tokens", 64))
     return place / "data"
 
 
@@ -85,7 +85,7 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     assert text is not None
     (place / "dataset.yaml").write_text(text[1])
     built = ("--config", place / "dataset.yaml", "--output", place / "rebuilt")
-    succeed(run_module("preprocessing", "run", *built))
+    succeed(run_module("preprocessing", "prepare", *built))
     assert read_manifest(place / "rebuilt").fingerprint == read_manifest(place / "data").fingerprint
 
 

@@ -64,7 +64,7 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     data, run = tmp_path / "data", tmp_path / "one" / "run"
     keys = ["--executor.workers", "1", "--vocabulary.min_count", "1", "--text.max_tokens", "64", "--quiet"]
     keys += ["--splits.folds", "3", "--splits.group_column", "film"]
-    assert cli.run(preprocess, ["run", str(corpus), "--output", str(data), *keys]) == 0
+    assert cli.run(preprocess, ["prepare", str(corpus), "--output", str(data), *keys]) == 0
     to_the_end(data, run, "--folds", "3", "--epochs", "2")
     manifest = read_manifest(data)
     folds = {

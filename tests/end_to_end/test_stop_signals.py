@@ -68,7 +68,7 @@ def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(
 ) -> None:
     """Each start continues the previous one; every second signal goes to the whole process group, as SLURM sends it."""
     began, out, kept = time.monotonic(), tmp_path / "out", 0
-    words = ["preprocessing", "run", corpus, "--executor.workers", "2", "--source.part_mb", "0.1", "--output"]
+    words = ["preprocessing", "prepare", corpus, "--executor.workers", "2", "--source.part_mb", "0.1", "--output"]
     succeed(run_module(*map(str, words), tmp_path / "whole"))
     apart_s = max(0.05, (time.monotonic() - began) / instants)
     for number in range(instants):

@@ -114,7 +114,7 @@ def test_another_source_is_refused_unless_it_may_replace(tmp_path: Path, command
 
 @pytest.mark.processes
 def test_the_real_process_prints_one_line_and_no_traceback(tmp_path: Path) -> None:
-    result = run_module("preprocessing", "run", "--source.path", "absent.csv", "--output", tmp_path / "out")
+    result = run_module("preprocessing", "prepare", "--source.path", "absent.csv", "--output", tmp_path / "out")
     assert (result.returncode, result.stderr) == (3, "error: absent.csv: no such file; check source.path\n")
 
 

@@ -45,7 +45,7 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def start(source: Path, output: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "preprocessing", "run", "--source.path", str(source), "--output", str(output)]
+    command = [sys.executable, "-m", "preprocessing", "prepare", "--source.path", str(source), "--output", str(output)]
     return subprocess.Popen([*command, *ARGUMENTS], cwd=cwd, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

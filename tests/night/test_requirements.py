@@ -119,7 +119,7 @@ def from_a_csv_to_a_prediction(python: str, folder: Path) -> None:
     write_csv(folder / "new.csv", [(text,) for text, _ in reviews(50, seed=9)], header=("text",))
     data, run = folder / "data", folder / "run"
     for words in (
-        ("preprocessing", "run", folder / "reviews.csv", "--output", data, "--executor.workers", 2),
+        ("preprocessing", "prepare", folder / "reviews.csv", "--output", data, "--executor.workers", 2),
         ("harness.train", *PLAIN, "--data", data, "--run", run, *SMALL, "--device", "cpu"),
         ("harness", "predict", "--run", run, "--input", folder / "new.csv", "--output", folder / "out.csv"),
     ):

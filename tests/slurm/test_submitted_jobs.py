@@ -128,7 +128,7 @@ def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
 
     again, alone = tmp_path / "local dataset", tmp_path / "local"
     first, second, third = commands(again, alone)
-    succeed(run_module("preprocessing", "run", *first))
+    succeed(run_module("preprocessing", "prepare", *first))
     succeed(run_module("harness", "launch", *CPU, "--num_processes", 1, *second))
     succeed(run_module("harness", "evaluate", *third))
     assert outcome(run) == outcome(alone)

@@ -116,7 +116,7 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
     path = write_csv(tmp_path / "avis.csv", rows, ("no", "avis", "note"), delimiter=";")
     path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
     small = ("--executor.workers", 1, "--text.max_tokens", 16)
-    assert command("run", path, "--output", tmp_path / "found", *small) == 0, command.err
+    assert command("prepare", path, "--output", tmp_path / "found", *small) == 0, command.err
     assert [line.partition("avis.csv: ")[2] for line in command.err.splitlines() if line.startswith("source: ")] == [
         "delimiter ';', encoding windows-1252 ('très')",
         "the text is column 'avis' (source.text_column)",

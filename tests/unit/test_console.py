@@ -60,6 +60,11 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     replay(STOPPED, quiet=True)
     assert "recurrence value: a reason" in capsys.readouterr().out
     assert Path("run/log.txt").read_text().count("recurrence") == 3
+    with Path("run/metrics.jsonl").open("a") as file:
+        file.write("damaged\n")
+    ended = Console(RunConfig(data="data", run="run"), read_manifest("data"), total_steps=200)
+    ended.results({"test": read_figures(Path("run"), "test") or {}})
+    assert capsys.readouterr().out.startswith("test  ")
 
 
 def test_a_validation_says_how_uncertain_it_is_and_marks_what_chooses(

@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append((f"{WORD} w{number} {' '.join(random.choice(['a', 'b', 'c', WORD], 4))}", label))
     write_csv(place / "rows.csv", rows)
     keys = ["--source.path", str(place / "rows.csv"), "--output", str(place / "data"), "--executor.workers", "1"]
-    assert cli.run(preprocessing.main, ["run", *keys, "--vocabulary.min_count", "1"]) == 0
+    assert cli.run(preprocessing.main, ["prepare", *keys, "--vocabulary.min_count", "1"]) == 0
     manifest = read_manifest(place / "data")
     bundle = place / "run" / BUNDLE
     bundle.mkdir(parents=True)
@@ -69,8 +69,8 @@ def commands(place: Path) -> dict[str, tuple[Any, list[str], int]]:
     run, data, rows = str(place / "run"), str(place / "data"), str(place / "rows.csv")
     return {
         "inspect": (preprocessing.main, ["inspect", data], 0),
-        "an option": (preprocessing.main, ["run", f"--{GOOD}", "1"], 2),
-        "a value": (preprocessing.main, ["run", "--text.max_tokens", BAD], 2),
+        "an option": (preprocessing.main, ["prepare", f"--{GOOD}", "1"], 2),
+        "a value": (preprocessing.main, ["prepare", "--text.max_tokens", BAD], 2),
         "baseline": (harness.main, ["baseline", "--data", data], 0),
         "predict": (harness.main, ["predict", "--run", run, f"{WORD} \x1b[2J"], 0),
         "explain": (harness.main, ["explain", run, f"{WORD} \x1b[2J b"], 0),

@@ -62,7 +62,7 @@ def test_what_is_alike_and_what_is_rare_is_said(tmp_path: Path, command: Command
     source = write_csv(tmp_path / "a.csv", [*rows, ("a text of its own", "odd")])
     assert command.build(source, tmp_path / "out") == 0
     assert read_manifest(tmp_path / "out").labels == ["Spam", "ham", "ham ", "odd", "spam"]
-    assert "labels: 'Spam' and 'spam' differ only by case or spaces and stay apart; source.labels can" in command.err
+    assert "labels: 'Spam' and 'spam' differ only by case or spaces and stay apart; a pair" in command.err
     assert "labels: too few rows for every split: 'odd'" in command.err
 
 

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.thorough
 
 PLAIN = ["--config", "tests/plain.yaml"]
 OPTIONS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "source.path": (preprocessing, "run --source.path PATH --output HERE/o"),
-    "config": (preprocessing, "run --config PATH --output HERE/o"),
+    "source.path": (preprocessing, "prepare --source.path PATH --output HERE/o"),
+    "config": (preprocessing, "prepare --config PATH --output HERE/o"),
     "plan": (harness, "plan --data PATH --config tests/plain.yaml"),
     "predict --run": (harness, "predict --run PATH a"),
     "predict --input": (harness, "predict --run HERE/run --input PATH --output HERE/out.csv --format csv"),
@@ -65,7 +65,7 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     shutil.copytree(folder / "data", data)
     for main, words, key in (
         (preprocessing, ["check", str(data)], "data:"),
-        (preprocessing, ["run", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
+        (preprocessing, ["prepare", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
         (harness, ["plan", *PLAIN, "--data", str(data)], "data:"),
     ):
         assert cli.run(main, words) == 2, words

@@ -128,6 +128,13 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
     assert (predictions["predicted"] == predictions["label"]).mean() == run.figures["accuracy"]
     assert run.metrics["kind"].unique().tolist() == ["train", "validation", "test"]
     assert run.predict(["a fine film"])[0] in run.model.classes_
+    rows = padless.open_dataset(tmp_path / "data")["test"]
+    for given in ((), (rows["text"], rows["label"]), (rows,), (str(tmp_path / "data"),)):
+        assert (run.evaluate(*given)["confusion"], state()) == (run.figures["confusion"], before)
+    for labels, said in ((["good"], "40 texts and 1 labels"), ([None] * 40, r"labels\[0\] is missing")):
+        with pytest.raises(padless.UserError, match=said):
+            run.evaluate(rows["text"], labels)
+    assert not (run.directory / "evaluation").exists()
     assert 'srcdoc="&lt;!doctype html&gt;' in run.report._repr_html_().lower()
 
 

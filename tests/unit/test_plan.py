@@ -47,7 +47,7 @@ def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixt
     assert values["rows_per_step"] == [min(sizes), max(sizes)]
     padded, apart = [], []
     for step in range(order.steps_per_epoch):
-        of_ranks = [[lengths[row] for row in order.rank_rows(0, step, rank, 4)] for rank in range(4)]
+        of_ranks = [[lengths[row] for row in order.batch_rows(0, step)[rank::4]] for rank in range(4)]
         padded += [len(part) * max(part) for part in of_ranks]
         tokens = [sum(part) for part in of_ranks]
         apart.append((max(tokens) - min(tokens)) / (sum(tokens) / 4))

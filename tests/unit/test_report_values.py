@@ -62,7 +62,7 @@ CONFUSION = [
 def test_the_worst_classes_and_the_largest_confusions_come_first() -> None:
     found = worst_first(figures(CONFUSION)["per_class"])
     assert [entry["label"] for entry in found] == ["c2", "c1", "c0", "c4", "c3"]
-    largest = confusions(figures(CONFUSION), most=3)
+    largest = confusions(figures(CONFUSION))[:3]
     assert [(entry["label"], entry["predicted"], entry["rows"]) for entry in largest] == [
         ("c1", "c0", 30),
         ("c0", "c1", 10),
@@ -102,7 +102,7 @@ ROWS = [(f'{text}.\n<br />It\'s, "so"!', label) for text, label in reviews(60, w
 
 
 def built(source: Path, output: Path, *more: str) -> Manifest:
-    keys = ["run", "--source.path", str(source), "--output", str(output), "--executor.workers", "1"]
+    keys = ["prepare", "--source.path", str(source), "--output", str(output), "--executor.workers", "1"]
     assert cli.run(main, [*keys, "--vocabulary.min_count", "1", *more]) == 0
     return read_manifest(output)
 

@@ -244,3 +244,17 @@ def test_a_list_of_json_may_be_cut_anywhere(size: int) -> None:
     records = [{"text": 'a "[{" \\ \n é', "n": [1.5, {"a": None}]}, {}, {"text": "b"}]
     data = json.dumps(records, indent=1, ensure_ascii=False).encode()
     assert [json.loads(line) for line in json_lines(in_pieces(data, size), "a")] == records
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("about", [{}, {"version": 1.5, "name": "[{"}])
+def test_a_list_in_an_object_is_read_like_the_list(indent: int | None, about: dict[str, Any], tmp_path: Path) -> None:
+    records = [{"text": text, "label": label} for text, label in ROWS]
+    (tmp_path / "a.json").write_text(json.dumps({**about, "data": records}, indent=indent))
+    assert pairs_of(tmp_path / "a.json") == ROWS
+
+
+def test_lines_that_begin_with_a_list_of_objects_are_no_list(tmp_path: Path) -> None:
+    lines = [json.dumps({"said": [{"by": "me"}], "text": text, "label": label}) for text, label in ROWS]
+    (tmp_path / "a.json").write_text("\n".join(lines))
+    assert pairs_of(tmp_path / "a.json") == ROWS

@@ -90,7 +90,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(command: Command, source: Path, output: Path, base: Path, *more: object) -> int:
     words = ("--source.path", source, "--output", output, "--executor.workers", 1, "--text.max_tokens", 64)
-    return command("run", *words, "--vocabulary.base", base, *more)
+    return command("prepare", *words, "--vocabulary.base", base, *more)
 
 
 def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: Path, command: Command) -> None:

@@ -67,7 +67,7 @@ WRONG_DATA = {
     "two lists": (
         raw_file(b'[{"text": "a", "label": 1}]\n[{"text": "b", "label": 2}]', "r.json"),
         [],
-        "r.json: after row 1: more than one list of JSON; join",
+        "r.json: after row 1: more than one list of JSON; join them, or keep it alone",
     ),
     "a list of texts": (
         raw_file(b'[{"text": "a", "label": 1}, "b"]', "r.json"),
