@@ -35,6 +35,7 @@ NLTK = TokenizerEntry(
 )
 TOKENIZERS = {
     "word": TokenizerEntry(rules="preprocessing.text.words:WordRules"),
+    "unicode": TokenizerEntry(rules="preprocessing.text.words:WordRules"),
     "nltk": NLTK,
     "nltk_line": NLTK,
 }
