@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizers ``word`` and ``unicode``.
+"""The tokenizer ``unicode``: the words of any script, with the signs that say something.
 
-``word``: letters and digits of any script, with their marks and inner apostrophes. A word begins with a letter or a
-digit (Unicode categories L, N), goes on with letters, digits and combining marks (M), and may hold single apostrophes
-between two such runs: ``don't``, ``l'été``. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen,
-zero-width joiners) vanish. All else separates: punctuation, symbols, emoji, control characters, NUL. Words are in NFC;
-lower case is :meth:`str.lower` of the word, in NFC again.
+A word begins with a letter or a digit (Unicode categories L, N), goes on with letters, digits and combining marks (M),
+and may hold single apostrophes between two such runs: ``don't``, ``l'été``; a point or comma between two ASCII digits
+belongs to a number, ``3.5``; ``#`` before a word belongs to it. Of scripts that are written without spaces (Chinese,
+Japanese, Thai, Khmer, …) each letter with its marks is a token. So is each emoji (category So, without skin tone), and
+each run of ``!`` and ``?``, of which two are kept. All else separates: other punctuation and symbols, control
+characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners) vanish. Tokens
+are in NFC; lower case is :meth:`str.lower` of the token, in NFC again.
 
-``unicode`` also has what these lose. Of scripts that are written without spaces (Chinese, Japanese, Thai, Khmer, …)
-each letter with its marks is a token. So is each emoji (category So, without skin tone), and each run of ``!`` and
-``?``, of which two are kept. ``#`` before a word belongs to it; a point or comma joins two ASCII digits: ``3.5``.
-
-Two passes give one result. :func:`split` cuts bytes of thousands of texts at once into *chunks*, which end where a
-token ends, and never before a mark. :func:`words_of` decides, once per distinct chunk, which words it holds; a chunk of
-ASCII letters and digits is a word as it stands.
+Two passes give one result. :func:`split` cuts the bytes of thousands of texts at once into *chunks*, and
+:func:`tokens_of` decides, once per distinct chunk, which tokens it holds. A chunk may hold several tokens, but never
+half of one, nor a letter without its marks; a chunk of ASCII letters and digits is a token as it stands.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from preprocessing.text.cleaning import clean, decode, encode, nfc, scan
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
 
-_APOSTROPHE, _HASH = ord("'"), ord("#")
+_APOSTROPHE = ord("'")
 _INVISIBLE = dict.fromkeys([0x00AD, 0x200C, 0x200D, 0x2060, 0xFEFF])
 _REPLACED: dict[int, int | None] = {**_INVISIBLE, 0x2019: _APOSTROPHE, 0x02BC: _APOSTROPHE, 0xFF07: _APOSTROPHE}
 _WITHOUT_SPACES = (
@@ -42,19 +40,12 @@ _WITHOUT_SPACES = (
 _DRAWING = ((0x2500, 0x25A0), (0x2800, 0x2900))
 """Blocks of symbols that lines and pictures consist of."""
 _SKIN_TONES = ((0x1F3FB, 0x1F400),)
-_CLASS_OF = {
-    **dict.fromkeys(map(ord, "!?\uff01\uff1f"), "!"),
-    _APOSTROPHE: "'",
-    _HASH: "#",
-    ord("."): ".",
-    ord(","): ".",
-}
-_WORD = re.compile("[wda][wdam]*(?:'[wda][wdam]*)*")
 _TOKEN = re.compile(r"(?:#(?=[wd]))?[wd][wdm]*(?:(?:'|(?<=d)\.(?=d))[wd][wdm]*)*|am*|e|!+")
+"""A token in classes of characters, see :class:`_Classes`."""
 
 
 class _Classes(dict[int, str]):
-    """Code point → its class, as in the patterns above; filled as characters are met.
+    """Code point → its class; filled as characters are met.
 
     ``w``: letter or digit; ``d``: ASCII digit; ``a``: letter of a script without spaces; ``m``: mark; ``e``: emoji or
     another symbol; ``t``: skin tone; ``!``, ``'``, ``#``, ``.``: these and their like; a space: all else.
@@ -62,14 +53,13 @@ class _Classes(dict[int, str]):
 
     def __missing__(self, point: int) -> str:
         category = unicodedata.category(chr(point))
-        if category[0] == "L":
-            kind = "a" if _is_in(_WITHOUT_SPACES, point) else "w"
-        elif category[0] in "NM":
-            kind = "m" if category[0] == "M" else "d" if point < 128 else "w"
+        kind = {"L": "w", "N": "w", "M": "m"}.get(category[0], " ")
+        if category[0] == "L" and _is_in(_WITHOUT_SPACES, point):
+            kind = "a"
         elif category == "So" and not _is_in(_DRAWING, point):
             kind = "e"
-        else:
-            kind = "t" if _is_in(_SKIN_TONES, point) else _CLASS_OF.get(point, " ")
+        elif _is_in(_SKIN_TONES, point):
+            kind = "t"
         self[point] = kind
         return kind
 
@@ -79,95 +69,91 @@ def _is_in(blocks: tuple[tuple[int, int], ...], point: int) -> bool:
 
 
 _CLASSES = _Classes()
+for _class, _characters in (("d", "0123456789"), ("!", "!?\uff01\uff1f"), (".", ".,"), ("'", "'"), ("#", "#")):
+    _CLASSES |= dict.fromkeys(map(ord, _characters), _class)
 
 
-def words_of(chunk: str, lowercase: bool, pattern: re.Pattern[str] = _WORD) -> list[str]:
-    """The tokens of a text with any characters, exact but slow; ``pattern`` is ``_WORD`` or ``_TOKEN``."""
+def tokens_of(chunk: str, lowercase: bool) -> list[str]:
+    """The tokens of a text with any characters; exact but slow."""
     chunk = nfc(chunk.translate(_REPLACED))
     classes = chunk.translate(_CLASSES)
-    spans = [match.span() for match in pattern.finditer(classes)]
-    words = [chunk[start : min(end, start + 2) if classes[start] == "!" else end] for start, end in spans]
-    return [nfc(word.lower()) for word in words] if lowercase else words
+    spans = [match.span() for match in _TOKEN.finditer(classes)]
+    tokens = [chunk[start : min(end, start + 2) if classes[start] == "!" else end] for start, end in spans]
+    return [nfc(token.lower()) for token in tokens] if lowercase else tokens
 
 
-def _table(lowercase: bool, kept: bytes) -> bytes:
-    """Byte → the byte a word keeps for it, or 0 where it separates; non-ASCII bytes stay, and ``kept`` does."""
-    table = bytes(point if point >= 128 or chr(point).isalnum() or point in kept else 0 for point in range(256))
-    return table[:128].lower() + table[128:] if lowercase else table
-
-
-_TABLES = {lowercase: _table(lowercase, b"'") for lowercase in (False, True)}
-_UNICODE_TABLES = {lowercase: _table(lowercase, b"'#.,!?") for lowercase in (False, True)}
-_SEPARATES, _WITHIN, _ATTACHED, _SIGN, _ALONE, _POINT, _HASHES, _UNKNOWN = 0, 1, 2, 3, 4, 5, 6, 255
-"""Kinds of bytes: between tokens, in a word, part of what is before, ``!`` or ``?``, a token by itself, in a number or
-between tokens, before a word or between tokens."""
-_KIND_OF = {" ": _SEPARATES, "m": _ATTACHED, "t": _ATTACHED, "!": _SIGN, "a": _ALONE, "e": _ALONE}
-_KIND_OF |= {".": _POINT, "#": _HASHES}
+_SEPARATES, _IN_WORD, _SIGN, _ALONE, _ATTACHED, _UNKNOWN = 0, 1, 2, 3, 4, 255
+"""Kinds of characters for :func:`split`: between chunks; in a word; ``!`` or ``?``; a chunk by itself; part of what is
+before; not met yet."""
+_KIND_OF = {"w": _IN_WORD, "!": _SIGN, "a": _ALONE, "e": _ALONE, "m": _ATTACHED, "t": _ATTACHED, " ": _SEPARATES}
 _KINDS = np.full(0x110000, _UNKNOWN, np.uint8)
-"""The kind of each character; filled as characters are met."""
-_KINDS[list(_INVISIBLE)] = _ATTACHED
-_KINDS[list(_REPLACED.keys() - _INVISIBLE.keys())] = _WITHIN
-_KINDS_OF_BYTES = bytes([*(_KIND_OF.get(_CLASSES[byte], _WITHIN) for byte in range(128)), *[_WITHIN] * 128])
+"""The kind of each character that is not ASCII; filled as characters are met."""
+_KINDS[list(_REPLACED)] = [_ATTACHED if after is None else _IN_WORD for after in _REPLACED.values()]
+_KEPT = bytes(byte if byte >= 128 or _CLASSES[byte] != " " else 0 for byte in range(256))
+_TABLES = {False: _KEPT, True: _KEPT[:128].lower() + _KEPT[128:]}
+"""For each ``lowercase``: byte → the byte that a token keeps for it, or 0 where it separates."""
+_BY_APOSTROPHE, _BY_POINT, _BY_HASH = 1, 2, 4
+_JOINS = np.zeros(256, np.uint8)
+"""What a sign is that may belong to a chunk: an apostrophe, a point or comma, a ``#``."""
+_JOINS[[ord(sign) for sign in "'.,#"]] = _BY_APOSTROPHE, _BY_POINT, _BY_POINT, _BY_HASH
+_AFTER = np.array([0] * 128 + [7] * 128, np.uint8)
+"""By which of these a byte may be joined to what is before; :func:`tokens_of` looks closer at those beyond ASCII."""
+_AFTER[[point for point in range(128) if chr(point).isalnum()]] = _BY_APOSTROPHE | _BY_HASH
+_AFTER[[*b"0123456789"]] |= _BY_POINT
+_BEFORE = _AFTER | _BY_HASH
 
 
-def split(texts: pa.Array, strip_html: bool, lowercase: bool, unicode: bool = False) -> tuple[pa.Array, np.ndarray]:
+def split(texts: pa.Array, strip_html: bool, lowercase: bool) -> tuple[pa.Array, np.ndarray]:
     """Cut texts into chunks.
 
     ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts in
     order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.
     """
     joined, starts = join(texts)
-    table = (_UNICODE_TABLES if unicode else _TABLES)[lowercase]
+    table = _TABLES[lowercase]
     kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
     if strip_html:
         kept, starts = _without_html(joined, kept, starts, table)
-    kind, begins = _kinds(kept) if unicode else ((kept != 0).view(np.uint8), None)
-    _drop_outer_apostrophes(kept, kind)
-    edge = kind[1:] != kind[:-1]
-    if begins is not None:
-        edge[begins - 1] = True
-    edges = np.flatnonzero(edge)
-    within = kind[edges[:-1] + 1] != 0
-    first, end = edges[:-1][within], edges[1:][within]  # chunk i is kept[first[i] + 1 : end[i] + 1]
-    offsets = np.zeros(len(first) + 1, np.int32)
+    kind, alone = _kinds(kept)
+    edge, within = kind[1:] != kind[:-1], kind != _SEPARATES
+    edge[alone - 1] = True
+    first, end = np.flatnonzero(edge & within[1:]), np.flatnonzero(edge & within[:-1])
+    offsets = np.zeros(len(first) + 1, np.int32)  # chunk i is kept[first[i] + 1 : end[i] + 1]
     np.cumsum(end - first, out=offsets[1:], dtype=np.int32)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.compress(kind, kept))]
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.compress(within, kept))]
     return pa.Array.from_buffers(pa.binary(), len(first), buffers), np.searchsorted(first, starts - 1)
 
 
 def _kinds(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For ``unicode``: the kind of each byte, and where a chunk begins although the byte before is of the same kind."""
-    kind = np.frombuffer(bytearray(kept.tobytes().translate(_KINDS_OF_BYTES)), np.uint8)
-    lead = np.flatnonzero(kept >= 0xC0)
-    alone = lead[_put_kinds(kept, lead, kind) == _ALONE]
-    special = np.flatnonzero(kind >= _POINT)
-    point, tag = special[kind[special] == _POINT], special[kind[special] == _HASHES]
-    numbers = [(kept[at] - ord("0") < 10) | (kind[at] == _ATTACHED) for at in (point - 1, point + 1)]
-    kind[point] = np.where(numbers[0] & numbers[1], _WITHIN, _SEPARATES)
-    tag = tag[(kind[tag + 1] == _WITHIN) | (kind[tag + 1] == _ATTACHED)]
-    kind[special[kept[special] == _HASH]] = _SEPARATES
-    kind[tag] = _WITHIN
-    attached = kind == _ATTACHED
-    if len(lead) and attached.any():
-        kind = kind[np.maximum.accumulate(np.where(attached, 0, np.arange(len(kind))))]
-    return kind, np.concatenate((alone, tag))
+    """The kind of each byte, and where characters begin that are chunks by themselves."""
+    sign = (kept == ord("!")) | (kept == ord("?"))
+    kind = (kept != 0).astype(np.uint8) + sign
+    alone = _put_kinds(kept, kind)
+    at = np.flatnonzero((kind == _IN_WORD) & (kept < ord("0")))  # ' # , . are before 0, letters and digits are not
+    kind[at] = (_BEFORE[kept[at - 1]] & _JOINS[kept[at]] & _AFTER[kept[at + 1]]) != 0  # _IN_WORD or _SEPARATES
+    return kind, alone
 
 
-def _put_kinds(kept: np.ndarray, lead: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """The kinds of the characters whose first bytes are at ``lead``; also put into ``kind``, for all their bytes."""
-    first = kept[lead]
-    one, two, three = (kept[lead + place].astype(np.uint32) & 63 for place in (1, 2, 3))
-    of_two, of_three = (first & 31).astype(np.uint32) << 6 | one, (first & 15).astype(np.uint32) << 12 | one << 6 | two
-    of_four = (first & 7).astype(np.uint32) << 18 | one << 12 | two << 6 | three
-    point = np.where(first < 0xE0, of_two, np.where(first < 0xF0, of_three, of_four))
-    found = _KINDS[point]
-    if len(new := np.unique(point[found == _UNKNOWN])):
-        _KINDS[new] = [_KIND_OF.get(_CLASSES[one], _WITHIN) for one in new.tolist()]
-        found = _KINDS[point]
-    for place, least in enumerate((0, 0, 0xE0, 0xF0)):
-        longer = first >= least
-        kind[lead[longer] + place] = found[longer]
-    return found
+def _put_kinds(kept: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Put the kinds of characters beyond ASCII into ``kind``, at all their bytes; returns where those begin that are
+    chunks by themselves.
+    """
+    places = np.flatnonzero(kept >= 0x80)
+    high = kept[places]
+    begins = np.compress(high >= 0xC0, places)
+    points = np.frombuffer(high.tobytes().decode().encode("utf-32-le"), np.uint32)
+    if len(new := np.unique(points[_KINDS.take(points) == _UNKNOWN])):
+        _KINDS[new] = [_KIND_OF[_CLASSES[point]] for point in new.tolist()]
+    kinds = _KINDS.take(points)
+    sizes = 2 + (points >= 0x800) + (points >= 0x10000)
+    kind[places] = np.repeat(kinds, sizes)
+    if len(marks := np.flatnonzero(kinds == _ATTACHED)):
+        before = begins[marks] - 1
+        before[1:][before[1:] == (begins + sizes)[marks[:-1]] - 1] = 0  # a mark after a mark is as that one
+        kinds[marks] = kind[np.maximum.accumulate(before)]
+        kind[places] = np.repeat(kinds, sizes)
+        kinds[marks] = _ATTACHED
+    return begins[kinds == _ALONE]
 
 
 def join(texts: pa.Array) -> tuple[bytes, np.ndarray]:
@@ -200,28 +186,17 @@ def _without_html(joined: bytes, kept: np.ndarray, starts: np.ndarray, table: by
     return np.concatenate(parts), np.concatenate([starts[:1], starts[0] + np.cumsum(lengths)])
 
 
-def _drop_outer_apostrophes(kept: np.ndarray, kind: np.ndarray) -> None:
-    """An apostrophe stays in a chunk only between two bytes of the chunk that are no apostrophes."""
-    at = np.flatnonzero(kept == _APOSTROPHE)
-    before, after = kept[at - 1], kept[at + 1]
-    inner = (before != 0) & (before != _APOSTROPHE) & (after != 0) & (after != _APOSTROPHE)
-    kind[at[~inner]] = 0
-
-
-class WordRules:
-    """:func:`split` and :func:`words_of` as :class:`preprocessing.text.tokenizer.Rules`."""
+class UnicodeRules:
+    """:func:`split` and :func:`tokens_of` as :class:`preprocessing.text.tokenizer.Rules`."""
 
     def __init__(self, spec: TextSpec) -> None:
         self._spec = spec
-        self._unicode = spec.tokenizer == "unicode"
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
         """Chunks, see :func:`split`."""
-        return split(texts, self._spec.html, self._spec.lowercase, self._unicode)
+        return split(texts, self._spec.html, self._spec.lowercase)
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
-        """An ASCII chunk of letters and digits is a word as it stands; any, of ``word``."""
-        lowercase, pattern = self._spec.lowercase, _TOKEN if self._unicode else _WORD
-        return [
-            [chunk.decode()] if chunk.isalnum() else words_of(decode(chunk), lowercase, pattern) for chunk in surfaces
-        ]
+        """A chunk of ASCII letters and digits is a token as it stands."""
+        lowercase = self._spec.lowercase
+        return [[chunk.decode()] if chunk.isalnum() else tokens_of(decode(chunk), lowercase) for chunk in surfaces]

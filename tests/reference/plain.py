@@ -88,50 +88,20 @@ def kind(char: str) -> str:
     return unicodedata.category(char)[0]
 
 
-def words(text: str, lowercase: bool) -> list[str]:
-    """Letters and digits with their marks; one apostrophe between two of them joins."""
-    for apostrophe in "\u2019\u02bc\uff07":
-        text = text.replace(apostrophe, "'")
-    for invisible in "\u00ad\u200c\u200d\u2060\ufeff":
-        text = text.replace(invisible, "")
-    text = unicodedata.normalize("NFC", text)
-    found: list[str] = []
-    word = ""
-    for at, char in enumerate(text):
-        after = text[at + 1 : at + 2]
-        starts = kind(char) in "LN"
-        marks = bool(word) and word[-1] != "'" and kind(char) == "M"
-        joins = char == "'" and bool(word and after) and kind(after) in "LN"
-        if starts or marks or joins:
-            word += char
-        elif word:
-            found.append(word)
-            word = ""
-    if word:
-        found.append(word)
-    return [unicodedata.normalize("NFC", word.lower()) for word in found] if lowercase else found
-
-
 WITHOUT_SPACES = (
-    *(
-        "CJK",
-        "IDEOGRAPHIC",
-        "HANGZHOU",
-        "HIRAGANA",
-        "KATAKANA",
-        "HALFWIDTH KATAKANA",
-        "BOPOMOFO",
-        "HENTAIGANA",
-        "NUSHU",
-    ),
+    *("CJK", "IDEOGRAPHIC", "HANGZHOU", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "HENTAIGANA"),
     *("THAI", "LAO", "MYANMAR", "KHMER", "YI", "TANGUT", "KHITAN", "JAVANESE", "BALINESE", "TAI", "NEW TAI", "CHAM"),
-    *("BUGINESE", "VERTICAL KANA", "VERTICAL IDEOGRAPHIC", "OLD CHINESE", "HENTAIGANA", "NUSHU"),
+    *("BUGINESE", "VERTICAL KANA", "VERTICAL IDEOGRAPHIC", "OLD CHINESE", "NUSHU"),
 )
 """How the Unicode names of letters begin that are written without spaces."""
+SIGNS = "!?\uff01\uff1f"
+DIGITS = "0123456789"
 
 
-def unicode_words(text: str, lowercase: bool) -> list[str]:
-    """What ``words`` finds, with letters of scripts without spaces, emoji, ``!`` and ``?``, #tags and 3.5."""
+def words(text: str, lowercase: bool) -> list[str]:
+    """Words with their marks and inner apostrophes, #tags, 3.5, emoji, two of each run of ``!`` and ``?``, letters of
+    scripts without spaces.
+    """
     for apostrophe in "\u2019\u02bc\uff07":
         text = text.replace(apostrophe, "'")
     for invisible in "\u00ad\u200c\u200d\u2060\ufeff":
@@ -146,10 +116,6 @@ def unicode_words(text: str, lowercase: bool) -> list[str]:
             found.append(unicodedata.normalize("NFC", word.lower()) if lowercase else word)
         at = max(end, at + 1)
     return found
-
-
-SIGNS = "!?\uff01\uff1f"
-DIGITS = "0123456789"
 
 
 def is_alone(char: str) -> bool:
