@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer ``unicode``: the words of any script, with the signs that say something.
+"""The tokenizer ``unicode``: the words of any script, and the signs that say something.
 
 A word begins with a letter or a digit (Unicode categories L, N), goes on with letters, digits and combining marks (M),
-and may hold single apostrophes between two such runs: ``don't``, ``l'été``; a point or comma between two ASCII digits
-belongs to a number, ``3.5``; ``#`` before a word belongs to it. Of scripts that are written without spaces (Chinese,
-Japanese, Thai, Khmer, …) each letter with its marks is a token. So is each emoji (category So, without skin tone), and
-each run of ``!`` and ``?``, of which two are kept. All else separates: other punctuation and symbols, control
-characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners) vanish. Tokens
-are in NFC; lower case is :meth:`str.lower` of the token, in NFC again.
+and may hold single apostrophes between two such runs: ``don't``, ``l'été``. A point or comma between two ASCII digits
+belongs to the number, ``3.5``, and ``#`` before a word to the word. Of scripts that are written without spaces
+(Chinese, Japanese, Thai, Khmer, …) each letter with its marks is a token. So is each emoji (category So, without skin
+tone), and each run of ``!`` and ``?``, of which two are kept. All else separates: other punctuation and symbols,
+control characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners)
+vanish. Tokens are in NFC; lower case is :meth:`str.lower` of the token, in NFC again.
 
 Two passes give one result. :func:`split` cuts the bytes of thousands of texts at once into *chunks*, and
 :func:`tokens_of` decides, once per distinct chunk, which tokens it holds. A chunk may hold several tokens, but never
@@ -73,10 +73,15 @@ for _class, _characters in (("d", "0123456789"), ("!", "!?\uff01\uff1f"), (".", 
     _CLASSES |= dict.fromkeys(map(ord, _characters), _class)
 
 
+def classes_of(text: str) -> str:
+    """The class of each character, see :class:`_Classes`."""
+    return text.translate(_CLASSES)
+
+
 def tokens_of(chunk: str, lowercase: bool) -> list[str]:
     """The tokens of a text with any characters; exact but slow."""
     chunk = nfc(chunk.translate(_REPLACED))
-    classes = chunk.translate(_CLASSES)
+    classes = classes_of(chunk)
     spans = [match.span() for match in _TOKEN.finditer(classes)]
     tokens = [chunk[start : min(end, start + 2) if classes[start] == "!" else end] for start, end in spans]
     return [nfc(token.lower()) for token in tokens] if lowercase else tokens

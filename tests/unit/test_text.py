@@ -31,9 +31,7 @@ def tokenizer(**fields: object) -> Tokenizer:
 
 # The tokenizer unicode, and a plain one.
 
-UNICODE = {
-    (strip, lower): tokenizer(html=strip, lowercase=lower) for strip in (True, False) for lower in (True, False)
-}
+UNICODE = {(strip, lower): tokenizer(html=strip, lowercase=lower) for strip in (True, False) for lower in (True, False)}
 
 
 @settings(max_examples=50, deadline=None)
