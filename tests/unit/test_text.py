@@ -56,6 +56,27 @@ def test_every_character_and_every_mark_on_a_letter() -> None:
     assert UNICODE[True, True](texts).to_lists() == [plain.tokens(text) for text in texts]
 
 
+SCRIPTS = [
+    "film", "Ταινία", "фильм", "ֆիլմ", "ფილმი", "סֶרֶט", "فِيلْم", "ܣܪܛܐ", "ފިލްމު", "ߞߏߟߋߞ", "ፊልም", "फ़िल्म",
+    "ছবি", "ਫ਼ਿਲਮ", "ફિલ્મ", "ଚଳଚ୍ଚିତ୍ର", "திரைப்படம்", "చిత్రం", "ಚಿತ್ರ", "ചിത്രം", "චිත්\u200dරපටය", "ภาพยนตร์",
+    "ຮູບເງົາ", "གློག་བརྙན", "ရုပ်ရှင်", "ខ្សែភាពយន្ត", "ᏗᎧᏃᏗ", "ᐅᓂᒃᑲᐅᓯᖅ", "ᚠᛁᛚᛗ", "ᠺᠢᠨᠣ", "电影", "映画", "えいが", "エイガ",
+    "영화", "ㄉㄧㄢˋ", "ꆈꌠ", "ⵉⵙⴰⵔⵓ", "ᱪᱤᱛᱨᱮ", "ꯐꯤꯂꯝ", "ꦥꦶꦭꦶꦩ꧀", "ᬧᬶᬮᬶᬫ᭄", "ᮖᮤᮜᮙ᮪", "𐌰𐌱𐌲", "𞤊𞤭𞤤𞤥", "𐒀𐒁",
+]  # fmt: skip
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(SCRIPTS), min_size=1, max_size=6), min_size=1, max_size=40),
+    st.sampled_from(["", " ", ", ", "!"]),
+)
+def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], between: str) -> None:
+    texts = [between.join(words) for words in [*rows, SCRIPTS]]
+    expected = [plain.tokens(text) for text in texts]
+    assert UNICODE[True, True](texts).to_lists() == expected
+    assert [UNICODE[True, True]([text]).to_lists()[0] for text in texts] == expected
+    assert len({unicodedata.name(word[0]).split()[0] for word in SCRIPTS}) >= 40
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
