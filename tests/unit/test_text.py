@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import html as standard
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -56,12 +57,14 @@ def test_every_character_and_every_mark_on_a_letter() -> None:
     assert UNICODE[True, True](texts).to_lists() == [plain.tokens(text) for text in texts]
 
 
-SCRIPTS = [
-    "film", "Ταινία", "фильм", "ֆիլմ", "ფილმი", "סֶרֶט", "فِيلْم", "ܣܪܛܐ", "ފިލްމު", "ߞߏߟߋߞ", "ፊልም", "फ़िल्म",
-    "ছবি", "ਫ਼ਿਲਮ", "ફિલ્મ", "ଚଳଚ୍ଚିତ୍ର", "திரைப்படம்", "చిత్రం", "ಚಿತ್ರ", "ചിത്രം", "චිත්\u200dරපටය", "ภาพยนตร์",
-    "ຮູບເງົາ", "གློག་བརྙན", "ရုပ်ရှင်", "ខ្សែភាពយន្ត", "ᏗᎧᏃᏗ", "ᐅᓂᒃᑲᐅᓯᖅ", "ᚠᛁᛚᛗ", "ᠺᠢᠨᠣ", "电影", "映画", "えいが", "エイガ",
-    "영화", "ㄉㄧㄢˋ", "ꆈꌠ", "ⵉⵙⴰⵔⵓ", "ᱪᱤᱛᱨᱮ", "ꯐꯤꯂꯝ", "ꦥꦶꦭꦶꦩ꧀", "ᬧᬶᬮᬶᬫ᭄", "ᮖᮤᮜᮙ᮪", "𐌰𐌱𐌲", "𞤊𞤭𞤤𞤥", "𐒀𐒁",
-]  # fmt: skip
+SCRIPTS = re.findall(
+    r"\S+",
+    """
+film Ταινία фильм ֆիլմ ფილმი סֶרֶט فِيلْم ܣܪܛܐ ފިލްމު ߞߏߟߋߞ ፊልም फ़िल्म ছবি ਫ਼ਿਲਮ ફિલ્મ ଚଳଚ୍ଚିତ୍ର
+திரைப்படம் చిత్రం ಚಿತ್ರ ചിത്രം චිත්\u200dරපටය ภาพยนตร์ ຮູບເງົາ གློག་བརྙན ရုပ်ရှင် ខ្សែភាពយន្ត ᏗᎧᏃᏗ
+ᐅᓂᒃᑲᐅᓯᖅ ᚠᛁᛚᛗ ᠺᠢᠨᠣ 电影 映画 えいが エイガ 영화 ㄉㄧㄢˋ ꆈꌠ ⵉⵙⴰⵔⵓ ᱪᱤᱛᱨᱮ ꯐꯤꯂꯝ ꦥꦶꦭꦶꦩ꧀ ᬧᬶᬮᬶᬫ᭄ ᮖᮤᮜᮙ᮪ 𐌰𐌱𐌲 𞤊𞤭𞤤𞤥 𐒀𐒁
+""",
+)
 
 
 @settings(max_examples=20, deadline=None)
