@@ -141,7 +141,7 @@ class Tokenizer:
             split = [self._rules.split(piece) for piece in _slices(part, PIECE_TEXTS, PIECE_BYTES)]
             encoded = pa.concat_arrays([surfaces for surfaces, _ in split]).dictionary_encode()
             per_surface = self._numbers(encoded.dictionary.cast(pa.binary()).to_pylist())
-            tokens, at, more = self._spell_out(per_surface[encoded.indices.to_numpy()])
+            tokens, at, more = self._spell_out(per_surface.take(encoded.indices.to_numpy()))
             ends = _ends(np.concatenate([np.diff(offsets) for _, offsets in split]))
             codes.append(tokens)
             lengths.append(np.diff(ends + _ends(more)[np.searchsorted(at, ends)]))
@@ -199,7 +199,7 @@ class Tokenizer:
         renumber[distinct] = np.arange(len(distinct), dtype=np.int32)
         types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
         offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
-        return Tokens(types, renumber[np.concatenate([_NONE, *codes])], offsets)
+        return Tokens(types, renumber.take(np.concatenate([_NONE, *codes])), offsets)
 
 
 def _ends(sizes: np.ndarray) -> np.ndarray:

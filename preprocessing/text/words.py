@@ -135,7 +135,8 @@ def _kinds(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     kind = (kept != 0).astype(np.uint8) + sign
     alone = _put_kinds(kept, kind)
     at = np.flatnonzero((kind == _IN_WORD) & (kept < ord("0")))  # ' # , . are before 0, letters and digits are not
-    kind[at] = (_BEFORE[kept[at - 1]] & _JOINS[kept[at]] & _AFTER[kept[at + 1]]) != 0  # _IN_WORD or _SEPARATES
+    joins = _BEFORE.take(kept.take(at - 1)) & _JOINS.take(kept.take(at)) & _AFTER.take(kept.take(at + 1))
+    kind[at] = joins != 0  # _IN_WORD or _SEPARATES
     return kind, alone
 
 
@@ -144,7 +145,7 @@ def _put_kinds(kept: np.ndarray, kind: np.ndarray) -> np.ndarray:
     chunks by themselves.
     """
     places = np.flatnonzero(kept >= 0x80)
-    high = kept[places]
+    high = kept.take(places)
     begins = np.compress(high >= 0xC0, places)
     points = np.frombuffer(high.tobytes().decode().encode("utf-32-le"), np.uint32)
     if len(new := np.unique(points[_KINDS.take(points) == _UNKNOWN])):
