@@ -120,23 +120,23 @@ def split(texts: pa.Array, strip_html: bool, lowercase: bool) -> tuple[pa.Array,
     if strip_html:
         kept, starts = _without_html(joined, kept, starts, table)
     kind, alone = _kinds(kept)
-    edge, within = kind[1:] != kind[:-1], kind != _SEPARATES
-    edge[alone - 1] = True
-    first, end = np.flatnonzero(edge & within[1:]), np.flatnonzero(edge & within[:-1])
-    offsets = np.zeros(len(first) + 1, np.int32)  # chunk i is kept[first[i] + 1 : end[i] + 1]
-    np.cumsum(end - first, out=offsets[1:], dtype=np.int32)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.compress(within, kept))]
-    return pa.Array.from_buffers(pa.binary(), len(first), buffers), np.searchsorted(first, starts - 1)
+    begins = np.append(False, kind[1:] != kind[:-1])
+    begins[alone] = True
+    within = np.flatnonzero(kind != _SEPARATES)
+    offsets = np.append(np.flatnonzero(begins.take(within)), len(within))
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(kept.take(within))]
+    chunks = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
+    return chunks, np.searchsorted(offsets[:-1], np.searchsorted(within, starts))
 
 
 def _kinds(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The kind of each byte, and where characters begin that are chunks by themselves."""
-    sign = (kept == ord("!")) | (kept == ord("?"))
-    kind = (kept != 0).astype(np.uint8) + sign
+    kind = (kept != 0).astype(np.uint8)  # _IN_WORD or _SEPARATES
     alone = _put_kinds(kept, kind)
-    at = np.flatnonzero((kind == _IN_WORD) & (kept < ord("0")))  # ' # , . are before 0, letters and digits are not
-    joins = _BEFORE.take(kept.take(at - 1)) & _JOINS.take(kept.take(at)) & _AFTER.take(kept.take(at + 1))
-    kind[at] = joins != 0  # _IN_WORD or _SEPARATES
+    at = np.flatnonzero((kept - 1 < ord("0") - 1) | (kept == ord("?")))  # all signs that the tables keep
+    sign = kept.take(at)
+    joins = _BEFORE.take(kept.take(at - 1)) & _JOINS.take(sign) & _AFTER.take(kept.take(at + 1))
+    kind[at] = np.where((sign == ord("!")) | (sign == ord("?")), _SIGN, joins != 0)
     return kind, alone
 
 
