@@ -132,12 +132,11 @@ def split(texts: pa.Array, strip_html: bool, lowercase: bool) -> tuple[pa.Array,
 def _kinds(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The kind of each byte, and where characters begin that are chunks by themselves."""
     kind = (kept != 0).astype(np.uint8)  # _IN_WORD or _SEPARATES
-    alone = _put_kinds(kept, kind)
     at = np.flatnonzero((kept - 1 < ord("0") - 1) | (kept == ord("?")))  # all signs that the tables keep
     sign = kept.take(at)
     joins = _BEFORE.take(kept.take(at - 1)) & _JOINS.take(sign) & _AFTER.take(kept.take(at + 1))
     kind[at] = np.where((sign == ord("!")) | (sign == ord("?")), _SIGN, joins != 0)
-    return kind, alone
+    return kind, _put_kinds(kept, kind)
 
 
 def _put_kinds(kept: np.ndarray, kind: np.ndarray) -> np.ndarray:
