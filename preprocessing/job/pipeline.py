@@ -56,6 +56,7 @@ from preprocessing.job.statistics import (
     BASE,
     lines_on_classes,
     lines_on_rows,
+    lines_on_tokens,
     provenance,
     rows_in_words,
     statistics,
@@ -127,7 +128,7 @@ def make(
     vocabulary = frozen(counts, config.vocabulary, base, screen)
     vocabulary.write(root / VOCABULARY)
     cut = [task.part for task in tasks]
-    for line in comments(config, cut, classes.names, rows, report):
+    for line in (*comments(config, cut, classes.names, rows, report), *lines_on_tokens(vocabulary, config.text)):
         screen.say(line)
     keys, label = [task.key for task in tasks], columns["label"]
     infos, unknown = encode_all(written, label, root, keys, config, pipeline, vocabulary, crew, screen)

@@ -6,6 +6,8 @@ They hold no times and no machine names, so equal runs write equal bytes.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,9 @@ from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.shards import Manifest, ShardInfo
 from preprocessing.job.parts import Summary
 from preprocessing.labels import alike
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.vocabulary import RESERVED, Vocabulary
+from preprocessing.text.words import classes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +42,8 @@ BASE = "vocabulary_base"
 """Key of ``vocabulary.base`` in a manifest's provenance."""
 PERCENTILES = (0, 5, 25, 50, 75, 95, 99, 100)
 BINS = 64
+LEAST_SHARE = 0.01
+"""From which share of the tokens on letters that are tokens, and emoji, get a line."""
 NAMED = 12
 """Most classes that one line names."""
 
@@ -129,6 +136,31 @@ def lines_on_classes(names: list[str], were_found: bool, rows: pd.DataFrame) -> 
     few = [repr(names[number]) for number in np.flatnonzero(lacking)]
     lines += [f"too few rows for every split: {some(few)}"] if few else []
     return [f"labels: {line}" for line in lines]
+
+
+def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
+    """A line on letters that are tokens and on emoji, if there are many, and one on rules of another language."""
+    tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
+    classes = [classes_of(token) for token in tokens]
+
+    def share(found: list[bool]) -> float:
+        return float(counts[np.array(found, bool)].sum() / max(counts.sum(), 1))
+
+    shares = {
+        "letters of scripts without spaces": share([re.fullmatch("am*", of) is not None for of in classes]),
+        "emoji": share([of == "e" for of in classes]),
+    }
+    many = [f"{100 * part:.0f} % {what}" for what, part in shares.items() if part >= LEAST_SHARE]
+    lines = [f"tokens: {', '.join(many)}"] if many else []
+    asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
+    if spec.language == "en" and any(asked.values()):
+        foreign = share([token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens])
+        if foreign > 0.5:
+            those = f"{' and '.join(key for key, is_asked in asked.items() if is_asked)}: text.language is en"
+            lines.append(
+                f"{those}, but {100 * foreign:.0f} % of the tokens are not in Latin letters; set text.language"
+            )
+    return lines
 
 
 def some(names: list[str]) -> str:

@@ -145,8 +145,10 @@ def scan(data: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 
 def _needs_parsing(data: np.ndarray, opens: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """True for a tag that holds a quote, opens a comment, or may be a script or a style."""
-    quotes = np.flatnonzero((data == ord('"')) | (data == ord("'")))
-    hard = np.searchsorted(quotes, opens) != np.searchsorted(quotes, ends)
+    lengths = ends - opens
+    before = np.cumsum(lengths) - lengths
+    inside = data[np.arange(lengths.sum()) + np.repeat(opens - before, lengths)]
+    hard = np.logical_or.reduceat((inside == ord('"')) | (inside == ord("'")), before)
     second, third = data[opens + 1] | 32, data[opens + 2] | 32
     hard |= (second == ord("s")) & ((third == ord("c")) | (third == ord("t")))
     return hard | (data[opens + 1] == ord("!"))

@@ -125,8 +125,8 @@ def _inside(text: str, chunk: Span, tokens: list[str], entities: bool) -> list[S
     if entities and "&" in written:
         written = _ENTITY.sub(lambda entity: " " * len(entity[0]), written)
     else:
-        of_words = [place for place in range(start, end) if unicodedata.category(text[place])[0] in "LNM"]
-        whole = (of_words[0], of_words[-1] + 1) if of_words else chunk  # without punctuation around it
+        kept = [place for place in range(start, end) if _is_kept(text[place])]
+        whole = (kept[0], kept[-1] + 1) if kept else chunk  # without punctuation around it
         if len(tokens) == 1:  # perhaps a lemma
             return [whole]
     position, result, written = 0, [], written.lower()
@@ -137,6 +137,11 @@ def _inside(text: str, chunk: Span, tokens: list[str], entities: bool) -> list[S
         result.append((start + position, start + position + len(token)))
         position += len(token)
     return result
+
+
+def _is_kept(character: str) -> bool:
+    """Whether a token may begin or end with it."""
+    return unicodedata.category(character).startswith(("L", "M", "N", "So")) or character in "!?#\uff01\uff1f"
 
 
 def _beside(tokens: Sequence[str], others: list[str], spans: list[Span]) -> list[Span | None]:

@@ -34,7 +34,7 @@ NLTK = TokenizerEntry(
     rules="preprocessing.text.nltk_tokenizer:NLTKTokenizer", resources="preprocessing.text.nltk_tokenizer:resources"
 )
 TOKENIZERS = {
-    "word": TokenizerEntry(rules="preprocessing.text.words:WordRules"),
+    "unicode": TokenizerEntry(rules="preprocessing.text.words:UnicodeRules"),
     "nltk": NLTK,
     "nltk_line": NLTK,
 }
@@ -57,9 +57,10 @@ class TextSpec:
     """Remove tags, comments, scripts and styles, and decode entities; `a < b` survives."""
     lowercase: bool = True
     """Lower-case every token."""
-    tokenizer: str = "word"
-    """word: letters and digits of any script with inner apostrophes. nltk: what nltk.tokenize.word_tokenize returns
-    (sentences, then Treebank rules). nltk_line: the same with preserve_line=True, which needs no data."""
+    tokenizer: str = "unicode"
+    """unicode: words and numbers of any script, #tags, emoji, runs of ! and ?, each letter of scripts without spaces.
+    nltk: what nltk.tokenize.word_tokenize returns (sentences, then Treebank rules). nltk_line: the same with
+    preserve_line=True, which needs no data."""
     stop_words: str = "none"
     """none, nltk, stop-words (the package), or the path of a UTF-8 file with one word a line."""
     keep_negations: bool = True

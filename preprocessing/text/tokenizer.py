@@ -87,7 +87,7 @@ class PerText:
         return [[surface.decode()] for surface in surfaces]
 
 
-PIECE_TEXTS, PIECE_BYTES = 2048, 3 << 20
+PIECE_TEXTS, PIECE_BYTES = 2048, 1 << 19
 """One piece's arrays stay in the processor's cache."""
 ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
 """Each distinct surface is looked up once in a round, which is several pieces."""
@@ -141,10 +141,10 @@ class Tokenizer:
             split = [self._rules.split(piece) for piece in _slices(part, PIECE_TEXTS, PIECE_BYTES)]
             encoded = pa.concat_arrays([surfaces for surfaces, _ in split]).dictionary_encode()
             per_surface = self._numbers(encoded.dictionary.cast(pa.binary()).to_pylist())
-            tokens, sizes = self._spell_out(per_surface[encoded.indices.to_numpy()])
-            surfaces_of = np.concatenate([np.diff(offsets) for _, offsets in split])
+            tokens, at, more = self._spell_out(per_surface.take(encoded.indices.to_numpy()))
+            ends = _ends(np.concatenate([np.diff(offsets) for _, offsets in split]))
             codes.append(tokens)
-            lengths.append(surfaces_of if sizes is None else np.diff(_ends(sizes)[_ends(surfaces_of)]))
+            lengths.append(np.diff(ends + _ends(more)[np.searchsorted(at, ends)]))
             used.append(self._spell_out(per_surface)[0])
         return self._assemble(codes, lengths, used)
 
@@ -179,18 +179,18 @@ class Tokenizer:
         self._bounds.append(len(self._several))
         return 1 - len(self._bounds)
 
-    def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Replace numbers that stand for several tokens or none by these; also the tokens of each (None: one each)."""
+    def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Replace numbers that stand for several tokens or none by these; also where they were, and how many tokens
+        more than one each became.
+        """
         at = np.flatnonzero(numbers < 0)
         if not len(at):
-            return numbers, None
+            return numbers, at, at
         several, bounds = np.frombuffer(self._several or _NONE, np.int32), np.frombuffer(self._bounds, np.int64)
         spelt, ends = arrays.take(several, bounds, -1 - numbers[at])
-        sizes = np.ones(len(numbers), np.int64)
-        sizes[at] = np.diff(ends)
-        numbers = np.repeat(numbers, sizes)
-        numbers[numbers < 0] = spelt
-        return numbers, sizes
+        sizes = np.diff(ends)
+        places = np.repeat(at - np.arange(len(at)), sizes)
+        return np.insert(np.delete(numbers, at), places, spelt), at, sizes - 1
 
     def _assemble(self, codes: list[np.ndarray], lengths: list[np.ndarray], used: list[np.ndarray]) -> Tokens:
         distinct, first = np.unique(np.concatenate([_NONE, *used]), return_index=True)
@@ -199,14 +199,12 @@ class Tokenizer:
         renumber[distinct] = np.arange(len(distinct), dtype=np.int32)
         types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
         offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
-        return Tokens(types, renumber[np.concatenate([_NONE, *codes])], offsets)
+        return Tokens(types, renumber.take(np.concatenate([_NONE, *codes])), offsets)
 
 
 def _ends(sizes: np.ndarray) -> np.ndarray:
     """0 and the running sums of ``sizes``."""
-    ends = np.zeros(len(sizes) + 1, np.int32 if len(sizes) < 2**28 else np.int64)
-    np.cumsum(sizes, out=ends[1:])
-    return ends
+    return np.concatenate([[0], np.cumsum(sizes)])
 
 
 def _checked(texts: Texts) -> pa.Array:

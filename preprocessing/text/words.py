@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``word`` tokenizer: letters and digits of any script, with their marks and inner apostrophes.
+"""The tokenizer ``unicode``: the words of any script, and the signs that say something.
 
 A word begins with a letter or a digit (Unicode categories L, N), goes on with letters, digits and combining marks (M),
-and may hold single apostrophes between two such runs: ``don't``, ``l'été``. Typographic apostrophes become ``'``.
-Invisible joiners (soft hyphen, zero-width joiners) vanish. All else separates: punctuation, symbols, emoji, control
-characters, NUL. Words are in NFC; lower case is :meth:`str.lower` of the word, in NFC again.
+and may hold single apostrophes between two such runs: ``don't``, ``l'été``. A point or comma between two ASCII digits
+belongs to the number, ``3.5``, and ``#`` before a word to the word. Of scripts that are written without spaces
+(Chinese, Japanese, Thai, Khmer, …) each letter with its marks is a token. So is each emoji (category So, without skin
+tone), and each run of ``!`` and ``?``, of which two are kept. All else separates: other punctuation and symbols,
+control characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners)
+vanish. Tokens are in NFC; lower case is :meth:`str.lower` of the token, in NFC again.
 
-Two passes give one result. :func:`split` cuts bytes of thousands of texts at once into *chunks* with a byte-class
-table: an ASCII chunk is a word as it stands; every non-ASCII byte belongs to a chunk, and :func:`words_of` decides,
-once per distinct chunk, which words it holds. That is exact, since a chunk ends at an ASCII character that never
-belongs to a word and never composes with what follows into a letter.
+Two passes give one result. :func:`split` cuts the bytes of thousands of texts at once into *chunks*, and
+:func:`tokens_of` decides, once per distinct chunk, which tokens it holds. A chunk may hold several tokens, but never
+half of one, nor a letter without its marks; a chunk of ASCII letters and digits is a token as it stands.
 """
 
 from __future__ import annotations
@@ -29,39 +31,81 @@ if TYPE_CHECKING:
 _APOSTROPHE = ord("'")
 _INVISIBLE = dict.fromkeys([0x00AD, 0x200C, 0x200D, 0x2060, 0xFEFF])
 _REPLACED: dict[int, int | None] = {**_INVISIBLE, 0x2019: _APOSTROPHE, 0x02BC: _APOSTROPHE, 0xFF07: _APOSTROPHE}
-_WORD = re.compile("w[wm]*(?:'w[wm]*)*")
+_WITHOUT_SPACES = (
+    *((0x0E00, 0x0F00), (0x1000, 0x10A0), (0x1780, 0x1800), (0x1950, 0x1AB0), (0x1B00, 0x1B80)),  # Thai to Balinese
+    *((0x3005, 0x3008), (0x3021, 0x3130), (0x31A0, 0x3200), (0x3400, 0xA4D0), (0xA980, 0xAAE0)),  # kana, Han, Yi, …
+    *((0xF900, 0xFB00), (0xFF66, 0xFFA0), (0x16FE0, 0x18D90), (0x1AFF0, 0x1B300), (0x20000, 0x40000)),
+)
+"""Blocks of scripts that are written without spaces; ends are exclusive."""
+_DRAWING = ((0x2500, 0x25A0), (0x2800, 0x2900))
+"""Blocks of symbols that lines and pictures consist of."""
+_SKIN_TONES = ((0x1F3FB, 0x1F400),)
+_TOKEN = re.compile(r"(?:#(?=[wd]))?[wd][wdm]*(?:(?:'|(?<=d)\.(?=d))[wd][wdm]*)*|am*|e|!+")
+"""A token in classes of characters, see :class:`_Classes`."""
 
 
 class _Classes(dict[int, str]):
-    """Code point → ``w`` (letter, digit), ``m`` (mark), ``'`` or space; filled as characters are met."""
+    """Code point → its class; filled as characters are met.
+
+    ``w``: letter or digit; ``d``: ASCII digit; ``a``: letter of a script without spaces; ``m``: mark; ``e``: emoji or
+    another symbol; ``t``: skin tone; ``!``, ``'``, ``#``, ``.``: these and their like; a space: all else.
+    """
 
     def __missing__(self, point: int) -> str:
-        category = unicodedata.category(chr(point))[0]
-        kind = "w" if category in "LN" else "m" if category == "M" else "'" if point == _APOSTROPHE else " "
+        category = unicodedata.category(chr(point))
+        kind = {"L": "w", "N": "w", "M": "m"}.get(category[0], " ")
+        if category[0] == "L" and _is_in(_WITHOUT_SPACES, point):
+            kind = "a"
+        elif category == "So" and not _is_in(_DRAWING, point):
+            kind = "e"
+        elif _is_in(_SKIN_TONES, point):
+            kind = "t"
         self[point] = kind
         return kind
 
 
+def _is_in(blocks: tuple[tuple[int, int], ...], point: int) -> bool:
+    return any(start <= point < end for start, end in blocks)
+
+
 _CLASSES = _Classes()
+for _class, _characters in (("d", "0123456789"), ("!", "!?\uff01\uff1f"), (".", ".,"), ("'", "'"), ("#", "#")):
+    _CLASSES |= dict.fromkeys(map(ord, _characters), _class)
 
 
-def words_of(chunk: str, lowercase: bool) -> list[str]:
-    """The words of a text with any characters; exact but slow."""
+def classes_of(text: str) -> str:
+    """The class of each character, see :class:`_Classes`."""
+    return text.translate(_CLASSES)
+
+
+def tokens_of(chunk: str, lowercase: bool) -> list[str]:
+    """The tokens of a text with any characters; exact but slow."""
     chunk = nfc(chunk.translate(_REPLACED))
-    spans = (match.span() for match in _WORD.finditer(chunk.translate(_CLASSES)))
-    if not lowercase:
-        return [chunk[start:end] for start, end in spans]
-    return [nfc(chunk[start:end].lower()) for start, end in spans]
+    classes = classes_of(chunk)
+    spans = [match.span() for match in _TOKEN.finditer(classes)]
+    tokens = [chunk[start : min(end, start + 2) if classes[start] == "!" else end] for start, end in spans]
+    return [nfc(token.lower()) for token in tokens] if lowercase else tokens
 
 
-def _table(lowercase: bool) -> bytes:
-    """Byte → the byte a word keeps for it, or 0 where it separates; non-ASCII bytes stay."""
-    kept = [point if point >= 128 or chr(point).isalnum() or point == _APOSTROPHE else 0 for point in range(256)]
-    table = bytes(kept)
-    return table[:128].lower() + table[128:] if lowercase else table
-
-
-_TABLES = {lowercase: _table(lowercase) for lowercase in (False, True)}
+_SEPARATES, _IN_WORD, _SIGN, _ALONE, _ATTACHED, _UNKNOWN = 0, 1, 2, 3, 4, 255
+"""Kinds of characters for :func:`split`: between chunks; in a word; ``!`` or ``?``; a chunk by itself; part of what is
+before; not met yet."""
+_KIND_OF = {"w": _IN_WORD, "!": _SIGN, "a": _ALONE, "e": _ALONE, "m": _ATTACHED, "t": _ATTACHED, " ": _SEPARATES}
+_KINDS = np.full(0x110000, _UNKNOWN, np.uint8)
+"""The kind of each character that is not ASCII; filled as characters are met."""
+_KINDS[list(_REPLACED)] = [_ATTACHED if after is None else _IN_WORD for after in _REPLACED.values()]
+_KEPT = bytes(byte if byte >= 128 or _CLASSES[byte] != " " else 0 for byte in range(256))
+_TABLES = {False: _KEPT, True: _KEPT[:128].lower() + _KEPT[128:]}
+"""For each ``lowercase``: byte → the byte that a token keeps for it, or 0 where it separates."""
+_BY_APOSTROPHE, _BY_POINT, _BY_HASH = 1, 2, 4
+_JOINS = np.zeros(256, np.uint8)
+"""What a sign is that may belong to a chunk: an apostrophe, a point or comma, a ``#``."""
+_JOINS[[ord(sign) for sign in "'.,#"]] = _BY_APOSTROPHE, _BY_POINT, _BY_POINT, _BY_HASH
+_AFTER = np.array([0] * 128 + [7] * 128, np.uint8)
+"""By which of these a byte may be joined to what is before; :func:`tokens_of` looks closer at those beyond ASCII."""
+_AFTER[[point for point in range(128) if chr(point).isalnum()]] = _BY_APOSTROPHE | _BY_HASH
+_AFTER[[*b"0123456789"]] |= _BY_POINT
+_BEFORE = _AFTER | _BY_HASH
 
 
 def split(texts: pa.Array, strip_html: bool, lowercase: bool) -> tuple[pa.Array, np.ndarray]:
@@ -75,14 +119,46 @@ def split(texts: pa.Array, strip_html: bool, lowercase: bool) -> tuple[pa.Array,
     kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
     if strip_html:
         kept, starts = _without_html(joined, kept, starts, table)
-    inside = kept != 0
-    _drop_outer_apostrophes(kept, inside)
-    edges = np.flatnonzero(inside[1:] != inside[:-1])
-    first, end = edges[0::2], edges[1::2]  # chunk i is kept[first[i] + 1 : end[i] + 1]
-    offsets = np.zeros(len(first) + 1, np.int32)
-    np.cumsum(end - first, out=offsets[1:], dtype=np.int32)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.compress(inside, kept))]
-    return pa.Array.from_buffers(pa.binary(), len(first), buffers), np.searchsorted(first, starts - 1)
+    kind, alone = _kinds(kept)
+    begins = np.append(False, kind[1:] != kind[:-1])
+    begins[alone] = True
+    within = np.flatnonzero(kind != _SEPARATES)
+    offsets = np.append(np.flatnonzero(begins.take(within)), len(within))
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(kept.take(within))]
+    chunks = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
+    return chunks, np.searchsorted(offsets[:-1], np.searchsorted(within, starts))
+
+
+def _kinds(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The kind of each byte, and where characters begin that are chunks by themselves."""
+    kind = (kept != 0).astype(np.uint8)  # _IN_WORD or _SEPARATES
+    at = np.flatnonzero((kept - 1 < ord("0") - 1) | (kept == ord("?")))  # all signs that the tables keep
+    sign = kept.take(at)
+    joins = _BEFORE.take(kept.take(at - 1)) & _JOINS.take(sign) & _AFTER.take(kept.take(at + 1))
+    kind[at] = np.where((sign == ord("!")) | (sign == ord("?")), _SIGN, joins != 0)
+    return kind, _put_kinds(kept, kind)
+
+
+def _put_kinds(kept: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Put the kinds of characters beyond ASCII into ``kind``, at all their bytes; returns where those begin that are
+    chunks by themselves.
+    """
+    places = np.flatnonzero(kept >= 0x80)
+    high = kept.take(places)
+    begins = np.compress(high >= 0xC0, places)
+    points = np.frombuffer(high.tobytes().decode().encode("utf-32-le"), np.uint32)
+    if len(new := np.unique(points[_KINDS.take(points) == _UNKNOWN])):
+        _KINDS[new] = [_KIND_OF[_CLASSES[point]] for point in new.tolist()]
+    kinds = _KINDS.take(points)
+    sizes = 2 + (points >= 0x800) + (points >= 0x10000)
+    kind[places] = np.repeat(kinds, sizes)
+    if len(marks := np.flatnonzero(kinds == _ATTACHED)):
+        before = begins[marks] - 1
+        before[1:][before[1:] == (begins + sizes)[marks[:-1]] - 1] = 0  # a mark after a mark is as that one
+        kinds[marks] = kind[np.maximum.accumulate(before)]
+        kind[places] = np.repeat(kinds, sizes)
+        kinds[marks] = _ATTACHED
+    return begins[kinds == _ALONE]
 
 
 def join(texts: pa.Array) -> tuple[bytes, np.ndarray]:
@@ -115,16 +191,8 @@ def _without_html(joined: bytes, kept: np.ndarray, starts: np.ndarray, table: by
     return np.concatenate(parts), np.concatenate([starts[:1], starts[0] + np.cumsum(lengths)])
 
 
-def _drop_outer_apostrophes(kept: np.ndarray, inside: np.ndarray) -> None:
-    """An apostrophe stays in a chunk only between two bytes of the chunk that are no apostrophes."""
-    at = np.flatnonzero(kept == _APOSTROPHE)
-    before, after = kept[at - 1], kept[at + 1]
-    inner = (before != 0) & (before != _APOSTROPHE) & (after != 0) & (after != _APOSTROPHE)
-    inside[at[~inner]] = False
-
-
-class WordRules:
-    """:func:`split` and :func:`words_of` as :class:`preprocessing.text.tokenizer.Rules`."""
+class UnicodeRules:
+    """:func:`split` and :func:`tokens_of` as :class:`preprocessing.text.tokenizer.Rules`."""
 
     def __init__(self, spec: TextSpec) -> None:
         self._spec = spec
@@ -134,6 +202,6 @@ class WordRules:
         return split(texts, self._spec.html, self._spec.lowercase)
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
-        """An ASCII chunk is a word as it stands."""
+        """A chunk of ASCII letters and digits is a token as it stands."""
         lowercase = self._spec.lowercase
-        return [[chunk.decode()] if chunk.isascii() else words_of(decode(chunk), lowercase) for chunk in surfaces]
+        return [[chunk.decode()] if chunk.isalnum() else tokens_of(decode(chunk), lowercase) for chunk in surfaces]

@@ -397,7 +397,7 @@ def main() -> None:
             bundle_and_data(root / "here")
             predictions = {case: predicted(case) for case in PREDICTIONS}
     content = {"datasets": datasets, "predictions": predictions}
-    GOLDEN.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    GOLDEN.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from tests.reference.hostile import PIECES
 pytestmark = pytest.mark.thorough
 
 SPECS = {
-    "word": TextSpec(),
-    "word as written": TextSpec(html=False, lowercase=False, truncate="both", max_tokens=7),
+    "unicode": TextSpec(),
+    "unicode as written": TextSpec(html=False, lowercase=False, truncate="both", max_tokens=7),
     "nltk_line": TextSpec(tokenizer="nltk_line"),
     "nltk": TextSpec(tokenizer="nltk", truncate="tail"),
 }
@@ -103,7 +103,7 @@ def is_linear(name: str, family: str, most: int) -> bool:
     "size",
     [1 << 14, pytest.param(1 << 16, marks=pytest.mark.slow), pytest.param(1 << 18, marks=pytest.mark.night)],
 )
-@pytest.mark.parametrize("name", ["word", "nltk_line", pytest.param("nltk", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["unicode", "nltk_line", pytest.param("nltk", marks=pytest.mark.slow)])
 def test_twice_the_text_takes_twice_the_time(name: str, size: int, request: pytest.FixtureRequest) -> None:
     if name == "nltk":
         request.getfixturevalue("nltk_data")

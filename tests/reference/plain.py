@@ -88,28 +88,69 @@ def kind(char: str) -> str:
     return unicodedata.category(char)[0]
 
 
+WITHOUT_SPACES = (
+    *("CJK", "IDEOGRAPHIC", "HANGZHOU", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "HENTAIGANA"),
+    *("THAI", "LAO", "MYANMAR", "KHMER", "YI", "TANGUT", "KHITAN", "JAVANESE", "BALINESE", "TAI", "NEW TAI", "CHAM"),
+    *("BUGINESE", "VERTICAL KANA", "VERTICAL IDEOGRAPHIC", "OLD CHINESE", "NUSHU"),
+)
+"""How the Unicode names of letters begin that are written without spaces."""
+SIGNS = "!?\uff01\uff1f"
+DIGITS = "0123456789"
+
+
 def words(text: str, lowercase: bool) -> list[str]:
-    """Letters and digits with their marks; one apostrophe between two of them joins."""
+    """Words with their marks and inner apostrophes, #tags, 3.5, emoji, two of each run of ``!`` and ``?``, letters of
+    scripts without spaces.
+    """
     for apostrophe in "\u2019\u02bc\uff07":
         text = text.replace(apostrophe, "'")
     for invisible in "\u00ad\u200c\u200d\u2060\ufeff":
         text = text.replace(invisible, "")
     text = unicodedata.normalize("NFC", text)
     found: list[str] = []
-    word = ""
-    for at, char in enumerate(text):
-        after = text[at + 1 : at + 2]
-        starts = kind(char) in "LN"
-        marks = bool(word) and word[-1] != "'" and kind(char) == "M"
-        joins = char == "'" and bool(word and after) and kind(after) in "LN"
-        if starts or marks or joins:
-            word += char
-        elif word:
-            found.append(word)
-            word = ""
-    if word:
-        found.append(word)
-    return [unicodedata.normalize("NFC", word.lower()) for word in found] if lowercase else found
+    at = 0
+    while at < len(text):
+        end = token_end(text, at)
+        if end > at:
+            word = text[at : min(end, at + 2)] if text[at] in SIGNS else text[at:end]
+            found.append(unicodedata.normalize("NFC", word.lower()) if lowercase else word)
+        at = max(end, at + 1)
+    return found
+
+
+def is_alone(char: str) -> bool:
+    return kind(char) == "L" and unicodedata.name(char, "TANGUT").startswith(WITHOUT_SPACES)
+
+
+def in_word(text: str, at: int) -> bool:
+    return at < len(text) and kind(text[at]) in "LN" and not is_alone(text[at])
+
+
+def token_end(text: str, at: int) -> int:
+    """Where the token that begins here ends; ``at`` if none does."""
+    char, end = text[at], at + 1
+    if char in SIGNS:
+        while end < len(text) and text[end] in SIGNS:
+            end += 1
+        return end
+    if unicodedata.category(char) == "So":
+        return at if "\u2500" <= char < "\u25a0" or "\u2800" <= char < "\u2900" else end
+    if is_alone(char):
+        while end < len(text) and kind(text[end]) == "M":
+            end += 1
+        return end
+    if not in_word(text, at) and not (char == "#" and in_word(text, end)):
+        return at
+    while end < len(text):
+        number = text[end] in ".," and text[end - 1] in DIGITS and text[end + 1 : end + 2] in tuple(DIGITS)
+        joins = (text[end] == "'" and text[end - 1] != "#") or number
+        if in_word(text, end) or (kind(text[end]) == "M" and text[end - 1] != "#"):
+            end += 1
+        elif joins and in_word(text, end + 1):
+            end += 2
+        else:
+            break
+    return end
 
 
 def tokens(
@@ -117,6 +158,7 @@ def tokens(
     *,
     strip_html: bool = True,
     lowercase: bool = True,
+    split: Callable[[str, bool], list[str]] = words,
     stop_words: Collection[str] = (),
     lemma: Callable[[str], str] = lambda word: word,
 ) -> list[str]:
@@ -124,4 +166,4 @@ def tokens(
     text = re.sub("[\ud800-\udfff]", "\ufffd", text)
     if strip_html:
         text = clean(text)
-    return [lemma(word) for word in words(text, lowercase) if word not in stop_words]
+    return [lemma(word) for word in split(text, lowercase) if word not in stop_words]

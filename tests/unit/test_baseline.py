@@ -18,11 +18,13 @@ from harness.__main__ import main
 from harness.baseline import linear, results
 from harness.baseline.linear import Linear, in_order, measure
 from harness.baseline.results import BaselineConfig, folder_of, read_results
+from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests import datasets
 from tests.commands import unwrapped
+from tests.corpora import write_csv
 from tests.datasets import sentences, write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -119,3 +121,14 @@ def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, capsys: pytes
         assert cli.run(main, ["baseline", "--data", str(tmp_path / name)]) == 3
         assert sentence in unwrapped(capsys.readouterr().err)
         assert not (tmp_path / name / "baseline").exists()
+
+
+def test_a_label_that_an_emoji_alone_decides_is_learned(tmp_path: Path) -> None:
+    random, signs = np.random.default_rng(1), ("👍🏽", "👎")
+    words = [" ".join(random.choice([*"abcdef", "好", "🎬", "…"], 8)) for _ in range(800)]
+    source = write_csv(tmp_path / "a.csv", [(f"{some}{signs[row % 2]}", row % 2) for row, some in enumerate(words)])
+    given = ["--source.path", str(source), "--output", str(tmp_path / "data"), "--executor.workers", "1"]
+    assert cli.run(preprocessing.main, ["run", *given]) == 0
+    assert {"👍", "👎", "🎬", "好"} <= {*Vocabulary.read(tmp_path / "data" / VOCABULARY).tokens.to_pylist()}
+    figures, _ = measure(tmp_path / "data", read_manifest(tmp_path / "data"))["test"]
+    assert figures["accuracy"] >= 0.99

@@ -19,7 +19,7 @@ from tests.bundles import write_run
 
 pytestmark = pytest.mark.thorough
 
-TEXT = "W1 <b>superb</b>, dull nowhere; w1 &amp; superb!"
+TEXT = "W1 <b>superb</b>, dull nowhere; w1 &amp; superb."
 FILE_TEXTS = ["w1 superb", "dull, <i>really</i>", "awful w2", "great"]
 
 

@@ -105,7 +105,7 @@ SUSPECT_ROWS: list[tuple[str | None, int | None, str, str]] = [
     (FIRST[2][0], 0, "train", "kept"),
     (None, 0, "train", "kept"),
     ("", 1, "train", "kept"),
-    ("!", 1, "train", "kept"),
+    ("…", 1, "train", "kept"),
     *[("of no use", 3, "train", "kept")] * 4,
     *[("another", 1, "train", "x")] * 5,
     *[("nobody knows", None, "train", "kept")] * 6,
@@ -140,3 +140,22 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
     assert shortened == f"shortened: {cut} rows of more than 64 tokens (text.max_tokens)"
     left_out = sum(int(line.split()[2]) for line in found if line.startswith("left out:"))
     assert left_out == statistics["rows_read"] - statistics["rows_kept"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "expected"),
+    [
+        ("房间很大 hotel", (), "tokens: 80 % letters of scripts without spaces"),
+        ("so good 👍 Ω", (), "tokens: 25 % emoji"),
+        ("a word is a plain word", (), None),
+        ("хороший фильм ok", ("--text.stop_words", "stop-words"), "text.stop_words: text.language is en, but 100 %"),
+        ("хороший фильм ok", ("--text.lemmatizer", "simplemma", "--text.language", "ru"), None),
+    ],
+)
+def test_what_the_tokens_are_is_said(
+    text: str, more: tuple[str, ...], expected: str | None, tmp_path: Path, command: Command
+) -> None:
+    source = write_csv(tmp_path / "a.csv", [(" ".join([text] * row), row % 2) for row in range(1, 61)])
+    assert command.build(source, tmp_path / "out", *more) == 0, command.err
+    said = [line for line in command.err.splitlines() if line.startswith(("tokens:", "text."))]
+    assert [line[: len(expected or "")] for line in said] == ([expected] if expected else [])

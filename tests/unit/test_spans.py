@@ -30,15 +30,20 @@ def test_words_stand_where_they_were_written() -> None:
     text = '<p class="x">A <b>GREAT</b> film,it&nbsp;was &quot;Good&quot;; don’t miss it!<script>if (a) b</script> a<b'
     assert placed(tokenizer(), text) == [
         *(("a", "A"), ("great", "GREAT"), ("film", "film"), ("it", "it"), ("was", "was"), ("good", "Good")),
-        *(("don't", "don’t"), ("miss", "miss"), ("it", "it"), ("a", "a"), ("b", "b")),
+        *(("don't", "don’t"), ("miss", "miss"), ("it", "it"), ("!", "!"), ("a", "a"), ("b", "b")),
     ]
 
 
 def test_other_scripts_and_composed_letters() -> None:
+    text = "房间很大！(👍🏽) #Happy_Day, 🇩🇪"
+    assert placed(tokenizer(), text) == [
+        *((one, one) for one in "房间很大！"),
+        *(("👍", "👍"), ("#happy", "#Happy"), ("day", "Day"), ("🇩", "🇩"), ("🇪", "🇪")),
+    ]
     text = "हिन्दी snake_case l’été e\u0301te\u0301 caf&eacute; 3.5/10 soft\u00adhyphen"
     assert placed(tokenizer(), text) == [
         *(("हिन्दी", "हिन्दी"), ("snake", "snake"), ("case", "case"), ("l'été", "l’été"), ("été", "e\u0301te\u0301")),
-        *(("café", "caf&eacute;"), ("3", "3"), ("5", "5"), ("10", "10"), ("softhyphen", "soft\u00adhyphen")),
+        *(("café", "caf&eacute;"), ("3.5", "3.5"), ("10", "10"), ("softhyphen", "soft\u00adhyphen")),
     ]
 
 
@@ -51,7 +56,7 @@ def test_a_tokenizer_that_looks_at_its_neighbours() -> None:
 
 
 PARTS = ["a", "Film", "é", "e\u0301", "'", "’", "-", ".", ",", " ", "\n", "<b>", "</b>", "<!--", "-->", "<", ">"]
-PARTS += ["&amp;", "&", ";", '"', "\x00", "ß", "好", "İ", "\u00ad", "<script>", "=", "4"]
+PARTS += ["&amp;", "&", ";", '"', "\x00", "ß", "好", "İ", "\u00ad", "<script>", "=", "4", "#", "!", "♥", "ที่"]
 WORDS = tokenizer()
 
 

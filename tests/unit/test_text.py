@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a text to words: the word tokenizer against a plain one, NLTK's against NLTK, stop words, lemmas and data."""
+"""From a text to words: unicode against a plain tokenizer, NLTK's against NLTK, stop words, lemmas and data."""
 
 from __future__ import annotations
 
 import html as standard
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -29,17 +30,17 @@ def tokenizer(**fields: object) -> Tokenizer:
     return Tokenizer(resolve(TextSpec(**fields)))  # type: ignore[arg-type]
 
 
-# The word tokenizer, and a plain one.
+# The tokenizer unicode, and a plain one.
 
-WORDS = {(strip, lower): tokenizer(html=strip, lowercase=lower) for strip in (True, False) for lower in (True, False)}
+UNICODE = {(strip, lower): tokenizer(html=strip, lowercase=lower) for strip in (True, False) for lower in (True, False)}
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=6), st.booleans(), st.booleans())
 def test_batch_and_single_equal_the_reference(texts: list[str], strip: bool, lower: bool) -> None:
     expected = [plain.tokens(text, strip_html=strip, lowercase=lower) for text in texts]
-    assert WORDS[strip, lower](texts).to_lists() == expected
-    assert [WORDS[strip, lower]([text]).to_lists()[0] for text in texts] == expected
+    assert UNICODE[strip, lower](texts).to_lists() == expected
+    assert [UNICODE[strip, lower]([text]).to_lists()[0] for text in texts] == expected
     for text in texts:
         assert cleaning.clean(text) == plain.clean(text)
         joined = " ".join(text[start:end] for start, end in cleaning.visible(text))
@@ -47,13 +48,36 @@ def test_batch_and_single_equal_the_reference(texts: list[str], strip: bool, low
 
 
 def test_every_character_and_every_mark_on_a_letter() -> None:
-    """The byte table treats each like the plain tokenizer, alone and inside a word."""
+    """Each is what it is for the plain tokenizer, alone and inside a word."""
     characters = [chr(point) for point in range(0x800)] + [chr(point) for point in range(0x800, 0x11_0000, 397)]
     texts = [f"a{char}b {char}'{char} {char}" for char in characters]
-    assert WORDS[False, True](texts).to_lists() == [plain.tokens(text, strip_html=False) for text in texts]
+    assert UNICODE[False, True](texts).to_lists() == [plain.tokens(text, strip_html=False) for text in texts]
     marks = [chr(point) for point in range(0x300, 0x370)] + ["\u0338\u0301", "\u0323\u0307", "\u1ab0", "\u20d0"]
     texts = [f"x{letter}{mark}y {letter}{mark}" for letter in "aiZ" for mark in marks]
-    assert WORDS[True, True](texts).to_lists() == [plain.tokens(text) for text in texts]
+    assert UNICODE[True, True](texts).to_lists() == [plain.tokens(text) for text in texts]
+
+
+SCRIPTS = re.findall(
+    r"\S+",
+    """
+film Ταινία фильм ֆիլմ ფილმი סֶרֶט فِيلْم ܣܪܛܐ ފިލްމު ߞߏߟߋߞ ፊልም फ़िल्म ছবি ਫ਼ਿਲਮ ફિલ્મ ଚଳଚ୍ଚିତ୍ର
+திரைப்படம் చిత్రం ಚಿತ್ರ ചിത്രം චිත්\u200dරපටය ภาพยนตร์ ຮູບເງົາ གློག་བརྙན ရုပ်ရှင် ខ្សែភាពយន្ត ᏗᎧᏃᏗ
+ᐅᓂᒃᑲᐅᓯᖅ ᚠᛁᛚᛗ ᠺᠢᠨᠣ 电影 映画 えいが エイガ 영화 ㄉㄧㄢˋ ꆈꌠ ⵉⵙⴰⵔⵓ ᱪᱤᱛᱨᱮ ꯐꯤꯂꯝ ꦥꦶꦭꦶꦩ꧀ ᬧᬶᬮᬶᬫ᭄ ᮖᮤᮜᮙ᮪ 𐌰𐌱𐌲 𞤊𞤭𞤤𞤥 𐒀𐒁
+""",
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(SCRIPTS), min_size=1, max_size=6), min_size=1, max_size=40),
+    st.sampled_from(["", " ", ", ", "!"]),
+)
+def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], between: str) -> None:
+    texts = [between.join(words) for words in [*rows, SCRIPTS]]
+    expected = [plain.tokens(text) for text in texts]
+    assert UNICODE[True, True](texts).to_lists() == expected
+    assert [UNICODE[True, True]([text]).to_lists()[0] for text in texts] == expected
+    assert len({unicodedata.name(word[0]).split()[0] for word in SCRIPTS}) >= 40
 
 
 @pytest.mark.parametrize(
@@ -61,18 +85,23 @@ def test_every_character_and_every_mark_on_a_letter() -> None:
     [
         ("great<br />film", ["great", "film"]),
         ("a < b and x<3 is love", ["a", "b", "and", "x", "3", "is", "love"]),
-        ("<!-- no --> yes <script>var x;</script>!<style>p{}</style>", ["yes"]),
+        ("<!-- no --> yes <script>var x;</script>.<style>p{}</style>", ["yes"]),
         ("&lt;br&gt; caf&eacute; AT&amp;T &#x41;&#66;", ["br", "café", "at", "t", "ab"]),
         ('<a title="x > y">link</a> end', ["link", "end"]),
         ("broken <b", ["broken", "b"]),
         ("Don’t 'quote' rock'n'roll dogs' o''clock", ["don't", "quote", "rock'n'roll", "dogs", "o", "clock"]),
         ("NAÏVE nai\u0308ve\0x", ["naïve", "naïve", "x"]),
-        ("co\u00adoperate", ["cooperate"]),
+        ("co\u00adoperate ?\u00ad! 3\u00ad.5", ["cooperate", "?!", "3.5"]),
+        ("房间很大，有iPhone12！", ["房", "间", "很", "大", "有", "iphone12", "！"]),
+        ("ห้องดี ペン か\u3099", ["ห้", "อ", "ง", "ดี", "ペ", "ン", "が"]),
+        ("Wow!!!! 3.5 of 1,000?! end.1", ["wow", "!!", "3.5", "of", "1,000", "?!", "end", "1"]),
+        ("#Happy_Day C# ##x #!", ["#happy", "day", "c", "#x", "!"]),
+        ("👍🏽 👨\u200d👩\u200d👧 ♥\ufe0f&hearts; ── 한국어", ["👍", "👨", "👩", "👧", "♥", "♥", "한국어"]),
         ("", []),
     ],
 )
 def test_what_the_user_reads_in_the_documentation(text: str, expected: list[str]) -> None:
-    assert WORDS[True, True]([text]).to_lists() == [expected]
+    assert UNICODE[True, True]([text]).to_lists() == [expected]
 
 
 EVERY = [1000, pytest.param(10, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.night)]
