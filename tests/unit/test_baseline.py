@@ -128,7 +128,7 @@ def test_a_label_that_an_emoji_alone_decides_is_learned(tmp_path: Path) -> None:
     words = [" ".join(random.choice([*"abcdef", "好", "🎬", "…"], 8)) for _ in range(800)]
     source = write_csv(tmp_path / "a.csv", [(f"{some}{signs[row % 2]}", row % 2) for row, some in enumerate(words)])
     given = ["--source.path", str(source), "--output", str(tmp_path / "data"), "--executor.workers", "1"]
-    assert cli.run(preprocessing.main, ["run", *given]) == 0
+    assert cli.run(preprocessing.main, ["prepare", *given]) == 0
     assert {"👍", "👎", "🎬", "好"} <= {*Vocabulary.read(tmp_path / "data" / VOCABULARY).tokens.to_pylist()}
     figures, _ = measure(tmp_path / "data", read_manifest(tmp_path / "data"))["test"]
     assert figures["accuracy"] >= 0.99
