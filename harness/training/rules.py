@@ -42,8 +42,8 @@ PASSES = 3.5
 """Minimum number of passes over the unlabelled rows."""
 VECTOR_TOKENS = 1_000_000
 """Word vectors learned from fewer training tokens do not help: on trec, with 44,000, the classifier gets much worse."""
-PATIENT = 3
-"""Minimum patience; otherwise it is half of the epochs."""
+PATIENT = 5
+"""Minimum patience; otherwise it is a third of the epochs. In the first epochs the linear part alone may be better."""
 
 
 BY_CORPUS = (
@@ -163,9 +163,9 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
     why = f"of {steps_a_pass:,} steps, for {max(STEPS, passing):,}"
     epochs = settle("epochs", epochs, "epochs", str(epochs), why)
     steps = epochs * steps_a_pass
-    patience = max(PATIENT, epochs // 2) if epochs > PATIENT else None
+    patience = max(PATIENT, epochs // 3) if epochs > PATIENT else None
     waits = "" if patience is None else f"{patience} epochs without improvement"
-    settle("patience", patience, "patience", waits, f"half of {epochs}")
+    settle("patience", patience, "patience", waits, f"a third of {epochs}" if patience != PATIENT else "the least")
     buckets, longest = buckets_of(corpus, config.model.wide_ngrams), config.model.wide_ngrams
     why = f"for n-grams of up to {longest} words"
     settle("model.wide", buckets, "wide part", f"{buckets:,} buckets", why)

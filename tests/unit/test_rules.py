@@ -27,9 +27,9 @@ def recipe(*argv: str) -> RunConfig:
 
 def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
     small, large = decide(recipe(), TREC).config, decide(recipe(), IMDB).config
-    assert (small.global_batch, small.epochs, small.patience) == (32, 15, 7)
+    assert (small.global_batch, small.epochs, small.patience) == (32, 15, 5)
     assert small.epochs * math.ceil(TREC.rows / 32) >= 2_500 > (small.epochs - 1) * math.ceil(TREC.rows / 32)
-    assert (large.global_batch, large.epochs, large.patience) == (64, 8, 4)
+    assert (large.global_batch, large.epochs, large.patience) == (64, 8, 5)
     huge = decide(recipe(), Corpus(1_000_000, 20_000_000, 150)).config
     assert (huge.global_batch, huge.epochs) == (512, 4)
     assert huge.optim.lr == pytest.approx(0.003 * math.sqrt(8) * 75 ** (1 / 8), rel=0.05)
