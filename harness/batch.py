@@ -85,8 +85,6 @@ class StepBatch:
     """Labelled rows of the step over all processes: the divisor of their loss."""
     global_tokens: int = 0
     """Real tokens of the step over all processes, if the loader counts them; else 0."""
-    longest: int = 0
-    """Tokens of the longest row of the step over all processes, including unlabelled rows."""
     wait_s: float = 0.0
     """Seconds that the training loop waited for this batch."""
     copied: torch.cuda.Event | None = None
@@ -99,5 +97,4 @@ class StepBatch:
     def take_unlabelled(self, other: StepBatch) -> None:
         """Add the unlabelled rows of ``other`` to this step."""
         self.unlabelled, self.global_unlabelled_rows = other.micro_batches, other.global_rows
-        self.longest = max(self.longest, other.longest)
         self.wait_s += other.wait_s

@@ -148,7 +148,6 @@ class Loader:
         share = RankSlice(window, steps, **place, micro_batch=self.micro_batch, even=self.order.spec.shuffle)
         assembler.enter(window, share)
         starts = share.begins[:-1]
-        longest = lengths_of(self.split, window, window.places[starts]).tolist()
         tokens = [0] * len(steps)
         if self.counts_tokens:
             every = lengths_of(self.split, window, window.places[starts[0] : share.begins[-1]])
@@ -166,7 +165,7 @@ class Loader:
             for step, own in zip(range(begin, end), numbers, strict=True):
                 mine = batches[own.start - numbers[0].start : own.stop - numbers[0].start]
                 at = step - steps.start
-                counted = share.global_rows[at], tokens[at], longest[at]
+                counted = share.global_rows[at], tokens[at]
                 group.append(StepBatch(epoch, step, mine, *counted, copied=copied))
             prefetch.ready.put((buffer, group))
             begin = end

@@ -256,7 +256,8 @@ def unknown(config_class: type, key: str, dashes: str = "--", others: Iterable[s
     """The end of the sentence about a key that a class does not have, nor another program, which has ``others``."""
     options, name = options_of(config_class), key.lstrip("-")
     if group := [one for one in options if one.startswith(f"{name}.")]:
-        return f"; its keys are {', '.join(dashes + one for one in group)}"
+        column = "; a column is --source.text_column" if "source.text_column" in options and name == "text" else ""
+        return f"; its keys are {', '.join(dashes + one for one in group)}{column}"
     if dashes and name[:3] in ("o", "out") and output_of(config_class) in options:
         return "; did you mean -o?"
     return suggestion(name, {*options, *others}, dashes=dashes) + getattr(config_class, "HINT", "")
