@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from harness.launch import stop
@@ -178,14 +177,9 @@ COMMANDS = (
     ),
 )
 
-SPINS = "GOMP_SPINCOUNT"
-"""How often an OpenMP thread looks for work before it sleeps. By default it spins for milliseconds, which on a machine
-with other work makes two threads slower than one."""
-
 
 def main(argv: list[str]) -> int:
     """Dispatch to a command."""
-    os.environ.setdefault(SPINS, "10000")
     return dispatch(COMMANDS, argv)
 
 
