@@ -144,7 +144,11 @@ def read_predictions(directory: Path, split: str, columns: Sequence[str], again:
     """
     path = directory / predictions_name(split)
     try:
-        return pq.read_table(path, columns=["row", *columns]).sort_by("row")
+        table = pq.read_table(path, columns=["row", *columns]).sort_by("row")
+        for column in table.select([one.name for one in table.schema if pa.types.is_floating(one.type)]).columns:
+            if not np.isfinite(column.to_numpy()).all():
+                raise ValueError("a probability is not a number")
+        return table
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path}: not readable ({one_line(error)}); {again}") from None
 

@@ -158,9 +158,9 @@ def test_slurm_reads_values_as_they_were_typed(cluster: Cluster) -> None:
     assert cluster.field(job, "JobName") == "a.b-report"
 
 
-def test_nothing_is_left_of_a_chain_that_slurm_refuses(cluster: Cluster) -> None:
+def test_nothing_is_left_of_a_chain_that_slurm_refuses(cluster: Cluster, config: Path) -> None:
     options = ("--single.partition", "none", "--logs", cluster.folder, "--nodes", 1, "--time", 5)
-    result = run_module("harness", "submit", "train --run r", "report r", *options, timeout_s=60)
+    result = run_module("harness", "submit", f"train --config {config} --run r", "report r", *options, timeout_s=60)
     assert result.returncode == 2
     (submitted,) = re.findall(r"job (\d+): train\n", result.stdout)
     cluster.jobs.append(submitted)

@@ -96,7 +96,8 @@ def rank_of(run: Path, rank: int = 1) -> psutil.Process:
     """One of the processes that train into ``run``; by default that on the second node."""
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if "harness.train" in command and str(run) in command and process.environ().get("RANK") == str(rank):
+        into = any(word.removeprefix("--run=") == str(run) for word in command)
+        if "harness.train" in command and into and process.environ().get("RANK") == str(rank):
             return process
     raise AssertionError(f"no rank {rank} trains into {run}")
 
