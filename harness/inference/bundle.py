@@ -131,7 +131,7 @@ class Bundle(Scorer):
 
         most = PADDED_TOKENS_CUDA if device.type == "cuda" else PADDED_TOKENS
         with torch.inference_mode():
-            return in_batches(encoded, self.batch_rows, read, most)
+            return in_batches(encoded, self.batch_rows, read, most, self.directory / self.info.weights)
 
 
 def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:

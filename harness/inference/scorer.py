@@ -263,12 +263,13 @@ def in_batches(
     batch_rows: int,
     read: Callable[[np.ndarray, np.ndarray], np.ndarray],
     padded_tokens: int = PADDED_TOKENS,
+    name: object = "the model",
 ) -> np.ndarray:
     """float64 logits of ``texts``, one array of ids each, in their order.
 
     ``read`` computes those of a batch from padded ids, int32 ``[rows, time]``, and lengths, int64 ``[rows]``, longest
-    first. A batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens, or one text. Raises ``DataError`` for
-    logits that are not finite, which give no probability.
+    first. A batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens, or one text. Raises ``DataError`` that
+    names ``name`` for logits that are not finite, which give no probability.
     """
     lengths = np.array([len(ids) for ids in texts], np.int64)
     longest_first = np.argsort(-lengths, kind="stable")
@@ -286,7 +287,7 @@ def in_batches(
     logits = np.concatenate(parts)
     if not np.isfinite(logits).all():
         raise DataError(
-            "the network gives numbers that are not finite: its weights are damaged, or too large for the arithmetic; "
+            f"{name}: gives numbers that are not finite: its weights are damaged, or too large for the arithmetic; "
             "restore them, or train again"
         )
     result = np.empty_like(logits)
