@@ -145,6 +145,7 @@ def read_predictions(directory: Path, split: str, columns: Sequence[str], again:
     path = directory / predictions_name(split)
     try:
         table = pq.read_table(path, columns=["row", *columns]).sort_by("row")
+        table.validate(full=True)  # that texts are UTF-8
         for column in table.select([one.name for one in table.schema if pa.types.is_floating(one.type)]).columns:
             if not np.isfinite(column.to_numpy()).all():
                 raise ValueError("a probability is not a number")
