@@ -102,13 +102,11 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray) -> str:
         wide.owners.copy_(owners_of(wide, sources, every))
     found = [counted(wide, source, every) for source in sources]
     counts = sparse.vstack([some for some, _ in found], "csr")
-    wide.weights.copy_(torch.from_numpy(weights_of(counts, found[0][1])))
-    often = np.bincount(counts.indices, minlength=wide.buckets) * (wide.weights.numpy() > 0)
+    weights = weights_of(counts, found[0][1])
+    often = np.bincount(counts.indices, minlength=wide.buckets) * (weights > 0)
     kept = np.sort(np.argsort(-often, kind="stable")[: MOST_WEIGHTS // wide.table.shape[1]])
     kept = kept[often[kept] > 0]
-    weights = np.zeros(wide.buckets)
-    weights[kept] = wide.weights.numpy()[kept]
-    wide.weights.copy_(torch.from_numpy(weights))
+    wide.weights[torch.from_numpy(kept)] = torch.from_numpy(weights[kept]).to(wide.weights.dtype)
     targets = np.concatenate(
         [factors * shares * (source.weight / len(shares)) for source, (_, shares) in zip(sources, found, strict=True)]
     )
