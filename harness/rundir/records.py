@@ -59,7 +59,7 @@ MOST_CONFIG = 4 << 20
 PACKAGES, CODE = ("harness", "preprocessing"), Path(__file__).resolve().parents[2]
 RECORDED = (
     *("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn"),
-    *("nltk", "simplemma", "gensim"),
+    *("nltk", "simplemma"),
 )
 """Distributions whose versions are recorded."""
 State = Literal["running", "finished", "preempted", "failed"]

@@ -40,8 +40,6 @@ LABELLED_ROWS = 8
 """Labelled rows of a step with unlabelled rows are in proportion to the dataset, rounded up to a multiple of this."""
 PASSES = 3.5
 """Minimum number of passes over the unlabelled rows."""
-VECTOR_TOKENS = 1_000_000
-"""Word vectors learned from fewer training tokens do not help: on trec, with 44,000, the classifier gets much worse."""
 PATIENT = 5
 """Minimum patience; otherwise it is a third of the epochs. In the first epochs the linear part alone may be better."""
 
@@ -169,10 +167,8 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
     buckets, longest = buckets_of(corpus, config.model.wide_ngrams), config.model.wide_ngrams
     why = f"for n-grams of up to {longest} words"
     settle("model.wide", buckets, "wide part", f"{buckets:,} buckets", why)
-    tokens = corpus.tokens + corpus.unlabelled_tokens
-    own = tokens >= VECTOR_TOKENS and not config.init.weights
-    why = "init.weights has its own" if config.init.weights else f"{tokens:,} tokens are too few to learn them"
-    settle("init.vectors", "own" if own else "none", "vectors", "" if own else "random", why)
+    own = not config.init.weights
+    settle("init.vectors", "own" if own else "none", "vectors", "" if own else "random", "init.weights has its own")
     rate = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
     rate = float(f"{rate:.2g}")
     settle("optim.lr", rate, "rate", f"{rate:g}", f"for {rows_a_step:,} rows a step")

@@ -11,7 +11,6 @@ any rank also stops the subprocess.
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -136,13 +135,11 @@ def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beg
         return
     with world.together("looking for word vectors"):
         if world.is_main and source == "own":
-            found.vectors, why = kept_vectors(config, manifest), ""
-            if importlib.util.find_spec("gensim") is None:
-                why = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
-            elif config.dry_run:
-                why = "a dry run learns none; the run itself does before its first step"
-            if found.vectors is None and why:
-                found.choices["vectors"] = Choice("random", why)
+            found.vectors = kept_vectors(config, manifest)
+            if found.vectors is None and config.dry_run:
+                found.choices["vectors"] = Choice(
+                    "random", "a dry run learns none; the run itself does before its first step"
+                )
             elif found.vectors is None:
                 learning = learn(config)
     found.interrupted = wait_for(learning, world)

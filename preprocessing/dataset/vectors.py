@@ -3,22 +3,21 @@
 
 ::
 
-    vectors/cbow-128-<key>.npy    float32 ``[vocabulary, dim]``, a row for each id; zeros for an id without a vector
-    vectors/cbow-128-<key>.json   written last: settings, fingerprint of the dataset, sha256 of the array
+    vectors/svd-128-<key>.npy    float32 ``[vocabulary, dim]``, a row for each id; zeros for an id without a vector
+    vectors/svd-128-<key>.json   written last: settings, fingerprint of the dataset, sha256 of the array
 
 The key is a hash of fingerprint and settings, so vectors of different settings have different files (law 2).
 
-``padless vectors DATASET`` learns them with gensim's word2vec (CBOW with negative samples; Mikolov et al.,
-2013). gensim is fastest when its threads read a text file, so the ids of the shards are written to one: a line for each
-text, a word of fixed width for each id, from a lookup table. gensim gets the dataset's vocabulary and the counts of the
-ids, and does not count words itself.
+``padless vectors DATASET`` counts which words occur near which (the most frequent words as neighbours), takes positive
+pointwise mutual information of the counts, and its truncated singular value decomposition (Levy, Goldberg and Dagan,
+2015). The words are worked on ``WORDS_AT_ONCE`` at a time, so memory is bounded; the directions found for the most
+frequent ones serve all. The same dataset and settings give the same vectors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -33,39 +32,41 @@ from msgspec import Meta
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import available_cores, locked
+from preprocessing.base.processes import locked
 from preprocessing.base.randomness import permutation
-from preprocessing.base.schema import Count, Name, Positive, Processes, Sha256, typed
+from preprocessing.base.schema import Count, Name, Positive, Sha256, typed
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import read_bytes, read_json, shown
 from preprocessing.corpus import addresses
-from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
 
-FORMAT, FORMAT_VERSION = "padless-vectors", 1
+FORMAT, FORMAT_VERSION = "padless-vectors", 2
 FOLDER = "vectors"
 MOST_DIM = 1 << 20
-"""Most dimensions of a vector."""
+"""Most dimensions of a vector in a file of another program."""
 LEARN_FROM = (TRAIN, UNLABELLED)
 """The splits to learn from, if the dataset has them; never validation or test."""
 REMAKE = "delete it, and `padless vectors` makes it again"
-SMALL_TOKENS = 20_000_000
-EPOCHS_SMALL, EPOCHS_LARGE = 10, 5
-"""Epochs for up to ``SMALL_TOKENS`` tokens, and for more, which need fewer repetitions."""
-REPEATABLE_WORK = 100_000_000
-"""Up to so many tokens times epochs (minutes of one core) one thread learns, so a seed always gives the same bytes."""
 FIRST_WORD = 2
 """The first id after <pad> and <unk>."""
 Words = Annotated[int, Meta(ge=1, le=1024)]
-WORDS_PER_S = 500_000
-"""Approximate speed of one thread, at 128 dimensions and 10 negatives."""
-LOCK, LINES, LOCK_TIMEOUT_S = ".lock", "corpus.lines", 3600.0
-PIECE_ROWS = 1024
-"""Rows that stay together; pieces are permuted, so that long texts do not all come last."""
-SHUFFLE = 0x77326376
-"""Makes the permutation differ from others of the same seed."""
-DIGIT_BITS, FIRST_DIGIT = 6, ord("0")
-"""A word is its id in base 64, with the bytes from ``0`` to ``o`` as digits."""
+Dim = Annotated[int, Meta(ge=1, le=1024)]
+MOST_TOKENS = 100_000_000
+"""Of more tokens, blocks chosen at random are read: counts of 128 directions change little after that."""
+TOKENS_PER_S = 600_000
+"""Approximate speed of one thread."""
+CONTEXTS = 4096
+"""How many of the most frequent words are counted as neighbours."""
+WORDS_AT_ONCE = 1 << 15
+"""Words whose counts are in memory at a time: 512 MiB with ``CONTEXTS``."""
+SMOOTHING = 0.75
+"""Power of the neighbours' shares: without it the rarest neighbours have the largest associations."""
+OVERSAMPLING, ITERATIONS = 30, 3
+"""Of the randomized decomposition (Halko, Martinsson and Tropp, 2011)."""
+LOCK, LOCK_TIMEOUT_S = ".lock", 3600.0
+SAMPLE = 0x73766473
+"""Makes random choices differ from others of the project."""
 Say = Callable[[str], object]
 
 
@@ -73,11 +74,8 @@ Say = Callable[[str], object]
 class VectorSettings:
     """All that decides vectors, besides the dataset."""
 
-    dim: Annotated[int, Meta(ge=1, le=MOST_DIM)] = 128
+    dim: Dim = 128
     window: Positive = 8
-    negative: Count = 10
-    epochs: Positive
-    seed: int = 0
     splits: list[str] = field(default_factory=lambda: list(LEARN_FROM))
 
     def key(self, fingerprint: str) -> str:
@@ -86,23 +84,19 @@ class VectorSettings:
         return hashlib.sha256(atomic.canonical_json(content)).hexdigest()[:12]
 
     def __str__(self) -> str:
-        """``128 numbers, window 8, 10 negatives, 10 epochs, seed 0``."""
-        words = f"{self.dim} numbers, window {self.window}, {self.negative} negatives"
-        return f"{words}, {self.epochs} epochs, seed {self.seed}"
+        """``128 numbers, window 8``."""
+        return f"{self.dim} numbers, window {self.window}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsInfo:
-    """``cbow-….json``."""
+    """``svd-….json``."""
 
     dataset: str
     """Fingerprint of the dataset."""
     settings: VectorSettings
-    threads: Positive
-    """1: the same seed gives the same bytes. More threads overwrite each other's updates in varying order."""
     rows: Count
     tokens: Count
-    """Tokens of one epoch."""
     words: Count
     """Ids that have a vector."""
     seconds: Annotated[float, Meta(ge=0)]
@@ -153,7 +147,7 @@ def folder_of(data: str | Path) -> Path:
 
 def array_of(folder: Path, fingerprint: str, settings: VectorSettings) -> Path:
     """The file of vectors with these settings."""
-    return folder / f"cbow-{settings.dim}-{settings.key(fingerprint)}.npy"
+    return folder / f"svd-{settings.dim}-{settings.key(fingerprint)}.npy"
 
 
 def index_of(array: Path) -> Path:
@@ -181,7 +175,7 @@ def find_kept(folder: Path, fingerprint: str, dim: int) -> KeptVectors | None:
 
     Raises ``DataError`` for a damaged index.
     """
-    known = [read_kept(path) for path in sorted(folder.glob(f"cbow-{dim}-*.json"))]
+    known = [read_kept(path) for path in sorted(folder.glob(f"svd-{dim}-*.json"))]
     fitting = [one for one in known if one is not None and one.info.dataset == fingerprint]
     return max(fitting, key=lambda one: one.info.made, default=None)
 
@@ -200,24 +194,15 @@ def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsConfig:
-    """Learn word vectors from a dataset's own texts (word2vec, CBOW), as initial weights: init.vectors auto.
+    """Learn word vectors from a dataset's own texts, from the words near each: init.vectors auto starts with them.
 
     They are kept in DATASET/vectors, for every run on the dataset.
     """
 
-    dim: Annotated[int, Meta(ge=1, le=MOST_DIM)] = 128
+    dim: Dim = 128
     """Dimensions of a vector; a training uses vectors with its model.embedding_dim."""
     window: Words = 8
-    """Words to the left and to the right that predict a word."""
-    negative: Words = 10
-    """Negative samples for each word."""
-    epochs: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    """Passes over the texts; null: 10 for up to 20 million tokens, 5 for more."""
-    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
-    """Decides initial values and negative samples."""
-    threads: Processes | None = None
-    """1: the same seed gives the same file. More are faster, but values differ slightly each time. null: 1 for up to
-    100 million tokens times epochs, else one per core."""
+    """Words to the left and to the right that count as near; the nearer ones count more."""
     output: Name | None = None
     """Directory for the vectors, if the dataset is read-only; null: DATASET/vectors."""
 
@@ -239,8 +224,7 @@ def main(config: OfDataset) -> None:
     kept, found = keep_vectors(data, config, partial(print, flush=True))
     info = kept.info
     coverage = float(kept.read()[FIRST_WORD:].any(axis=1).mean())
-    again = "the same seed gives the same file" if info.threads == 1 else f"{info.threads} threads: not repeatable"
-    print(f"vectors    {info.words:,} words, {info.settings} ({again})")
+    print(f"vectors    {info.words:,} words, {info.settings}")
     print(f"coverage   {coverage:.2%} of the vocabulary; learned from {' and '.join(info.settings.splits)}")
     print(f"{'found' if found else 'written'} in {kept.path} ({duration(info.seconds)}); init.vectors own takes them")
 
@@ -248,131 +232,127 @@ def main(config: OfDataset) -> None:
 def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[KeptVectors, bool]:
     """The vectors of ``config``, learned and written if missing; and whether they existed.
 
-    Raises ``ConfigError`` if gensim is missing, ``DataError`` for a damaged dataset, ``StorageError`` if they cannot be
-    written, ``UserError`` if another process has not learned them in time.
+    Raises ``DataError`` for a damaged dataset, ``StorageError`` if they cannot be written, ``UserError`` if another
+    process has not learned them in time.
     """
     manifest = read_manifest(data)
     splits = [Split(data, manifest, name).check() for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
-    tokens = sum(shard.info.tokens for split in splits for shard in split.shards)
-    settings = VectorSettings(
-        dim=config.dim,
-        window=config.window,
-        negative=config.negative,
-        seed=config.seed,
-        epochs=config.epochs or (EPOCHS_SMALL if tokens <= SMALL_TOKENS else EPOCHS_LARGE),
-        splits=[split.name for split in splits],
-    )
+    settings = VectorSettings(dim=config.dim, window=config.window, splits=[split.name for split in splits])
     folder = folder_of(data) if config.output is None else Path(config.output)
     array = array_of(folder, manifest.fingerprint, settings)
-    if (kept := usable(array, config)) is not None:
+    if (kept := usable(array)) is not None:
         return kept, True
-    if importlib.util.find_spec("gensim") is None:
-        raise ConfigError("vectors: gensim is not installed: pip install 'padless[vectors]'")
     busy = UserError(f"{folder}: another process has learned vectors for an hour; does it still run? ({folder / LOCK})")
     with (
         atomic.storing(folder, otherwise="name another directory with --output"),
         locked(folder / LOCK, LOCK_TIMEOUT_S, busy),
     ):
-        if (kept := usable(array, config)) is not None:  # another process learned them in the meantime
+        if (kept := usable(array)) is not None:  # another process learned them in the meantime
             return kept, True
-        most = 1 if tokens * settings.epochs <= REPEATABLE_WORK else available_cores()
-        return learn_and_write(array, manifest, splits, settings, config.threads or most, say), False
+        return learn_and_write(array, manifest, splits, settings, say), False
 
 
-def usable(array: Path, config: VectorsConfig) -> KeptVectors | None:
-    """Existing vectors; None if there are none, or if ``config`` wants one thread and several were used."""
+def usable(array: Path) -> KeptVectors | None:
+    """Existing vectors, whose bytes are whole; None if there are none."""
     kept = read_kept(array)
-    if kept is None or (config.threads == 1 and kept.info.threads != 1):
-        return None
-    kept.read()
+    if kept is not None:
+        kept.read()
     return kept
 
 
 def learn_and_write(
-    array: Path, manifest: Manifest, splits: list[Split], settings: VectorSettings, threads: int, say: Say
+    array: Path, manifest: Manifest, splits: list[Split], settings: VectorSettings, say: Say
 ) -> KeptVectors:
     """Learn, and write the array with its index."""
-    began, lines = time.monotonic(), array.with_name(LINES)
-    try:
-        counts = write_corpus(lines, splits, manifest.vocabulary_size, settings.seed)
-        tokens, rows = int(counts.sum()), sum(map(len, splits))
-        work = tokens * settings.epochs * settings.dim * (settings.negative + 1) / (128 * 11)
-        about, names = duration(work / WORDS_PER_S / threads), " and ".join(settings.splits)
-        say(f"learning   vectors of {tokens:,} tokens of {names}: {settings}; threads: {threads}, about {about}")
-        vectors = learn(lines, counts, rows, settings, threads)
-    finally:
-        lines.unlink(missing_ok=True)
+    began = time.monotonic()
+    blocks = sample([block for split in splits for block in split.blocks])
+    tokens, rows = sum(int(block.length.sum()) for block in blocks), sum(len(block.row) for block in blocks)
+    passes = -(-manifest.vocabulary_size // WORDS_AT_ONCE)
+    about, names = duration(passes * tokens / TOKENS_PER_S), " and ".join(settings.splits)
+    say(f"learning   vectors of {tokens:,} tokens of {names}: {settings}; about {about}")
+    vectors = learn(blocks, manifest.vocabulary_size, settings)
     return write_kept(
         array,
         vectors,
         dataset=manifest.fingerprint,
         vocabulary=manifest.vocabulary_hash,
         settings=settings,
-        threads=threads,
         rows=rows,
         tokens=tokens,
-        words=int((counts > 0).sum()),
+        words=int(vectors.any(axis=1).sum()),
         seconds=round(time.monotonic() - began, 3),
-        versions={name: importlib.metadata.version(name) for name in ("gensim", "numpy")},
+        versions={"numpy": importlib.metadata.version("numpy")},
         made=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     )
 
 
-def word_table(vocabulary_size: int) -> np.ndarray:
-    """The word of each id with a space after it, as one number ``[vocabulary]``: three digits in uint32, seven in
-    uint64 for a large vocabulary.
+def sample(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks to learn from: all, or random ones with ``MOST_TOKENS`` tokens."""
+    chosen, tokens = [], 0
+    for number in permutation(len(blocks), SAMPLE):
+        if tokens < MOST_TOKENS:
+            chosen.append(int(number))
+            tokens += int(blocks[number].length.sum())
+    return [blocks[number] for number in sorted(chosen)]
+
+
+def learn(blocks: Sequence[Block], vocabulary_size: int, settings: VectorSettings) -> np.ndarray:
+    """float32 ``[vocabulary, dim]``: a vector for each id that has a neighbour, zeros for the others."""
+    vectors = np.zeros((vocabulary_size, settings.dim), np.float32)
+    directions = shares = None
+    for first in range(0, vocabulary_size, WORDS_AT_ONCE):
+        words = range(first, min(first + WORDS_AT_ONCE, vocabulary_size))
+        counts = neighbours(blocks, words, min(CONTEXTS, vocabulary_size), settings.window)
+        if shares is None:  # the ids are in order of frequency, so these words are most of the text
+            shares = counts.sum(axis=0) ** SMOOTHING
+            shares /= max(shares.sum(), 1.0)
+        associations = associate(counts, shares)
+        if directions is None:
+            directions = principal_directions(associations, settings.dim)
+        vectors[words.start : words.stop, : directions.shape[1]] = associations @ directions
+    return vectors
+
+
+def neighbours(blocks: Sequence[Block], words: range, contexts: int, window: int) -> np.ndarray:
+    """float32 ``[words, contexts]``: how often each of ``words`` has each context near it, a pair d words apart counted
+    1 / d times.
     """
-    digits = 3 if vocabulary_size <= 1 << (3 * DIGIT_BITS) else 7
-    ids = np.arange(vocabulary_size, dtype=np.uint64)
-    table = np.empty((vocabulary_size, digits + 1), np.uint8)
-    for place in range(digits):
-        table[:, place] = ((ids >> np.uint64(DIGIT_BITS * place)) & np.uint64(63)) + np.uint64(FIRST_DIGIT)
-    table[:, digits] = ord(" ")
-    return table.view(np.uint32 if digits == 3 else np.uint64).reshape(-1)
+    counts = np.zeros(len(words) * contexts, np.float32)
+    for block in blocks:
+        ids = np.pad(block.ids.astype(np.int64), ((0, 0), (0, window)))  # <pad> between texts
+        place, length = np.arange(ids.shape[1]), block.length[:, None]
+        ids[place >= length] = 0
+        stream = ids[place < length + window]
+        for distance in range(1, window + 1):
+            before, after = stream[:-distance], stream[distance:]
+            for word, context in ((before, after), (after, before)):
+                near = (word >= max(words.start, 1)) & (word < words.stop) & (context > 0) & (context < contexts)
+                np.add.at(counts, (word[near] - words.start) * contexts + context[near], np.float32(1 / distance))
+    return counts.reshape(len(words), contexts)
 
 
-def write_corpus(path: Path, splits: Sequence[Split], vocabulary_size: int, seed: int) -> np.ndarray:
-    """Write the rows of ``splits`` to ``path``, one line a row, in pieces permuted by ``seed``.
-
-    Returns int64 ``[vocabulary]``: the count of each id.
+def associate(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Positive pointwise mutual information of ``counts`` [words, contexts], in place: log of how many times as often a
+    context is near a word as near any word, 0 where that is less than once. ``shares`` [contexts]: of any word.
     """
-    table, counts = word_table(vocabulary_size), np.zeros(vocabulary_size, np.int64)
-    blocks = [block for split in splits for block in split.blocks]
-    pieces = [(block, start) for block in blocks for start in range(0, len(block.row), PIECE_ROWS)]
-    with open(path, "wb") as file:
-        for number in permutation(len(pieces), seed, SHUFFLE):
-            block, start = pieces[number]
-            ids, length = block.ids[start : start + PIECE_ROWS], block.length[start : start + PIECE_ROWS]
-            tokens = ids[np.arange(ids.shape[1]) < length[:, None]]
-            counts += np.bincount(tokens, minlength=vocabulary_size)
-            words = table[tokens]
-            words.view(np.uint8).reshape(len(words), -1)[np.cumsum(length) - 1, -1] = ord("\n")
-            file.write(words.tobytes())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for start in range(0, len(counts), 1024):  # small enough for the cache
+            part = counts[start : start + 1024]
+            part /= part.sum(axis=1, keepdims=True) * shares
+            np.log(part, out=part)
+            np.fmax(part, 0, out=part)
     return counts
 
 
-def learn(lines: Path, counts: np.ndarray, rows: int, settings: VectorSettings, threads: int) -> np.ndarray:
-    """float32 ``[vocabulary, dim]``: a vector for each id that occurs in the ``rows`` lines, zeros for the others.
-
-    With one thread the same lines, settings and seed give the same numbers.
+def principal_directions(associations: np.ndarray, dim: int) -> np.ndarray:
+    """float32 ``[contexts, dim or contexts]``: maps associations to the left singular vectors of the largest singular
+    values, each times the root of its value.
     """
-    from gensim.models import Word2Vec
-
-    seen = np.flatnonzero(counts)
-    words = word_table(len(counts))[seen].tobytes().decode("ascii").split()
-    model = Word2Vec(
-        vector_size=settings.dim,
-        window=settings.window,
-        negative=settings.negative,
-        sg=0,
-        min_count=1,
-        sorted_vocab=0,
-        workers=threads,
-        seed=settings.seed,
-    )
-    model.build_vocab_from_freq(dict(zip(words, counts[seen].tolist(), strict=True)), corpus_count=rows)
-    model.train(corpus_file=str(lines), total_words=int(counts.sum()), total_examples=rows, epochs=settings.epochs)
-    assert model.wv.index_to_key == words, "gensim has sorted the vocabulary again"
-    vectors = np.zeros((len(counts), settings.dim), np.float32)
-    vectors[seen] = model.wv.vectors
-    return vectors
+    contexts = associations.shape[1]
+    random = np.random.default_rng(SAMPLE).standard_normal((contexts, min(dim + OVERSAMPLING, contexts)), np.float32)
+    basis = np.linalg.qr(random)[0]
+    for _ in range(ITERATIONS):
+        basis = np.linalg.qr(associations.T @ (associations @ basis))[0]
+    _, values, right = np.linalg.svd(np.linalg.qr(associations @ basis, mode="r"), full_matrices=False)
+    kept = np.flatnonzero(values[:dim] > values[0] * 1e-6) if values[0] > 0 else np.arange(0)
+    return (basis @ right[kept].T / np.sqrt(values[kept])).astype(np.float32)

@@ -58,10 +58,10 @@ def write_whole(root: Path) -> None:
     source = {"name": "a.csv", "rows": 100, "first_row": 1, "bytes": 9, "fingerprint": {"sha256": "0" * 64}}
     content["provenance"] = {"sources": [source], "config": {"source": {"path": ["a.csv"]}}}
     (root / MANIFEST).write_bytes(rehashed(content))
-    manifest, settings = read_manifest(root), VectorSettings(dim=DIM, epochs=1)
+    manifest, settings = read_manifest(root), VectorSettings(dim=DIM)
     vectors = np.random.default_rng(0).normal(size=(manifest.vocabulary_size, DIM))
-    facts = {"threads": 1, "rows": 80, "tokens": 800, "words": manifest.vocabulary_size, "seconds": 1.0}
-    facts |= {"dataset": manifest.fingerprint, "vocabulary": manifest.vocabulary_hash, "versions": {"gensim": "4"}}
+    facts = {"rows": 80, "tokens": 800, "words": manifest.vocabulary_size, "seconds": 1.0}
+    facts |= {"dataset": manifest.fingerprint, "vocabulary": manifest.vocabulary_hash, "versions": {"numpy": "2"}}
     array = array_of(folder_of(root), manifest.fingerprint, settings)
     write_kept(array, vectors, settings=settings, made="2026-01-01T00:00:00+00:00", **facts)
     write_random_soft_labels(root, "dice")

@@ -76,10 +76,9 @@ def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
         resolve(recipe(*missing))
 
 
-def test_vectors_are_learned_where_there_are_texts_enough() -> None:
-    assert decide(recipe(), TREC).config.init.vectors == "none"
-    assert decide(recipe(), IMDB).config.init.vectors == "own"
-    assert decide(recipe("--init.vectors", "own"), TREC).config.init.vectors == "own"
+def test_vectors_are_learned_unless_other_weights_bring_them() -> None:
+    assert decide(recipe(), TREC).config.init.vectors == "own"
+    assert decide(recipe("--init.vectors", "none"), IMDB).config.init.vectors == "none"
     assert decide(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
     beside = decide(recipe("--init.weights", "runs/lm"), IMDB)
     assert beside.config.init == InitConfig(weights="runs/lm")

@@ -41,8 +41,8 @@ def keep(data: Path, dim: int = DIM, seed: int = 0) -> np.ndarray:
     manifest = read_manifest(data)
     values = np.random.default_rng(seed).normal(size=(manifest.vocabulary_size, dim)).astype(np.float32)
     values[[PAD, -2, -1]] = 0
-    settings = VectorSettings(dim=dim, epochs=10, seed=seed)
-    facts = {"threads": 1, "rows": 60, "tokens": 5, "words": 3, "seconds": 1.0, "versions": {}, "made": str(seed)}
+    settings = VectorSettings(dim=dim, window=1 + seed)
+    facts = {"rows": 60, "tokens": 5, "words": 3, "seconds": 1.0, "versions": {}, "made": str(seed)}
     array = array_of(folder_of(data), manifest.fingerprint, settings)
     known = {"dataset": manifest.fingerprint, "vocabulary": manifest.vocabulary_hash}
     write_kept(array, values, **known, settings=settings, **facts)

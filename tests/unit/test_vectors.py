@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Word vectors of a dataset's texts: gensim's input, stored results, and refusals."""
+"""Word vectors of a dataset's texts: the numbers of a plain decomposition, stored results, and refusals."""
 
 from __future__ import annotations
 
@@ -21,14 +21,11 @@ from preprocessing.dataset.vectors import (
     index_of,
     keep_vectors,
     read_kept,
-    word_table,
-    write_corpus,
 )
 from preprocessing.dataset.verification import verify
 from tests.datasets import write_dataset
 
-pytestmark = pytest.mark.processes  # gensim asks the system for its name, by a program
-SMALL = VectorsConfig(dim=8, window=3, negative=4, epochs=2)
+SMALL = VectorsConfig(dim=8, window=3)
 
 
 @pytest.fixture(scope="module")
@@ -49,36 +46,45 @@ def quiet(text: str) -> None:
     """Ignore messages."""
 
 
-def names_of(size: int) -> list[str]:
-    """gensim's word for each id."""
-    return word_table(size).tobytes().decode("ascii").split()
+def plain_associations(texts: list[np.ndarray], size: int, window: int) -> np.ndarray:
+    """Positive pointwise mutual information of words within ``window`` of each other, by loops."""
+    counts = np.zeros((size, size))
+    for ids in texts:
+        for i, word in enumerate(ids):
+            for j in range(max(0, i - window), min(len(ids), i + window + 1)):
+                if j != i:
+                    counts[word, ids[j]] += 1 / abs(i - j)
+    share = counts.sum(axis=0) ** 0.75
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lift = counts / counts.sum(axis=1, keepdims=True) / (share / share.sum())
+        return np.where(counts > 0, np.maximum(np.log(lift), 0), 0)
 
 
-def test_vectors_are_those_of_gensim_called_by_hand(whole: Path, tmp_path: Path) -> None:
-    """gensim gets every row once, with ids as words, as in its manual."""
-    from gensim.models import Word2Vec
-
+def test_vectors_are_those_of_a_plain_decomposition(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared by their products, since signs are free; later words get the first ones' directions."""
     manifest = read_manifest(whole)
-    split = Split(whole, manifest, "train")
-    counted = write_corpus(tmp_path / "lines", [split], manifest.vocabulary_size, 0)
-    settings = VectorSettings(dim=8, window=3, negative=4, epochs=2)
-    ours = command.learn(tmp_path / "lines", counted, len(split), settings, 1)
-    by_name = {name: str(number) for number, name in enumerate(names_of(manifest.vocabulary_size))}
-    lines = [[by_name[word] for word in line.split()] for line in (tmp_path / "lines").read_text().splitlines()]
-    texts = [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
-    assert sorted(lines) == sorted([*map(str, ids)] for ids in texts)
-    np.testing.assert_array_equal(counted, np.bincount(np.concatenate(texts), minlength=manifest.vocabulary_size))
-    (tmp_path / "plain").write_text("".join(" ".join(line) + "\n" for line in lines))
-    counts = {str(number): int(count) for number, count in enumerate(counted) if count}
-    plain = Word2Vec(vector_size=8, window=3, negative=4, min_count=1, workers=1, seed=0, sorted_vocab=0)
-    plain.build_vocab_from_freq(counts)
-    plain.train(
-        corpus_file=str(tmp_path / "plain"), total_words=int(counted.sum()), total_examples=len(lines), epochs=2
-    )
-    for number in range(manifest.vocabulary_size):
-        expected = plain.wv[str(number)] if str(number) in counts else np.zeros(8)
-        np.testing.assert_array_equal(ours[number], expected)
+    blocks, size = Split(whole, manifest, "train").blocks, manifest.vocabulary_size
+    texts = [ids[:length] for block in blocks for ids, length in zip(block.ids, block.length, strict=True)]
+    expected = plain_associations(texts, size, 3)
+    left, values, _ = np.linalg.svd(expected)
+    monkeypatch.setattr(command, "OVERSAMPLING", size)  # exact: made-up texts have no small singular values
+    ours = command.learn(blocks, size, VectorSettings(dim=8, window=3))
+    np.testing.assert_allclose(ours @ ours.T, left[:, :8] * values[:8] @ left[:, :8].T, atol=2e-3)
+    np.testing.assert_array_equal(ours.any(axis=1), expected.any(axis=1))
     assert not ours[0].any()
+    wide = command.learn(blocks, size, VectorSettings(dim=size + 40, window=3))
+    np.testing.assert_allclose(wide @ wide.T, left * values @ left.T, atol=2e-3)  # no more directions than words
+    monkeypatch.setattr(command, "WORDS_AT_ONCE", size - 5)
+    parts = command.learn(blocks, size, VectorSettings(dim=8, window=3))
+    assert parts[-5:].any()
+    np.testing.assert_allclose(np.abs((parts * ours).sum(axis=0)), (ours**2).sum(axis=0), rtol=0.1)
+
+
+def test_of_a_large_corpus_a_sample_is_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = Split(whole, read_manifest(whole), "train").blocks * 40
+    assert [id(block) for block in command.sample(blocks)] == [id(block) for block in blocks]
+    monkeypatch.setattr(command, "MOST_TOKENS", most := sum(int(block.length.sum()) for block in blocks) // 3)
+    assert most <= sum(int(block.length.sum()) for block in command.sample(blocks)) <= 1.2 * most
 
 
 def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
@@ -86,12 +92,12 @@ def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
     kept, found = keep_vectors(data, SMALL, said.append)
     assert not found
     assert said[0].startswith("learning   vectors of 4,")
-    assert said[0].endswith("tokens of train: 8 numbers, window 3, 4 negatives, 2 epochs, seed 0; threads: 1, about 0s")
+    assert said[0].endswith("tokens of train: 8 numbers, window 3; about 0s")
     manifest = read_manifest(data)
     vectors = kept.read()
     assert vectors.shape == (manifest.vocabulary_size, 8)
     assert kept.info.dataset == manifest.fingerprint
-    assert (kept.info.words, kept.info.threads) == (int(vectors.any(axis=1).sum()), 1)
+    assert kept.info.words == int(vectors.any(axis=1).sum())
     again, found = keep_vectors(data, SMALL, said.append)
     assert (found, again, len(said)) == (True, kept, 1)
     assert verify(data) == []
