@@ -66,7 +66,7 @@ def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
     assert (config.global_batch, config.epochs, config.optim.lr, config.model.wide) == (128, 7, 0.5, 0)
     assert config.patience is None
     assert config.optim.ema == pytest.approx(1 - 1 / round(0.1 * 7 * math.ceil(TREC.rows / 128)))
-    assert list(resolved.reasons) == ["vectors", "average"]
+    assert list(resolved.reasons) == ["average"]
 
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:

@@ -76,8 +76,8 @@ def test_vectors_are_those_of_a_plain_decomposition(whole: Path, monkeypatch: py
     np.testing.assert_allclose(wide @ wide.T, left * values @ left.T, atol=2e-3)  # no more directions than words
     monkeypatch.setattr(command, "WORDS_AT_ONCE", size - 5)
     parts = command.learn(blocks, size, VectorSettings(dim=8, window=3))
-    assert parts[-5:].any()
-    np.testing.assert_allclose(np.abs((parts * ours).sum(axis=0)), (ours**2).sum(axis=0), rtol=0.1)
+    np.testing.assert_allclose(np.abs(parts[:, 0]), np.abs(ours[:, 0]), atol=0.1)
+    assert parts[-5:].any(axis=1).all()
 
 
 def test_of_a_large_corpus_a_sample_is_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
