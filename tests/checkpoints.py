@@ -24,7 +24,7 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
     }
     state = {
         **{"step": step, "trainer": trainer, "selection": Selection("accuracy").state(), "dataset": "d"},
-        **{"dataset_parts": {}, "config": {}, "log_bytes": {"metrics.jsonl": 0, "throughput.jsonl": 0}},
+        **{"dataset_parts": {}, "config": {}, "log_bytes": {"metrics.jsonl": 0, "throughput.jsonl": 0}, "seconds": 0.0},
     }
     return state | changes
 

@@ -49,7 +49,7 @@ class RunFacts:
     train: list[Line]
     validation: list[Line]
     speed: list[Line]
-    """Lines of ``throughput.jsonl``."""
+    """Train lines of ``throughput.jsonl``."""
     attempts: list[Line]
     measured: Measured | None
     """Figures on the test split, else on validation, if any."""
@@ -125,7 +125,7 @@ def read_run(directory: str | Path) -> RunFacts:
         status=public_values(known_status(directory)),
         train=[line for line in lines if line["kind"] == "train"],
         validation=[line for line in lines if line["kind"] == VALIDATION],
-        speed=read_log(directory, THROUGHPUT),
+        speed=[line for line in read_log(directory, THROUGHPUT) if line["kind"] == "train"],
         attempts=read_attempts(directory),
         measured=read_measured(directory),
         fingerprint=info.dataset if info is not None else manifest.fingerprint if manifest is not None else None,

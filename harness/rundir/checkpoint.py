@@ -24,9 +24,9 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import field
+from msgspec import Meta, field
 
 from harness.rundir.json_files import Indexed, check_file, check_name, facts_of, read_object, read_typed
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
@@ -96,6 +96,8 @@ class CheckpointState(Record, frozen=True):
     dataset_parts: dict[str, Any]
     config: dict[str, Any]
     log_bytes: dict[str, Count]
+    seconds: Annotated[float, Meta(ge=0)]
+    """Time that the run has taken up to here."""
     order_version: Count = 1
     versions: dict[str, str | None] = field(default_factory=dict)
     vectors: dict[str, Any] | None = None

@@ -2,8 +2,8 @@
 """``metrics.jsonl`` and ``throughput.jsonl``: one JSON object a line, flushed line by line.
 
 The first file has metrics. After any number of kills and resumes its bytes are those of an uninterrupted run (law 6).
-The second file has speeds, which differ from run to run. Before a resumed run appends to them, both are truncated to
-their sizes at the time of its checkpoint.
+The second file has speeds and times, which differ from run to run. Before a resumed run appends to them, both are
+truncated to their sizes at the time of its checkpoint.
 
 A line has a ``kind`` (train, validation or test) and a ``step``. NaN and infinities are written as strings, and read
 back as numbers.

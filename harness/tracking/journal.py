@@ -87,15 +87,15 @@ class Rows:
         """
         self.run, self.after, self.last = run, after, dict(after)
         self.offsets = {METRICS: 0, THROUGHPUT: 0}
-        self.speeds: dict[int, Line] = {}
+        self.speeds: dict[tuple[str, int], Line] = {}
 
     def new(self) -> Iterator[tuple[str, Line]]:
         """The rows since the last call, as kind and figures."""
         metrics = self._added(METRICS)  # first: a row's throughput is written before the row
-        self.speeds |= {line["step"]: line for line in self._added(THROUGHPUT)}
+        self.speeds |= {(line["kind"], line["step"]): line for line in self._added(THROUGHPUT)}
         for line in metrics:
             kind, step = line["kind"], line["step"]
-            whole = {**(self.speeds.pop(step, {}) if kind == "train" else {}), **line}
+            whole = self.speeds.pop((kind, step), {}) | line
             if step > self.after.get(kind, -1):
                 self.last[kind] = step
                 yield kind, {key: value for key, value in whole.items() if key != "kind"}

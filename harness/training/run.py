@@ -265,7 +265,8 @@ class Run(Milestones):
         if better:
             with world.together("writing the best weights"):
                 writer.keep(self.trainer.objective.classifier, self.data.manifest, step, selection.decision)
-        writer.log(VALIDATION, {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better})
+        figures = {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better}
+        writer.log(VALIDATION, {**figures, "seconds": writer.seconds})
         with world.together("writing status.json"):
             writer.status(step)
         if selection.exhausted:

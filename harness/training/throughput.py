@@ -23,7 +23,10 @@ LEAST_S = 1.0
 """Minimum time between two log lines for a warning; shorter times are too noisy."""
 LASTING_LINES = 3
 """A slow rank is reported after this many log lines in a row: other work on a core slows it for a moment only."""
-TIMING = ("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "slowest_rank", "rank_spread", "verdict")
+TIMING = (
+    *("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "slowest_rank", "rank_spread", "verdict"),
+    "seconds",
+)
 """Figures of a log line that differ between two identical runs; all others are reproducible."""
 LOSSES = ("loss", "unlabelled_loss")
 

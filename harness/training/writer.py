@@ -215,6 +215,8 @@ class RunWriter(Sink):
         self.sinks: list[Sink] = []
         self.step = 0
         """The latest known step."""
+        self.began = time.monotonic()
+        """The start of the run; of a resumed one, as many seconds ago as it had taken up to its checkpoint."""
         self.lock: TextIO | None = None
         self.begun = False
         self.had_finished = False
@@ -230,14 +232,19 @@ class RunWriter(Sink):
         """Write timing figures to one file, then all others to ``metrics.jsonl``, which trackers follow."""
         if self.metrics is not None and self.unlogged is None and kind in KINDS:
             try:
-                if kind == "train":
-                    timing = {key: values[key] for key in ("step", *TIMING)}
+                if kind != TEST:
+                    timing = {key: values[key] for key in ("step", *TIMING) if key in values}
                     self.metrics.write(kind, timing, layout.THROUGHPUT)
                 self.metrics.write(kind, {key: value for key, value in values.items() if key not in TIMING})
             except UserError as error:
                 self.unlogged = error
         for sink in self.sinks:
             sink.log(kind, values)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has taken, with vectors and linear part, without what an interruption lost."""
+        return round(time.monotonic() - self.began, 3)
 
     def say(self, text: str) -> None:
         """Pass a sentence to all sinks."""
@@ -263,13 +270,14 @@ class RunWriter(Sink):
         """Write the files that describe this start, and remove what is newer than the checkpoint."""
         if not self.active:
             return
-        state = {"step": None, "log_bytes": {}} if start is None else start.state
+        state = {"step": None, "log_bytes": {}, "seconds": 0.0} if start is None else start.state
         with storage(self.directory):
             checkpoint.sweep(self.directory)
             write_config(self.config)
             note_attempt(self.directory, {"processes": session.world.world_size, "resumed_from": state["step"]})
             write_environment(self.directory, {name: str(choice) for name, choice in choices.items()})
             write_vocabulary(self.bundle, Path(self.config.data))
+        self.began -= state["seconds"]
         self.metrics = MetricsLog(self.directory, state["log_bytes"])
         for sentence in self.metrics.mended:
             tell(f"warning: {sentence}")
@@ -279,7 +287,7 @@ class RunWriter(Sink):
         """Write a checkpoint."""
         if self.checkpointer is not None and self.metrics is not None:
             self.step = state["step"]
-            whole = state | {"log_bytes": self.metrics.sizes()}
+            whole = state | {"log_bytes": self.metrics.sizes(), "seconds": self.seconds}
             self.checkpointer.save(tensors, whole, best_step, wait=wait)
 
     @property

@@ -16,6 +16,8 @@ import torch
 from harness.config import CheckpointConfig, ModelConfig, RunConfig, to_dict
 from harness.data import order
 from harness.ranks.session import Session, open_session
+from harness.rundir.layout import THROUGHPUT
+from harness.rundir.metrics_log import read_log
 from harness.rundir.records import check_claim, claim, read_status
 from harness.training import assembly, writer
 from harness.training.assembly import assemble
@@ -138,6 +140,25 @@ def test_a_dry_run_leaves_its_run_alone_and_is_refused_as_it_would_be(
     ):
         check_claim(dry)
     check_claim(dry)  # the lock is free again
+
+
+def test_a_resumed_run_counts_its_seconds_on_from_its_checkpoint(
+    config: RunConfig, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(writer.time, "monotonic", lambda: now)
+    lines = []
+    for begins, waits in ((100.0, 5.0), (1000.0, 2.0)):
+        now = begins
+        with RunWriter(dataclasses.replace(config, run=str(tmp_path / "run")), active=True) as opened:
+            run = assemble(opened.config, session, opened, {})
+            now += waits
+            run.validate(0, 1)
+            now += 1
+            run.save(wait=True)
+            lines.append(read_log(opened.directory, THROUGHPUT)[-1])
+    assert lines == [{"kind": "validation", "step": 1, "seconds": seconds} for seconds in (5.0, 8.0)]
+    assert all("seconds" not in line for line in read_log(tmp_path / "run"))
 
 
 def test_a_refused_start_leaves_a_finished_run_finished(config: RunConfig, session: Session, tmp_path: Path) -> None:
