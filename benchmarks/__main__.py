@@ -17,6 +17,7 @@ BENCHMARKS = (
     ("predict", "PredictConfig", "Predictions of raw texts, and common alternatives."),
     ("limits", "LimitsConfig", "How many rows, classes, words, … are possible."),
     ("corpora", "CorporaConfig", "Recipes by the number of labels, and a linear model."),
+    ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a linear model, NB-SVM, fastText."),
 )
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
@@ -26,7 +27,7 @@ FIRST = {
 COMMANDS = tuple(
     Command(
         name,
-        "FILE …" if name == "corpora" else "",
+        {"corpora": "FILE …", "speedrun": "FILE"}.get(name, ""),
         summary,
         f"benchmarks.{name}:main",
         f"benchmarks.{name}:{config}",

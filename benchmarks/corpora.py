@@ -186,14 +186,19 @@ def run(*arguments: object) -> None:
 
 
 def linear(learned: pd.DataFrame, measured: pd.DataFrame) -> float:
-    """Accuracy of TF-IDF of words and pairs with logistic regression, in plain scikit-learn."""
+    """Accuracy of the linear model."""
+    model = linear_model().fit(learned["text"], learned["label"])
+    return float(model.score(measured["text"], measured["label"]))
+
+
+def linear_model() -> Any:
+    """TF-IDF of words and pairs with logistic regression, in plain scikit-learn."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
-    model = make_pipeline(vectorizer, LogisticRegression(C=RECIPE["C"], max_iter=1000))
-    return float(model.fit(learned["text"], learned["label"]).score(measured["text"], measured["label"]))
+    return make_pipeline(vectorizer, LogisticRegression(C=RECIPE["C"], max_iter=1000))
 
 
 def accuracy_of(directory: Path, split: str) -> float:

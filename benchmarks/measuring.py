@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta
+from threadpoolctl import threadpool_limits
 
 from harness.rundir.records import installed_version
+from preprocessing.base.errors import require
 from preprocessing.base.installed import needed
 
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -86,17 +88,22 @@ def alternate(
 
 
 @contextmanager
-def one_core() -> Iterator[None]:
-    """Pin this process with all its threads to one core inside the block."""
-    torch, cores = sys.modules.get("torch"), os.sched_getaffinity(0)
+def cores(number: int) -> Iterator[None]:
+    """Pin this process with all its threads, and processes that it starts, to so many cores inside the block.
+
+    Raises ``ConfigError`` if there are fewer.
+    """
+    torch, mine = sys.modules.get("torch"), os.sched_getaffinity(0)
+    require(number <= len(mine), "threads", number, f"at most the cores of this process, {len(mine)}")
     threads = torch.get_num_threads() if torch else 1
-    os.sched_setaffinity(0, {max(cores)})
+    os.sched_setaffinity(0, sorted(mine)[-number:])
     if torch:
-        torch.set_num_threads(1)
+        torch.set_num_threads(number)
     try:
-        yield
+        with threadpool_limits(number):
+            yield
     finally:
-        os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(0, mine)
         if torch:
             torch.set_num_threads(threads)
 

@@ -22,7 +22,7 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from benchmarks.measuring import Measured, alternate, one_core, printed, read_frame, result
+from benchmarks.measuring import Measured, alternate, cores, printed, read_frame, result
 from benchmarks.text import notebook
 from harness.inference.scorer import Scorer, open_scorer, scorer_class
 from harness.rundir.bundle_files import bundle_directory, read_classifier
@@ -69,7 +69,7 @@ def measure(config: PredictConfig) -> dict[str, Any]:
         plain = open_scorer(config.run, "torch", BATCH, {**settled, "precision": "fp32"})
         turns["ours in fp32"] = functools.partial(logits, plain), texts
     turns[LINEAR] = linear(texts), texts
-    with one_core():
+    with cores(1):
         contenders = {name: functools.partial(run, some) for name, (run, some) in turns.items()}
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
     speeds = {name: len(turns[name][1]) / median for name, median in seconds.items()}

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.measuring import Measured, Size, alternate, one_core, peer_module, printed, result
+from benchmarks.measuring import Measured, Size, alternate, cores, peer_module, printed, result
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
@@ -61,7 +61,7 @@ def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]
     turns: dict[str, tuple[Run, Sequence[str]]] = {"ours": (lambda _: tokenizer(whole), texts)}
     for name, (build, sample) in PEERS.items():
         turns[name] = build(spec, texts), texts[:sample]
-    with one_core():
+    with cores(1):
         seconds = alternate({name: functools.partial(run, some) for name, (run, some) in turns.items()}, rounds)
     rates = {name: len(turns[name][1]) / median for name, median in seconds.items()}
     corpus = {"texts": len(texts), "characters_per_text": sum(map(len, texts)) / len(texts), "rounds": rounds}

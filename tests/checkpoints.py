@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 
+from harness.config import RunConfig, to_dict
+from harness.data import order
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import MOMENTS
+from harness.training.preflight import parts_of
 from harness.training.run import Selection
+from preprocessing.dataset.shards import read_manifest
 
 COUNTED = {"rows": 8, "tokens": 90, "padded_tokens": 100, "skipped": 0, "hash": (1 << 64) - 1, "loss": "0x1.8p+2"}
 
@@ -27,6 +31,13 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
         **{"dataset_parts": {}, "config": {}, "log_bytes": {"metrics.jsonl": 0, "throughput.jsonl": 0}, "seconds": 0.0},
     }
     return state | changes
+
+
+def facts_of(config: RunConfig, **changes: Any) -> dict[str, Any]:
+    """What the state of a run of ``config`` says of its data and its settings, updated with ``changes``."""
+    manifest = read_manifest(config.data)
+    facts = {"dataset_parts": parts_of(manifest), "dataset": manifest.fingerprint, "order_version": order.VERSION}
+    return {**facts, "config": to_dict(config), **changes}
 
 
 def moments_of(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

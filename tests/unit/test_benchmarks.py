@@ -6,15 +6,16 @@ Their figures are not tested.
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import corpora, loader, measuring, pretrain, recurrence, text
+from benchmarks import corpora, loader, measuring, pretrain, recurrence, speedrun, text
 from benchmarks.__main__ import main
+from harness.rundir.metrics_log import MetricsLog
+from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli
 from preprocessing.text.spec import TextSpec
 from tests.datasets import sentences, write_dataset
@@ -74,21 +75,50 @@ def write_corpus(path: Path, rows: int = 300) -> Path:
     return path
 
 
-def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Commands run in this process; trainings are only counted, and reach 0.8, 0.81, …"""
-    trainings: list[list[str]] = []
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands run in this process; trainings are only noted here."""
+    noted: list[list[str]] = []
 
-    def run(*arguments: object) -> None:
-        package, *words = map(str, arguments)
-        if "launch" in words:
-            trainings.append(words)
+    def run(package: str, *arguments: object) -> None:
+        words = list(map(str, arguments))
+        if package == "harness":
+            noted.append(words)
         else:
-            assert (
-                cli.run(importlib.import_module(f"{package}.__main__").main, [*words, "--executor.workers", "1"]) == 0
-            )
+            assert cli.run(preprocessing, [*words, "--executor.workers", "1"]) == 0
 
-    monkeypatch.setattr(corpora, "accuracy_of", lambda *_: 0.79 + len(trainings) / 100)
     monkeypatch.setattr(corpora, "run", run)
+    monkeypatch.setattr(speedrun, "run", run)
+    return noted
+
+
+def test_speedrun(tmp_path: Path, capsys: pytest.CaptureFixture[str], trainings: list[list[str]]) -> None:
+    """The run of fold 1 keeps its first weights; nothing is measured twice."""
+    file, out = write_corpus(tmp_path / "mine.csv"), tmp_path / "out"
+    for fold, seconds in enumerate((10.0, 15.0)):
+        run = out / "runs" / f"fold-{fold}"
+        run.mkdir(parents=True)
+        log = MetricsLog(run)
+        for step, accuracy in ((1, 0.5), (2, 1.0)):
+            log.write("validation", {"step": step, "seconds": seconds * step}, "throughput.jsonl")
+            log.write("validation", {"step": step, "accuracy": accuracy, "best": step == 1 or fold == 0})
+    for _ in range(2):
+        assert main(["speedrun", str(file), f"--output={out}", "--folds=2", "--targets=[0.5,0.9]", "--json"]) == 0
+    assert [words[words.index("--fold") + 1] for words in trainings] == ["0", "1"] * 2
+    values = json.loads(capsys.readouterr().out.rpartition("\n{")[2].join(["{", ""]))
+    check(values, "s", *values["peers"])
+    assert len((out / "figures.jsonl").read_text().splitlines()) == 1 + 2 * len(values["peers"])
+    ours, *peers = values["table"]
+    assert (ours["seconds"], ours["0.5"], ours["0.9"]) == (30.0, 15.0, None)
+    assert ours["0.5 + prepare"] == round(15.0 + values["prepare_s"], 1)
+    assert min(peer["accuracy"] for peer in peers[:2]) > 0.8
+
+
+def test_corpora(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trainings: list[list[str]]
+) -> None:
+    """Trainings reach 0.8, 0.81, …"""
+    monkeypatch.setattr(corpora, "accuracy_of", lambda *_: 0.79 + len(trainings) / 100)
     file = write_corpus(tmp_path / "mine.csv")
     keys = [f"--output={tmp_path / 'out'}", "--recipe=imdb-quick", "--measure=validation", "--labels=[50,0]"]
     assert main(["corpora", str(file), *keys, "--seeds", "[0]"]) == 0

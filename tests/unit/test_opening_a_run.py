@@ -13,18 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import CheckpointConfig, ModelConfig, RunConfig, to_dict
-from harness.data import order
+from harness.config import CheckpointConfig, ModelConfig, RunConfig
 from harness.ranks.session import Session, open_session
 from harness.rundir.layout import THROUGHPUT
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import check_claim, claim, read_status
 from harness.training import assembly, writer
 from harness.training.assembly import assemble
-from harness.training.preflight import parts_of
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset.shards import read_manifest
 from tests import checkpoints
 from tests.datasets import write_dataset
 
@@ -116,9 +113,7 @@ def test_an_exception_at_any_line_is_in_the_status(
 
 def with_checkpoint(config: RunConfig, run: Path, changes: dict[str, Any]) -> None:
     """A run directory of ``config`` at step 7; ``changes`` modify the state of its checkpoint."""
-    manifest = read_manifest(config.data)
-    facts = {"dataset_parts": parts_of(manifest), "dataset": manifest.fingerprint, "order_version": order.VERSION}
-    checkpoints.write(run, 7, {"weight": torch.zeros(1)}, **{"config": to_dict(config), **facts, **changes})
+    checkpoints.write(run, 7, {"weight": torch.zeros(1)}, **checkpoints.facts_of(config, **changes))
     (run / "status.json").write_text('{"state": "preempted", "exit_code": 85, "reason": "", "step": 7}')
 
 

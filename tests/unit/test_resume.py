@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import OptimConfig, RunConfig, to_dict
-from harness.data import order
-from harness.training.preflight import find_resume_point, parts_of
+from harness.config import OptimConfig, RunConfig
+from harness.training.preflight import find_resume_point
 from harness.training.rules import resolve
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Manifest, read_manifest, write_manifest
@@ -28,10 +27,7 @@ def began(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset, and a run that was trained on it."""
     root = tmp_path_factory.mktemp("began")
     write_dataset(root / "data", {"train": 60, "validation": 20, "unlabelled": 10})
-    manifest = read_manifest(root / "data")
-    facts = {"dataset_parts": parts_of(manifest), "dataset": manifest.fingerprint, "order_version": order.VERSION}
-    facts |= {"config": to_dict(config(root))}
-    checkpoints.write(root / "run", STEP, {"weight": torch.zeros(1)}, **facts)
+    checkpoints.write(root / "run", STEP, {"weight": torch.zeros(1)}, **checkpoints.facts_of(config(root)))
     return root
 
 
