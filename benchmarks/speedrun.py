@@ -30,7 +30,7 @@ from harness.rundir.metrics_log import read_log
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import is_importable
-from preprocessing.base.schema import Processes, Share
+from preprocessing.base.schema import AtLeast1, Processes, Share
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import tell
 from preprocessing.dataset.frames import Dataset
@@ -53,7 +53,7 @@ class SpeedrunConfig:
     """Column that holds the label."""
     group_column: str | None = None
     """Column whose equal values stay in one fold, such as the film of a review; null: none."""
-    folds: int = 5
+    folds: AtLeast1 = 5
     """Number of folds; each is predicted by a model that has learned from the others."""
     recipe: str = "default"
     """Configuration file of the training, or the name of a recipe."""
