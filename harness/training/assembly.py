@@ -51,6 +51,7 @@ from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.text.vocabulary import RESERVED
 
 FP16_FIRST_SKIPS = 20
 """Extra skipped steps allowed in fp16: at the start, loss scaling skips steps until it finds a scale that fits."""
@@ -130,7 +131,10 @@ def learn_linear_part(
         sources.append(Source(data.splits[UNLABELLED], len(labels), weight, beginning.targets))
     if trainer.world.is_main and not config.quiet and places_of(wide, sources) > MANY_PLACES:
         print("linear part is learned from the training texts first", flush=True)
-    said = learn(wide, sources, factors_of(config.optim, labels), trainer.world)
+    tokens = [""] * len(RESERVED)
+    if trainer.world.is_main:
+        tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
+    said = learn(wide, sources, factors_of(config.optim, labels), tokens, trainer.world)
     choices["linear part"] = Choice(said, f"logistic regression, C = {C:g}")
 
 

@@ -4,6 +4,10 @@
 Rank 0 does it on one thread and sends the result, so it is the same however many ranks there are, and it has no
 learning rate. Two models trained separately make different errors, and their sum is better than a model trained
 jointly: once the linear model fits the training rows, the network would have nothing left to learn.
+
+Words that are spelled alike share what they tell: the weight of a word in the table is its own plus those of its
+*pieces*, three to five neighbouring letters (as in fastText; Bojanowski et al., 2017). Pieces exist only while the
+table is learned, so they cost nothing afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ FLOOR, POWER = 0.05, 0.5
 """A feature's weight grows with ``(FLOOR + its log-count ratio) ** POWER``; without the floor, a word without
 association with the label would be ignored."""
 MIN_ROWS = 2
-"""Features of fewer rows are ignored."""
+"""N-grams of fewer rows are ignored, but not words, since others may have their pieces (unless buckets have owners)."""
+PIECES, PIECE_BUCKETS, PIECE_NORM = (3, 5), 1 << 18, 0.7
+"""Letters of a piece; the pieces are hashed; mean norm of a row's values of pieces, where that of its n-grams is 1."""
 MOST_PLACES, MOST_SHARES = 80_000_000, 30_000_000
 """Most n-grams, and rows times classes, to learn from, about 1.5 GB; of larger corpora evenly spaced rows are taken."""
 MOST_WEIGHTS = 5_000_000
@@ -71,17 +77,18 @@ class Source:
             seen += len(block.row)
 
 
-def learn(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, world: World) -> str:
+def learn(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: Sequence[str], world: World) -> str:
     """Learn a wide part from labelled rows, and from unlabelled ones with soft labels as a second source.
 
-    ``factors`` ``[classes]``: weight of the loss of each class. Returns what was learned, in words, on rank 0.
+    ``factors`` ``[classes]``: weight of the loss of each class. ``tokens``: the word of each id, as a person reads it;
+    empty for ``<pad>`` and ``<unk>``. Returns what was learned, in words, on rank 0.
     """
     said = ""
     with world.together("learning the linear part"):
         if world.is_main:
             own = WidePart(wide.buckets, wide.table.shape[1], wide.longest).to(wide.table.dtype)
             with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
-                said = fit(own, sources, factors)
+                said = fit(own, sources, factors, tokens)
             wide.load_state_dict(own.state_dict())
     for values in (wide.table, wide.weights, wide.bias, wide.owners):
         if values is not None:
@@ -91,7 +98,7 @@ def learn(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, world:
     return said
 
 
-def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray) -> str:
+def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: Sequence[str]) -> str:
     """``learn`` in this process, for a wide part on the CPU."""
     from scipy import sparse
 
@@ -102,20 +109,42 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray) -> str:
         wide.owners.copy_(owners_of(wide, sources, every))
     found = [counted(wide, source, every) for source in sources]
     counts = sparse.vstack([some for some, _ in found], "csr")
-    weights = weights_of(counts, found[0][1])
-    often = np.bincount(counts.indices, minlength=wide.buckets) * (weights > 0)
-    kept = np.sort(np.argsort(-often, kind="stable")[: MOST_WEIGHTS // wide.table.shape[1]])
-    kept = kept[often[kept] > 0]
-    wide.weights[torch.from_numpy(kept)] = torch.from_numpy(weights[kept]).to(wide.weights.dtype)
+    words, held = words_of(wide, tokens), np.bincount(counts.indices, minlength=wide.buckets)
+    held[(held < MIN_ROWS) & (np.diff(words.indptr) == 0)] = 0
+    most = MOST_WEIGHTS // wide.table.shape[1]
+    kept = np.sort(np.argsort(-held, kind="stable")[:most])
+    kept = kept[held[kept] > 0]
+    weights = weights_of(counts, found[0][1])[kept]
+    wide.weights[torch.from_numpy(kept)] = torch.from_numpy(weights).to(wide.weights.dtype)
+    values = values_of(counts[:, kept], weights)
+    spelled = words[kept]
+    known = np.argsort(-np.bincount(spelled.indices, minlength=PIECE_BUCKETS), kind="stable")[: most // 4]
+    spelled = spelled[:, known[np.bincount(spelled.indices, minlength=PIECE_BUCKETS)[known] > 1]]
+    pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(counts[:, kept], found[0][1], spelled.T))
+    scale = norms_of(values[:: max(1, values.shape[0] // 1000)] @ pieces).mean()
     targets = np.concatenate(
         [factors * shares * (source.weight / len(shares)) for source, (_, shares) in zip(sources, found, strict=True)]
     )
     rows = max(len(shares) / source.weight for source, (_, shares) in zip(sources, found, strict=True))
-    table, bias = solve(values_of(counts[:, kept], weights[kept]), targets, 1 / (C * rows))
+    table, bias = solve(values, (pieces * (PIECE_NORM / max(scale, 1e-12))).tocsr(), targets, 1 / (C * rows))
     wide.table[torch.from_numpy(kept)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))
     some = f"one row in {every}" if every > 1 else f"{counts.shape[0]:,} rows"
     return f"{len(kept):,} n-grams of {some}, {time.monotonic() - began:.1f} s"
+
+
+def words_of(wide: WidePart, tokens: Sequence[str]) -> Any:
+    """How often the words of each bucket have each piece, as scipy's CSR ``[buckets, PIECE_BUCKETS]``."""
+    from scipy import sparse
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    how = {"analyzer": "char_wb", "ngram_range": PIECES, "lowercase": False, "alternate_sign": False, "norm": None}
+    pieces = HashingVectorizer(n_features=PIECE_BUCKETS, **how).transform(tokens)
+    ids = torch.arange(len(tokens))
+    bucket = wide.places(ids[:, None], torch.ones_like(ids))[:, 0].numpy()
+    owners = np.flatnonzero(bucket < wide.buckets)
+    ones = np.ones(len(owners))
+    return (sparse.csr_matrix((ones, (bucket[owners], owners)), (wide.buckets, len(tokens))) @ pieces).tocsr()
 
 
 def places_of(wide: WidePart, sources: Sequence[Source]) -> int:
@@ -137,29 +166,37 @@ def counted(wide: WidePart, source: Source, every: int) -> tuple[Any, np.ndarray
     return sparse.vstack(parts, "csr"), np.concatenate(shares)
 
 
-def weights_of(counts: Any, shares: np.ndarray) -> np.ndarray:
-    """The weight of each feature, float64 ``[buckets]``: from its frequency, and from its association with the label in
-    the first rows, which have one: ``shares`` ``[labelled rows, classes]``.
+def weights_of(counts: Any, shares: np.ndarray, parts: Any = None) -> np.ndarray:
+    """The weight of each feature, float64 ``[features]``: from its frequency, and from its association with the label
+    in the first rows, which have one: ``shares`` ``[labelled rows, classes]``.
 
     The first factor is scikit-learn's idf, ``1 + ln((1 + rows) / (1 + rows with it))``; the second is
     ``(FLOOR + r) ** POWER``, where r is the largest absolute log-count ratio of a class against all others. For a
-    feature that only unlabelled rows have, r is 0.
+    feature that only unlabelled rows have, or a single row has, r is 0.
+
+    ``parts`` ``[features, columns]``: a feature is these columns of ``counts`` ``[rows, columns]`` together; None: each
+    column is one.
     """
-    rows, buckets = counts.shape
-    total = np.bincount(counts.indices, minlength=buckets)
-    kept = total >= MIN_ROWS
+    rows, columns = counts.shape
     entries = counts.indptr[len(shares)]
     labels = np.repeat(shares.argmax(axis=1), np.diff(counts.indptr[: len(shares) + 1]))
-    known = np.bincount(counts.indices[:entries], minlength=buckets)[kept]
+
+    def rows_with(chosen: Any) -> Any:
+        """How many rows have each feature, of those whose entries are chosen."""
+        found = np.bincount(counts.indices[chosen], minlength=columns)
+        return found if parts is None else parts @ found
+
+    total = rows_with(slice(None))
+    kept = total >= MIN_ROWS
+    known = rows_with(slice(entries))[kept]
     tells = np.zeros(len(known))
     for label in range(shares.shape[1]):
-        own = np.bincount(counts.indices[:entries][labels == label], minlength=buckets)[kept]
+        own = rows_with(np.flatnonzero(labels == label))[kept]
         inside, outside = ((1 + side) / (1 + side).sum() for side in (own, known - own))
         tells = np.maximum(tells, np.abs(np.log(inside / outside)))
-    idf = 1 + np.log((1 + rows) / (1 + total[kept]))
-    weights = np.zeros(buckets)
-    weights[kept] = idf * (FLOOR + np.where(known > 0, tells, 0.0)) ** POWER
-    return weights
+    ratios = np.zeros(len(total))
+    ratios[kept] = np.where(known > 0, tells, 0.0)
+    return (1 + np.log((1 + rows) / (1 + np.minimum(total, rows)))) * (FLOOR + ratios) ** POWER
 
 
 def values_of(counts: Any, weights: np.ndarray) -> Any:
@@ -168,36 +205,46 @@ def values_of(counts: Any, weights: np.ndarray) -> Any:
 
     values = sparse.csr_matrix((1 + np.log(counts.data), counts.indices, counts.indptr), counts.shape)
     values.data *= weights[values.indices]
-    norms = np.sqrt(values.multiply(values).sum(axis=1).A1)
-    values.data /= np.repeat(np.maximum(norms, 1e-12), np.diff(values.indptr))
+    values.data /= np.repeat(np.maximum(norms_of(values), 1e-12), np.diff(values.indptr))
     return values
 
 
-def solve(values: Any, targets: np.ndarray, penalty: float) -> tuple[Any, np.ndarray]:
+def norms_of(values: Any) -> np.ndarray:
+    """The norm of each row."""
+    return np.sqrt(values.multiply(values).sum(axis=1).A1)
+
+
+def solve(values: Any, pieces: Any, targets: np.ndarray, penalty: float) -> tuple[Any, np.ndarray]:
     """The table ``[features, outputs]`` and bias ``[outputs]`` with the lowest loss: the cross entropy of ``values @
     table + bias`` (CSR ``[rows, features]``) against ``targets`` ``[rows, classes]``, each share times the weight of
-    its row, plus ``penalty / 2`` times the sum of the table's squares. Two classes have one output, the logit of
+    its row, plus ``penalty / 2`` times the sum of the weights' squares. The table is a weight of each feature plus
+    ``pieces`` (CSR ``[features, pieces]``) times a weight of each piece. Two classes have one output, the logit of
     class 1.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax
 
-    features, outputs = values.shape[1], targets.shape[1] if targets.shape[1] > 2 else 1
-    columns, row_weights = values.T.tocsr(), targets.sum(axis=1, keepdims=True)
+    outputs = targets.shape[1] if targets.shape[1] > 2 else 1
+    columns, members, row_weights = values.T.tocsr(), pieces.T.tocsr(), targets.sum(axis=1, keepdims=True)
+    features, size = values.shape[1] * outputs, sum(pieces.shape) * outputs
+
+    def table_of(flat: np.ndarray) -> Any:
+        return flat[:features].reshape(-1, outputs) + pieces @ flat[features:size].reshape(-1, outputs)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        """The loss, and its gradient at table and bias in one vector."""
-        table, bias = flat[:-outputs].reshape(features, outputs), flat[-outputs:]
-        logits = values @ table + bias
+        """The loss, and its gradient, at the weights and the bias in one vector."""
+        logits = values @ table_of(flat) + flat[size:]
         logs = log_softmax(logits if outputs > 1 else np.hstack((np.zeros_like(logits), logits)), axis=1)
         error = (row_weights * np.exp(logs) - targets)[:, -outputs:]
-        slope = np.concatenate(((columns @ error + penalty * table).ravel(), error.sum(axis=0)))
-        return penalty / 2 * float((table**2).sum()) - float((targets * logs).sum()), slope
+        slope = columns @ error
+        slopes = np.concatenate((slope.ravel(), (members @ slope).ravel(), error.sum(axis=0)))
+        slopes[:size] += penalty * flat[:size]
+        return penalty / 2 * float((flat[:size] ** 2).sum()) - float((targets * logs).sum()), slopes
 
     steps = int(np.clip(WORK // max(values.nnz * outputs, 1), FEWEST_STEPS, MOST_STEPS))
     limits = {"maxiter": steps, "ftol": TOLERANCE, "gtol": 1e-8}
-    found = minimize(loss, np.zeros((features + 1) * outputs), jac=True, method="L-BFGS-B", options=limits).x
-    return found[:-outputs].reshape(features, outputs), found[-outputs:]
+    found = minimize(loss, np.zeros(size + outputs), jac=True, method="L-BFGS-B", options=limits).x
+    return table_of(found), found[size:]
 
 
 def owners_of(wide: WidePart, sources: Sequence[Source], every: int) -> torch.Tensor:

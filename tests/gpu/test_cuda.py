@@ -90,10 +90,11 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
 
 @pytest.mark.parametrize(("layout", "longest"), [("padded", 2), ("packed", 3)])
 def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layout: Layout, longest: int) -> None:
-    source, said = Source(Split(dataset, read_manifest(dataset), "train"), 2), []
+    manifest, said = read_manifest(dataset), []
+    source, tokens = Source(Split(dataset, manifest, "train"), 2), [""] * manifest.vocabulary_size
     for device in (CPU, TORCH_DEVICE):
         wide = WidePart(1 << 12, 1, longest).to(device)
-        learn(wide, [source], np.ones(2), World())
+        learn(wide, [source], np.ones(2), tokens, World())
         assert float(wide.table.abs().max()) > 0.1
         said.append(
             [

@@ -100,7 +100,8 @@ def reference_weights(root: str, options: str) -> Weights:
         orders["unlabelled"] = order_over(splits["unlabelled"], unlabelled_spec(config))
     model = in_fp64(config, manifest)
     assert isinstance(model, Classifier)
-    frequencies = Vocabulary.read(Path(config.data, VOCABULARY)).counts
+    vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
+    frequencies = vocabulary.counts
     factors = np.array([optim.class_weights.get(label, 1.0) for label in manifest.labels])
     drawn = read_soft_labels(path_of(Path(config.data), "drawn"))
     soft = dict(zip(drawn.rows, drawn.chances, strict=True))
@@ -109,7 +110,7 @@ def reference_weights(root: str, options: str) -> Weights:
         if teaching.is_on:
             chances = targets_of(drawn, splits["unlabelled"])
             sources.append(Source(splits["unlabelled"], len(factors), teaching.weight, chances))
-        fit(model.wide, sources, factors)
+        fit(model.wide, sources, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]])
 
     def target_of(label: int, row: int) -> np.ndarray:
         """The target of each class: the smoothed label, or the soft label of an unlabelled row."""

@@ -26,20 +26,51 @@ from tests.batches import packed_batch, padded_batch
 from tests.datasets import write_dataset
 
 
-def weighed(texts: list[str], labels: np.ndarray, longest: int) -> sparse.csr_matrix:
-    """scikit-learn's counts, weighted and scaled by hand; the first texts have these labels."""
-    counts = (
-        CountVectorizer(ngram_range=(1, longest), min_df=2, token_pattern="[^ ]+").fit_transform(texts).astype(float)
-    )
+def weighed(texts: list[str], labels: np.ndarray, longest: int) -> tuple[sparse.csr_matrix, np.ndarray, list[str]]:
+    """scikit-learn's counts, weighted and scaled by hand; the first texts have these labels. Also the names of the
+    features.
+    """
+    vectorizer = CountVectorizer(ngram_range=(1, longest), token_pattern="[^ ]+")
+    counts = vectorizer.fit_transform(texts).astype(float)
+    names = vectorizer.get_feature_names_out()
+    kept = ((counts > 0).sum(axis=0).A1 > 1) | np.array([longest < 3 and " " not in name for name in names])
+    counts, names = counts[:, kept], names[kept]
     held = (counts > 0).toarray()
     idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), np.zeros(held.shape[1])
-    known = held[: len(labels)]
+    known, often = held[: len(labels)], held.sum(0) > 1
     for label in np.unique(labels):
         ones, others = 1 + known[labels == label].sum(0), 1 + known[labels != label].sum(0)
-        tells = np.maximum(tells, np.abs(np.log(ones / ones.sum() / (others / others.sum()))))
-    tells[known.sum(0) == 0] = 0
+        tells = np.maximum(tells, np.abs(np.log(ones / ones[often].sum() / (others / others[often].sum()))))
+    tells[(known.sum(0) == 0) | ~often] = 0
     counts.data = 1 + np.log(counts.data)
-    return normalize(sparse.csr_matrix(counts.multiply(idf * (0.05 + tells) ** 0.5)))
+    weights = idf * (0.05 + tells) ** 0.5
+    return normalize(sparse.csr_matrix(counts.multiply(weights))), weights, list(names)
+
+
+def values_of_pieces(
+    theirs: sparse.csr_matrix, weights: np.ndarray, names: list[str], tokens: list[str], labels: np.ndarray
+) -> sparse.csr_matrix:
+    """The values of the words' pieces in each text, by hand."""
+    counts: dict[str, dict[int, int]] = {}
+    for column, name in enumerate(names):
+        word = f" {tokens[int(name[1:])]} " if " " not in name else ""
+        for size in range(3, 6):
+            for start in range(max(len(word) - size + 1, len(word) > 0)):
+                of_word = counts.setdefault(word[start : start + size], {})
+                of_word[column] = of_word.get(column, 0) + 1
+            if len(word) <= size:
+                break
+    shared = [of_word for of_word in counts.values() if len(of_word) > 1]
+    members = np.array([[of_word.get(column, 0) for of_word in shared] for column in range(len(names))])
+    held = (theirs > 0).toarray() @ members.reshape(len(names), len(shared))
+    known, often, tells = held[: len(labels)], held.sum(0) > 1, np.zeros(len(shared))
+    for label in np.unique(labels):
+        ones, others = 1 + known[labels == label].sum(0), 1 + known[labels != label].sum(0)
+        tells = np.maximum(tells, np.abs(np.log(ones / ones[often].sum() / (others / others[often].sum()))))
+    rows = theirs.shape[0]
+    idf = 1 + np.log((1 + rows) / (1 + np.minimum(held.sum(0), rows)))
+    values = theirs.multiply(1 / weights) @ members * (idf * (0.05 + tells) ** 0.5)
+    return sparse.csr_matrix(values * 0.7 / max(np.linalg.norm(values, axis=1).mean(), 1e-12))
 
 
 def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
@@ -59,13 +90,17 @@ def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
         assert (model.wide(batch).abs() > 0.5).all()
 
 
-@pytest.mark.parametrize(("longest", "classes", "soft"), [(2, 2, False), (3, 2, True), (2, 3, True)])
+@pytest.mark.parametrize(
+    ("longest", "classes", "soft", "spelling"),
+    [(2, 2, False, "{0:c}"), (3, 2, True, "w{2}x{1}"), (2, 3, True, "great{1}{2}")],
+)
 def test_it_is_the_optimum_that_scikit_learn_finds(
-    longest: int, classes: int, soft: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    longest: int, classes: int, soft: bool, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many buckets that no two features collide."""
+    """So many buckets that no two features collide, and words that share pieces or do not."""
     monkeypatch.setattr(training, "TOLERANCE", 1e-14)
     monkeypatch.setattr(training, "MOST_STEPS", 2000)
+    monkeypatch.setattr(training, "PIECE_BUCKETS", 1 << 22)
     write_dataset(tmp_path, {"train": 150, "validation": 10, "unlabelled": 60}, num_classes=classes)
     manifest, factors = read_manifest(tmp_path), np.linspace(1, 2, classes)
     sources = [Source(Split(tmp_path, manifest, "train"), classes)]
@@ -74,7 +109,8 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
         given = chances[:, 1] if classes == 2 else chances
         sources.append(Source(Split(tmp_path, manifest, "unlabelled"), classes, 0.7, given))
     wide = WidePart(1 << 23, 1 if classes == 2 else classes, longest).double()
-    said = learn(wide, sources, factors, World())
+    tokens = ["", "", *(spelling.format(n + 300, n % 5, n // 5) for n in range(2, manifest.vocabulary_size))]
+    said = learn(wide, sources, factors, tokens, World())
     texts, shares, found, logits = [], [], [], []
     for source in sources:
         for ids, lengths, some in source.pieces(1):
@@ -87,14 +123,17 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
             batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
             assert torch.equal(wide.features(packed_batch(batch))[1], wide.features(batch)[1])
     targets = np.concatenate(shares) * factors
-    theirs = weighed(texts, targets[:150].argmax(axis=1), longest)
+    theirs, weights, names = weighed(texts, labels := targets[:150].argmax(axis=1), longest)
     for number, value in enumerate(found):
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
     rows = max(len(source.split) / source.weight for source in sources)
     model = LogisticRegression(C=6.0 * rows, tol=1e-10, max_iter=5000)
-    each = sparse.vstack([theirs] * classes)
+    pieces = values_of_pieces(theirs, weights, names, tokens, labels)
+    assert (pieces.nnz > 0) == (spelling != "{0:c}")
+    whole = sparse.hstack([theirs, pieces]).tocsr()
+    each = sparse.vstack([whole] * classes)
     model.fit(each, np.repeat(np.arange(classes), len(texts)), sample_weight=targets.T.ravel())
-    expected = model.decision_function(theirs)
+    expected = model.decision_function(whole)
     ours = np.concatenate(logits)
     ours = ours[:, 0] if classes == 2 else ours - ours.mean(axis=1, keepdims=True)
     expected = expected if classes == 2 else expected - expected.mean(axis=1, keepdims=True)
@@ -109,4 +148,4 @@ def test_of_large_corpora_evenly_spaced_rows_are_taken(tmp_path: Path, monkeypat
     every, third = (np.concatenate([ids[:, 0].numpy() for ids, _, _ in source.pieces(step)]) for step in (1, 3))
     assert np.array_equal(third, every[::3])
     monkeypatch.setattr(training, "MOST_PLACES", 1000)
-    assert "n-grams of one row in" in learn(WidePart(1 << 12, 1), [source], np.ones(2), World())
+    assert "n-grams of one row in" in learn(WidePart(1 << 12, 1), [source], np.ones(2), ["a"] * 2000, World())
