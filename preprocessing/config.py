@@ -281,6 +281,11 @@ class PreprocessConfig:
             raise ConfigError(
                 f"shards.widths: the last is {last}, but text.max_tokens is {self.text.max_tokens}; make them equal"
             )
+        if self.vocabulary.extend and self.text.subwords != "none":
+            raise ConfigError(
+                "vocabulary.extend: new pieces would cut the words of vocabulary.base in another way; leave it out, or "
+                "set text.subwords to none"
+            )
         if not self.vocabulary.count_unlabelled and not self.source.has_unlabelled:
             raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
         if UNLABELLED in self.splits.names and self.source.missing_label == "error":

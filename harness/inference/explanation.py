@@ -357,13 +357,8 @@ def places(text: str, tokens: Sequence[str], words: Callable[[list[str]], Tokens
 
     Unknown tokens are ``<unk>``.
     """
-    known = set(tokens)
-
-    def tokens_of(some: list[str]) -> list[list[str]]:
-        return [[token if token in known else UNKNOWN for token in found] for found in words(some).to_lists()]
-
     at_head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
-    return spans_of(text, tokens[:at_head], tokens[at_head:], tokens_of, strip_html=spec.html)
+    return spans_of(text, tokens[:at_head], tokens[at_head:], lambda some: words(some).to_lists(), spec)
 
 
 def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) -> list[Piece]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,10 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
 from preprocessing.corpus.tables import joined, read_table
-from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
+from preprocessing.text.vocabulary import Vocabulary
 
 MOST_BYTES = 1 << 30
 """Larger files are not searched, since finding rows in a CSV file reads it from the start."""
@@ -42,14 +44,18 @@ class Originals:
     """One clause; None if every requested row was found."""
 
 
-def mistakes_of(figures: Mapping[str, Any], originals: Originals, manifest: Manifest | None) -> list[dict[str, Any]]:
-    """The mistakes of an evaluation, the most confident first: each ``entry`` of ``SPLIT.json`` with its original
-    ``text`` (None if missing), that text as HTML (``marked``), and the model's input as HTML (``read``).
+def mistakes_of(
+    figures: Mapping[str, Any], originals: Originals, manifest: Manifest | None, data: str
+) -> list[dict[str, Any]]:
+    """The mistakes of an evaluation on the dataset ``data``, the most confident first: each ``entry`` of ``SPLIT.json``
+    with its original ``text`` (None if missing), that text as HTML (``marked``), and the model's input as HTML
+    (``read``).
     """
     tokenizer = None
     if manifest is not None and originals.texts:
         with suppress(UserError):  # a package is not installed
-            tokenizer = Tokenizer(TextPipeline.from_json(manifest.text))
+            vocabulary = Vocabulary.read(Path(data, VOCABULARY))
+            tokenizer = Tokenizer(TextPipeline.from_json(manifest.text), vocabulary)
     result = []
     for entry in figures["mistakes"]:
         tokens, weights = entry["tokens"], entry["weights"]

@@ -191,7 +191,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         shown = {
             "split": run.measured.split,
             "figures": figures,
-            "mistakes": mistakes_of(figures, originals, manifest),
+            "mistakes": mistakes_of(figures, originals, manifest, str(run.config["data"])),
             "no_texts": originals.missing,
             "classes": worst_first(figures["per_class"]),
             "recalls": recalls,

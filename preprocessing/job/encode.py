@@ -13,12 +13,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
+import pyarrow as pa
 
-from preprocessing.base import arrays, atomic
+from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import (
@@ -41,7 +43,16 @@ from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
 from preprocessing.text.encoder import Encoded, truncated
 from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, VocabularyConfig, extended, freeze, merged
+from preprocessing.text.vocabulary import (
+    UNK,
+    Counts,
+    Vocabulary,
+    extended,
+    freeze,
+    freeze_pieces,
+    in_pieces,
+    merged,
+)
 
 BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that says what is in it."""
@@ -136,24 +147,27 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
     return vocabulary
 
 
-def frozen(counts: Counts, config: VocabularyConfig, base: Vocabulary | None, screen: Screen) -> Vocabulary:
-    """The vocabulary for texts with these ``counts``; prints on ``screen`` the share that a base covers.
+def frozen(
+    words: Counts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen
+) -> tuple[Vocabulary, Counts]:
+    """The vocabulary for texts with these ``words``, and the counts of their tokens, which may be pieces of words.
 
-    Raises ``DataError`` when no token of the texts is in it.
+    Prints on ``screen`` the share that a base covers. Raises ``DataError`` when no token of the texts is in it.
     """
+    of, in_words = config.vocabulary, config.text.subwords == "none"
     if base is None:
-        return freeze(counts, config.min_count, config.max_size)
-    vocabulary = extended(base, counts, config.min_count, config.max_size) if config.extend else base
+        vocabulary = (freeze if in_words else freeze_pieces)(words, of.min_count, of.max_size)
+        return vocabulary, words if in_words else in_pieces(words, vocabulary)
+    vocabulary = extended(base, words, of.min_count, of.max_size) if of.extend else base
+    counts = words if in_words else in_pieces(words, base)
     total = int(counts.counts.sum())
     if unknown_among(counts, vocabulary) == total:
-        what = f"none of the {total:,} tokens to learn from is in vocabulary.base {config.base}"
+        what = f"none of the {total:,} tokens to learn from is in vocabulary.base {of.base}"
         raise DataError(f"{what}; name another")
     share = 1 - unknown_among(counts, base) / total
-    added = f"; {len(vocabulary) - len(base):,} added" if config.extend else ""
-    screen.say(
-        f"vocabulary: the {len(base):,} ids of {public(str(config.base))} cover {share:.1%} of the tokens{added}"
-    )
-    return vocabulary
+    added = f"; {len(vocabulary) - len(base):,} added" if of.extend else ""
+    screen.say(f"vocabulary: the {len(base):,} ids of {public(str(of.base))} cover {share:.1%} of the tokens{added}")
+    return vocabulary, counts
 
 
 def unknown_among(counts: Counts, vocabulary: Vocabulary) -> int:
@@ -221,9 +235,14 @@ class Bucket(engine.Part[Written]):
             last = np.searchsorted(stored["key"], high, side="right")
             kept = first + np.flatnonzero(np.isin(known["split"][first:last], wanted))
             codes, offsets = arrays.take(stored["codes"], stored["offsets"], kept)
+            ids, bounds = ids_of(self.decided.work, number, self.key)
+            if len(ids) < len(bounds):  # words, one id each
+                ids = ids[codes]
+            else:
+                ids, ends = arrays.take(ids, bounds, codes)
+                offsets = ends[offsets]
             piece = {name: values[kept] for name, values in known.items()}
             piece |= {"key": stored["key"][kept], "row": stored["row"][kept], "size": np.diff(offsets)}
-            ids = np.load(ids_path(self.decided.work, number, self.key), mmap_mode="r")[codes]
             pieces.append({**piece, "ids": ids})
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         order = np.lexsort((columns["row"], columns["key"]))
@@ -242,8 +261,9 @@ def encode_all(
     vocabulary: Vocabulary,
     workers: Workers,
     screen: Screen,
-) -> tuple[dict[str, list[ShardInfo]], dict[str, int]]:
-    """Write shards of about ``shards.rows`` rows; returns their entries, and each split's number of unknown tokens.
+) -> tuple[dict[str, list[ShardInfo]], dict[str, int], np.ndarray]:
+    """Write shards of about ``shards.rows`` rows; returns their entries, each split's number of unknown tokens, and
+    int64 ``[rows]``, the number of tokens of each row as it is stored.
 
     ``label`` has one value per row, ``keys`` are those of the parts. Progress is on ``screen``.
     """
@@ -253,8 +273,8 @@ def encode_all(
     widths = tuple(config.widths)
     basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, widths, list(buckets.values())]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    for _ in workers.map(partial(lookup, decided.work, root, key), decided.numbers, what="lookup"):
-        pass
+    look = partial(lookup, decided.work, root, key, config.text.subwords != "none")
+    sizes = dict(workers.map(look, decided.numbers, what="lookup"))
     tasks = [
         Bucket(
             key,
@@ -273,7 +293,8 @@ def encode_all(
             for name, entries in written.shards.items():
                 infos.setdefault(name, []).extend(entries)
                 unknown[name] += written.unknown[name]
-    return {name: sorted(infos[name], key=lambda info: info.path) for name in ALL_SPLITS if name in infos}, unknown
+    in_order = {name: sorted(infos[name], key=lambda info: info.path) for name in ALL_SPLITS if name in infos}
+    return in_order, unknown, np.concatenate([sizes[number] for number in decided.numbers])
 
 
 def vocabulary_of(root: Path, key: str) -> Vocabulary:
@@ -281,15 +302,29 @@ def vocabulary_of(root: Path, key: str) -> Vocabulary:
     return engine.kept(key, lambda: Vocabulary.read(root / VOCABULARY))
 
 
-def lookup(work: Path, root: Path, key: str, number: int) -> None:
-    """Store the id of each distinct token of a part, so that no bucket has to look it up again."""
+def lookup(work: Path, root: Path, key: str, subwords: bool, number: int) -> np.ndarray:
+    """Store the ids of each distinct word of a part, so that no bucket has to look them up again.
+
+    Returns int64 ``[rows]``: the number of tokens of each row.
+    """
     path = ids_path(work, number, key)
     if not path.exists():
-        ids = vocabulary_of(root, key).lookup(parts.load_types(work, number))
-        with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
-            arrays.save(file, ids)
+        vocabulary, types = vocabulary_of(root, key), parts.load_types(work, number)
+        pieces = [vocabulary.pieces(word) for word in types.to_pylist()] if subwords else None
+        ids = vocabulary.lookup(types if pieces is None else pa.array(chain(*pieces), pa.large_string()))
+        bounds = np.arange(len(types) + 1) if pieces is None else np.cumsum([0, *map(len, pieces)])
+        arrays.write_batch(path, {"ids": pa.LargeListArray.from_arrays(pa.array(bounds), pa.array(ids))})
+    stored, (_, bounds) = parts.load(work, number), ids_of(work, number, key)
+    ends = np.concatenate([[0], np.cumsum(np.diff(bounds)[stored["codes"]])]) if subwords else None
+    return np.diff(stored["offsets"] if ends is None else ends[stored["offsets"]])
+
+
+def ids_of(work: Path, number: int, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of the distinct words of a part: word i has ``ids[bounds[i]:bounds[i + 1]]``."""
+    column = parts.read_table(ids_path(work, number, key))["ids"]
+    return column.values.to_numpy(), column.offsets.to_numpy()
 
 
 def ids_path(work: Path, number: int, key: str) -> Path:
-    """int32 per distinct token of a part: its id. The name says for which vocabulary."""
-    return work / "parts" / f"{number:06d}-ids-{key[:16]}.npy"
+    """The file of ``ids_of``. The name says for which vocabulary."""
+    return work / "parts" / f"{number:06d}-ids-{key[:16]}.arrow"

@@ -124,18 +124,20 @@ def make(
     rows, report = decided(config, table_of(stored, classes), classes.names, plans)
     columns = {name: rows.sort_index()[name].to_numpy() for name in ("split", "label", "fold")}
     written = Decided.write(work, [len(part["row"]) for part in stored], columns)
-    counts = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
-    vocabulary = frozen(counts, config.vocabulary, base, screen)
+    words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
+    vocabulary, counts = frozen(words, config, base, screen)
     vocabulary.write(root / VOCABULARY)
     cut = [task.part for task in tasks]
-    for line in (*comments(config, cut, classes.names, rows, report), *lines_on_tokens(vocabulary, config.text)):
+    on_tokens = lines_on_tokens(vocabulary, config.text, int(words.counts.sum()))
+    for line in (*comments(config, cut, classes.names, rows, report), *on_tokens):
         screen.say(line)
     keys, label = [task.key for task in tasks], columns["label"]
-    infos, unknown = encode_all(written, label, root, keys, config, pipeline, vocabulary, crew, screen)
+    infos, unknown, sizes = encode_all(written, label, root, keys, config, pipeline, vocabulary, crew, screen)
+    rows["num_tokens"] = sizes[rows.index]
     counted = int(counts.counts.sum())
     facts = statistics(config, rows, report, summaries, infos, unknown, classes.names)
     facts["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
-    recorded = replace(config, vocabulary=config.vocabulary.of(counted))
+    recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
     manifest = Manifest(
         labels=classes.names,
         splits=infos,

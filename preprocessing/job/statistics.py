@@ -138,8 +138,10 @@ def lines_on_classes(names: list[str], were_found: bool, rows: pd.DataFrame) -> 
     return [f"labels: {line}" for line in lines]
 
 
-def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
-    """A line on letters that are tokens and on emoji, if there are many, and one on rules of another language."""
+def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec, words: int) -> list[str]:
+    """A line on what a token is, with letters that are tokens and emoji, if there are many, and perhaps one on rules of
+    another language. ``words``: how many were counted.
+    """
     tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
     classes = [classes_of(token) for token in tokens]
 
@@ -150,8 +152,11 @@ def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
         "letters of scripts without spaces": share([re.fullmatch("am*", of) is not None for of in classes]),
         "emoji": share([of == "e" for of in classes]),
     }
-    many = [f"{100 * part:.0f} % {what}" for what, part in shares.items() if part >= LEAST_SHARE]
-    lines = [f"tokens: {', '.join(many)}"] if many else []
+    chosen = [spec.tokenizer, spec.normalize, *(["without accents"] if spec.strip_accents else [])]
+    if spec.subwords != "none":
+        chosen.append(f"{spec.subwords} pieces, {vocabulary.counts.sum() / max(words, 1):.2f} a word")
+    chosen += [f"{100 * part:.0f} % {what}" for what, part in shares.items() if part >= LEAST_SHARE]
+    lines = [f"tokens: {', '.join(chosen)}"]
     asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
     if spec.language == "en" and any(asked.values()):
         foreign = share([token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From bytes and markup to clean text: UTF-8, HTML, Unicode's NFC in linear time.
+"""From bytes and markup to clean text: UTF-8, HTML, Unicode's normal forms in linear time.
 
 HTML: markup becomes one space, entities become their characters, everything else survives.
 
@@ -12,8 +12,8 @@ letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` ar
 - ``<script>`` and ``<style>`` disappear with their contents; without a closing tag only the opening tag disappears.
 - Entities are decoded after the tags are gone, by the rules of :func:`html.unescape`: ``&lt;b&gt;`` is text, ``<b>``.
 
-NFC: Python sorts the accents of one letter by combining class in quadratic time. Long runs are therefore sorted first
-(Unicode Standard Annex 15, "Canonical Ordering Algorithm"); the result is the same.
+NFC and NFKC: Python sorts the accents of one letter by combining class in quadratic time. Long runs are therefore
+sorted first (Unicode Standard Annex 15, "Canonical Ordering Algorithm"); the result is the same.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ import html
 import re
 import unicodedata
 from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from preprocessing.text.spec import TextSpec
 
 _OPEN = re.compile(r"<(?=[A-Za-z!?]|/[A-Za-z])")
 _TAG_STOP = re.compile(r"""(>)|=[ \t\n\f\r]*(["'])""")
@@ -162,16 +166,38 @@ LONG = 64
 """A run of at least this many characters is sorted here."""
 _RUN = re.compile(rf"[^\w\s\x00-\x7f]{{{LONG},}}")
 """Long runs of accents, and of other characters that sorting does not move."""
+_ACCENT = re.compile("[\u0300-\u036f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def nfc(text: str) -> str:
     """The text in NFC."""
-    return text if text.isascii() else unicodedata.normalize("NFC", _RUN.sub(_in_order, text))
+    return _normal("NFC", text)
 
 
-def _in_order(run: re.Match[str]) -> str:
-    apart = (mark for sign in run[0] for mark in unicodedata.normalize("NFD", sign))
+def nfkc(text: str) -> str:
+    """The text in NFKC."""
+    return _normal("NFKC", text)
+
+
+def normalized(text: str, spec: TextSpec) -> str:
+    """The text in the normal form of ``spec``, without accents if it says so."""
+    form = "NFKC" if spec.normalize == "nfkc" else "NFC"
+    if spec.strip_accents and not text.isascii():
+        text = _ACCENT.sub("", _normal(form.replace("C", "D"), text))
+    return _normal(form, text)
+
+
+def _normal(form: Any, text: str) -> str:
+    if text.isascii():
+        return text
+    if "K" in form:  # half-width voicing marks: the only letters that become accents
+        text = text.replace("\uff9e", "\u3099").replace("\uff9f", "\u309a")
+    return unicodedata.normalize(form, _RUN.sub(lambda run: _in_order(form.replace("C", "D"), run[0]), text))
+
+
+def _in_order(form: Any, run: str) -> str:
+    apart = (mark for sign in run for mark in unicodedata.normalize(form, sign))
     groups = groupby(apart, lambda sign: unicodedata.combining(sign) != 0)
     return "".join("".join(sorted(signs, key=unicodedata.combining)) for _, signs in groups)
 
@@ -189,7 +215,7 @@ def encode(text: str) -> bytes:
         return _SURROGATE.sub("\ufffd", text).encode()
 
 
-def prepare(text: str, strip_html: bool, lowercase: bool) -> str:
-    """A clean text: without markup if asked, in NFC, in lower case if asked."""
-    text = nfc(clean(text) if strip_html else text)
-    return nfc(text.lower()) if lowercase else text
+def prepare(text: str, spec: TextSpec) -> str:
+    """A clean text: without markup if asked, normalized, in lower case if asked."""
+    text = normalized(clean(text) if spec.html else text, spec)
+    return nfc(text.lower()) if spec.lowercase else text

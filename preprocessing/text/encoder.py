@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one text → ids function (law 1). Shards, predictions and exports all call :class:`Encoder`.
 
-The steps: HTML → NFC → lower case → tokens → stop words → lemmas → vocabulary.
+The steps: HTML → normal form → lower case → words → stop words → lemmas → subwords → vocabulary.
 
 Explanations and reports need the position of each token in its text (:func:`spans_of`). The pipeline processes
 thousands of texts at once and keeps no positions. So each chunk of a text between two spaces is tokenized alone, and
@@ -20,10 +20,10 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from preprocessing.text.cleaning import visible
+from preprocessing.text.cleaning import LONG, normalized, visible
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Texts, Tokenizer, Tokens
-from preprocessing.text.vocabulary import UNK, Vocabulary
+from preprocessing.text.vocabulary import INSIDE, RESERVED, UNK, Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Encoder:
         self.pipeline = pipeline
         self.vocabulary = vocabulary
         self.hash = text_hash(pipeline, vocabulary.hash)
-        self._tokenizer = Tokenizer(pipeline)
+        self._tokenizer = Tokenizer(pipeline, vocabulary)
 
     def __call__(self, texts: Texts) -> Encoded:
         """The ids of ``texts``. Accepts the same forms as :class:`Tokenizer`, and raises the same errors."""
@@ -103,40 +103,62 @@ _LOOK_AHEAD = 24
 
 
 def spans_of(
-    text: str, first: Sequence[str], last: Sequence[str], tokens_of: TokensOf, *, strip_html: bool
+    text: str, first: Sequence[str], last: Sequence[str], tokens_of: TokensOf, spec: TextSpec
 ) -> list[Span | None]:
-    """The spans of a text's ``first`` and ``last`` tokens; None for one that is not found.
+    """The spans of a text's ``first`` and ``last`` tokens, of which unknown ones are ``<unk>``; None for one that is
+    not found.
 
-    If the text is not truncated, ``first`` holds all tokens. ``tokens_of`` tokenizes as the pipeline does;
-    ``strip_html``: whether that removes markup. Tokens that are not found in their chunk get its whole span.
+    If the text is not truncated, ``first`` holds all tokens. ``tokens_of`` tokenizes as the pipeline with ``spec``
+    does. Tokens that are not found in their chunk get its whole span.
     """
-    segments = visible(text) if strip_html else [(0, len(text))]
+    segments = visible(text) if spec.html else [(0, len(text))]
     chunks = [match.span() for start, end in segments for match in _CHUNK.finditer(text, start, end)]
-    found = tokens_of([text[start:end] for start, end in chunks])
-    words = [token for own in found for token in own]
-    spans = [span for chunk, own in zip(chunks, found, strict=True) for span in _inside(text, chunk, own, strip_html)]
+    found, known = tokens_of([text[start:end] for start, end in chunks]), {*first, *last}
+    words = [token if token in known else RESERVED[UNK] for own in found for token in own]
+    spans = [span for chunk, own in zip(chunks, found, strict=True) for span in _inside(text, chunk, own, spec)]
     return _beside(first, words, spans) + _beside(last[::-1], words[::-1], spans[::-1])[::-1]
 
 
-def _inside(text: str, chunk: Span, tokens: list[str], entities: bool) -> list[Span]:
+def _inside(text: str, chunk: Span, tokens: list[str], spec: TextSpec) -> list[Span]:
     """The span of each token in its chunk; the whole chunk for each if one is not found."""
     start, end = chunk
     written, whole = text[start:end], chunk
-    if entities and "&" in written:
+    if spec.html and "&" in written:
         written = _ENTITY.sub(lambda entity: " " * len(entity[0]), written)
     else:
         kept = [place for place in range(start, end) if _is_kept(text[place])]
         whole = (kept[0], kept[-1] + 1) if kept else chunk  # without punctuation around it
         if len(tokens) == 1:  # perhaps a lemma
             return [whole]
-    position, result, written = 0, [], written.lower()
+    position, result = 0, []
+    folded, places = _folded(written, spec)
     for token in tokens:
-        position = written.find(token.lower(), position)
-        if position < 0 or len(written) != end - start:
+        piece = token.removeprefix(INSIDE if spec.subwords != "none" else "").lower()
+        position = folded.find(piece, position)
+        if position < 0:
             return [whole] * len(tokens)
-        result.append((start + position, start + position + len(token)))
-        position += len(token)
+        position += len(piece)
+        result.append((start + places[position - len(piece)][0], start + places[position - 1][1]))
     return result
+
+
+def _folded(written: str, spec: TextSpec) -> tuple[str, list[Span]]:
+    """A text as tokens are spelt, in lower case, and for each of its characters the span that it comes from."""
+
+    def fold(part: str) -> str:
+        return normalized(part, spec).lower()
+
+    if written.isascii():
+        return written.lower(), [(at, at + 1) for at in range(len(written))]
+    folded, places, start = "", list[Span](), 0
+    for end in range(1, len(written) + 1):
+        here, more = fold(written[start:end]), written[end : end + 1]
+        joins = more and (not (alone := fold(more)) or fold(written[start : end + 1]) != here + alone)
+        if not joins or end - start == LONG:
+            folded += here
+            places += [(start, end)] * len(here)
+            start = end
+    return folded, places
 
 
 def _is_kept(character: str) -> bool:

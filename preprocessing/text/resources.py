@@ -19,7 +19,7 @@ from preprocessing.base.atomic import told
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.installed import load, needed
 from preprocessing.base.untrusted import one_line, read_bytes
-from preprocessing.text.cleaning import nfc
+from preprocessing.text.cleaning import nfc, normalized
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 
 NLTK_LANGUAGES = {
@@ -87,7 +87,7 @@ def package(name: str) -> Any:
 
 
 def stop_words(spec: TextSpec) -> tuple[str, ...]:
-    """The words to remove, sorted: NFC, with ``'`` for typographic apostrophes, lower case if tokens are.
+    """The words to remove, sorted: normalized as texts are, with ``'`` for typographic apostrophes.
 
     Raises :class:`DataError` when the list cannot be read, :class:`ConfigError` when negations are to be kept and those
     of the language are unknown here.
@@ -101,9 +101,10 @@ def stop_words(spec: TextSpec) -> tuple[str, ...]:
             what = f"the negations of language {spec.language!r} are not known here; {known}"
             mend = "set it to false and give a stop-word file without them"
             raise ConfigError(f"text.keep_negations: {what}; {mend}")
-        kept = NEGATIONS[spec.language].split()
+        kept = normalized(NEGATIONS[spec.language], spec).split()
     ends = CONTRACTIONS if kept and spec.language == "en" else ()
-    words = {nfc(word.strip().replace("’", "'")) for word in read_stop_words(spec.stop_words, spec.language)}
+    listed = read_stop_words(spec.stop_words, spec.language)
+    words = {normalized(word.strip().replace("’", "'"), spec) for word in listed}
     words = {nfc(word.lower()) if spec.lowercase else word for word in words} - {""}
     return tuple(sorted(word for word in words if word.lower() not in kept and not word.lower().endswith(ends)))
 

@@ -44,7 +44,7 @@ MOST_TOKENS = 1 << 24
 """Most tokens of one text: the widest row of a shard."""
 ALWAYS = {
     *("html", "lowercase", "tokenizer", "stop_words", "keep_negations", "lemmatizer", "wordnet_pos", "language"),
-    *("max_tokens", "truncate"),
+    *("max_tokens", "truncate", "normalize"),
 }
 """The keys that every recorded specification has: those of the first version. None is ever added here."""
 
@@ -57,6 +57,12 @@ class TextSpec:
     """Remove tags, comments, scripts and styles, and decode entities; `a < b` survives."""
     lowercase: bool = True
     """Lower-case every token."""
+    normalize: Literal["nfc", "nfkc"] = "nfkc"
+    """Unicode's normal form. nfc makes one of the encodings of a character, nfkc also of its looks: Ａ１ and A1, ｶﾞ and
+    ガ, ﬁ and fi, 𝐛 and b, ² and 2."""
+    strip_accents: bool = False
+    """Remove the accents of Latin, Greek and Cyrillic letters: é is e, й is и. The vowel signs of Arabic, Hindi or Thai
+    and the voicing marks of kana stay."""
     tokenizer: str = "unicode"
     """unicode: words and numbers of any script, #tags, emoji, runs of ! and ?, each letter of scripts without spaces.
     nltk: what nltk.tokenize.word_tokenize returns (sentences, then Treebank rules). nltk_line: the same with
@@ -71,6 +77,10 @@ class TextSpec:
     """noun: every token is a noun, NLTK's default. first: the first of noun, verb, adjective, adverb to change it."""
     language: str = "en"
     """Two-letter code: which stop list, sentence model, negations and simplemma data."""
+    subwords: Literal["none", "bpe"] = "none"
+    """bpe: frequent words stay whole, others become pieces, down to letters (##ing is one inside a word). They are
+    learned by byte-pair encoding from the words of the training split (extra subwords), at most vocabulary.max_size;
+    the longest piece comes first, as in WordPiece."""
     max_tokens: int = 512
     """The longest sequence kept: the largest width of a shard."""
     truncate: Literal["head", "tail", "both"] = "head"

@@ -22,6 +22,7 @@ from preprocessing.base.installed import load
 from preprocessing.text import resources
 from preprocessing.text.cleaning import encode, prepare
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
+from preprocessing.text.vocabulary import Vocabulary
 
 Texts: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[str]"
 """Texts that can be tokenized: an Arrow string or large_string array, chunked or not, or a sequence of str."""
@@ -32,8 +33,8 @@ class Tokens:
     """Tokenized texts: text i holds the tokens ``types[codes[offsets[i]:offsets[i + 1]]]``."""
 
     types: pa.Array
-    """large_string ``[types]``: the distinct tokens, in the order of their first occurrence, after stop words and
-    lemmas."""
+    """large_string ``[types]``: the distinct tokens, in the order of their first occurrence, after stop words, lemmas
+    and subwords."""
     codes: np.ndarray
     """int32 ``[tokens]``: each token as a row of ``types``."""
     offsets: np.ndarray
@@ -51,7 +52,8 @@ class Tokens:
 class Rules(Protocol):
     """How texts become surfaces, and surfaces words. ``words`` is called once per distinct surface.
 
-    Rules also handle HTML, NFC and lower case. Stop words, lemmas and the vocabulary come afterwards.
+    Rules also handle HTML, normal forms and lower case. Stop words, lemmas, subwords and the vocabulary come
+    afterwards.
     """
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -78,7 +80,7 @@ class PerText:
         found: list[str] = []
         offsets = [0]
         for text in texts.to_pylist():
-            found += self._words_of_text(prepare(text, self._spec.html, self._spec.lowercase))
+            found += self._words_of_text(prepare(text, self._spec))
             offsets.append(len(found))
         return pa.array(found, pa.large_string()), np.array(offsets, np.int64)
 
@@ -103,7 +105,7 @@ _NONE = np.zeros(0, np.int32)
 
 
 class Tokenizer:
-    """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`.
+    """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`: words; given a ``vocabulary`` of subwords, pieces of words.
 
     ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
     split of a batch give the same tokens. Caches the tokens of each distinct surface, up to a limit; pickling drops the
@@ -111,16 +113,17 @@ class Tokenizer:
     was resolved with, for a null (naming its index), and for a text over 1 GiB.
     """
 
-    def __init__(self, pipeline: TextPipeline) -> None:
+    def __init__(self, pipeline: TextPipeline, vocabulary: Vocabulary | None = None) -> None:
         resources.verify(pipeline)
-        self.pipeline = pipeline
+        self.pipeline, self._vocabulary = pipeline, vocabulary
+        self._pieces = None if vocabulary is None or pipeline.spec.subwords == "none" else vocabulary.pieces
         self._stop_words = frozenset(pipeline.stop_words)
         self._lemma = resources.lemmatizer(pipeline.spec)
         self._rules: Rules = load(TOKENIZERS[pipeline.spec.tokenizer].rules)(pipeline.spec)
         self._forget()
 
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[TextPipeline]]:
-        return Tokenizer, (self.pipeline,)
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[TextPipeline, Vocabulary | None]]:
+        return Tokenizer, (self.pipeline, self._vocabulary)
 
     def _forget(self) -> None:
         self._surfaces: dict[bytes, int] = {}  # surface → token, or -1 - row for several tokens or none
@@ -162,11 +165,13 @@ class Tokenizer:
         return np.array(known, np.int32)
 
     def _number(self, words_of_surface: list[str]) -> int:
-        """The expensive part, once per distinct surface: stop words and lemmas."""
+        """The expensive part, once per distinct surface: stop words, lemmas and subwords."""
         ids = []
         for word in words_of_surface:
-            if word not in self._stop_words:
-                token = self._lemma(word) if self._lemma else word
+            if word in self._stop_words:
+                continue
+            lemma = self._lemma(word) if self._lemma else word
+            for token in self._pieces(lemma) if self._pieces else (lemma,):
                 if token not in self._ids:
                     self._ids[token] = len(self._tokens)
                     self._tokens.append(token)

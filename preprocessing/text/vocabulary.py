@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vocabulary: count, merge, freeze, hash. ``<pad>`` is 0, ``<unk>`` is 1, then tokens by falling count."""
+"""The vocabulary: count, merge, freeze, hash. ``<pad>`` is 0, ``<unk>`` is 1, then tokens by falling count.
+
+Tokens are words, or pieces of words (``text.subwords``). Then the vocabulary alone says how a word is cut: it is whole
+if it has an id, else the longest piece with an id comes first (WordPiece; Schuster and Nakajima 2012). So pieces need
+neither a file nor a package when texts are read, and the hash of the vocabulary covers them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +24,20 @@ import pyarrow.compute as pc
 from preprocessing.base import atomic
 from preprocessing.base.arrays import mapped, one_chunk, record_batches
 from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.base.installed import needed
 from preprocessing.base.untrusted import one_line
 
 PAD, UNK = 0, 1
 TINY, HUGE = 10_000, 50_000_000
 """Numbers of training tokens at which ``min_count: auto`` changes."""
 RESERVED = ("<pad>", "<unk>")
+INSIDE = "##"
+"""Begins a piece that does not begin a word."""
+LONGEST_PIECE, LONGEST_WORD = 64, 128
+"""Most characters of a piece, and of a word that pieces are learned from."""
+MOST_TIMES = 1000
+"""A word that occurs more often counts as often as this when pieces are learned: it becomes one piece anyway."""
+_BEGINS = "\u2581"
 _SCHEMA = pa.schema([("token", pa.large_string()), ("count", pa.int64())])
 _HASH_KEY = b"padless.vocabulary.sha256"
 
@@ -119,6 +134,42 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
     return Vocabulary(one_chunk(tokens), np.concatenate([[0, counts.counts.sum() - kept.sum()], kept]))
 
 
+def freeze_pieces(counts: Counts, min_count: int | Literal["auto"], max_size: int) -> Vocabulary:
+    """As ``freeze``, but pieces of the counted words get ids: byte-pair encoding, by the package ``tokenizers``.
+
+    A piece that is not left anywhere once words are cut would never be trained. So each occurs ``min_count`` times and
+    at least twice, in words that are cut as :meth:`Vocabulary.pieces` does. Raises ``ConfigError`` without the package.
+    """
+    needed("tokenizers", "text.subwords", "subwords")
+    import tokenizers
+
+    least = max(2, min_count_for(int(counts.counts.sum())) if min_count == "auto" else min_count)
+    pairs = zip(counts.types.to_pylist(), np.minimum(counts.counts, MOST_TIMES).tolist(), strict=True)
+    known = sorted(pair for pair in pairs if len(pair[0]) <= LONGEST_WORD)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=max_size, min_frequency=least, max_token_length=LONGEST_PIECE, show_progress=False
+    )
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    words = chain.from_iterable(repeat(_BEGINS + word, count) for word, count in known)
+    model.train_from_iterator(words, trainer)
+    found = (piece[1:] if piece[0] == _BEGINS else INSIDE + piece for piece in sorted(model.get_vocab()))
+    tokens = pa.array([*RESERVED, *filter(None, found)], pa.large_string())
+    vocabulary, before = Vocabulary(tokens, np.zeros(len(tokens), np.int64)), 0
+    while len(vocabulary) != before:
+        before = len(vocabulary)
+        vocabulary = freeze(in_pieces(counts, vocabulary), least, max_size)
+    return vocabulary
+
+
+def in_pieces(counts: Counts, vocabulary: Vocabulary) -> Counts:
+    """The counts of the pieces of words with these ``counts``."""
+    pieces = Counter[str]()
+    for word, count in zip(counts.types.to_pylist(), counts.counts.tolist(), strict=True):
+        for piece in vocabulary.pieces(word):
+            pieces[piece] += count
+    return Counts(pa.array(pieces, pa.large_string()), np.array(list(pieces.values()), np.int64))
+
+
 def extended(
     base: Vocabulary, counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int | None = None
 ) -> Vocabulary:
@@ -175,6 +226,23 @@ class Vocabulary:
             return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
         found = pc.fill_null(pc.index_in(types.cast(pa.large_string()), value_set=self.tokens), UNK)
         return np.maximum(found.to_numpy(zero_copy_only=False), UNK, dtype=np.int32)  # no <pad>, see below
+
+    def pieces(self, word: str) -> list[str]:
+        """The pieces of a word; those that begin inside it begin with ``INSIDE``. A run of unknown letters is one."""
+        if word in self._rows:
+            return [word]
+        found: list[str] = []
+        start, was_known = 0, True
+        while start < len(word):
+            inside = INSIDE if start else ""
+            ends = range(min(len(word), start + LONGEST_PIECE), start, -1)
+            end = next((end for end in ends if inside + word[start:end] in self._rows), 0)
+            if end or was_known:
+                found.append(inside + word[start : end or start + 1])
+            else:
+                found[-1] += word[start]
+            start, was_known = end or start + 1, end > 0
+        return found
 
     @cached_property
     def _rows(self) -> dict[str, int]:

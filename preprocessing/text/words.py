@@ -7,7 +7,7 @@ belongs to the number, ``3.5``, and ``#`` before a word to the word. Of scripts 
 (Chinese, Japanese, Thai, Khmer, …) each letter with its marks is a token. So is each emoji (category So, without skin
 tone), and each run of ``!`` and ``?``, of which two are kept. All else separates: other punctuation and symbols,
 control characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners)
-vanish. Tokens are in NFC; lower case is :meth:`str.lower` of the token, in NFC again.
+vanish. Texts are cut in NFKC or NFC; lower case is :meth:`str.lower` of the token, in NFC again.
 
 Two passes give one result. :func:`split` cuts the bytes of thousands of texts at once into *chunks*, and
 :func:`tokens_of` decides, once per distinct chunk, which tokens it holds. A chunk may hold several tokens, but never
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.text.cleaning import clean, decode, encode, nfc, scan
+from preprocessing.text.cleaning import clean, decode, encode, nfc, nfkc, normalized, scan
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -78,13 +78,13 @@ def classes_of(text: str) -> str:
     return text.translate(_CLASSES)
 
 
-def tokens_of(chunk: str, lowercase: bool) -> list[str]:
+def tokens_of(chunk: str, spec: TextSpec) -> list[str]:
     """The tokens of a text with any characters; exact but slow."""
-    chunk = nfc(chunk.translate(_REPLACED))
+    chunk = nfc(normalized(chunk, spec).translate(_REPLACED))
     classes = classes_of(chunk)
     spans = [match.span() for match in _TOKEN.finditer(classes)]
     tokens = [chunk[start : min(end, start + 2) if classes[start] == "!" else end] for start, end in spans]
-    return [nfc(token.lower()) for token in tokens] if lowercase else tokens
+    return [nfc(token.lower()) for token in tokens] if spec.lowercase else tokens
 
 
 _SEPARATES, _IN_WORD, _SIGN, _ALONE, _ATTACHED, _UNKNOWN = 0, 1, 2, 3, 4, 255
@@ -94,6 +94,12 @@ _KIND_OF = {"w": _IN_WORD, "!": _SIGN, "a": _ALONE, "e": _ALONE, "m": _ATTACHED,
 _KINDS = np.full(0x110000, _UNKNOWN, np.uint8)
 """The kind of each character that is not ASCII; filled as characters are met."""
 _KINDS[list(_REPLACED)] = [_ATTACHED if after is None else _IN_WORD for after in _REPLACED.values()]
+_FULL_COMMA = "，".encode()
+_NEAR = re.compile(r"w[wd](.*[wdm])?|!!+|a(am*)+|  [ m]*| \.{2,}")
+"""Class of a character, and classes of its NFKC, where it makes no difference whether a text is normalized before it is
+cut into chunks."""
+_FAR = np.full(0x110000, _UNKNOWN, np.uint8)
+"""1 for other characters; filled as characters are met."""
 _KEPT = bytes(byte if byte >= 128 or _CLASSES[byte] != " " else 0 for byte in range(256))
 _TABLES = {False: _KEPT, True: _KEPT[:128].lower() + _KEPT[128:]}
 """For each ``lowercase``: byte → the byte that a token keeps for it, or 0 where it separates."""
@@ -108,17 +114,19 @@ _AFTER[[*b"0123456789"]] |= _BY_POINT
 _BEFORE = _AFTER | _BY_HASH
 
 
-def split(texts: pa.Array, strip_html: bool, lowercase: bool) -> tuple[pa.Array, np.ndarray]:
-    """Cut texts into chunks.
+def split(texts: pa.Array, spec: TextSpec) -> tuple[pa.Array, np.ndarray]:
+    """Cut texts into chunks, after the markup is removed and characters are normalized as ``spec`` says.
 
     ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts in
     order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.
     """
-    joined, starts = join(texts)
-    table = _TABLES[lowercase]
+    joined, starts = join(texts, spec)
+    table = _TABLES[spec.lowercase]
     kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
-    if strip_html:
+    if spec.html:
         kept, starts = _without_html(joined, kept, starts, table)
+    if spec.normalize == "nfkc":
+        kept, starts = _normalized(kept, starts, table)
     kind, alone = _kinds(kept)
     begins = np.append(False, kind[1:] != kind[:-1])
     begins[alone] = True
@@ -143,10 +151,7 @@ def _put_kinds(kept: np.ndarray, kind: np.ndarray) -> np.ndarray:
     """Put the kinds of characters beyond ASCII into ``kind``, at all their bytes; returns where those begin that are
     chunks by themselves.
     """
-    places = np.flatnonzero(kept >= 0x80)
-    high = kept.take(places)
-    begins = np.compress(high >= 0xC0, places)
-    points = np.frombuffer(high.tobytes().decode().encode("utf-32-le"), np.uint32)
+    places, begins, points = _points(kept)
     if len(new := np.unique(points[_KINDS.take(points) == _UNKNOWN])):
         _KINDS[new] = [_KIND_OF[_CLASSES[point]] for point in new.tolist()]
     kinds = _KINDS.take(points)
@@ -161,12 +166,23 @@ def _put_kinds(kept: np.ndarray, kind: np.ndarray) -> np.ndarray:
     return begins[kinds == _ALONE]
 
 
-def join(texts: pa.Array) -> tuple[bytes, np.ndarray]:
+def _points(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The places of bytes beyond ASCII, those where characters begin, and the code points of these."""
+    places = np.flatnonzero(kept >= 0x80)
+    high = kept.take(places)
+    points = np.frombuffer(high.tobytes().decode().encode("utf-32-le"), np.uint32)
+    return places, np.compress(high >= 0xC0, places), points
+
+
+def join(texts: pa.Array, spec: TextSpec) -> tuple[bytes, np.ndarray]:
     """All texts as one byte string, NUL before, between and after (two at the end), and where each begins.
 
-    The second is int64 [texts + 1]: text i with its final NUL is ``joined[starts[i]:starts[i + 1]]``.
+    In NFKC, commas of full width, of which Chinese texts are full, are ASCII's. The second is int64 [texts + 1]: text i
+    with its final NUL is ``joined[starts[i]:starts[i + 1]]``.
     """
     parts = texts.cast(pa.large_binary()).to_pylist()
+    if spec.normalize == "nfkc":
+        parts = [part.replace(_FULL_COMMA, b",") for part in parts]
     return b"\0".join([b"", *parts, b"", b""]), np.cumsum([1, *(len(part) + 1 for part in parts)])
 
 
@@ -177,16 +193,42 @@ def _without_html(joined: bytes, kept: np.ndarray, starts: np.ndarray, table: by
         lengths = tag_ends - tag_starts
         before = np.cumsum(lengths) - lengths
         kept[np.arange(lengths.sum()) + np.repeat(tag_starts - before, lengths)] = 0
-    if not len(hard):
+    texts = ((text, decode(joined[starts[text] : starts[text + 1] - 1])) for text in hard.tolist())
+    return _replaced(kept, starts, {text: encode(clean(written)).translate(table) for text, written in texts})
+
+
+def _normalized(kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Put the texts with characters that are not ``_NEAR`` into NFKC; :func:`tokens_of` does the others by chunk.
+
+    What :func:`split` has blanked combines with no mark, or is blanked again.
+    """
+    _, begins, points = _points(kept)
+    far = _FAR.take(points)
+    if not far.any():
+        return kept, starts
+    if len(new := np.unique(points[far == _UNKNOWN])):
+        _FAR[new] = [_is_far(chr(point)) for point in new.tolist()]
+        far = _FAR.take(points)
+    texts = np.unique(np.searchsorted(starts, begins[far == 1], side="right") - 1)
+    written = ((text, decode(kept[starts[text] : starts[text + 1] - 1].tobytes())) for text in texts.tolist())
+    return _replaced(kept, starts, {text: encode(nfkc(content)).translate(table) for text, content in written})
+
+
+def _is_far(sign: str) -> bool:
+    normal = nfkc(sign)
+    return normal != nfc(sign) and ord(sign) not in _REPLACED and not _NEAR.fullmatch(classes_of(sign + normal))
+
+
+def _replaced(kept: np.ndarray, starts: np.ndarray, new: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """``kept`` and ``starts`` with the bytes of some texts, in order, replaced by new ones."""
+    if not new:
         return kept, starts
     parts, position = [], 0
     lengths = np.diff(starts)
-    for text in hard.tolist():
-        start, end = int(starts[text]), int(starts[text + 1]) - 1
-        cleaned = encode(clean(decode(joined[start:end]))).translate(table)
-        parts += [kept[position:start], np.frombuffer(cleaned, np.uint8)]
-        lengths[text] = len(cleaned) + 1
-        position = end
+    for text, content in new.items():
+        parts += [kept[position : starts[text]], np.frombuffer(content, np.uint8)]
+        lengths[text] = len(content) + 1
+        position = starts[text + 1] - 1
     parts.append(kept[position:])
     return np.concatenate(parts), np.concatenate([starts[:1], starts[0] + np.cumsum(lengths)])
 
@@ -199,9 +241,9 @@ class UnicodeRules:
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
         """Chunks, see :func:`split`."""
-        return split(texts, self._spec.html, self._spec.lowercase)
+        return split(texts, self._spec)
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """A chunk of ASCII letters and digits is a token as it stands."""
-        lowercase = self._spec.lowercase
-        return [[chunk.decode()] if chunk.isalnum() else tokens_of(decode(chunk), lowercase) for chunk in surfaces]
+        spec = self._spec
+        return [[chunk.decode()] if chunk.isalnum() else tokens_of(decode(chunk), spec) for chunk in surfaces]

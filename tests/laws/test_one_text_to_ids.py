@@ -85,6 +85,9 @@ OTHER: dict[str, object] = {
     "language": "de",
     "max_tokens": 6,
     "truncate": "tail",
+    "normalize": "nfc",
+    "strip_accents": True,
+    "subwords": "bpe",
 }
 
 

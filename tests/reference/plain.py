@@ -153,11 +153,36 @@ def token_end(text: str, at: int) -> int:
     return end
 
 
+def normal(text: str, form: str, strip_accents: bool) -> str:
+    if strip_accents:
+        apart = unicodedata.normalize(form.replace("C", "D"), text)  # type: ignore[arg-type]
+        text = "".join(char for char in apart if not "\u0300" <= char <= "\u036f")
+    return unicodedata.normalize(form, text)  # type: ignore[arg-type]
+
+
+def pieces(word: str, known: Collection[str]) -> list[str]:
+    """The word if it is known, else always the longest known piece next; letters that begin none are one piece."""
+    found: list[tuple[str, bool]] = []
+    rest = word
+    while rest and word not in known:
+        inside = "##" if len(rest) < len(word) else ""
+        sizes = [size for size in range(1, len(rest) + 1) if inside + rest[:size] in known]
+        size = max(sizes, default=1)
+        if not sizes and found and not found[-1][1]:
+            found[-1] = found[-1][0] + rest[0], False
+        else:
+            found.append((inside + rest[:size], bool(sizes)))
+        rest = rest[size:]
+    return [piece for piece, _ in found] or [word]
+
+
 def tokens(
     text: str,
     *,
     strip_html: bool = True,
     lowercase: bool = True,
+    form: str = "NFKC",
+    strip_accents: bool = False,
     split: Callable[[str, bool], list[str]] = words,
     stop_words: Collection[str] = (),
     lemma: Callable[[str], str] = lambda word: word,
@@ -166,4 +191,5 @@ def tokens(
     text = re.sub("[\ud800-\udfff]", "\ufffd", text)
     if strip_html:
         text = clean(text)
+    text = normal(text, form, strip_accents)
     return [lemma(word) for word in split(text, lowercase) if word not in stop_words]

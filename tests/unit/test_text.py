@@ -7,6 +7,7 @@ import html as standard
 import re
 import unicodedata
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import nltk.data
@@ -32,15 +33,20 @@ def tokenizer(**fields: object) -> Tokenizer:
 
 # The tokenizer unicode, and a plain one.
 
-UNICODE = {(strip, lower): tokenizer(html=strip, lowercase=lower) for strip in (True, False) for lower in (True, False)}
+UNICODE = {
+    of: tokenizer(html=of[0], lowercase=of[1], normalize=of[2], strip_accents=of[3])
+    for of in product((True, False), (True, False), ("nfkc", "nfc"), (False, True))
+}
+WORDS = UNICODE[True, True, "nfkc", False]
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(TEXT, min_size=1, max_size=6), st.booleans(), st.booleans())
-def test_batch_and_single_equal_the_reference(texts: list[str], strip: bool, lower: bool) -> None:
-    expected = [plain.tokens(text, strip_html=strip, lowercase=lower) for text in texts]
-    assert UNICODE[strip, lower](texts).to_lists() == expected
-    assert [UNICODE[strip, lower]([text]).to_lists()[0] for text in texts] == expected
+@settings(max_examples=100, deadline=None)
+@given(st.lists(TEXT, min_size=1, max_size=6), st.sampled_from(list(UNICODE)))
+def test_batch_and_single_equal_the_reference(texts: list[str], of: tuple[bool, bool, str, bool]) -> None:
+    fields = {"strip_html": of[0], "lowercase": of[1], "form": of[2].upper(), "strip_accents": of[3]}
+    expected = [plain.tokens(text, **fields) for text in texts]  # type: ignore[arg-type]
+    assert UNICODE[of](texts).to_lists() == expected
+    assert [UNICODE[of]([text]).to_lists()[0] for text in texts] == expected
     for text in texts:
         assert cleaning.clean(text) == plain.clean(text)
         joined = " ".join(text[start:end] for start, end in cleaning.visible(text))
@@ -51,10 +57,13 @@ def test_every_character_and_every_mark_on_a_letter() -> None:
     """Each is what it is for the plain tokenizer, alone and inside a word."""
     characters = [chr(point) for point in range(0x800)] + [chr(point) for point in range(0x800, 0x11_0000, 397)]
     texts = [f"a{char}b {char}'{char} {char}" for char in characters]
-    assert UNICODE[False, True](texts).to_lists() == [plain.tokens(text, strip_html=False) for text in texts]
+    for form, accents in product(("nfc", "nfkc"), (True, False)):
+        fields = {"form": form.upper(), "strip_accents": accents}
+        expected = [plain.tokens(text, strip_html=False, **fields) for text in texts]  # type: ignore[arg-type]
+        assert UNICODE[False, True, form, accents](texts).to_lists() == expected
     marks = [chr(point) for point in range(0x300, 0x370)] + ["\u0338\u0301", "\u0323\u0307", "\u1ab0", "\u20d0"]
     texts = [f"x{letter}{mark}y {letter}{mark}" for letter in "aiZ" for mark in marks]
-    assert UNICODE[True, True](texts).to_lists() == [plain.tokens(text) for text in texts]
+    assert WORDS(texts).to_lists() == [plain.tokens(text) for text in texts]
 
 
 SCRIPTS = re.findall(
@@ -75,8 +84,8 @@ film Ταινία фильм ֆիլմ ფილმი סֶרֶט فِيلْم ܣ
 def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], between: str) -> None:
     texts = [between.join(words) for words in [*rows, SCRIPTS]]
     expected = [plain.tokens(text) for text in texts]
-    assert UNICODE[True, True](texts).to_lists() == expected
-    assert [UNICODE[True, True]([text]).to_lists()[0] for text in texts] == expected
+    assert WORDS(texts).to_lists() == expected
+    assert [WORDS([text]).to_lists()[0] for text in texts] == expected
     assert len({unicodedata.name(word[0]).split()[0] for word in SCRIPTS}) >= 40
 
 
@@ -92,8 +101,8 @@ def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], 
         ("Don’t 'quote' rock'n'roll dogs' o''clock", ["don't", "quote", "rock'n'roll", "dogs", "o", "clock"]),
         ("NAÏVE nai\u0308ve\0x", ["naïve", "naïve", "x"]),
         ("co\u00adoperate ?\u00ad! 3\u00ad.5", ["cooperate", "?!", "3.5"]),
-        ("房间很大，有iPhone12！", ["房", "间", "很", "大", "有", "iphone12", "！"]),
-        ("ห้องดี ペン か\u3099", ["ห้", "อ", "ง", "ดี", "ペ", "ン", "が"]),
+        ("房间很大，有ｉＰｈｏｎｅ１２！", ["房", "间", "很", "大", "有", "iphone12", "!"]),
+        ("ห้องดี ﾍﾟﾝ か\u3099", ["ห้", "อ", "ง", "ดี", "ペ", "ン", "が"]),
         ("Wow!!!! 3.5 of 1,000?! end.1", ["wow", "!!", "3.5", "of", "1,000", "?!", "end", "1"]),
         ("#Happy_Day C# ##x #!", ["#happy", "day", "c", "#x", "!"]),
         ("👍🏽 👨\u200d👩\u200d👧 ♥\ufe0f&hearts; ── 한국어", ["👍", "👨", "👩", "👧", "♥", "♥", "한국어"]),
@@ -101,7 +110,7 @@ def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], 
     ],
 )
 def test_what_the_user_reads_in_the_documentation(text: str, expected: list[str]) -> None:
-    assert UNICODE[True, True]([text]).to_lists() == [expected]
+    assert WORDS([text]).to_lists() == [expected]
 
 
 EVERY = [1000, pytest.param(10, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.night)]
@@ -123,7 +132,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 ENGLISH = st.lists(st.one_of(PIECES, PIECES, st.just(" "), st.text(max_size=3)), max_size=16).map("".join)
 SETTINGS = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-AS_WRITTEN = {"html": False, "lowercase": False}
+AS_WRITTEN = {"html": False, "lowercase": False, "normalize": "nfc"}
 
 
 @pytest.fixture(scope="module", params=["nltk_line", "nltk"])
