@@ -19,6 +19,7 @@ from preprocessing.base.terminal import plain_line, printable
 from preprocessing.dataset import remote
 from preprocessing.dataset.frames import batch_of
 from preprocessing.dataset.shards import REBUILD, VOCABULARY, Block, Manifest, Split, read_manifest
+from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
 FREQUENT = 25
@@ -59,6 +60,7 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
         "vocabulary_size": manifest.vocabulary_size,
         "id_dtype": manifest.id_dtype,
         "text": manifest.text,
+        "tokens": TextPipeline.from_json(manifest.text, root).spec.in_words(),
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
         "splits": {name: describe(name, manifest) for name in names},
         "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),
@@ -124,7 +126,8 @@ def render(found: dict[str, Any]) -> str:
             "unknown tokens": f"{split['unknown_rate']:.2%}" if "unknown_rate" in split else "-",
             **{key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split},
         }
-    lines = [f"{found['dataset']}: vocabulary {found['vocabulary_size']:,} ({found['id_dtype']})", ""]
+    size = f"{found['vocabulary_size']:,} ({found['id_dtype']})"
+    lines = [f"{found['dataset']}: vocabulary {size}, {found['tokens']}", ""]
     lines += [pd.DataFrame(table).fillna("-").to_string(), ""]
     try:
         lines += of_corpus(found)

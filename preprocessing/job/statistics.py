@@ -152,9 +152,9 @@ def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec, words: int) -> list[
         "letters of scripts without spaces": share([re.fullmatch("am*", of) is not None for of in classes]),
         "emoji": share([of == "e" for of in classes]),
     }
-    chosen = [spec.tokenizer, spec.normalize, *(["without accents"] if spec.strip_accents else [])]
+    chosen = [spec.in_words()]
     if spec.subwords != "none":
-        chosen.append(f"{spec.subwords} pieces, {vocabulary.counts.sum() / max(words, 1):.2f} a word")
+        chosen.append(f"{vocabulary.counts.sum() / max(words, 1):.2f} pieces a word")
     chosen += [f"{100 * part:.0f} % {what}" for what, part in shares.items() if part >= LEAST_SHARE]
     lines = [f"tokens: {', '.join(chosen)}"]
     asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}

@@ -86,6 +86,11 @@ class TextSpec:
     truncate: Literal["head", "tail", "both"] = "head"
     """Which end of a longer text is kept: head, tail, or both (half and half)."""
 
+    def in_words(self) -> str:
+        """What becomes a token, in a few words."""
+        pieces = [] if self.subwords == "none" else [self.subwords]
+        return ", ".join([self.tokenizer, self.normalize, *["without accents"] * self.strip_accents, *pieces])
+
     def recorded(self) -> dict[str, Any]:
         """The values that manifests and bundles store and that are hashed: the keys of ``ALWAYS``, and others that are
         not at their defaults. So a key added later changes no older hash, if its default keeps the older behaviour.

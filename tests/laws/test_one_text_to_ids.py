@@ -22,7 +22,7 @@ from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import Vocabulary, freeze
+from preprocessing.text.vocabulary import Vocabulary, freeze, freeze_pieces
 from tests.datasets import count
 from tests.exports import TEXTS, export, make_run
 from tests.reference.hostile import TEXT
@@ -31,10 +31,11 @@ SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, t
 CORPUS = ["A great<br />film, not a bad one &amp; the best of films", "Don’t watch the naïve movie", "", "the"]
 
 
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    pipeline = resolve(SPEC)
-    return Encoder(pipeline, freeze(count(Tokenizer(pipeline)(CORPUS)), 1, None))
+@pytest.fixture(scope="module", params=["none", "bpe"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    pipeline = resolve(dataclasses.replace(SPEC, subwords=request.param))
+    counts = count(Tokenizer(pipeline)(CORPUS))
+    return Encoder(pipeline, freeze(counts) if request.param == "none" else freeze_pieces(counts, 1, 30))
 
 
 def rows(encoded: Encoded) -> list[list[int]]:

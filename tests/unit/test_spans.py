@@ -41,6 +41,10 @@ def test_other_scripts_and_composed_letters() -> None:
         ("!", "！"),
         *(("👍", "👍"), ("#happy", "#Happy"), ("day", "Day"), ("🇩", "🇩"), ("🇪", "🇪")),
     ]
+    text = "Ａ１ﾃﾞｰﾀ㌔,ｘ é"
+    assert placed(tokenizer(strip_accents=True), text) == [
+        *(("a1", "Ａ１"), ("デ", "ﾃﾞ"), ("ー", "ｰ"), ("タ", "ﾀ"), ("キ", "㌔"), ("ロ", "㌔"), ("x", "ｘ"), ("e", "é")),
+    ]
     text = "हिन्दी snake_case l’été e\u0301te\u0301 caf&eacute; 3.5/10 soft\u00adhyphen"
     assert placed(tokenizer(), text) == [
         *(("हिन्दी", "हिन्दी"), ("snake", "snake"), ("case", "case"), ("l'été", "l’été"), ("été", "e\u0301te\u0301")),

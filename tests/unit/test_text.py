@@ -11,6 +11,8 @@ from itertools import product
 from pathlib import Path
 
 import nltk.data
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from preprocessing.text import cleaning
 from preprocessing.text.resources import WordNet, resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
+from preprocessing.text.vocabulary import Counts, freeze
 from tests.reference import plain
 from tests.reference.hostile import TEXT, hostile_texts
 
@@ -76,6 +79,11 @@ film Ταινία фильм ֆիլմ ფილმი סֶרֶט فِيلْم ܣ
 )
 
 
+PIECES = [*SCRIPTS[::3], *(word[:2] for word in SCRIPTS), *(f"##{word[2:4]}" for word in SCRIPTS[::2])]
+VOCABULARY = freeze(Counts(pa.array(sorted(set(PIECES)), pa.large_string()), np.ones(len(set(PIECES)), np.int64)))
+IN_PIECES = Tokenizer(resolve(TextSpec(subwords="bpe")), VOCABULARY)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from(SCRIPTS), min_size=1, max_size=6), min_size=1, max_size=40),
@@ -86,6 +94,9 @@ def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], 
     expected = [plain.tokens(text) for text in texts]
     assert WORDS(texts).to_lists() == expected
     assert [WORDS([text]).to_lists()[0] for text in texts] == expected
+    cut = [[piece for word in row for piece in plain.pieces(word, PIECES)] for row in expected]
+    assert IN_PIECES(texts).to_lists() == cut
+    assert [IN_PIECES([text]).to_lists()[0] for text in texts] == cut
     assert len({unicodedata.name(word[0]).split()[0] for word in SCRIPTS}) >= 40
 
 
