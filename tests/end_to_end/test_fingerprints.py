@@ -230,6 +230,9 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
 SETTINGS = {
     "text.html": "false",
     "text.lowercase": "false",
+    "text.normalize": "nfc",
+    "text.strip_accents": "true",
+    "text.subwords": "bpe",
     "text.tokenizer": "nltk nltk_line",
     "text.stop_words": "stop-words nltk words.txt",
     "text.stop_words stop-words --text.keep_negations": "false",

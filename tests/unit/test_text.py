@@ -79,8 +79,8 @@ film Ταινία фильм ֆիլմ ფილმი סֶרֶט فِيلْم ܣ
 )
 
 
-PIECES = [*SCRIPTS[::3], *(word[:2] for word in SCRIPTS), *(f"##{word[2:4]}" for word in SCRIPTS[::2])]
-VOCABULARY = freeze(Counts(pa.array(sorted(set(PIECES)), pa.large_string()), np.ones(len(set(PIECES)), np.int64)))
+PARTS = [*SCRIPTS[::3], *(word[:2] for word in SCRIPTS), *(f"##{word[2:4]}" for word in SCRIPTS[::2])]
+VOCABULARY = freeze(Counts(pa.array(sorted(set(PARTS)), pa.large_string()), np.ones(len(set(PARTS)), np.int64)))
 IN_PIECES = Tokenizer(resolve(TextSpec(subwords="bpe")), VOCABULARY)
 
 
@@ -94,7 +94,7 @@ def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], 
     expected = [plain.tokens(text) for text in texts]
     assert WORDS(texts).to_lists() == expected
     assert [WORDS([text]).to_lists()[0] for text in texts] == expected
-    cut = [[piece for word in row for piece in plain.pieces(word, PIECES)] for row in expected]
+    cut = [[piece for word in row for piece in plain.pieces(word, PARTS)] for row in expected]
     assert IN_PIECES(texts).to_lists() == cut
     assert [IN_PIECES([text]).to_lists()[0] for text in texts] == cut
     assert len({unicodedata.name(word[0]).split()[0] for word in SCRIPTS}) >= 40
