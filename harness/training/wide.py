@@ -32,8 +32,8 @@ FLOOR, POWER = 0.05, 0.5
 association with the label would be ignored."""
 MIN_ROWS = 2
 """N-grams of fewer rows are ignored, but not words, since others may have their pieces (unless buckets have owners)."""
-PIECES, PIECE_BUCKETS, PIECE_NORM = (3, 5), 1 << 18, 0.7
-"""Letters of a piece; the pieces are hashed; mean norm of a row's values of pieces, where that of its n-grams is 1."""
+PIECES, PIECE_BUCKETS = (3, 5), 1 << 18
+"""Letters of a piece; the pieces are hashed."""
 MOST_PLACES, MOST_SHARES = 80_000_000, 30_000_000
 """Most n-grams, and rows times classes, to learn from, about 1.5 GB; of larger corpora evenly spaced rows are taken."""
 MOST_WEIGHTS = 5_000_000
@@ -121,12 +121,13 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
     known = np.argsort(-np.bincount(spelled.indices, minlength=PIECE_BUCKETS), kind="stable")[: most // 4]
     spelled = spelled[:, known[np.bincount(spelled.indices, minlength=PIECE_BUCKETS)[known] > 1]]
     pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(counts[:, kept], found[0][1], spelled.T))
-    scale = norms_of(values[:: max(1, values.shape[0] // 1000)] @ pieces).mean()
+    sample = values[:: max(1, values.shape[0] // 1000)]  # in it, pieces get the mean norm of the words that have them
+    scale = norms_of(sample[:, np.diff(spelled.indptr) > 0]).mean() / max(norms_of(sample @ pieces).mean(), 1e-12)
     targets = np.concatenate(
         [factors * shares * (source.weight / len(shares)) for source, (_, shares) in zip(sources, found, strict=True)]
     )
     rows = max(len(shares) / source.weight for source, (_, shares) in zip(sources, found, strict=True))
-    table, bias = solve(values, (pieces * (PIECE_NORM / max(scale, 1e-12))).tocsr(), targets, 1 / (C * rows))
+    table, bias = solve(values, (pieces * scale).tocsr(), targets, 1 / (C * rows))
     wide.table[torch.from_numpy(kept)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))
     some = f"one row in {every}" if every > 1 else f"{counts.shape[0]:,} rows"

@@ -70,7 +70,8 @@ def values_of_pieces(
     rows = theirs.shape[0]
     idf = 1 + np.log((1 + rows) / (1 + np.minimum(held.sum(0), rows)))
     values = theirs.multiply(1 / weights) @ members * (idf * (0.05 + tells) ** 0.5)
-    return sparse.csr_matrix(values * 0.7 / max(np.linalg.norm(values, axis=1).mean(), 1e-12))
+    words = np.linalg.norm(theirs.toarray()[:, members.any(axis=1)], axis=1).mean()
+    return sparse.csr_matrix(values * words / max(np.linalg.norm(values, axis=1).mean(), 1e-12))
 
 
 def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
