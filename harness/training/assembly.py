@@ -113,7 +113,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         writer.sinks += [console, TrackerSink(Trackers(config, writer.directory, active=True, facts=facts))]
     console.start(choices)
     kind = PretrainingRun if pretrains else Run
-    run = kind(config, session, data, trainer, selection, watch, writer, console, beginning.interrupted)
+    run = kind(config, session, data, trainer, selection, watch, writer, console)
     trainer.milestones = run
     return run
 

@@ -106,8 +106,6 @@ class Run(Milestones):
     writer: RunWriter
     console: Console
     """Quiet on ranks other than 0."""
-    interrupted: bool = False
-    """A rank received a stop request before the initial weights were complete."""
     pending: Callable[[], Iterable[int]] = lambda: (0, 0, 0)
     """The requests of the last step, from any rank, the same on all: to stop, to save, to raise an error together."""
 
@@ -118,8 +116,6 @@ class Run(Milestones):
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at the same step."""
-        if self.interrupted:
-            raise self.preempted()
         HEARTBEAT.in_loop, HEARTBEAT.step = True, self.trainer.step
         try:
             self.pause()

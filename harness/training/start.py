@@ -3,17 +3,13 @@
 
 Only rank 0 reads weights and vectors; DDP sends its weights to the other ranks. A resumed run loads its checkpoint
 instead.
-
-Learning word vectors takes minutes, and no rank may wait that long in a collective (law 7). So rank 0 starts a
-subprocess, ``padless vectors``, and the ranks synchronise every second until it ends. A stop request to
-any rank also stops the subprocess.
 """
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +31,16 @@ from harness.model.starts import (
     is_own,
     weights_of,
 )
-from harness.ranks import stopping
-from harness.ranks.distributed import RankError, World
+from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
-from preprocessing.base import processes
-from preprocessing.base.errors import ERRORS
-from preprocessing.base.processes import Child
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import tell
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
-from preprocessing.dataset.vectors import find_kept, folder_of
+from preprocessing.dataset.vectors import VectorsConfig, find_kept, folder_of, keep_vectors
 from preprocessing.text.vocabulary import Vocabulary
 
 VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
 """Keys of the facts in checkpoints and bundles."""
-LOOK_EVERY_S = 1.0
-HELD_S = 20.0
-"""A learning process that was suspended (SIGSTOP) for this long is killed."""
 
 
 @dataclass
@@ -67,8 +55,6 @@ class Beginning:
     """Facts for checkpoints and the bundle; those of weights on every rank."""
     choices: dict[str, Choice] = field(default_factory=dict)
     """For the settings printed at the start."""
-    interrupted: bool = False
-    """A rank received a stop request while vectors were learned; true on every rank: do not train or save."""
 
     def put_into(self, network: AnyNetwork, std: float) -> None:
         """Load vectors, then weights, into a network; for a token in both, the weights win. ``std``:
@@ -115,7 +101,9 @@ def begin(
             found.weights = weights_of(donor, config.model, vocabulary_of(config), manifest)
     known = world.from_main(None if found.weights is None else found.weights.facts, "the weights to start from")
     found.note("weights", STARTED_FROM, known, describe_weights(known) if known else "")
-    find_vectors(config, manifest, world, found)
+    with world.together("word vectors"):
+        if world.is_main:
+            find_vectors(config, manifest, found)
     facts = None if found.vectors is None else found.vectors.facts
     found.note("vectors", VECTORS, facts, facts["format"] if facts else "")
     return found
@@ -125,75 +113,34 @@ def vocabulary_of(config: RunConfig) -> Vocabulary:
     return Vocabulary.read(Path(config.data, VOCABULARY))
 
 
-def find_vectors(config: RunConfig, manifest: Manifest, world: World, found: Beginning) -> None:
-    """Put the word vectors of a new run into ``found`` on rank 0: kept from before, read from a file, or learned now.
-
-    Also note there why there are none, or that a rank received a stop request.
+def find_vectors(config: RunConfig, manifest: Manifest, found: Beginning) -> None:
+    """Put the word vectors of a new run into ``found``: kept from before, read from a file, or learned now. Also note
+    there why there are none.
     """
-    source, learning = config.init.vectors, None
-    if source == "none":
-        return
-    with world.together("looking for word vectors"):
-        if world.is_main and source == "own":
+    source, dim = config.init.vectors, config.model.embedding_dim
+    say = (lambda text: None) if config.quiet else partial(print, flush=True)
+    if source == "own":
+        found.vectors = kept_vectors(config, manifest)
+        if found.vectors is None and not config.dry_run:
+            place = str(layout.kept_in(config.data, config.run, layout.VECTORS))
+            keep_vectors(config.data, VectorsConfig(dim=dim, output=place), say)
             found.vectors = kept_vectors(config, manifest)
-            if found.vectors is None and config.dry_run:
-                found.choices["vectors"] = Choice(
-                    "random", "a dry run learns none; the run itself does before its first step"
-                )
-            elif found.vectors is None:
-                learning = learn(config)
-    found.interrupted = wait_for(learning, world)
-    if found.interrupted:
-        return
-    with world.together("reading word vectors"):
-        if learning is not None:
-            if code := learning.returncode:
-                raise ERRORS.get(code, RankError)(f"init.vectors: exit code {code}; the output above gives the reason")
-            found.vectors = kept_vectors(config, manifest)
-        elif world.is_main and is_own(source):
-            found.vectors = from_kept(check_own(source, manifest, config.model.embedding_dim), vocabulary_of(config))
-        elif world.is_main and source != "own":
-            print(f"vectors    reading {source}", flush=True)
-            found.vectors = from_file(source, vocabulary_of(config), config.model.embedding_dim)
+        if found.vectors is None:
+            why = "a dry run learns none; the run itself does before its first step"
+            found.choices["vectors"] = Choice(
+                "random", why if config.dry_run else "words have no neighbours that differ"
+            )
+    elif is_own(source):
+        found.vectors = from_kept(check_own(source, manifest, dim), vocabulary_of(config))
+    elif source != "none":
+        say(f"vectors    reading {source}")
+        found.vectors = from_file(source, vocabulary_of(config), dim)
 
 
 def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
     """Vectors learned earlier from the dataset's texts, kept beside the dataset or in the run directory."""
     for folder in (folder_of(config.data), Path(config.run, layout.VECTORS)):
         kept = find_kept(folder, manifest.fingerprint, config.model.embedding_dim)
-        if kept is not None:
+        if kept is not None and kept.info.words:
             return from_kept(kept, vocabulary_of(config))
     return None
-
-
-def learn(config: RunConfig) -> Child:
-    """``padless vectors`` as a subprocess, with the same stdout and stderr."""
-    output = layout.kept_in(config.data, config.run, layout.VECTORS)
-    dim = str(config.model.embedding_dim)
-    return Child("-m", "preprocessing", "vectors", config.data, "--dim", dim, "--output", str(output))
-
-
-def wait_for(learning: Child | None, world: World) -> bool:
-    """Synchronise the ranks until the subprocess ends; returns whether a rank received a stop request before that.
-
-    Kills it if it was suspended for ``HELD_S``.
-    """
-    running, held_s = False, 0.0
-    try:
-        while True:
-            if learning is not None:
-                running = learning.running(LOOK_EVERY_S)
-                held_s = held_s + LOOK_EVERY_S if processes.held(learning.pid) else 0.0
-                if held_s >= HELD_S:
-                    tell(f"init.vectors: the process that learns them was suspended for {HELD_S:.0f} s; run it again")
-                    learning.kill()
-            failed = learning is not None and bool(learning.returncode)  # Ctrl-C reaches it too
-            mine = np.array([running, failed, stopping.received() is not None]).astype(np.int64)
-            busy, broken, stop = np.atleast_1d(world.gather_numbers(mine, "word vectors that are learned").any(axis=0))
-            if stop and (busy or broken):
-                return True
-            if not busy:
-                return False
-    finally:  # also when another rank is lost
-        if learning is not None:
-            learning.stop(signal.SIGINT, signal.SIGKILL)

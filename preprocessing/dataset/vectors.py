@@ -29,6 +29,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
+from threadpoolctl import threadpool_limits
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -52,8 +53,8 @@ FIRST_WORD = 2
 """The first id after <pad> and <unk>."""
 Words = Annotated[int, Meta(ge=1, le=1024)]
 Dim = Annotated[int, Meta(ge=1, le=1024)]
-MOST_TOKENS = 100_000_000
-"""Of more tokens, blocks chosen at random are read: counts of 128 directions change little after that."""
+MOST_TOKENS = 30_000_000
+"""Of more tokens, blocks chosen at random are read: about a minute of one core, as other ranks wait for it."""
 TOKENS_PER_S = 600_000
 """Approximate speed of one thread."""
 CONTEXTS = 4096
@@ -270,7 +271,8 @@ def learn_and_write(
     passes = -(-manifest.vocabulary_size // WORDS_AT_ONCE)
     about, names = duration(passes * tokens / TOKENS_PER_S), " and ".join(settings.splits)
     say(f"learning   vectors of {tokens:,} tokens of {names}: {settings}; about {about}")
-    vectors = learn(blocks, manifest.vocabulary_size, settings)
+    with threadpool_limits(1):  # the same bytes on any number of cores
+        vectors = learn(blocks, manifest.vocabulary_size, settings)
     return write_kept(
         array,
         vectors,
@@ -297,7 +299,9 @@ def sample(blocks: Sequence[Block]) -> list[Block]:
 
 
 def learn(blocks: Sequence[Block], vocabulary_size: int, settings: VectorSettings) -> np.ndarray:
-    """float32 ``[vocabulary, dim]``: a vector for each id that has a neighbour, zeros for the others."""
+    """float32 ``[vocabulary, dim]``: a vector for each id that has a neighbour, zeros for the others; only zeros if all
+    would be the same.
+    """
     vectors = np.zeros((vocabulary_size, settings.dim), np.float32)
     directions = shares = None
     for first in range(0, vocabulary_size, WORDS_AT_ONCE):
@@ -310,7 +314,8 @@ def learn(blocks: Sequence[Block], vocabulary_size: int, settings: VectorSetting
         if directions is None:
             directions = principal_directions(associations, settings.dim)
         vectors[words.start : words.stop, : directions.shape[1]] = associations @ directions
-    return vectors
+    known = vectors[vectors.any(axis=1)]
+    return vectors if known.size and np.ptp(known) > 0 else np.zeros_like(vectors)
 
 
 def neighbours(blocks: Sequence[Block], words: range, contexts: int, window: int) -> np.ndarray:

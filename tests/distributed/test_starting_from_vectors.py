@@ -4,22 +4,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from harness.config import RunConfig
-from harness.training import start as vectors
-from preprocessing.base.processes import Child
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import KeptVectors, find_kept, folder_of
 from tests.datasets import write_dataset
-from tests.runs import start, train_to_end, wait_until
+from tests.runs import train_to_end
 
 pytestmark = pytest.mark.processes
 
@@ -68,31 +62,3 @@ def test_learned_once_and_held_to_the_end(data: Path, tmp_path: Path) -> None:
         assert not moments[f"{name}.embedding.weight"].any(), name
         assert moments[f"{name}.head.weight"].any()
     assert json.loads((run / "bundle" / "bundle.json").read_text())["vectors"]["sha256"] == kept.info.sha256
-
-
-def slow(config: RunConfig) -> Child:
-    """Learns for a minute."""
-    Path(config.data, "learning").touch()
-    return Child("-c", "import time; time.sleep(60)")
-
-
-def learn_slowly() -> None:
-    vectors.learn = slow
-
-
-@pytest.mark.slow
-def test_stopped_while_it_learns(data: Path, tmp_path: Path) -> None:
-    """No rank waits for the end of it, no weights are saved that the run does not begin with; then it begins anew."""
-    run = tmp_path / "run"
-    ranks = start(data, run, *map(str, MODEL), before=learn_slowly)
-    wait_until((data / "learning").exists, 60)
-    time.sleep(1)
-    os.kill(ranks.processes[1].pid, signal.SIGTERM)
-    assert ranks.wait(40) == 85, (run.parent / "log").read_text()[-3000:]
-    status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["step"]) == ("preempted", 0)
-    assert not (run / "checkpoints").exists() or not any((run / "checkpoints").iterdir())
-    assert start(data, run, *map(str, MODEL)).wait(120) == 0, (run.parent / "log").read_text()[-3000:]
-    assert (
-        json.loads((run / "bundle" / "bundle.json").read_text())["vectors"]["sha256"] == kept_beside(data).info.sha256
-    )

@@ -80,6 +80,11 @@ def test_vectors_are_those_of_a_plain_decomposition(whole: Path, monkeypatch: py
     assert parts[-5:].any(axis=1).all()
 
 
+def test_texts_of_one_word_teach_nothing(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"train": 30}, longest=1)
+    assert keep_vectors(tmp_path, SMALL, quiet)[0].info.words == 0
+
+
 def test_of_a_large_corpus_a_sample_is_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = Split(whole, read_manifest(whole), "train").blocks * 40
     assert [id(block) for block in command.sample(blocks)] == [id(block) for block in blocks]
