@@ -19,8 +19,9 @@ from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset.shards import read_manifest
 
-STEPS = 2500
-"""Minimum number of optimizer steps, for small corpora."""
+STEPS, SHORT = 2500, 32
+"""Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT`` tokens. For longer texts it falls
+with the square root of their tokens, as a step then tells more."""
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
 SMALLEST_BATCH, LARGEST_BATCH = 32, 512
 ROWS_A_BATCH = 2.5
@@ -157,8 +158,9 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
         rows_a_step = max(1, round(config.global_batch_tokens * corpus.rows / corpus.tokens))
     steps_a_pass = max(1, math.ceil(corpus.rows / rows_a_step))
     passing = math.ceil(PASSES * corpus.rows_beside / beside) if beside else 0
-    epochs = epochs_of(steps_a_pass, passing)
-    why = f"of {steps_a_pass:,} steps, for {max(STEPS, passing):,}"
+    enough = round(STEPS * math.sqrt(min(1, SHORT * corpus.rows / max(corpus.tokens, 1))))
+    epochs = epochs_of(steps_a_pass, enough, passing)
+    why = f"of {steps_a_pass:,} steps, for {max(enough, passing):,}"
     epochs = settle("epochs", epochs, "epochs", str(epochs), why)
     steps = epochs * steps_a_pass
     patience = max(PATIENT, epochs // 3) if epochs > PATIENT else None
@@ -187,11 +189,11 @@ def batch_of(corpus: Corpus, beside: int) -> int:
     return batch
 
 
-def epochs_of(steps_a_pass: int, passing: int) -> int:
-    """Epochs for at least ``STEPS`` steps, and for ``passing``: the steps that all unlabelled rows need."""
-    if passing > max(STEPS, FEWEST_EPOCHS * steps_a_pass):
+def epochs_of(steps_a_pass: int, enough: int, passing: int) -> int:
+    """Epochs for at least ``enough`` steps, and for ``passing``: the steps that all unlabelled rows need."""
+    if passing > max(enough, FEWEST_EPOCHS * steps_a_pass):
         return math.ceil(passing / steps_a_pass)
-    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / steps_a_pass)))
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(enough / steps_a_pass)))
 
 
 def buckets_of(corpus: Corpus, longest: int) -> int:

@@ -29,7 +29,7 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
     small, large = decide(recipe(), TREC).config, decide(recipe(), IMDB).config
     assert (small.global_batch, small.epochs, small.patience) == (32, 15, 5)
     assert small.epochs * math.ceil(TREC.rows / 32) >= 2_500 > (small.epochs - 1) * math.ceil(TREC.rows / 32)
-    assert (large.global_batch, large.epochs, large.patience) == (64, 8, 5)
+    assert (large.global_batch, large.epochs, large.patience) == (64, 4, None)
     huge = decide(recipe(), Corpus(1_000_000, 20_000_000, 150)).config
     assert (huge.global_batch, huge.epochs) == (512, 4)
     assert huge.optim.lr == pytest.approx(0.003 * math.sqrt(8) * 75 ** (1 / 8), rel=0.05)
@@ -56,7 +56,7 @@ def test_a_step_has_labelled_rows_in_the_proportion_of_the_dataset_beside_unlabe
     assert (resolved.config.global_batch, resolved.config.epochs) == (8, 42)
     assert resolved.reasons["epochs"] == ("42", "of 125 steps, for 5,210")
     mostly = decide(wanted, Corpus(22_500, 5_200_000, 2, 100_000, 500)).config
-    assert (mostly.global_batch, mostly.epochs) == (64, 8)  # as without them
+    assert (mostly.global_batch, mostly.epochs) == (64, 4)  # as without them
 
 
 def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
