@@ -116,11 +116,12 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
     kept = kept[held[kept] > 0]
     weights = weights_of(counts, found[0][1])[kept]
     wide.weights[torch.from_numpy(kept)] = torch.from_numpy(weights).to(wide.weights.dtype)
-    values = values_of(counts[:, kept], weights)
+    counts = counts[:, kept]
+    values = values_of(counts, weights)
     spelled = words[kept]
     known = np.argsort(-np.bincount(spelled.indices, minlength=PIECE_BUCKETS), kind="stable")[: most // 4]
     spelled = spelled[:, known[np.bincount(spelled.indices, minlength=PIECE_BUCKETS)[known] > 1]]
-    pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(counts[:, kept], found[0][1], spelled.T))
+    pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(counts, found[0][1], spelled.T))
     sample = values[:: max(1, values.shape[0] // 1000)]  # in it, pieces get the mean norm of the words that have them
     scale = norms_of(sample[:, np.diff(spelled.indptr) > 0]).mean() / max(norms_of(sample @ pieces).mean(), 1e-12)
     targets = np.concatenate(

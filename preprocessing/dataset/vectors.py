@@ -45,14 +45,14 @@ from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
 FORMAT, FORMAT_VERSION = "padless-vectors", 2
 FOLDER = "vectors"
 MOST_DIM = 1 << 20
-"""Most dimensions of a vector in a file of another program."""
+"""Most dimensions of a vector."""
 LEARN_FROM = (TRAIN, UNLABELLED)
 """The splits to learn from, if the dataset has them; never validation or test."""
 REMAKE = "delete it, and `padless vectors` makes it again"
 FIRST_WORD = 2
 """The first id after <pad> and <unk>."""
 Words = Annotated[int, Meta(ge=1, le=1024)]
-Dim = Annotated[int, Meta(ge=1, le=1024)]
+Dim = Annotated[int, Meta(ge=1, le=MOST_DIM)]
 MOST_TOKENS = 30_000_000
 """Of more tokens, blocks chosen at random are read: about a minute of one core, as other ranks wait for it."""
 TOKENS_PER_S = 600_000
