@@ -22,20 +22,28 @@ form width groups, each with its own virtual sequence, and a step of a group who
 ``batch_tokens // w`` rows, in sizes that differ by at most one. A group with fewer rows than one such step joins the
 next wider group, so no step is a small remainder. Every window takes the same share of each group, and its steps are
 permuted together.
+
+**Mixtures.** A step over several datasets has ``global_batch`` rows, and of each dataset its share of them, rounded up
+or down: ``PERIOD`` steps have exactly the rows of all shares, to the row. Each dataset is a source with an endless
+sequence of its own: pass after pass over its rows, each permuted anew and cut into windows as above. The rows of a
+window, sorted by length, are dealt to the steps that read it in the order of a random number of each step. All sources
+use the same number of a step, so its rows have similar lengths whichever source they are from. An epoch has as many
+steps as all rows of all sources need.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.config import OrderConfig
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation, splitmix64, splitmix64_of, words
+from preprocessing.dataset.mixture import MixedSplit
 
 if TYPE_CHECKING:
     from preprocessing.dataset.shards import Split
@@ -47,6 +55,9 @@ WINDOW_ROWS = 131_072
 MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
 """Limits for the permutations drawn per window: their number, and the number of batches in all of them together."""
 
+PERIOD, TURN = 10_000, 6_181
+"""Steps after which the shares of a mixture are met to the row; and a number without a common divisor, near the golden
+section of it, so that rounding up is spread evenly over them."""
 UNLABELLED_STREAM = 0x756E6C6162656C
 """Turns the seed of a run into that of its unlabelled rows."""
 
@@ -293,6 +304,65 @@ class Order:
         return self._epoch[1]
 
 
+class MixedOrder(Order):
+    """The sequence of global batches over the rows of a mixture."""
+
+    def __init__(self, sources: Sequence[Order], shares: Sequence[float], *args: Any) -> None:
+        """``sources``: an order for the rows of each dataset, of which only the windows count; ``shares``: theirs of
+        every step; ``args``: as for an order of all rows, one source after the other.
+        """
+        super().__init__(*args)
+        self.sources = sources
+        self.smallest_step = self.largest_step = self.spec.global_batch
+        bounds = np.rint(np.cumsum([0, *shares]) * (PERIOD * self.spec.global_batch)).astype(np.int64)
+        turns = np.arange(PERIOD)[:, None] * TURN % PERIOD
+        self.taken = np.zeros((PERIOD + 1, len(sources)), np.int64)
+        """``[steps + 1, sources]``: rows of each source before each step of a period."""
+        np.cumsum(np.diff((bounds + turns) // PERIOD), axis=0, out=self.taken[1:])
+
+    def begins(self, steps: np.ndarray) -> np.ndarray:
+        """int64 ``[steps, sources]``: where steps, counted over all epochs, begin in the sequence of each source."""
+        return steps[:, None] // PERIOD * self.taken[-1] + self.taken[steps % PERIOD]
+
+    def _compute_window(self, epoch: int, number: int) -> Window:
+        first, last = (epoch * self.steps_per_epoch + self.first_step(turn) for turn in (number, number + 1))
+        spans = self.begins(np.array([first, last])).T.tolist()
+        dealt = [np.concatenate(one) for one in zip(*self._dealt(spans), strict=True)]
+        rows, steps = (column[(dealt[1] >= first) & (dealt[1] < last)] for column in dealt)
+        touched, place = np.unique(self.block_starts.searchsorted(rows, side="right") - 1, return_inverse=True)
+        ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
+        shift = self.block_starts[touched + 1] - ends
+        places = rows - shift[place]
+        lengths = np.concatenate([self.lengths(block) for block in touched.tolist()]).take(places)
+        cuts = np.arange(last - first + 1) * self.spec.global_batch
+        by_step = np.lexsort((-lengths, steps))
+        return Window(self.first_step(number), touched, ends, shift, places[by_step].astype(np.int32), cuts)
+
+    def _dealt(self, spans: list[tuple[int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each window of a source with positions in its span of the sequence: int64 global rows, and the step of
+        each.
+        """
+        for source, (order, (start, stop)) in enumerate(zip(self.sources, spans, strict=True)):
+            windows, size, taken = order.num_windows, order.num_rows, self.taken[:, source]
+            before = sum(one.num_rows for one in self.sources[:source])
+            while start < stop:
+                epoch, place = divmod(start, size)
+                number = ((place + 1) * windows - 1) // size
+                first, last = (turn * size // windows for turn in (number, number + 1))
+                stretch = [*order._stretch(epoch, 0, first, last)]
+                rows = np.concatenate([order.block_starts[block] + inside for block, inside in stretch])
+                lengths = np.concatenate([order.lengths(block).take(inside) for block, inside in stretch])
+                random = words(order.spec.seed, epoch, 1, number, count=len(rows)).astype(np.uint16)
+                places = epoch * size + np.arange(first, last)
+                steps = places // taken[-1] * PERIOD + taken.searchsorted(places % taken[-1], side="right") - 1
+                turns = splitmix64(steps.astype(np.uint64) ^ np.uint64(splitmix64_of(self.spec.seed)))
+                yield (
+                    before + rows[descending(order._blurred(lengths, random))],
+                    steps[np.argsort(turns, kind="stable")],
+                )
+                start = epoch * size + last
+
+
 def stream_seed(seed: int) -> int:
     """The seed of the order of unlabelled rows in a run with ``seed``; the two orders are independent."""
     return splitmix64_of(seed ^ UNLABELLED_STREAM)
@@ -300,7 +370,19 @@ def stream_seed(seed: int) -> int:
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows; each block is checked when a window first contains it."""
-    return Order(split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths)
+    order = split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths
+    if not isinstance(split, MixedSplit) or not spec.shuffle:
+        return Order(*order)
+    shares = split.shares
+    own = [
+        replace(
+            spec, seed=splitmix64_of(spec.seed ^ number + 1), global_batch=1, window_rows=int(spec.window_rows * share)
+        )
+        for number, share in enumerate(shares)
+    ]
+    return MixedOrder(
+        [order_over(part, one) for part, one in zip(split.parts.values(), own, strict=True)], shares, *order
+    )
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:

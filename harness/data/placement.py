@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from harness.ranks.distributed import World, launched_local_rank
@@ -24,7 +24,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import open_regular
-from preprocessing.dataset.shards import Manifest, ShardInfo, Split, read_manifest
+from preprocessing.dataset.mixture import Part, open_split, parts_of, read_data
+from preprocessing.dataset.shards import Manifest, ShardInfo
 
 NETWORK = frozenset(
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "wekafs"]
@@ -41,19 +42,23 @@ class OpenData:
     page kills the process (SIGBUS).
     """
 
-    def __init__(self, data: str, manifest: Manifest, names: Collection[str], root: Path, stage: Choice) -> None:
-        """Map the splits ``names`` of the dataset ``data``; ``root`` is the dataset directory or a staged copy."""
-        self.data, self.manifest, self.root = data, manifest, root
+    def __init__(
+        self, data: str, manifest: Manifest, names: Collection[str], parts: Sequence[Part], stage: Choice
+    ) -> None:
+        """Map the splits ``names`` of the dataset ``data``; ``parts``: its directory or a staged copy, and its
+        manifest; those of each dataset of a mixture.
+        """
+        self.data, self.manifest = data, manifest
         self.choices = {"staging": stage}
         """For the settings printed at the start."""
-        self.splits = {name: Split(root, manifest, name) for name in names}
-        paths = [root / info.path for name in names for info in manifest.splits[name]]
+        self.splits = {name: open_split(data, manifest, name, parts) for name in names}
+        paths = [Path(root, info.path) for root, part in parts for name in names for info in part.splits.get(name, [])]
         self.files = {path: state_of(path) for path in paths}
         self.looked = time.monotonic()
 
     def check(self) -> None:
         """Between epochs: raise ``DataError`` if the manifest or a shard has changed since the start."""
-        if read_manifest(self.data).fingerprint != self.manifest.fingerprint:
+        if read_data(self.data).fingerprint != self.manifest.fingerprint:
             raise DataError(
                 f"{self.data}: the dataset changed since the run began (it has another fingerprint); restore the old "
                 "one, or start a new run"
@@ -92,14 +97,17 @@ def open_data(
     for name in names:
         if name not in held:
             raise DataError(f"{data}: has no split {name!r}; it has {', '.join(held)}")
-    choices = world.gather_objects(stage_choice(data, manifest, names, stage_dir), "where shards are staged")
-    choice = choices[world.rank - launched_local_rank()]
-    root = Path(data) if choice.value == "none" else staged_path(choice.value, manifest)
-    with world.together("staging the dataset"):
-        if choice.value != "none" and launched_local_rank() == 0:
-            stage(data, manifest, choice.value, names, timeout_s)
+    parts: list[Part] = []
+    for path, part in parts_of(data, manifest):
+        own = [*filter(part.splits.get, names)]
+        choices = world.gather_objects(stage_choice(path, part, own, stage_dir), "where shards are staged")
+        choice = choices[world.rank - launched_local_rank()]
+        parts.append((path if choice.value == "none" else staged_path(choice.value, part), part))
+        with world.together("staging the dataset"):
+            if choice.value != "none" and launched_local_rank() == 0:
+                stage(path, part, choice.value, own, timeout_s)
     with world.together("opening the dataset"):
-        return OpenData(data, manifest, names, root, choice)
+        return OpenData(data, manifest, names, parts, choice)
 
 
 def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:

@@ -18,7 +18,8 @@ from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
-from preprocessing.dataset.shards import MANIFEST, Manifest, ShardInfo, Split, read_manifest
+from preprocessing.dataset.mixture import Mixture, open_split, read_data
+from preprocessing.dataset.shards import MANIFEST, Manifest, ShardInfo, Split
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
     """
     if fold is None:
         return manifest
+    if isinstance(manifest, Mixture):
+        return manifest.viewed(lambda part, path: held_out(part, fold, path))
     check_folds(manifest, data, "fold")
     if fold >= manifest.folds:
         raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
@@ -75,6 +78,8 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
     Pretraining uses ``train`` and ``unlabelled`` as one split without labels. Raises ``DataError`` if it has nothing to
     predict, and as ``held_out`` does for a missing fold.
     """
+    if isinstance(manifest, Mixture):
+        return manifest.viewed(lambda part, path: rows_of_task(task, part, path, fold))
     manifest = held_out(manifest, fold, data)
     if task != LANGUAGE_MODEL:
         return manifest
@@ -120,12 +125,12 @@ def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int
     """
     try:
         config = read_config(run)
-        manifest = read_manifest(config["data"])
+        manifest = read_data(config["data"])
         if manifest.fingerprint != fingerprint:
             return None
         manifest = held_out(manifest, config.get("fold"), config["data"])
         if sum(shard.tokens for shard in manifest.splits[TRAIN]) > MOST_TOKENS:
             return None
-        return int(np.isin(hashes, hashes_of(Split(config["data"], manifest, TRAIN))).sum())
+        return int(np.isin(hashes, hashes_of(open_split(config["data"], manifest, TRAIN))).sum())
     except (ConfigError, DataError, KeyError):
         return None

@@ -17,7 +17,6 @@ from safetensors.torch import save
 
 from harness.batch import Batch, send
 from harness.config import model_from_dict, to_dict
-from harness.data.views import View
 from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors, task_of
@@ -76,7 +75,7 @@ def write_bundle(
         dataset=manifest.fingerprint,
         task=task_of(model),
         **origin,
-        fold=manifest.fold if isinstance(manifest, View) else None,
+        fold=getattr(manifest, "fold", None),
         label_type=manifest.label_type,
     )
     write_training(directory, manifest)

@@ -30,7 +30,8 @@ from harness.model.recurrent import PackedIndex
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
-from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.dataset.mixture import read_data
+from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.job.engine import shown
 from preprocessing.job.executors import ROWS
 from preprocessing.text.vocabulary import UNK
@@ -69,7 +70,7 @@ def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[B
     world = session.world
     with world.together("loading weights and dataset"):
         bundle = Bundle(directory)
-        manifest = as_trained(read_manifest(data), bundle.info.fold, bundle.info.dataset, data)
+        manifest = as_trained(read_data(data), bundle.info.fold, bundle.info.dataset, data)
         same_text(bundle.info, manifest, data)
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
     bundle.model.to(session.device).recurrent.flatten_parameters()
@@ -131,7 +132,7 @@ def measure(
 
     _, lengths, sums = over_all_rows(model, loader, world, pause, values_of)
     split = loader.split
-    tokens = sum(shard.info.tokens for shard in split.shards)
+    tokens = sum(shard.tokens for shard in split.manifest.splits[split.name])
     assert lengths.sum() == tokens, "a token was read twice, or not at all"
     predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in targets.all)
     losses, counts = np.split(sums.sum(0), 2)

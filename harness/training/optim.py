@@ -24,7 +24,8 @@ from harness.rundir.records import write_bad_rows
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.shards import VOCABULARY, Split
+from preprocessing.dataset.mixture import vocabulary_of
+from preprocessing.dataset.shards import Split
 from preprocessing.text.vocabulary import Vocabulary
 
 LAG_STEPS = 8
@@ -280,16 +281,15 @@ class NonFiniteGuard:
 
 def describe_rows(split: Split, data: str, rows: np.ndarray, losses: np.ndarray) -> Iterator[dict[str, object]]:
     """Shard, row, label, loss and decoded text of source rows; slow: it scans the split."""
-    tokens = Vocabulary.read(Path(data, VOCABULARY)).tokens
+    tokens = Vocabulary.read(vocabulary_of(data)).tokens
     wanted = dict(zip(rows.tolist(), losses.tolist(), strict=True))
-    for shard in split.shards:
-        for block in shard.blocks:
-            for place in np.flatnonzero(np.isin(block.row, rows)):
-                row, label = int(block.row[place]), int(block.label[place])
-                yield {
-                    "shard": shard.info.path,
-                    "row": row,
-                    "label": None if label == NO_LABEL else label,
-                    "loss": str(wanted[row]),
-                    "text": " ".join(tokens.take(block.ids[place, : block.length[place]]).to_pylist()),
-                }
+    for number, block in enumerate(split.blocks):
+        for place in np.flatnonzero(np.isin(block.row, rows)):
+            row, label = int(block.row[place]), int(block.label[place])
+            yield {
+                "shard": split.shard_of(number).info.path,
+                "row": row,
+                "label": None if label == NO_LABEL else label,
+                "loss": str(wanted[row]),
+                "text": " ".join(tokens.take(block.ids[place, : block.length[place]]).to_pylist()),
+            }

@@ -47,6 +47,7 @@ from harness.training.throughput import TIMING
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import tell
+from preprocessing.dataset.mixture import vocabulary_of
 from preprocessing.dataset.shards import Manifest
 
 KINDS = ("train", VALIDATION, TEST)
@@ -276,7 +277,7 @@ class RunWriter(Sink):
             write_config(self.config)
             note_attempt(self.directory, {"processes": session.world.world_size, "resumed_from": state["step"]})
             write_environment(self.directory, {name: str(choice) for name, choice in choices.items()})
-            write_vocabulary(self.bundle, Path(self.config.data))
+            write_vocabulary(self.bundle, vocabulary_of(self.config.data).parent)
         self.began -= state["seconds"]
         self.metrics = MetricsLog(self.directory, state["log_bytes"])
         for sentence in self.metrics.mended:

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 from msgspec import Meta
 
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.schema import fits
 from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, readable, shown
 
@@ -147,7 +147,7 @@ def shaped(given: Any, kind: Any) -> Any:
     if isinstance(given, str) and given not in choices_of(kind):
         if given[:1] in ("[", "{") and parts.keys() & {list, tuple, dict}:
             given = parse_yaml(given)
-        elif dict in parts and ":" in given:
+        elif dict in parts and str not in parts and ":" in given:
             given = parse_yaml(f"{{{given}}}")
         elif parts.keys() & {list, tuple} and str not in parts:
             given = [word for word in map(str.strip, given.split(",")) if word]
@@ -156,6 +156,19 @@ def shaped(given: Any, kind: Any) -> Any:
         pairs = (one[0].split(":", 1) if one[1] == NULL and ":" in one[0] else one for one in given.items())
         return {name: [its] if several and isinstance(its, str) else its for name, its in pairs}
     return given
+
+
+def shares_of(data: str) -> dict[str, float]:
+    """Directory -> share, of a mixture such as ``data/a:7,data/b:3``; their sum is 1. Of one dataset: ``{data: 1.0}``.
+
+    Raises ``ConfigError`` for a share of 0.
+    """
+    *pairs, rest = re.split(r":(\d+(?:\.\d+)?(?:e[+-]\d+)?)(?:,|\Z)", data)
+    found = dict(zip(pairs[::2], map(float, pairs[1::2]), strict=True))
+    if rest or len(found) < 2:
+        return {data: 1.0}
+    require(min(found.values()) > 0, "data", data, "shares above 0, as in data/a:0.7,data/b:0.3")
+    return {path: share / sum(found.values()) for path, share in found.items()}
 
 
 def in_words(kind: Any, default: Any = None) -> str:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,7 @@ HASHES = ("fingerprint", "vocabulary_sha256")
 MOST_MANIFEST = 1 << 28
 """Most bytes of a manifest; a shard takes up to a few thousand."""
 
+T = TypeVar("T")
 REBUILD = "build the dataset again with `padless prepare`"
 
 
@@ -265,6 +266,24 @@ def histogram(values: np.ndarray) -> dict[str, int]:
     return {str(value): int(count) for value, count in zip(distinct, counts, strict=True)}
 
 
+class Lazy(Sequence[T]):
+    """A sequence whose members are made when they are asked for."""
+
+    def __init__(self, size: int, get: Callable[[int], T]) -> None:
+        """``size`` members; ``get`` makes one."""
+        self.size, self.get = size, get
+
+    def __len__(self) -> int:
+        """Number of members."""
+        return self.size
+
+    def __getitem__(self, place: Any) -> Any:
+        """One member, from 0; no slices."""
+        if not 0 <= place < self.size:
+            raise IndexError(place)
+        return self.get(place)
+
+
 @dataclass(frozen=True)
 class Block:
     """One record batch of a shard as numpy views of the mapped file."""
@@ -416,7 +435,7 @@ class Split:
             raise DataError(f"{root}: has no split {name!r}; it has {names}")
         self.name, self.manifest = name, manifest
         self.shards = [Shard(root, info, source, manifest.id_dtype) for info in manifest.splits[name]]
-        self.blocks = [block for shard in self.shards for block in shard.blocks]
+        self.blocks: Sequence[Block] = [block for shard in self.shards for block in shard.blocks]
         self._shard_of = [shard for shard in self.shards for _ in shard.blocks]
         self._checked = bytearray(len(self.blocks))
         self.block_starts = np.cumsum([0, *(len(block.row) for block in self.blocks)])
@@ -426,10 +445,14 @@ class Split:
         """Number of rows."""
         return int(self.block_starts[-1])
 
+    def shard_of(self, number: int) -> Shard:
+        """The shard of a block."""
+        return self._shard_of[number]
+
     def checked(self, number: int) -> Block:
         """A block whose lengths, labels and ids are in range: checked once. Raises ``DataError``."""
         if not self._checked[number]:
-            shard = self._shard_of[number]
+            shard = self.shard_of(number)
             labels = labels_of(self.name, len(self.manifest.labels)) if shard.info.labels else None
             if wrong := self.blocks[number].outside(self.manifest.vocabulary_size, labels):
                 raise DataError(f"{shard.path}: it holds {wrong}; {REBUILD}")
@@ -450,4 +473,4 @@ class Split:
     @cached_property
     def max_width(self) -> int:
         """Width of the widest shard."""
-        return max(shard.info.width for shard in self.shards)
+        return int(self.block_widths.max())
