@@ -26,8 +26,8 @@ from harness.scores.figures import figures
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.dataset.mixture import open_split
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
+from preprocessing.dataset.views import open_split, parts_of
 from preprocessing.text.vocabulary import UNK
 
 RECIPE: dict[str, Any] = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
@@ -119,7 +119,7 @@ class Linear:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        train = open_split(data, manifest, TRAIN).check()
+        train = open_split(parts_of(data, manifest), manifest, TRAIN).check()
         ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
         matrix = vstack([counted(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
@@ -163,7 +163,7 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     check(data, manifest)
     began = time.process_time()
     linear = Linear.learn(data, manifest)
-    splits = [open_split(data, manifest, name).check() for name in names_of(manifest)]
+    splits = [open_split(parts_of(data, manifest), manifest, name).check() for name in names_of(manifest)]
     orders = [np.argsort(in_order(split, "row"), kind="stable") for split in splits]
     logits = [linear.logits(split)[order] for split, order in zip(splits, orders, strict=True)]
     about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.process_time() - began}

@@ -33,8 +33,8 @@ from harness.scores.tables import show_figures, spread_table
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Screen, duration, tell
-from preprocessing.dataset.mixture import read_data
 from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import read_data
 
 FOLDER, SPLITS = "baseline", (VALIDATION, TEST)
 MADE_ANEW = "delete it, and `padless baseline` makes it again"

@@ -17,9 +17,9 @@ from harness.data.views import rows_of_task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import percent
-from preprocessing.dataset.mixture import Mixture, parts_of, read_data
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
 from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
+from preprocessing.dataset.views import parts_of, read_data
 
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
@@ -41,7 +41,7 @@ def check_dataset(
     first problem.
     """
     manifest = rows_of_task(task, read_data(data), data, fold)
-    for path, part in parts_of(data, manifest):
+    for path, part, _ in parts_of(data, manifest):
         check_text(path, part)
         check_vocabulary(path, part)
         names = (TRAIN, VALIDATION, *(name for name in (TEST, UNLABELLED) if part.splits.get(name)))
@@ -78,7 +78,7 @@ def check_stream(config: RunConfig, manifest: Manifest) -> None:
     """Raise ``ConfigError`` if steps should have unlabelled rows but the dataset has none, or is a mixture; also for a
     mixture with a token budget.
     """
-    if isinstance(manifest, Mixture) and (config.order.unlabelled_batch or config.global_batch_tokens):
+    if len(parts_of(config.data, manifest)) > 1 and (config.order.unlabelled_batch or config.global_batch_tokens):
         raise ConfigError(
             f"data: the steps of a mixture ({config.data}) have global_batch labelled rows, by shares; leave out "
             "order.unlabelled_batch and global_batch_tokens, or name one dataset"

@@ -43,7 +43,7 @@ import numpy as np
 from harness.config import OrderConfig
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation, splitmix64, splitmix64_of, words
-from preprocessing.dataset.mixture import MixedSplit
+from preprocessing.dataset.views import MixedSplit
 
 if TYPE_CHECKING:
     from preprocessing.dataset.shards import Split
@@ -79,6 +79,8 @@ class OrderSpec:
     length_noise: float = OrderConfig.length_noise
     shuffle: bool = True
     """False for evaluation: blocks keep their order, and rows are only sorted inside a window."""
+    deals: bool = False
+    """A source of a mixture: the batches of a window stay sorted, the longest rows first."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ class Order:
         ordered = lengths[by_length]
         begins = np.cumsum(sizes) - sizes
         steps = np.arange(len(sizes))
-        if self.spec.shuffle:
+        if self.spec.shuffle and not self.spec.deals:
             mean = np.add.reduceat(ordered, begins) / sizes
             steps = least_trend(mean, np.argsort(random[:drawn].reshape(-1, len(sizes)), kind="stable"))
         keys = np.empty_like(ordered)
@@ -320,47 +322,37 @@ class MixedOrder(Order):
         """``[steps + 1, sources]``: rows of each source before each step of a period."""
         np.cumsum(np.diff((bounds + turns) // PERIOD), axis=0, out=self.taken[1:])
 
-    def begins(self, steps: np.ndarray) -> np.ndarray:
-        """int64 ``[steps, sources]``: where steps, counted over all epochs, begin in the sequence of each source."""
-        return steps[:, None] // PERIOD * self.taken[-1] + self.taken[steps % PERIOD]
-
     def _compute_window(self, epoch: int, number: int) -> Window:
         first, last = (epoch * self.steps_per_epoch + self.first_step(turn) for turn in (number, number + 1))
-        spans = self.begins(np.array([first, last])).T.tolist()
-        dealt = [np.concatenate(one) for one in zip(*self._dealt(spans), strict=True)]
-        rows, steps = (column[(dealt[1] >= first) & (dealt[1] < last)] for column in dealt)
+        dealt = np.concatenate([*self._dealt(first, last)], axis=1)
+        rows, steps = dealt[:, (dealt[1] >= first) & (dealt[1] < last)]
         touched, place = np.unique(self.block_starts.searchsorted(rows, side="right") - 1, return_inverse=True)
         ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
         shift = self.block_starts[touched + 1] - ends
         places = rows - shift[place]
         lengths = np.concatenate([self.lengths(block) for block in touched.tolist()]).take(places)
-        cuts = np.arange(last - first + 1) * self.spec.global_batch
         by_step = np.lexsort((-lengths, steps))
+        cuts = np.arange(last - first + 1) * self.spec.global_batch
         return Window(self.first_step(number), touched, ends, shift, places[by_step].astype(np.int32), cuts)
 
-    def _dealt(self, spans: list[tuple[int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each window of a source with positions in its span of the sequence: int64 global rows, and the step of
-        each.
+    def _dealt(self, first: int, last: int) -> Iterator[np.ndarray]:
+        """For each window of a source that steps ``first..last`` read, int64 ``[2, rows]``: rows, and the step of each.
+
+        Steps count over all epochs.
         """
-        for source, (order, (start, stop)) in enumerate(zip(self.sources, spans, strict=True)):
-            windows, size, taken = order.num_windows, order.num_rows, self.taken[:, source]
-            before = sum(one.num_rows for one in self.sources[:source])
-            while start < stop:
-                epoch, place = divmod(start, size)
-                number = ((place + 1) * windows - 1) // size
-                first, last = (turn * size // windows for turn in (number, number + 1))
-                stretch = [*order._stretch(epoch, 0, first, last)]
-                rows = np.concatenate([order.block_starts[block] + inside for block, inside in stretch])
-                lengths = np.concatenate([order.lengths(block).take(inside) for block, inside in stretch])
-                random = words(order.spec.seed, epoch, 1, number, count=len(rows)).astype(np.uint16)
-                places = epoch * size + np.arange(first, last)
+        before, salt = 0, np.uint64(splitmix64_of(self.spec.seed))
+        for order, taken in zip(self.sources, self.taken.T, strict=True):
+            (part,) = order.width_groups
+            place, stop = (step // PERIOD * taken[-1] + taken[step % PERIOD] for step in (first, last))
+            while place < stop:
+                epoch, within = divmod(int(place), part.rows)
+                window = order.window(epoch, ((within + 1) * part.steps - 1) // part.rows)
+                start, place = (epoch * part.rows + part.start(step) for step in (window.first_step, window.next_step))
+                places = np.arange(start, place)
                 steps = places // taken[-1] * PERIOD + taken.searchsorted(places % taken[-1], side="right") - 1
-                turns = splitmix64(steps.astype(np.uint64) ^ np.uint64(splitmix64_of(self.spec.seed)))
-                yield (
-                    before + rows[descending(order._blurred(lengths, random))],
-                    steps[np.argsort(turns, kind="stable")],
-                )
-                start = epoch * size + last
+                turns = np.argsort(splitmix64(steps.astype(np.uint64) ^ salt), kind="stable")
+                yield np.stack((before + window.rows(window.places), steps[turns]))
+            before += part.rows
 
 
 def stream_seed(seed: int) -> int:
@@ -373,16 +365,11 @@ def order_over(split: Split, spec: OrderSpec) -> Order:
     order = split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths
     if not isinstance(split, MixedSplit) or not spec.shuffle:
         return Order(*order)
-    shares = split.shares
-    own = [
-        replace(
-            spec, seed=splitmix64_of(spec.seed ^ number + 1), global_batch=1, window_rows=int(spec.window_rows * share)
-        )
-        for number, share in enumerate(shares)
-    ]
-    return MixedOrder(
-        [order_over(part, one) for part, one in zip(split.parts.values(), own, strict=True)], shares, *order
-    )
+    sources = []
+    for number, (part, share) in enumerate(zip(split.parts.values(), split.shares, strict=True)):
+        rows, seed = int(spec.window_rows * share), splitmix64_of(spec.seed ^ number + 1)
+        sources.append(order_over(part, replace(spec, seed=seed, window_rows=rows, deals=True)))
+    return MixedOrder(sources, split.shares, *order)
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:

@@ -24,8 +24,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import open_regular
-from preprocessing.dataset.mixture import Part, open_split, parts_of, read_data
 from preprocessing.dataset.shards import Manifest, ShardInfo
+from preprocessing.dataset.views import Part, open_split, parts_of, read_data
 
 NETWORK = frozenset(
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "wekafs"]
@@ -51,8 +51,10 @@ class OpenData:
         self.data, self.manifest = data, manifest
         self.choices = {"staging": stage}
         """For the settings printed at the start."""
-        self.splits = {name: open_split(data, manifest, name, parts) for name in names}
-        paths = [Path(root, info.path) for root, part in parts for name in names for info in part.splits.get(name, [])]
+        self.splits = {name: open_split(parts, manifest, name) for name in names}
+        paths = [
+            Path(root, info.path) for root, part, _ in parts for name in names for info in part.splits.get(name, [])
+        ]
         self.files = {path: state_of(path) for path in paths}
         self.looked = time.monotonic()
 
@@ -98,11 +100,11 @@ def open_data(
         if name not in held:
             raise DataError(f"{data}: has no split {name!r}; it has {', '.join(held)}")
     parts: list[Part] = []
-    for path, part in parts_of(data, manifest):
+    for path, part, share in parts_of(data, manifest):
         own = [*filter(part.splits.get, names)]
         choices = world.gather_objects(stage_choice(path, part, own, stage_dir), "where shards are staged")
         choice = choices[world.rank - launched_local_rank()]
-        parts.append((path if choice.value == "none" else staged_path(choice.value, part), part))
+        parts.append((path if choice.value == "none" else staged_path(choice.value, part), part, share))
         with world.together("staging the dataset"):
             if choice.value != "none" and launched_local_rank() == 0:
                 stage(path, part, choice.value, own, timeout_s)

@@ -36,6 +36,7 @@ from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import shortened
 from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import View
 
 NEUTRAL = Decision()
 NAMED = 200
@@ -75,7 +76,7 @@ def write_bundle(
         dataset=manifest.fingerprint,
         task=task_of(model),
         **origin,
-        fold=getattr(manifest, "fold", None),
+        fold=manifest.fold if isinstance(manifest, View) else None,
         label_type=manifest.label_type,
     )
     write_training(directory, manifest)

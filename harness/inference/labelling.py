@@ -24,8 +24,8 @@ from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, tell
-from preprocessing.dataset.mixture import Mixture
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
+from preprocessing.dataset.views import parts_of
 
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row numbers and labels, int64 ``[rows]``, and logits before calibration, float64, of a split."""
@@ -70,7 +70,7 @@ def check_splits(config: LabelConfig, manifest: Manifest) -> None:
     """Raise ``DataError`` if the dataset lacks unlabelled rows, or validation, on which the teacher is measured;
     ``ConfigError`` for a mixture.
     """
-    if isinstance(manifest, Mixture):
+    if len(parts_of(config.data, manifest)) > 1:
         raise ConfigError(
             f"data: soft labels belong to one dataset, and {config.data} is a mixture; name one with --data"
         )

@@ -30,8 +30,8 @@ from harness.model.recurrent import PackedIndex
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
-from preprocessing.dataset.mixture import read_data
 from preprocessing.dataset.shards import Manifest, Split
+from preprocessing.dataset.views import read_data
 from preprocessing.job.engine import shown
 from preprocessing.job.executors import ROWS
 from preprocessing.text.vocabulary import UNK

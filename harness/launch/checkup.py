@@ -39,7 +39,7 @@ from harness.training.assembly import check_shared
 from preprocessing.base.errors import UserError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import counted, size
-from preprocessing.dataset.mixture import read_data
+from preprocessing.dataset.views import read_data
 
 State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]

@@ -53,7 +53,7 @@ from preprocessing.base import cli
 from preprocessing.base.cli import as_words
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.mixture import read_data
+from preprocessing.dataset.views import read_data
 
 SHORTEST_S = 1.0
 """No training begins with less time than this."""

@@ -31,7 +31,7 @@ def of_training(argv: Sequence[str], config_class: type) -> tuple[list[str], lis
     alone, given = cli.apart(argv, config_class)
     keys = {"data": "".join(alone[:1]), **dict(given)}
     if keys["data"] and not {"help", "print_config"} & {*keys} and keys["data"][0] != "{":
-        from preprocessing.dataset.mixture import read_data
+        from preprocessing.dataset.views import read_data
 
         read_data(keys["data"])
     return split_arguments(argv, config_class)

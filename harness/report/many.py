@@ -24,7 +24,7 @@ from harness.scores.metrics import MATRIX, classification_metrics, confusion_fro
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.dataset.mixture import read_data
+from preprocessing.dataset.views import read_data
 from preprocessing.labels import as_found
 
 SPLITS = (VALIDATION, TEST)

@@ -23,8 +23,8 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
 from preprocessing.corpus.tables import joined, read_table
-from preprocessing.dataset.mixture import vocabulary_of
 from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import vocabulary_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary

@@ -30,8 +30,8 @@ from harness.scores.figures import CHOSEN_BY, FIGURES
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import public_values
-from preprocessing.dataset.mixture import read_data
 from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.views import read_data
 
 WEIGHED = ("tokens_per_s", "data_wait")
 """Figures of log lines that are averaged with their durations as weights."""

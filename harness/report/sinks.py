@@ -22,7 +22,7 @@ from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import Child
 from preprocessing.base.terminal import tell
-from preprocessing.dataset.mixture import read_data
+from preprocessing.dataset.views import read_data
 
 SUMMARY = "baseline"
 """Prefix of the linear model's figures in trackers: ``baseline/accuracy`` and so on."""

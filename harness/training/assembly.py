@@ -50,8 +50,8 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.mixture import read_data
 from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import read_data
 from preprocessing.text.vocabulary import RESERVED
 
 FP16_FIRST_SKIPS = 20

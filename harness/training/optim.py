@@ -24,8 +24,8 @@ from harness.rundir.records import write_bad_rows
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.mixture import vocabulary_of
 from preprocessing.dataset.shards import Split
+from preprocessing.dataset.views import vocabulary_of
 from preprocessing.text.vocabulary import Vocabulary
 
 LAG_STEPS = 8

@@ -26,8 +26,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.terminal import size
 from preprocessing.base.untrusted import readable
-from preprocessing.dataset.mixture import read_data
 from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.views import read_data
 
 FREE = frozenset(
     [

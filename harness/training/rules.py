@@ -17,7 +17,7 @@ from harness.data.views import rows_of_task
 from harness.model.registry import check_model
 from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN, UNLABELLED
-from preprocessing.dataset.mixture import read_data
+from preprocessing.dataset.views import read_data
 
 STEPS, SHORT = 2500, 32
 """Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT`` tokens. For longer texts it falls

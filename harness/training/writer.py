@@ -47,8 +47,8 @@ from harness.training.throughput import TIMING
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import tell
-from preprocessing.dataset.mixture import vocabulary_of
 from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import vocabulary_of
 
 KINDS = ("train", VALIDATION, TEST)
 """Kinds of events that become lines of ``metrics.jsonl``."""

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 from msgspec import Meta
 
-from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import fits
 from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, readable, shown
 
@@ -159,16 +159,12 @@ def shaped(given: Any, kind: Any) -> Any:
 
 
 def shares_of(data: str) -> dict[str, float]:
-    """Directory -> share, of a mixture such as ``data/a:7,data/b:3``; their sum is 1. Of one dataset: ``{data: 1.0}``.
-
-    Raises ``ConfigError`` for a share of 0.
-    """
+    """Directory -> share, of a mixture such as ``data/a:7,data/b:3``, adding up to 1; of a dataset ``{data: 1.0}``."""
     *pairs, rest = re.split(r":(\d+(?:\.\d+)?(?:e[+-]\d+)?)(?:,|\Z)", data)
     found = dict(zip(pairs[::2], map(float, pairs[1::2]), strict=True))
-    if rest or len(found) < 2:
+    if rest or len(found) < 2 or not (whole := sum(found.values())):
         return {data: 1.0}
-    require(min(found.values()) > 0, "data", data, "shares above 0, as in data/a:0.7,data/b:0.3")
-    return {path: share / sum(found.values()) for path, share in found.items()}
+    return {path: share / whole for path, share in found.items()}
 
 
 def in_words(kind: Any, default: Any = None) -> str:
