@@ -26,8 +26,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.terminal import size
 from preprocessing.base.untrusted import readable
+from preprocessing.dataset import views
 from preprocessing.dataset.shards import MANIFEST, Manifest
-from preprocessing.dataset.views import read_data
 
 FREE = frozenset(
     [
@@ -186,6 +186,7 @@ def parts_of(manifest: Manifest) -> dict[str, Any]:
     """Facts of a dataset kept in checkpoints, to name what differs in another dataset."""
     return {
         "classes": manifest.labels,
+        "shares": [share for *_, share in views.parts_of("", manifest)],
         "text pipeline": manifest.text_hash,
         "vocabulary": manifest.vocabulary_hash,
         "rows": {name: manifest.rows(name) for name in manifest.splits},
@@ -206,7 +207,7 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
         with suppress(DataError):  # a damaged bundle is replaced
             info = stored_info(Path(config.run, layout.BUNDLE))
             fingerprint = None if info is None else info.dataset
-    manifest = read_data(config.data)
+    manifest = views.read_data(config.data)
     if fingerprint in (None, manifest.fingerprint):
         return True
     was, now = began.get("dataset_parts"), parts_of(manifest)
