@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,46 +33,7 @@ GO, SKIP = torch.zeros(()), torch.ones(())
 """The two values of the skip flag on a CPU."""
 
 
-class FusedAdamW(torch.optim.AdamW):
-    """torch's fused AdamW with the same results, without grouping parameters by device and dtype at every step."""
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient.
-
-        If the tensor ``found_inf`` is 1.0, nothing changes, not even the step count. Gradients are divided by
-        ``grad_scale``. ``GradScaler`` and the guard set these attributes; None has no effect.
-        """
-        assert closure is None, "gradients are there already"
-        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            states = [self.state[parameter] for parameter in parameters]
-            steps = [state["step"] for state in states]
-            torch._foreach_add_(steps, 1)
-            averages, squares = ([state[name] for state in states] for name in MOMENTS)
-            torch._fused_adamw_(
-                parameters,
-                [parameter.grad for parameter in parameters],
-                averages,
-                squares,
-                [],
-                steps,
-                amsgrad=False,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-                grad_scale=grad_scale,
-                found_inf=found_inf,
-            )
-            if found_inf is not None:
-                torch._foreach_sub_(steps, [found_inf] * len(steps))
-
-
-def build_optimizer(model: nn.Module, config: OptimConfig) -> FusedAdamW:
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW (Loshchilov and Hutter, 2019); weight decay on matrices only, so a decay of 0 is plain Adam.
 
     The optimizer state is allocated here instead of at the first step, so its memory is visible from the start.
@@ -80,7 +41,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> FusedAdamW:
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = FusedAdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     for parameter in model.parameters():
         moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in MOMENTS}
         optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
