@@ -259,8 +259,6 @@ class LanguageObjective(nn.Module):
 
     row_losses: torch.Tensor
     """``[rows]``: the losses of the latest batch, detached, to find the row behind a non-finite loss."""
-    adversary = None
-    """There is no adversarial training."""
 
     def __init__(
         self,
