@@ -141,9 +141,6 @@ class Objective(nn.Module):
     Evaluation calls ``classifier`` directly, in fp32 and without collectives.
     """
 
-    row_losses: torch.Tensor
-    """``[rows]``: the losses of the latest batch, detached, to find the row behind a non-finite loss."""
-
     def __init__(
         self,
         classifier: Classifier,
@@ -174,9 +171,7 @@ class Objective(nn.Module):
         """
         drops = self.training and self.classifier.drops
         masks = self.classifier.masks(self.seed, step, batch) if drops else None
-        losses = self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch)
-        self.row_losses = losses.detach()
-        return losses.sum()
+        return self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch).sum()
 
     def divisor(self, batch: StepBatch) -> int:
         """Divisor of the losses: rows of the step over all processes."""

@@ -19,7 +19,6 @@
     report.html                a page about all of it
     tracking/                  log (NAME.log) and journal (NAME.jsonl) of each tracker
     wandb/, tensorboard/, …    files of the trackers themselves
-    bad_batches/               rows of steps whose gradient was not finite
     vectors/, baseline/        word vectors and linear model of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
@@ -59,7 +58,6 @@ BUNDLE = "bundle"
 EVALUATION = "evaluation"
 REPORT = "report.html"
 TRACKING = "tracking"
-BAD_BATCHES = "bad_batches"
 VECTORS = "vectors"
 STOP = "STOP"
 LOCK = ".lock"

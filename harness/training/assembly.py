@@ -233,7 +233,7 @@ def build_trainer(
     order = order_over(split, order_spec(config))
     loader = Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
-    guard = NonFiniteGuard(config, world, data.splits, limit)
+    guard = NonFiniteGuard(config, world, limit)
     return Trainer(config, objective, loader, session.accelerator, world, guard)
 
 

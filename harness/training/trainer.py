@@ -155,7 +155,7 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_lr()
-        losses, row_losses = [], []
+        losses = []
         micro_batches = [*batch.micro_batches, *batch.unlabelled]
         for number, micro_batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -169,19 +169,18 @@ class Trainer:
                 else:
                     self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
-            row_losses.append(self.objective.row_losses)
         classifier = self.objective.classifier
         if classifier.holds_embedding(self.step):
             classifier.embedding.weight.grad = None  # the optimizer skips it: no update, decay or moments
         self.accelerator.unscale_gradients()
         grad_norm = clip(self.parameters, self.config.optim.clip_norm)
-        self.take_step(batch, grad_norm, row_losses)
+        self.take_step(grad_norm)
         labelled = len(batch.micro_batches)
         loss = summed(losses[:labelled])
         self.meter.add(batch, self.step, loss, summed(losses[labelled:]) if batch.unlabelled else None)
         return loss, grad_norm
 
-    def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> None:
+    def take_step(self, grad_norm: torch.Tensor) -> None:
         """Update the weights, unless the gradient is not finite; then skip the step on all ranks."""
         skip = self.guard.judge(self.optimizer, grad_norm, self.accelerator.scaler)
         # Accelerate's optimizer checks for installed packages at every step; only loss scaling needs it.
@@ -190,7 +189,7 @@ class Trainer:
             parameter.grad = None
         if self.average is not None:
             self.average.update(self.step, skip)
-        self.meter.counted.skipped += self.guard.record(self.step, batch, row_losses, skip)
+        self.meter.counted.skipped += self.guard.record(self.step, skip)
 
     def current_lr(self) -> float:
         """Learning rate of the current step."""
