@@ -111,7 +111,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         writer.sinks.append(console)  # first: it has a thread, which the writer ends however the run ends
         told = {name: str(choice) for name, choice in choices.items()}
         facts = {"dataset": manifest.fingerprint, "effective": told}
-        writer.sinks.append(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
+        writer.sinks.append(TrackerSink(Trackers(config, writer.directory, facts=facts)))
     console.start(choices)
     kind = PretrainingRun if pretrains else Run
     run = kind(config, session, data, trainer, selection, watch, writer, console)

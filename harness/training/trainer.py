@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DDPCommunicationHookType
 
 from harness.batch import StepBatch
 from harness.config import RunConfig
@@ -89,12 +88,10 @@ class Trainer:
         """Start at step 0; allocates all memory that is kept between steps."""
         self.config, self.objective, self.loader = config, objective, loader
         self.accelerator, self.world, self.guard = accelerator, world, guard
-        compressed, on_cuda = config.optim.gradient_compression == "bf16", accelerator.device.type == "cuda"
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True,
             # The graph is static, but DDP's static_graph fails if the first backward pass runs under no_sync.
             static_graph=config.micro_batch is None and not config.order.unlabelled_batch,
-            comm_hook=DDPCommunicationHookType.BF16 if compressed and on_cuda else DDPCommunicationHookType.NO,
         )
         self.optimizer = build_optimizer(objective.classifier, config.optim)
         with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
@@ -102,7 +99,7 @@ class Trainer:
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
             # Buffers are constants, or the wide part's, which all ranks update alike: DDP need not send them.
             self.model.broadcast_buffers = False
-            if compressed and not on_cuda:  # DDP's own compression needs CUDA
+            if config.optim.gradient_compression == "bf16":
                 self.model.register_comm_hook(None, sum_in_bf16)
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
