@@ -103,7 +103,7 @@ def train(
         place = prepare(place, text=text, label=label, output=f"{run}-data", options=own).path
     words = words_of({"config": config, "data": place, "run": run}, keys)
     asked = cli.parse(LaunchRecipe, words, prog="padless.train")
-    if num_processes > 1 or asked.seeds or asked.folds or asked.self_training.rounds:
+    if num_processes > 1 or asked.seeds or asked.folds:
         launch(["--num_processes", str(num_processes), *words])
     else:
         with stopping.noting():

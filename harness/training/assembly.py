@@ -23,7 +23,7 @@ from harness.data.checks import TRAIN, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data, trained_splits
-from harness.model.classifier import Adversary, Objective
+from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
@@ -111,7 +111,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         writer.sinks.append(console)  # first: it has a thread, which the writer ends however the run ends
         told = {name: str(choice) for name, choice in choices.items()}
         facts = {"dataset": manifest.fingerprint, "effective": told}
-        writer.sinks.append(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
+        writer.sinks.append(TrackerSink(Trackers(config, writer.directory, facts=facts)))
     console.start(choices)
     kind = PretrainingRun if pretrains else Run
     run = kind(config, session, data, trainer, selection, watch, writer, console)
@@ -233,7 +233,7 @@ def build_trainer(
     order = order_over(split, order_spec(config))
     loader = Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
-    guard = NonFiniteGuard(config, world, data.splits, limit)
+    guard = NonFiniteGuard(config, world, limit)
     return Trainer(config, objective, loader, session.accelerator, world, guard)
 
 
@@ -249,10 +249,7 @@ def build_objective(
             recurrent_dtype=dtype,
             targets=Targets.of(config.language_model, vocabulary_of(config).counts, device),
         )
-    optim, adversary = config.optim, None
-    if optim.adversarial is not None:
-        counts = torch.from_numpy(vocabulary_of(config).counts)
-        adversary = Adversary(optim.adversarial, counts.to(device, torch.float64))
+    optim = config.optim
     weights = torch.from_numpy(factors_of(optim, labels)).to(device, torch.float32)
     return Objective(
         network,
@@ -261,7 +258,6 @@ def build_objective(
         class_weights=weights if optim.class_weights else None,
         recurrent_dtype=dtype,
         soft_weight=config.self_training.weight,
-        adversary=adversary,
     )
 
 
