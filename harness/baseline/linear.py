@@ -55,8 +55,7 @@ def names_of(manifest: Manifest, *, folds: bool = False) -> list[str]:
 
 def seconds(manifest: Manifest) -> float:
     """Estimated seconds of one core that fit and measurement take: typical texts and 50 steps of the solver."""
-    tokens = sum(shard.tokens for shard in manifest.splits.get(TRAIN, ()))
-    return 3 + tokens * 1e-6 * (1 + 0.6 * outputs(manifest))
+    return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * outputs(manifest))
 
 
 def outputs(manifest: Manifest) -> int:
@@ -70,9 +69,9 @@ def check(data: str | Path, manifest: Manifest) -> None:
     for name in (TRAIN, VALIDATION):
         if not manifest.splits.get(name):
             raise DataError(f"{path}: has no {name} split, which the linear model needs; build the dataset with one")
-    classes = {label for shard in manifest.splits[TRAIN] for label in shard.labels}
+    classes = manifest.rows_by("labels", TRAIN)
     if len(classes) < 2:
-        only = manifest.labels[int(min(classes))]
+        only = manifest.labels[min(classes)]
         raise DataError(
             f"{path}: every training row is {only!r}, and there is nothing to tell apart; add another class"
         )

@@ -17,6 +17,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import (
     MANIFEST,
     VOCABULARY,
+    Index,
     Manifest,
     Shard,
     histogram,
@@ -58,16 +59,16 @@ def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, 
 @pytest.mark.parametrize(("rows", "dtype"), [(64, np.int32), (200, np.uint16)])
 def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Path) -> None:
     ids, length, label, row = arrays(rows, 16, dtype)
-    info = write_shard(tmp_path, "train/00000-w0016.arrow", ids, length, label, row, block_rows=64)
-    shard = Shard(tmp_path, info)
+    info = write_shard(tmp_path, "train", 0, ids, length, label, row, block_rows=64)
+    shard = Shard(tmp_path, info, block_rows=64)
     assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + ([rows % 64] if rows % 64 else [])
     for name, written in (("ids", ids), ("length", length), ("label", label), ("row", row)):
         read = np.concatenate([getattr(block, name) for block in shard.blocks])
         assert (read == written).all()
     assert shard.blocks[0].ids.dtype == dtype
     assert not shard.blocks[0].ids.flags.owndata
-    assert (info.rows, info.tokens, info.bytes) == (rows, int(length.sum()), (tmp_path / info.path).stat().st_size)
-    assert info.lengths == histogram(length)
+    assert (info.path, info.rows, info.lengths) == ("train/00000-w0016.arrow", rows, histogram(length))
+    assert info.bytes == (tmp_path / info.path).stat().st_size
 
 
 def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:
@@ -91,9 +92,9 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
 
 
 def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
-    first = manifest.splits["train"][0]
+    first = Index(root, manifest)[0]
     for change, said in (
-        ({"path": "x"}, "the manifest names this shard, but it is missing"),
+        ({"number": 9}, "the manifest names this shard, but it is missing"),
         ({"bytes": 10}, f"{first.path}: [0-9]+ bytes, the manifest says 10"),
     ):
         with pytest.raises(DataError, match=said):
@@ -103,8 +104,8 @@ def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
 
 
 def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest: Manifest) -> None:
-    first, *rest = manifest.splits["train"]
-    wrong = replace(first, labels={"0": first.rows})
-    write_manifest(root, replace(manifest, splits={"train": [wrong, *rest]}))
+    (train,) = manifest.splits["train"]
+    wrong = replace(train, labels={"0": train.rows})
+    write_manifest(root, replace(manifest, splits={**manifest.splits, "train": [wrong]}))
     (problem,) = verify(root)
-    assert problem.endswith("the manifest's labels are not those of its rows")
+    assert f"{MANIFEST}: its labels of train are not those of the rows" in problem
