@@ -26,7 +26,8 @@ from benchmarks.measuring import Measured, Size, alternate, printed, result
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from preprocessing.base.split_names import TRAIN
-from preprocessing.dataset.shards import Manifest, Split, write_index, write_shard
+from preprocessing.dataset.index import write_index
+from preprocessing.dataset.shards import Manifest, Split, write_shard
 
 Epoch = Callable[[], Iterable[Any]]
 PAUSE_S = 0.05

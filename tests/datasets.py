@@ -14,15 +14,14 @@ import pyarrow as pa
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
 from preprocessing.base import arrays
 from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED
+from preprocessing.dataset.index import ShardInfo, write_index
 from preprocessing.dataset.shards import (
     VOCABULARY,
     Manifest,
-    ShardInfo,
     Split,
     histogram,
     id_dtype,
     read_manifest,
-    write_index,
     write_manifest,
     write_shard,
 )

@@ -133,7 +133,7 @@ class Linear:
         # times slower on a busy machine.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-            model.fit(matrix, in_order(train, "label"))
+            model.fit(matrix, train.column("label"))
         steps = int(np.max(classifier.n_iter_))
         facts = {"features": len(kept), "train_rows": len(train), "steps": steps, "converged": steps < limit}
         return cls(len(manifest.labels), ngrams[kept], model, facts)
@@ -162,13 +162,13 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     began = time.process_time()
     linear = Linear.learn(data, manifest)
     splits = [Split(data, manifest, name).check() for name in names_of(manifest)]
-    orders = [np.argsort(in_order(split, "row"), kind="stable") for split in splits]
+    orders = [np.argsort(split.column("row"), kind="stable") for split in splits]
     logits = [linear.logits(split)[order] for split, order in zip(splits, orders, strict=True)]
     about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.process_time() - began}
-    decision = decide(logits[0], in_order(splits[0], "label")[orders[0]], EvaluationConfig())  # of validation
+    decision = decide(logits[0], splits[0].column("label")[orders[0]], EvaluationConfig())  # of validation
     found = {}
     for split, scores, order in zip(splits, logits, orders, strict=True):
-        rows, labels, lengths = (in_order(split, column)[order] for column in ("row", "label", "length"))
+        rows, labels, lengths = (split.column(column)[order] for column in ("row", "label", "length"))
         unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])[order]
         measured = figures(scores, labels, lengths=lengths, unknown=unknown, names=manifest.labels, decision=decision)
         chances = probabilities(decision.calibrated(scores))
@@ -176,8 +176,3 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
         predictions = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
         found[split.name] = {"split": split.name, **about, **measured}, predictions
     return found
-
-
-def in_order(split: Split, column: str) -> np.ndarray:
-    """A column of a split's rows (``row``, ``label`` or ``length``), int64 ``[rows]``, in shard order."""
-    return np.concatenate([getattr(block, column) for block in split.blocks]).astype(np.int64)

@@ -24,7 +24,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import open_regular
-from preprocessing.dataset.shards import INDEX, Index, Manifest, Split, read_manifest
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.shards import Manifest, Split, read_manifest
 
 NETWORK = frozenset(
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "wekafs"]
@@ -75,7 +76,7 @@ def open_data(
     The first process of each node stages the shards, and waits at most ``timeout_s`` seconds if another run is staging
     them. ``stage_dir``: auto, none or a directory.
     """
-    held = sorted(name for name, parts in manifest.splits.items() if parts)
+    held = sorted(manifest.names)
     for name in names:
         if name not in held:
             raise DataError(f"{data}: has no split {name!r}; it has {', '.join(held)}")
@@ -91,7 +92,7 @@ def open_data(
 
 def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:
     """The splits that training uses; ``unlabelled``: also the unlabelled split."""
-    return [name for name, parts in manifest.splits.items() if parts and (unlabelled or name != UNLABELLED)]
+    return [name for name in manifest.names if unlabelled or name != UNLABELLED]
 
 
 def filesystem(path: str | Path) -> str:
@@ -146,7 +147,7 @@ def stage(data: str | Path, manifest: Manifest, directory: str, names: Collectio
         target.mkdir(exist_ok=True)
         with locked(target / ".lock", timeout_s, refusal):
             copy_file(Path(data, INDEX), target / INDEX, manifest.index)
-            for info in Index(target, manifest, names):
+            for info in manifest.shards(target, names):
                 copy_file(Path(data, info.path), target / info.path, info.sha256)
     return target
 

@@ -18,7 +18,8 @@ from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
-from preprocessing.dataset.shards import MANIFEST, Manifest, Split, Totals, read_manifest
+from preprocessing.dataset.index import Totals
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,20 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
         split: [replace(part, labels={}) for name in names for part in manifest.splits.get(name, [])]
         for split, names in joined.items()
     }
+    view = with_splits(manifest, splits)
     for split, what in {TRAIN: "to pretrain on", VALIDATION: "to measure perplexity on"}.items():
-        rows, tokens = (sum(getattr(part, key) for part in splits[split]) for key in ("rows", "tokens"))
+        rows = view.rows(split)
         if not rows:
             raise DataError(
                 f"{Path(data, MANIFEST)}: no rows {what}: there is no split {' or '.join(joined[split])}; build a "
                 "dataset that has one with `padless prepare`"
             )
-        if tokens == rows:
+        if view.tokens(split) == rows:
             raise DataError(
                 f"{Path(data, MANIFEST)}: no row {what} has a second token, so there is nothing to predict; look at "
                 "the texts and at text.stop_words"
             )
-    return with_splits(manifest, splits)
+    return view
 
 
 MOST_TOKENS = 1_000_000_000

@@ -64,11 +64,11 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""
-        return (name for name, parts in self.manifest.splits.items() if parts)
+        return iter(self.manifest.names)
 
     def __len__(self) -> int:
         """The number of splits."""
-        return sum(1 for _ in self)
+        return len(self.manifest.names)
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{name} {self.manifest.rows(name):,}" for name in self)

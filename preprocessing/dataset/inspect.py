@@ -50,7 +50,6 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
     words = slice(2, 2 + FREQUENT)
-    names = [name for name, parts in manifest.splits.items() if parts]
     counts = vocabulary.counts[words].tolist()
     return {
         "dataset": str(root),
@@ -61,9 +60,9 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
         "text": manifest.text,
         "tokens": TextPipeline.from_json(manifest.text, root).spec.in_words(),
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
-        "splits": {name: describe(name, manifest) for name in names},
+        "splits": {name: describe(name, manifest) for name in manifest.names},
         "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),
-        "samples": {name: sampled(Split(root, manifest, name), vocabulary, samples) for name in names},
+        "samples": {name: sampled(Split(root, manifest, name), vocabulary, samples) for name in manifest.names},
     }
 
 

@@ -17,16 +17,8 @@ from preprocessing.base.atomic import NO_ROOM, NOT_ALLOWED, refusal
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
-from preprocessing.dataset.shards import (
-    INDEX,
-    MANIFEST,
-    MOST_MANIFEST,
-    VOCABULARY,
-    Index,
-    Manifest,
-    parse_manifest,
-    read_manifest,
-)
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.shards import MANIFEST, MOST_MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
 from preprocessing.dataset.verification import verify_hashes
 
 CACHE_VARIABLE = "PADLESS_CACHE"
@@ -70,21 +62,16 @@ def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIME
 def fetch(address: str, content: bytes, target: Path) -> None:
     """Copy a dataset to ``target``, check every file against the manifest, and write the manifest last."""
     manifest = parse_manifest(content, join(address, MANIFEST))
-
-    def refused(problem: object) -> DataError:
-        shutil.rmtree(target)
-        return DataError(f"{address}: the copy is not what the manifest says: {problem}")
-
-    for path in (INDEX, VOCABULARY):
-        fetch_file(address, path, target, MOST_VOCABULARY)
-    try:
-        index = Index(target, manifest)
-    except DataError as error:
-        raise refused(error) from None
-    for path, size in zip(index.paths(), index.bytes.tolist(), strict=True):
+    fetch_file(address, INDEX, target, MOST_VOCABULARY)
+    if atomic.sha256_file(target / INDEX) != manifest.index:
+        (target / INDEX).unlink()
+        raise DataError(f"{join(address, INDEX)}: its sha256 is not the manifest's; publish the dataset again")
+    index = manifest.shards(target)
+    for path, size in zip((VOCABULARY, *index.paths()), (MOST_VOCABULARY, *index.bytes.tolist()), strict=True):
         fetch_file(address, path, target, size)
     for problem in verify_hashes(target, manifest):
-        raise refused(problem)
+        shutil.rmtree(target)
+        raise DataError(f"{address}: the copy is not what the manifest says: {problem}")
     atomic.write_bytes(target / MANIFEST, content)
 
 
@@ -153,7 +140,7 @@ def whole(system: fs.FileSystem, target: str, address: str) -> Iterator[None]:
 
 def names(root: Path, manifest: Manifest) -> list[str]:
     """Every file of a dataset except the manifest."""
-    return [VOCABULARY, INDEX, *Index(root, manifest).paths()]
+    return [VOCABULARY, INDEX, *manifest.shards(root).paths()]
 
 
 def join(address: str, path: str) -> str:

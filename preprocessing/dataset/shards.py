@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dataset directory: the schema of shards, writing and mapping them, and the manifest, which is written last.
 
-The manifest has two levels. ``dataset.json`` holds totals of each split and fold, in a size that does not depend on the
-number of shards. ``index.arrow``, whose hash it names, is mapped and has a line for each shard.
-
 A shard is one Arrow IPC *file* (random access, no compression, so that it can be mapped) of rows padded to one width::
 
     ids     fixed_size_list<uint16 | int32>[width]   token ids, 0 beyond the row's length
@@ -19,15 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -39,18 +33,16 @@ from preprocessing.base.help_page import beside
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, UNLABELLED
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
+from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, Totals, shard_path, without_nulls
 from preprocessing.labels import LabelType, fits
 from preprocessing.text.spec import MOST_TOKENS
 
 FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
-INDEX = "index.arrow"
 VOCABULARY = "vocabulary.arrow"
 MOST_WIDTH, MOST_WORDS = MOST_TOKENS, (1 << 31) - 1
 """Most ids of a row, and of a vocabulary."""
-ROW_BYTES = 16
-"""Bytes of a row without its ids: length, label and number."""
 BLOCK_ROWS = 8192
 OPEN_SHARDS = 1024
 """Shards of a split that stay mapped; Linux allows a process 65,530 maps."""
@@ -59,61 +51,6 @@ HASHES = ("fingerprint", "vocabulary_sha256")
 """Keys of ``dataset.json`` that are not fields of ``Manifest``."""
 MOST_MANIFEST = 1 << 28
 """Most bytes of a manifest."""
-
-REBUILD = "build the dataset again with `padless prepare`"
-
-
-Number = Annotated[str, Meta(pattern=r"^(-1|0|[1-9][0-9]{0,8})\Z")]
-Rows = dict[Number, Positive]
-"""Rows by length, label or width, as in ``{"17": 3}``."""
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """What is known of one shard."""
-
-    split: str
-    number: int
-    width: int
-    rows: int
-    bytes: int
-    sha256: str
-    fold: int | None = None
-    """The fold of all its rows; None for rows without a fold."""
-    lengths: dict[str, int] = field(default_factory=dict)
-    labels: dict[str, int] = field(default_factory=dict)
-    """Rows by length and by label index; only of a shard that was just written, the index does not hold them."""
-
-    @property
-    def path(self) -> str:
-        """Relative to the dataset directory."""
-        return shard_path(self.split, self.number, self.fold, self.width)
-
-
-def shard_path(split: str, number: int, fold: int | None, width: int) -> str:
-    """As in ``train/00000-w0128.arrow``, and ``train/00000-f02-w0128.arrow`` for a fold."""
-    return f"{split}/{number:05d}{'' if fold is None else f'-f{fold:02d}'}-w{width:04d}.arrow"
-
-
-@dataclass(frozen=True)
-class Totals:
-    """The shards of one fold of a split, or of a split without folds: their lines of the index, and totals of them."""
-
-    split: str
-    """The folder of the shards."""
-    first: Count
-    """Line of the first one in the index."""
-    shards: Positive
-    rows: Positive
-    tokens: Positive
-    """Sum of the lengths."""
-    bytes: Positive
-    widths: Rows
-    lengths: Rows
-    """Enough to plan a run without opening a shard."""
-    labels: Rows
-    """By label index."""
-    fold: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -143,25 +80,29 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """sha256 of all that a trainer reads; statistics, provenance and the type of labels are left out."""
-        content = self.content()
-        for name in ("statistics", "provenance", "label_type"):
-            content.pop(name, None)
-        return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
-
-    def content(self) -> dict[str, Any]:
-        """Plain values, without ``fold`` of a part that has none and without ``label_type`` if it is text."""
         content = asdict(self)
-        if self.label_type == "text":
-            del content["label_type"]
-        for part in (part for parts in content["splits"].values() for part in parts if part["fold"] is None):
-            del part["fold"]
-        return content
+        for name in ("statistics", "provenance", "label_type"):
+            del content[name]
+        return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
 
     @property
     def folds(self) -> int:
         """Number of folds of the training and validation rows; 0: none."""
         found = [part.fold for parts in self.splits.values() for part in parts if part.fold is not None]
         return max(found, default=-1) + 1
+
+    def shards(self, root: str | Path, splits: Iterable[str] | None = None) -> Index:
+        """The shards of some splits of this dataset, or view of it, in the directory ``root``; of all for None.
+
+        Raises ``DataError`` as ``Index`` does.
+        """
+        parts = [part for name in (self.splits if splits is None else splits) for part in self.splits[name]]
+        return Index(root, self.index, parts, np.dtype(self.id_dtype).itemsize)
+
+    @property
+    def names(self) -> list[str]:
+        """The splits that have rows."""
+        return [name for name, parts in self.splits.items() if parts]
 
     def rows(self, split: str) -> int:
         """Number of rows in a split."""
@@ -251,21 +192,14 @@ def of_part(part: Totals, labels: int, split: str) -> Iterator[str]:
     """Contradictions in a part, with the name of the key."""
     if part.split != split:
         yield f"split is {shown(part.split)}"
-    numbers = [{int(key): rows for key, rows in of.items()} for of in (part.widths, part.lengths, part.labels)]
-    for name, known in zip(("widths", "lengths", "labels"), numbers, strict=True):
-        if sum(known.values()) != part.rows:
-            yield f"{name} do not add up to {part.rows} rows"
-            return
-    widths, lengths, known = numbers
-    low, high = labels_of(split, labels)
-    if sum(length * rows for length, rows in lengths.items()) != part.tokens:
+    widest = max(map(int, part.widths), default=0)
+    bounds = {"widths": (1, MOST_WIDTH), "lengths": (1, widest), "labels": labels_of(split, labels)}
+    for name, (low, high) in bounds.items():
+        of = {int(key): rows for key, rows in getattr(part, name).items()}
+        if sum(of.values()) != part.rows or min(of) < low or max(of) > high:
+            yield f"{name} are not those of {part.rows} rows, from {low} to {high}"
+    if sum(int(length) * rows for length, rows in part.lengths.items()) != part.tokens:
         yield f"lengths do not add up to {part.tokens} tokens"
-    if min(lengths) < 1 or max(lengths) > max(widths):
-        yield f"lengths are not from 1 to the width of {max(widths)}"
-    if min(widths) < 1 or max(widths) > MOST_WIDTH:
-        yield f"widths are not from 1 to {MOST_WIDTH}"
-    if min(known) < low or max(known) > high:
-        yield f"labels are not numbers of rows by label, from {low} to {high}"
 
 
 def labels_of(split: str, labels: int) -> tuple[int, int]:
@@ -281,8 +215,7 @@ def id_dtype(vocabulary_size: int) -> np.dtype:
 def schema(width: int, dtype: np.dtype) -> pa.Schema:
     """The Arrow schema of a shard; no column may hold nulls."""
     ids = pa.list_(pa.field("item", pa.from_numpy_dtype(dtype), nullable=False), width)
-    columns = {"ids": ids, "length": pa.int32(), "label": pa.int32(), "row": pa.int64()}
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+    return without_nulls({"ids": ids, "length": pa.int32(), "label": pa.int32(), "row": pa.int64()})
 
 
 def write_shard(
@@ -321,133 +254,6 @@ def histogram(values: np.ndarray) -> dict[str, int]:
     """``{"value": count}`` of a column of small integers, ascending by value."""
     distinct, counts = np.unique(values, return_counts=True)
     return {str(value): int(count) for value, count in zip(distinct, counts, strict=True)}
-
-
-LINES = pa.schema(
-    [
-        pa.field(name, kind, nullable=False)
-        for name, kind in {
-            "number": pa.int32(),
-            "width": pa.int32(),
-            "rows": pa.int32(),
-            "bytes": pa.int64(),
-            "sha256": pa.binary(32),
-        }.items()
-    ]
-)
-"""The columns of ``index.arrow``: a line for each shard, part after part."""
-
-
-def write_index(root: str | Path, shards: Iterable[ShardInfo]) -> tuple[dict[str, list[Totals]], str]:
-    """Write ``index.arrow`` over shards, in any order; returns the parts of each split, and the sha256 of the file.
-
-    A power cut after it spares the names of the shards. Raises ``OSError``.
-    """
-    lines, counts = [], defaultdict[tuple[int, int], tuple[Counter[str], Counter[str]]](lambda: (Counter(), Counter()))
-    for shard in shards:
-        key = ALL_SPLITS.index(shard.split), -1 if shard.fold is None else shard.fold
-        lines.append((*key, shard.number, shard.width, shard.rows, shard.bytes, bytes.fromhex(shard.sha256)))
-        for total, own in zip(counts[key], (shard.lengths, shard.labels), strict=True):
-            total.update(own)
-    lines.sort()
-    columns = list(zip(*lines, strict=True))[2:]
-    arrays.write_batch(Path(root, INDEX), [pa.array(*of) for of in zip(columns, LINES.types, strict=True)], LINES)
-    splits, first = dict[str, list[Totals]](), 0
-    for (place, fold), group in groupby(lines, itemgetter(0, 1)):
-        _, _, _, width, rows, size, _ = zip(*group, strict=True)
-        lengths, labels = (dict(sorted(of.items(), key=lambda one: int(one[0]))) for of in counts[place, fold])
-        split, widths = ALL_SPLITS[place], by_width(np.array(width), np.array(rows))
-        tokens = sum(int(length) * number for length, number in lengths.items())
-        totals = Totals(
-            *(split, first, len(rows), sum(rows), tokens, sum(size), widths, lengths, labels),
-            None if fold < 0 else fold,
-        )
-        splits.setdefault(split, []).append(totals)
-        first += len(rows)
-    for split in splits:
-        atomic.fsync(Path(root, split))
-    return splits, atomic.sha256_file(Path(root, INDEX))
-
-
-def by_width(width: np.ndarray, rows: np.ndarray) -> dict[str, int]:
-    """Rows by width, of the width and rows of each shard."""
-    widths, place = np.unique(width, return_inverse=True)
-    return dict(zip(map(str, widths.tolist()), np.bincount(place, rows).astype(int).tolist(), strict=True))
-
-
-T = TypeVar("T")
-
-
-class Lazy(Sequence[T]):
-    """A sequence whose members are made when they are asked for."""
-
-    def __init__(self, size: int, get: Callable[[int], T]) -> None:
-        """``size`` members; ``get`` makes one."""
-        self.size, self.get = size, get
-
-    def __len__(self) -> int:
-        """Number of members."""
-        return self.size
-
-    def __getitem__(self, place: Any) -> Any:
-        """One member, from 0; no slices."""
-        if not 0 <= place < self.size:
-            raise IndexError(place)
-        return self.get(place)
-
-
-class Index(Lazy[ShardInfo]):
-    """The shards of some splits, in the order of their parts: columns of the mapped index, checked against totals."""
-
-    def __init__(self, root: str | Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
-        """Read ``index.arrow``, for the splits ``names`` (None: all) of a manifest or a view of it.
-
-        Raises ``DataError`` for another file than the manifest names, and for lines that contradict it.
-        """
-        path = Path(root, INDEX)
-        self.parts = [part for name in (manifest.splits if names is None else names) for part in manifest.splits[name]]
-        try:
-            with arrays.mapped(path) as file:
-                if hashlib.sha256(file.read_buffer()).hexdigest() != manifest.index:
-                    raise DataError(f"{path}: its sha256 is not the manifest's: edited or damaged; {REBUILD}")
-                file.seek(0)
-                layout, batches = arrays.record_batches(file)
-            if layout != LINES or len(batches) != 1 or any(column.null_count for column in batches[0].columns):
-                raise ValueError("its columns are not those of an index")
-        except FileNotFoundError:
-            raise DataError(f"{path}: missing, but the manifest names it; {REBUILD}") from None
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"{path}: not a readable Arrow file ({one_line(error)}); {REBUILD}") from None
-        *columns, self._sha256 = batches[0].columns
-        self.number, self.width, self.rows, self.bytes = (column.to_numpy() for column in columns)
-        for part in self.parts:
-            if part.first + part.shards > len(self._sha256) or not self._agrees(part, np.dtype(manifest.id_dtype)):
-                raise DataError(f"{path}: its shards of {part.split} are not those that the manifest counts; {REBUILD}")
-        self.lines = np.concatenate([np.arange(part.first, part.first + part.shards) for part in self.parts])
-        """int64 ``[shards]``: the line of each."""
-        self.part_of = np.repeat(np.arange(len(self.parts)), [part.shards for part in self.parts])
-        self.number, self.width, self.rows, self.bytes = (
-            column[self.lines] for column in (self.number, self.width, self.rows, self.bytes)
-        )
-        super().__init__(len(self.lines), self._shard)
-
-    def _agrees(self, part: Totals, dtype: np.dtype) -> bool:
-        """Whether each shard of a part can hold its rows, and all together are those of the part."""
-        own = slice(part.first, part.first + part.shards)
-        width, rows, size = (column[own].astype(np.int64) for column in (self.width, self.rows, self.bytes))
-        most = size // np.maximum(width * dtype.itemsize + ROW_BYTES, 1)
-        fitting = bool(((rows > 0) & (rows <= most)).all())
-        return fitting and by_width(width, rows) == part.widths and int(size.sum()) == part.bytes
-
-    def _shard(self, place: int) -> ShardInfo:
-        part, sha256 = self.parts[self.part_of[place]], self._sha256[int(self.lines[place])].as_py().hex()
-        number, width, rows, size = (int(of[place]) for of in (self.number, self.width, self.rows, self.bytes))
-        return ShardInfo(part.split, number, width, rows, size, sha256, part.fold)
-
-    def paths(self) -> Iterator[str]:
-        """The path of each shard."""
-        for part, number, width in zip(*(of.tolist() for of in (self.part_of, self.number, self.width)), strict=True):
-            yield shard_path(self.parts[part].split, number, self.parts[part].fold, width)
 
 
 @dataclass(frozen=True)
@@ -498,9 +304,9 @@ class Shard:
             self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not a readable Arrow file ({one_line(error)}); {REBUILD}") from None
-        rows = [len(block.row) for block in self.blocks]
-        if sum(rows) != info.rows or any(number != block_rows for number in rows[:-1]) or rows[-1] > block_rows:
-            what = f"{sum(rows)} rows, the manifest says {info.rows} in record batches of {block_rows}"
+        whole, rest = divmod(info.rows, block_rows)
+        if [len(block.row) for block in self.blocks] != [block_rows] * whole + [rest] * (rest > 0):
+            what = f"the manifest says {info.rows} rows in record batches of {block_rows}, and they are others"
             raise DataError(f"{self.path}: {what}; {REBUILD}")
 
     def _block(self, batch: pa.RecordBatch) -> Block:
@@ -538,7 +344,7 @@ def write_manifest(root: str | Path, manifest: Manifest) -> None:
     The vocabulary must exist, and the index. ``sha256`` covers the whole manifest, with statistics and provenance.
     """
     vocabulary = atomic.sha256_file(Path(root, VOCABULARY))
-    content = {**manifest.content(), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
+    content = {**asdict(manifest), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
     digest = hashlib.sha256(atomic.canonical_json(content)).hexdigest()
     atomic.write_json(Path(root, MANIFEST), {**content, "sha256": digest})
 
@@ -599,15 +405,14 @@ class Split:
     def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
         """Look at the split's files; raises ``DataError`` if there are none or one does not match the manifest."""
         if not manifest.splits.get(name):
-            names = ", ".join(sorted(name for name, parts in manifest.splits.items() if parts))
-            raise DataError(f"{root}: has no split {name!r}; it has {names}")
+            raise DataError(f"{root}: has no split {name!r}; it has {', '.join(sorted(manifest.names))}")
         self.root, self.name, self.manifest = root, name, manifest
-        self.index = Index(root, manifest, [name])
+        self.index = manifest.shards(root, [name])
         sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
         self._states = np.fromiter((check_size(f"{root}/{path}", size) for path, size in sizes), np.int64)
-        self._open, self._lock = dict[int, Shard](), threading.Lock()
+        self._open = dict[int, Shard]()
         batches = -(-self.index.rows // manifest.block_rows)
-        self._blocks = np.cumsum([0, *batches])
+        self._blocks = np.concatenate([[0], np.cumsum(batches)])
         """int64 ``[shards + 1]``: the first block of each shard."""
         rows = np.full(self._blocks[-1], manifest.block_rows)
         rows[self._blocks[1:] - 1] = self.index.rows - (batches - 1) * manifest.block_rows
@@ -617,51 +422,48 @@ class Split:
         """int64 ``[blocks]``: the width of each block's shard."""
         self._checked = bytearray(len(rows))
         self.shards: Sequence[Shard] = Lazy(len(self.index), self._shard)
-        self.blocks: Sequence[Block] = Lazy(len(rows), self._block)
+        self.blocks: Sequence[Block] = Lazy(len(rows), lambda number: self._holder(number)[1])
 
     def __len__(self) -> int:
         """Number of rows."""
         return int(self.block_starts[-1])
 
     def _shard(self, place: int) -> Shard:
-        with self._lock:
-            found = self._open.pop(place, None)
-            if found is None:
-                found = Shard(self.root, self.index[place], self.manifest.id_dtype, self.manifest.block_rows)
-                if found.state != self._states[place]:
-                    raise DataError(f"{found.path}: {CHANGED}")
-            self._open[place] = found
-            if len(self._open) > OPEN_SHARDS:
-                del self._open[next(iter(self._open))]
+        found = self._open.pop(place, None)  # threads may share a split: each of these operations is atomic
+        if found is None:
+            found = Shard(self.root, self.index[place], self.manifest.id_dtype, self.manifest.block_rows)
+            if found.state != self._states[place]:
+                raise DataError(f"{found.path}: {CHANGED}")
+            for oldest in list(self._open)[: 1 - OPEN_SHARDS]:
+                self._open.pop(oldest, None)
+        self._open[place] = found
         return found
 
-    def _block(self, number: int) -> Block:
-        shard = int(self._blocks.searchsorted(number, side="right")) - 1
-        return self._shard(shard).blocks[number - int(self._blocks[shard])]
+    def _holder(self, number: int) -> tuple[Shard, Block]:
+        place = int(self._blocks.searchsorted(number, side="right")) - 1
+        shard = self.shards[place]
+        return shard, shard.blocks[number - int(self._blocks[place])]
 
     def look(self) -> None:
         """Raise ``DataError`` if the file of a mapped shard has changed since this split was opened."""
-        with self._lock:
-            there = list(self._open.values())
-        for shard in there:
+        for shard in list(self._open.values()):
             with suppress(DataError):
                 if check_size(shard.path, shard.info.bytes) == shard.state:
                     continue
             raise DataError(f"{shard.path}: {CHANGED}")
 
     def column(self, name: str) -> np.ndarray:
-        """``[rows]``: the length, label or row of all rows, in the order of the blocks."""
-        return np.concatenate([getattr(block, name).copy() for block in self.blocks])
+        """int64 ``[rows]``: the length, label or row of all rows, in the order of the blocks."""
+        return np.concatenate([getattr(block, name).astype(np.int64) for block in self.blocks])
 
     def checked(self, number: int) -> Block:
         """A block whose lengths, labels and ids are in range: checked once. Raises ``DataError``."""
-        block = self.blocks[number]
+        shard, block = self._holder(number)
         if not self._checked[number]:
             ignored = not all(part.labels for part in self.index.parts)
             labels = None if ignored else labels_of(self.name, len(self.manifest.labels))
             if wrong := block.outside(self.manifest.vocabulary_size, labels):
-                place = int(self._blocks.searchsorted(number, side="right")) - 1
-                raise DataError(f"{Path(self.root, self.index[place].path)}: it holds {wrong}; {REBUILD}")
+                raise DataError(f"{shard.path}: it holds {wrong}; {REBUILD}")
             self._checked[number] = True
         return block
 

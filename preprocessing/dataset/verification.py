@@ -12,11 +12,10 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.dataset.index import REBUILD
 from preprocessing.dataset.shards import (
     MANIFEST,
-    REBUILD,
     VOCABULARY,
-    Index,
     Manifest,
     Shard,
     Split,
@@ -42,7 +41,7 @@ def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str |
     except DataError as error:
         yield str(error)
     try:
-        index = Index(root, manifest)
+        index = manifest.shards(root)
     except DataError as error:
         yield str(error)
         return

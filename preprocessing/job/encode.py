@@ -37,16 +37,8 @@ from preprocessing.base.untrusted import read_json
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import (
-    MANIFEST,
-    VOCABULARY,
-    ShardInfo,
-    Totals,
-    id_dtype,
-    read_manifest,
-    write_index,
-    write_shard,
-)
+from preprocessing.dataset.index import ShardInfo, Totals, write_index
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD

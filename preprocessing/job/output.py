@@ -28,7 +28,8 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import FORMAT, INDEX, MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.shards import FORMAT, MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
 from preprocessing.job.parts import UNPACKED
 from preprocessing.job.statistics import BASE
 

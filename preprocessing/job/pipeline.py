@@ -36,13 +36,12 @@ from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
+from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
-    INDEX,
     MANIFEST,
     VOCABULARY,
-    Index,
     Manifest,
     id_dtype,
     read_manifest,
@@ -154,7 +153,7 @@ def make(
         provenance=provenance(recorded, plans, cut, summaries) | on_base,
         label_type=classes.type,
     )
-    output.remove_files(root, {VOCABULARY, INDEX, *Index(root, manifest).paths()})
+    output.remove_files(root, {VOCABULARY, INDEX, *manifest.shards(root).paths()})
     write_manifest(root, manifest)
     return manifest
 

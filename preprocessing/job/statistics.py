@@ -18,7 +18,8 @@ from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABEL
 from preprocessing.base.terminal import counted, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import Part, Plan
-from preprocessing.dataset.shards import Manifest, Totals
+from preprocessing.dataset.index import Totals
+from preprocessing.dataset.shards import Manifest
 from preprocessing.job.parts import Summary
 from preprocessing.labels import alike
 from preprocessing.text.spec import TextSpec

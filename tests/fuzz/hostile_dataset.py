@@ -22,11 +22,12 @@ from harness.model.classifier import Classifier
 from preprocessing.base import arrays, atomic
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import inspect
-from preprocessing.dataset.shards import INDEX, LINES, MANIFEST, VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.index import INDEX, LINES
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept
 from tests.datasets import write_dataset, write_random_soft_labels
 
-HASHED = {field.name for field in fields(Manifest)} - {"statistics", "provenance"}
+HASHED = {field.name for field in fields(Manifest)} - {"statistics", "provenance", "label_type"}
 
 
 def digest(value: Any) -> str:

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from harness.data.soft_labels import KEY, check_soft_labels, path_of, read_soft_labels, targets_of
 from harness.model.starts import check_named, check_own, from_file, from_kept
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.dataset.shards import INDEX, MANIFEST, VOCABULARY, Split, read_manifest
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
 from preprocessing.dataset.vectors import folder_of, index_of
 from preprocessing.dataset.verification import verify
 from preprocessing.text.vocabulary import Vocabulary
@@ -58,14 +59,14 @@ def test_rows_that_no_file_holds_are_refused_at_once(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("rows", 1 << 30), ("rows", -1), ("width", 64), ("width", -1 << 31), ("bytes", 1), ("number", -5)],
+    [("rows", 1 << 30), ("rows", -1), ("width", 64), ("width", -1 << 31), ("bytes", 1), ("number", -5), ("", 0)],
 )
 def test_a_line_of_the_index_that_lies_is_refused(root: Path, column: str, value: int) -> None:
     """Whatever it says leads to no file but the shards of the dataset."""
     (batch,) = batches_of(root / INDEX)
     lines = batch.to_pylist()
     lines[0][column] = value
-    write_lines(root, lines)
+    write_lines(root, lines if column else lines[1:])
     agreeing(root, INDEX, (root / INDEX).read_bytes())
     assert outcome(lambda: used(root), nothing, root, seconds=5) == "refused"
 

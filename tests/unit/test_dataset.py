@@ -17,7 +17,6 @@ from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import (
     MANIFEST,
     VOCABULARY,
-    Index,
     Manifest,
     Shard,
     histogram,
@@ -92,7 +91,7 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
 
 
 def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
-    first = Index(root, manifest)[0]
+    first = manifest.shards(root)[0]
     for change, said in (
         ({"number": 9}, "the manifest names this shard, but it is missing"),
         ({"bytes": 10}, f"{first.path}: [0-9]+ bytes, the manifest says 10"),

@@ -17,7 +17,8 @@ from harness.batch import Layout
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, stream_seed
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_index, write_shard
+from preprocessing.dataset.index import write_index
+from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import write_dataset
 
 CPU = torch.device("cpu")

@@ -15,7 +15,8 @@ from harness.data import placement
 from harness.data.placement import open_data, stage, stage_choice, staged_path
 from harness.ranks.distributed import World
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset.shards import INDEX, Index, Manifest, read_manifest
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.datasets import write_dataset
 
 MOUNTS = {"/": "ext4", "/tmp": "tmpfs", "/home": "nfs4"}
@@ -63,7 +64,7 @@ def test_staging_copies_what_is_missing_or_damaged(dataset: Path, manifest: Mani
     names = ["train", "test"]
     target = stage(dataset, manifest, str(tmp_path / "stage"), names, 5)
     assert target == staged_path(tmp_path / "stage", manifest)
-    wanted = {INDEX, *Index(dataset, manifest, names).paths()}
+    wanted = {INDEX, *manifest.shards(dataset, names).paths()}
     whole = {path: content for path, content in shards(dataset).items() if path in wanted}
     assert shards(target) == whole
     kept, damaged = (target / path for path in sorted(wanted)[1:3])
@@ -75,7 +76,7 @@ def test_staging_copies_what_is_missing_or_damaged(dataset: Path, manifest: Mani
 
 
 def test_a_source_that_is_damaged_gets_no_name(dataset: Path, manifest: Manifest, tmp_path: Path) -> None:
-    path = dataset / Index(dataset, manifest)[0].path
+    path = dataset / manifest.shards(dataset)[0].path
     path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
     with pytest.raises(DataError, match=f"{path}: its sha256 is not the manifest's"):
         stage(dataset, manifest, str(tmp_path / "stage"), ["train"], 5)
@@ -103,7 +104,7 @@ def test_open_splits_are_staged_mapped_and_watched(dataset: Path, manifest: Mani
     stage_dir = str(tmp_path / "stage")
     opened = open_data(str(dataset), manifest, ["test"], World(), timeout_s=5, stage_dir=stage_dir)
     assert set(opened.splits) == {"test"}
-    assert set(shards(opened.root)) == {INDEX, *Index(dataset, manifest, ["test"]).paths()}
+    assert set(shards(opened.root)) == {INDEX, *manifest.shards(dataset, ["test"]).paths()}
     assert len(opened.splits["test"]) == manifest.rows("test")
     path = opened.splits["test"].shards[0].path
     opened.check()
