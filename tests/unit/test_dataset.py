@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,14 @@ import pytest
 from harness.data.checks import check_dataset
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.dataset import shards as dataset_shards
+from preprocessing.dataset.index import INDEX, write_index
 from preprocessing.dataset.shards import (
     MANIFEST,
     VOCABULARY,
     Manifest,
     Shard,
+    Split,
     histogram,
     read_manifest,
     write_manifest,
@@ -68,6 +72,36 @@ def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Pat
     assert not shard.blocks[0].ids.flags.owndata
     assert (info.path, info.rows, info.lengths) == ("train/00000-w0016.arrow", rows, histogram(length))
     assert info.bytes == (tmp_path / info.path).stat().st_size
+
+
+def test_a_shard_is_flushed_once_and_its_name_before_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = list[str]()
+    monkeypatch.setattr(atomic, "fsync", lambda path: flushed.append(Path(path).name.split(atomic.TEMPORARY_MARK)[0]))
+    infos = [write_shard(tmp_path, "train", number, *arrays(8, 16, np.uint16)) for number in (1, 0)]
+    names = [Path(info.path).name for info in infos]
+    assert flushed == names
+    (train,) = write_index(tmp_path, infos)[0]["train"]
+    assert flushed == [*names, INDEX, tmp_path.name, "train"]
+    assert (train.first, train.shards, train.rows, train.widths) == (0, 2, 16, {"16": 16})
+
+
+def test_a_shard_that_changed_while_it_was_not_mapped_is_named(
+    root: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_shards, "OPEN_SHARDS", 2)
+    infos = [write_shard(root, "train", number, *arrays(8, 16, np.uint16)) for number in range(3)]
+    splits, index = write_index(root, infos)
+    split = Split(root, replace(manifest, splits=splits, index=index), "train")
+    first, second, _ = split.shards
+    for shard in (first, second):
+        os.utime(shard.path, ns=(0, 0))
+    assert split.shards[1] is second
+    with pytest.raises(DataError, match=f"{first.path}: this shard was removed or replaced while the run used it"):
+        split.blocks[0]
+    with pytest.raises(DataError, match=f"{second.path}: this shard was removed or replaced while the run used it"):
+        split.look()
 
 
 def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:

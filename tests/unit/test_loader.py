@@ -17,6 +17,7 @@ from harness.batch import Layout
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, stream_seed
 from preprocessing.base.errors import DataError
+from preprocessing.dataset import shards
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import write_dataset
@@ -67,8 +68,11 @@ def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path, layout: Layout) -> None:
-    """Only zeros follow a row, for every shard and position in memory."""
+def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only zeros follow a row, for every shard and position in memory, also of shards that are mapped again."""
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 2)
     random = np.random.default_rng(0)
     infos = []
     for number, width in enumerate((8, 24, 16)):
