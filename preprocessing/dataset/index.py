@@ -164,7 +164,7 @@ class Index(Lazy[ShardInfo]):
                 raise ValueError("its sha256 is not the manifest's")
             if layout != LINES or more or any(column.null_count for column in batch.columns):
                 raise ValueError("its columns are others")
-            if not all(part.first + part.shards <= len(batch) and agree(part, batch, itemsize) for part in parts):
+            if not all(agree(part, batch, itemsize) for part in parts):
                 raise ValueError("its shards are not those that the manifest counts")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{path}: not the index that the manifest names ({one_line(error)}); {REBUILD}") from None
@@ -185,10 +185,10 @@ class Index(Lazy[ShardInfo]):
 
 def agree(part: Totals, batch: pa.RecordBatch, itemsize: int) -> bool:
     """Whether each shard of a part can hold its rows, and all together are those of the part."""
-    own = batch.slice(part.first, part.shards).columns[1:4]
-    width, rows, size = (column.to_numpy().astype(np.int64) for column in own)
+    own = slice(part.first, part.first + part.shards)
+    width, rows, size = (column.to_numpy()[own].astype(np.int64) for column in batch.columns[1:4])
     widths, place = np.unique(width, return_inverse=True)
     if dict(zip(map(str, widths.tolist()), np.bincount(place, rows).tolist(), strict=True)) != part.widths:
         return False
     fitting = (rows > 0) & (rows <= size // (width * itemsize + ROW_BYTES))
-    return bool(fitting.all()) and size.sum() == part.bytes
+    return bool(fitting.all()) and (len(rows), size.sum()) == (part.shards, part.bytes)

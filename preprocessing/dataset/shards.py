@@ -411,11 +411,12 @@ class Split:
         sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
         self._states = np.fromiter((check_size(f"{root}/{path}", size) for path, size in sizes), np.int64)
         self._open = dict[int, Shard]()
-        batches = -(-self.index.rows // manifest.block_rows)
+        of_shard = self.index.rows.astype(np.int64)
+        batches = -(-of_shard // manifest.block_rows)
         self._blocks = np.concatenate([[0], np.cumsum(batches)])
         """int64 ``[shards + 1]``: the first block of each shard."""
         rows = np.full(self._blocks[-1], manifest.block_rows)
-        rows[self._blocks[1:] - 1] = self.index.rows - (batches - 1) * manifest.block_rows
+        rows[self._blocks[1:] - 1] = of_shard - (batches - 1) * manifest.block_rows
         self.block_starts = np.concatenate([[0], np.cumsum(rows)])
         """int64 ``[blocks + 1]``: global row ``r`` lies in the block with ``starts[b] <= r < starts[b + 1]``."""
         self.block_widths = np.repeat(self.index.width.astype(np.int64), batches)
@@ -460,8 +461,8 @@ class Split:
         """A block whose lengths, labels and ids are in range: checked once. Raises ``DataError``."""
         shard, block = self._holder(number)
         if not self._checked[number]:
-            ignored = not all(part.labels for part in self.index.parts)
-            labels = None if ignored else labels_of(self.name, len(self.manifest.labels))
+            known = all(part.labels for part in self.index.parts)
+            labels = labels_of(self.name, len(self.manifest.labels)) if known else None
             if wrong := block.outside(self.manifest.vocabulary_size, labels):
                 raise DataError(f"{shard.path}: it holds {wrong}; {REBUILD}")
             self._checked[number] = True

@@ -29,7 +29,7 @@ from preprocessing.text.vocabulary import Vocabulary
 
 
 def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str | None = None) -> Iterator[str]:
-    """One sentence per file that is missing or does not match the manifest.
+    """One sentence per file that is missing or does not match the manifest; raises ``DataError`` for the index.
 
     ``vocabulary_sha256``, if given, is compared with the vocabulary's file.
     """
@@ -40,12 +40,7 @@ def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str |
             yield f"{path}: its hash is not the manifest's; {REBUILD}"
     except DataError as error:
         yield str(error)
-    try:
-        index = manifest.shards(root)
-    except DataError as error:
-        yield str(error)
-        return
-    for info in index:
+    for info in manifest.shards(root):
         try:
             path = Shard(root, info, manifest.id_dtype, manifest.block_rows).path
         except DataError as error:
@@ -72,7 +67,7 @@ def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
 def verify(root: str | Path) -> list[str]:
     """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and, if they are right, every row.
 
-    Returns one sentence per problem; raises ``DataError`` if there is no readable manifest.
+    Returns one sentence per problem; raises ``DataError`` if there is no readable manifest or index.
     """
     manifest = read_manifest(root)
     content = json.loads(Path(root, MANIFEST).read_bytes())
