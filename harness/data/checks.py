@@ -44,7 +44,7 @@ def check_dataset(
     check_vocabulary(data, manifest)
     names = (TRAIN, VALIDATION, *(name for name in (TEST, UNLABELLED) if manifest.splits.get(name)))
     splits = [Split(data, manifest, name) for name in names]
-    size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
+    size = sum(part.bytes for parts in manifest.splits.values() for part in parts)
     if hashes and size <= HASH_LIMIT_BYTES:
         for problem in verify_hashes(data, manifest):
             raise DataError(problem)
@@ -65,7 +65,7 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
         if rows < world_size:
             where = Path(config.data, MANIFEST)
             raise DataError(f"{where}: {rows} rows of {split} for {world_size} processes; start fewer")
-        smallest, _ = step_rows(width_groups(manifest.rows_by_width(split), spec))
+        smallest, _ = step_rows(width_groups(manifest.rows_by("widths", split), spec))
         if smallest < world_size:
             raise ConfigError(
                 f"{key}: steps of {smallest} rows cannot be shared by {world_size} processes; raise it or start fewer"
@@ -153,11 +153,8 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
 
 def class_rows(manifest: Manifest, split: str) -> dict[str, int]:
     """Rows of each class in a split, in the order of the labels; all 0 if there is no such split."""
-    rows = dict.fromkeys(manifest.labels, 0)
-    for shard in manifest.splits.get(split, []):
-        for number, count in shard.labels.items():
-            rows[manifest.labels[int(number)]] += count
-    return rows
+    rows = manifest.rows_by("labels", split)
+    return {name: rows.get(number, 0) for number, name in enumerate(manifest.labels)}
 
 
 def in_words(rows: Mapping[str, int]) -> str:

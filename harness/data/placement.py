@@ -24,7 +24,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import open_regular
-from preprocessing.dataset.shards import Manifest, ShardInfo, Split, read_manifest
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.shards import Manifest, Split, read_manifest
 
 NETWORK = frozenset(
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "wekafs"]
@@ -47,12 +48,10 @@ class OpenData:
         self.choices = {"staging": stage}
         """For the settings printed at the start."""
         self.splits = {name: Split(root, manifest, name) for name in names}
-        paths = [root / info.path for name in names for info in manifest.splits[name]]
-        self.files = {path: state_of(path) for path in paths}
         self.looked = time.monotonic()
 
     def check(self) -> None:
-        """Between epochs: raise ``DataError`` if the manifest or a shard has changed since the start."""
+        """Between epochs: raise ``DataError`` if the manifest or a mapped shard has changed since the start."""
         if read_manifest(self.data).fingerprint != self.manifest.fingerprint:
             raise DataError(
                 f"{self.data}: the dataset changed since the run began (it has another fingerprint); restore the old "
@@ -62,22 +61,11 @@ class OpenData:
         self.look()
 
     def look(self) -> None:
-        """Before rows are read: raise ``DataError`` if a shard has changed. Checks at most once a second."""
+        """Before rows are read: raise ``DataError`` if a mapped shard has changed. Checks at most once a second."""
         if time.monotonic() - self.looked >= CHECK_EVERY_S:
             self.looked = time.monotonic()
-            for path, before in self.files.items():
-                if state_of(path) != before:
-                    raise DataError(
-                        f"{path}: this shard was removed or replaced while the run used it, or cut short; put it back"
-                    )
-
-
-def state_of(path: Path) -> tuple[int, int, int] | None:
-    """Values that change if a file is modified or replaced; None if it does not exist."""
-    with contextlib.suppress(OSError):
-        found = path.stat()
-        return found.st_ino, found.st_size, found.st_mtime_ns
-    return None
+            for split in self.splits.values():
+                split.look()
 
 
 def open_data(
@@ -88,7 +76,7 @@ def open_data(
     The first process of each node stages the shards, and waits at most ``timeout_s`` seconds if another run is staging
     them. ``stage_dir``: auto, none or a directory.
     """
-    held = sorted(name for name, shards in manifest.splits.items() if shards)
+    held = sorted(manifest.names)
     for name in names:
         if name not in held:
             raise DataError(f"{data}: has no split {name!r}; it has {', '.join(held)}")
@@ -104,7 +92,7 @@ def open_data(
 
 def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:
     """The splits that training uses; ``unlabelled``: also the unlabelled split."""
-    return [name for name, shards in manifest.splits.items() if shards and (unlabelled or name != UNLABELLED)]
+    return [name for name in manifest.names if unlabelled or name != UNLABELLED]
 
 
 def filesystem(path: str | Path) -> str:
@@ -128,7 +116,7 @@ def stage_choice(data: str | Path, manifest: Manifest, names: Collection[str], w
         return Choice(wanted, "asked for")
     if not is_network(kind):
         return Choice("none", f"the dataset lies on {kind}, which is local")
-    needed = sum(info.bytes for name in names for info in manifest.splits[name])
+    needed = sum(part.bytes for name in names for part in manifest.splits[name])
     for path in (os.environ.get("SLURM_TMPDIR"), tempfile.gettempdir()):
         local = path and Path(path).is_dir() and not is_network(filesystem(path))
         if path and local and needed <= STAGE_SHARE * shutil.disk_usage(path).free:
@@ -158,8 +146,9 @@ def stage(data: str | Path, manifest: Manifest, directory: str, names: Collectio
         make_private(target.parent)
         target.mkdir(exist_ok=True)
         with locked(target / ".lock", timeout_s, refusal):
-            for info in (info for name in names for info in manifest.splits[name]):
-                copy_shard(Path(data, info.path), target / info.path, info)
+            copy_file(Path(data, INDEX), target / INDEX, manifest.index)
+            for info in manifest.shards(target, names):
+                copy_file(Path(data, info.path), target / info.path, info.sha256)
     return target
 
 
@@ -179,15 +168,15 @@ def make_private(path: Path) -> None:
     path.chmod(0o700)
 
 
-def copy_shard(source: Path, target: Path, info: ShardInfo) -> None:
-    if target.is_file() and target.stat().st_size == info.bytes and atomic.sha256_file(target) == info.sha256:
+def copy_file(source: Path, target: Path, sha256: str) -> None:
+    if target.is_file() and atomic.sha256_file(target) == sha256:
         return
     try:
         file = open_regular(source)
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror}); try again") from None
-    with file, atomic.replacing(target) as temporary:
+    with file, atomic.replacing(target, lasting=False) as temporary:
         with open(temporary, "wb") as sink:
             shutil.copyfileobj(file, sink, CHUNK_BYTES)
-        if atomic.sha256_file(temporary) != info.sha256:
+        if atomic.sha256_file(temporary) != sha256:
             raise DataError(f"{source}: its sha256 is not the manifest's: bytes were changed; build the dataset again")

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.linear import in_order
 from harness.export.card import records_of, render
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
@@ -216,7 +215,7 @@ def cost_of(
     texts = [
         ids[:length].astype(np.int32) for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)
     ]
-    labels = in_order(split, "label")
+    labels = split.column("label")
     cost: dict[str, Any] = {"rows": len(labels), "dataset": manifest.fingerprint, "split": VALIDATION}
     predicted = []
     for ending, session in zip(("", "_int8"), sessions, strict=True):

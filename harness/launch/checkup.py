@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -45,8 +44,6 @@ State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]
 BUSY_SHARE = 0.1
 """A GPU with more than this share of its memory in use is shared with another process."""
-SPARE_FILES = 256
-"""Files that Python, torch and the sockets between processes hold open, in addition to the shards."""
 SUM_NUMBERS = 2_500_000
 """Numbers that the all-reduce sums: as many as the gradients of a small model."""
 DATASET = "the dataset's fingerprint"
@@ -164,15 +161,12 @@ def look_at_interface() -> Checked:
 
 
 def look_at_data(config: RunConfig, facts: dict[str, str]) -> Checked:
-    """The dataset, checked as by a training but without hashes; its file system; and the limit of open files."""
+    """The dataset, checked as by a training but without hashes; and its file system."""
     here = launched_local_world_size()
     manifest = preflight.check_data(config, launched_world_size(), here=here, hashes=False)
     facts[DATASET] = manifest.fingerprint[:16]
     kind = placement.filesystem(config.data)
     shown = f"{config.data} on {kind}: {manifest.rows(TRAIN):,} training rows"
-    needed = 2 * sum(map(len, manifest.splits.values())) + SPARE_FILES  # each twice, to read and to watch it
-    if 0 <= (soft := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < needed:
-        return "fix", f"{shown}; about {needed:,} open files, and {soft:,} are allowed: run 'ulimit -n {needed}' before"
     if placement.is_network(kind) and config.stage_dir == "none":
         return "warn", f"{shown}; pages come over the network: name a local directory with --stage_dir"
     return "ok", shown

@@ -72,11 +72,10 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     order = order_over(Split(config.data, manifest, TRAIN), order_spec(config))
     classes = {} if config.task == LANGUAGE_MODEL else class_rows(manifest, TRAIN)
     steps, most = order.steps_per_epoch * config.epochs, -(-order.largest_step // world_size)
-    tokens = {name: sum(info.tokens for info in shards) for name, shards in manifest.splits.items()}
-    stream, on_device = None, tokens[TRAIN]
+    stream, on_device = None, manifest.tokens(TRAIN)
     if config.order.unlabelled_batch:
         beside = order_over(Split(config.data, manifest, UNLABELLED), unlabelled_spec(config))
-        on_device += tokens[UNLABELLED]
+        on_device += manifest.tokens(UNLABELLED)
         stream = {
             "rows": beside.num_rows,
             "rows_per_step": [beside.smallest_step, beside.largest_step],
@@ -85,7 +84,7 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     parameters = parameters_of(config, manifest)
     return {
         "rows": order.num_rows,
-        "tokens": tokens[TRAIN],
+        "tokens": manifest.tokens(TRAIN),
         "classes": classes,
         "steps_per_epoch": order.steps_per_epoch,
         "steps": steps,

@@ -175,7 +175,7 @@ class Run(Milestones):
             seconds.append(time.perf_counter() - started)
         step_s = min(seconds[1:])
         tokens = sum(micro.num_tokens for micro in batch.micro_batches) * world.world_size
-        every = sum(shard.tokens for shard in self.data.manifest.splits[TRAIN]) * self.config.epochs
+        every = self.data.manifest.tokens(TRAIN) * self.config.epochs
         fact, full = self.console.screen.fact, duration(step_s * every / tokens)
         fact("dry run", f"longest step ({batch.global_rows} rows): {step_s * 1e3:,.0f} ms")
         fact("memory", f"{memory_bytes(device) / 2**20:,.0f} MiB at most in one process")

@@ -156,7 +156,7 @@ def words_of(wide: WidePart, tokens: Sequence[str]) -> Any:
 
 def places_of(wide: WidePart, sources: Sequence[Source]) -> int:
     """Number of n-grams of all rows, about; a million take half a second or more."""
-    return wide.longest * sum(shard.info.tokens for source in sources for shard in source.split.shards)
+    return wide.longest * sum(source.split.manifest.tokens(source.split.name) for source in sources)
 
 
 def counted(wide: WidePart, source: Source, every: int) -> tuple[Any, np.ndarray]:

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from preprocessing.base.errors import DataError
@@ -134,14 +134,6 @@ def read_json(path: str | Path, mend: str, *, most: int = MOST_JSON) -> Any:
         raise DataError(f"{path}: not readable ({error.strerror}); {mend}") from None
     except ValueError as error:
         raise DataError(f"{path}: not readable as JSON ({error}); {mend}") from None
-
-
-def confined(root: str | Path, name: str) -> Path:
-    """``root/name`` for a relative name inside ``root``. Raises ``ValueError`` for one outside."""
-    path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or not name.isprintable() or path == PurePosixPath("."):
-        raise ValueError(f"leads out of its folder: {shown(name)}")
-    return Path(root, path)
 
 
 def _depth(value: Any) -> int:

@@ -40,6 +40,7 @@ from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import read_bytes, read_json, shown
 from preprocessing.corpus import addresses
+from preprocessing.dataset.index import Lazy
 from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
 
 FORMAT, FORMAT_VERSION = "padless-vectors", 2
@@ -266,7 +267,8 @@ def learn_and_write(
 ) -> KeptVectors:
     """Learn, and write the array with its index."""
     began = time.monotonic()
-    blocks = sample([block for split in splits for block in split.blocks])
+    every = [(split, number) for split in splits for number in range(len(split.blocks))]
+    blocks = sample(Lazy(len(every), lambda place: every[place][0].blocks[every[place][1]]))
     tokens, rows = sum(int(block.length.sum()) for block in blocks), sum(len(block.row) for block in blocks)
     passes = -(-manifest.vocabulary_size // WORDS_AT_ONCE)
     about, names = duration(passes * tokens / TOKENS_PER_S), " and ".join(settings.splits)

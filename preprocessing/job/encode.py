@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -37,7 +37,8 @@ from preprocessing.base.untrusted import read_json
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, ShardInfo, id_dtype, read_manifest, write_shard
+from preprocessing.dataset.index import ShardInfo, Totals, write_index
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
@@ -180,7 +181,7 @@ class Written:
     """The shards of one bucket."""
 
     rows: int
-    shards: dict[str, list[ShardInfo]] = field(default_factory=dict)
+    shards: list[ShardInfo] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
     """Per split: kept tokens that are ``<unk>``, without those that stand for an empty text."""
 
@@ -211,18 +212,17 @@ class Bucket(engine.Part[Written]):
             inside = columns["split"] == split_number(name)
             if not inside.any():
                 continue
-            written.unknown[name], infos = int(unknown[inside].sum()), written.shards.setdefault(name, [])
+            written.unknown[name] = int(unknown[inside].sum())
             for fold, (step, width) in itertools.product(np.unique(columns["fold"][inside]), enumerate(self.widths)):
                 chosen = np.flatnonzero(inside & (rung == step) & (columns["fold"] == fold))
                 if len(chosen):
-                    of_fold = "" if fold == NO_FOLD else f"-f{fold:02d}"
-                    path = f"{name}/{self.number:05d}{of_fold}-w{width:04d}.arrow"
                     few = arrays.take(encoded.ids, encoded.offsets, chosen)
                     ids = arrays.padded(*few, width, id_dtype(len(vocabulary)))
                     label, row = columns["label"][chosen], columns["row"][chosen]
-                    info = write_shard(self.root, path, ids, lengths[chosen], label, row)
-                    infos.append(replace(info, fold=None if fold == NO_FOLD else int(fold)))
-        return written, {info.path: info.sha256 for infos in written.shards.values() for info in infos}
+                    of_fold = None if fold == NO_FOLD else int(fold)
+                    columns_of = ids, lengths[chosen], label, row
+                    written.shards.append(write_shard(self.root, name, self.number, *columns_of, fold=of_fold))
+        return written, {shard.path: shard.sha256 for shard in written.shards}
 
     def rows(self) -> tuple[Encoded, dict[str, np.ndarray]]:
         """The bucket's rows of all parts in key order: their ids, and their other columns."""
@@ -261,9 +261,9 @@ def encode_all(
     vocabulary: Vocabulary,
     workers: Workers,
     screen: Screen,
-) -> tuple[dict[str, list[ShardInfo]], dict[str, int], np.ndarray]:
-    """Write shards of about ``shards.rows`` rows; returns their entries, each split's number of unknown tokens, and
-    int64 ``[rows]``, the number of tokens of each row as it is stored.
+) -> tuple[dict[str, list[Totals]], str, dict[str, int], np.ndarray]:
+    """Write shards of about ``shards.rows`` rows, and their index; returns what ``write_index`` does, each split's
+    number of unknown tokens, and int64 ``[rows]``, the number of tokens of each row as it is stored.
 
     ``label`` has one value per row, ``keys`` are those of the parts. Progress is on ``screen``.
     """
@@ -286,15 +286,17 @@ def encode_all(
         for splits, of in buckets.items()
         for number in range(of)
     ]
-    infos: dict[str, list[ShardInfo]] = {}
     unknown = dict.fromkeys(ALL_SPLITS, 0)
-    with engine.shown("encode", len(label), screen.quiet) as progress:
+
+    def shards(progress: engine.Progress) -> Iterator[ShardInfo]:
         for _, written in engine.run(tasks, workers, progress):
-            for name, entries in written.shards.items():
-                infos.setdefault(name, []).extend(entries)
-                unknown[name] += written.unknown[name]
-    in_order = {name: sorted(infos[name], key=lambda info: info.path) for name in ALL_SPLITS if name in infos}
-    return in_order, unknown, np.concatenate([sizes[number] for number in decided.numbers])
+            yield from written.shards
+            for name, number in written.unknown.items():
+                unknown[name] += number
+
+    with engine.shown("encode", len(label), screen.quiet) as progress:
+        splits, index = write_index(root, shards(progress))
+    return splits, index, unknown, np.concatenate([sizes[number] for number in decided.numbers])
 
 
 def vocabulary_of(root: Path, key: str) -> Vocabulary:

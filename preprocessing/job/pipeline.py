@@ -36,6 +36,7 @@ from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
+from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
@@ -132,15 +133,16 @@ def make(
     for line in (*comments(config, cut, classes.names, rows, report), *on_tokens):
         screen.say(line)
     keys, label = [task.key for task in tasks], columns["label"]
-    infos, unknown, sizes = encode_all(written, label, root, keys, config, pipeline, vocabulary, crew, screen)
+    splits, index, unknown, sizes = encode_all(written, label, root, keys, config, pipeline, vocabulary, crew, screen)
     rows["num_tokens"] = sizes[rows.index]
     counted = int(counts.counts.sum())
-    facts = statistics(config, rows, report, summaries, infos, unknown, classes.names)
+    facts = statistics(config, rows, report, summaries, splits, unknown, classes.names)
     facts["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
     recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
     manifest = Manifest(
         labels=classes.names,
-        splits=infos,
+        splits=splits,
+        index=index,
         id_dtype=str(id_dtype(len(vocabulary))),
         block_rows=BLOCK_ROWS,
         vocabulary_size=len(vocabulary),
@@ -151,7 +153,7 @@ def make(
         provenance=provenance(recorded, plans, cut, summaries) | on_base,
         label_type=classes.type,
     )
-    output.remove_files(root, {VOCABULARY, *(info.path for of_split in infos.values() for info in of_split)})
+    output.remove_files(root, {VOCABULARY, INDEX, *manifest.shards(root).paths()})
     write_manifest(root, manifest)
     return manifest
 

@@ -18,7 +18,8 @@ from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABEL
 from preprocessing.base.terminal import counted, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import Part, Plan
-from preprocessing.dataset.shards import Manifest, ShardInfo
+from preprocessing.dataset.index import Totals
+from preprocessing.dataset.shards import Manifest
 from preprocessing.job.parts import Summary
 from preprocessing.labels import alike
 from preprocessing.text.spec import TextSpec
@@ -53,7 +54,7 @@ def statistics(
     rows: pd.DataFrame,
     report: dict[str, Any],
     summaries: list[Summary],
-    infos: dict[str, list[ShardInfo]],
+    splits: dict[str, list[Totals]],
     unknown: dict[str, int],
     names: list[str],
 ) -> dict[str, Any]:
@@ -68,15 +69,15 @@ def statistics(
         "dropped": {**left_out, **dropped},
         **report,
         "splits": {
-            name: of_split(rows[rows["split"] == number], infos[name], unknown[name], names, config.text.max_tokens)
+            name: of_split(rows[rows["split"] == number], splits[name], unknown[name], names, config.text.max_tokens)
             for number, name in enumerate(ALL_SPLITS)
-            if name in infos
+            if name in splits
         },
     }
 
 
 def of_split(
-    rows: pd.DataFrame, infos: list[ShardInfo], unknown: int, names: list[str], max_tokens: int
+    rows: pd.DataFrame, written: list[Totals], unknown: int, names: list[str], max_tokens: int
 ) -> dict[str, Any]:
     """Rows, labels, lengths before truncation, truncated and empty texts, padding and unknown tokens of one split."""
     lengths, label = rows["num_tokens"].to_numpy(), rows["label"].to_numpy()
@@ -84,7 +85,8 @@ def of_split(
     points = np.percentile(lengths, PERCENTILES, method="inverted_cdf").astype(int).tolist()
     step = max(1, -(-2 * max_tokens // BINS))
     edges = list(range(0, step * (BINS + 1), step))  # up to twice the longest row; the last bin holds all above
-    empty, tokens = int((lengths == 0).sum()), sum(info.tokens for info in infos)
+    empty, tokens = int((lengths == 0).sum()), sum(part.tokens for part in written)
+    stored = sum(int(width) * number for part in written for width, number in part.widths.items())
     return {
         "rows": len(lengths),
         "labels": dict(zip(names, counts, strict=True)) if any(counts) else {},
@@ -94,7 +96,7 @@ def of_split(
         "truncated": int((lengths > max_tokens).sum()),
         "empty": empty,
         "tokens_kept": tokens - empty,
-        "padding_on_disk": round(1 - tokens / sum(info.rows * info.width for info in infos), 6),
+        "padding_on_disk": round(1 - tokens / stored, 6),
         "unknown": unknown,
         "unknown_rate": round(unknown / max(tokens - empty, 1), 6),
     }
