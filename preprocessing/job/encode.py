@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -25,7 +25,6 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import (
     ALL_SPLITS,
-    NO_LABEL,
     SPLITS,
     TRAIN_NUMBER,
     UNLABELLED,
@@ -39,6 +38,7 @@ from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, ShardInfo, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
+from preprocessing.job.decisions import Decided
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
 from preprocessing.text.encoder import Encoded, truncated
@@ -58,41 +58,18 @@ BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that says what is in it."""
 COUNTS_TOGETHER = 16
 """Counts that are held before they are merged."""
-
-
-@dataclass(frozen=True)
-class Decided:
-    """Split, label and fold of every row, on disk for the workers."""
-
-    work: Path
-    starts: tuple[int, ...]
-    """``[parts + 1]``: where the rows of each part begin."""
-    hash: str
-    """Over all decisions."""
-
-    @classmethod
-    def write(cls, work: Path, sizes: Sequence[int], columns: dict[str, np.ndarray]) -> Decided:
-        """Store one value a row in each of ``columns``: ``split``, ``label`` and ``fold``."""
-        arrays.write_batch(work / "decided.arrow", columns)
-        digest = hashlib.sha256(b"".join(values.tobytes() for values in columns.values())).hexdigest()
-        return cls(work, (0, *np.cumsum(sizes).tolist()), digest)
-
-    @property
-    def numbers(self) -> range:
-        """Numbers of all parts."""
-        return range(len(self.starts) - 1)
-
-    def of(self, number: int) -> dict[str, np.ndarray]:
-        """The decisions on the rows of one part, in stored order."""
-        table = parts.read_table(self.work / "decided.arrow")
-        return {name: column.to_numpy()[slice(*self.starts[number : number + 2])] for name, column in table.items()}
+WIDTH_STEP = 8
+MOST_PADDING = 0.15
+"""Share of the ids of shards."""
+LEAST_SAVED = 0.02
+"""Share of the ids that a width must save; each makes more, smaller shards."""
 
 
 def count_all(decided: Decided, workers: Workers, *, unlabelled: bool) -> Counts:
     """How often each token occurs in the training split, and with ``unlabelled`` in the unlabelled one too."""
     splits = [TRAIN_NUMBER, UNLABELLED_NUMBER] if unlabelled else [TRAIN_NUMBER]
     held: list[Counts] = []
-    for _, counts in workers.map(partial(count, decided, splits), decided.numbers, what="count"):
+    for _, counts in workers.map(partial(count, decided, splits), range(decided.parts), what="count"):
         held = [merged([*held, counts])] if len(held) == COUNTS_TOGETHER else [*held, counts]
     return merged(held)
 
@@ -226,14 +203,12 @@ class Bucket(engine.Part[Written]):
 
     def rows(self) -> tuple[Encoded, dict[str, np.ndarray]]:
         """The bucket's rows of all parts in key order: their ids, and their other columns."""
-        low, high = (np.uint64((self.number + step << 64) // self.of - step) for step in (0, 1))  # both inclusive
         wanted = [split_number(name) for name in self.splits]
         pieces: list[dict[str, np.ndarray]] = []
-        for number in self.decided.numbers:
+        for number in range(self.decided.parts):
             stored, known = parts.load(self.decided.work, number), self.decided.of(number)
-            first = np.searchsorted(stored["key"], low)
-            last = np.searchsorted(stored["key"], high, side="right")
-            kept = first + np.flatnonzero(np.isin(known["split"][first:last], wanted))
+            inside = parts.span(stored["key"], self.number, self.of)
+            kept = inside.start + np.flatnonzero(np.isin(known["split"][inside], wanted))
             codes, offsets = arrays.take(stored["codes"], stored["offsets"], kept)
             ids, bounds = ids_of(self.decided.work, number, self.key)
             if len(ids) < len(bounds):  # words, one id each
@@ -253,7 +228,6 @@ class Bucket(engine.Part[Written]):
 
 def encode_all(
     decided: Decided,
-    label: np.ndarray,
     root: Path,
     keys: list[str],
     config: PreprocessConfig,
@@ -261,40 +235,60 @@ def encode_all(
     vocabulary: Vocabulary,
     workers: Workers,
     screen: Screen,
-) -> tuple[dict[str, list[ShardInfo]], dict[str, int], np.ndarray]:
-    """Write shards of about ``shards.rows`` rows; returns their entries, each split's number of unknown tokens, and
-    int64 ``[rows]``, the number of tokens of each row as it is stored.
+) -> tuple[dict[str, list[ShardInfo]], dict[str, int], dict[str, Counter[int]]]:
+    """Write shards of about ``shards.rows`` rows; returns their entries, and for each split its number of unknown
+    tokens, and its number of rows by length before truncation.
 
-    ``label`` has one value per row, ``keys`` are those of the parts. Progress is on ``screen``.
+    ``keys`` are those of the parts. Progress is on ``screen``.
     """
-    without = int((label == NO_LABEL).sum())
-    rows = {SPLITS: len(label) - without, (UNLABELLED,): without}
+    rows = {SPLITS: decided.labelled, (UNLABELLED,): decided.unlabelled}
     buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
-    widths = tuple(config.widths)
-    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, widths, list(buckets.values())]
+    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, list(buckets.values())]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    look = partial(lookup, decided.work, root, key, config.text.subwords != "none")
-    sizes = dict(workers.map(look, decided.numbers, what="lookup"))
-    tasks = [
-        Bucket(
-            key,
-            root,
-            decided.work / "shards" / f"{splits[0]}-{number:06d}.json",
-            rows[splits] // of,
-            *(splits, number, of, decided, pipeline.spec, widths),
-        )
-        for splits, of in buckets.items()
-        for number in range(of)
-    ]
+    look = partial(lookup, decided, root, key, config.text.subwords != "none")
+    lengths = {name: Counter[int]() for name in ALL_SPLITS}
+    for _, found in workers.map(look, range(decided.parts), what="lookup"):
+        for name, counts in found.items():
+            lengths[name].update(counts)
+    tasks = []
+    for splits, of in buckets.items():
+        widths = ladder(sum((lengths[name] for name in splits), Counter()), config.text.max_tokens)
+        for number in range(of):
+            marker = decided.work / "shards" / f"{splits[0]}-{number:06d}.json"
+            size = rows[splits] // of
+            tasks.append(Bucket(key, root, marker, size, splits, number, of, decided, pipeline.spec, widths))
     infos: dict[str, list[ShardInfo]] = {}
     unknown = dict.fromkeys(ALL_SPLITS, 0)
-    with engine.shown("encode", len(label), screen.quiet) as progress:
+    with engine.shown("encode", sum(rows.values()), screen.quiet) as progress:
         for _, written in engine.run(tasks, workers, progress):
             for name, entries in written.shards.items():
                 infos.setdefault(name, []).extend(entries)
                 unknown[name] += written.unknown[name]
     in_order = {name: sorted(infos[name], key=lambda info: info.path) for name in ALL_SPLITS if name in infos}
-    return in_order, unknown, np.concatenate([sizes[number] for number in decided.numbers])
+    return in_order, unknown, lengths
+
+
+def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
+    """The widths of shards for so many rows of each length, ascending: multiples of 8, of which each saves most ids of
+    those that may be added, until at most ``MOST_PADDING`` of the ids are padding or one more would save little.
+    """
+    if not lengths:
+        return ()
+    rows = np.bincount(np.clip([*lengths], 1, max_tokens), [*lengths.values()]).astype(np.int64)
+    length = np.arange(len(rows))
+    tokens = int((rows * length).sum())
+
+    def ids(widths: list[int]) -> int:
+        return int((rows * np.array(widths)[np.searchsorted(widths, length)]).sum())
+
+    widths = [min(-(-int(length[-1]) // WIDTH_STEP) * WIDTH_STEP, max_tokens)]
+    while tokens < (1 - MOST_PADDING) * (now := ids(widths)):
+        more = [sorted([*widths, width]) for width in range(WIDTH_STEP, widths[-1], WIDTH_STEP) if width not in widths]
+        best = min(more, key=ids, default=widths)
+        if now - ids(best) < LEAST_SAVED * now:
+            break
+        widths = best
+    return tuple(widths)
 
 
 def vocabulary_of(root: Path, key: str) -> Vocabulary:
@@ -302,11 +296,12 @@ def vocabulary_of(root: Path, key: str) -> Vocabulary:
     return engine.kept(key, lambda: Vocabulary.read(root / VOCABULARY))
 
 
-def lookup(work: Path, root: Path, key: str, subwords: bool, number: int) -> np.ndarray:
+def lookup(decided: Decided, root: Path, key: str, subwords: bool, number: int) -> dict[str, dict[int, int]]:
     """Store the ids of each distinct word of a part, so that no bucket has to look them up again.
 
-    Returns int64 ``[rows]``: the number of tokens of each row.
+    Returns the number of rows of each split by their number of tokens.
     """
+    work = decided.work
     path = ids_path(work, number, key)
     if not path.exists():
         vocabulary, types = vocabulary_of(root, key), parts.load_types(work, number)
@@ -316,7 +311,9 @@ def lookup(work: Path, root: Path, key: str, subwords: bool, number: int) -> np.
         arrays.write_batch(path, {"ids": pa.LargeListArray.from_arrays(pa.array(bounds), pa.array(ids))})
     stored, (_, bounds) = parts.load(work, number), ids_of(work, number, key)
     ends = np.concatenate([[0], np.cumsum(np.diff(bounds)[stored["codes"]])]) if subwords else None
-    return np.diff(stored["offsets"] if ends is None else ends[stored["offsets"]])
+    sizes, split = np.diff(stored["offsets"] if ends is None else ends[stored["offsets"]]), decided.of(number)["split"]
+    found = {name: np.unique(sizes[split == split_number(name)], return_counts=True) for name in ALL_SPLITS}
+    return {name: dict(zip(*(its.tolist() for its in pair), strict=True)) for name, pair in found.items()}
 
 
 def ids_of(work: Path, number: int, key: str) -> tuple[np.ndarray, np.ndarray]:

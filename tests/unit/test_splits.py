@@ -70,8 +70,9 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
     label = np.array([label[group == value][0] for value in group])  # of each group's first row, which is what counts
     shuffled = np.random.default_rng(seed).permutation(len(rows))
     shares = {"validation": validation, "test": test}
+    share = {"share": wanted(np.bincount(label), **shares)}
     ways: list[tuple[Any, dict[str, Any]]]
-    ways = [(assign, shares), (assign_groups, shares), (assign_folds, {"folds": folds})]
+    ways = [(assign, share), (assign_groups, shares), (assign_folds, {"folds": folds})]
     for function, options in ways:
         found = function(group, label, seed=seed, **options)
         assert set(found.tolist()) <= set(range(options.get("folds", 3)))
@@ -79,7 +80,7 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
             assert len(set(found[group == value].tolist())) == 1
         again = function(group[shuffled], label[shuffled], seed=seed, **options)
         assert (again == found[shuffled]).all()
-        if options is shares:
+        if function is not assign_folds:
             for number, fraction in ((VALIDATION, validation), (TEST, test)):
                 assert fraction > 0 or not (found == number).any()
 
@@ -109,7 +110,8 @@ def test_shares_are_met_within_the_largest_group(
 def decided_by_group(group: list[int], named: list[int], validation: float = 0.0) -> tuple[list[int], dict[str, Any]]:
     rows = rows_of(list(range(1000, 1000 + len(group))), [row % 2 for row in range(len(group))], named, group)
     splits = SplitConfig(group_column="film", validation=validation, test=0.0)
-    decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), str)
+    cut = {"validation": validation, "test": 0.0}
+    decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), cut, np.zeros((3, 2)))
     return decision.tolist(), report["groups"]
 
 
