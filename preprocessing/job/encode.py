@@ -58,11 +58,11 @@ BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that says what is in it."""
 COUNTS_TOGETHER = 16
 """Counts that are held before they are merged."""
-WIDTH_STEP = 8
+WIDTH_STEP = 4
 MOST_PADDING = 0.15
 """Share of the ids of shards."""
-LEAST_SAVED = 0.02
-"""Share of the ids that a width must save; each makes more, smaller shards."""
+LEAST_SAVED, LEAST_IDS = 0.02, 2048
+"""Share and number of the ids that a width must save; each makes more, smaller shards."""
 
 
 def count_all(decided: Decided, workers: Workers, *, unlabelled: bool) -> Counts:
@@ -269,25 +269,24 @@ def encode_all(
 
 
 def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
-    """The widths of shards for so many rows of each length, ascending: multiples of 8, of which each saves most ids of
-    those that may be added, until at most ``MOST_PADDING`` of the ids are padding or one more would save little.
+    """The widths of shards for so many rows of each length, ascending: multiples of 4, each the one that saves most,
+    until at most ``MOST_PADDING`` of the ids are padding or one more would save too few.
     """
     if not lengths:
         return ()
-    rows = np.bincount(np.clip([*lengths], 1, max_tokens), [*lengths.values()]).astype(np.int64)
-    length = np.arange(len(rows))
-    tokens = int((rows * length).sum())
+    rows = np.bincount(np.clip([*lengths], 1, max_tokens), [*lengths.values()], max_tokens + WIDTH_STEP)
+    longest, up_to = int(np.flatnonzero(rows)[-1]), rows.cumsum()
+    tokens = rows @ np.arange(len(rows))
 
-    def ids(widths: list[int]) -> int:
-        return int((rows * np.array(widths)[np.searchsorted(widths, length)]).sum())
+    def ids(widths: list[int]) -> float:
+        return float(sum(width * (up_to[width] - up_to[below]) for below, width in itertools.pairwise([0, *widths])))
 
-    widths = [min(-(-int(length[-1]) // WIDTH_STEP) * WIDTH_STEP, max_tokens)]
+    widths = [min(-(-longest // WIDTH_STEP) * WIDTH_STEP, max_tokens)]
     while tokens < (1 - MOST_PADDING) * (now := ids(widths)):
-        more = [sorted([*widths, width]) for width in range(WIDTH_STEP, widths[-1], WIDTH_STEP) if width not in widths]
-        best = min(more, key=ids, default=widths)
-        if now - ids(best) < LEAST_SAVED * now:
-            break
-        widths = best
+        more = [sorted({*widths, width}) for width in range(WIDTH_STEP, widths[-1], WIDTH_STEP)]
+        before, widths = widths, min(more, key=ids, default=widths)
+        if now - ids(widths) < max(LEAST_SAVED * now, LEAST_IDS):
+            return tuple(before)
     return tuple(widths)
 
 
