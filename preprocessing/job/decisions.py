@@ -107,11 +107,13 @@ class Ranges:
         return rows.sort_values("row").assign(fold=np.int16(NO_FOLD)), starts
 
     def survey(self, number: int) -> dict[str, Any]:
-        """What is found among the labelled rows of a range before they are split, and how many of each label are."""
+        """What is found among the labelled rows of a range before they are split, and how many are to be split, by the
+        label of the first row with their text.
+        """
         rows, _ = self.table(number)
         rows = rows[rows["named"] != UNLABELLED_NUMBER]
         sieve = suspects(rows, self.config.quality)
-        pool = rows["label"][sieve.alive & (rows["named"] <= TRAIN_NUMBER)]
+        pool = rows[sieve.alive & (rows["named"] <= TRAIN_NUMBER)].groupby("text_hash")["label"].transform("first")
         return {
             "named": np.bincount(rows["named"] - NO_SPLIT, minlength=1 + len(SPLITS)),
             "pool": [np.bincount(pool, minlength=len(self.classes.names))],

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second pass: count tokens, freeze the vocabulary or take it from a base, and write shards, each from one range of
-shuffle keys of all parts.
+"""The second pass: count tokens, freeze the vocabulary or take it from a base, look up the ids of each part, and write
+shards, each from one range of shuffle keys of all parts.
 
 Labelled and unlabelled rows have separate ranges, so unlabelled rows change no shard of labelled ones.
 """
@@ -41,7 +41,7 @@ from preprocessing.job import engine, parts
 from preprocessing.job.decisions import Decided
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
-from preprocessing.text.encoder import Encoded, truncated
+from preprocessing.text.encoder import truncated
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.vocabulary import (
     UNK,
@@ -158,8 +158,6 @@ class Written:
 
     rows: int
     shards: dict[str, list[ShardInfo]] = field(default_factory=dict)
-    unknown: dict[str, int] = field(default_factory=dict)
-    """Per split: kept tokens that are ``<unk>``, without those that stand for an empty text."""
 
 
 @dataclass(frozen=True)
@@ -171,59 +169,47 @@ class Bucket(engine.Part[Written]):
     of: int
     """How many buckets these splits have."""
     decided: Decided
-    spec: TextSpec
     widths: tuple[int, ...]
 
     result: ClassVar[type] = Written
 
     def make(self) -> tuple[Written, dict[str, str]]:
         """Write the shards."""
-        vocabulary = vocabulary_of(self.root, self.key)
-        encoded, columns = self.rows()
-        lengths = np.diff(encoded.offsets)
+        ids, offsets, columns = self.rows()
+        lengths = np.diff(offsets)
         rung = np.searchsorted(self.widths, lengths)
-        unknown = arrays.segment_sums(encoded.ids == UNK, encoded.offsets) * (encoded.num_tokens > 0)
         written = Written(len(lengths))
         for name in self.splits:
             inside = columns["split"] == split_number(name)
-            if not inside.any():
-                continue
-            written.unknown[name], infos = int(unknown[inside].sum()), written.shards.setdefault(name, [])
             for fold, (step, width) in itertools.product(np.unique(columns["fold"][inside]), enumerate(self.widths)):
                 chosen = np.flatnonzero(inside & (rung == step) & (columns["fold"] == fold))
                 if len(chosen):
                     of_fold = "" if fold == NO_FOLD else f"-f{fold:02d}"
                     path = f"{name}/{self.number:05d}{of_fold}-w{width:04d}.arrow"
-                    few = arrays.take(encoded.ids, encoded.offsets, chosen)
-                    ids = arrays.padded(*few, width, id_dtype(len(vocabulary)))
+                    rows = arrays.padded(*arrays.take(ids, offsets, chosen), width, ids.dtype)
                     label, row = columns["label"][chosen], columns["row"][chosen]
-                    info = write_shard(self.root, path, ids, lengths[chosen], label, row)
-                    infos.append(replace(info, fold=None if fold == NO_FOLD else int(fold)))
+                    info = write_shard(self.root, path, rows, lengths[chosen], label, row)
+                    info = replace(info, fold=None if fold == NO_FOLD else int(fold))
+                    written.shards.setdefault(name, []).append(info)
         return written, {info.path: info.sha256 for infos in written.shards.values() for info in infos}
 
-    def rows(self) -> tuple[Encoded, dict[str, np.ndarray]]:
-        """The bucket's rows of all parts in key order: their ids, and their other columns."""
+    def rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """The bucket's rows of all parts in key order: their ids with offsets, and their other columns."""
         wanted = [split_number(name) for name in self.splits]
         pieces: list[dict[str, np.ndarray]] = []
         for number in range(self.decided.parts):
-            stored, known = parts.load(self.decided.work, number), self.decided.of(number)
-            inside = parts.span(stored["key"], self.number, self.of)
-            kept = inside.start + np.flatnonzero(np.isin(known["split"][inside], wanted))
-            codes, offsets = arrays.take(stored["codes"], stored["offsets"], kept)
-            ids, bounds = ids_of(self.decided.work, number, self.key)
-            if len(ids) < len(bounds):  # words, one id each
-                ids = ids[codes]
-            else:
-                ids, ends = arrays.take(ids, bounds, codes)
-                offsets = ends[offsets]
-            piece = {name: values[kept] for name, values in known.items()}
-            piece |= {"key": stored["key"][kept], "row": stored["row"][kept], "size": np.diff(offsets)}
-            pieces.append({**piece, "ids": ids})
+            table = parts.read_table(encoded_path(self.decided.work, number, self.key))
+            lists = table.pop("ids")
+            inside = parts.span(table["key"].to_numpy(), self.number, self.of)
+            kept = inside.start + np.flatnonzero(np.isin(table["split"].to_numpy()[inside], wanted))
+            ids, offsets = arrays.take(lists.values.to_numpy(), lists.offsets.to_numpy(), kept)
+            piece = {name: column.to_numpy()[kept] for name, column in table.items()}
+            pieces.append({**piece, "size": np.diff(offsets), "ids": ids})
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         order = np.lexsort((columns["row"], columns["key"]))
         offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))])
         ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
-        return truncated(ids, offsets, self.spec), {name: values[order] for name, values in columns.items()}
+        return ids, offsets, {name: values[order] for name, values in columns.items()}
 
 
 def encode_all(
@@ -245,25 +231,25 @@ def encode_all(
     buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
     basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, list(buckets.values())]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    look = partial(lookup, decided, root, key, config.text.subwords != "none")
-    lengths = {name: Counter[int]() for name in ALL_SPLITS}
-    for _, found in workers.map(look, range(decided.parts), what="lookup"):
-        for name, counts in found.items():
+    lengths, unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
+    for _, found in workers.map(
+        partial(encode_part, decided, root, key, pipeline.spec), range(decided.parts), what="lookup"
+    ):
+        for name, (counts, number) in found.items():
             lengths[name].update(counts)
+            unknown[name] += number
     tasks = []
     for splits, of in buckets.items():
         widths = ladder(sum((lengths[name] for name in splits), Counter()), config.text.max_tokens)
         for number in range(of):
             marker = decided.work / "shards" / f"{splits[0]}-{number:06d}.json"
             size = rows[splits] // of
-            tasks.append(Bucket(key, root, marker, size, splits, number, of, decided, pipeline.spec, widths))
+            tasks.append(Bucket(key, root, marker, size, splits, number, of, decided, widths))
     infos: dict[str, list[ShardInfo]] = {}
-    unknown = dict.fromkeys(ALL_SPLITS, 0)
     with engine.shown("encode", sum(rows.values()), screen.quiet) as progress:
         for _, written in engine.run(tasks, workers, progress):
             for name, entries in written.shards.items():
                 infos.setdefault(name, []).extend(entries)
-                unknown[name] += written.unknown[name]
     in_order = {name: sorted(infos[name], key=lambda info: info.path) for name in ALL_SPLITS if name in infos}
     return in_order, unknown, lengths
 
@@ -290,37 +276,43 @@ def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
     return tuple(widths)
 
 
-def vocabulary_of(root: Path, key: str) -> Vocabulary:
-    """The vocabulary, which a worker reads once per run; ``key`` changes with it."""
-    return engine.kept(key, lambda: Vocabulary.read(root / VOCABULARY))
+def encode_part(
+    decided: Decided, root: Path, key: str, spec: TextSpec, number: int
+) -> dict[str, tuple[dict[int, int], int]]:
+    """Store the ids of a part's rows, truncated, beside what was decided on them; ``key`` changes with either.
 
-
-def lookup(decided: Decided, root: Path, key: str, subwords: bool, number: int) -> dict[str, dict[int, int]]:
-    """Store the ids of each distinct word of a part, so that no bucket has to look them up again.
-
-    Returns the number of rows of each split by their number of tokens.
+    Returns for each split its number of rows by their number of tokens before truncation, and how many of the ids are
+    ``<unk>``, without those that stand for an empty text.
     """
-    work = decided.work
-    path = ids_path(work, number, key)
+    path = encoded_path(decided.work, number, key)
     if not path.exists():
-        vocabulary, types = vocabulary_of(root, key), parts.load_types(work, number)
-        pieces = [vocabulary.pieces(word) for word in types.to_pylist()] if subwords else None
-        ids = vocabulary.lookup(types if pieces is None else pa.array(chain(*pieces), pa.large_string()))
-        bounds = np.arange(len(types) + 1) if pieces is None else np.cumsum([0, *map(len, pieces)])
-        arrays.write_batch(path, {"ids": pa.LargeListArray.from_arrays(pa.array(bounds), pa.array(ids))})
-    stored, (_, bounds) = parts.load(work, number), ids_of(work, number, key)
-    ends = np.concatenate([[0], np.cumsum(np.diff(bounds)[stored["codes"]])]) if subwords else None
-    sizes, split = np.diff(stored["offsets"] if ends is None else ends[stored["offsets"]]), decided.of(number)["split"]
-    found = {name: np.unique(sizes[split == split_number(name)], return_counts=True) for name in ALL_SPLITS}
-    return {name: dict(zip(*(its.tolist() for its in pair), strict=True)) for name, pair in found.items()}
+        vocabulary = engine.kept(key, lambda: Vocabulary.read(root / VOCABULARY))
+        stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
+        if spec.subwords == "none":
+            ids, offsets = vocabulary.lookup(types)[stored["codes"]], stored["offsets"]
+        else:
+            pieces = [vocabulary.pieces(word) for word in types.to_pylist()]
+            ids, ends = (
+                vocabulary.lookup(pa.array(chain(*pieces), pa.large_string())),
+                np.cumsum([0, *map(len, pieces)]),
+            )
+            ids, ends = arrays.take(ids, ends, stored["codes"])
+            offsets = ends[stored["offsets"]]
+        rows = truncated(ids, offsets, spec)
+        lists = pa.LargeListArray.from_arrays(rows.offsets, rows.ids.astype(id_dtype(len(vocabulary))))
+        columns = {"key": stored["key"], "row": stored["row"], "num_tokens": rows.num_tokens, "ids": lists}
+        arrays.write_batch(path, {**columns, **decided.of(number)})
+    table = parts.read_table(path)
+    tokens, split, ids = table["num_tokens"].to_numpy(), table["split"].to_numpy(), table["ids"]
+    unknown = arrays.segment_sums(ids.values.to_numpy() == UNK, ids.offsets.to_numpy()) * (tokens > 0)
+    found = {}
+    for name in ALL_SPLITS:
+        inside = split == split_number(name)
+        counts = zip(*map(np.ndarray.tolist, np.unique(tokens[inside], return_counts=True)), strict=True)
+        found[name] = dict(counts), int(unknown[inside].sum())
+    return found
 
 
-def ids_of(work: Path, number: int, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of the distinct words of a part: word i has ``ids[bounds[i]:bounds[i + 1]]``."""
-    column = parts.read_table(ids_path(work, number, key))["ids"]
-    return column.values.to_numpy(), column.offsets.to_numpy()
-
-
-def ids_path(work: Path, number: int, key: str) -> Path:
-    """The file of ``ids_of``. The name says for which vocabulary."""
+def encoded_path(work: Path, number: int, key: str) -> Path:
+    """The file of ``encode_part``."""
     return work / "parts" / f"{number:06d}-ids-{key[:16]}.arrow"

@@ -40,8 +40,8 @@ NEVER = np.iinfo(np.int64).max
 def assign(key: np.ndarray, label: np.ndarray, share: np.ndarray, *, seed: int) -> np.ndarray:
     """int8 ``[rows]``: 0 train, 1 validation, 2 test.
 
-    Rows with equal ``key`` go to one split. ``share``, as from ``wanted``, is met exactly if enough keys occur only
-    once.
+    Rows with equal ``key`` go to one split. ``share``, as from ``wanted`` or ``apportioned``, is met exactly if enough
+    keys occur only once.
     """
     hashes, first, group, sizes = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
     chosen = np.zeros(len(hashes), np.int8)
@@ -117,9 +117,9 @@ def assign_groups(component: np.ndarray, label: np.ndarray, *, seed: int, valida
     ``validation`` and ``test`` are fractions of the rows of each label, met approximately. A group that holds all rows
     of a label stays in training. A split stays empty if every group would miss its share by more.
     """
-    share = wanted(np.bincount(label), validation, test)
-    first = assign(component, label, share, seed=seed)
     _, row, group = np.unique(component, return_index=True, return_inverse=True)
+    share = wanted(np.bincount(label[row][group]), validation, test)
+    first = assign(component, label, share, seed=seed)
     packing = Packing(label_counts(group, label), first[row], validation, test)
     for _ in range(MAX_STEPS):
         if not (packing.move() or packing.exchange()):
