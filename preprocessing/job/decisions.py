@@ -107,16 +107,18 @@ class Ranges:
         return rows.sort_values("row").assign(fold=np.int16(NO_FOLD)), starts
 
     def survey(self, number: int) -> dict[str, Any]:
-        """What is found among the labelled rows of a range before they are split, and how many are to be split, by the
-        label of the first row with their text.
+        """What is found among the labelled rows of a range before they are split.
+
+        ``pool``: how many are to be split, all and those whose text occurs once, by the label of a text's first row.
         """
         rows, _ = self.table(number)
         rows = rows[rows["named"] != UNLABELLED_NUMBER]
         sieve = suspects(rows, self.config.quality)
-        pool = rows[sieve.alive & (rows["named"] <= TRAIN_NUMBER)].groupby("text_hash")["label"].transform("first")
+        pool = rows[sieve.alive & (rows["named"] <= TRAIN_NUMBER)]
+        label, once = pool.groupby("text_hash")["label"].transform("first"), ~pool["text_hash"].duplicated(keep=False)
         return {
             "named": np.bincount(rows["named"] - NO_SPLIT, minlength=1 + len(SPLITS)),
-            "pool": [np.bincount(pool, minlength=len(self.classes.names))],
+            "pool": [[np.bincount(its, minlength=len(self.classes.names)) for its in (label, label[once])]],
             "refused": sieve.refused,
             "empty": sieve.found["empty"],
         }

@@ -138,16 +138,16 @@ def wanted(totals: np.ndarray, validation: float, test: float) -> np.ndarray:
 
 
 def apportioned(counts: np.ndarray, validation: float, test: float) -> np.ndarray:
-    """int64 ``[ranges, splits, labels]``: the rows that each split gets of a range's, together exactly those wanted.
+    """int64 ``[ranges, splits, labels]``: the rows that validation and test get of a range's, together those wanted.
 
-    ``counts`` is int64 ``[ranges, labels]``.
+    ``counts`` is int64 ``[ranges, 2, labels]``: rows, and those whose text occurs once, which can fill any share.
     """
-    ends = counts.cumsum(axis=0)
-    goal = wanted(ends[-1], validation, test)[:, :-1]
+    goal = wanted(counts[:, 0].sum(axis=0), validation, test)[:, :-1]
+    ends = np.where(counts[:, 1].any(axis=0), counts[:, 1], counts[:, 0]).cumsum(axis=0)
     both = goal[VALIDATION_NUMBER] + goal[TEST_NUMBER]
     taken = ends * both // np.maximum(ends[-1], 1)
     of_test = taken * goal[TEST_NUMBER] // np.maximum(both, 1)
-    return np.diff(np.stack([ends - taken, taken - of_test, of_test], axis=1), axis=0, prepend=0)
+    return np.diff(np.stack([0 * ends, taken - of_test, of_test], axis=1), axis=0, prepend=0)
 
 
 class Packing:

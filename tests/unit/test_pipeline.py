@@ -118,7 +118,7 @@ def test_a_few_widths_keep_padding_low(seed: int, middle: float, spread: float) 
     widths, lengths = ladder(Counter(found.tolist()), 512), np.clip(found, 1, 512)
     ids = np.array(widths)[np.searchsorted(widths, lengths)].sum()
     assert len(widths) < 12
-    assert ids - lengths.sum() < 0.16 * ids
+    assert ids - lengths.sum() < 0.17 * ids
 
 
 def test_a_limit_draws_rows_from_all_over_the_source(source: Path, tmp_path: Path, command: Command) -> None:
