@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DROPPED = -1
-RANGE_ROWS = 1 << 18
+RANGE_ROWS = 1 << 19
 """Rows of a range, about."""
 NOWHERE = np.iinfo(np.int64).max
 
