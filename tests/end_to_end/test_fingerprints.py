@@ -243,7 +243,6 @@ SETTINGS = {
     "text.max_tokens 12 --text.truncate": "head tail both",
     "vocabulary.min_count": "auto 3",
     "vocabulary.max_size": "20",
-    "shards.widths": "[8,16,32]",
     "shards.rows": "5",
     "seed": "1",
 }

@@ -125,11 +125,11 @@ def test_a_publication_that_fails_leaves_the_old_dataset(
 
 
 def test_a_damaged_remote_shard_is_named_and_not_kept(s3: Any, published: str, tmp_path: Path) -> None:
-    shard = f"{published}/train/00000-w0064.arrow"
+    shard = f"{published}/train/00000-w0016.arrow"
     data = bytearray(s3.cat_file(shard))
     data[len(data) // 2] ^= 1
     s3.pipe_file(shard, bytes(data))
-    with pytest.raises(DataError, match=r"the copy is not what the manifest says: .*00000-w0064.arrow"):
+    with pytest.raises(DataError, match=r"the copy is not what the manifest says: .*00000-w0016.arrow"):
         remote.local(published, tmp_path / "fresh")
     assert [name for name in contents(tmp_path / "fresh") if not name.endswith(".lock")] == []
 
