@@ -176,7 +176,7 @@ def leave_out(
     for table, of in ((bands, decided.parts), (candidates, ranges), (rejects, decided.parts)):
         markers = (folder / f"{number:06d}-{table.__name__}.json" for number in range(of))
         tasks = (Stage(key, folder, path, rows // of, table, at, decided, ranges) for at, path in enumerate(markers))
-        with engine.shown(table.__name__, rows, screen.quiet) as progress:
+        with engine.shown("near-duplicates", rows, screen.quiet) as progress:
             deque(engine.run(tasks, workers, progress), 0)
     count, first, labels = 0, NOWHERE, found["labels"][TRAIN_NUMBER]
     listed, columns = decided.work.parent / NEAR_DUPLICATES, ("row", "other", "similarity")
