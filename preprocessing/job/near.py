@@ -34,15 +34,15 @@ from preprocessing.job.hashes import type_hashes
 LEAST = 0.5
 """From this Jaccard index on, one text nearly repeats the other."""
 BANDS, PER_BAND = 32, 4
-FACTORS = words(0, count=BANDS * PER_BAND).astype(np.uint32) | np.uint32(1)
+FACTORS = words(0, count=BANDS * PER_BAND).reshape(BANDS, PER_BAND).astype(np.uint32) | np.uint32(1)
 """One for each hash function: a product with an odd number."""
 PLACE_BITS = 28
 """Low bits of a stored band that are the place of its row in the part; the others are a hash."""
-RANGE_BANDS = 1 << 21
+RANGE_BANDS = 1 << 20
 """Bands of a range, about."""
 LAST = np.uint64((1 << 63) - 1)
-COMPARED = 256
-"""Candidates that are compared together."""
+COMPARED = 1 << 19
+"""Tokens that are compared together, about."""
 MEASURED = (VALIDATION_NUMBER, TEST_NUMBER)
 
 
@@ -97,11 +97,13 @@ def bands(stage: Stage) -> dict[str, np.ndarray]:
     places = np.flatnonzero((stage.decided.of(stage.number)["split"] != DROPPED) & (sizes > 1))
     hashes, offsets = stage.shingles(stage.number, places)
     mixed = (hashes >> 32).astype(np.uint32)
-    values = [np.minimum.reduceat(mixed * factor, offsets[:-1]) for factor in FACTORS]
-    band = np.repeat(np.arange(BANDS, dtype=np.uint64), len(places))
-    for number in range(PER_BAND):
-        band = splitmix64(band ^ np.concatenate(values[number::PER_BAND]))
-    return {"band": np.sort(band >> PLACE_BITS << PLACE_BITS | np.tile(places.astype(np.uint64), BANDS))}
+    band = np.empty((BANDS, len(places)), np.uint64)
+    for number, factors in enumerate(FACTORS):
+        values = np.full(len(places), number, np.uint64)
+        for factor in factors:
+            values = splitmix64(values ^ np.minimum.reduceat(mixed * factor, offsets[:-1]))
+        band[number] = values >> PLACE_BITS << PLACE_BITS | places.astype(np.uint64)
+    return {"band": np.sort(band, axis=None)}
 
 
 def candidates(stage: Stage) -> dict[str, np.ndarray]:
@@ -139,10 +141,12 @@ def rejects(stage: Stage) -> dict[str, np.ndarray]:
         pieces.append(np.stack([table["its"][inside], table["mine"][inside]]))
     its, mine = np.unique(np.concatenate(pieces, axis=1), axis=1)
     part, other, place = its >> PLACE_BITS, its % (1 << PLACE_BITS), mine % (1 << PLACE_BITS)
-    similar, row = np.zeros(len(its)), stage.rows(stage.number)["row"][place]
+    stored = stage.rows(stage.number)
+    similar, row = np.zeros(len(its)), stored["row"][place]
+    step = 1 + COMPARED // (1 + len(stored["codes"]) // max(1, len(stored["row"])))
     for number in np.unique(part):
         pairs = np.flatnonzero(part == number)
-        for some in np.split(pairs, range(COMPARED, len(pairs), COMPARED)):
+        for some in np.split(pairs, range(step, len(pairs), step)):
             similar[some] = similarity(stage.shingles(stage.number, place[some]), stage.shingles(number, other[some]))
         other[pairs] = stage.rows(number)["row"][other[pairs]]
     order = np.lexsort((other, -similar, row))
@@ -156,10 +160,12 @@ def similarity(*texts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     sides = []
     for hashes, offsets in texts:
         number = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        sides.append(np.unique(number << 55 | (hashes >> 9).astype(np.int64)))
+        sides.append(np.unique(number << 43 | (hashes >> 21).astype(np.int64)))
     every = np.sort(np.concatenate(sides))
-    total, both = (np.bincount(some >> 55, minlength=COMPARED) for some in (every, every[1:][np.diff(every) == 0]))
-    return (both / np.maximum(total - both, 1))[: len(offsets) - 1]
+    total, both = (
+        np.bincount(some >> 43, minlength=number[-1] + 1) for some in (every, every[1:][np.diff(every) == 0])
+    )
+    return both / (total - both)
 
 
 def leave_out(
