@@ -26,6 +26,7 @@ MOST_PART_MB = 4096
 LEFT_OUT = {
     "source": "encoding unlabelled_path missing_label sheet",
     "splits": "names group_column time_column folds",
+    "quality": "near_duplicates",
 }
 """Keys that a manifest records only where they are set."""
 Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
@@ -199,6 +200,9 @@ class QualityConfig:
     refused. The same for unlabelled texts that are also in validation or test, or belong to one of their groups."""
     contradictions: Policy = "keep"
     """Rows with the same tokens and different labels: all kept, all dropped, or refused."""
+    near_duplicates: Policy = "keep"
+    """Training and unlabelled rows that share half of the pairs of neighbouring tokens with a row of validation or
+    test: not searched for, dropped and listed in near_duplicates.csv, or refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +262,8 @@ class PreprocessConfig:
             raise ConfigError(
                 f"staging: {self.staging!r} has no effect: output {self.output!r} is local and needs no staging"
             )
+        if self.splits.folds and self.quality.near_duplicates != "keep":
+            raise ConfigError("quality.near_duplicates: folds do not keep nearly equal texts together; leave one out")
         if self.vocabulary.extend and self.text.subwords != "none":
             raise ConfigError(
                 "vocabulary.extend: new pieces would cut the words of vocabulary.base in another way; leave it out, or "
@@ -289,7 +295,7 @@ class PreprocessConfig:
         ):
             if content[part][key] == AUTO:
                 content[part][key] = before
-        usual = {"source": asdict(SourceConfig()), "splits": asdict(SplitConfig())}
+        usual = {"source": asdict(SourceConfig()), "splits": asdict(SplitConfig()), "quality": asdict(QualityConfig())}
         for part, keys in LEFT_OUT.items():
             for key in keys.split():
                 if content[part][key] == usual[part][key]:

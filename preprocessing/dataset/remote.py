@@ -18,7 +18,15 @@ from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
 from preprocessing.dataset.index import INDEX
-from preprocessing.dataset.shards import MANIFEST, MOST_MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
+from preprocessing.dataset.shards import (
+    MANIFEST,
+    MOST_MANIFEST,
+    NEAR_DUPLICATES,
+    VOCABULARY,
+    Manifest,
+    parse_manifest,
+    read_manifest,
+)
 from preprocessing.dataset.verification import verify_hashes
 
 CACHE_VARIABLE = "PADLESS_CACHE"
@@ -94,7 +102,8 @@ def publish(root: Path, address: str) -> None:
     manifest = read_manifest(root)
     address = address.rstrip("/")
     system, base = addresses.filesystem(address)
-    suffix, every = f"{STAGING}-{manifest.fingerprint[:12]}", [*names(root, manifest), MANIFEST]
+    suffix = f"{STAGING}-{manifest.fingerprint[:12]}"
+    every = [*names(root, manifest), *(path.name for path in root.glob(NEAR_DUPLICATES)), MANIFEST]
     with addresses.naming(address):
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)

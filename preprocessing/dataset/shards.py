@@ -41,6 +41,8 @@ FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 VOCABULARY = "vocabulary.arrow"
+NEAR_DUPLICATES = "near_duplicates.csv"
+"""Which rows were left out by ``quality.near_duplicates``."""
 MOST_WIDTH, MOST_WORDS = MOST_TOKENS, (1 << 31) - 1
 """Most ids of a row, and of a vocabulary."""
 BLOCK_ROWS = 8192

@@ -65,8 +65,7 @@ class Decided:
 
     def of(self, number: int) -> dict[str, np.ndarray]:
         """The decisions on the rows of one part, in stored order."""
-        table = parts.read_table(parts.file_of(self.work / "parts", number, "decided"))
-        return {name: column.to_numpy() for name, column in table.items()}
+        return parts.load_columns(parts.file_of(self.work / "parts", number, "decided"))
 
 
 @dataclass(frozen=True)

@@ -197,8 +197,7 @@ def load(work: Path, number: int) -> dict[str, np.ndarray]:
 
 def load_facts(work: Path, number: int) -> dict[str, np.ndarray]:
     """What decides the splits of a part's rows, mapped, by ``text_hash``; ``place`` is that of a row in ``load``."""
-    table = read_table(file_of(work / "parts", number, "facts"))
-    return {name: column.to_numpy() for name, column in table.items()}
+    return load_columns(file_of(work / "parts", number, "facts"))
 
 
 def span(keys: np.ndarray, number: int, of: int) -> slice:
@@ -215,6 +214,11 @@ def load_types(work: Path, number: int) -> pa.Array:
 def file_of(folder: Path, number: int, name: str) -> Path:
     """The file of a part's rows or types."""
     return folder / f"{number:06d}-{name}.arrow"
+
+
+def load_columns(path: Path) -> dict[str, np.ndarray]:
+    """``read_table`` as arrays of NumPy."""
+    return {name: column.to_numpy() for name, column in read_table(path).items()}
 
 
 def read_table(path: Path) -> dict[str, pa.Array]:

@@ -44,6 +44,7 @@ from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
+    NEAR_DUPLICATES,
     VOCABULARY,
     Manifest,
     id_dtype,
@@ -51,12 +52,12 @@ from preprocessing.dataset.shards import (
     write_manifest,
 )
 from preprocessing.dataset.verification import verify
-from preprocessing.job import output, parts
+from preprocessing.job import near, output, parts
 from preprocessing.job.decisions import Decided, Ranges, check_splits, refuse, summed
 from preprocessing.job.encode import count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.grouping import apportioned
-from preprocessing.job.parts import Classes, Summary
+from preprocessing.job.parts import Classes, Summary, TokenizedPart
 from preprocessing.job.statistics import (
     BASE,
     lines_on_classes,
@@ -122,11 +123,12 @@ def make(
 ) -> Manifest:
     """The five passes."""
     work = root / output.WORK
-    (root / MANIFEST).unlink(missing_ok=True)
+    for name in (MANIFEST, NEAR_DUPLICATES):
+        (root / name).unlink(missing_ok=True)
     tasks, summaries = parts.tokenize_all(config, pipeline, plans, crew, work, screen)
     cut, keys = [task.part for task in tasks], [task.key for task in tasks]
     classes = Classes.of(config.source, summaries)
-    written, found = decided(config, work, classes, plans, cut, summaries, crew)
+    written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
     words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
     vocabulary, counts = frozen(words, config, base, screen)
     vocabulary.write(root / VOCABULARY)
@@ -152,7 +154,7 @@ def make(
         provenance=provenance(recorded, plans, cut, summaries) | on_base,
         label_type=classes.type,
     )
-    output.remove_files(root, {VOCABULARY, INDEX, *manifest.shards(root).paths()})
+    output.remove_files(root, {VOCABULARY, INDEX, NEAR_DUPLICATES, *manifest.shards(root).paths()})
     write_manifest(root, manifest)
     return manifest
 
@@ -162,16 +164,17 @@ def decided(
     work: Path,
     classes: Classes,
     plans: list[Plan],
-    cut: list[Part],
+    tasks: list[TokenizedPart],
     summaries: list[Summary],
     crew: Workers,
+    screen: Screen,
 ) -> tuple[Decided, dict[str, Any]]:
     """The decisions on all rows, and what was found: that of ``Ranges.settle`` of all ranges together; ``fractions`` of
     the rows that the seed is to put into validation and test.
 
     Raises ``DataError`` for the first row that a policy refuses, and for an unusable split.
     """
-    check_files(plans, cut, summaries)
+    check_files(plans, [task.part for task in tasks], summaries)
     rows = sum(summary.rows for summary in summaries)
     ranges = Ranges.over(work, config, classes, rows)
     before = summed(in_order(crew.map(ranges.survey, range(ranges.of), what="survey")))
@@ -193,11 +196,14 @@ def decided(
     report = found["found"]
     if UNLABELLED in report:
         check_texts(plans, report[UNLABELLED]["empty"], report[UNLABELLED]["rows"])
+    hashes = in_order(crew.map(ranges.gather, range(len(tasks)), what="gather"))
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    written = Decided(work, len(tasks), labelled, rows - labelled, digest)
+    if (policy := config.quality.near_duplicates) != "keep":
+        written = near.leave_out(written, [task.key for task in tasks], found, policy, crew, screen)
     refuse(report.pop("refused"), partial(locate, plans))
     check_splits(found["labels"], named, rows, report["dropped"], classes.names, config.splits)
-    hashes = in_order(crew.map(ranges.gather, range(len(cut)), what="gather"))
-    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    return Decided(work, len(cut), labelled, rows - labelled, digest), found | {"fractions": fractions}
+    return written, found | {"fractions": fractions}
 
 
 def in_order(results: Iterable[tuple[Any, Any]]) -> list[Any]:
