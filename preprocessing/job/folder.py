@@ -20,7 +20,6 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import shutil
 import threading
 import time
 import traceback
@@ -51,7 +50,7 @@ class Folder(Executor):
         """
         make_private(folder, "executor.scheduler")
         for earlier in filter(str.isdigit, os.listdir(folder)):
-            shutil.rmtree(folder / earlier)
+            atomic.vanish(folder / earlier)
         (folder / ENDED).unlink(missing_ok=True)
         self.folder, self.started = folder, folder / str(time.time_ns())
         for name in ("todo", "done", "workers"):
