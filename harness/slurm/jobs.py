@@ -31,7 +31,6 @@ from preprocessing.base.installed import load
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 
-MOST_TASKS = 1000
 LIMIT_S = 60
 """Longest wait for an answer of SLURM."""
 AFTER = "--kill-on-invalid-dep=yes"
@@ -216,8 +215,8 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
         except (ConfigError, ValueError) as error:
             raise ConfigError(f"array.options: {path}: line {number}: {error}") from None
         tasks.append((str(Path(asked.run, f"task-{len(tasks)}")), tuple(words)))
-    if not 1 <= len(tasks) <= MOST_TASKS:
-        raise ConfigError(f"array.options: {path}: {len(tasks)} tasks; expected 1 to {MOST_TASKS} lines of options")
+    if not tasks:
+        raise ConfigError(f"array.options: {path}: no task; expected lines of options")
     return tuple(tasks)
 
 

@@ -34,7 +34,7 @@ from preprocessing.base.processes import SIGNALS, available_cores, end_spawned, 
 from preprocessing.base.terminal import Screen
 from preprocessing.base.untrusted import make_private
 from preprocessing.config import ExecutorConfig, WorkConfig
-from preprocessing.job.folder import ENDED, LEADER, SILENT_S, Folder, age_s, fresh, give_back, perform
+from preprocessing.job.folder import ENDED, SILENT_S, Folder, age_s, fresh, give_back, perform
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -219,13 +219,14 @@ def work(config: WorkConfig) -> None:
         while ENDED not in (names := fresh(folder)):
             started = folder / max(filter(str.isdigit, names), default="")
             with suppress(FileNotFoundError):  # no job yet, or it is over
-                if age_s(started / LEADER) < SILENT_S:
+                if age_s(started / "workers") < SILENT_S:
                     quiet_s = 0.0
                     serve(started, config.processes or available_cores())
             if quiet_s >= config.timeout_s:
                 start = f"padless prepare FILE -o DATA --executor.kind folder --executor.scheduler {folder}"
                 raise UserError(f"{folder}: no job for {config.timeout_s:g} s (timeout_s); start one: {start}")
-            quiet_s += pause()
+            quiet_s += POLL_S
+            pause()
 
 
 def serve(started: Path, number: int) -> None:
@@ -234,7 +235,7 @@ def serve(started: Path, number: int) -> None:
     try:
         with local_pool(number) as pool:
             own.mkdir(exist_ok=True)
-            while age_s(started / LEADER) < SILENT_S:
+            while age_s(started / "workers") < SILENT_S:
                 os.utime(own)
                 names = fresh(started / "todo")
                 for name in random.sample(names, min(number - len(running), len(names))):
@@ -255,11 +256,9 @@ def serve(started: Path, number: int) -> None:
         give_back(own)
 
 
-def pause() -> float:
-    """Wait about a second, so that many workers do not ask at the same moment; returns the seconds."""
-    seconds = POLL_S * random.uniform(0.5, 1.5)
-    time.sleep(seconds)
-    return seconds
+def pause() -> None:
+    """Wait about ``POLL_S`` seconds, so that many workers do not ask at the same moment."""
+    time.sleep(POLL_S * random.uniform(0.5, 1.5))
 
 
 @contextmanager

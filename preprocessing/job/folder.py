@@ -5,9 +5,9 @@
     DIR/                        only this user can write there, since it holds pickles
         ended                   the job is over: workers leave
         1764327663000000000/    one start of the job
-            leader              touched every few seconds while the job runs
             todo/17             a task: a function and its arguments
-            workers/HOST-PID/   touched in the same way; a task that a worker takes is moved there
+            workers/            touched twice a second while the job runs
+            workers/HOST-PID/   touched every second while this worker runs; a task that it takes is moved there
             done/17             what the task returned or raised
 
 A task is moved by a rename, which succeeds for one worker, also on NFS. A worker that touches nothing for two minutes
@@ -33,7 +33,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import UserError
 from preprocessing.base.untrusted import make_private
 
-LEADER, ENDED = "leader", "ended"
+ENDED = "ended"
 SILENT_S = 120.0
 """After how long without a sign a process counts as gone; NFS shows times up to a minute late."""
 TICK_S = 0.5
@@ -71,7 +71,6 @@ class Folder(Executor):
         workers, results = self.started / "workers", self.started / "done"
         try:
             while not self.left.wait(TICK_S):
-                (self.started / LEADER).touch()
                 self.workers = fresh(workers)
                 for name in self.workers:
                     give_back(workers / name, SILENT_S)
