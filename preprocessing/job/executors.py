@@ -238,7 +238,7 @@ def serve(started: Path, number: int) -> None:
             while age_s(started / "workers") < SILENT_S:
                 os.utime(own)
                 names = fresh(started / "todo")
-                for name in random.sample(names, min(number - len(running), len(names))):
+                for name in random.sample(names, min(max(0, number - len(running)), len(names))):
                     with suppress(FileNotFoundError):  # another worker was first
                         os.rename(started / "todo" / name, own / name)
                 for task in {*own.iterdir()} - {*running.values()}:  # NFS may say that a rename failed that did not

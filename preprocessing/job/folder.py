@@ -78,16 +78,18 @@ class Folder(Executor):
                     settle, outcome = pickle.loads((results / name).read_bytes())
                     (results / name).unlink()
                     settle(self.waiting.pop(name, Future()), outcome)  # done twice: nobody waits any more
-        except OSError as error:
-            for future in self.waiting.values():
-                future.set_exception(atomic.refusal(error, self.folder))
+        except Exception as error:
+            why = atomic.refusal(error, self.folder) if isinstance(error, OSError) else error
+            for future in list(self.waiting.values()):
+                future.set_exception(why)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Let the workers go; if the job was told to stop, they wait for its next start."""
         self.left.set()
-        if not isinstance(error, KeyboardInterrupt):
-            (self.folder / ENDED).touch()
-        atomic.vanish(self.started)
+        with suppress(FileNotFoundError):  # another start has taken its place
+            atomic.vanish(self.started)
+            if not isinstance(error, KeyboardInterrupt):
+                (self.folder / ENDED).touch()
 
 
 def place(path: Path, value: object) -> None:
@@ -120,7 +122,7 @@ def fresh(folder: Path) -> list[str]:
 
 
 def age_s(path: Path) -> float:
-    """For how many seconds a path has not been touched; the clocks of two machines are not compared."""
+    """For how many seconds a path has not been touched, by the clock of its file system."""
     os.utime(path.parent)
     return path.parent.stat().st_mtime - path.stat().st_mtime
 
