@@ -209,21 +209,42 @@ class QualityConfig:
 class ExecutorConfig:
     """Where the work runs; never changes the result."""
 
-    kind: Literal["local", "dask"] = "local"
-    """local: processes on this machine; dask: the workers of a running scheduler."""
+    kind: Literal["local", "folder", "dask"] = "local"
+    """local: processes on this machine; folder: those of `padless work DIR` on any machine that sees the directory;
+    dask: the workers of a running scheduler."""
     workers: Processes | None = None
     """Number of local processes; none: one per core that this process may use."""
     scheduler: str | None = None
-    """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    """folder: the directory, of this user alone; dask: address of the scheduler (tcp://host:8786) or the path of its
+    scheduler file."""
     timeout_s: Wait = 900.0
     """Longest wait for the next part; then the job fails and names the parts it waited for."""
 
     def __post_init__(self) -> None:
         """Check that kind and scheduler match."""
-        if self.kind == "dask" and not self.scheduler:
-            raise ConfigError("executor.scheduler: missing: executor.kind dask needs an address or a scheduler file")
+        if self.kind != "local" and not self.scheduler:
+            what = "needs a directory (folder), or an address or a scheduler file (dask)"
+            raise ConfigError(f"executor.scheduler: missing: executor.kind {self.kind} {what}")
         if self.kind == "local" and self.scheduler:
-            raise ConfigError("executor.scheduler: only executor.kind dask has a scheduler; set it, or leave this out")
+            raise ConfigError("executor.scheduler: executor.kind local has none; set folder or dask, or leave this out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkConfig:
+    """Do tasks of a job that shares them through a directory, until it ends; workers may come and go.
+
+    The job is padless prepare with --executor.kind folder --executor.scheduler DIR, or padless predict with --executor
+    folder --scheduler DIR.
+    """
+
+    SUBJECT = ("folder",)
+
+    folder: Name
+    """The directory, on storage that all machines see."""
+    processes: Processes | None = None
+    """Processes; null: one per core that this command may use."""
+    timeout_s: Wait = 900.0
+    """Longest wait for a job."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,8 @@ its processes. While a run uses the shards, it checks that the files do not chan
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Collection
@@ -23,7 +21,7 @@ from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.untrusted import open_regular
+from preprocessing.base.untrusted import make_private, open_regular
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 
@@ -143,29 +141,13 @@ def stage(data: str | Path, manifest: Manifest, directory: str, names: Collectio
         f"raise timeout_s, or stop that process"
     )
     with storing(target, otherwise="name a local directory with room for the shards in stage_dir"):
-        make_private(target.parent)
+        make_private(target.parent, "stage_dir")
         target.mkdir(exist_ok=True)
         with locked(target / ".lock", timeout_s, refusal):
             copy_file(Path(data, INDEX), target / INDEX, manifest.index)
             for info in manifest.shards(target, names):
                 copy_file(Path(data, info.path), target / info.path, info.sha256)
     return target
-
-
-def make_private(path: Path) -> None:
-    """Make a folder in which only this user can write.
-
-    Its name is predictable: another user who creates it first, or puts a link there, could redirect the copies.
-    """
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700, parents=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigError(
-            f"stage_dir: {path} is not a folder that only this user can write to, so shards are not copied there; "
-            "remove it, or name another directory"
-        )
-    path.chmod(0o700)
 
 
 def copy_file(source: Path, target: Path, sha256: str) -> None:
