@@ -98,7 +98,8 @@ def look(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
             checks["run"] = partial(look_at_run, config)
         checks["gpus"] = partial(look_at_gpus, config)
         if launched_world_size() > launched_local_world_size():
-            checks["interface"] = look_at_interface
+            # else gloo would offer the address of the machine's own name
+            checks["interface"] = lambda: ("ok", f"{network.name_interface()} leads to the other machines")
     host = platform.node() if launched_machines() > 1 else ""
     return facts, [Finding(name, *judged(check), host) for name, check in checks.items()]
 
@@ -153,11 +154,6 @@ def look_at_gpus(config: RunConfig) -> Checked:
     if processes < cuda.found:
         return "warn", f"{', '.join(shown)}: {processes} of {cuda.found} used; pass --num_processes to use all"
     return "ok", ", ".join(shown)
-
-
-def look_at_interface() -> Checked:
-    """The network interface that is set for the ranks, since gloo would offer the address of the machine's own name."""
-    return "ok", f"{network.name_interface()} leads to the other machines"
 
 
 def look_at_data(config: RunConfig, facts: dict[str, str]) -> Checked:

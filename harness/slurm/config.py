@@ -132,10 +132,6 @@ class SubmitConfig(Resources):
     """Jobs are called NAME-COMMAND."""
     logs: str = "."
     """Folder of the jobs' logs, on storage that all nodes see."""
-    mail: str | None = None
-    """Address that SLURM writes to."""
-    mail_type: str = "END,FAIL"
-    """When it writes."""
     print: bool = False
     """Print the scripts, and submit nothing."""
     output: str | None = None
@@ -145,7 +141,7 @@ class SubmitConfig(Resources):
         """Check that nothing could end a line of a script."""
         super().__post_init__()
         require(NAME.fullmatch(self.name) is not None, "name", self.name, "letters, digits and _.+-")
-        for key in ("hook", "mail", "mail_type", "logs"):
+        for key in ("hook", "logs"):
             check_text(key, getattr(self, key))
         require(not {"%", "\\"} & {*self.logs}, "logs", self.logs, "a folder without % and \\, which SLURM replaces")
         if self.python is not None:

@@ -88,8 +88,6 @@ def directives(job: Job) -> str:
     if job.size:
         lines["array"] = f"0-{job.size - 1}" + (f"%{config.array.at_once}" if config.array.at_once else "")
     lines["output"] = job.log
-    if config.mail:
-        lines |= {"mail-user": config.mail, "mail-type": config.mail_type}
     lines |= {"open-mode": "append", "requeue" if config.restarts else "no-requeue": None, "signal": SIGNALS[job.body]}
     both = [*lines.items(), *job.resources.further()]
     return "".join(f"#SBATCH {directive(name, value)}\n" for name, value in both)

@@ -152,8 +152,9 @@ class Trainer:
         unlabelled rows. DDP averages gradients over ranks, so losses are multiplied by the number of ranks. Returns the
         sum of the losses of this rank's labelled rows and the norm of the global gradient.
         """
+        lr = learning_rate(min(self.step, self.total_steps - 1), self.total_steps, self.config.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.current_lr()
+            group["lr"] = lr
         losses = []
         micro_batches = [*batch.micro_batches, *batch.unlabelled]
         for number, micro_batch in enumerate(micro_batches):
@@ -189,10 +190,6 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step, skip)
         self.meter.counted.skipped += self.guard.record(self.step, skip)
-
-    def current_lr(self) -> float:
-        """Learning rate of the current step."""
-        return learning_rate(min(self.step, self.total_steps - 1), self.total_steps, self.config.optim)
 
     def log(self, grad_norm: torch.Tensor) -> None:
         """Report the figures since the last log line; only here the host waits for the device."""
