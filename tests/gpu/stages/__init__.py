@@ -15,6 +15,8 @@ class Stage:
     title: str
     limit_s: float
     """It is killed after this time; what it has found by then stays."""
+    alone: bool = False
+    """It measures time, so nothing else may use the card meanwhile."""
 
 
 STAGES = (
@@ -24,4 +26,5 @@ STAGES = (
     Stage("launches", "Every precision", 200),
     Stage("resume", "Stopped and resumed; run twice", 120),
     Stage("ranks", "Several ranks: one state, and one that is lost", 200),
+    Stage("speed", "Benchmarks of a step and of one layer", 300, alone=True),
 )
