@@ -157,15 +157,7 @@ COMMANDS = (
         "The runs below a folder, newest first.",
         "harness.launch.starting_points:runs",
         "harness.launch.starting_points:RunsConfig",
-        elsewhere="ls, list, history",
-    ),
-    Command(
-        "checkpoint",
-        "RUN",
-        "Every checkpoint of a run; whether it is intact.",
-        "harness.launch.starting_points:checkpoints",
-        "harness.launch.starting_points:CheckpointConfig",
-        elsewhere="checkpoints",
+        elsewhere="ls, list, history, checkpoint, checkpoints",
     ),
     Command(
         "wandb-sync",

@@ -189,11 +189,6 @@ class OrderConfig:
 class SelfTrainingConfig:
     """Soft labels, and their weight."""
 
-    rounds: Annotated[int, Meta(ge=0, le=100)] = 0
-    """Trainings before the last one, in RUN/round-0, RUN/round-1, …: the first learns from labelled rows alone, and
-    each model labels the unlabelled rows for the next. `padless train` runs all of them; 0: none."""
-    first: dict[str, Any] = field(default_factory=dict)
-    """Key -> value that differs in the first of these trainings, as in {epochs: 6, global_batch: 64}."""
     labels: Name = NONE
     """Soft labels of `padless label`: a file, or the name of one beside the dataset. They are the targets of
     the unlabelled rows (order.unlabelled_batch)."""
@@ -204,11 +199,7 @@ class SelfTrainingConfig:
 
     def __post_init__(self) -> None:
         """Check that no key is set that has no effect."""
-        if self.rounds and self.labels != NONE:
-            raise ConfigError("self_training.labels: rounds make their own soft labels; set one of the two")
-        if self.first and not self.rounds:
-            raise ConfigError("self_training.first: only rounds use it; set self_training.rounds, or leave this out")
-        if self.labels == NONE and not self.rounds and (self.weight != 1.0 or self.any_teacher):
+        if self.labels == NONE and (self.weight != 1.0 or self.any_teacher):
             raise ConfigError(
                 "self_training.weight, any_teacher: they do nothing without soft labels; set self_training.labels to "
                 "what padless label has written"
@@ -316,8 +307,7 @@ class RunConfig:
     validate_every: AtLeast1 = 1
     """Epochs from one validation to the next; after the last epoch there always is one."""
     nan_limit: AtLeast1 = 3
-    """A step whose gradient is not finite is skipped on all processes, its rows written to RUN/bad_batches; after this
-    many in a row training stops."""
+    """A step whose gradient is not finite is skipped on all processes; after this many in a row training stops."""
     dry_run: bool = False
     """Build everything, run the longest batch, print memory and the time of a full run; write no files."""
     select: Literal["accuracy", "loss", "calibrated"] = "accuracy"

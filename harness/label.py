@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from harness.config import AUTO
 from harness.inference.config import LabelConfig
-from harness.ranks import stopping
 from harness.ranks.stopping import leave, run_rank
 from harness.rundir.records import dataset_of
 from preprocessing.base import cli
@@ -15,7 +14,6 @@ from preprocessing.base import cli
 
 def main(argv: list[str]) -> int:
     """Score rows on this rank; returns the exit code."""
-    stopping.unblock()  # a stop signal ends the labelling of a round at once
     label(cli.parse(LabelConfig, argv, prog="accelerate launch -m harness.label"))
     return 0
 

@@ -49,6 +49,14 @@ COMMANDS = (
         "preprocessing.dataset.vectors:OfDataset",
     ),
     Command(
+        "work",
+        "DIR",
+        "Do tasks of a job on another machine.",
+        "preprocessing.job.executors:work",
+        "preprocessing.config:WorkConfig",
+        elsewhere="worker, dask",
+    ),
+    Command(
         "fetch-nltk",
         "",
         "Download the NLTK data that some options need.",

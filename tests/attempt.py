@@ -21,7 +21,7 @@ def main(run: Path, data: str, first: int, last: int, state: str) -> None:
     run.mkdir(exist_ok=True)
     (run / "config.yaml").write_text("tracking: {project: p}\n")
     (run / "status.json").write_text(json.dumps({"state": state}))
-    trackers = Trackers(config, run, active=True, facts={"dataset": "0123456789abcdef"})
+    trackers = Trackers(config, run, facts={"dataset": "0123456789abcdef"})
     with open(run / "metrics.jsonl", "a") as file:
         for step in range(first, last + 1):
             time.sleep(0.05)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import pyarrow as pa
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
 from preprocessing.base import arrays
 from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED
+from preprocessing.dataset.index import ShardInfo, write_index
 from preprocessing.dataset.shards import (
     VOCABULARY,
     Manifest,
     Split,
+    histogram,
     id_dtype,
     read_manifest,
     write_manifest,
@@ -83,11 +86,11 @@ def write_dataset(
     encoder, splits = Encoder(pipeline, vocabulary), {}
     for name, (split_texts, drawn) in texts.items():
         encoded = encoder(split_texts)
-        labels = np.full_like(drawn, NO_LABEL) if name == UNLABELLED else drawn
+        classes = np.full_like(drawn, NO_LABEL) if name == UNLABELLED else drawn
         splits[name] = (
             arrays.padded(encoded.ids, encoded.offsets, widths[-1], np.int32),
             np.diff(encoded.offsets),
-            labels,
+            classes,
         )
     labels = [f"class{number}" for number in range(num_classes)] if num_classes > 2 else ["negative", "positive"]
     write_splits(root, splits, vocabulary, pipeline, labels, widths, block_rows)
@@ -111,13 +114,14 @@ def write_splits(
     """Write a dataset directory of ids ``[rows, widths[-1]]``, lengths and labels of each split."""
     root.mkdir(parents=True, exist_ok=True)
     vocabulary.write(root / VOCABULARY)
-    kind, shards = id_dtype(len(vocabulary)), {}
+    kind, shards = id_dtype(len(vocabulary)), list[ShardInfo]()
     for name, (ids, lengths, classes) in splits.items():
         rung = np.searchsorted(widths, lengths)
-        shards[name] = [
+        shards += [
             write_shard(
                 root,
-                f"{name}/00000-w{width:04d}.arrow",
+                name,
+                0,
                 ids[rung == place, :width].astype(kind),
                 lengths[rung == place],
                 classes[rung == place],
@@ -128,8 +132,8 @@ def write_splits(
             if (rung == place).any()
         ]
     manifest = Manifest(
-        labels=labels,
-        splits=shards,
+        labels,
+        *write_index(root, shards),
         id_dtype=str(kind),
         block_rows=block_rows,
         vocabulary_size=len(vocabulary),
@@ -147,15 +151,35 @@ def rewritten(root: Path, split: str, **columns: Callable[[np.ndarray], np.ndarr
         names = ("ids", "length", "label", "row")
         now = {name: np.concatenate([getattr(block, name) for block in shard.blocks]) for name in names}
         now |= {name: change(now[name]) for name, change in columns.items()}
-        found.append(write_shard(root, shard.info.path, **now, block_rows=manifest.block_rows))
-    write_manifest(root, replace(manifest, splits={**manifest.splits, split: found}))
+        found.append(write_shard(root, split, 0, **now, fold=shard.info.fold, block_rows=manifest.block_rows))
+    write_manifest(root, indexed(root, manifest, {split: found}))
+
+
+def indexed(root: Path, manifest: Manifest, changed: dict[str, list[ShardInfo]]) -> Manifest:
+    """Write the index again with other shards in some splits; the new manifest."""
+    every = [info for name in manifest.splits.keys() - changed for info in counted(root, manifest, name)]
+    splits, index = write_index(root, chain(every, *changed.values()))
+    return replace(manifest, splits=splits, index=index)
+
+
+def counted(root: Path, manifest: Manifest, split: str) -> list[ShardInfo]:
+    """The shards of a split with the histograms of their rows."""
+    found = []
+    for shard in Split(root, manifest, split).shards:
+        columns = (np.concatenate([getattr(block, name) for block in shard.blocks]) for name in ("length", "label"))
+        lengths, labels = map(histogram, columns)
+        found.append(replace(shard.info, lengths=lengths, labels=labels))
+    return found
 
 
 def cut_into_folds(root: Path, folds: int) -> Manifest:
     """Give each shard of training and validation a fold, in turn; the new manifest."""
     manifest = read_manifest(root)
-    splits = dict(manifest.splits)
-    for name in splits.keys() - {TEST, UNLABELLED}:
-        splits[name] = [replace(info, fold=place % folds) for place, info in enumerate(splits[name])]
-    write_manifest(root, replace(manifest, splits=splits))
+    changed = {}
+    for name in manifest.splits.keys() - {TEST, UNLABELLED}:
+        changed[name] = list[ShardInfo]()
+        for place, info in enumerate(counted(root, manifest, name)):
+            changed[name].append(replace(info, fold=place % folds))
+            (root / info.path).rename(root / changed[name][-1].path)
+    write_manifest(root, indexed(root, manifest, changed))
     return read_manifest(root)

@@ -27,7 +27,7 @@ from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
-from preprocessing.dataset.views import open_split, parts_of
+from preprocessing.dataset.views import open_split
 from preprocessing.text.vocabulary import UNK
 
 RECIPE: dict[str, Any] = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
@@ -56,8 +56,7 @@ def names_of(manifest: Manifest, *, folds: bool = False) -> list[str]:
 
 def seconds(manifest: Manifest) -> float:
     """Estimated seconds of one core that fit and measurement take: typical texts and 50 steps of the solver."""
-    tokens = sum(shard.tokens for shard in manifest.splits.get(TRAIN, ()))
-    return 3 + tokens * 1e-6 * (1 + 0.6 * outputs(manifest))
+    return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * outputs(manifest))
 
 
 def outputs(manifest: Manifest) -> int:
@@ -71,9 +70,9 @@ def check(data: str | Path, manifest: Manifest) -> None:
     for name in (TRAIN, VALIDATION):
         if not manifest.splits.get(name):
             raise DataError(f"{path}: has no {name} split, which the linear model needs; build the dataset with one")
-    classes = {label for shard in manifest.splits[TRAIN] for label in shard.labels}
+    classes = manifest.rows_by("labels", TRAIN)
     if len(classes) < 2:
-        only = manifest.labels[int(min(classes))]
+        only = manifest.labels[min(classes)]
         raise DataError(
             f"{path}: every training row is {only!r}, and there is nothing to tell apart; add another class"
         )
@@ -119,7 +118,7 @@ class Linear:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        train = open_split(parts_of(data, manifest), manifest, TRAIN).check()
+        train = open_split(data, manifest, TRAIN).check()
         ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
         matrix = vstack([counted(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
@@ -135,7 +134,7 @@ class Linear:
         # times slower on a busy machine.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-            model.fit(matrix, in_order(train, "label"))
+            model.fit(matrix, train.column("label"))
         steps = int(np.max(classifier.n_iter_))
         facts = {"features": len(kept), "train_rows": len(train), "steps": steps, "converged": steps < limit}
         return cls(len(manifest.labels), ngrams[kept], model, facts)
@@ -163,14 +162,14 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     check(data, manifest)
     began = time.process_time()
     linear = Linear.learn(data, manifest)
-    splits = [open_split(parts_of(data, manifest), manifest, name).check() for name in names_of(manifest)]
-    orders = [np.argsort(in_order(split, "row"), kind="stable") for split in splits]
+    splits = [open_split(data, manifest, name).check() for name in names_of(manifest)]
+    orders = [np.argsort(split.column("row"), kind="stable") for split in splits]
     logits = [linear.logits(split)[order] for split, order in zip(splits, orders, strict=True)]
     about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.process_time() - began}
-    decision = decide(logits[0], in_order(splits[0], "label")[orders[0]], EvaluationConfig())  # of validation
+    decision = decide(logits[0], splits[0].column("label")[orders[0]], EvaluationConfig())  # of validation
     found = {}
     for split, scores, order in zip(splits, logits, orders, strict=True):
-        rows, labels, lengths = (in_order(split, column)[order] for column in ("row", "label", "length"))
+        rows, labels, lengths = (split.column(column)[order] for column in ("row", "label", "length"))
         unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])[order]
         measured = figures(scores, labels, lengths=lengths, unknown=unknown, names=manifest.labels, decision=decision)
         chances = probabilities(decision.calibrated(scores))
@@ -178,8 +177,3 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
         predictions = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
         found[split.name] = {"split": split.name, **about, **measured}, predictions
     return found
-
-
-def in_order(split: Split, column: str) -> np.ndarray:
-    """A column of a split's rows (``row``, ``label`` or ``length``), int64 ``[rows]``, in shard order."""
-    return np.concatenate([getattr(block, column) for block in split.blocks]).astype(np.int64)

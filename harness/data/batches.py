@@ -78,7 +78,7 @@ class Buffer:
 class Assembler:
     """Turns places of a window into batches on the device, with reused buffers.
 
-    One tensor covers the whole address range of the mapped record batches, so a row is an offset in it. One
+    One tensor covers the whole address range of a window's mapped record batches, so a row is an offset in it. One
     ``index_select`` over overlapping slices ``[n, time]`` with strides ``(1, 1)`` copies the rows of a batch out of any
     number of shards, each row only up to the longest length of the batch. No other memory is read.
     """
@@ -102,13 +102,7 @@ class Assembler:
         """
         self.split, self.layout, self.device, self.all_targets = split, layout, device, targets
         self.labelled, on_cuda = split.name != UNLABELLED, device.type == "cuda"
-        dtype = torch.int16 if split.blocks[0].ids.dtype == np.uint16 else torch.int32
-        first = np.array([block.ids.ctypes.data for block in split.blocks], np.int64)
-        base, last = int(first.min()), max(block.ids.ctypes.data + block.ids.nbytes for block in split.blocks)
-        self.first = (first - base) // dtype.itemsize
-        assert not ((first - base) % dtype.itemsize).any()
-        self.span = torch.frombuffer((ctypes.c_byte * (last - base)).from_address(base), dtype=dtype)
-        self.slices: dict[int, torch.Tensor] = {}
+        self.dtype = dtype = torch.int16 if split.manifest.id_dtype == "uint16" else torch.int32
         self.buffers = [Buffer(group_elements, dtype, on_cuda) for _ in range(buffers)]
         self.scratch = torch.empty(step_elements if layout == "packed" else 0, dtype=dtype)
         self.stream = torch.cuda.Stream(device) if on_cuda else None
@@ -116,12 +110,17 @@ class Assembler:
     def enter(self, window: Window, share: RankSlice) -> None:
         """Prepare everything about a window's rows except their ids."""
         places = share.places.astype(np.int64)  # once; else numpy converts it for every column
-        blocks = [self.split.blocks[block] for block in window.blocks.tolist()]
+        self.blocks = blocks = [self.split.blocks[block] for block in window.blocks.tolist()]  # keeps them mapped
+        first = np.array([block.ids.ctypes.data for block in blocks], np.int64)
+        base, last = int(first.min()), max(block.ids.ctypes.data + block.ids.nbytes for block in blocks)
+        assert not ((first - base) % self.dtype.itemsize).any()
+        self.span = torch.frombuffer((ctypes.c_byte * (last - base)).from_address(base), dtype=self.dtype)
+        self.slices: dict[int, torch.Tensor] = {}
         columns = [[getattr(block, name) for block in blocks] for name in ("length", "label", "row")]
         length, label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
         rows_of_block, widths = np.diff(window.ends, prepend=0), self.split.block_widths[window.blocks]
         width = np.repeat(widths, rows_of_block).take(places)
-        origin = self.first[window.blocks] - (window.ends - rows_of_block) * widths
+        origin = (first - base) // self.dtype.itemsize - (window.ends - rows_of_block) * widths
         begin = places * width + np.repeat(origin, rows_of_block).take(places)
         ends = np.cumsum(share.rows)
         starts = ends - share.rows

@@ -15,7 +15,7 @@ from harness.data.order import OrderSpec, step_rows, stream_seed, width_groups
 from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_labels, read_soft_labels
 from harness.data.views import rows_of_task
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import percent
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
 from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
@@ -44,9 +44,8 @@ def check_dataset(
     for path, part, _ in parts_of(data, manifest):
         check_text(path, part)
         check_vocabulary(path, part)
-        names = (TRAIN, VALIDATION, *(name for name in (TEST, UNLABELLED) if part.splits.get(name)))
-        splits = [Split(path, part, name) for name in names]
-        size = sum(shard.bytes for shards in part.splits.values() for shard in shards)
+        splits = [Split(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
+        size = sum(totals.bytes for every in part.splits.values() for totals in every)
         if hashes and size <= HASH_LIMIT_BYTES:
             for problem in verify_hashes(path, part):
                 raise DataError(problem)
@@ -67,7 +66,7 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
         if rows < world_size:
             where = Path(config.data, MANIFEST)
             raise DataError(f"{where}: {rows} rows of {split} for {world_size} processes; start fewer")
-        smallest, _ = step_rows(width_groups(manifest.rows_by_width(split), spec))
+        smallest, _ = step_rows(width_groups(manifest.rows_by("widths", split), spec))
         if smallest < world_size:
             raise ConfigError(
                 f"{key}: steps of {smallest} rows cannot be shared by {world_size} processes; raise it or start fewer"
@@ -162,11 +161,8 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
 
 def class_rows(manifest: Manifest, split: str) -> dict[str, int]:
     """Rows of each class in a split, in the order of the labels; all 0 if there is no such split."""
-    rows = dict.fromkeys(manifest.labels, 0)
-    for shard in manifest.splits.get(split, []):
-        for number, count in shard.labels.items():
-            rows[manifest.labels[int(number)]] += count
-    return rows
+    rows = manifest.rows_by("labels", split)
+    return {name: rows.get(number, 0) for number, name in enumerate(manifest.labels)}
 
 
 def in_words(rows: Mapping[str, int]) -> str:

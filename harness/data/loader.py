@@ -70,7 +70,7 @@ class Loader:
         self.guard = guard or (lambda: None)
         self.targets, self.unlabelled = targets, unlabelled
         self.step_elements = -(-order.largest_step // world_size) * split.max_width
-        step_bytes = self.step_elements * split.blocks[0].ids.itemsize
+        step_bytes = self.step_elements * np.dtype(split.manifest.id_dtype).itemsize
         self.group_steps = max(1, min(GROUP_STEPS, GROUP_BYTES // step_bytes))
         self._idle: list[Assembler] = []
 

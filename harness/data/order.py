@@ -25,10 +25,10 @@ permuted together.
 
 **Mixtures.** A step over several datasets has ``global_batch`` rows, and of each dataset its share of them, rounded up
 or down: ``PERIOD`` steps have exactly the rows of all shares, to the row. Each dataset is a source with an endless
-sequence of its own: pass after pass over its rows, each permuted anew and cut into windows as above. The rows of a
-window, sorted by length, are dealt to the steps that read it in the order of a random number of each step. All sources
-use the same number of a step, so its rows have similar lengths whichever source they are from. An epoch has as many
-steps as all rows of all sources need.
+sequence of its own: pass after pass over its rows, each permuted anew. The rows of one pass in a window, sorted by
+length, are dealt to the steps that read them, in the order of a random number of each step. All sources use the same
+number of a step, so its rows have similar lengths whichever source they are from. An epoch has as many steps as all
+rows of all sources need.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ UNLABELLED_STREAM = 0x756E6C6162656C
 
 Lengths = Callable[[int], np.ndarray]
 """A function from a block's number to the lengths ``[rows]`` of its rows. A window calls it for its own blocks only."""
+Stretch = Iterator[tuple[int, np.ndarray]]
+"""Blocks, and the places of some of the rows in each."""
+Pieces = Iterator[tuple[np.ndarray, Stretch]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,6 @@ class OrderSpec:
     length_noise: float = OrderConfig.length_noise
     shuffle: bool = True
     """False for evaluation: blocks keep their order, and rows are only sorted inside a window."""
-    deals: bool = False
-    """A source of a mixture: the batches of a window stay sorted, the longest rows first."""
 
 
 @dataclass(frozen=True)
@@ -220,13 +221,11 @@ class Order:
         return sum(window * part.steps // self.num_windows for part in self.width_groups)
 
     def _compute_window(self, epoch: int, number: int) -> Window:
-        places, blocks, batch_sizes = [], [], []
+        places, blocks, pieces = [], [], []
         offset = 0
-        for place, part in enumerate(self.width_groups):
-            first, last = (turn * part.steps // self.num_windows for turn in (number, number + 1))
-            begins = [part.start(step) for step in range(first, last + 1)]
-            batch_sizes.append(np.diff(begins))
-            for block, inside in self._stretch(epoch, place, begins[0], begins[-1]):
+        for piece, stretch in self._pieces(epoch, number):
+            pieces.append(piece)
+            for block, inside in stretch:
                 places.append(offset + inside)
                 blocks.append(block)
                 offset += int(self.block_starts[block + 1] - self.block_starts[block])
@@ -234,29 +233,35 @@ class Order:
         ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
         lengths = np.concatenate([np.asarray(self.lengths(block), np.int32) for block in blocks])
         taken = np.concatenate(places)
-        by_step, cuts = self._batches(epoch, number, lengths.take(taken), batch_sizes)
+        by_step, cuts = self._batches(epoch, number, lengths.take(taken), pieces)
         shift = self.block_starts[touched + 1] - ends
         return Window(self.first_step(number), touched, ends, shift, taken[by_step].astype(np.int32), cuts)
 
+    def _pieces(self, epoch: int, number: int) -> Pieces:
+        """For each width group: the rows of each of its batches in a window, and blocks with these rows."""
+        for place, part in enumerate(self.width_groups):
+            first, last = (turn * part.steps // self.num_windows for turn in (number, number + 1))
+            begins = [part.start(step) for step in range(first, last + 1)]
+            yield np.diff(begins), self._stretch(epoch, place, begins[0], begins[-1])
+
     def _batches(
-        self, epoch: int, number: int, lengths: np.ndarray, batch_sizes: list[np.ndarray]
+        self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """A window's rows in the order of its steps, as indices into ``lengths``; and ``cuts``, as in ``Window``.
 
-        ``batch_sizes`` has one array for each width group: the rows of each of its batches. Sort keys are kept below 16
-        bits, where numpy sorts by radix.
+        ``pieces``: of ``_pieces``. Sort keys are kept below 16 bits, where numpy sorts by radix.
         """
-        sizes = np.concatenate(batch_sizes)
+        sizes = np.concatenate(pieces)
         drawn = len(sizes) * max(1, min(MOST_PERMUTATIONS, PERMUTED_BATCHES // len(sizes)))
         random = words(self.spec.seed, epoch, 1, number, count=drawn + -(-len(lengths) // 4))
         blurred = self._blurred(lengths, random[drawn:].view(np.uint16)[: len(lengths)])
-        pieces = np.split(blurred, np.cumsum([part.sum() for part in batch_sizes])[:-1])
-        starts = np.cumsum([0, *(len(piece) for piece in pieces)])
-        by_length = np.concatenate([start + descending(piece) for start, piece in zip(starts, pieces, strict=False)])
+        grouped = np.split(blurred, np.cumsum([piece.sum() for piece in pieces])[:-1])
+        starts = np.cumsum([0, *map(len, grouped)])
+        by_length = np.concatenate([start + descending(group) for start, group in zip(starts, grouped, strict=False)])
         ordered = lengths[by_length]
         begins = np.cumsum(sizes) - sizes
         steps = np.arange(len(sizes))
-        if self.spec.shuffle and not self.spec.deals:
+        if self.spec.shuffle:
             mean = np.add.reduceat(ordered, begins) / sizes
             steps = least_trend(mean, np.argsort(random[:drawn].reshape(-1, len(sizes)), kind="stable"))
         keys = np.empty_like(ordered)
@@ -276,7 +281,7 @@ class Order:
         blurred *= 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
         return blurred.astype(np.uint16)
 
-    def _stretch(self, epoch: int, group: int, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+    def _stretch(self, epoch: int, group: int, start: int, stop: int) -> Stretch:
         """Blocks at positions ``start..stop`` of a group's virtual sequence, each with its rows in that range."""
         blocks, ends = self._epoch_blocks(epoch)[group]
         place = int(np.searchsorted(ends, start, side="right"))
@@ -310,49 +315,44 @@ class MixedOrder(Order):
     """The sequence of global batches over the rows of a mixture."""
 
     def __init__(self, sources: Sequence[Order], shares: Sequence[float], *args: Any) -> None:
-        """``sources``: an order for the rows of each dataset, of which only the windows count; ``shares``: theirs of
+        """``sources``: an order for the rows of each dataset, of which only the passes count; ``shares``: theirs of
         every step; ``args``: as for an order of all rows, one source after the other.
         """
         super().__init__(*args)
         self.sources = sources
         self.smallest_step = self.largest_step = self.spec.global_batch
         bounds = np.rint(np.cumsum([0, *shares]) * (PERIOD * self.spec.global_batch)).astype(np.int64)
-        turns = np.arange(PERIOD)[:, None] * TURN % PERIOD
-        self.taken = np.zeros((PERIOD + 1, len(sources)), np.int64)
+        of_step = np.diff((bounds + np.arange(PERIOD)[:, None] * TURN % PERIOD) // PERIOD)
+        self.taken = np.pad(of_step, ((1, 0), (0, 0))).cumsum(axis=0)
         """``[steps + 1, sources]``: rows of each source before each step of a period."""
-        np.cumsum(np.diff((bounds + turns) // PERIOD), axis=0, out=self.taken[1:])
 
-    def _compute_window(self, epoch: int, number: int) -> Window:
-        first, last = (epoch * self.steps_per_epoch + self.first_step(turn) for turn in (number, number + 1))
-        dealt = np.concatenate([*self._dealt(first, last)], axis=1)
-        rows, steps = dealt[:, (dealt[1] >= first) & (dealt[1] < last)]
-        touched, place = np.unique(self.block_starts.searchsorted(rows, side="right") - 1, return_inverse=True)
-        ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
-        shift = self.block_starts[touched + 1] - ends
-        places = rows - shift[place]
-        lengths = np.concatenate([self.lengths(block) for block in touched.tolist()]).take(places)
-        by_step = np.lexsort((-lengths, steps))
-        cuts = np.arange(last - first + 1) * self.spec.global_batch
-        return Window(self.first_step(number), touched, ends, shift, places[by_step].astype(np.int32), cuts)
+    def _pieces(self, epoch: int, number: int) -> Pieces:
+        """For each pass of a source in a window: the step of each row there, ascending, and blocks with these rows."""
+        steps = epoch * self.steps_per_epoch + np.arange(self.first_step(number), self.first_step(number + 1) + 1)
+        before = 0
+        for source, taken in zip(self.sources, self.taken.T, strict=True):
+            begins = steps // PERIOD * taken[-1] + taken[steps % PERIOD]
+            start, last = int(begins[0]), int(begins[-1])
+            while start < last:
+                turn, within = divmod(start, source.num_rows)
+                stop = min(last, start - within + source.num_rows)
+                step_of = begins.searchsorted(np.arange(start, stop), side="right") - 1
+                rows = source._stretch(turn, 0, within, within + stop - start)
+                yield step_of, ((before + block, inside) for block, inside in rows)
+                start = stop
+            before += len(source.block_widths)
 
-    def _dealt(self, first: int, last: int) -> Iterator[np.ndarray]:
-        """For each window of a source that steps ``first..last`` read, int64 ``[2, rows]``: rows, and the step of each.
-
-        Steps count over all epochs.
-        """
-        before, salt = 0, np.uint64(splitmix64_of(self.spec.seed))
-        for order, taken in zip(self.sources, self.taken.T, strict=True):
-            (part,) = order.width_groups
-            place, stop = (step // PERIOD * taken[-1] + taken[step % PERIOD] for step in (first, last))
-            while place < stop:
-                epoch, within = divmod(int(place), part.rows)
-                window = order.window(epoch, ((within + 1) * part.steps - 1) // part.rows)
-                start, place = (epoch * part.rows + part.start(step) for step in (window.first_step, window.next_step))
-                places = np.arange(start, place)
-                steps = places // taken[-1] * PERIOD + taken.searchsorted(places % taken[-1], side="right") - 1
-                turns = np.argsort(splitmix64(steps.astype(np.uint64) ^ salt), kind="stable")
-                yield np.stack((before + window.rows(window.places), steps[turns]))
-            before += part.rows
+    def _batches(
+        self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As for one dataset. The rows of each piece, sorted by length, are dealt to its steps in a random order."""
+        count = self.first_step(number + 1) - self.first_step(number)
+        random = words(self.spec.seed, epoch, 1, number, count=count + -(-len(lengths) // 4))
+        blurred = self._blurred(lengths, random[count:].view(np.uint16)[: len(lengths)])
+        piece, steps = np.repeat(np.arange(len(pieces)), [*map(len, pieces)]), np.concatenate(pieces)
+        dealt = np.empty_like(steps)
+        dealt[np.lexsort((~blurred, piece))] = steps[np.lexsort((random[steps], piece))]
+        return np.lexsort((-lengths, dealt)), np.arange(count + 1) * self.spec.global_batch
 
 
 def stream_seed(seed: int) -> int:
@@ -365,10 +365,10 @@ def order_over(split: Split, spec: OrderSpec) -> Order:
     order = split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths
     if not isinstance(split, MixedSplit) or not spec.shuffle:
         return Order(*order)
-    sources = []
-    for number, (part, share) in enumerate(zip(split.parts.values(), split.shares, strict=True)):
-        rows, seed = int(spec.window_rows * share), splitmix64_of(spec.seed ^ number + 1)
-        sources.append(order_over(part, replace(spec, seed=seed, window_rows=rows, deals=True)))
+    seeds = (splitmix64_of(spec.seed ^ number) for number in range(1, len(split.parts) + 1))
+    sources = [
+        order_over(part, replace(spec, seed=seed)) for part, seed in zip(split.parts.values(), seeds, strict=True)
+    ]
     return MixedOrder(sources, split.shares, *order)
 
 

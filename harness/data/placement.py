@@ -7,13 +7,11 @@ its processes. While a run uses the shards, it checks that the files do not chan
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import stat
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from harness.ranks.distributed import World, launched_local_rank
@@ -23,9 +21,10 @@ from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.untrusted import open_regular
-from preprocessing.dataset.shards import Manifest, ShardInfo
-from preprocessing.dataset.views import Part, open_split, parts_of, read_data
+from preprocessing.base.untrusted import make_private, open_regular
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import open_split, parts_of, read_data
 
 NETWORK = frozenset(
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "wekafs"]
@@ -43,23 +42,22 @@ class OpenData:
     """
 
     def __init__(
-        self, data: str, manifest: Manifest, names: Collection[str], parts: Sequence[Part], stage: Choice
+        self,
+        data: str,
+        manifest: Manifest,
+        names: Collection[str],
+        staged: Mapping[str | Path, Path],
+        stage: Choice,
     ) -> None:
-        """Map the splits ``names`` of the dataset ``data``; ``parts``: its directory or a staged copy, and its
-        manifest; those of each dataset of a mixture.
-        """
+        """Map the splits ``names`` of the dataset or mixture ``data``; ``staged`` as for ``open_split``."""
         self.data, self.manifest = data, manifest
         self.choices = {"staging": stage}
         """For the settings printed at the start."""
-        self.splits = {name: open_split(parts, manifest, name) for name in names}
-        paths = [
-            Path(root, info.path) for root, part, _ in parts for name in names for info in part.splits.get(name, [])
-        ]
-        self.files = {path: state_of(path) for path in paths}
+        self.splits = {name: open_split(data, manifest, name, staged) for name in names}
         self.looked = time.monotonic()
 
     def check(self) -> None:
-        """Between epochs: raise ``DataError`` if the manifest or a shard has changed since the start."""
+        """Between epochs: raise ``DataError`` if the manifest or a mapped shard has changed since the start."""
         if read_data(self.data).fingerprint != self.manifest.fingerprint:
             raise DataError(
                 f"{self.data}: the dataset changed since the run began (it has another fingerprint); restore the old "
@@ -69,22 +67,11 @@ class OpenData:
         self.look()
 
     def look(self) -> None:
-        """Before rows are read: raise ``DataError`` if a shard has changed. Checks at most once a second."""
+        """Before rows are read: raise ``DataError`` if a mapped shard has changed. Checks at most once a second."""
         if time.monotonic() - self.looked >= CHECK_EVERY_S:
             self.looked = time.monotonic()
-            for path, before in self.files.items():
-                if state_of(path) != before:
-                    raise DataError(
-                        f"{path}: this shard was removed or replaced while the run used it, or cut short; put it back"
-                    )
-
-
-def state_of(path: Path) -> tuple[int, int, int] | None:
-    """Values that change if a file is modified or replaced; None if it does not exist."""
-    with contextlib.suppress(OSError):
-        found = path.stat()
-        return found.st_ino, found.st_size, found.st_mtime_ns
-    return None
+            for split in self.splits.values():
+                split.look()
 
 
 def open_data(
@@ -95,26 +82,27 @@ def open_data(
     The first process of each node stages the shards, and waits at most ``timeout_s`` seconds if another run is staging
     them. ``stage_dir``: auto, none or a directory.
     """
-    held = sorted(name for name, shards in manifest.splits.items() if shards)
+    held = sorted(manifest.names)
     for name in names:
         if name not in held:
             raise DataError(f"{data}: has no split {name!r}; it has {', '.join(held)}")
-    parts: list[Part] = []
-    for path, part, share in parts_of(data, manifest):
+    staged = dict[str | Path, Path]()
+    for path, part, _ in parts_of(data, manifest):
         own = [*filter(part.splits.get, names)]
         choices = world.gather_objects(stage_choice(path, part, own, stage_dir), "where shards are staged")
         choice = choices[world.rank - launched_local_rank()]
-        parts.append((path if choice.value == "none" else staged_path(choice.value, part), part, share))
+        if choice.value != "none":
+            staged[path] = staged_path(choice.value, part)
         with world.together("staging the dataset"):
-            if choice.value != "none" and launched_local_rank() == 0:
+            if path in staged and launched_local_rank() == 0:
                 stage(path, part, choice.value, own, timeout_s)
     with world.together("opening the dataset"):
-        return OpenData(data, manifest, names, parts, choice)
+        return OpenData(data, manifest, names, staged, choice)
 
 
 def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:
     """The splits that training uses; ``unlabelled``: also the unlabelled split."""
-    return [name for name, shards in manifest.splits.items() if shards and (unlabelled or name != UNLABELLED)]
+    return [name for name in manifest.names if unlabelled or name != UNLABELLED]
 
 
 def filesystem(path: str | Path) -> str:
@@ -138,7 +126,7 @@ def stage_choice(data: str | Path, manifest: Manifest, names: Collection[str], w
         return Choice(wanted, "asked for")
     if not is_network(kind):
         return Choice("none", f"the dataset lies on {kind}, which is local")
-    needed = sum(info.bytes for name in names for info in manifest.splits[name])
+    needed = sum(part.bytes for name in names for part in manifest.splits[name])
     for path in (os.environ.get("SLURM_TMPDIR"), tempfile.gettempdir()):
         local = path and Path(path).is_dir() and not is_network(filesystem(path))
         if path and local and needed <= STAGE_SHARE * shutil.disk_usage(path).free:
@@ -165,39 +153,24 @@ def stage(data: str | Path, manifest: Manifest, directory: str, names: Collectio
         f"raise timeout_s, or stop that process"
     )
     with storing(target, otherwise="name a local directory with room for the shards in stage_dir"):
-        make_private(target.parent)
+        make_private(target.parent, "stage_dir")
         target.mkdir(exist_ok=True)
         with locked(target / ".lock", timeout_s, refusal):
-            for info in (info for name in names for info in manifest.splits[name]):
-                copy_shard(Path(data, info.path), target / info.path, info)
+            copy_file(Path(data, INDEX), target / INDEX, manifest.index)
+            for info in manifest.shards(target, names):
+                copy_file(Path(data, info.path), target / info.path, info.sha256)
     return target
 
 
-def make_private(path: Path) -> None:
-    """Make a folder in which only this user can write.
-
-    Its name is predictable: another user who creates it first, or puts a link there, could redirect the copies.
-    """
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700, parents=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigError(
-            f"stage_dir: {path} is not a folder that only this user can write to, so shards are not copied there; "
-            "remove it, or name another directory"
-        )
-    path.chmod(0o700)
-
-
-def copy_shard(source: Path, target: Path, info: ShardInfo) -> None:
-    if target.is_file() and target.stat().st_size == info.bytes and atomic.sha256_file(target) == info.sha256:
+def copy_file(source: Path, target: Path, sha256: str) -> None:
+    if target.is_file() and atomic.sha256_file(target) == sha256:
         return
     try:
         file = open_regular(source)
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror}); try again") from None
-    with file, atomic.replacing(target) as temporary:
+    with file, atomic.replacing(target, lasting=False) as temporary:
         with open(temporary, "wb") as sink:
             shutil.copyfileobj(file, sink, CHUNK_BYTES)
-        if atomic.sha256_file(temporary) != info.sha256:
+        if atomic.sha256_file(temporary) != sha256:
             raise DataError(f"{source}: its sha256 is not the manifest's: bytes were changed; build the dataset again")

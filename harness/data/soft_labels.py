@@ -189,7 +189,7 @@ def targets_of(found: SoftLabels, split: Split) -> np.ndarray:
     the file has other rows than the split.
     """
     rows, first = np.unique(found.rows, return_index=True)
-    wanted = np.concatenate([block.row for block in split.blocks])
+    wanted = split.column("row")
     place = rows.searchsorted(wanted).clip(max=len(rows) - 1)
     missing = wanted[rows[place] != wanted]
     if len(missing) or len(rows) != len(found.rows):

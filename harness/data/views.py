@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Views of a dataset for training: with a fold held out, or with all rows for pretraining; and overlap of texts.
 
-A manifest lists the shards of each split, so a view is a manifest with other shards in its splits. Order, loader,
+A manifest lists the parts of each split, so a view is a manifest with other parts in its splits. Order, loader,
 staging, plan and checks need nothing else.
 """
 
@@ -34,8 +34,8 @@ def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
     check_folds(manifest, data, "fold")
     if fold >= manifest.folds:
         raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
-    every = [info for name in (TRAIN, VALIDATION) for info in manifest.splits.get(name, [])]
-    learned, measured = ([info for info in every if (info.fold == fold) is held] for held in (False, True))
+    every = [part for name in (TRAIN, VALIDATION) for part in manifest.splits.get(name, [])]
+    learned, measured = ([part for part in every if (part.fold == fold) is held] for held in (False, True))
     return with_splits(manifest, {**manifest.splits, TRAIN: learned, VALIDATION: measured}, fold=fold)
 
 
@@ -67,22 +67,23 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
 
     joined = {TRAIN: (TRAIN, UNLABELLED), VALIDATION: (VALIDATION,)}
     splits = {
-        split: [replace(info, labels={}) for name in names for info in manifest.splits.get(name, [])]
+        split: [replace(part, labels={}) for name in names for part in manifest.splits.get(name, [])]
         for split, names in joined.items()
     }
+    view = with_splits(manifest, splits)
     for split, what in {TRAIN: "to pretrain on", VALIDATION: "to measure perplexity on"}.items():
-        rows, tokens = (sum(getattr(info, key) for info in splits[split]) for key in ("rows", "tokens"))
+        rows = view.rows(split)
         if not rows:
             raise DataError(
                 f"{Path(data, MANIFEST)}: no rows {what}: there is no split {' or '.join(joined[split])}; build a "
                 "dataset that has one with `padless prepare`"
             )
-        if tokens == rows:
+        if view.tokens(split) == rows:
             raise DataError(
                 f"{Path(data, MANIFEST)}: no row {what} has a second token, so there is nothing to predict; look at "
                 "the texts and at text.stop_words"
             )
-    return with_splits(manifest, splits)
+    return view
 
 
 MOST_TOKENS = 1_000_000_000
@@ -110,8 +111,8 @@ def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int
         if manifest.fingerprint != fingerprint:
             return None
         manifest = held_out(manifest, config.get("fold"), config["data"])
-        if sum(shard.tokens for shard in manifest.splits[TRAIN]) > MOST_TOKENS:
+        if manifest.tokens(TRAIN) > MOST_TOKENS:
             return None
-        return int(np.isin(hashes, hashes_of(open_split(parts_of(config["data"], manifest), manifest, TRAIN))).sum())
+        return int(np.isin(hashes, hashes_of(open_split(config["data"], manifest, TRAIN))).sum())
     except (ConfigError, DataError, KeyError):
         return None

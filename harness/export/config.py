@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +11,16 @@ from harness.rundir.layout import BUNDLE, holds_run
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1
 
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Write a run's model into a folder for others: weights, text pipeline, ONNX, a model card. Or push such a folder
-    to the hub."""
+    """Write a run's model into a folder for others: weights, text pipeline, ONNX, a model card."""
 
     SUBJECT = ("run",)
     run: str
-    """Run directory, or an export folder for --push."""
-    output: str | None = None
-    """Folder to write, which must not be there yet. Without one, RUN is an export folder that --push takes."""
+    """Run directory or bundle."""
+    output: str
+    """Folder to write, which must not be there yet."""
     onnx: bool = False
     """Write the network for ONNX Runtime too, and compare its results with torch's."""
     int8: bool = False
@@ -37,19 +33,13 @@ class ExportConfig:
     """Language of the texts for the model card, as in en; null: the one of the text pipeline."""
     name: str | None = None
     """Name of the model in the model card; null: the name of the run's folder."""
-    push: str | None = None
-    """Repository of the hub to upload the folder to, as in OWNER/NAME; a new repository is private."""
     batch: AtLeast1 = 64
     """Rows computed at once."""
     quiet: bool = False
     """Print errors only."""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that an output or a repository is given."""
-        if self.output is None and self.push is None:
-            raise ConfigError("output: missing: name the folder to write, as in -o exports/mine")
-        if self.push is not None and not REPOSITORY.fullmatch(self.push):
-            raise ConfigError(f"push: {self.push!r} names no repository of the hub; it is OWNER/NAME")
+        """Check that --data has an effect."""
         if self.data is not None and not self.int8:
             raise ConfigError("data: only --int8 is measured on a dataset; leave --data out, or add --int8")
 

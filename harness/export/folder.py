@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless export RUN --output DIR``: a folder to share, or to push to the hub.
+"""``padless export RUN --output DIR``: a folder to share.
 
 It is written to a temporary folder, hashed, and then renamed. ONNX files are checked: fp32 is compared with torch, int8
-is measured on the validation split. The token of the hub is that of huggingface_hub: ``hf auth login``, or HF_TOKEN.
+is measured on the validation split.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -19,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.linear import in_order
 from harness.export.card import records_of, render
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, same_text
-from harness.inference.scorer import SCHEME, hush_bars, onnx_logits, session_of
+from harness.inference.scorer import SCHEME, onnx_logits, session_of
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
@@ -46,11 +44,10 @@ from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.atomic import TMPDIR, storing, temporary_folder
-from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import Screen, public
-from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 
@@ -66,61 +63,14 @@ READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 
 def main(config: ExportConfig) -> int:
-    """Write an export folder, and push it if requested."""
-    named, screen = config.run, Screen(quiet=config.quiet)
-    if named.startswith(SCHEME):
-        raise ConfigError(f"{named}: is exported already; name the run that it came from")
-    place = Place.of(Path(named))
-    is_export = (place.bundle / EXPORT).is_file()
-    folder = place.bundle if config.output is None else Path(config.output)
-    if config.output is None and not is_export:
-        raise ConfigError(f"output: missing: {place.bundle} is no export folder yet; name the folder to write")
-    if config.output is not None:
-        if os.path.lexists(folder):
-            raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
-        if is_export:
-            raise ConfigError(f"{place.bundle}: is an export already; name the run that it came from")
-    if config.push is not None:
-        check_token(config.push)
-    if config.output is None:
-        Bundle(folder)  # checks its files against its index
-    else:
-        write(config, place, folder, screen)
-    if config.push is not None:
-        screen.say(f"pushed: {push(folder, config.push)}")
+    """Write an export folder."""
+    place, folder = Place.of(Path(config.run)), Path(config.output)
+    if os.path.lexists(folder):
+        raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
+    if config.run.startswith(SCHEME) or (place.bundle / EXPORT).is_file():
+        raise ConfigError(f"{config.run}: is an export already; name the run that it came from")
+    write(config, place, folder, Screen(quiet=config.quiet))
     return 0
-
-
-def check_token(repository: str) -> None:
-    """Raise ``ConfigError``, before anything is written, without the library or a token to push with."""
-    needed("huggingface_hub", f"--push {repository}", "hub")
-    from huggingface_hub import get_token
-
-    if get_token() is None:
-        raise ConfigError("--push: no token of the hub; log in with `hf auth login`, or set HF_TOKEN")
-
-
-def push(folder: Path, repository: str) -> str:
-    """Upload an export folder in one commit; returns its address. A new repository is private.
-
-    Raises ``StorageError`` if the upload fails.
-    """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    try:
-        api.create_repo(repository, private=True, exist_ok=True)
-        hush_bars()
-        with warnings.catch_warnings():
-            # old versions mistake the vocabulary, an .arrow file, for a data file
-            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-            commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
-    except Exception as error:  # its errors have no common class, and none of our code runs here
-        raise StorageError(
-            f"--push {repository}: the hub did not take it ({one_line(error)}); {folder} is complete: "
-            f"`padless export {folder} --push {repository}` tries again"
-        ) from None
-    return str(commit.commit_url)
 
 
 def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
@@ -150,7 +100,7 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
         names = sorted(path.name for path in temporary.iterdir())
         files = {name: facts_of(temporary / name, **measured.get(name, {})) for name in names}
         write_export(temporary, ExportInfo(seal, info.weights_sha256, files, padless=VERSION))
-        name = config.name or (config.push or (place.run or place.bundle).resolve().name).rpartition("/")[2]
+        name = config.name or (place.run or place.bundle).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
         atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, files))
     screen.say(f"written to {folder}: {', '.join([*files, CARD])}")
@@ -265,7 +215,7 @@ def cost_of(
     texts = [
         ids[:length].astype(np.int32) for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)
     ]
-    labels = in_order(split, "label")
+    labels = split.column("label")
     cost: dict[str, Any] = {"rows": len(labels), "dataset": manifest.fingerprint, "split": VALIDATION}
     predicted = []
     for ending, session in zip(("", "_int8"), sessions, strict=True):

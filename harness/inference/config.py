@@ -204,10 +204,12 @@ class PredictConfig(ReadingConfig):
     validation rows kept their label in it at the end of training, else fp32, which is exact."""
     processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
-    executor: Literal["local", "dask"] = "local"
-    """local: processes on this machine; dask: the workers of a running scheduler, with access to the same files."""
+    executor: Literal["local", "folder", "dask"] = "local"
+    """local: processes on this machine; folder: those of `padless work DIR` on any machine that sees the same files;
+    dask: the workers of a running scheduler."""
     scheduler: str | None = None
-    """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    """folder: the directory, of this user alone; dask: address of the scheduler (tcp://host:8786) or the path of its
+    scheduler file."""
     timeout_s: Wait = 86_400.0
     """Maximum wait for the next part, and of one rank for the others."""
     part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0

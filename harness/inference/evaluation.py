@@ -76,7 +76,7 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     scores, split = score_split(bundle, manifest, config.split, config.data, config, session)
     with world.together("writing the results"):
         if world.is_main:
-            order = np.argsort(np.concatenate([block.row for block in split.blocks]))
+            order = np.argsort(split.column("row"))
             values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
             return conclude(config, bundle, scores, hashes_of(split)[order], values)
     return {}

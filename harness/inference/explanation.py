@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless explain``: how much each word of a text adds to the calibrated log-odds of a class. The results
-are objects, text, terminal colours, JSON or one HTML page.
+are objects, text, JSON or one HTML page.
 
-Orange marks words for a class and blue words against it; colour-blind readers can tell them apart. Without colour, a
-solid or dotted underline or the score after the word shows the same.
+In HTML, orange marks words for a class and blue words against it; colour-blind readers can tell them apart. A solid or
+dotted underline shows the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import html
 import itertools
 import json
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -95,11 +94,6 @@ STYLE = """
 .padless-named { opacity: .75; font-size: .85em; }
 .padless-named p { margin: 0; }
 """
-SHADES = {
-    True: ("black on #fde0cc", "black on #f9b27f", "bold black on #f2862f"),
-    False: ("black on #d3e6fa", "black on #94c4f2", "bold black on #5aa2e6"),
-}
-"""rich styles for words for (True) and against (False) a class, from faint to strong."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -290,23 +284,11 @@ def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explan
             values = ({"row": number} if numbered else {}) | one.to_dict()
             stream.write(encode(json.dumps(values, ensure_ascii=False)).decode() + "\n")
         else:
-            write_text(Screen(stream=stream), row, one)
+            stream.write(f"{row}: {one}\n\n" if row else f"{one}\n\n")
         stream.flush()
     if form == "html" and number:
         stream.write(f'<p class="note">{counted(number, "text")}.</p>\n</body></html>\n')
     return number
-
-
-def write_text(screen: Screen, row: str, one: Explanation) -> None:
-    """Write one explanation: with colours in a terminal, with scores after words elsewhere."""
-    screen.say(": ".join(filter(None, (row, one.head))), "head")
-    if screen.is_live and not os.environ.get("NO_COLOR"):
-        from rich.console import Console
-
-        Console(file=screen.stream).print(as_rich(one.pieces))
-    else:
-        screen.write(as_plain(one.pieces).splitlines())
-    screen.write([*one.summary, ""])
 
 
 def page_start(run: str) -> str:
@@ -409,15 +391,6 @@ def as_plain(pieces: Sequence[Piece]) -> str:
     """The text with scores after its stronger words: ``a wonderful[+1.24] film``."""
     text = "".join(f"{text}[{score:+.2f}]" if score else text for text, score, _ in marked(pieces))
     return "\n".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
-
-
-def as_rich(pieces: Sequence[Piece]) -> Any:
-    """The coloured text, for rich to print."""
-    from rich.text import Text
-
-    parts = marked(pieces)
-    shades = [(text, SHADES[score > 0][min(int(abs(share) * 3), 2)] if score else "") for text, score, share in parts]
-    return Text.assemble(*shades)
 
 
 def strongest(pieces: Sequence[Piece], sign: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.linear import Linear, in_order
+from harness.baseline.linear import Linear
 from harness.baseline.linear import check as check_linear
 from harness.config import EvaluationConfig
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
@@ -61,7 +61,7 @@ def label_with_baseline(config: LabelConfig) -> None:
     found: list[Scored] = []
     for name in (VALIDATION, UNLABELLED):
         split = Split(config.data, manifest, name).check()
-        found.append((in_order(split, "row"), in_order(split, "label"), linear.logits(split)))
+        found.append((split.column("row"), split.column("label"), linear.logits(split)))
     _, labels, logits = found[0]
     write(config, "baseline", manifest, found, decide(logits, labels, EvaluationConfig()), teacher="baseline")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless predict``: predicts texts, or every row of files, in parts, by processes, ranks or a Dask cluster.
+"""``padless predict``: predicts texts, or every row of files, in parts, by processes, ranks or other machines.
 
 1. cut the input into parts, and check each row once: errors are reported before anything is predicted
 2. predict the missing parts, and write a marker for each                                      (parallel)
@@ -179,7 +179,7 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
 
 
 def predict_here(config: PredictConfig) -> None:
-    """Predict with the processes of this machine, or with a Dask cluster.
+    """Predict with the processes of this machine, or those of other machines.
 
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """

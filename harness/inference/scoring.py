@@ -132,7 +132,7 @@ def measure(
 
     _, lengths, sums = over_all_rows(model, loader, world, pause, values_of)
     split = loader.split
-    tokens = sum(shard.tokens for shard in split.manifest.splits[split.name])
+    tokens = split.manifest.tokens(split.name)
     assert lengths.sum() == tokens, "a token was read twice, or not at all"
     predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in targets.all)
     losses, counts = np.split(sums.sum(0), 2)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -45,8 +44,6 @@ State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]
 BUSY_SHARE = 0.1
 """A GPU with more than this share of its memory in use is shared with another process."""
-SPARE_FILES = 256
-"""Files that Python, torch and the sockets between processes hold open, in addition to the shards."""
 SUM_NUMBERS = 2_500_000
 """Numbers that the all-reduce sums: as many as the gradients of a small model."""
 DATASET = "the dataset's fingerprint"
@@ -101,7 +98,8 @@ def look(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
             checks["run"] = partial(look_at_run, config)
         checks["gpus"] = partial(look_at_gpus, config)
         if launched_world_size() > launched_local_world_size():
-            checks["interface"] = look_at_interface
+            # else gloo would offer the address of the machine's own name
+            checks["interface"] = lambda: ("ok", f"{network.name_interface()} leads to the other machines")
     host = platform.node() if launched_machines() > 1 else ""
     return facts, [Finding(name, *judged(check), host) for name, check in checks.items()]
 
@@ -158,21 +156,13 @@ def look_at_gpus(config: RunConfig) -> Checked:
     return "ok", ", ".join(shown)
 
 
-def look_at_interface() -> Checked:
-    """The network interface that is set for the ranks, since gloo would offer the address of the machine's own name."""
-    return "ok", f"{network.name_interface()} leads to the other machines"
-
-
 def look_at_data(config: RunConfig, facts: dict[str, str]) -> Checked:
-    """The dataset, checked as by a training but without hashes; its file system; and the limit of open files."""
+    """The dataset, checked as by a training but without hashes; and its file system."""
     here = launched_local_world_size()
     manifest = preflight.check_data(config, launched_world_size(), here=here, hashes=False)
     facts[DATASET] = manifest.fingerprint[:16]
     kind = placement.filesystem(config.data)
     shown = f"{config.data} on {kind}: {manifest.rows(TRAIN):,} training rows"
-    needed = 2 * sum(map(len, manifest.splits.values())) + SPARE_FILES  # each twice, to read and to watch it
-    if 0 <= (soft := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < needed:
-        return "fix", f"{shown}; about {needed:,} open files, and {soft:,} are allowed: run 'ulimit -n {needed}' before"
     if placement.is_network(kind) and config.stage_dir == "none":
         return "warn", f"{shown}; pages come over the network: name a local directory with --stage_dir"
     return "ok", shown

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless train``: one training, one for each seed, one for each fold, or the rounds of a self-training.
+"""``padless train``: one training, one for each seed, or one for each fold.
 
 ::
 
@@ -7,62 +7,43 @@
     RUN/seeds.json                     figures of each run, mean, standard deviation, interval of the mean
     RUN/report.html                    the same as a page
 
-and ``RUN/fold-0/ …``, ``RUN/folds.json``, ``RUN/out-of-fold.parquet`` where folds are held out. A self-training has::
-
-    RUN/round-0/                       a run of its own, from labelled rows alone
-    RUN/round-0/soft_labels.arrow      predictions of its best weights for unlabelled rows
-    RUN/round-1/ …                     the same, with those labels; as many as self_training.rounds says
-    RUN/                               the last training: the requested run
-
-in RUN, or in each seed's and fold's directory. Each training is one that could have been started by hand. The same
-command resumes after an interruption: finished trainings are skipped, an interrupted one goes on.
+and ``RUN/fold-0/ …``, ``RUN/folds.json``, ``RUN/out-of-fold.parquet`` where folds are held out. Each training is one
+that could have been started by hand. The same command resumes after an interruption: finished trainings are skipped, an
+interrupted one goes on.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, seeds_of
-from harness.data.checks import check_dataset, check_stream
-from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
 from harness.launch import launcher
 from harness.launch.launcher import PROG
 from harness.launch.options import accelerate_arguments
-from harness.launch.stop import INTERRUPTED, STOP
+from harness.launch.stop import STOP
 from harness.ranks.stopping import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
 from harness.rundir import layout, results
-from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.layout import REPORT, Member, member
-from harness.rundir.records import LAUNCH_ID
 from harness.scores.figures import FIGURES
 from harness.scores.tables import describe_spread
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.cli import as_words
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.views import read_data
 
 SHORTEST_S = 1.0
 """No training begins with less time than this."""
-LABELS = "soft_labels.arrow"
-ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
-"""Keys of a training from labelled rows alone."""
-ONCE = {"self_training.rounds": 0, "self_training.first": {}}
-Train = Callable[[list[str], RunConfig], int]
-"""Trains what a command line asks for, and gives the exit code."""
 
 
 def main(asked: LaunchRecipe, options: list[str], training: list[str]) -> int:
@@ -82,30 +63,28 @@ def check_named(asked: RunConfig) -> None:
 
 
 def train_one(options: list[str], words: list[str], recipe: RunConfig) -> int:
-    """One training, or the rounds of one; its exit code."""
-    if recipe.self_training.rounds:
-        return train_rounds(options, words, recipe)
+    """One training; its exit code."""
     if not options:
         resolve(recipe)  # a missing dataset is refused before accelerate imports torch
     return launcher.train(options, words, recipe)
 
 
-def in_turn(trainings: Sequence[tuple[str, dict[str, Any]]], words: list[str], asked: RunConfig, train: Train) -> int:
+def in_turn(options: list[str], words: list[str], asked: LaunchRecipe, runs: Sequence[Member]) -> int:
     """Train one after the other, all together within ``max_time``; the exit code of the first that failed.
 
-    ``trainings``: a name, and the keys in which it differs from ``words``; a dry run does only the first.
+    ``words``: the keys that all share; a dry run does only the first run.
     """
     began, screen = time.monotonic(), Screen(quiet=asked.quiet)
-    for place, (name, keys) in enumerate(trainings, 1):
+    for place, run in enumerate(runs, 1):
         STOP.between()
         left = (asked.max_time_s or inf) - (time.monotonic() - began)
         if STOP.heard or left < SHORTEST_S:
             return EXIT_CODE
         limit = {"max_time": f"{left:.0f}"} if left < inf else {}
         screen.say("" if place == 1 else "\n")
-        screen.fact(name, f"{place} of {len(trainings)}: {keys['run']}")
-        own = [*words, *as_words((keys | limit).items())]
-        code = train(own, cli.parse(RunConfig, own, prog=PROG))
+        screen.fact(f"{run.kind} {run.number}", f"{place} of {len(runs)}: {run.path}")
+        own = [*words, *as_words((keys_of(run, asked) | limit).items())]
+        code = train_one(options, own, cli.parse(RunConfig, own, prog=PROG))
         if code or asked.dry_run:
             return code
     STOP.between()
@@ -131,8 +110,7 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     if key in dict(given):
         raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
     runs = planned(asked)
-    trainings = [(f"{one.kind} {one.number}", keys_of(one, asked)) for one in runs]
-    code = in_turn(trainings, words, asked, partial(train_one, options))
+    code = in_turn(options, words, asked, runs)
     if not code and not asked.dry_run and not accelerate_arguments(options, []).machine_rank:
         conclude(runs, asked)
     return code
@@ -198,53 +176,3 @@ def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
         screen.say(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {of_rows}")
     screen.say(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
     sys.stdout.flush()
-
-
-def train_rounds(options: list[str], training: list[str], recipe: RunConfig) -> int:
-    """Train round after round; the exit code of the first command that failed, or of the last training."""
-    first = {**ALONE, **recipe.self_training.first}
-    check_rounds(recipe, first)
-    names = [f"round-{number}" for number in range(recipe.self_training.rounds)]
-    runs = [Path(recipe.run, name) for name in (*names, "")]
-    learned = [first, *({"self_training.labels": run / LABELS} for run in runs)]
-    trainings = [("round", {"run": run, **ONCE, **keys}) for run, keys in zip(runs, learned, strict=False)]
-
-    def train(words: list[str], own: RunConfig) -> int:
-        labels = Path(own.self_training.labels)
-        code = label(options, recipe, labels) if own.self_training.is_on and not is_whole(labels) else 0
-        return code or launcher.train(options, words, own)
-
-    return in_turn(trainings, training, recipe, train)
-
-
-def check_rounds(recipe: RunConfig, first: dict[str, Any]) -> None:
-    """Check that rounds are possible before the first one begins. Raises ``ConfigError`` or ``DataError``."""
-    if recipe.task == LANGUAGE_MODEL:
-        raise ConfigError("self_training.rounds: a language model has no labels; set it to 0 for this task")
-    if not recipe.order.unlabelled_batch:
-        raise ConfigError(
-            "self_training.rounds: no round learns from unlabelled rows; set order.unlabelled_batch to those of a step"
-        )
-    check_stream(recipe, check_dataset(recipe.data, hashes=False))
-    cli.parse(RunConfig, as_words((ONCE | first).items()), prog=PROG)
-
-
-def is_whole(path: Path) -> bool:
-    """Whether ``path`` holds the soft labels of the best weights of the run beside it, complete."""
-    try:
-        return read_soft_labels(path).teacher.weights_sha256 == read_info(bundle_directory(path.parent)).weights_sha256
-    except DataError:
-        return False
-
-
-def label(options: list[str], recipe: RunConfig, output: Path) -> int:
-    """Score the unlabelled rows by the run that ``output`` is in; the exit code."""
-    shared = {key: getattr(recipe, key) for key in ("data", "device", "timeout_s", "quiet", "threads")}
-    words = as_words({"run": output.parent, "output": output, **shared}.items())
-    arguments = accelerate_arguments(options, words, "harness.label")
-    os.environ[LAUNCH_ID] = uuid.uuid4().hex
-    with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):
-        code = launcher.run_module(arguments)
-    if STOP.heard:
-        return INTERRUPTED if STOP.now else EXIT_CODE
-    return code

@@ -25,7 +25,7 @@ from harness.training.rules import resolve
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import Screen, size
 from preprocessing.dataset.shards import MANIFEST, Manifest
-from preprocessing.dataset.views import open_split, parts_of, read_data
+from preprocessing.dataset.views import open_split, read_data
 from preprocessing.text.spec import TextPipeline
 
 SAMPLED_ROWS = 300_000
@@ -70,14 +70,13 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     check_names(config.tracking)
     TextPipeline.from_json(manifest.text, Path(config.data, MANIFEST))  # raises for a tokenizer that is not installed
     check_fit(config, manifest, world_size)
-    order = order_over(open_split(parts_of(config.data, manifest), manifest, TRAIN), order_spec(config))
+    order = order_over(open_split(config.data, manifest, TRAIN), order_spec(config))
     classes = {} if config.task == LANGUAGE_MODEL else class_rows(manifest, TRAIN)
     steps, most = order.steps_per_epoch * config.epochs, -(-order.largest_step // world_size)
-    tokens = {name: sum(info.tokens for info in shards) for name, shards in manifest.splits.items()}
-    stream, on_device = None, tokens[TRAIN]
+    stream, on_device = None, manifest.tokens(TRAIN)
     if config.order.unlabelled_batch:
-        beside = order_over(open_split(parts_of(config.data, manifest), manifest, UNLABELLED), unlabelled_spec(config))
-        on_device += tokens[UNLABELLED]
+        beside = order_over(open_split(config.data, manifest, UNLABELLED), unlabelled_spec(config))
+        on_device += manifest.tokens(UNLABELLED)
         stream = {
             "rows": beside.num_rows,
             "rows_per_step": [beside.smallest_step, beside.largest_step],
@@ -86,7 +85,7 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     parameters = parameters_of(config, manifest)
     return {
         "rows": order.num_rows,
-        "tokens": tokens[TRAIN],
+        "tokens": manifest.tokens(TRAIN),
         "classes": classes,
         "steps_per_epoch": order.steps_per_epoch,
         "steps": steps,

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What there is to start from: ``padless recipes`` lists and copies recipes, ``padless init FILE`` writes a
-configuration for a file of texts, ``padless runs`` lists runs, ``padless checkpoint RUN`` says from which steps one can
-go on.
+configuration for a file of texts, ``padless runs`` lists runs.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import LaunchRecipe
-from harness.rundir import checkpoint, layout
+from harness.rundir import layout
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import is_free, known_status, read_config
 from harness.rundir.results import read_figures
@@ -26,7 +25,7 @@ from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import beside, nearest, plain
 from preprocessing.base.split_names import TEST
-from preprocessing.base.terminal import Column, Screen, public_values, size, table
+from preprocessing.base.terminal import Column, Screen, public_values, table
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus import columns, sources
 
@@ -216,45 +215,3 @@ def facts_of(status: Path) -> dict[str, Any]:
     except DataError as error:
         facts["reason"] = str(error)
     return facts
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """Every checkpoint of a run, oldest first: step, epochs, best so far, and whether every byte is as written.
-
-    The exit code is 3 if any is damaged.
-    """
-
-    SUBJECT = ("run",)
-    run: str
-    """Run directory."""
-    json: bool = False
-    """Print one JSON list."""
-
-
-def checkpoints(config: CheckpointConfig) -> int:
-    """Verify and print every checkpoint; returns the exit code. Raises ``DataError`` for what is no run directory."""
-    read_config(config.run)
-    found = [described(checkpoint.path_of(config.run, step)) for step in checkpoint.steps(config.run)]
-    if config.json:
-        print(json.dumps(found, indent=2))
-    elif not found:
-        print(f"{config.run}: no checkpoints yet")
-    else:
-        for one in found:
-            said = f"damaged: {one['damage']}"
-            if not one["damage"]:
-                said = f"whole, {one['epochs_done']} epochs, best so far: step {one['best_step']}"
-            Screen().fact(Path(one["path"]).name, f"{size(one['bytes'])}, {said}", "warn" if one["damage"] else "")
-    return DataError.exit_code if any(one["damage"] for one in found) else 0
-
-
-def described(path: Path) -> dict[str, Any]:
-    """One checkpoint as plain values; ``damage`` is a sentence, or None if every byte is as written."""
-    facts = {"path": str(path), "bytes": sum(file.stat().st_size for file in path.glob("*"))}
-    try:
-        state = checkpoint.verify(path).state
-    except DataError as error:
-        return facts | {"damage": str(error)}
-    done, best = state["trainer"]["epochs_done"], state["selection"]["best_step"]
-    return facts | {"damage": None, "epochs_done": done, "best_step": best}

@@ -47,8 +47,6 @@ class Attribution:
     logit: float
     baseline: float
     """The logit of the baseline."""
-    points: int
-    """Number of points at which the network was evaluated."""
 
 
 class Line:
@@ -121,7 +119,7 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], columns: Sequen
     for line in lines:
         bias = 0.0 if wide is None else float(wide.share * wide.bias[line.column])
         scores, logit = line.integrals().sum(0) + line.beside, line.known[1.0][0] + float(line.beside.sum())
-        found.append(Attribution(scores, logit + bias, line.known[0.0][0] + bias, len(line.known)))
+        found.append(Attribution(scores, logit + bias, line.known[0.0][0] + bias))
     return found
 
 

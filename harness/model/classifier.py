@@ -209,9 +209,6 @@ class Objective(nn.Module):
     Evaluation calls ``classifier`` directly, in fp32 and without collectives.
     """
 
-    row_losses: torch.Tensor
-    """``[rows]``: the losses of the latest batch, detached, to find the row behind a non-finite loss."""
-
     def __init__(
         self,
         classifier: Classifier,
@@ -245,18 +242,11 @@ class Objective(nn.Module):
         drops = self.training and self.classifier.drops
         masks = self.classifier.masks(self.seed, step, batch) if drops else None
         if self.training and self.adversary is not None:
-            losses, total = self.learn_from_moved(self.adversary, batch, masks)
-        else:
-            logits = self.classifier.read(batch, masks, self.recurrent_dtype)
-            losses = self.losses(logits, batch)
-            total = losses.sum()
-        self.row_losses = losses.detach()
-        return total
+            return self.learn_from_moved(self.adversary, batch, masks)
+        return self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch).sum()
 
-    def learn_from_moved(
-        self, adversary: Adversary, batch: Batch, masks: Masks | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of each row ``[rows]``, clean plus perturbed, and the sum over rows for the backward pass.
+    def learn_from_moved(self, adversary: Adversary, batch: Batch, masks: Masks | None) -> torch.Tensor:
+        """The sum over rows of the losses, clean plus perturbed.
 
         Each of the two forward passes is followed by its backward pass, and only gradients are kept: both together need
         the memory of one, and the first also gives the direction of the perturbation. DDP sees one backward pass, that
@@ -283,8 +273,8 @@ class Objective(nn.Module):
             gradients = torch._foreach_add(first, second)
             if factor is not None:
                 gradients = torch._foreach_div(gradients, factor)
-            losses = clean + again
-            return losses, _Known.apply(losses.sum(), gradients, embedded.vectors, *above)
+            total: torch.Tensor = _Known.apply((clean + again).sum(), gradients, embedded.vectors, *above)
+            return total
 
     def divisor(self, batch: StepBatch) -> int:
         """Divisor of the losses: rows of the step over all processes."""

@@ -257,8 +257,6 @@ class LanguageModel(Network):
 class LanguageObjective(nn.Module):
     """The loss of a language model: the module that is wrapped for mixed precision and DDP."""
 
-    row_losses: torch.Tensor
-    """``[rows]``: the losses of the latest batch, detached, to find the row behind a non-finite loss."""
     adversary = None
     """There is no adversarial training."""
 
@@ -301,13 +299,12 @@ class LanguageObjective(nn.Module):
             reading = model.read(batch, candidates, masks, self.recurrent_dtype)
             distances = self.targets.drawn(self.seed, step)
             found = [self.losses(reading, distance, candidates, tries, masks) for distance in distances]
-        self.row_losses = torch.stack([rows for _, rows in found]).sum(0) / len(found)
-        return torch.stack([total for total, _ in found]).sum() / len(found)
+        return torch.stack(found).sum() / len(found)
 
     def losses(
         self, reading: Reading, distance: int, candidates: torch.Tensor, tries: int, masks: Masks | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum of the losses of pairs at ``distance``, and the sum for each row ``[rows]``, without gradient."""
+    ) -> torch.Tensor:
+        """The sum of the losses of pairs at ``distance``."""
         model, dropout, hidden = self.classifier, self.classifier.config.dropout, self.classifier.recurrent.hidden_size
         bias, number_of = model.language_model.bias, len(candidates)
         place = candidates.new_full((len(bias),), number_of)
@@ -316,14 +313,14 @@ class LanguageObjective(nn.Module):
         kept = None
         if masks is not None and dropout:
             kept = masks.features(HEAD, model.recurrent.output_size, dropout, bias.dtype)
-        totals, losses = [], []
+        totals = []
         pair_rows, directions = reading.pairs(distance)
         for number, (at, position) in enumerate(directions):
             states = reading.states[number].index_select(0, at)
             if kept is not None:
                 states = states * kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)[pair_rows]
             target = reading.ids[position].long()
-            total, each = SampledSoftmax.apply(
+            total = SampledSoftmax.apply(
                 model.projected(number, states, self.output_dtype),
                 reading.vectors.index_select(0, position),
                 bias[target] - self.log_expected(target, tries),
@@ -334,10 +331,7 @@ class LanguageObjective(nn.Module):
                 None if self.targets.weights is None else self.targets.counts(target, bias.dtype),
             )
             totals.append(total)
-            losses.append(each)
-        each = torch.stack(losses).sum(0)
-        rows = each.new_zeros(len(reading.lengths)).index_add_(0, pair_rows, each)
-        return torch.stack(totals).sum(), rows
+        return torch.stack(totals).sum()
 
     def log_expected(self, ids: torch.Tensor, tries: int) -> torch.Tensor:
         """Logarithm of the expected count of ``ids`` among the candidates, ``[ids]``; 0 for an exact softmax."""
@@ -407,8 +401,8 @@ class SampledSoftmax(torch.autograd.Function):
         hits: torch.Tensor,
         dtype: torch.dtype,
         counts: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum of the losses of all predictions, and each loss ``[predictions]``, without gradient.
+    ) -> torch.Tensor:
+        """The sum of the losses of all predictions.
 
         A logit is the product of ``projected`` ``[predictions, features]`` with a token's vector, plus a bias that is
         reduced by the logarithm of the token's expected count already. ``vectors`` ``[predictions, features]`` and
@@ -449,8 +443,7 @@ class SampledSoftmax(torch.autograd.Function):
         ctx.save_for_backward(
             gradient, projected, right_gradient, rows_gradient[:candidates], offsets_gradient[:candidates]
         )
-        ctx.mark_non_differentiable(losses)
-        return losses.sum(), losses
+        return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from harness.ranks.network import GLOO
 from harness.ranks.stopping import HEARTBEAT
@@ -191,19 +192,12 @@ def joining(timeout_s: int) -> Iterator[None]:
 
 
 def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """A hook of DDP for CPUs: the mean of a bucket of gradients over ranks, sent and added up as bf16.
+    """A hook of DDP: the mean of a bucket of gradients over ranks, sent and added up as bf16.
 
     Each rank's share is rounded once, to eight bits, and so is each addition: a sum over N ranks is off by no more than
-    N / 256 of the sum of magnitudes. torch refuses its own hook of this kind in builds without CUDA.
+    N / 256 of the sum of magnitudes. It is torch's own hook, which DDP refuses by its name in builds without CUDA.
     """
-    gradients = bucket.buffer()
-    sent = gradients.to(torch.bfloat16).div_(dist.get_world_size(group))
-    work = dist.all_reduce(sent, group=group, async_op=True)
-
-    def unpack(done: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
-        return gradients.copy_(done.value()[0])
-
-    return work.get_future().then(unpack)
+    return bf16_compress_hook(group, bucket)
 
 
 # DDP compares the annotations with the classes, not with their names.

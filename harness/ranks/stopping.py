@@ -144,7 +144,8 @@ def install() -> None:
         number = getattr(signal, name)
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
             signal.signal(number, _note)
-    unblock()
+    # the launcher's ranks are started with a mask that blocks them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in SIGNALS})
     if LAUNCH_ID in os.environ:
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
         processes.on_parents_death(signal.SIGUSR2)
@@ -179,11 +180,6 @@ def noting() -> Iterator[None]:
         _signal, HEARTBEAT.stopped_at, HEARTBEAT.in_loop = None, None, False
         if pressed:
             signal.raise_signal(signal.SIGINT)
-
-
-def unblock() -> None:
-    """Let stop signals through: the launcher's ranks are started with a mask that blocks them."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in SIGNALS})
 
 
 def _listen(pipe: int) -> None:

@@ -6,7 +6,6 @@ Every run ends with a report; a failure to write it does not fail the run.
 
 from __future__ import annotations
 
-import json
 import shlex
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,6 @@ from harness.report import many
 from harness.report.mistakes import find_originals, mistakes_of
 from harness.report.plots import (
     SLOTS,
-    averaged,
     capital,
     curves_of,
     learning_charts,
@@ -55,14 +53,9 @@ FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
 GENERATOR = "padless report"
 """``generator`` of a report."""
-FORMAT, FORMAT_VERSION = "padless-report", 1
-CURVES = {"loss": "train", "lr": "train", "grad_norm": "train", "padding": "train"}
-CURVES |= {"tokens_per_s": "speed", "data_wait": "speed"}
-"""Figure in the JSON of a page -> the lines that have it."""
 MATRIX_CLASSES = 20
 """Maximum number of classes for a whole confusion matrix; beyond it only the largest cells are shown."""
 LISTED_CONFUSIONS = 12
-ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +116,7 @@ def write_report_quietly(run: str | Path) -> None:
 def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> str:
     """The page; ``spread`` is the result of ``many.together`` for ``runs``, which then keep their order.
 
-    The template escapes every text except charts and JSON. Control characters are escaped visibly.
+    The template escapes every text except charts. Control characters are escaped visibly.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -139,13 +132,9 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
     names, groups = unique_names(runs), dataset_groups(runs)
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
-    pairs = differences(runs, names) if spread is None else []
-    numbers: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "differences": pairs}
-    numbers["runs"] = list(map(numbers_of, views))
     if spread is not None:
         folder = spread["runs"][0].path.resolve().parent.name
         title = f"{folder}: {len(runs)} {spread['kind']}{'s' if len(runs) > 1 else ''}"
-        numbers["spread"] = spread["values"]
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     page = {
         "title": title,
@@ -159,14 +148,13 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
         "quality": quality_charts(runs, names, [each["curves"] for each in views]),
         "split": shown_split(runs),
         "differing": differing(runs),
-        "pairs": pairs,
+        "pairs": differences(runs, names) if spread is None else [],
         "groups": groups,
         "apart": len(set(groups)) > 1,
         "ranks": ranks(runs) if spread is None else [str(one.number) for one in spread["runs"]],
         "ranked_by": FIGURES[ranking_figure(runs)].title,
         "best": best_values(runs) if spread is None else {},
         "slots": SLOTS,
-        "numbers": script_json(numbers),
     }
     return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
 
@@ -227,39 +215,6 @@ def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / support[true]}
         for true, said, rows in largest_confusions(confusion, LISTED_CONFUSIONS)
     ]
-
-
-def numbers_of(shown: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of one ``view`` in a page: ``figures`` of ``SPLIT.json``, mistakes with texts.
-
-    ::
-
-        json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)[1])["runs"]
-    """
-    run, figures = shown["facts"], shown["figures"]
-    if figures is not None:
-        figures = figures | {"mistakes": [{**each["entry"], "text": each["text"]} for each in shown["mistakes"]]}
-    curves = {name: averaged(getattr(run, where), name) for name, where in CURVES.items()}
-    return {
-        "name": shown["name"],
-        "directory": str(run.directory),
-        "dataset": run.fingerprint,
-        "status": run.status,
-        "config": run.config,
-        "environment": run.environment,
-        "split": shown["split"],
-        "figures": figures,
-        "linear": run.linear,
-        "validation": run.validation,
-        "curves": {name: {"step": steps, "value": values} for name, (steps, values) in curves.items() if steps},
-        "speed": run.speed_summary,
-    }
-
-
-def script_json(value: Any) -> str:
-    """``value`` as JSON that is safe inside a script element; values that JSON cannot represent become null."""
-    finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
-    return json.dumps(finite, separators=(",", ":")).translate(ESCAPES)
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

@@ -19,7 +19,6 @@
     report.html                a page about all of it
     tracking/                  log (NAME.log) and journal (NAME.jsonl) of each tracker
     wandb/, tensorboard/, …    files of the trackers themselves
-    bad_batches/               rows of steps whose gradient was not finite
     vectors/, baseline/        word vectors and linear model of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
@@ -59,7 +58,6 @@ BUNDLE = "bundle"
 EVALUATION = "evaluation"
 REPORT = "report.html"
 TRACKING = "tracking"
-BAD_BATCHES = "bad_batches"
 VECTORS = "vectors"
 STOP = "STOP"
 LOCK = ".lock"
@@ -152,14 +150,9 @@ def members(folder: str | Path) -> list[Member]:
     for kind in KINDS:
         for path in Path(folder).glob(f"{kind}-*"):
             named = re.fullmatch(rf"{kind}-(0|[1-9]\d*)", path.name)
-            if named and (holds_run(path) or holds_rounds(path)):
+            if named and holds_run(path):
                 found.append(Member(kind, int(named[1]), path))
     return sorted(found)
-
-
-def holds_rounds(path: str | Path) -> bool:
-    """Whether the first round of a self-training began in this directory."""
-    return holds_run(Path(path, "round-0"))
 
 
 def listed(found: Sequence[Member | Path]) -> str:
@@ -180,7 +173,7 @@ def check_many(run: str | Path, kind: Kind) -> None:
     """Raise ``ConfigError`` if the folder for many runs of a kind holds other runs."""
     check_directory(run)
     others = [one for one in members(run) if one.kind != kind]
-    if holds_run(run) or holds_rounds(run) or others:
+    if holds_run(run) or others:
         what = f"the runs {listed(others)}" if others else "a single run"
         raise ConfigError(f"run: {run} holds {what}; name another directory for --{kind}s")
 

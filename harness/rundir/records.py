@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypedDict
@@ -28,7 +28,6 @@ from harness.rundir.checkpoint import steps
 from harness.rundir.json_files import MEND, Line, read_lines, read_typed
 from harness.rundir.layout import (
     ATTEMPTS,
-    BAD_BATCHES,
     CONFIG,
     ENVIRONMENT,
     LOCK,
@@ -273,9 +272,3 @@ def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
 def read_attempts(run: str | Path) -> list[Line]:
     """One line for each start of a run, oldest first; an incomplete line is skipped."""
     return read_lines(Path(run, ATTEMPTS), several_writers=True)
-
-
-def write_bad_rows(run: str | Path, step: int, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write the facts of a rank's rows in a skipped step, one JSON object per line."""
-    path = Path(run, BAD_BATCHES, f"step-{step:08d}-rank{rank}.jsonl")
-    atomic.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -7,7 +7,6 @@ the dataset nor its corpus is needed later.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -91,15 +90,12 @@ def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
     The share is None if the manifest does not have it.
     """
     splits = {}
-    for name, shards in manifest.splits.items():
-        lengths, labels = Counter[str](), Counter[str]()
-        for shard in shards:
-            lengths.update(shard.lengths)
-            labels.update(shard.labels)
+    for name in manifest.splits:
+        labels = manifest.rows_by("labels", name)
         splits[name] = {
             "rows": manifest.rows(name),
-            "labels": {label: labels[str(number)] for number, label in enumerate(manifest.labels)},
-            "lengths": {length: lengths[length] for length in sorted(lengths, key=int)},
+            "labels": {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)},
+            "lengths": {str(length): rows for length, rows in manifest.rows_by("lengths", name).items()},
             "unknown_rate": manifest.statistics.get("splits", {}).get(name, {}).get("unknown_rate"),
         }
     return splits

@@ -8,6 +8,7 @@ calibrated probability.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,6 @@ from harness.scores.metrics import Ranking, blocks, log_loss_per_row, probabilit
 
 LOWEST, HIGHEST = 0.01, 100.0
 """Range of temperatures."""
-ITERATIONS = 60
 SHARES = (1.0, *(2 ** (half / 2) for half in (1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6)), 0.0)
 """Candidate weights of the wide part: 1/8 to 8, and 0; the first of equally good ones is chosen."""
 SHARE_ROWS = 10_000
@@ -45,29 +45,27 @@ def decide(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> 
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the lowest log loss, by Newton's method inside a bracket.
+    """The temperature with the lowest log loss.
 
-    The log loss is convex in 1 / temperature. If every row is right, it has no minimum, and the temperature is 1.
+    The log loss is convex in 1 / temperature, so its slope has one root. If every row is right, there is none, and the
+    temperature is 1.
     """
+    from scipy.optimize import brentq  # predictions need no scipy
+
     scores = np.stack((np.zeros_like(logits), logits), axis=1) if logits.ndim == 1 else logits
     scores = scores.astype(np.float64)
     scores -= scores[np.arange(len(labels)), labels][:, None]  # relative to the true class
-    low, high = 1 / HIGHEST, 1 / LOWEST
-    if slope_and_curvature(scores, high)[0] <= 0:
+
+    def slope(log_temperature: float) -> float:
+        factor = math.exp(-log_temperature)
+        every = ((probabilities(scores[rows] * factor) * scores[rows]).sum(axis=1) for rows in blocks(scores))
+        return float(np.concatenate(list(every)).mean())
+
+    if not slope(math.log(LOWEST)) > 0:  # also where a logit is not a number
         return 1.0
-    inverse = 1.0
-    for _ in range(ITERATIONS):
-        slope, curvature = slope_and_curvature(scores, inverse)
-        low, high = (low, inverse) if slope > 0 else (inverse, high)
-        proposed = inverse - slope / curvature if curvature > 0 else low
-        if proposed <= low == 1 / HIGHEST and slope_and_curvature(scores, low)[0] >= 0:
-            return HIGHEST  # uninformative logits: bisection would take some forty steps
-        if not low < proposed < high:
-            proposed = float(np.sqrt(low * high))
-        if abs(proposed - inverse) <= 1e-12 * inverse:
-            break
-        inverse = proposed
-    return 1 / inverse
+    if slope(math.log(HIGHEST)) >= 0:
+        return HIGHEST  # uninformative logits
+    return math.exp(brentq(slope, math.log(LOWEST), math.log(HIGHEST)))
 
 
 def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -87,18 +85,6 @@ def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> f
     rows = slice(None, None, -(-len(labels) // SHARE_ROWS) or 1)
     network, wide, labels = network[rows], wide[rows], labels[rows]
     return min(SHARES, key=lambda share: calibrated_log_loss(network + share * wide, labels))
-
-
-def slope_and_curvature(scores: np.ndarray, inverse: float) -> tuple[float, float]:
-    """First and second derivative of the mean log loss by the inverse temperature; scores are relative to the true
-    class.
-    """
-    mean, square = np.empty(len(scores)), np.empty(len(scores))
-    for rows in blocks(scores):
-        chances = probabilities(scores[rows] * inverse)
-        mean[rows] = (chances * scores[rows]).sum(axis=1)
-        square[rows] = (chances * scores[rows] ** 2).sum(axis=1)
-    return float(mean.mean()), float((square - mean**2).mean())
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> float:

@@ -80,17 +80,19 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayConfig:
-    """Many trainings as one array of jobs, each with a run directory of its own."""
+    """Many trainings as one array of jobs, each with a run directory of its own; or preprocessing by many jobs."""
 
     seeds: str | None = None
     """A training for each seed, as in 0,1,2: in RUN/seed-0, RUN/seed-1, …, as train --seeds has them."""
     options: str | None = None
     """A file with a line of options for each training, as in --optim.lr 0.01; in RUN/task-0, RUN/task-1, …"""
+    parts: Number | None = None
+    """Jobs that share one preprocessing, each with the nodes of one; the first leads, the others begin at any time."""
     at_once: Number | None = None
-    """Most trainings at a time; null: as many as the site allows."""
+    """Most tasks of an array at a time; null: as many as the site allows."""
 
     def __post_init__(self) -> None:
-        """Check that at most one key is given."""
+        """Check that one array of trainings varies one thing."""
         if self.seeds is not None and self.options is not None:
             raise ConfigError("array.seeds, array.options: one array varies one of the two; write seeds into the file")
 
@@ -117,7 +119,7 @@ class SubmitConfig(Resources):
     single: Resources = field(default_factory=Resources)
     """What evaluate, predict and report request, where they differ."""
     array: ArrayConfig = field(default_factory=ArrayConfig)
-    """Many trainings at once."""
+    """Many trainings at once, or many jobs for one preprocessing."""
     hook: str | None = None
     """A file of shell lines that every job reads first: module load, conda activate. Its first failing line ends the
     job."""
@@ -130,10 +132,6 @@ class SubmitConfig(Resources):
     """Jobs are called NAME-COMMAND."""
     logs: str = "."
     """Folder of the jobs' logs, on storage that all nodes see."""
-    mail: str | None = None
-    """Address that SLURM writes to."""
-    mail_type: str = "END,FAIL"
-    """When it writes."""
     print: bool = False
     """Print the scripts, and submit nothing."""
     output: str | None = None
@@ -143,7 +141,7 @@ class SubmitConfig(Resources):
         """Check that nothing could end a line of a script."""
         super().__post_init__()
         require(NAME.fullmatch(self.name) is not None, "name", self.name, "letters, digits and _.+-")
-        for key in ("hook", "mail", "mail_type", "logs"):
+        for key in ("hook", "logs"):
             check_text(key, getattr(self, key))
         require(not {"%", "\\"} & {*self.logs}, "logs", self.logs, "a folder without % and \\, which SLURM replaces")
         if self.python is not None:

@@ -32,7 +32,6 @@ from preprocessing.base.installed import load
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 
-MOST_TASKS = 1000
 LIMIT_S = 60
 """Longest wait for an answer of SLURM."""
 AFTER = "--kill-on-invalid-dep=yes"
@@ -69,7 +68,7 @@ def main(config: SubmitConfig) -> None:
     with storing(config.logs, otherwise="name another folder for --logs"):
         Path(config.logs).mkdir(parents=True, exist_ok=True)  # SLURM does not
     if config.output is not None:
-        write({Path(config.output, f"{n}-{job.command}.sbatch"): render(job) for n, job in enumerate(jobs, 1)})
+        write({Path(config.output, f"{n}-{job.command}.sbatch"): job for n, job in enumerate(jobs, 1)})
     else:
         submit(jobs)
 
@@ -86,27 +85,27 @@ def missing(jobs: Sequence[Job]) -> Iterator[str]:
         made.add(Path(job.run).absolute())
 
 
-def write(scripts: dict[Path, str]) -> None:
+def write(scripts: dict[Path, Job]) -> None:
     """Write the scripts, and print the commands that submit them.
 
     Raises ``ConfigError`` before anything is written if one was changed there, and ``StorageError``.
     """
-    for path, text in scripts.items():
-        if path.exists() and (not path.is_file() or path.read_bytes() != text.encode()):
+    for path, job in scripts.items():
+        if path.exists() and (not path.is_file() or path.read_bytes() != render(job).encode()):
             raise ConfigError(f"{path}: is there already and differs; move it away, or name another --output")
     before = ""
-    for path, text in scripts.items():
+    for path, job in scripts.items():
         with storing(path, otherwise="name another --output"):
-            atomic.write_text(path, text)
+            atomic.write_text(path, render(job))
         print(f"sbatch {before}{shlex.quote(str(path))}")
-        before = f"--dependency=afterok:JOB {AFTER} "
+        before = f"--dependency=afterok:JOB{job.end} {AFTER} "
 
 
 def submit(jobs: list[Job]) -> None:
     """Submit each job to run after the one before; cancel all if one is refused. Raises ``ConfigError``."""
-    submitted: list[str] = []
+    check_arrays(jobs)
+    submitted, condition = list[str](), list[str]()
     for job in jobs:
-        condition = [f"--dependency=afterok:{submitted[-1]}", AFTER] if submitted else []
         try:
             submitted.append(ask(["sbatch", "--parsable", *condition], render(job)).partition(";")[0])
         except ConfigError as error:
@@ -115,8 +114,17 @@ def submit(jobs: list[Job]) -> None:
             with suppress(ConfigError):
                 ask(["scancel", *submitted])
             raise ConfigError(f"{error}; cancelled: {', '.join(submitted)}, submitted before it") from None
-        tasks = f", {len(job.tasks)} tasks" if job.tasks else ""
+        condition = [f"--dependency=afterok:{submitted[-1]}{job.end}", AFTER]
+        tasks = f", {job.size} tasks" if job.size else ""
         print(f"job {submitted[-1]}: {job.command}{tasks}", flush=True)
+
+
+def check_arrays(jobs: Sequence[Job]) -> None:
+    """Raise ``ConfigError`` for an array that is larger than the site allows."""
+    if size := max(job.size for job in jobs):
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
+        if found and size > int(found[1]):
+            raise ConfigError(f"array: {size} tasks are more than this site allows: {found[1]} (MaxArraySize)")
 
 
 def jobs_of(config: SubmitConfig) -> list[Job]:
@@ -128,6 +136,8 @@ def jobs_of(config: SubmitConfig) -> list[Job]:
     trainings = sum(words[0] == "train" for words in split)
     if (config.array.seeds or config.array.options) and trainings != 1:
         raise ConfigError(f"array: it repeats one training, and there are {trainings} among the commands; name one")
+    if config.array.parts and "prepare" not in [words[0] for words in split]:
+        raise ConfigError("array.parts: it shares out prepare, which is not among the commands; leave it out")
     return [job_of(config, *words) for words in split]
 
 
@@ -171,6 +181,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
         arguments=arguments,
         run="" if "://" in run else run,
         tasks=tasks,
+        parts=config.array.parts or 0 if name == "prepare" else 0,
         data="" if data in (None, NOTHING) else data,
         resources=replace(resources, nodes=1 if body == "single" else resources.nodes or 1),
         config=config,
@@ -206,8 +217,8 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
         except (ConfigError, ValueError) as error:
             raise ConfigError(f"array.options: {path}: line {number}: {error}") from None
         tasks.append((str(Path(asked.run, f"task-{len(tasks)}")), tuple(words)))
-    if not 1 <= len(tasks) <= MOST_TASKS:
-        raise ConfigError(f"array.options: {path}: {len(tasks)} tasks; expected 1 to {MOST_TASKS} lines of options")
+    if not tasks:
+        raise ConfigError(f"array.options: {path}: no task; expected lines of options")
     return tuple(tasks)
 
 

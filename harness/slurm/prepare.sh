@@ -1,24 +1,10 @@
-# srun does not inherit --cpus-per-task, and workers use one thread each.
-export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
+# Every node of every task works, one process for each core; the first task of an array, or the only one, also leads.
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" # srun does not inherit it
 export OMP_NUM_THREADS=1
-export DASK_LOGGING__DISTRIBUTED="${DASK_LOGGING__DISTRIBUTED:-warning}"
-
-dask_log="$PWD/$logs/$SLURM_JOB_NAME-$SLURM_JOB_ID-dask.log"
-[[ $logs != /* ]] || dask_log="$logs/$SLURM_JOB_NAME-$SLURM_JOB_ID-dask.log"
-meeting_point="$PWD/.padless-dask-$SLURM_JOB_ID"
-scheduler_file="$meeting_point/scheduler.json"
-rm -rf "$meeting_point" # left by a start of this job that was killed
-mkdir "$meeting_point"
-steps=()
-echo "$job, restart $restarts: $SRUN_CPUS_PER_TASK workers on each of $SLURM_JOB_NODELIST;" \
-    "Dask's log is $dask_log"
-
-# Whatever is still there at the limit, SLURM ends with the job.
-wait_for_steps() {
-    for pid in "${steps[@]}"; do
-        timeout 30 tail --pid="$pid" --follow /dev/null || return 0
-    done
-}
+queue="$PWD/.padless-${number%_*}" # what is to be done
+leads=$((${SLURM_ARRAY_TASK_ID:-0} == 0))
+((!leads)) || rm -rf "$queue" # left by a start of this job that was killed
+echo "$job, restart $restarts: $SRUN_CPUS_PER_TASK processes on each of $SLURM_JOB_NODELIST"
 
 # Finished files lie in the dataset directory; on remote storage ($output is empty) they are not counted.
 files() {
@@ -26,68 +12,61 @@ files() {
 }
 began_with=$(files)
 
-# Why the job must not start again, if there is a reason.
+# Why the job must not start again, if there is a reason. A task that lost the one that leads comes back with it.
 asked=
 why_not() {
     local reason
     if (($1 == 0)); then
         echo "done"
-    elif [[ -z $asked ]]; then
+    elif ((!leads)) && [[ -z $(squeue --noheader --jobs="${number%_*}_0" --format=%T 2> /dev/null) ]]; then
+        echo "the first task of the array has ended"
+    elif ((leads)) && [[ -z $asked ]]; then
         echo "a line above says why; submitted again, it goes on"
     elif reason=$(decided) && [[ -n $reason ]]; then
         echo "$reason"
-    elif [[ -n $output ]] && (($(files) <= began_with)); then
+    elif ((leads)) && [[ -n $output ]] && (($(files) <= began_with)); then
         echo "not requeued, since this start finished nothing; give it more --time"
     elif ((restarts >= max_restarts)); then
         echo "not requeued, since it was restarted $restarts times already, as --restarts allows"
     fi
 }
 
+# Other tasks that have not begun are not needed after the end; those that have leave when they see it.
+dismiss() {
+    touch "$queue/ended" 2> /dev/null || true
+    [[ $number != "$SLURM_JOB_ID" ]] || return 0
+    scancel --state=PENDING "${number%_*}" || true
+    for ((second = 0; second < 60; second += 2)); do
+        (($(squeue --noheader --states=RUNNING --jobs="${number%_*}" | wc -l) > 1)) || break
+        sleep 2
+    done
+}
+
 finish() {
     local code=$? reason
     trap - EXIT
     trap '' TERM INT
-    for pid in "${steps[@]}"; do
-        kill -TERM "$pid" 2>/dev/null || true
+    ((!leads)) || [[ -n $asked ]] || dismiss
+    [[ -z $asked ]] || kill -USR2 "${steps[@]}" 2> /dev/null || true # srun hands it on, and TERM it does not
+    for pid in "${steps[@]}"; do # what is still there at the limit, SLURM ends with the job
+        timeout 30 tail --pid="$pid" --follow /dev/null || break
     done
-    wait_for_steps
-    rm -rf "$meeting_point"
+    ((!leads)) || rm -rf "$queue" || true
     reason=$(why_not "$code")
     echo "$job: exit $code: ${reason:-requeued}"
     [[ -n $reason ]] || scontrol requeue "$number"
 }
+steps=()
 trap finish EXIT
 trap 'asked=1; echo "$job: asked to stop"; exit 143' TERM INT
 
-# The scheduler shares a core of the first node; each node has one task that starts a worker per core.
-srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --overlap --open-mode=append --output="$dask_log" \
-    "${python[@]}" -m distributed.cli.dask_scheduler --scheduler-file "$scheduler_file" --port 0 \
-    --dashboard-address :0 &
+# Eight tasks start in a second, so that they do not all read Python's files at once.
+((leads)) || sleep $((RANDOM % (1 + SLURM_ARRAY_TASK_COUNT / 8)))
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 --label \
+    "${python[@]}" -m preprocessing work "$queue" --processes "$SRUN_CPUS_PER_TASK" --timeout_s 180 &
 steps+=("$!")
-srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --overlap --label \
-    --open-mode=append --output="$dask_log" \
-    "${python[@]}" -m distributed.cli.dask_worker --scheduler-file "$scheduler_file" --death-timeout 300 \
-    --nworkers "$SRUN_CPUS_PER_TASK" --nthreads 1 --local-directory "${TMPDIR:-/tmp}" --no-dashboard &
-steps+=("$!")
-
-for ((second = 0; second < 120; second++)); do
-    [[ ! -s "$scheduler_file" ]] || break
-    kill -0 "${steps[0]}" 2>/dev/null || break
-    sleep 1
-done
-if [[ ! -s "$scheduler_file" ]]; then
-    tail -n 20 "$dask_log" >&2
-    echo "error: no Dask scheduler after $second s; can '${python[*]} -m distributed.cli.dask_scheduler' start there?" >&2
-    exit 1
+if ((leads)); then
+    "${python[@]}" -m preprocessing prepare --executor.kind folder --executor.scheduler "$queue" "$@" &
+    steps+=("$!")
 fi
-
-# In the background, so that the trap can act while we wait.
-"${python[@]}" -m preprocessing prepare --executor.kind dask --executor.scheduler "$scheduler_file" "$@" &
-pipeline=$!
-steps+=("$pipeline")
-wait "$pipeline"
-
-# The dataset is there: a worker that does not leave when asked can no longer make the job fail.
-timeout 30 "${python[@]}" -c 'import sys; from distributed import Client; Client(scheduler_file=sys.argv[1]).shutdown()' \
-    "$scheduler_file" || true
-wait_for_steps
+wait "${steps[-1]}" # in the background, so that the trap can act meanwhile

@@ -44,15 +44,27 @@ class Job:
     run: str = ""
     """Run directory of a training, or where a dataset is built; empty: on no disk of this machine."""
     tasks: tuple[Task, ...] = ()
+    parts: int = 0
+    """Tasks that share the work, of which the first leads; 0: the job is no such array."""
     data: str = ""
     """The dataset that it reads."""
     resources: Resources
     config: SubmitConfig
 
     @property
+    def size(self) -> int:
+        """Tasks of the array; 0: none."""
+        return len(self.tasks) or self.parts
+
+    @property
+    def end(self) -> str:
+        """What follows the number of its job where another job waits for it: the task that leads."""
+        return "_0" if self.parts else ""
+
+    @property
     def log(self) -> str:
         """Name of the log as SLURM fills it in."""
-        name = f"%x-{'%A_%a' if self.tasks else '%j'}.log"
+        name = f"%x-{'%A_%a' if self.size else '%j'}.log"
         return name if self.config.logs == "." else f"{self.config.logs.rstrip('/')}/{name}"
 
 
@@ -73,11 +85,9 @@ def directives(job: Job) -> str:
         **{option: value for option, value in asked.items() if value is not None},
         "ntasks-per-node": 1,
     }
-    if job.tasks:
-        lines["array"] = f"0-{len(job.tasks) - 1}" + (f"%{config.array.at_once}" if config.array.at_once else "")
+    if job.size:
+        lines["array"] = f"0-{job.size - 1}" + (f"%{config.array.at_once}" if config.array.at_once else "")
     lines["output"] = job.log
-    if config.mail:
-        lines |= {"mail-user": config.mail, "mail-type": config.mail_type}
     lines |= {"open-mode": "append", "requeue" if config.restarts else "no-requeue": None, "signal": SIGNALS[job.body]}
     both = [*lines.items(), *job.resources.further()]
     return "".join(f"#SBATCH {directive(name, value)}\n" for name, value in both)
@@ -105,7 +115,7 @@ def variables(job: Job) -> str:
         f"max_restarts={config.restarts} # of this job, by itself or by SLURM",
     ]
     if job.body == "prepare":
-        lines += [f"output={shlex.quote(job.run)}", f"logs={shlex.quote(config.logs)}"]
+        lines.append(f"output={shlex.quote(job.run)}")
     if job.body == "train":
         lines.append(f"per_node={config.processes or 0} # processes of each node; 0: one for each GPU, or one")
         lines.append(f"run={shlex.quote(job.run)}")

@@ -13,11 +13,11 @@ main_ip="${MAIN_IP:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 getent hosts "$main_ip" > /dev/null || main_ip=$(hostname)
 export main_ip main_port=$((20000 + SLURM_JOB_ID % 10000))
 
-# The step of the newest checkpoint, 0 without any; a checkpoint has its name once it is whole. Of many runs, and of the
-# rounds of a self-training, whose directories lie in $run, the sum.
+# The step of the newest checkpoint, 0 without any; a checkpoint has its name once it is whole. Of many runs, whose
+# directories lie in $run, the sum.
 newest_step() {
     local folder path step total=0
-    for folder in "$run" "$run"/*-* "$run"/*-*/round-*; do
+    for folder in "$run" "$run"/*-*; do
         step=0
         for path in "$folder"/checkpoints/step-*; do
             if [[ $path =~ /step-0*([0-9]+)$ ]] && ((BASH_REMATCH[1] > step)); then
@@ -37,7 +37,7 @@ stop() {
     signals=$((signals + 1))
     echo "$job: asked to stop"
     local status marked=
-    for status in "$run"/status.json "$run"/*-*/status.json "$run"/*-*/round-*/status.json; do
+    for status in "$run"/status.json "$run"/*-*/status.json; do
         if grep -qs '"state": "running"' "$status"; then
             touch "${status%/*}/STOP" || true # a full disk must not end this script
             marked=1

@@ -39,9 +39,9 @@ RANKED = {"RANK", "WORLD_SIZE", "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_E
 
 
 class Trackers:
-    """Every tracker of a run. On ranks other than 0 there are none, and the calls do nothing."""
+    """Every tracker of a run, on rank 0."""
 
-    def __init__(self, config: RunConfig, run: Path, *, active: bool, facts: Mapping[str, Any]) -> None:
+    def __init__(self, config: RunConfig, run: Path, *, facts: Mapping[str, Any]) -> None:
         """Start one observer for each tracker of ``config``, without waiting for any.
 
         ``metrics.jsonl`` must be truncated to the resumed step before. ``facts`` are facts of the run besides its
@@ -58,7 +58,7 @@ class Trackers:
             "pid": os.getpid(),
             "finish_s": FINISH_S,
         }
-        self.observers = [Observer(name, run, start) for name in (active_trackers(settings) if active else [])]
+        self.observers = [Observer(name, run, start) for name in active_trackers(settings)]
 
     def listen(self) -> None:
         """Print new messages of the trackers."""

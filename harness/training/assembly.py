@@ -112,7 +112,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         writer.sinks.append(console)  # first: it has a thread, which the writer ends however the run ends
         told = {name: str(choice) for name, choice in choices.items()}
         facts = {"dataset": manifest.fingerprint, "effective": told}
-        writer.sinks.append(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
+        writer.sinks.append(TrackerSink(Trackers(config, writer.directory, facts=facts)))
     console.start(choices)
     kind = PretrainingRun if pretrains else Run
     run = kind(config, session, data, trainer, selection, watch, writer, console)
@@ -234,7 +234,7 @@ def build_trainer(
     order = order_over(split, order_spec(config))
     loader = Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
-    guard = NonFiniteGuard(config, world, data.splits, limit)
+    guard = NonFiniteGuard(config, world, limit)
     return Trainer(config, objective, loader, session.accelerator, world, guard)
 
 

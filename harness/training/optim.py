@@ -5,28 +5,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from harness.batch import StepBatch
 from harness.config import OptimConfig, RunConfig
 from harness.ranks.distributed import World
 from harness.rundir.checkpoint import AVERAGE, MOMENTS
-from harness.rundir.layout import BAD_BATCHES, storage
-from harness.rundir.records import write_bad_rows
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.shards import Split
-from preprocessing.dataset.views import vocabulary_of
-from preprocessing.text.vocabulary import Vocabulary
 
 LAG_STEPS = 8
 """On CUDA the host reads this many steps later whether a step was skipped; by then the copy is done."""
@@ -34,46 +24,7 @@ GO, SKIP = torch.zeros(()), torch.ones(())
 """The two values of the skip flag on a CPU."""
 
 
-class FusedAdamW(torch.optim.AdamW):
-    """torch's fused AdamW with the same results, without grouping parameters by device and dtype at every step."""
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient.
-
-        If the tensor ``found_inf`` is 1.0, nothing changes, not even the step count. Gradients are divided by
-        ``grad_scale``. ``GradScaler`` and the guard set these attributes; None has no effect.
-        """
-        assert closure is None, "gradients are there already"
-        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            states = [self.state[parameter] for parameter in parameters]
-            steps = [state["step"] for state in states]
-            torch._foreach_add_(steps, 1)
-            averages, squares = ([state[name] for state in states] for name in MOMENTS)
-            torch._fused_adamw_(
-                parameters,
-                [parameter.grad for parameter in parameters],
-                averages,
-                squares,
-                [],
-                steps,
-                amsgrad=False,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-                grad_scale=grad_scale,
-                found_inf=found_inf,
-            )
-            if found_inf is not None:
-                torch._foreach_sub_(steps, [found_inf] * len(steps))
-
-
-def build_optimizer(model: nn.Module, config: OptimConfig) -> FusedAdamW:
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW (Loshchilov and Hutter, 2019); weight decay on matrices only, so a decay of 0 is plain Adam.
 
     The optimizer state is allocated here instead of at the first step, so its memory is visible from the start.
@@ -81,7 +32,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> FusedAdamW:
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = FusedAdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     for parameter in model.parameters():
         moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in MOMENTS}
         optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
@@ -166,22 +117,8 @@ class WeightAverage:
                 torch._foreach_copy_(self.parameters, own)
 
 
-@dataclass
-class Verdict:
-    """One step, until the host reads whether it was skipped."""
-
-    step: int
-    rows: list[tuple[str, np.ndarray]]
-    """For each micro-batch of this rank: its split and source rows."""
-    losses: list[torch.Tensor]
-    """Row losses of each micro-batch, on the device."""
-    skipped: torch.Tensor
-    """0 or 1, on the host; valid once the event ``copied`` is done."""
-    copied: torch.cuda.Event | None
-
-
 class NonFiniteGuard:
-    """Skips a step whose gradient is not finite, on every rank, and writes its rows to ``bad_batches``.
+    """Skips a step whose gradient is not finite, on every rank.
 
     The norm of the averaged gradient is the same on every rank, so the ranks agree without communication. The fused
     optimizer reads the skip flag on the device. On CUDA the host reads the flag a fixed number of steps later, when its
@@ -189,11 +126,11 @@ class NonFiniteGuard:
     the run ends.
     """
 
-    def __init__(self, config: RunConfig, world: World, splits: Mapping[str, Split], limit: int) -> None:
-        """``splits``: open splits of the dataset, to look up the rows of skipped steps."""
-        self.config, self.world, self.splits, self.limit = config, world, splits, limit
-        self.run = Path(config.run)
-        self.pending: deque[Verdict] = deque()
+    def __init__(self, config: RunConfig, world: World, limit: int) -> None:
+        """``limit``: so many skipped steps in a row end the run."""
+        self.config, self.world, self.limit = config, world, limit
+        self.pending: deque[tuple[int, torch.Tensor, torch.cuda.Event | None]] = deque()
+        """Steps with their skip flags, on the host; a flag is valid once its event is done."""
         self.in_a_row = 0
         self.total = 0
 
@@ -224,7 +161,7 @@ class NonFiniteGuard:
         """Load a result of ``state``."""
         self.in_a_row, self.total = state["in_a_row"], state["total"]
 
-    def record(self, step: int, batch: StepBatch, losses: list[torch.Tensor], skip: torch.Tensor) -> int:
+    def record(self, step: int, skip: torch.Tensor) -> int:
         """Queue a step and read the flag of the step that is due; returns the number of skipped steps found.
 
         Raises ``ConfigError`` at the limit.
@@ -236,60 +173,31 @@ class NonFiniteGuard:
             event = torch.cuda.Event()
             event.record()
             skip = host
-        micro_batches = [*batch.micro_batches, *batch.unlabelled]
-        rows = [(TRAIN if micro.labelled else UNLABELLED, micro.rows) for micro in micro_batches]
-        self.pending.append(Verdict(step, rows, losses, skip, event))
+        self.pending.append((step, skip, event))
         while len(self.pending) > (LAG_STEPS if event is not None else 0):
-            self._act(self.pending.popleft())
+            self._act(*self.pending.popleft())
         return self.total - before
 
     def flush(self) -> None:
         """Read the flags of all pending steps. Every rank calls it, at the end of an epoch and in a save."""
         while self.pending:
-            self._act(self.pending.popleft())
+            self._act(*self.pending.popleft())
 
-    def _act(self, verdict: Verdict) -> None:
-        with self.world.waiting(f"the device to finish step {verdict.step}, and with it gradients"):
-            if verdict.copied is not None:
-                verdict.copied.synchronize()
-            skipped = bool(verdict.skipped)
-            losses = [part.double().cpu().numpy() for part in verdict.losses] if skipped else []
+    def _act(self, step: int, skip: torch.Tensor, copied: torch.cuda.Event | None) -> None:
+        with self.world.waiting(f"the device to finish step {step}, and with it gradients"):
+            if copied is not None:
+                copied.synchronize()
+            skipped = bool(skip)
         self.in_a_row = self.in_a_row + 1 if skipped else 0
         if not skipped:
             return
         self.total += 1
-        bad = sum(int((~np.isfinite(part)).sum()) for part in losses)
-        every = not sum(self.world.gather_objects(bad, "the rows of a skipped step"))
-        with self.world.together("writing the rows of a skipped step"), storage(self.run):
-            described: list[dict[str, object]] = []
-            for (name, rows), part in zip(verdict.rows, losses, strict=True):
-                chosen = np.full(len(rows), True) if every else ~np.isfinite(part)
-                described += describe_rows(self.splits[name], self.config.data, rows[chosen], part[chosen])
-            if described:
-                write_bad_rows(self.run, verdict.step, self.world.rank, described)
-        where = self.run / BAD_BATCHES
         if self.world.is_main:
-            warning = f"warning: step {verdict.step}: the gradient was not finite; skipped, rows in {where}"
+            warning = f"warning: step {step}: the gradient was not finite; skipped"
             Screen(errors=True).say(warning, "warn")
         if self.in_a_row >= self.limit:
             with self.world.together("stopping for gradients that are not finite"):
                 raise ConfigError(
                     f"optim.lr: the gradient was not finite in {self.in_a_row} steps in a row, up to step "
-                    f"{verdict.step}; lower optim.lr (now {self.config.optim.lr:g}) or look at the rows in {where}"
+                    f"{step}; lower optim.lr (now {self.config.optim.lr:g})"
                 )
-
-
-def describe_rows(split: Split, data: str, rows: np.ndarray, losses: np.ndarray) -> Iterator[dict[str, object]]:
-    """Shard, row, label, loss and decoded text of source rows; slow: it scans the split."""
-    tokens = Vocabulary.read(vocabulary_of(data)).tokens
-    wanted = dict(zip(rows.tolist(), losses.tolist(), strict=True))
-    for number, block in enumerate(split.blocks):
-        for place in np.flatnonzero(np.isin(block.row, rows)):
-            row, label = int(block.row[place]), int(block.label[place])
-            yield {
-                "shard": split.shard_of(number).info.path,
-                "row": row,
-                "label": None if label == NO_LABEL else label,
-                "loss": str(wanted[row]),
-                "text": " ".join(tokens.take(block.ids[place, : block.length[place]]).to_pylist()),
-            }

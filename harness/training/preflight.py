@@ -21,13 +21,12 @@ from harness.rundir.bundle_files import stored_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.records import check_claim, known_status
 from harness.tracking.trackers import check_trackers
-from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.terminal import size
 from preprocessing.base.untrusted import readable
 from preprocessing.dataset import views
-from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.shards import Manifest
 
 FREE = frozenset(
     [
@@ -199,7 +198,9 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a ``finished``
     run also needs ``epochs`` there, or it would not train on the new dataset.
     """
-    if not all(Path(path, MANIFEST).exists() for path in shares_of(config.data)):
+    try:
+        manifest = views.read_data(config.data)
+    except DataError:
         return True  # the dataset checks report it
     began = {} if checkpoint is None else checkpoint.state
     fingerprint = began.get("dataset")
@@ -207,7 +208,6 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
         with suppress(DataError):  # a damaged bundle is replaced
             info = stored_info(Path(config.run, layout.BUNDLE))
             fingerprint = None if info is None else info.dataset
-    manifest = views.read_data(config.data)
     if fingerprint in (None, manifest.fingerprint):
         return True
     was, now = began.get("dataset_parts"), parts_of(manifest)

@@ -92,8 +92,8 @@ def resolve(config: RunConfig) -> Resolved:
     if not keys_to_resolve(config):
         return Resolved(config, {})
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
-    tokens, others = (sum(shard.tokens for shard in manifest.splits.get(name, ())) for name in (TRAIN, UNLABELLED))
-    teaches = config.order.unlabelled_batch and (config.self_training.is_on or config.self_training.rounds)
+    tokens, others = (manifest.tokens(name) for name in (TRAIN, UNLABELLED))
+    teaches = config.order.unlabelled_batch and config.self_training.is_on
     beside = manifest.rows(UNLABELLED) if teaches and UNLABELLED in manifest.splits else 0
     classes = len(manifest.labels) if config.task == CLASSIFIER else 2
     return decide(config, Corpus(manifest.rows(TRAIN), tokens, classes, others, beside))

@@ -17,7 +17,6 @@ from harness.batch import StepBatch
 from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.data.batches import lengths_of
-from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
 from harness.inference.bundle import Bundle
@@ -40,6 +39,7 @@ from harness.training.throughput import memory_bytes, synchronize
 from harness.training.trainer import Milestones, Trainer
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import duration
 
 STEPS_LOOKED_AT = 2000
@@ -175,7 +175,7 @@ class Run(Milestones):
             seconds.append(time.perf_counter() - started)
         step_s = min(seconds[1:])
         tokens = sum(micro.num_tokens for micro in batch.micro_batches) * world.world_size
-        every = sum(shard.tokens for shard in self.data.manifest.splits[TRAIN]) * self.config.epochs
+        every = self.data.manifest.tokens(TRAIN) * self.config.epochs
         fact, full = self.console.screen.fact, duration(step_s * every / tokens)
         fact("dry run", f"longest step ({batch.global_rows} rows): {step_s * 1e3:,.0f} ms")
         fact("memory", f"{memory_bytes(device) / 2**20:,.0f} MiB at most in one process")

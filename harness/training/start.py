@@ -35,9 +35,9 @@ from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.dataset import views
-from preprocessing.dataset.shards import Manifest, Split
+from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import VectorsConfig, find_kept, folder_of, keep_vectors
+from preprocessing.dataset.views import home_of
 from preprocessing.text.vocabulary import Vocabulary
 
 VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
@@ -111,7 +111,7 @@ def begin(
 
 
 def vocabulary_of(config: RunConfig) -> Vocabulary:
-    return Vocabulary.read(views.vocabulary_of(config.data))
+    return Vocabulary.read(home_of(config.data) / VOCABULARY)
 
 
 def find_vectors(config: RunConfig, manifest: Manifest, found: Beginning) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DDPCommunicationHookType
 
 from harness.batch import StepBatch
 from harness.config import RunConfig
@@ -89,12 +88,10 @@ class Trainer:
         """Start at step 0; allocates all memory that is kept between steps."""
         self.config, self.objective, self.loader = config, objective, loader
         self.accelerator, self.world, self.guard = accelerator, world, guard
-        compressed, on_cuda = config.optim.gradient_compression == "bf16", accelerator.device.type == "cuda"
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True,
             # The graph is static, but DDP's static_graph fails if the first backward pass runs under no_sync.
             static_graph=config.micro_batch is None and not config.order.unlabelled_batch,
-            comm_hook=DDPCommunicationHookType.BF16 if compressed and on_cuda else DDPCommunicationHookType.NO,
         )
         self.optimizer = build_optimizer(objective.classifier, config.optim)
         with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
@@ -104,7 +101,7 @@ class Trainer:
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
             # Buffers are constants, or the wide part's, which all ranks update alike: DDP need not send them.
             self.model.broadcast_buffers = False
-            if compressed and not on_cuda:  # DDP's own compression needs CUDA
+            if config.optim.gradient_compression == "bf16":
                 self.model.register_comm_hook(None, sum_in_bf16)
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
@@ -155,9 +152,10 @@ class Trainer:
         unlabelled rows. DDP averages gradients over ranks, so losses are multiplied by the number of ranks. Returns the
         sum of the losses of this rank's labelled rows and the norm of the global gradient.
         """
+        lr = learning_rate(min(self.step, self.total_steps - 1), self.total_steps, self.config.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.current_lr()
-        losses, row_losses = [], []
+            group["lr"] = lr
+        losses = []
         micro_batches = [*batch.micro_batches, *batch.unlabelled]
         for number, micro_batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -171,19 +169,18 @@ class Trainer:
                 else:
                     self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
-            row_losses.append(self.objective.row_losses)
         classifier = self.objective.classifier
         if classifier.holds_embedding(self.step):
             classifier.embedding.weight.grad = None  # the optimizer skips it: no update, decay or moments
         self.accelerator.unscale_gradients()
         grad_norm = clip(self.parameters, self.config.optim.clip_norm)
-        self.take_step(batch, grad_norm, row_losses)
+        self.take_step(grad_norm)
         labelled = len(batch.micro_batches)
         loss = summed(losses[:labelled])
         self.meter.add(batch, self.step, loss, summed(losses[labelled:]) if batch.unlabelled else None)
         return loss, grad_norm
 
-    def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> None:
+    def take_step(self, grad_norm: torch.Tensor) -> None:
         """Update the weights, unless the gradient is not finite; then skip the step on all ranks."""
         skip = self.guard.judge(self.optimizer, grad_norm, self.accelerator.scaler)
         # Accelerate's optimizer checks for installed packages at every step; only loss scaling needs it.
@@ -192,11 +189,7 @@ class Trainer:
             parameter.grad = None
         if self.average is not None:
             self.average.update(self.step, skip)
-        self.meter.counted.skipped += self.guard.record(self.step, batch, row_losses, skip)
-
-    def current_lr(self) -> float:
-        """Learning rate of the current step."""
-        return learning_rate(min(self.step, self.total_steps - 1), self.total_steps, self.config.optim)
+        self.meter.counted.skipped += self.guard.record(self.step, skip)
 
     def log(self, grad_norm: torch.Tensor) -> None:
         """Report the figures since the last log line; only here the host waits for the device."""

@@ -7,7 +7,7 @@ jointly: once the linear model fits the training rows, the network would have no
 
 Words that are spelled alike share what they tell: the weight of a word in the table is its own plus those of its
 *pieces*, three to five neighbouring letters (as in fastText; Bojanowski et al., 2017). Pieces exist only while the
-table is learned, so they cost nothing afterwards.
+table is learned, so they cost nothing afterwards. Long texts are better without.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ MIN_ROWS = 2
 """N-grams of fewer rows are ignored, but not words, since others may have their pieces (unless buckets have owners)."""
 PIECES, PIECE_BUCKETS = (3, 5), 1 << 18
 """Letters of a piece; the pieces are hashed."""
+LONG = 64
+"""Tokens of a text, in the mean, from which pieces are left out: the words of long texts tell enough."""
 MOST_PLACES, MOST_SHARES = 80_000_000, 30_000_000
 """Most n-grams, and rows times classes, to learn from, about 1.5 GB; of larger corpora evenly spaced rows are taken."""
 MOST_WEIGHTS = 5_000_000
@@ -103,13 +105,14 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
     from scipy import sparse
 
     began, classes, places = time.monotonic(), len(factors), places_of(wide, sources)
-    shares = classes * sum(len(source.split) for source in sources)
-    every = max(1, -(-places // MOST_PLACES), -(-shares // MOST_SHARES))
+    rows = sum(len(source.split) for source in sources)
+    every = max(1, -(-places // MOST_PLACES), -(-rows * classes // MOST_SHARES))
     if wide.owners is not None:
         wide.owners.copy_(owners_of(wide, sources, every))
     found = [counted(wide, source, every) for source in sources]
     counts = sparse.vstack([some for some, _ in found], "csr")
-    words, held = words_of(wide, tokens), np.bincount(counts.indices, minlength=wide.buckets)
+    words = words_of(wide, tokens if places < LONG * wide.longest * rows else ())
+    held = np.bincount(counts.indices, minlength=wide.buckets)
     held[(held < MIN_ROWS) & (np.diff(words.indptr) == 0)] = 0
     most = MOST_WEIGHTS // wide.table.shape[1]
     kept = np.sort(np.argsort(-held, kind="stable")[:most])
@@ -127,8 +130,8 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
     targets = np.concatenate(
         [factors * shares * (source.weight / len(shares)) for source, (_, shares) in zip(sources, found, strict=True)]
     )
-    rows = max(len(shares) / source.weight for source, (_, shares) in zip(sources, found, strict=True))
-    table, bias = solve(values, (pieces * scale).tocsr(), targets, 1 / (C * rows))
+    penalty = 1 / (C * max(len(shares) / source.weight for source, (_, shares) in zip(sources, found, strict=True)))
+    table, bias = solve(values, (pieces * scale).tocsr(), targets, penalty)
     wide.table[torch.from_numpy(kept)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))
     some = f"one row in {every}" if every > 1 else f"{counts.shape[0]:,} rows"
@@ -140,6 +143,8 @@ def words_of(wide: WidePart, tokens: Sequence[str]) -> Any:
     from scipy import sparse
     from sklearn.feature_extraction.text import HashingVectorizer
 
+    if not tokens:
+        return sparse.csr_matrix((wide.buckets, PIECE_BUCKETS))
     how = {"analyzer": "char_wb", "ngram_range": PIECES, "lowercase": False, "alternate_sign": False, "norm": None}
     pieces = HashingVectorizer(n_features=PIECE_BUCKETS, **how).transform(tokens)
     ids = torch.arange(len(tokens))
@@ -151,9 +156,7 @@ def words_of(wide: WidePart, tokens: Sequence[str]) -> Any:
 
 def places_of(wide: WidePart, sources: Sequence[Source]) -> int:
     """Number of n-grams of all rows, about; a million take half a second or more."""
-    return wide.longest * sum(
-        shard.tokens for split in (source.split for source in sources) for shard in split.manifest.splits[split.name]
-    )
+    return wide.longest * sum(source.split.manifest.tokens(source.split.name) for source in sources)
 
 
 def counted(wide: WidePart, source: Source, every: int) -> tuple[Any, np.ndarray]:

@@ -105,10 +105,11 @@ def sweep(path: str | Path) -> None:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it to ``path``, on failure remove it.
 
     The directory entry is fsynced too, so the name survives a power cut. Readers see the old file or the new one.
+    ``lasting=False`` does neither, for a file whose readers compare a hash.
     Raises ``OSError`` before anything is written if ``path`` is a directory, a pipe or a device.
     """
     path = Path(path)
@@ -119,13 +120,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = unfinished(path)
     try:
         yield temporary
-        fsync(temporary)
+        if lasting:
+            fsync(temporary)
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         name(error, path)
         raise
-    fsync(path.parent)
+    if lasting:
+        fsync(path.parent)
 
 
 @contextmanager
@@ -160,9 +163,9 @@ def name(error: BaseException, path: str | Path) -> None:
         error.filename = str(path)
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write ``data`` to ``path``, whole or not at all."""
-    with replacing(path) as temporary:
+def write_bytes(path: str | Path, data: bytes, *, lasting: bool = True) -> None:
+    """Write ``data`` to ``path``, whole or not at all; ``lasting`` as in ``replacing``."""
+    with replacing(path, lasting=lasting) as temporary:
         temporary.write_bytes(data)
 
 

@@ -160,11 +160,11 @@ def shaped(given: Any, kind: Any) -> Any:
 
 def shares_of(data: str) -> dict[str, float]:
     """Directory -> share, of a mixture such as ``data/a:7,data/b:3``, adding up to 1; of a dataset ``{data: 1.0}``."""
-    *pairs, rest = re.split(r":(\d+(?:\.\d+)?(?:e[+-]\d+)?)(?:,|\Z)", data)
-    found = dict(zip(pairs[::2], map(float, pairs[1::2]), strict=True))
-    if rest or len(found) < 2 or not (whole := sum(found.values())):
+    pairs = re.findall(r"(.+?):(\d+(?:\.\d+)?(?:e[+-]\d+)?)(?:,|\Z)", data)
+    found = {path: float(share) for path, share in pairs}
+    if not 1 < len(found) > data.count(",") or not all(found.values()):
         return {data: 1.0}
-    return {path: share / whole for path, share in found.items()}
+    return {path: share / sum(found.values()) for path, share in found.items()}
 
 
 def in_words(kind: Any, default: Any = None) -> str:

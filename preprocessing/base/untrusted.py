@@ -13,10 +13,11 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 
 MOST_JSON = 64 << 20
 """Most bytes of a JSON file, unless its reader allows more."""
@@ -72,6 +73,21 @@ def open_regular(path: str | Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def make_private(path: Path, key: str) -> None:
+    """Make a folder in which only this user can write. Raises ``ConfigError`` with the ``key`` that names it.
+
+    Another user who creates it first, or puts a link there, could replace what is read from it.
+    """
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            f"{key}: {path} is not a folder that only this user can write to, so it is not used; remove it, or name "
+            "another directory"
+        )
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
@@ -134,14 +150,6 @@ def read_json(path: str | Path, mend: str, *, most: int = MOST_JSON) -> Any:
         raise DataError(f"{path}: not readable ({error.strerror}); {mend}") from None
     except ValueError as error:
         raise DataError(f"{path}: not readable as JSON ({error}); {mend}") from None
-
-
-def confined(root: str | Path, name: str) -> Path:
-    """``root/name`` for a relative name inside ``root``. Raises ``ValueError`` for one outside."""
-    path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or not name.isprintable() or path == PurePosixPath("."):
-        raise ValueError(f"leads out of its folder: {shown(name)}")
-    return Path(root, path)
 
 
 def _depth(value: Any) -> int:

@@ -50,7 +50,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         """
         if not self.manifest.splits.get(split):
             raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
-        has_folds = all(info.fold is not None for info in self.manifest.splits[split])
+        has_folds = all(part.fold is not None for part in self.manifest.splits[split])
         for shard in Split(self.path, self.manifest, split).check().shards:
             for block in shard.blocks:
                 yield batch_of(block, self.vocabulary, self._values, shard.info.fold if has_folds else None)
@@ -64,11 +64,11 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""
-        return (name for name, shards in self.manifest.splits.items() if shards)
+        return iter(self.manifest.names)
 
     def __len__(self) -> int:
         """The number of splits."""
-        return sum(1 for _ in self)
+        return len(self.manifest.names)
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{name} {self.manifest.rows(name):,}" for name in self)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,6 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
     words = slice(2, 2 + FREQUENT)
-    names = [name for name, shards in manifest.splits.items() if shards]
     counts = vocabulary.counts[words].tolist()
     return {
         "dataset": str(root),
@@ -62,33 +60,25 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
         "text": manifest.text,
         "tokens": TextPipeline.from_json(manifest.text, root).spec.in_words(),
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
-        "splits": {name: describe(name, manifest) for name in names},
+        "splits": {name: describe(name, manifest) for name in manifest.names},
         "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),
-        "samples": {name: sampled(Split(root, manifest, name), vocabulary, samples) for name in names},
+        "samples": {name: sampled(Split(root, manifest, name), vocabulary, samples) for name in manifest.names},
     }
 
 
 def describe(name: str, manifest: Manifest) -> dict[str, Any]:
     """Label balance, lengths, truncation, unknown tokens and padding of one split."""
-    rows, widths = manifest.rows(name), manifest.rows_by_width(name)
-    lengths, labels = Counter[str](), Counter[str]()
-    for shard in manifest.splits[name]:
-        lengths.update(shard.lengths)
-        labels.update(shard.labels)
-    tokens = sum(shard.tokens for shard in manifest.splits[name])
-    ascending = sorted(lengths, key=int)
-    places = np.searchsorted(
-        np.cumsum([lengths[length] for length in ascending]), [rows * percent / 100 for percent in PERCENTILES]
-    )
+    rows, tokens = manifest.rows(name), manifest.tokens(name)
+    widths, lengths, labels = (manifest.rows_by(what, name) for what in ("widths", "lengths", "labels"))
+    ascending = list(lengths)
+    places = np.searchsorted(np.cumsum([*lengths.values()]), [rows * percent / 100 for percent in PERCENTILES])
     known = manifest.statistics.get("splits", {}).get(name, {})
     return {
         "rows": rows,
-        "labels": {} if name == UNLABELLED else {label: labels[str(at)] for at, label in enumerate(manifest.labels)},
+        "labels": {} if name == UNLABELLED else {label: labels.get(at, 0) for at, label in enumerate(manifest.labels)},
         "tokens": tokens,
         "length_mean": round(tokens / rows, 2),
-        "length_percentiles": {
-            str(percent): int(ascending[at]) for percent, at in zip(PERCENTILES, places, strict=True)
-        },
+        "length_percentiles": {str(percent): ascending[at] for percent, at in zip(PERCENTILES, places, strict=True)},
         "rows_per_width": {str(width): count for width, count in widths.items()},
         "padding_on_disk": round(1 - tokens / sum(width * count for width, count in widths.items()), 6),
         **{key: known[key] for key in ("unknown_rate", "truncated", "empty") if key in known},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,13 +17,22 @@ from preprocessing.base.atomic import NO_ROOM, NOT_ALLOWED, refusal
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
-from preprocessing.dataset.shards import MANIFEST, MOST_MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.shards import (
+    MANIFEST,
+    MOST_MANIFEST,
+    NEAR_DUPLICATES,
+    VOCABULARY,
+    Manifest,
+    parse_manifest,
+    read_manifest,
+)
 from preprocessing.dataset.verification import verify_hashes
 
 CACHE_VARIABLE = "PADLESS_CACHE"
 FETCH_TIMEOUT_S = 3600.0
 MOST_VOCABULARY = 1 << 36
-"""Most bytes of a vocabulary."""
+"""Most bytes of a vocabulary, and of an index."""
 STAGING = ".building"
 """``ADDRESS.building-FINGERPRINT``: a dataset that will replace the one at the address."""
 
@@ -60,19 +70,26 @@ def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIME
 def fetch(address: str, content: bytes, target: Path) -> None:
     """Copy a dataset to ``target``, check every file against the manifest, and write the manifest last."""
     manifest = parse_manifest(content, join(address, MANIFEST))
-    sizes = {info.path: info.bytes for infos in manifest.splits.values() for info in infos}
-    for path in names(manifest):
-        if (target / path).exists():
-            continue
-        with atomic.replacing(target / path) as temporary, open(temporary, "wb") as file:
-            for piece in at_most(sizes.get(path, MOST_VOCABULARY), join(address, path)):
-                file.write(piece)
-            file.flush()
+    fetch_file(address, INDEX, target, MOST_VOCABULARY)
+    if atomic.sha256_file(target / INDEX) != manifest.index:
+        (target / INDEX).unlink()
+        raise DataError(f"{join(address, INDEX)}: its sha256 is not the manifest's; publish the dataset again")
+    index = manifest.shards(target)
+    for path, size in zip((VOCABULARY, *index.paths()), (MOST_VOCABULARY, *index.bytes.tolist()), strict=True):
+        fetch_file(address, path, target, size)
     for problem in verify_hashes(target, manifest):
-        for path in names(manifest):
-            (target / path).unlink(missing_ok=True)
+        shutil.rmtree(target)
         raise DataError(f"{address}: the copy is not what the manifest says: {problem}")
     atomic.write_bytes(target / MANIFEST, content)
+
+
+def fetch_file(address: str, path: str, target: Path, most: int) -> None:
+    """Copy a file of a dataset, unless it is there. Raises ``DataError`` after more than ``most`` bytes."""
+    if not (target / path).exists():
+        with atomic.replacing(target / path) as temporary, open(temporary, "wb") as file:
+            for piece in at_most(most, join(address, path)):
+                file.write(piece)
+            file.flush()
 
 
 def publish(root: Path, address: str) -> None:
@@ -85,7 +102,8 @@ def publish(root: Path, address: str) -> None:
     manifest = read_manifest(root)
     address = address.rstrip("/")
     system, base = addresses.filesystem(address)
-    suffix, every = f"{STAGING}-{manifest.fingerprint[:12]}", [*names(manifest), MANIFEST]
+    suffix = f"{STAGING}-{manifest.fingerprint[:12]}"
+    every = [*names(root, manifest), *(path.name for path in root.glob(NEAR_DUPLICATES)), MANIFEST]
     with addresses.naming(address):
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)
@@ -129,9 +147,9 @@ def whole(system: fs.FileSystem, target: str, address: str) -> Iterator[None]:
         raise
 
 
-def names(manifest: Manifest) -> list[str]:
+def names(root: Path, manifest: Manifest) -> list[str]:
     """Every file of a dataset except the manifest."""
-    return [VOCABULARY, *(info.path for infos in manifest.splits.values() for info in infos)]
+    return [VOCABULARY, INDEX, *manifest.shards(root).paths()]
 
 
 def join(address: str, path: str) -> str:

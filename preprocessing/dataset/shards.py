@@ -15,12 +15,13 @@ gathers rows from them.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,8 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.help_page import beside
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, UNLABELLED
-from preprocessing.base.untrusted import check_regular, confined, one_line, parse_json, read_bytes, shown
+from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
+from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, Totals, shard_path, without_nulls
 from preprocessing.labels import LabelType, fits
 from preprocessing.text.spec import MOST_TOKENS
 
@@ -39,38 +41,18 @@ FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 VOCABULARY = "vocabulary.arrow"
+NEAR_DUPLICATES = "near_duplicates.csv"
+"""Which rows were left out by ``quality.near_duplicates``."""
 MOST_WIDTH, MOST_WORDS = MOST_TOKENS, (1 << 31) - 1
 """Most ids of a row, and of a vocabulary."""
-ROW_BYTES = 16
-"""Bytes of a row without its ids: length, label and number."""
 BLOCK_ROWS = 8192
+OPEN_SHARDS = 1024
+"""Shards of a split that stay mapped; Linux allows a process 65,530 maps."""
+CHANGED = "this shard was removed or replaced while the run used it, or cut short; put it back"
 HASHES = ("fingerprint", "vocabulary_sha256")
 """Keys of ``dataset.json`` that are not fields of ``Manifest``."""
 MOST_MANIFEST = 1 << 28
-"""Most bytes of a manifest; a shard takes up to a few thousand."""
-
-T = TypeVar("T")
-REBUILD = "build the dataset again with `padless prepare`"
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """The manifest's entry for one shard."""
-
-    path: str
-    """Relative to the dataset directory, as in ``train/00000-w0128.arrow``."""
-    rows: Positive
-    width: Annotated[int, Meta(ge=1, le=MOST_WIDTH)]
-    bytes: Positive
-    sha256: Sha256
-    lengths: dict[Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z")], Positive]
-    """Length -> rows, as in ``{"17": 3}``; enough to plan a run without opening a shard."""
-    labels: dict[Annotated[str, Meta(pattern=r"^(-1|0|[1-9][0-9]{0,8})\Z")], Positive]
-    """Label index -> rows."""
-    tokens: Positive
-    """Sum of the lengths."""
-    fold: Count | None = None
-    """The fold of all its rows; None for rows without a fold."""
+"""Most bytes of a manifest."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +61,9 @@ class Manifest:
 
     labels: Annotated[list[str], Meta(min_length=2)]
     """Names of the classes; a row's ``label`` is an index into them, or ``NO_LABEL`` in the split ``unlabelled``."""
-    splits: dict[str, list[ShardInfo]]
+    splits: dict[str, list[Totals]]
+    index: Sha256
+    """sha256 of ``index.arrow``, which has a line for each shard."""
     id_dtype: str
     block_rows: Positive
     vocabulary_size: Annotated[int, Meta(ge=3, le=MOST_WORDS)]
@@ -98,36 +82,44 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """sha256 of all that a trainer reads; statistics, provenance and the type of labels are left out."""
-        content = self.content()
-        for name in ("statistics", "provenance", "label_type"):
-            content.pop(name, None)
-        return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
-
-    def content(self) -> dict[str, Any]:
-        """Plain values, without ``fold`` of a shard that has none and without ``label_type`` if it is text."""
         content = asdict(self)
-        if self.label_type == "text":
-            del content["label_type"]
-        for shard in (shard for shards in content["splits"].values() for shard in shards if shard["fold"] is None):
-            del shard["fold"]
-        return content
+        for name in ("statistics", "provenance", "label_type"):
+            del content[name]
+        return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
 
     @property
     def folds(self) -> int:
         """Number of folds of the training and validation rows; 0: none."""
-        found = [info.fold for shards in self.splits.values() for info in shards if info.fold is not None]
+        found = [part.fold for parts in self.splits.values() for part in parts if part.fold is not None]
         return max(found, default=-1) + 1
+
+    def shards(self, root: str | Path, splits: Iterable[str] | None = None) -> Index:
+        """The shards of some splits of this dataset, or view of it, in the directory ``root``; of all for None.
+
+        Raises ``DataError`` as ``Index`` does.
+        """
+        parts = [part for name in (self.splits if splits is None else splits) for part in self.splits[name]]
+        return Index(root, self.index, parts, np.dtype(self.id_dtype).itemsize)
+
+    @property
+    def names(self) -> list[str]:
+        """The splits that have rows."""
+        return [name for name, parts in self.splits.items() if parts]
 
     def rows(self, split: str) -> int:
         """Number of rows in a split."""
-        return sum(shard.rows for shard in self.splits[split])
+        return sum(part.rows for part in self.splits[split])
 
-    def rows_by_width(self, split: str) -> dict[int, int]:
-        """Number of rows of a split in shards of each width."""
-        widths = Counter[int]()
-        for shard in self.splits[split]:
-            widths[shard.width] += shard.rows
-        return dict(sorted(widths.items()))
+    def tokens(self, split: str) -> int:
+        """Number of tokens in a split; 0 if there is none of this name."""
+        return sum(part.tokens for part in self.splits.get(split, ()))
+
+    def rows_by(self, what: str, split: str) -> dict[int, int]:
+        """Rows of a split by ``widths`` of shards, ``lengths`` or ``labels``, ascending; empty without the split."""
+        found = Counter[int]()
+        for part in self.splits.get(split, ()):
+            found.update({int(value): rows for value, rows in getattr(part, what).items()})
+        return dict(sorted(found.items()))
 
 
 class LengthHistogram(TypedDict):
@@ -182,36 +174,34 @@ def contradictions(manifest: Manifest, id_dtype: str) -> Iterator[str]:
         yield f"labels has {shown(max(manifest.labels, key=manifest.labels.count))} twice"
     if not fits(manifest.labels, manifest.label_type):
         yield f"label_type is {manifest.label_type}, and labels are other values"
-    shards = sum(map(len, manifest.splits.values()))
-    for split, infos in manifest.splits.items():
+    shards = 0
+    for part in sorted((part for parts in manifest.splits.values() for part in parts), key=lambda part: part.first):
+        if part.first != shards:
+            yield f"splits have a part at line {part.first} of the index, where {shards} comes next"
+        shards += part.shards
+    for split, parts in manifest.splits.items():
         if split not in ALL_SPLITS:
             yield f"splits has {shown(split)}, which is none of {', '.join(ALL_SPLITS)}"
-        for number, info in enumerate(infos):
+        for number, part in enumerate(parts):
             at = f"splits.{split}[{number}]"
-            for wrong in of_shard(info, np.dtype(id_dtype).itemsize, len(manifest.labels), split):
+            for wrong in of_part(part, len(manifest.labels), split):
                 yield f"{at}.{wrong}"
-            if info.fold is not None and info.fold >= shards:
-                yield f"{at}.fold is {info.fold}, but there are only {shards} shards"
+            if part.fold is not None and part.fold >= shards:
+                yield f"{at}.fold is {part.fold}, but there are only {shards} shards"
 
 
-def of_shard(info: ShardInfo, itemsize: int, labels: int, split: str) -> Iterator[str]:
-    """Contradictions in a shard's entry, with the name of the key."""
-    try:
-        confined("", info.path)
-    except ValueError as error:
-        yield f"path {error}"
-    if info.rows * (info.width * itemsize + ROW_BYTES) > info.bytes:
-        yield f"rows is {info.rows} of width {info.width}, more than {info.bytes} bytes hold"
-    lengths, known = ({int(key): rows for key, rows in of.items()} for of in (info.lengths, info.labels))
-    if sum(lengths.values()) != info.rows or sum(length * rows for length, rows in lengths.items()) != info.tokens:
-        yield f"lengths do not add up to {info.rows} rows with {info.tokens} tokens"
-    elif max(lengths) > info.width:
-        yield f"lengths has {max(lengths)}, beyond the width of {info.width}"
-    low, high = labels_of(split, labels)
-    if sum(known.values()) != info.rows:
-        yield f"labels do not add up to {info.rows} rows"
-    elif min(known) < low or max(known) > high:
-        yield f"labels are not numbers of rows by label, from {low} to {high}"
+def of_part(part: Totals, labels: int, split: str) -> Iterator[str]:
+    """Contradictions in a part, with the name of the key."""
+    if part.split != split:
+        yield f"split is {shown(part.split)}"
+    widest = max(map(int, part.widths), default=0)
+    bounds = {"widths": (1, MOST_WIDTH), "lengths": (1, widest), "labels": labels_of(split, labels)}
+    for name, (low, high) in bounds.items():
+        of = {int(key): rows for key, rows in getattr(part, name).items()}
+        if sum(of.values()) != part.rows or min(of) < low or max(of) > high:
+            yield f"{name} are not those of {part.rows} rows, from {low} to {high}"
+    if sum(int(length) * rows for length, rows in part.lengths.items()) != part.tokens:
+        yield f"lengths do not add up to {part.tokens} tokens"
 
 
 def labels_of(split: str, labels: int) -> tuple[int, int]:
@@ -227,21 +217,22 @@ def id_dtype(vocabulary_size: int) -> np.dtype:
 def schema(width: int, dtype: np.dtype) -> pa.Schema:
     """The Arrow schema of a shard; no column may hold nulls."""
     ids = pa.list_(pa.field("item", pa.from_numpy_dtype(dtype), nullable=False), width)
-    columns = {"ids": ids, "length": pa.int32(), "label": pa.int32(), "row": pa.int64()}
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+    return without_nulls({"ids": ids, "length": pa.int32(), "label": pa.int32(), "row": pa.int64()})
 
 
 def write_shard(
     root: str | Path,
-    path: str,
+    split: str,
+    number: int,
     ids: np.ndarray,
     length: np.ndarray,
     label: np.ndarray,
     row: np.ndarray,
     *,
+    fold: int | None = None,
     block_rows: int = BLOCK_ROWS,
 ) -> ShardInfo:
-    """Write one shard atomically.
+    """Write shard ``number`` of a split, or of its ``fold``, atomically; ``write_index`` then makes its name last.
 
     ``ids`` is ``[rows, width]`` of uint16 or int32, zero beyond each row's ``length``; the other three are ``[rows]``.
     """
@@ -252,36 +243,19 @@ def write_shard(
     columns = [np.ascontiguousarray(column, kind) for column, kind in ((length, "i4"), (label, "i4"), (row, "i8"))]
     values = pa.array(np.ascontiguousarray(ids).reshape(-1))
     every = [pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type), *map(pa.array, columns)]
-    with atomic.replacing(Path(root, path)) as temporary:
+    path = Path(root, shard_path(split, number, fold, width))
+    with atomic.replacing(path, lasting=False) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, layout) as writer:
             writer.write_table(pa.table(every, schema=layout), block_rows)
+        atomic.fsync(temporary)
         size, digest = temporary.stat().st_size, atomic.sha256_file(temporary)
-    counted = histogram(columns[0]), histogram(columns[1])
-    return ShardInfo(path, rows, width, size, digest, *counted, int(columns[0].sum()))
+    return ShardInfo(split, number, width, rows, size, digest, fold, histogram(columns[0]), histogram(columns[1]))
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
     """``{"value": count}`` of a column of small integers, ascending by value."""
     distinct, counts = np.unique(values, return_counts=True)
     return {str(value): int(count) for value, count in zip(distinct, counts, strict=True)}
-
-
-class Lazy(Sequence[T]):
-    """A sequence whose members are made when they are asked for."""
-
-    def __init__(self, size: int, get: Callable[[int], T]) -> None:
-        """``size`` members; ``get`` makes one."""
-        self.size, self.get = size, get
-
-    def __len__(self) -> int:
-        """Number of members."""
-        return self.size
-
-    def __getitem__(self, place: Any) -> Any:
-        """One member, from 0; no slices."""
-        if not 0 <= place < self.size:
-            raise IndexError(place)
-        return self.get(place)
 
 
 @dataclass(frozen=True)
@@ -309,28 +283,22 @@ class Block:
         return None
 
 
-Source = Callable[[Path, ShardInfo], Any]
-"""Opens a shard's file for pyarrow; memory-mapped by default."""
-
-
-def mapped(path: Path, _: ShardInfo) -> Any:
-    """Memory-map a shard's file."""
-    return arrays.mapped(path)
-
-
 class Shard:
     """A memory-mapped shard. Opening reads only the positions of its record batches."""
 
-    def __init__(self, root: str | Path, info: ShardInfo, source: Source = mapped, id_dtype: str | None = None) -> None:
+    def __init__(
+        self, root: str | Path, info: ShardInfo, id_dtype: str | None = None, block_rows: int = BLOCK_ROWS
+    ) -> None:
         """Map ``root/info.path``; raises ``DataError`` if it is missing, truncated or does not match ``info``.
 
-        ``id_dtype`` is the manifest's; None allows both.
+        ``id_dtype`` and ``block_rows`` are the manifest's; None allows both types.
         """
         self.info = info
         self.path = Path(root, info.path)
-        check_size(self.path, info.bytes, "shard")
+        self.state = check_size(self.path, info.bytes)
         try:
-            layout, batches = arrays.record_batches(source(self.path, info))
+            with arrays.mapped(self.path) as file:
+                layout, batches = arrays.record_batches(file)
             kinds = ("uint16", "int32") if id_dtype is None else (id_dtype,)
             if layout not in [schema(info.width, np.dtype(kind)) for kind in kinds]:
                 what = f"its columns are not those of a shard of width {info.width} with ids of {' or '.join(kinds)}"
@@ -338,9 +306,10 @@ class Shard:
             self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not a readable Arrow file ({one_line(error)}); {REBUILD}") from None
-        rows = sum(len(block.row) for block in self.blocks)
-        if rows != info.rows:
-            raise DataError(f"{self.path}: {rows} rows, the manifest says {info.rows}; {REBUILD}")
+        whole, rest = divmod(info.rows, block_rows)
+        if [len(block.row) for block in self.blocks] != [block_rows] * whole + [rest] * (rest > 0):
+            what = f"the manifest says {info.rows} rows in record batches of {block_rows}, and they are others"
+            raise DataError(f"{self.path}: {what}; {REBUILD}")
 
     def _block(self, batch: pa.RecordBatch) -> Block:
         """Raises ``ValueError`` for nulls and for unaligned arrays."""
@@ -354,26 +323,30 @@ class Shard:
         return Block(arrays[0].reshape(-1, self.info.width), *arrays[1:])
 
 
-def check_size(path: Path, size: int, what: str) -> None:
-    """Raise ``DataError`` for a file of the manifest that is missing, not a regular file, or of another size."""
+def check_size(path: str | Path, size: int) -> int:
+    """A number that changes if a shard's file is modified or replaced.
+
+    Raises ``DataError`` for a file that is missing, not a regular file, or of another size.
+    """
     try:
-        found = path.stat()
+        found = os.stat(path)
         check_regular(path, found.st_mode)
     except FileNotFoundError:
-        raise DataError(f"{path}: the manifest names this {what}, but it is missing; {REBUILD}") from None
+        raise DataError(f"{path}: the manifest names this shard, but it is missing; {REBUILD}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
     if found.st_size != size:
         raise DataError(f"{path}: {found.st_size} bytes, the manifest says {size}: truncated or changed; {REBUILD}")
+    return hash((found.st_ino, found.st_size, found.st_mtime_ns))
 
 
 def write_manifest(root: str | Path, manifest: Manifest) -> None:
     """Write ``dataset.json``, the last file of a dataset: its presence means that the dataset is complete.
 
-    The vocabulary must exist. ``sha256`` covers the whole manifest, with statistics and provenance.
+    The vocabulary must exist, and the index. ``sha256`` covers the whole manifest, with statistics and provenance.
     """
     vocabulary = atomic.sha256_file(Path(root, VOCABULARY))
-    content = {**manifest.content(), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
+    content = {**asdict(manifest), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
     digest = hashlib.sha256(atomic.canonical_json(content)).hexdigest()
     atomic.write_json(Path(root, MANIFEST), {**content, "sha256": digest})
 
@@ -426,38 +399,76 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 
 class Split:
-    """All blocks of one split, with a global row index over them in manifest order."""
+    """All blocks of one split, with a global row index over them in the order of the index.
 
-    def __init__(self, root: str | Path, manifest: Manifest, name: str, source: Source = mapped) -> None:
-        """Map the split's shards; raises ``DataError`` if there are none or one does not match the manifest."""
+    A shard is mapped when one of its blocks is asked for; ``OPEN_SHARDS`` stay mapped, and what still has a view.
+    """
+
+    def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
+        """Look at the split's files; raises ``DataError`` if there are none or one does not match the manifest."""
         if not manifest.splits.get(name):
-            names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
-            raise DataError(f"{root}: has no split {name!r}; it has {names}")
-        self.name, self.manifest = name, manifest
-        self.shards = [Shard(root, info, source, manifest.id_dtype) for info in manifest.splits[name]]
-        self.blocks: Sequence[Block] = [block for shard in self.shards for block in shard.blocks]
-        self._shard_of = [shard for shard in self.shards for _ in shard.blocks]
-        self._checked = bytearray(len(self.blocks))
-        self.block_starts = np.cumsum([0, *(len(block.row) for block in self.blocks)])
+            raise DataError(f"{root}: has no split {name!r}; it has {', '.join(sorted(manifest.names))}")
+        self.root, self.name, self.manifest = root, name, manifest
+        self.index = manifest.shards(root, [name])
+        sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
+        self._states = np.fromiter((check_size(f"{root}/{path}", size) for path, size in sizes), np.int64)
+        self._open = dict[int, Shard]()
+        of_shard = self.index.rows.astype(np.int64)
+        batches = -(-of_shard // manifest.block_rows)
+        self._blocks = np.concatenate([[0], np.cumsum(batches)])
+        """int64 ``[shards + 1]``: the first block of each shard."""
+        rows = np.full(self._blocks[-1], manifest.block_rows)
+        rows[self._blocks[1:] - 1] = of_shard - (batches - 1) * manifest.block_rows
+        self.block_starts = np.concatenate([[0], np.cumsum(rows)])
         """int64 ``[blocks + 1]``: global row ``r`` lies in the block with ``starts[b] <= r < starts[b + 1]``."""
+        self.block_widths = np.repeat(self.index.width.astype(np.int64), batches)
+        """int64 ``[blocks]``: the width of each block's shard."""
+        self._checked = bytearray(len(rows))
+        self.shards: Sequence[Shard] = Lazy(len(self.index), self._shard)
+        self.blocks: Sequence[Block] = Lazy(len(rows), lambda number: self._holder(number)[1])
 
     def __len__(self) -> int:
         """Number of rows."""
         return int(self.block_starts[-1])
 
-    def shard_of(self, number: int) -> Shard:
-        """The shard of a block."""
-        return self._shard_of[number]
+    def _shard(self, place: int) -> Shard:
+        found = self._open.pop(place, None)  # threads may share a split: each of these operations is atomic
+        if found is None:
+            found = Shard(self.root, self.index[place], self.manifest.id_dtype, self.manifest.block_rows)
+            if found.state != self._states[place]:
+                raise DataError(f"{found.path}: {CHANGED}")
+            for oldest in list(self._open)[: 1 - OPEN_SHARDS]:
+                self._open.pop(oldest, None)
+        self._open[place] = found
+        return found
+
+    def _holder(self, number: int) -> tuple[Shard, Block]:
+        place = int(self._blocks.searchsorted(number, side="right")) - 1
+        shard = self.shards[place]
+        return shard, shard.blocks[number - int(self._blocks[place])]
+
+    def look(self) -> None:
+        """Raise ``DataError`` if the file of a mapped shard has changed since this split was opened."""
+        for shard in list(self._open.values()):
+            with suppress(DataError):
+                if check_size(shard.path, shard.info.bytes) == shard.state:
+                    continue
+            raise DataError(f"{shard.path}: {CHANGED}")
+
+    def column(self, name: str) -> np.ndarray:
+        """int64 ``[rows]``: the length, label or row of all rows, in the order of the blocks."""
+        return np.concatenate([getattr(block, name).astype(np.int64) for block in self.blocks])
 
     def checked(self, number: int) -> Block:
         """A block whose lengths, labels and ids are in range: checked once. Raises ``DataError``."""
+        shard, block = self._holder(number)
         if not self._checked[number]:
-            shard = self.shard_of(number)
-            labels = labels_of(self.name, len(self.manifest.labels)) if shard.info.labels else None
-            if wrong := self.blocks[number].outside(self.manifest.vocabulary_size, labels):
+            known = all(part.labels for part in self.index.parts)
+            labels = labels_of(self.name, len(self.manifest.labels)) if known else None
+            if wrong := block.outside(self.manifest.vocabulary_size, labels):
                 raise DataError(f"{shard.path}: it holds {wrong}; {REBUILD}")
             self._checked[number] = True
-        return self.blocks[number]
+        return block
 
     def check(self) -> Split:
         """Check all blocks; returns this split. Raises ``DataError``."""
@@ -465,12 +476,7 @@ class Split:
             self.checked(number)
         return self
 
-    @cached_property
-    def block_widths(self) -> np.ndarray:
-        """int64 ``[blocks]``: the width of each block's shard."""
-        return np.array([block.ids.shape[1] for block in self.blocks], np.int64)
-
-    @cached_property
+    @property
     def max_width(self) -> int:
         """Width of the widest shard."""
         return int(self.block_widths.max())

@@ -40,8 +40,9 @@ from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import read_bytes, read_json, shown
 from preprocessing.corpus import addresses
+from preprocessing.dataset.index import Lazy
 from preprocessing.dataset.shards import Block, Manifest, Split
-from preprocessing.dataset.views import open_split, parts_of, read_data
+from preprocessing.dataset.views import open_split, read_data
 
 FORMAT, FORMAT_VERSION = "padless-vectors", 2
 FOLDER = "vectors"
@@ -239,7 +240,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     """
     manifest = read_data(data)
     names = [name for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
-    splits = [open_split(parts_of(data, manifest), manifest, name).check() for name in names]
+    splits = [open_split(data, manifest, name).check() for name in names]
     settings = VectorSettings(dim=config.dim, window=config.window, splits=[split.name for split in splits])
     folder = folder_of(data) if config.output is None else Path(config.output)
     array = array_of(folder, manifest.fingerprint, settings)
@@ -268,7 +269,8 @@ def learn_and_write(
 ) -> KeptVectors:
     """Learn, and write the array with its index."""
     began = time.monotonic()
-    blocks = sample([block for split in splits for block in split.blocks])
+    every = [(split, number) for split in splits for number in range(len(split.blocks))]
+    blocks = sample(Lazy(len(every), lambda place: every[place][0].blocks[every[place][1]]))
     tokens, rows = sum(int(block.length.sum()) for block in blocks), sum(len(block.row) for block in blocks)
     passes = -(-manifest.vocabulary_size // WORDS_AT_ONCE)
     about, names = duration(passes * tokens / TOKENS_PER_S), " and ".join(settings.splits)

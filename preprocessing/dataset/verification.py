@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,13 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TRAIN
+from preprocessing.dataset.index import REBUILD
 from preprocessing.dataset.shards import (
     MANIFEST,
-    REBUILD,
     VOCABULARY,
     Manifest,
     Shard,
+    Split,
     histogram,
     labels_of,
     read_manifest,
@@ -28,7 +29,7 @@ from preprocessing.text.vocabulary import Vocabulary
 
 
 def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str | None = None) -> Iterator[str]:
-    """One sentence per file that is missing or does not match the manifest.
+    """One sentence per file that is missing or does not match the manifest; raises ``DataError`` for the index.
 
     ``vocabulary_sha256``, if given, is compared with the vocabulary's file.
     """
@@ -39,9 +40,9 @@ def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str |
             yield f"{path}: its hash is not the manifest's; {REBUILD}"
     except DataError as error:
         yield str(error)
-    for info in (info for shards in manifest.splits.values() for info in shards):
+    for info in manifest.shards(root):
         try:
-            path = Shard(root, info, id_dtype=manifest.id_dtype).path
+            path = Shard(root, info, manifest.id_dtype, manifest.block_rows).path
         except DataError as error:
             yield str(error)
             continue
@@ -64,33 +65,34 @@ def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
 
 
 def verify(root: str | Path) -> list[str]:
-    """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and every row's content.
+    """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and, if they are right, every row.
 
-    Returns one sentence per problem; raises ``DataError`` if there is no readable manifest.
+    Returns one sentence per problem; raises ``DataError`` if there is no readable manifest or index.
     """
     manifest = read_manifest(root)
     content = json.loads(Path(root, MANIFEST).read_bytes())
     problems = list(verify_hashes(root, manifest, content.get("vocabulary_sha256", "")))
-    damaged = "\n".join(problems)
-    for split, shards in manifest.splits.items():
-        for info in shards:
-            if str(Path(root, info.path)) not in damaged:
-                problems += content_problems(Shard(root, info), manifest, split)
+    if not problems:
+        for name in manifest.splits:
+            problems += content_problems(Split(root, manifest, name))
     return problems
 
 
-def content_problems(shard: Shard, manifest: Manifest, split: str = TRAIN) -> Iterator[str]:
-    """One sentence per rule of the format that the rows of a shard of ``split`` break."""
-    labels = labels_of(split, len(manifest.labels))
-    for number, block in enumerate(shard.blocks):
-        where = f"{shard.path}: record batch {number}"
-        if len(block.row) != manifest.block_rows and number + 1 < len(shard.blocks):
-            yield f"{where} has {len(block.row)} rows, the manifest says {manifest.block_rows}"
-        if wrong := block.outside(manifest.vocabulary_size, labels):
-            yield f"{where} holds {wrong}"
-        real = np.arange(shard.info.width) < block.length[:, None]
-        if ((block.ids != 0) != real).any():
-            yield f"{where} has padding inside a row or tokens beyond its length"
-    for name, known in (("length", shard.info.lengths), ("label", shard.info.labels)):
-        if histogram(np.concatenate([getattr(block, name) for block in shard.blocks])) != known:
-            yield f"{shard.path}: the manifest's {name}s are not those of its rows"
+def content_problems(split: Split) -> Iterator[str]:
+    """One sentence per rule of the format that the rows of a split break."""
+    manifest, labels = split.manifest, labels_of(split.name, len(split.manifest.labels))
+    found = defaultdict[tuple[str, int | None], Counter[str]](Counter)
+    for shard in split.shards:
+        for number, block in enumerate(shard.blocks):
+            where = f"{shard.path}: record batch {number}"
+            if wrong := block.outside(manifest.vocabulary_size, labels):
+                yield f"{where} holds {wrong}"
+            real = np.arange(shard.info.width) < block.length[:, None]
+            if ((block.ids != 0) != real).any():
+                yield f"{where} has padding inside a row or tokens beyond its length"
+            for name in ("length", "label"):
+                found[name, shard.info.fold].update(histogram(getattr(block, name)))
+    for part in split.index.parts:
+        for name, known in (("length", part.lengths), ("label", part.labels)):
+            if found[name, part.fold] != known:
+                yield f"{Path(split.root, MANIFEST)}: its {name}s of {split.name} are not those of the rows; {REBUILD}"

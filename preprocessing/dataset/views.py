@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from preprocessing.base import atomic
 from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
-from preprocessing.dataset.shards import VOCABULARY, Block, Lazy, Manifest, Shard, Split, read_manifest
+from preprocessing.dataset.index import Lazy, Totals
+from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
 
 APART = 10**12
 """Between the numbers of the first rows of two datasets; readable, and no source has so many rows."""
@@ -45,16 +46,15 @@ class View(Manifest):
         return self.dataset
 
 
-def with_splits(manifest: Manifest, splits: dict[str, Any], **more: Any) -> View:
+def with_splits(manifest: Manifest, splits: dict[str, list[Totals]], **more: Any) -> View:
     """The view with these splits, and ``more`` fields of their own."""
-    kept = {one.name: getattr(manifest, one.name) for one in fields(Manifest)}
-    return View(**{**kept, "splits": splits, "dataset": manifest.fingerprint, **more})
+    return View(**{**vars(manifest), "splits": splits, "dataset": manifest.fingerprint, **more})
 
 
 def mixed(parts: Sequence[Part]) -> View:
     """The mixture of datasets. Raises ``DataError`` if they do not fit each other."""
     home, first, _ = parts[0]
-    splits: dict[str, list[Any]] = {}
+    splits: dict[str, list[Totals]] = {}
     for path, part, _ in parts:
         if part.text_hash != first.text_hash:
             raise DataError(
@@ -69,13 +69,19 @@ def mixed(parts: Sequence[Part]) -> View:
         for name, entries in part.splits.items():
             splits[name] = splits.get(name, []) + entries
     known = atomic.canonical_json([[part.fingerprint, share] for _, part, share in parts])
-    own = {"dataset": hashlib.sha256(known).hexdigest(), "parts": tuple(parts), "statistics": {}}
-    return with_splits(first, splits, fold=getattr(first, "fold", None), **own)
+    own = {"dataset": hashlib.sha256(known).hexdigest(), "parts": tuple(parts), "index": "", "statistics": {}}
+    return with_splits(first, splits, **own)
 
 
 def read_data(data: str | Path) -> Manifest:
     """The manifest of a dataset or of a mixture. Raises ``DataError`` as ``read_manifest`` and ``mixed`` do."""
-    parts: list[Part] = [(path, read_manifest(path), share) for path, share in shares_of(str(data)).items()]
+    shares = shares_of(str(data))
+    if len(shares) == 1 and {":", ","} & {*str(data)} and not Path(data).exists():
+        raise DataError(
+            f"{data}: no such folder, and no mixture either; name several, with shares above 0, as in "
+            "data/a:0.7,data/b:0.3"
+        )
+    parts: list[Part] = [(path, read_manifest(path), share) for path, share in shares.items()]
     return mixed(parts) if len(parts) > 1 else parts[0][1]
 
 
@@ -84,53 +90,50 @@ def parts_of(data: str | Path, manifest: Manifest) -> Sequence[Part]:
     return getattr(manifest, "parts", ()) or [(data, manifest, 1.0)]
 
 
-def vocabulary_of(data: str | Path) -> Path:
-    """The file of the vocabulary of a dataset or of a mixture."""
-    return Path(next(iter(shares_of(str(data)))), VOCABULARY)
+def home_of(data: str | Path) -> Path:
+    """The directory of a dataset; of a mixture that of the first, whose vocabulary is that of all."""
+    return Path(next(iter(shares_of(str(data)))))
 
 
-def open_split(parts: Sequence[Part], manifest: Manifest, name: str) -> Split:
-    """Map a split of a dataset or of a mixture, whose files lie in the directories of ``parts``.
+def open_split(data: str | Path, manifest: Manifest, name: str, staged: Mapping[str | Path, Path] = {}) -> Split:
+    """Map a split of a dataset or of a mixture. ``staged``: directory of a dataset -> that of a copy of its shards.
 
     Raises ``DataError`` as ``Split`` does.
     """
-    if len(parts) == 1:
-        return Split(*parts[0][:2], name)
-    opened = {
-        number: Split(path, part, name)
-        for number, (path, part, _) in enumerate(parts)
-        if name == TRAIN or part.splits.get(name)
-    }
-    return MixedSplit(manifest, [share for *_, share in parts], opened)
+    if isinstance(manifest, View) and manifest.parts:
+        return MixedSplit(manifest, name, staged)
+    return Split(staged.get(data, data), manifest, name)
 
 
 class MixedSplit(Split):
-    """A split of a mixture: the blocks of that split of each dataset, one dataset after the other."""
+    """A split of a mixture: the blocks of that split of each dataset that has it, one dataset after the other."""
 
-    def __init__(self, manifest: Manifest, shares: Sequence[float], parts: Mapping[int, Split]) -> None:
-        """``parts``: number of a dataset in the mixture -> its split, of those that have it."""
-        self.manifest, self.shares, self.parts = manifest, shares, parts
-        self.name = next(iter(parts.values())).name
-        self.places = [
-            (part, number * APART, block) for number, part in parts.items() for block in range(len(part.blocks))
+    def __init__(self, manifest: View, name: str, staged: Mapping[str | Path, Path]) -> None:
+        """As ``open_split``."""
+        self.manifest, self.name = manifest, name
+        self.shares = [share for *_, share in manifest.parts]
+        self.parts = {
+            number: Split(staged.get(path, path), part, name)
+            for number, (path, part, _) in enumerate(manifest.parts)
+            if name in (TRAIN, *part.names)
+        }
+        """Number of a dataset -> its split; every dataset must have rows for training."""
+        every = [*self.parts.values()]
+        self.block_starts = np.cumsum(np.concatenate([[0], *(np.diff(part.block_starts) for part in every)]))
+        self.block_widths = np.concatenate([part.block_widths for part in every])
+        self._places = [
+            (number * APART, part, block) for number, part in self.parts.items() for block in range(len(part.blocks))
         ]
-        """Of each block: its split, the number of row 0 there, and its own number there."""
-        self.block_starts = np.cumsum([0, *np.concatenate([np.diff(part.block_starts) for part in parts.values()])])
-        self.block_widths = np.concatenate([part.block_widths for part in parts.values()])
-        self.blocks = Lazy(len(self.places), self._block)
-
-    def _block(self, number: int) -> Block:
-        part, first_row, place = self.places[number]
-        block = part.blocks[place]
-        return replace(block, row=block.row + first_row)
+        """Of each block: the number of row 0 there, its split, and its own number there."""
+        self.blocks = Lazy(len(self._places), self.checked)
 
     def checked(self, number: int) -> Block:
         """As for a split of one dataset."""
-        part, _, place = self.places[number]
-        part.checked(place)
-        return self._block(number)
+        first_row, part, place = self._places[number]
+        block = part.checked(place)
+        return replace(block, row=block.row + first_row)
 
-    def shard_of(self, number: int) -> Shard:
+    def look(self) -> None:
         """As for a split of one dataset."""
-        part, _, place = self.places[number]
-        return part.shard_of(place)
+        for part in self.parts.values():
+            part.look()

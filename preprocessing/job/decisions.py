@@ -4,16 +4,26 @@
 A row's split is the one that the source names. Otherwise the seed decides, for single texts or for groups of rows.
 Unlabelled rows do not influence labelled ones. An unlabelled row leaks if validation or test holds its text or its
 group: training would see what is measured. If only training holds its text, it is kept and counted.
+
+Rows are decided by ranges of the hash of their text, since suspect rows are those with equal texts: first each range
+counts the rows that the seed is to split, then it gets its share of every split. Memory is that of one range. Groups,
+times and folds need all rows in one range.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
+from preprocessing.base import arrays
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
     NO_LABEL,
@@ -28,6 +38,7 @@ from preprocessing.base.split_names import (
 )
 from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
 from preprocessing.corpus.rows import NO_GROUP, READINGS
+from preprocessing.job import parts
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, components
 from preprocessing.job.parts import NO_FOLD, Classes
 
@@ -35,60 +46,147 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DROPPED = -1
-Where = Callable[[int], str]
-"""A row's number in the source -> ``FILE: row N``."""
+RANGE_ROWS = 1 << 19
+"""Rows of a range, about."""
+NOWHERE = np.iinfo(np.int64).max
 
 
-def table_of(stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> pd.DataFrame:
-    """All rows of all parts in source order; the index is the order in which they are stored.
+@dataclass(frozen=True)
+class Decided:
+    """Split, label and fold of every row, on disk for the workers."""
 
-    ``row``: number in the source. ``label``: class number or ``NO_LABEL``. ``named``: number of the split that the
-    source names, or ``NO_SPLIT``. ``missing``: the row has no text. ``text_hash``: of the tokens; ``exact_hash``: of
-    the characters; ``group``: of the group, or ``NO_GROUP``; and ``Piece.times`` if there are some. ``fold`` is
-    ``NO_FOLD`` until it is decided; ``split`` is added then.
-    """
-    import pandas as pd
+    work: Path
+    parts: int
+    labelled: int
+    """Rows with a label, and below those without, also those that are left out."""
+    unlabelled: int
+    hash: str
+    """Over all decisions."""
 
-    kept = {"row", "missing", "text_hash", "exact_hash", "group", *READINGS}
-    parts = [
-        {
-            "group": np.full(len(part["row"]), NO_GROUP, np.uint64),
-            **{name: part[name] for name in part.keys() & kept},
-            "label": np.append(own, np.int32(NO_LABEL))[part["label"]],  # -1, the place of the last
-            "named": part["split"],
-            "num_tokens": np.diff(part["offsets"]),
+    def of(self, number: int) -> dict[str, np.ndarray]:
+        """The decisions on the rows of one part, in stored order."""
+        return parts.load_columns(parts.file_of(self.work / "parts", number, "decided"))
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The rows of all parts, cut into ranges by the hash of their text."""
+
+    work: Path
+    config: PreprocessConfig
+    classes: Classes
+    of: int
+
+    @classmethod
+    def over(cls, work: Path, config: PreprocessConfig, classes: Classes, rows: int) -> Ranges:
+        """Ranges of about ``RANGE_ROWS`` of all ``rows``, or one where the splits need all rows together."""
+        splits = config.splits
+        together = splits.group_column or splits.time_column or splits.folds
+        return cls(work, config, classes, 1 if together else max(1, -(-rows // RANGE_ROWS)))
+
+    def table(self, number: int) -> tuple[pd.DataFrame, np.ndarray]:
+        """The rows of one range in source order, and where those of each part begin in the order of its index.
+
+        ``row``: number in the source. ``label``: class number or ``NO_LABEL``. ``named``: number of the split that the
+        source names, or ``NO_SPLIT``. ``missing``: the row has no text. ``text_hash``: of the tokens; ``exact_hash``:
+        of the characters; ``group``: of the group, or ``NO_GROUP``; and ``Piece.times`` if there are some. ``fold`` is
+        ``NO_FOLD`` until it is decided; ``split`` is added then.
+        """
+        import pandas as pd
+
+        pieces = []
+        for part, own in enumerate(self.classes.numbers):
+            facts = parts.load_facts(self.work, part)
+            inside = parts.span(facts["text_hash"], number, self.of)
+            piece = {name: values[inside].copy() for name, values in facts.items() if name != "place"}  # not mapped
+            piece["label"] = np.append(own, np.int32(NO_LABEL))[piece["label"]]  # -1, the place of the last
+            pieces.append({"group": np.full(len(piece["row"]), NO_GROUP, np.uint64), **piece})
+        rows = pd.DataFrame({name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
+        starts = np.cumsum([0, *(len(piece["row"]) for piece in pieces)])
+        return rows.sort_values("row").assign(fold=np.int16(NO_FOLD)), starts
+
+    def survey(self, number: int) -> dict[str, Any]:
+        """What is found among the labelled rows of a range before they are split.
+
+        ``pool``: how many are to be split, all and those whose text occurs once, by the label of a text's first row.
+        """
+        rows, _ = self.table(number)
+        rows = rows[rows["named"] != UNLABELLED_NUMBER]
+        sieve = suspects(rows, self.config.quality)
+        pool = rows[sieve.alive & (rows["named"] <= TRAIN_NUMBER)]
+        label, once = pool.groupby("text_hash")["label"].transform("first"), ~pool["text_hash"].duplicated(keep=False)
+        return {
+            "named": np.bincount(rows["named"] - NO_SPLIT, minlength=1 + len(SPLITS)),
+            "pool": [[np.bincount(its, minlength=len(self.classes.names)) for its in (label, label[once])]],
+            "refused": sieve.refused,
+            "empty": sieve.found["empty"],
         }
-        for part, own in zip(stored, classes.numbers, strict=True)
-    ]
-    rows = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    return rows.sort_values("row").assign(fold=np.int16(NO_FOLD))
+
+    def settle(self, cut: dict[str, float], task: tuple[int, np.ndarray]) -> dict[str, Any]:
+        """Decide and store the rows of a range, ``task[0]``; ``task[1]`` is its ``apportioned`` share of the splits."""
+        rows, starts = self.table(task[0])
+        split, report = decide(rows, self.config, cut, task[1])
+        rows = rows.assign(split=split)
+        names = self.classes.names
+        if self.config.splits.folds:
+            rows["fold"], report["folds"] = fold_rows(rows, self.config.splits.folds, self.config.seed, names)
+        stored = rows[["split", "label", "fold"]].sort_index()
+        lists = {name: pa.LargeListArray.from_arrays(starts, stored[name].to_numpy()) for name in stored}
+        arrays.write_batch(self.path(task[0]), lists)
+        counts = [np.bincount(rows["label"][split == place], minlength=len(names)) for place in range(len(SPLITS))]
+        return {"found": report, "labels": np.stack(counts), "unlabelled": int((split == UNLABELLED_NUMBER).sum())}
+
+    def gather(self, number: int) -> str:
+        """Store the decisions on the rows of a part, from all ranges, in the order of ``parts.load``; their sha256."""
+        pieces = []
+        for one in range(self.of):
+            table = parts.read_table(self.path(one))
+            pieces.append({name: column[number].values.to_numpy().copy() for name, column in table.items()})
+        order = np.argsort(parts.load_facts(self.work, number)["place"])
+        decided = {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
+        arrays.write_batch(parts.file_of(self.work / "parts", number, "decided"), decided)
+        return hashlib.sha256(b"".join(values.tobytes() for values in decided.values())).hexdigest()
+
+    def path(self, number: int) -> Path:
+        """The file with the decisions on a range: for each part a list of values, in the order of its ``facts``."""
+        return self.work / "decided" / f"{number:06d}.arrow"
+
+
+def summed(reports: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Reports of ranges as one: numbers and arrays are added, lists appended; (rows, first row) has the least row."""
+
+    def added(one: Any, other: Any) -> Any:
+        if isinstance(one, tuple):
+            return one[0] + other[0], min(one[1], other[1])
+        if isinstance(one, dict):
+            return one | {key: added(one[key], value) if key in one else value for key, value in other.items()}
+        return one + other
+
+    return reduce(added, reports)
 
 
 class Sieve:
     """Applies the ``quality`` policies to rows; knows which are left and how many each policy dropped."""
 
-    def __init__(self, rows: pd.DataFrame, quality: QualityConfig, where: Where) -> None:
-        """Apply the policy for empty texts. Raises ``DataError`` if all texts are empty."""
-        self.rows, self.quality, self.where = rows, quality, where
+    def __init__(self, rows: pd.DataFrame, quality: QualityConfig) -> None:
+        """Apply the policy for empty texts."""
+        self.rows, self.quality = rows, quality
         self.alive = rows["row"].notna()
         self.dropped: dict[str, int] = {}
+        self.refused: dict[tuple[str, str], tuple[int, int]] = {}
+        """Policy that says ``error`` and problem -> number of rows, the first one."""
         self.full = rows["num_tokens"] > 0
-        if not self.full.any():
-            raise DataError(f"{where(rows['row'].iloc[0])}: no token is left of any text; check text.stop_words")
         self.found: dict[str, Any] = {"empty": int((~self.full).sum()), "missing_text": int(rows["missing"].sum())}
         self.apply("empty", ~self.full, "no token is left of its text")
 
     def apply(self, name: str, found: pd.Series, what: str) -> None:
-        """Apply the policy ``quality.<name>`` to the rows of ``found`` that are not dropped yet.
-
-        Raises ``DataError`` for the first of them if the policy is ``error``; ``what`` is the problem.
+        """Apply the policy ``quality.<name>`` to the rows of ``found`` that are not dropped yet; ``what`` is the
+        problem.
         """
         found = found & self.alive
         count, policy = int(found.sum()), getattr(self.quality, name)
-        if policy == "error" and count:
-            others = f" (and {count - 1} more)" if count > 1 else ""
-            mend = f"correct the row, or set quality.{name} to keep or drop"
-            raise DataError(f"{self.where(self.rows['row'][found].iloc[0])}: {what}{others}; {mend}")
+        if policy == "error":
+            self.refused[name, what] = count, int(self.rows["row"][found].to_numpy().min(initial=NOWHERE))
         if policy == "drop":
             self.alive &= ~found
             self.dropped[name] = self.dropped.get(name, 0) + count
@@ -99,19 +197,31 @@ class Sieve:
         return compared.duplicated(keys).reindex(self.rows.index, fill_value=False)
 
 
-def decide(rows: pd.DataFrame, config: PreprocessConfig, where: Where) -> tuple[pd.Series, dict[str, Any]]:
+def refuse(refused: dict[tuple[str, str], tuple[int, int]], where: Callable[[int], str]) -> None:
+    """Raise ``DataError`` for the first problem that was found; ``where`` makes ``FILE: row N`` of a row's number."""
+    for (name, what), (count, first) in refused.items():
+        if count:
+            others = f" (and {count - 1} more)" if count > 1 else ""
+            mend = f"correct the row, or set quality.{name} to keep or drop"
+            raise DataError(f"{where(first)}: {what}{others}; {mend}")
+
+
+def decide(
+    rows: pd.DataFrame, config: PreprocessConfig, cut: dict[str, float], share: np.ndarray
+) -> tuple[pd.Series, dict[str, Any]]:
     """int8 per row: its split, or ``DROPPED``; and what was found, for the manifest.
 
-    Raises ``DataError`` where a policy says ``error``, naming the first row it applies to.
+    ``cut``: for validation and test the fraction of rows that the seed is to put there; ``share`` is int64 ``[splits,
+    labels]``, the rows of each label.
     """
     has_label = rows["named"] != UNLABELLED_NUMBER
     split = rows["named"].copy()
-    split.loc[has_label], report = decide_labelled(rows[has_label], config, where)
+    split.loc[has_label], report = decide_labelled(rows[has_label], config, cut, share)
     if not has_label.all():
         labelled = rows.assign(split=split)[has_label]
-        split.loc[~has_label], found = decide_unlabelled(rows[~has_label], labelled, config, where)
-        for name, count in found["dropped"].items():
-            report["dropped"][name] = report["dropped"].get(name, 0) + count
+        split.loc[~has_label], found = decide_unlabelled(rows[~has_label], labelled, config)
+        for name in ("dropped", "refused"):
+            report[name] = summed([report[name], found.pop(name)])
         report[UNLABELLED] = found
     return split, report
 
@@ -122,39 +232,45 @@ def differ(rows: pd.DataFrame, name: str, key: str) -> pd.Series:
     return values.transform("min") != values.transform("max")
 
 
-def decide_labelled(rows: pd.DataFrame, config: PreprocessConfig, where: Where) -> tuple[pd.Series, dict[str, Any]]:
-    """``decide`` for rows with labels."""
-    sieve = Sieve(rows, config.quality, where)
+def suspects(rows: pd.DataFrame, quality: QualityConfig) -> Sieve:
+    """A sieve that has looked for contradictions and leaks among rows with labels."""
+    sieve = Sieve(rows, quality)
     unequal = sieve.full & differ(rows, "label", "text_hash")
     sieve.apply("contradictions", unequal, "an equal text has another label")
     split = rows["named"].clip(lower=TRAIN_NUMBER)
     leaking = sieve.full & (split < split.groupby(rows["text_hash"]).transform("max"))
     sieve.apply("leaks", leaking, "another split that the source names holds an equal text")
-    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed)
+    sieve.found |= {"contradictions": int(unequal.sum()), "leaks": int(leaking.sum())}
+    return sieve
+
+
+def decide_labelled(
+    rows: pd.DataFrame, config: PreprocessConfig, cut: dict[str, float], share: np.ndarray
+) -> tuple[pd.Series, dict[str, Any]]:
+    """``decide`` for rows with labels."""
+    sieve = suspects(rows, config.quality)
+    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed, cut, share)
     sieve.rows = rows = rows.assign(split=split)
     again = sieve.again(["text_hash"])
     compared = rows[sieve.alive & sieve.full]
-    found = {
-        "contradictions": int(unequal.sum()),
-        "leaks": int(leaking.sum()),
-        "duplicates": {
-            "exact": int(sieve.again(["text_hash", "exact_hash"]).sum()),
-            "normalised": int(again.sum()),
-            "across_splits": int(differ(compared, "split", "text_hash").sum()),
-        },
+    duplicates = {
+        "exact": int(sieve.again(["text_hash", "exact_hash"]).sum()),
+        "normalised": int(again.sum()),
+        "across_splits": int(differ(compared, "split", "text_hash").sum()),
     }
     sieve.apply("duplicates", sieve.again(["text_hash", "split"]), "its split holds an equal text before it")
-    return split.where(sieve.alive, DROPPED), {**sieve.found, **found, "dropped": sieve.dropped, **of_groups}
+    found = {**sieve.found, "duplicates": duplicates, "dropped": sieve.dropped, "refused": sieve.refused, **of_groups}
+    return split.where(sieve.alive, DROPPED), found
 
 
 def decide_unlabelled(
-    rows: pd.DataFrame, labelled: pd.DataFrame, config: PreprocessConfig, where: Where
+    rows: pd.DataFrame, labelled: pd.DataFrame, config: PreprocessConfig
 ) -> tuple[pd.Series, dict[str, Any]]:
     """``decide`` for rows without labels; the ``labelled`` rows have splits already.
 
     With folds, rows of training are validated on once too, so equal texts there are leaks as well.
     """
-    sieve = Sieve(rows, config.quality, where)
+    sieve = Sieve(rows, config.quality)
     measured = (TRAIN, VALIDATION, TEST) if config.splits.folds else (VALIDATION, TEST)
     texts = labelled[labelled["num_tokens"] > 0]
     shared = {
@@ -172,48 +288,42 @@ def decide_unlabelled(
     again = sieve.again(["text_hash"])
     found["duplicates"] = int(again.sum())
     sieve.apply("duplicates", again, "an equal text without a label stands before it")
-    return rows["named"].where(sieve.alive, DROPPED), {**found, "dropped": sieve.dropped}
+    return rows["named"].where(sieve.alive, DROPPED), {**found, "dropped": sieve.dropped, "refused": sieve.refused}
 
 
-def check_splits(rows: pd.DataFrame, dropped: dict[str, int], names: list[str], splits: SplitConfig) -> None:
+def check_splits(
+    labels: np.ndarray, named: np.ndarray, rows: int, dropped: dict[str, int], names: list[str], splits: SplitConfig
+) -> None:
     """Raise ``DataError`` for a split without rows or with too few labels.
 
+    ``labels``: int64 ``[splits, labels]``, rows; ``named``: rows of each split that the source names; ``rows``: all;
     ``dropped``: number of rows that each policy dropped; ``names``: the classes.
     """
     for number, (name, fraction) in enumerate(((TRAIN, 1.0), (VALIDATION, splits.validation), (TEST, splits.test))):
-        inside = rows["label"][rows["split"] == number]
-        present = inside.unique()
-        if not len(present) and (fraction or (rows["named"] == number).any()):
+        present = np.flatnonzero(labels[number])
+        if not len(present) and (fraction or named[number]):
             policies = "".join(f", quality.{policy} drops {count:,}" for policy, count in dropped.items() if count)
             raise DataError(
-                f"split {name}: no row is left for it, of {len(rows):,}{policies}; equal texts stay in one split. "
+                f"split {name}: no row is left for it, of {rows:,}{policies}; equal texts stay in one split. "
                 f"Give more rows, set the policy to keep, or ask for a larger splits.{name}"
             )
         if len(present) == 1:
-            only = f"all {len(inside)} rows have the label {names[present[0]]!r}"
+            only = f"all {labels[number].sum()} rows have the label {names[present[0]]!r}"
             raise DataError(f"split {name}: {only}; a classifier needs two classes: check the source and its labels")
-        if name == TRAIN and len(absent := np.setdiff1d(np.arange(len(names)), present)):
+        if name == TRAIN and len(absent := np.flatnonzero(labels[number] == 0)):
             mend = "leave it out with source.labels or source.neutral"
             raise DataError(f"split {name}: no row has the label {names[absent[0]]!r}; add some, or {mend}")
 
 
 def split_rows(
-    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int
+    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int, cut: dict[str, float], share: np.ndarray
 ) -> tuple[pd.Series, dict[str, Any]]:
-    """int8 per row: its split; and the manifest's ``groups`` and ``times``, with such columns. Splits that the source
-    names get no other rows.
+    """int8 per row: its split; and the manifest's ``groups`` and ``times``, with such columns.
 
-    Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, groups too
-    large for a split, or times that cannot be read or give no split.
+    Raises ``DataError`` for a group column that groups nothing, groups too large for a split, or times that cannot be
+    read or give no split.
     """
-    named = set(rows["named"])
-    for name, values in splits.names.items():
-        if name in SPLITS and SPLITS.index(name) not in named:
-            said = f"no row has one of these in {splits.column!r}: {', '.join(map(repr, values))}"
-            raise DataError(f"splits.names.{name}: {said}; correct the key")
     split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
-    cut = {VALIDATION: splits.validation, TEST: splits.test}
-    cut = {name: 0.0 if SPLITS.index(name) in named else fraction for name, fraction in cut.items()}
     report = dict[str, Any]()
     if splits.group_column is not None:
         report["groups"] = by_group(rows, alive, split, {} if splits.time_column else cut, splits.group_column, seed)
@@ -221,7 +331,7 @@ def split_rows(
     if splits.time_column is not None:
         split.loc[pool], report["times"] = by_time(rows[pool], cut, splits.time_column)
     elif any(cut.values()) and splits.group_column is None:
-        split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), seed=seed, **cut)
+        split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), share, seed=seed)
     return split, report
 
 

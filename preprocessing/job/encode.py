@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second pass: count tokens, freeze the vocabulary or take it from a base, and write shards, each from one range of
-shuffle keys of all parts.
+"""The second pass: count tokens, freeze the vocabulary or take it from a base, look up the ids of each part, and write
+shards, each from one range of shuffle keys of all parts.
 
 Labelled and unlabelled rows have separate ranges, so unlabelled rows change no shard of labelled ones.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,6 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import (
     ALL_SPLITS,
-    NO_LABEL,
     SPLITS,
     TRAIN_NUMBER,
     UNLABELLED,
@@ -37,11 +36,13 @@ from preprocessing.base.untrusted import read_json
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, ShardInfo, id_dtype, read_manifest, write_shard
+from preprocessing.dataset.index import ShardInfo, Totals, write_index
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
+from preprocessing.job.decisions import Decided
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
-from preprocessing.text.encoder import Encoded, truncated
+from preprocessing.text.encoder import truncated
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.vocabulary import (
     UNK,
@@ -58,41 +59,18 @@ BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that says what is in it."""
 COUNTS_TOGETHER = 16
 """Counts that are held before they are merged."""
-
-
-@dataclass(frozen=True)
-class Decided:
-    """Split, label and fold of every row, on disk for the workers."""
-
-    work: Path
-    starts: tuple[int, ...]
-    """``[parts + 1]``: where the rows of each part begin."""
-    hash: str
-    """Over all decisions."""
-
-    @classmethod
-    def write(cls, work: Path, sizes: Sequence[int], columns: dict[str, np.ndarray]) -> Decided:
-        """Store one value a row in each of ``columns``: ``split``, ``label`` and ``fold``."""
-        arrays.write_batch(work / "decided.arrow", columns)
-        digest = hashlib.sha256(b"".join(values.tobytes() for values in columns.values())).hexdigest()
-        return cls(work, (0, *np.cumsum(sizes).tolist()), digest)
-
-    @property
-    def numbers(self) -> range:
-        """Numbers of all parts."""
-        return range(len(self.starts) - 1)
-
-    def of(self, number: int) -> dict[str, np.ndarray]:
-        """The decisions on the rows of one part, in stored order."""
-        table = parts.read_table(self.work / "decided.arrow")
-        return {name: column.to_numpy()[slice(*self.starts[number : number + 2])] for name, column in table.items()}
+WIDTH_STEP = 4
+MOST_PADDING = 0.15
+"""Share of the ids of shards."""
+LEAST_SAVED, LEAST_IDS = 0.005, 2048
+"""Share and number of the ids that a width must save; each makes more, smaller shards."""
 
 
 def count_all(decided: Decided, workers: Workers, *, unlabelled: bool) -> Counts:
     """How often each token occurs in the training split, and with ``unlabelled`` in the unlabelled one too."""
     splits = [TRAIN_NUMBER, UNLABELLED_NUMBER] if unlabelled else [TRAIN_NUMBER]
     held: list[Counts] = []
-    for _, counts in workers.map(partial(count, decided, splits), decided.numbers, what="count"):
+    for _, counts in workers.map(partial(count, decided, splits), range(decided.parts), what="count"):
         held = [merged([*held, counts])] if len(held) == COUNTS_TOGETHER else [*held, counts]
     return merged(held)
 
@@ -180,9 +158,7 @@ class Written:
     """The shards of one bucket."""
 
     rows: int
-    shards: dict[str, list[ShardInfo]] = field(default_factory=dict)
-    unknown: dict[str, int] = field(default_factory=dict)
-    """Per split: kept tokens that are ``<unk>``, without those that stand for an empty text."""
+    shards: list[ShardInfo] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -194,66 +170,48 @@ class Bucket(engine.Part[Written]):
     of: int
     """How many buckets these splits have."""
     decided: Decided
-    spec: TextSpec
     widths: tuple[int, ...]
 
     result: ClassVar[type] = Written
 
     def make(self) -> tuple[Written, dict[str, str]]:
         """Write the shards."""
-        vocabulary = vocabulary_of(self.root, self.key)
-        encoded, columns = self.rows()
-        lengths = np.diff(encoded.offsets)
+        ids, offsets, columns = self.rows()
+        lengths = np.diff(offsets)
         rung = np.searchsorted(self.widths, lengths)
-        unknown = arrays.segment_sums(encoded.ids == UNK, encoded.offsets) * (encoded.num_tokens > 0)
         written = Written(len(lengths))
         for name in self.splits:
             inside = columns["split"] == split_number(name)
-            if not inside.any():
-                continue
-            written.unknown[name], infos = int(unknown[inside].sum()), written.shards.setdefault(name, [])
             for fold, (step, width) in itertools.product(np.unique(columns["fold"][inside]), enumerate(self.widths)):
                 chosen = np.flatnonzero(inside & (rung == step) & (columns["fold"] == fold))
                 if len(chosen):
-                    of_fold = "" if fold == NO_FOLD else f"-f{fold:02d}"
-                    path = f"{name}/{self.number:05d}{of_fold}-w{width:04d}.arrow"
-                    few = arrays.take(encoded.ids, encoded.offsets, chosen)
-                    ids = arrays.padded(*few, width, id_dtype(len(vocabulary)))
-                    label, row = columns["label"][chosen], columns["row"][chosen]
-                    info = write_shard(self.root, path, ids, lengths[chosen], label, row)
-                    infos.append(replace(info, fold=None if fold == NO_FOLD else int(fold)))
-        return written, {info.path: info.sha256 for infos in written.shards.values() for info in infos}
+                    rows = arrays.padded(*arrays.take(ids, offsets, chosen), width, ids.dtype)
+                    others = lengths[chosen], columns["label"][chosen], columns["row"][chosen]
+                    of_fold = None if fold == NO_FOLD else int(fold)
+                    written.shards.append(write_shard(self.root, name, self.number, rows, *others, fold=of_fold))
+        return written, {shard.path: shard.sha256 for shard in written.shards}
 
-    def rows(self) -> tuple[Encoded, dict[str, np.ndarray]]:
-        """The bucket's rows of all parts in key order: their ids, and their other columns."""
-        low, high = (np.uint64((self.number + step << 64) // self.of - step) for step in (0, 1))  # both inclusive
+    def rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """The bucket's rows of all parts in key order: their ids with offsets, and their other columns."""
         wanted = [split_number(name) for name in self.splits]
         pieces: list[dict[str, np.ndarray]] = []
-        for number in self.decided.numbers:
-            stored, known = parts.load(self.decided.work, number), self.decided.of(number)
-            first = np.searchsorted(stored["key"], low)
-            last = np.searchsorted(stored["key"], high, side="right")
-            kept = first + np.flatnonzero(np.isin(known["split"][first:last], wanted))
-            codes, offsets = arrays.take(stored["codes"], stored["offsets"], kept)
-            ids, bounds = ids_of(self.decided.work, number, self.key)
-            if len(ids) < len(bounds):  # words, one id each
-                ids = ids[codes]
-            else:
-                ids, ends = arrays.take(ids, bounds, codes)
-                offsets = ends[offsets]
-            piece = {name: values[kept] for name, values in known.items()}
-            piece |= {"key": stored["key"][kept], "row": stored["row"][kept], "size": np.diff(offsets)}
-            pieces.append({**piece, "ids": ids})
+        for number in range(self.decided.parts):
+            table = parts.read_table(encoded_path(self.decided.work, number, self.key))
+            lists = table.pop("ids")
+            inside = parts.span(table["key"].to_numpy(), self.number, self.of)
+            kept = inside.start + np.flatnonzero(np.isin(table["split"].to_numpy()[inside], wanted))
+            ids, offsets = arrays.take(lists.values.to_numpy(), lists.offsets.to_numpy(), kept)
+            piece = {name: column.to_numpy()[kept] for name, column in table.items()}
+            pieces.append({**piece, "size": np.diff(offsets), "ids": ids})
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         order = np.lexsort((columns["row"], columns["key"]))
         offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))])
         ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
-        return truncated(ids, offsets, self.spec), {name: values[order] for name, values in columns.items()}
+        return ids, offsets, {name: values[order] for name, values in columns.items()}
 
 
 def encode_all(
     decided: Decided,
-    label: np.ndarray,
     root: Path,
     keys: list[str],
     config: PreprocessConfig,
@@ -261,70 +219,95 @@ def encode_all(
     vocabulary: Vocabulary,
     workers: Workers,
     screen: Screen,
-) -> tuple[dict[str, list[ShardInfo]], dict[str, int], np.ndarray]:
-    """Write shards of about ``shards.rows`` rows; returns their entries, each split's number of unknown tokens, and
-    int64 ``[rows]``, the number of tokens of each row as it is stored.
+) -> tuple[dict[str, list[Totals]], str, dict[str, int], dict[str, Counter[int]]]:
+    """Write shards of about ``shards.rows`` rows, and their index; returns what ``write_index`` does, and for each
+    split its number of unknown tokens, and its number of rows by length before truncation.
 
-    ``label`` has one value per row, ``keys`` are those of the parts. Progress is on ``screen``.
+    ``keys`` are those of the parts. Progress is on ``screen``.
     """
-    without = int((label == NO_LABEL).sum())
-    rows = {SPLITS: len(label) - without, (UNLABELLED,): without}
+    rows = {SPLITS: decided.labelled, (UNLABELLED,): decided.unlabelled}
     buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
-    widths = tuple(config.widths)
-    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, widths, list(buckets.values())]
+    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, list(buckets.values())]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    look = partial(lookup, decided.work, root, key, config.text.subwords != "none")
-    sizes = dict(workers.map(look, decided.numbers, what="lookup"))
-    tasks = [
-        Bucket(
-            key,
-            root,
-            decided.work / "shards" / f"{splits[0]}-{number:06d}.json",
-            rows[splits] // of,
-            *(splits, number, of, decided, pipeline.spec, widths),
-        )
-        for splits, of in buckets.items()
-        for number in range(of)
-    ]
-    infos: dict[str, list[ShardInfo]] = {}
-    unknown = dict.fromkeys(ALL_SPLITS, 0)
-    with engine.shown("encode", len(label), screen.quiet) as progress:
-        for _, written in engine.run(tasks, workers, progress):
-            for name, entries in written.shards.items():
-                infos.setdefault(name, []).extend(entries)
-                unknown[name] += written.unknown[name]
-    in_order = {name: sorted(infos[name], key=lambda info: info.path) for name in ALL_SPLITS if name in infos}
-    return in_order, unknown, np.concatenate([sizes[number] for number in decided.numbers])
+    lengths, unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
+    for _, found in workers.map(
+        partial(encode_part, decided, root, key, pipeline.spec), range(decided.parts), what="lookup"
+    ):
+        for name, (counts, number) in found.items():
+            lengths[name].update(counts)
+            unknown[name] += number
+    tasks = []
+    for splits, of in buckets.items():
+        widths = ladder(sum((lengths[name] for name in splits), Counter()), config.text.max_tokens)
+        for number in range(of):
+            marker = decided.work / "shards" / f"{splits[0]}-{number:06d}.json"
+            size = rows[splits] // of
+            tasks.append(Bucket(key, root, marker, size, splits, number, of, decided, widths))
+    with engine.shown("encode", sum(rows.values()), screen.quiet) as progress:
+        made = chain.from_iterable(bucket.shards for _, bucket in engine.run(tasks, workers, progress))
+        written, index = write_index(root, made)
+    return written, index, unknown, lengths
 
 
-def vocabulary_of(root: Path, key: str) -> Vocabulary:
-    """The vocabulary, which a worker reads once per run; ``key`` changes with it."""
-    return engine.kept(key, lambda: Vocabulary.read(root / VOCABULARY))
-
-
-def lookup(work: Path, root: Path, key: str, subwords: bool, number: int) -> np.ndarray:
-    """Store the ids of each distinct word of a part, so that no bucket has to look them up again.
-
-    Returns int64 ``[rows]``: the number of tokens of each row.
+def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
+    """The widths of shards for so many rows of each length, ascending: multiples of 4, each the one that saves most,
+    until at most ``MOST_PADDING`` of the ids are padding or one more would save too few.
     """
-    path = ids_path(work, number, key)
+    if not lengths:
+        return ()
+    rows = np.bincount(np.clip([*lengths], 1, max_tokens), [*lengths.values()], max_tokens + WIDTH_STEP)
+    longest, up_to = int(np.flatnonzero(rows)[-1]), rows.cumsum()
+    tokens = rows @ np.arange(len(rows))
+
+    def ids(widths: list[int]) -> float:
+        return float(sum(width * (up_to[width] - up_to[below]) for below, width in itertools.pairwise([0, *widths])))
+
+    widths = [min(-(-longest // WIDTH_STEP) * WIDTH_STEP, max_tokens)]
+    while tokens < (1 - MOST_PADDING) * (now := ids(widths)):
+        more = [sorted({*widths, width}) for width in range(WIDTH_STEP, widths[-1], WIDTH_STEP)]
+        before, widths = widths, min(more, key=ids, default=widths)
+        if now - ids(widths) < max(LEAST_SAVED * now, LEAST_IDS):
+            return tuple(before)
+    return tuple(widths)
+
+
+def encode_part(
+    decided: Decided, root: Path, key: str, spec: TextSpec, number: int
+) -> dict[str, tuple[dict[int, int], int]]:
+    """Store the ids of a part's rows, truncated, beside what was decided on them; ``key`` changes with either.
+
+    Returns for each split its number of rows by their number of tokens before truncation, and how many of the ids are
+    ``<unk>``, without those that stand for an empty text.
+    """
+    path = encoded_path(decided.work, number, key)
     if not path.exists():
-        vocabulary, types = vocabulary_of(root, key), parts.load_types(work, number)
-        pieces = [vocabulary.pieces(word) for word in types.to_pylist()] if subwords else None
-        ids = vocabulary.lookup(types if pieces is None else pa.array(chain(*pieces), pa.large_string()))
-        bounds = np.arange(len(types) + 1) if pieces is None else np.cumsum([0, *map(len, pieces)])
-        arrays.write_batch(path, {"ids": pa.LargeListArray.from_arrays(pa.array(bounds), pa.array(ids))})
-    stored, (_, bounds) = parts.load(work, number), ids_of(work, number, key)
-    ends = np.concatenate([[0], np.cumsum(np.diff(bounds)[stored["codes"]])]) if subwords else None
-    return np.diff(stored["offsets"] if ends is None else ends[stored["offsets"]])
+        vocabulary = engine.kept(key, lambda: Vocabulary.read(root / VOCABULARY))
+        stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
+        if spec.subwords == "none":
+            ids, offsets = vocabulary.lookup(types)[stored["codes"]], stored["offsets"]
+        else:
+            pieces = [vocabulary.pieces(word) for word in types.to_pylist()]
+            ids, ends = (
+                vocabulary.lookup(pa.array(chain(*pieces), pa.large_string())),
+                np.cumsum([0, *map(len, pieces)]),
+            )
+            ids, ends = arrays.take(ids, ends, stored["codes"])
+            offsets = ends[stored["offsets"]]
+        rows = truncated(ids, offsets, spec)
+        lists = pa.LargeListArray.from_arrays(rows.offsets, rows.ids.astype(id_dtype(len(vocabulary))))
+        columns = {"key": stored["key"], "row": stored["row"], "num_tokens": rows.num_tokens, "ids": lists}
+        arrays.write_batch(path, {**columns, **decided.of(number)})
+    table = parts.read_table(path)
+    tokens, split, ids = table["num_tokens"].to_numpy(), table["split"].to_numpy(), table["ids"]
+    unknown = arrays.segment_sums(ids.values.to_numpy() == UNK, ids.offsets.to_numpy()) * (tokens > 0)
+    found = {}
+    for name in ALL_SPLITS:
+        inside = split == split_number(name)
+        counts = zip(*map(np.ndarray.tolist, np.unique(tokens[inside], return_counts=True)), strict=True)
+        found[name] = dict(counts), int(unknown[inside].sum())
+    return found
 
 
-def ids_of(work: Path, number: int, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of the distinct words of a part: word i has ``ids[bounds[i]:bounds[i + 1]]``."""
-    column = parts.read_table(ids_path(work, number, key))["ids"]
-    return column.values.to_numpy(), column.offsets.to_numpy()
-
-
-def ids_path(work: Path, number: int, key: str) -> Path:
-    """The file of ``ids_of``. The name says for which vocabulary."""
+def encoded_path(work: Path, number: int, key: str) -> Path:
+    """The file of ``encode_part``."""
     return work / "parts" / f"{number:06d}-ids-{key[:16]}.arrow"

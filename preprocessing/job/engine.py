@@ -85,7 +85,7 @@ def make(part: Part[Result]) -> Result:
     """Make a part: its files, then its marker. Raises ``OSError`` and what the part itself raises."""
     result, files = part.make()
     known = {name: ((part.root / name).stat().st_size, sha256) for name, sha256 in files.items()}
-    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, known, result)))
+    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, known, result)), lasting=False)
     return result
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The executors of a job's parts: this process, processes of this machine, or the workers of a Dask cluster.
+"""The executors of a job's parts: this process, processes of this machine, the workers of a shared directory or of a
+Dask cluster.
 
 Every wait has a limit, and workers that died are noticed long before it.
 """
@@ -9,12 +10,15 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import platform
+import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for_sentinel
@@ -24,10 +28,13 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.processes import SIGNALS, available_cores, end_spawned
+from preprocessing.base.processes import SIGNALS, available_cores, end_spawned, keeping
 from preprocessing.base.terminal import Screen
-from preprocessing.config import ExecutorConfig
+from preprocessing.base.untrusted import make_private
+from preprocessing.config import ExecutorConfig, WorkConfig
+from preprocessing.job.folder import ENDED, SILENT_S, Folder, age_s, fresh, give_back, perform
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -76,6 +83,8 @@ class Workers:
     """How many workers there are. Raises ``UserError`` if that cannot be found out."""
     losses: tuple[type[BaseException], ...] = ()
     """What a task raises when its worker is gone for good."""
+    start: str = ""
+    """How workers are started, if the job does not start them."""
 
     def map(
         self,
@@ -114,7 +123,7 @@ class Workers:
                     yield waiting.pop(future), future.result()  # cannot hang: it is done
                 if quiet_s >= self.timeout_s:
                     limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
-                    mend = f"see what they wait for, and {CONTINUE}"
+                    mend = f"{'see what they wait for' if alive else self.start}, and {CONTINUE}"
                     raise UserError(f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}; {mend}")
         except self.losses:
             mend = f"Use fewer of them or a smaller source.part_mb, and {CONTINUE}"
@@ -128,22 +137,36 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
     if config.kind == "dask":
         with dask_workers(config, quiet=quiet) as found:
             yield found
+    elif config.kind == "folder":
+        start = f"start workers: padless work {config.scheduler}"
+        with storing(str(config.scheduler), otherwise="name another executor.scheduler"):
+            folder = Folder(Path(str(config.scheduler)))
+        with folder:
+            Screen(errors=True, quiet=quiet).say(start)
+            yield Workers(config.timeout_s, folder, lambda: len(folder.workers), start=start)
     elif number == 1:
         yield Workers(config.timeout_s)
     else:
-        start_tracker()
-        context = multiprocessing.get_context("spawn")
-        ROWS.places = context.RawArray("q", PLACES)
-        with ProcessPoolExecutor(number, context, start_worker, (ROWS.places,)) as pool:
-            try:
-                yield Workers(config.timeout_s, pool, lambda: len(pool._processes or ()), (BrokenProcessPool,))
-            except BaseException:
-                left = list((pool._processes or {}).values())
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in left:
-                    process.kill()
-                end_spawned()  # one that was just being started is not among them
-                raise
+        with local_pool(number) as pool:
+            yield Workers(config.timeout_s, pool, lambda: len(pool._processes or ()), (BrokenProcessPool,))
+
+
+@contextmanager
+def local_pool(number: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes of this machine. Leaving the block by an error ends them at once."""
+    start_tracker()
+    context = multiprocessing.get_context("spawn")
+    ROWS.places = context.RawArray("q", PLACES)
+    with ProcessPoolExecutor(number, context, start_worker, (ROWS.places,)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            left = list((pool._processes or {}).values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in left:
+                process.kill()
+            end_spawned()  # one that was just being started is not among them
+            raise
 
 
 @contextmanager
@@ -183,6 +206,59 @@ def end_with_parent() -> None:
     if parent is not None:
         wait_for_sentinel([parent.sentinel])  # for as long as the parent lives, in a thread of its own
         os._exit(1)
+
+
+def work(config: WorkConfig) -> None:
+    """``padless work``: do tasks of each start of a job until it has ended.
+
+    Raises ``UserError`` if there is no job for too long, or a process dies.
+    """
+    folder, quiet_s = Path(config.folder), 0.0
+    make_private(folder, "folder")
+    with keeping("other workers do its tasks"):
+        while ENDED not in (names := fresh(folder)):
+            started = folder / max(filter(str.isdigit, names), default="")
+            with suppress(FileNotFoundError):  # no job yet, or it is over
+                if age_s(started / "workers") < SILENT_S:
+                    quiet_s = 0.0
+                    serve(started, config.processes or available_cores())
+            if quiet_s >= config.timeout_s:
+                start = f"padless prepare FILE -o DATA --executor.kind folder --executor.scheduler {folder}"
+                raise UserError(f"{folder}: no job for {config.timeout_s:g} s (timeout_s); start one: {start}")
+            quiet_s += POLL_S
+            pause()
+
+
+def serve(started: Path, number: int) -> None:
+    """Do tasks of one start of a job by so many processes. Raises ``FileNotFoundError`` when it is over or silent."""
+    own, running = started / "workers" / f"{platform.node()}-{os.getpid()}", dict[Future[None], Path]()
+    try:
+        with local_pool(number) as pool:
+            own.mkdir(exist_ok=True)
+            while age_s(started / "workers") < SILENT_S:
+                os.utime(own)
+                names = fresh(started / "todo")
+                for name in random.sample(names, min(max(0, number - len(running)), len(names))):
+                    with suppress(FileNotFoundError):  # another worker was first
+                        os.rename(started / "todo" / name, own / name)
+                for task in {*own.iterdir()} - {*running.values()}:  # NFS may say that a rename failed that did not
+                    with stop_signals_blocked():  # a process that this starts inherits it
+                        running[pool.submit(perform, task)] = task
+                if not running:
+                    pause()
+                for future in wait(running, POLL_S, FIRST_COMPLETED).done:
+                    future.result()  # cannot hang: it is done
+                    running.pop(future).unlink()
+            raise FileNotFoundError
+    except BrokenProcessPool:
+        raise UserError(f"{own.name}: a process died; was it killed for its memory? Start fewer --processes") from None
+    finally:
+        give_back(own)
+
+
+def pause() -> None:
+    """Wait about ``POLL_S`` seconds, so that many workers do not ask at the same moment."""
+    time.sleep(POLL_S * random.uniform(0.5, 1.5))
 
 
 @contextmanager

@@ -37,16 +37,16 @@ CANDIDATES = 48
 NEVER = np.iinfo(np.int64).max
 
 
-def assign(key: np.ndarray, label: np.ndarray, *, seed: int, validation: float, test: float) -> np.ndarray:
+def assign(key: np.ndarray, label: np.ndarray, share: np.ndarray, *, seed: int) -> np.ndarray:
     """int8 ``[rows]``: 0 train, 1 validation, 2 test.
 
-    Rows with equal ``key`` go to one split. ``validation`` and ``test`` are fractions of the rows of each label; they
-    are met exactly if enough keys occur only once.
+    Rows with equal ``key`` go to one split. ``share``, as from ``wanted`` or ``apportioned``, is met exactly if enough
+    keys occur only once.
     """
     hashes, first, group, sizes = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
     chosen = np.zeros(len(hashes), np.int8)
     for members in by_label(label[first], keyed_hash(seed, "split", hashes)):
-        chosen[members] = fill(sizes[members], validation, test)
+        chosen[members] = fill(sizes[members], share[:, label[first[members[0]]]])
     return chosen[group]
 
 
@@ -57,20 +57,19 @@ def by_label(label: np.ndarray, priority: np.ndarray) -> Iterator[np.ndarray]:
         yield from np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
 
 
-def fill(sizes: np.ndarray, validation: float, test: float) -> np.ndarray:
-    """int8 per group of one label, in order of priority: test and validation are filled to their share of the rows.
+def fill(sizes: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """int8 per group of one label, in order of priority: test and validation are filled to their ``share`` of the rows.
 
     Groups are taken in order while they fit, those larger than a share last; groups of one row fill the rest.
     """
-    total = int(sizes.sum())
-    wanted = [(TEST_NUMBER, share_of(total, test)), (VALIDATION_NUMBER, share_of(total, validation))]
-    order = np.argsort(sizes > min((rows for _, rows in wanted if rows), default=total), kind="stable")
+    fill_to = [(TEST_NUMBER, int(share[TEST_NUMBER])), (VALIDATION_NUMBER, int(share[VALIDATION_NUMBER]))]
+    order = np.argsort(sizes > min((rows for _, rows in fill_to if rows), default=0), kind="stable")
     ends = np.cumsum(sizes[order])
     chosen, before = np.zeros(len(sizes), np.int8), 0
-    for split, rows in wanted:
+    for split, rows in fill_to:
         chosen[order[(ends - sizes[order] >= before) & (ends <= before + rows)]] = split
         before += rows
-    for split, rows in wanted:
+    for split, rows in fill_to:
         missing = rows - int(sizes[chosen == split].sum())
         single = order[(sizes[order] == 1) & (chosen[order] == TRAIN_NUMBER)]
         chosen[single[: max(missing, 0)]] = split
@@ -118,8 +117,9 @@ def assign_groups(component: np.ndarray, label: np.ndarray, *, seed: int, valida
     ``validation`` and ``test`` are fractions of the rows of each label, met approximately. A group that holds all rows
     of a label stays in training. A split stays empty if every group would miss its share by more.
     """
-    first = assign(component, label, seed=seed, validation=validation, test=test)
     _, row, group = np.unique(component, return_index=True, return_inverse=True)
+    share = wanted(np.bincount(label[row][group]), validation, test)
+    first = assign(component, label, share, seed=seed)
     packing = Packing(label_counts(group, label), first[row], validation, test)
     for _ in range(MAX_STEPS):
         if not (packing.move() or packing.exchange()):
@@ -135,6 +135,19 @@ def wanted(totals: np.ndarray, validation: float, test: float) -> np.ndarray:
     cut[TRAIN_NUMBER, :-1] = totals - cut[:, :-1].sum(axis=0)
     cut[:, -1] = cut.sum(axis=1)
     return cut
+
+
+def apportioned(counts: np.ndarray, validation: float, test: float) -> np.ndarray:
+    """int64 ``[ranges, splits, labels]``: the rows that validation and test get of a range's, together those wanted.
+
+    ``counts`` is int64 ``[ranges, 2, labels]``: rows, and those whose text occurs once, which can fill any share.
+    """
+    goal = wanted(counts[:, 0].sum(axis=0), validation, test)[:, :-1]
+    ends = np.where(counts[:, 1].any(axis=0), counts[:, 1], counts[:, 0]).cumsum(axis=0)
+    both = goal[VALIDATION_NUMBER] + goal[TEST_NUMBER]
+    taken = ends * both // np.maximum(ends[-1], 1)
+    of_test = taken * goal[TEST_NUMBER] // np.maximum(both, 1)
+    return np.diff(np.stack([0 * ends, taken - of_test, of_test], axis=1), axis=0, prepend=0)
 
 
 class Packing:

@@ -22,10 +22,14 @@ def keyed_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
 
 def text_hashes(tokens: Tokens) -> np.ndarray:
     """uint64 per text: equal exactly when the token sequences are (up to one chance in 2**64 per pair)."""
-    types = tokens.types.cast(pa.large_binary()).to_pylist()
-    content = np.frombuffer(b"".join(types), np.uint8).astype(np.uint64) + np.uint64(1)
-    of_types = segment_hashes(content, np.cumsum([0, *map(len, types)]))
-    return segment_hashes(of_types[tokens.codes], tokens.offsets)
+    return segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets)
+
+
+def type_hashes(types: pa.Array) -> np.ndarray:
+    """uint64 per string."""
+    texts = types.cast(pa.large_binary()).to_pylist()
+    content = np.frombuffer(b"".join(texts), np.uint8).astype(np.uint64) + np.uint64(1)
+    return segment_hashes(content, np.cumsum([0, *map(len, texts)]))
 
 
 def exact_hashes(texts: pa.Array) -> np.ndarray:

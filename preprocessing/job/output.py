@@ -28,13 +28,23 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import FORMAT, MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.shards import (
+    FORMAT,
+    MANIFEST,
+    NEAR_DUPLICATES,
+    VOCABULARY,
+    Manifest,
+    parse_manifest,
+    read_manifest,
+)
 from preprocessing.job.parts import UNPACKED
 from preprocessing.job.statistics import BASE
 
 WORK = ".work"
 LOCK = "lock"
-OURS = re.compile(rf"{MANIFEST}|{VOCABULARY}|({'|'.join(ALL_SPLITS)})/\d{{5}}(-f\d+)?-w\d+\.arrow")
+_NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}|{NEAR_DUPLICATES}"
+OURS = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
 OF_A_RUN = ("config.yaml", "status.json")
 """Files that every run directory has from the start."""

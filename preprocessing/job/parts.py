@@ -3,7 +3,8 @@
 
 Every row has a shuffle key, a pure function of the seed and the row's number, and a part's rows are stored in the order
 of that key. One shard is one range of keys, so its rows are contiguous in every part. Shuffling the whole corpus
-therefore needs no exchange between workers, and the result does not depend on where the parts were cut.
+therefore needs no exchange between workers, and the result does not depend on where the parts were cut. What decides a
+row's split (``facts``) is stored in the order of its text's hash: equal texts are in one range of hashes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from preprocessing.text.tokenizer import Tokenizer
 
 NO_FOLD = -1
 """The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
-VERSION = 1
+VERSION = 2
 """Format of stored parts; parts of another version are made again."""
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below the folder of work."""
@@ -87,24 +88,28 @@ class TokenizedPart(engine.Part[Summary]):
         """Store the rows in the order of their keys, and the distinct tokens."""
         piece = rows.read(self.part)
         tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(piece.texts)
-        columns = {
-            "key": keyed_hash(self.seed, "shuffle", piece.row),
+        key = keyed_hash(self.seed, "shuffle", piece.row)
+        order = np.argsort(key, kind="stable")
+        codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
+        narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
+        stored: dict[str, Any] = {"key": key[order], "row": piece.row[order]}
+        stored["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
+        facts = {
+            "place": np.argsort(order),
             "row": piece.row,
             "label": piece.label,
-            "split": piece.split,
+            "named": piece.split,
             "missing": piece.missing.astype(np.uint8),
+            "num_tokens": np.diff(tokens.offsets),
             "text_hash": text_hashes(tokens),
             "exact_hash": exact_hashes(piece.texts),
             **({} if piece.group is None else {"group": piece.group}),
             **piece.times,
         }
-        order = np.argsort(columns["key"], kind="stable")
-        codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
-        narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
-        stored: dict[str, Any] = {name: values[order] for name, values in columns.items()}
-        stored["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
+        by_text = np.argsort(facts["text_hash"], kind="stable")
+        known = {name: values[by_text] for name, values in facts.items()}
         files = {}
-        for name, table in (("rows", stored), ("types", {"types": tokens.types})):
+        for name, table in (("rows", stored), ("facts", known), ("types", {"types": tokens.types})):
             path = file_of(self.root, self.number, name)
             arrays.write_batch(path, table)
             files[path.name] = atomic.sha256_file(path)
@@ -181,15 +186,24 @@ class Classes:
 
 
 def load(work: Path, number: int) -> dict[str, np.ndarray]:
-    """The rows of a part, mapped, in the order of ``key`` (uint64, ascending), as ``make`` stored them.
-
-    ``offsets`` is int64 ``[rows + 1]`` into ``codes``; all else is ``[rows]``, and ``group`` and ``times`` are there
-    only where the source has them.
+    """The rows of a part, mapped: ``key`` (uint64, ascending), ``row`` (number in the source) and ``codes``, into which
+    ``offsets`` is int64 ``[rows + 1]``.
     """
     table = read_table(file_of(work / "parts", number, "rows"))
     codes = table.pop("codes")
     columns = {name: column.to_numpy() for name, column in table.items()}
     return {**columns, "codes": codes.values.to_numpy(), "offsets": codes.offsets.to_numpy()}
+
+
+def load_facts(work: Path, number: int) -> dict[str, np.ndarray]:
+    """What decides the splits of a part's rows, mapped, by ``text_hash``; ``place`` is that of a row in ``load``."""
+    return load_columns(file_of(work / "parts", number, "facts"))
+
+
+def span(keys: np.ndarray, number: int, of: int) -> slice:
+    """Where one of ``of`` equal ranges of all hashes lies in ascending uint64 ``keys``."""
+    low, high = (np.uint64((number + step << 64) // of - step) for step in (0, 1))  # both inclusive
+    return slice(int(np.searchsorted(keys, low)), int(np.searchsorted(keys, high, side="right")))
 
 
 def load_types(work: Path, number: int) -> pa.Array:
@@ -200,6 +214,11 @@ def load_types(work: Path, number: int) -> pa.Array:
 def file_of(folder: Path, number: int, name: str) -> Path:
     """The file of a part's rows or types."""
     return folder / f"{number:06d}-{name}.arrow"
+
+
+def load_columns(path: Path) -> dict[str, np.ndarray]:
+    """``read_table`` as arrays of NumPy."""
+    return {name: column.to_numpy() for name, column in read_table(path).items()}
 
 
 def read_table(path: Path) -> dict[str, pa.Array]:

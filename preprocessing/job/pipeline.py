@@ -2,7 +2,7 @@
 """From a corpus to a dataset directory. Content and configuration decide every byte; a run can resume at any moment.
 
 1. cut the source into parts; read and tokenize each once, into a compact intermediate form     (parallel)
-2. decide each row's split, and what becomes of suspect rows                                    (here)
+2. decide each row's split, and what becomes of suspect rows                                    (parallel)
 3. count the tokens that are learned from, merge, freeze the vocabulary                         (parallel, then here)
 4. write the shards: each takes a range of shuffle keys out of every part                       (parallel)
 5. the manifest, last
@@ -12,11 +12,14 @@ Each finished part has a marker file with the hash of its inputs. A rerun makes 
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -28,7 +31,7 @@ import pyarrow.parquet as pq
 from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import UNLABELLED_NUMBER, VALIDATION_NUMBER
+from preprocessing.base.split_names import SPLITS, TEST, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, public, tell
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
@@ -36,10 +39,12 @@ from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import remote
+from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
+    NEAR_DUPLICATES,
     VOCABULARY,
     Manifest,
     id_dtype,
@@ -47,11 +52,12 @@ from preprocessing.dataset.shards import (
     write_manifest,
 )
 from preprocessing.dataset.verification import verify
-from preprocessing.job import output, parts
-from preprocessing.job.decisions import check_splits, decide, fold_rows, table_of
-from preprocessing.job.encode import Decided, count_all, encode_all, frozen, read_base, unknown_among
+from preprocessing.job import near, output, parts
+from preprocessing.job.decisions import Decided, Ranges, check_splits, refuse, summed
+from preprocessing.job.encode import count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
-from preprocessing.job.parts import Classes
+from preprocessing.job.grouping import apportioned
+from preprocessing.job.parts import Classes, Summary, TokenizedPart
 from preprocessing.job.statistics import (
     BASE,
     lines_on_classes,
@@ -117,30 +123,27 @@ def make(
 ) -> Manifest:
     """The five passes."""
     work = root / output.WORK
-    (root / MANIFEST).unlink(missing_ok=True)
+    for name in (MANIFEST, NEAR_DUPLICATES):
+        (root / name).unlink(missing_ok=True)
     tasks, summaries = parts.tokenize_all(config, pipeline, plans, crew, work, screen)
-    stored = [parts.load(work, task.number) for task in tasks]
+    cut, keys = [task.part for task in tasks], [task.key for task in tasks]
     classes = Classes.of(config.source, summaries)
-    rows, report = decided(config, table_of(stored, classes), classes.names, plans)
-    columns = {name: rows.sort_index()[name].to_numpy() for name in ("split", "label", "fold")}
-    written = Decided.write(work, [len(part["row"]) for part in stored], columns)
+    written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
     words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
     vocabulary, counts = frozen(words, config, base, screen)
     vocabulary.write(root / VOCABULARY)
-    cut = [task.part for task in tasks]
     on_tokens = lines_on_tokens(vocabulary, config.text, int(words.counts.sum()))
-    for line in (*comments(config, cut, classes.names, rows, report), *on_tokens):
+    for line in (*comments(config, cut, classes.names, found), *on_tokens):
         screen.say(line)
-    keys, label = [task.key for task in tasks], columns["label"]
-    infos, unknown, sizes = encode_all(written, label, root, keys, config, pipeline, vocabulary, crew, screen)
-    rows["num_tokens"] = sizes[rows.index]
+    splits, index, unknown, lengths = encode_all(written, root, keys, config, pipeline, vocabulary, crew, screen)
     counted = int(counts.counts.sum())
-    facts = statistics(config, rows, report, summaries, infos, unknown, classes.names)
+    facts = statistics(config, found, summaries, splits, lengths, unknown, classes.names)
     facts["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
     recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
     manifest = Manifest(
         labels=classes.names,
-        splits=infos,
+        splits=splits,
+        index=index,
         id_dtype=str(id_dtype(len(vocabulary))),
         block_rows=BLOCK_ROWS,
         vocabulary_size=len(vocabulary),
@@ -151,49 +154,87 @@ def make(
         provenance=provenance(recorded, plans, cut, summaries) | on_base,
         label_type=classes.type,
     )
-    output.remove_files(root, {VOCABULARY, *(info.path for of_split in infos.values() for info in of_split)})
+    output.remove_files(root, {VOCABULARY, INDEX, NEAR_DUPLICATES, *manifest.shards(root).paths()})
     write_manifest(root, manifest)
     return manifest
 
 
 def decided(
-    config: PreprocessConfig, rows: pd.DataFrame, names: list[str], plans: list[Plan]
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows with ``split`` and ``fold``, and what was found. Raises ``DataError`` for an unusable split."""
-    check_files(plans, rows)
-    if (rows["named"] == UNLABELLED_NUMBER).all():
+    config: PreprocessConfig,
+    work: Path,
+    classes: Classes,
+    plans: list[Plan],
+    tasks: list[TokenizedPart],
+    summaries: list[Summary],
+    crew: Workers,
+    screen: Screen,
+) -> tuple[Decided, dict[str, Any]]:
+    """The decisions on all rows, and what was found: that of ``Ranges.settle`` of all ranges together; ``fractions`` of
+    the rows that the seed is to put into validation and test.
+
+    Raises ``DataError`` for the first row that a policy refuses, and for an unusable split.
+    """
+    check_files(plans, [task.part for task in tasks], summaries)
+    rows = sum(summary.rows for summary in summaries)
+    ranges = Ranges.over(work, config, classes, rows)
+    before = summed(in_order(crew.map(ranges.survey, range(ranges.of), what="survey")))
+    named, labelled = before["named"][1:], int(before["named"].sum())
+    if not labelled:
         files = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
         what = f"no row has a label in {config.source.label_column!r}"
         raise DataError(f"{files}: {what}, and a classifier needs some; check source.label_column")
-    split, report = decide(rows, config, lambda row: locate(plans, row))
-    rows = rows.assign(split=split)
-    check_splits(rows, report["dropped"], names, config.splits)
-    if config.splits.folds:
-        rows["fold"], report["folds"] = fold_rows(rows, config.splits.folds, config.seed, names)
-    return rows, report
+    check_texts(plans, before["empty"], labelled)
+    refuse(before["refused"], partial(locate, plans))
+    fractions = {VALIDATION: config.splits.validation, TEST: config.splits.test}
+    fractions = {name: 0.0 if named[SPLITS.index(name)] else fraction for name, fraction in fractions.items()}
+    for name, values in config.splits.names.items():
+        if name in SPLITS and not named[SPLITS.index(name)]:
+            said = f"no row has one of these in {config.splits.column!r}: {', '.join(map(repr, values))}"
+            raise DataError(f"splits.names.{name}: {said}; correct the key")
+    shares = apportioned(np.stack(before["pool"]), **fractions)
+    found = summed(in_order(crew.map(partial(ranges.settle, fractions), [*enumerate(shares)], what="decide")))
+    report = found["found"]
+    if UNLABELLED in report:
+        check_texts(plans, report[UNLABELLED]["empty"], report[UNLABELLED]["rows"])
+    hashes = in_order(crew.map(ranges.gather, range(len(tasks)), what="gather"))
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    written = Decided(work, len(tasks), labelled, rows - labelled, digest)
+    if (policy := config.quality.near_duplicates) != "keep":
+        written = near.leave_out(written, [task.key for task in tasks], found, policy, crew, screen)
+    refuse(report.pop("refused"), partial(locate, plans))
+    check_splits(found["labels"], named, rows, report["dropped"], classes.names, config.splits)
+    return written, found | {"fractions": fractions}
 
 
-def comments(
-    config: PreprocessConfig, cut: list[Part], names: list[str], rows: pd.DataFrame, report: dict[str, Any]
-) -> Iterator[str]:
+def in_order(results: Iterable[tuple[Any, Any]]) -> list[Any]:
+    """The results of tasks, in the order of the tasks."""
+    return [result for _, result in sorted(results, key=itemgetter(0))]
+
+
+def comments(config: PreprocessConfig, cut: list[Part], names: list[str], found: dict[str, Any]) -> Iterator[str]:
     """Lines on classes, groups and folds, and hints on columns that could be used."""
-    yield from lines_on_classes(names, config.source.labels == AUTO, rows)
-    yield from found_in_words(report, int((rows["split"] == UNLABELLED_NUMBER).sum()))
-    validation_is_cut = config.splits.validation > 0 and not (rows["named"] == VALIDATION_NUMBER).any()
-    yield from hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)
+    yield from lines_on_classes(names, config.source.labels == AUTO, found["labels"])
+    yield from found_in_words(found["found"], found["unlabelled"])
+    yield from hints({part.file.address: part.file for part in cut}.values(), found["fractions"][VALIDATION] > 0)
 
 
-def check_files(plans: list[Plan], rows: pd.DataFrame) -> None:
+def check_texts(plans: list[Plan], empty: int, rows: int) -> None:
+    """Raise ``DataError`` if all texts are empty."""
+    if empty == rows:
+        files = ", ".join(plan.file.name for plan in plans)
+        raise DataError(f"{files}: no token is left of any text; check text.stop_words")
+
+
+def check_files(plans: list[Plan], cut: list[Part], summaries: list[Summary]) -> None:
     """Raise ``DataError`` if no row is left of the source, or of the files that it names for a split."""
-    ends = np.cumsum([plan.rows for plan in plans])
-    left = np.bincount(np.searchsorted(ends, rows["row"]), minlength=len(plans))
+    left = {part.file.split for part, summary in zip(cut, summaries, strict=True) if summary.rows}
     for split in dict.fromkeys(plan.file.split for plan in plans):
-        files = [at for at, plan in enumerate(plans) if plan.file.split == split]
-        if not left[files].any():
+        if split not in left:
+            files = [plan for plan in plans if plan.file.split == split]
             why = "every row is left out by source.where or source.neutral (or source.missing_label); change them"
-            if not any(plans[at].rows for at in files):
+            if not any(plan.rows for plan in files):
                 why = f"holds no row; give it some, or leave it out of source.{split}_path"
-            raise DataError(f"{', '.join(plans[at].file.name for at in files)}: {why}")
+            raise DataError(f"{', '.join(plan.file.name for plan in files)}: {why}")
 
 
 def locate(plans: list[Plan], row: int) -> str:

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from preprocessing.base.installed import VERSION
-from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABELLED
+from preprocessing.base.split_names import ALL_SPLITS, SPLITS, UNLABELLED
 from preprocessing.base.terminal import counted, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import Part, Plan
-from preprocessing.dataset.shards import Manifest, ShardInfo
+from preprocessing.dataset.index import Totals
+from preprocessing.dataset.shards import Manifest
 from preprocessing.job.parts import Summary
 from preprocessing.labels import alike
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 from preprocessing.text.words import classes_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 REASONS = {
     "filtered": "with another value than source.where says",
@@ -35,6 +34,7 @@ REASONS = {
     "empty": "whose text has no token left (quality.empty)",
     "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
     "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
+    "near_duplicates": "nearly repeating a row of validation or test (quality.near_duplicates, near_duplicates.csv)",
     "duplicates": "repeating an earlier text of their split (quality.duplicates)",
 }
 """Why rows are left out, or are suspect although they are kept."""
@@ -50,53 +50,66 @@ NAMED = 12
 
 def statistics(
     config: PreprocessConfig,
-    rows: pd.DataFrame,
-    report: dict[str, Any],
+    found: dict[str, Any],
     summaries: list[Summary],
-    infos: dict[str, list[ShardInfo]],
+    splits: dict[str, list[Totals]],
+    lengths: dict[str, Counter[int]],
     unknown: dict[str, int],
     names: list[str],
 ) -> dict[str, Any]:
-    """The manifest's statistics: what was read, left out and found (``report``), and each split with its unknowns."""
+    """The manifest's statistics: what was read, left out and ``found`` (``pipeline.decided``), and each split with its
+    ``lengths`` (rows by tokens before truncation) and ``unknown`` tokens.
+    """
     left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(summary.without_label for summary in summaries)
-    dropped = report.pop("dropped")
+    dropped = found["found"].pop("dropped")
+    labels = dict(zip(SPLITS, found["labels"].tolist(), strict=True))
     return {
-        "rows_read": len(rows) + sum(left_out.values()),
-        "rows_kept": int((rows["split"] >= 0).sum()),
+        "rows_read": sum(summary.rows for summary in summaries) + sum(left_out.values()),
+        "rows_kept": sum(its.total() for its in lengths.values()),
         "dropped": {**left_out, **dropped},
-        **report,
+        **found["found"],
         "splits": {
-            name: of_split(rows[rows["split"] == number], infos[name], unknown[name], names, config.text.max_tokens)
-            for number, name in enumerate(ALL_SPLITS)
-            if name in infos
+            name: of_split(
+                lengths[name],
+                dict(zip(names, labels.get(name, ()), strict=False)),
+                splits[name],
+                unknown[name],
+                config.text.max_tokens,
+            )
+            for name in ALL_SPLITS
+            if name in splits
         },
     }
 
 
 def of_split(
-    rows: pd.DataFrame, infos: list[ShardInfo], unknown: int, names: list[str], max_tokens: int
+    lengths: Counter[int], labels: dict[str, int], written: list[Totals], unknown: int, max_tokens: int
 ) -> dict[str, Any]:
     """Rows, labels, lengths before truncation, truncated and empty texts, padding and unknown tokens of one split."""
-    lengths, label = rows["num_tokens"].to_numpy(), rows["label"].to_numpy()
-    counts = np.bincount(label[label != NO_LABEL], minlength=len(names)).tolist()
-    points = np.percentile(lengths, PERCENTILES, method="inverted_cdf").astype(int).tolist()
+    length, rows = np.array(sorted(lengths.items())).T
+    ends = rows.cumsum()
+    points = [int(length[np.searchsorted(ends, -(-percent * ends[-1] // 100))]) for percent in PERCENTILES]
     step = max(1, -(-2 * max_tokens // BINS))
     edges = list(range(0, step * (BINS + 1), step))  # up to twice the longest row; the last bin holds all above
-    empty, tokens = int((lengths == 0).sum()), sum(info.tokens for info in infos)
+    tokens = sum(part.tokens for part in written)
+    stored = sum(int(width) * number for part in written for width, number in part.widths.items())
     return {
-        "rows": len(lengths),
-        "labels": dict(zip(names, counts, strict=True)) if any(counts) else {},
-        "tokens": int(lengths.sum()),
+        "rows": lengths.total(),
+        "labels": labels,
+        "tokens": int((length * rows).sum()),
         "length_percentiles": dict(zip(map(str, PERCENTILES), points, strict=True)),
-        "length_histogram": {"edges": edges, "rows": np.histogram(np.minimum(lengths, edges[-1]), edges)[0].tolist()},
-        "truncated": int((lengths > max_tokens).sum()),
-        "empty": empty,
-        "tokens_kept": tokens - empty,
-        "padding_on_disk": round(1 - tokens / sum(info.rows * info.width for info in infos), 6),
+        "length_histogram": {
+            "edges": edges,
+            "rows": np.histogram(np.minimum(length, edges[-1]), edges, weights=rows)[0].tolist(),
+        },
+        "truncated": int(rows[length > max_tokens].sum()),
+        "empty": lengths[0],
+        "tokens_kept": tokens - lengths[0],
+        "padding_on_disk": round(1 - tokens / stored, 6),
         "unknown": unknown,
-        "unknown_rate": round(unknown / max(tokens - empty, 1), 6),
+        "unknown_rate": round(unknown / max(tokens - lengths[0], 1), 6),
     }
 
 
@@ -122,10 +135,10 @@ def provenance(
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 
 
-def lines_on_classes(names: list[str], were_found: bool, rows: pd.DataFrame) -> list[str]:
-    """Lines on the classes, on those that look alike, and on those too small for a split."""
-    label, split = rows["label"].to_numpy(), rows["split"].to_numpy()
-    splits = [np.bincount(label[split == number], minlength=len(names)) for number in range(len(SPLITS))]
+def lines_on_classes(names: list[str], were_found: bool, splits: np.ndarray) -> list[str]:
+    """Lines on the classes, on those that look alike, and on those too small for a split; ``splits``: rows, int64
+    ``[splits, labels]``.
+    """
     counts = np.sum(splits, axis=0).tolist()
     lines = [f"{len(names):,} classes: {some([f'{name} {n:,}' for name, n in zip(names, counts, strict=True)])}"]
     for same in alike(names) if were_found else []:

@@ -21,8 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.base import atomic
-from preprocessing.base.arrays import mapped, one_chunk, record_batches
+from preprocessing.base.arrays import mapped, one_chunk, record_batches, write_batch
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import needed
 from preprocessing.base.untrusted import one_line
@@ -251,12 +250,7 @@ class Vocabulary:
 
     def write(self, path: str | Path) -> None:
         """Write an Arrow IPC file (columns token, count) that carries its own hash; it appears whole or not at all."""
-        table = pa.table([self.tokens, self.counts], schema=_SCHEMA)
-        table = table.replace_schema_metadata({_HASH_KEY: self.hash})
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=len(table))
-        atomic.write_bytes(path, sink.getvalue())
+        write_batch(path, [self.tokens, pa.array(self.counts)], _SCHEMA.with_metadata({_HASH_KEY: self.hash}))
 
     @classmethod
     def read(cls, path: str | Path) -> Vocabulary:

@@ -16,7 +16,6 @@ from harness import predict
 from harness.inference.predict import ScoredPart
 from preprocessing.base.errors import UserError
 from tests.bundles import predicted, write_run
-from tests.commands import run_module, succeed
 from tests.ranks import Gone, run_ranks
 
 pytestmark = pytest.mark.processes
@@ -88,11 +87,3 @@ def test_what_a_lost_rank_has_not_made_is_made_at_the_next_start(root: Path) -> 
     assert not (root / "lost.csv").exists()
     assert ranked(root, "lost.csv") is None
     assert (root / "lost.csv").read_bytes() == (root / "one.csv").read_bytes()
-
-
-@pytest.mark.slow
-def test_two_processes_write_the_same_bytes(root: Path) -> None:
-    words = ["predict", "--run", root / "run", "--input", root / "in.csv", "--output", root / "processes.csv"]
-    result = succeed(run_module("harness", *words, *PART, "--processes", 2))
-    assert f"{ROWS:,} predictions written to" in result.stdout
-    assert (root / "processes.csv").read_bytes() == (root / "one.csv").read_bytes()

@@ -243,7 +243,6 @@ SETTINGS = {
     "text.max_tokens 12 --text.truncate": "head tail both",
     "vocabulary.min_count": "auto 3",
     "vocabulary.max_size": "20",
-    "shards.widths": "[8,16,32]",
     "shards.rows": "5",
     "seed": "1",
 }
@@ -299,10 +298,11 @@ def of_dataset(root: Path) -> str:
     text = {"spec": manifest["text"]["spec"], "stop_words": manifest["text"]["stop_words"]}
     found = hashlib.sha256(json.dumps([manifest["labels"], vocabulary, text], sort_keys=True, default=repr).encode())
     counts = []
-    for name, shards in sorted(manifest["splits"].items()):
-        for shard in shards:
-            found.update(repr((name, shard["width"], shard.get("fold"), arrow(root / shard["path"]))).encode())
-        counts.append(f"{name} {sum(shard['rows'] for shard in shards)}")
+    for name, parts in sorted(manifest["splits"].items()):
+        for path in sorted((root / name).iterdir()):
+            fold, width = re.fullmatch(r"\d+(?:-f(\d+))?-w(\d+)\.arrow", path.name).groups()
+            found.update(repr((name, int(width), fold and int(fold), arrow(path))).encode())
+        counts.append(f"{name} {sum(part['rows'] for part in parts)}")
     return f"{', '.join(counts)}: {found.hexdigest()[:16]}"
 
 

@@ -84,7 +84,7 @@ def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, caps
     stage = data.parent / "stage"
     words = ("evaluate", "--run", run, "--data", data, "--stage_dir", stage, "--split", "test", *EXACT)
     assert cli.run(harness, [*map(str, words)]) == 0
-    assert {path.parent.name for path in stage.rglob("*.arrow")} == {"test"}  # no other split is copied
+    assert {path.parent.name for path in stage.rglob("*-w*.arrow")} == {"test"}  # no other split is copied
     again = json.loads((run / "evaluation" / "test.json").read_text())
     first = json.loads((run / "test.json").read_text())
     assert re.search(

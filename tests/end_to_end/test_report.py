@@ -24,7 +24,7 @@ from preprocessing.dataset.shards import read_manifest
 from tests.commands import PLAIN, read_metrics, run_module, succeed, unwrapped
 from tests.datasets import sentences, write_dataset
 from tests.runs import train_to_end
-from tests.unit.test_report_page import numbers, words
+from tests.unit.test_report_page import words
 
 pytestmark = pytest.mark.processes
 
@@ -63,10 +63,8 @@ def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: P
     assert f"from {test['calibration']['ece_before']:.4f} to {test['ece']:.4f}" in page
     assert f"fingerprint {read_manifest(data).fingerprint}" in page
     texts = pd.read_csv(data.parent / "reviews.csv")["text"]
-    (shown,) = numbers(run / "report.html")["runs"]
     assert len(test["mistakes"]) > 0
-    for mistake, there in zip(test["mistakes"], shown["figures"]["mistakes"], strict=True):
-        assert there["text"] == texts[mistake["row"] - 1]
+    assert all(texts[mistake["row"] - 1] in page for mistake in test["mistakes"])
     assert "optim.lr 0.02" in page
 
 

@@ -13,7 +13,7 @@ import pytest
 from harness.report.page import write_report
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
-from tests.unit.test_report_page import HOSTILE, QUOTED, numbers
+from tests.unit.test_report_page import HOSTILE, QUOTED
 
 pytestmark = pytest.mark.processes
 
@@ -113,8 +113,6 @@ def test_a_browser_without_network_shows_it_whole(
         assert len(charts) >= 6
         assert all(250 < chart <= 460 for chart in charts)
         assert page.evaluate("document.querySelectorAll('h1 *:not(bdi), td bdi *, th bdi *, mark *').length") == 0
-        there = page.evaluate("JSON.parse(document.getElementById('padless-report').textContent)")
-        assert there == numbers(pages[kind])
         card, *inks = map(relative_luminance, page.evaluate(COLOURS))
         assert (card > 0.5) == (scheme == "light")
         for ink in inks:  # WCAG 2 asks for 4.5

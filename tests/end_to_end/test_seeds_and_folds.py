@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeds, folds and rounds by one command: killed in the middle, continued to the same end; every row predicted once."""
+"""Seeds and folds by one command: killed in the middle, continued to the same end; every row predicted once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import padless
-from harness.data.soft_labels import read_soft_labels
-from harness.rundir.bundle_files import read_info
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.corpora import reviews, write_csv
 from tests.datasets import write_dataset
-from tests.runs import final, kill, launch, wait_for_step, wait_until
+from tests.runs import final, kill, launch, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
@@ -82,30 +80,3 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     right = [line["label"] == line["predicted"] for line in table]
     assert found["out_of_fold"]["accuracy"] == pytest.approx(np.mean(right))
     assert [one["splits"]["validation"]["rows"] for one in found["runs"]] == manifest.statistics["folds"]["rows"]
-
-
-def test_rounds_killed_between_and_inside_end_the_same(tmp_path: Path) -> None:
-    data, whole, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
-    write_dataset(data, {"train": 300, "validation": 80, "test": 40, "unlabelled": 120})
-    words = ["--self_training.rounds=1", "--self_training.any_teacher=true", "--order.unlabelled_batch=9"]
-    words += ["--self_training.first={epochs: 2}"]
-    to_the_end(data, whole, *words)
-    labels = run / "round-0" / "soft_labels.arrow"
-    process = launch(data, run, *words)
-    wait_for_step(process, run / "round-0", 20)
-    kill(process)
-    process = launch(data, run, *words)
-    wait_until(lambda: process.poll() is not None or labels.exists())
-    kill(process)
-    process = launch(data, run, *words)
-    wait_for_step(process, run, 30)
-    kill(process)
-    made = labels.stat().st_mtime_ns
-    to_the_end(data, run, *words)
-    assert labels.stat().st_mtime_ns == made
-    assert final(run) == final(whole)
-    assert final(run / "round-0") == final(whole / "round-0")
-    read = read_soft_labels(labels)
-    assert read.teacher.weights_sha256 == read_info(run / "round-0" / "bundle").weights_sha256
-    assert (read_info(run / "bundle").soft_labels or {})["sha256"] == read.sha256
-    assert "finished already" in to_the_end(data, run, *words)

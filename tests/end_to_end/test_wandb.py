@@ -124,24 +124,7 @@ def check_history(stored: StoredRun, expected: range) -> None:
 
 @pytest.mark.slow
 def test_online_attempts_append_to_one_curve(data: Path, tmp_path: Path) -> None:
-    with wandb_server() as store:
-        environment = {"HOME": str(tmp_path), **store.environment()}
-        attempt(tmp_path / "run", data, 1, 30, "preempted", **environment)
-        attempt(tmp_path / "run", data, 31, 60, "finished", **environment)
-        (stored,) = store.runs.values()
-        assert stored.history("train/step") == list(range(1, 61))
-        assert stored.history("_step") == list(range(60))
-        assert stored.preempting
-        assert stored.exit_codes == [1, 0]
-        assert stored.fields["groupName"] == "dataset-0123456789ab"
-        assert json.loads(stored.fields["config"])["optim"]["value"]["lr"] == 2e-3
-        assert [alert["title"] for alert in store.alerts] == ["run preempted", "run finished"]
-        assert sync(tmp_path / "run", store)["filled"] == 0
-        assert stored.history("train/step") == list(range(1, 61))
-
-
-@pytest.mark.slow
-def test_the_rows_of_an_online_attempt_that_was_killed_arrive_once(data: Path, tmp_path: Path) -> None:
+    """One that is killed, one that is preempted, one that ends."""
     run = tmp_path / "run"
     with wandb_server() as store:
         environment = {"HOME": str(tmp_path), **store.environment()}
@@ -154,9 +137,18 @@ def test_the_rows_of_an_online_attempt_that_was_killed_arrive_once(data: Path, t
         doomed.wait(20)
         lines = (run / "metrics.jsonl").read_text().splitlines()
         (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines if line.endswith("}")))
-        last = len(read_metrics(run, "train")) + 10
-        attempt(run, data, last - 9, last, "finished", **environment)
+        last = len(read_metrics(run, "train"))
+        for state in ("preempted", "finished"):
+            attempt(run, data, last + 1, last + 10, state, **environment)
+            last += 10
         (stored,) = store.runs.values()
+        check_history(stored, range(1, last + 1))
+        assert stored.preempting
+        assert stored.exit_codes[-2:] == [1, 0]
+        assert stored.fields["groupName"] == "dataset-0123456789ab"
+        assert json.loads(stored.fields["config"])["optim"]["value"]["lr"] == 2e-3
+        assert [alert["title"] for alert in store.alerts] == ["run preempted", "run finished"]
+        assert sync(run, store)["filled"] == 0
         check_history(stored, range(1, last + 1))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from harness.config import ModelConfig, OrderConfig, RunConfig
@@ -18,13 +19,15 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.launch.plan import forecast
 from harness.model.classifier import Classifier
+from preprocessing.base import arrays, atomic
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import inspect
+from preprocessing.dataset.index import INDEX, LINES
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept
 from tests.datasets import write_dataset, write_random_soft_labels
 
-HASHED = {field.name for field in fields(Manifest)} - {"statistics", "provenance"}
+HASHED = {field.name for field in fields(Manifest)} - {"statistics", "provenance", "label_type"}
 
 
 def digest(value: Any) -> str:
@@ -103,7 +106,21 @@ def agreeing(root: Path, name: str, data: bytes) -> None:
     new = hashlib.sha256(data).hexdigest()
     if name == VOCABULARY:
         content["vocabulary_sha256"] = new
-    for info in (info for infos in content["splits"].values() for info in infos):
-        if info["path"] == name:
-            info |= {"sha256": new, "bytes": len(data)}
+    elif name == INDEX:
+        content["index"] = new
+    else:
+        split, width = name.split("/")[0], int(name.removesuffix(".arrow")[-4:])
+        (part,) = content["splits"][split]
+        lines = pa.ipc.open_file(pa.py_buffer((root / INDEX).read_bytes())).read_all().to_pylist()
+        (line,) = (one for one in lines[part["first"] :][: part["shards"]] if one["width"] == width)
+        part["bytes"] += len(data) - line["bytes"]
+        line |= {"sha256": bytes.fromhex(new), "bytes": len(data)}
+        content["index"] = write_lines(root, lines)
     (root / MANIFEST).write_bytes(rehashed(content))
+
+
+def write_lines(root: Path, lines: list[dict[str, Any]]) -> str:
+    """An index of these lines; its sha256."""
+    columns = {name: [line[name] for line in lines] for name in LINES.names}
+    arrays.write_batch(root / INDEX, columns, LINES)
+    return atomic.sha256_file(root / INDEX)

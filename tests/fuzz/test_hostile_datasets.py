@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from harness.data.soft_labels import KEY, check_soft_labels, path_of, read_soft_labels, targets_of
 from harness.model.starts import check_named, check_own, from_file, from_kept
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
 from preprocessing.dataset.vectors import folder_of, index_of
 from preprocessing.dataset.verification import verify
 from preprocessing.text.vocabulary import Vocabulary
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, replace
-from tests.fuzz.hostile_dataset import DIM, SHARDS, agreeing, rehashed, seal, used
+from tests.fuzz.hostile_dataset import DIM, SHARDS, agreeing, rehashed, seal, used, write_lines
 from tests.fuzz.outcome import check_sentence, outcome
 
 pytestmark = pytest.mark.thorough
@@ -46,13 +47,27 @@ def test_rows_that_no_file_holds_are_refused_at_once(root: Path) -> None:
     """Nothing is planned for them."""
     rows = 10**15
     content = json.loads((root / MANIFEST).read_bytes())
-    info = content["splits"]["train"][0]
-    difference = rows - info["rows"]
-    length = next(iter(info["lengths"]))
-    info["lengths"][length] += difference
-    info["labels"]["0"] += difference
-    info |= {"rows": rows, "tokens": info["tokens"] + int(length) * difference, "bytes": max(1, rows) * 10**3}
+    (part,) = content["splits"]["train"]
+    difference = rows - part["rows"]
+    length = next(iter(part["lengths"]))
+    for counted, key in (("lengths", length), ("labels", "0"), ("widths", next(iter(part["widths"])))):
+        part[counted][key] += difference
+    part |= {"rows": rows, "tokens": part["tokens"] + int(length) * difference, "bytes": rows * 10**3}
     (root / MANIFEST).write_bytes(rehashed(content))
+    assert outcome(lambda: used(root), nothing, root, seconds=5) == "refused"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("rows", 1 << 30), ("rows", -1), ("width", 64), ("width", -1 << 31), ("bytes", 1), ("number", -5), ("", 0)],
+)
+def test_a_line_of_the_index_that_lies_is_refused(root: Path, column: str, value: int) -> None:
+    """Whatever it says leads to no file but the shards of the dataset."""
+    (batch,) = batches_of(root / INDEX)
+    lines = batch.to_pylist()
+    lines[0][column] = value
+    write_lines(root, lines if column else lines[1:])
+    agreeing(root, INDEX, (root / INDEX).read_bytes())
     assert outcome(lambda: used(root), nothing, root, seconds=5) == "refused"
 
 
@@ -117,7 +132,7 @@ def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, roo
     assert outcomes["refused"] > outcomes.total() // 2
 
 
-@pytest.mark.parametrize("name", [SHARDS[0], VOCABULARY])
+@pytest.mark.parametrize("name", [SHARDS[0], VOCABULARY, INDEX])
 def test_hostile_bytes_are_refused_or_lead_nowhere(fuzz: Fuzz, root: Path, name: str) -> None:
     def check(damage: Damage) -> str:
         agreeing(root, name, damage.data)
@@ -135,7 +150,7 @@ def test_what_lies_in_the_place_of_a_file_is_refused(root: Path, what: str) -> N
         (own, lambda: started(root, own)),
         (named, lambda: started(root, named)),
         (labels, lambda: taught(root)),
-        *((root / name, lambda: used(root, hashes=False)) for name in (SHARDS[0], VOCABULARY, MANIFEST)),
+        *((root / name, lambda: used(root, hashes=False)) for name in (SHARDS[0], VOCABULARY, INDEX, MANIFEST)),
     ):
         replace(path, what)
         assert outcome(use, nothing, root) == "refused", path.name

@@ -76,8 +76,10 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dic
         np.testing.assert_allclose(result["logits"], alone["logits"], rtol=0, atol=1e-6)
         for name in ("labels", "lengths", "unknown"):
             np.testing.assert_array_equal(result[name], alone[name])
-        for name in ("accuracy", "f1", "roc_auc", "pr_auc", "confusion"):
+        for name in ("accuracy", "f1", "confusion"):
             assert result[name] == alone[name], name
+        for name in ("roc_auc", "pr_auc"):  # rows of equal logits on one rank may differ in the last bit on another
+            assert result[name] == pytest.approx(alone[name], abs=1e-12)
         assert result["log_loss"] == pytest.approx(alone["log_loss"], abs=1e-7)
 
 

@@ -112,7 +112,7 @@ def trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracke
     monkeypatch.setattr(tracking, "KILL_AFTER_S", 0.5)
     (tmp_path / "run").mkdir()
     config = RunConfig(run=str(tmp_path / "run"), tracking=TrackingConfig(tracker="trackio"))
-    begun = Trackers(config, tmp_path / "run", active=True, facts={"dataset": "0123456789abcdef"})
+    begun = Trackers(config, tmp_path / "run", facts={"dataset": "0123456789abcdef"})
     wait_until((tmp_path / "rows.began").exists)
     yield begun
     begun.close("failed")

@@ -205,7 +205,7 @@ def test_the_fold_held_out_decides_which_rows_have_an_order_and_nothing_else(tmp
 def make_mixture(sizes: list[int], shares: list[int], spec: OrderSpec) -> tuple[MixedOrder, np.ndarray, np.ndarray]:
     """The order of a mixture of sources with so many rows, the length of each row, and the source of each."""
     blocks = [[40] * (size // 40) + [size % 40] * (size % 40 > 0) for size in sizes]
-    own = [replace(spec, seed=number, deals=True) for number in range(len(sizes))]
+    own = [replace(spec, seed=number) for number in range(len(sizes))]
     sources = [make_order(rows, one) for rows, one in zip(blocks, own, strict=True)]
     lengths = np.concatenate(
         [np.concatenate([one.lengths(n) for n in range(len(one.block_starts) - 1)]) for one in sources]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The preprocessing job on a real cluster of two nodes: the bytes are those of a local run, requeued or not."""
+"""Preprocessing on a real cluster, by a job of two nodes and by an array: the bytes are those of a local run, also when
+the job, or a task that leads or works, is requeued.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,6 @@ from tests.commands import run_module, succeed
 from tests.corpora import contents, reviews, write_csv
 from tests.slurm.conftest import Cluster, ask
 
-pytest.importorskip("distributed", reason="needs distributed (extra dask)")
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
 
 SETTINGS = ("--text.max_tokens", 64, "--vocabulary.min_count", 1, "--shards.rows", 2000, "--source.part_mb", 0.006)
@@ -32,31 +33,32 @@ def expected(source: Path) -> dict[str, bytes]:
     return contents(output)
 
 
-def submit(cluster: Cluster, source: Path, **env: str) -> tuple[str, Path]:
-    """Start the job; returns its number and the dataset that it writes."""
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parts", "requeued"), [(None, ""), (8, "_1"), (4, "_0")], ids=["two nodes", "a task that works", "that leads"]
+)
+def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
+    cluster: Cluster, source: Path, expected: dict[str, bytes], parts: int | None, requeued: str
+) -> None:
     output, config = cluster.folder / "dataset", cluster.folder / "job.yaml"
     config.write_text(f"source: {{path: {source}}}\n")
     command = shlex.join(map(str, ("prepare", "--config", config, "--output", output, *SETTINGS)))
-    return cluster.submit(command, options=("--sbatch", f"chdir={cluster.folder}"), **env), output
-
-
-@pytest.mark.slow
-def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
-    cluster: Cluster, source: Path, expected: dict[str, bytes]
-) -> None:
-    job, output = submit(cluster, source, DASK_LOGGING__DISTRIBUTED="info")
-    parts = output / ".work" / "parts"
-    cluster.until(job, lambda: len(list(parts.glob("*.json"))) >= 20, "part was finished", 90)
-    ask("scontrol", "requeue", job)
-    cluster.until(job, lambda: cluster.field(job, "JobState") == "PENDING", "requeue", 30)
-    done = len(list(parts.glob("*.json")))
+    array = ("--array.parts", parts, "--nodes", 1, "--cpus", 1) if parts else ()
+    job = cluster.submit(command, options=("--sbatch", f"chdir={cluster.folder}", *array))
+    leader, one = f"{job}_0" if parts else job, job + requeued
+    markers, queue = output / ".work" / "parts", cluster.folder / f".padless-{job}"
+    cluster.until(leader, lambda: len([*queue.glob("*/workers/*")]) >= (4 if parts else 2), "so many workers", 90)
+    cluster.until(leader, lambda: len([*markers.glob("*.json")]) >= 20, "part was finished", 90)
+    ask("scontrol", "requeue", one)
+    cluster.until(one, lambda: cluster.field(one, "JobState") == "PENDING", "requeue", 30)
+    done = len([*markers.glob("*.json")])
     assert not (output / "dataset.json").exists(), "it was over before it could be requeued"
-    cluster.complete(job, 150)
-    log, (dask,) = cluster.log(job), cluster.folder.glob("*-dask.log")
-    for node in (0, 1):
-        assert len(re.findall(rf"^{node}: .*Registered to:", dask.read_text(), re.MULTILINE)) >= 2, dask.read_text()
-    assert cluster.field(job, "Restarts") == "1"
-    (again,) = re.findall(r"(\d+) parts already done", log)
-    assert int(again) >= done, log
+    cluster.complete(leader, 200)
+    log = cluster.log(leader)
+    if one == leader:
+        assert cluster.field(one, "Restarts") == "1"
+        (again,) = re.findall(r"(\d+) parts already done", log)
+        assert int(again) >= done, log
+    assert ask("squeue", "--noheader", "--states=RUNNING,PENDING", f"--jobs={job}") == "", "the first task ends last"
     assert contents(output) == expected, log
-    assert not list(cluster.folder.glob(".padless-dask-*"))
+    assert not queue.exists()

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from harness.__main__ import main
 from harness.baseline import linear, results
-from harness.baseline.linear import Linear, in_order, measure
+from harness.baseline.linear import Linear, measure
 from harness.baseline.results import BaselineConfig, folder_of, read_results
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli
@@ -75,14 +75,14 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     manifest = read_manifest(data)
     train, test = (Split(data, manifest, name) for name in ("train", "test"))
     plain = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
-    theirs, labels = plain.fit_transform(texts_of(data, train)), in_order(train, "label")
+    theirs, labels = plain.fit_transform(texts_of(data, train)), train.column("label")
     learned, found = Linear.learn(data, manifest), measure(data, manifest)
     assert len(learned.ngrams) == len(plain.vocabulary_)
     assert found["validation"][0]["temperature"] == found["test"][0]["temperature"] != 1.0
     reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000).fit(theirs, labels)
     seen = plain.transform(texts_of(data, test))
     np.testing.assert_allclose(learned.logits(test), reference.decision_function(seen), atol=1e-3)
-    assert found["test"][0]["accuracy"] == reference.score(seen, in_order(test, "label"))
+    assert found["test"][0]["accuracy"] == reference.score(seen, test.column("label"))
 
 
 def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(

@@ -112,20 +112,3 @@ def test_speedrun(tmp_path: Path, capsys: pytest.CaptureFixture[str], trainings:
     assert (ours["seconds"], ours["0.5"], ours["0.9"]) == (30.0, 15.0, None)
     assert ours["0.5 + prepare"] == round(15.0 + values["prepare_s"], 1)
     assert min(peer["accuracy"] for peer in peers[:2]) > 0.8
-
-
-def test_corpora(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trainings: list[list[str]]
-) -> None:
-    """Trainings reach 0.8, 0.81, …"""
-    monkeypatch.setattr(corpora, "accuracy_of", lambda *_: 0.79 + len(trainings) / 100)
-    file = write_corpus(tmp_path / "mine.csv")
-    keys = [f"--output={tmp_path / 'out'}", "--recipe=imdb-quick", "--measure=validation", "--labels=[50,0]"]
-    assert main(["corpora", str(file), *keys, "--seeds", "[0]"]) == 0
-    assert main(["corpora", str(file), *keys, "--seeds", "[0,2]", "--json"]) == 0
-    lines = json.loads(capsys.readouterr().out.rpartition("\n[")[2].join(["[", ""]))
-    assert [words[words.index("--seed") + 1] for words in trainings] == ["0"] * 4 + ["2"] * 4
-    methods = [(50, "linear"), (50, "labelled"), (50, "all texts"), (240, "linear")]
-    assert [(line["rows"], line["method"]) for line in lines[:4]] == methods
-    assert (lines[1]["accuracy"], lines[1]["seeds"]) == (0.82, 2)
-    assert lines[3]["accuracy"] > 0.8

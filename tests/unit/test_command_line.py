@@ -184,7 +184,16 @@ def test_files_and_words_come_in_their_order(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
 def test_absurd_numbers_are_refused(kind: type) -> None:
     """For every numeric option of every command; the error names the key."""
-    needed = {"data": "d", "run": "r", "output": "o", "input": "i.csv", "file": "f", "files": "[f]", "jobs": "[j]"}
+    needed = {
+        "data": "d",
+        "run": "r",
+        "output": "o",
+        "input": "i.csv",
+        "file": "f",
+        "files": "[f]",
+        "jobs": "[j]",
+        "folder": "f",
+    }
     every = configuration.options_of(kind)
     words = [f"--{key}={needed[key]}" for key, one in every.items() if one.default is MISSING]
     alone = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"], "LabelConfig": ["--run=r"]}

@@ -21,7 +21,7 @@ from tests.report_runs import write_data, write_run
 
 CHOICES = {name: Choice("value", "a reason") for name in ("device", "precision", "processes", "recurrence")}
 TRAINED = {"loss": 0.6931, "tokens_per_s": 1_234_567.8, "data_wait": 0.123, "verdict": None}
-EMPTY = Manifest([], {}, "uint16", 64, 2, "", {}, "")
+EMPTY = Manifest([], {}, "", "uint16", 64, 2, "", {}, "")
 STOPPED = Ending("preempted", 50, 85, "SIGUSR2 received, which is what SLURM sends before the time is up")
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,14 @@ import pytest
 from harness.data.checks import check_dataset
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.dataset import shards as dataset_shards
+from preprocessing.dataset.index import INDEX, write_index
 from preprocessing.dataset.shards import (
     MANIFEST,
     VOCABULARY,
     Manifest,
     Shard,
+    Split,
     histogram,
     read_manifest,
     write_manifest,
@@ -58,16 +62,46 @@ def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, 
 @pytest.mark.parametrize(("rows", "dtype"), [(64, np.int32), (200, np.uint16)])
 def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Path) -> None:
     ids, length, label, row = arrays(rows, 16, dtype)
-    info = write_shard(tmp_path, "train/00000-w0016.arrow", ids, length, label, row, block_rows=64)
-    shard = Shard(tmp_path, info)
+    info = write_shard(tmp_path, "train", 0, ids, length, label, row, block_rows=64)
+    shard = Shard(tmp_path, info, block_rows=64)
     assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + ([rows % 64] if rows % 64 else [])
     for name, written in (("ids", ids), ("length", length), ("label", label), ("row", row)):
         read = np.concatenate([getattr(block, name) for block in shard.blocks])
         assert (read == written).all()
     assert shard.blocks[0].ids.dtype == dtype
     assert not shard.blocks[0].ids.flags.owndata
-    assert (info.rows, info.tokens, info.bytes) == (rows, int(length.sum()), (tmp_path / info.path).stat().st_size)
-    assert info.lengths == histogram(length)
+    assert (info.path, info.rows, info.lengths) == ("train/00000-w0016.arrow", rows, histogram(length))
+    assert info.bytes == (tmp_path / info.path).stat().st_size
+
+
+def test_a_shard_is_flushed_once_and_its_name_before_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = list[str]()
+    monkeypatch.setattr(atomic, "fsync", lambda path: flushed.append(Path(path).name.split(atomic.TEMPORARY_MARK)[0]))
+    infos = [write_shard(tmp_path, "train", number, *arrays(8, 16, np.uint16)) for number in (1, 0)]
+    names = [Path(info.path).name for info in infos]
+    assert flushed == names
+    (train,) = write_index(tmp_path, infos)[0]["train"]
+    assert flushed == [*names, INDEX, tmp_path.name, "train"]
+    assert (train.first, train.shards, train.rows, train.widths) == (0, 2, 16, {"16": 16})
+
+
+def test_a_shard_that_changed_while_it_was_not_mapped_is_named(
+    root: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_shards, "OPEN_SHARDS", 2)
+    infos = [write_shard(root, "train", number, *arrays(8, 16, np.uint16)) for number in range(3)]
+    splits, index = write_index(root, infos)
+    split = Split(root, replace(manifest, splits=splits, index=index), "train")
+    first, second, _ = split.shards
+    for shard in (first, second):
+        os.utime(shard.path, ns=(0, 0))
+    assert split.shards[1] is second
+    with pytest.raises(DataError, match=f"{first.path}: this shard was removed or replaced while the run used it"):
+        split.blocks[0]
+    with pytest.raises(DataError, match=f"{second.path}: this shard was removed or replaced while the run used it"):
+        split.look()
 
 
 def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:
@@ -91,9 +125,9 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
 
 
 def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
-    first = manifest.splits["train"][0]
+    first = manifest.shards(root)[0]
     for change, said in (
-        ({"path": "x"}, "the manifest names this shard, but it is missing"),
+        ({"number": 9}, "the manifest names this shard, but it is missing"),
         ({"bytes": 10}, f"{first.path}: [0-9]+ bytes, the manifest says 10"),
     ):
         with pytest.raises(DataError, match=said):
@@ -103,8 +137,8 @@ def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
 
 
 def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest: Manifest) -> None:
-    first, *rest = manifest.splits["train"]
-    wrong = replace(first, labels={"0": first.rows})
-    write_manifest(root, replace(manifest, splits={"train": [wrong, *rest]}))
+    (train,) = manifest.splits["train"]
+    wrong = replace(train, labels={"0": train.rows})
+    write_manifest(root, replace(manifest, splits={**manifest.splits, "train": [wrong]}))
     (problem,) = verify(root)
-    assert problem.endswith("the manifest's labels are not those of its rows")
+    assert f"{MANIFEST}: its labels of train are not those of the rows" in problem

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports: equal probabilities from every form, a true model card, refusals, pushes."""
+"""Exports: equal probabilities from every form, a true model card, refusals, the hub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import create_autospec
 
@@ -16,7 +15,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import yaml
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import ModelCard
 
 import padless
 from harness.export import folder as writing
@@ -143,26 +142,10 @@ def test_a_card_says_where_no_figures_of_these_weights_are(run: Path, own_run: P
         np.testing.assert_array_equal(padless.load(out).predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--output", "there"], "output: there is there already; name another folder, or remove it"),
-        (["--output", "new", "--push", "mine"], "push: 'mine' names no repository of the hub; it is OWNER/NAME"),
-    ],
-)
-def test_what_is_refused(
-    run: Path,
-    tmp_path: Path,
-    arguments: list[str],
-    sentence: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("there").mkdir()
-    assert export(run, *arguments) == 2
-    assert sentence in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+def test_what_is_there_is_not_overwritten(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(run, "--output", tmp_path) == 2
+    assert f"output: {tmp_path} is there already; name another folder, or remove it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -195,54 +178,22 @@ def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> 
         padless.load(own, "onnx").predict_proba(TEXTS)
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of ``hf://me/mine``, which exists after a push: huggingface_hub's signatures without network."""
-    remote = tmp_path / "hub"
-
-    def create_repo(api: HfApi, repo_id: str, *, private: bool, exist_ok: bool) -> None:
-        assert (repo_id, private, exist_ok) == ("me/mine", True, True)
-
-    def upload_folder(api: HfApi, *, repo_id: str, folder_path: Path, commit_message: str) -> Any:
-        shutil.copytree(folder_path, remote)
-        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+def test_a_repository_of_the_hub_is_loaded(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """huggingface_hub's signature, without network."""
+    remote = Path(shutil.copytree(folder, tmp_path / "hub"))
+    (remote / "train.py").write_text("raise SystemExit")
 
     def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         leave = [path.name for path in remote.iterdir() if not any(map(path.match, allow_patterns))]
-        copy = tmp_path / f"copy-{revision}"
+        copy = tmp_path / f"{repo_id}-{revision}"
         return str(shutil.copytree(remote, copy, ignore=shutil.ignore_patterns(*leave), dirs_exist_ok=True))
 
-    for owner, fake in ((HfApi, create_repo), (HfApi, upload_folder), (huggingface_hub, snapshot_download)):
-        real = getattr(owner, fake.__name__)
-        monkeypatch.setattr(owner, fake.__name__, create_autospec(real, side_effect=fake))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    return remote
-
-
-def test_what_is_pushed_is_loaded_again(hub: Path, run: Path, tmp_path: Path, capsys) -> None:
-    assert export(run, "--output", tmp_path / "out", "--onnx", "--push", "me/mine") == 0
-    assert "pushed: https://hub/me/mine/commit/1" in " ".join(capsys.readouterr().out.split())
-    assert 'padless.load("hf://me/mine")' in (hub / CARD).read_text()
+    fake = create_autospec(huggingface_hub.snapshot_download, side_effect=snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     expected = padless.load(run).predict_proba(TEXTS)
     np.testing.assert_array_equal(padless.load("hf://me/mine").predict_proba(TEXTS), expected)
-    (hub / "train.py").write_text("raise SystemExit")
     again = padless.load("hf://me/mine@main", engine="onnx")
     np.testing.assert_allclose(again.predict_proba(TEXTS), expected, atol=1e-6)
-    assert not (tmp_path / "copy-main" / "train.py").exists()
-
-
-def test_a_push_that_fails_leaves_the_folder(hub: Path, run: Path, tmp_path: Path, capsys) -> None:
-    hub.mkdir()  # which takes no second one
-    assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 4
-    said = capsys.readouterr().err
-    assert "--push me/mine: the hub did not take it (" in said
-    assert f"`padless export {tmp_path / 'out'} --push me/mine` tries again" in said
-    padless.load(tmp_path / "out")
-
-
-def test_a_push_without_a_token(hub: Path, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.delenv("HF_TOKEN")
-    assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 2
-    assert "--push: no token of the hub; log in with `hf auth login`" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "me" / "mine-main" / "train.py").exists()

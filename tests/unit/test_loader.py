@@ -17,6 +17,8 @@ from harness.batch import Layout
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, stream_seed
 from preprocessing.base.errors import DataError
+from preprocessing.dataset import shards
+from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import write_dataset
 
@@ -54,8 +56,10 @@ def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
     """A slow consumer checks a batch, whose ids are its rows, long after the thread has filled all free buffers."""
     ids = np.repeat(np.arange(1, 4_001)[:, None], 4, axis=1).astype(np.uint16)
     columns = (np.full(4_000, 4), np.zeros(4_000, int), np.arange(4_000))
-    info = write_shard(tmp_path, "train/0.arrow", ids, *columns, block_rows=50)
-    split = Split(tmp_path, Manifest(["a", "b"], {"train": [info]}, "uint16", 50, 4_001, "", {}, ""), "train")
+    info = write_shard(tmp_path, "train", 0, ids, *columns, block_rows=50)
+    split = Split(
+        tmp_path, Manifest(["a", "b"], *write_index(tmp_path, [info]), "uint16", 50, 4_001, "", {}, ""), "train"
+    )
     order = order_over(split, OrderSpec(seed=0, global_batch=10))
     for step in itertools.islice(make_loader(split, order).steps(0), 60):
         threading.Event().wait(0.005)
@@ -64,8 +68,11 @@ def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path, layout: Layout) -> None:
-    """Only zeros follow a row, for every shard and position in memory."""
+def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only zeros follow a row, for every shard and position in memory, also of shards that are mapped again."""
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 2)
     random = np.random.default_rng(0)
     infos = []
     for number, width in enumerate((8, 24, 16)):
@@ -74,8 +81,10 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path
         ids = random.integers(1, 60_000, (40, width)).astype(np.uint16)
         ids[np.arange(width) >= length[:, None]] = 0
         rows = np.arange(40) + 40 * number
-        infos.append(write_shard(tmp_path, f"train/{number}.arrow", ids, length, rows % 2, rows, block_rows=16))
-    split = Split(tmp_path, Manifest(["a", "b"], {"train": infos}, "uint16", 16, 60_000, "", {}, ""), "train")
+        infos.append(write_shard(tmp_path, "train", number, ids, length, rows % 2, rows, block_rows=16))
+    split = Split(
+        tmp_path, Manifest(["a", "b"], *write_index(tmp_path, infos), "uint16", 16, 60_000, "", {}, ""), "train"
+    )
     expected, seen = by_source(split), []
     order = order_over(split, OrderSpec(seed=0, global_batch=17))
     steps = (step for rank in (0, 1) for step in make_loader(split, order, layout, rank=rank, world_size=2).steps(0))

@@ -34,34 +34,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 60, "validation": 20, "unlabelled": 40})
-    return root
-
-
 class Recorded:
-    """Replaces the launcher: records trainings and labellings, and gives each an exit code."""
+    """Replaces the launcher: records trainings, and gives each an exit code."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> None:
         self.trained: list[RunConfig] = []
-        self.labelled: list[Path] = []
-        self.there: set[Path] = set()
-        """Soft labels of whose rounds are there."""
         self.codes = codes
         monkeypatch.setattr(launcher, "train", self.train)
-        monkeypatch.setattr(many, "label", self.label)
-        monkeypatch.setattr(many, "is_whole", lambda path: path.parent in self.there)
 
     def train(self, options: list[str], words: list[str], recipe: RunConfig) -> int:
         assert cli.parse(RunConfig, words, prog="launch") == recipe
         self.trained.append(recipe)
         return self.codes[len(self.trained) - 1] if len(self.trained) <= len(self.codes) else 0
-
-    def label(self, options: list[str], recipe: RunConfig, output: Path) -> int:
-        self.labelled.append(output)
-        return 0
 
 
 @pytest.fixture
@@ -96,29 +80,12 @@ def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
     assert [one.seed for one in seen.trained] == [0]
 
 
-def test_each_round_of_each_seed_learns_from_the_one_before(unlabelled: Path, tmp_path: Path, seen: Recorded) -> None:
-    run = tmp_path / "run"
-    seen.there = {run / "seed-1" / "round-0"}
-    words = ["--self_training.rounds=1", "--order.unlabelled_batch=8", "--self_training.weight=0.5", "--seeds=0,1"]
-    assert launch(unlabelled, run, *words, '--self_training.first={"epochs": 9, "model.dropout": 0.25}') == 0
-    runs = [run / name for name in ("seed-0/round-0", "seed-0", "seed-1/round-0", "seed-1")]
-    assert [Path(one.run) for one in seen.trained] == runs
-    assert [one.seed for one in seen.trained] == [0, 0, 1, 1]
-    assert [(one.epochs, one.model.dropout) for one in seen.trained] == [(9, 0.25), (4, 0.0)] * 2
-    taught = [(one.order.unlabelled_batch, one.self_training.weight) for one in seen.trained]
-    assert taught == [(0, 1.0), (8, 0.5)] * 2
-    files = [path / "soft_labels.arrow" for path in (runs[0], runs[2])]
-    assert seen.labelled == files[:1], "what is there is not made again"
-    assert [one.self_training.labels for one in seen.trained] == ["none", str(files[0]), "none", str(files[1])]
-
-
-def test_a_time_limit_is_that_of_all_rounds(
-    unlabelled: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch
+def test_a_time_limit_is_that_of_all_runs(
+    data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = iter([0.0, 10.0, 59.5])
     monkeypatch.setattr(many.time, "monotonic", lambda: next(moments))
-    words = ["--self_training.rounds=1", "--order.unlabelled_batch=8", "--max_time=60"]
-    assert launch(unlabelled, tmp_path / "run", *words) == 85
+    assert launch(data, tmp_path / "run", "--seeds=0,1", "--max_time=60") == 85
     assert [one.max_time for one in seen.trained] == ["50"]
 
 
@@ -151,11 +118,6 @@ def test_several_machines_start_lost_ranks_again_unless_told(
         (["--seeds=0,1", "--folds=all"], "one command varies one of the two"),
         (["--seed=3", "--seeds=0,1"], "--seed: --seeds 0,1 gives them all; leave --seed out"),
         (["--folds=5"], "folds: 5, but .* was cut into 3; give --folds all, or build the dataset again"),
-        (["--self_training.rounds=1"], "no round learns from unlabelled rows; set order.unlabelled_batch"),
-        (
-            ["--self_training.rounds=1", "--order.unlabelled_batch=8"],
-            "has no unlabelled rows; build it with source.unlabelled_path",
-        ),
     ],
 )
 def test_what_cannot_be_meant_gets_a_sentence(
@@ -173,7 +135,7 @@ def begun(path: Path) -> Path:
 
 
 def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path) -> None:
-    for name in ("one", "many/seed-0", "many/seed-1/round-0"):
+    for name in ("one", "many/seed-0", "many/seed-1"):
         begun(tmp_path / name)
     with pytest.raises(ConfigError, match="one holds a single run; name another directory for --seeds"):
         layout.check_many(tmp_path / "one", "seed")

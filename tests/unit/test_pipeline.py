@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.job.encode import ladder
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
@@ -98,6 +102,23 @@ def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Com
         assert entry["unknown"] == sum(ids.count(1) for ids, _ in splits[name].values())
         assert entry["tokens_kept"] == sum(len(ids) for ids, _ in splits[name].values())
     assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [({8: 10**9}, (8,)), ({8: 10**6, 0: 5, 700: 1}, (8, 512)), ({3: 10, 5: 4}, (8,)), ({}, ())],
+)
+def test_widths_are_those_of_the_rows(lengths: dict[int, int], expected: tuple[int, ...]) -> None:
+    assert ladder(Counter(lengths), 512) == expected
+
+
+@given(st.integers(0, 99), st.floats(3, 6), st.floats(0.1, 0.6))
+def test_a_few_widths_keep_padding_low(seed: int, middle: float, spread: float) -> None:
+    found = np.random.default_rng(seed).lognormal(middle, spread, 50_000).astype(int)
+    widths, lengths = ladder(Counter(found.tolist()), 512), np.clip(found, 1, 512)
+    ids = np.array(widths)[np.searchsorted(widths, lengths)].sum()
+    assert len(widths) < 12
+    assert ids - lengths.sum() <= 0.15 * ids
 
 
 def test_a_limit_draws_rows_from_all_over_the_source(source: Path, tmp_path: Path, command: Command) -> None:

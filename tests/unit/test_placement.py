@@ -15,6 +15,7 @@ from harness.data import placement
 from harness.data.placement import open_data, stage, stage_choice, staged_path
 from harness.ranks.distributed import World
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.dataset.views import read_data
 from tests.datasets import write_dataset
@@ -64,10 +65,10 @@ def test_staging_copies_what_is_missing_or_damaged(dataset: Path, manifest: Mani
     names = ["train", "test"]
     target = stage(dataset, manifest, str(tmp_path / "stage"), names, 5)
     assert target == staged_path(tmp_path / "stage", manifest)
-    wanted = {info.path for name in names for info in manifest.splits[name]}
+    wanted = {INDEX, *manifest.shards(dataset, names).paths()}
     whole = {path: content for path, content in shards(dataset).items() if path in wanted}
     assert shards(target) == whole
-    kept, damaged = (target / path for path in sorted(wanted)[:2])
+    kept, damaged = (target / path for path in sorted(wanted)[1:3])
     before = kept.stat().st_mtime_ns
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     stage(dataset, manifest, str(tmp_path / "stage"), names, 5)
@@ -76,11 +77,11 @@ def test_staging_copies_what_is_missing_or_damaged(dataset: Path, manifest: Mani
 
 
 def test_a_source_that_is_damaged_gets_no_name(dataset: Path, manifest: Manifest, tmp_path: Path) -> None:
-    path = dataset / manifest.splits["train"][0].path
+    path = dataset / manifest.shards(dataset)[0].path
     path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
     with pytest.raises(DataError, match=f"{path}: its sha256 is not the manifest's"):
         stage(dataset, manifest, str(tmp_path / "stage"), ["train"], 5)
-    assert not (staged_path(tmp_path / "stage", manifest) / manifest.splits["train"][0].path).exists()
+    assert not (staged_path(tmp_path / "stage", manifest) / path.relative_to(dataset)).exists()
 
 
 @pytest.mark.parametrize("place", ["open", "theirs"])
@@ -104,10 +105,11 @@ def test_open_splits_are_staged_mapped_and_watched(dataset: Path, manifest: Mani
     stage_dir = str(tmp_path / "stage")
     opened = open_data(str(dataset), manifest, ["test"], World(), timeout_s=5, stage_dir=stage_dir)
     assert set(opened.splits) == {"test"}
-    assert set(shards(staged_path(stage_dir, manifest))) == {info.path for info in manifest.splits["test"]}
+    assert set(shards(staged_path(stage_dir, manifest))) == {INDEX, *manifest.shards(dataset, ["test"]).paths()}
     assert len(opened.splits["test"]) == manifest.rows("test")
+    path = opened.splits["test"].shards[0].path
     opened.check()
-    os.truncate(staged_path(stage_dir, manifest) / manifest.splits["test"][0].path, 100)
+    os.truncate(path, 100)
     with pytest.raises(DataError, match="while the run used it, or cut short"):
         opened.check()
 
@@ -120,7 +122,8 @@ def test_each_dataset_of_a_mixture_is_staged_and_watched(dataset: Path, tmp_path
     assert {name: len(split) for name, split in opened.splits.items()} == {
         name: manifest.rows(name) for name in ("test", "train")
     }
+    opened.splits["train"].check()
     opened.check()
-    os.truncate(staged_path(stage_dir, second) / second.splits["train"][0].path, 100)
+    os.truncate(staged_path(stage_dir, second) / second.shards(tmp_path / "second", ["train"])[0].path, 100)
     with pytest.raises(DataError, match=f"{second.fingerprint[:32]}.*while the run used it, or cut short"):
         opened.check()

@@ -65,7 +65,9 @@ def last_row_goes(root: Path) -> None:
 
 def splits_are_exchanged(root: Path) -> None:
     splits = read_manifest(root / "data").splits
-    remade(root, splits={**splits, "train": splits["validation"], "validation": splits["train"]})
+    (train,), (validation,) = splits["train"], splits["validation"]
+    exchanged = {"train": [replace(validation, split="train")], "validation": [replace(train, split="validation")]}
+    remade(root, splits={**splits, **exchanged})
 
 
 CHANGES = {

@@ -21,6 +21,7 @@ from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.corpus.rows import READINGS
 from preprocessing.dataset.inspect import groups_in_words
 from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.job import decisions
 from preprocessing.job.decisions import by_time, decide, fold_rows
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
 from tests.corpora import Command, reviews, write_csv
@@ -70,8 +71,9 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
     label = np.array([label[group == value][0] for value in group])  # of each group's first row, which is what counts
     shuffled = np.random.default_rng(seed).permutation(len(rows))
     shares = {"validation": validation, "test": test}
+    share = {"share": wanted(np.bincount(label), **shares)}
     ways: list[tuple[Any, dict[str, Any]]]
-    ways = [(assign, shares), (assign_groups, shares), (assign_folds, {"folds": folds})]
+    ways = [(assign, share), (assign_groups, shares), (assign_folds, {"folds": folds})]
     for function, options in ways:
         found = function(group, label, seed=seed, **options)
         assert set(found.tolist()) <= set(range(options.get("folds", 3)))
@@ -79,7 +81,7 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
             assert len(set(found[group == value].tolist())) == 1
         again = function(group[shuffled], label[shuffled], seed=seed, **options)
         assert (again == found[shuffled]).all()
-        if options is shares:
+        if function is not assign_folds:
             for number, fraction in ((VALIDATION, validation), (TEST, test)):
                 assert fraction > 0 or not (found == number).any()
 
@@ -109,7 +111,8 @@ def test_shares_are_met_within_the_largest_group(
 def decided_by_group(group: list[int], named: list[int], validation: float = 0.0) -> tuple[list[int], dict[str, Any]]:
     rows = rows_of(list(range(1000, 1000 + len(group))), [row % 2 for row in range(len(group))], named, group)
     splits = SplitConfig(group_column="film", validation=validation, test=0.0)
-    decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), str)
+    cut = {"validation": validation, "test": 0.0}
+    decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), cut, np.zeros((3, 2)))
     return decision.tolist(), report["groups"]
 
 
@@ -158,6 +161,39 @@ def test_rows_of_one_time_stay_together_and_equal_texts_go_with_their_last_row()
     other.loc[0, "number"] = 1
     with pytest.raises(DataError, match="'day': times are written in two ways"):
         by_time(other, shares, "day")
+
+
+# By ranges of texts.
+
+
+def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = reviews(500)
+    rows += [*rows[:30], *rows[:3], *[(text, "positive") for text, _ in rows[100:110]], ("", "negative"), ("", "other")]
+    rows += [(f"a third class {row}", "other") for row in range(3)]
+    source = write_csv(tmp_path / "a.csv", rows)
+    more = [text for text, _ in [*rows[:50], *reviews(50, seed=1)]]
+    others, every = write_csv(tmp_path / "b.csv", zip(more), ("text",)), [*(text for text, _ in rows), *more]
+    found = []
+    for size in (decisions.RANGE_ROWS, 5):
+        monkeypatch.setattr(decisions, "RANGE_ROWS", size)
+        out = tmp_path / str(size)
+        assert command.build(source, out, "--source.unlabelled_path", others, "--quality.contradictions", "drop") == 0
+        facts = read_manifest(out).statistics
+        homes = dict[str, set[str]]()
+        for split in (*SPLITS, "unlabelled"):
+            for row in rows_in(out, split):
+                homes.setdefault(every[row - 1], set()).add(split)
+        assert {frozenset(home) for home in homes.values()} == {
+            *map(frozenset, [["train"], ["validation"], ["test"], ["unlabelled"], ["train", "unlabelled"]])
+        }
+        assert command.build(source, tmp_path / "refused", "--quality.contradictions", "error") == 3
+        labels = [facts["splits"][split]["labels"] for split in SPLITS]
+        found.append((labels, facts["duplicates"], facts["contradictions"], facts["empty"], command.sentence))
+    assert found[0] == found[1]
+    assert labels[1] == labels[2] == {"negative": 26, "other": 1, "positive": 27}
+    assert "row 101: an equal text has another label (and 9 more); correct" in command.sentence
 
 
 # Folds.

@@ -16,9 +16,9 @@ from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
+from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept
-from preprocessing.text.vocabulary import PAD, Vocabulary
+from preprocessing.text.vocabulary import PAD
 from tests.datasets import write_dataset
 
 DIM = 6
@@ -77,19 +77,6 @@ def test_a_dry_run_learns_nothing(data: Path) -> None:
     assert found.vectors is None
     assert str(found.choices["vectors"]) == "random: a dry run learns none; the run itself does before its first step"
     assert not folder_of(data).exists()
-
-
-def test_a_file_of_vectors(data: Path, tmp_path: Path) -> None:
-    vocabulary = Vocabulary.read(data / VOCABULARY)
-    tokens = vocabulary.tokens.to_pylist()
-    values = glove(tmp_path / "glove.txt", ["<pad>", "nowhere", tokens[5], tokens[3]])
-    found = start(data, str(tmp_path / "glove.txt"))
-    assert found.vectors is not None
-    assert np.flatnonzero(found.vectors.has).tolist() == [3, 5]
-    np.testing.assert_allclose(found.vectors.vectors[[5, 3]], values[2:])
-    assert (facts_of(found)["words"], facts_of(found)["file_words"], facts_of(found)["format"]) == (2, 4, "GloVe")
-    counts = vocabulary.counts
-    assert facts_of(found)["tokens"] == pytest.approx((counts[3] + counts[5]) / counts.sum(), abs=1e-6)
 
 
 def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: Path, tmp_path: Path) -> None:

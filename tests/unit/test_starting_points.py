@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``checkpoint RUN``: checkpoints that a run can resume from, and whether they are valid; ``runs``; ``init FILE``."""
+"""``runs`` and ``init FILE``."""
 
 from __future__ import annotations
 
@@ -9,36 +9,13 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from harness.__main__ import main
 from harness.config import LaunchRecipe
-from harness.rundir import checkpoint
 from harness.rundir.results import write_figures
-from harness.training.run import Selection
 from preprocessing.base import cli
 from preprocessing.config import PreprocessConfig
-from tests import checkpoints
-from tests.commands import unwrapped
 from tests.corpora import reviews, write_csv
-
-
-def test_every_checkpoint_is_listed_and_damage_is_an_exit_code(tmp_path: Path, capsys) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.yaml").write_text("data: data/mine\n")
-    selection = Selection("accuracy", best=0.5, best_step=10).state()
-    for step in (10, 20):
-        trainer = {**checkpoints.state_of(step)["trainer"], "epochs_done": step // 10}
-        checkpoints.write(run, step, {"weight": torch.zeros(2)}, trainer=trainer, selection=selection)
-    path = checkpoint.path_of(run, 10) / checkpoint.MODEL
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert main(["checkpoint", str(run)]) == 3
-    said = unwrapped(capsys.readouterr().out)
-    assert f"damaged: {path}: its sha256" in said
-    assert re.search(r"step-00000020 \d+ kB, whole, 2 epochs, best so far: step 10$", said)
-    assert main(["checkpoint", str(run), "--json"]) == 3
-    assert [one["damage"] is None for one in json.loads(capsys.readouterr().out)] == [False, True]
 
 
 def begun(run: Path, state: str, day: int, accuracy: float) -> None:

@@ -108,6 +108,21 @@ def test_without_slurm_and_with_logs_that_cannot_be(tmp_path: Path, monkeypatch:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
+def test_an_array_shares_preprocessing_and_its_first_task_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    answers = {"scontrol": "MaxNodeCount = 9\nMaxArraySize            = 64\n", "sbatch": "7"}
+    monkeypatch.setattr(jobs, "ask", lambda command, script="": asked.append(command) or answers[command[0]])
+    prepare, train = made(*CHAIN[:2], "--array.parts", "64", "--array.at_once", "8")
+    lines = script.directives(prepare).splitlines()
+    assert {"#SBATCH --array=0-63%8", "#SBATCH --output=%x-%A_%a.log"} < {*lines}
+    assert "--array" not in script.directives(train)
+    jobs.submit([prepare, train])
+    submitted = ["sbatch", "--parsable"]
+    assert asked[1:] == [submitted, [*submitted, "--dependency=afterok:7_0", jobs.AFTER]]
+    with pytest.raises(ConfigError, match=r"^array: 65 tasks are more than this site allows: 64 \(MaxArraySize\)"):
+        jobs.submit(made(CHAIN[0], "--array.parts", "65"))
+
+
 def test_own_keys_come_before_those_of_all() -> None:
     words = ("--gpus", "4", "--nodes", "3", "--partition", "all", "--single.gpus", "0", "--train.partition", "mine")
     prepare, train, evaluate = made(*words, *CHAIN)
@@ -128,6 +143,7 @@ def test_own_keys_come_before_those_of_all() -> None:
             ["train d", "--sbatch", "a=b\n#SBATCH"],
             "sbatch: 'a=b\\n#SBATCH' is out of range: expected a text of one line",
         ),
+        (["train d", "--array.parts", "4"], "array.parts: it shares out prepare, which is not among the commands"),
         (["report r", "--array.seeds", "1,2"], "array: it repeats one training, and there are 0 among the commands"),
         (["python3 -m harness launch"], "train: --data is missing: name a dataset directory"),
         (["train d --num_processes 2"], "train: --num_processes: the job gives accelerate launch its options"),
@@ -144,7 +160,7 @@ def test_what_would_fail_is_said_before_any_queue(words: list[str], sentence: st
     ("line", "said"),
     [
         ("--epochs none", "line 2: epochs: "),
-        ("# nothing", "0 tasks; expected 1 to 1000 lines of options"),
+        ("# nothing", "no task; expected lines of options"),
     ],
 )
 def test_a_line_of_options_is_named(tmp_path: Path, line: str, said: str) -> None:

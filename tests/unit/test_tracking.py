@@ -36,7 +36,7 @@ def start(run: Path, name: str = "trackio", **options: Any) -> Trackers:
     """Trackers of a run in ``run``."""
     run.mkdir(exist_ok=True)
     config = RunConfig(run=str(run), tracking=TrackingConfig(tracker=name, **options))
-    return Trackers(config, run, active=True, facts=FACTS)
+    return Trackers(config, run, facts=FACTS)
 
 
 def write(run: Path, kind: str, **values: Any) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import pytest
 from harness.model.starts import from_file
 from preprocessing.base.errors import DataError
 from preprocessing.text.vocabulary import Vocabulary
-from tests.commands import run_command, succeed
 
 DIM = 6
 WORDS = [",", "the", "naïve", "film", "Great", "日本", "don't", "1999"]
@@ -59,6 +57,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     path.write_bytes(stored)
     found = from_file(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
     assert (found.facts["format"], found.facts["file_words"]) == (spelt, len(WORDS))
+    assert (found.facts["words"], found.facts["tokens"]) == (3, 0.375)
     assert found.facts["sha256"] == hashlib.sha256(stored).hexdigest()
     assert np.flatnonzero(found.has).tolist() == [2, 3, 5]
     for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):
@@ -91,33 +90,3 @@ def test_what_is_broken_is_named(tmp_path: Path, content: bytes, words: str) -> 
     with pytest.raises(DataError, match=words) as caught:
         from_file(path, vocabulary("film", "word"), 2)
     assert str(path) in str(caught.value)
-
-
-READ_AND_MEASURE = """
-import re, sys
-import numpy as np
-import pyarrow as pa
-from harness.model.starts import from_file
-from preprocessing.text.vocabulary import Vocabulary
-path, size, dim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-words = ["<pad>", "<unk>", *(f"word{number * 50}" for number in range(size - 2))]
-vocabulary = Vocabulary(pa.array(words, pa.large_string()), np.ones(size, np.int64))
-def peak():  # of this program alone; getrusage also counts what forked it
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-before = peak()
-found = from_file(path, vocabulary, dim)
-print(peak() - before << 10, int(found.has.sum()), found.facts["file_words"])
-"""
-
-
-@pytest.mark.slow
-def test_a_large_file_takes_the_memory_of_the_vocabulary(tmp_path: Path) -> None:
-    """400,000 lines in GloVe's format, 170 MB; the vocabulary has every fiftieth word."""
-    dim, total, size = 50, 400_000, 8_002
-    path, end = tmp_path / "glove.txt", " 0.12345" * dim
-    with path.open("w") as file:
-        file.writelines(f"word{number}{end}\n" for number in range(total))
-    command = [sys.executable, "-c", READ_AND_MEASURE, str(path), str(size), str(dim)]
-    grown, covered, words = map(int, succeed(run_command(command, 120, {})).stdout.split())
-    assert grown < size * dim * 4 + (8 << 20), f"{grown / 1e6:.1f} MB more"
-    assert (covered, words) == (8_000, total)

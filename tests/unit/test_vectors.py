@@ -86,7 +86,7 @@ def test_texts_of_one_word_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_of_a_large_corpus_a_sample_is_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = Split(whole, read_manifest(whole), "train").blocks * 40
+    blocks = list(Split(whole, read_manifest(whole), "train").blocks) * 40
     assert [id(block) for block in command.sample(blocks)] == [id(block) for block in blocks]
     monkeypatch.setattr(command, "MOST_TOKENS", most := sum(int(block.length.sum()) for block in blocks) // 3)
     assert most <= sum(int(block.length.sum()) for block in command.sample(blocks)) <= 1.2 * most

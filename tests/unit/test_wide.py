@@ -26,14 +26,16 @@ from tests.batches import packed_batch, padded_batch
 from tests.datasets import write_dataset
 
 
-def weighed(texts: list[str], labels: np.ndarray, longest: int) -> tuple[sparse.csr_matrix, np.ndarray, list[str]]:
+def weighed(
+    texts: list[str], labels: np.ndarray, longest: int, singles: bool
+) -> tuple[sparse.csr_matrix, np.ndarray, list[str]]:
     """scikit-learn's counts, weighted and scaled by hand; the first texts have these labels. Also the names of the
     features.
     """
     vectorizer = CountVectorizer(ngram_range=(1, longest), token_pattern="[^ ]+")
     counts = vectorizer.fit_transform(texts).astype(float)
     names = vectorizer.get_feature_names_out()
-    kept = ((counts > 0).sum(axis=0).A1 > 1) | np.array([longest < 3 and " " not in name for name in names])
+    kept = ((counts > 0).sum(axis=0).A1 > 1) | np.array([singles and " " not in name for name in names])
     counts, names = counts[:, kept], names[kept]
     held = (counts > 0).toarray()
     idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), np.zeros(held.shape[1])
@@ -92,13 +94,17 @@ def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest", "classes", "soft", "spelling"),
-    [(2, 2, False, "{0:c}"), (3, 2, True, "w{2}x{1}"), (2, 3, True, "great{1}{2}")],
+    ("longest", "classes", "soft", "spelling", "long"),
+    [
+        *((2, 2, False, "{0:c}", 64), (3, 2, True, "w{2}x{1}", 64)),
+        *((2, 3, True, "great{1}{2}", 64), (2, 2, False, "great{1}{2}", 1)),
+    ],
 )
 def test_it_is_the_optimum_that_scikit_learn_finds(
-    longest: int, classes: int, soft: bool, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    longest: int, classes: int, soft: bool, spelling: str, long: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many buckets that no two features collide, and words that share pieces or do not."""
+    """So many buckets that no two features collide; words that share pieces or do not; long texts, without pieces."""
+    monkeypatch.setattr(training, "LONG", long)
     monkeypatch.setattr(training, "TOLERANCE", 1e-14)
     monkeypatch.setattr(training, "MOST_STEPS", 2000)
     monkeypatch.setattr(training, "PIECE_BUCKETS", 1 << 22)
@@ -124,14 +130,14 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
             batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
             assert torch.equal(wide.features(packed_batch(batch))[1], wide.features(batch)[1])
     targets = np.concatenate(shares) * factors
-    theirs, weights, names = weighed(texts, labels := targets[:150].argmax(axis=1), longest)
+    theirs, weights, names = weighed(texts, labels := targets[:150].argmax(axis=1), longest, longest < 3 and long > 1)
     for number, value in enumerate(found):
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
     rows = max(len(source.split) / source.weight for source in sources)
     model = LogisticRegression(C=6.0 * rows, tol=1e-10, max_iter=5000)
     pieces = values_of_pieces(theirs, weights, names, tokens, labels)
     assert (pieces.nnz > 0) == (spelling != "{0:c}")
-    whole = sparse.hstack([theirs, pieces]).tocsr()
+    whole = theirs if long == 1 else sparse.hstack([theirs, pieces]).tocsr()
     each = sparse.vstack([whole] * classes)
     model.fit(each, np.repeat(np.arange(classes), len(texts)), sample_weight=targets.T.ravel())
     expected = model.decision_function(whole)

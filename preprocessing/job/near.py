@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds rows to learn from that nearly repeat a row of validation or test: MinHash, then an exact comparison.
+
+Two texts are compared by their pairs of neighbouring tokens: the Jaccard index is the share of all their different
+pairs that both have. A text has, for each of some hash functions, a value: the least hash of its pairs. Two texts agree
+in a value with the probability of their Jaccard index (Broder 1997). Those that agree in all values of one of ``BANDS``
+bands are candidates (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3).
+
+Three stages of a job, each in parts: the sorted bands of each part of the corpus; the candidates in each range of
+bands, out of all parts; and what is left of a part's candidates when they are compared. Memory is that of one part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from preprocessing.base import arrays, atomic
+from preprocessing.base.randomness import splitmix64, words
+from preprocessing.base.split_names import TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
+from preprocessing.base.terminal import Screen
+from preprocessing.dataset.shards import NEAR_DUPLICATES
+from preprocessing.job import engine, parts
+from preprocessing.job.decisions import DROPPED, NOWHERE, Decided
+from preprocessing.job.executors import Workers
+from preprocessing.job.hashes import type_hashes
+
+LEAST = 0.5
+"""From this Jaccard index on, one text nearly repeats the other."""
+BANDS, PER_BAND = 32, 4
+FACTORS = words(0, count=BANDS * PER_BAND).reshape(BANDS, PER_BAND).astype(np.uint32) | np.uint32(1)
+"""One for each hash function: a product with an odd number."""
+PLACE_BITS = 28
+"""Low bits of a stored band that are the place of its row in the part; the others are a hash."""
+RANGE_BANDS = 1 << 20
+"""Bands of a range, about."""
+LAST = np.uint64((1 << 63) - 1)
+COMPARED = 1 << 19
+"""Tokens that are compared together, about."""
+MEASURED = (VALIDATION_NUMBER, TEST_NUMBER)
+
+
+@dataclass(frozen=True)
+class Made:
+    """The result of a part."""
+
+    rows: int
+
+
+@dataclass(frozen=True)
+class Stage(engine.Part[Made]):
+    """A part of a stage, which stores a table."""
+
+    table: Callable[[Stage], dict[str, np.ndarray]]
+    """One of the functions below."""
+    number: int
+    decided: Decided
+    of: int
+    """How many ranges of bands there are."""
+
+    result: ClassVar[type] = Made
+
+    def make(self) -> tuple[Made, dict[str, str]]:
+        """Store the table."""
+        path = parts.file_of(self.root, self.number, self.table.__name__)
+        arrays.write_batch(path, self.table(self))
+        return Made(self.size), {path.name: atomic.sha256_file(path)}
+
+    def rows(self, number: int) -> dict[str, np.ndarray]:
+        """``parts.load``."""
+        return parts.load(self.decided.work, number)
+
+    def shingles(self, number: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint64: a hash of each pair of neighbouring tokens of some rows of a part, row by row; and int64 ``[rows +
+        1]``, where those of each row begin. Each row has two tokens or more.
+        """
+        stored, types = self.rows(number), parts.load_types(self.decided.work, number)
+        codes, offsets = arrays.take(stored["codes"], stored["offsets"], places)
+        occurring = np.flatnonzero(np.bincount(codes, minlength=len(types)))
+        of_types = np.zeros(len(types), np.uint64)
+        of_types[occurring] = type_hashes(types.take(occurring))
+        tokens, inside = of_types[codes], np.ones(len(codes), bool)
+        inside[offsets[1:] - 1] = False
+        pairs = splitmix64(tokens + 3 * np.roll(tokens, -1))
+        return pairs[inside], offsets - np.arange(len(offsets))
+
+
+def bands(stage: Stage) -> dict[str, np.ndarray]:
+    """Of a part, ascending: a hash of the values of each band of a row, with the row's place in its low bits."""
+    sizes = np.diff(stage.rows(stage.number)["offsets"])
+    places = np.flatnonzero((stage.decided.of(stage.number)["split"] != DROPPED) & (sizes > 1))
+    hashes, offsets = stage.shingles(stage.number, places)
+    mixed = (hashes >> 32).astype(np.uint32)
+    band = np.empty((BANDS, len(places)), np.uint64)
+    for number, factors in enumerate(FACTORS):
+        values = np.full(len(places), number, np.uint64)
+        for factor in factors:
+            values = splitmix64(values ^ np.minimum.reduceat(mixed * factor, offsets[:-1]))
+        band[number] = values >> PLACE_BITS << PLACE_BITS | places.astype(np.uint64)
+    return {"band": np.sort(band, axis=None)}
+
+
+def candidates(stage: Stage) -> dict[str, np.ndarray]:
+    """Of a range of bands: ``mine``, a row to learn from, and ``its``, a measured one with an equal band. A number of a
+    row is that of its part, then its place.
+
+    Of measured rows with an equal band one is drawn for it, so a sentence that many texts have in common costs little.
+    """
+    pieces = []
+    for part in range(stage.decided.parts):
+        band = parts.load_columns(parts.file_of(stage.root, part, bands.__name__))["band"]
+        band = band[parts.span(band, stage.number, stage.of)]
+        hashes, place = band >> PLACE_BITS, (band % (1 << PLACE_BITS)).astype(np.int64)
+        measured = np.isin(stage.decided.of(part)["split"][place], MEASURED)
+        drawn = splitmix64(hashes + stage.rows(part)["row"][place].astype(np.uint64)) >> 1
+        key = hashes << PLACE_BITS | np.where(measured, drawn, LAST) >> 63 - PLACE_BITS
+        pieces.append((hashes, key, measured, part << PLACE_BITS | place))
+    hashes, key, measured, row = map(np.concatenate, zip(*pieces, strict=True))
+    order = np.argsort(key)
+    last = order[np.maximum.accumulate(np.where(measured[order], np.arange(len(order)), 0))]
+    met = ~measured[order] & measured[last] & (hashes[order] == hashes[last])
+    mine, its = row[order[met]], row[last[met]]
+    order = np.argsort(mine)
+    return {"mine": mine[order], "its": its[order]}
+
+
+def rejects(stage: Stage) -> dict[str, np.ndarray]:
+    """Of a part, in the order of the source: ``place`` and ``row`` of those that nearly repeat a measured row, its
+    ``other``, the most similar one, and their ``similarity``.
+    """
+    pieces = []
+    for number in range(stage.of):
+        table = parts.load_columns(parts.file_of(stage.root, number, candidates.__name__))
+        inside = slice(*np.searchsorted(table["mine"] >> PLACE_BITS, [stage.number, stage.number + 1]))
+        pieces.append(np.stack([table["its"][inside], table["mine"][inside]]))
+    its, mine = np.unique(np.concatenate(pieces, axis=1), axis=1)
+    part, other, place = its >> PLACE_BITS, its % (1 << PLACE_BITS), mine % (1 << PLACE_BITS)
+    stored = stage.rows(stage.number)
+    similar, row = np.zeros(len(its)), stored["row"][place]
+    step = 1 + COMPARED // (1 + len(stored["codes"]) // max(1, len(stored["row"])))
+    for number in np.unique(part):
+        pairs = np.flatnonzero(part == number)
+        for some in np.split(pairs, range(step, len(pairs), step)):
+            similar[some] = similarity(stage.shingles(stage.number, place[some]), stage.shingles(number, other[some]))
+        other[pairs] = stage.rows(number)["row"][other[pairs]]
+    order = np.lexsort((other, -similar, row))
+    order = order[similar[order] >= LEAST]
+    order = order[np.unique(row[order], return_index=True)[1]]
+    return {"place": place[order], "row": row[order], "other": other[order], "similarity": similar[order]}
+
+
+def similarity(*texts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """float64: the Jaccard index of each of some texts with its counterpart; ``Stage.shingles`` of both sides."""
+    sides = []
+    for hashes, offsets in texts:
+        number = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        sides.append(np.unique(number << 43 | (hashes >> 21).astype(np.int64)))
+    every = np.sort(np.concatenate(sides))
+    total, both = (
+        np.bincount(some >> 43, minlength=number[-1] + 1) for some in (every, every[1:][np.diff(every) == 0])
+    )
+    return both / (total - both)
+
+
+def leave_out(
+    decided: Decided, keys: list[str], found: dict[str, Any], policy: str, workers: Workers, screen: Screen
+) -> Decided:
+    """The decisions without the rows that nearly repeat a measured one. They are listed in a file of the dataset.
+
+    ``keys`` are those of the parts. ``found`` is that of ``pipeline.decided``, in which the rows become dropped ones or
+    refused ones, as ``policy`` says.
+    """
+    folder, rows = decided.work / "near", decided.labelled + decided.unlabelled
+    ranges = -(-rows * BANDS // RANGE_BANDS)
+    key = hashlib.sha256(json.dumps([*keys, decided.hash]).encode()).hexdigest()
+    for table, of in ((bands, decided.parts), (candidates, ranges), (rejects, decided.parts)):
+        markers = (folder / f"{number:06d}-{table.__name__}.json" for number in range(of))
+        tasks = (Stage(key, folder, path, rows // of, table, at, decided, ranges) for at, path in enumerate(markers))
+        with engine.shown("near-duplicates", rows, screen.quiet) as progress:
+            deque(engine.run(tasks, workers, progress), 0)
+    count, first, labels = 0, NOWHERE, found["labels"][TRAIN_NUMBER]
+    listed, columns = decided.work.parent / NEAR_DUPLICATES, ("row", "other", "similarity")
+    with atomic.replacing(listed) as temporary, open(temporary, "w") as file:
+        file.write(",".join(columns) + "\n")
+        for number in range(decided.parts):
+            its, known = parts.load_columns(parts.file_of(folder, number, rejects.__name__)), decided.of(number)
+            split, place = known["split"].copy(), its["place"]
+            of_train = place[split[place] == TRAIN_NUMBER]
+            labels -= np.bincount(known["label"][of_train], minlength=len(labels))
+            found["unlabelled"] -= len(place) - len(of_train)
+            split[place] = DROPPED
+            arrays.write_batch(parts.file_of(decided.work / "parts", number, "decided"), known | {"split": split})
+            count, first = count + len(place), its["row"].min(initial=first)
+            np.savetxt(file, np.column_stack([its[name] for name in columns]), "%d,%d,%.4f")
+    if policy == "error":
+        what = f"it nearly repeats a row of validation or test ({listed} says which)"
+        found["found"]["refused"]["near_duplicates", what] = count, first
+    else:
+        found["found"]["dropped"]["near_duplicates"] = count
+    return replace(decided, hash=decided.hash + atomic.sha256_file(listed))
