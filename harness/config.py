@@ -37,7 +37,9 @@ from preprocessing.base.schema import (
 T = TypeVar("T")
 if TYPE_CHECKING:
     OrAuto = Annotated[T, "or auto"]
+    Data = str
 else:
+    Data = Name | dict[str, Above0]
 
     class OrAuto:
         """``OrAuto[int]`` parses as ``int`` or ``auto``; for the type checker it is ``int``."""
@@ -268,8 +270,9 @@ class RunConfig:
     SUBJECT = ("data",)
     OUTPUT = "run"
 
-    data: Name = NOTHING
-    """Dataset directory, as written by `padless prepare`."""
+    data: Data = NOTHING
+    """Dataset directory, as written by `padless prepare`. A mixture of several with one vocabulary: directory -> its
+    share of the rows of every step, as in {data/reviews: 0.7, data/forum: 0.3}."""
     fold: AtLeast0 | None = None
     """Validate on this fold of the dataset (splits.folds), and train on the others; train --folds all does so with
     each. null: the dataset's train and validation splits."""
@@ -350,8 +353,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and that keys agree; name the run."""
+        if isinstance(self.data, dict):
+            object.__setattr__(self, "data", ",".join(f"{path}:{share:.9g}" for path, share in self.data.items()))
         if self.run == AUTO:
-            object.__setattr__(self, "run", f"runs/{os.path.basename(os.path.abspath(self.data))}")
+            parts = [os.path.basename(os.path.abspath(path)) for path in configuration.shares_of(self.data)]
+            object.__setattr__(self, "run", f"runs/{'-'.join(parts)}")
         epochs, patience = self.epochs, self.patience
         below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
         require(below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")

@@ -70,10 +70,11 @@ def write_dataset(
     longest: int = 60,
     widths: tuple[int, ...] = (16, 32, 64),
     block_rows: int = 64,
+    base: Path | None = None,
 ) -> dict[str, list[str]]:
     """Write a dataset directory and return the texts of each split, by row number.
 
-    Rows of a split called ``unlabelled`` have no label.
+    Rows of a split called ``unlabelled`` have no label. ``base``: another dataset, whose vocabulary it gets.
     """
     spec = TextSpec(max_tokens=widths[-1])
     pipeline = resolve(spec)
@@ -81,6 +82,7 @@ def write_dataset(
         name: sentences(size, num_classes, seed + place, longest) for place, (name, size) in enumerate(rows.items())
     }
     vocabulary = freeze(count(Tokenizer(pipeline)(pa.array(texts["train"][0]))))
+    vocabulary = vocabulary if base is None else Vocabulary.read(base / VOCABULARY)
     encoder, splits = Encoder(pipeline, vocabulary), {}
     for name, (split_texts, drawn) in texts.items():
         encoded = encoder(split_texts)

@@ -27,6 +27,7 @@ from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
+from preprocessing.dataset.views import open_split
 from preprocessing.text.vocabulary import UNK
 
 RECIPE: dict[str, Any] = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
@@ -117,7 +118,7 @@ class Linear:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        train = Split(data, manifest, TRAIN).check()
+        train = open_split(data, manifest, TRAIN).check()
         ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
         matrix = vstack([counted(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
@@ -161,7 +162,7 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     check(data, manifest)
     began = time.process_time()
     linear = Linear.learn(data, manifest)
-    splits = [Split(data, manifest, name).check() for name in names_of(manifest)]
+    splits = [open_split(data, manifest, name).check() for name in names_of(manifest)]
     orders = [np.argsort(split.column("row"), kind="stable") for split in splits]
     logits = [linear.logits(split)[order] for split, order in zip(splits, orders, strict=True)]
     about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.process_time() - began}

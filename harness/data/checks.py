@@ -15,10 +15,11 @@ from harness.data.order import OrderSpec, step_rows, stream_seed, width_groups
 from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_labels, read_soft_labels
 from harness.data.views import rows_of_task
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import percent
-from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split
 from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
+from preprocessing.dataset.views import parts_of, read_data
 
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
@@ -39,26 +40,26 @@ def check_dataset(
     ``hashes``: also check the sha256 of shards and every row, up to ``HASH_LIMIT_BYTES``. Raises ``DataError`` with the
     first problem.
     """
-    manifest = rows_of_task(task, read_manifest(data), data, fold)
-    check_text(data, manifest)
-    check_vocabulary(data, manifest)
-    names = (TRAIN, VALIDATION, *(name for name in (TEST, UNLABELLED) if manifest.splits.get(name)))
-    splits = [Split(data, manifest, name) for name in names]
-    size = sum(part.bytes for parts in manifest.splits.values() for part in parts)
-    if hashes and size <= HASH_LIMIT_BYTES:
-        for problem in verify_hashes(data, manifest):
-            raise DataError(problem)
-        for split in splits:
-            split.check()
+    manifest = rows_of_task(task, read_data(data), data, fold)
+    for path, part, _ in parts_of(data, manifest):
+        check_text(path, part)
+        check_vocabulary(path, part)
+        splits = [Split(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
+        size = sum(totals.bytes for every in part.splits.values() for totals in every)
+        if hashes and size <= HASH_LIMIT_BYTES:
+            for problem in verify_hashes(path, part):
+                raise DataError(problem)
+            for split in splits:
+                split.check()
     return manifest
 
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Check that every process has a row in every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
+    check_stream(config, manifest)
     key = "global_batch" if config.global_batch_tokens is None else "global_batch_tokens"
     streams = {TRAIN: (order_spec(config), key)}
     if config.order.unlabelled_batch:
-        check_stream(config, manifest)
         streams[UNLABELLED] = (unlabelled_spec(config), "order.unlabelled_batch")
     for split, (spec, key) in streams.items():
         rows = manifest.rows(split)
@@ -73,7 +74,14 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
 
 
 def check_stream(config: RunConfig, manifest: Manifest) -> None:
-    """Raise ``ConfigError`` if steps should have unlabelled rows but the dataset has none."""
+    """Raise ``ConfigError`` if steps should have unlabelled rows but the dataset has none, or is a mixture; also for a
+    mixture with a token budget.
+    """
+    if len(parts_of(config.data, manifest)) > 1 and (config.order.unlabelled_batch or config.global_batch_tokens):
+        raise ConfigError(
+            f"data: the steps of a mixture ({config.data}) have global_batch labelled rows, by shares; leave out "
+            "order.unlabelled_batch and global_batch_tokens, or name one dataset"
+        )
     if config.order.unlabelled_batch and not manifest.splits.get(UNLABELLED):
         raise ConfigError(
             f"order.unlabelled_batch: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "

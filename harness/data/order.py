@@ -22,20 +22,28 @@ form width groups, each with its own virtual sequence, and a step of a group who
 ``batch_tokens // w`` rows, in sizes that differ by at most one. A group with fewer rows than one such step joins the
 next wider group, so no step is a small remainder. Every window takes the same share of each group, and its steps are
 permuted together.
+
+**Mixtures.** A step over several datasets has ``global_batch`` rows, and of each dataset its share of them, rounded up
+or down: ``PERIOD`` steps have exactly the rows of all shares, to the row. Each dataset is a source with an endless
+sequence of its own: pass after pass over its rows, each permuted anew. The rows of one pass in a window, sorted by
+length, are dealt to the steps that read them, in the order of a random number of each step. All sources use the same
+number of a step, so its rows have similar lengths whichever source they are from. An epoch has as many steps as all
+rows of all sources need.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.config import OrderConfig
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation, splitmix64, splitmix64_of, words
+from preprocessing.dataset.views import MixedSplit
 
 if TYPE_CHECKING:
     from preprocessing.dataset.shards import Split
@@ -47,11 +55,17 @@ WINDOW_ROWS = 131_072
 MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
 """Limits for the permutations drawn per window: their number, and the number of batches in all of them together."""
 
+PERIOD, TURN = 10_000, 6_181
+"""Steps after which the shares of a mixture are met to the row; and a number without a common divisor, near the golden
+section of it, so that rounding up is spread evenly over them."""
 UNLABELLED_STREAM = 0x756E6C6162656C
 """Turns the seed of a run into that of its unlabelled rows."""
 
 Lengths = Callable[[int], np.ndarray]
 """A function from a block's number to the lengths ``[rows]`` of its rows. A window calls it for its own blocks only."""
+Stretch = Iterator[tuple[int, np.ndarray]]
+"""Blocks, and the places of some of the rows in each."""
+Pieces = Iterator[tuple[np.ndarray, Stretch]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,13 +221,11 @@ class Order:
         return sum(window * part.steps // self.num_windows for part in self.width_groups)
 
     def _compute_window(self, epoch: int, number: int) -> Window:
-        places, blocks, batch_sizes = [], [], []
+        places, blocks, pieces = [], [], []
         offset = 0
-        for place, part in enumerate(self.width_groups):
-            first, last = (turn * part.steps // self.num_windows for turn in (number, number + 1))
-            begins = [part.start(step) for step in range(first, last + 1)]
-            batch_sizes.append(np.diff(begins))
-            for block, inside in self._stretch(epoch, place, begins[0], begins[-1]):
+        for piece, stretch in self._pieces(epoch, number):
+            pieces.append(piece)
+            for block, inside in stretch:
                 places.append(offset + inside)
                 blocks.append(block)
                 offset += int(self.block_starts[block + 1] - self.block_starts[block])
@@ -221,25 +233,31 @@ class Order:
         ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
         lengths = np.concatenate([np.asarray(self.lengths(block), np.int32) for block in blocks])
         taken = np.concatenate(places)
-        by_step, cuts = self._batches(epoch, number, lengths.take(taken), batch_sizes)
+        by_step, cuts = self._batches(epoch, number, lengths.take(taken), pieces)
         shift = self.block_starts[touched + 1] - ends
         return Window(self.first_step(number), touched, ends, shift, taken[by_step].astype(np.int32), cuts)
 
+    def _pieces(self, epoch: int, number: int) -> Pieces:
+        """For each width group: the rows of each of its batches in a window, and blocks with these rows."""
+        for place, part in enumerate(self.width_groups):
+            first, last = (turn * part.steps // self.num_windows for turn in (number, number + 1))
+            begins = [part.start(step) for step in range(first, last + 1)]
+            yield np.diff(begins), self._stretch(epoch, place, begins[0], begins[-1])
+
     def _batches(
-        self, epoch: int, number: int, lengths: np.ndarray, batch_sizes: list[np.ndarray]
+        self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """A window's rows in the order of its steps, as indices into ``lengths``; and ``cuts``, as in ``Window``.
 
-        ``batch_sizes`` has one array for each width group: the rows of each of its batches. Sort keys are kept below 16
-        bits, where numpy sorts by radix.
+        ``pieces``: of ``_pieces``. Sort keys are kept below 16 bits, where numpy sorts by radix.
         """
-        sizes = np.concatenate(batch_sizes)
+        sizes = np.concatenate(pieces)
         drawn = len(sizes) * max(1, min(MOST_PERMUTATIONS, PERMUTED_BATCHES // len(sizes)))
         random = words(self.spec.seed, epoch, 1, number, count=drawn + -(-len(lengths) // 4))
         blurred = self._blurred(lengths, random[drawn:].view(np.uint16)[: len(lengths)])
-        pieces = np.split(blurred, np.cumsum([part.sum() for part in batch_sizes])[:-1])
-        starts = np.cumsum([0, *(len(piece) for piece in pieces)])
-        by_length = np.concatenate([start + descending(piece) for start, piece in zip(starts, pieces, strict=False)])
+        grouped = np.split(blurred, np.cumsum([piece.sum() for piece in pieces])[:-1])
+        starts = np.cumsum([0, *map(len, grouped)])
+        by_length = np.concatenate([start + descending(group) for start, group in zip(starts, grouped, strict=False)])
         ordered = lengths[by_length]
         begins = np.cumsum(sizes) - sizes
         steps = np.arange(len(sizes))
@@ -263,7 +281,7 @@ class Order:
         blurred *= 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
         return blurred.astype(np.uint16)
 
-    def _stretch(self, epoch: int, group: int, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+    def _stretch(self, epoch: int, group: int, start: int, stop: int) -> Stretch:
         """Blocks at positions ``start..stop`` of a group's virtual sequence, each with its rows in that range."""
         blocks, ends = self._epoch_blocks(epoch)[group]
         place = int(np.searchsorted(ends, start, side="right"))
@@ -293,6 +311,50 @@ class Order:
         return self._epoch[1]
 
 
+class MixedOrder(Order):
+    """The sequence of global batches over the rows of a mixture."""
+
+    def __init__(self, sources: Sequence[Order], shares: Sequence[float], *args: Any) -> None:
+        """``sources``: an order for the rows of each dataset, of which only the passes count; ``shares``: theirs of
+        every step; ``args``: as for an order of all rows, one source after the other.
+        """
+        super().__init__(*args)
+        self.sources = sources
+        self.smallest_step = self.largest_step = self.spec.global_batch
+        bounds = np.rint(np.cumsum([0, *shares]) * (PERIOD * self.spec.global_batch)).astype(np.int64)
+        of_step = np.diff((bounds + np.arange(PERIOD)[:, None] * TURN % PERIOD) // PERIOD)
+        self.taken = np.pad(of_step, ((1, 0), (0, 0))).cumsum(axis=0)
+        """``[steps + 1, sources]``: rows of each source before each step of a period."""
+
+    def _pieces(self, epoch: int, number: int) -> Pieces:
+        """For each pass of a source in a window: the step of each row there, ascending, and blocks with these rows."""
+        steps = epoch * self.steps_per_epoch + np.arange(self.first_step(number), self.first_step(number + 1) + 1)
+        before = 0
+        for source, taken in zip(self.sources, self.taken.T, strict=True):
+            begins = steps // PERIOD * taken[-1] + taken[steps % PERIOD]
+            start, last = int(begins[0]), int(begins[-1])
+            while start < last:
+                turn, within = divmod(start, source.num_rows)
+                stop = min(last, start - within + source.num_rows)
+                step_of = begins.searchsorted(np.arange(start, stop), side="right") - 1
+                rows = source._stretch(turn, 0, within, within + stop - start)
+                yield step_of, ((before + block, inside) for block, inside in rows)
+                start = stop
+            before += len(source.block_widths)
+
+    def _batches(
+        self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As for one dataset. The rows of each piece, sorted by length, are dealt to its steps in a random order."""
+        count = self.first_step(number + 1) - self.first_step(number)
+        random = words(self.spec.seed, epoch, 1, number, count=count + -(-len(lengths) // 4))
+        blurred = self._blurred(lengths, random[count:].view(np.uint16)[: len(lengths)])
+        piece, steps = np.repeat(np.arange(len(pieces)), [*map(len, pieces)]), np.concatenate(pieces)
+        dealt = np.empty_like(steps)
+        dealt[np.lexsort((~blurred, piece))] = steps[np.lexsort((random[steps], piece))]
+        return np.lexsort((-lengths, dealt)), np.arange(count + 1) * self.spec.global_batch
+
+
 def stream_seed(seed: int) -> int:
     """The seed of the order of unlabelled rows in a run with ``seed``; the two orders are independent."""
     return splitmix64_of(seed ^ UNLABELLED_STREAM)
@@ -300,7 +362,14 @@ def stream_seed(seed: int) -> int:
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows; each block is checked when a window first contains it."""
-    return Order(split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths)
+    order = split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths
+    if not isinstance(split, MixedSplit) or not spec.shuffle:
+        return Order(*order)
+    seeds = (splitmix64_of(spec.seed ^ number) for number in range(1, len(split.parts) + 1))
+    sources = [
+        order_over(part, replace(spec, seed=seed)) for part, seed in zip(split.parts.values(), seeds, strict=True)
+    ]
+    return MixedOrder(sources, split.shares, *order)
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from harness.ranks.distributed import World, launched_local_rank
@@ -23,7 +23,8 @@ from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import make_private, open_regular
 from preprocessing.dataset.index import INDEX
-from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import open_split, parts_of, read_data
 
 NETWORK = frozenset(
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "wekafs"]
@@ -40,17 +41,24 @@ class OpenData:
     page kills the process (SIGBUS).
     """
 
-    def __init__(self, data: str, manifest: Manifest, names: Collection[str], root: Path, stage: Choice) -> None:
-        """Map the splits ``names`` of the dataset ``data``; ``root`` is the dataset directory or a staged copy."""
-        self.data, self.manifest, self.root = data, manifest, root
+    def __init__(
+        self,
+        data: str,
+        manifest: Manifest,
+        names: Collection[str],
+        staged: Mapping[str | Path, Path],
+        stage: Choice,
+    ) -> None:
+        """Map the splits ``names`` of the dataset or mixture ``data``; ``staged`` as for ``open_split``."""
+        self.data, self.manifest = data, manifest
         self.choices = {"staging": stage}
         """For the settings printed at the start."""
-        self.splits = {name: Split(root, manifest, name) for name in names}
+        self.splits = {name: open_split(data, manifest, name, staged) for name in names}
         self.looked = time.monotonic()
 
     def check(self) -> None:
         """Between epochs: raise ``DataError`` if the manifest or a mapped shard has changed since the start."""
-        if read_manifest(self.data).fingerprint != self.manifest.fingerprint:
+        if read_data(self.data).fingerprint != self.manifest.fingerprint:
             raise DataError(
                 f"{self.data}: the dataset changed since the run began (it has another fingerprint); restore the old "
                 "one, or start a new run"
@@ -78,14 +86,18 @@ def open_data(
     for name in names:
         if name not in held:
             raise DataError(f"{data}: has no split {name!r}; it has {', '.join(held)}")
-    choices = world.gather_objects(stage_choice(data, manifest, names, stage_dir), "where shards are staged")
-    choice = choices[world.rank - launched_local_rank()]
-    root = Path(data) if choice.value == "none" else staged_path(choice.value, manifest)
-    with world.together("staging the dataset"):
-        if choice.value != "none" and launched_local_rank() == 0:
-            stage(data, manifest, choice.value, names, timeout_s)
+    staged = dict[str | Path, Path]()
+    for path, part, _ in parts_of(data, manifest):
+        own = [*filter(part.splits.get, names)]
+        choices = world.gather_objects(stage_choice(path, part, own, stage_dir), "where shards are staged")
+        choice = choices[world.rank - launched_local_rank()]
+        if choice.value != "none":
+            staged[path] = staged_path(choice.value, part)
+        with world.together("staging the dataset"):
+            if path in staged and launched_local_rank() == 0:
+                stage(path, part, choice.value, own, timeout_s)
     with world.together("opening the dataset"):
-        return OpenData(data, manifest, names, root, choice)
+        return OpenData(data, manifest, names, staged, choice)
 
 
 def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:

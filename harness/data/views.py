@@ -7,7 +7,7 @@ staging, plan and checks need nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +18,8 @@ from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
-from preprocessing.dataset.index import Totals
-from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
-
-
-@dataclass(frozen=True)
-class View(Manifest):
-    """A manifest with other splits; its fingerprint is still that of the dataset on disk."""
-
-    dataset: str = ""
-    fold: int | None = None
-    """The fold used for validation."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the dataset."""
-        return self.dataset
-
-
-def with_splits(manifest: Manifest, splits: dict[str, list[Totals]], fold: int | None = None) -> View:
-    kept = {one.name: getattr(manifest, one.name) for one in fields(Manifest)}
-    return View(**{**kept, "splits": splits}, dataset=manifest.fingerprint, fold=fold)
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split
+from preprocessing.dataset.views import mixed, open_split, parts_of, read_data, with_splits
 
 
 def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
@@ -48,12 +29,14 @@ def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
     """
     if fold is None:
         return manifest
+    if len(parts := parts_of(data, manifest)) > 1:
+        return mixed([(path, held_out(part, fold, path), share) for path, part, share in parts])
     check_folds(manifest, data, "fold")
     if fold >= manifest.folds:
         raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
     every = [part for name in (TRAIN, VALIDATION) for part in manifest.splits.get(name, [])]
     learned, measured = ([part for part in every if (part.fold == fold) is held] for held in (False, True))
-    return with_splits(manifest, {**manifest.splits, TRAIN: learned, VALIDATION: measured}, fold)
+    return with_splits(manifest, {**manifest.splits, TRAIN: learned, VALIDATION: measured}, fold=fold)
 
 
 def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
@@ -76,6 +59,8 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
     Pretraining uses ``train`` and ``unlabelled`` as one split without labels. Raises ``DataError`` if it has nothing to
     predict, and as ``held_out`` does for a missing fold.
     """
+    if len(parts := parts_of(data, manifest)) > 1:
+        return mixed([(path, rows_of_task(task, part, path, fold), share) for path, part, share in parts])
     manifest = held_out(manifest, fold, data)
     if task != LANGUAGE_MODEL:
         return manifest
@@ -122,12 +107,12 @@ def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int
     """
     try:
         config = read_config(run)
-        manifest = read_manifest(config["data"])
+        manifest = read_data(config["data"])
         if manifest.fingerprint != fingerprint:
             return None
         manifest = held_out(manifest, config.get("fold"), config["data"])
         if manifest.tokens(TRAIN) > MOST_TOKENS:
             return None
-        return int(np.isin(hashes, hashes_of(Split(config["data"], manifest, TRAIN))).sum())
+        return int(np.isin(hashes, hashes_of(open_split(config["data"], manifest, TRAIN))).sum())
     except (ConfigError, DataError, KeyError):
         return None

@@ -17,7 +17,6 @@ from safetensors.torch import save
 
 from harness.batch import Batch, send
 from harness.config import model_from_dict, to_dict
-from harness.data.views import View
 from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors, task_of
@@ -37,6 +36,7 @@ from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import shortened
 from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import View
 
 NEUTRAL = Decision()
 NAMED = 200

@@ -21,10 +21,11 @@ from harness.scores.calibration import Decision, decide
 from harness.scores.intervals import above_chance, intervals
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.base.atomic import storing
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
+from preprocessing.dataset.views import parts_of
 
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row numbers and labels, int64 ``[rows]``, and logits before calibration, float64, of a split."""
@@ -66,7 +67,13 @@ def label_with_baseline(config: LabelConfig) -> None:
 
 
 def check_splits(config: LabelConfig, manifest: Manifest) -> None:
-    """Raise ``DataError`` if the dataset lacks unlabelled rows, or validation, on which the teacher is measured."""
+    """Raise ``DataError`` if the dataset lacks unlabelled rows, or validation, on which the teacher is measured;
+    ``ConfigError`` for a mixture.
+    """
+    if len(parts_of(config.data, manifest)) > 1:
+        raise ConfigError(
+            f"data: soft labels belong to one dataset, and {config.data} is a mixture; name one with --data"
+        )
     wanted = {VALIDATION: "no validation split; build it with one"}
     wanted[UNLABELLED] = "no unlabelled rows; build it with source.unlabelled_path"
     for name, lacks in wanted.items():

@@ -30,7 +30,8 @@ from harness.model.recurrent import PackedIndex
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
-from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.dataset.shards import Manifest, Split
+from preprocessing.dataset.views import read_data
 from preprocessing.job.engine import shown
 from preprocessing.job.executors import ROWS
 from preprocessing.text.vocabulary import UNK
@@ -69,7 +70,7 @@ def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[B
     world = session.world
     with world.together("loading weights and dataset"):
         bundle = Bundle(directory)
-        manifest = as_trained(read_manifest(data), bundle.info.fold, bundle.info.dataset, data)
+        manifest = as_trained(read_data(data), bundle.info.fold, bundle.info.dataset, data)
         same_text(bundle.info, manifest, data)
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
     bundle.model.to(session.device).recurrent.flatten_parameters()

@@ -38,7 +38,7 @@ from harness.training.assembly import check_shared
 from preprocessing.base.errors import UserError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import counted, size
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.views import read_data
 
 State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]
@@ -173,7 +173,7 @@ def look_at_run(config: RunConfig) -> Checked:
     point = preflight.check_run(replace(config, dry_run=True), lambda _: None, lambda _: None)
     needed, free = 0, shutil.disk_usage(existing(config.run)).free
     with contextlib.suppress(UserError):  # the dataset's own check reports it
-        manifest = read_manifest(config.data)
+        manifest = read_data(config.data)
         # Weights and Adam's two averages in fp32, in the newest checkpoints, the best, and the one being written.
         numbers = 3 if config.optim.ema is None else 4
         needed = (config.checkpoint.keep_last + 2) * 4 * numbers * parameters_of(config, manifest)

@@ -40,7 +40,7 @@ from preprocessing.base import cli
 from preprocessing.base.cli import as_words
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.views import read_data
 
 SHORTEST_S = 1.0
 """No training begins with less time than this."""
@@ -132,7 +132,7 @@ def planned(asked: LaunchRecipe) -> list[Member]:
     if asked.seeds is not None:
         runs = [member(asked.run, "seed", seed) for seed in seeds_of(asked.seeds)]
     elif asked.folds is not None:
-        manifest = read_manifest(asked.data)
+        manifest = read_data(asked.data)
         check_folds(manifest, asked.data, "folds")
         if asked.folds not in ("all", manifest.folds):
             raise ConfigError(

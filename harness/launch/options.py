@@ -30,10 +30,10 @@ def of_training(argv: Sequence[str], config_class: type) -> tuple[list[str], lis
     """As ``split_arguments``. Raises ``DataError`` for a dataset that is not there."""
     alone, given = cli.apart(argv, config_class)
     keys = {"data": "".join(alone[:1]), **dict(given)}
-    if keys["data"] and not {"help", "print_config"} & {*keys}:
-        from preprocessing.dataset.shards import read_manifest
+    if keys["data"] and not {"help", "print_config"} & {*keys} and keys["data"][0] != "{":
+        from preprocessing.dataset.views import read_data
 
-        read_manifest(keys["data"])
+        read_data(keys["data"])
     return split_arguments(argv, config_class)
 
 

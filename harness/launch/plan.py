@@ -24,7 +24,8 @@ from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import Screen, size
-from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
+from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.views import open_split, read_data
 from preprocessing.text.spec import TextPipeline
 
 SAMPLED_ROWS = 300_000
@@ -48,7 +49,7 @@ def main(config: PlanConfig) -> None:
     """Print the plan; of many trainings, that of the first."""
     training, runs = many.first(config)
     resolved = resolve(training)
-    manifest = rows_of_task(training.task, read_manifest(training.data), training.data, training.fold)
+    manifest = rows_of_task(training.task, read_data(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)
     values["runs"] = [str(one.path) for one in runs]
     values["decided"] = {name: {"value": value, "reason": why} for name, (value, why) in resolved.reasons.items()}
@@ -69,12 +70,12 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     check_names(config.tracking)
     TextPipeline.from_json(manifest.text, Path(config.data, MANIFEST))  # raises for a tokenizer that is not installed
     check_fit(config, manifest, world_size)
-    order = order_over(Split(config.data, manifest, TRAIN), order_spec(config))
+    order = order_over(open_split(config.data, manifest, TRAIN), order_spec(config))
     classes = {} if config.task == LANGUAGE_MODEL else class_rows(manifest, TRAIN)
     steps, most = order.steps_per_epoch * config.epochs, -(-order.largest_step // world_size)
     stream, on_device = None, manifest.tokens(TRAIN)
     if config.order.unlabelled_batch:
-        beside = order_over(Split(config.data, manifest, UNLABELLED), unlabelled_spec(config))
+        beside = order_over(open_split(config.data, manifest, UNLABELLED), unlabelled_spec(config))
         on_device += manifest.tokens(UNLABELLED)
         stream = {
             "rows": beside.num_rows,

@@ -78,7 +78,7 @@ def prepare(
 
 
 def train(
-    data: Dataset | Source,
+    data: Dataset | Source | dict[str, float],
     run: str | Path | None = None,
     *,
     text: str | list[str] | None = None,
@@ -91,12 +91,14 @@ def train(
     """Train on a dataset as ``padless train`` does, and return the run; the same call again resumes or opens it.
 
     Keys are those of the command: ``epochs=3``, ``optim={"lr": 1e-3}``, or dotted in ``options``. ``data`` may also be
-    a frame or files, from which ``RUN-data`` is prepared first, with columns ``text`` and ``label`` and the keys of
-    ``prepare``. An interrupt saves a checkpoint and raises ``KeyboardInterrupt``. Raises ``UserError``.
+    a mixture, ``{"data/a": 0.7, "data/b": 0.3}``, or a frame or files, from which ``RUN-data`` is prepared first, with
+    columns ``text`` and ``label`` and the keys of ``prepare``. An interrupt saves a checkpoint and raises
+    ``KeyboardInterrupt``. Raises ``UserError``.
     """
     keys |= options or {}
     place: Any = data.path if isinstance(data, Dataset) else data
-    if not isinstance(place, str | Path) or (Path(place).exists() and not Path(place, MANIFEST).exists()):
+    is_path = isinstance(place, str | Path)
+    if not isinstance(place, dict) and (not is_path or (Path(place).exists() and not Path(place, MANIFEST).exists())):
         if run is None:
             raise ConfigError('run: name its directory, as in padless.train(frame, "runs/mine")')
         own = {"quiet": keys.get("quiet", False), **of_datasets(keys)}

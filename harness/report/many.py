@@ -24,7 +24,7 @@ from harness.scores.metrics import MATRIX, classification_metrics, confusion_fro
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.views import read_data
 from preprocessing.labels import as_found
 
 SPLITS = (VALIDATION, TEST)
@@ -76,7 +76,7 @@ def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str]) -
 
     Raises ``DataError`` if the folds are not exactly those of the dataset.
     """
-    manifest = read_manifest(read_config(runs[0].path)["data"])
+    manifest = read_data(read_config(runs[0].path)["data"])
     rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
     table = gather(folder, runs, labels, rows)
     path = folder / OUT_OF_FOLD

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
 from preprocessing.corpus.tables import joined, read_table
 from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.dataset.views import home_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary
@@ -54,7 +54,7 @@ def mistakes_of(
     tokenizer = None
     if manifest is not None and originals.texts:
         with suppress(UserError):  # a package is not installed
-            vocabulary = Vocabulary.read(Path(data, VOCABULARY))
+            vocabulary = Vocabulary.read(home_of(data) / VOCABULARY)
             tokenizer = Tokenizer(TextPipeline.from_json(manifest.text), vocabulary)
     result = []
     for entry in figures["mistakes"]:

@@ -30,7 +30,8 @@ from harness.scores.figures import CHOSEN_BY, FIGURES
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import public_values
-from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
+from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.views import read_data
 
 WEIGHED = ("tokens_per_s", "data_wait")
 """Figures of log lines that are averaged with their durations as weights."""
@@ -153,7 +154,7 @@ def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifes
     """The manifest of the run's dataset, or a sentence on why it is missing."""
     place, fold = config["data"], config.get("fold")
     try:
-        manifest = read_manifest(place)
+        manifest = read_data(place)
     except DataError:
         return None, f"There is no readable {Path(place, MANIFEST)} where the report was made."
     if fingerprint is not None and manifest.fingerprint != fingerprint:

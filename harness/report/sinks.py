@@ -22,7 +22,7 @@ from harness.training.writer import Ending, Sink
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import Child
 from preprocessing.base.terminal import tell
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.views import read_data
 
 SUMMARY = "baseline"
 """Prefix of the linear model's figures in trackers: ``baseline/accuracy`` and so on."""
@@ -65,7 +65,7 @@ class BaselineSink(Sink):
         """Start to fit it, unless it was fitted before or would take long. Errors wait for the end."""
         data, run = self.config.data, self.config.run
         with suppress(OSError, UserError):
-            manifest = read_manifest(data)
+            manifest = read_data(data)
             names = names_of(manifest, folds=self.folds)
             self.missing &= len(find_results(Path(run), data, manifest.fingerprint, names)[1]) < len(names)
             if self.missing and seconds(manifest) * (manifest.folds if self.folds else 1) <= LONGEST_S:

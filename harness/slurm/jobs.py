@@ -25,6 +25,7 @@ from harness.slurm.script import Job, Task, hook_of, render, summary
 from preprocessing.base import atomic, cli
 from preprocessing.base.atomic import storing
 from preprocessing.base.cli import as_words
+from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import nearest
 from preprocessing.base.installed import load
@@ -76,10 +77,11 @@ def missing(jobs: Sequence[Job]) -> Iterator[str]:
     """A sentence for each job whose dataset is neither there nor made by an earlier one."""
     made: set[Path] = set()
     for job in jobs:
-        place = Path(job.data).absolute()
-        if not (place.exists() or place in made or "://" in job.data):
-            maker = f'put "prepare FILE -o {job.data}" in front'
-            yield f"{job.command}: {job.data} is not there, and no job before it makes it; {maker}"
+        for data in shares_of(job.data):
+            place = Path(data).absolute()
+            if not (place.exists() or place in made or "://" in data):
+                maker = f'put "prepare FILE -o {data}" in front'
+                yield f"{job.command}: {data} is not there, and no job before it makes it; {maker}"
         made.add(Path(job.run).absolute())
 
 

@@ -50,7 +50,8 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import read_data
 from preprocessing.text.vocabulary import RESERVED
 
 FP16_FIRST_SKIPS = 20
@@ -86,7 +87,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     names = trained_splits(manifest, unlabelled=config.order.unlabelled_batch > 0)
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     beginning = begin(config, manifest, data.splits, world, None if start is None else start.state)
-    writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(read_manifest(config.data))}
+    writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(read_data(config.data))}
     choices = {**decided, **session.choices, **data.choices, **beginning.choices}
     trainer = build_trainer(config, session, data, choices, beginning)
     pretrains = config.task == LANGUAGE_MODEL

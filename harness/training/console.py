@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, RunConfig
-from harness.data.checks import TEST, TRAIN, VALIDATION, class_rows, few_steps, imbalance, in_words
+from harness.data.checks import class_rows, few_steps, imbalance, in_words
 from harness.model.registry import parameters_of
 from harness.ranks.precision import Choice
 from harness.rundir import layout
@@ -26,6 +26,7 @@ from harness.scores.tables import MARK, never_found, show_figures, verdicts
 from harness.training.writer import Ending, Sink
 from preprocessing.base.atomic import append_line
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import Column, Live, Screen, Tone, counted, duration, table
 from preprocessing.dataset.shards import Manifest
 

@@ -25,7 +25,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.terminal import size
 from preprocessing.base.untrusted import readable
-from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
+from preprocessing.dataset import views
+from preprocessing.dataset.shards import Manifest
 
 FREE = frozenset(
     [
@@ -184,6 +185,7 @@ def parts_of(manifest: Manifest) -> dict[str, Any]:
     """Facts of a dataset kept in checkpoints, to name what differs in another dataset."""
     return {
         "classes": manifest.labels,
+        "shares": [share for *_, share in views.parts_of("", manifest)],
         "text pipeline": manifest.text_hash,
         "vocabulary": manifest.vocabulary_hash,
         "rows": {name: manifest.rows(name) for name in manifest.splits},
@@ -196,7 +198,9 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a ``finished``
     run also needs ``epochs`` there, or it would not train on the new dataset.
     """
-    if not Path(config.data, MANIFEST).exists():
+    try:
+        manifest = views.read_data(config.data)
+    except DataError:
         return True  # the dataset checks report it
     began = {} if checkpoint is None else checkpoint.state
     fingerprint = began.get("dataset")
@@ -204,7 +208,6 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
         with suppress(DataError):  # a damaged bundle is replaced
             info = stored_info(Path(config.run, layout.BUNDLE))
             fingerprint = None if info is None else info.dataset
-    manifest = read_manifest(config.data)
     if fingerprint in (None, manifest.fingerprint):
         return True
     was, now = began.get("dataset_parts"), parts_of(manifest)

@@ -17,7 +17,7 @@ from harness.data.views import rows_of_task
 from harness.model.registry import check_model
 from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN, UNLABELLED
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.views import read_data
 
 STEPS, SHORT = 2500, 32
 """Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT`` tokens. For longer texts it falls
@@ -91,7 +91,7 @@ def resolve(config: RunConfig) -> Resolved:
         config = as_begun(config)
     if not keys_to_resolve(config):
         return Resolved(config, {})
-    manifest = rows_of_task(config.task, read_manifest(config.data), config.data, config.fold)
+    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
     tokens, others = (manifest.tokens(name) for name in (TRAIN, UNLABELLED))
     teaches = config.order.unlabelled_batch and config.self_training.is_on
     beside = manifest.rows(UNLABELLED) if teaches and UNLABELLED in manifest.splits else 0

@@ -17,7 +17,6 @@ from harness.batch import StepBatch
 from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.data.batches import lengths_of
-from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
 from harness.inference.bundle import Bundle
@@ -40,6 +39,7 @@ from harness.training.throughput import memory_bytes, synchronize
 from harness.training.trainer import Milestones, Trainer
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import duration
 
 STEPS_LOOKED_AT = 2000

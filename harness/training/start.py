@@ -37,6 +37,7 @@ from harness.rundir import layout
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import VectorsConfig, find_kept, folder_of, keep_vectors
+from preprocessing.dataset.views import home_of
 from preprocessing.text.vocabulary import Vocabulary
 
 VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
@@ -110,7 +111,7 @@ def begin(
 
 
 def vocabulary_of(config: RunConfig) -> Vocabulary:
-    return Vocabulary.read(Path(config.data, VOCABULARY))
+    return Vocabulary.read(home_of(config.data) / VOCABULARY)
 
 
 def find_vectors(config: RunConfig, manifest: Manifest, found: Beginning) -> None:

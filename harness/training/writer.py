@@ -48,6 +48,7 @@ from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import tell
 from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import home_of
 
 KINDS = ("train", VALIDATION, TEST)
 """Kinds of events that become lines of ``metrics.jsonl``."""
@@ -276,7 +277,7 @@ class RunWriter(Sink):
             write_config(self.config)
             note_attempt(self.directory, {"processes": session.world.world_size, "resumed_from": state["step"]})
             write_environment(self.directory, {name: str(choice) for name, choice in choices.items()})
-            write_vocabulary(self.bundle, Path(self.config.data))
+            write_vocabulary(self.bundle, home_of(self.config.data))
         self.began -= state["seconds"]
         self.metrics = MetricsLog(self.directory, state["log_bytes"])
         for sentence in self.metrics.mended:

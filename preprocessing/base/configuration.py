@@ -147,7 +147,7 @@ def shaped(given: Any, kind: Any) -> Any:
     if isinstance(given, str) and given not in choices_of(kind):
         if given[:1] in ("[", "{") and parts.keys() & {list, tuple, dict}:
             given = parse_yaml(given)
-        elif dict in parts and ":" in given:
+        elif dict in parts and str not in parts and ":" in given:
             given = parse_yaml(f"{{{given}}}")
         elif parts.keys() & {list, tuple} and str not in parts:
             given = [word for word in map(str.strip, given.split(",")) if word]
@@ -156,6 +156,15 @@ def shaped(given: Any, kind: Any) -> Any:
         pairs = (one[0].split(":", 1) if one[1] == NULL and ":" in one[0] else one for one in given.items())
         return {name: [its] if several and isinstance(its, str) else its for name, its in pairs}
     return given
+
+
+def shares_of(data: str) -> dict[str, float]:
+    """Directory -> share, of a mixture such as ``data/a:7,data/b:3``, adding up to 1; of a dataset ``{data: 1.0}``."""
+    pairs = re.findall(r"(.+?):(\d+(?:\.\d+)?(?:e[+-]\d+)?)(?:,|\Z)", data)
+    found = {path: float(share) for path, share in pairs}
+    if not 1 < len(found) > data.count(",") or not all(found.values()):
+        return {data: 1.0}
+    return {path: share / sum(found.values()) for path, share in found.items()}
 
 
 def in_words(kind: Any, default: Any = None) -> str:

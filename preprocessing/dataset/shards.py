@@ -479,4 +479,4 @@ class Split:
     @property
     def max_width(self) -> int:
         """Width of the widest shard."""
-        return int(self.index.width.max())
+        return int(self.block_widths.max())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real runs: the row hash of every log line is the same on 1 and 4 ranks, and a dataset may not change under a run."""
+"""Real runs: the row hash of every log line is the same on 1, 2 and 4 ranks, and no dataset changes under a run."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ RUNS: dict[str, dict[str, Any]] = {"budget": BUDGET, "both": BOTH}
 """``both``: unlabelled rows beside the labelled ones."""
 
 
-def configure(data: Path, run: Path, **options: Any) -> RunConfig:
+def configure(data: Path | str, run: Path, **options: Any) -> RunConfig:
     small, every_step = ModelConfig(embedding_dim=4, hidden_size=4), TrackingConfig(log_every=1)
     fixed: dict[str, Any] = {"epochs": 2, "precision": "fp32", "model": small, "tracking": every_step}
     return RunConfig(data=str(data), run=str(run), timeout_s=60, **fixed, **options)
 
 
-def train(data: Path, root: Path, runs: dict[str, dict[str, Any]]) -> None:
+def train(data: Path | str, root: Path, runs: dict[str, dict[str, Any]]) -> None:
     """Several runs one after the other, on ranks that have met once."""
     with open_session("cpu", "fp32", 60) as session:
         torch.set_num_threads(1)  # threads of a tiny network only wait for each other
@@ -65,6 +65,23 @@ def test_one_and_four_ranks_log_the_same_rows(runs: Path, name: str) -> None:
     assert hashes(runs / "4" / name) == alone
     ours, theirs = ([line["loss"] for line in read_metrics(runs / ranks / name, "train")] for ranks in ("1", "4"))
     assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["classifier", "language_model"])
+def test_ranks_consume_the_same_rows_of_a_mixture(tmp_path: Path, task: str) -> None:
+    write_dataset(tmp_path / "a", {"train": 150, "validation": 20, "test": 20})
+    write_dataset(tmp_path / "b", {"train": 31, "validation": 9}, base=tmp_path / "a", seed=4)
+    write_dataset(tmp_path / "c", {"train": 64, "validation": 20}, base=tmp_path / "a", seed=8)
+    lines = []
+    for ranks in (1, 2, 4):
+        mixture = f"{tmp_path}/a:0.5,{tmp_path}/b:0.3,{tmp_path}/c:0.2"
+        run_ranks(train, ranks, mixture, tmp_path / str(ranks), {"run": {**ROWS, "task": task}})
+        lines.append(read_metrics(tmp_path / str(ranks) / "run", "train"))
+    hashes, losses = ([[line[key] for line in one] for one in lines] for key in ("row_hash", "loss"))
+    assert hashes[0] == hashes[1] == hashes[2]
+    assert len(set(hashes[0])) == 2 * -(-245 // 21)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[2], abs=1e-5)
 
 
 def train_while_a_shard_is_replaced(data: Path) -> tuple[int, str] | None:

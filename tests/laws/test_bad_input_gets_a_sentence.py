@@ -22,7 +22,9 @@ import pytest
 from harness import __main__ as harness
 from tests.commands import accelerate, run_module, sentence
 from tests.corpora import Command, reviews, write_csv
+from tests.datasets import write_dataset
 from tests.end_to_end import test_fingerprints as small
+from tests.refusals import refuse
 
 TABLE = Path(__file__).with_name("mistakes.txt")
 FILES = {
@@ -137,3 +139,18 @@ def test_bare_accelerate_launch_prints_the_line_and_nothing_else(
 
 if __name__ == "__main__":
     main()
+
+
+def test_datasets_that_cannot_be_mixed_are_both_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, (home, other, three) = {"train": 60, "validation": 20}, (tmp_path / name for name in "abc")
+    write_dataset(home, rows)
+    write_dataset(other, rows, seed=9)
+    write_dataset(three, rows, num_classes=3, base=home)
+    (tmp_path / "run.yaml").write_text(f"data:\n  {home}: 3\n  {three}: 1\n")
+    assert refuse(capsys, "train", f"{home}:3,{other}:1") == (
+        3,
+        f"{other}: its vocabulary or text settings are not those of {home}, so ids mean other words; build it again "
+        f"with `padless prepare … -o {other} --vocabulary.base {home}`",
+    )
+    code, sentence = refuse(capsys, "train", "--config", tmp_path / "run.yaml")
+    assert (code, sentence.startswith(f"{three}: its classes are not those of {home}; ")) == (3, True)

@@ -19,13 +19,14 @@ from sklearn.metrics import (
 
 from harness.config import ModelConfig
 from harness.data.loader import Loader
-from harness.data.order import Order, OrderSpec
+from harness.data.order import Order, OrderSpec, order_over
 from harness.data.views import held_out
 from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.views import APART, open_split, parts_of, read_data
 from tests.datasets import cut_into_folds, write_dataset
 from tests.ranks import run_ranks
 
@@ -113,6 +114,31 @@ def test_ranks_together_load_every_row_once(
 @pytest.fixture(scope="module")
 def dataset_split(dataset: Path) -> Split:
     return Split(dataset, read_manifest(dataset), "train")
+
+
+def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path) -> None:
+    """A test split has the test rows of all datasets; one of them has none."""
+    write_dataset(tmp_path / "second", {"train": 50, "validation": 30}, base=dataset)
+    write_dataset(tmp_path / "third", {"train": 50, "validation": 30, "test": 60}, base=dataset)
+    mixture = f"{dataset}:1,{tmp_path}/second:5,{tmp_path}/third:4"
+    manifest = read_data(mixture)
+    test = open_split(parts_of(mixture, manifest), manifest, "test")
+    device, found = torch.device("cpu"), []
+    for rank in range(3):
+        order = order_over(test, OrderSpec(seed=0, global_batch=21, shuffle=False))
+        loader = Loader(test, order, rank=rank, world_size=3, layout="padded", device=device)
+        found += [
+            (batch.rows.copy(), batch.labels.numpy().copy()) for step in loader.steps(0) for batch in step.micro_batches
+        ]
+    rows, labels = (np.concatenate(column) for column in zip(*found, strict=True))
+    assert sorted(rows.tolist()) == [*range(TEST_ROWS), *range(2 * APART, 2 * APART + 60)]
+    for number, root in ((0, dataset), (2, tmp_path / "third")):
+        own = Split(root, read_manifest(root), "test")
+        known = {
+            int(row): int(label) for block in own.blocks for row, label in zip(block.row, block.label, strict=True)
+        }
+        mine = rows // APART == number
+        assert known == dict(zip((rows[mine] % APART).tolist(), labels[mine].tolist(), strict=True))
 
 
 def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: Path) -> None:

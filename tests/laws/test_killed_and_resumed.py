@@ -76,6 +76,28 @@ def test_killed_at_every_change_of_the_disk(tmp_path: Path, exchange: str, insta
     assert {"exchanged", "rename", "replace", "rmdir", "unlink", "fsync", "write"} <= set(found["changes"])
 
 
+@pytest.mark.timeout(280, func_only=True)
+def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
+    """It goes on with the same rows of both datasets, on another number of processes too."""
+    write_dataset(tmp_path / "large", {"train": 300, "validation": 60, "test": 50})
+    write_dataset(tmp_path / "small", {"train": 70, "validation": 40}, seed=3, base=tmp_path / "large")
+    data: Any = f"{tmp_path}/large:0.6,{tmp_path}/small:0.4"
+    run, whole = tmp_path / "killed" / "run", tmp_path / "whole" / "run"
+    assert start(data, whole, processes=1).wait(120) == 0, log(whole)
+    process = start(data, run, processes=1)
+    wait_for_step(process, run, 30)
+    process.kill()
+    shutil.copytree(run, tmp_path / "more" / "run")
+    assert start(data, run, processes=1).wait(120) == 0, log(run)
+    assert final(run) == final(whole)
+    assert start(data, tmp_path / "more" / "run", processes=2).wait(120) == 0, log(tmp_path / "more" / "run")
+    hashes = [[line["row_hash"] for line in read_metrics(one, "train")] for one in (whole, tmp_path / "more" / "run")]
+    assert hashes[0] == hashes[1]
+    other = str(data).replace("0.4", "0.5")
+    start(other, run, "--epochs", "4", processes=1).wait(120)
+    assert f"{other}: not the dataset that {run} was trained on: its shares differ" in log(run)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(280, func_only=True)
 @pytest.mark.parametrize(

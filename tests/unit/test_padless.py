@@ -20,7 +20,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 import padless
-from harness.rundir.records import read_attempts
+from harness.rundir.records import read_attempts, read_config
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
 from tests.runs import final, steps_done, train_to_end, wait_until
@@ -139,6 +139,17 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
 
 
 @pytest.mark.processes
+def test_a_dict_of_shares_is_a_mixture(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a", {"train": 60, "validation": 20})
+    write_dataset(tmp_path / "b", {"train": 40, "validation": 10}, base=tmp_path / "a", seed=3)
+    shares: Any = {str(tmp_path / name): share for name, share in (("a", 3), ("b", 1))}
+    small = {"global_batch": 8, "model.hidden_size": 8, "threads": 1, "baseline": "none", "quiet": True}
+    run = padless.train(shares, tmp_path / "run", epochs=1, options=small)
+    assert (run.state, run.figures["rows"]) == ("finished", 30)
+    assert read_config(run.directory)["data"] == f"{tmp_path}/a:3,{tmp_path}/b:1"
+
+
+@pytest.mark.processes
 @pytest.mark.slow
 def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys: dict[str, Any] = {"model": {"hidden_size": 8}, "device": "cpu", "num_processes": 2}
@@ -157,6 +168,7 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
         ("d", {"epoch": 3}, "--epoch: no such option; it is --epochs here"),
         ("d", {"optim": {"l": 3}}, "--optim.l: no such option; did you mean --optim.lr?"),
         ("d", {}, "d/dataset.json: missing: there is no folder d"),
+        ({"d": 0.7}, {}, "d:0.7: no such folder, and no mixture either; name several, with shares above 0, as in"),
         (FRAME, {"run": None}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
         (FRAME.iloc[:0], {}, "frame: the corpus is empty: no row to learn from"),
         (FRAME.assign(mood=["a", "b", None] * 20), INLINE, "frame: row 3: there is no label; fill it in, or leave"),

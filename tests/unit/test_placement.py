@@ -17,6 +17,7 @@ from harness.ranks.distributed import World
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.dataset.views import read_data
 from tests.datasets import write_dataset
 
 MOUNTS = {"/": "ext4", "/tmp": "tmpfs", "/home": "nfs4"}
@@ -104,10 +105,25 @@ def test_open_splits_are_staged_mapped_and_watched(dataset: Path, manifest: Mani
     stage_dir = str(tmp_path / "stage")
     opened = open_data(str(dataset), manifest, ["test"], World(), timeout_s=5, stage_dir=stage_dir)
     assert set(opened.splits) == {"test"}
-    assert set(shards(opened.root)) == {INDEX, *manifest.shards(dataset, ["test"]).paths()}
+    assert set(shards(staged_path(stage_dir, manifest))) == {INDEX, *manifest.shards(dataset, ["test"]).paths()}
     assert len(opened.splits["test"]) == manifest.rows("test")
     path = opened.splits["test"].shards[0].path
     opened.check()
     os.truncate(path, 100)
     with pytest.raises(DataError, match="while the run used it, or cut short"):
+        opened.check()
+
+
+def test_each_dataset_of_a_mixture_is_staged_and_watched(dataset: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "second", {"train": 30, "validation": 9}, base=dataset, seed=6)
+    stage_dir, mixture = str(tmp_path / "stage"), f"{dataset}:2,{tmp_path}/second:1"
+    manifest, second = read_data(mixture), read_manifest(tmp_path / "second")
+    opened = open_data(mixture, manifest, ["test", "train"], World(), timeout_s=5, stage_dir=stage_dir)
+    assert {name: len(split) for name, split in opened.splits.items()} == {
+        name: manifest.rows(name) for name in ("test", "train")
+    }
+    opened.splits["train"].check()
+    opened.check()
+    os.truncate(staged_path(stage_dir, second) / second.shards(tmp_path / "second", ["train"])[0].path, 100)
+    with pytest.raises(DataError, match=f"{second.fingerprint[:32]}.*while the run used it, or cut short"):
         opened.check()

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Views of datasets: with other splits, and mixtures: several datasets with one vocabulary and the same classes as one.
+
+The name of a mixture is that of its datasets with their shares, as in ``data/reviews:0.7,data/forum:0.3``. Each split
+has the rows of that split of every dataset, one dataset after the other. Row r of dataset n, both from 0, has the
+number ``n * APART + r``, so every row of a mixture has its own. Shares count in training alone
+(``harness.data.order``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocessing.base import atomic
+from preprocessing.base.configuration import shares_of
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TRAIN
+from preprocessing.dataset.index import Lazy, Totals
+from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
+
+APART = 10**12
+"""Between the numbers of the first rows of two datasets; readable, and no source has so many rows."""
+Part = tuple[str | Path, Manifest, float]
+"""Directory, manifest and share of a dataset; the shares of a mixture add up to 1."""
+
+
+@dataclass(frozen=True)
+class View(Manifest):
+    """A manifest with other splits."""
+
+    dataset: str = ""
+    fold: int | None = None
+    """The fold used for validation."""
+    parts: tuple[Part, ...] = ()
+    """The datasets of a mixture."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the dataset on disk; of a mixture a hash of those of its datasets, and their shares."""
+        return self.dataset
+
+
+def with_splits(manifest: Manifest, splits: dict[str, list[Totals]], **more: Any) -> View:
+    """The view with these splits, and ``more`` fields of their own."""
+    return View(**{**vars(manifest), "splits": splits, "dataset": manifest.fingerprint, **more})
+
+
+def mixed(parts: Sequence[Part]) -> View:
+    """The mixture of datasets. Raises ``DataError`` if they do not fit each other."""
+    home, first, _ = parts[0]
+    splits: dict[str, list[Totals]] = {}
+    for path, part, _ in parts:
+        if part.text_hash != first.text_hash:
+            raise DataError(
+                f"{path}: its vocabulary or text settings are not those of {home}, so ids mean other words; build it "
+                f"again with `padless prepare … -o {path} --vocabulary.base {home}`"
+            )
+        if (part.labels, part.label_type) != (first.labels, first.label_type):
+            raise DataError(
+                f"{path}: its classes are not those of {home}; build it again with --source.labels, which has their "
+                "names, in their order, and the values that mean them"
+            )
+        for name, entries in part.splits.items():
+            splits[name] = splits.get(name, []) + entries
+    known = atomic.canonical_json([[part.fingerprint, share] for _, part, share in parts])
+    own = {"dataset": hashlib.sha256(known).hexdigest(), "parts": tuple(parts), "index": "", "statistics": {}}
+    return with_splits(first, splits, **own)
+
+
+def read_data(data: str | Path) -> Manifest:
+    """The manifest of a dataset or of a mixture. Raises ``DataError`` as ``read_manifest`` and ``mixed`` do."""
+    shares = shares_of(str(data))
+    if len(shares) == 1 and {":", ","} & {*str(data)} and not Path(data).exists():
+        raise DataError(
+            f"{data}: no such folder, and no mixture either; name several, with shares above 0, as in "
+            "data/a:0.7,data/b:0.3"
+        )
+    parts: list[Part] = [(path, read_manifest(path), share) for path, share in shares.items()]
+    return mixed(parts) if len(parts) > 1 else parts[0][1]
+
+
+def parts_of(data: str | Path, manifest: Manifest) -> Sequence[Part]:
+    """The datasets of a mixture; of one dataset that one."""
+    return getattr(manifest, "parts", ()) or [(data, manifest, 1.0)]
+
+
+def home_of(data: str | Path) -> Path:
+    """The directory of a dataset; of a mixture that of the first, whose vocabulary is that of all."""
+    return Path(next(iter(shares_of(str(data)))))
+
+
+def open_split(data: str | Path, manifest: Manifest, name: str, staged: Mapping[str | Path, Path] = {}) -> Split:
+    """Map a split of a dataset or of a mixture. ``staged``: directory of a dataset -> that of a copy of its shards.
+
+    Raises ``DataError`` as ``Split`` does.
+    """
+    if isinstance(manifest, View) and manifest.parts:
+        return MixedSplit(manifest, name, staged)
+    return Split(staged.get(data, data), manifest, name)
+
+
+class MixedSplit(Split):
+    """A split of a mixture: the blocks of that split of each dataset that has it, one dataset after the other."""
+
+    def __init__(self, manifest: View, name: str, staged: Mapping[str | Path, Path]) -> None:
+        """As ``open_split``."""
+        self.manifest, self.name = manifest, name
+        self.shares = [share for *_, share in manifest.parts]
+        self.parts = {
+            number: Split(staged.get(path, path), part, name)
+            for number, (path, part, _) in enumerate(manifest.parts)
+            if name in (TRAIN, *part.names)
+        }
+        """Number of a dataset -> its split; every dataset must have rows for training."""
+        every = [*self.parts.values()]
+        self.block_starts = np.cumsum(np.concatenate([[0], *(np.diff(part.block_starts) for part in every)]))
+        self.block_widths = np.concatenate([part.block_widths for part in every])
+        self._places = [
+            (number * APART, part, block) for number, part in self.parts.items() for block in range(len(part.blocks))
+        ]
+        """Of each block: the number of row 0 there, its split, and its own number there."""
+        self.blocks = Lazy(len(self._places), self.checked)
+
+    def checked(self, number: int) -> Block:
+        """As for a split of one dataset."""
+        first_row, part, place = self._places[number]
+        block = part.checked(place)
+        return replace(block, row=block.row + first_row)
+
+    def look(self) -> None:
+        """As for a split of one dataset."""
+        for part in self.parts.values():
+            part.look()
