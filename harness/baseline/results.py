@@ -30,11 +30,11 @@ from harness.rundir.results import (
 )
 from harness.scores.intervals import of_difference
 from harness.scores.tables import show_figures, spread_table
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Screen, duration, tell
 from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.views import read_data
+from preprocessing.dataset.views import folder_for, read_data
 
 FOLDER, SPLITS = "baseline", (VALIDATION, TEST)
 MADE_ANEW = "delete it, and `padless baseline` makes it again"
@@ -62,9 +62,7 @@ class BaselineConfig:
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; compute them if they are missing."""
-    manifest, folder = read_data(config.data), Path(config.output or folder_of(config.data))
-    if config.output is None and not Path(config.data).is_dir():
-        raise ConfigError(f"output: {config.data} is a mixture, which has no directory; name one with -o")
+    manifest, folder = read_data(config.data), folder_for(config.output, config.data, FOLDER)
     if config.folds:
         check_folds(manifest, config.data, "folds")
     names = names_of(manifest, folds=config.folds)

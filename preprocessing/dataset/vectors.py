@@ -42,7 +42,7 @@ from preprocessing.base.untrusted import read_bytes, read_json, shown
 from preprocessing.corpus import addresses
 from preprocessing.dataset.index import Lazy
 from preprocessing.dataset.shards import Block, Manifest, Split
-from preprocessing.dataset.views import open_split, read_data
+from preprocessing.dataset.views import folder_for, open_split, read_data
 
 FORMAT, FORMAT_VERSION = "padless-vectors", 2
 FOLDER = "vectors"
@@ -238,11 +238,10 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     Raises ``DataError`` for a damaged dataset, ``StorageError`` if they cannot be written, ``UserError`` if another
     process has not learned them in time.
     """
-    manifest = read_data(data)
+    manifest, folder = read_data(data), folder_for(config.output, data, FOLDER)
     names = [name for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
     splits = [open_split(data, manifest, name).check() for name in names]
     settings = VectorSettings(dim=config.dim, window=config.window, splits=[split.name for split in splits])
-    folder = folder_of(data) if config.output is None else Path(config.output)
     array = array_of(folder, manifest.fingerprint, settings)
     if (kept := usable(array)) is not None:
         return kept, True

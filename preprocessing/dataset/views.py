@@ -19,7 +19,7 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.configuration import shares_of
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.index import Lazy, Totals
 from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
@@ -93,6 +93,13 @@ def parts_of(data: str | Path, manifest: Manifest) -> Sequence[Part]:
 def home_of(data: str | Path) -> Path:
     """The directory of a dataset; of a mixture that of the first, whose vocabulary is that of all."""
     return Path(next(iter(shares_of(str(data)))))
+
+
+def folder_for(output: str | None, data: str | Path, name: str) -> Path:
+    """``output``, else a folder in the dataset directory. Raises ``ConfigError`` for a mixture, which has none."""
+    if output is None and len(shares_of(str(data))) > 1:
+        raise ConfigError(f"output: {data} is a mixture, which has no directory; name one with -o")
+    return Path(output or Path(data, name))
 
 
 def open_split(data: str | Path, manifest: Manifest, name: str, staged: Mapping[str | Path, Path] = {}) -> Split:
