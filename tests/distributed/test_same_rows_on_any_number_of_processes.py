@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from harness.config import ModelConfig, OrderConfig, RunConfig, SelfTrainingConfig, TrackingConfig
+from harness.data import placement
 from harness.ranks.session import open_session
 from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
@@ -95,6 +96,7 @@ def train_while_a_shard_is_replaced(data: Path) -> tuple[int, str] | None:
         return update(self, batch)
 
     Trainer.update = harmful  # type: ignore[method-assign]
+    placement.CHECK_EVERY_S = 30.0  # on a busy machine, one rank would notice it within the epoch
     with open_session("cpu", "fp32", 60) as session:
         try:
             with open_run(configure(data, data.parent / "run", **ROWS), session) as run:
