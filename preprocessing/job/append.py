@@ -35,7 +35,7 @@ from preprocessing.text.encoder import Encoded
 
 CUT = "cut"
 """Key of a manifest's provenance: the fractions of rows that the seed put into validation and test."""
-OWN = ("seed", "text", "vocabulary", "splits", "shards", "quality")
+OWN = ("seed", "text", "vocabulary", "shards", "quality")
 """Settings that are those of the dataset."""
 NEED_ALL = {"group_column", "time_column", "folds", "near_duplicates"}
 """Settings by which new rows cannot be decided without the old ones."""
@@ -61,17 +61,21 @@ class Before:
         usual, mine = PreprocessConfig(output=config.output).deciding(), config.deciding()
         if others := [key for key in OWN if mine[key] not in (usual[key], known[key])]:
             raise ConfigError(f"append: {', '.join(others)}: new rows get the settings of the dataset; leave this out")
-        if needs := sorted(NEED_ALL & {*known["splits"], *known["quality"]}):
+        if needs := sorted(NEED_ALL & {*known["splits"], *known["quality"], *mine["splits"]}):
             raise ConfigError(f"append: {needs[0]} needs the old texts beside the new ones; prepare all files together")
         labels, names = config.source.labels, self.manifest.labels
         if labels == AUTO and (labels := known["source"]["labels"]) == AUTO:
             labels = {name: [name] for name in names}
         if [*labels] != names:
             raise ConfigError(f"source.labels: the dataset's classes are {', '.join(names)}; name these in this order")
-        column = AUTO if built.splits.column in (None, "split") else built.splits.column
+        cut = {
+            name: share
+            for name, share in self.manifest.provenance[CUT].items()
+            if mine["splits"][name] == usual["splits"][name]
+        }
         own = {key: getattr(built, key) for key in OWN} | {
             "source": replace(config.source, labels=labels),
-            "splits": replace(built.splits, column=column, **self.manifest.provenance[CUT]),
+            "splits": replace(config.splits, **cut),
             "vocabulary": replace(built.vocabulary, base=str(self.root), extend=False, min_count=AUTO),
         }
         return replace(config, **own)

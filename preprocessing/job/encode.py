@@ -133,8 +133,8 @@ def frozen(
 ) -> tuple[Vocabulary, Counts]:
     """The vocabulary for texts with these ``words``, and the counts of their tokens, which may be pieces of words.
 
-    Prints on ``screen`` the share that a base covers, and that of the old texts by their ``statistics.vocabulary``. Raises
-    ``DataError`` when no token of the texts is in it.
+    Prints on ``screen`` the share that a base covers, and that of the old texts by their ``statistics.vocabulary``.
+    Raises ``DataError`` when no token of the texts is in it.
     """
     of, in_words = config.vocabulary, config.text.subwords == "none"
     if base is None:
