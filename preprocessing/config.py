@@ -283,9 +283,7 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         """Check that the parts agree."""
         if self.append and (self.overwrite or "://" in self.output):
-            raise ConfigError(
-                "append: rows are added to a dataset on this machine; leave out overwrite, name its folder"
-            )
+            raise ConfigError("append: rows go to a dataset on this machine; name its folder, and leave out overwrite")
         if self.staging and "://" not in self.output:
             raise ConfigError(
                 f"staging: {self.staging!r} has no effect: output {self.output!r} is local and needs no staging"
@@ -313,15 +311,8 @@ class PreprocessConfig:
         out at their defaults.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
-        for key in (
-            "output",
-            "overwrite",
-            "append",
-            "staging",
-            "quiet",
-            "executor",
-            *(() if self.limit else ("limit",)),
-        ):
+        left_out = "output overwrite append staging quiet executor" + " limit" * (not self.limit)
+        for key in left_out.split():
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
         for part, key, before in (

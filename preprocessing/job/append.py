@@ -5,8 +5,8 @@ The job is the usual one, with the dataset's settings, classes and vocabulary; r
 old ones. It writes a whole dataset beside the old one, with links to the old shards, which takes its place in one step.
 The old shards stay as they are, so a training that reads them goes on.
 
-Old and new rows are compared by what a model reads: a hash of the ids of each old row, 8 bytes in memory and in a
-file, which workers map.
+Old and new rows are compared by what a model reads: a hash of the ids of each old row, which takes 8 bytes in a file
+that workers map, and 16 in memory while the file is made.
 """
 
 from __future__ import annotations
@@ -68,17 +68,20 @@ class Before:
             labels = {name: [name] for name in names}
         if [*labels] != names:
             raise ConfigError(f"source.labels: the dataset's classes are {', '.join(names)}; name these in this order")
+        given, default = mine["splits"], usual["splits"]
         cut = {
-            name: share
-            for name, share in self.manifest.provenance[CUT].items()
-            if mine["splits"][name] == usual["splits"][name]
+            name: share for name, share in self.manifest.provenance.get(CUT, {}).items() if given[name] == default[name]
         }
-        own = {key: getattr(built, key) for key in OWN} | {
-            "source": replace(config.source, labels=labels),
-            "splits": replace(config.splits, **cut),
-            "vocabulary": replace(built.vocabulary, base=str(self.root), extend=False, min_count=AUTO),
-        }
-        return replace(config, **own)
+        return replace(
+            config,
+            seed=built.seed,
+            text=built.text,
+            shards=built.shards,
+            quality=built.quality,
+            source=replace(config.source, labels=labels),
+            splits=replace(config.splits, **cut),
+            vocabulary=replace(built.vocabulary, base=str(self.root), extend=False, min_count=AUTO),
+        )
 
     def has(self, plans: list[Plan]) -> bool:
         """Whether it holds these files. Raises ``ConfigError`` if it holds some of them."""
@@ -107,15 +110,16 @@ class Before:
 
     def write_hashes(self, shards: Iterable[ShardInfo], work: Path, workers: Workers) -> Path:
         """Store the hashes of its rows, with their ``level`` in the last bits, ascending."""
-        found = [hashes for _, hashes in workers.map(self.hashes, shards, what="compare")]
-        arrays.write_batch(work / "hashes.arrow", {"hash": np.unique(np.concatenate(found))})
-        return work / "hashes.arrow"
+        found = np.concatenate([hashes for _, hashes in workers.map(self.hashes, shards, what="compare")])
+        found.sort()
+        arrays.write_batch(path := work / "hashes.arrow", {"hash": found})
+        return path
 
     def hashes(self, info: ShardInfo) -> np.ndarray:
         """Those of one shard."""
         blocks = Shard(self.root, info, self.manifest.id_dtype, self.manifest.block_rows).blocks
         found = np.concatenate([hashed(*arrays.unpadded(block.ids, block.length)) for block in blocks])
-        return np.unique(found | level(split_number(info.split)))
+        return found | level(split_number(info.split))
 
     def provenance(self, new: dict[str, Any], config: PreprocessConfig) -> dict[str, Any]:
         """That of both, with the settings of the old one."""
