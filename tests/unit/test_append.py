@@ -80,7 +80,7 @@ def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path:
     assert "nothing to do" in command.err
     assert contents(old) == after
     write_csv(tmp_path / "third.csv", named[:9], ("text", "label", "split"))
-    assert command.build(tmp_path / "*.csv", old, *given) == 2
+    assert command.build(tmp_path / "[nt]*.csv", old, *given) == 2
     assert (
         command.sentence
         == f"append: {tmp_path / 'new.csv'}: the dataset has its rows already; name only the other files"
