@@ -262,6 +262,9 @@ class PreprocessConfig:
     """Remote output: the local directory to build in, which all workers must see; null: this user's cache."""
     overwrite: bool = False
     """Replace an existing dataset of another configuration, once the new one is complete."""
+    append: bool = False
+    """Add the rows of the source to the dataset in output, with its settings, classes and vocabulary; rows that it has
+    are not read again."""
     quiet: bool = False
     """Print only errors and which rows are left out, no progress or notes."""
     limit: AtLeast1 | None = None
@@ -279,6 +282,8 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         """Check that the parts agree."""
+        if self.append and (self.overwrite or "://" in self.output):
+            raise ConfigError("append: rows go to a dataset on this machine; name its folder, and leave out overwrite")
         if self.staging and "://" not in self.output:
             raise ConfigError(
                 f"staging: {self.staging!r} has no effect: output {self.output!r} is local and needs no staging"
@@ -306,7 +311,8 @@ class PreprocessConfig:
         out at their defaults.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
-        for key in ("output", "overwrite", "staging", "quiet", "executor", *(() if self.limit else ("limit",))):
+        left_out = "output overwrite append staging quiet executor" + " limit" * (not self.limit)
+        for key in left_out.split():
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
         for part, key, before in (

@@ -287,7 +287,7 @@ def pieces_of(address: str, reading: Reading, quiet: bool) -> Iterator[Piece]:
     for line in found.lines:
         tell(line)
     with temporary_folder() as stage:
-        plans = [sources.scan(file, stage) for file in found.files]
+        plans = sources.in_sequence([sources.scan(file, stage) for file in found.files])
         with shown("evaluating", sum(plan.rows for plan in plans), quiet):
             yield from map(read, sources.numbered(plans))
 

@@ -159,6 +159,8 @@ class Plan:
     bytes: int
     fingerprint: dict[str, Any]
     """``{"sha256": …}``, ``{"etag": …}`` or, for a folder, ``{"listing_sha256": …}`` over names and sizes."""
+    before: int = 0
+    """Rows of the corpus before this file."""
 
 
 WITHOUT_LABELS = ("unsup",)
@@ -343,10 +345,12 @@ def place_in_order(address: str, label: str, split: str | None) -> tuple[int, st
     return split_number(split), label, int(digits or -1), name, address
 
 
+def in_sequence(plans: list[Plan], before: int = 0) -> list[Plan]:
+    """The files of a corpus that has ``before`` rows before them."""
+    ends = itertools.accumulate((plan.rows for plan in plans), initial=before)
+    return [replace(plan, before=rows) for plan, rows in zip(plans, ends, strict=False)]
+
+
 def numbered(plans: list[Plan]) -> list[Part]:
     """All parts in order, each with the number of rows in the files before its own."""
-    parts, offset = [], 0
-    for plan in plans:
-        parts += [replace(part, offset=offset) for part in plan.parts if part.cut.rows]
-        offset += plan.rows
-    return parts
+    return [replace(part, offset=plan.before) for plan in plans for part in plan.parts if part.cut.rows]

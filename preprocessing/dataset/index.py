@@ -19,6 +19,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -101,14 +102,21 @@ class Totals:
     fold: Count | None = None
 
 
-def write_index(root: str | Path, shards: Iterable[ShardInfo]) -> tuple[dict[str, list[Totals]], str]:
+def write_index(
+    root: str | Path, shards: Iterable[ShardInfo], before: Index | None = None
+) -> tuple[dict[str, list[Totals]], str]:
     """Write ``index.arrow`` over shards in any order; returns the totals of each split, and the sha256 of the file.
+
+    The shards of the index ``before`` stay.
 
     Then a power cut spares the names of all shards. Raises ``OSError``.
     """
     lines, counts = [], defaultdict[tuple[int, int], list[Counter[str]]](lambda: [Counter() for _ in range(4)])
-    for shard in shards:
-        key = ALL_SPLITS.index(shard.split), -1 if shard.fold is None else shard.fold
+    for part in before.parts if before else ():
+        for total, one in zip(counts[key_of(part)][2:], (part.lengths, part.labels), strict=True):
+            total.update(one)
+    for shard in chain(before or (), shards):
+        key = key_of(shard)
         lines.append((*key, shard.number, shard.width, shard.rows, shard.bytes, bytes.fromhex(shard.sha256)))
         own = {"shards": 1, "rows": shard.rows, "bytes": shard.bytes}, {str(shard.width): shard.rows}
         for total, one in zip(counts[key], (*own, shard.lengths, shard.labels), strict=True):
@@ -126,6 +134,11 @@ def write_index(root: str | Path, shards: Iterable[ShardInfo]) -> tuple[dict[str
     for split in splits:
         atomic.fsync(Path(root, split))
     return splits, atomic.sha256_file(Path(root, INDEX))
+
+
+def key_of(part: ShardInfo | Totals) -> tuple[int, int]:
+    """Split and fold, as they are sorted."""
+    return ALL_SPLITS.index(part.split), -1 if part.fold is None else part.fold
 
 
 T = TypeVar("T")

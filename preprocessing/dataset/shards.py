@@ -122,20 +122,12 @@ class Manifest:
         return dict(sorted(found.items()))
 
 
-class LengthHistogram(TypedDict):
-    """Rows by length before truncation, between edges that ascend."""
-
-    edges: list[Count]
-    rows: list[Count]
-
-
 class OfSplit(TypedDict, total=False):
     """``statistics.splits`` of one split: the keys that reports read."""
 
     truncated: Count
     empty: Count
     unknown_rate: Share
-    length_histogram: LengthHistogram
 
 
 class SourceFile(TypedDict):

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypedDict
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import arrays
+from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import (
@@ -36,9 +36,10 @@ from preprocessing.base.untrusted import read_json
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
-from preprocessing.dataset.index import ShardInfo, Totals, write_index
+from preprocessing.dataset.index import Index, ShardInfo, Totals, write_index
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
+from preprocessing.job.append import leaking
 from preprocessing.job.decisions import Decided
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
@@ -62,6 +63,8 @@ COUNTS_TOGETHER = 16
 WIDTH_STEP = 4
 MOST_PADDING = 0.15
 """Share of the ids of shards."""
+LEAKS, LEAKED = "leaks", -2
+"""In place of a split: rows that equal one of another split of the dataset that they are added to."""
 LEAST_SAVED, LEAST_IDS = 0.005, 2048
 """Share and number of the ids that a width must save; each makes more, smaller shards."""
 
@@ -126,11 +129,12 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
 
 
 def frozen(
-    words: Counts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen
+    words: Counts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen, before: dict[str, int] | None
 ) -> tuple[Vocabulary, Counts]:
     """The vocabulary for texts with these ``words``, and the counts of their tokens, which may be pieces of words.
 
-    Prints on ``screen`` the share that a base covers. Raises ``DataError`` when no token of the texts is in it.
+    Prints on ``screen`` the share that a base covers, and that of the old texts by their ``statistics.vocabulary``.
+    Raises ``DataError`` when no token of the texts is in it.
     """
     of, in_words = config.vocabulary, config.text.subwords == "none"
     if base is None:
@@ -139,11 +143,13 @@ def frozen(
     vocabulary = extended(base, words, of.min_count, of.max_size) if of.extend else base
     counts = words if in_words else in_pieces(words, base)
     total = int(counts.counts.sum())
-    if unknown_among(counts, vocabulary) == total:
+    if 0 < total == unknown_among(counts, vocabulary):
         what = f"none of the {total:,} tokens to learn from is in vocabulary.base {of.base}"
         raise DataError(f"{what}; name another")
-    share = 1 - unknown_among(counts, base) / total
+    share = 1 - unknown_among(counts, base) / max(total, 1)
     added = f"; {len(vocabulary) - len(base):,} added" if of.extend else ""
+    if before:
+        added = f", and {1 - before['tokens_left_out'] / max(before['tokens_counted'], 1):.1%} of the old ones"
     screen.say(f"vocabulary: the {len(base):,} ids of {public(str(of.base))} cover {share:.1%} of the tokens{added}")
     return vocabulary, counts
 
@@ -169,6 +175,8 @@ class Bucket(engine.Part[Written]):
     number: int
     of: int
     """How many buckets these splits have."""
+    first: int
+    """Number of the first bucket's shards."""
     decided: Decided
     widths: tuple[int, ...]
 
@@ -188,7 +196,9 @@ class Bucket(engine.Part[Written]):
                     rows = arrays.padded(*arrays.take(ids, offsets, chosen), width, ids.dtype)
                     others = lengths[chosen], columns["label"][chosen], columns["row"][chosen]
                     of_fold = None if fold == NO_FOLD else int(fold)
-                    written.shards.append(write_shard(self.root, name, self.number, rows, *others, fold=of_fold))
+                    written.shards.append(
+                        write_shard(self.root, name, self.first + self.number, rows, *others, fold=of_fold)
+                    )
         return written, {shard.path: shard.sha256 for shard in written.shards}
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -219,19 +229,24 @@ def encode_all(
     vocabulary: Vocabulary,
     workers: Workers,
     screen: Screen,
+    before: Index | None,
+    hashes: Path | None,
 ) -> tuple[dict[str, list[Totals]], str, dict[str, int], dict[str, Counter[int]]]:
     """Write shards of about ``shards.rows`` rows, and their index; returns what ``write_index`` does, and for each
     split its number of unknown tokens, and its number of rows by length before truncation.
 
-    ``keys`` are those of the parts. Progress is on ``screen``.
+    ``keys`` are those of the parts. Progress is on ``screen``. With ``hashes`` of the rows of ``before``, the rows that
+    leak are left out, and returned as the split ``LEAKS``, the first one as the length.
     """
     rows = {SPLITS: decided.labelled, (UNLABELLED,): decided.unlabelled}
     buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
-    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, list(buckets.values())]
+    first = int(before.number.max()) + 1 if before else 0
+    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, list(buckets.values()), first]
+    basis += [atomic.sha256_file(hashes)] if hashes else []
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    lengths, unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
+    lengths, unknown = {name: Counter[int]() for name in (*ALL_SPLITS, LEAKS)}, Counter[str]()
     for _, found in workers.map(
-        partial(encode_part, decided, root, key, pipeline.spec), range(decided.parts), what="lookup"
+        partial(encode_part, decided, root, key, pipeline.spec, hashes), range(decided.parts), what="lookup"
     ):
         for name, (counts, number) in found.items():
             lengths[name].update(counts)
@@ -242,10 +257,10 @@ def encode_all(
         for number in range(of):
             marker = decided.work / "shards" / f"{splits[0]}-{number:06d}.json"
             size = rows[splits] // of
-            tasks.append(Bucket(key, root, marker, size, splits, number, of, decided, widths))
+            tasks.append(Bucket(key, root, marker, size, splits, number, of, first, decided, widths))
     with engine.shown("encode", sum(rows.values()), screen.quiet) as progress:
         made = chain.from_iterable(bucket.shards for _, bucket in engine.run(tasks, workers, progress))
-        written, index = write_index(root, made)
+        written, index = write_index(root, made, before)
     return written, index, unknown, lengths
 
 
@@ -272,7 +287,7 @@ def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
 
 
 def encode_part(
-    decided: Decided, root: Path, key: str, spec: TextSpec, number: int
+    decided: Decided, root: Path, key: str, spec: TextSpec, hashes: Path | None, number: int
 ) -> dict[str, tuple[dict[int, int], int]]:
     """Store the ids of a part's rows, truncated, beside what was decided on them; ``key`` changes with either.
 
@@ -296,7 +311,10 @@ def encode_part(
         rows = truncated(ids, offsets, spec)
         lists = pa.LargeListArray.from_arrays(rows.offsets, rows.ids.astype(id_dtype(len(vocabulary))))
         columns = {"key": stored["key"], "row": stored["row"], "num_tokens": rows.num_tokens, "ids": lists}
-        arrays.write_batch(path, {**columns, **decided.of(number)})
+        columns |= decided.of(number)
+        if hashes:
+            columns["split"] = np.where(leaking(hashes, rows, columns["split"]), np.int8(LEAKED), columns["split"])
+        arrays.write_batch(path, columns)
     table = parts.read_table(path)
     tokens, split, ids = table["num_tokens"].to_numpy(), table["split"].to_numpy(), table["ids"]
     unknown = arrays.segment_sums(ids.values.to_numpy() == UNK, ids.offsets.to_numpy()) * (tokens > 0)
@@ -305,6 +323,8 @@ def encode_part(
         inside = split == split_number(name)
         counts = zip(*map(np.ndarray.tolist, np.unique(tokens[inside], return_counts=True)), strict=True)
         found[name] = dict(counts), int(unknown[inside].sum())
+    if (leaks := split == LEAKED).any():
+        found[LEAKS] = {int(table["row"].to_numpy()[leaks].min()): int(leaks.sum())}, 0
     return found
 
 

@@ -75,9 +75,11 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             atomic.recover(target)
         for left in (atomic.aside(target), beside(target)):
             atomic.sweep(left)
+    if config.append:
+        read_manifest(target)
     with writable(target):
         clear_leftovers(target)
-        if not (config.overwrite and (target / MANIFEST).exists()):
+        if not (config.append or (config.overwrite and (target / MANIFEST).exists())):
             yield target, target
             return
         if os.path.ismount(target):

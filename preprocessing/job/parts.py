@@ -119,11 +119,13 @@ class TokenizedPart(engine.Part[Summary]):
         return Summary(len(piece.row), *left_out, f"{content:064x}", *of_labels), files
 
 
-def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
-    """Count and cut every file of the source."""
+def scan(
+    config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path, before: int = 0
+) -> list[Plan]:
+    """Count and cut every file of the source; the corpus has ``before`` rows before them."""
     look = partial(sources.scan, stage=work / UNPACKED, look=config.limit is not None)
     plans = {id(file): plan for file, plan in workers.map(look, files, what="scan")}
-    found = [plans[id(file)] for file in files]
+    found = sources.in_sequence([plans[id(file)] for file in files], before)
     return found if config.limit is None else drawn(found, config.limit, config.seed)
 
 

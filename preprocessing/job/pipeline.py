@@ -53,8 +53,9 @@ from preprocessing.dataset.shards import (
 )
 from preprocessing.dataset.verification import verify
 from preprocessing.job import near, output, parts
+from preprocessing.job.append import CUT, Before
 from preprocessing.job.decisions import Decided, Ranges, check_splits, refuse, summed
-from preprocessing.job.encode import count_all, encode_all, frozen, read_base, unknown_among
+from preprocessing.job.encode import LEAKS, count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.grouping import apportioned
 from preprocessing.job.parts import Classes, Summary, TokenizedPart
@@ -89,7 +90,13 @@ def build(config: PreprocessConfig) -> Manifest:
         kept = f"what is finished is kept in {root / output.WORK}; the same command goes on"
         stack.enter_context(processes.keeping(kept))
         crew = stack.enter_context(workers(config.executor, quiet=config.quiet))
-        pipeline, base, on_base = resolve(config.text), None, dict[str, Any]()
+        there = output.existing(config.output, config.overwrite)
+        before = Before(target.absolute(), there) if there and config.append else None
+        if before:
+            config, pipeline = before.settings(config), TextPipeline.from_json(before.manifest.text, target)
+        else:
+            pipeline = resolve(config.text)
+        base, on_base = None, dict[str, Any]()
         if config.vocabulary.base is not None:
             base = read_base(config.vocabulary.base, pipeline)
             facts = {"vocabulary_hash": base.hash, "size": len(base)}
@@ -98,14 +105,14 @@ def build(config: PreprocessConfig) -> Manifest:
         config = found.applied(config)
         for line in found.lines:
             screen.say(line)
-        there = output.existing(config.output, config.overwrite)
-        plans = parts.scan(config, found.files, crew, root.absolute() / output.WORK)
-        if there and output.is_current(there, config, pipeline.to_json(), plans, on_base):
+        plans = parts.scan(config, found.files, crew, root.absolute() / output.WORK, before.rows if before else 0)
+        text = pipeline.to_json()
+        if there and (before.has(plans) if before else output.is_current(there, config, text, plans, on_base)):
             done = "already complete for this configuration and source; nothing to do"
             screen.say(f"{public(config.output)}: {done}")
             manifest = there
         else:
-            manifest = make(config, root.absolute(), pipeline, plans, base, on_base, crew, screen)
+            manifest = make(config, root.absolute(), pipeline, plans, base, on_base, crew, screen, before)
         if left := output.finish(root, target, config, fresh=manifest is not there):
             screen.say(left)
         return manifest
@@ -120,30 +127,47 @@ def make(
     on_base: dict[str, Any],
     crew: Workers,
     screen: Screen,
+    before: Before | None,
 ) -> Manifest:
-    """The five passes."""
-    work = root / output.WORK
+    """The five passes; of rows to add to the dataset ``before``, if there is one."""
+    work, hashes, index, others = root / output.WORK, None, None, dict[str, Any]()
     for name in (MANIFEST, NEAR_DUPLICATES):
         (root / name).unlink(missing_ok=True)
+    if before:
+        index, others = before.manifest.shards(before.root), before.manifest.statistics
+        before.link(index.paths(), root)
+        if config.quality.leaks != "keep":
+            hashes = before.write_hashes(index, work, crew)
     tasks, summaries = parts.tokenize_all(config, pipeline, plans, crew, work, screen)
     cut, keys = [task.part for task in tasks], [task.key for task in tasks]
     classes = Classes.of(config.source, summaries)
     written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
     words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
-    vocabulary, counts = frozen(words, config, base, screen)
+    vocabulary, counts = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
-    on_tokens = lines_on_tokens(vocabulary, config.text, int(words.counts.sum()))
-    for line in (*comments(config, cut, classes.names, found), *on_tokens):
-        screen.say(line)
-    splits, index, unknown, lengths = encode_all(written, root, keys, config, pipeline, vocabulary, crew, screen)
-    counted = int(counts.counts.sum())
-    facts = statistics(config, found, summaries, splits, lengths, unknown, classes.names)
-    facts["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
+    if not before:
+        on_tokens = lines_on_tokens(vocabulary, config.text, int(words.counts.sum()))
+        for line in (*comments(config, cut, classes.names, found), *on_tokens):
+            screen.say(line)
+    splits, digest, unknown, lengths = encode_all(
+        written, root, keys, config, pipeline, vocabulary, crew, screen, index, hashes
+    )
+    report, counted = found["found"], int(counts.counts.sum())
+    if leaks := lengths.pop(LEAKS):
+        what = "another split of the dataset holds a row that is read alike"
+        if config.quality.leaks == "error":
+            refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
+        report["leaks"] += leaks.total()
+        report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
+    report["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
+    facts = statistics(config, report, summaries, splits, lengths, unknown, others)
     recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
+    origin = provenance(recorded, plans, cut, summaries) | on_base | {CUT: found["fractions"]}
+    origin = before.provenance(origin, config) if before else origin
     manifest = Manifest(
         labels=classes.names,
         splits=splits,
-        index=index,
+        index=digest,
         id_dtype=str(id_dtype(len(vocabulary))),
         block_rows=BLOCK_ROWS,
         vocabulary_size=len(vocabulary),
@@ -151,8 +175,8 @@ def make(
         text=pipeline.to_json(),
         text_hash=text_hash(pipeline, vocabulary.hash),
         statistics=facts,
-        provenance=provenance(recorded, plans, cut, summaries) | on_base,
-        label_type=classes.type,
+        provenance=origin,
+        label_type=before.manifest.label_type if before else classes.type,
     )
     output.remove_files(root, {VOCABULARY, INDEX, NEAR_DUPLICATES, *manifest.shards(root).paths()})
     write_manifest(root, manifest)
@@ -202,7 +226,8 @@ def decided(
     if (policy := config.quality.near_duplicates) != "keep":
         written = near.leave_out(written, [task.key for task in tasks], found, policy, crew, screen)
     refuse(report.pop("refused"), partial(locate, plans))
-    check_splits(found["labels"], named, rows, report["dropped"], classes.names, config.splits)
+    if not config.append:
+        check_splits(found["labels"], named, rows, report["dropped"], classes.names, config.splits)
     return written, found | {"fractions": fractions}
 
 
@@ -240,12 +265,12 @@ def check_files(plans: list[Plan], cut: list[Part], summaries: list[Summary]) ->
 def locate(plans: list[Plan], row: int) -> str:
     """``FILE: row N`` for a row's number in the source; for a folder, the text file."""
     for plan in plans:
-        if row <= plan.rows:
+        inside = row - plan.before
+        if inside <= plan.rows:
             for part in plan.parts:
-                if part.texts and row < part.cut.first_row + part.cut.rows:
-                    return part.texts[row - part.cut.first_row][0]
-            return f"{plan.file.name}: row {row}"
-        row -= plan.rows
+                if part.texts and inside < part.cut.first_row + part.cut.rows:
+                    return part.texts[inside - part.cut.first_row][0]
+            return f"{plan.file.name}: row {inside}"
     raise AssertionError(f"row {row} lies beyond the source")
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.base.installed import VERSION
-from preprocessing.base.split_names import ALL_SPLITS, SPLITS, UNLABELLED
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import counted, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.index import Totals
 from preprocessing.dataset.shards import Manifest
+from preprocessing.job.decisions import summed
 from preprocessing.job.parts import Summary
 from preprocessing.labels import alike
 from preprocessing.text.spec import TextSpec
@@ -40,8 +41,6 @@ REASONS = {
 """Why rows are left out, or are suspect although they are kept."""
 BASE = "vocabulary_base"
 """Key of ``vocabulary.base`` in a manifest's provenance."""
-PERCENTILES = (0, 5, 25, 50, 75, 95, 99, 100)
-BINS = 64
 LEAST_SHARE = 0.01
 """From which share of the tokens on letters that are tokens, and emoji, get a line."""
 NAMED = 12
@@ -55,82 +54,55 @@ def statistics(
     splits: dict[str, list[Totals]],
     lengths: dict[str, Counter[int]],
     unknown: dict[str, int],
-    names: list[str],
+    before: dict[str, Any],
 ) -> dict[str, Any]:
     """The manifest's statistics: what was read, left out and ``found`` (``pipeline.decided``), and each split with its
-    ``lengths`` (rows by tokens before truncation) and ``unknown`` tokens.
+    ``lengths`` (rows by tokens before truncation) and ``unknown`` tokens; added to those ``before``.
     """
     left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(summary.without_label for summary in summaries)
-    dropped = found["found"].pop("dropped")
-    labels = dict(zip(SPLITS, found["labels"].tolist(), strict=True))
-    return {
+    dropped, most = found.pop("dropped"), config.text.max_tokens
+    new = {
         "rows_read": sum(summary.rows for summary in summaries) + sum(left_out.values()),
         "rows_kept": sum(its.total() for its in lengths.values()),
         "dropped": {**left_out, **dropped},
-        **found["found"],
+        **found,
         "splits": {
-            name: of_split(
-                lengths[name],
-                dict(zip(names, labels.get(name, ()), strict=False)),
-                splits[name],
-                unknown[name],
-                config.text.max_tokens,
-            )
-            for name in ALL_SPLITS
-            if name in splits
+            name: {
+                "tokens": sum(length * rows for length, rows in its.items()),
+                "truncated": sum(rows for length, rows in its.items() if length > most),
+                "empty": its[0],
+                "unknown": unknown[name],
+            }
+            for name, its in lengths.items()
+            if its
         },
     }
-
-
-def of_split(
-    lengths: Counter[int], labels: dict[str, int], written: list[Totals], unknown: int, max_tokens: int
-) -> dict[str, Any]:
-    """Rows, labels, lengths before truncation, truncated and empty texts, padding and unknown tokens of one split."""
-    length, rows = np.array(sorted(lengths.items())).T
-    ends = rows.cumsum()
-    points = [int(length[np.searchsorted(ends, -(-percent * ends[-1] // 100))]) for percent in PERCENTILES]
-    step = max(1, -(-2 * max_tokens // BINS))
-    edges = list(range(0, step * (BINS + 1), step))  # up to twice the longest row; the last bin holds all above
-    tokens = sum(part.tokens for part in written)
-    stored = sum(int(width) * number for part in written for width, number in part.widths.items())
-    return {
-        "rows": lengths.total(),
-        "labels": labels,
-        "tokens": int((length * rows).sum()),
-        "length_percentiles": dict(zip(map(str, PERCENTILES), points, strict=True)),
-        "length_histogram": {
-            "edges": edges,
-            "rows": np.histogram(np.minimum(length, edges[-1]), edges, weights=rows)[0].tolist(),
-        },
-        "truncated": int(rows[length > max_tokens].sum()),
-        "empty": lengths[0],
-        "tokens_kept": tokens - lengths[0],
-        "padding_on_disk": round(1 - tokens / stored, 6),
-        "unknown": unknown,
-        "unknown_rate": round(unknown / max(tokens - lengths[0], 1), 6),
-    }
+    facts = summed([before, new])
+    for name, of in facts["splits"].items():
+        kept = sum(part.tokens for part in splits[name]) - of["empty"]
+        of["unknown_rate"] = round(of["unknown"] / max(kept, 1), 6)
+    return facts
 
 
 def provenance(
     config: PreprocessConfig, plans: list[Plan], cut: list[Part], summaries: list[Summary]
 ) -> dict[str, Any]:
     """Sources with their sizes and fingerprints, the configuration, and the versions of packages."""
-    entries, first = [], 1
+    entries = []
     for plan in plans:
         entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
         if plan.file.form and (read_as := plan.file.form.recorded):
             entry["read_as"] = read_as
         if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
             entry["text_column"] = plan.file.source.text_column
-        entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": first, "fingerprint": plan.fingerprint}
+        entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": plan.before + 1, "fingerprint": plan.fingerprint}
         if plan.file.format == "folder":
             found = zip(cut, summaries, strict=True)
             own = [int(summary.content, 16) for part, summary in found if part.file.address == plan.file.address]
             entry["sum_of_sha256"] = f"{sum(own) % (1 << 256):064x}"
         entries.append(entry)
-        first += plan.rows
     versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 

@@ -53,10 +53,9 @@ def write_whole(root: Path) -> None:
         root, {"train": 60, "validation": 20, "unlabelled": 20}, longest=20, widths=(8, 16, 32), block_rows=16
     )
     content = json.loads((root / MANIFEST).read_bytes())
-    histogram = {"edges": [0, 10, 20], "rows": [30, 30]}
     content["statistics"] = {
         "duplicates": {"exact": 0, "normalised": 0, "across_splits": 0},
-        "splits": {"train": {"truncated": 1, "empty": 1, "unknown_rate": 0.1, "length_histogram": histogram}},
+        "splits": {"train": {"truncated": 1, "empty": 1, "unknown_rate": 0.1}},
     }
     source = {"name": "a.csv", "rows": 100, "first_row": 1, "bytes": 9, "fingerprint": {"sha256": "0" * 64}}
     content["provenance"] = {"sources": [source], "config": {"source": {"path": ["a.csv"]}}}

@@ -180,7 +180,8 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
         monkeypatch.setattr(decisions, "RANGE_ROWS", size)
         out = tmp_path / str(size)
         assert command.build(source, out, "--source.unlabelled_path", others, "--quality.contradictions", "drop") == 0
-        facts = read_manifest(out).statistics
+        manifest = read_manifest(out)
+        facts = manifest.statistics
         homes = dict[str, set[str]]()
         for split in (*SPLITS, "unlabelled"):
             for row in rows_in(out, split):
@@ -189,10 +190,10 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
             *map(frozenset, [["train"], ["validation"], ["test"], ["unlabelled"], ["train", "unlabelled"]])
         }
         assert command.build(source, tmp_path / "refused", "--quality.contradictions", "error") == 3
-        labels = [facts["splits"][split]["labels"] for split in SPLITS]
+        labels = [manifest.rows_by("labels", split) for split in SPLITS]
         found.append((labels, facts["duplicates"], facts["contradictions"], facts["empty"], command.sentence))
     assert found[0] == found[1]
-    assert labels[1] == labels[2] == {"negative": 26, "other": 1, "positive": 27}
+    assert labels[1] == labels[2] == {0: 26, 1: 1, 2: 27}
     assert "row 101: an equal text has another label (and 9 more); correct" in command.sentence
 
 

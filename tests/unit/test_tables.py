@@ -27,7 +27,7 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.records import Dialect, cuts, json_lines
 from preprocessing.corpus.rows import Piece, read
-from preprocessing.corpus.sources import Plan, files, numbered, scan
+from preprocessing.corpus.sources import Plan, files, in_sequence, numbered, scan
 from preprocessing.corpus.tables import read_table
 from tests.corpora import reviews, write_csv, write_jsonl
 
@@ -39,7 +39,7 @@ FIELDS = st.text(st.sampled_from('ab",\n;é \\'), max_size=8)
 def plans(stage: Path, splits: SplitConfig | None = None, **options: Any) -> tuple[list[Plan], list[str]]:
     """The result of a scan of a source, and its messages."""
     found = resolved(list(files(SourceConfig(**options), splits or SplitConfig())))
-    return [scan(file, stage) for file in found.files], found.lines
+    return in_sequence([scan(file, stage) for file in found.files]), found.lines
 
 
 def pieces(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[Piece]:
