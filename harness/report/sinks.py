@@ -94,7 +94,9 @@ class BaselineSink(Sink):
             tell(f"warning: no comparison with the linear model ({error})")
             return
         if found is None and self.missing:
-            again = f"padless baseline {self.config.data}{' --folds' * self.folds}"
+            kept = kept_in(self.config.data, self.config.run, FOLDER)
+            where = f" -o {kept}" if kept.is_relative_to(self.config.run) else ""
+            again = f"padless baseline {self.config.data}{' --folds' * self.folds}{where}"
             self.others.say(
                 f"no linear model beside this run: it takes long or failed; {again} fits it, or says why not"
             )

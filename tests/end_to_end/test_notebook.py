@@ -49,7 +49,7 @@ def test_it_shows_what_it_says_and_nothing_fails_or_warns(cells: list[dict[str, 
         ("run.report", "text/html", "<iframe srcdoc="),
         ("later.join", "text/plain", "probability_question"),
         ("model.explain", "text/html", '<mark class="for"'),
-        ("GridSearchCV", "text/plain", "({'lr': 0.0003}"),
+        ("GridSearchCV", "text/plain", "({'lr': 0.00"),
     ):
         (cell,) = [cell for cell in cells if code in "".join(cell["source"])]
         assert said in shown(cell, kind), code

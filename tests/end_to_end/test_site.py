@@ -39,7 +39,7 @@ def test_every_page_is_there_and_search_knows_every_option(site: Path) -> None:
     index = json.loads((site / "search/search_index.json").read_text())
     places = {entry["location"] for entry in index["docs"]}
     assert {"index.html", "tutorial/index.html", "how-to/slurm.html", "from-python.html"} <= places
-    assert {f"{DEEP}#optim.class_weights", "reference/commands.html#padless-checkpoint"} <= places
+    assert {f"{DEEP}#optim.class_weights", "reference/commands.html#padless-runs"} <= places
     fetched = re.compile(r'<(?:link|script|img|iframe)\b[^>]*(?:href|src)="((?:https?:)?//[^"]*)"')
     found = {(path.name, address) for path in site.rglob("*.html") for address in fetched.findall(path.read_text())}
     assert found == set()
