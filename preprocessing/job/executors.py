@@ -31,7 +31,7 @@ import pyarrow as pa
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.processes import SIGNALS, available_cores, end_spawned, keeping
-from preprocessing.base.terminal import Screen
+from preprocessing.base.terminal import Screen, public
 from preprocessing.base.untrusted import make_private
 from preprocessing.config import ExecutorConfig, WorkConfig
 from preprocessing.job.folder import ENDED, SILENT_S, Folder, age_s, fresh, give_back, perform
@@ -215,6 +215,7 @@ def work(config: WorkConfig) -> None:
     """
     folder, quiet_s = Path(config.folder), 0.0
     make_private(folder, "folder")
+    Screen().say(f"{public(config.folder)}: works for the job there; without one, waits at most {config.timeout_s:g} s")
     with keeping("other workers do its tasks"):
         while ENDED not in (names := fresh(folder)):
             started = folder / max(filter(str.isdigit, names), default="")
