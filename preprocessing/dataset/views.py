@@ -21,6 +21,7 @@ from preprocessing.base import atomic
 from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN
+from preprocessing.corpus import addresses
 from preprocessing.dataset.index import Lazy, Totals
 from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
 
@@ -76,6 +77,8 @@ def mixed(parts: Sequence[Part]) -> View:
 def read_data(data: str | Path) -> Manifest:
     """The manifest of a dataset or of a mixture. Raises ``DataError`` as ``read_manifest`` and ``mixed`` do."""
     shares = shares_of(str(data))
+    if addresses.is_remote(str(data)):
+        raise DataError(f"{data}: only `prepare`, `check` and `inspect` reach a remote dataset; copy it here first")
     if len(shares) == 1 and {":", ","} & {*str(data)} and not Path(data).exists():
         raise DataError(
             f"{data}: no such folder, and no mixture either; name several, with shares above 0, as in "
