@@ -131,11 +131,15 @@ def read_corpus(file: Path, config: CorporaConfig) -> pd.DataFrame:
 
 
 def drawn(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
-    """Indices of the training rows that keep their label; for a smaller number, a subset. Raises ``ConfigError``."""
+    """Indices of the training rows that keep their label, of each class at least one; for a smaller number, a subset.
+    Raises ``ConfigError``.
+    """
     rows = np.flatnonzero(corpus["split"] == TRAIN)
     if labels > len(rows):
         raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
-    return rows[np.sort(permutation(len(rows), seed, DRAWN)[:labels])] if labels else rows
+    order = rows[permutation(len(rows), seed, DRAWN)]
+    firsts = ~corpus["label"].iloc[order].duplicated()
+    return np.sort(np.concatenate((order[firsts], order[~firsts]))[:labels]) if labels else rows
 
 
 def measure(
@@ -143,6 +147,8 @@ def measure(
 ) -> dict[str, Any]:
     """Accuracy, rows and seconds of one figure."""
     kept, began = drawn(corpus, labels, seed), time.monotonic()
+    if labels and config.measure == TEST:  # who has few labels has no others for validation
+        corpus = corpus.assign(split=corpus["split"].where(corpus["split"] != VALIDATION))
     if method == LINEAR:
         beside = corpus["split"].isin([VALIDATION] if config.measure == TEST else [])
         accuracy = linear(pd.concat([corpus.iloc[kept], corpus[beside]]), corpus[corpus["split"] == config.measure])

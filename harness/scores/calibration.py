@@ -18,8 +18,10 @@ from harness.scores.metrics import Ranking, blocks, log_loss_per_row, probabilit
 
 LOWEST, HIGHEST = 0.01, 100.0
 """Range of temperatures."""
-SHARES = (1.0, *(2 ** (half / 2) for half in (1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6)), 0.0)
-"""Candidate weights of the wide part: 1/8 to 8, and 0; the first of equally good ones is chosen."""
+SHARES = (*(2 ** (half / 2) for half in range(-6, 7)), 0.0)
+"""Candidate weights of the wide part: 1/8 to 8, and 0."""
+USUAL, SMALLEST = 2.0, 1 / 16
+"""The weight that is expected before any row is seen; and the one that 0 counts as in a comparison with it."""
 SHARE_ROWS = 10_000
 
 
@@ -80,11 +82,17 @@ def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> f
     """The weight of the wide part's logits when they are added to the network's.
 
     The one of ``SHARES`` with the lowest calibrated log loss, on at most ``SHARE_ROWS`` rows. The parts were trained
-    separately and differ in scale, hence the weight.
+    separately and differ in scale, hence the weight. On few rows chance decides, so the squared distance from the
+    ``USUAL`` weight, in powers of two, is added to the sum of the rows' losses, as by a normal prior.
     """
     rows = slice(None, None, -(-len(labels) // SHARE_ROWS) or 1)
     network, wide, labels = network[rows], wide[rows], labels[rows]
-    return min(SHARES, key=lambda share: calibrated_log_loss(network + share * wide, labels))
+
+    def cost(share: float) -> float:
+        distance = math.log2(max(share, SMALLEST) / USUAL)
+        return calibrated_log_loss(network + share * wide, labels) + distance**2 / len(labels)
+
+    return min(SHARES, key=cost)
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> float:

@@ -44,6 +44,8 @@ from preprocessing.base.terminal import duration
 
 STEPS_LOOKED_AT = 2000
 REPEATS = 3
+EARLY = 8.0
+"""Nats by which the first weights must be better than the last ones, summed over the rows of validation."""
 
 
 @dataclass
@@ -61,15 +63,20 @@ class Selection:
     decision: Decision = field(default_factory=Decision)
     """How the logits of the best weights become probabilities and labels."""
 
-    def agree(self, world: World, values: dict[str, Any], step: int, decide: Callable[[], Decision]) -> bool:
+    def agree(
+        self, world: World, values: dict[str, Any], step: int, decide: Callable[[], Decision], left: float = 0.0
+    ) -> bool:
         """Whether the validation ``values`` after ``step`` are the best so far. Rank 0 decides for all ranks, since
         figures may differ in the last bit between machines.
 
-        ``decide`` computes temperature and threshold for these weights; called only if they are the best.
+        ``decide`` computes temperature and threshold for these weights; called only if they are the best. ``left`` is
+        the share of the training that is still to come. Later weights are better for most corpora, and on few rows
+        chance decides, so calibrated losses, summed over the rows, count ``EARLY`` times that share more.
         """
         better = False
         if world.is_main:
             value = values[CHOSEN_BY[self.metric]] * (1 if self.metric == "accuracy" else -1)
+            value -= EARLY * left / values["rows"] if self.metric == "calibrated" else 0.0
             better = self.best is None or value > self.best or not math.isfinite(self.best)
             self.epochs_since_best += 1
             if better:
@@ -257,7 +264,7 @@ class Run(Milestones):
         with world.together("checking that the dataset is unchanged"):
             self.data.check()
         values, deciding = self.measure()
-        better = selection.agree(world, values, step, deciding)
+        better = selection.agree(world, values, step, deciding, 1 - (epoch + 1) / self.config.epochs)
         if better:
             with world.together("writing the best weights"):
                 writer.keep(self.trainer.objective.classifier, self.data.manifest, step, selection.decision)

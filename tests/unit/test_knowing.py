@@ -15,6 +15,7 @@ from harness.data.checks import check_useful
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.ranks.distributed import World
+from harness.scores.calibration import Decision
 from harness.training import run
 from harness.training.throughput import Counted, Meter, summarize
 from preprocessing.base.errors import ConfigError
@@ -74,3 +75,17 @@ def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
         check_useful(RunConfig(optim=OptimConfig(gradient_compression="bf16")), manifest, 1)
     with pytest.raises(ConfigError, match="patience: 4 is out of range"):
         RunConfig(patience=4, epochs=4)
+
+
+def test_of_equally_good_weights_the_later_ones_are_kept_where_rows_are_few() -> None:
+    def best(rows: int, *losses: float) -> int | None:
+        selection = run.Selection("calibrated")
+        for step, loss in enumerate(losses):
+            values, left = {"calibrated_log_loss": loss, "rows": rows}, 1 - (step + 1) / len(losses)
+            selection.agree(World(), values, step, Decision, left)
+        return selection.best_step
+
+    assert best(30, 0.50, 0.55, 0.60) == 2
+    assert best(30, 0.50, 0.55, 0.80) == 1
+    assert best(3000, 0.50, 0.55, 0.60) == 0
+    assert best(3000, 0.501, 0.500, 0.500) == 2

@@ -17,6 +17,7 @@ from harness.config import EvaluationConfig
 from harness.scores import metrics
 from harness.scores.calibration import (
     SHARES,
+    USUAL,
     Decision,
     calibrated_log_loss,
     choose_share,
@@ -177,14 +178,15 @@ def test_threshold_for_a_wanted_recall_is_the_highest_that_reaches_it(seed: int,
     assert ((chances > last) & (labels == 1)).sum() < wanted
 
 
-def test_the_share_of_a_part_is_the_one_with_the_lowest_loss() -> None:
-    network, labels = simulated(400, 0, 4)
-    other = np.random.default_rng(1).normal(size=network.shape)
-    wide = network / 4 + other / 8  # knows the same, less loudly
-    chosen = choose_share(network, wide, labels)
-    losses = {share: calibrated_log_loss(network + share * wide, labels) for share in SHARES}
+def test_the_share_of_a_part_is_the_one_with_the_lowest_loss_unless_the_rows_are_few() -> None:
+    labels = np.arange(4000) % 4
+    network, other = np.eye(4)[labels] + np.random.default_rng(0).normal(size=(2, 4000, 4))
+    chosen = choose_share(network, other / 5, labels)  # knows as much, less loudly
+    losses = {share: calibrated_log_loss(network + share * other / 5, labels) for share in SHARES}
     assert losses[chosen] == min(losses.values())
-    assert choose_share(network, other, labels) < 0.5
+    assert chosen > 4
+    few = slice(0, 6)
+    assert choose_share(network[few], np.zeros((6, 4)), labels[few]) == USUAL
 
 
 @pytest.mark.thorough
