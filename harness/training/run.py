@@ -44,7 +44,7 @@ from preprocessing.base.terminal import duration
 
 STEPS_LOOKED_AT = 2000
 REPEATS = 3
-EARLY = 8.0
+EARLY = 4.0
 """Nats by which the first weights must be better than the last ones, summed over the rows of validation."""
 
 
