@@ -22,9 +22,9 @@ from typing import Any
 from harness.launch.options import free_port
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
+from tests.commands import ROOT
 from tests.datasets import write_dataset
 
-ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 600
 ROWS = {"train": 600, "validation": 120, "test": 120}
 TRAINING = (

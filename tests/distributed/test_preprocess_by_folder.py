@@ -48,9 +48,9 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
-    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    start: Start, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command, queue, there = Command(capsys), tmp_path / "queue", tmp_path / "there"
+    queue, there = tmp_path / "queue", tmp_path / "there"
     source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
     assert command.build(source, tmp_path / "one", *SMALL) == 0
     assert command.build(source, tmp_path / "four", *SMALL, "--executor.workers", 4) == 0
@@ -94,7 +94,7 @@ def test_what_a_task_raises_reaches_the_job(start: Start, tmp_path: Path) -> Non
 
 
 @pytest.mark.timeout(60)
-def test_nobody_works_or_nobody_has_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nobody_works_or_nobody_has_work(tmp_path: Path, command: Command) -> None:
     said = (
         rf"waited for 2 tasks on 0 workers, and none was finished within 1 s .*; start workers: padless work {tmp_path}"
     )
@@ -102,7 +102,6 @@ def test_nobody_works_or_nobody_has_work(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(UserError, match=said), workers(config) as found:
         list(found.map(abs, [1, 2], what="encode"))
     (tmp_path / "ended").unlink()
-    command = Command(capsys)
     assert command("work", tmp_path, "--timeout_s", 1) == 1
     assert f"{tmp_path}: no job for 1 s (timeout_s); start one: padless prepare FILE" in command.sentence
     tmp_path.chmod(0o777)

@@ -17,12 +17,12 @@ from preprocessing.base.errors import UserError
 from preprocessing.config import ExecutorConfig
 from preprocessing.job import executors
 from preprocessing.job.executors import workers
+from tests.commands import ROOT
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytest.importorskip("distributed", reason="needs distributed (extra dask)")
 
 pytestmark = pytest.mark.processes
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--shards.rows", 500, "--source.part_mb", 0.02)
 
 
@@ -65,9 +65,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.mark.timeout(180)
 def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, tmp_path: Path, command: Command
 ) -> None:
-    command = Command(capsys)
     source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
     others = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(500, seed=1)], header=("text",))
     both = (*SMALL, "--source.unlabelled_path", others)
@@ -96,10 +95,9 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
 
 @pytest.mark.timeout(60)
 def test_a_scheduler_that_does_not_answer_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executors, "CONNECT_S", 2)
-    command = Command(capsys)
     source = write_csv(tmp_path / "reviews.csv", reviews(50))
     dask = ("--executor.kind", "dask", "--executor.scheduler", "tcp://127.0.0.1:9")
     assert command("prepare", "--source.path", source, "--output", tmp_path / "out", *dask) == 2

@@ -17,10 +17,9 @@ import pytest
 
 from preprocessing.base import atomic
 from tests.bundles import write_run
-from tests.commands import run_module, succeed
+from tests.commands import ROOT, run_module, succeed
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1200)]
-ROOT = Path(__file__).resolve().parents[2]
 MANY, FEW = 1_000_000, 100_000
 ALLOWED = 48 << 20
 """By how many resident bytes a process may be larger with ten times the rows."""

@@ -95,11 +95,6 @@ def test_a_mistake_is_answered(line: str, here: Path) -> None:
     assert "padless-live" not in [thread.name for thread in threading.enumerate()]
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 def test_another_source_is_refused_unless_it_may_replace(tmp_path: Path, command: Command) -> None:
     source, output = write_csv(tmp_path / "reviews.csv", reviews(60)), tmp_path / "out"
     assert command.build(source, output) == 0

@@ -22,11 +22,10 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
 from preprocessing.dataset.verification import verify
-from tests.commands import run_module, succeed
+from tests.commands import ROOT, run_module, succeed
 from tests.corpora import contents, reviews, write_csv
 from tests.kills import arguments
 
-ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = ("--text.max_tokens", "64", "--shards.rows", "250", "--source.part_mb", "0.03", "--executor.workers", "2")
 
 

@@ -34,12 +34,11 @@ from harness.ranks.session import open_session
 from harness.ranks.stopping import ERROR_FILE, leave, run_rank
 from harness.training import run as training_run
 from preprocessing.base.errors import ConfigError
-from tests.commands import read_metrics
+from tests.commands import ROOT, read_metrics
 from tests.datasets import write_dataset
 from tests.ranks import Gone, run_ranks, start_ranks
 from tests.runs import start
 
-ROOT = Path(__file__).resolve().parents[2]
 COLLECTIVES = ROOT / "harness" / "ranks" / "distributed.py"
 LIMIT_S = 3
 

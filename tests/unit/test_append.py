@@ -25,11 +25,6 @@ SMALL = ("--shards.rows", 100)
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
-@pytest.fixture
 def old(tmp_path: Path, command: Command) -> Path:
     assert command.build(write_csv(tmp_path / "old.csv", OLD), tmp_path / "old", *SMALL) == 0
     return tmp_path / "old"

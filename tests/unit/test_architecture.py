@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import ROOT
+
 TABLE = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Floors\n")[2].partition("\n## ")[0]
 FLOORS = [
     [path.removesuffix("/").removesuffix(".py").replace("/", ".") for path in re.findall(r"`([\w/]+(?:\.py|/))`", row)]

@@ -27,8 +27,8 @@ from preprocessing.base import cli, configuration
 from preprocessing.base.configuration import RENAME
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
+from tests.commands import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = 80
 Main = Callable[[list[str]], int]
 
@@ -67,6 +67,7 @@ for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["
 with contextlib.suppress(Exception):
     main(["train", "nowhere", "--num_processes", "2"])
 import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
+from tests.commands import ROOT
 assert "torch" not in sys.modules, "a refusal or a plan waited for torch"
 """
 

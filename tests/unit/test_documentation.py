@@ -17,10 +17,10 @@ from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
 from preprocessing.base.cli import Command
 from preprocessing.base.installed import load
+from tests.commands import ROOT
 
 pytestmark = pytest.mark.thorough
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "launch/slurm/README.md")
 DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))
 FOLDERS = ("benchmarks/", "configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")

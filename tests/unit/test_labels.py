@@ -22,11 +22,6 @@ AS_WRITTEN = ("yes", "no", "on", "off", "012", "1e3", "1_000", "0x1F", "1:30", "
 """What YAML, left to itself, reads as booleans, numbers, dates or nothing."""
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 def counts(root: Path) -> dict[str, int]:
     """Class name -> rows, over all splits, read from the shards."""
     manifest, found = read_manifest(root), dict.fromkeys(read_manifest(root).labels, 0)

@@ -20,11 +20,6 @@ REVIEWS = reviews(120)
 OTHERS = [f"unseen {text}" for text, _ in reviews(150, seed=1)]
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 def test_a_missing_label_in_a_labelled_split_is_named(tmp_path: Path, command: Command) -> None:
     rows = [("a text", "pos", "train"), ("a text", "", "train"), ("a text", "neg", "train"), ("a text", "", "test")]
     source = write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split"))

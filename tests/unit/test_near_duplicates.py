@@ -21,11 +21,6 @@ SPLIT = ("--splits.column", "split")
 DROP = (*SPLIT, "--quality.near_duplicates", "drop")
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 def text(words: int) -> list[str]:
     return RANDOM.choice(WORDS, words).tolist()
 

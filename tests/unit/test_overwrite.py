@@ -26,11 +26,6 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "reviews.csv", reviews(300))
 

@@ -22,12 +22,12 @@ from accelerate.state import AcceleratorState
 import padless
 from harness.rundir.records import read_attempts, read_config
 from preprocessing.dataset.shards import read_manifest
+from tests.commands import ROOT
 from tests.datasets import write_dataset
 from tests.runs import final, steps_done, train_to_end, wait_until
 
 pytestmark = pytest.mark.thorough
 
-ROOT = Path(__file__).resolve().parents[2]
 INLINE = {"executor.workers": 1, "vocabulary.min_count": 1, "text.max_tokens": 16}
 ROWS = 60
 FRAME = pd.DataFrame(

@@ -31,11 +31,6 @@ ROWS = [*FIRST, *FIRST[:5], ("<b>Quite</b> the same", "negative"), ("quite the s
 SMALL = ("--shards.rows", 100, "--source.part_mb", 0.005)
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_csv(tmp_path_factory.mktemp("source") / "reviews.csv", ROWS)

@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,7 @@ from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.base import cli
 from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import ROOT
 
 
 def leaves(config_class: type) -> dict[str, reference.Option]:

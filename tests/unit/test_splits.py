@@ -29,11 +29,6 @@ from tests.corpora import Command, reviews, write_csv
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 def rows_in(dataset: Path, split: str) -> list[int]:
     return [int(row) for block in Split(dataset, read_manifest(dataset), split).blocks for row in block.row]
 

@@ -18,11 +18,6 @@ pytestmark = pytest.mark.thorough
 ROWS = reviews(60)
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 def with_row(number: int, text: object, label: object) -> list[tuple[object, object]]:
     """Sixty good rows with another one as row ``number``, counted from 1."""
     rows: list[tuple[object, object]] = list(ROWS)
