@@ -88,6 +88,11 @@ def sentence(result: subprocess.CompletedProcess[str]) -> str:
     return lines[0].removeprefix("error: ")
 
 
+def read_json(path: Path) -> Any:
+    """The value in a file of JSON."""
+    return json.loads(path.read_bytes())
+
+
 def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
     """Lines of one kind of a run's metrics.jsonl."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

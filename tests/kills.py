@@ -42,6 +42,7 @@ from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import atomic, cli
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 from preprocessing.dataset.verification import verify
+from tests.commands import read_json
 from tests.corpora import contents
 from tests.ranks import PRELOADED
 from tests.runs import final
@@ -171,7 +172,7 @@ def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
 
 def go_on(source: Path, folder: Path, exchange: bool) -> int:
     """0 if all that was seen is complete, and the same training ends as an undisturbed one."""
-    run, seen = folder / "out", json.loads((folder / "seen").read_text())
+    run, seen = folder / "out", read_json(folder / "seen")
     damaged: list[Exception] = []
     newest = checkpoint.newest(run, damaged.append)
     step = 0 if newest is None else newest.step

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from harness.ranks.stopping import leave, run_rank
-from tests.commands import CPU, PLAIN, ROOT
+from tests.commands import CPU, PLAIN, ROOT, read_json
 from tests.ranks import start_ranks
 
 MODEL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.dropout", "0.2", "--optim.ema", "0.99")
@@ -66,7 +66,7 @@ class Ranks:
         """None while a rank is alive, then the exit code that the run's ``status.json`` has, as a launcher's."""
         if any(process.exitcode is None for process in self.processes):
             return None
-        return int(json.loads((self.run / "status.json").read_text())["exit_code"])
+        return int(read_json(self.run / "status.json")["exit_code"])
 
     def wait(self, timeout_s: float) -> int:
         """The exit code, when all ranks have left."""
@@ -161,7 +161,7 @@ def wait_for_step(process: subprocess.Popen[str] | Ranks, run: Path, step: float
 
 def final(run: Path) -> dict[str, bytes]:
     """All that must not depend on whether the run was disturbed."""
-    status = json.loads((run / "status.json").read_text())
+    status = read_json(run / "status.json")
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     names = ["metrics.jsonl", *(f"bundle/{path.name}" for path in (run / "bundle").iterdir())]
     if (run / "test.json").exists():  # a pretraining has no test

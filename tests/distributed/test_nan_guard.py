@@ -16,7 +16,7 @@ from harness.ranks.session import open_session
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split
 from preprocessing.text.vocabulary import UNK
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset
 from tests.ranks import run_ranks
 from tests.trainers import make_trainer
 
@@ -67,11 +67,7 @@ def train_with_nothing_but_bad_rows(data: str, run: str) -> str:
     return "ended well"
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 120, "validation": 20, "test": 20})
-    return root
+dataset = shared_dataset({"train": 120, "validation": 20, "test": 20})
 
 
 def test_all_ranks_skip_the_step_and_training_ends_well(dataset: Path, tmp_path: Path) -> None:

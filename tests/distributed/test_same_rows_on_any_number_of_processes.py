@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ from harness.ranks.session import open_session
 from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import UserError
-from tests.commands import read_metrics
+from tests.commands import read_json, read_metrics
 from tests.datasets import write_dataset, write_random_soft_labels
 from tests.ranks import run_ranks
 
@@ -111,6 +110,6 @@ def test_a_dataset_that_changes_under_a_run(tmp_path: Path) -> None:
     for end in run_ranks(train_while_a_shard_is_replaced, 2, tmp_path / "data"):
         assert end is not None
         assert (end[0], "this shard was removed or replaced while the run used it" in end[1]) == (3, True)
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    status = read_json(tmp_path / "run" / "status.json")
     assert (status["state"], status["exit_code"]) == ("failed", 3)
     assert len(read_metrics(tmp_path / "run", "train")) == 8  # the epoch that was under way is whole, and logged

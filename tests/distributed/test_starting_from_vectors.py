@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from safetensors.numpy import load_file
 
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import KeptVectors, find_kept, folder_of
+from tests.commands import read_json
 from tests.datasets import write_dataset
 from tests.runs import train_to_end
 
@@ -61,4 +61,4 @@ def test_learned_once_and_held_to_the_end(data: Path, tmp_path: Path) -> None:
     for name in ("exp_avg", "exp_avg_sq", "step"):
         assert not moments[f"{name}.embedding.weight"].any(), name
         assert moments[f"{name}.head.weight"].any()
-    assert json.loads((run / "bundle" / "bundle.json").read_text())["vectors"]["sha256"] == kept.info.sha256
+    assert read_json(run / "bundle" / "bundle.json")["vectors"]["sha256"] == kept.info.sha256

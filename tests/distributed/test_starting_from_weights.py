@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.datasets import write_dataset
+from tests.commands import read_json
+from tests.datasets import shared_dataset
 from tests.donors import make_bundle
 from tests.runs import arguments, train_to_end
 
@@ -21,11 +21,7 @@ SIZES: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 16}
 """Those of ``tests.runs``."""
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("own") / "data"
-    write_dataset(root, {"train": 400, "validation": 100, "test": 50})
-    return root
+data = shared_dataset({"train": 400, "validation": 100, "test": 50})
 
 
 @pytest.mark.timeout(280, func_only=True)
@@ -40,7 +36,7 @@ def test_all_ranks_begin_with_what_rank_0_has_read(data: Path, tmp_path: Path) -
         assert result.returncode == 0, result.stderr[-3000:]
         (path,) = (run / "bundle").glob("weights-*.safetensors")
         ends.append(load_file(path))
-        facts = json.loads((run / "bundle" / "bundle.json").read_text())["started_from"]
+        facts = read_json(run / "bundle" / "bundle.json")["started_from"]
         assert facts["taken"] == ["embedding", "recurrent layer 1", "head"]
     for name, values in ends[0].items():
         np.testing.assert_allclose(values, ends[1][name], atol=5e-6, err_msg=name)

@@ -37,7 +37,7 @@ from harness.scores.calibration import Decision
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import unwrapped
+from tests.commands import read_json, unwrapped
 from tests.conftest import NLTK_DATA
 
 pytestmark = pytest.mark.thorough
@@ -293,7 +293,7 @@ def of_dataset(root: Path) -> str:
 
     It is read with pyarrow alone, and does not depend on library versions or the layout of the manifest.
     """
-    manifest = json.loads((root / "dataset.json").read_bytes())
+    manifest = read_json(root / "dataset.json")
     vocabulary = arrow(root / "vocabulary.arrow")
     text = {"spec": manifest["text"]["spec"], "stop_words": manifest["text"]["stop_words"]}
     found = hashlib.sha256(json.dumps([manifest["labels"], vocabulary, text], sort_keys=True, default=repr).encode())
@@ -361,7 +361,7 @@ def predicted(case: str) -> str:
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = json.loads(GOLDEN.read_text())
+    found: dict[str, dict[str, str]] = read_json(GOLDEN)
     return found
 
 

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from typing import Any
 
 import pytest
 
-from tests.commands import ROOT, run_command, succeed
+from tests.commands import ROOT, read_json, run_command, succeed
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -29,7 +28,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     command = [sys.executable, "-c", EXECUTE, "--inplace", "--kernel_name=python3", "--timeout=400", NOTEBOOK.name]
     succeed(run_command(command, 500, env, cwd=folder))
     assert (folder / "runs/messages/report.html").is_file()
-    return [cell for cell in json.loads((folder / NOTEBOOK.name).read_text())["cells"] if cell["cell_type"] == "code"]
+    return [cell for cell in read_json(folder / NOTEBOOK.name)["cells"] if cell["cell_type"] == "code"]
 
 
 def shown(cell: dict[str, Any], kind: str = "text/plain") -> str:

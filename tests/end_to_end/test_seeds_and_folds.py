@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import padless
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Split, read_manifest
+from tests.commands import read_json
 from tests.corpora import reviews, write_csv
 from tests.datasets import write_dataset
 from tests.runs import final, kill, launch, wait_for_step
@@ -46,8 +46,8 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     for seed in ("seed-0", "seed-1", "seed-2"):
         assert final(run / seed) == final(whole / seed)
     assert (run / "seeds.json").read_bytes() == (whole / "seeds.json").read_bytes()
-    accuracies = [json.loads((run / f"seed-{seed}" / "test.json").read_text())["accuracy"] for seed in range(3)]
-    found = json.loads((run / "seeds.json").read_text())["splits"]["test"]["accuracy"]
+    accuracies = [read_json(run / f"seed-{seed}" / "test.json")["accuracy"] for seed in range(3)]
+    found = read_json(run / "seeds.json")["splits"]["test"]["accuracy"]
     assert found["mean"] == pytest.approx(np.mean(accuracies))
     assert found["sd"] == pytest.approx(np.std(accuracies, ddof=1))
     assert "run: 3 seeds" in (run / "report.html").read_text()
@@ -76,7 +76,7 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     assert {line["row"]: line["fold"] for line in table} == folds
     assert len(table) == len(folds)
     assert all(line["label"] == rows[line["row"] - 1][1] for line in table)
-    found = json.loads((run / "folds.json").read_text())
+    found = read_json(run / "folds.json")
     right = [line["label"] == line["predicted"] for line in table]
     assert found["out_of_fold"]["accuracy"] == pytest.approx(np.mean(right))
     assert [one["splits"]["validation"]["rows"] for one in found["runs"]] == manifest.statistics["folds"]["rows"]

@@ -6,7 +6,6 @@ Real processes, real signals. ``status.json`` of a training has the exit code of
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -19,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import ROOT, listens, run_module, succeed, unwrapped
+from tests.commands import ROOT, listens, read_json, run_module, succeed, unwrapped
 from tests.corpora import contents, reviews, write_csv
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset
 from tests.runs import launch, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -29,11 +28,7 @@ KEPT = "what is finished is kept in"
 NOTHING = "no partial output is left; run the same command again"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 400, "validation": 40, "test": 40})
-    return root
+data = shared_dataset({"train": 400, "validation": 40, "test": 40})
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +104,7 @@ def test_exit_code_and_status_agree_whatever_signals_come(
     assert "Traceback" not in said
     assert code in ((85, 130) if names.count("INT") > 1 else (85,)), said
     if (run / "status.json").exists():
-        status = json.loads((run / "status.json").read_text())
+        status = read_json(run / "status.json")
         assert (status["exit_code"], status["state"]) == (code, "preempted" if code == 85 else "failed")
     else:
         assert ("interrupted twice" if code == 130 else "error: told to stop b") in said  # by …; before the first step

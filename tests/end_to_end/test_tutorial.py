@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import ROOT, run_command, succeed
+from tests.commands import ROOT, read_json, run_command, succeed
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -36,7 +35,7 @@ def test_the_tutorial_does_what_it_says(results: dict[str, subprocess.CompletedP
     said = results["padless prepare messages.csv -o data/messages"].stdout
     assert said in TUTORIAL
     scores = (run / "test.json", tmp_path / "data/messages/baseline/test.json")
-    network, linear = (json.loads(path.read_text())["accuracy"] for path in scores)
+    network, linear = (read_json(path)["accuracy"] for path in scores)
     assert network > 0.95 > 0.85 > linear
     shown = results["padless evaluate runs/messages later.csv"].stdout
     assert all(name in shown for name in (*manifest.labels, "accuracy", "not in the vocabulary: 6.5%"))

@@ -19,7 +19,7 @@ import pytest
 
 from harness.tracking.tracking import kill_tree
 from tests.commands import read_metrics, run_module, sentence, succeed
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset, write_dataset
 from tests.patient import LIMIT_S, patience
 from tests.runs import kill, launch, steps_done, wait_for_step, wait_until
 from tests.wandb_server import KEY, Store, StoredRun, wandb_server
@@ -29,11 +29,7 @@ pytest.importorskip("wandb", reason="needs the extra wandb")
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data"
-    write_dataset(path, {"train": 120, "validation": 30, "test": 30})
-    return path
+data = shared_dataset({"train": 120, "validation": 30, "test": 30})
 
 
 def observers_of(run: Path) -> list[psutil.Process]:

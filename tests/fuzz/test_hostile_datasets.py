@@ -27,6 +27,7 @@ from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manif
 from preprocessing.dataset.vectors import folder_of, index_of
 from preprocessing.dataset.verification import verify
 from preprocessing.text.vocabulary import Vocabulary
+from tests.commands import read_json
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, replace
 from tests.fuzz.hostile_dataset import DIM, SHARDS, agreeing, rehashed, seal, used, write_lines
@@ -46,7 +47,7 @@ def nothing(_: object) -> bool:
 def test_rows_that_no_file_holds_are_refused_at_once(root: Path) -> None:
     """Nothing is planned for them."""
     rows = 10**15
-    content = json.loads((root / MANIFEST).read_bytes())
+    content = read_json(root / MANIFEST)
     (part,) = content["splits"]["train"]
     difference = rows - part["rows"]
     length = next(iter(part["lengths"]))
@@ -128,7 +129,7 @@ def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, roo
         path.write_bytes(damage.data)
         return outcome(verified, anything, root)
 
-    outcomes = fuzz(json_damages(json.loads(path.read_bytes()), seal), check)
+    outcomes = fuzz(json_damages(read_json(path), seal), check)
     assert outcomes["refused"] > outcomes.total() // 2
 
 
@@ -192,7 +193,7 @@ def started(root: Path, path: Path) -> bytes:
 def test_hostile_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> None:
     """Nothing is unpickled, and no more is read than there is."""
     path = own_vectors(root)
-    data, index = path.read_bytes(), json.loads(index_of(path).read_bytes())
+    data, index = path.read_bytes(), read_json(index_of(path))
 
     def check(damage: Damage) -> str:
         path.write_bytes(damage.data)

@@ -40,6 +40,7 @@ from harness.training.preflight import find_resume_point
 from harness.training.trainer import State
 from harness.training.writer import RunWriter
 from preprocessing.dataset.shards import VOCABULARY
+from tests.commands import read_json
 from tests.datasets import write_dataset
 from tests.exports import export
 from tests.fuzz.conftest import Fuzz
@@ -140,7 +141,7 @@ class Artefact:
         """Write other bytes in its place, with hashes that agree."""
         self.path.write_bytes(data)
         if self.index:
-            content = json.loads(self.index.read_bytes()) | {"weights_sha256": hashlib.sha256(data).hexdigest()}
+            content = read_json(self.index) | {"weights_sha256": hashlib.sha256(data).hexdigest()}
             self.index.write_text(json.dumps(content | own_seal(content)))
 
     @contextmanager

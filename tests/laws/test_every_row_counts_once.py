@@ -27,17 +27,13 @@ from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import APART, open_split, parts_of, read_data
-from tests.datasets import cut_into_folds, write_dataset
+from tests.datasets import cut_into_folds, shared_dataset, write_dataset
 from tests.ranks import run_ranks
 
 TEST_ROWS = 203
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 97, "validation": 40, "test": TEST_ROWS})
-    return root
+dataset = shared_dataset({"train": 97, "validation": 40, "test": TEST_ROWS})
 
 
 def make_model(vocabulary_size: int) -> Classifier:

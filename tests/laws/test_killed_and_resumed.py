@@ -15,18 +15,15 @@ from typing import Any
 
 import pytest
 
-from tests.commands import read_metrics, run_module, succeed
-from tests.datasets import write_dataset, write_random_soft_labels
+from harness.rundir.records import read_attempts
+from tests.commands import read_json, read_metrics, run_module, succeed
+from tests.datasets import shared_dataset, write_dataset, write_random_soft_labels
 from tests.runs import Ranks, final, kill, launch, start, wait_for_step
 
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("killed") / "data"
-    write_dataset(path, {"train": 900, "validation": 150, "test": 150})
-    return path
+data = shared_dataset({"train": 900, "validation": 150, "test": 150})
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +149,11 @@ def test_stopped_on_request_and_started_again(
     wait_for_step(process, run, 24)
     stop(process)
     assert process.wait(60) == 85, log(run)
-    status = json.loads((run / "status.json").read_text())
+    status = read_json(run / "status.json")
     assert (status["state"], status["exit_code"]) == ("preempted", 85)
     newest = max(path.name for path in (run / "checkpoints").iterdir())
     assert newest == f"step-{status['step']:08d}"
     assert start(data, run).wait(120) == 0, log(run)
     assert final(run) == final(undisturbed)
-    attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
+    attempts = read_attempts(run)
     assert [attempt["resumed_from"] for attempt in attempts] == [None, status["step"]]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import itertools
-import json
 import os
 import signal
 import time
@@ -34,7 +33,7 @@ from harness.ranks.session import open_session
 from harness.ranks.stopping import ERROR_FILE, leave, run_rank
 from harness.training import run as training_run
 from preprocessing.base.errors import ConfigError
-from tests.commands import ROOT, read_metrics
+from tests.commands import ROOT, read_json, read_metrics
 from tests.datasets import write_dataset
 from tests.ranks import Gone, run_ranks, start_ranks
 from tests.runs import start
@@ -287,7 +286,7 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
             rank.kill()
             rank.join()
     assert len(list(tmp_path.glob("leaves-*"))) == 2 * leave_together
-    words = {path.name[-1]: json.loads(path.read_text()) for path in tmp_path.glob("words-*")}
+    words = {path.name[-1]: read_json(path) for path in tmp_path.glob("words-*")}
     assert {rank: word["follows"] for rank, word in words.items()} == follow
 
 

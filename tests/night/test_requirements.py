@@ -25,7 +25,7 @@ import pytest
 
 from preprocessing.base import atomic
 from tests import tally
-from tests.commands import PLAIN, ROOT, run_command, succeed
+from tests.commands import PLAIN, ROOT, read_json, run_command, succeed
 from tests.corpora import reviews, write_csv
 from tests.requirements import UNPINNED, Requirement, requirements
 
@@ -88,7 +88,7 @@ def environment(kind: str) -> tuple[Path, dict[str, str]]:
     name = f"{kind}-{hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:10]}"
     folder = tally.TALLY.parent / "night" / TEST / name
     if (folder / WHOLE).exists():
-        return folder, json.loads((folder / WHOLE).read_text())
+        return folder, read_json(folder / WHOLE)
     for old in folder.parent.glob(f"{kind}-*"):
         shutil.rmtree(old)
     folder.mkdir(parents=True)
@@ -125,4 +125,4 @@ def from_a_csv_to_a_prediction(python: str, folder: Path) -> None:
     ):
         succeed(run_command([python, "-m", *map(str, words)], COMMAND_S, {}, cwd=ROOT))
     assert len((folder / "out.csv").read_text().splitlines()) == 51
-    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert read_json(run / "status.json")["state"] == "finished"

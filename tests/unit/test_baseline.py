@@ -23,7 +23,7 @@ from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests import datasets
-from tests.commands import unwrapped
+from tests.commands import read_json, unwrapped
 from tests.corpora import write_csv
 from tests.datasets import sentences, write_dataset
 
@@ -100,7 +100,7 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
     results.main(BaselineConfig(data=str(own)))
     said = f"warning: {path}: damaged; delete it, and `padless baseline` makes it again; computing it again now\n"
     assert capsys.readouterr().err == said
-    assert json.loads(path.read_bytes())["accuracy"] == json.loads(whole)["accuracy"]
+    assert read_json(path)["accuracy"] == json.loads(whole)["accuracy"]
     write_manifest(own, replace(manifest, splits={**manifest.splits, "test": []}))
     assert read_results(folder_of(own), read_manifest(own).fingerprint) == {}
 

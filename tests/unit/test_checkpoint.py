@@ -18,7 +18,7 @@ from harness.rundir import checkpoint
 from harness.rundir.checkpoint import check_tensors, read_header
 from preprocessing.base.errors import DataError
 from tests import checkpoints
-from tests.commands import ROOT
+from tests.commands import ROOT, read_json
 
 WEIGHTS = {
     "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
@@ -47,7 +47,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
     write(tmp_path, 5)
     path = checkpoint.path_of(tmp_path, 5)
-    manifest = json.loads((path / checkpoint.MANIFEST).read_text())
+    manifest = read_json(path / checkpoint.MANIFEST)
     (path / checkpoint.MANIFEST).write_text(json.dumps({**manifest, "format_version": 2}))
     with pytest.raises(checkpoint.OtherVersionError, match="a checkpoint of format version 2, this padless reads"):
         checkpoint.newest(tmp_path, lambda error: None)

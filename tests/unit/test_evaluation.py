@@ -24,7 +24,7 @@ from harness.scores.calibration import Decision
 from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.commands import unwrapped
+from tests.commands import read_json, unwrapped
 from tests.corpora import write_csv
 from tests.datasets import write_dataset
 
@@ -62,7 +62,7 @@ def evaluate(run: Path, *arguments: object) -> int:
 
 def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(run, "--input", run.parent / "labelled.csv") == 0
-    out, found = capsys.readouterr().out, json.loads((run / "evaluation" / "labelled.csv.json").read_text())
+    out, found = capsys.readouterr().out, read_json(run / "evaluation" / "labelled.csv.json")
     bundle, manifest = Bundle(run / "bundle"), read_manifest(run.parent / "data")
     split = Split(run.parent / "data", manifest, "test")
     scores = score(bundle.model, loader_over(split, World(), 16, "padded", torch.device("cpu")), World())
@@ -90,7 +90,7 @@ def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path,
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(lines[: rows + 1]))
         assert evaluate(run, "--input", path, "--output", output) == 0
-    found = [json.loads(path.read_text()) for path in output.glob("*.json")]
+    found = [read_json(path) for path in output.glob("*.json")]
     assert {Path(one["input"]).parent.name: one["rows"] for one in found} == {"jan": 20, "feb": 30}
     assert len(found) == len(list(output.glob("*-predictions.parquet"))) == 2
 
@@ -103,7 +103,7 @@ def test_unknown_words_and_cut_texts_are_beside_the_training(
     rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
     path = write_csv(tmp_path / "other.csv", rows)
     assert evaluate(run, "--input", path, "--output", tmp_path) == 0
-    found = json.loads((tmp_path / "other.csv.json").read_text())["beside_training"]
+    found = read_json(tmp_path / "other.csv.json")["beside_training"]
     assert found["unknown"] == 1 / (4 + longest)
     assert (found["unknown_validation"], found["longest"]) == (0.12, 0.5)
     said = unwrapped(capsys.readouterr().out)
@@ -168,7 +168,7 @@ def test_all_commands_read_new_rows_as_the_corpus_was(
     words = [command, "--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[command]]
     assert cli.run(main, list(map(str, words))) == 0, capsys.readouterr().err
     if command == "evaluate":
-        seen = [mistake["text"] for mistake in json.loads((tmp_path / "new.csv.json").read_text())["mistakes"]]
+        seen = [mistake["text"] for mistake in read_json(tmp_path / "new.csv.json")["mistakes"]]
     else:
         out = capsys.readouterr().out if command == "explain" else (tmp_path / "out.jsonl").read_text()
         seen = [json.loads(line)["text"] for line in out.splitlines()]

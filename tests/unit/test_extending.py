@@ -27,7 +27,7 @@ from preprocessing.text.resources import resolve
 from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.batches import alone, packed_batch, padded_batch
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -119,11 +119,7 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     assert (tmp_path / "table" / "state.txt").read_text() == "finished \n"
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 60, "validation": 10})
-    return root
+dataset = shared_dataset({"train": 60, "validation": 10})
 
 
 def test_plan_refuses_an_unknown_one_and_names_the_known(dataset: Path) -> None:

@@ -22,14 +22,9 @@ from harness.training.rules import resolve
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.batches import padded_batch
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 60, "validation": 20, "test": 10, "unlabelled": 40})
-    return root
+data = shared_dataset({"train": 60, "validation": 20, "test": 10, "unlabelled": 40})
 
 
 class Largest(TorchDispatchMode):

@@ -20,16 +20,12 @@ from preprocessing.base.errors import DataError
 from preprocessing.dataset import shards
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 300, "validation": 20, "test": 20}, block_rows=32)
-    return root
+dataset = shared_dataset({"train": 300, "validation": 20, "test": 20}, block_rows=32)
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +121,7 @@ LABELLED, UNLABELLED = 90, 61
 """Five steps an epoch, four a pass."""
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": LABELLED, "validation": 10, "unlabelled": UNLABELLED}, block_rows=16)
-    return root
+both = shared_dataset({"train": LABELLED, "validation": 10, "unlabelled": UNLABELLED}, block_rows=16)
 
 
 def unlabelled_order(split: Split) -> Order:

@@ -17,16 +17,12 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import PLAIN
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset, write_dataset
 
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 500, "validation": 20, "test": 20}, block_rows=32)
-    return root
+dataset = shared_dataset({"train": 500, "validation": 20, "test": 20}, block_rows=32)
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:

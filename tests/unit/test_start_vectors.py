@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,15 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept
 from preprocessing.text.vocabulary import PAD
-from tests.datasets import write_dataset
+from tests.datasets import copy_of, shared_dataset
 
 DIM = 6
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("start") / "data"
-    write_dataset(root, {"train": 60, "validation": 10})
-    return root
+whole = shared_dataset({"train": 60, "validation": 10})
 
 
-@pytest.fixture
-def data(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "data"))
+data = copy_of("whole")
 
 
 def keep(data: Path, dim: int = DIM, seed: int = 0) -> np.ndarray:

@@ -19,23 +19,14 @@ from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from preprocessing.text.vocabulary import PAD, Vocabulary
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset
 from tests.donors import SIZES, make_bundle, make_language_model
 
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("own") / "data"
-    write_dataset(root, {"train": 60, "validation": 10})
-    return root
+own = shared_dataset({"train": 60, "validation": 10})
 
 
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Other texts, whose vocabulary has other ids and shares a part of the tokens."""
-    root = tmp_path_factory.mktemp("other") / "data"
-    write_dataset(root, {"train": 90, "validation": 10}, seed=5)
-    return root
+other = shared_dataset({"train": 90, "validation": 10}, seed=5)
+"""Other texts, whose vocabulary has other ids and shares a part of the tokens."""
 
 
 def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifier, dict[str, torch.Tensor]]:

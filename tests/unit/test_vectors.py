@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +22,17 @@ from preprocessing.dataset.vectors import (
     read_kept,
 )
 from preprocessing.dataset.verification import verify
-from tests.datasets import write_dataset
+from tests.datasets import copy_of, shared_dataset, write_dataset
 
 SMALL = VectorsConfig(dim=8, window=3)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset without vectors."""
-    root = tmp_path_factory.mktemp("vectors") / "data"
-    write_dataset(root, {"train": 150, "validation": 20, "test": 20})
-    return root
+whole = shared_dataset({"train": 150, "validation": 20, "test": 20})
+"""A dataset without vectors."""
 
 
-@pytest.fixture
-def data(whole: Path, tmp_path: Path) -> Path:
-    """A writable copy."""
-    return Path(shutil.copytree(whole, tmp_path / "data"))
+data = copy_of("whole")
+"""A writable copy."""
 
 
 def quiet(text: str) -> None:
