@@ -19,7 +19,7 @@ from harness.inference.config import EvaluateConfig, LabelConfig
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
@@ -89,8 +89,6 @@ def test_the_linear_model_labels_as_it_predicts(data: Path, capsys: pytest.Captu
     assert said in " ".join(capsys.readouterr().out.split())
 
 
-def test_what_cannot_be_labelled(data: Path, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give one teacher"):
-        LabelConfig(data="somewhere")
+def test_rows_without_labels_are_not_evaluated(data: Path, run: Path) -> None:
     with pytest.raises(DataError, match=r"split unlabelled have no labels to compare with; .padless label."):
         here(EvaluateConfig(data=str(data), run=str(run), split="unlabelled", device="cpu"))

@@ -85,18 +85,8 @@ def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path:
 @pytest.mark.parametrize(
     ("made", "given", "code", "said"),
     [
-        (
-            (),
-            ("--text.lowercase", "false"),
-            2,
-            "append: text: new rows get the settings of the dataset; leave this out",
-        ),
-        ((), ("--overwrite", "true"), 2, "append: rows go to a dataset on this machine; name its folder, and"),
         (("--splits.folds", 2), (), 2, "append: folds needs the old texts beside the new ones; prepare all files"),
         ((), (), 3, "new.csv: row 3: label 'odd' is not known; known are negative, positive; correct the row, or set"),
-        ((), ("--source.labels", "odd:odd,positive:positive"), 2, "classes are negative, positive; name these in"),
-        ((), ("--output", "nowhere"), 3, "there is no folder nowhere; `padless prepare FILE -o nowhere` makes it"),
-        ((), ("--quality.leaks", "error"), 2, "append: quality: new rows get the settings"),
         (
             ("--quality.leaks", "error"),
             ("--splits.test", "0", "--splits.validation", "0", "--source.labels", "negative:odd,positive:positive"),

@@ -139,12 +139,6 @@ def test_a_card_says_where_no_figures_of_these_weights_are(run: Path, own_run: P
         np.testing.assert_array_equal(padless.load(out).predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
 
 
-def test_what_is_there_is_not_overwritten(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export(run, "--output", tmp_path) == 2
-    assert f"output: {tmp_path} is there already; name another folder, or remove it" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(writing, "MOST", 0.0)
     assert export(run, "--output", tmp_path / "out", "--onnx") == 3

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from harness.config import OptimConfig, RunConfig
-from harness.data.checks import check_useful
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.ranks.distributed import World
@@ -63,14 +60,3 @@ def test_micro_batch_is_halved_until_it_fits(loader: Loader, monkeypatch: pytest
     with pytest.raises(ConfigError, match="one row of the longest text does not fit"):
         run.choose_micro_batch(trainer)
     assert run.choose_micro_batch(fake_trainer(loader, "cpu")).value == "no limit"
-
-
-def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
-    write_dataset(tmp_path, {"train": 64, "validation": 10, "test": 10})
-    manifest = read_manifest(tmp_path)
-    with pytest.raises(ConfigError, match=r"class_weights\.good: the dataset has no such label; it has negative"):
-        check_useful(RunConfig(optim=OptimConfig(class_weights={"good": 2.0})), manifest, 1)
-    with pytest.raises(ConfigError, match="gradient_compression: one process sends no gradients"):
-        check_useful(RunConfig(optim=OptimConfig(gradient_compression="bf16")), manifest, 1)
-    with pytest.raises(ConfigError, match="patience: 4 is out of range"):
-        RunConfig(patience=4, epochs=4)

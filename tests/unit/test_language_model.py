@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.__main__ import main
-from harness.config import LanguageModelConfig, ModelConfig, RunConfig
+from harness.config import ModelConfig, RunConfig
 from harness.data.views import rows_of_task
 from harness.inference.bundle import write_bundle
 from harness.model import language
@@ -77,10 +77,3 @@ def test_what_needs_a_classifier_says_so(data: Path, tmp_path: Path) -> None:
         f"{place / 'bundle.json'}: a pretrained language model, which has no labels; train a classifier that starts "
         f"from it, with --init.weights {place}, and name that run"
     )
-
-
-def test_more_distances_than_the_window_has_are_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"language_model\.distances: 5 is out of range: expected from 1 to the window"
-    ):
-        LanguageModelConfig(window=4, distances=5)

@@ -99,9 +99,7 @@ def test_a_refusal_names_a_row_and_the_job_goes_on_from_there(source: Path, tmp_
     assert contents(tmp_path / "out") == contents(tmp_path / "new")
 
 
-def test_they_are_kept_unless_asked_for_and_refused_with_folds(source: Path, tmp_path: Path, command: Command) -> None:
-    assert command.build(source, tmp_path / "out", *DROP, "--splits.folds", 5) == 2
-    assert "quality.near_duplicates: folds do not keep nearly equal texts together; leave one out" in command.err
+def test_they_are_kept_unless_asked_for(source: Path, tmp_path: Path, command: Command) -> None:
     assert command.build(source, tmp_path / "out", *SPLIT) == 0
     assert not (tmp_path / "out" / "near_duplicates.csv").exists()
     assert read_manifest(tmp_path / "out").rows("train") == 500

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -14,15 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.verification import verify
 from preprocessing.job.encode import ladder
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resources import resolve
-from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import Vocabulary, freeze
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import unwrapped
-from tests.corpora import Command, contents, reviews, write_csv
-from tests.datasets import count
+from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
 pytestmark = pytest.mark.thorough
 
@@ -68,13 +67,6 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(
     for row, (text_ids, label) in every.items():
         expected = encoded.ids[encoded.offsets[row - 1] : encoded.offsets[row]].tolist()
         assert (text_ids, label) == (expected, int(ROWS[row - 1][1] == "positive"))
-
-
-def test_the_vocabulary_is_counted_on_the_training_split_alone(source: Path, tmp_path: Path, command: Command) -> None:
-    assert command.build(source, tmp_path / "out", *SMALL, "--vocabulary.min_count", 3) == 0
-    training = [ROWS[row - 1][0] for row in sorted(dataset(tmp_path / "out")["train"])]
-    expected = freeze(count(Tokenizer(resolve(TextSpec(max_tokens=64)))(training)), 3, 65536)
-    assert Vocabulary.read(tmp_path / "out" / "vocabulary.arrow").hash == expected.hash
 
 
 @pytest.mark.processes
@@ -183,3 +175,16 @@ def test_what_the_tokens_are_is_said(
     source = write_csv(tmp_path / "a.csv", [(" ".join([text] * row), row % 2) for row in range(1, 61)])
     assert command.build(source, tmp_path / "out", *more) == 0, command.err
     assert f"\ntokens: {expected}" in command.err
+
+
+def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) -> None:
+    """Null, empty, only stop words, and one of a megabyte: each becomes a row, and the manifest counts it."""
+    texts = (None, "", "the of and", "word " * 200_000, "\ud800 \x00 fine")
+    source = write_jsonl(tmp_path / "reviews.jsonl", reviews(60))
+    with open(source, "a") as file:
+        file.writelines(json.dumps({"text": text, "label": "negative"}) + "\n" for text in texts)
+    assert command.build(source, tmp_path / "out", "--text.stop_words", "stop-words") == 0, command.err
+    statistics = read_manifest(tmp_path / "out").statistics
+    assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)
+    assert sum(split["truncated"] for split in statistics["splits"].values()) == 1
+    assert verify(tmp_path / "out") == []

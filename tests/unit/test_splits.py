@@ -103,29 +103,17 @@ def test_shares_are_met_within_the_largest_group(
     assert abs(counts - wanted(counts[:, :-1].sum(axis=0), **shares)).max() <= max(sizes)
 
 
-def decided_by_group(group: list[int], named: list[int], validation: float = 0.0) -> tuple[list[int], dict[str, Any]]:
-    rows = rows_of(list(range(1000, 1000 + len(group))), [row % 2 for row in range(len(group))], named, group)
-    splits = SplitConfig(group_column="film", validation=validation, test=0.0)
-    cut = {"validation": validation, "test": 0.0}
-    decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), cut, np.zeros((3, 2)))
-    return decision.tolist(), report["groups"]
-
-
 def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     named = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
-    decision, groups = decided_by_group([1, 1, 2, 2, 2, 3, 0, 0], named)
-    assert decision == named
+    rows = rows_of([*range(1000, 1008)], [0, 1] * 4, named, [1, 1, 2, 2, 2, 3, 0, 0])
+    cut = {"validation": 0.0, "test": 0.0}
+    config = PreprocessConfig(output="out", splits=SplitConfig(group_column="film", **cut))
+    decision, report = decide(rows, config, cut, np.zeros((3, 2)))
+    groups = report["groups"]
+    assert decision.tolist() == named
     assert groups["shared"] == [{"groups": 2, "rows": {"train": 3, "test": 2}}]
     shared = "share 2 groups of film: 3 rows in train and 2 rows in test"
     assert groups_in_words(groups)[1] == f"the source's own splits {shared}"
-
-
-def test_groups_of_no_use_are_refused() -> None:
-    unnamed = [NO_SPLIT] * 20
-    with pytest.raises(DataError, match=r"'film' has another value in each of the 20 rows"):
-        decided_by_group(list(range(1, 21)), unnamed, 0.1)
-    with pytest.raises(DataError, match=r"nothing fits into the split validation: 14 of 20 rows stay together"):
-        decided_by_group([1] * 6 + [2] * 14, unnamed, 0.1)
 
 
 # By time.
@@ -224,12 +212,3 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
     assert set(found.values()) == {0, 1, 2, 3}
     films = {row: rows[row - 1][2] for row in found}
     assert len({(films[row], fold) for row, fold in found.items()}) == len(set(films.values()))
-
-
-# What is refused.
-
-
-def test_a_file_of_a_split_without_a_row_is_named(tmp_path: Path, command: Command) -> None:
-    source, empty = write_csv(tmp_path / "reviews.csv", reviews(60)), write_csv(tmp_path / "empty.csv", [])
-    assert command.build(source, tmp_path / "out", "--source.test_path", empty) == 3
-    assert "empty.csv: holds no row; give it some, or leave it out of source.test_path" in command.sentence

@@ -81,8 +81,6 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: 
         preflight.check_start(config(data, source), of)
 
     check("own")
-    with pytest.raises(ConfigError, match=r"init\.vectors: Auto: there is no such file; name another, own"):
-        check("Auto")
     with pytest.raises(ConfigError, match=r"vectors of 4 numbers, .* is 6; set model\.embedding_dim to 4"):
         check(str(small))
     other = dataclasses.replace(manifest, text_hash="another", vocabulary_hash="another")
