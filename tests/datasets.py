@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -120,6 +120,27 @@ def copy_of(name: str) -> Any:
         return Path(shutil.copytree(request.getfixturevalue(name), tmp_path / name))
 
     return copied
+
+
+class Row(NamedTuple):
+    """A row as a shard has it."""
+
+    split: str
+    ids: list[int]
+    label: int
+    fold: int | None = None
+
+
+def stored(root: Path, *splits: str) -> dict[int, Row]:
+    """The rows of a dataset, or of some splits, by their number."""
+    manifest = read_manifest(root)
+    return {
+        int(row): Row(name, ids[:length].tolist(), int(label), shard.info.fold)
+        for name in splits or manifest.splits
+        for shard in Split(root, manifest, name).shards
+        for block in shard.blocks
+        for ids, length, label, row in zip(block.ids, block.length, block.label, block.row, strict=True)
+    }
 
 
 def count(tokens: Tokens) -> Counts:

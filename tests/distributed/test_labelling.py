@@ -11,16 +11,14 @@ import torch
 
 from harness import label as entry
 from harness.baseline.linear import Linear
-from harness.config import ModelConfig
 from harness.data.soft_labels import read_soft_labels, targets_of
 from harness.evaluate import here
-from harness.inference.bundle import Bundle, write_bundle
+from harness.inference.bundle import Bundle
 from harness.inference.config import EvaluateConfig, LabelConfig
-from harness.model.classifier import Classifier
-from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Split, read_manifest
+from tests.bundles import write_drawn
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
@@ -39,16 +37,8 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     """A run directory with nothing but a bundle, of weights that were drawn."""
-    manifest = read_manifest(data)
-    torch.manual_seed(1)
-    shape = ModelConfig(embedding_dim=6, hidden_size=5, wide=64)
-    model = Classifier(shape, manifest.vocabulary_size, len(manifest.labels))
-    assert model.wide is not None
-    model.wide.table.normal_()
-    model.wide.weights.uniform_()
     bundle = data.parent / "teacher" / "bundle"
-    write_vocabulary(bundle, data)
-    write_bundle(bundle, model, manifest, 7, Decision(temperature=2.5))
+    write_drawn(bundle, data, wide=64, decision=Decision(temperature=2.5))
     return bundle.parent
 
 

@@ -27,7 +27,7 @@ PART = ("--part_mb", "0.005")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, a table, and its predictions by one process."""
     root = tmp_path_factory.mktemp("by-many")
-    write_run(root, size=8)
+    write_run(root, embedding_dim=8, hidden_size=8)
     chance = random.Random(0)
     words = ["a fine film", "awful", "w1", "w2", "w3", "odd", "<br />", "café"]
     with open(root / "in.csv", "w") as file:

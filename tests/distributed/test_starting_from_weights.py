@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.bundles import write_drawn
 from tests.commands import read_json
 from tests.datasets import shared_dataset
-from tests.donors import make_bundle
 from tests.runs import arguments, train_to_end
 
 pytestmark = pytest.mark.processes
@@ -27,7 +27,7 @@ data = shared_dataset({"train": 400, "validation": 100, "test": 50})
 @pytest.mark.timeout(280, func_only=True)
 def test_all_ranks_begin_with_what_rank_0_has_read(data: Path, tmp_path: Path) -> None:
     """One rank and two end alike; both learn the linear part from the rows."""
-    make_bundle(data, tmp_path / "bundle", **SIZES, wide=256)
+    write_drawn(tmp_path / "bundle", data, **SIZES, wide=256)
     ends = []
     for number in (1, 2):
         run = tmp_path / f"run-{number}"

@@ -39,7 +39,7 @@ def write_rows(path: Path, number: int) -> None:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("million")
-    write_run(root, size=4)
+    write_run(root)
     write_rows(root / "many.csv", MANY)
     write_rows(root / "few.csv", FEW)
     return root

@@ -13,10 +13,10 @@ import pytest
 import padless
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from tests.commands import read_json
 from tests.corpora import reviews, write_csv
-from tests.datasets import write_dataset
+from tests.datasets import stored, write_dataset
 from tests.runs import final, kill, launch, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
@@ -65,13 +65,7 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     assert cli.run(preprocess, ["prepare", str(corpus), "--output", str(data), *keys]) == 0
     to_the_end(data, run, "--folds", "3", "--epochs", "2")
     manifest = read_manifest(data)
-    folds = {
-        int(row): shard.info.fold
-        for name in ("train", "validation")
-        for shard in Split(data, manifest, name).shards
-        for block in shard.blocks
-        for row in block.row
-    }
+    folds = {row: one.fold for row, one in stored(data, "train", "validation").items()}
     table = pq.read_table(run / "out-of-fold.parquet").to_pylist()
     assert {line["row"]: line["fold"] for line in table} == folds
     assert len(table) == len(folds)

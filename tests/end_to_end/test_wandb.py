@@ -20,6 +20,7 @@ import pytest
 from harness.tracking.tracking import kill_tree
 from tests.commands import read_metrics, run_module, sentence, succeed
 from tests.datasets import shared_dataset, write_dataset
+from tests.laws.test_observers_never_hurt import observers_of
 from tests.patient import LIMIT_S, patience
 from tests.runs import kill, launch, steps_done, wait_for_step, wait_until
 from tests.wandb_server import KEY, Store, StoredRun, wandb_server
@@ -30,16 +31,6 @@ pytestmark = pytest.mark.processes
 
 
 data = shared_dataset({"train": 120, "validation": 30, "test": 30})
-
-
-def observers_of(run: Path) -> list[psutil.Process]:
-    """Processes that serve a run's trackers."""
-    processes = psutil.process_iter(["cmdline"])
-    return [
-        process
-        for process in processes
-        if {"harness.tracking.observer", str(run)} <= set(process.info["cmdline"] or [])
-    ]
 
 
 def offline(run: Path) -> dict[str, str]:

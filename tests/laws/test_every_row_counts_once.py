@@ -27,7 +27,7 @@ from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import APART, open_split, parts_of, read_data
-from tests.datasets import cut_into_folds, shared_dataset, write_dataset
+from tests.datasets import cut_into_folds, shared_dataset, stored, write_dataset
 from tests.ranks import run_ranks
 
 TEST_ROWS = 203
@@ -129,10 +129,7 @@ def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path)
     rows, labels = (np.concatenate(column) for column in zip(*found, strict=True))
     assert sorted(rows.tolist()) == [*range(TEST_ROWS), *range(2 * APART, 2 * APART + 60)]
     for number, root in ((0, dataset), (2, tmp_path / "third")):
-        own = Split(root, read_manifest(root), "test")
-        known = {
-            int(row): int(label) for block in own.blocks for row, label in zip(block.row, block.label, strict=True)
-        }
+        known = {row: one.label for row, one in stored(root, "test").items()}
         mine = rows // APART == number
         assert known == dict(zip((rows[mine] % APART).tolist(), labels[mine].tolist(), strict=True))
 

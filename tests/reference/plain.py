@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 SPACE = set(" \t\n\f\r")
@@ -183,13 +183,10 @@ def tokens(
     lowercase: bool = True,
     form: str = "NFKC",
     strip_accents: bool = False,
-    split: Callable[[str, bool], list[str]] = words,
-    stop_words: Collection[str] = (),
-    lemma: Callable[[str], str] = lambda word: word,
 ) -> list[str]:
     """The whole of the notebook's pipeline for one text."""
     text = re.sub("[\ud800-\udfff]", "\ufffd", text)
     if strip_html:
         text = clean(text)
     text = normal(text, form, strip_accents)
-    return [lemma(word) for word in split(text, lowercase) if word not in stop_words]
+    return words(text, lowercase)

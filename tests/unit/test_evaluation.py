@@ -12,21 +12,18 @@ import pytest
 import torch
 
 from harness.__main__ import main
-from harness.config import ModelConfig
-from harness.inference.bundle import Bundle, write_bundle
+from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
-from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
-from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.training_facts import write_training
-from harness.scores.calibration import Decision
 from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
+from tests.bundles import write_drawn
 from tests.commands import read_json, unwrapped
 from tests.corpora import write_csv
-from tests.datasets import write_dataset
+from tests.datasets import stored, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -37,15 +34,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     texts = write_dataset(folder / "data", {"train": 80, "validation": 30, "test": 60})
     manifest = read_manifest(folder / "data")
-    torch.manual_seed(1)
-    model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, 2)
-    write_vocabulary(folder / "run" / "bundle", folder / "data")
-    write_bundle(folder / "run" / "bundle", model, manifest, step=7, decision=Decision(0.5, 0.4))
+    write_drawn(folder / "run" / "bundle", folder / "data", embedding_dim=8, hidden_size=8)
     write_training(folder / "run" / "bundle", with_rates(manifest))
-    labels = {}
-    for block in Split(folder / "data", manifest, "test").blocks:
-        labels |= dict(zip(block.row.tolist(), block.label.tolist(), strict=True))
-    rows = [(text, manifest.labels[labels[number]]) for number, text in enumerate(texts["test"])]
+    labels = stored(folder / "data", "test")
+    rows = [(text, manifest.labels[labels[number].label]) for number, text in enumerate(texts["test"])]
     write_csv(folder / "labelled.csv", rows)
     return folder / "run"
 

@@ -14,21 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from harness import __main__ as harness
-from harness.inference.bundle import write_bundle
-from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE, CONFIG
-from harness.scores.calibration import Decision
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import Live, Screen, guards, public
 from preprocessing.dataset.shards import read_manifest
+from tests.bundles import write_drawn
 from tests.corpora import write_csv
-from tests.exports import make_model
 from tests.report_runs import write_log
 
 pytestmark = pytest.mark.thorough
@@ -54,11 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keys = ["--source.path", str(place / "rows.csv"), "--output", str(place / "data"), "--executor.workers", "1"]
     assert cli.run(preprocessing.main, ["prepare", *keys, "--vocabulary.min_count", "1"]) == 0
     manifest = read_manifest(place / "data")
-    bundle = place / "run" / BUNDLE
-    bundle.mkdir(parents=True)
-    write_vocabulary(bundle, place / "data")
-    torch.manual_seed(1)
-    write_bundle(bundle, make_model(manifest.vocabulary_size), manifest, step=7, decision=Decision(0.5, 0.4))
+    write_drawn(place / "run" / BUNDLE, place / "data")
     (place / "run" / CONFIG).write_text(yaml.safe_dump({"data": str(place / "data"), "run": str(place / "run")}))
     write_log(place / "run", manifest, place / "data", 3.0, 1)
     return place

@@ -13,15 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 from harness.__main__ import main
 from harness.config import ModelConfig, RunConfig
-from harness.data.views import rows_of_task
-from harness.inference.bundle import write_bundle
 from harness.model import language
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base.errors import ConfigError
-from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.batches import padded_batch
+from tests.bundles import write_drawn
 from tests.datasets import shared_dataset
 
 data = shared_dataset({"train": 60, "validation": 20, "test": 10, "unlabelled": 40})
@@ -66,11 +64,8 @@ def test_one_recipe_serves_both_tasks(data: Path) -> None:
 
 
 def test_what_needs_a_classifier_says_so(data: Path, tmp_path: Path) -> None:
-    manifest: Manifest = rows_of_task("language_model", read_manifest(data), data)
     place = tmp_path / "run" / "bundle"
-    write_bundle(
-        place, LanguageModel(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size), manifest, 7
-    )
+    write_drawn(place, data, language=True)
     with pytest.raises(ConfigError) as caught:
         main(["predict", "--run", str(tmp_path / "run"), "a text"])
     assert str(caught.value) == (

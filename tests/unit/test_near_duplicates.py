@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, contents, write_csv
+from tests.datasets import stored
 
 pytestmark = pytest.mark.thorough
 
@@ -77,8 +78,7 @@ def test_rows_that_nearly_repeat_a_measured_one_are_left_out_by_any_workers(
     for row, (other, said) in found.items():
         assert (said, other) == (f"{similarity(row, other):.4f}", row - len(MEASURED))
     manifest = read_manifest(tmp_path / "a")
-    blocks = [block for name in manifest.splits for block in Split(tmp_path / "a", manifest, name).blocks]
-    assert sorted(row for block in blocks for row in block.row) == sorted({*measured, *learned} - {*found})
+    assert sorted(stored(tmp_path / "a")) == sorted({*measured, *learned} - {*found})
     assert manifest.statistics["dropped"]["near_duplicates"] == len(found)
     assert manifest.rows("train") == 500 - sum(row <= len(ROWS) for row in found)
     several = ("--executor.workers", 2, "--source.part_mb", 0.02)

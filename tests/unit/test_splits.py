@@ -20,17 +20,14 @@ from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.corpus.rows import READINGS
 from preprocessing.dataset.inspect import groups_in_words
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from preprocessing.job import decisions
 from preprocessing.job.decisions import by_time, decide, fold_rows
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
 from tests.corpora import Command, reviews, write_csv
+from tests.datasets import stored
 
 pytestmark = pytest.mark.thorough
-
-
-def rows_in(dataset: Path, split: str) -> list[int]:
-    return [int(row) for block in Split(dataset, read_manifest(dataset), split).blocks for row in block.row]
 
 
 def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> pd.DataFrame:
@@ -130,7 +127,7 @@ def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, co
         frame["day"] = days.dt.strftime(written) if written else days
         frame.to_csv(source, index=False) if written else frame.to_parquet(source)
         assert command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002) == 0, command.err
-        found = [sorted(days[row - 1] for row in rows_in(out, name)) for name in SPLITS]
+        found = [sorted(days[row - 1] for row in stored(out, name)) for name in SPLITS]
         assert ([*found[0], *found[1], *found[2]], len(found[1]), len(found[2])) == (sorted(days), 10, 10)
         assert ("from 2023-04-01" if written != "%Y%m%d" else "from 20230401") in command.err
 
@@ -166,9 +163,8 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
         manifest = read_manifest(out)
         facts = manifest.statistics
         homes = dict[str, set[str]]()
-        for split in (*SPLITS, "unlabelled"):
-            for row in rows_in(out, split):
-                homes.setdefault(every[row - 1], set()).add(split)
+        for row, one in stored(out).items():
+            homes.setdefault(every[row - 1], set()).add(one.split)
         assert {frozenset(home) for home in homes.values()} == {
             *map(frozenset, [["train"], ["validation"], ["test"], ["unlabelled"], ["train", "unlabelled"]])
         }
@@ -199,16 +195,11 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
     plain, cut = read_manifest(tmp_path / "plain"), read_manifest(tmp_path / "cut")
     assert (plain.folds, cut.folds) == (0, 4)
     assert plain.vocabulary_hash == cut.vocabulary_hash
-    homes = dict[str, set[str]]()
-    for split in SPLITS:
-        there = rows_in(tmp_path / "cut", split)
-        assert sorted(there) == sorted(rows_in(tmp_path / "plain", split))
-        for row in there:
-            homes.setdefault(rows[row - 1][2], set()).add(split)
-    assert {len(splits) for splits in homes.values()} == {1}
-    shards = [shard for name in SPLITS[:2] for shard in Split(tmp_path / "cut", cut, name).shards]
-    found = {int(row): shard.info.fold for shard in shards for block in shard.blocks for row in block.row}
-    assert len(found) == cut.rows("train") + cut.rows("validation")
-    assert set(found.values()) == {0, 1, 2, 3}
-    films = {row: rows[row - 1][2] for row in found}
-    assert len({(films[row], fold) for row, fold in found.items()}) == len(set(films.values()))
+    whole, found = stored(tmp_path / "plain"), stored(tmp_path / "cut")
+    assert {row: one.split for row, one in found.items()} == {row: one.split for row, one in whole.items()}
+    assert len(found) == sum(map(cut.rows, SPLITS))
+    assert {one.fold for one in found.values()} == {None, 0, 1, 2, 3}
+    assert all((one.fold is None) == (one.split == "test") for one in found.values())
+    homes = {(rows[row - 1][2], one.split, one.fold) for row, one in found.items()}
+    assert len({film for film, split, _ in homes}) == len({(film, split) for film, split, _ in homes}) == 20
+    assert len(homes) == 20
