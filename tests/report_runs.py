@@ -21,11 +21,10 @@ from harness.rundir.results import write_figures, write_predictions
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
-from preprocessing.__main__ import main
-from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import write_index
+from tests.corpora import prepare
 
 
 def class_names(number: int) -> list[str]:
@@ -56,9 +55,7 @@ def write_data(place: Path, number: int, rows: int, *, test: bool = True, corpus
     """``place/data`` of so many classes, from ``place/corpus.csv``; without ``test`` it has no test split."""
     place.mkdir(parents=True, exist_ok=True)
     source = corpus or write_corpus(place / "corpus.csv", class_names(number), rows)
-    keys = ["prepare", "--source.path", str(source), "--output", str(place / "data"), "--executor.workers", "1"]
-    keys += ["--vocabulary.min_count", "1", "--text.max_tokens", "64"]
-    assert cli.run(main, [*keys, *([] if test else ["--splits.test", "0"])]) == 0
+    prepare(source, place / "data", *([] if test else ["--splits.test", "0"]))
     return place / "data"
 
 

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import psutil
 
 from harness.ranks.stopping import leave, run_rank
-from tests.commands import CPU, PLAIN, ROOT, read_json
+from tests.commands import CPU, PLAIN, ROOT, read_json, wait_until
 from tests.ranks import start_ranks
 
 MODEL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.dropout", "0.2", "--optim.ema", "0.99")
@@ -145,13 +144,6 @@ def steps_done(run: Path) -> int:
         return max((json.loads(line)["step"] for line in lines), default=0)
     except (OSError, ValueError):
         return 0
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 150) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.005)
 
 
 def wait_for_step(process: subprocess.Popen[str] | Ranks, run: Path, step: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.config import ExecutorConfig, known_encoding
 from preprocessing.job import folder
 from preprocessing.job.executors import workers
-from tests.commands import ROOT
+from tests.commands import ROOT, wait_until
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytestmark = pytest.mark.processes
@@ -39,13 +38,6 @@ def start() -> Iterator[Start]:
         process.wait(30)
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within 60 s"
-        time.sleep(0.005)
-
-
 @pytest.mark.timeout(240)
 def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
     start: Start, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
@@ -59,7 +51,7 @@ def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
     words = ("--source.path", source, "--output", there, "--text.max_tokens", 64, "--vocabulary.min_count", 1)
     job = start("prepare", *words, *shared)
     markers = there / ".work" / "parts"
-    until(lambda: [*markers.glob("*.json")], "part was finished")
+    wait_until(lambda: [*markers.glob("*.json")])
     job.kill()
     job.wait(30)
     before = len([*markers.glob("*.json")])
@@ -67,8 +59,8 @@ def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
     monkeypatch.setattr(folder, "SILENT_S", 3.0)
 
     def kill() -> None:
-        until(lambda: len([*markers.glob("*.json")]) > before, "further part")
-        until(lambda: [*queue.glob(f"*/workers/*-{lost.pid}/*")], "task of the worker")
+        wait_until(lambda: len([*markers.glob("*.json")]) > before)
+        wait_until(lambda: [*queue.glob(f"*/workers/*-{lost.pid}/*")])
         lost.kill()
 
     with ThreadPoolExecutor(1) as pool:

@@ -19,9 +19,9 @@ from harness.rundir.bundle_files import read_info
 from harness.rundir.records import read_attempts
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, read_json, read_metrics, unwrapped
+from tests.commands import CPU, read_json, read_metrics, unwrapped, wait_until
 from tests.datasets import rewritten, shared_dataset, write_dataset
-from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step, wait_until
+from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280, func_only=True)]
 PLAIN = ("--model.dropout", "0.0")

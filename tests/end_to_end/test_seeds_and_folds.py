@@ -11,11 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import padless
-from preprocessing.__main__ import main as preprocess
-from preprocessing.base import cli
-from preprocessing.dataset.shards import read_manifest
 from tests.commands import read_json
-from tests.corpora import reviews, write_csv
+from tests.corpora import prepare, reviews, write_csv
 from tests.datasets import stored, write_dataset
 from tests.runs import final, kill, launch, wait_for_step
 
@@ -60,11 +57,8 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     rows = [(text, label, f"film {row % 20}") for row, (text, label) in enumerate(reviews(300))]
     corpus = write_csv(tmp_path / "c.csv", rows, ("text", "label", "film"))
     data, run = tmp_path / "data", tmp_path / "one" / "run"
-    keys = ["--executor.workers", "1", "--vocabulary.min_count", "1", "--text.max_tokens", "64", "--quiet"]
-    keys += ["--splits.folds", "3", "--splits.group_column", "film"]
-    assert cli.run(preprocess, ["prepare", str(corpus), "--output", str(data), *keys]) == 0
+    manifest = prepare(corpus, data, "--splits.folds", 3, "--splits.group_column", "film")
     to_the_end(data, run, "--folds", "3", "--epochs", "2")
-    manifest = read_manifest(data)
     folds = {row: one.fold for row, one in stored(data, "train", "validation").items()}
     table = pq.read_table(run / "out-of-fold.parquet").to_pylist()
     assert {line["row"]: line["fold"] for line in table} == folds

@@ -18,10 +18,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import ROOT, listens, read_json, run_module, succeed, unwrapped
+from tests.commands import ROOT, listens, read_json, run_module, succeed, unwrapped, wait_until
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import shared_dataset
-from tests.runs import launch, wait_until
+from tests.runs import launch
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 KEPT = "what is finished is kept in"

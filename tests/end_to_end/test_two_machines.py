@@ -18,10 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.commands import read_json, unwrapped
+from tests.commands import read_json, unwrapped, wait_until
 from tests.datasets import write_dataset
 from tests.machines import PORT, Two, launch_on, two_machines, why_not
-from tests.runs import arguments, final, steps_done, wait_until
+from tests.runs import arguments, final, steps_done
 
 pytestmark = [
     pytest.mark.processes,

@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 from harness.tracking.tracking import kill_tree
-from tests.commands import read_metrics, run_module, sentence, succeed
+from tests.commands import read_metrics, run_module, sentence, succeed, wait_until
 from tests.datasets import shared_dataset, write_dataset
 from tests.laws.test_observers_never_hurt import observers_of
 from tests.patient import LIMIT_S, patience
-from tests.runs import kill, launch, steps_done, wait_for_step, wait_until
+from tests.runs import kill, launch, steps_done, wait_for_step
 from tests.wandb_server import KEY, Store, StoredRun, wandb_server
 
 pytest.importorskip("wandb", reason="needs the extra wandb")

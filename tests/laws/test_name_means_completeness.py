@@ -15,14 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.processes import status
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
 from preprocessing.dataset.verification import verify
-from tests.commands import ROOT, run_module, succeed
+from tests.commands import ROOT, run_module, succeed, wait_until
 from tests.corpora import contents, reviews, write_csv
 from tests.kills import arguments
 
@@ -120,32 +122,11 @@ def test_killed_at_every_instant_of_a_replacement(
 @pytest.mark.timeout(120)
 def test_workers_go_when_the_job_is_killed(source: Path, tmp_path: Path) -> None:
     process = start(source, tmp_path / "out")
-    workers: list[int] = []
-    deadline = time.monotonic() + 60
-    while not workers and process.poll() is None and time.monotonic() < deadline:
-        workers = descendants(process.pid)
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: process.poll() is not None or psutil.Process(process.pid).children())
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
     process.wait(timeout=30)
-    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert workers
-    assert not any(alive(pid) for pid in workers)
-
-
-def descendants(pid: int) -> list[int]:
-    try:
-        direct = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return direct + [lower for child in direct for lower in descendants(child)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    wait_until(lambda: all(status(worker.pid).get("State", "Z")[0] == "Z" for worker in workers), 60)
 
 
 @pytest.fixture(scope="module")

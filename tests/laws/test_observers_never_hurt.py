@@ -19,11 +19,10 @@ from harness import train
 from harness.config import RunConfig, TrackingConfig
 from harness.tracking import tracking
 from harness.tracking.tracking import Trackers
-from tests.commands import PLAIN, read_json
+from tests.commands import PLAIN, read_json, wait_until
 from tests.datasets import write_dataset
 from tests.fake_trackio import install
 from tests.ranks import run_ranks
-from tests.runs import wait_until
 
 pytestmark = pytest.mark.processes
 

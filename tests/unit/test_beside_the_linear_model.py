@@ -24,9 +24,8 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.processes import status
 from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_index
-from tests.commands import listens
+from tests.commands import listens, wait_until
 from tests.datasets import write_dataset
-from tests.runs import wait_until
 
 ROWS = {"train": 400, "validation": 120, "test": 90}
 

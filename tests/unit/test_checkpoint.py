@@ -18,7 +18,7 @@ from harness.rundir import checkpoint
 from harness.rundir.checkpoint import check_tensors, read_header
 from preprocessing.base.errors import DataError
 from tests import checkpoints
-from tests.commands import ROOT, read_json
+from tests.commands import read_json, run_command, succeed
 
 WEIGHTS = {
     "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
@@ -146,9 +146,7 @@ def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(
 ) -> None:
     """For a new step, and for one that already has a checkpoint; another checkpoint stays."""
     command = [sys.executable, "-c", FAULTS, mode, str(step), swaps, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert int(result.stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
+    assert int(succeed(run_command(command, 240)).stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
 
 
 def test_tensors_are_compared_with_a_network_from_the_header_alone(tmp_path: Path) -> None:

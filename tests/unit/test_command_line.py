@@ -27,7 +27,7 @@ from preprocessing.base import cli, configuration
 from preprocessing.base.configuration import RENAME
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
-from tests.commands import ROOT
+from tests.commands import run_command, succeed
 
 COLUMNS = 80
 Main = Callable[[list[str]], int]
@@ -74,9 +74,7 @@ assert "torch" not in sys.modules, "a refusal or a plan waited for torch"
 
 @pytest.mark.processes
 def test_neither_help_nor_a_refusal_waits_for_torch() -> None:
-    command = [sys.executable, "-c", HELP_WITHOUT_TORCH]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert result.returncode == 0, result.stderr
+    succeed(run_command([sys.executable, "-c", HELP_WITHOUT_TORCH]))
 
 
 @pytest.mark.parametrize(("main", "table"), TABLES)

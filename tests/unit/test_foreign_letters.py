@@ -22,9 +22,8 @@ from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import Live, Screen, guards, public
-from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_drawn
-from tests.corpora import write_csv
+from tests.corpora import prepare, write_csv
 from tests.report_runs import write_log
 
 pytestmark = pytest.mark.thorough
@@ -47,9 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label = (GOOD, BAD)[number % 2]
         rows.append((f"{WORD} w{number} {' '.join(random.choice(['a', 'b', 'c', WORD], 4))}", label))
     write_csv(place / "rows.csv", rows)
-    keys = ["--source.path", str(place / "rows.csv"), "--output", str(place / "data"), "--executor.workers", "1"]
-    assert cli.run(preprocessing.main, ["prepare", *keys, "--vocabulary.min_count", "1"]) == 0
-    manifest = read_manifest(place / "data")
+    manifest = prepare(place / "rows.csv", place / "data")
     write_drawn(place / "run" / BUNDLE, place / "data")
     (place / "run" / CONFIG).write_text(yaml.safe_dump({"data": str(place / "data"), "run": str(place / "run")}))
     write_log(place / "run", manifest, place / "data", 3.0, 1)

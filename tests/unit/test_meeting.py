@@ -19,8 +19,7 @@ from harness.launch import meeting
 from harness.launch.meeting import Hello, MeetingError, Place
 from harness.rundir.records import LAUNCH_ID, read_status, write_status
 from preprocessing.base.errors import UserError
-from tests.commands import free_port
-from tests.runs import wait_until
+from tests.commands import free_port, wait_until
 
 FACTS = {"--num_processes": 2, "optim.lr": "0.002", "seed": "0"}
 

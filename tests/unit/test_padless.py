@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -22,9 +21,9 @@ from accelerate.state import AcceleratorState
 import padless
 from harness.rundir.records import read_attempts, read_config
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import ROOT
+from tests.commands import ROOT, run_command, succeed, wait_until
 from tests.datasets import write_dataset
-from tests.runs import final, steps_done, train_to_end, wait_until
+from tests.runs import final, steps_done, train_to_end
 
 pytestmark = pytest.mark.thorough
 
@@ -87,13 +86,7 @@ def test_importing_is_cheap_and_a_script_needs_no_guard(tmp_path: Path) -> None:
         "frame = pandas.DataFrame({'text': [f'text {at}' for at in range(99)], 'label': [0, 1, 2] * 33})\n"
         "print(padless.prepare(frame, output=sys.argv[1], options={'executor.workers': 2, 'shards.rows': 20}))\n"
     )
-    result = subprocess.run(
-        [sys.executable, script, tmp_path / "d"],
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = succeed(run_command([sys.executable, str(script), str(tmp_path / "d")]))
     assert result.stdout == f"<padless dataset {tmp_path / 'd'}: train 81, validation 9, test 9 rows, 3 classes>\n"
 
 

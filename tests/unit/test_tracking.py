@@ -17,8 +17,8 @@ from harness.tracking.journal import alone
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking.tracking import Trackers, observer_environment
 from preprocessing.base.errors import ConfigError
+from tests.commands import wait_until
 from tests.fake_trackio import install
-from tests.runs import wait_until
 
 FACTS = {"dataset": "0123456789abcdef"}
 
