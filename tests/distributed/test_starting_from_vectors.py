@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from preprocessing.dataset.shards import read_manifest
-from preprocessing.dataset.vectors import KeptVectors, find_kept, folder_of
+from preprocessing.dataset.vectors import find_kept, folder_of
 from tests.commands import read_json
 from tests.datasets import write_dataset
 from tests.runs import train_to_end
@@ -20,37 +20,17 @@ pytestmark = pytest.mark.processes
 DIM, STD = 8, 0.5
 MODEL = ("--model.embedding_dim", DIM, "--model.hidden_size", 4, "--model.embedding_std", STD, "--init.vectors", "own")
 TRAINING = ("--epochs", 1, "--global_batch", 16, "--precision", "fp32", "--device", "cpu", "--timeout_s", 60)
-DECAYING = ("--optim.weight_decay", 0.1, "--optim.ema", 0.9)
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_dataset(tmp_path / "data", {"train": 120, "validation": 30})
-    return tmp_path / "data"
-
-
-def kept_beside(data: Path) -> KeptVectors:
-    kept = find_kept(folder_of(data), read_manifest(data).fingerprint, DIM)
-    assert kept is not None
-    return kept
-
-
-def weights(run: Path) -> dict[str, np.ndarray]:
-    (path,) = (run / "bundle").glob("weights-*.safetensors")
-    return load_file(path)
-
-
-def newest(run: Path) -> Path:
-    return max((run / "checkpoints").iterdir())
-
-
-def test_learned_once_and_held_to_the_end(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    frozen = ("--model.freeze_embedding", "always", *DECAYING)
+def test_learned_once_and_held_to_the_end(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, {"train": 120, "validation": 30})
+    frozen = ["--model.freeze_embedding", "always", "--optim.weight_decay", "0.1", "--optim.ema", "0.9"]
     result = train_to_end("--data", data, "--run", run, *MODEL, *TRAINING, *frozen, processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "learning   vectors of" in result.stdout
-    kept = kept_beside(data)
+    kept = find_kept(folder_of(data), read_manifest(data).fingerprint, DIM)
+    assert kept is not None
     learned = kept.read()
     has = learned.any(axis=1)
     (path,) = (run / "bundle").glob("weights-*.safetensors")

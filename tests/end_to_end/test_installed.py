@@ -6,7 +6,6 @@ Its dependencies come from the environment that runs the tests, so that nothing 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -47,8 +46,7 @@ print(json.dumps([padless.__file__, padless.__version__, len(frame), apart, bool
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that nothing is left in the checkout."""
-    if importlib.util.find_spec("setuptools") is None:
-        pytest.skip("needs setuptools beside the tests, to build without downloading it")
+    pytest.importorskip("setuptools", reason="to build without downloading it")
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         if (ROOT / name).is_dir():

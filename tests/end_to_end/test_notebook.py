@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,20 +18,6 @@ NOTEBOOK = ROOT / "docs/first-steps.ipynb"
 EXECUTE = "import sys; from nbclient.cli import main; sys.exit(main())"
 
 
-@pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The executed code cells. ``padless`` is that of this tree."""
-    for name in ("nbclient", "ipykernel"):
-        pytest.importorskip(name)
-    folder = tmp_path_factory.mktemp("notebook")
-    shutil.copy(NOTEBOOK, folder)
-    env = {"IPYTHONDIR": str(folder / "ipython")}
-    command = [sys.executable, "-c", EXECUTE, "--inplace", "--kernel_name=python3", "--timeout=400", NOTEBOOK.name]
-    succeed(run_command(command, 500, env, cwd=folder))
-    assert (folder / "runs/messages/report.html").is_file()
-    return [cell for cell in read_json(folder / NOTEBOOK.name)["cells"] if cell["cell_type"] == "code"]
-
-
 def shown(cell: dict[str, Any], kind: str = "text/plain") -> str:
     """The output of a cell, as text or as another MIME type."""
     return "".join(
@@ -39,7 +26,15 @@ def shown(cell: dict[str, Any], kind: str = "text/plain") -> str:
     )
 
 
-def test_it_shows_what_it_says_and_nothing_fails_or_warns(cells: list[dict[str, Any]]) -> None:
+def test_it_shows_what_it_says_and_nothing_fails_or_warns(tmp_path: Path) -> None:
+    for name in ("nbclient", "ipykernel"):
+        pytest.importorskip(name)
+    shutil.copy(NOTEBOOK, tmp_path)
+    env = {"IPYTHONDIR": str(tmp_path / "ipython")}
+    command = [sys.executable, "-c", EXECUTE, "--inplace", "--kernel_name=python3", "--timeout=400", NOTEBOOK.name]
+    succeed(run_command(command, 500, env, cwd=tmp_path))
+    assert (tmp_path / "runs/messages/report.html").is_file()
+    cells = [cell for cell in read_json(tmp_path / NOTEBOOK.name)["cells"] if cell["cell_type"] == "code"]
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"] == []
     for code, kind, said in (

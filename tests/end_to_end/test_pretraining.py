@@ -23,14 +23,10 @@ data = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 
 def run(data: Path) -> Path:
     run = data.parent / "run"
     options = ("--task", "language_model", "--data", data, "--run", run, *SMALL)
-    check_what_is_said(succeed(train_to_end(*options, processes=2)).stdout, run)
-    return run
-
-
-def check_what_is_said(text: str, run: Path) -> None:
-    said = " ".join(text.split())
+    said = " ".join(succeed(train_to_end(*options, processes=2)).stdout.split())
     assert "model language model, 1-layer BiLSTM 12→8, 2,861 parameters" in said
     assert f"padless train DATA --init.weights {run}" in said
+    return run
 
 
 def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:

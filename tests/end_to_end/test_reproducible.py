@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import stat
@@ -17,10 +16,10 @@ from tests.end_to_end.test_installed import SOURCES
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-ELSEWHERE = {
-    "here": ("a", 0o022, 1_700_000_000, {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"}),
-    "there": ("ö/b c", 0o077, 1_000_000_000, {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"}),
-}
+ELSEWHERE = (
+    ("a", 0o022, 1_700_000_000, {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"}),
+    ("ö/b c", 0o077, 1_000_000_000, {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"}),
+)
 """Folder, umask, time of the first file, environment."""
 
 
@@ -38,26 +37,17 @@ def checkout(folder: Path, umask: int, first: int) -> Path:
     return folder
 
 
-def build(source: Path, umask: int, env: dict[str, str], script: str = "build_backend.py") -> dict[str, bytes]:
+def build(source: Path, umask: int, env: dict[str, str]) -> dict[str, bytes]:
     """Both archives, by the hooks that frontends call."""
-    command = ["sh", "-c", f'umask {umask:o}; exec "$0" "$@"', sys.executable, script, "dist"]
+    command = ["sh", "-c", f'umask {umask:o}; exec "$0" "$@"', sys.executable, "build_backend.py", "dist"]
     succeed(run_command(command, 300, {"SOURCE_DATE_EPOCH": str(1_600_000_000), **env, "PYTHONPATH": ""}, cwd=source))
     return {path.name: path.read_bytes() for path in sorted((source / "dist").iterdir())}
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    """The archives built in both places."""
-    if importlib.util.find_spec("setuptools") is None:
-        pytest.skip("needs setuptools beside the tests, to build without downloading it")
-    root = tmp_path_factory.mktemp("places")
-    return {
-        name: build(checkout(root / folder, umask, first), umask, env)
-        for name, (folder, umask, first, env) in ELSEWHERE.items()
-    }
-
-
-def test_two_places_build_the_same_bytes(built: dict[str, dict[str, bytes]]) -> None:
-    here, there = built.values()
+def test_two_places_build_the_same_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", reason="to build without downloading it")
+    here, there = (
+        build(checkout(tmp_path / folder, umask, first), umask, env) for folder, umask, first, env in ELSEWHERE
+    )
     assert sorted(path.rpartition(".")[2] for path in here) == ["gz", "whl"]
     assert here == there

@@ -31,11 +31,6 @@ NOTHING = "no partial output is left; run the same command again"
 data = shared_dataset({"train": 400, "validation": 40, "test": 40})
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_csv(tmp_path_factory.mktemp("corpus") / "corpus.csv", reviews(6000, words=60))
-
-
 def start(*words: object) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", *map(str, words)],
@@ -58,10 +53,9 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("instants", [8, pytest.param(30, marks=pytest.mark.night)])
-def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(
-    corpus: Path, tmp_path: Path, instants: int
-) -> None:
+def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(tmp_path: Path, instants: int) -> None:
     """Each start continues the previous one; every second signal goes to the whole process group, as SLURM sends it."""
+    corpus = write_csv(tmp_path / "corpus.csv", reviews(6000, words=60))
     began, out, kept = time.monotonic(), tmp_path / "out", 0
     words = ["preprocessing", "prepare", corpus, "--executor.workers", "2", "--source.part_mb", "0.1", "--output"]
     succeed(run_module(*map(str, words), tmp_path / "whole"))

@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from harness.config import ModelConfig
 from harness.data.loader import Loader
-from harness.data.order import Order, OrderSpec, order_over
+from harness.data.order import OrderSpec, order_over
 from harness.data.views import held_out
 from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
@@ -82,18 +82,15 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dic
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(6, 40), st.one_of(st.none(), st.integers(1, 9)), st.booleans())
 def test_ranks_together_load_every_row_once(
-    dataset_split: Split, world_size: int, global_batch: int, micro_batch: int | None, shuffle: bool
+    dataset: Path, world_size: int, global_batch: int, micro_batch: int | None, shuffle: bool
 ) -> None:
-    order = Order(
-        dataset_split.block_starts,
-        lambda block: dataset_split.blocks[block].length,
-        OrderSpec(seed=1, global_batch=global_batch, shuffle=shuffle),
-    )
+    split = Split(dataset, read_manifest(dataset), "train")
+    order = order_over(split, OrderSpec(seed=1, global_batch=global_batch, shuffle=shuffle))
     assume(not shuffle or order.smallest_step >= world_size)
     rows: list[int] = []
     for rank in range(world_size):
         loader = Loader(
-            dataset_split,
+            split,
             order,
             rank=rank,
             world_size=world_size,
@@ -105,11 +102,6 @@ def test_ranks_together_load_every_row_once(
         assert len(steps) == order.steps_per_epoch
         rows += [row for step in steps for batch in step.micro_batches for row in batch.rows.tolist()]
     assert sorted(rows) == list(range(97))
-
-
-@pytest.fixture(scope="module")
-def dataset_split(dataset: Path) -> Split:
-    return Split(dataset, read_manifest(dataset), "train")
 
 
 def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path) -> None:

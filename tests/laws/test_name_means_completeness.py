@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +17,13 @@ from typing import Any
 import psutil
 import pytest
 
-from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.processes import status
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
 from preprocessing.dataset.verification import verify
 from tests.commands import ROOT, run_module, succeed, wait_until
-from tests.corpora import contents, reviews, write_csv
-from tests.kills import arguments
+from tests.corpora import contents, prepare, reviews, write_csv
 
 ARGUMENTS = ("--text.max_tokens", "64", "--shards.rows", "250", "--source.part_mb", "0.03", "--executor.workers", "2")
 
@@ -129,18 +126,10 @@ def test_workers_go_when_the_job_is_killed(source: Path, tmp_path: Path) -> None
     wait_until(lambda: all(status(worker.pid).get("State", "Z")[0] == "Z" for worker in workers), 60)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dataset")
-    words = arguments(write_csv(folder / "reviews.csv", reviews(200)), folder / "out", seed=0)
-    assert preprocessing(words) == 0
-    return folder / "out"
-
-
-def test_every_changed_byte_every_cut_and_every_missing_file_is_named(dataset: Path, tmp_path: Path) -> None:
+def test_every_changed_byte_every_cut_and_every_missing_file_is_named(tmp_path: Path) -> None:
     """One byte at a time, all over every file: every quarter of a file, and both its ends."""
     copy = tmp_path / "out"
-    shutil.copytree(dataset, copy)
+    prepare(write_csv(tmp_path / "reviews.csv", reviews(200)), copy, "--shards.rows", 100)
     assert verify(copy) == []
     for path in sorted(path for path in copy.rglob("*") if path.is_file()):
         data = path.read_bytes()

@@ -7,30 +7,15 @@ import copy
 
 import torch
 
-from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.classifier import Adversary, Classifier, Objective
 from tests.batches import padded_batch
 
-WORDS, DIM = 40, 6
-LENGTHS = [9, 7, 7, 2, 1]
-COUNTS = torch.arange(WORDS).double()
 
-
-BATCH = padded_batch(LENGTHS, WORDS)
-
-
-def make_objective() -> Objective:
-    torch.manual_seed(2)
-    shape = ModelConfig(embedding_dim=DIM, hidden_size=5, pooling="max+mean")
-    classifier = Classifier(shape, WORDS).double()
-    return Objective(classifier, seed=4, adversary=Adversary(2.0, COUNTS))
-
-
-def gradients(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
+def gradients(objective: Objective) -> dict[str, torch.Tensor]:
     """The loss of a batch, and its gradients."""
     objective = copy.deepcopy(objective)
-    loss = objective(batch, 3)
+    loss = objective(padded_batch([9, 7, 7, 2, 1], 40), 3)
     loss.backward()
     return {"loss": loss.detach()} | {name: held.grad for name, held in objective.named_parameters()}
 
@@ -44,9 +29,11 @@ def test_loss_scaling_changes_nothing_else() -> None:
         def scale(self, loss: torch.Tensor) -> torch.Tensor:
             return loss * 65536.0
 
-    objective = make_objective()
-    expected = gradients(objective, BATCH)
+    torch.manual_seed(2)
+    shape = ModelConfig(embedding_dim=6, hidden_size=5, pooling="max+mean")
+    objective = Objective(Classifier(shape, 40).double(), seed=4, adversary=Adversary(2.0, torch.arange(40).double()))
+    expected = gradients(objective)
     assert objective.adversary is not None
     objective.adversary.scaler = Scaler()  # type: ignore[assignment]
-    for name, found in gradients(objective, BATCH).items():
+    for name, found in gradients(objective).items():
         torch.testing.assert_close(found, expected[name], rtol=1e-9, atol=1e-12, msg=name)

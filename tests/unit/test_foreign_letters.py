@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 import sys
@@ -25,6 +24,7 @@ from preprocessing.base.terminal import Live, Screen, guards, public
 from tests.bundles import write_drawn
 from tests.corpora import prepare, write_csv
 from tests.report_runs import write_log
+from tests.unit.test_terminal import Terminal
 
 pytestmark = pytest.mark.thorough
 
@@ -129,10 +129,6 @@ def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) 
 
 
 def test_what_others_print_below_a_live_line_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     watched = Terminal()
     monkeypatch.setattr(sys, "stdout", watched)
     monkeypatch.setattr(sys, "stderr", watched)

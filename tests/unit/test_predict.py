@@ -40,12 +40,6 @@ def info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     return put_in(monkeypatch)
 
 
-@pytest.fixture
-def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocessing.corpus.tables.MOST_ROWS", 7)
-    monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
-
-
 def run(*words: object) -> int:
     return cli.run(main, ["predict", "--run", "run", *map(str, words)])
 
@@ -217,7 +211,9 @@ def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_many_parts_are_as_one(kind: str, few_at_once: None) -> None:
+def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocessing.corpus.tables.MOST_ROWS", 7)
+    monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
     name, one, many = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
     assert predict(name, one) == 0
     whole = list(Stub.seen)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,12 +49,6 @@ def config(data: Path, source: str, **more: object) -> RunConfig:
 
 def start(data: Path, source: str, **more: object) -> Beginning:
     return begin(config(data, source, **more), read_manifest(data), {}, World())
-
-
-def facts_of(found: Beginning) -> dict[str, Any]:
-    facts = found.facts["vectors"]
-    assert facts is not None
-    return facts
 
 
 def glove(path: Path, words: list[str]) -> np.ndarray:
