@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.config import CheckpointConfig, OptimConfig, TrackingConfig
 from harness.inference.bundle import Bundle
 from harness.ranks.session import open_session
 from harness.rundir import checkpoint
@@ -45,7 +45,7 @@ from preprocessing.dataset.verification import verify
 from tests.commands import read_json
 from tests.corpora import contents
 from tests.ranks import PRELOADED
-from tests.runs import final
+from tests.runs import final, small
 
 STRANGER = "notes.txt"
 CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (atomic, "exchanged"))
@@ -129,18 +129,9 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
 
 def train(source: Path, run: Path) -> int:
     """Train on a small dataset, without report, linear model and trackers."""
-    config = RunConfig(
-        data=str(source),
-        run=str(run),
-        device="cpu",
-        precision="fp32",
-        epochs=2,
-        global_batch=20,
-        model=ModelConfig(embedding_dim=4, hidden_size=4, wide=64),
-        optim=OptimConfig(ema=0.9, lr=0.1),
-        checkpoint=CheckpointConfig(every_steps=1, keep_last=1),
-        tracking=TrackingConfig(log_every=1),
-    )
+    parts = {"checkpoint": CheckpointConfig(every_steps=1, keep_last=1), "tracking": TrackingConfig(log_every=1)}
+    parts |= {"optim": OptimConfig(ema=0.9, lr=0.1)}
+    config = small(source, run, wide=64, epochs=2, global_batch=20, **parts)
     save = Checkpointer.save  # not beside the training: in its own place among the changes
     Checkpointer.save = lambda *args, wait: save(*args, wait=True)  # type: ignore[method-assign]
     with open_session("cpu", "fp32", 60) as session, assembly.open_run(config, session) as opened:

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from harness.config import ModelConfig, RunConfig
 from harness.ranks.stopping import leave, run_rank
 from tests.commands import CPU, PLAIN, ROOT, read_json, wait_until
 from tests.ranks import start_ranks
@@ -33,6 +34,13 @@ SAVING = ("--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--time
 def arguments(data: Path, run: Path, *more: str) -> tuple[str, ...]:
     """The keys of a training."""
     return ("--data", str(data), "--run", str(run), *TRAINING, *SAVING, *more)
+
+
+def small(data: object, run: object, *, wide: int = 0, **more: Any) -> RunConfig:
+    """The configuration of a training of a tiny network on the CPU."""
+    model = ModelConfig(embedding_dim=4, hidden_size=4, wide=wide)
+    given = {"device": "cpu", "precision": "fp32", "model": model, **more}
+    return RunConfig(data=str(data), run=str(run), **given)
 
 
 def launch(
@@ -126,6 +134,16 @@ def _train(
         before()
     sys.argv = [module, *argv]
     leave(run_rank(importlib.import_module(module).main))
+
+
+def log(run: Path) -> str:
+    """What the starts of a run have printed."""
+    return (run.parent / "log").read_text()
+
+
+def finish(process: Any, run: Path, code: int = 0) -> None:
+    """Wait until a run ends with this exit code."""
+    assert process.wait(150) == code, log(run)[-4000:]
 
 
 def kill(process: subprocess.Popen[str]) -> None:

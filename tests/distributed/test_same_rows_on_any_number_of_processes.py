@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import ModelConfig, OrderConfig, RunConfig, SelfTrainingConfig, TrackingConfig
+from harness.config import OrderConfig, RunConfig, SelfTrainingConfig, TrackingConfig
 from harness.data import placement
 from harness.ranks.session import open_session
 from harness.training.assembly import open_run
@@ -20,6 +20,7 @@ from preprocessing.base.errors import UserError
 from tests.commands import read_json, read_metrics
 from tests.datasets import write_dataset, write_random_soft_labels
 from tests.ranks import run_ranks
+from tests.runs import small
 
 pytestmark = pytest.mark.processes
 
@@ -37,9 +38,8 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def configure(run: Path, data: str = "{0}/data", **options: Any) -> RunConfig:
     """``data`` lies in the folder of the run's folder, ``{0}``."""
-    small, every_step = ModelConfig(embedding_dim=4, hidden_size=4), TrackingConfig(log_every=1)
-    fixed: dict[str, Any] = {"epochs": 2, "precision": "fp32", "model": small, "tracking": every_step}
-    return RunConfig(data=data.format(run.parents[1]), run=str(run), timeout_s=60, **fixed, **options)
+    every_step = TrackingConfig(log_every=1)
+    return small(data.format(run.parents[1]), run, timeout_s=60, epochs=2, tracking=every_step, **options)
 
 
 def train(root: Path) -> None:

@@ -5,7 +5,6 @@ bytes are those of an uninterrupted prediction.
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 from preprocessing.base import atomic
 from tests.bundles import write_run
 from tests.commands import ROOT, run_module, succeed, wait_until
+from tests.corpora import reviews, write_csv
 from tests.end_to_end.test_preprocess_a_million_rows import peaks_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -25,23 +25,13 @@ ALLOWED = 48 << 20
 """By how many resident bytes a process may be larger with ten times the rows."""
 
 
-def write_rows(path: Path, number: int) -> None:
-    """Short texts."""
-    chance = random.Random(0)
-    words = ["a fine film", "awful", "w1", "w2", "w3", "odd", "<br />", "café", "unheard of"]
-    some = [" ".join(chance.choices(words, k=chance.randrange(1, 9))) for _ in range(10_000)]
-    with open(path, "w") as file:
-        file.write("n,text\n")
-        for row in range(number):
-            file.write(f"{row},{some[row * 7919 % 10_000]}\n")
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("million")
     write_run(root)
-    write_rows(root / "many.csv", MANY)
-    write_rows(root / "few.csv", FEW)
+    texts = [text for text, _ in reviews(10_000, words=9)]
+    for name, number in (("many.csv", MANY), ("few.csv", FEW)):
+        write_csv(root / name, ((row, texts[row * 7919 % 10_000]) for row in range(number)), ("n", "text"))
     return root
 
 

@@ -21,7 +21,7 @@ from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import CPU, read_json, read_metrics, unwrapped, wait_until
 from tests.datasets import rewritten, shared_dataset, write_dataset
-from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step
+from tests.runs import arguments, final, finish, launch, log, start, train_to_end, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280, func_only=True)]
 PLAIN = ("--model.dropout", "0.0")
@@ -35,14 +35,6 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     finish(start(data, run, *PLAIN), run)
     return run
-
-
-def log(run: Path) -> str:
-    return (run.parent / "log").read_text()
-
-
-def finish(process: Any, run: Path, code: int = 0) -> None:
-    assert process.wait(150) == code, log(run)[-4000:]
 
 
 def status(run: Path) -> dict[str, object]:

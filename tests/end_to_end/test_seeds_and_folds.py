@@ -14,15 +14,15 @@ import padless
 from tests.commands import read_json
 from tests.corpora import prepare, reviews, write_csv
 from tests.datasets import stored, write_dataset
-from tests.runs import final, kill, launch, wait_for_step
+from tests.runs import final, kill, launch, log, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
 
 def to_the_end(data: Path, run: Path, *words: str) -> str:
     """Start the command and wait until it succeeds; returns the output of all its starts."""
-    assert launch(data, run, *words).wait(400) == 0, (run.parent / "log").read_text()[-3000:]
-    return (run.parent / "log").read_text()
+    assert launch(data, run, *words).wait(400) == 0, log(run)[-3000:]
+    return log(run)
 
 
 def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> None:

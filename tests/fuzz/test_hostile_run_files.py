@@ -24,7 +24,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.config import CheckpointConfig, OptimConfig, TrackingConfig
 from harness.inference.scorer import open_scorer
 from harness.ranks.session import Session, open_session
 from harness.report.page import view
@@ -46,6 +46,7 @@ from tests.exports import export
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import Damage, byte_damages, json_damages
 from tests.fuzz.outcome import outcome
+from tests.runs import small
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]  # the environment of a run names git's revision
 TEXTS = ["a fine film", "awful w1 w2 awful w1 w2", "", "w1 w2 w3 w4 odd"]
@@ -78,18 +79,9 @@ class Stage:
         self.root, self.run, self.export = root, root / "run", root / "export"
         rows = {"train": 40, "validation": 16, "test": 16}
         write_dataset(root / "data", rows, longest=12, widths=(8, 16), block_rows=16)
-        self.config = RunConfig(
-            data=str(root / "data"),
-            run=str(self.run),
-            device="cpu",
-            precision="fp32",
-            epochs=2,
-            global_batch=10,
-            model=ModelConfig(embedding_dim=4, hidden_size=4, wide=64),
-            optim=OptimConfig(ema=0.9),
-            checkpoint=CheckpointConfig(every_steps=3, keep_last=2),
-            tracking=TrackingConfig(log_every=1),
-        )
+        parts = {"checkpoint": CheckpointConfig(every_steps=3, keep_last=2), "tracking": TrackingConfig(log_every=1)}
+        parts |= {"optim": OptimConfig(ema=0.9)}
+        self.config = small(root / "data", self.run, wide=64, epochs=2, global_batch=10, **parts)
         with assembly.open_run(self.config, session) as run:
             run.train()
         self.live = assembly.assemble(self.config, session, RunWriter(self.config, active=False), {})

@@ -62,6 +62,7 @@ FILES = {
         [(*row, part) for part in ("train", "test") for row in small.ROWS], ("text", "label", "part")
     ),
     "tested.csv": small.table([("a", "good", "train"), ("b", "", "test")], ("text", "label", "split")),
+    "predicted.csv": small.table(header=("text", "predicted")),
     "strange.csv": small.table([("fine film", "good"), *[("odd", "meh")] * 2, ("odd", "so so")]),
 }
 

@@ -73,29 +73,14 @@ def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path:
     )
 
 
-@pytest.mark.parametrize(
-    ("made", "given", "code", "said"),
-    [
-        (("--splits.folds", 2), (), 2, "append: folds needs the old texts beside the new ones; prepare all files"),
-        ((), (), 3, "new.csv: row 3: label 'odd' is not known; known are negative, positive; correct the row, or set"),
-        (
-            ("--quality.leaks", "error"),
-            ("--splits.test", "0", "--splits.validation", "0", "--source.labels", "negative:odd,positive:positive"),
-            3,
-            "new.csv: row 4: another",
-        ),
-    ],
-)
-def test_what_cannot_be_added_gets_a_sentence(
-    made: tuple[object, ...], given: tuple[str, ...], code: int, said: str, tmp_path: Path, command: Command
-) -> None:
-    old, new = write_csv(tmp_path / "old.csv", OLD), [(text, "positive", "train") for text, _ in NEW[:2]]
-    assert command.build(old, tmp_path / "old", *SMALL, *made) == 0
-    measured = next(iter(stored(tmp_path / "old", "test")))
-    new += [("odd", "odd", "train"), (OLD[measured - 1][0], "positive", "train")]
-    new_path, before = write_csv(tmp_path / "new.csv", new, ("text", "label", "split")), contents(tmp_path / "old")
-    assert command.build(new_path, tmp_path / "old", "--append", *made, *given) == code
-    assert said in command.err.splitlines()[-1]
+def test_a_leak_is_named_where_the_dataset_allows_none(tmp_path: Path, command: Command) -> None:
+    old, given = write_csv(tmp_path / "old.csv", OLD), ("--quality.leaks", "error")
+    assert command.build(old, tmp_path / "old", *SMALL, *given) == 0
+    measured, before = next(iter(stored(tmp_path / "old", "test"))), contents(tmp_path / "old")
+    new = write_csv(tmp_path / "new.csv", [NEW[0], (OLD[measured - 1][0], "positive")])
+    more = ("--append", *given, "--splits.test", 0, "--splits.validation", 0)
+    assert command.build(new, tmp_path / "old", *more) == 3
+    assert "new.csv: row 2: another" in command.err.splitlines()[-1]
     assert {name: data for name, data in contents(tmp_path / "old").items() if ".work" not in name} == before
 
 

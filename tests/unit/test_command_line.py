@@ -24,7 +24,6 @@ from harness.ranks import stopping
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, configuration
-from preprocessing.base.configuration import RENAME
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
 from tests.commands import run_command, succeed
@@ -145,24 +144,6 @@ class Options:
 )
 def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value: object) -> None:
     assert getattr(cli.parse(Options, argv, prog="test"), key) == value
-
-
-@pytest.mark.parametrize(
-    ("argv", "sentence"),
-    [
-        (
-            ["--number", "x"],
-            "number: expected a whole number of at least -1 and of at most 1,000, such as 1, 2, null, got x",
-        ),
-        (["--part.rate", "inf"], "part.rate: inf is out of range: expected a number of at most 19 digits"),
-        (["--run", "caf\udce9"], f"run: 'caf\\udce9' is not UTF-8 without zeros, which records are; {RENAME}"),
-        (["--tags", "[" * 50], f"tags: expected a list, such as [a, b], a,b, got {'[' * 50}"),
-    ],
-)
-def test_values_that_are_none_are_refused(argv: list[str], sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        cli.parse(Options, argv, prog="test")
-    assert str(caught.value) == sentence
 
 
 def test_files_and_words_come_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

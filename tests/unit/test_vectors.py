@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError
 from preprocessing.dataset import vectors as command
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.vectors import (
@@ -118,8 +117,3 @@ def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) 
     kept, found = keep_vectors(data, SMALL, quiet)
     assert not found
     assert read_kept(kept.path) == kept
-
-
-def test_a_remote_dataset_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name a local dataset directory"):
-        command.main(command.OfDataset(data="s3://bucket/data"))
