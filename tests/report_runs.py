@@ -7,7 +7,6 @@ for most rows, but seldom for some classes.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from harness.scores.metrics import classification_metrics, predicted_labels, pro
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import write_index
-from tests.corpora import prepare
+from tests.corpora import prepare, write_csv
 
 
 def class_names(number: int) -> list[str]:
@@ -40,15 +39,13 @@ def write_corpus(path: Path, names: list[str], rows: int, seed: int = 0) -> Path
     shares = 1 / (1 + np.arange(len(names)) / len(names))
     drawn = random.choice(len(names), rows, p=shares / shares.sum())
     labels = np.concatenate([np.arange(len(names)).repeat(10), drawn])  # ten of each, so that each split has some
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        for row, label in enumerate(labels.tolist()):
-            thing, _, trouble = names[label].partition(": ")
-            about = f'I\'m worried: my {thing} is {trouble}, order No. {row}.<br />Thanks, "Sam"'
-            filler = " ".join(f"word{int(word)}" for word in random.zipf(1.5, int(random.integers(3, 60))) % 300)
-            writer.writerow([f"{about} {filler}", names[label]])
-    return path
+    texts = []
+    for row, label in enumerate(labels.tolist()):
+        thing, _, trouble = names[label].partition(": ")
+        about = f'I\'m worried: my {thing} is {trouble}, order No. {row}.<br />Thanks, "Sam"'
+        filler = " ".join(f"word{int(word)}" for word in random.zipf(1.5, int(random.integers(3, 60))) % 300)
+        texts.append((f"{about} {filler}", names[label]))
+    return write_csv(path, texts)
 
 
 def write_data(place: Path, number: int, rows: int, *, test: bool = True, corpus: Path | None = None) -> Path:

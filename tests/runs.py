@@ -25,10 +25,10 @@ from harness.ranks.stopping import leave, run_rank
 from tests.commands import CPU, PLAIN, ROOT, read_json, wait_until
 from tests.ranks import start_ranks
 
-MODEL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.dropout", "0.2", "--optim.ema", "0.99")
-WIDE = ("--model.wide", "256")
-TRAINING = (*PLAIN, *MODEL, *WIDE, "--epochs", "3", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
-SAVING = ("--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--timeout_s", "60")
+MODEL = "--model.embedding_dim 16 --model.hidden_size 16 --model.dropout 0.2 --optim.ema 0.99 --model.wide 256"
+LENGTH = "--epochs 3 --global_batch 16 --precision fp32 --device cpu"
+TRAINING = (*PLAIN, *f"{MODEL} {LENGTH}".split())
+SAVING = ["--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--timeout_s", "60"]
 
 
 def arguments(data: Path, run: Path, *more: str) -> tuple[str, ...]:

@@ -24,21 +24,9 @@ pytestmark = pytest.mark.processes
 ROWS = 700
 ROW_BASE = 1
 MISLABELLED = 35
-SMALL = (*PLAIN, "--model.embedding_dim", 16, "--model.hidden_size", 16, "--epochs", 2, "--tracking.log_every", 1)
 EXACT = ("--device", "cpu", "--precision", "fp32")
-TRAINING = (
-    *SMALL,
-    "--baseline",
-    "none",
-    "--precision",
-    "fp32",
-    "--optim.lr",
-    0.01,
-    "--global_batch",
-    32,
-    "--evaluation.threshold",
-    "f1",
-)
+SMALL = "--model.embedding_dim 16 --model.hidden_size 16 --epochs 2 --tracking.log_every 1 --global_batch 32"
+TRAINING = (*PLAIN, *f"{SMALL} --baseline none --precision fp32 --optim.lr 0.01 --evaluation.threshold f1".split())
 
 
 @pytest.fixture(scope="module")

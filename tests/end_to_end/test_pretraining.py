@@ -12,8 +12,8 @@ from tests.datasets import shared_dataset
 from tests.runs import train_to_end
 
 pytestmark = pytest.mark.processes
-SMALL = ("--model.embedding_dim", "12", "--model.hidden_size", "8", "--language_model.candidates", "20")
-SMALL += ("--epochs", "2", "--global_batch", "20", "--patience", "null", "--threads", "1", "--device", "cpu")
+SMALL = "--task language_model --model.embedding_dim 12 --model.hidden_size 8 --language_model.candidates 20 --epochs 2"
+SMALL += " --global_batch 20 --patience null --threads 1 --device cpu"
 
 
 data = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 60}, longest=20)
@@ -22,7 +22,7 @@ data = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     run = data.parent / "run"
-    options = ("--task", "language_model", "--data", data, "--run", run, *SMALL)
+    options = ("--data", data, "--run", run, *SMALL.split())
     said = " ".join(succeed(train_to_end(*options, processes=2)).stdout.split())
     assert "model language model, 1-layer BiLSTM 12→8, 2,861 parameters" in said
     assert f"padless train DATA --init.weights {run}" in said

@@ -29,8 +29,8 @@ from tests.unit.test_report_page import words
 pytestmark = pytest.mark.processes
 
 NAME = "<img src=x>"
-SMALL = (*PLAIN, "--model.embedding_dim", 8, "--model.hidden_size", 8, "--precision", "fp32", "--device", "cpu")
-TRAINING = (*SMALL, "--global_batch", 32, "--optim.lr", 0.02, "--epochs", 2, "--tracking.log_every", 2)
+SMALL = "--model.embedding_dim 8 --model.hidden_size 8 --precision fp32 --device cpu --global_batch 32"
+TRAINING = (*PLAIN, *f"{SMALL} --optim.lr 0.02 --epochs 2 --tracking.log_every 2".split())
 
 
 @pytest.fixture(scope="module")
