@@ -24,7 +24,7 @@ from tests.datasets import write_dataset
 
 def write_index(bundle: Path, **changes: Any) -> None:
     """A ``bundle.json`` of two classes that names weights which are not there."""
-    facts: dict[str, Any] = {
+    facts = {
         **{"weights": "weights-0000000000000000.safetensors", "weights_sha256": "0" * 64},
         **{"model": to_dict(ModelConfig(embedding_dim=4, hidden_size=4)), "vocabulary_size": 9, "vocabulary_hash": "v"},
         **{"text": {}, "text_hash": "t", "labels": ["no", "yes"], "temperature": 1.0, "threshold": 0.5},
@@ -48,7 +48,7 @@ def write_drawn(
     more = {"decision": shape.pop("decision", decision), "facts": shape.pop("facts", {})}
     torch.manual_seed(seed)
     config = ModelConfig(**{"embedding_dim": 4, "hidden_size": 4, **shape})
-    model: Any = LanguageModel(config, manifest.vocabulary_size) if language else None
+    model = LanguageModel(config, manifest.vocabulary_size) if language else None
     model = model or Classifier(config, manifest.vocabulary_size, len(manifest.labels))
     if config.wide and not language:
         model.wide.table.normal_()
@@ -66,7 +66,6 @@ def own_everything(wide: WidePart, ids: torch.Tensor) -> None:
     """Give each bucket to one of the n-grams of ``ids`` int64 ``[1, time]``, if it has one."""
     keys = keys_of(ids, torch.tensor([ids.shape[1]]), wide.longest)
     keys = keys[keys < NONE]
-    assert wide.owners is not None
     wide.owners[wide.bucket_of(keys)] = wide.name_of(keys).to(torch.int32)
 
 

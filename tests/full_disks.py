@@ -151,7 +151,7 @@ def watch(root: Path, opened: Opened) -> None:
 
 def wrap(module: str, name: str, tell: Callable[[str, Any], None]) -> None:
     """Report the path among a call's first arguments before the call."""
-    holder: Any = __import__(module, fromlist=["_"])
+    holder = __import__(module, fromlist=["_"])
     *classes, last = name.split(".")
     for one in classes:
         holder = getattr(holder, one)
@@ -359,7 +359,7 @@ class Sweep:
     def trial(self, kind: str, name: str, number: int, how: str, expected: dict[str, bytes]) -> Iterator[str]:
         """What is wrong when the disk is full at a write, and after the same command with free space."""
         self.begin()
-        seen: Counter[tuple[str, str]] = Counter()
+        seen = Counter()
 
         def fault(*write: str) -> None:
             now = (write[0], spelling(self.disk.root, write[1]))
@@ -410,7 +410,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", default="", help="a pattern")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the small disk is taken away then, too
-    found: list[dict[str, Any]] = []
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         if reason := why_not(Path(folder)):
             print(f"nothing tried: {reason}", file=sys.stderr)

@@ -145,7 +145,7 @@ def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
     Whatever had its name before a change is noted in FOLDER/seen: the step of the newest checkpoint, and other files.
     """
     shutil.rmtree(folder / "out", ignore_errors=True)
-    seen: dict[str, int] = {}
+    seen = {}
 
     def note(number: int, name: str) -> None:
         here = {str(path): 1 for path in (Path(CONFIG), Path("status.json"), Path(BUNDLE, INDEX))}
@@ -164,7 +164,7 @@ def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
 def go_on(source: Path, folder: Path, exchange: bool) -> int:
     """0 if all that was seen is complete, and the same training ends as an undisturbed one."""
     run, seen = folder / "out", read_json(folder / "seen")
-    damaged: list[Exception] = []
+    damaged = []
     newest = checkpoint.newest(run, damaged.append)
     step = 0 if newest is None else newest.step
     if damaged or step < seen["step"]:

@@ -57,7 +57,7 @@ def requirements() -> list[Requirement]:
 
 def groups_of(lines: Iterable[Requirement]) -> dict[str, list[str]]:
     """Name of a distribution -> the extras that bring it, ``CORE`` first."""
-    found: dict[str, list[str]] = {}
+    found = {}
     for line in lines:
         found.setdefault(line.name, []).append(line.group)
     return found

@@ -79,7 +79,6 @@ class Ranks:
         """The exit code, when all ranks have left."""
         wait_until(lambda: self.poll() is not None, timeout_s)
         code = self.poll()
-        assert code is not None
         return code
 
     def kill(self) -> None:

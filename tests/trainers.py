@@ -103,7 +103,6 @@ def train_plainly(
             group["lr"] = learning_rate(step, steps, optim)
         optimizer.zero_grad()
         loss_of(step).backward()
-        assert network.embedding.weight.grad is not None
         network.embedding.weight.grad[0] = 0
         if step < (config.model.freeze_embedding or 0):  # type: ignore[operator]
             network.embedding.weight.grad = None
@@ -150,8 +149,8 @@ def state_bytes(trainer: Trainer) -> dict[str, bytes]:
 @contextmanager
 def lstm_dtypes() -> Iterator[set[torch.dtype]]:
     """The dtypes that the outputs of LSTM calls inside the block really have, whoever makes the call."""
-    seen: set[torch.dtype] = set()
-    holders: list[Any] = [torch, torch._VF]
+    seen = set()
+    holders = [torch, torch._VF]
     originals = [holder.lstm for holder in holders]
 
     def watched(original: Any) -> Any:

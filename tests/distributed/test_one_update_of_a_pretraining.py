@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from harness.batch import Layout
 from harness.config import LanguageModelConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.checks import order_spec
 from harness.data.order import order_over
@@ -47,8 +46,8 @@ def make_config(data: str, options: str) -> RunConfig:
     else:
         model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, bidirectional=False)
         optim, language_model = OptimConfig(lr=0.01), LanguageModelConfig(candidates=5000)
-    common: dict[str, Any] = {"task": "language_model", "epochs": 1, "seed": 3, "precision": "fp32"}
-    parts: dict[str, Any] = {"model": model, "optim": optim, "language_model": language_model}
+    common = {"task": "language_model", "epochs": 1, "seed": 3, "precision": "fp32"}
+    parts = {"model": model, "optim": optim, "language_model": language_model}
     return RunConfig(data=data, run=f"{data}-run", global_batch=GLOBAL_BATCH, **common, **parts)
 
 
@@ -132,7 +131,7 @@ def test_same_update(data: str, sizes: tuple[int, ...]) -> None:
 
 def measure_on_a_rank(data: str) -> list[dict[str, Any]]:
     results = []
-    layouts: list[Layout] = ["padded", "packed"]
+    layouts = ["padded", "packed"]
     language.CPU_ELEMENTS = 300
     with open_session("cpu", "fp32", 60) as session:
         for options, layout in zip(OPTIONS, layouts, strict=True):

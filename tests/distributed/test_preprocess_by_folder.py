@@ -26,7 +26,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts a command of preprocessing; whatever is left is killed at the end."""
-    started: list[subprocess.Popen[bytes]] = []
+    started = []
 
     def command(*words: object) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen([sys.executable, "-m", "preprocessing", *map(str, words)], cwd=ROOT))

@@ -274,7 +274,7 @@ def said(program: ModuleType, *words: str) -> str:
     """Exit code and stderr of a command, run in this process."""
     with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
         try:
-            code: object = cli.run(program.main, list(words))
+            code = cli.run(program.main, list(words))
         except SystemExit as help_was_shown:
             code = help_was_shown.code or 0
     return f"{code} {unwrapped(err.getvalue()).strip()}"
@@ -359,7 +359,7 @@ def predicted(case: str) -> str:
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = read_json(GOLDEN)
+    found = read_json(GOLDEN)
     return found
 
 

@@ -80,7 +80,6 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     # the launcher's ranks may have another number of threads, which on some processors changes last bits
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], abs=1e-5)
     text = re.search(r"dataset\.yaml</summary>\s*<pre><code>(.*?)</code></pre>", content, re.DOTALL)
-    assert text is not None
     (place / "dataset.yaml").write_text(text[1])
     built = ("--config", place / "dataset.yaml", "--output", place / "rebuilt")
     succeed(run_module("preprocessing", "prepare", *built))

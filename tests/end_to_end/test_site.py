@@ -49,8 +49,8 @@ def page(browser: Any) -> Iterator[Any]:
     """A browser page without network; it may only request files and must have no errors."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, offline=True)
     opened = context.new_page()
-    asked: list[str] = []
-    wrong: list[str] = []
+    asked = []
+    wrong = []
     opened.on("request", lambda request: asked.append(request.url))
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     yield opened

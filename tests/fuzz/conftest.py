@@ -32,7 +32,7 @@ class Fuzz:
 
     def __call__(self, cases: SearchStrategy[Any], check: Callable[[Any], str], share: float = 1.0) -> Counter[str]:
         """Draw ``share`` of the examples from ``cases`` and check each; how often each outcome came."""
-        outcomes: Counter[str] = Counter()
+        outcomes = Counter()
 
         @settings(
             max_examples=max(1, int(self.examples * share)),

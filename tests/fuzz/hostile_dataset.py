@@ -90,7 +90,7 @@ def used(root: Path, *, hashes: bool = True) -> list[float]:
     loader = Loader(
         split, order_over(split, order_spec(config)), rank=0, world_size=1, layout="packed", device=torch.device("cpu")
     )
-    logits: list[float] = []
+    logits = []
     with torch.inference_mode():
         for step in loader.steps(0, 0, 2):
             for batch in step.micro_batches:

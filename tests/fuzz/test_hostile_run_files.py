@@ -97,7 +97,7 @@ class Stage:
 
     def resume(self) -> Any:
         """Go on from the newest checkpoint that is whole: the state that a trainer then has, and what was said."""
-        said: list[str] = []
+        said = []
         point = find_resume_point(self.config, said.append, said.append)
         if point.checkpoint is None:
             return "begins anew", tuple(said)
@@ -218,7 +218,7 @@ class Bomb:
 def test_a_hostile_file_of_a_run(fuzz: Fuzz, stage: Stage, one: Artefact, tmp_path: Path) -> None:
     """Whatever somebody who can make hashes agree has written; in JSON any value anywhere; no pickle is executed."""
     whole, data = one.use(), one.path.read_bytes()
-    cases: st.SearchStrategy[Damage] = byte_damages(data)
+    cases = byte_damages(data)
     if one.path.suffix == ".json":
         cases = st.one_of(json_damages(json.loads(data), one.seal), cases)
 

@@ -87,7 +87,7 @@ def test_ranks_together_load_every_row_once(
     split = Split(dataset, read_manifest(dataset), "train")
     order = order_over(split, OrderSpec(seed=1, global_batch=global_batch, shuffle=shuffle))
     assume(not shuffle or order.smallest_step >= world_size)
-    rows: list[int] = []
+    rows = []
     for rank in range(world_size):
         loader = Loader(
             split,
@@ -130,7 +130,7 @@ def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: P
     folds = 3
     write_dataset(tmp_path, {"train": 97, "validation": 40, "test": 20}, widths=(8, 16, 24, 32, 40, 48, 64))
     manifest = cut_into_folds(tmp_path, folds)
-    counted: dict[str, list[tuple[str, int]]] = {"train": [], "validation": [], "test": []}
+    counted = {"train": [], "validation": [], "test": []}
     for fold in range(folds):
         view = held_out(manifest, fold, tmp_path)
         for name, rows in counted.items():

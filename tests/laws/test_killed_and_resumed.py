@@ -74,7 +74,7 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
     """It goes on with the same rows of both datasets, on another number of processes too."""
     write_dataset(tmp_path / "large", {"train": 300, "validation": 60, "test": 50})
     write_dataset(tmp_path / "small", {"train": 70, "validation": 40}, seed=3, base=tmp_path / "large")
-    data: Any = f"{tmp_path}/large:0.6,{tmp_path}/small:0.4"
+    data = f"{tmp_path}/large:0.6,{tmp_path}/small:0.4"
     run, whole = tmp_path / "killed" / "run", tmp_path / "whole" / "run"
     finish(start(data, whole, processes=1), whole)
     process = start(data, run, processes=1)

@@ -119,7 +119,6 @@ def trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracke
 def process_of(trackers: Trackers) -> psutil.Process:
     """The process of the only tracker."""
     (only,) = trackers.observers
-    assert only.process is not None
     return psutil.Process(only.process.pid)
 
 
@@ -127,9 +126,6 @@ def test_a_tracker_that_reads_nothing_blocks_nobody(trackers: Trackers, capfd: p
     """No call can block, since neither pipe does; what does not fit is dropped."""
     process = process_of(trackers)
     (observer,) = trackers.observers
-    assert observer.process is not None
-    assert observer.process.stdin is not None
-    assert observer.process.stdout is not None
     assert not os.get_blocking(observer.process.stdin.fileno())
     assert not os.get_blocking(observer.process.stdout.fileno())
     process.suspend()

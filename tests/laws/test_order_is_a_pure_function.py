@@ -136,7 +136,7 @@ def test_a_billion_rows_open_at_once_and_any_step_is_near(batch_tokens: int | No
     starts = np.append(np.arange(0, num_rows, 8192), num_rows)
     widths = np.where(np.arange(len(starts) - 1) % 3, 256, 512)
 
-    read: list[int] = []
+    read = []
 
     def lengths(block: int) -> np.ndarray:
         read.append(block)

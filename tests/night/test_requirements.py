@@ -20,7 +20,6 @@ import sys
 import time
 from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -115,7 +114,7 @@ def install(lines: list[str], folder: Path) -> dict[str, str]:
     asked = folder / "requirements.txt"
     asked.write_text("\n".join(lines) + "\n")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=300)
-    pip: list[Any] = [folder / "venv" / "bin" / "python", "-m", "pip"]
+    pip = [folder / "venv" / "bin" / "python", "-m", "pip"]
     alone = {"PYTHONPATH": ""}
     succeed(run_command([*pip, "install", "--quiet", "--only-binary", ":all:", "-r", str(asked)], INSTALL_S, alone))
     listed = succeed(run_command([*pip, "list", "--format", "json"], COMMAND_S, alone))

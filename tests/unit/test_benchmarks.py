@@ -71,7 +71,7 @@ def test_train_as_users_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands run in this process; trainings are only noted here."""
-    noted: list[list[str]] = []
+    noted = []
 
     def run(package: str, *arguments: object) -> None:
         words = list(map(str, arguments))

@@ -93,7 +93,7 @@ def changed(bundle: Path, **values: Any) -> None:
 def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) -> None:
     info = bundle_files.read_info(copied)
     other = write_run(tmp_path / "other", seed=9) / BUNDLE
-    cases: list[tuple[dict[str, Any], str]] = [
+    cases = [
         (
             {"text": {**info.text, "spec": {**info.text["spec"], "lowercase": False}}},
             rf"^{re.escape(str(copied / bundle_files.INDEX))}: its text pipeline is not the one",

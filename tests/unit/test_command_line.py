@@ -47,7 +47,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def shown(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> list[str]:
     """The lines that a request for help prints; it ends with exit code 0."""
     try:
-        code: int | str | None = main(list(words))
+        code = main(list(words))
     except SystemExit as left:
         code = left.code
     assert code in (0, None)

@@ -15,7 +15,6 @@ from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
-from preprocessing.base.cli import Command
 from preprocessing.base.installed import load
 from tests.commands import ROOT
 
@@ -72,7 +71,7 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
     """The command, or the options among ``words``, that do not exist."""
     commands_here = {"harness": HARNESS, "preprocessing": PREPROCESSING, "benchmarks": BENCHMARKS}[package]
     rest = list(words)
-    command: Command | None = None
+    command = None
     if rest and not rest[0].startswith("-"):
         command = next((one for one in commands_here if one.name == rest[0]), None)
     if command is None:

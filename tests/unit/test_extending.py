@@ -106,7 +106,7 @@ def test_a_tokenizer(example: Callable[[str], str]) -> None:
 def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     name = example("A tracker")
     trackers.check_trackers(trackers.TrackingConfig(tracker=name))
-    said: list[dict[str, str]] = []
+    said = []
     Journal(tmp_path, name).note(start={"project": "p"})
     rows = '{"kind": "train", "step": 1, "loss": 0.5}\n{"kind": "train", "step": 2, "loss": 0.25, "verdict": null}\n'
     (tmp_path / "metrics.jsonl").write_text(rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ from harness.rundir.records import LAUNCH_ID, read_status, write_status
 
 def fell(**ranks: tuple[int, float, str, bool]) -> Failure:
     """The launcher's report of ranks with these exit codes, times and last words, which may follow others."""
-    error: Any = RuntimeError()
+    error = RuntimeError()
     error.failures = {}
     for rank, (code, second, message, follows) in ranks.items():
         words = {"message": message, "timestamp": second, "follows": follows} if message else {}

@@ -35,7 +35,7 @@ def split(dataset: Path) -> Split:
 
 def make_loader(split: Split, order: Order | None = None, layout: Layout = "padded", **options: Any) -> Loader:
     order = order or order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130))
-    chosen: dict[str, Any] = {"rank": 0, "world_size": 1, **options}
+    chosen = {"rank": 0, "world_size": 1, **options}
     return Loader(split, order, layout=layout, device=CPU, **chosen)
 
 

@@ -99,7 +99,7 @@ def test_a_time_limit_is_that_of_all_runs(
 def test_several_machines_start_lost_ranks_again_unless_told(
     options: list[str], restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts: list[int] = []
+    starts = []
 
     def begin(attempt: int) -> str:
         starts.append(attempt)

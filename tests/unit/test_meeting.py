@@ -137,7 +137,6 @@ meeting.name_start(place, RunConfig(run=sys.argv[2]), {}, lambda text: print(tex
 def test_a_stop_signal_ends_the_wait_and_asks_for_another_start(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WAITING, str(free_port()), str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         assert "waits up to 1200 s" in process.stdout.readline()
         process.terminate()
         assert process.wait(20) == 85

@@ -53,7 +53,7 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     model = padless.load(run)
     expected = model.predict_proba(TEXTS)
     column = pd.Series(TEXTS, index=[7, 3, 5, 1], name="text")
-    shapes: list[Any] = [tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, object), column, pa.array(TEXTS)]
+    shapes = [tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, object), column, pa.array(TEXTS)]
     for texts in shapes:
         np.testing.assert_array_equal(model.predict_proba(texts), expected)
     joined = column.to_frame().join(model.predict_frame(column))

@@ -79,7 +79,7 @@ def test_an_exception_at_any_line_is_in_the_status(
     config: RunConfig, session: Session, tmp_path: Path, first: int
 ) -> None:
     """At every ninth line, from one of the first nine on."""
-    lines: list[tuple[str, int]] = []
+    lines = []
     build(config, session, tmp_path / "whole", traced(lambda f: lines.append((f.f_code.co_filename, f.f_lineno))))
     places = list(dict.fromkeys(lines))
     assert len(places) > 80

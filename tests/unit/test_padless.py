@@ -135,7 +135,7 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
 def test_a_dict_of_shares_is_a_mixture(tmp_path: Path) -> None:
     write_dataset(tmp_path / "a", {"train": 60, "validation": 20})
     write_dataset(tmp_path / "b", {"train": 40, "validation": 10}, base=tmp_path / "a", seed=3)
-    shares: Any = {str(tmp_path / name): share for name, share in (("a", 3), ("b", 1))}
+    shares = {str(tmp_path / name): share for name, share in (("a", 3), ("b", 1))}
     small = {"global_batch": 8, "model.hidden_size": 8, "threads": 1, "baseline": "none", "quiet": True}
     run = padless.train(shares, tmp_path / "run", epochs=1, options=small)
     assert (run.state, run.figures["rows"]) == ("finished", 30)
@@ -145,8 +145,8 @@ def test_a_dict_of_shares_is_a_mixture(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.slow
 def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keys: dict[str, Any] = {"model": {"hidden_size": 8}, "device": "cpu", "num_processes": 2}
-    named: dict[str, Any] = {"text": "review", "label": "mood", "vocabulary": {"min_count": 1}}
+    keys = {"model": {"hidden_size": 8}, "device": "cpu", "num_processes": 2}
+    named = {"text": "review", "label": "mood", "vocabulary": {"min_count": 1}}
     run = padless.train(FRAME, tmp_path / "run", epochs=1, **named, **keys)
     assert "accuracy" in capsys.readouterr().out
     assert [line["processes"] for line in read_attempts(run.directory)] == [2]

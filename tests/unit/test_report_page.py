@@ -44,7 +44,6 @@ def words(path: Path) -> str:
 def figures_of(place: Path, split: str) -> dict[str, Any]:
     """The figures in a directory."""
     found = read_figures(place, split)
-    assert found is not None
     return found
 
 

@@ -52,7 +52,7 @@ def test_a_damaged_status_is_rebuilt_from_the_checkpoints(tmp_path: Path, conten
     """It has the newest step and is not finished: a run that had finished will finish again."""
     (tmp_path / layout.CHECKPOINTS / "step-00000012").mkdir(parents=True)
     (tmp_path / layout.STATUS).write_bytes(content)
-    said: list[str] = []
+    said = []
     found = known_status(tmp_path, said.append)
     assert (found["state"], found["step"], found["launch"]) == ("failed", 12, None)
     assert len(said) == 1

@@ -29,7 +29,7 @@ def leaves(config_class: type) -> dict[str, reference.Option]:
 
 def flat(values: dict[str, Any], example: Any, prefix: str = "") -> dict[str, Any]:
     """``asdict`` of a configuration by dotted keys; only sections are opened, mappings are values."""
-    result: dict[str, Any] = {}
+    result = {}
     for name, value in values.items():
         part = getattr(example, name)
         result |= flat(value, part, f"{prefix}{name}.") if is_dataclass(part) else {f"{prefix}{name}": value}

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.thorough
 
 def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> pd.DataFrame:
     number = len(text)
-    columns: dict[str, Any] = {
+    columns = {
         "row": np.arange(1, number + 1),
         "label": np.array(label, np.int32),
         "named": np.array(named, np.int8),

@@ -109,7 +109,7 @@ def test_without_slurm_and_with_logs_that_cannot_be(tmp_path: Path, monkeypatch:
 
 
 def test_an_array_shares_preprocessing_and_its_first_task_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
+    asked = []
     answers = {"scontrol": "MaxNodeCount = 9\nMaxArraySize            = 64\n", "sbatch": "7"}
     monkeypatch.setattr(jobs, "ask", lambda command, script="": asked.append(command) or answers[command[0]])
     prepare, train = made(*CHAIN[:2], "--array.parts", "64", "--array.at_once", "8")

@@ -53,7 +53,6 @@ def test_rows_arrive_once_at_their_own_steps_and_stop_signals_are_for_the_traine
     write(run, "train", step=1, loss=0.5, mfu=None)
     wait_until(rows.exists)
     (observer,) = trackers.observers
-    assert observer.process is not None
     process = psutil.Process(observer.process.pid)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         process.send_signal(number)
@@ -77,7 +76,6 @@ def test_tensorboard_shows_one_curve_over_a_kill_and_a_preemption(tmp_path: Path
             write(run, "train", step=step, loss=1 / step)
         if state == "killed":
             (observer,) = trackers.observers
-            assert observer.process is not None
             wait_until(lambda: len(list((run / "tensorboard" / "p").glob("events*"))) == 2)
             tracking.kill_tree(observer.process.pid)
         trackers.close("finished" if state == "finished" else "preempted")

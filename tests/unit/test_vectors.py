@@ -85,7 +85,7 @@ def test_of_a_large_corpus_a_sample_is_read(whole: Path, monkeypatch: pytest.Mon
 
 
 def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
-    said: list[str] = []
+    said = []
     kept, found = keep_vectors(data, SMALL, said.append)
     assert not found
     assert said[0].startswith("learning   vectors of 4,")
