@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,8 @@ from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.commands import free_port
 
 Weights = dict[str, np.ndarray]
+Case = tuple[str, str, int]
+"""Options, layout, micro-batches a step."""
 
 
 @contextmanager
@@ -87,6 +91,18 @@ def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weigh
             held = weights_of(network)
             final |= {f"average of {name}": held[name] for name, _ in network.named_parameters()}
     return counts, final
+
+
+def updates_of(cases: Sequence[Case], config_of: Callable[[str], RunConfig]) -> dict[Case, tuple[list[int], Weights]]:
+    """On a rank, for every case: micro-batches of each step, and the final weights with their average."""
+    found = {}
+    with open_session("cpu", "fp32", 60) as session:
+        for options, layout, accumulation in cases:
+            config = config_of(options)
+            micro_batch = math.ceil(math.ceil(config.global_batch / session.world.world_size) / accumulation)
+            config = replace(config, recurrence=layout, micro_batch=micro_batch)
+            found[options, layout, accumulation] = train_in_fp64(config, session)
+    return found
 
 
 def train_plainly(

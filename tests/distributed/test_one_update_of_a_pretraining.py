@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 from tests.reference import plain_language_model as plain
-from tests.trainers import Weights, in_fp64, train_in_fp64, train_plainly
+from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 
@@ -69,15 +69,9 @@ def rows_of(config: RunConfig, manifest: Manifest, name: str) -> tuple[Split, li
     ]
 
 
-def train_on_a_rank(data: str) -> dict[tuple[str, str, int], tuple[list[int], Weights]]:
-    found = {}
+def train_on_a_rank(data: str) -> dict[Case, tuple[list[int], Weights]]:
     language.CPU_ELEMENTS = 300  # so that the logits of these few tokens are computed in pieces too
-    with open_session("cpu", "fp32", 60) as session:
-        for options, layout, accumulation in CASES:
-            micro_batch = math.ceil(math.ceil(GLOBAL_BATCH / session.world.world_size) / accumulation)
-            config = replace(make_config(data, options), recurrence=layout, micro_batch=micro_batch)
-            found[options, layout, accumulation] = train_in_fp64(config, session)
-    return found
+    return updates_of(CASES, partial(make_config, data))
 
 
 def reference_weights(data: str, options: str) -> Weights:

@@ -79,7 +79,7 @@ def observers_of(run: Path) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "data", {"train": 240, "validation": 30, "test": 30})
-    monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
+    install(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path / "fakes")
     (ends,) = run_ranks(patient, 1, str(tmp_path))
     assert ends.pop("none") == (0, [])
@@ -102,9 +102,7 @@ def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path, monkeypatch
 @pytest.fixture
 def trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trackers]:
     """One tracker, which has begun."""
-    monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
-    monkeypatch.setenv("FAKE_ROWS", str(tmp_path / "rows"))
-    monkeypatch.setenv("FAKE_TRACKER", "none")
+    install(tmp_path, monkeypatch)
     monkeypatch.setattr(tracking, "FINISH_S", 0.5)
     monkeypatch.setattr(tracking, "SHORT_FINISH_S", 0.5)
     monkeypatch.setattr(tracking, "KILL_AFTER_S", 0.5)

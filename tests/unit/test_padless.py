@@ -160,7 +160,6 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
     [
         ("d", {"epoch": 3}, "--epoch: no such option; it is --epochs here"),
         ("d", {"optim": {"l": 3}}, "--optim.l: no such option; did you mean --optim.lr?"),
-        ("d", {}, "d/dataset.json: missing: there is no folder d"),
         ({"d": 0.7}, {}, "d:0.7: no such folder, and no mixture either; name several, with shares above 0, as in"),
         (FRAME, {"run": None}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
         (FRAME.iloc[:0], {}, "frame: the corpus is empty: no row to learn from"),

@@ -26,10 +26,7 @@ FACTS = {"dataset": "0123456789abcdef"}
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the fake tracker writes its rows; child processes can import its package."""
-    monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
-    monkeypatch.setenv("FAKE_ROWS", str(tmp_path / "rows"))
-    monkeypatch.setenv("FAKE_TRACKER", "none")
-    return tmp_path / "rows"
+    return install(tmp_path, monkeypatch)
 
 
 def start(run: Path, name: str = "trackio", **options: Any) -> Trackers:
