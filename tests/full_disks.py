@@ -250,7 +250,7 @@ def copied_data(inputs: Path, disk: Path) -> int:
 PREPARE = f"prepare --source.path IN/packed.csv.gz {SMALL} --output DISK/out"
 RICH = "--splits.group_column group --splits.folds 2 --source.unlabelled_path IN/more.csv --source.part_mb 0.02"
 PREDICT = "predict --run IN/made/run --processes 1 --part_mb 0.02 --device cpu --quiet --input IN/new.csv --output"
-TIMES = r"attempts\.jsonl|environment\.json|throughput\.jsonl|/(state|manifest)\.json|config\.yaml"
+TIMES = r"log\.txt|attempts\.jsonl|environment\.json|throughput\.jsonl|/(state|manifest)\.json|config\.yaml"
 SCENARIOS = (
     Scenario("preprocessing", padless(f"{PREPARE} {RICH}")),
     Scenario("preprocessing over another", padless(f"{PREPARE} --overwrite --seed 1"), before=padless(PREPARE)),
