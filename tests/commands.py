@@ -9,7 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +28,7 @@ def run_module(module: str, *arguments: object, timeout_s: float = 180, **env: s
 
 
 def run_command(
-    command: list[str], timeout_s: float, env: dict[str, str], cwd: Path = ROOT
+    command: list[str], timeout_s: float = 180, env: Mapping[str, str] = MappingProxyType({}), cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """A command in a directory; it and its children are killed when the time is up. Its stderr has each sentence on one
     line.
@@ -86,6 +89,18 @@ def sentence(result: subprocess.CompletedProcess[str]) -> str:
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
     return lines[0].removeprefix("error: ")
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 150) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.005)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a file of JSON."""
+    return json.loads(path.read_bytes())
 
 
 def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:

@@ -143,3 +143,11 @@ def imdb() -> list[str]:
     import pyarrow.parquet as pq
 
     return pq.read_table(IMDB, columns=["text"])["text"].to_pylist()
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Any:
+    """``padless`` in this process; keeps what it printed."""
+    from tests.corpora import Command
+
+    return Command(capsys)

@@ -14,6 +14,7 @@ import pytest
 
 from preprocessing.__main__ import main
 from preprocessing.base import cli
+from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.commands import unwrapped
 
 GOOD, BAD = ("great", "superb", "moving"), ("dull", "awful", "boring")
@@ -65,6 +66,18 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
+def words_of(source: object, output: Path, *more: object) -> list[str]:
+    """A command that builds a dataset with small shards and one worker."""
+    words = ("prepare", "--source.path", source, "--output", output, "--executor.workers", 1)
+    return [*map(str, (*words, "--text.max_tokens", 64, "--vocabulary.min_count", 1, *more))]
+
+
+def prepare(source: object, output: Path, *more: object) -> Manifest:
+    """Build a dataset in this process."""
+    assert cli.run(main, words_of(source, output, *more)) == 0
+    return read_manifest(output)
+
+
 class Command:
     """``padless`` in this process; keeps what it printed."""
 
@@ -80,11 +93,8 @@ class Command:
         return code
 
     def build(self, source: Path, output: Path, *more: object) -> int:
-        """``run`` with small shards and one worker."""
-        return self(
-            *("prepare", "--source.path", source, "--output", output, "--executor.workers", 1),
-            *("--text.max_tokens", 64, "--vocabulary.min_count", 1, *more),
-        )
+        """``words_of``."""
+        return self(*words_of(source, output, *more))
 
     @property
     def sentence(self) -> str:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
 from preprocessing.base import arrays
@@ -95,6 +98,49 @@ def write_dataset(
     labels = [f"class{number}" for number in range(num_classes)] if num_classes > 2 else ["negative", "positive"]
     write_splits(root, splits, vocabulary, pipeline, labels, widths, block_rows)
     return {name: split_texts for name, (split_texts, _) in texts.items()}
+
+
+def shared_dataset(rows: dict[str, int], **options: Any) -> Any:
+    """A fixture: a dataset that the tests of a module share, and do not change."""
+
+    @pytest.fixture(scope="module")
+    def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        root = tmp_path_factory.mktemp("shared") / "data"
+        write_dataset(root, rows, **options)
+        return root
+
+    return dataset
+
+
+def copy_of(name: str) -> Any:
+    """A fixture: a copy, for each test, of the directory that another fixture makes."""
+
+    @pytest.fixture
+    def copied(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(request.getfixturevalue(name), tmp_path / name))
+
+    return copied
+
+
+class Row(NamedTuple):
+    """A row as a shard has it."""
+
+    split: str
+    ids: list[int]
+    label: int
+    fold: int | None = None
+
+
+def stored(root: Path, *splits: str) -> dict[int, Row]:
+    """The rows of a dataset, or of some splits, by their number."""
+    manifest = read_manifest(root)
+    return {
+        int(row): Row(name, ids[:length].tolist(), int(label), shard.info.fold)
+        for name in splits or manifest.splits
+        for shard in Split(root, manifest, name).shards
+        for block in shard.blocks
+        for ids, length, label, row in zip(block.ids, block.length, block.label, block.row, strict=True)
+    }
 
 
 def count(tokens: Tokens) -> Counts:

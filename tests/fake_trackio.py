@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+
+from tests.commands import ROOT
 
 FAKE_TRACKIO = """
 import os, time
@@ -41,8 +44,11 @@ def init(project, name, resume):
 """
 
 
-def install(folder: Path) -> str:
-    """Write the package into ``folder``; the PYTHONPATH with which processes find it, and padless."""
-    folder.mkdir()
-    (folder / "trackio.py").write_text(FAKE_TRACKIO)
-    return f"{Path(__file__).parents[1]}{os.pathsep}{folder}"
+def install(folder: Path, monkeypatch: Any) -> Path:
+    """Write the package into ``folder``, where processes find it; the file of its rows."""
+    (folder / "fakes").mkdir()
+    (folder / "fakes" / "trackio.py").write_text(FAKE_TRACKIO)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder / 'fakes'}")
+    monkeypatch.setenv("FAKE_ROWS", str(folder / "rows"))
+    monkeypatch.setenv("FAKE_TRACKER", "none")
+    return folder / "rows"

@@ -12,7 +12,6 @@ wrapped.
 from __future__ import annotations
 
 import argparse
-import functools
 import gzip
 import importlib
 import json
@@ -28,15 +27,15 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 from harness.__main__ import main as harness
-from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli
 from preprocessing.base.atomic import TEMPORARY_MARK
 from tests.bundles import write_run
-from tests.commands import PLAIN
+from tests.commands import ROOT
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import write_dataset
 
@@ -49,12 +48,13 @@ TEMPORARY = "tmp"
 FAULT = re.compile(r"Traceback|Exception ignored|Error:|Warning:")
 
 
+@dataclass
 class Disk:
     """A mounted tmpfs; a context manager that unmounts it."""
 
-    def __init__(self, root: Path, megabytes: int = 48) -> None:
-        """``root``: an empty directory to mount it on."""
-        self.root, self.megabytes = root, megabytes
+    root: Path
+    """An empty directory to mount it on."""
+    megabytes: int = 48
 
     def __enter__(self) -> Disk:
         """Mount it. Raises ``OSError`` with the reason where that is not allowed."""
@@ -151,13 +151,13 @@ def watch(root: Path, opened: Opened) -> None:
 
 def wrap(module: str, name: str, tell: Callable[[str, Any], None]) -> None:
     """Report the path among a call's first arguments before the call."""
-    holder: Any = __import__(module, fromlist=["_"])
+    holder = __import__(module, fromlist=["_"])
     *classes, last = name.split(".")
     for one in classes:
         holder = getattr(holder, one)
     call = getattr(holder, last)
 
-    @functools.wraps(call, updated=())
+    @wraps(call, updated=())
     def told(*arguments: Any, **more: Any) -> Any:
         if last != "OSFile" or "r" not in (arguments[1] if len(arguments) > 1 else more.get("mode", "r")):
             for one in arguments[:3]:
@@ -178,45 +178,26 @@ def spelling(root: Path, path: str) -> str:
     return re.sub(r"\d{2,}", "#", name)
 
 
-SMALL = ("--text.max_tokens", "64", "--vocabulary.min_count", "1", "--executor.workers", "1", "--shards.rows", "60")
-MODEL = ("--model.embedding_dim", "8", "--model.hidden_size", "8", "--model.wide", "64", "--optim.ema", "0.9")
-TRAINING = (*PLAIN, *MODEL, "--epochs", "2", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
-SAVING = ("--checkpoint.every_steps", "6", "--tracking.log_every", "3", "--timeout_s", "60", "--stage_dir", "none")
+SMALL = "--text.max_tokens 64 --vocabulary.min_count 1 --executor.workers 1 --shards.rows 60"
+TRAINING = (
+    f"--config {ROOT}/tests/plain.yaml --model.embedding_dim 8 --model.hidden_size 8 --model.wide 64 --optim.ema 0.9 "
+    "--epochs 2 --global_batch 16 --precision fp32 --device cpu --checkpoint.every_steps 6 --tracking.log_every 3 "
+    "--timeout_s 60 --stage_dir none"
+)
+Act = Callable[[Path, Path], int]
+"""Called with the folder of the inputs, which has room, and the small disk."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What the commands read; all of it lies on a disk with room."""
-
-    root: Path
-
-    def __getattr__(self, name: str) -> str:
-        """The path of an input."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return str(self.root / name)
-
-    def make(self) -> int:
-        """Write them."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        rows = [(text, label, f"g{number % 40}") for number, (text, label) in enumerate(reviews(160))]
-        write_csv(self.root / "plain.csv", rows, header=("text", "label", "group"))
-        (self.root / "packed.csv.gz").write_bytes(gzip.compress((self.root / "plain.csv").read_bytes()))
-        (self.root / "plain.csv").rename(self.root / "plain")
-        shutil.copy(self.root / "plain", self.root / "new.csv")
-        write_csv(self.root / "more.csv", [(text,) for text, _ in reviews(70, seed=2)], header=("text",))
-        write_dataset(self.root / "data", {"train": 150, "validation": 40, "test": 30, "unlabelled": 30})
-        write_run(self.root / "made")
-        shutil.move(self.root / "made" / "run", self.root / "bundle")
-        shutil.move(self.root / "made" / "data", self.root / "its")
-        return 0
-
-    def make_run(self) -> int:
-        """A finished training, for the commands that read one; its exit code."""
-        return train(("--data", self.data, "--run", str(self.root / "run")))
-
-
-Act = Callable[[Inputs, Path], int]
+def make_inputs(root: Path, _: Path) -> int:
+    """Write what the commands read."""
+    root.mkdir(parents=True, exist_ok=True)
+    rows = [(text, label, f"g{number % 40}") for number, (text, label) in enumerate(reviews(160))]
+    write_csv(root / "new.csv", rows, header=("text", "label", "group"))
+    (root / "packed.csv.gz").write_bytes(gzip.compress((root / "new.csv").read_bytes()))
+    write_csv(root / "more.csv", [(text,) for text, _ in reviews(70, seed=2)], header=("text",))
+    write_dataset(root / "data", {"train": 150, "validation": 40, "test": 30, "unlabelled": 30})
+    write_run(root / "made")
+    return 0
 
 
 @dataclass(frozen=True)
@@ -235,75 +216,68 @@ class Scenario:
     """Files whose bytes are never the same twice: times, addresses, speeds."""
 
 
-def of(main: Callable[[list[str]], int], *words: str) -> Act:
-    """A command line; ``{NAME}`` is an input and ``DISK`` the small disk."""
-
-    def act(inputs: Inputs, disk: Path) -> int:
-        known = [getattr(inputs, word[1:-1]) if word[:1] == "{" else word.replace("DISK", str(disk)) for word in words]
-        return cli.run(main, known)
-
-    return act
+def placed(line: str, inputs: Path, disk: Path) -> list[str]:
+    """The words of a line in which ``IN/`` and ``DISK/`` stand for the folders."""
+    return line.replace("IN/", f"{inputs}/").replace("DISK/", f"{disk}/").split()
 
 
-def train(more: tuple[str, ...], *, report: bool = False) -> int:
-    """Train in this process, then exit; by default without the report, which would take half of the time."""
-    from harness import train as entry
-    from harness.ranks.stopping import leave, run_rank
-    from harness.report import sinks
-
-    if not report:
-        sinks.write_report_quietly = lambda run: None
-    sys.argv = ["harness.train", *TRAINING, *SAVING, *more]
-    leave(run_rank(entry.main))
+def padless(line: str) -> Act:
+    return lambda inputs, disk: cli.run(harness, placed(line, inputs, disk))
 
 
-def training(*more: str, report: bool = False) -> Act:
-    """A training whose run directory lies on the small disk."""
+def training(run: str, *, report: bool = False) -> Act:
+    """A training in this process, which then exits; by default without the report, which takes half of the time."""
 
-    def act(inputs: Inputs, disk: Path) -> int:
-        own = [word.replace("DISK", str(disk)) for word in more]
-        return train(("--data", inputs.data, "--run", str(disk / "run"), *own), report=report)
+    def act(inputs: Path, disk: Path) -> int:
+        from harness import train as entry
+        from harness.ranks.stopping import leave, run_rank
+        from harness.report import sinks
+
+        if not report:
+            sinks.write_report_quietly = lambda run: None
+        sys.argv = ["harness.train", *placed(f"{TRAINING} --data IN/data --run {run}", inputs, disk)]
+        leave(run_rank(entry.main))
 
     return act
 
 
-def copied_data(inputs: Inputs, disk: Path) -> int:
+def copied_data(inputs: Path, disk: Path) -> int:
     """A dataset that is changed where it lies."""
-    shutil.copytree(inputs.data, disk / "data")
+    shutil.copytree(inputs / "data", disk / "data")
     return 0
 
 
-CPU = ("--device", "cpu", "--quiet")
-PREPARE = ("prepare", "--source.path", "{packed.csv.gz}", *SMALL)
-RICH = ("--splits.group_column", "group", "--splits.folds", "2", "--source.unlabelled_path", "{more.csv}")
-PREDICT = ("predict", "--run", "{bundle}", "--processes", "1", "--part_mb", "0.02", *CPU)
-EVALUATE = ("evaluate", "--run", "{run}", "--output", "DISK/e", "--device", "cpu")
-TIMES = r"attempts\.jsonl|environment\.json|throughput\.jsonl|/(state|manifest)\.json|config\.yaml"
+PREPARE = f"prepare --source.path IN/packed.csv.gz {SMALL} --output DISK/out"
+RICH = "--splits.group_column group --splits.folds 2 --source.unlabelled_path IN/more.csv --source.part_mb 0.02"
+PREDICT = "predict --run IN/made/run --processes 1 --part_mb 0.02 --device cpu --quiet --input IN/new.csv --output"
+TIMES = r"log\.txt|attempts\.jsonl|environment\.json|throughput\.jsonl|/(state|manifest)\.json|config\.yaml"
 SCENARIOS = (
-    Scenario("preprocessing", of(preprocessing, *PREPARE, *RICH, "--source.part_mb", "0.02", "--output", "DISK/out")),
+    Scenario("preprocessing", padless(f"{PREPARE} {RICH}")),
+    Scenario("preprocessing over another", padless(f"{PREPARE} --overwrite --seed 1"), before=padless(PREPARE)),
+    Scenario("training", training("DISK/run"), changing=TIMES),
     Scenario(
-        "preprocessing over another",
-        of(preprocessing, *PREPARE, "--output", "DISK/out", "--overwrite", "--seed", "1"),
-        before=of(preprocessing, *PREPARE, "--output", "DISK/out"),
+        "a training's report", training("DISK/run", report=True), only="report", only_said="report", changing="run/"
     ),
-    Scenario("training", training(), changing=TIMES),
-    Scenario("a training's report", training(report=True), only="report", only_said="report", changing="run/"),
     Scenario(
         "baseline",
-        of(harness, "baseline", "--data", "DISK/data"),
+        padless("baseline --data DISK/data"),
         before=copied_data,
         only_said="baseline",
         changing="baseline/",
     ),
-    Scenario("evaluation of new rows", of(harness, *EVALUATE, "--input", "{packed.csv.gz}")),
-    Scenario("prediction of a file", of(harness, *PREDICT, "--input", "{new.csv}", "--output", "DISK/out.csv")),
-    Scenario("prediction into Parquet", of(harness, *PREDICT, "--input", "{new.csv}", "--output", "DISK/out.parquet")),
     Scenario(
-        "soft labels", of(harness, "label", "--run", "{run}", "--data", "{data}", "--output", "DISK/soft.arrow", *CPU)
+        "evaluation of new rows",
+        padless("evaluate --run IN/run --output DISK/e --device cpu --input IN/packed.csv.gz"),
+    ),
+    Scenario("prediction of a file", padless(f"{PREDICT} DISK/out.csv")),
+    Scenario("prediction into Parquet", padless(f"{PREDICT} DISK/out.parquet")),
+    Scenario(
+        "soft labels",
+        padless("label --run IN/run --data IN/data --output DISK/soft.arrow --device cpu --quiet"),
     ),
     Scenario(
         "export",
-        of(harness, "export", "{run}", "--output", "DISK/x", "--onnx", "--int8", "--quiet"),
+        padless("export IN/run --output DISK/x --onnx --int8 --quiet"),
         changing=r"export\.json|README\.md",
     ),
 )
@@ -336,7 +310,7 @@ class Sweep:
     """All trials of one command."""
 
     scenario: Scenario
-    inputs: Inputs
+    inputs: Path
     disk: Disk
 
     def begin(self) -> None:
@@ -344,7 +318,7 @@ class Sweep:
         self.disk.clear()
         (self.disk.root / TEMPORARY).mkdir()
         if before := self.scenario.before:
-            code, said = forked(lambda: before(self.inputs, self.disk.root), self.disk.root / TEMPORARY)
+            code, said = forked(partial(before, self.inputs, self.disk.root), self.disk.root / TEMPORARY)
             assert code == 0, said
 
     def run(self, opened: Opened | None = None) -> tuple[int, str]:
@@ -385,7 +359,7 @@ class Sweep:
     def trial(self, kind: str, name: str, number: int, how: str, expected: dict[str, bytes]) -> Iterator[str]:
         """What is wrong when the disk is full at a write, and after the same command with free space."""
         self.begin()
-        seen: Counter[tuple[str, str]] = Counter()
+        seen = Counter()
 
         def fault(*write: str) -> None:
             now = (write[0], spelling(self.disk.root, write[1]))
@@ -418,11 +392,12 @@ class Sweep:
 def preload() -> None:
     """Import what the children need, once; compute nothing, so that there is no thread when they are forked."""
 
-    names = "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure"
-    names += " pyarrow.parquet jinja2 onnx onnxruntime msgspec harness.train"
-    names += " harness.training.assembly harness.report.sinks harness.inference.predict harness.export.folder"
-    names += " harness.inference.evaluation harness.inference.labelling"
-    names += " preprocessing.job.pipeline"
+    names = (
+        "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure "
+        "pyarrow.parquet jinja2 onnx onnxruntime msgspec harness.train harness.training.assembly harness.report.sinks "
+        "harness.inference.predict harness.export.folder harness.inference.evaluation harness.inference.labelling "
+        "preprocessing.job.pipeline"
+    )
     for name in names.split():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -435,15 +410,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", default="", help="a pattern")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the small disk is taken away then, too
-    found: list[dict[str, Any]] = []
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         if reason := why_not(Path(folder)):
             print(f"nothing tried: {reason}", file=sys.stderr)
             return 2
         preload()
-        inputs = Inputs(Path(folder, "inputs"))
-        for make in (inputs.make, inputs.make_run):
-            code, said = forked(make, Path(folder))
+        inputs = Path(folder, "inputs")
+        for make in (make_inputs, training("IN/run")):
+            code, said = forked(partial(make, inputs, inputs), Path(folder))
             assert code == 0, said
         with Disk(Path(folder, "disk")) as disk:
             for scenario in SCENARIOS:

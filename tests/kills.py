@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.config import CheckpointConfig, OptimConfig, TrackingConfig
 from harness.inference.bundle import Bundle
 from harness.ranks.session import open_session
 from harness.rundir import checkpoint
@@ -42,9 +42,10 @@ from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import atomic, cli
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 from preprocessing.dataset.verification import verify
+from tests.commands import read_json
 from tests.corpora import contents
 from tests.ranks import PRELOADED
-from tests.runs import final
+from tests.runs import final, small
 
 STRANGER = "notes.txt"
 CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (atomic, "exchanged"))
@@ -128,18 +129,9 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
 
 def train(source: Path, run: Path) -> int:
     """Train on a small dataset, without report, linear model and trackers."""
-    config = RunConfig(
-        data=str(source),
-        run=str(run),
-        device="cpu",
-        precision="fp32",
-        epochs=2,
-        global_batch=20,
-        model=ModelConfig(embedding_dim=4, hidden_size=4, wide=64),
-        optim=OptimConfig(ema=0.9, lr=0.1),
-        checkpoint=CheckpointConfig(every_steps=1, keep_last=1),
-        tracking=TrackingConfig(log_every=1),
-    )
+    parts = {"checkpoint": CheckpointConfig(every_steps=1, keep_last=1), "tracking": TrackingConfig(log_every=1)}
+    parts |= {"optim": OptimConfig(ema=0.9, lr=0.1)}
+    config = small(source, run, wide=64, epochs=2, global_batch=20, **parts)
     save = Checkpointer.save  # not beside the training: in its own place among the changes
     Checkpointer.save = lambda *args, wait: save(*args, wait=True)  # type: ignore[method-assign]
     with open_session("cpu", "fp32", 60) as session, assembly.open_run(config, session) as opened:
@@ -153,7 +145,7 @@ def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
     Whatever had its name before a change is noted in FOLDER/seen: the step of the newest checkpoint, and other files.
     """
     shutil.rmtree(folder / "out", ignore_errors=True)
-    seen: dict[str, int] = {}
+    seen = {}
 
     def note(number: int, name: str) -> None:
         here = {str(path): 1 for path in (Path(CONFIG), Path("status.json"), Path(BUNDLE, INDEX))}
@@ -171,8 +163,8 @@ def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
 
 def go_on(source: Path, folder: Path, exchange: bool) -> int:
     """0 if all that was seen is complete, and the same training ends as an undisturbed one."""
-    run, seen = folder / "out", json.loads((folder / "seen").read_text())
-    damaged: list[Exception] = []
+    run, seen = folder / "out", read_json(folder / "seen")
+    damaged = []
     newest = checkpoint.newest(run, damaged.append)
     step = 0 if newest is None else newest.step
     if damaged or step < seen["step"]:

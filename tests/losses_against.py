@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,16 +21,15 @@ from typing import Any
 from harness.launch.options import free_port
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
+from tests.commands import ROOT, run_command
 from tests.datasets import write_dataset
 
-ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 600
 ROWS = {"train": 600, "validation": 120, "test": 120}
 TRAINING = (
-    *("--device", "cpu", "--precision", "fp32", "--epochs", "2", "--global_batch", "32", "--micro_batch", "7"),
-    *("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.num_layers", "2", "--model.dropout", "0.3"),
-    *("--model.word_dropout", "0.1", "--optim.ema", "0.98", "--optim.label_smoothing", "0.05", "--seed", "3"),
-    *("--tracking.log_every", "1"),
+    "--device cpu --precision fp32 --epochs 2 --global_batch 32 --micro_batch 7 --model.embedding_dim 16 "
+    "--model.hidden_size 16 --model.num_layers 2 --model.dropout 0.3 --model.word_dropout 0.1 --optim.ema 0.98 "
+    "--optim.label_smoothing 0.05 --seed 3 --tracking.log_every 1"
 )
 """Only keys that every revision with resumable runs understands."""
 LOGGED = ("step", "loss", "row_hash")
@@ -59,18 +57,13 @@ def main(argv: list[str]) -> int:
 @contextmanager
 def checked_out(revision: str, path: Path) -> Iterator[Path]:
     """A detached work tree of ``revision`` for as long as the block runs. Raises ``ConfigError`` if git has none."""
-    added = git("worktree", "add", "--detach", str(path), revision)
+    added = run_command(["git", "worktree", "add", "--detach", str(path), revision])
     if added.returncode:
         raise ConfigError(f"{revision}: git cannot check it out: {' '.join(added.stderr.split())}")
     try:
         yield path
     finally:
-        git("worktree", "remove", "--force", str(path))
-
-
-def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A git command in this repository."""
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        run_command(["git", "worktree", "remove", "--force", str(path)])
 
 
 def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, Any]]:
@@ -80,17 +73,11 @@ def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, A
     """
     options = ("--config_file", str(tree / "configs/accelerate/cpu.yaml"), "--num_processes", str(processes))
     port = ("--main_process_port", str(free_port()))
-    keys = ("--config", str(tree / "tests/plain.yaml"), "--data", str(data), "--run", str(run), *TRAINING)
+    keys = ("--config", str(tree / "tests/plain.yaml"), "--data", str(data), "--run", str(run), *TRAINING.split())
     threads = max(1, len(os.sched_getaffinity(0)) // processes)  # as a tree takes them that does not heed the variable
-    result = subprocess.run(
-        [sys.executable, "-m", "harness", "launch", *options, *port, *keys],
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    command = [sys.executable, "-m", "harness", "launch", *options, *port, *keys]
+    environment = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
+    result = run_command(command, LIMIT_S, environment, cwd=tree)
     if result.returncode:
         said = " ".join((result.stderr or result.stdout)[-2000:].split())
         raise ConfigError(f"{tree}: the training on {processes} processes ended with {result.returncode}: {said}")

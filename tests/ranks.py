@@ -17,10 +17,11 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.commands import ROOT
 
 TIMEOUT_S = 150
 PR_SET_PDEATHSIG = 1
@@ -28,7 +29,6 @@ PR_SET_PDEATHSIG = 1
 PRELOADED = ["torch", "torch._dynamo", "accelerate", "pandas", "scipy.stats", "sklearn.metrics", "matplotlib.figure"]
 PRELOADED += ["harness.train", "harness.evaluate", "harness.training.run", "tests.runs"]
 """What ranks find imported; a module that is not there costs time, nothing else."""
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)

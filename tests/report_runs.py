@@ -7,7 +7,6 @@ for most rows, but seldom for some classes.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,10 @@ from harness.rundir.results import write_figures, write_predictions
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
-from preprocessing.__main__ import main
-from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import write_index
+from tests.corpora import prepare, write_csv
 
 
 def class_names(number: int) -> list[str]:
@@ -41,24 +39,20 @@ def write_corpus(path: Path, names: list[str], rows: int, seed: int = 0) -> Path
     shares = 1 / (1 + np.arange(len(names)) / len(names))
     drawn = random.choice(len(names), rows, p=shares / shares.sum())
     labels = np.concatenate([np.arange(len(names)).repeat(10), drawn])  # ten of each, so that each split has some
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        for row, label in enumerate(labels.tolist()):
-            thing, _, trouble = names[label].partition(": ")
-            about = f'I\'m worried: my {thing} is {trouble}, order No. {row}.<br />Thanks, "Sam"'
-            filler = " ".join(f"word{int(word)}" for word in random.zipf(1.5, int(random.integers(3, 60))) % 300)
-            writer.writerow([f"{about} {filler}", names[label]])
-    return path
+    texts = []
+    for row, label in enumerate(labels.tolist()):
+        thing, _, trouble = names[label].partition(": ")
+        about = f'I\'m worried: my {thing} is {trouble}, order No. {row}.<br />Thanks, "Sam"'
+        filler = " ".join(f"word{int(word)}" for word in random.zipf(1.5, int(random.integers(3, 60))) % 300)
+        texts.append((f"{about} {filler}", names[label]))
+    return write_csv(path, texts)
 
 
 def write_data(place: Path, number: int, rows: int, *, test: bool = True, corpus: Path | None = None) -> Path:
     """``place/data`` of so many classes, from ``place/corpus.csv``; without ``test`` it has no test split."""
     place.mkdir(parents=True, exist_ok=True)
     source = corpus or write_corpus(place / "corpus.csv", class_names(number), rows)
-    keys = ["prepare", "--source.path", str(source), "--output", str(place / "data"), "--executor.workers", "1"]
-    keys += ["--vocabulary.min_count", "1", "--text.max_tokens", "64"]
-    assert cli.run(main, [*keys, *([] if test else ["--splits.test", "0"])]) == 0
+    prepare(source, place / "data", *([] if test else ["--splits.test", "0"]))
     return place / "data"
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.commands import ROOT
+
 CORE = "padless"
 """The group of the dependencies that belong to no extra."""
 LINE = re.compile(r"(?P<name>[a-z0-9-]+)(?P<parts>\[[a-z,]+\])?>=(?P<lowest>[0-9.]+)(?P<below>,<[0-9.]+)?")
@@ -57,7 +57,7 @@ def requirements() -> list[Requirement]:
 
 def groups_of(lines: Iterable[Requirement]) -> dict[str, list[str]]:
     """Name of a distribution -> the extras that bring it, ``CORE`` first."""
-    found: dict[str, list[str]] = {}
+    found = {}
     for line in lines:
         found.setdefault(line.name, []).append(line.group)
     return found

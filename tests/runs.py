@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +20,27 @@ from typing import Any
 
 import psutil
 
+from harness.config import ModelConfig, RunConfig
 from harness.ranks.stopping import leave, run_rank
-from tests.commands import CPU, PLAIN, ROOT
+from tests.commands import CPU, PLAIN, ROOT, read_json, wait_until
 from tests.ranks import start_ranks
 
-MODEL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.dropout", "0.2", "--optim.ema", "0.99")
-WIDE = ("--model.wide", "256")
-TRAINING = (*PLAIN, *MODEL, *WIDE, "--epochs", "3", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
-SAVING = ("--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--timeout_s", "60")
+MODEL = "--model.embedding_dim 16 --model.hidden_size 16 --model.dropout 0.2 --optim.ema 0.99 --model.wide 256"
+LENGTH = "--epochs 3 --global_batch 16 --precision fp32 --device cpu"
+TRAINING = (*PLAIN, *f"{MODEL} {LENGTH}".split())
+SAVING = ["--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--timeout_s", "60"]
 
 
 def arguments(data: Path, run: Path, *more: str) -> tuple[str, ...]:
     """The keys of a training."""
     return ("--data", str(data), "--run", str(run), *TRAINING, *SAVING, *more)
+
+
+def small(data: object, run: object, *, wide: int = 0, **more: Any) -> RunConfig:
+    """The configuration of a training of a tiny network on the CPU."""
+    model = ModelConfig(embedding_dim=4, hidden_size=4, wide=wide)
+    given = {"device": "cpu", "precision": "fp32", "model": model, **more}
+    return RunConfig(data=str(data), run=str(run), **given)
 
 
 def launch(
@@ -66,13 +73,12 @@ class Ranks:
         """None while a rank is alive, then the exit code that the run's ``status.json`` has, as a launcher's."""
         if any(process.exitcode is None for process in self.processes):
             return None
-        return int(json.loads((self.run / "status.json").read_text())["exit_code"])
+        return int(read_json(self.run / "status.json")["exit_code"])
 
     def wait(self, timeout_s: float) -> int:
         """The exit code, when all ranks have left."""
         wait_until(lambda: self.poll() is not None, timeout_s)
         code = self.poll()
-        assert code is not None
         return code
 
     def kill(self) -> None:
@@ -129,6 +135,16 @@ def _train(
     leave(run_rank(importlib.import_module(module).main))
 
 
+def log(run: Path) -> str:
+    """What the starts of a run have printed."""
+    return (run.parent / "log").read_text()
+
+
+def finish(process: Any, run: Path, code: int = 0) -> None:
+    """Wait until a run ends with this exit code."""
+    assert process.wait(150) == code, log(run)[-4000:]
+
+
 def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL for the launcher and every rank at once."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -147,13 +163,6 @@ def steps_done(run: Path) -> int:
         return 0
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 150) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.005)
-
-
 def wait_for_step(process: subprocess.Popen[str] | Ranks, run: Path, step: float) -> None:
     """Until a run has logged a step; or has ended, which is for the caller to notice."""
     wait_until(lambda: process.poll() is not None or steps_done(run) >= step)
@@ -161,7 +170,7 @@ def wait_for_step(process: subprocess.Popen[str] | Ranks, run: Path, step: float
 
 def final(run: Path) -> dict[str, bytes]:
     """All that must not depend on whether the run was disturbed."""
-    status = json.loads((run / "status.json").read_text())
+    status = read_json(run / "status.json")
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     names = ["metrics.jsonl", *(f"bundle/{path.name}" for path in (run / "bundle").iterdir())]
     if (run / "test.json").exists():  # a pretraining has no test

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,8 @@ from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.commands import free_port
 
 Weights = dict[str, np.ndarray]
+Case = tuple[str, str, int]
+"""Options, layout, micro-batches a step."""
 
 
 @contextmanager
@@ -89,6 +93,18 @@ def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weigh
     return counts, final
 
 
+def updates_of(cases: Sequence[Case], config_of: Callable[[str], RunConfig]) -> dict[Case, tuple[list[int], Weights]]:
+    """On a rank, for every case: micro-batches of each step, and the final weights with their average."""
+    found = {}
+    with open_session("cpu", "fp32", 60) as session:
+        for options, layout, accumulation in cases:
+            config = config_of(options)
+            micro_batch = math.ceil(math.ceil(config.global_batch / session.world.world_size) / accumulation)
+            config = replace(config, recurrence=layout, micro_batch=micro_batch)
+            found[options, layout, accumulation] = train_in_fp64(config, session)
+    return found
+
+
 def train_plainly(
     config: RunConfig, network: AnyNetwork, steps: int, loss_of: Callable[[int], torch.Tensor]
 ) -> Weights:
@@ -103,7 +119,6 @@ def train_plainly(
             group["lr"] = learning_rate(step, steps, optim)
         optimizer.zero_grad()
         loss_of(step).backward()
-        assert network.embedding.weight.grad is not None
         network.embedding.weight.grad[0] = 0
         if step < (config.model.freeze_embedding or 0):  # type: ignore[operator]
             network.embedding.weight.grad = None
@@ -150,8 +165,8 @@ def state_bytes(trainer: Trainer) -> dict[str, bytes]:
 @contextmanager
 def lstm_dtypes() -> Iterator[set[torch.dtype]]:
     """The dtypes that the outputs of LSTM calls inside the block really have, whoever makes the call."""
-    seen: set[torch.dtype] = set()
-    holders: list[Any] = [torch, torch._VF]
+    seen = set()
+    holders = [torch, torch._VF]
     originals = [holder.lstm for holder in holders]
 
     def watched(original: Any) -> Any:

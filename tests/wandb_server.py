@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.store.lock:
             if self.path == "/graphql":
                 request = json.loads(data)
-                content: Any = {"data": self.store.graphql(request["query"], request.get("variables") or {})}
+                content = {"data": self.store.graphql(request["query"], request.get("variables") or {})}
             elif self.path.endswith("/file_stream"):
                 self.store.stream(self.path.split("/")[-2], json.loads(data))
                 content = {}

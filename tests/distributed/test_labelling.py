@@ -11,16 +11,14 @@ import torch
 
 from harness import label as entry
 from harness.baseline.linear import Linear
-from harness.config import ModelConfig
 from harness.data.soft_labels import read_soft_labels, targets_of
 from harness.evaluate import here
-from harness.inference.bundle import Bundle, write_bundle
+from harness.inference.bundle import Bundle
 from harness.inference.config import EvaluateConfig, LabelConfig
-from harness.model.classifier import Classifier
-from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Split, read_manifest
+from tests.bundles import write_drawn
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
@@ -39,16 +37,8 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     """A run directory with nothing but a bundle, of weights that were drawn."""
-    manifest = read_manifest(data)
-    torch.manual_seed(1)
-    shape = ModelConfig(embedding_dim=6, hidden_size=5, wide=64)
-    model = Classifier(shape, manifest.vocabulary_size, len(manifest.labels))
-    assert model.wide is not None
-    model.wide.table.normal_()
-    model.wide.weights.uniform_()
     bundle = data.parent / "teacher" / "bundle"
-    write_vocabulary(bundle, data)
-    write_bundle(bundle, model, manifest, 7, Decision(temperature=2.5))
+    write_drawn(bundle, data, wide=64, decision=Decision(temperature=2.5))
     return bundle.parent
 
 
@@ -89,8 +79,6 @@ def test_the_linear_model_labels_as_it_predicts(data: Path, capsys: pytest.Captu
     assert said in " ".join(capsys.readouterr().out.split())
 
 
-def test_what_cannot_be_labelled(data: Path, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give one teacher"):
-        LabelConfig(data="somewhere")
+def test_rows_without_labels_are_not_evaluated(data: Path, run: Path) -> None:
     with pytest.raises(DataError, match=r"split unlabelled have no labels to compare with; .padless label."):
         here(EvaluateConfig(data=str(data), run=str(run), split="unlabelled", device="cpu"))

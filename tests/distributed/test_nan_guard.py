@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.config import OptimConfig, RunConfig
 from harness.ranks.session import open_session
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split
 from preprocessing.text.vocabulary import UNK
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset
 from tests.ranks import run_ranks
+from tests.runs import small
 from tests.trainers import make_trainer
 
 pytestmark = pytest.mark.processes
@@ -26,9 +27,7 @@ EPOCHS, LIMIT = 2, 3
 
 
 def config_of(data: str, run: str) -> RunConfig:
-    model, optim = ModelConfig(embedding_dim=8, hidden_size=8), OptimConfig(lr=0.01)
-    small: dict[str, Any] = {"epochs": EPOCHS, "global_batch": 20, "nan_limit": LIMIT, "precision": "fp32"}
-    return RunConfig(data=data, run=run, model=model, optim=optim, **small)
+    return small(data, run, epochs=EPOCHS, global_batch=20, nan_limit=LIMIT, optim=OptimConfig(lr=0.01))
 
 
 def rare_token(split: Split) -> int:
@@ -67,11 +66,7 @@ def train_with_nothing_but_bad_rows(data: str, run: str) -> str:
     return "ended well"
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 120, "validation": 20, "test": 20})
-    return root
+dataset = shared_dataset({"train": 120, "validation": 20, "test": 20})
 
 
 def test_all_ranks_skip_the_step_and_training_ends_well(dataset: Path, tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from harness.batch import Layout
 from harness.config import LanguageModelConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.checks import order_spec
 from harness.data.order import order_over
@@ -30,7 +29,7 @@ from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 from tests.reference import plain_language_model as plain
-from tests.trainers import Weights, in_fp64, train_in_fp64, train_plainly
+from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 
@@ -47,8 +46,8 @@ def make_config(data: str, options: str) -> RunConfig:
     else:
         model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, bidirectional=False)
         optim, language_model = OptimConfig(lr=0.01), LanguageModelConfig(candidates=5000)
-    common: dict[str, Any] = {"task": "language_model", "epochs": 1, "seed": 3, "precision": "fp32"}
-    parts: dict[str, Any] = {"model": model, "optim": optim, "language_model": language_model}
+    common = {"task": "language_model", "epochs": 1, "seed": 3, "precision": "fp32"}
+    parts = {"model": model, "optim": optim, "language_model": language_model}
     return RunConfig(data=data, run=f"{data}-run", global_batch=GLOBAL_BATCH, **common, **parts)
 
 
@@ -70,15 +69,9 @@ def rows_of(config: RunConfig, manifest: Manifest, name: str) -> tuple[Split, li
     ]
 
 
-def train_on_a_rank(data: str) -> dict[tuple[str, str, int], tuple[list[int], Weights]]:
-    found = {}
+def train_on_a_rank(data: str) -> dict[Case, tuple[list[int], Weights]]:
     language.CPU_ELEMENTS = 300  # so that the logits of these few tokens are computed in pieces too
-    with open_session("cpu", "fp32", 60) as session:
-        for options, layout, accumulation in CASES:
-            micro_batch = math.ceil(math.ceil(GLOBAL_BATCH / session.world.world_size) / accumulation)
-            config = replace(make_config(data, options), recurrence=layout, micro_batch=micro_batch)
-            found[options, layout, accumulation] = train_in_fp64(config, session)
-    return found
+    return updates_of(CASES, partial(make_config, data))
 
 
 def reference_weights(data: str, options: str) -> Weights:
@@ -132,7 +125,7 @@ def test_same_update(data: str, sizes: tuple[int, ...]) -> None:
 
 def measure_on_a_rank(data: str) -> list[dict[str, Any]]:
     results = []
-    layouts: list[Layout] = ["padded", "packed"]
+    layouts = ["padded", "packed"]
     language.CPU_ELEMENTS = 300
     with open_session("cpu", "fp32", 60) as session:
         for options, layout in zip(OPTIONS, layouts, strict=True):

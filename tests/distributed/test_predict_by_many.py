@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from harness import predict
 from harness.inference.predict import ScoredPart
 from preprocessing.base.errors import UserError
 from tests.bundles import predicted, write_run
+from tests.corpora import reviews, write_csv
 from tests.ranks import Gone, run_ranks
 
 pytestmark = pytest.mark.processes
@@ -27,13 +27,8 @@ PART = ("--part_mb", "0.005")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, a table, and its predictions by one process."""
     root = tmp_path_factory.mktemp("by-many")
-    write_run(root, size=8)
-    chance = random.Random(0)
-    words = ["a fine film", "awful", "w1", "w2", "w3", "odd", "<br />", "café"]
-    with open(root / "in.csv", "w") as file:
-        file.write("n,text\n")
-        for number in range(ROWS):
-            file.write(f"{number},{' '.join(chance.choices(words, k=chance.randrange(1, 12)))}\n")
+    write_run(root, embedding_dim=8, hidden_size=8)
+    write_csv(root / "in.csv", enumerate(text for text, _ in reviews(ROWS, words=12)), ("n", "text"))
     assert ranked(root, "one.csv") is None
     return root
 

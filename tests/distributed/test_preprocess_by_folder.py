@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.config import ExecutorConfig, known_encoding
 from preprocessing.job import folder
 from preprocessing.job.executors import workers
-from tests.commands import ROOT
+from tests.commands import ROOT, wait_until
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytestmark = pytest.mark.processes
@@ -27,7 +26,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts a command of preprocessing; whatever is left is killed at the end."""
-    started: list[subprocess.Popen[bytes]] = []
+    started = []
 
     def command(*words: object) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen([sys.executable, "-m", "preprocessing", *map(str, words)], cwd=ROOT))
@@ -39,18 +38,11 @@ def start() -> Iterator[Start]:
         process.wait(30)
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within 60 s"
-        time.sleep(0.005)
-
-
 @pytest.mark.timeout(240)
 def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
-    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    start: Start, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command, queue, there = Command(capsys), tmp_path / "queue", tmp_path / "there"
+    queue, there = tmp_path / "queue", tmp_path / "there"
     source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
     assert command.build(source, tmp_path / "one", *SMALL) == 0
     assert command.build(source, tmp_path / "four", *SMALL, "--executor.workers", 4) == 0
@@ -59,7 +51,7 @@ def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
     words = ("--source.path", source, "--output", there, "--text.max_tokens", 64, "--vocabulary.min_count", 1)
     job = start("prepare", *words, *shared)
     markers = there / ".work" / "parts"
-    until(lambda: [*markers.glob("*.json")], "part was finished")
+    wait_until(lambda: [*markers.glob("*.json")])
     job.kill()
     job.wait(30)
     before = len([*markers.glob("*.json")])
@@ -67,8 +59,8 @@ def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
     monkeypatch.setattr(folder, "SILENT_S", 3.0)
 
     def kill() -> None:
-        until(lambda: len([*markers.glob("*.json")]) > before, "further part")
-        until(lambda: [*queue.glob(f"*/workers/*-{lost.pid}/*")], "task of the worker")
+        wait_until(lambda: len([*markers.glob("*.json")]) > before)
+        wait_until(lambda: [*queue.glob(f"*/workers/*-{lost.pid}/*")])
         lost.kill()
 
     with ThreadPoolExecutor(1) as pool:
@@ -94,7 +86,7 @@ def test_what_a_task_raises_reaches_the_job(start: Start, tmp_path: Path) -> Non
 
 
 @pytest.mark.timeout(60)
-def test_nobody_works_or_nobody_has_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nobody_works_or_nobody_has_work(tmp_path: Path, command: Command) -> None:
     said = (
         rf"waited for 2 tasks on 0 workers, and none was finished within 1 s .*; start workers: padless work {tmp_path}"
     )
@@ -102,7 +94,6 @@ def test_nobody_works_or_nobody_has_work(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(UserError, match=said), workers(config) as found:
         list(found.map(abs, [1, 2], what="encode"))
     (tmp_path / "ended").unlink()
-    command = Command(capsys)
     assert command("work", tmp_path, "--timeout_s", 1) == 1
     assert f"{tmp_path}: no job for 1 s (timeout_s); start one: padless prepare FILE" in command.sentence
     tmp_path.chmod(0o777)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from preprocessing.base.errors import UserError
 from preprocessing.config import ExecutorConfig
 from preprocessing.job import executors
 from preprocessing.job.executors import workers
+from tests.commands import ROOT, wait_until
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytest.importorskip("distributed", reason="needs distributed (extra dask)")
 
 pytestmark = pytest.mark.processes
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--shards.rows", 500, "--source.part_mb", 0.02)
 
 
@@ -33,10 +32,7 @@ class Cluster:
         self.folder, self.file = folder, folder / "scheduler.json"
         self.processes: list[subprocess.Popen[bytes]] = []
         self.start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        deadline = time.monotonic() + 60
-        while not self.file.exists():
-            assert time.monotonic() < deadline, "the scheduler did not write its file within 60 s"
-            time.sleep(0.05)
+        wait_until(self.file.exists, 60)
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", str(self.file), *arguments]
@@ -65,9 +61,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.mark.timeout(180)
 def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, tmp_path: Path, command: Command
 ) -> None:
-    command = Command(capsys)
     source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
     others = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(500, seed=1)], header=("text",))
     both = (*SMALL, "--source.unlabelled_path", others)
@@ -82,11 +77,7 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
         stderr=subprocess.PIPE,
     )
     markers = tmp_path / "there" / ".work" / "parts"
-    deadline = time.monotonic() + 90
-    while len(list(markers.glob("*.json"))) < 2:
-        assert job.poll() is None, job.communicate()[1].decode()
-        assert time.monotonic() < deadline, "no part was finished within 90 s"
-        time.sleep(0.005)
+    wait_until(lambda: job.poll() is not None or len([*markers.glob("*.json")]) >= 2)
     os.kill(lost.pid, signal.SIGKILL)
     assert job.poll() is None, "the run was over before a worker could be killed"
     _, errors = job.communicate(timeout=120)
@@ -96,10 +87,9 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
 
 @pytest.mark.timeout(60)
 def test_a_scheduler_that_does_not_answer_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executors, "CONNECT_S", 2)
-    command = Command(capsys)
     source = write_csv(tmp_path / "reviews.csv", reviews(50))
     dask = ("--executor.kind", "dask", "--executor.scheduler", "tcp://127.0.0.1:9")
     assert command("prepare", "--source.path", source, "--output", tmp_path / "out", *dask) == 2

@@ -5,7 +5,6 @@ by a rank that is alive to say it; and a bare launcher does not hide it behind a
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -20,6 +19,7 @@ from harness.ranks.distributed import LostPeerError, World
 from harness.ranks.session import open_session
 from harness.ranks.stopping import ERROR_FILE, HEARTBEAT, leave_words
 from preprocessing.base.errors import ConfigError, DataError
+from tests.commands import read_json
 from tests.ranks import start_ranks
 
 LEFT = "another rank is gone or stands still"
@@ -103,7 +103,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_first_reason_stays(file: Path) -> None:
     leave_words("the disk is gone")
     leave_words("and so is the network", follows=True)
-    words = json.loads(file.read_text())
+    words = read_json(file)
     assert (words["message"], words["follows"]) == ("the disk is gone", False)
 
 
@@ -143,7 +143,7 @@ def test_who_speaks(
 
     assert stopping.run_rank(main) == code
     assert capsys.readouterr().err.endswith(said)
-    assert (json.loads(file.read_text())["message"] if file.exists() else None) == word
+    assert (read_json(file)["message"] if file.exists() else None) == word
 
 
 def test_a_bare_launcher_and_no_other_program_is_ended_after_a_refusal() -> None:

@@ -37,7 +37,7 @@ from harness.scores.calibration import Decision
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import unwrapped
+from tests.commands import read_json, unwrapped
 from tests.conftest import NLTK_DATA
 
 pytestmark = pytest.mark.thorough
@@ -117,6 +117,11 @@ def with_column(name: str, value: Callable[[int], object], lines: Any = ROWS) ->
     return table([(*line, value(n)) for n, line in enumerate(lines)], ("text", "label", name))
 
 
+def one(name: str, content: bytes, words: str = "") -> tuple[dict[str, bytes], str]:
+    """A corpus of one file, and the words of its command."""
+    return {name: content}, f"{name} {words}"
+
+
 BLANKS = [(text, "" if n % 5 == 0 else label) for n, (text, label) in enumerate(ROWS)]
 SUSPECT = [
     *ROWS,
@@ -131,57 +136,53 @@ SUSPECT = [
 STARS = [(text, ("one", "three", "five")[n % 3]) for n, (text, _) in enumerate(ROWS)]
 CLASSES = "{worse: [bad], better: [good]}"
 FILES: dict[str, tuple[dict[str, bytes], str]] = {
-    "csv": ({"in.csv": table()}, "in.csv"),
-    "csv, small parts": ({"in.csv": table()}, "in.csv --source.part_mb 0.0005"),
-    "csv, CRLF": ({"in.csv": table(lineterminator="\r\n")}, "in.csv"),
-    "csv, BOM": ({"in.csv": b"\xef\xbb\xbf" + table()}, "in.csv"),
-    "csv, all quoted": ({"in.csv": table(quoting=csv.QUOTE_ALL)}, "in.csv"),
-    "csv, semicolons found": ({"in.csv": table(delimiter=";")}, "in.csv"),
-    "csv, pipes": ({"in.csv": table(delimiter="|")}, "in.csv --source.delimiter |"),
-    "csv, tabs": ({"in.csv": table(delimiter="\t")}, "in.csv --source.delimiter \\t"),
-    "csv, single quotes": ({"in.csv": table(quotechar="'")}, "in.csv --source.quote '"),
-    "csv, no quotes": (
-        {"in.tsv": table(PLAIN, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)}, "in.tsv --source.quote="
+    "csv": one("in.csv", table()),
+    "csv, small parts": one("in.csv", table(), "--source.part_mb 0.0005"),
+    "csv, CRLF": one("in.csv", table(lineterminator="\r\n")),
+    "csv, BOM": one("in.csv", b"\xef\xbb\xbf" + table()),
+    "csv, all quoted": one("in.csv", table(quoting=csv.QUOTE_ALL)),
+    "csv, semicolons found": one("in.csv", table(delimiter=";")),
+    "csv, pipes": one("in.csv", table(delimiter="|"), "--source.delimiter |"),
+    "csv, tabs": one("in.csv", table(delimiter="\t"), "--source.delimiter \\t"),
+    "csv, single quotes": one("in.csv", table(quotechar="'"), "--source.quote '"),
+    "csv, no quotes": one(
+        "in.tsv", table(PLAIN, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None), "--source.quote="
     ),
-    "csv, escapes": ({"in.csv": table(escapechar="\\", doublequote=False)}, "in.csv --source.escape \\"),
-    "csv, no header": ({"in.csv": table(header=())}, "in.csv --source.columns [text,label]"),
-    "csv, other names found": ({"in.csv": table(header=("review", "sentiment"))}, "in.csv"),
-    "csv, other names given": (
-        {"in.csv": table(header=("x", "y"))}, "in.csv --source.text_column x --source.label_column y"
-    ),
-    "csv, more columns": ({"in.csv": with_column("stars", lambda n: n % 5)}, "in.csv"),
-    "csv, where": (
-        {"in.csv": with_column("lang", lambda n: "en" if n % 4 else "fr")}, 'in.csv --source.where {"lang":"en"}'
-    ),
-    "csv, utf-16": ({"in.csv": table(encoding="utf-16")}, "in.csv"),
-    "csv, latin-1 found": ({"in.csv": table(WESTERN, encoding="cp1252")}, "in.csv"),
-    "csv, cp1252": ({"in.csv": table(WESTERN, encoding="cp1252")}, "in.csv --source.encoding cp1252"),
-    "csv, cp1251": ({"in.csv": table(RUSSIAN, encoding="cp1251")}, "in.csv --source.encoding cp1251"),
-    "tsv": ({"in.tsv": table(delimiter="\t")}, "in.tsv"),
-    "csv.gz": ({"in.csv.gz": gzip.compress(table())}, "in.csv.gz"),
-    "csv.bz2": ({"in.csv.bz2": bz2.compress(table())}, "in.csv.bz2"),
-    "csv.zst": ({"in.csv.zst": pa.compress(table(), "zstd", asbytes=True)}, "in.csv.zst"),
-    "jsonl": ({"in.jsonl": objects()}, "in.jsonl"),
-    "jsonl, not escaped": ({"in.jsonl": objects(ensure_ascii=False)}, "in.jsonl"),
-    "jsonl, blank lines": ({"in.jsonl": objects().replace(b"\n", b"\r\n\r\n")}, "in.jsonl"),
-    "jsonl, other names": ({"in.jsonl": objects(names=("body", "class"))}, "in.jsonl"),
-    "jsonl.gz": ({"in.jsonl.gz": gzip.compress(objects())}, "in.jsonl.gz"),
-    "jsonl.zst": ({"in.jsonl.zst": pa.compress(objects(), "zstd", asbytes=True)}, "in.jsonl.zst"),
-    "json, a list": ({"in.json": listed(indent=1)}, "in.json"),
+    "csv, escapes": one("in.csv", table(escapechar="\\", doublequote=False), "--source.escape \\"),
+    "csv, no header": one("in.csv", table(header=()), "--source.columns [text,label]"),
+    "csv, other names found": one("in.csv", table(header=("review", "sentiment"))),
+    "csv, other names given": one("in.csv", table(header=("x", "y")), "--source.text_column x --source.label_column y"),
+    "csv, more columns": one("in.csv", with_column("stars", lambda n: n % 5)),
+    "csv, where": one("in.csv", with_column("lang", lambda n: "en" if n % 4 else "fr"), '--source.where {"lang":"en"}'),
+    "csv, utf-16": one("in.csv", table(encoding="utf-16")),
+    "csv, latin-1 found": one("in.csv", table(WESTERN, encoding="cp1252")),
+    "csv, cp1252": one("in.csv", table(WESTERN, encoding="cp1252"), "--source.encoding cp1252"),
+    "csv, cp1251": one("in.csv", table(RUSSIAN, encoding="cp1251"), "--source.encoding cp1251"),
+    "tsv": one("in.tsv", table(delimiter="\t")),
+    "csv.gz": one("in.csv.gz", gzip.compress(table())),
+    "csv.bz2": one("in.csv.bz2", bz2.compress(table())),
+    "csv.zst": one("in.csv.zst", pa.compress(table(), "zstd", asbytes=True)),
+    "jsonl": one("in.jsonl", objects()),
+    "jsonl, not escaped": one("in.jsonl", objects(ensure_ascii=False)),
+    "jsonl, blank lines": one("in.jsonl", objects().replace(b"\n", b"\r\n\r\n")),
+    "jsonl, other names": one("in.jsonl", objects(names=("body", "class"))),
+    "jsonl.gz": one("in.jsonl.gz", gzip.compress(objects())),
+    "jsonl.zst": one("in.jsonl.zst", pa.compress(objects(), "zstd", asbytes=True)),
+    "json, a list": one("in.json", listed(indent=1)),
     "json, inside": (
         {"in.jsonl": objects([({"body": [text]}, label) for text, label in ROWS])},
         "in.jsonl --source.text_column text.body.0",
     ),
-    "jsonl, two texts": ({"in.jsonl": objects(TITLED, ("title", "text", "label"))}, f"in.jsonl {BOTH}"),
-    "csv, two texts": ({"in.csv": table(TITLED, ("title", "text", "label"))}, f"in.csv {BOTH}"),
-    "parquet": ({"in.parquet": parquet()}, "in.parquet"),
+    "jsonl, two texts": one("in.jsonl", objects(TITLED, ("title", "text", "label")), BOTH),
+    "csv, two texts": one("in.csv", table(TITLED, ("title", "text", "label")), BOTH),
+    "parquet": one("in.parquet", parquet()),
     "parquet, inside": (
         {"in.parquet": parquet([({"body": text}, label) for text, label in ROWS], False)},
         "in.parquet --source.text_column text.body",
     ),
-    "parquet, row groups": ({"in.parquet": parquet(row_group_size=7, compression="zstd")}, "in.parquet"),
-    "parquet, large_string": ({"in.parquet": parquet(kind=pa.large_string())}, "in.parquet"),
-    "parquet, dictionary": ({"in.parquet": parquet(kind=pa.dictionary(pa.int32(), pa.string()))}, "in.parquet"),
+    "parquet, row groups": one("in.parquet", parquet(row_group_size=7, compression="zstd")),
+    "parquet, large_string": one("in.parquet", parquet(kind=pa.large_string())),
+    "parquet, dictionary": one("in.parquet", parquet(kind=pa.dictionary(pa.int32(), pa.string()))),
     "folder": (folder(), "in"),
     "folder, latin-1": (folder(WESTERN, encoding="cp1252"), "in --source.encoding cp1252"),
     "folder, its own splits": (folder(ROWS[:30], "in/train") | folder(ROWS[30:], "in/test"), "in"),
@@ -202,29 +203,26 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
         {"a.csv": table(), "b.csv": table([[text] for text, _ in rows(60)[40:]], ["text"])},
         "a.csv --source.unlabelled_path b.csv --vocabulary.count_unlabelled false",
     ),
-    "missing labels unlabelled": ({"in.csv": table(BLANKS)}, "in.csv --source.missing_label unlabelled"),
-    "missing labels dropped": ({"in.csv": table(BLANKS)}, "in.csv --source.missing_label drop"),
-    "labels mapped": ({"in.csv": table()}, f"in.csv --source.labels {CLASSES.replace(' ', '')}"),
-    "three classes": ({"in.csv": table(STARS)}, "in.csv"),
-    "neutral": ({"in.csv": table(STARS)}, "in.csv --source.neutral three"),
-    "column of splits": (
-        {"in.csv": with_column("split", lambda n: ("train", "dev", "test", "Train")[n % 4])}, "in.csv"
-    ),
+    "missing labels unlabelled": one("in.csv", table(BLANKS), "--source.missing_label unlabelled"),
+    "missing labels dropped": one("in.csv", table(BLANKS), "--source.missing_label drop"),
+    "labels mapped": one("in.csv", table(), f"--source.labels {CLASSES.replace(' ', '')}"),
+    "three classes": one("in.csv", table(STARS)),
+    "neutral": one("in.csv", table(STARS), "--source.neutral three"),
+    "column of splits": one("in.csv", with_column("split", lambda n: ("train", "dev", "test", "Train")[n % 4])),
     "column of splits, named": (
         {"in.csv": with_column("part", lambda n: ("tr", "va", "te", "tr", "tr")[n % 5])},
         'in.csv --splits.column part --splits.names {"train":["tr"],"validation":["va"],"test":["te"]}',
     ),
-    "groups": ({"in.csv": with_column("film", lambda n: n // 4 or "")}, "in.csv --splits.group_column film"),
-    "folds": ({"in.csv": table()}, "in.csv --splits.folds 4"),
-    "groups and folds": (
-        {"in.csv": with_column("film", lambda n: n // 3)}, "in.csv --splits.group_column film --splits.folds 3"
+    "groups": one("in.csv", with_column("film", lambda n: n // 4 or ""), "--splits.group_column film"),
+    "folds": one("in.csv", table(), "--splits.folds 4"),
+    "groups and folds": one(
+        "in.csv", with_column("film", lambda n: n // 3), "--splits.group_column film --splits.folds 3"
     ),
-    "fractions": ({"in.csv": table()}, "in.csv --splits.validation 0.25 --splits.test 0.3 --seed 7"),
-    "no test": ({"in.csv": table()}, "in.csv --splits.test 0"),
-    "suspect rows": ({"in.csv": table(SUSPECT)}, "in.csv"),
-    "suspect rows dropped": (
-        {"in.csv": table(SUSPECT)},
-        "in.csv --quality.empty drop --quality.duplicates drop --quality.contradictions drop",
+    "fractions": one("in.csv", table(), "--splits.validation 0.25 --splits.test 0.3 --seed 7"),
+    "no test": one("in.csv", table(), "--splits.test 0"),
+    "suspect rows": one("in.csv", table(SUSPECT)),
+    "suspect rows dropped": one(
+        "in.csv", table(SUSPECT), "--quality.empty drop --quality.duplicates drop --quality.contradictions drop"
     ),
 }  # fmt: skip
 SETTINGS = {
@@ -276,7 +274,7 @@ def said(program: ModuleType, *words: str) -> str:
     """Exit code and stderr of a command, run in this process."""
     with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
         try:
-            code: object = cli.run(program.main, list(words))
+            code = cli.run(program.main, list(words))
         except SystemExit as help_was_shown:
             code = help_was_shown.code or 0
     return f"{code} {unwrapped(err.getvalue()).strip()}"
@@ -293,7 +291,7 @@ def of_dataset(root: Path) -> str:
 
     It is read with pyarrow alone, and does not depend on library versions or the layout of the manifest.
     """
-    manifest = json.loads((root / "dataset.json").read_bytes())
+    manifest = read_json(root / "dataset.json")
     vocabulary = arrow(root / "vocabulary.arrow")
     text = {"spec": manifest["text"]["spec"], "stop_words": manifest["text"]["stop_words"]}
     found = hashlib.sha256(json.dumps([manifest["labels"], vocabulary, text], sort_keys=True, default=repr).encode())
@@ -361,7 +359,7 @@ def predicted(case: str) -> str:
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = json.loads(GOLDEN.read_text())
+    found = read_json(GOLDEN)
     return found
 
 

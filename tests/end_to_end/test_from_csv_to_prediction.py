@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from harness.rundir.layout import BUNDLE
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, PLAIN, run_module, succeed
+from tests.commands import CPU, PLAIN, read_json, run_module, succeed
 from tests.datasets import sentences
 
 pytestmark = pytest.mark.processes
@@ -25,21 +24,9 @@ pytestmark = pytest.mark.processes
 ROWS = 700
 ROW_BASE = 1
 MISLABELLED = 35
-SMALL = (*PLAIN, "--model.embedding_dim", 16, "--model.hidden_size", 16, "--epochs", 2, "--tracking.log_every", 1)
 EXACT = ("--device", "cpu", "--precision", "fp32")
-TRAINING = (
-    *SMALL,
-    "--baseline",
-    "none",
-    "--precision",
-    "fp32",
-    "--optim.lr",
-    0.01,
-    "--global_batch",
-    32,
-    "--evaluation.threshold",
-    "f1",
-)
+SMALL = "--model.embedding_dim 16 --model.hidden_size 16 --epochs 2 --tracking.log_every 1 --global_batch 32"
+TRAINING = (*PLAIN, *f"{SMALL} --baseline none --precision fp32 --optim.lr 0.01 --evaluation.threshold f1".split())
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +56,8 @@ def run(data: Path) -> Path:
 
 
 def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
-    status = json.loads((run / "status.json").read_text())
-    test = json.loads((run / "test.json").read_text())
+    status = read_json(run / "status.json")
+    test = read_json(run / "test.json")
     manifest = read_manifest(data)
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     assert test["rows"] == manifest.rows("test") == np.sum(test["confusion"])
@@ -85,8 +72,8 @@ def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, caps
     words = ("evaluate", "--run", run, "--data", data, "--stage_dir", stage, "--split", "test", *EXACT)
     assert cli.run(harness, [*map(str, words)]) == 0
     assert {path.parent.name for path in stage.rglob("*-w*.arrow")} == {"test"}  # no other split is copied
-    again = json.loads((run / "evaluation" / "test.json").read_text())
-    first = json.loads((run / "test.json").read_text())
+    again = read_json(run / "evaluation" / "test.json")
+    first = read_json(run / "test.json")
     assert re.search(
         rf"^ +test  95 %\nrows +{first['rows']}\naccuracy +{first['accuracy']:.4f} ", capsys.readouterr().out, re.M
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import CPU, ROOT, accelerate, free_port, run_module, succeed
-from tests.datasets import write_dataset
+from tests.commands import CPU, ROOT, accelerate, free_port, read_json, run_module, succeed
+from tests.datasets import shared_dataset
 from tests.runs import TRAINING, launch, train_to_end
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
@@ -32,11 +32,7 @@ if "RANK" in os.environ and "torch" not in sys.modules:
 rank whose peer is gone is aborted, as NCCL's watchdog does."""
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("launching") / "data"
-    write_dataset(path, {"train": 1500, "validation": 300, "test": 32})
-    return path
+data = shared_dataset({"train": 1500, "validation": 300, "test": 32})
 
 
 def paths_with(folder: Path, module: str) -> str:
@@ -47,7 +43,7 @@ def paths_with(folder: Path, module: str) -> str:
 
 
 def status(run: Path) -> dict[str, str]:
-    found = json.loads((run / "status.json").read_text())
+    found = read_json(run / "status.json")
     assert (found["state"], found["exit_code"]) == ("failed", 1)
     return found
 

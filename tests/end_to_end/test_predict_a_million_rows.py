@@ -5,44 +5,33 @@ bytes are those of an uninterrupted prediction.
 
 from __future__ import annotations
 
-import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from preprocessing.base import atomic
 from tests.bundles import write_run
-from tests.commands import run_module, succeed
+from tests.commands import ROOT, run_module, succeed, wait_until
+from tests.corpora import reviews, write_csv
+from tests.end_to_end.test_preprocess_a_million_rows import peaks_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1200)]
-ROOT = Path(__file__).resolve().parents[2]
 MANY, FEW = 1_000_000, 100_000
 ALLOWED = 48 << 20
 """By how many resident bytes a process may be larger with ten times the rows."""
 
 
-def write_rows(path: Path, number: int) -> None:
-    """Short texts."""
-    chance = random.Random(0)
-    words = ["a fine film", "awful", "w1", "w2", "w3", "odd", "<br />", "café", "unheard of"]
-    some = [" ".join(chance.choices(words, k=chance.randrange(1, 9))) for _ in range(10_000)]
-    with open(path, "w") as file:
-        file.write("n,text\n")
-        for row in range(number):
-            file.write(f"{row},{some[row * 7919 % 10_000]}\n")
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("million")
-    write_run(root, size=4)
-    write_rows(root / "many.csv", MANY)
-    write_rows(root / "few.csv", FEW)
+    write_run(root)
+    texts = [text for text, _ in reviews(10_000, words=9)]
+    for name, number in (("many.csv", MANY), ("few.csv", FEW)):
+        write_csv(root / name, ((row, texts[row * 7919 % 10_000]) for row in range(number)), ("n", "text"))
     return root
 
 
@@ -52,36 +41,18 @@ def words_of(root: Path, source: str, target: str, *more: object) -> list[str]:
     return list(map(str, words))
 
 
-def start(root: Path, source: str, target: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "harness", "predict", *words_of(root, source, target, "--processes", 2)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def start(root: Path, source: str, target: str) -> psutil.Popen:
+    return psutil.Popen(command_of(root, source, target), cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
-def children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def peak(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")), 0)
-    except OSError:
-        return 0
+def command_of(root: Path, source: str, target: str) -> list[str]:
+    return [sys.executable, "-m", "harness", "predict", *words_of(root, source, target, "--processes", 2)]
 
 
 def peaks(root: Path, source: str, target: str) -> tuple[int, int]:
     """Peak resident bytes of the command, and of the largest process that it starts."""
-    process = start(root, source, target)
-    own = others = 0
-    while process.poll() is None:
-        own = max(own, peak(process.pid))
-        others = max(others, *map(peak, children(process.pid)), 0)
-        time.sleep(0.1)
-    assert process.returncode == 0
-    return own, others
+    own, others = peaks_of(command_of(root, source, target))
+    return own, max(others)
 
 
 @pytest.fixture(scope="module")
@@ -102,18 +73,11 @@ def test_memory_does_not_grow_with_the_rows(root: Path, undisturbed: tuple[str, 
 def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
     for enough in (10, 30):
         process = start(root, "many.csv", "killed.csv")
-        deadline = time.monotonic() + 300
-        while len(list((root / "killed.csv.parts").glob("0*.json"))) < enough:
-            assert process.poll() is None, "it was over before it could be killed"
-            assert time.monotonic() < deadline, f"no {enough} parts within 300 s"
-            time.sleep(0.01)
-        workers = children(process.pid)
-        process.send_signal(signal.SIGKILL)
+        wait_until(lambda enough=enough: len([*(root / "killed.csv.parts").glob("0*.json")]) >= enough, 300)
+        workers = process.children()
+        process.kill()
         process.wait(timeout=30)
-        deadline = time.monotonic() + 30
-        while any(Path(f"/proc/{pid}").exists() for pid in workers):
-            assert time.monotonic() < deadline, "workers outlive the command that was killed"
-            time.sleep(0.05)
+        wait_until(lambda workers=workers: not any(one.is_running() for one in workers), 30)
         assert not (root / "killed.csv").exists()
     result = succeed(run_module("harness", "predict", *words_of(root, "many.csv", "killed.csv"), timeout_s=600))
     assert "already done" in result.stderr

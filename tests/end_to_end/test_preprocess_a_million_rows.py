@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 def peaks_of(command: list[str]) -> tuple[int, list[int]]:
     """Peak resident bytes of the process and of each worker it starts, read while it runs."""
     process = psutil.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    peaks: dict[int, int] = {}
+    peaks = {}
     deadline = time.monotonic() + 1200
     while process.poll() is None:
         assert time.monotonic() < deadline, "not done within 1200 s"

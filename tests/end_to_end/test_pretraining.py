@@ -3,43 +3,34 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.commands import read_metrics, succeed
-from tests.datasets import write_dataset
+from tests.commands import read_json, read_metrics, succeed
+from tests.datasets import shared_dataset
 from tests.runs import train_to_end
 
 pytestmark = pytest.mark.processes
-SMALL = ("--model.embedding_dim", "12", "--model.hidden_size", "8", "--language_model.candidates", "20")
-SMALL += ("--epochs", "2", "--global_batch", "20", "--patience", "null", "--threads", "1", "--device", "cpu")
+SMALL = "--task language_model --model.embedding_dim 12 --model.hidden_size 8 --language_model.candidates 20 --epochs 2"
+SMALL += " --global_batch 20 --patience null --threads 1 --device cpu"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pretraining") / "data"
-    write_dataset(root, {"train": 60, "validation": 20, "test": 20, "unlabelled": 60}, longest=20)
-    return root
+data = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 60}, longest=20)
 
 
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     run = data.parent / "run"
-    options = ("--task", "language_model", "--data", data, "--run", run, *SMALL)
-    check_what_is_said(succeed(train_to_end(*options, processes=2)).stdout, run)
+    options = ("--data", data, "--run", run, *SMALL.split())
+    said = " ".join(succeed(train_to_end(*options, processes=2)).stdout.split())
+    assert "model language model, 1-layer BiLSTM 12→8, 2,861 parameters" in said
+    assert f"padless train DATA --init.weights {run}" in said
     return run
 
 
-def check_what_is_said(text: str, run: Path) -> None:
-    said = " ".join(text.split())
-    assert "model language model, 1-layer BiLSTM 12→8, 2,861 parameters" in said
-    assert f"padless train DATA --init.weights {run}" in said
-
-
 def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:
-    status = json.loads((run / "status.json").read_text())
+    status = read_json(run / "status.json")
     assert (status["state"], status["step"]) == ("finished", 12)
     lines = read_metrics(run, "validation")
     assert [line["epoch"] for line in lines] == [1, 2]
@@ -47,7 +38,7 @@ def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:
         assert line["rows"] == 20
         assert min(line["perplexity_forward"], line["perplexity_backward"]) <= line["perplexity"]
     assert read_metrics(run, "train")[-1]["rows"] == 240  # training and unlabelled rows, twice
-    assert json.loads((run / "bundle" / "bundle.json").read_text())["task"] == "language_model"
+    assert read_json(run / "bundle" / "bundle.json")["task"] == "language_model"
     assert not (run / "test.json").exists()
 
 

@@ -21,7 +21,7 @@ from harness import __main__ as harness_main
 from harness.report.page import write_report
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import PLAIN, read_metrics, run_module, succeed, unwrapped
+from tests.commands import PLAIN, read_json, read_metrics, run_module, succeed, unwrapped
 from tests.datasets import sentences, write_dataset
 from tests.runs import train_to_end
 from tests.unit.test_report_page import words
@@ -29,8 +29,8 @@ from tests.unit.test_report_page import words
 pytestmark = pytest.mark.processes
 
 NAME = "<img src=x>"
-SMALL = (*PLAIN, "--model.embedding_dim", 8, "--model.hidden_size", 8, "--precision", "fp32", "--device", "cpu")
-TRAINING = (*SMALL, "--global_batch", 32, "--optim.lr", 0.02, "--epochs", 2, "--tracking.log_every", 2)
+SMALL = "--model.embedding_dim 8 --model.hidden_size 8 --precision fp32 --device cpu --global_batch 32"
+TRAINING = (*PLAIN, *f"{SMALL} --optim.lr 0.02 --epochs 2 --tracking.log_every 2".split())
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def run(place: Path, data: Path) -> Path:
 
 
 def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: Path) -> None:
-    page, test = words(run / "report.html"), json.loads((run / "test.json").read_text())
+    page, test = words(run / "report.html"), read_json(run / "test.json")
     for name, shown in (("accuracy", "Accuracy"), ("roc_auc", "ROC AUC"), ("log_loss", "Log loss")):
         low, high = test["intervals"][name]
         assert f"{shown} {test[name]:.4f} {low:.4f} to {high:.4f}" in page
@@ -80,7 +80,6 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     # the launcher's ranks may have another number of threads, which on some processors changes last bits
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], abs=1e-5)
     text = re.search(r"dataset\.yaml</summary>\s*<pre><code>(.*?)</code></pre>", content, re.DOTALL)
-    assert text is not None
     (place / "dataset.yaml").write_text(text[1])
     built = ("--config", place / "dataset.yaml", "--output", place / "rebuilt")
     succeed(run_module("preprocessing", "prepare", *built))
@@ -116,9 +115,9 @@ def test_a_run_without_test_split_is_measured_on_validation_and_ends_well_where_
     assert "has no test split" in unwrapped(result.stdout)
     (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     assert warning.startswith("warning: no report written (import of matplotlib halted")
-    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert read_json(run / "status.json")["state"] == "finished"
     assert not (run / "test.json").exists()
-    figures = json.loads((run / "evaluation" / "validation.json").read_text())
+    figures = read_json(run / "evaluation" / "validation.json")
     best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
     assert (figures["step"], figures["accuracy"]) == (best["step"], best["accuracy"])
     assert f"Validation Accuracy {figures['accuracy']:.4f}" in words(write_report([run]))

@@ -93,8 +93,8 @@ def test_a_browser_without_network_shows_it_whole(
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     try:
         page = context.new_page()
-        said: list[str] = []
-        asked: list[str] = []
+        said = []
+        asked = []
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from functools import partial
@@ -17,21 +16,18 @@ import pytest
 from harness.__main__ import main as harness
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import read_info
+from harness.rundir.records import read_attempts
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, read_metrics, unwrapped
-from tests.datasets import rewritten, write_dataset
-from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step, wait_until
+from tests.commands import CPU, read_json, read_metrics, unwrapped, wait_until
+from tests.datasets import rewritten, shared_dataset, write_dataset
+from tests.runs import arguments, final, finish, launch, log, start, train_to_end, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280, func_only=True)]
 PLAIN = ("--model.dropout", "0.0")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("survive") / "data"
-    write_dataset(path, {"train": 900, "validation": 150, "test": 150})
-    return path
+data = shared_dataset({"train": 900, "validation": 150, "test": 150})
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +37,8 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def log(run: Path) -> str:
-    return (run.parent / "log").read_text()
-
-
-def finish(process: Any, run: Path, code: int = 0) -> None:
-    assert process.wait(150) == code, log(run)[-4000:]
-
-
 def status(run: Path) -> dict[str, object]:
-    return json.loads((run / "status.json").read_text())
+    return read_json(run / "status.json")
 
 
 @pytest.mark.slow
@@ -69,7 +57,7 @@ def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_pa
     assert [line["row_hash"] for line in ours] == [line["row_hash"] for line in theirs]
     assert [line["rows"] for line in ours] == [line["rows"] for line in theirs]
     assert ours[-1]["loss"] == pytest.approx(theirs[-1]["loss"], abs=1e-4)
-    our_test, their_test = (json.loads((path / "test.json").read_text()) for path in (run, undisturbed))
+    our_test, their_test = (read_json(path / "test.json") for path in (run, undisturbed))
     assert our_test["log_loss"] == pytest.approx(their_test["log_loss"], abs=1e-4)
 
 
@@ -99,7 +87,7 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
     (run / "STOP").touch()
     finish(process, run, 85)
     newest = max((run / "checkpoints").iterdir())
-    assert json.loads((newest / "state.json").read_text())["trainer"]["epochs_done"] == 0
+    assert read_json(newest / "state.json")["trainer"]["epochs_done"] == 0
     assert (status(run)["step"], read_metrics(run, "validation")) == (57, [])
     finish(start(data, run, *PLAIN), run)
     assert read_metrics(run, "train") == read_metrics(undisturbed, "train")
@@ -125,7 +113,7 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
         process = start(data, run, *PLAIN)
     finish(process, run)
     assert final(run) == final(undisturbed)
-    attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
+    attempts = read_attempts(run)
     assert len(attempts) == 2
     assert attempts[1]["resumed_from"] >= 22  # that of step 33 may have been in the making
 

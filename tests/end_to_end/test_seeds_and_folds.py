@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import padless
-from preprocessing.__main__ import main as preprocess
-from preprocessing.base import cli
-from preprocessing.dataset.shards import Split, read_manifest
-from tests.corpora import reviews, write_csv
-from tests.datasets import write_dataset
-from tests.runs import final, kill, launch, wait_for_step
+from tests.commands import read_json
+from tests.corpora import prepare, reviews, write_csv
+from tests.datasets import stored, write_dataset
+from tests.runs import final, kill, launch, log, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
 
 def to_the_end(data: Path, run: Path, *words: str) -> str:
     """Start the command and wait until it succeeds; returns the output of all its starts."""
-    assert launch(data, run, *words).wait(400) == 0, (run.parent / "log").read_text()[-3000:]
-    return (run.parent / "log").read_text()
+    assert launch(data, run, *words).wait(400) == 0, log(run)[-3000:]
+    return log(run)
 
 
 def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> None:
@@ -46,8 +43,8 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     for seed in ("seed-0", "seed-1", "seed-2"):
         assert final(run / seed) == final(whole / seed)
     assert (run / "seeds.json").read_bytes() == (whole / "seeds.json").read_bytes()
-    accuracies = [json.loads((run / f"seed-{seed}" / "test.json").read_text())["accuracy"] for seed in range(3)]
-    found = json.loads((run / "seeds.json").read_text())["splits"]["test"]["accuracy"]
+    accuracies = [read_json(run / f"seed-{seed}" / "test.json")["accuracy"] for seed in range(3)]
+    found = read_json(run / "seeds.json")["splits"]["test"]["accuracy"]
     assert found["mean"] == pytest.approx(np.mean(accuracies))
     assert found["sd"] == pytest.approx(np.std(accuracies, ddof=1))
     assert "run: 3 seeds" in (run / "report.html").read_text()
@@ -60,23 +57,14 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     rows = [(text, label, f"film {row % 20}") for row, (text, label) in enumerate(reviews(300))]
     corpus = write_csv(tmp_path / "c.csv", rows, ("text", "label", "film"))
     data, run = tmp_path / "data", tmp_path / "one" / "run"
-    keys = ["--executor.workers", "1", "--vocabulary.min_count", "1", "--text.max_tokens", "64", "--quiet"]
-    keys += ["--splits.folds", "3", "--splits.group_column", "film"]
-    assert cli.run(preprocess, ["prepare", str(corpus), "--output", str(data), *keys]) == 0
+    manifest = prepare(corpus, data, "--splits.folds", 3, "--splits.group_column", "film")
     to_the_end(data, run, "--folds", "3", "--epochs", "2")
-    manifest = read_manifest(data)
-    folds = {
-        int(row): shard.info.fold
-        for name in ("train", "validation")
-        for shard in Split(data, manifest, name).shards
-        for block in shard.blocks
-        for row in block.row
-    }
+    folds = {row: one.fold for row, one in stored(data, "train", "validation").items()}
     table = pq.read_table(run / "out-of-fold.parquet").to_pylist()
     assert {line["row"]: line["fold"] for line in table} == folds
     assert len(table) == len(folds)
     assert all(line["label"] == rows[line["row"] - 1][1] for line in table)
-    found = json.loads((run / "folds.json").read_text())
+    found = read_json(run / "folds.json")
     right = [line["label"] == line["predicted"] for line in table]
     assert found["out_of_fold"]["accuracy"] == pytest.approx(np.mean(right))
     assert [one["splits"]["validation"]["rows"] for one in found["runs"]] == manifest.statistics["folds"]["rows"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import padless
-from tests.commands import ROOT
+from tests.commands import run_command
 from tests.exports import TEXTS, export, make_run
 
 pytestmark = pytest.mark.processes
@@ -67,8 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def serve(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A process of such an image."""
-    words = [sys.executable, "-c", ONLY + code, *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    return run_command([sys.executable, "-c", ONLY + code, *map(str, arguments)])
 
 
 def test_the_library_predicts(run: Path) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import ROOT, run_command, succeed
+from tests.commands import ROOT, read_json, run_command, succeed
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -36,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_there_and_search_knows_every_option(site: Path) -> None:
-    index = json.loads((site / "search/search_index.json").read_text())
+    index = read_json(site / "search/search_index.json")
     places = {entry["location"] for entry in index["docs"]}
     assert {"index.html", "tutorial/index.html", "how-to/slurm.html", "from-python.html"} <= places
     assert {f"{DEEP}#optim.class_weights", "reference/commands.html#padless-runs"} <= places
@@ -50,8 +49,8 @@ def page(browser: Any) -> Iterator[Any]:
     """A browser page without network; it may only request files and must have no errors."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, offline=True)
     opened = context.new_page()
-    asked: list[str] = []
-    wrong: list[str] = []
+    asked = []
+    wrong = []
     opened.on("request", lambda request: asked.append(request.url))
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     yield opened

@@ -6,7 +6,6 @@ Real processes, real signals. ``status.json`` of a training has the exit code of
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -19,26 +18,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import ROOT, listens, run_module, succeed, unwrapped
+from tests.commands import ROOT, listens, read_json, run_module, succeed, unwrapped, wait_until
 from tests.corpora import contents, reviews, write_csv
-from tests.datasets import write_dataset
-from tests.runs import launch, wait_until
+from tests.datasets import shared_dataset
+from tests.runs import launch
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 KEPT = "what is finished is kept in"
 NOTHING = "no partial output is left; run the same command again"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 400, "validation": 40, "test": 40})
-    return root
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_csv(tmp_path_factory.mktemp("corpus") / "corpus.csv", reviews(6000, words=60))
+data = shared_dataset({"train": 400, "validation": 40, "test": 40})
 
 
 def start(*words: object) -> subprocess.Popen[str]:
@@ -63,10 +53,9 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("instants", [8, pytest.param(30, marks=pytest.mark.night)])
-def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(
-    corpus: Path, tmp_path: Path, instants: int
-) -> None:
+def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(tmp_path: Path, instants: int) -> None:
     """Each start continues the previous one; every second signal goes to the whole process group, as SLURM sends it."""
+    corpus = write_csv(tmp_path / "corpus.csv", reviews(6000, words=60))
     began, out, kept = time.monotonic(), tmp_path / "out", 0
     words = ["preprocessing", "prepare", corpus, "--executor.workers", "2", "--source.part_mb", "0.1", "--output"]
     succeed(run_module(*map(str, words), tmp_path / "whole"))
@@ -109,7 +98,7 @@ def test_exit_code_and_status_agree_whatever_signals_come(
     assert "Traceback" not in said
     assert code in ((85, 130) if names.count("INT") > 1 else (85,)), said
     if (run / "status.json").exists():
-        status = json.loads((run / "status.json").read_text())
+        status = read_json(run / "status.json")
         assert (status["exit_code"], status["state"]) == (code, "preempted" if code == 85 else "failed")
     else:
         assert ("interrupted twice" if code == 130 else "error: told to stop b") in said  # by …; before the first step

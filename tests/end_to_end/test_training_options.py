@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -12,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from preprocessing.base import terminal
-from tests.commands import PLAIN, sentence, succeed
-from tests.datasets import write_dataset
+from tests.commands import PLAIN, read_json, sentence, succeed
+from tests.datasets import shared_dataset
 from tests.ranks import start_ranks
 from tests.runs import _train, train_to_end
 
@@ -22,11 +21,7 @@ pytestmark = pytest.mark.processes
 SMALL = (*PLAIN, "--model.embedding_dim", 8, "--model.hidden_size", 8, "--global_batch", 20, "--precision", "fp32")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 160, "validation": 30, "test": 30})
-    return root
+data = shared_dataset({"train": 160, "validation": 30, "test": 30})
 
 
 def test_a_dry_run_measures_and_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
@@ -67,4 +62,4 @@ def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -
     result = train_to_end("--data", data, "--run", run, *SMALL, "--optim.lr", 1000)
     assert result.returncode == 2
     assert sentence(result).startswith("optim.lr: training diverged: at step 20 the loss is")
-    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert read_json(run / "status.json")["state"] == "failed"

@@ -5,7 +5,6 @@ in time with a sentence and a true status, and the restarted run ends like an un
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import sys
@@ -19,10 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.commands import unwrapped
+from tests.commands import read_json, unwrapped, wait_until
 from tests.datasets import write_dataset
 from tests.machines import PORT, Two, launch_on, two_machines, why_not
-from tests.runs import arguments, final, steps_done, wait_until
+from tests.runs import arguments, final, steps_done
 
 pytestmark = [
     pytest.mark.processes,
@@ -85,7 +84,7 @@ class Training:
 
     def status(self) -> dict[str, Any]:
         """``status.json``; empty where there is none."""
-        return json.loads((self.run / "status.json").read_text()) if (self.run / "status.json").exists() else {}
+        return read_json(self.run / "status.json") if (self.run / "status.json").exists() else {}
 
     def to_the_end(self) -> None:
         """Start both and wait until both succeed."""

@@ -18,10 +18,11 @@ import psutil
 import pytest
 
 from harness.tracking.tracking import kill_tree
-from tests.commands import read_metrics, run_module, sentence, succeed
-from tests.datasets import write_dataset
+from tests.commands import read_metrics, run_module, sentence, succeed, wait_until
+from tests.datasets import shared_dataset, write_dataset
+from tests.laws.test_observers_never_hurt import observers_of
 from tests.patient import LIMIT_S, patience
-from tests.runs import kill, launch, steps_done, wait_for_step, wait_until
+from tests.runs import kill, launch, steps_done, wait_for_step
 from tests.wandb_server import KEY, Store, StoredRun, wandb_server
 
 pytest.importorskip("wandb", reason="needs the extra wandb")
@@ -29,21 +30,7 @@ pytest.importorskip("wandb", reason="needs the extra wandb")
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data"
-    write_dataset(path, {"train": 120, "validation": 30, "test": 30})
-    return path
-
-
-def observers_of(run: Path) -> list[psutil.Process]:
-    """Processes that serve a run's trackers."""
-    processes = psutil.process_iter(["cmdline"])
-    return [
-        process
-        for process in processes
-        if {"harness.tracking.observer", str(run)} <= set(process.info["cmdline"] or [])
-    ]
+data = shared_dataset({"train": 120, "validation": 30, "test": 30})
 
 
 def offline(run: Path) -> dict[str, str]:

@@ -8,7 +8,6 @@ time, and print what to decorate the test with to try a failing case again.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
+
+from tests.datasets import copy_of
 
 FEW, MORE, MANY = 30, 200, 5000
 
@@ -31,7 +32,7 @@ class Fuzz:
 
     def __call__(self, cases: SearchStrategy[Any], check: Callable[[Any], str], share: float = 1.0) -> Counter[str]:
         """Draw ``share`` of the examples from ``cases`` and check each; how often each outcome came."""
-        outcomes: Counter[str] = Counter()
+        outcomes = Counter()
 
         @settings(
             max_examples=max(1, int(self.examples * share)),
@@ -70,7 +71,5 @@ def whole_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def root(whole_dataset: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
-    return Path(shutil.copytree(whole_dataset, tmp_path / "data"))
+root = copy_of("whole_dataset")
+"""A copy to be damaged."""

@@ -25,6 +25,7 @@ from preprocessing.dataset import inspect
 from preprocessing.dataset.index import INDEX, LINES
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept
+from tests.commands import read_json
 from tests.datasets import write_dataset, write_random_soft_labels
 
 HASHED = {field.name for field in fields(Manifest)} - {"statistics", "provenance", "label_type"}
@@ -52,7 +53,7 @@ def write_whole(root: Path) -> None:
     write_dataset(
         root, {"train": 60, "validation": 20, "unlabelled": 20}, longest=20, widths=(8, 16, 32), block_rows=16
     )
-    content = json.loads((root / MANIFEST).read_bytes())
+    content = read_json(root / MANIFEST)
     content["statistics"] = {
         "duplicates": {"exact": 0, "normalised": 0, "across_splits": 0},
         "splits": {"train": {"truncated": 1, "empty": 1, "unknown_rate": 0.1}},
@@ -89,7 +90,7 @@ def used(root: Path, *, hashes: bool = True) -> list[float]:
     loader = Loader(
         split, order_over(split, order_spec(config)), rank=0, world_size=1, layout="packed", device=torch.device("cpu")
     )
-    logits: list[float] = []
+    logits = []
     with torch.inference_mode():
         for step in loader.steps(0, 0, 2):
             for batch in step.micro_batches:
@@ -101,7 +102,7 @@ def used(root: Path, *, hashes: bool = True) -> list[float]:
 def agreeing(root: Path, name: str, data: bytes) -> None:
     """A changed shard, or vocabulary, and a manifest that says that this is how it is to be."""
     (root / name).write_bytes(data)
-    content = json.loads((root / MANIFEST).read_bytes())
+    content = read_json(root / MANIFEST)
     new = hashlib.sha256(data).hexdigest()
     if name == VOCABULARY:
         content["vocabulary_sha256"] = new

@@ -74,7 +74,6 @@ def check_sentence(sentence: str, names: tuple[object, ...]) -> None:
 def memory(kind: str) -> int:
     """Bytes of this process: ``VmRSS`` in use, ``VmHWM`` the most that were, ``VmSize`` addresses."""
     found = re.search(rf"^{kind}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
     return int(found[1]) << 10
 
 

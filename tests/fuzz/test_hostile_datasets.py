@@ -27,6 +27,7 @@ from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manif
 from preprocessing.dataset.vectors import folder_of, index_of
 from preprocessing.dataset.verification import verify
 from preprocessing.text.vocabulary import Vocabulary
+from tests.commands import read_json
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, replace
 from tests.fuzz.hostile_dataset import DIM, SHARDS, agreeing, rehashed, seal, used, write_lines
@@ -43,10 +44,18 @@ def nothing(_: object) -> bool:
     return False
 
 
+def after_damage(path: Path, use: Callable[[], object], name: Path) -> Callable[[Damage], str]:
+    def check(damage: Damage) -> str:
+        path.write_bytes(damage.data)
+        return outcome(use, anything, name)
+
+    return check
+
+
 def test_rows_that_no_file_holds_are_refused_at_once(root: Path) -> None:
     """Nothing is planned for them."""
     rows = 10**15
-    content = json.loads((root / MANIFEST).read_bytes())
+    content = read_json(root / MANIFEST)
     (part,) = content["splits"]["train"]
     difference = rows - part["rows"]
     length = next(iter(part["lengths"]))
@@ -124,11 +133,7 @@ def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, roo
             check_sentence(problem, (root,))
         used(root)
 
-    def check(damage: Damage) -> str:
-        path.write_bytes(damage.data)
-        return outcome(verified, anything, root)
-
-    outcomes = fuzz(json_damages(json.loads(path.read_bytes()), seal), check)
+    outcomes = fuzz(json_damages(read_json(path), seal), after_damage(path, verified, root))
     assert outcomes["refused"] > outcomes.total() // 2
 
 
@@ -192,7 +197,7 @@ def started(root: Path, path: Path) -> bytes:
 def test_hostile_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> None:
     """Nothing is unpickled, and no more is read than there is."""
     path = own_vectors(root)
-    data, index = path.read_bytes(), json.loads(index_of(path).read_bytes())
+    data, index = path.read_bytes(), read_json(index_of(path))
 
     def check(damage: Damage) -> str:
         path.write_bytes(damage.data)
@@ -203,10 +208,7 @@ def test_hostile_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> Non
     assert fuzz(st.one_of(byte_damages(data[:160]), byte_damages(data)), check)["refused"] > 0
     path.write_bytes(data)
 
-    def check_index(damage: Damage) -> str:
-        index_of(path).write_bytes(damage.data)
-        return outcome(lambda: started(root, path), anything, root)
-
+    check_index = after_damage(index_of(path), lambda: started(root, path), root)
     assert fuzz(json_damages(index), check_index)["refused"] > 0
 
 
@@ -216,10 +218,7 @@ def test_damaged_vectors_of_others_are_read_or_refused(fuzz: Fuzz, root: Path, s
     path = named_file(root, suffix)
     data = path.read_bytes()
 
-    def check(damage: Damage) -> str:
-        path.write_bytes(damage.data)
-        return outcome(lambda: started(root, path), anything, path)
-
+    check = after_damage(path, lambda: started(root, path), path)
     assert fuzz(st.one_of(byte_damages(data[:40]), byte_damages(data)), check)["refused"] > 0
 
 

@@ -24,7 +24,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.config import CheckpointConfig, OptimConfig, TrackingConfig
 from harness.inference.scorer import open_scorer
 from harness.ranks.session import Session, open_session
 from harness.report.page import view
@@ -40,11 +40,13 @@ from harness.training.preflight import find_resume_point
 from harness.training.trainer import State
 from harness.training.writer import RunWriter
 from preprocessing.dataset.shards import VOCABULARY
+from tests.commands import read_json
 from tests.datasets import write_dataset
 from tests.exports import export
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import Damage, byte_damages, json_damages
 from tests.fuzz.outcome import outcome
+from tests.runs import small
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]  # the environment of a run names git's revision
 TEXTS = ["a fine film", "awful w1 w2 awful w1 w2", "", "w1 w2 w3 w4 odd"]
@@ -77,18 +79,9 @@ class Stage:
         self.root, self.run, self.export = root, root / "run", root / "export"
         rows = {"train": 40, "validation": 16, "test": 16}
         write_dataset(root / "data", rows, longest=12, widths=(8, 16), block_rows=16)
-        self.config = RunConfig(
-            data=str(root / "data"),
-            run=str(self.run),
-            device="cpu",
-            precision="fp32",
-            epochs=2,
-            global_batch=10,
-            model=ModelConfig(embedding_dim=4, hidden_size=4, wide=64),
-            optim=OptimConfig(ema=0.9),
-            checkpoint=CheckpointConfig(every_steps=3, keep_last=2),
-            tracking=TrackingConfig(log_every=1),
-        )
+        parts = {"checkpoint": CheckpointConfig(every_steps=3, keep_last=2), "tracking": TrackingConfig(log_every=1)}
+        parts |= {"optim": OptimConfig(ema=0.9)}
+        self.config = small(root / "data", self.run, wide=64, epochs=2, global_batch=10, **parts)
         with assembly.open_run(self.config, session) as run:
             run.train()
         self.live = assembly.assemble(self.config, session, RunWriter(self.config, active=False), {})
@@ -104,7 +97,7 @@ class Stage:
 
     def resume(self) -> Any:
         """Go on from the newest checkpoint that is whole: the state that a trainer then has, and what was said."""
-        said: list[str] = []
+        said = []
         point = find_resume_point(self.config, said.append, said.append)
         if point.checkpoint is None:
             return "begins anew", tuple(said)
@@ -140,7 +133,7 @@ class Artefact:
         """Write other bytes in its place, with hashes that agree."""
         self.path.write_bytes(data)
         if self.index:
-            content = json.loads(self.index.read_bytes()) | {"weights_sha256": hashlib.sha256(data).hexdigest()}
+            content = read_json(self.index) | {"weights_sha256": hashlib.sha256(data).hexdigest()}
             self.index.write_text(json.dumps(content | own_seal(content)))
 
     @contextmanager
@@ -225,7 +218,7 @@ class Bomb:
 def test_a_hostile_file_of_a_run(fuzz: Fuzz, stage: Stage, one: Artefact, tmp_path: Path) -> None:
     """Whatever somebody who can make hashes agree has written; in JSON any value anywhere; no pickle is executed."""
     whole, data = one.use(), one.path.read_bytes()
-    cases: st.SearchStrategy[Damage] = byte_damages(data)
+    cases = byte_damages(data)
     if one.path.suffix == ".json":
         cases = st.one_of(json_damages(json.loads(data), one.seal), cases)
 

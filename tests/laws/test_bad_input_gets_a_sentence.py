@@ -4,32 +4,34 @@ documented exit code, no traceback, and nothing lost.
 
 ``mistakes.txt`` beside this file is the table of what tired users type: command, exit code, sentence. A mistake is
 added as a line that begins with ``$``; ``python -m tests.laws.test_bad_input_gets_a_sentence`` writes the answers.
-Mistakes in a corpus: ``tests/unit/test_wrong_corpora.py``.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness import __main__ as harness
 from tests.commands import accelerate, run_module, sentence
-from tests.corpora import Command, reviews, write_csv
+from tests.corpora import Command, contents, reviews, write_csv
 from tests.datasets import write_dataset
 from tests.end_to_end import test_fingerprints as small
-from tests.refusals import refuse
 
 TABLE = Path(__file__).with_name("mistakes.txt")
 FILES = {
     "in.csv": small.table(),
     "full/thesis.tex": b"",
+    "begun/config.yaml": b"epochs: 1\n",
+    "begun/status.json": b"{}",
     "empty.csv": b"",
     "ragged.csv": small.table([*small.ROWS, ("one", "good", "more")]),
     "unlabelled.csv": small.table([*small.ROWS, ("one", "")]),
@@ -48,6 +50,21 @@ FILES = {
     "group.yaml": b"optim: 3\n",
     "colon.yaml": b"optim: lr: 0.1\n",
     "twice.yaml": b"epochs: 1\nepochs: 2\n",
+    "topics.csv": small.table(
+        [(*row, at % 3, at) for at, row in enumerate(small.ROWS)], ("text", "topic", "stars", "id")
+    ),
+    "keys.jsonl": small.objects() + b'{"review": "a", "label": 1}',
+    "lists.json": b'[{"text": "a", "label": 1}]\n[{"text": "b", "label": 2}]',
+    "texts.json": b'[{"text": "a", "label": 1}, "b"]',
+    "numbers.jsonl": small.objects([*small.ROWS, (12, "good")]),
+    "polish.csv": "text,label\nźródło żółć błąd,good\nfilm,bad\n".encode("cp1250"),
+    "bytes.csv": small.table() + b"caf\xe9,good\n",
+    "leaks.csv": small.table(
+        [(*row, part) for part in ("train", "test") for row in small.ROWS], ("text", "label", "part")
+    ),
+    "tested.csv": small.table([("a", "good", "train"), ("b", "", "test")], ("text", "label", "split")),
+    "predicted.csv": small.table(header=("text", "predicted")),
+    "strange.csv": small.table([("fine film", "good"), *[("odd", "meh")] * 2, ("odd", "so so")]),
 }
 
 
@@ -61,6 +78,7 @@ def prepare(place: Path) -> Path:
     """A folder with the files, a dataset ``data`` and a run ``run`` that the commands name."""
     with small.within(place, FILES):
         small.bundle_and_data(place)
+        small.prepared("in.csv --splits.folds 3", "folded")
     return place
 
 
@@ -68,6 +86,7 @@ def answer(line: str, place: Path) -> str:
     """Exit code and sentence of ``$ padless …`` in a prepared folder."""
     with small.within(place, {}):
         code, _, err = small.said(harness, *shlex.split(line)[2:]).partition(" ")
+        assert not Path("new", "dataset.json").exists(), "of what is refused"
         shutil.rmtree("new", ignore_errors=True)
     sentences = [one.removeprefix("error: ") for one in err.splitlines() if one.startswith("error: ")]
     return " ".join([code, *sentences]).replace(str(place), "HERE")
@@ -84,8 +103,13 @@ def main() -> None:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("here").resolve())
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    place = prepare(tmp_path_factory.mktemp("here").resolve())
+    before = contents(place)
+    yield place
+    unfinished = re.compile(r"/\.work/|^data\.building/")
+    after = {name: data for name, data in contents(place).items() if not unfinished.search(name)}
+    assert after == before, "a refusal changes nothing"
 
 
 @pytest.mark.thorough
@@ -93,11 +117,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_mistake_is_answered(line: str, here: Path) -> None:
     assert answer(line, here) == mistakes()[line]
     assert "padless-live" not in [thread.name for thread in threading.enumerate()]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
 
 
 def test_another_source_is_refused_unless_it_may_replace(tmp_path: Path, command: Command) -> None:
@@ -141,16 +160,16 @@ if __name__ == "__main__":
     main()
 
 
-def test_datasets_that_cannot_be_mixed_are_both_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_datasets_that_cannot_be_mixed_are_both_named(tmp_path: Path) -> None:
     rows, (home, other, three) = {"train": 60, "validation": 20}, (tmp_path / name for name in "abc")
     write_dataset(home, rows)
     write_dataset(other, rows, seed=9)
     write_dataset(three, rows, num_classes=3, base=home)
     (tmp_path / "run.yaml").write_text(f"data:\n  {home}: 3\n  {three}: 1\n")
-    assert refuse(capsys, "train", f"{home}:3,{other}:1") == (
-        3,
-        f"{other}: its vocabulary or text settings are not those of {home}, so ids mean other words; build it again "
-        f"with `padless prepare … -o {other} --vocabulary.base {home}`",
+    assert answer(f"$ padless train {home}:3,{other}:1", tmp_path) == (
+        "3 HERE/b: its vocabulary or text settings are not those of HERE/a, so ids mean other words; build it again "
+        "with `padless prepare … -o HERE/b --vocabulary.base HERE/a`"
     )
-    code, sentence = refuse(capsys, "train", "--config", tmp_path / "run.yaml")
-    assert (code, sentence.startswith(f"{three}: its classes are not those of {home}; ")) == (3, True)
+    assert answer("$ padless train --config run.yaml", tmp_path).startswith(
+        "3 HERE/c: its classes are not those of HERE/a; "
+    )

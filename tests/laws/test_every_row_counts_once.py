@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from harness.config import ModelConfig
 from harness.data.loader import Loader
-from harness.data.order import Order, OrderSpec, order_over
+from harness.data.order import OrderSpec, order_over
 from harness.data.views import held_out
 from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
@@ -27,17 +27,13 @@ from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import APART, open_split, parts_of, read_data
-from tests.datasets import cut_into_folds, write_dataset
+from tests.datasets import cut_into_folds, shared_dataset, stored, write_dataset
 from tests.ranks import run_ranks
 
 TEST_ROWS = 203
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 97, "validation": 40, "test": TEST_ROWS})
-    return root
+dataset = shared_dataset({"train": 97, "validation": 40, "test": TEST_ROWS})
 
 
 def make_model(vocabulary_size: int) -> Classifier:
@@ -86,18 +82,15 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dic
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(6, 40), st.one_of(st.none(), st.integers(1, 9)), st.booleans())
 def test_ranks_together_load_every_row_once(
-    dataset_split: Split, world_size: int, global_batch: int, micro_batch: int | None, shuffle: bool
+    dataset: Path, world_size: int, global_batch: int, micro_batch: int | None, shuffle: bool
 ) -> None:
-    order = Order(
-        dataset_split.block_starts,
-        lambda block: dataset_split.blocks[block].length,
-        OrderSpec(seed=1, global_batch=global_batch, shuffle=shuffle),
-    )
+    split = Split(dataset, read_manifest(dataset), "train")
+    order = order_over(split, OrderSpec(seed=1, global_batch=global_batch, shuffle=shuffle))
     assume(not shuffle or order.smallest_step >= world_size)
-    rows: list[int] = []
+    rows = []
     for rank in range(world_size):
         loader = Loader(
-            dataset_split,
+            split,
             order,
             rank=rank,
             world_size=world_size,
@@ -109,11 +102,6 @@ def test_ranks_together_load_every_row_once(
         assert len(steps) == order.steps_per_epoch
         rows += [row for step in steps for batch in step.micro_batches for row in batch.rows.tolist()]
     assert sorted(rows) == list(range(97))
-
-
-@pytest.fixture(scope="module")
-def dataset_split(dataset: Path) -> Split:
-    return Split(dataset, read_manifest(dataset), "train")
 
 
 def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path) -> None:
@@ -133,10 +121,7 @@ def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path)
     rows, labels = (np.concatenate(column) for column in zip(*found, strict=True))
     assert sorted(rows.tolist()) == [*range(TEST_ROWS), *range(2 * APART, 2 * APART + 60)]
     for number, root in ((0, dataset), (2, tmp_path / "third")):
-        own = Split(root, read_manifest(root), "test")
-        known = {
-            int(row): int(label) for block in own.blocks for row, label in zip(block.row, block.label, strict=True)
-        }
+        known = {row: one.label for row, one in stored(root, "test").items()}
         mine = rows // APART == number
         assert known == dict(zip((rows[mine] % APART).tolist(), labels[mine].tolist(), strict=True))
 
@@ -145,7 +130,7 @@ def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: P
     folds = 3
     write_dataset(tmp_path, {"train": 97, "validation": 40, "test": 20}, widths=(8, 16, 24, 32, 40, 48, 64))
     manifest = cut_into_folds(tmp_path, folds)
-    counted: dict[str, list[tuple[str, int]]] = {"train": [], "validation": [], "test": []}
+    counted = {"train": [], "validation": [], "test": []}
     for fold in range(folds):
         view = held_out(manifest, fold, tmp_path)
         for name, rows in counted.items():

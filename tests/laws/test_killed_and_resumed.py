@@ -15,29 +15,22 @@ from typing import Any
 
 import pytest
 
-from tests.commands import read_metrics, run_module, succeed
-from tests.datasets import write_dataset, write_random_soft_labels
-from tests.runs import Ranks, final, kill, launch, start, wait_for_step
+from harness.rundir.records import read_attempts
+from tests.commands import read_json, read_metrics, run_module, succeed
+from tests.datasets import shared_dataset, write_dataset, write_random_soft_labels
+from tests.runs import Ranks, final, finish, kill, launch, log, start, wait_for_step
 
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("killed") / "data"
-    write_dataset(path, {"train": 900, "validation": 150, "test": 150})
-    return path
+data = shared_dataset({"train": 900, "validation": 150, "test": 150})
 
 
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert start(data, run).wait(120) == 0, log(run)
+    finish(start(data, run), run)
     return run
-
-
-def log(run: Path) -> str:
-    return (run.parent / "log").read_text()[-3000:]
 
 
 def kill_again_and_again(begin: Callable[[Path, Path], Any], data: Path, run: Path, total: int, kills: int) -> int:
@@ -51,7 +44,7 @@ def kill_again_and_again(begin: Callable[[Path, Path], Any], data: Path, run: Pa
         if process.poll() is None:
             hits += 1
             process.kill() if isinstance(process, Ranks) else kill(process)
-    assert begin(data, run).wait(120) == 0, log(run)
+    finish(begin(data, run), run)
     return hits
 
 
@@ -81,16 +74,16 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
     """It goes on with the same rows of both datasets, on another number of processes too."""
     write_dataset(tmp_path / "large", {"train": 300, "validation": 60, "test": 50})
     write_dataset(tmp_path / "small", {"train": 70, "validation": 40}, seed=3, base=tmp_path / "large")
-    data: Any = f"{tmp_path}/large:0.6,{tmp_path}/small:0.4"
+    data = f"{tmp_path}/large:0.6,{tmp_path}/small:0.4"
     run, whole = tmp_path / "killed" / "run", tmp_path / "whole" / "run"
-    assert start(data, whole, processes=1).wait(120) == 0, log(whole)
+    finish(start(data, whole, processes=1), whole)
     process = start(data, run, processes=1)
     wait_for_step(process, run, 30)
     process.kill()
     shutil.copytree(run, tmp_path / "more" / "run")
-    assert start(data, run, processes=1).wait(120) == 0, log(run)
+    finish(start(data, run, processes=1), run)
     assert final(run) == final(whole)
-    assert start(data, tmp_path / "more" / "run", processes=2).wait(120) == 0, log(tmp_path / "more" / "run")
+    finish(start(data, tmp_path / "more" / "run", processes=2), tmp_path / "more" / "run")
     hashes = [[line["row_hash"] for line in read_metrics(one, "train")] for one in (whole, tmp_path / "more" / "run")]
     assert hashes[0] == hashes[1]
     other = str(data).replace("0.4", "0.5")
@@ -115,13 +108,13 @@ def test_killed_in_other_trainings(tmp_path: Path, rows: dict[str, int], options
     if "drawn" in options:
         write_random_soft_labels(data, "drawn")
     processes = 1 if "own" in options else 2  # both would make the vectors
-    assert start(data, whole, *options, processes=processes).wait(120) == 0, log(whole)
+    finish(start(data, whole, *options, processes=processes), whole)
     for step in (20, 56):
         process = start(data, run, *options, processes=processes)
         wait_for_step(process, run, step)
         process.kill()
         shutil.rmtree(data / "vectors", ignore_errors=True)
-    assert start(data, run, *options, processes=processes).wait(120) == 0, log(run)
+    finish(start(data, run, *options, processes=processes), run)
     assert final(run) == final(whole)
 
 
@@ -151,12 +144,12 @@ def test_stopped_on_request_and_started_again(
     process = begin(data, run)
     wait_for_step(process, run, 24)
     stop(process)
-    assert process.wait(60) == 85, log(run)
-    status = json.loads((run / "status.json").read_text())
+    finish(process, run, 85)
+    status = read_json(run / "status.json")
     assert (status["state"], status["exit_code"]) == ("preempted", 85)
     newest = max(path.name for path in (run / "checkpoints").iterdir())
     assert newest == f"step-{status['step']:08d}"
-    assert start(data, run).wait(120) == 0, log(run)
+    finish(start(data, run), run)
     assert final(run) == final(undisturbed)
-    attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
+    attempts = read_attempts(run)
     assert [attempt["resumed_from"] for attempt in attempts] == [None, status["step"]]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,18 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.processes import status
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
 from preprocessing.dataset.verification import verify
-from tests.commands import run_module, succeed
-from tests.corpora import contents, reviews, write_csv
-from tests.kills import arguments
+from tests.commands import ROOT, run_module, succeed, wait_until
+from tests.corpora import contents, prepare, reviews, write_csv
 
-ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = ("--text.max_tokens", "64", "--shards.rows", "250", "--source.part_mb", "0.03", "--executor.workers", "2")
 
 
@@ -121,46 +119,17 @@ def test_killed_at_every_instant_of_a_replacement(
 @pytest.mark.timeout(120)
 def test_workers_go_when_the_job_is_killed(source: Path, tmp_path: Path) -> None:
     process = start(source, tmp_path / "out")
-    workers: list[int] = []
-    deadline = time.monotonic() + 60
-    while not workers and process.poll() is None and time.monotonic() < deadline:
-        workers = descendants(process.pid)
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: process.poll() is not None or psutil.Process(process.pid).children())
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
     process.wait(timeout=30)
-    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert workers
-    assert not any(alive(pid) for pid in workers)
+    wait_until(lambda: all(status(worker.pid).get("State", "Z")[0] == "Z" for worker in workers), 60)
 
 
-def descendants(pid: int) -> list[int]:
-    try:
-        direct = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return direct + [lower for child in direct for lower in descendants(child)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dataset")
-    words = arguments(write_csv(folder / "reviews.csv", reviews(200)), folder / "out", seed=0)
-    assert preprocessing(words) == 0
-    return folder / "out"
-
-
-def test_every_changed_byte_every_cut_and_every_missing_file_is_named(dataset: Path, tmp_path: Path) -> None:
+def test_every_changed_byte_every_cut_and_every_missing_file_is_named(tmp_path: Path) -> None:
     """One byte at a time, all over every file: every quarter of a file, and both its ends."""
     copy = tmp_path / "out"
-    shutil.copytree(dataset, copy)
+    prepare(write_csv(tmp_path / "reviews.csv", reviews(200)), copy, "--shards.rows", 100)
     assert verify(copy) == []
     for path in sorted(path for path in copy.rglob("*") if path.is_file()):
         data = path.read_bytes()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import itertools
-import json
 import os
 import signal
 import time
@@ -34,12 +33,11 @@ from harness.ranks.session import open_session
 from harness.ranks.stopping import ERROR_FILE, leave, run_rank
 from harness.training import run as training_run
 from preprocessing.base.errors import ConfigError
-from tests.commands import read_metrics
+from tests.commands import ROOT, read_json, read_metrics
 from tests.datasets import write_dataset
 from tests.ranks import Gone, run_ranks, start_ranks
-from tests.runs import start
+from tests.runs import finish, log, start
 
-ROOT = Path(__file__).resolve().parents[2]
 COLLECTIVES = ROOT / "harness" / "ranks" / "distributed.py"
 LIMIT_S = 3
 
@@ -288,7 +286,7 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
             rank.kill()
             rank.join()
     assert len(list(tmp_path.glob("leaves-*"))) == 2 * leave_together
-    words = {path.name[-1]: json.loads(path.read_text()) for path in tmp_path.glob("words-*")}
+    words = {path.name[-1]: read_json(path) for path in tmp_path.glob("words-*")}
     assert {rank: word["follows"] for rank, word in words.items()} == follow
 
 
@@ -313,8 +311,8 @@ def test_only_rank_0_decides_which_weights_are_best_and_when_to_stop(tmp_path: P
     write_dataset(tmp_path / "data", {"train": 60, "validation": 20}, longest=12, widths=(16,))
     keys = ("--task", "language_model", "--language_model.candidates", "10", "--patience", "2")
     ranks = start(tmp_path / "data", tmp_path / "a" / "run", *keys, before=disagree)
-    assert ranks.wait(200) == 0, (tmp_path / "a" / "log").read_text()[-3000:]
+    finish(ranks, tmp_path / "a" / "run")
     assert [process.exitcode for process in ranks.processes] == [0, 0]
     best = [line["best"] for line in read_metrics(tmp_path / "a" / "run", "validation")]
     assert best == [True, False, False]
-    assert "stopping: 2 validations without a better one (patience)" in (tmp_path / "a" / "log").read_text()
+    assert "stopping: 2 validations without a better one (patience)" in log(tmp_path / "a" / "run")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +19,10 @@ from harness import train
 from harness.config import RunConfig, TrackingConfig
 from harness.tracking import tracking
 from harness.tracking.tracking import Trackers
-from tests.commands import PLAIN
+from tests.commands import PLAIN, read_json, wait_until
 from tests.datasets import write_dataset
 from tests.fake_trackio import install
 from tests.ranks import run_ranks
-from tests.runs import wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -81,7 +79,7 @@ def observers_of(run: Path) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "data", {"train": 240, "validation": 30, "test": 30})
-    monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
+    install(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path / "fakes")
     (ends,) = run_ranks(patient, 1, str(tmp_path))
     assert ends.pop("none") == (0, [])
@@ -91,7 +89,7 @@ def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path, monkeypatch
     undisturbed = tmp_path / "none"
     for fault in FAULTS:
         run = tmp_path / fault
-        status = json.loads((run / "status.json").read_text())
+        status = read_json(run / "status.json")
         assert (status["state"], status["exit_code"], status["step"]) == ("finished", 0, 8)
         for name in ("metrics.jsonl", "test.json", "bundle/bundle.json"):
             assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), f"{fault}: {name}"
@@ -104,9 +102,7 @@ def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path, monkeypatch
 @pytest.fixture
 def trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trackers]:
     """One tracker, which has begun."""
-    monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
-    monkeypatch.setenv("FAKE_ROWS", str(tmp_path / "rows"))
-    monkeypatch.setenv("FAKE_TRACKER", "none")
+    install(tmp_path, monkeypatch)
     monkeypatch.setattr(tracking, "FINISH_S", 0.5)
     monkeypatch.setattr(tracking, "SHORT_FINISH_S", 0.5)
     monkeypatch.setattr(tracking, "KILL_AFTER_S", 0.5)
@@ -121,7 +117,6 @@ def trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracke
 def process_of(trackers: Trackers) -> psutil.Process:
     """The process of the only tracker."""
     (only,) = trackers.observers
-    assert only.process is not None
     return psutil.Process(only.process.pid)
 
 
@@ -129,9 +124,6 @@ def test_a_tracker_that_reads_nothing_blocks_nobody(trackers: Trackers, capfd: p
     """No call can block, since neither pipe does; what does not fit is dropped."""
     process = process_of(trackers)
     (observer,) = trackers.observers
-    assert observer.process is not None
-    assert observer.process.stdin is not None
-    assert observer.process.stdout is not None
     assert not os.get_blocking(observer.process.stdin.fileno())
     assert not os.get_blocking(observer.process.stdout.fileno())
     process.suspend()

@@ -127,7 +127,7 @@ def test_an_export_reads_texts_with_the_function_of_the_training(tmp_path: Path)
     training = Encoder(TextPipeline.from_json(manifest.text), Vocabulary.read(tmp_path / "data" / VOCABULARY))
     scorer = OnnxScorer(tmp_path / "out")
     assert scorer.encoder.hash == training.hash == manifest.text_hash
-    seen: list[list[int]] = []
+    seen = []
 
     def run_session(outputs: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
         seen.extend(ids[:length].tolist() for ids, length in zip(given["ids"], given["lengths"], strict=True))

@@ -8,9 +8,7 @@ linear part that one process learns. A language model's update: tests/distribute
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from harness.data.order import order_over
 from harness.data.soft_labels import path_of, read_soft_labels, targets_of
 from harness.model.classifier import Classifier
 from harness.model.dropout import Masks
-from harness.ranks.session import open_session
 from harness.training.wide import Source, fit
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
@@ -34,7 +31,7 @@ from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import write_dataset, write_random_soft_labels
 from tests.ranks import run_ranks
 from tests.reference.adversarial import moved_loss
-from tests.trainers import Weights, in_fp64, train_in_fp64, train_plainly
+from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 
@@ -54,8 +51,6 @@ OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "moved texts": (3, {**DEEP, "freeze_embedding": 1}, {"adversarial": 3.0, **SMOOTHED}),
 }
 """Number of classes, model, optimizer."""
-Case = tuple[str, str, int]
-"""Options, layout, micro-batches a step."""
 CASES: list[Case] = list(itertools.product(OPTIONS, ("padded", "packed"), (1, 3)))
 
 
@@ -80,14 +75,7 @@ def make_config(root: str, options: str) -> RunConfig:
 
 
 def train_on_a_rank(root: str, cases: list[Case]) -> dict[Case, tuple[list[int], Weights]]:
-    """For every case: micro-batches of each step on this rank, and the final weights with their average."""
-    found = {}
-    with open_session("cpu", "fp32", 60) as session:
-        for options, layout, accumulation in cases:
-            micro_batch = math.ceil(math.ceil(GLOBAL_BATCH / session.world.world_size) / accumulation)
-            config = replace(make_config(root, options), recurrence=layout, micro_batch=micro_batch)
-            found[options, layout, accumulation] = train_in_fp64(config, session)
-    return found
+    return updates_of(cases, partial(make_config, root))
 
 
 def reference_weights(root: str, options: str) -> Weights:

@@ -23,10 +23,17 @@ from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import cut_into_folds, write_dataset
 
 
-def make_order(rows_per_block: list[int], spec: OrderSpec) -> Order:
+def make_order(rows_per_block: list[int], spec: OrderSpec, widths: list[int] | None = None) -> Order:
+    """Of blocks with so many rows, whose lengths are at most the block's width, else at most 399."""
     starts = np.cumsum([0, *rows_per_block])
-    lengths = np.random.default_rng(7).integers(1, 400, starts[-1])
-    return Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], spec)
+    most = np.repeat(widths, rows_per_block) if widths else 399
+    lengths = np.random.default_rng(7).integers(1, most + 1, starts[-1])
+    blocks = starts, lambda block: lengths[starts[block] : starts[block + 1]], spec
+    return Order(*blocks, np.array(widths) if widths else None)
+
+
+def lengths_of(order: Order) -> np.ndarray:
+    return np.concatenate([order.lengths(block) for block in range(len(order.block_starts) - 1)])
 
 
 def epoch_batches(order: Order, epoch: int) -> list[list[int]]:
@@ -96,14 +103,6 @@ def test_an_epoch_cut_anywhere_goes_on_as_if_nothing_happened(world_size: int) -
 WIDTHS = (8, 16, 32)
 
 
-def make_budget_order(rows_per_block: list[tuple[int, int]], spec: OrderSpec) -> tuple[Order, np.ndarray]:
-    """Blocks of (rows, width), and the length of every row: at most its block's width."""
-    starts = np.cumsum([0, *(rows for rows, _ in rows_per_block)])
-    widths = np.array([width for _, width in rows_per_block])
-    lengths = np.random.default_rng(7).integers(1, np.repeat(widths, np.diff(starts)) + 1)
-    return Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], spec, widths), lengths
-
-
 WIDE_BLOCKS = st.lists(st.tuples(st.integers(1, 50), st.sampled_from(WIDTHS)), min_size=1, max_size=12)
 BUDGETS = st.builds(
     OrderSpec,
@@ -118,13 +117,15 @@ BUDGETS = st.builds(
 @settings(max_examples=50, deadline=None)
 @given(WIDE_BLOCKS, BUDGETS, st.integers(0, 3))
 def test_a_token_budget_holds_at_every_step(blocks: list[tuple[int, int]], spec: OrderSpec, epoch: int) -> None:
-    order, lengths = make_budget_order(blocks, spec)
+    rows, widths = map(list, zip(*blocks, strict=True))
+    order = make_order(rows, spec, widths)
+    lengths = lengths_of(order)
     batches = [order.batch_rows(epoch, step) for step in range(order.steps_per_epoch)]
     sizes = [len(batch) for batch in batches]
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     assert max(len(batch) * int(lengths[batch].max()) for batch in batches) <= spec.batch_tokens
     assert (min(sizes), max(sizes)) == (order.smallest_step, order.largest_step)
-    fresh, _ = make_budget_order(blocks, spec)
+    fresh = make_order(rows, spec, widths)
     for step in reversed(range(len(batches))):
         assert fresh.batch_rows(epoch, step).tolist() == batches[step].tolist()
 
@@ -135,7 +136,7 @@ def test_a_billion_rows_open_at_once_and_any_step_is_near(batch_tokens: int | No
     starts = np.append(np.arange(0, num_rows, 8192), num_rows)
     widths = np.where(np.arange(len(starts) - 1) % 3, 256, 512)
 
-    read: list[int] = []
+    read = []
 
     def lengths(block: int) -> np.ndarray:
         read.append(block)
@@ -207,9 +208,7 @@ def make_mixture(sizes: list[int], shares: list[int], spec: OrderSpec) -> tuple[
     blocks = [[40] * (size // 40) + [size % 40] * (size % 40 > 0) for size in sizes]
     own = [replace(spec, seed=number) for number in range(len(sizes))]
     sources = [make_order(rows, one) for rows, one in zip(blocks, own, strict=True)]
-    lengths = np.concatenate(
-        [np.concatenate([one.lengths(n) for n in range(len(one.block_starts) - 1)]) for one in sources]
-    )
+    lengths = np.concatenate([lengths_of(one) for one in sources])
     starts = np.cumsum([0, *itertools.chain(*blocks)])
     whole = starts, lambda block: lengths[starts[block] : starts[block + 1]], spec
     order = MixedOrder(sources, [share / sum(shares) for share in shares], *whole)

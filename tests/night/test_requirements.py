@@ -11,27 +11,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
-from datetime import date
+from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from preprocessing.base import atomic
-from tests import tally
-from tests.commands import PLAIN, ROOT, run_command, succeed
+from tests.commands import PLAIN, ROOT, read_json, run_command, succeed
 from tests.corpora import reviews, write_csv
 from tests.requirements import UNPINNED, Requirement, requirements
 
 pytestmark = pytest.mark.night
 
 TEST = "requirements"
+TALLY = Path(os.environ.get("PADLESS_NIGHT", ROOT / "night.jsonl"))
 INSTALL_S, TESTS_S, COMMAND_S = 3600, 7200, 600
 LEFT_OUT = {"bench"}
 """Extras whose distributions are held against padless, and are never part of it."""
@@ -40,6 +40,14 @@ OLD = "ignore::DeprecationWarning"
 WANTED = "not processes and not thorough and not slow and not night"
 WHOLE = "versions.json"
 """Written last into the folder of an environment."""
+
+
+def note(event: str, **figures: object) -> None:
+    """Append a line to the tally."""
+    revision = run_command(["git", "describe", "--always", "--dirty"], 30, {}).stdout.strip()
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with TALLY.open("a") as file:
+        print(json.dumps({"test": TEST, "event": event, "time": now, "revision": revision, **figures}), file=file)
 
 
 def lines_for(kind: str, asked: list[Requirement]) -> list[str]:
@@ -67,7 +75,7 @@ def test_it_works_with_these_versions(kind: str, tmp_path: Path) -> None:
     run_tests(python, kind, folder.name)
     started = time.monotonic()
     from_a_csv_to_a_prediction(python, tmp_path)
-    tally.append(TEST, "prediction", kind=kind, environment=folder.name, seconds=round(time.monotonic() - started))
+    note("prediction", kind=kind, environment=folder.name, seconds=round(time.monotonic() - started))
 
 
 def run_tests(python: str, kind: str, name: str) -> None:
@@ -77,7 +85,7 @@ def run_tests(python: str, kind: str, name: str) -> None:
     words = ("-p", "no:cacheprovider", "-m", WANTED, "-n", "2", "--dist", "loadfile", "tests")
     tested = run_command([python, "-m", "pytest", *quietly, *words], TESTS_S, {})
     summary, seconds = " ".join(tested.stdout.splitlines()[-1:]), round(time.monotonic() - started)
-    tally.append(TEST, "tests", kind=kind, environment=name, summary=summary, seconds=seconds)
+    note("tests", kind=kind, environment=name, summary=summary, seconds=seconds)
     succeed(tested)
 
 
@@ -86,9 +94,9 @@ def environment(kind: str) -> tuple[Path, dict[str, str]]:
     lines = lines_for(kind, requirements())
     basis = [*lines, platform.python_version(), *(date.today().isocalendar()[:2] if kind == "newest" else ())]
     name = f"{kind}-{hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:10]}"
-    folder = tally.TALLY.parent / "night" / TEST / name
+    folder = TALLY.parent / "night" / TEST / name
     if (folder / WHOLE).exists():
-        return folder, json.loads((folder / WHOLE).read_text())
+        return folder, read_json(folder / WHOLE)
     for old in folder.parent.glob(f"{kind}-*"):
         shutil.rmtree(old)
     folder.mkdir(parents=True)
@@ -97,7 +105,7 @@ def environment(kind: str) -> tuple[Path, dict[str, str]]:
     direct = {one.name: versions[one.name] for one in requirements() if one.group not in LEFT_OUT}
     atomic.write_json(folder / WHOLE, direct)
     seconds = round(time.monotonic() - started)
-    tally.append(TEST, "environment", kind=kind, environment=name, versions=direct, seconds=seconds)
+    note("environment", kind=kind, environment=name, versions=direct, seconds=seconds)
     return folder, direct
 
 
@@ -106,7 +114,7 @@ def install(lines: list[str], folder: Path) -> dict[str, str]:
     asked = folder / "requirements.txt"
     asked.write_text("\n".join(lines) + "\n")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=300)
-    pip: list[Any] = [folder / "venv" / "bin" / "python", "-m", "pip"]
+    pip = [folder / "venv" / "bin" / "python", "-m", "pip"]
     alone = {"PYTHONPATH": ""}
     succeed(run_command([*pip, "install", "--quiet", "--only-binary", ":all:", "-r", str(asked)], INSTALL_S, alone))
     listed = succeed(run_command([*pip, "list", "--format", "json"], COMMAND_S, alone))
@@ -125,4 +133,4 @@ def from_a_csv_to_a_prediction(python: str, folder: Path) -> None:
     ):
         succeed(run_command([python, "-m", *map(str, words)], COMMAND_S, {}, cwd=ROOT))
     assert len((folder / "out.csv").read_text().splitlines()) == 51
-    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert read_json(run / "status.json")["state"] == "finished"

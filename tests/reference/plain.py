@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 SPACE = set(" \t\n\f\r")
@@ -14,7 +14,7 @@ SPACE = set(" \t\n\f\r")
 
 def strip_markup(text: str) -> str:
     """Replace each tag, comment, script and style by one space; what never closes is text."""
-    out: list[str] = []
+    out = []
     heed_quotes = True
     at = 0
     while at < len(text):
@@ -107,7 +107,7 @@ def words(text: str, lowercase: bool) -> list[str]:
     for invisible in "\u00ad\u200c\u200d\u2060\ufeff":
         text = text.replace(invisible, "")
     text = unicodedata.normalize("NFC", text)
-    found: list[str] = []
+    found = []
     at = 0
     while at < len(text):
         end = token_end(text, at)
@@ -162,7 +162,7 @@ def normal(text: str, form: str, strip_accents: bool) -> str:
 
 def pieces(word: str, known: Collection[str]) -> list[str]:
     """The word if it is known, else always the longest known piece next; letters that begin none are one piece."""
-    found: list[tuple[str, bool]] = []
+    found = []
     rest = word
     while rest and word not in known:
         inside = "##" if len(rest) < len(word) else ""
@@ -183,13 +183,10 @@ def tokens(
     lowercase: bool = True,
     form: str = "NFKC",
     strip_accents: bool = False,
-    split: Callable[[str, bool], list[str]] = words,
-    stop_words: Collection[str] = (),
-    lemma: Callable[[str], str] = lambda word: word,
 ) -> list[str]:
     """The whole of the notebook's pipeline for one text."""
     text = re.sub("[\ud800-\udfff]", "\ufffd", text)
     if strip_html:
         text = clean(text)
     text = normal(text, form, strip_accents)
-    return [lemma(word) for word in split(text, lowercase) if word not in stop_words]
+    return words(text, lowercase)

@@ -37,7 +37,7 @@ HOSTILE = (
 
 
 def job(python: str = sys.executable, hook: str | None = None, **values: Any) -> Job:
-    given: dict[str, Any] = {"command": "train", "body": "train", "arguments": (), "run": "run"}
+    given = {"command": "train", "body": "train", "arguments": (), "run": "run"}
     given |= {"resources": Resources(), "config": SubmitConfig(jobs=[], restarts=2, python=python, hook=hook)}
     return Job(**given | values)
 

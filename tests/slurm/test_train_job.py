@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from harness.launch.launcher import RESTARTS
-from tests.commands import CPU, run_command, succeed
+from tests.commands import CPU, read_json, run_command, succeed
 from tests.datasets import write_dataset
 from tests.slurm.conftest import Cluster, ask, missing
 
@@ -65,12 +65,12 @@ def outcome(run: Path) -> dict[str, Any]:
     """All that a run learned: the hash of the best weights, and its metrics byte by byte."""
     (best,) = (run / "bundle").glob("*.safetensors")
     weights = hashlib.sha256(best.read_bytes()).hexdigest()
-    test = json.loads((run / "test.json").read_text())
+    test = read_json(run / "test.json")
     return {"weights": weights, "metrics": (run / "metrics.jsonl").read_text(), "test": test}
 
 
 def status(run: Path) -> dict[str, Any]:
-    return json.loads((run / "status.json").read_text())
+    return read_json(run / "status.json")
 
 
 def starts(run: Path) -> list[int | None]:

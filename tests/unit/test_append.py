@@ -11,12 +11,13 @@ import pytest
 import padless
 from harness.report.mistakes import find_originals
 from harness.rundir.records import read_attempts
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 from tests.corpora import Command, contents, reviews, write_csv
+from tests.datasets import Row, stored
 
 pytestmark = pytest.mark.thorough
 
@@ -25,32 +26,17 @@ SMALL = ("--shards.rows", 100)
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
-@pytest.fixture
 def old(tmp_path: Path, command: Command) -> Path:
     assert command.build(write_csv(tmp_path / "old.csv", OLD), tmp_path / "old", *SMALL) == 0
     return tmp_path / "old"
 
 
-def rows_of(root: Path) -> dict[int, tuple[str, list[int], int]]:
-    """Row -> its split, ids and label."""
-    manifest, found = read_manifest(root), {}
-    for name in manifest.splits:
-        for block in Split(root, manifest, name).blocks:
-            for ids, length, label, row in zip(block.ids, block.length, block.label, block.row, strict=True):
-                found[int(row)] = name, ids[:length].tolist(), int(label)
-    return found
-
-
 @pytest.mark.processes
 def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path: Path, command: Command) -> None:
-    before, before_rows = contents(old), rows_of(old)
+    before, before_rows = contents(old), stored(old)
     named = [(*row, "train" if at % 4 else "") for at, row in enumerate(NEW)]
     for its in ("train", "test"):
-        twins = [row for row, found in before_rows.items() if found[0] == its]
+        twins = [row for row, found in before_rows.items() if found.split == its]
         named += [(*OLD[row - 1], to) for row, to in zip(twins, ("train", "validation", "test"), strict=False)]
     new = write_csv(tmp_path / "new.csv", named, ("text", "label", "split"))
     shutil.copytree(old, tmp_path / "other")
@@ -59,7 +45,7 @@ def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path:
     assert "cover 94.4% of the tokens, and 100.0% of the old ones" in command.err
     several = ("--source.part_mb", 0.002, "--executor.workers", 2)
     assert command.build(new, tmp_path / "other", *given, *several) == 0, command.err
-    after, found, manifest = contents(old), rows_of(old), read_manifest(old)
+    after, found, manifest = contents(old), stored(old), read_manifest(old)
     assert after == contents(tmp_path / "other")
     assert {*before.items()} - {*after.items()} == {(name, before[name]) for name in ("dataset.json", "index.arrow")}
     assert verify(old) == []
@@ -68,12 +54,12 @@ def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path:
     expected = before_rows.copy()
     for at in {*range(len(named))} - {201, 202, 203, 204}:  # each twin stays in the split of the old one
         ids = encoded.ids[encoded.offsets[at] : encoded.offsets[at + 1]].tolist()
-        expected[301 + at] = (named[at][2] or "train", ids, int(named[at][1] == "positive"))
+        expected[301 + at] = Row(named[at][2] or "train", ids, int(named[at][1] == "positive"))
     assert found == expected
     facts = manifest.statistics
     assert (facts["rows_read"], facts["rows_kept"], facts["dropped"]["leaks"]) == (506, 502, 4)
     assert {name: of["unknown"] for name, of in facts["splits"].items()} == {
-        name: sum(ids.count(1) for split, ids, _ in found.values() if split == name) for name in manifest.splits
+        name: sum(row.ids.count(1) for row in found.values() if row.split == name) for name in manifest.splits
     }
     assert find_originals(manifest, [7, 401]).texts == {7: OLD[6][0], 401: NEW[100][0]}
     assert command.build(new, old, *given) == 0
@@ -87,39 +73,14 @@ def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path:
     )
 
 
-@pytest.mark.parametrize(
-    ("made", "given", "code", "said"),
-    [
-        (
-            (),
-            ("--text.lowercase", "false"),
-            2,
-            "append: text: new rows get the settings of the dataset; leave this out",
-        ),
-        ((), ("--overwrite", "true"), 2, "append: rows go to a dataset on this machine; name its folder, and"),
-        (("--splits.folds", 2), (), 2, "append: folds needs the old texts beside the new ones; prepare all files"),
-        ((), (), 3, "new.csv: row 3: label 'odd' is not known; known are negative, positive; correct the row, or set"),
-        ((), ("--source.labels", "odd:odd,positive:positive"), 2, "classes are negative, positive; name these in"),
-        ((), ("--output", "nowhere"), 3, "there is no folder nowhere; `padless prepare FILE -o nowhere` makes it"),
-        ((), ("--quality.leaks", "error"), 2, "append: quality: new rows get the settings"),
-        (
-            ("--quality.leaks", "error"),
-            ("--splits.test", "0", "--splits.validation", "0", "--source.labels", "negative:odd,positive:positive"),
-            3,
-            "new.csv: row 4: another",
-        ),
-    ],
-)
-def test_what_cannot_be_added_gets_a_sentence(
-    made: tuple[object, ...], given: tuple[str, ...], code: int, said: str, tmp_path: Path, command: Command
-) -> None:
-    old, new = write_csv(tmp_path / "old.csv", OLD), [(text, "positive", "train") for text, _ in NEW[:2]]
-    assert command.build(old, tmp_path / "old", *SMALL, *made) == 0
-    measured = next((row for row, its in rows_of(tmp_path / "old").items() if its[0] == "test"))
-    new += [("odd", "odd", "train"), (OLD[measured - 1][0], "positive", "train")]
-    new_path, before = write_csv(tmp_path / "new.csv", new, ("text", "label", "split")), contents(tmp_path / "old")
-    assert command.build(new_path, tmp_path / "old", "--append", *made, *given) == code
-    assert said in command.err.splitlines()[-1]
+def test_a_leak_is_named_where_the_dataset_allows_none(tmp_path: Path, command: Command) -> None:
+    old, given = write_csv(tmp_path / "old.csv", OLD), ("--quality.leaks", "error")
+    assert command.build(old, tmp_path / "old", *SMALL, *given) == 0
+    measured, before = next(iter(stored(tmp_path / "old", "test"))), contents(tmp_path / "old")
+    new = write_csv(tmp_path / "new.csv", [NEW[0], (OLD[measured - 1][0], "positive")])
+    more = ("--append", *given, "--splits.test", 0, "--splits.validation", 0)
+    assert command.build(new, tmp_path / "old", *more) == 3
+    assert "new.csv: row 2: another" in command.err.splitlines()[-1]
     assert {name: data for name, data in contents(tmp_path / "old").items() if ".work" not in name} == before
 
 

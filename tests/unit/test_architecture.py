@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import ROOT
+
 TABLE = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Floors\n")[2].partition("\n## ")[0]
 FLOORS = [
     [path.removesuffix("/").removesuffix(".py").replace("/", ".") for path in re.findall(r"`([\w/]+(?:\.py|/))`", row)]
@@ -49,7 +50,7 @@ def imports_of(name: str, text: str, known: Iterable[str]) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             in_function = inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             for_types = typing or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test))
-            targets: list[str] = []
+            targets = []
             if isinstance(child, ast.Import):
                 targets = [alias.name for alias in child.names]
             elif isinstance(child, ast.ImportFrom) and child.module and child.module != "__future__":
@@ -80,11 +81,11 @@ def is_ours(module: str) -> bool:
 
 def brings(found: Iterable[Import]) -> dict[str, set[str]]:
     """For each of our modules, all root packages that importing it imports."""
-    edges: dict[str, set[str]] = {}
+    edges = {}
     for one in found:
         if not one.inside_function and not one.for_types_only:
             edges.setdefault(one.source, set()).add(one.target)
-    result: dict[str, set[str]] = {}
+    result = {}
     for start in edges:
         seen, waiting = {start}, [start]
         while waiting:
@@ -105,7 +106,7 @@ def test_no_import_goes_upward() -> None:
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    edges: dict[str, set[str]] = {}
+    edges = {}
     for one in all_imports():
         if is_ours(one.target) and one.target != one.source:
             edges.setdefault(one.source, set()).add(one.target)

@@ -18,13 +18,12 @@ from harness.__main__ import main
 from harness.baseline import linear, results
 from harness.baseline.linear import Linear, measure
 from harness.baseline.results import BaselineConfig, folder_of, read_results
-from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests import datasets
-from tests.commands import unwrapped
-from tests.corpora import write_csv
+from tests.commands import read_json, unwrapped
+from tests.corpora import prepare, write_csv
 from tests.datasets import sentences, write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -100,7 +99,7 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
     results.main(BaselineConfig(data=str(own)))
     said = f"warning: {path}: damaged; delete it, and `padless baseline` makes it again; computing it again now\n"
     assert capsys.readouterr().err == said
-    assert json.loads(path.read_bytes())["accuracy"] == json.loads(whole)["accuracy"]
+    assert read_json(path)["accuracy"] == json.loads(whole)["accuracy"]
     write_manifest(own, replace(manifest, splits={**manifest.splits, "test": []}))
     assert read_results(folder_of(own), read_manifest(own).fingerprint) == {}
 
@@ -127,8 +126,7 @@ def test_a_label_that_an_emoji_alone_decides_is_learned(tmp_path: Path) -> None:
     random, signs = np.random.default_rng(1), ("👍🏽", "👎")
     words = [" ".join(random.choice([*"abcdef", "好", "🎬", "…"], 8)) for _ in range(800)]
     source = write_csv(tmp_path / "a.csv", [(f"{some}{signs[row % 2]}", row % 2) for row, some in enumerate(words)])
-    given = ["--source.path", str(source), "--output", str(tmp_path / "data"), "--executor.workers", "1"]
-    assert cli.run(preprocessing.main, ["prepare", *given]) == 0
+    manifest = prepare(source, tmp_path / "data")
     assert {"👍", "👎", "🎬", "好"} <= {*Vocabulary.read(tmp_path / "data" / VOCABULARY).tokens.to_pylist()}
-    figures, _ = measure(tmp_path / "data", read_manifest(tmp_path / "data"))["test"]
+    figures, _ = measure(tmp_path / "data", manifest)["test"]
     assert figures["accuracy"] >= 0.99

@@ -20,7 +20,7 @@ from harness.training.assembly import check_shared
 from harness.training.preflight import check_data, check_room
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset, write_dataset
 
 SIZES = {"train": 80, "validation": 20}
 
@@ -58,11 +58,7 @@ def test_imbalance_says_what_to_do() -> None:
     assert imbalance({"no": 9000, "yes": 100}, {}, "f1") is None
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 90, "validation": 20, "test": 20})
-    return root
+dataset = shared_dataset({"train": 90, "validation": 20, "test": 20})
 
 
 def test_rows_batch_and_processes_must_fit(dataset: Path) -> None:

@@ -18,6 +18,7 @@ from harness.rundir.metrics_log import MetricsLog
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli
 from preprocessing.text.spec import TextSpec
+from tests.corpora import write_csv
 from tests.datasets import sentences, write_dataset
 
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]
@@ -67,18 +68,10 @@ def test_train_as_users_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert 0 <= values["ours_details"]["padding"] < 0.5
 
 
-def write_corpus(path: Path, rows: int = 300) -> Path:
-    texts, labels = sentences(rows, 2, 0, 12)
-    split = ["validation" if row % 5 == 0 else "train" for row in range(rows)]
-    lines = [f"{text},c{label},{where}" for text, label, where in zip(texts, labels, split, strict=True)]
-    path.write_text("\n".join(["text,label,split", *lines]) + "\n")
-    return path
-
-
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands run in this process; trainings are only noted here."""
-    noted: list[list[str]] = []
+    noted = []
 
     def run(package: str, *arguments: object) -> None:
         words = list(map(str, arguments))
@@ -94,7 +87,9 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_speedrun(tmp_path: Path, capsys: pytest.CaptureFixture[str], trainings: list[list[str]]) -> None:
     """The run of fold 1 keeps its first weights; nothing is measured twice."""
-    file, out = write_corpus(tmp_path / "mine.csv"), tmp_path / "out"
+    texts, labels = sentences(300, 2, 0, 12)
+    rows = zip(texts, labels, (["validation"] + ["train"] * 4) * 60, strict=True)
+    file, out = write_csv(tmp_path / "mine.csv", rows, ("text", "label", "split")), tmp_path / "out"
     for fold, seconds in enumerate((10.0, 15.0)):
         run = out / "runs" / f"fold-{fold}"
         run.mkdir(parents=True)

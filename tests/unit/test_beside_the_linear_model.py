@@ -24,9 +24,8 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.processes import status
 from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_index
-from tests.commands import listens
+from tests.commands import listens, wait_until
 from tests.datasets import write_dataset
-from tests.runs import wait_until
 
 ROWS = {"train": 400, "validation": 120, "test": 90}
 
@@ -60,7 +59,6 @@ def beside(folder: Path, network: np.ndarray, linear_model: np.ndarray, split: s
     measured = Measured(split, stand(folder / "run", split, network), folder / "run")
     place = folder / "data" / "baseline"
     found = compare(measured, place, {split: stand(place, split, linear_model)})
-    assert found is not None
     return found
 
 
@@ -111,7 +109,6 @@ def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
         "fit = Child('-m', 'harness', 'baseline', sys.argv[1]); print(fit.pid, flush=True); fit.wait()"
     )
     parent = subprocess.Popen([sys.executable, "-c", program, own], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     wait_until(lambda: listens(pid), 60)
     os.kill(pid, signal.SIGSTOP)  # it must not be done before its parent dies
@@ -133,7 +130,6 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     sink = BaselineSink(RunConfig(run=str(run), data=str(own)), heard)
     sink.begin()
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
-    assert sink.fit is not None
     assert sink.fit.returncode == -signal.SIGKILL
     assert (heard.lines, folder_of(own).exists()) == ([], False)
     monkeypatch.setattr(os, "access", lambda place, mode: False)  # as if the dataset were read-only
@@ -144,7 +140,6 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     fitted, found = sink.fit, beside_linear(run, own)[1]
     sink.begin()
     assert sink.fit is fitted  # it is kept in the run: none is started again
-    assert found is not None
     assert found.linear == read_results(folder_of(run), fingerprint)["test"]
     wait = "waiting up to 60 s for the linear model (--baseline none leaves it out)"
     assert heard.lines == [wait, f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}"]

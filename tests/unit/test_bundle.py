@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -25,6 +24,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from tests.bundles import write_run
+from tests.commands import read_json
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_weights_that_are_not_finite_are_refused(copied: Path, tmp_path: Path) -
 
 def changed(bundle: Path, **values: Any) -> None:
     """Write an index with other values and a valid seal."""
-    content = json.loads((bundle / bundle_files.INDEX).read_text()) | values
+    content = read_json(bundle / bundle_files.INDEX) | values
     del content[SEAL]
     atomic.write_json(bundle / bundle_files.INDEX, {**content, SEAL: seal_of(content)})
 
@@ -93,7 +93,7 @@ def changed(bundle: Path, **values: Any) -> None:
 def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) -> None:
     info = bundle_files.read_info(copied)
     other = write_run(tmp_path / "other", seed=9) / BUNDLE
-    cases: list[tuple[dict[str, Any], str]] = [
+    cases = [
         (
             {"text": {**info.text, "spec": {**info.text["spec"], "lowercase": False}}},
             rf"^{re.escape(str(copied / bundle_files.INDEX))}: its text pipeline is not the one",

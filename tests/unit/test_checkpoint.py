@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing and reading checkpoints: errors name the damaged file, and foreign files are never executed."""
+"""Writing and reading checkpoints: errors name the damaged file, foreign files are never executed; when one is due."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.config import CheckpointConfig
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import check_tensors, read_header
+from harness.training.writer import Checkpointer
 from preprocessing.base.errors import DataError
 from tests import checkpoints
-from tests.commands import ROOT
+from tests.commands import read_json, run_command, succeed
 
 WEIGHTS = {
     "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
@@ -47,7 +50,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
     write(tmp_path, 5)
     path = checkpoint.path_of(tmp_path, 5)
-    manifest = json.loads((path / checkpoint.MANIFEST).read_text())
+    manifest = read_json(path / checkpoint.MANIFEST)
     (path / checkpoint.MANIFEST).write_text(json.dumps({**manifest, "format_version": 2}))
     with pytest.raises(checkpoint.OtherVersionError, match="a checkpoint of format version 2, this padless reads"):
         checkpoint.newest(tmp_path, lambda error: None)
@@ -146,9 +149,7 @@ def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(
 ) -> None:
     """For a new step, and for one that already has a checkpoint; another checkpoint stays."""
     command = [sys.executable, "-c", FAULTS, mode, str(step), swaps, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert int(result.stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
+    assert int(succeed(run_command(command, 240)).stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
 
 
 def test_tensors_are_compared_with_a_network_from_the_header_alone(tmp_path: Path) -> None:
@@ -167,3 +168,20 @@ def test_tensors_are_compared_with_a_network_from_the_header_alone(tmp_path: Pat
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"w: not a safetensors file .*; restore it"):
         read_header(path, "restore it")
+
+
+def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoint, "write", lambda *_: None)
+    due = []
+    for every_s in (300.0, 20.0):
+        saver = Checkpointer(tmp_path, CheckpointConfig(every_s=every_s), torch.device("cpu"), lambda: None)
+        for seconds in (19, 2, 38, 2):
+            now += seconds
+            due.append(saver.is_due())
+        saver.save({}, {"step": 1}, None, wait=True)
+        for seconds in (61, 240):
+            now += seconds
+            due.append(saver.is_due())
+    assert due == [False, False, False, True, False, True, False, True, True, True, True, True]

@@ -110,8 +110,7 @@ def test_what_is_named_is_not_looked_for(tmp_path: Path) -> None:
     assert found_in(path, text_column="cons", label_column="mood").lines == []
 
 
-def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = Command(capsys)
+def test_the_command_says_what_it_found(tmp_path: Path, command: Command) -> None:
     rows = [(at, f"très {['bon', 'mauvais'][at % 2]} film no {at % 50}, vu par {at}", MOODS[at]) for at in range(ROWS)]
     path = write_csv(tmp_path / "avis.csv", rows, ("no", "avis", "note"), delimiter=";")
     path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))

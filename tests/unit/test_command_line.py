@@ -24,11 +24,10 @@ from harness.ranks import stopping
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, configuration
-from preprocessing.base.configuration import RENAME
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
+from tests.commands import run_command, succeed
 
-ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = 80
 Main = Callable[[list[str]], int]
 
@@ -48,7 +47,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def shown(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> list[str]:
     """The lines that a request for help prints; it ends with exit code 0."""
     try:
-        code: int | str | None = main(list(words))
+        code = main(list(words))
     except SystemExit as left:
         code = left.code
     assert code in (0, None)
@@ -67,15 +66,14 @@ for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["
 with contextlib.suppress(Exception):
     main(["train", "nowhere", "--num_processes", "2"])
 import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
+from tests.commands import ROOT
 assert "torch" not in sys.modules, "a refusal or a plan waited for torch"
 """
 
 
 @pytest.mark.processes
 def test_neither_help_nor_a_refusal_waits_for_torch() -> None:
-    command = [sys.executable, "-c", HELP_WITHOUT_TORCH]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert result.returncode == 0, result.stderr
+    succeed(run_command([sys.executable, "-c", HELP_WITHOUT_TORCH]))
 
 
 @pytest.mark.parametrize(("main", "table"), TABLES)
@@ -146,24 +144,6 @@ class Options:
 )
 def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value: object) -> None:
     assert getattr(cli.parse(Options, argv, prog="test"), key) == value
-
-
-@pytest.mark.parametrize(
-    ("argv", "sentence"),
-    [
-        (
-            ["--number", "x"],
-            "number: expected a whole number of at least -1 and of at most 1,000, such as 1, 2, null, got x",
-        ),
-        (["--part.rate", "inf"], "part.rate: inf is out of range: expected a number of at most 19 digits"),
-        (["--run", "caf\udce9"], f"run: 'caf\\udce9' is not UTF-8 without zeros, which records are; {RENAME}"),
-        (["--tags", "[" * 50], f"tags: expected a list, such as [a, b], a,b, got {'[' * 50}"),
-    ],
-)
-def test_values_that_are_none_are_refused(argv: list[str], sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        cli.parse(Options, argv, prog="test")
-    assert str(caught.value) == sentence
 
 
 def test_files_and_words_come_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

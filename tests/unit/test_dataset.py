@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,21 +27,15 @@ from preprocessing.dataset.shards import (
     write_shard,
 )
 from preprocessing.dataset.verification import check_vocabulary, verify
-from tests.datasets import write_dataset
+from tests.commands import read_json
+from tests.datasets import copy_of, shared_dataset
 from tests.fuzz.hostile_dataset import rehashed
 
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 60, "validation": 20, "unlabelled": 20}, longest=16, widths=(8, 16), block_rows=32)
-    return root
+whole = shared_dataset({"train": 60, "validation": 20, "unlabelled": 20}, longest=16, widths=(8, 16), block_rows=32)
 
 
-@pytest.fixture
-def root(whole: Path, tmp_path: Path) -> Path:
-    """A copy to be changed."""
-    return Path(shutil.copytree(whole, tmp_path / "data"))
+root = copy_of("whole")
+"""A copy to be changed."""
 
 
 @pytest.fixture
@@ -105,7 +97,7 @@ def test_a_shard_that_changed_while_it_was_not_mapped_is_named(
 
 
 def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:
-    content = json.loads((root / MANIFEST).read_bytes())
+    content = read_json(root / MANIFEST)
     for change, expected in (
         ({"format_version": 99}, "format version 99, this padless reads version 1"),
         ({"format": "other"}, "not a padless dataset manifest"),
@@ -117,7 +109,7 @@ def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:
 
 
 def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) -> None:
-    content = json.loads((root / MANIFEST).read_text())
+    content = read_json(root / MANIFEST)
     content["text"]["spec"]["lowercase"] = not content["text"]["spec"]["lowercase"]
     (root / MANIFEST).write_bytes(rehashed(content))
     with pytest.raises(DataError, match=r"dataset\.json: its text does not match its text_hash: edited or damaged"):

@@ -94,7 +94,7 @@ def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypa
 
 def test_a_rank_stands_on_its_own_device_before_it_asks_what_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The query creates a CUDA context on the current device; otherwise all ranks would use memory of the first one."""
-    stands_on: list[int] = []
+    stands_on = []
 
     def asked(including_emulation: bool) -> bool:
         assert stands_on == [5]

@@ -15,12 +15,11 @@ from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
-from preprocessing.base.cli import Command
 from preprocessing.base.installed import load
+from tests.commands import ROOT
 
 pytestmark = pytest.mark.thorough
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "launch/slurm/README.md")
 DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))
 FOLDERS = ("benchmarks/", "configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
@@ -72,7 +71,7 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
     """The command, or the options among ``words``, that do not exist."""
     commands_here = {"harness": HARNESS, "preprocessing": PREPROCESSING, "benchmarks": BENCHMARKS}[package]
     rest = list(words)
-    command: Command | None = None
+    command = None
     if rest and not rest[0].startswith("-"):
         command = next((one for one in commands_here if one.name == rest[0]), None)
     if command is None:

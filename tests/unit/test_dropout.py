@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout masks: values equal to the definition, the right rate, and no correlation between masks."""
+"""Dropout masks: values equal to the definition, the right rate. Adversarial training with loss scaling."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 
 from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.model.classifier import Classifier
+from harness.model.classifier import Adversary, Classifier, Objective
 from harness.model.dropout import LAYERS, SITE_BITS, Masks
+from tests.batches import padded_batch
 
 CPU = torch.device("cpu")
 WORD = (1 << 64) - 1
@@ -57,3 +59,29 @@ def test_a_dropped_word_is_read_as_unknown() -> None:
                 replaced[place, time] = 1
     assert 0 < int((replaced != ids).sum()) < ids.numel()
     assert torch.equal(model(Batch(ids, lengths, labels, rows), masks), model(Batch(replaced, lengths, labels, rows)))
+
+
+def gradients(objective: Objective) -> dict[str, torch.Tensor]:
+    """The loss of a batch, and its gradients."""
+    objective = copy.deepcopy(objective)
+    loss = objective(padded_batch([9, 7, 7, 2, 1], 40), 3)
+    loss.backward()
+    return {"loss": loss.detach()} | {name: held.grad for name, held in objective.named_parameters()}
+
+
+def test_loss_scaling_changes_nothing_else() -> None:
+    """The scaled gradients are unscaled at once, whatever the rows and their number."""
+
+    class Scaler:
+        """Replaces ``GradScaler``, which needs CUDA."""
+
+        def scale(self, loss: torch.Tensor) -> torch.Tensor:
+            return loss * 65536.0
+
+    torch.manual_seed(2)
+    shape = ModelConfig(embedding_dim=6, hidden_size=5, pooling="max+mean")
+    objective = Objective(Classifier(shape, 40).double(), seed=4, adversary=Adversary(2.0, torch.arange(40).double()))
+    expected = gradients(objective)
+    objective.adversary.scaler = Scaler()  # type: ignore[assignment]
+    for name, found in gradients(objective).items():
+        torch.testing.assert_close(found, expected[name], rtol=1e-9, atol=1e-12, msg=name)

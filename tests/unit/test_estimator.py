@@ -79,7 +79,6 @@ def test_a_search_on_several_processes() -> None:
         ({}, NUMBERS[1:], "array length 99 does not match index length 100"),
         ({}, NUMBERS + 0.5, "Unknown label type: continuous"),
         ({"lr": -1}, NUMBERS, "optim.lr: expected a number above 0, .*got -1"),
-        ({"options": {"optim": {"l": 1}}}, NUMBERS, "--optim.l: no such option; did you mean --optim.lr?"),
     ],
 )
 def test_a_mistake_gets_a_sentence(keys: dict[str, Any], y: Any, sentence: str) -> None:

@@ -79,7 +79,7 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert {part.number: found for part, found in done.items()} == {number: Number(number) for number in range(6)}
         return sorted(part.number for part in done if part in new)
 
-    new: list[Squared] = []
+    new = []
     workers = Workers(60)
     make = Squared.make
     with pytest.MonkeyPatch.context() as patch:

@@ -135,10 +135,3 @@ def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
     kind = "for" if score > 0 else "against"
     assert re.search(rf'<mark class="{kind}" style="[^"]*" title="{re.escape(f"{score:+.3f}")}">awful</mark>', page)
     assert "<script" not in padless.load(two).explain("superb <script>")._repr_html_()  # for notebooks
-
-
-def test_a_class_that_the_model_does_not_have(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain(two, "a", "--label", "good", "--output", "out.html") == 2
-    said = "error: label: the model has no class 'good'; it has negative, positive"
-    assert capsys.readouterr() == ("", f"{said}\n")
-    assert not list(Path().glob("out.*"))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -32,6 +31,8 @@ from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_figures, write_figures
 from preprocessing.base import atomic
+from tests.commands import read_json
+from tests.datasets import copy_of
 from tests.exports import TEXTS, export, make_run
 
 pytestmark = pytest.mark.thorough
@@ -55,15 +56,11 @@ def folder(run: Path) -> Path:
     return run.parent / "out"
 
 
-@pytest.fixture
-def own(folder: Path, tmp_path: Path) -> Path:
-    """A copy of an export, to be damaged."""
-    return Path(shutil.copytree(folder, tmp_path / "own"))
+own = copy_of("folder")
+"""A copy of an export, to be damaged."""
 
 
-@pytest.fixture
-def own_run(run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(run, tmp_path / "run"))
+own_run = copy_of("run")
 
 
 @pytest.mark.parametrize(("classes", "shape"), SHAPES)
@@ -80,7 +77,7 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
 
 
 def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: Path) -> None:
-    content = json.loads((folder / EXPORT).read_text())
+    content = read_json(folder / EXPORT)
     assert {path.name for path in folder.iterdir()} == {*content["files"], EXPORT, CARD}
     assert 0 < content["files"][ONNX]["difference"] < 1e-6
     assert (content["files"][INT8]["cost"]["rows"], content["files"][INT8]["cost"]["split"]) == (30, "validation")
@@ -100,7 +97,7 @@ def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
     card = ModelCard.load(folder / CARD)
     head = card.data
     assert (head.license, head.language, head.pipeline_tag) == ("mit", "en", "text-classification")
-    figures = json.loads((run / "test.json").read_text())
+    figures = read_json(run / "test.json")
     values = {result.metric_type: result for result in head.eval_results}
     assert values["accuracy"].metric_value == figures["accuracy"]
     assert (values["accuracy"].dataset_name, values["accuracy"].dataset_split) == ("data", "test")
@@ -142,12 +139,6 @@ def test_a_card_says_where_no_figures_of_these_weights_are(run: Path, own_run: P
         np.testing.assert_array_equal(padless.load(out).predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
 
 
-def test_what_is_there_is_not_overwritten(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export(run, "--output", tmp_path) == 2
-    assert f"output: {tmp_path} is there already; name another folder, or remove it" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(writing, "MOST", 0.0)
     assert export(run, "--output", tmp_path / "out", "--onnx") == 3
@@ -170,7 +161,7 @@ def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> 
     other = tmp_path / "other"
     assert export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other, "--onnx", "--quiet") == 0
     shutil.copy(other / ONNX, own / ONNX)
-    content = json.loads((own / EXPORT).read_text())
+    content = read_json(own / EXPORT)
     del content[SEAL]
     content["files"][ONNX] |= {"bytes": (own / ONNX).stat().st_size, "sha256": atomic.sha256_file(own / ONNX)}
     atomic.write_json(own / EXPORT, {**content, SEAL: seal_of(content)})

@@ -21,13 +21,12 @@ from harness.model.classifier import Classifier
 from harness.model.registry import network_shapes
 from harness.tracking import observer, trackers
 from harness.tracking.journal import Journal
-from preprocessing.base.errors import ConfigError
 from preprocessing.text import spec as spec_module
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.batches import alone, packed_batch, padded_batch
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -107,7 +106,7 @@ def test_a_tokenizer(example: Callable[[str], str]) -> None:
 def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     name = example("A tracker")
     trackers.check_trackers(trackers.TrackingConfig(tracker=name))
-    said: list[dict[str, str]] = []
+    said = []
     Journal(tmp_path, name).note(start={"project": "p"})
     rows = '{"kind": "train", "step": 1, "loss": 0.5}\n{"kind": "train", "step": 2, "loss": 0.25, "verdict": null}\n'
     (tmp_path / "metrics.jsonl").write_text(rows)
@@ -119,16 +118,7 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     assert (tmp_path / "table" / "state.txt").read_text() == "finished \n"
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 60, "validation": 10})
-    return root
-
-
-def test_plan_refuses_an_unknown_one_and_names_the_known(dataset: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model.cell: 'rnn' is out of range: expected one of lstm, gru"):
-        main(["plan", "--data", str(dataset), "--model.cell", "rnn"])
+dataset = shared_dataset({"train": 60, "validation": 10})
 
 
 def test_plan_takes_the_new_ones(dataset: Path, example: Callable[[str], str], capsys) -> None:

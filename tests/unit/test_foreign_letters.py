@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 import sys
@@ -14,22 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from harness import __main__ as harness
-from harness.inference.bundle import write_bundle
-from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE, CONFIG
-from harness.scores.calibration import Decision
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import Live, Screen, guards, public
-from preprocessing.dataset.shards import read_manifest
-from tests.corpora import write_csv
-from tests.exports import make_model
+from tests.bundles import write_drawn
+from tests.corpora import prepare, write_csv
 from tests.report_runs import write_log
+from tests.unit.test_terminal import Terminal
 
 pytestmark = pytest.mark.thorough
 
@@ -51,14 +46,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label = (GOOD, BAD)[number % 2]
         rows.append((f"{WORD} w{number} {' '.join(random.choice(['a', 'b', 'c', WORD], 4))}", label))
     write_csv(place / "rows.csv", rows)
-    keys = ["--source.path", str(place / "rows.csv"), "--output", str(place / "data"), "--executor.workers", "1"]
-    assert cli.run(preprocessing.main, ["prepare", *keys, "--vocabulary.min_count", "1"]) == 0
-    manifest = read_manifest(place / "data")
-    bundle = place / "run" / BUNDLE
-    bundle.mkdir(parents=True)
-    write_vocabulary(bundle, place / "data")
-    torch.manual_seed(1)
-    write_bundle(bundle, make_model(manifest.vocabulary_size), manifest, step=7, decision=Decision(0.5, 0.4))
+    manifest = prepare(place / "rows.csv", place / "data")
+    write_drawn(place / "run" / BUNDLE, place / "data")
     (place / "run" / CONFIG).write_text(yaml.safe_dump({"data": str(place / "data"), "run": str(place / "run")}))
     write_log(place / "run", manifest, place / "data", 3.0, 1)
     return place
@@ -140,10 +129,6 @@ def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) 
 
 
 def test_what_others_print_below_a_live_line_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     watched = Terminal()
     monkeypatch.setattr(sys, "stdout", watched)
     monkeypatch.setattr(sys, "stderr", watched)

@@ -14,11 +14,6 @@ from tests.corpora import Command, reviews, write_csv
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 def test_inspect(tmp_path: Path, command: Command) -> None:
     rows, dataset = [*reviews(300), ("word " * 100, "positive")], tmp_path / "out"
     assert command.build(write_csv(tmp_path / "reviews.csv", rows), dataset) == 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.dataset.frames import Dataset
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import in_order, is_list, typed_values
 from tests.corpora import Command, reviews, write_csv, write_jsonl
+from tests.datasets import stored
 
 pytestmark = pytest.mark.thorough
 
@@ -22,27 +24,12 @@ AS_WRITTEN = ("yes", "no", "on", "off", "012", "1e3", "1_000", "0x1F", "1:30", "
 """What YAML, left to itself, reads as booleans, numbers, dates or nothing."""
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
-def counts(root: Path) -> dict[str, int]:
-    """Class name -> rows, over all splits, read from the shards."""
-    manifest, found = read_manifest(root), dict.fromkeys(read_manifest(root).labels, 0)
-    for name in manifest.splits:
-        for block in Split(root, manifest, name).blocks:
-            for label in block.label:
-                found[manifest.labels[label]] += 1
-    return found
-
-
 def test_classes_as_found(tmp_path: Path, command: Command) -> None:
     rows = [(text, AS_WRITTEN[at % len(AS_WRITTEN)]) for at, (text, _) in enumerate(reviews(280))]
     assert command.build(write_csv(tmp_path / "a.csv", rows), tmp_path / "out") == 0
     expected = ["012", "1e3", ".5", "0x1F", "1:30", "1_000", "2012-01-01", "NaN", "no", "null", "off", "on", "yes", "~"]
-    assert counts(tmp_path / "out") == dict.fromkeys(expected, 20)
     assert read_manifest(tmp_path / "out").labels == expected
+    assert Counter(row.label for row in stored(tmp_path / "out").values()) == dict.fromkeys(range(14), 20)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +127,7 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
         pq.write_table(table.replace_schema_metadata(class_label(names)), tmp_path / f"{name}.parquet")
     source = tmp_path / "*.parquet"
     assert command.build(source, tmp_path / "out") == 0, command.err
-    assert counts(tmp_path / "out") == {"World": 60, "Business": 60}
+    assert Counter(row.label for row in stored(tmp_path / "out").values()) == {0: 60, 1: 60}
     assert (read_manifest(tmp_path / "out").labels, read_manifest(tmp_path / "out").label_type) == (
         ["World", "Business"],
         "text",

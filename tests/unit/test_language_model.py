@@ -12,24 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.__main__ import main
-from harness.config import LanguageModelConfig, ModelConfig, RunConfig
-from harness.data.views import rows_of_task
-from harness.inference.bundle import write_bundle
+from harness.config import ModelConfig, RunConfig
 from harness.model import language
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base.errors import ConfigError
-from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.batches import padded_batch
-from tests.datasets import write_dataset
+from tests.bundles import write_drawn
+from tests.datasets import shared_dataset
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 60, "validation": 20, "test": 10, "unlabelled": 40})
-    return root
+data = shared_dataset({"train": 60, "validation": 20, "test": 10, "unlabelled": 40})
 
 
 class Largest(TorchDispatchMode):
@@ -71,21 +64,11 @@ def test_one_recipe_serves_both_tasks(data: Path) -> None:
 
 
 def test_what_needs_a_classifier_says_so(data: Path, tmp_path: Path) -> None:
-    manifest: Manifest = rows_of_task("language_model", read_manifest(data), data)
     place = tmp_path / "run" / "bundle"
-    write_bundle(
-        place, LanguageModel(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size), manifest, 7
-    )
+    write_drawn(place, data, language=True)
     with pytest.raises(ConfigError) as caught:
         main(["predict", "--run", str(tmp_path / "run"), "a text"])
     assert str(caught.value) == (
         f"{place / 'bundle.json'}: a pretrained language model, which has no labels; train a classifier that starts "
         f"from it, with --init.weights {place}, and name that run"
     )
-
-
-def test_more_distances_than_the_window_has_are_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"language_model\.distances: 5 is out of range: expected from 1 to the window"
-    ):
-        LanguageModelConfig(window=4, distances=5)

@@ -20,16 +20,12 @@ from preprocessing.base.errors import DataError
 from preprocessing.dataset import shards
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
-from tests.datasets import write_dataset
+from tests.datasets import shared_dataset
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 300, "validation": 20, "test": 20}, block_rows=32)
-    return root
+dataset = shared_dataset({"train": 300, "validation": 20, "test": 20}, block_rows=32)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def split(dataset: Path) -> Split:
 
 def make_loader(split: Split, order: Order | None = None, layout: Layout = "padded", **options: Any) -> Loader:
     order = order or order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130))
-    chosen: dict[str, Any] = {"rank": 0, "world_size": 1, **options}
+    chosen = {"rank": 0, "world_size": 1, **options}
     return Loader(split, order, layout=layout, device=CPU, **chosen)
 
 
@@ -125,11 +121,7 @@ LABELLED, UNLABELLED = 90, 61
 """Five steps an epoch, four a pass."""
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": LABELLED, "validation": 10, "unlabelled": UNLABELLED}, block_rows=16)
-    return root
+both = shared_dataset({"train": LABELLED, "validation": 10, "unlabelled": UNLABELLED}, block_rows=16)
 
 
 def unlabelled_order(split: Split) -> Order:

@@ -18,7 +18,7 @@ from harness.launch.stop import STOP
 from harness.rundir import layout
 from harness.training import preflight
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import PLAIN
 from tests.datasets import cut_into_folds, write_dataset
@@ -99,7 +99,7 @@ def test_a_time_limit_is_that_of_all_runs(
 def test_several_machines_start_lost_ranks_again_unless_told(
     options: list[str], restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts: list[int] = []
+    starts = []
 
     def begin(attempt: int) -> str:
         starts.append(attempt)
@@ -110,22 +110,6 @@ def test_several_machines_start_lost_ranks_again_unless_told(
     arguments = many.accelerate_arguments(options, [])
     assert launcher.run_with_restarts(RunConfig(run=str(tmp_path / "run")), arguments, begin) == 1
     assert starts == list(range(restarts + 1))
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--seeds=0,1", "--folds=all"], "one command varies one of the two"),
-        (["--seed=3", "--seeds=0,1"], "--seed: --seeds 0,1 gives them all; leave --seed out"),
-        (["--folds=5"], "folds: 5, but .* was cut into 3; give --folds all, or build the dataset again"),
-    ],
-)
-def test_what_cannot_be_meant_gets_a_sentence(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
-) -> None:
-    monkeypatch.setattr(launcher, "run_with_restarts", lambda *_: pytest.fail("nothing may start"))
-    with pytest.raises(UserError, match=said):
-        launch(data, tmp_path / "r", *words)
 
 
 def begun(path: Path) -> Path:

@@ -6,31 +6,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from padless import open_dataset
-from preprocessing.base.split_names import NO_LABEL, UNLABELLED
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
 
 REVIEWS = reviews(120)
 OTHERS = [f"unseen {text}" for text, _ in reviews(150, seed=1)]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
-def test_a_missing_label_in_a_labelled_split_is_named(tmp_path: Path, command: Command) -> None:
-    rows = [("a text", "pos", "train"), ("a text", "", "train"), ("a text", "neg", "train"), ("a text", "", "test")]
-    source = write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split"))
-    named = ("--splits.column", "split", "--source.missing_label", "unlabelled")
-    assert command.build(source, tmp_path / "out", *named) == 3
-    assert "r.csv: row 4: there is no label, but the split is test, which needs one; take the row out" in command.err
 
 
 def test_a_missing_label_and_what_a_column_of_splits_says(tmp_path: Path, command: Command) -> None:
@@ -43,33 +28,6 @@ def test_a_missing_label_and_what_a_column_of_splits_says(tmp_path: Path, comman
     assert command.build(tmp_path / "r.jsonl", tmp_path / "out", *more) == 0, command.err
     manifest = read_manifest(tmp_path / "out")
     assert {name: manifest.rows(name) for name in manifest.splits} == {"train": 118, "unlabelled": 2}
-
-
-# A split of their own.
-
-
-@pytest.fixture
-def labelled(tmp_path: Path) -> Path:
-    return write_csv(tmp_path / "labelled.csv", REVIEWS)
-
-
-def texts_in(path: Path, texts: list[str]) -> Path:
-    return write_csv(path, [(text,) for text in texts], header=("text",))
-
-
-def column(root: Path, name: str, split: str = UNLABELLED) -> np.ndarray:
-    """One column of a split, in the order of the shards."""
-    return np.concatenate([getattr(block, name) for block in Split(root, read_manifest(root), split).blocks])
-
-
-def test_texts_of_their_own_files_are_a_split(labelled: Path, tmp_path: Path, command: Command) -> None:
-    others = texts_in(tmp_path / "others.csv", OTHERS)
-    out = tmp_path / "out"
-    assert command.build(labelled, out, "--source.unlabelled_path", others, "--shards.rows", 50) == 0, command.err
-    assert sorted(column(out, "row")) == list(range(len(REVIEWS) + 1, len(REVIEWS) + len(OTHERS) + 1))
-    assert set(column(out, "label")) == {NO_LABEL}
-    assert "unlabelled: 150 of 150 rows without labels are kept\n" in command.err
-    assert open_dataset(out)["unlabelled"]["label"].isna().all()
 
 
 # Texts that are somewhere else too.
@@ -97,9 +55,16 @@ def test_texts_of_validation_and_test_are_left_out(
     leaks: str, kept: list[str], tmp_path: Path, command: Command
 ) -> None:
     source = write_csv(tmp_path / "named.csv", NAMED, header=("text", "label", "split"))
-    more = ("--source.unlabelled_path", texts_in(tmp_path / "shared.csv", SHARED), "--quality.leaks", leaks)
+    more = (
+        "--source.unlabelled_path",
+        write_csv(tmp_path / "shared.csv", zip(SHARED), ("text",)),
+        "--quality.leaks",
+        leaks,
+    )
     assert command.build(source, tmp_path / "out", *more) == 0, command.err
-    assert list(open_dataset(tmp_path / "out")["unlabelled"]["text"]) == kept
+    found = open_dataset(tmp_path / "out")["unlabelled"]
+    assert (list(found["text"]), found["label"].isna().all()) == (kept, True)
+    assert f"unlabelled: {len(kept)} of 9 rows without labels are kept" in command.err
     statistics = read_manifest(tmp_path / "out").statistics
     assert statistics["unlabelled"]["shared"] == {"train": 1, "validation": 2, "test": 1}
     assert statistics["rows_kept"] == len(NAMED) + len(kept)
@@ -110,7 +75,7 @@ def test_groups_of_validation_and_test_are_left_out(tmp_path: Path, command: Com
     source = write_csv(tmp_path / "films.csv", films, header=("text", "label", "film"))
     others = [(text, f"film {at % 15}") for at, text in enumerate(OTHERS)]
     grouped = write_csv(tmp_path / "others.csv", others, header=("text", "film"))
-    alone = texts_in(tmp_path / "alone.csv", ["no film at all"])
+    alone = write_csv(tmp_path / "alone.csv", [("no film at all",)], ("text",))
     both = json.dumps([str(grouped), str(alone)])
     more = ("--splits.group_column", "film", "--source.unlabelled_path", both)
     assert command.build(source, tmp_path / "out", *more, "--splits.validation", 0.2) == 0, command.err

@@ -15,8 +15,9 @@ import pytest
 import padless
 from harness.__main__ import main
 from harness.inference import model as model_module
+from harness.rundir.layout import BUNDLE
 from preprocessing.labels import as_found
-from tests.bundles import with_weights, write_run
+from tests.bundles import write_drawn, write_run
 
 TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
 
@@ -32,7 +33,8 @@ def test_predictions_have_the_type_of_the_labels(dtype: Any, values: list[Any], 
     texts = [" ".join(f"w{word}" for word in words) for words in np.random.default_rng(3).integers(0, 30, (60, 12))]
     frame = pd.DataFrame({"text": texts, "label": pd.Series(values * 30, dtype=dtype)})
     padless.prepare(frame, output=tmp_path / "data", options={"vocabulary.min_count": 1, "executor.workers": 1})
-    model = padless.load(with_weights(tmp_path, seed=4))
+    write_drawn(tmp_path / "run" / BUNDLE, tmp_path / "data", seed=4)
+    model = padless.load(tmp_path / "run")
     found = model.predict(frame["text"])
     right = (model.predict_proba(frame["text"])[:, 1] >= 0.4) == (frame["label"] == values[1])
     assert 0 < right.mean() == (frame["label"] == found).mean() < 1
@@ -51,7 +53,7 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     model = padless.load(run)
     expected = model.predict_proba(TEXTS)
     column = pd.Series(TEXTS, index=[7, 3, 5, 1], name="text")
-    shapes: list[Any] = [tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, object), column, pa.array(TEXTS)]
+    shapes = [tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, object), column, pa.array(TEXTS)]
     for texts in shapes:
         np.testing.assert_array_equal(model.predict_proba(texts), expected)
     joined = column.to_frame().join(model.predict_frame(column))

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, contents, write_csv
+from tests.datasets import stored
 
 pytestmark = pytest.mark.thorough
 
@@ -19,11 +20,6 @@ RANDOM = np.random.default_rng(1)
 WORDS = [f"w{number}" for number in range(2000)]
 SPLIT = ("--splits.column", "split")
 DROP = (*SPLIT, "--quality.near_duplicates", "drop")
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
 
 
 def text(words: int) -> list[str]:
@@ -82,8 +78,7 @@ def test_rows_that_nearly_repeat_a_measured_one_are_left_out_by_any_workers(
     for row, (other, said) in found.items():
         assert (said, other) == (f"{similarity(row, other):.4f}", row - len(MEASURED))
     manifest = read_manifest(tmp_path / "a")
-    blocks = [block for name in manifest.splits for block in Split(tmp_path / "a", manifest, name).blocks]
-    assert sorted(row for block in blocks for row in block.row) == sorted({*measured, *learned} - {*found})
+    assert sorted(stored(tmp_path / "a")) == sorted({*measured, *learned} - {*found})
     assert manifest.statistics["dropped"]["near_duplicates"] == len(found)
     assert manifest.rows("train") == 500 - sum(row <= len(ROWS) for row in found)
     several = ("--executor.workers", 2, "--source.part_mb", 0.02)
@@ -104,9 +99,7 @@ def test_a_refusal_names_a_row_and_the_job_goes_on_from_there(source: Path, tmp_
     assert contents(tmp_path / "out") == contents(tmp_path / "new")
 
 
-def test_they_are_kept_unless_asked_for_and_refused_with_folds(source: Path, tmp_path: Path, command: Command) -> None:
-    assert command.build(source, tmp_path / "out", *DROP, "--splits.folds", 5) == 2
-    assert "quality.near_duplicates: folds do not keep nearly equal texts together; leave one out" in command.err
+def test_they_are_kept_unless_asked_for(source: Path, tmp_path: Path, command: Command) -> None:
     assert command.build(source, tmp_path / "out", *SPLIT) == 0
     assert not (tmp_path / "out" / "near_duplicates.csv").exists()
     assert read_manifest(tmp_path / "out").rows("train") == 500

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import CheckpointConfig, ModelConfig, RunConfig
+from harness.config import CheckpointConfig, RunConfig
 from harness.ranks.session import Session, open_session
 from harness.rundir.layout import THROUGHPUT
 from harness.rundir.metrics_log import read_log
@@ -24,6 +24,7 @@ from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError, DataError
 from tests import checkpoints
 from tests.datasets import write_dataset
+from tests.runs import small
 
 pytestmark = pytest.mark.processes  # the environment of a run names git's revision
 
@@ -32,17 +33,8 @@ pytestmark = pytest.mark.processes  # the environment of a run names git's revis
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     root = tmp_path_factory.mktemp("opening")
     write_dataset(root / "data", {"train": 40, "validation": 10})
-    model = ModelConfig(embedding_dim=4, hidden_size=4)
     saving = CheckpointConfig(every_steps=1)
-    return RunConfig(
-        data=str(root / "data"),
-        device="cpu",
-        precision="fp32",
-        epochs=1,
-        global_batch=20,
-        model=model,
-        checkpoint=saving,
-    )
+    return small(root / "data", root / "run", epochs=1, global_batch=20, checkpoint=saving)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +79,7 @@ def test_an_exception_at_any_line_is_in_the_status(
     config: RunConfig, session: Session, tmp_path: Path, first: int
 ) -> None:
     """At every ninth line, from one of the first nine on."""
-    lines: list[tuple[str, int]] = []
+    lines = []
     build(config, session, tmp_path / "whole", traced(lambda f: lines.append((f.f_code.co_filename, f.f_lineno))))
     places = list(dict.fromkeys(lines))
     assert len(places) > 80

@@ -26,11 +26,6 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "reviews.csv", reviews(300))
 
@@ -48,7 +43,7 @@ def beside(tmp_path: Path) -> list[str]:
 def test_an_interrupted_replacement_goes_on_where_it_was(
     out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
+    made = []
     make = parts.TokenizedPart.make
 
     def interrupted(part: parts.TokenizedPart) -> tuple[parts.Summary, dict[str, str]]:

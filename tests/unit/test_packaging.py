@@ -59,7 +59,7 @@ def test_what_the_code_imports_is_declared_and_what_everybody_installs_is_import
 
 def test_an_import_brings_neither_an_extra_nor_what_training_does_not_need() -> None:
     """A module that others import at the top must not need an extra: extras are imported in functions."""
-    along: set[str] = set().union(*brings(one for one in all_imports() if one.source != ESTIMATOR).values())
+    along = set().union(*brings(one for one in all_imports() if one.source != ESTIMATOR).values())
     assert not any(one.target == ESTIMATOR for one in all_imports())  # padless.py loads it by its name
     assert along & NOT_FOR_TRAINING == set()
     assert distributions(along) - {line.name for line in requirements() if line.group == CORE} == set()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -22,12 +21,12 @@ from accelerate.state import AcceleratorState
 import padless
 from harness.rundir.records import read_attempts, read_config
 from preprocessing.dataset.shards import read_manifest
+from tests.commands import ROOT, run_command, succeed, wait_until
 from tests.datasets import write_dataset
-from tests.runs import final, steps_done, train_to_end, wait_until
+from tests.runs import final, steps_done, train_to_end
 
 pytestmark = pytest.mark.thorough
 
-ROOT = Path(__file__).resolve().parents[2]
 INLINE = {"executor.workers": 1, "vocabulary.min_count": 1, "text.max_tokens": 16}
 ROWS = 60
 FRAME = pd.DataFrame(
@@ -87,13 +86,7 @@ def test_importing_is_cheap_and_a_script_needs_no_guard(tmp_path: Path) -> None:
         "frame = pandas.DataFrame({'text': [f'text {at}' for at in range(99)], 'label': [0, 1, 2] * 33})\n"
         "print(padless.prepare(frame, output=sys.argv[1], options={'executor.workers': 2, 'shards.rows': 20}))\n"
     )
-    result = subprocess.run(
-        [sys.executable, script, tmp_path / "d"],
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = succeed(run_command([sys.executable, str(script), str(tmp_path / "d")]))
     assert result.stdout == f"<padless dataset {tmp_path / 'd'}: train 81, validation 9, test 9 rows, 3 classes>\n"
 
 
@@ -142,7 +135,7 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
 def test_a_dict_of_shares_is_a_mixture(tmp_path: Path) -> None:
     write_dataset(tmp_path / "a", {"train": 60, "validation": 20})
     write_dataset(tmp_path / "b", {"train": 40, "validation": 10}, base=tmp_path / "a", seed=3)
-    shares: Any = {str(tmp_path / name): share for name, share in (("a", 3), ("b", 1))}
+    shares = {str(tmp_path / name): share for name, share in (("a", 3), ("b", 1))}
     small = {"global_batch": 8, "model.hidden_size": 8, "threads": 1, "baseline": "none", "quiet": True}
     run = padless.train(shares, tmp_path / "run", epochs=1, options=small)
     assert (run.state, run.figures["rows"]) == ("finished", 30)
@@ -152,8 +145,8 @@ def test_a_dict_of_shares_is_a_mixture(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.slow
 def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keys: dict[str, Any] = {"model": {"hidden_size": 8}, "device": "cpu", "num_processes": 2}
-    named: dict[str, Any] = {"text": "review", "label": "mood", "vocabulary": {"min_count": 1}}
+    keys = {"model": {"hidden_size": 8}, "device": "cpu", "num_processes": 2}
+    named = {"text": "review", "label": "mood", "vocabulary": {"min_count": 1}}
     run = padless.train(FRAME, tmp_path / "run", epochs=1, **named, **keys)
     assert "accuracy" in capsys.readouterr().out
     assert [line["processes"] for line in read_attempts(run.directory)] == [2]
@@ -167,7 +160,6 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
     [
         ("d", {"epoch": 3}, "--epoch: no such option; it is --epochs here"),
         ("d", {"optim": {"l": 3}}, "--optim.l: no such option; did you mean --optim.lr?"),
-        ("d", {}, "d/dataset.json: missing: there is no folder d"),
         ({"d": 0.7}, {}, "d:0.7: no such folder, and no mixture either; name several, with shares above 0, as in"),
         (FRAME, {"run": None}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
         (FRAME.iloc[:0], {}, "frame: the corpus is empty: no row to learn from"),

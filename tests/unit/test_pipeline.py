@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,16 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.verification import verify
 from preprocessing.job.encode import ladder
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resources import resolve
-from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import Vocabulary, freeze
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import unwrapped
-from tests.corpora import Command, contents, reviews, write_csv
-from tests.datasets import count
+from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
+from tests.datasets import stored
 
 pytestmark = pytest.mark.thorough
 
@@ -31,25 +31,9 @@ ROWS = [*FIRST, *FIRST[:5], ("<b>Quite</b> the same", "negative"), ("quite the s
 SMALL = ("--shards.rows", 100, "--source.part_mb", 0.005)
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_csv(tmp_path_factory.mktemp("source") / "reviews.csv", ROWS)
-
-
-def dataset(root: Path) -> dict[str, dict[int, tuple[list[int], int]]]:
-    """Split -> row -> ids and label, read back from the shards."""
-    found: dict[str, dict[int, tuple[list[int], int]]] = {}
-    manifest = read_manifest(root)
-    for name in manifest.splits:
-        for block in Split(root, manifest, name).blocks:
-            for ids, length, label, row in zip(block.ids, block.length, block.label, block.row, strict=True):
-                found.setdefault(name, {})[int(row)] = (ids[:length].tolist(), int(label))
-    return found
 
 
 @pytest.mark.parametrize("subwords", ["none", "bpe"])
@@ -58,28 +42,19 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(
 ) -> None:
     few = ("--text.subwords", subwords, "--vocabulary.max_size", 120)
     assert command.build(source, tmp_path / "out", *SMALL, *few) == 0, command.err
-    splits = dataset(tmp_path / "out")
-    every = {row: entry for rows in splits.values() for row, entry in rows.items()}
-    assert sum(map(len, splits.values())) == len(every) == len(ROWS)
-    manifest = read_manifest(tmp_path / "out")
+    manifest, found = read_manifest(tmp_path / "out"), stored(tmp_path / "out")
+    assert sum(map(manifest.rows, manifest.splits)) == len(found) == len(ROWS)
     vocabulary = Vocabulary.read(tmp_path / "out" / "vocabulary.arrow")
     encoder = Encoder(TextPipeline.from_json(manifest.text), vocabulary)
     assert encoder.hash == manifest.text_hash
     encoded = encoder([text for text, _ in ROWS])
     assert encoded.num_tokens.sum() == sum(split["tokens"] for split in manifest.statistics["splits"].values())
-    training = encoder.tokens([ROWS[row - 1][0] for row in splits["train"]])
+    training = encoder.tokens([ROWS[row - 1][0] for row in stored(tmp_path / "out", "train")])
     ids = vocabulary.lookup(training.types)[training.codes]
     assert np.bincount(ids, minlength=len(vocabulary)).tolist() == vocabulary.counts.tolist()
-    for row, (text_ids, label) in every.items():
+    for row, one in found.items():
         expected = encoded.ids[encoded.offsets[row - 1] : encoded.offsets[row]].tolist()
-        assert (text_ids, label) == (expected, int(ROWS[row - 1][1] == "positive"))
-
-
-def test_the_vocabulary_is_counted_on_the_training_split_alone(source: Path, tmp_path: Path, command: Command) -> None:
-    assert command.build(source, tmp_path / "out", *SMALL, "--vocabulary.min_count", 3) == 0
-    training = [ROWS[row - 1][0] for row in sorted(dataset(tmp_path / "out")["train"])]
-    expected = freeze(count(Tokenizer(resolve(TextSpec(max_tokens=64)))(training)), 3, 65536)
-    assert Vocabulary.read(tmp_path / "out" / "vocabulary.arrow").hash == expected.hash
+        assert (one.ids, one.label) == (expected, int(ROWS[row - 1][1] == "positive"))
 
 
 @pytest.mark.processes
@@ -96,9 +71,8 @@ def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Com
     statistics = manifest.statistics
     assert (statistics["rows_read"], statistics["rows_kept"]) == (len(ROWS), len(ROWS))
     assert statistics["duplicates"] == {"exact": 5, "normalised": 6, "across_splits": 0}
-    splits = dataset(tmp_path / "out")
     for name, entry in statistics["splits"].items():
-        assert entry["unknown"] == sum(ids.count(1) for ids, _ in splits[name].values())
+        assert entry["unknown"] == sum(row.ids.count(1) for row in stored(tmp_path / "out", name).values())
     assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
 
 
@@ -122,7 +96,7 @@ def test_a_few_widths_keep_padding_low(seed: int, middle: float, spread: float) 
 def test_a_limit_draws_rows_from_all_over_the_source(source: Path, tmp_path: Path, command: Command) -> None:
     for more in ("8", "0.005"):
         assert command.build(source, tmp_path / more, "--limit", 100, "--source.part_mb", more) == 0
-        rows = {row for split in dataset(tmp_path / more).values() for row in split}
+        rows = stored(tmp_path / more)
         assert (len(rows), min(rows) < 20, max(rows) > 380) == (100, True, True)
     assert f"read: 100 of {len(ROWS)} rows of {source}\n" in unwrapped(command.out)
 
@@ -188,3 +162,16 @@ def test_what_the_tokens_are_is_said(
     source = write_csv(tmp_path / "a.csv", [(" ".join([text] * row), row % 2) for row in range(1, 61)])
     assert command.build(source, tmp_path / "out", *more) == 0, command.err
     assert f"\ntokens: {expected}" in command.err
+
+
+def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) -> None:
+    """Null, empty, only stop words, and one of a megabyte: each becomes a row, and the manifest counts it."""
+    texts = (None, "", "the of and", "word " * 200_000, "\ud800 \x00 fine")
+    source = write_jsonl(tmp_path / "reviews.jsonl", reviews(60))
+    with open(source, "a") as file:
+        file.writelines(json.dumps({"text": text, "label": "negative"}) + "\n" for text in texts)
+    assert command.build(source, tmp_path / "out", "--text.stop_words", "stop-words") == 0, command.err
+    statistics = read_manifest(tmp_path / "out").statistics
+    assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)
+    assert sum(split["truncated"] for split in statistics["splits"].values()) == 1
+    assert verify(tmp_path / "out") == []

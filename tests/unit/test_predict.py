@@ -40,12 +40,6 @@ def info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     return put_in(monkeypatch)
 
 
-@pytest.fixture
-def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocessing.corpus.tables.MOST_ROWS", 7)
-    monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
-
-
 def run(*words: object) -> int:
     return cli.run(main, ["predict", "--run", "run", *map(str, words)])
 
@@ -165,10 +159,8 @@ def test_rows_without_a_text_are_predicted_if_that_is_wanted(capsys: pytest.Capt
     assert [sorted(set(row) - set(COLUMNS)) for row in found] == [["deep", "text"], [], [], ["n"], ["text"]]
 
 
-def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_column_that_is_there_already() -> None:
     written("in.csv", "text,predicted\nfine,no\n")
-    what = "already has a column 'predicted'; rename it, or set --prefix, which is put before the names of the new"
-    assert refused(capsys, "in.csv", "out.csv") == (3, f"in.csv: {what} columns")
     assert predict("in.csv", "out.csv", "--prefix", "new_") == 0
     assert Path("out.csv").read_text().startswith("text,predicted,new_predicted,new_probability_bad,")
 
@@ -217,7 +209,9 @@ def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_many_parts_are_as_one(kind: str, few_at_once: None) -> None:
+def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocessing.corpus.tables.MOST_ROWS", 7)
+    monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
     name, one, many = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
     assert predict(name, one) == 0
     whole = list(Stub.seen)

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import run_command, succeed
 
 
 @pytest.mark.slow
 def test_every_claim_holds_on_a_cpu(tmp_path: Path) -> None:
     command = [sys.executable, "tests/gpu/prove.py", "--out", str(tmp_path), "--device", "cpu"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    assert result.returncode == 0, result.stdout
+    result = succeed(run_command(command, 600))
     assert "Proof on cpu: every claim holds" in result.stdout

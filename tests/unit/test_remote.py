@@ -147,7 +147,7 @@ def test_the_password_of_an_address_is_neither_written_nor_said(tmp_path: Path, 
 
     data = write_csv(tmp_path / "reviews.csv", reviews(120)).read_bytes()
     fsspec.filesystem("memory").pipe("/me:SECRET@host/reviews.csv", data)
-    address: Any = "memory://me:SECRET@host/reviews.csv"
+    address = "memory://me:SECRET@host/reviews.csv"
     assert command.build(address, tmp_path / "out", "--source.part_mb", 0.005) == 0
     assert "SECRET" not in command.out + command.err
     assert read_manifest(tmp_path / "out").provenance["sources"][0]["name"] == "memory://host/reviews.csv"

@@ -25,6 +25,7 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.results import read_figures
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
+from tests.commands import read_json
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
 
@@ -43,7 +44,6 @@ def words(path: Path) -> str:
 def figures_of(place: Path, split: str) -> dict[str, Any]:
     """The figures in a directory."""
     found = read_figures(place, split)
-    assert found is not None
     return found
 
 
@@ -111,7 +111,7 @@ def test_a_source_that_has_changed_gives_no_texts(place: Path, pair: Path) -> No
     assert "SECRET" not in path.read_text()
     figures = figures_of(run, "test")
     assert " ".join(figures["mistakes"][0]["tokens"][:5]) in page
-    linear = json.loads((pair / "baseline" / "test.json").read_text())
+    linear = read_json(pair / "baseline" / "test.json")
     said = f"Accuracy on test: network {figures['accuracy']:.4f}, linear model {linear['accuracy']:.4f}: "
     assert said in page
 

@@ -21,13 +21,10 @@ from harness.report.runs import (
     unique_names,
 )
 from harness.scores.metrics import confusion_from_json, per_class, worst_first
-from preprocessing.__main__ import main
-from preprocessing.base import cli
-from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from tests.corpora import reviews, write_csv
+from tests.corpora import prepare, reviews, write_csv
 
 EMPTY: dict[str, Any] = {field.name: None for field in dataclasses.fields(RunFacts)}
 EMPTY |= {name: {} for name in ("config", "environment", "status", "linear")}
@@ -90,12 +87,6 @@ def test_runs_stand_in_the_order_of_their_best_validation() -> None:
 ROWS = [(f'{text}.\n<br />It\'s, "so"!', label) for text, label in reviews(60, words=8)]
 
 
-def built(source: Path, output: Path, *more: str) -> Manifest:
-    keys = ["prepare", "--source.path", str(source), "--output", str(output), "--executor.workers", "1"]
-    assert cli.run(main, [*keys, "--vocabulary.min_count", "1", *more]) == 0
-    return read_manifest(output)
-
-
 @pytest.mark.parametrize("kind", ["csv.gz", "folder"])
 def test_every_row_of_a_dataset_is_found_in_its_source(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"corpus.{kind}"
@@ -105,7 +96,7 @@ def test_every_row_of_a_dataset_is_found_in_its_source(tmp_path: Path, kind: str
             (path / label / f"{number:02}.txt").write_text(text)
     else:
         path.write_bytes(gzip.compress(write_csv(tmp_path / "plain.csv", ROWS).read_bytes()))
-    manifest = built(path, tmp_path / "data", "--source.part_mb", "0.001")
+    manifest = prepare(path, tmp_path / "data", "--source.part_mb", "0.001")
     rows = sorted(ROWS, key=lambda row: row[1]) if kind == "folder" else ROWS
     expected = {row: text for row, (text, _) in enumerate(rows, 1)}
     assert find_originals(manifest, range(1, 61)) == Originals(expected, None)
@@ -113,7 +104,7 @@ def test_every_row_of_a_dataset_is_found_in_its_source(tmp_path: Path, kind: str
 
 def test_why_a_text_is_not_to_be_had_is_said(tmp_path: Path) -> None:
     first, second = write_csv(tmp_path / "1.csv", ROWS[:40]), write_csv(tmp_path / "2.csv", ROWS[40:])
-    manifest = built(first, tmp_path / "data", "--source.test_path", str(second))
+    manifest = prepare(first, tmp_path / "data", "--source.test_path", str(second))
     first.unlink()
     found = find_originals(manifest, [3, 60])
     assert found.texts == {60: ROWS[59][0]}

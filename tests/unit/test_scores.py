@@ -154,7 +154,7 @@ def of_plain_loop(logits: np.ndarray, labels: np.ndarray, quality: Callable[[np.
 @given(st.integers(0, 1000), st.integers(3, 40), st.booleans())
 def test_threshold_is_the_best_one_there_is(seed: int, rows: int, ties: bool) -> None:
     logits, labels = simulated(rows, seed, ties=ties)
-    wanted: dict[str, Callable[[np.ndarray], float]] = {
+    wanted = {
         "accuracy": lambda predicted: float((predicted == labels).mean()),
         "f1": lambda predicted: float(2 * labels[predicted].sum() / (predicted.sum() + labels.sum())),
     }

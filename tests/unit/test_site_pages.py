@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,7 @@ from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.base import cli
 from preprocessing.base.cli import Command
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import ROOT
 
 
 def leaves(config_class: type) -> dict[str, reference.Option]:
@@ -31,7 +29,7 @@ def leaves(config_class: type) -> dict[str, reference.Option]:
 
 def flat(values: dict[str, Any], example: Any, prefix: str = "") -> dict[str, Any]:
     """``asdict`` of a configuration by dotted keys; only sections are opened, mappings are values."""
-    result: dict[str, Any] = {}
+    result = {}
     for name, value in values.items():
         part = getattr(example, name)
         result |= flat(value, part, f"{prefix}{name}.") if is_dataclass(part) else {f"{prefix}{name}": value}

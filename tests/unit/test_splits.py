@@ -20,27 +20,19 @@ from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.corpus.rows import READINGS
 from preprocessing.dataset.inspect import groups_in_words
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from preprocessing.job import decisions
 from preprocessing.job.decisions import by_time, decide, fold_rows
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
 from tests.corpora import Command, reviews, write_csv
+from tests.datasets import stored
 
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
-def rows_in(dataset: Path, split: str) -> list[int]:
-    return [int(row) for block in Split(dataset, read_manifest(dataset), split).blocks for row in block.row]
-
-
 def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> pd.DataFrame:
     number = len(text)
-    columns: dict[str, Any] = {
+    columns = {
         "row": np.arange(1, number + 1),
         "label": np.array(label, np.int32),
         "named": np.array(named, np.int8),
@@ -108,29 +100,17 @@ def test_shares_are_met_within_the_largest_group(
     assert abs(counts - wanted(counts[:, :-1].sum(axis=0), **shares)).max() <= max(sizes)
 
 
-def decided_by_group(group: list[int], named: list[int], validation: float = 0.0) -> tuple[list[int], dict[str, Any]]:
-    rows = rows_of(list(range(1000, 1000 + len(group))), [row % 2 for row in range(len(group))], named, group)
-    splits = SplitConfig(group_column="film", validation=validation, test=0.0)
-    cut = {"validation": validation, "test": 0.0}
-    decision, report = decide(rows, PreprocessConfig(output="out", splits=splits), cut, np.zeros((3, 2)))
-    return decision.tolist(), report["groups"]
-
-
 def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     named = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
-    decision, groups = decided_by_group([1, 1, 2, 2, 2, 3, 0, 0], named)
-    assert decision == named
+    rows = rows_of([*range(1000, 1008)], [0, 1] * 4, named, [1, 1, 2, 2, 2, 3, 0, 0])
+    cut = {"validation": 0.0, "test": 0.0}
+    config = PreprocessConfig(output="out", splits=SplitConfig(group_column="film", **cut))
+    decision, report = decide(rows, config, cut, np.zeros((3, 2)))
+    groups = report["groups"]
+    assert decision.tolist() == named
     assert groups["shared"] == [{"groups": 2, "rows": {"train": 3, "test": 2}}]
     shared = "share 2 groups of film: 3 rows in train and 2 rows in test"
     assert groups_in_words(groups)[1] == f"the source's own splits {shared}"
-
-
-def test_groups_of_no_use_are_refused() -> None:
-    unnamed = [NO_SPLIT] * 20
-    with pytest.raises(DataError, match=r"'film' has another value in each of the 20 rows"):
-        decided_by_group(list(range(1, 21)), unnamed, 0.1)
-    with pytest.raises(DataError, match=r"nothing fits into the split validation: 14 of 20 rows stay together"):
-        decided_by_group([1] * 6 + [2] * 14, unnamed, 0.1)
 
 
 # By time.
@@ -147,7 +127,7 @@ def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, co
         frame["day"] = days.dt.strftime(written) if written else days
         frame.to_csv(source, index=False) if written else frame.to_parquet(source)
         assert command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002) == 0, command.err
-        found = [sorted(days[row - 1] for row in rows_in(out, name)) for name in SPLITS]
+        found = [sorted(days[row - 1] for row in stored(out, name)) for name in SPLITS]
         assert ([*found[0], *found[1], *found[2]], len(found[1]), len(found[2])) == (sorted(days), 10, 10)
         assert ("from 2023-04-01" if written != "%Y%m%d" else "from 20230401") in command.err
 
@@ -183,9 +163,8 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
         manifest = read_manifest(out)
         facts = manifest.statistics
         homes = dict[str, set[str]]()
-        for split in (*SPLITS, "unlabelled"):
-            for row in rows_in(out, split):
-                homes.setdefault(every[row - 1], set()).add(split)
+        for row, one in stored(out).items():
+            homes.setdefault(every[row - 1], set()).add(one.split)
         assert {frozenset(home) for home in homes.values()} == {
             *map(frozenset, [["train"], ["validation"], ["test"], ["unlabelled"], ["train", "unlabelled"]])
         }
@@ -216,25 +195,11 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
     plain, cut = read_manifest(tmp_path / "plain"), read_manifest(tmp_path / "cut")
     assert (plain.folds, cut.folds) == (0, 4)
     assert plain.vocabulary_hash == cut.vocabulary_hash
-    homes = dict[str, set[str]]()
-    for split in SPLITS:
-        there = rows_in(tmp_path / "cut", split)
-        assert sorted(there) == sorted(rows_in(tmp_path / "plain", split))
-        for row in there:
-            homes.setdefault(rows[row - 1][2], set()).add(split)
-    assert {len(splits) for splits in homes.values()} == {1}
-    shards = [shard for name in SPLITS[:2] for shard in Split(tmp_path / "cut", cut, name).shards]
-    found = {int(row): shard.info.fold for shard in shards for block in shard.blocks for row in block.row}
-    assert len(found) == cut.rows("train") + cut.rows("validation")
-    assert set(found.values()) == {0, 1, 2, 3}
-    films = {row: rows[row - 1][2] for row in found}
-    assert len({(films[row], fold) for row, fold in found.items()}) == len(set(films.values()))
-
-
-# What is refused.
-
-
-def test_a_file_of_a_split_without_a_row_is_named(tmp_path: Path, command: Command) -> None:
-    source, empty = write_csv(tmp_path / "reviews.csv", reviews(60)), write_csv(tmp_path / "empty.csv", [])
-    assert command.build(source, tmp_path / "out", "--source.test_path", empty) == 3
-    assert "empty.csv: holds no row; give it some, or leave it out of source.test_path" in command.sentence
+    whole, found = stored(tmp_path / "plain"), stored(tmp_path / "cut")
+    assert {row: one.split for row, one in found.items()} == {row: one.split for row, one in whole.items()}
+    assert len(found) == sum(map(cut.rows, SPLITS))
+    assert {one.fold for one in found.values()} == {None, 0, 1, 2, 3}
+    assert all((one.fold is None) == (one.split == "test") for one in found.values())
+    homes = {(rows[row - 1][2], one.split, one.fold) for row, one in found.items()}
+    assert len({film for film, split, _ in homes}) == len({(film, split) for film, split, _ in homes}) == 20
+    assert len(homes) == 20

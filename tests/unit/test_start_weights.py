@@ -17,25 +17,16 @@ from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.vocabulary import PAD, Vocabulary
-from tests.datasets import write_dataset
-from tests.donors import SIZES, make_bundle, make_language_model
+from tests.bundles import write_drawn
+from tests.datasets import shared_dataset
+
+own = shared_dataset({"train": 60, "validation": 10})
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("own") / "data"
-    write_dataset(root, {"train": 60, "validation": 10})
-    return root
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Other texts, whose vocabulary has other ids and shares a part of the tokens."""
-    root = tmp_path_factory.mktemp("other") / "data"
-    write_dataset(root, {"train": 90, "validation": 10}, seed=5)
-    return root
+other = shared_dataset({"train": 90, "validation": 10}, seed=5)
+"""Other texts, whose vocabulary has other ids and shares a part of the tokens."""
 
 
 def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifier, dict[str, torch.Tensor]]:
@@ -53,11 +44,13 @@ def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifi
 def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
     init = InitConfig(weights=str(bundle))
     run = str(data.parent / "run")
-    return RunConfig(data=str(data), run=run, model=ModelConfig(**{**SIZES, **model}), init=init)
+    return RunConfig(
+        data=str(data), run=run, model=ModelConfig(**{"embedding_dim": 4, "hidden_size": 4, **model}), init=init
+    )
 
 
 def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> None:
-    source = make_bundle(other, tmp_path / "bundle")
+    source = write_drawn(tmp_path / "bundle", other)
     beginning, made, usual = started(own, tmp_path / "bundle")
     mine, theirs = (Vocabulary.read(data / VOCABULARY).tokens.to_pylist() for data in (own, other))
     shared = set(mine) & set(theirs) - {"<pad>"}
@@ -78,7 +71,7 @@ def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> No
 
 
 def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path: Path) -> None:
-    weights = make_language_model(other, tmp_path / "lm")
+    weights = write_drawn(tmp_path / "lm", other, language=True).state_dict()
     beginning, made, usual = started(own, tmp_path / "lm", num_layers=2, wide=64)
     now = made.state_dict()
     for name in now:
@@ -101,11 +94,10 @@ def test_a_part_that_would_mean_something_else_is_not_taken(
     own: Path, tmp_path: Path, theirs: dict[str, Any], reason: str
 ) -> None:
     """Nor is the linear part, which every run learns from its own rows."""
-    source = make_bundle(own, tmp_path / "bundle", wide=64, **theirs)
+    source = write_drawn(tmp_path / "bundle", own, wide=64, **theirs)
     beginning, made, usual = started(own, tmp_path / "bundle", wide=64)
     assert beginning.facts["started_from"]["as_usual"] == {"head": reason}
     assert torch.equal(made.head.weight, usual["head.weight"])
-    assert made.wide is not None
     assert not made.wide.table.any()
     taken = made.recurrent.state_dict()["layers.0.weight_hh_l0"]
     assert torch.equal(taken, source.recurrent.state_dict()["layers.0.weight_hh_l0"])
@@ -117,15 +109,10 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: P
     def check(source: object) -> None:
         preflight.check_start(settings(own, source), manifest)
 
-    with pytest.raises(ConfigError, match=r"init\.weights: runs/nowhere: there is no folder runs/nowhere; "):
-        check("runs/nowhere")
-    (tmp_path / "run").mkdir()
-    with pytest.raises(ConfigError, match=r"init\.weights: .*run is neither a run directory nor a bundle; name one"):
-        check(tmp_path / "run")
-    make_bundle(own, tmp_path / "run" / "bundle", hidden_size=5, bidirectional=False)
+    write_drawn(tmp_path / "run" / "bundle", own, hidden_size=5, bidirectional=False)
     with pytest.raises(ConfigError, match=r"of another shape; set model\.hidden_size to 5 \(now 4\) and model\.bidir"):
         check(tmp_path / "run")
-    make_bundle(own, tmp_path / "whole")
+    write_drawn(tmp_path / "whole", own)
     check(tmp_path / "whole")
     (tmp_path / "whole" / VOCABULARY).unlink()
     with pytest.raises(DataError, match=r"vocabulary\.arrow is missing"):
@@ -133,9 +120,9 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: P
 
 
 def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:
-    make_bundle(own, tmp_path / "bundle")
+    write_drawn(tmp_path / "bundle", own)
     beginning, _, _ = started(own, tmp_path / "bundle")
-    manifest: Manifest = read_manifest(own)
+    manifest = read_manifest(own)
     gone = settings(own, tmp_path / "gone")
     again = begin(gone, manifest, {}, World(), json.loads(json.dumps(beginning.facts)))
     assert (again.weights, again.facts) == (None, beginning.facts)

@@ -53,13 +53,11 @@ def launcher(rank: str, begun: bool = True, before: float = 0, after: float = 0)
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     return process
 
 
 def rank_is_there(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
     assert process.stdout.readline() == "rank\n"
 
 

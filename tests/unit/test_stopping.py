@@ -41,7 +41,6 @@ def begin(body: str) -> subprocess.Popen[str]:
     code = COMMAND.replace("{body}", body)
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
-    assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "in it\n"]
     return process
 
@@ -103,7 +102,6 @@ def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
     lines += ["except BaseException:", "    raise SystemExit(9)"]
     (tmp_path / "slow.py").write_text("\n".join(lines))
     process = begin(f"sys.path.insert(0, {str(tmp_path)!r}); import slow")
-    assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
     process.terminate()
     assert end(process)[:2] == (143, [f"error: told to stop by SIGTERM: {processes.NOTHING}"])
@@ -124,7 +122,6 @@ TAKEN = UserError("out: another run is writing; wait for it")
 def test_who_holds_a_lock_is_said_and_how_to_let_it_go_on(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError) as refused, locked(path, 0.2, TAKEN):

@@ -48,7 +48,7 @@ def pieces(stage: Path, splits: SplitConfig | None = None, **options: Any) -> li
 
 def rows_of(path: object, splits: SplitConfig | None = None, **options: Any) -> list[tuple[str, str, str | None, int]]:
     """``(text, class, split, row)`` of a whole source."""
-    found: list[tuple[str, str, str | None, int]] = []
+    found = []
     with tempfile.TemporaryDirectory() as stage:
         for piece in pieces(Path(stage), splits, path=path if isinstance(path, list) else str(path), **options):
             named = [None if number < 0 else SPLITS[number] for number in piece.split]

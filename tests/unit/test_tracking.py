@@ -17,8 +17,8 @@ from harness.tracking.journal import alone
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking.tracking import Trackers, observer_environment
 from preprocessing.base.errors import ConfigError
+from tests.commands import wait_until
 from tests.fake_trackio import install
-from tests.runs import wait_until
 
 FACTS = {"dataset": "0123456789abcdef"}
 
@@ -26,10 +26,7 @@ FACTS = {"dataset": "0123456789abcdef"}
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the fake tracker writes its rows; child processes can import its package."""
-    monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
-    monkeypatch.setenv("FAKE_ROWS", str(tmp_path / "rows"))
-    monkeypatch.setenv("FAKE_TRACKER", "none")
-    return tmp_path / "rows"
+    return install(tmp_path, monkeypatch)
 
 
 def start(run: Path, name: str = "trackio", **options: Any) -> Trackers:
@@ -53,7 +50,6 @@ def test_rows_arrive_once_at_their_own_steps_and_stop_signals_are_for_the_traine
     write(run, "train", step=1, loss=0.5, mfu=None)
     wait_until(rows.exists)
     (observer,) = trackers.observers
-    assert observer.process is not None
     process = psutil.Process(observer.process.pid)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         process.send_signal(number)
@@ -77,7 +73,6 @@ def test_tensorboard_shows_one_curve_over_a_kill_and_a_preemption(tmp_path: Path
             write(run, "train", step=step, loss=1 / step)
         if state == "killed":
             (observer,) = trackers.observers
-            assert observer.process is not None
             wait_until(lambda: len(list((run / "tensorboard" / "p").glob("events*"))) == 2)
             tracking.kill_tree(observer.process.pid)
         trackers.close("finished" if state == "finished" else "preempted")

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError
 from preprocessing.dataset import vectors as command
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.vectors import (
@@ -23,23 +21,17 @@ from preprocessing.dataset.vectors import (
     read_kept,
 )
 from preprocessing.dataset.verification import verify
-from tests.datasets import write_dataset
+from tests.datasets import copy_of, shared_dataset, write_dataset
 
 SMALL = VectorsConfig(dim=8, window=3)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset without vectors."""
-    root = tmp_path_factory.mktemp("vectors") / "data"
-    write_dataset(root, {"train": 150, "validation": 20, "test": 20})
-    return root
+whole = shared_dataset({"train": 150, "validation": 20, "test": 20})
+"""A dataset without vectors."""
 
 
-@pytest.fixture
-def data(whole: Path, tmp_path: Path) -> Path:
-    """A writable copy."""
-    return Path(shutil.copytree(whole, tmp_path / "data"))
+data = copy_of("whole")
+"""A writable copy."""
 
 
 def quiet(text: str) -> None:
@@ -93,7 +85,7 @@ def test_of_a_large_corpus_a_sample_is_read(whole: Path, monkeypatch: pytest.Mon
 
 
 def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
-    said: list[str] = []
+    said = []
     kept, found = keep_vectors(data, SMALL, said.append)
     assert not found
     assert said[0].startswith("learning   vectors of 4,")
@@ -125,8 +117,3 @@ def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) 
     kept, found = keep_vectors(data, SMALL, quiet)
     assert not found
     assert read_kept(kept.path) == kept
-
-
-def test_a_remote_dataset_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name a local dataset directory"):
-        command.main(command.OfDataset(data="s3://bucket/data"))

@@ -62,11 +62,6 @@ def test_it_is_read_as_it_was_written_or_what_is_wrong_is_named(tmp_path: Path) 
 NEW = [*reviews(60, seed=3), *[(f"brandnew word{number % 3} number {number}", "positive") for number in range(20)]]
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset, and a run with a bundle of it."""
