@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An LSTM layer over packed rows as two Triton kernels, forward and backward; imported only where it is used.
+
+cuDNN computes packed rows with one small product per time step and direction, each a launch of its own. Here one
+program computes ``ROWS`` rows of one direction from their first to their last step. ``weight_hh`` stays in shared
+memory, the cell state in registers. All programs of a layer, of both directions, are one launch. Rows are sorted by
+length, so the rows of a program end together; a row that is shorter than its program's longest is masked, and no
+padding is read, written or kept.
+
+The products that do not depend on the step before are matrix products of torch over all tokens: the input's, and in
+the backward pass those for ``weight_ih``, ``weight_hh``, the biases and the input. Sums over time and rows have a fixed
+order, and there are no atomic operations: equal inputs give equal bits on one card.
+
+Dtypes: matrices, gates and outputs are those of the input; sums, the cell state and its gradient are fp32. Kept for the
+backward pass, per token, direction and unit: four activated gates, which replace the input's product in place, and the
+cell state in fp32; 3 KB per token for two directions of 128 units in bf16. To compute the gates again would save 2 KB
+of them, and add a second product to each step of the backward pass.
+
+``weight_hh`` must fit into the shared memory of one multiprocessor: up to 128 units in bf16 and fp16, 64 in fp32. Wider
+layers are left to cuDNN: 256 units in bf16 take 512 KB, that is four multiprocessors that exchange ``h`` in every step.
+
+``TRITON_INTERPRET=1``, set before this module is imported, runs the kernels on the CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch.nn import functional
+
+from harness.batch import send
+
+ROWS = 16
+"""Rows of a program: the least that a tensor core multiplies at once."""
+MOST_BYTES = 128 << 10
+"""Largest ``weight_hh`` of one direction: a multiprocessor of compute capability 8.0 has 163 KB of shared memory."""
+BEYOND = tl.constexpr(1 << 40)
+"""A time step that no row has."""
+Weights = list[torch.Tensor]
+
+
+@triton.jit
+def visited(plan, step, steps, backwards, rows, length, num_rows):  # type: ignore[no-untyped-def]
+    """Token of each row in the step ``step`` of a walk over ``steps`` time steps, int64 ``[ROWS]``, and whether there
+    is one; a walk ``backwards`` starts at the last time step.
+    """
+    time = tl.where(backwards, steps - 1 - step, step)
+    first = tl.load(plan + num_rows + time, mask=step < steps, other=0)
+    return first + rows, tl.where(step < steps, time, BEYOND) < length
+
+
+@triton.jit
+def four(at, HIDDEN: tl.constexpr, mask):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Four arrays that lie ``HIDDEN`` apart, one for each gate."""
+    first, second = tl.load(at, mask=mask, other=0.0), tl.load(at + HIDDEN, mask=mask, other=0.0)
+    return first, second, tl.load(at + 2 * HIDDEN, mask=mask, other=0.0), tl.load(at + 3 * HIDDEN, mask=mask, other=0.0)
+
+
+@triton.jit
+def sigmoid(values):  # type: ignore[no-untyped-def]
+    return 1 / (1 + tl.exp(-values))
+
+
+@triton.jit
+def tanh(values):  # type: ignore[no-untyped-def]
+    return 2 / (1 + tl.exp(-2 * values)) - 1
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def forward_kernel(  # type: ignore[no-untyped-def]
+    gates,
+    weights,
+    outputs,
+    cells,
+    states,
+    plan,
+    num_rows,
+    HIDDEN: tl.constexpr,  # noqa: N803
+    UNITS: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    DIRECTIONS: tl.constexpr,  # noqa: N803
+    KEEP: tl.constexpr,  # noqa: N803
+    PRECISION: tl.constexpr,  # noqa: N803
+):
+    """All steps of ``ROWS`` rows of one direction.
+
+    ``gates`` ``[tokens, directions, 4, hidden]``: the input's product; with ``KEEP`` it is replaced by the activated
+    gates, and ``cells`` ``[tokens, directions, hidden]`` is written. ``weights`` ``[directions, 4, hidden, hidden]``;
+    ``outputs`` ``[tokens, directions, hidden]``; ``states`` ``[directions, rows, hidden]``. ``plan``: see ``Walk``.
+    """
+    direction = tl.program_id(1)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    units = tl.arange(0, UNITS)
+    inputs = tl.arange(0, UNITS)
+    real = (units < HIDDEN)[None, :]
+    length = tl.load(plan + rows, mask=rows < num_rows, other=0)
+    steps = tl.load(plan + tl.program_id(0) * ROWS)
+    matrix = weights + direction * 4 * HIDDEN * HIDDEN + units[None, :] * HIDDEN + inputs[:, None]
+    w_i, w_f, w_g, w_o = four(matrix, HIDDEN * HIDDEN, (inputs < HIDDEN)[:, None] & real)
+    h = tl.full((ROWS, UNITS), 0.0, outputs.dtype.element_ty)
+    c = tl.full((ROWS, UNITS), 0.0, tl.float32)
+    next_token, next_runs = visited(plan, 0, steps, direction == 1, rows, length, num_rows)
+    next_at = ((next_token * DIRECTIONS + direction) * 4 * HIDDEN)[:, None] + units[None, :]
+    next_i, next_f, next_g, next_o = four(gates + next_at, HIDDEN, next_runs[:, None] & real)
+    for step in range(steps):
+        x_i, x_f, x_g, x_o = next_i, next_f, next_g, next_o
+        token, at, runs = next_token, next_at, next_runs[:, None] & real
+        # Read one step ahead, so that memory answers while the products are computed.
+        next_token, next_runs = visited(plan, step + 1, steps, direction == 1, rows, length, num_rows)
+        next_at = ((next_token * DIRECTIONS + direction) * 4 * HIDDEN)[:, None] + units[None, :]
+        next_i, next_f, next_g, next_o = four(gates + next_at, HIDDEN, next_runs[:, None] & real)
+        i = sigmoid(tl.dot(h, w_i, input_precision=PRECISION) + x_i.to(tl.float32))
+        f = sigmoid(tl.dot(h, w_f, input_precision=PRECISION) + x_f.to(tl.float32))
+        g = tanh(tl.dot(h, w_g, input_precision=PRECISION) + x_g.to(tl.float32))
+        o = sigmoid(tl.dot(h, w_o, input_precision=PRECISION) + x_o.to(tl.float32))
+        c = tl.where(runs, f * c + i * g, c)
+        h = tl.where(runs, (o * tanh(c)).to(h.dtype), h)
+        own = ((token * DIRECTIONS + direction) * HIDDEN)[:, None] + units[None, :]
+        tl.store(outputs + own, h, mask=runs)
+        if KEEP:
+            tl.store(cells + own, c, mask=runs)
+            tl.store(gates + at, i.to(h.dtype), mask=runs)
+            tl.store(gates + at + HIDDEN, f.to(h.dtype), mask=runs)
+            tl.store(gates + at + 2 * HIDDEN, g.to(h.dtype), mask=runs)
+            tl.store(gates + at + 3 * HIDDEN, o.to(h.dtype), mask=runs)
+    last = (direction * num_rows + rows)[:, None] * HIDDEN + units[None, :]
+    tl.store(states + last, h, mask=(rows < num_rows)[:, None] & real)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def backward_kernel(  # type: ignore[no-untyped-def]
+    gates,
+    weights,
+    outputs,
+    cells,
+    d_outputs,
+    d_states,
+    d_gates,
+    before,
+    plan,
+    num_rows,
+    HIDDEN: tl.constexpr,  # noqa: N803
+    UNITS: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    DIRECTIONS: tl.constexpr,  # noqa: N803
+    PRECISION: tl.constexpr,  # noqa: N803
+):
+    """The steps of ``forward_kernel`` in reverse: ``d_gates``, the gradient of the input's product, and ``before``, the
+    output of the step before that of each token, in the shape of ``outputs``.
+    """
+    direction = tl.program_id(1)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    units = tl.arange(0, UNITS)
+    inputs = tl.arange(0, UNITS)
+    real = (units < HIDDEN)[None, :]
+    length = tl.load(plan + rows, mask=rows < num_rows, other=0)
+    steps = tl.load(plan + tl.program_id(0) * ROWS)
+    matrix = weights + direction * 4 * HIDDEN * HIDDEN + inputs[:, None] * HIDDEN + units[None, :]
+    w_i, w_f, w_g, w_o = four(matrix, HIDDEN * HIDDEN, (inputs < HIDDEN)[:, None] & real)
+    last = (direction * num_rows + rows)[:, None] * HIDDEN + units[None, :]
+    d_h = tl.load(d_states + last, mask=(rows < num_rows)[:, None] & real, other=0.0).to(tl.float32)
+    d_c = tl.full((ROWS, UNITS), 0.0, tl.float32)
+    next_token, next_runs = visited(plan, 0, steps, direction == 0, rows, length, num_rows)
+    next_at = ((next_token * DIRECTIONS + direction) * HIDDEN)[:, None] + units[None, :]
+    next_mask = next_runs[:, None] & real
+    next_i, next_f, next_g, next_o = four(gates + 4 * next_at - 3 * units[None, :], HIDDEN, next_mask)
+    next_c = tl.load(cells + next_at, mask=next_mask, other=0.0)
+    next_d = tl.load(d_outputs + next_at, mask=next_mask, other=0.0)
+    for step in range(steps):
+        i, f, g, o = next_i.to(tl.float32), next_f.to(tl.float32), next_g.to(tl.float32), next_o.to(tl.float32)
+        c, d_output, at, runs = next_c, next_d, next_at, next_mask
+        # The step after this one of the walk is the one before it in the forward pass.
+        next_token, next_runs = visited(plan, step + 1, steps, direction == 0, rows, length, num_rows)
+        next_at = ((next_token * DIRECTIONS + direction) * HIDDEN)[:, None] + units[None, :]
+        next_mask = next_runs[:, None] & real
+        next_i, next_f, next_g, next_o = four(gates + 4 * next_at - 3 * units[None, :], HIDDEN, next_mask)
+        next_c = tl.load(cells + next_at, mask=next_mask, other=0.0)
+        next_d = tl.load(d_outputs + next_at, mask=next_mask, other=0.0)
+        tl.store(before + at, tl.load(outputs + next_at, mask=next_mask, other=0.0), mask=runs)
+        squashed = tanh(c)
+        d_output = d_output.to(tl.float32) + d_h
+        d_cell = d_c + d_output * o * (1 - squashed * squashed)
+        d_i = (d_cell * g * i * (1 - i)).to(w_i.dtype)
+        d_f = (d_cell * next_c * f * (1 - f)).to(w_i.dtype)
+        d_g = (d_cell * i * (1 - g * g)).to(w_i.dtype)
+        d_o = (d_output * squashed * o * (1 - o)).to(w_i.dtype)
+        gate = d_gates + 4 * at - 3 * units[None, :]
+        tl.store(gate, d_i, mask=runs)
+        tl.store(gate + HIDDEN, d_f, mask=runs)
+        tl.store(gate + 2 * HIDDEN, d_g, mask=runs)
+        tl.store(gate + 3 * HIDDEN, d_o, mask=runs)
+        d_before = tl.dot(d_i, w_i, input_precision=PRECISION)
+        d_before = tl.dot(d_f, w_f, d_before, input_precision=PRECISION)
+        d_before = tl.dot(d_g, w_g, d_before, input_precision=PRECISION)
+        d_before = tl.dot(d_o, w_o, d_before, input_precision=PRECISION)
+        d_h = tl.where(runs, d_before, d_h)
+        d_c = tl.where(runs, d_cell * f, d_c)
+
+
+def sizes_of(hidden: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Constants of both kernels, and their launch, for so many units."""
+    units = max(ROWS, triton.next_power_of_2(hidden))
+    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    precision = "tf32" if tf32 else "ieee"
+    warps = max(1, min(8, units // 8))
+    return {"HIDDEN": hidden, "UNITS": units, "ROWS": ROWS, "PRECISION": precision, "num_warps": warps, "num_stages": 1}
+
+
+def fits(hidden: int, dtype: torch.dtype) -> bool:
+    """Whether ``weight_hh`` of one direction fits into the shared memory of a multiprocessor."""
+    return 4 * sizes_of(hidden, dtype)["UNITS"] ** 2 * dtype.itemsize <= MOST_BYTES
+
+
+class _Layer(torch.autograd.Function):
+    """The recurrent part of a layer, from the input's product; the weights of all directions are one tensor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates: torch.Tensor, weights: torch.Tensor, walk: Walk, keep: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``gates`` ``[tokens, directions, 4, hidden]`` is overwritten if ``keep``; ``weights`` ``[directions, 4 *
+        hidden, hidden]``. Outputs ``[tokens, directions, hidden]`` and final states ``[directions, rows, hidden]``.
+        """
+        tokens, directions, _, hidden = gates.shape
+        outputs = gates.new_empty(tokens, directions, hidden)
+        states = gates.new_empty(directions, walk.num_rows, hidden)
+        cells = torch.empty(outputs.shape if keep else 1, dtype=torch.float32, device=gates.device)
+        sizes = {"DIRECTIONS": directions, "KEEP": keep, **sizes_of(hidden, gates.dtype), "enable_fp_fusion": True}
+        forward_kernel[walk.grid(directions)](
+            gates, weights, outputs, cells, states, walk.plan, walk.num_rows, **sizes
+        )
+        ctx.save_for_backward(gates, weights, outputs, cells)
+        ctx.walk = walk
+        return outputs, states
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        """The gradients of ``gates`` and ``weights``."""
+        gates, weights, outputs, cells = ctx.saved_tensors
+        d_outputs, d_states = (gradient.contiguous() for gradient in gradients)
+        d_gates, before = torch.empty_like(gates), torch.empty_like(outputs)
+        tokens, directions, _, hidden = gates.shape
+        sizes = {"DIRECTIONS": directions, **sizes_of(hidden, gates.dtype), "enable_fp_fusion": True}
+        given = (gates, weights, outputs, cells, d_outputs, d_states, d_gates, before, ctx.walk.plan, ctx.walk.num_rows)
+        backward_kernel[ctx.walk.grid(directions)](*given, **sizes)
+        d_weights = torch.bmm(d_gates.view(tokens, directions, -1).permute(1, 2, 0), before.transpose(0, 1))
+        return d_gates, d_weights, None, None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Which tokens of a packed batch are those of which row."""
+
+    plan: torch.Tensor
+    """int64 ``[rows + time]`` on the device: the length of each row, then the first token of each time step."""
+    num_rows: int
+
+    @classmethod
+    def of(cls, batch_sizes: torch.Tensor, device: torch.device) -> Walk:
+        """For ``batch_sizes`` int64 ``[time]`` on the CPU; no wait for the device."""
+        ended = batch_sizes - torch.cat((batch_sizes[1:], batch_sizes.new_zeros(1)))
+        lengths = torch.repeat_interleave(torch.arange(1, len(batch_sizes) + 1), ended).flip(0)
+        return cls(send(torch.cat((lengths, batch_sizes.cumsum(0) - batch_sizes)), device), len(lengths))
+
+    def grid(self, directions: int) -> tuple[int, int]:
+        """Programs of a launch."""
+        return triton.cdiv(self.num_rows, ROWS), directions
+
+    def lstm(self, data: torch.Tensor, weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
+        """One layer over packed ``data`` ``[tokens, features]``, from zero states: outputs ``[tokens, output_size]``
+        and final states ``[directions, rows, hidden]``. ``weights``: four for each direction, all in the data's dtype.
+        """
+        of_inputs, of_states, *biases = (weights[place::4] for place in range(4))
+        hidden = of_states[0].shape[1]
+        bias = torch.cat([first + second for first, second in zip(*biases, strict=True)])
+        gates = functional.linear(data, torch.cat(of_inputs), bias).view(len(data), len(of_states), 4, hidden)
+        outputs, states = _Layer.apply(gates, torch.stack(of_states), self, torch.is_grad_enabled())
+        return outputs.view(len(data), -1), states
