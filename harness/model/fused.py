@@ -93,8 +93,9 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     """All steps of ``ROWS`` rows of one direction.
 
     ``gates`` ``[tokens, directions, 4, hidden]``: the input's product; with ``KEEP`` it is replaced by the activated
-    gates, and ``cells`` ``[tokens, directions, hidden]`` gets the cell state before each step. ``weights`` ``[directions, 4, hidden, hidden]``;
-    ``outputs`` ``[tokens, directions, hidden]``; ``states`` ``[directions, rows, hidden]``. ``plan``: see ``Walk``.
+    gates, and ``cells`` ``[tokens, directions, hidden]`` gets the cell state before each step. ``weights``
+    ``[directions, 4, hidden, hidden]``; ``outputs`` ``[tokens, directions, hidden]``; ``states`` ``[directions, rows,
+    hidden]``. ``plan``: see ``Walk``.
     """
     direction = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -211,20 +212,26 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     tl.store(before + later, next_h, mask=later_runs)  # before the first step of the longest rows: zeros
 
 
-def sizes_of(hidden: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Constants of both kernels, and their launch, for so many units."""
-    units = max(ROWS, triton.next_power_of_2(hidden))
-    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
-    precision = "tf32" if tf32 else "ieee"
-    warps = max(1, min(8, units // 8))
-    exact = dtype == torch.float32 or triton.knobs.runtime.interpret
-    shape = {"HIDDEN": hidden, "UNITS": units, "ROWS": ROWS, "PRECISION": precision, "FAST": not exact}
-    return shape | {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+def shape_of(gates: torch.Tensor) -> dict[str, Any]:
+    """Constants of both kernels, and how they are launched, for ``gates`` ``[tokens, directions, 4, hidden]``."""
+    _, directions, _, hidden = gates.shape
+    units, exact = max(ROWS, triton.next_power_of_2(hidden)), gates.dtype == torch.float32
+    return {
+        "HIDDEN": hidden,
+        "UNITS": units,
+        "ROWS": ROWS,
+        "DIRECTIONS": directions,
+        "PRECISION": "tf32" if exact and torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        "FAST": gates.is_cuda and not exact,
+        "num_warps": max(1, min(8, units // 8)),
+        "num_stages": 1,  # what is read ahead is read into registers: shared memory is full
+        "enable_fp_fusion": True,
+    }
 
 
 def fits(hidden: int, dtype: torch.dtype) -> bool:
-    """Whether ``weight_hh`` of one direction fits into the shared memory of a multiprocessor."""
-    return 4 * sizes_of(hidden, dtype)["UNITS"] ** 2 * dtype.itemsize <= MOST_BYTES
+    """Whether ``weight_hh`` of one direction fits into the shared memory of a multiprocessor, in whole tiles."""
+    return hidden % ROWS == 0 and 4 * triton.next_power_of_2(hidden) ** 2 * dtype.itemsize <= MOST_BYTES
 
 
 class _Layer(torch.autograd.Function):
@@ -241,10 +248,8 @@ class _Layer(torch.autograd.Function):
         outputs = gates.new_empty(tokens, directions, hidden)
         states = gates.new_empty(directions, walk.num_rows, hidden)
         cells = torch.empty(outputs.shape if keep else 1, dtype=torch.float32, device=gates.device)
-        sizes = {"DIRECTIONS": directions, "KEEP": keep, **sizes_of(hidden, gates.dtype)}
-        forward_kernel[walk.grid(directions)](
-            gates, weights, outputs, cells, states, walk.plan, walk.num_rows, **sizes
-        )
+        given = (gates, weights, outputs, cells, states, walk.plan, walk.num_rows)
+        forward_kernel[walk.grid(directions)](*given, **shape_of(gates), KEEP=keep)
         ctx.save_for_backward(gates, weights, outputs, cells)
         ctx.walk = walk
         return outputs, states
@@ -255,11 +260,9 @@ class _Layer(torch.autograd.Function):
         gates, weights, outputs, cells = ctx.saved_tensors
         d_outputs, d_states = (gradient.contiguous() for gradient in gradients)
         d_gates, before = torch.empty_like(gates), torch.empty_like(outputs)
-        tokens, directions, _, hidden = gates.shape
-        sizes = {"DIRECTIONS": directions, **sizes_of(hidden, gates.dtype)}
         given = (gates, weights, outputs, cells, d_outputs, d_states, d_gates, before, ctx.walk.plan, ctx.walk.num_rows)
-        backward_kernel[ctx.walk.grid(directions)](*given, **sizes)
-        d_weights = torch.bmm(d_gates.view(tokens, directions, -1).permute(1, 2, 0), before.transpose(0, 1))
+        backward_kernel[ctx.walk.grid(gates.shape[1])](*given, **shape_of(gates))
+        d_weights = torch.bmm(d_gates.flatten(2).permute(1, 2, 0), before.transpose(0, 1))
         return d_gates, d_weights, None, None
 
 
