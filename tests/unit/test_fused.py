@@ -22,9 +22,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.config import ModelConfig, RunConfig
 from harness.model.classifier import Classifier, Objective
-from harness.model.recurrent import GRU, VariableLengthLSTM, try_recurrence
+from harness.model.recurrent import GRU, LSTM, VariableLengthLSTM, try_recurrence
 from harness.ranks.distributed import World
-from harness.ranks.precision import Choice
+from harness.ranks.precision import DTYPES, Choice
 from harness.training import recurrence
 from preprocessing.base.errors import ConfigError
 from tests.batches import packed_batch, padded_batch
@@ -71,9 +71,10 @@ def passed(lstm: VariableLengthLSTM, lengths: list[int], dtype: torch.dtype) -> 
     sizes = torch.tensor([sum(length > time for length in lengths) for time in range(lengths[0])])
     outputs, state = lstm.forward_packed(PackedSequence(inputs, sizes), None, dtype)
     found = {"outputs": outputs.data.double(), "state": state.double()}
-    loss = sum((one * torch.randn(one.shape, **drawn)).sum() for one in found.values())
+    loss = torch.stack([(one * torch.randn(one.shape, **drawn)).sum() for one in found.values()]).sum()
     names, weights = zip(*lstm.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, [inputs, *weights])
+    found = {name: value.detach() for name, value in found.items()}
     return found | dict(zip(["inputs", *names], gradients, strict=True))
 
 
@@ -101,7 +102,8 @@ def test_the_kernel_is_torchs_packed_lstm(
         found = passed(lstm, lengths, dtype)
         assert found.keys() == exact.keys()
         for name, value in found.items():
-            assert float((value - exact[name]).norm() / exact[name].norm()) < bound, (name, dtype)
+            off = float((value - exact[name]).norm())
+            assert off <= bound * float(exact[name].norm()), (name, dtype)
         if dtype == torch.float32:
             torch.testing.assert_close(found["outputs"], exact["outputs"], rtol=0, atol=1e-5)
 
@@ -146,10 +148,10 @@ def test_a_trial_says_seconds_or_why_not(interpreted: ModuleType, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("hidden", "dtype", "cell"), [(256, "bf16", None), (128, "fp32", None), (24, "bf16", None), (16, "fp32", GRU)]
+    ("hidden", "dtype", "cell"), [(256, "bf16", LSTM), (128, "fp32", LSTM), (24, "bf16", LSTM), (16, "fp32", GRU)]
 )
 def test_what_the_kernel_cannot_hold_is_refused(interpreted: ModuleType, hidden: int, dtype: str, cell: Any) -> None:
-    lstm = VariableLengthLSTM(8, hidden, **({} if cell is None else {"cell": cell}))
+    lstm = VariableLengthLSTM(8, hidden, cell=cell)
     lstm.fused = True
     with pytest.raises(ConfigError, match=rf"up to 128 in bf16 .* here it is {hidden} in {dtype}; use"):
         try_recurrence(lstm, "packed", Choice(dtype, ""))
@@ -166,7 +168,7 @@ def test_all_ranks_take_the_path_whose_slowest_rank_is_the_fastest(monkeypatch: 
     lstm, asked = VariableLengthLSTM(8, 16), []
     monkeypatch.setattr(recurrence, "rows_of", lambda *_: [torch.tensor([3, 1])])
     monkeypatch.setattr(recurrence, "measured", lambda *_, **__: asked.append(1) or tables[0])
-    monkeypatch.setattr(World, "gather_objects", lambda *_: tables if len(asked) else [None])
+    monkeypatch.setattr(World, "gather_objects", lambda _, value, what: tables if isinstance(value, dict) else [value])
     session: Any = SimpleNamespace(world=World(), device=torch.device("cuda"), arithmetic="bf16")
 
     def chosen(began: str | None = None, **keys: Any) -> str:
@@ -181,8 +183,8 @@ def test_all_ranks_take_the_path_whose_slowest_rank_is_the_fastest(monkeypatch: 
     assert chosen("packed") == "padded: the fast path on a CPU"
 
 
-def compiled(kernel: Any, capability: int, shape: dict[str, Any], dtype: str) -> tuple[Any, str]:
-    """A kernel for a card, and what its machine code takes."""
+def compiled(kernel: Any, capability: int, shape: dict[str, Any], dtype: str) -> Any:
+    """A kernel for cards of a compute capability, as ``harness.model.fused`` launches it."""
     compiler, target = map(importlib.import_module, ("triton.compiler", "triton.backends.compiler"))
     names, types = kernel.arg_names, {"cells": "*fp32", "plan": "*i64", "num_rows": "i32"}
     constants = {name: shape[name] for name in names if name in shape}
@@ -190,9 +192,10 @@ def compiled(kernel: Any, capability: int, shape: dict[str, Any], dtype: str) ->
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in names if signature[name].startswith("*")}
     source = compiler.ASTSource(kernel, signature, {(names.index(one),): constants[one] for one in constants}, aligned)
     options = {name: shape[name] for name in ("num_warps", "num_stages", "enable_fp_fusion")}
-    return compiler.compile(source, target=target.GPUTarget("cuda", capability, 32), options=options), "cubin"
+    return compiler.compile(source, target=target.GPUTarget("cuda", capability, 32), options=options)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel"])
 @pytest.mark.parametrize(
     ("capability", "hidden", "dtype"),
@@ -206,13 +209,11 @@ def test_it_fits_a_card_without_spills(
 ) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     module = loaded()
-    gates = torch.empty(
-        1, 2, 4, hidden, dtype=getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}.get(dtype, "float32"))
-    )
+    gates = torch.empty(1, 2, 4, hidden, dtype=DTYPES[dtype])
     shape = module.shape_of(gates) | {"KEEP": True, "FAST": dtype != "fp32"}
-    kernel, part = compiled(getattr(module, name), capability, shape, dtype)
+    kernel = compiled(getattr(module, name), capability, shape, dtype)
     code = tmp_path / "kernel.cubin"
-    code.write_bytes(kernel.asm[part])
+    code.write_bytes(kernel.asm["cubin"])
     tools = Path(importlib.import_module("triton").__file__ or "").parent / "backends" / "nvidia" / "bin"
     said = subprocess.run([tools / "cuobjdump", "-res-usage", code], capture_output=True, text=True, check=True)
     taken = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said.stdout + said.stderr)}
