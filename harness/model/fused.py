@@ -44,20 +44,36 @@ Weights = list[torch.Tensor]
 
 
 @triton.jit
-def visited(plan, step, steps, backwards, rows, length, num_rows):  # type: ignore[no-untyped-def]
-    """Token of each row in the step ``step`` of a walk over ``steps`` time steps, int64 ``[ROWS]``, and whether there
-    is one; a walk ``backwards`` starts at the last time step.
-    """
-    time = tl.where(backwards, steps - 1 - step, step)
-    first = tl.load(plan + num_rows + time, mask=step < steps, other=0)
-    return first + rows, tl.where(step < steps, time, BEYOND) < length
+def four(at, APART: tl.constexpr, mask):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Four arrays that lie ``APART``, one for each gate; 0 outside of ``mask``."""
+    first, second = tl.load(at, mask=mask, other=0.0), tl.load(at + APART, mask=mask, other=0.0)
+    return first, second, tl.load(at + 2 * APART, mask=mask, other=0.0), tl.load(at + 3 * APART, mask=mask, other=0.0)
 
 
 @triton.jit
-def four(at, HIDDEN: tl.constexpr, mask):  # type: ignore[no-untyped-def]  # noqa: N803
-    """Four arrays that lie ``HIDDEN`` apart, one for each gate."""
-    first, second = tl.load(at, mask=mask, other=0.0), tl.load(at + HIDDEN, mask=mask, other=0.0)
-    return first, second, tl.load(at + 2 * HIDDEN, mask=mask, other=0.0), tl.load(at + 3 * HIDDEN, mask=mask, other=0.0)
+def own(plan, num_rows, HIDDEN: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """The rows of this program, their lengths, the steps of the longest, ``arange(UNITS)``, and where final states of
+    these rows lie, with a mask.
+    """
+    rows, units = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, UNITS)
+    steps = tl.load(plan + tl.program_id(0) * ROWS)
+    last = (tl.program_id(1) * num_rows + rows)[:, None] * HIDDEN + units[None, :]
+    there = (rows < num_rows)[:, None] & (units < HIDDEN)[None, :]
+    return rows, tl.load(plan + rows, mask=rows < num_rows, other=0), steps, units, last, there
+
+
+@triton.jit
+def visit(gates, plan, num_rows, step, steps, backwards, rows, length, units, HIDDEN: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """What the rows of a program find in step ``step`` of a walk over ``steps`` time steps, which ``backwards`` starts
+    at the last one: where the outputs of their tokens lie, where their gates lie, a mask, and the four gates.
+    """
+    time = tl.where(backwards, steps - 1 - step, step)
+    token = tl.load(plan + num_rows + time, mask=step < steps, other=0) + rows
+    at = (token * tl.num_programs(1) + tl.program_id(1))[:, None] * HIDDEN
+    mask = (tl.where(step < steps, time, BEYOND) < length)[:, None] & (units < HIDDEN)[None, :]
+    gate = 4 * at + units[None, :]
+    i, f, g, o = four(gates + gate, HIDDEN, mask)
+    return at + units[None, :], gate, mask, i, f, g, o
 
 
 @triton.jit
@@ -85,7 +101,6 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     HIDDEN: tl.constexpr,  # noqa: N803
     UNITS: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
-    DIRECTIONS: tl.constexpr,  # noqa: N803
     KEEP: tl.constexpr,  # noqa: N803
     PRECISION: tl.constexpr,  # noqa: N803
     FAST: tl.constexpr,  # noqa: N803
@@ -97,43 +112,33 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     ``[directions, 4, hidden, hidden]``; ``outputs`` ``[tokens, directions, hidden]``; ``states`` ``[directions, rows,
     hidden]``. ``plan``: see ``Walk``.
     """
-    direction = tl.program_id(1)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    units = tl.arange(0, UNITS)
-    inputs = tl.arange(0, UNITS)
-    real = (units < HIDDEN)[None, :]
-    length = tl.load(plan + rows, mask=rows < num_rows, other=0)
-    steps = tl.load(plan + tl.program_id(0) * ROWS)
-    matrix = weights + direction * 4 * HIDDEN * HIDDEN + units[None, :] * HIDDEN + inputs[:, None]
-    w_i, w_f, w_g, w_o = four(matrix, HIDDEN * HIDDEN, (inputs < HIDDEN)[:, None] & real)
+    rows, length, steps, units, last, there = own(plan, num_rows, HIDDEN, UNITS, ROWS)
+    inputs, backwards = tl.arange(0, UNITS), tl.program_id(1) == 1
+    matrix = weights + (tl.program_id(1) * 4 * HIDDEN + units[None, :]) * HIDDEN + inputs[:, None]
+    w_i, w_f, w_g, w_o = four(matrix, HIDDEN * HIDDEN, (inputs < HIDDEN)[:, None] & (units < HIDDEN)[None, :])
     h = tl.full((ROWS, UNITS), 0.0, outputs.dtype.element_ty)
     c = tl.full((ROWS, UNITS), 0.0, tl.float32)
-    next_token, next_runs = visited(plan, 0, steps, direction == 1, rows, length, num_rows)
-    next_at = ((next_token * DIRECTIONS + direction) * 4 * HIDDEN)[:, None] + units[None, :]
-    next_i, next_f, next_g, next_o = four(gates + next_at, HIDDEN, next_runs[:, None] & real)
+    at, gate, mask, x_i, x_f, x_g, x_o = visit(gates, plan, num_rows, 0, steps, backwards, rows, length, units, HIDDEN)
     for step in range(steps):
-        x_i, x_f, x_g, x_o = next_i, next_f, next_g, next_o
-        token, at, runs = next_token, next_at, next_runs[:, None] & real
         # Read one step ahead, so that memory answers while the products are computed.
-        next_token, next_runs = visited(plan, step + 1, steps, direction == 1, rows, length, num_rows)
-        next_at = ((next_token * DIRECTIONS + direction) * 4 * HIDDEN)[:, None] + units[None, :]
-        next_i, next_f, next_g, next_o = four(gates + next_at, HIDDEN, next_runs[:, None] & real)
+        next_at, next_gate, next_mask, next_i, next_f, next_g, next_o = visit(
+            gates, plan, num_rows, step + 1, steps, backwards, rows, length, units, HIDDEN
+        )
         i = sigmoid(tl.dot(h, w_i, input_precision=PRECISION) + x_i.to(tl.float32), FAST)
         f = sigmoid(tl.dot(h, w_f, input_precision=PRECISION) + x_f.to(tl.float32), FAST)
         g = tanh(tl.dot(h, w_g, input_precision=PRECISION) + x_g.to(tl.float32), FAST)
         o = sigmoid(tl.dot(h, w_o, input_precision=PRECISION) + x_o.to(tl.float32), FAST)
-        own = ((token * DIRECTIONS + direction) * HIDDEN)[:, None] + units[None, :]
         if KEEP:
-            tl.store(cells + own, c, mask=runs)
-            tl.store(gates + at, i.to(h.dtype), mask=runs)
-            tl.store(gates + at + HIDDEN, f.to(h.dtype), mask=runs)
-            tl.store(gates + at + 2 * HIDDEN, g.to(h.dtype), mask=runs)
-            tl.store(gates + at + 3 * HIDDEN, o.to(h.dtype), mask=runs)
-        c = tl.where(runs, f * c + i * g, c)
-        h = tl.where(runs, (o * tanh(c, FAST)).to(h.dtype), h)
-        tl.store(outputs + own, h, mask=runs)
-    last = (direction * num_rows + rows)[:, None] * HIDDEN + units[None, :]
-    tl.store(states + last, h, mask=(rows < num_rows)[:, None] & real)
+            tl.store(cells + at, c, mask=mask)
+            tl.store(gates + gate, i.to(h.dtype), mask=mask)
+            tl.store(gates + gate + HIDDEN, f.to(h.dtype), mask=mask)
+            tl.store(gates + gate + 2 * HIDDEN, g.to(h.dtype), mask=mask)
+            tl.store(gates + gate + 3 * HIDDEN, o.to(h.dtype), mask=mask)
+        c = tl.where(mask, f * c + i * g, c)
+        h = tl.where(mask, (o * tanh(c, FAST)).to(h.dtype), h)
+        tl.store(outputs + at, h, mask=mask)
+        at, gate, mask, x_i, x_f, x_g, x_o = next_at, next_gate, next_mask, next_i, next_f, next_g, next_o
+    tl.store(states + last, h, mask=there)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -151,76 +156,60 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     HIDDEN: tl.constexpr,  # noqa: N803
     UNITS: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
-    DIRECTIONS: tl.constexpr,  # noqa: N803
     PRECISION: tl.constexpr,  # noqa: N803
     FAST: tl.constexpr,  # noqa: N803
 ):
     """The steps of ``forward_kernel`` in reverse: ``d_gates``, the gradient of the input's product, and ``before``, the
     output of the step before that of each token, in the shape of ``outputs``.
     """
-    direction = tl.program_id(1)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    units = tl.arange(0, UNITS)
-    inputs = tl.arange(0, UNITS)
-    real = (units < HIDDEN)[None, :]
-    length = tl.load(plan + rows, mask=rows < num_rows, other=0)
-    steps = tl.load(plan + tl.program_id(0) * ROWS)
-    matrix = weights + direction * 4 * HIDDEN * HIDDEN + inputs[:, None] * HIDDEN + units[None, :]
-    w_i, w_f, w_g, w_o = four(matrix, HIDDEN * HIDDEN, (inputs < HIDDEN)[:, None] & real)
-    last = (direction * num_rows + rows)[:, None] * HIDDEN + units[None, :]
-    d_h = tl.load(d_states + last, mask=(rows < num_rows)[:, None] & real, other=0.0).to(tl.float32)
+    rows, length, steps, units, last, there = own(plan, num_rows, HIDDEN, UNITS, ROWS)
+    inputs, backwards = tl.arange(0, UNITS), tl.program_id(1) == 0
+    matrix = weights + (tl.program_id(1) * 4 * HIDDEN + inputs[:, None]) * HIDDEN + units[None, :]
+    w_i, w_f, w_g, w_o = four(matrix, HIDDEN * HIDDEN, (inputs < HIDDEN)[:, None] & (units < HIDDEN)[None, :])
+    d_h = tl.load(d_states + last, mask=there, other=0.0).to(tl.float32)
     d_c = tl.full((ROWS, UNITS), 0.0, tl.float32)
-    next_token, next_runs = visited(plan, 0, steps, direction == 0, rows, length, num_rows)
-    next_at = ((next_token * DIRECTIONS + direction) * HIDDEN)[:, None] + units[None, :]
-    next_gate = ((next_token * DIRECTIONS + direction) * 4 * HIDDEN)[:, None] + units[None, :]
-    next_mask = next_runs[:, None] & real
-    next_i, next_f, next_g, next_o = four(gates + next_gate, HIDDEN, next_mask)
-    next_c = tl.load(cells + next_at, mask=next_mask, other=0.0)
-    next_h = tl.load(outputs + next_at, mask=next_mask, other=0.0)
-    next_d = tl.load(d_outputs + next_at, mask=next_mask, other=0.0)
-    later, later_runs = next_at, next_mask & (units < 0)[None, :]
+    at, gate, mask, i, f, g, o = visit(gates, plan, num_rows, 0, steps, backwards, rows, length, units, HIDDEN)
+    c = tl.load(cells + at, mask=mask, other=0.0)
+    h = tl.load(outputs + at, mask=mask, other=0.0)
+    d_output = tl.load(d_outputs + at, mask=mask, other=0.0)
+    later, later_mask = at, mask & (units < 0)[None, :]
     for step in range(steps):
-        i, f, g, o = next_i.to(tl.float32), next_f.to(tl.float32), next_g.to(tl.float32), next_o.to(tl.float32)
-        c, d_output, at, gate, runs = next_c, next_d, next_at, d_gates + next_gate, next_mask
-        tl.store(before + later, next_h, mask=later_runs)
-        next_token, next_runs = visited(plan, step + 1, steps, direction == 0, rows, length, num_rows)
-        next_at = ((next_token * DIRECTIONS + direction) * HIDDEN)[:, None] + units[None, :]
-        next_gate = ((next_token * DIRECTIONS + direction) * 4 * HIDDEN)[:, None] + units[None, :]
-        next_mask = next_runs[:, None] & real
-        next_i, next_f, next_g, next_o = four(gates + next_gate, HIDDEN, next_mask)
+        tl.store(before + later, h, mask=later_mask)
+        next_at, next_gate, next_mask, next_i, next_f, next_g, next_o = visit(
+            gates, plan, num_rows, step + 1, steps, backwards, rows, length, units, HIDDEN
+        )
         next_c = tl.load(cells + next_at, mask=next_mask, other=0.0)
         next_h = tl.load(outputs + next_at, mask=next_mask, other=0.0)
-        next_d = tl.load(d_outputs + next_at, mask=next_mask, other=0.0)
+        next_output = tl.load(d_outputs + next_at, mask=next_mask, other=0.0)
+        i, f, g, o = i.to(tl.float32), f.to(tl.float32), g.to(tl.float32), o.to(tl.float32)
         squashed = tanh(f * c + i * g, FAST)
-        d_output = d_output.to(tl.float32) + d_h
-        d_cell = d_c + d_output * o * (1 - squashed * squashed)
+        d_h += d_output.to(tl.float32)
+        d_cell = d_c + d_h * o * (1 - squashed * squashed)
         d_i = (d_cell * g * i * (1 - i)).to(w_i.dtype)
         d_f = (d_cell * c * f * (1 - f)).to(w_i.dtype)
         d_g = (d_cell * i * (1 - g * g)).to(w_i.dtype)
-        d_o = (d_output * squashed * o * (1 - o)).to(w_i.dtype)
-        tl.store(gate, d_i, mask=runs)
-        tl.store(gate + HIDDEN, d_f, mask=runs)
-        tl.store(gate + 2 * HIDDEN, d_g, mask=runs)
-        tl.store(gate + 3 * HIDDEN, d_o, mask=runs)
+        d_o = (d_h * squashed * o * (1 - o)).to(w_i.dtype)
+        tl.store(d_gates + gate, d_i, mask=mask)
+        tl.store(d_gates + gate + HIDDEN, d_f, mask=mask)
+        tl.store(d_gates + gate + 2 * HIDDEN, d_g, mask=mask)
+        tl.store(d_gates + gate + 3 * HIDDEN, d_o, mask=mask)
         d_before = tl.dot(d_i, w_i, input_precision=PRECISION)
         d_before = tl.dot(d_f, w_f, d_before, input_precision=PRECISION)
         d_before = tl.dot(d_g, w_g, d_before, input_precision=PRECISION)
-        d_before = tl.dot(d_o, w_o, d_before, input_precision=PRECISION)
-        d_h = tl.where(runs, d_before, d_h)
-        d_c = tl.where(runs, d_cell * f, d_c)
-        later, later_runs = at, runs
-    tl.store(before + later, next_h, mask=later_runs)  # before the first step of the longest rows: zeros
+        d_h = tl.where(mask, tl.dot(d_o, w_o, d_before, input_precision=PRECISION), d_h)
+        d_c = tl.where(mask, d_cell * f, d_c)
+        later, later_mask, at, gate, mask = at, mask, next_at, next_gate, next_mask
+        i, f, g, o, c, h, d_output = next_i, next_f, next_g, next_o, next_c, next_h, next_output
+    tl.store(before + later, h, mask=later_mask)  # zeros, before the first step of the longest rows
 
 
 def shape_of(gates: torch.Tensor) -> dict[str, Any]:
     """Constants of both kernels, and how they are launched, for ``gates`` ``[tokens, directions, 4, hidden]``."""
-    _, directions, _, hidden = gates.shape
-    units, exact = max(ROWS, triton.next_power_of_2(hidden)), gates.dtype == torch.float32
+    units, exact = max(ROWS, triton.next_power_of_2(gates.shape[3])), gates.dtype == torch.float32
     return {
-        "HIDDEN": hidden,
+        "HIDDEN": gates.shape[3],
         "UNITS": units,
         "ROWS": ROWS,
-        "DIRECTIONS": directions,
         "PRECISION": "tf32" if exact and torch.backends.cuda.matmul.allow_tf32 else "ieee",
         "FAST": gates.is_cuda and not exact,
         "num_warps": max(1, min(8, units // 8)),

@@ -114,11 +114,10 @@ def measured(
 
 
 def passed(lstm: VariableLengthLSTM, layout: Layout, lengths: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
-    """The gradients of all weights in a step over random input, the same for each path."""
+    """The gradients of all weights in a step over random input, the same for each path and device."""
     weight = next(lstm.parameters())
     device, tokens = weight.device, int(lengths.sum())
-    numbers = torch.Generator(device).manual_seed(0)
-    inputs = torch.randn(tokens, weight.shape[1], generator=numbers, device=device)
+    inputs = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(device)
     sent = lengths.to(device)
     index = PackedIndex.of(lengths, sent)
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each path of one BiLSTM layer, fused, packed and padded: gradients against fp64 on the CPU, and seconds of a step."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.model.recurrent import VariableLengthLSTM
+from harness.ranks.precision import DTYPES, Path, full_fp32, layout_of, runnable
+from harness.training.recurrence import measured, passed
+from tests.gpu.corpus import MEDIAN
+from tests.gpu.findings import Findings, Setting
+
+LIMITS = {"fp32": 1e-4, "bf16": 0.05, "fp16": 0.01}
+"""Largest error of a gradient, relative to its norm."""
+SHAPES = [(64, 64), (128, 16), (128, 64), (128, 512), (128, 4096), (256, 64)]
+"""Hidden units and rows."""
+
+
+def run(setting: Setting, findings: Findings) -> None:
+    """Rows around the median length of film reviews; fp64 only where it takes seconds."""
+    full_fp32()
+    for hidden, rows in [(16, 4)] if setting.small else SHAPES:
+        lengths = torch.linspace(1.5, 0.5, rows).mul(12 if setting.small else MEDIAN).long()
+        torch.manual_seed(0)
+        lstm = VariableLengthLSTM(hidden, hidden)
+        exact = passed(lstm.double(), "packed", lengths, torch.float64) if rows <= 64 else None
+        lstm.float().to(setting.device).flatten_parameters()
+        for precision in runnable(setting.device):
+            steps = measured(lstm, [lengths] * 3, precision)
+            shown = ", ".join(
+                f"{path} {one if isinstance(one, str) else f'{1000 * one:.2f} ms'}" for path, one in steps.items()
+            )
+            what = f"{hidden} units, {rows} rows, {precision}"
+            findings.figure(what, steps)
+            fits = hidden <= (64 if precision == "fp32" else 128) and not setting.small
+            findings.add(what, shown, isinstance(steps["fused"], float) if fits else None)
+            for path in [path for path, one in steps.items() if exact and isinstance(one, float)]:
+                compare(findings, lstm, lengths, path, precision, exact)
+
+
+def compare(
+    findings: Findings,
+    lstm: VariableLengthLSTM,
+    lengths: torch.Tensor,
+    path: Path,
+    precision: str,
+    exact: list[torch.Tensor],
+) -> None:
+    """One line: the weight whose gradient is the farthest off."""
+    lstm.fused = path == "fused"
+    found = passed(lstm, layout_of(path), lengths, DTYPES[precision])
+    lstm.fused = False
+    off = max(float((one.cpu() - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True))
+    findings.add(
+        f"{path}, {lstm.hidden_size} units, {precision}: gradients", f"off by {off:.1e}", off <= LIMITS[precision]
+    )
