@@ -40,7 +40,6 @@ MOST_BYTES = 128 << 10
 """Largest ``weight_hh`` of one direction: a multiprocessor of compute capability 8.0 has 163 KB of shared memory."""
 BEYOND = tl.constexpr(1 << 40)
 """A time step that no row has."""
-Weights = list[torch.Tensor]
 
 
 @triton.jit
@@ -101,16 +100,15 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     HIDDEN: tl.constexpr,  # noqa: N803
     UNITS: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
-    KEEP: tl.constexpr,  # noqa: N803
     PRECISION: tl.constexpr,  # noqa: N803
     FAST: tl.constexpr,  # noqa: N803
 ):
     """All steps of ``ROWS`` rows of one direction.
 
-    ``gates`` ``[tokens, directions, 4, hidden]``: the input's product; with ``KEEP`` it is replaced by the activated
-    gates, and ``cells`` ``[tokens, directions, hidden]`` gets the cell state before each step. ``weights``
-    ``[directions, 4, hidden, hidden]``; ``outputs`` ``[tokens, directions, hidden]``; ``states`` ``[directions, rows,
-    hidden]``. ``plan``: see ``Walk``.
+    ``gates`` ``[tokens, directions, 4, hidden]``: the input's product, which the activated gates replace. ``cells``
+    ``[tokens, directions, hidden]`` gets the cell state before each step. ``weights`` ``[directions, 4, hidden,
+    hidden]``; ``outputs`` ``[tokens, directions, hidden]``; ``states`` ``[directions, rows, hidden]``. ``plan``: see
+    ``Walk``.
     """
     rows, length, steps, units, last, there = own(plan, num_rows, HIDDEN, UNITS, ROWS)
     inputs, backwards = tl.arange(0, UNITS), tl.program_id(1) == 1
@@ -128,12 +126,11 @@ def forward_kernel(  # type: ignore[no-untyped-def]
         f = sigmoid(tl.dot(h, w_f, input_precision=PRECISION) + x_f.to(tl.float32), FAST)
         g = tanh(tl.dot(h, w_g, input_precision=PRECISION) + x_g.to(tl.float32), FAST)
         o = sigmoid(tl.dot(h, w_o, input_precision=PRECISION) + x_o.to(tl.float32), FAST)
-        if KEEP:
-            tl.store(cells + at, c, mask=mask)
-            tl.store(gates + gate, i.to(h.dtype), mask=mask)
-            tl.store(gates + gate + HIDDEN, f.to(h.dtype), mask=mask)
-            tl.store(gates + gate + 2 * HIDDEN, g.to(h.dtype), mask=mask)
-            tl.store(gates + gate + 3 * HIDDEN, o.to(h.dtype), mask=mask)
+        tl.store(cells + at, c, mask=mask)
+        tl.store(gates + gate, i.to(h.dtype), mask=mask)
+        tl.store(gates + gate + HIDDEN, f.to(h.dtype), mask=mask)
+        tl.store(gates + gate + 2 * HIDDEN, g.to(h.dtype), mask=mask)
+        tl.store(gates + gate + 3 * HIDDEN, o.to(h.dtype), mask=mask)
         c = tl.where(mask, f * c + i * g, c)
         h = tl.where(mask, (o * tanh(c, FAST)).to(h.dtype), h)
         tl.store(outputs + at, h, mask=mask)
@@ -227,24 +224,22 @@ class _Layer(torch.autograd.Function):
     """The recurrent part of a layer, from the input's product; the weights of all directions are one tensor."""
 
     @staticmethod
-    def forward(
-        ctx: Any, gates: torch.Tensor, weights: torch.Tensor, walk: Walk, keep: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``gates`` ``[tokens, directions, 4, hidden]`` is overwritten if ``keep``; ``weights`` ``[directions, 4 *
-        hidden, hidden]``. Outputs ``[tokens, directions, hidden]`` and final states ``[directions, rows, hidden]``.
+    def forward(ctx: Any, gates: torch.Tensor, weights: torch.Tensor, walk: Walk) -> tuple[torch.Tensor, torch.Tensor]:
+        """``gates`` ``[tokens, directions, 4, hidden]`` is overwritten; ``weights`` ``[directions, 4 * hidden,
+        hidden]``. Outputs ``[tokens, directions, hidden]`` and final states ``[directions, rows, hidden]``.
         """
         tokens, directions, _, hidden = gates.shape
         outputs = gates.new_empty(tokens, directions, hidden)
         states = gates.new_empty(directions, walk.num_rows, hidden)
-        cells = torch.empty(outputs.shape if keep else 1, dtype=torch.float32, device=gates.device)
+        cells = torch.empty_like(outputs, dtype=torch.float32)
         given = (gates, weights, outputs, cells, states, walk.plan, walk.num_rows)
-        forward_kernel[walk.grid(directions)](*given, **shape_of(gates), KEEP=keep)
+        forward_kernel[walk.grid(directions)](*given, **shape_of(gates))
         ctx.save_for_backward(gates, weights, outputs, cells)
         ctx.walk = walk
         return outputs, states
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         """The gradients of ``gates`` and ``weights``."""
         gates, weights, outputs, cells = ctx.saved_tensors
         d_outputs, d_states = (gradient.contiguous() for gradient in gradients)
@@ -252,7 +247,7 @@ class _Layer(torch.autograd.Function):
         given = (gates, weights, outputs, cells, d_outputs, d_states, d_gates, before, ctx.walk.plan, ctx.walk.num_rows)
         backward_kernel[ctx.walk.grid(gates.shape[1])](*given, **shape_of(gates))
         d_weights = torch.bmm(d_gates.flatten(2).permute(1, 2, 0), before.transpose(0, 1))
-        return d_gates, d_weights, None, None
+        return d_gates, d_weights, None
 
 
 @dataclass(frozen=True)
@@ -274,7 +269,7 @@ class Walk:
         """Programs of a launch."""
         return triton.cdiv(self.num_rows, ROWS), directions
 
-    def lstm(self, data: torch.Tensor, weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
+    def lstm(self, data: torch.Tensor, weights: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """One layer over packed ``data`` ``[tokens, features]``, from zero states: outputs ``[tokens, output_size]``
         and final states ``[directions, rows, hidden]``. ``weights``: four for each direction, all in the data's dtype.
         """
@@ -282,5 +277,5 @@ class Walk:
         hidden = of_states[0].shape[1]
         bias = torch.cat([first + second for first, second in zip(*biases, strict=True)])
         gates = functional.linear(data, torch.cat(of_inputs), bias).view(len(data), len(of_states), 4, hidden)
-        outputs, states = _Layer.apply(gates, torch.stack(of_states), self, torch.is_grad_enabled())
+        outputs, states = _Layer.apply(gates, torch.stack(of_states), self)
         return outputs.view(len(data), -1), states

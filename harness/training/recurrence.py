@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
@@ -20,8 +19,7 @@ from harness.config import RunConfig
 from harness.data.batches import lengths_of
 from harness.data.order import Order
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM, try_recurrence
-from harness.model.registry import CELLS
-from harness.ranks.precision import DTYPES, Choice, Path, layout_of, layout_on, recurrent_dtype
+from harness.ranks.precision import DTYPES, Choice, layout_of, layout_on, recurrent_dtype
 from harness.ranks.session import Session
 from harness.training.throughput import synchronize
 from preprocessing.base.errors import ConfigError
@@ -48,11 +46,9 @@ def choose(
     world, micro_batch = session.world, config.micro_batch if isinstance(config.micro_batch, int) else None
     with world.together("trying the recurrent layers"):
         rows = [own[:micro_batch] for own in rows_of(split, order, world.rank, world.world_size)]
-        found = measured(lstm, rows, session.arithmetic, bf16_on_cpu=CELLS[config.model.cell].bf16_on_cpu)
-    return (
-        fastest(world.gather_objects(found, "the trial of the recurrent layers"), len(rows[0]))
-        or layout_on(session.device, lstm.hidden_size)[1]
-    )
+        found = measured(lstm, rows, session.arithmetic)
+    tables = world.gather_objects(found, "the trial of the recurrent layers")
+    return fastest(tables, len(rows[0])) or layout_on(session.device, lstm.hidden_size)[1]
 
 
 def rows_of(split: Split, order: Order, rank: int, world_size: int) -> list[torch.Tensor]:
@@ -82,19 +78,17 @@ def fastest(tables: Sequence[Found], rows: int) -> Choice | None:
     return Choice(best, f"measured for steps of {rows} rows: {shown}{''.join(refused)}")
 
 
-def measured(
-    lstm: VariableLengthLSTM, rows: Sequence[torch.Tensor], arithmetic: str, *, bf16_on_cpu: bool = True
-) -> Found:
+def measured(lstm: VariableLengthLSTM, rows: Sequence[torch.Tensor], arithmetic: str) -> Found:
     """Seconds of a forward and backward pass of the layers over ``rows``, lengths of each step, longest first; changes
-    neither weights nor gradients.
+    neither weights nor gradients; the layers are not ``fused`` then.
     """
     found: Found = {}
     exact: list[torch.Tensor] = []
-    device, fused = next(lstm.parameters()).device, lstm.fused
-    for path in ("packed", *(other for other in get_args(Path) if other != "packed")):
+    device = next(lstm.parameters()).device
+    for path in ("packed", "fused", "padded"):
         lstm.fused = path == "fused"
         try:
-            wanted = recurrent_dtype(arithmetic, device.type, path, bf16_on_cpu=bf16_on_cpu)
+            wanted = recurrent_dtype(arithmetic, device.type, path)
             dtype = DTYPES[try_recurrence(lstm, layout_of(path), wanted).value]
             gradients = passed(lstm, layout_of(path), rows[0], dtype)  # compiles, and allocates
             exact = exact or gradients
@@ -109,15 +103,15 @@ def measured(
                 found[path] = f"its gradients are off by {off:.1e} of those of the packed path"
         except (ConfigError, RuntimeError) as error:
             found[path] = one_line(error)
-    lstm.fused = fused
+    lstm.fused = False
     return found
 
 
 def passed(lstm: VariableLengthLSTM, layout: Layout, lengths: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
-    """The gradients of all weights in a step over random input, the same for each path and device."""
+    """The gradients of input and weights in a step over input without structure, the same for each path and device."""
     weight = next(lstm.parameters())
-    device, tokens = weight.device, int(lengths.sum())
-    inputs = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(device)
+    device, shape = weight.device, (int(lengths.sum()), weight.shape[1])
+    inputs = torch.arange(shape[0] * shape[1], device=device).mul(0.7).sin().view(shape).requires_grad_()
     sent = lengths.to(device)
     index = PackedIndex.of(lengths, sent)
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
@@ -128,4 +122,4 @@ def passed(lstm: VariableLengthLSTM, layout: Layout, lengths: torch.Tensor, dtyp
         else:
             sizes = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1)
             loss = lstm.forward_packed(PackedSequence(inputs, sizes), None, dtype)[0].data.float().square().sum()
-        return list(torch.autograd.grad(loss, list(lstm.parameters())))
+        return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()]))

@@ -210,7 +210,7 @@ def test_it_fits_a_card_without_spills(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     module = loaded()
     gates = torch.empty(1, 2, 4, hidden, dtype=DTYPES[dtype])
-    shape = module.shape_of(gates) | {"KEEP": True, "FAST": dtype != "fp32"}
+    shape = module.shape_of(gates) | {"FAST": dtype != "fp32"}
     kernel = compiled(getattr(module, name), capability, shape, dtype)
     code = tmp_path / "kernel.cubin"
     code.write_bytes(kernel.asm["cubin"])

@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 
 from harness.model.recurrent import VariableLengthLSTM
-from harness.ranks.precision import DTYPES, Path, full_fp32, layout_of, runnable
-from harness.training.recurrence import measured, passed
+from harness.ranks.precision import DTYPES, full_fp32, layout_of, recurrent_dtype, runnable
+from harness.training.recurrence import fastest, measured, passed
 from tests.gpu.corpus import MEDIAN
 from tests.gpu.findings import Findings, Setting
 
@@ -28,30 +28,15 @@ def run(setting: Setting, findings: Findings) -> None:
         lstm.float().to(setting.device).flatten_parameters()
         for precision in runnable(setting.device):
             steps = measured(lstm, [lengths] * 3, precision)
-            shown = ", ".join(
-                f"{path} {one if isinstance(one, str) else f'{1000 * one:.2f} ms'}" for path, one in steps.items()
-            )
             what = f"{hidden} units, {rows} rows, {precision}"
             findings.figure(what, steps)
             fits = hidden <= (64 if precision == "fp32" else 128) and not setting.small
-            findings.add(what, shown, isinstance(steps["fused"], float) if fits else None)
+            findings.add(what, str(fastest([steps], rows)), isinstance(steps["fused"], float) if fits else None)
             for path in [path for path, one in steps.items() if exact and isinstance(one, float)]:
-                compare(findings, lstm, lengths, path, precision, exact)
-
-
-def compare(
-    findings: Findings,
-    lstm: VariableLengthLSTM,
-    lengths: torch.Tensor,
-    path: Path,
-    precision: str,
-    exact: list[torch.Tensor],
-) -> None:
-    """One line: the weight whose gradient is the farthest off."""
-    lstm.fused = path == "fused"
-    found = passed(lstm, layout_of(path), lengths, DTYPES[precision])
-    lstm.fused = False
-    off = max(float((one.cpu() - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True))
-    findings.add(
-        f"{path}, {lstm.hidden_size} units, {precision}: gradients", f"off by {off:.1e}", off <= LIMITS[precision]
-    )
+                lstm.fused = path == "fused"
+                dtype = recurrent_dtype(precision, setting.device, path)
+                found = passed(lstm, layout_of(path), lengths, DTYPES[dtype.value])
+                lstm.fused = False
+                pairs = zip(found, exact, strict=True)
+                off = max(float((one.cpu() - other).norm() / other.norm()) for one, other in pairs)
+                findings.add(f"{what}: gradients {path}, {dtype.value}", f"off by {off:.1e}", off <= LIMITS[precision])
