@@ -9,16 +9,16 @@ request 62143 of PyTorch). The kernel of ``harness.model.fused`` must also give 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from harness.batch import Layout
 from harness.config import RunConfig
 from harness.data.batches import lengths_of
 from harness.data.order import Order
-from harness.model.recurrent import PackedIndex, VariableLengthLSTM, try_recurrence
+from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.ranks.precision import DTYPES, Choice, layout_of, layout_on, recurrent_dtype
 from harness.ranks.session import Session
 from harness.training.throughput import synchronize
@@ -90,13 +90,14 @@ def measured(lstm: VariableLengthLSTM, rows: Sequence[torch.Tensor], arithmetic:
         try:
             wanted = recurrent_dtype(arithmetic, device.type, path)
             dtype = DTYPES[try_recurrence(lstm, layout_of(path), wanted).value]
-            gradients = passed(lstm, layout_of(path), rows[0], dtype)  # compiles, and allocates
+            steps = [passing(lstm, layout_of(path), lengths, dtype) for lengths in rows]
+            gradients = steps[0]()  # compiles, and allocates
             exact = exact or gradients
             off = max(float((one - other).norm() / other.norm()) for one, other in zip(gradients, exact, strict=True))
             synchronize(device)
             started = time.perf_counter()
-            for lengths in rows:
-                passed(lstm, layout_of(path), lengths, dtype)
+            for step in steps:
+                step()
             synchronize(device)
             found[path] = (time.perf_counter() - started) / len(rows)
             if path == "fused" and not off <= TOLERANCE[wanted.value]:
@@ -107,19 +108,26 @@ def measured(lstm: VariableLengthLSTM, rows: Sequence[torch.Tensor], arithmetic:
     return found
 
 
-def passed(lstm: VariableLengthLSTM, layout: Layout, lengths: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
-    """The gradients of input and weights in a step over input without structure, the same for each path and device."""
+def passing(
+    lstm: VariableLengthLSTM, layout: Layout, lengths: torch.Tensor, dtype: torch.dtype
+) -> Callable[[], list[torch.Tensor]]:
+    """A forward and backward pass over input without structure, the same in each layout and on each device; a call
+    returns the gradients of all weights.
+    """
     weight = next(lstm.parameters())
-    device, shape = weight.device, (int(lengths.sum()), weight.shape[1])
-    inputs = torch.arange(shape[0] * shape[1], device=device).mul(0.7).sin().view(shape).requires_grad_()
-    sent = lengths.to(device)
-    index = PackedIndex.of(lengths, sent)
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        if layout == "padded":
-            both = lstm.forward_padded(index.padded(inputs, sent), sent, None, dtype)
-            real = torch.arange(int(lengths[0]), device=device)[:, None] < sent
-            loss = torch.stack([(one.float().square().sum(2) * real).sum() for one in both]).sum()
-        else:
-            sizes = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1)
-            loss = lstm.forward_packed(PackedSequence(inputs, sizes), None, dtype)[0].data.float().square().sum()
-        return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()]))
+    sizes, sent = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1), lengths.to(weight.device)
+    shape = (int(lengths.sum()), weight.shape[1])
+    packed = PackedSequence(torch.arange(shape[0] * shape[1], device=sent.device).mul(0.7).sin().view(shape), sizes)
+    inputs = (packed.data if layout == "packed" else pad_packed_sequence(packed)[0]).requires_grad_()
+    real = torch.arange(len(sizes), device=sent.device)[:, None, None] < sent[:, None]
+
+    def run() -> list[torch.Tensor]:
+        with torch.enable_grad(), torch.autocast(sent.device.type, enabled=False):
+            if layout == "packed":
+                loss = lstm.forward_packed(packed, None, dtype)[0].data.float().square().sum()
+            else:
+                outputs = torch.cat(lstm.forward_padded(inputs, sent, None, dtype), dim=2)
+                loss = (outputs.float().square() * real).sum()
+            return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()])[1:])
+
+    return run
