@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -16,8 +15,6 @@ from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size
 from preprocessing.base.errors import ConfigError
 
-Path = Literal["fused", "packed", "padded"]
-"""How recurrent layers compute; see ``harness.config.RunConfig.recurrence``."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 CUDNN_WITH_BF16 = 91_300
