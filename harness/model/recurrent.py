@@ -41,6 +41,7 @@ from preprocessing.text.vocabulary import PAD
 Weights = list[torch.Tensor]
 WALK, FITS = "harness.model.fused:Walk", "harness.model.fused:fits"
 """Loaded only where they are used: they need Triton."""
+FITTING = "16, 32, 48, … units, up to 128 in bf16 and fp16, 64 in fp32"
 
 
 @dataclass(frozen=True)
@@ -328,12 +329,9 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
     device = weight.device.type
     if lstm.fused:
         needed("triton", "recurrence: fused", "fused")
-        if not lstm.fits(dtype):
-            raise ConfigError(
-                f"recurrence: fused computes an LSTM whose model.hidden_size is a multiple of 16, up to 128 in bf16 "
-                f"and fp16, and 64 in fp32; here it is {lstm.hidden_size} in {wanted.value}; use --recurrence packed"
-            )
     try:
+        if lstm.fused and not lstm.fits(dtype):
+            raise ValueError(f"{lstm.hidden_size} units: it takes LSTMs of {FITTING}")
         with torch.enable_grad(), torch.autocast(device, enabled=False):
             inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
             if layout == "padded":
