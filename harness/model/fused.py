@@ -217,7 +217,8 @@ def shape_of(gates: torch.Tensor) -> dict[str, Any]:
 
 def fits(hidden: int, dtype: torch.dtype) -> bool:
     """Whether ``weight_hh`` of one direction fits into the shared memory of a multiprocessor, in whole tiles."""
-    return hidden % ROWS == 0 and 4 * triton.next_power_of_2(hidden) ** 2 * dtype.itemsize <= MOST_BYTES
+    held = 4 * triton.next_power_of_2(hidden) ** 2 * dtype.itemsize
+    return hidden % ROWS == 0 and held <= MOST_BYTES and dtype != torch.float64
 
 
 class _Layer(torch.autograd.Function):

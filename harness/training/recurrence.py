@@ -105,6 +105,9 @@ def measured(lstm: VariableLengthLSTM, rows: Sequence[torch.Tensor], arithmetic:
         except (ConfigError, RuntimeError) as error:
             found[path] = one_line(error)
     lstm.fused = False
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     return found
 
 
