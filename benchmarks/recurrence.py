@@ -14,6 +14,7 @@ from benchmarks.measuring import Measured, Size, alternate, printed, result
 from harness.model.recurrent import VariableLengthLSTM
 from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.training.throughput import synchronize
+from preprocessing.base.installed import is_importable
 
 PACKED = "pack_padded_sequence"
 
@@ -31,7 +32,9 @@ class RecurrenceConfig(Measured):
 
 
 def measure(config: RecurrenceConfig) -> dict[str, Any]:
-    """Real tokens/s of the padded layer, of ``pack_padded_sequence``, and of a padded nn.LSTM that ignores lengths."""
+    """Real tokens/s of the padded layer, of ``pack_padded_sequence``, of a padded nn.LSTM that ignores lengths, and of
+    ``harness.model.fused`` where it runs.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     lengths = torch.randint(200, 211, (config.batch,)).sort(descending=True).values
@@ -61,7 +64,15 @@ def measure(config: RecurrenceConfig) -> dict[str, Any]:
 
         return run
 
+    def fused() -> torch.Tensor:
+        lstm.fused = True
+        loss = packed()
+        lstm.fused = False
+        return loss
+
     contenders = {"ours": reversal, PACKED: packed, "padded nn.LSTM": lambda: plain(inputs)[0].float().sum()}
+    if device.type == "cuda" and is_importable("triton") and lstm.fits(in_packed):
+        contenders["fused"] = fused
     seconds = alternate({name: step(forward) for name, forward in contenders.items()}, config.rounds)
     return result("tokens/s", {name: int(lengths.sum()) / median for name, median in seconds.items()})
 

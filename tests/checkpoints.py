@@ -23,8 +23,8 @@ COUNTED = {"rows": 8, "tokens": 90, "padded_tokens": 100, "skipped": 0, "hash": 
 def state_of(step: int, **changes: Any) -> dict[str, Any]:
     """The state of a training at a step, updated with ``changes``."""
     trainer = {
-        **{"step": step, "epochs_done": 0, "stopped": False, "guard": {"in_a_row": 0, "total": 0}},
-        **{"scaler": None, "counted": [COUNTED]},
+        **{"step": step, "epochs_done": 0, "stopped": False, "recurrence": "padded"},
+        **{"guard": {"in_a_row": 0, "total": 0}, "scaler": None, "counted": [COUNTED]},
     }
     state = {
         **{"step": step, "trainer": trainer, "selection": Selection("accuracy").state(), "dataset": "d"},

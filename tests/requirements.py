@@ -13,9 +13,12 @@ from tests.commands import ROOT
 
 CORE = "padless"
 """The group of the dependencies that belong to no extra."""
-LINE = re.compile(r"(?P<name>[a-z0-9-]+)(?P<parts>\[[a-z,]+\])?>=(?P<lowest>[0-9.]+)(?P<below>,<[0-9.]+)?")
-UNPINNED = {"torch"}
-"""Not pinned: an old one without CUDA is on an index of its own, and one with CUDA brings gigabytes."""
+LINE = re.compile(
+    r"(?P<name>[a-z0-9-]+)(?P<parts>\[[a-z,]+\])?>=(?P<lowest>[0-9.]+)(?P<below>,<[0-9.]+)?(; sys_platform == 'linux')?"
+)
+UNPINNED = {"torch", "triton"}
+"""Not pinned: an old torch without CUDA is on an index of its own, and one with CUDA brings gigabytes, and its own
+Triton."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def requirements() -> list[Requirement]:
     for group, lines in {CORE: project["dependencies"], **project["optional-dependencies"]}.items():
         for line in lines:
             match = LINE.fullmatch(line)
-            assert match is not None, f"pyproject.toml: {line}: name it as NAME>=VERSION or NAME>=VERSION,<VERSION"
+            assert match is not None, f"pyproject.toml: {line}: name it NAME>=LOWEST, or NAME>=LOWEST,<BELOW"
             found.append(Requirement(match["name"], match["parts"] or "", match["lowest"], match["below"] or "", group))
     return found
 

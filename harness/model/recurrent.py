@@ -10,7 +10,8 @@ is the first dimension, as oneDNN needs it. The last layer's backward direction 
 depend on the order.
 
 On a CPU, a packed LSTM runs one small step at a time, ten times slower than a padded one; on CUDA it uses cuDNN's
-standard kernels, while padded input can use the persistent ones. Outputs beyond a row's length are never used: pooling
+standard kernels, or where ``fused`` is set the kernel of ``harness.model.fused``, while padded input can use cuDNN's
+persistent ones. Outputs beyond a row's length are never used: pooling
 masks them.
 
 The dtype is explicit. The caller gives a dtype, and input and weights are cast to it here, without autocast: on CUDA,
@@ -33,11 +34,14 @@ from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks, drop
 from harness.model.registry import CELLS, check_model
 from harness.ranks.precision import DTYPES, Choice
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.installed import load
+from preprocessing.base.installed import load, needed
 from preprocessing.base.untrusted import one_line
 from preprocessing.text.vocabulary import PAD
 
 Weights = list[torch.Tensor]
+WALK, FITS = "harness.model.fused:Walk", "harness.model.fused:fits"
+"""Loaded only where they are used: they need Triton."""
+FITTING = "16, 32, 48, … units, up to 128 in bf16 and fp16, 64 in fp32"
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ class VariableLengthLSTM(nn.Module):
         self.output_size = hidden_size * (2 if bidirectional else 1)
         self.dropout = dropout
         self.cell = cell
+        self.fused = False
+        """Packed rows are computed by ``harness.model.fused`` in dtypes in which the layers fit."""
         sizes = [input_size] + [self.output_size] * (num_layers - 1)
         self.layers = nn.ModuleList(
             self.cell.module(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
@@ -143,10 +149,15 @@ class VariableLengthLSTM(nn.Module):
         ``dtype``: dtype of the computation, by default that of the weights.
         """
         data, sizes = packed.data.to(dtype=dtype), packed.batch_sizes
+        walk = load(WALK).of(sizes, data.device) if self.fused and self.fits(data.dtype) else None
         for number, layer in enumerate(self.lstms()):
             if number > 0:
                 data = drop(data, masks, LAYERS + number, self.dropout, rows)
-            data, state = self.cell.packed(data, sizes, weights_of(layer, None, dtype), self.bidirectional)
+            weights = weights_of(layer, None, dtype)
+            if walk is None:
+                data, state = self.cell.packed(data, sizes, weights, self.bidirectional)
+            else:
+                data, state = walk.lstm(data, weights)
         return packed._replace(data=data), state.transpose(0, 1).reshape(state.shape[1], self.output_size)
 
     def forward_padded(
@@ -173,6 +184,10 @@ class VariableLengthLSTM(nn.Module):
             weights = [weights_of(layer, direction, dtype) for direction in range(len(directions))]
             outputs = [self.cell.padded(*one) for one in zip(directions, weights, strict=True)]
         return outputs
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Whether ``harness.model.fused`` can compute the layers in ``dtype``."""
+        return self.cell is LSTM and bool(load(FITS)(self.hidden_size, dtype))
 
     def flatten_parameters(self) -> None:
         """Store the weights contiguously, as cuDNN needs them for packed input; call it after moving or loading."""
@@ -312,7 +327,11 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
     """
     weight, dtype = next(lstm.parameters()), DTYPES[wanted.value]
     device = weight.device.type
+    if lstm.fused:
+        needed("triton", "recurrence: fused", "fused")
     try:
+        if lstm.fused and not lstm.fits(dtype):
+            raise ValueError(f"{lstm.hidden_size} units: it takes LSTMs of {FITTING}")
         with torch.enable_grad(), torch.autocast(device, enabled=False):
             inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
             if layout == "padded":
@@ -321,9 +340,11 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
                 sequence = PackedSequence(inputs.flatten(0, 1), torch.tensor([2, 2, 2]))
                 outputs = lstm.forward_packed(sequence, None, dtype)[0].data
             torch.autograd.grad(outputs.float().sum(), inputs)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"precision: the recurrent layers fail in {wanted.value} on {device} ({one_line(error)}); use "
-            "--precision fp32"
-        ) from error
+    except Exception as error:
+        if not (lstm.fused or isinstance(error, RuntimeError)):  # Triton's errors have no class in common
+            raise
+        what, instead = ("precision: the recurrent layers fail", "--precision fp32")
+        if lstm.fused:
+            what, instead = "recurrence: the fused kernel fails", "--recurrence packed"
+        raise ConfigError(f"{what} in {wanted.value} on {device} ({one_line(error)}); use {instead}") from error
     return wanted

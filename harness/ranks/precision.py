@@ -102,10 +102,15 @@ def full_fp32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def layout_of(path: str) -> Layout:
+    """The layout of batches for a path of the recurrent layers."""
+    return "padded" if path == "padded" else "packed"
+
+
 def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto") -> tuple[Layout, Choice]:
-    """The faster layout for recurrent layers on a device, and why."""
+    """The layout for recurrent layers on a device that is the faster one where none was measured, and why."""
     if wanted != "auto":
-        return wanted, Choice(wanted, "asked for")
+        return layout_of(wanted), Choice(wanted, "asked for")
     if device.type != "cuda":
         return "padded", Choice("padded", "the fast path on a CPU")
     if hidden_size <= PERSISTENT_HIDDEN:
@@ -114,7 +119,7 @@ def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto
     return "packed", Choice("packed", "not measured on this card")
 
 
-def recurrent_dtype(precision: str, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
+def recurrent_dtype(precision: str, device_type: str, path: str, *, bf16_on_cpu: bool = True) -> Choice:
     """What the recurrent layers compute in if a run computes in ``precision``, and why: the one rule for all devices.
 
     The model casts to this dtype itself; autocast is not used. ``bf16_on_cpu``: whether oneDNN has the cell in bf16.
@@ -124,7 +129,8 @@ def recurrent_dtype(precision: str, device_type: str, layout: Layout, *, bf16_on
     precision CUDA                           CPU
     ========= ============================== ==========================
     fp32      fp32                           fp32
-    bf16      bf16 from cuDNN 9.13, or fp32  bf16 when padded, or fp32
+    bf16      bf16 from cuDNN 9.13, or       bf16 when padded, or fp32
+              fused, or fp32
     fp16      fp16, with loss scaling        refused
     ========= ============================== ==========================
     """
@@ -136,11 +142,13 @@ def recurrent_dtype(precision: str, device_type: str, layout: Layout, *, bf16_on
                 f"precision: fp16 cannot run on {device_type}: only CUDA scales the loss; use bf16 or fp32"
             )
         return Choice("fp16", "with loss scaling")
+    if path == "fused":
+        return Choice("bf16", "sums and cell states are fp32")
     if device_type == "cuda":
         cudnn = torch.backends.cudnn.version() or 0
         dtype = "bf16" if cudnn >= CUDNN_WITH_BF16 else "fp32"
         return Choice(dtype, f"cuDNN is {cudnn}; its recurrent layers take bf16 from {CUDNN_WITH_BF16}")
-    if layout == "packed":
+    if path == "packed":
         return Choice("fp32", "oneDNN takes no packed input, and torch's own kernels are no faster in bf16")
     if not bf16_on_cpu:
         return Choice("fp32", "oneDNN takes no bf16 for this cell")

@@ -71,6 +71,7 @@ class TrainerState(Record, frozen=True):
     step: Count
     epochs_done: Count
     stopped: bool
+    recurrence: Literal["fused", "packed", "padded"]
     guard: dict[str, Count]
     scaler: dict[str, float] | None
     counted: list[dict[str, int | str]]

@@ -29,7 +29,7 @@ from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
 from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size, launched_machines
-from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
+from harness.ranks.precision import DTYPES, Choice, layout_of, recurrent_dtype
 from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
@@ -40,6 +40,7 @@ from harness.tracking.tracking import Trackers
 from harness.training import preflight
 from harness.training.console import Console
 from harness.training.optim import NonFiniteGuard
+from harness.training.recurrence import choose
 from harness.training.run import PretrainingRun, Run, Selection, choose_micro_batch
 from harness.training.start import Beginning, begin, vocabulary_of
 from harness.training.trainer import State, Trainer
@@ -89,7 +90,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     beginning = begin(config, manifest, data.splits, world, None if start is None else start.state)
     writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(read_data(config.data))}
     choices = {**decided, **session.choices, **data.choices, **beginning.choices}
-    trainer = build_trainer(config, session, data, choices, beginning)
+    began = None if start is None else start.state["trainer"]["recurrence"]
+    trainer = build_trainer(config, session, data, choices, beginning, began)
     pretrains = config.task == LANGUAGE_MODEL
     selection = Selection("loss" if pretrains else config.select, config.patience)
     if start is not None:
@@ -199,10 +201,16 @@ def check_shared(run: str | Path, world: World) -> None:
 
 
 def build_trainer(
-    config: RunConfig, session: Session, data: OpenData, choices: dict[str, Choice], beginning: Beginning
+    config: RunConfig,
+    session: Session,
+    data: OpenData,
+    choices: dict[str, Choice],
+    beginning: Beginning,
+    began: str | None = None,
 ) -> Trainer:
     """A trainer at step 0. Weights are drawn from the seed; rank 0 then loads ``beginning``, and DDP sends its weights
-    to all ranks. Adds settings resolved here to ``choices``.
+    to all ranks. Adds settings resolved here to ``choices``. ``began``: how the recurrent layers of a run that is
+    resumed compute.
     """
     world, device = session.world, session.device
     torch.manual_seed(config.seed)
@@ -212,11 +220,14 @@ def build_trainer(
             network.start_bias(vocabulary_of(config).counts)
     beginning.put_into(network, config.model.embedding_std)
     network.to(device).recurrent.flatten_parameters()
-    layout, in_layout = layout_on(device, config.model.hidden_size, config.recurrence)
+    split, unlabelled = data.splits[TRAIN], None
+    order = order_over(split, order_spec(config))
+    path = choose(config, session, network.recurrent, split, order, began)
+    layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
     bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu
-    wanted = recurrent_dtype(session.arithmetic, device.type, layout, bf16_on_cpu=bf16_on_cpu)
+    wanted = recurrent_dtype(session.arithmetic, device.type, path.value, bf16_on_cpu=bf16_on_cpu)
     in_dtype = try_recurrence(network.recurrent, layout, wanted)
-    choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
+    choices["recurrence"] = Choice(f"{path.value} {in_dtype.value}", f"{path.reason}; {in_dtype.reason}")
     objective = build_objective(config, network, data.manifest.labels, DTYPES[in_dtype.value], device)
     shared: dict[str, Any] = {
         "rank": world.rank,
@@ -226,12 +237,10 @@ def build_trainer(
         "micro_batch": None if config.micro_batch == "auto" else config.micro_batch,
         "guard": data.look,
     }
-    split, unlabelled = data.splits[TRAIN], None
     if config.order.unlabelled_batch:
         rows = data.splits[UNLABELLED]
         unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), targets=beginning.targets, **shared)
     counts_tokens = config.task == LANGUAGE_MODEL
-    order = order_over(split, order_spec(config))
     loader = Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
     guard = NonFiniteGuard(config, world, limit)

@@ -225,6 +225,7 @@ class Trainer:
             "step": self.step,
             "epochs_done": self.epochs_done,
             "stopped": self.stopped,
+            "recurrence": "fused" if classifier.recurrent.fused else self.loader.layout,
             "guard": self.guard.state(),
             "scaler": scaled,
             "counted": counted,

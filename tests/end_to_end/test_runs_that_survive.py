@@ -87,7 +87,8 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
     (run / "STOP").touch()
     finish(process, run, 85)
     newest = max((run / "checkpoints").iterdir())
-    assert read_json(newest / "state.json")["trainer"]["epochs_done"] == 0
+    state = read_json(newest / "state.json")["trainer"]
+    assert (state["epochs_done"], state["recurrence"]) == (0, "padded")
     assert (status(run)["step"], read_metrics(run, "validation")) == (57, [])
     finish(start(data, run, *PLAIN), run)
     assert read_metrics(run, "train") == read_metrics(undisturbed, "train")

@@ -18,10 +18,10 @@ from harness.model.dropout import HEAD, Masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
-from harness.ranks.precision import full_fp32
+from harness.ranks.precision import full_fp32, layout_of
 from harness.training.wide import Source, learn
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.gpu.device import REVIEWS, TORCH_DEVICE, on_device
+from tests.gpu.device import ON_CUDA, REVIEWS, TORCH_DEVICE, on_device
 
 pytestmark = on_device
 CPU = torch.device("cpu")
@@ -33,13 +33,15 @@ def make_loader(dataset: Path, layout: Layout, device: torch.device) -> Loader:
     return Loader(split, order, rank=0, world_size=1, layout=layout, device=device)
 
 
-@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("path", ["fused", "packed", "padded"])
 @pytest.mark.parametrize("task", ["last", "max+mean", "language_model"])
-def test_both_paths_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, task: str) -> None:
+def test_all_paths_on_cuda_equal_the_cpu(dataset: Path, path: str, task: str) -> None:
+    if path == "fused" and not ON_CUDA:
+        pytest.skip("tests/unit/test_fused.py interprets the kernel on a CPU")
     full_fp32()
     size, dropped = read_manifest(dataset).vocabulary_size, {"dropout": 0.3, "word_dropout": 0.2}
     losses, gradients = [], []
-    for path, device in (("padded", CPU), (layout, TORCH_DEVICE)):
+    for one, device in (("padded", CPU), (path, TORCH_DEVICE)):
         torch.manual_seed(0)
         objective: Objective | LanguageObjective
         if task == "language_model":
@@ -49,8 +51,9 @@ def test_both_paths_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, task: s
             shape = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=task, **dropped)
             objective = Objective(Classifier(shape, size).to(device))
         objective.classifier.recurrent.flatten_parameters()
+        objective.classifier.recurrent.fused = one == "fused"
         found = []
-        for step in make_loader(dataset, path, device).steps(0):
+        for step in make_loader(dataset, layout_of(one), device).steps(0):
             for batch in step.micro_batches:
                 loss = objective(batch, step.step)
                 loss.backward()

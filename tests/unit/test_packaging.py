@@ -20,7 +20,8 @@ from tests.unit.test_architecture import ROOT, all_imports, brings, is_ours, own
 pytestmark = pytest.mark.thorough
 
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words"}
-ESTIMATOR = "harness.library.estimator"
+BY_NAME = {"harness.library.estimator", "harness.model.fused"}
+"""Modules that need an extra, or much time: others load them by their name, where they are used."""
 NOT_FOR_TRAINING = {"nltk", "simplemma", "stop_words", "matplotlib", "sklearn"}
 
 
@@ -59,8 +60,8 @@ def test_what_the_code_imports_is_declared_and_what_everybody_installs_is_import
 
 def test_an_import_brings_neither_an_extra_nor_what_training_does_not_need() -> None:
     """A module that others import at the top must not need an extra: extras are imported in functions."""
-    along = set().union(*brings(one for one in all_imports() if one.source != ESTIMATOR).values())
-    assert not any(one.target == ESTIMATOR for one in all_imports())  # padless.py loads it by its name
+    along = set().union(*brings(one for one in all_imports() if one.source not in BY_NAME).values())
+    assert not any(one.target in BY_NAME for one in all_imports())
     assert along & NOT_FOR_TRAINING == set()
     assert distributions(along) - {line.name for line in requirements() if line.group == CORE} == set()
 

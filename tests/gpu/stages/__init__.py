@@ -22,6 +22,7 @@ class Stage:
 STAGES = (
     Stage("versions", "Versions", 40),
     Stage("gradients", "Gradients against fp64 on the CPU", 150),
+    Stage("recurrence", "Each path of the recurrent layers", 120, alone=True),
     Stage("suite", "pytest tests/gpu", 200),
     Stage("launches", "Every precision", 200),
     Stage("resume", "Stopped and resumed; run twice", 120),

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused LSTM without a card: the interpreter's numbers against torch's, and what the compiler makes of the kernels;
+and how a run chooses between the paths of its recurrent layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+from harness.config import ModelConfig, RunConfig
+from harness.model.classifier import Classifier, Objective
+from harness.model.recurrent import GRU, LSTM, VariableLengthLSTM, try_recurrence
+from harness.ranks.distributed import World
+from harness.ranks.precision import DTYPES, Choice
+from harness.training import recurrence
+from preprocessing.base.errors import ConfigError
+from tests.batches import packed_batch, padded_batch
+
+pytestmark = pytest.mark.thorough
+FUSED = "harness.model.fused"
+SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+"""Compute capability -> shared memory that a block may have (CUDA C++ Programming Guide, technical specifications)."""
+REGISTERS = 65_536
+
+
+def loaded() -> ModuleType:
+    """The module anew: Triton decides at its decorators whether kernels are interpreted."""
+    pytest.importorskip("triton", reason="needs Triton: pip install 'padless[fused]'")
+    sys.modules.pop(FUSED, None)
+    return importlib.import_module(FUSED)
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The kernels on the CPU. Triton's interpreter holds bf16 as uint16, and multiplies these bits unless widened."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    module = loaded()
+    interpreter, language = map(importlib.import_module, ("triton.runtime.interpreter", "triton.language"))
+
+    def dot(self: Any, *operands: Any) -> Any:
+        left, right = (
+            (one.data.astype(np.uint32) << 16).view(np.float32) if one.dtype.scalar == language.bfloat16 else one.data
+            for one in operands[:2]
+        )
+        total = operands[2]
+        return interpreter.TensorHandle(np.matmul(left, right, dtype=np.float32) + total.data, total.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+    yield module
+    sys.modules.pop(FUSED)
+
+
+def passed(lstm: VariableLengthLSTM, lengths: list[int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Outputs, final states and all gradients, in fp64, of a packed pass in ``dtype``."""
+    generator = torch.Generator().manual_seed(1)
+    drawn = {"generator": generator, "dtype": torch.float64}
+    inputs = torch.randn(sum(lengths), lstm.layers[0].input_size, **drawn).requires_grad_()
+    sizes = torch.tensor([sum(length > time for length in lengths) for time in range(lengths[0])])
+    outputs, state = lstm.forward_packed(PackedSequence(inputs, sizes), None, dtype)
+    found = {"outputs": outputs.data.double(), "state": state.double()}
+    loss = torch.stack([(one * torch.randn(one.shape, **drawn)).sum() for one in found.values()]).sum()
+    names, weights = zip(*lstm.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, [inputs, *weights])
+    found = {name: value.detach() for name, value in found.items()}
+    return found | dict(zip(["inputs", *names], gradients, strict=True))
+
+
+CASES = [
+    ([5, 3, 3, 1], 32, 2, True),
+    ([1], 48, 1, True),
+    ([*range(6, 1, -1)] + [1] * 60, 64, 1, True),  # 65 rows: five programs, whose last has one row
+    ([400, 1], 16, 1, False),
+    ([4, 2, 1], 128, 1, True),
+    ([3, 2], 256, 1, True),  # which no card would hold
+]
+
+
+@pytest.mark.parametrize(("lengths", "hidden", "layers", "bidirectional"), CASES)
+def test_the_kernel_is_torchs_packed_lstm(
+    interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch, lengths, hidden: int, layers: int, bidirectional: bool
+) -> None:
+    monkeypatch.setattr(interpreted, "MOST_BYTES", 1 << 30)
+    torch.manual_seed(0)
+    lstm = VariableLengthLSTM(24, hidden, layers, bidirectional=bidirectional).double()
+    exact = passed(lstm, lengths, torch.float64)
+    lstm.fused = True
+    bounds = {torch.float32: 1e-5, torch.bfloat16: 1 / 40}  # of the norm; bf16 rounds to 2**-9 in every step
+    for dtype, bound in bounds.items() if lengths[0] < 400 else [(torch.float32, 1e-5)]:
+        found = passed(lstm, lengths, dtype)
+        assert found.keys() == exact.keys()
+        for name, value in found.items():
+            off = float((value - exact[name]).norm())
+            assert off <= bound * float(exact[name].norm()), (name, dtype)
+        if dtype == torch.float32:
+            torch.testing.assert_close(found["outputs"], exact["outputs"], rtol=0, atol=1e-5)
+
+
+def test_a_classifier_learns_the_same_with_it(interpreted: ModuleType) -> None:
+    torch.manual_seed(0)
+    shape = ModelConfig(
+        embedding_dim=8, hidden_size=16, num_layers=2, pooling="max+mean", dropout=0.3, word_dropout=0.2
+    )
+    objective = Objective(Classifier(shape, 50))
+    fused = copy.deepcopy(objective)
+    fused.classifier.recurrent.fused = True
+    batch = packed_batch(padded_batch([7, 4, 4, 1], 50))
+    for one in (objective, fused):
+        one(batch, 3).backward()
+    for (name, theirs), ours in zip(objective.named_parameters(), fused.parameters(), strict=True):
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6, msg=name)
+    with torch.no_grad():  # nothing is kept for a backward pass
+        torch.testing.assert_close(fused.classifier(batch), objective.classifier(batch), rtol=1e-5, atol=1e-6)
+
+
+def test_a_trial_says_seconds_or_why_not(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm, rows = VariableLengthLSTM(8, 16), [torch.tensor([3, 1])]
+    found = recurrence.measured(lstm, rows, "fp32")
+    assert found.keys() == {"fused", "packed", "padded"}
+    assert all(isinstance(value, float) for value in found.values()), found
+    right = interpreted.Walk.lstm
+
+    def wrong(walk: Any, data: torch.Tensor, weights: list[torch.Tensor]) -> Any:
+        outputs, states = right(walk, data, weights)
+        return outputs * 1.01, states
+
+    monkeypatch.setattr(interpreted.Walk, "lstm", wrong)
+    assert re.match(r"its gradients are off by \d.\de-02 of", str(recurrence.measured(lstm, rows, "fp32")["fused"]))
+    monkeypatch.setattr(interpreted.Walk, "lstm", lambda *_: torch.zeros(1).div(None))
+    assert "the fused kernel fails in fp32 on cpu" in str(recurrence.measured(lstm, rows, "fp32")["fused"])
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert "pip install 'padless[fused]' brings it" in str(recurrence.measured(lstm, rows, "fp32")["fused"])
+    assert not lstm.fused
+    assert all(weight.grad is None for weight in lstm.parameters())
+
+
+@pytest.mark.parametrize(
+    ("hidden", "dtype", "cell"), [(256, "bf16", LSTM), (128, "fp32", LSTM), (24, "bf16", LSTM), (16, "fp32", GRU)]
+)
+def test_what_the_kernel_cannot_hold_is_refused(interpreted: ModuleType, hidden: int, dtype: str, cell: Any) -> None:
+    lstm = VariableLengthLSTM(8, hidden, cell=cell)
+    lstm.fused = True
+    with pytest.raises(
+        ConfigError, match=rf"in {dtype} on cpu \({hidden} units: it takes .*\); use --recurrence packed"
+    ):
+        try_recurrence(lstm, "packed", Choice(dtype, ""))
+    lstm.fused = False
+    assert try_recurrence(lstm, "packed", Choice("fp32", "")).value == "fp32"
+
+
+def test_all_ranks_take_the_path_whose_slowest_rank_is_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [{"packed": 0.004, "fused": 0.001, "padded": 0.003}, {"packed": 0.004, "fused": "no", "padded": 0.0035}]
+    said = "padded: measured for steps of 64 rows: packed 4.00 ms, padded 3.50 ms; fused is out: no"
+    assert str(recurrence.fastest(tables, 64)) == said
+    assert recurrence.fastest([dict.fromkeys(tables[0], "no")], 64) is None
+    tables[1]["fused"] = 0.0034
+    lstm, asked = VariableLengthLSTM(8, 16), []
+    monkeypatch.setattr(recurrence, "rows_of", lambda *_: [torch.tensor([3, 1])])
+    monkeypatch.setattr(recurrence, "measured", lambda *_, **__: asked.append(1) or tables[0])
+    monkeypatch.setattr(World, "gather_objects", lambda _, value, what: tables if isinstance(value, dict) else [value])
+    session: Any = SimpleNamespace(world=World(), device=torch.device("cuda"), arithmetic="bf16")
+
+    def chosen(began: str | None = None, **keys: Any) -> str:
+        given: Any = (RunConfig(data="data", **keys), session, lstm, None, None, began)
+        return str(recurrence.choose(*given))
+
+    assert chosen("packed") == "packed: as the run began"
+    assert chosen("packed", recurrence="fused") == "fused: asked for"
+    assert not asked
+    assert chosen().startswith("fused: measured for steps of 2 rows: packed 4.00 ms, fused 3.40 ms")
+    session.device = torch.device("cpu")
+    assert chosen("packed") == "padded: the fast path on a CPU"
+
+
+def compiled(kernel: Any, capability: int, shape: dict[str, Any], dtype: str) -> Any:
+    """A kernel for cards of a compute capability, as ``harness.model.fused`` launches it."""
+    compiler, target = map(importlib.import_module, ("triton.compiler", "triton.backends.compiler"))
+    names, types = kernel.arg_names, {"cells": "*fp32", "plan": "*i64", "num_rows": "i32"}
+    constants = {name: shape[name] for name in names if name in shape}
+    signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in names}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in names if signature[name].startswith("*")}
+    source = compiler.ASTSource(kernel, signature, {(names.index(one),): constants[one] for one in constants}, aligned)
+    options = {name: shape[name] for name in ("num_warps", "num_stages", "enable_fp_fusion")}
+    return compiler.compile(source, target=target.GPUTarget("cuda", capability, 32), options=options)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel"])
+@pytest.mark.parametrize(
+    ("capability", "hidden", "dtype"),
+    [(90, 128, "bf16")]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in product((80, 90, 100), (64, 128), ("bf16", "fp16"))]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in ((80, 64, "fp32"), (90, 64, "fp32"), (100, 64, "fp32"))]
+    + [
+        pytest.param(*case, marks=pytest.mark.slow) for case in ((90, 112, "bf16"), (100, 112, "bf16"))
+    ],  # 80: spills 10
+)
+def test_it_fits_a_card_without_spills(
+    name: str, capability: int, hidden: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    module = loaded()
+    gates = torch.empty(1, 2, 4, hidden, dtype=DTYPES[dtype])
+    shape = module.shape_of(gates) | {"FAST": dtype != "fp32"}
+    kernel = compiled(getattr(module, name), capability, shape, dtype)
+    code = tmp_path / "kernel.cubin"
+    code.write_bytes(kernel.asm["cubin"])
+    tools = Path(importlib.import_module("triton").__file__ or "").parent / "backends" / "nvidia" / "bin"
+    said = subprocess.run([tools / "cuobjdump", "-res-usage", code], capture_output=True, text=True, check=True)
+    taken = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said.stdout + said.stderr)}
+    assert (taken["STACK"], taken["LOCAL"]) == (0, 0)  # where registers would be spilled to
+    assert 32 * shape["num_warps"] * taken["REG"] <= REGISTERS
+    assert 2 * 4 * hidden**2 * (2 if dtype == "fp32" else 1) <= kernel.metadata.shared <= SHARED[capability]
+    if dtype != "fp32":
+        assert "mma.sync" in kernel.asm["ptx"]
