@@ -26,7 +26,6 @@ from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import ScoringConfig
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
-from harness.model.recurrent import PackedIndex
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
@@ -197,5 +196,5 @@ def unknown_tokens(batch: Batch) -> torch.Tensor:
     unknown = batch.ids == UNK
     if batch.batch_sizes is None:
         return unknown.sum(1)
-    rows = PackedIndex.of(batch.lengths, batch.device_lengths).row
+    rows = batch.packed_index().row
     return unknown.new_zeros(batch.num_rows, dtype=torch.int64).index_add_(0, rows, unknown.long())

@@ -22,7 +22,6 @@ from torch import nn
 from torch.nn import functional
 
 from harness.batch import Batch
-from harness.model.recurrent import PackedIndex
 from harness.model.registry import SHARED_UP_TO
 
 UNOWNED = -1
@@ -118,7 +117,7 @@ def padded_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     ids, lengths = batch.widened().to(torch.int64), batch.device_lengths
     if batch.batch_sizes is None:
         return ids, lengths
-    index = PackedIndex.of(batch.lengths, lengths)
+    index = batch.packed_index()
     padded = ids.new_zeros(index.num_rows, len(index.starts))
     padded[index.row, index.time] = ids
     return padded, lengths

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -225,6 +226,7 @@ def build_trainer(
         "device": device,
         "micro_batch": None if config.micro_batch == "auto" else config.micro_batch,
         "guard": data.look,
+        "masks": partial(network.masks, config.seed),
     }
     split, unlabelled = data.splits[TRAIN], None
     if config.order.unlabelled_batch:

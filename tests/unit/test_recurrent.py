@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from harness.batch import Batch
+from harness.batch import Batch, PackedIndex
 from harness.config import ModelConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
@@ -20,6 +20,7 @@ from harness.ranks.precision import Choice, layout_on, recurrent_dtype
 from preprocessing.base.errors import ConfigError
 from tests.batches import padded_batch
 
+CPU = torch.device("cpu")
 LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])
 SHAPES = [(2, False), (3, True)]
 
@@ -63,6 +64,7 @@ def padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.T
 
 def packed(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     result, states = lstm.forward_packed(pack_padded_sequence(inputs, LENGTHS, batch_first=True))
+    states = Last(lstm.output_size).packed(result.data, states, PackedIndex.of(LENGTHS, CPU), LENGTHS, LENGTHS)
     outputs = pad_packed_sequence(result, batch_first=True)[0]
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
@@ -173,7 +175,8 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
         elif path == "padded":
             pooled = POOLED[pooling].padded([leaf], sizes, sizes)
         else:
-            pooled = POOLED[pooling].packed(leaf[real], leaf, sizes, sizes)
+            index = PackedIndex.of(sizes, CPU)
+            pooled = POOLED[pooling].packed(leaf[real], leaf, index, sizes, sizes)
         weights = torch.randn(pooled.shape, generator=generator).double() if weights is None else weights
         found.append((pooled, torch.autograd.grad((pooled * weights).sum(), leaf)[0]))
     for pooled, gradient in found[1:]:
