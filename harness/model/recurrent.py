@@ -177,13 +177,37 @@ class VariableLengthLSTM(nn.Module):
                 inputs = drop(in_order(outputs, reversal), masks, LAYERS + number)
             directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
             weights = [weights_of(layer, direction, dtype) for direction in range(len(directions))]
-            outputs = [self.cell.padded(*one) for one in zip(directions, weights, strict=True)]
+            outputs = side_by_side(self.cell, directions, weights)
         return outputs
 
     def flatten_parameters(self) -> None:
         """Store the weights contiguously, as cuDNN needs them for packed input; call it after moving or loading."""
         for layer in self.lstms():
             layer.flatten_parameters()
+
+
+def side_by_side(cell: Cell, inputs: list[torch.Tensor], weights: list[Weights]) -> list[torch.Tensor]:
+    """The outputs of each direction of a layer. On CUDA the second direction runs on a stream of its own, since cuDNN's
+    kernel for one direction leaves most of a card idle; its backward pass runs there too.
+    """
+    if len(inputs) == 1 or not inputs[1].is_cuda:
+        return [cell.padded(*one) for one in zip(inputs, weights, strict=True)]
+    here, beside = torch.cuda.current_stream(), second_stream(inputs[1].device)
+    beside.wait_stream(here)
+    with torch.cuda.stream(beside):
+        second = cell.padded(inputs[1], weights[1])
+    first = cell.padded(inputs[0], weights[0])
+    here.wait_stream(beside)
+    for tensor in (inputs[1], *weights[1]):  # the allocator must not hand out their memory before that stream is done
+        tensor.record_stream(beside)
+    second.record_stream(here)
+    return [first, second]
+
+
+@lru_cache(maxsize=8)
+def second_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for each device."""
+    return torch.cuda.Stream(device)
 
 
 def weights_of(layer: nn.RNNBase, direction: int | None, dtype: torch.dtype | None) -> Weights:

@@ -24,6 +24,8 @@ from torch.nn import functional
 from harness.batch import Batch
 from harness.model.registry import SHARED_UP_TO
 
+FEW_OUTPUTS = 8
+"""Up to so many, a GPU sums up a row by a product: its embedding_bag has one thread for each row and output."""
 UNOWNED = -1
 """Owner of a bucket without n-gram."""
 BITS = 32
@@ -64,6 +66,8 @@ class WidePart(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[rows, outputs]``, in the order of the batch."""
         bucket, value = self.features(batch)
+        if not value.is_cpu and self.table.shape[1] <= FEW_OUTPUTS:
+            return torch.bmm(value[:, None], self.table[bucket])[:, 0] + self.bias
         return functional.embedding_bag(bucket, self.table, per_sample_weights=value, mode="sum") + self.bias
 
     def features(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,7 @@ from harness.model.dropout import EMBEDDING, HEAD, masks_of
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
-from harness.ranks.precision import full_fp32
+from harness.ranks.precision import set_tf32
 from harness.training.wide import Source, learn
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.gpu.device import REVIEWS, TORCH_DEVICE, on_device
@@ -38,7 +38,7 @@ def make_loader(dataset: Path, layout: Layout, device: torch.device, masks: Any 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("task", ["last", "max+mean", "language_model"])
 def test_both_paths_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, task: str) -> None:
-    full_fp32()
+    set_tf32(False)
     size, dropped = read_manifest(dataset).vocabulary_size, {"dropout": 0.3, "word_dropout": 0.2}
     losses, gradients = [], []
     for path, device in (("padded", CPU), (layout, TORCH_DEVICE)):

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +16,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.batch import Batch, PackedIndex
 from harness.config import ModelConfig
+from harness.model import recurrent
 from harness.model.classifier import Classifier, Objective
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
-from harness.model.recurrent import Cell, VariableLengthLSTM, in_order, reversal_index, try_recurrence
+from harness.model.recurrent import Cell, VariableLengthLSTM, in_order, reversal_index, side_by_side, try_recurrence
 from harness.ranks.precision import Choice, layout_on, recurrent_dtype
 from preprocessing.base.errors import ConfigError
 from tests.batches import padded_batch
@@ -95,6 +99,7 @@ def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         ("bf16", "cpu", "padded", None, True, "bf16"),
         ("bf16", "cpu", "packed", None, True, "fp32"),
         ("fp16", "cuda", "packed", 90_000, False, "fp16"),
+        ("tf32", "cuda", "packed", 90_000, False, "fp32"),
     ):
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda number=cudnn: number)
         assert recurrent_dtype(asked, device, layout, bf16_on_cpu=cpu_bf16).value == expected
@@ -182,3 +187,49 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
     for pooled, gradient in found[1:]:
         torch.testing.assert_close(pooled, found[0][0], rtol=0, atol=1e-12)
         torch.testing.assert_close(gradient, found[0][1], rtol=0, atol=1e-12)
+
+
+def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for CUDA's streams: what runs where, and whose memory each stream holds."""
+    happened: list[tuple[str, ...]] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            happened.append((self.name, "waits for", other.name))
+
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+        def record_stream(self, stream: Stream) -> None:
+            happened.append((stream.name, "holds", str(int(self[0]))))
+
+    streams = [Stream("main")]
+
+    @contextmanager
+    def inside(stream: Stream) -> Iterator[None]:
+        streams.append(stream)
+        yield
+        streams.pop()
+
+    def padded(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+        happened.append((streams[-1].name, "computes", str(int(inputs[0]))))
+        return inputs + 10
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "stream", inside)
+    monkeypatch.setattr(recurrent, "second_stream", lambda device: Stream("second"))
+    one, two, weight = (torch.full((1,), value).as_subclass(OnCuda) for value in (1, 2, 3))
+    found = side_by_side(SimpleNamespace(padded=padded), [one, two], [[weight], [weight]])  # type: ignore[arg-type]
+    assert [int(output) for output in found] == [11, 12]
+    assert happened == [
+        ("second", "waits for", "main"),
+        ("second", "computes", "2"),
+        ("main", "computes", "1"),
+        ("main", "waits for", "second"),
+        ("second", "holds", "2"),
+        ("second", "holds", "3"),
+        ("main", "holds", "12"),
+    ]
