@@ -29,6 +29,7 @@ from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT
 from harness.training.assembly import open_run
+from harness.training.optim import NonFiniteGuard, WeightAverage, build_optimizer, clip
 from harness.training.run import Run
 from preprocessing.base.split_names import UNLABELLED
 from tests.datasets import write_dataset
@@ -245,3 +246,31 @@ def test_a_step_starts_few_kernels_and_never_waits(
     cudnn = 2 if recurrence == "packed" else 4  # both passes of one call, or of one for each direction
     adam = 3 * len(run.trainer.optimizer.param_groups)
     assert steps[-1] + cudnn + adam == most
+
+
+@pytest.mark.parametrize(("norm", "skipped"), [(0.1, False), (50.0, False), (float("inf"), True)])
+def test_what_a_gpu_does_with_gradients_and_average_is_what_a_cpu_does(norm: float, skipped: bool) -> None:
+    """Its branches, on tensors that say that they are not on a CPU."""
+
+    class Elsewhere(torch.Tensor):
+        is_cpu = False
+
+    found = []
+    for kind in (torch.Tensor, Elsewhere):
+        model = torch.nn.Linear(3, 4)
+        optimizer = build_optimizer(model, OptimConfig(lr=0.1))
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, 0.5)
+            parameter.grad = torch.full_like(parameter, norm / 4).as_subclass(kind)
+        average = WeightAverage(model, 0.9)
+        guard = NonFiniteGuard(RunConfig(data="here"), World(), 3)
+        total = clip(optimizer, model.parameters(), 1.0, scaled=False)
+        flag = guard.judge(optimizer, total, None)
+        assert hasattr(optimizer, "grad_scale") == (kind is Elsewhere)  # else the gradients themselves were divided
+        optimizer.step()
+        average.update(100, flag)
+        assert (float(total), bool(flag)) == (pytest.approx(norm), skipped)
+        found.append([*model.parameters(), *average.average])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.as_subclass(torch.Tensor), theirs.as_subclass(torch.Tensor))
+    assert (float(found[0][0][0, 0].detach()) == 0.5) == skipped

@@ -68,6 +68,7 @@ def judge(setting: Setting, findings: Findings, name: str, trainer: Trainer, exa
     trainer.meter.counted.tokens = 0
     synchronize(trainer.device)
     started = time.perf_counter()
+    number = 5 if setting.small else STEPS
     train(trainer, steps, number)
     synchronize(trainer.device)
     seconds, tokens = time.perf_counter() - started, trainer.meter.counted.tokens
