@@ -191,45 +191,33 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
 
 def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for CUDA's streams: what runs where, and whose memory each stream holds."""
-    happened: list[tuple[str, ...]] = []
+    said: list[str] = []
 
-    class Stream:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def wait_stream(self, other: Stream) -> None:
-            happened.append((self.name, "waits for", other.name))
+    class Stream(str):
+        def wait_stream(self, other: str) -> None:
+            said.append(f"{self} waits for {other}")
 
     class OnCuda(torch.Tensor):
         is_cuda = True
 
-        def record_stream(self, stream: Stream) -> None:
-            happened.append((stream.name, "holds", str(int(self[0]))))
-
-    streams = [Stream("main")]
-
-    @contextmanager
-    def inside(stream: Stream) -> Iterator[None]:
-        streams.append(stream)
-        yield
-        streams.pop()
+        def record_stream(self, stream: str) -> None:
+            said.append(f"{stream} holds {int(self)}")
 
     def padded(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
-        happened.append((streams[-1].name, "computes", str(int(inputs[0]))))
+        said.append(f"computes {int(inputs)}")
         return inputs + 10
 
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    @contextmanager
+    def inside(stream: str) -> Iterator[None]:
+        said.append(f"on {stream}")
+        yield
+        said.append("on main")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
     monkeypatch.setattr(torch.cuda, "stream", inside)
     monkeypatch.setattr(recurrent, "second_stream", lambda device: Stream("second"))
-    one, two, weight = (torch.full((1,), value).as_subclass(OnCuda) for value in (1, 2, 3))
+    one, two, weight = (torch.tensor(value).as_subclass(OnCuda) for value in (1, 2, 3))
     found = side_by_side(SimpleNamespace(padded=padded), [one, two], [[weight], [weight]])  # type: ignore[arg-type]
-    assert [int(output) for output in found] == [11, 12]
-    assert happened == [
-        ("second", "waits for", "main"),
-        ("second", "computes", "2"),
-        ("main", "computes", "1"),
-        ("main", "waits for", "second"),
-        ("second", "holds", "2"),
-        ("second", "holds", "3"),
-        ("main", "holds", "12"),
-    ]
+    assert list(map(int, found)) == [11, 12]
+    before = ["second waits for main", "on second", "computes 2", "on main", "computes 1", "main waits for second"]
+    assert said == [*before, "second holds 2", "second holds 3", "main holds 12"]

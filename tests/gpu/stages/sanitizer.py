@@ -12,8 +12,6 @@ from pathlib import Path
 from tests.commands import ROOT
 from tests.gpu.findings import Findings, Setting
 from tests.gpu.launching import tail
-from tests.gpu.stages import first, gradients
-from tests.trainers import all_steps, make_trainer, session_for, train
 
 TOOLS = ("memcheck", "racecheck")
 LIMIT_S, FOUND = 150, 9
@@ -41,6 +39,9 @@ def run(setting: Setting, findings: Findings) -> None:
 
 def main(data: str, scratch: str) -> None:
     """What is watched: both passes of small steps."""
+    from tests.gpu.stages import first, gradients
+    from tests.trainers import all_steps, make_trainer, session_for, train
+
     setting = Setting(Path(scratch), Path(scratch), Path(data), "cuda")
     for path in first.PATHS:
         config = replace(gradients.configuration(setting, "fp32", 8, 32), recurrence=path)
