@@ -89,12 +89,13 @@ def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -
     """
     check_model(config.model)
     config = for_task(config)
-    number = cards() if is_auto(config.global_batch) else None
-    if number is not None or ("data" in config.allowed and keys_to_resolve(config)):
+    if "data" in config.allowed and keys_to_resolve(config):
         config = as_begun(config)
     if not keys_to_resolve(config):
         return Resolved(config, {})
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
+    number = cards() if is_auto(config.global_batch) else None  # after the dataset, which needs no torch
+    config = config if number is None else as_begun(config)
     tokens, others = (manifest.tokens(name) for name in (TRAIN, UNLABELLED))
     teaches = config.order.unlabelled_batch and config.self_training.is_on
     beside = manifest.rows(UNLABELLED) if teaches and UNLABELLED in manifest.splits else 0

@@ -48,6 +48,9 @@ def test_the_batch_grows_with_the_gpus_while_four_epochs_have_enough_steps() -> 
 
 def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
     began = flat(to_dict(decide(recipe(), IMDB, 8).config)) | {"global_batch": 512}
+    rows = SimpleNamespace(rows=lambda split: 9, tokens=lambda split: 9, labels=["a", "b"], splits={})
+    monkeypatch.setattr(rules, "read_data", lambda data: None)
+    monkeypatch.setattr(rules, "rows_of_task", lambda *_: rows)
     monkeypatch.setattr(rules, "newest", lambda run, tell: SimpleNamespace(state={"config": began}))
     assert resolve(recipe(), lambda: 2).config.global_batch == 512
 
