@@ -25,7 +25,7 @@ from benchmarks.measuring import Measured, Size, alternate, printed, result
 from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.data.checks import TRAIN
 from harness.data.placement import open_data
-from harness.ranks.precision import configure_threads, full_fp32
+from harness.ranks.precision import configure_threads, set_tf32
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
 from harness.training.run import Run
@@ -51,8 +51,9 @@ class TrainConfig(Measured):
     """Rows per step."""
     steps: Size = 8
     """Steps per contender and turn."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision, by autocast; a packed LSTM on a CPU is always fp32."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Precision of ours, and by autocast of the others, whose fp32 is TF32 on CUDA, as in notebooks. A packed LSTM on a
+    CPU is always fp32."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -129,7 +130,7 @@ def turn_of_loop(run: RunConfig, device: str, precision: str, packed: bool, step
     """Run in the separate process: seconds per real token of a turn."""
     if packed not in LOOPS:
         configure_threads(device)
-        full_fp32()
+        set_tf32(True)  # as notebooks allow it; ours computes in fp32 proper unless it is told tf32
         LOOPS[packed] = Loop(run, torch.device(device), packed=packed, bf16=precision == "bf16")
     loop = LOOPS[packed]
     synchronize(loop.device)

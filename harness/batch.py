@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,47 @@ def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cpu":
         return values
     return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Dropout masks of a batch, on its device."""
+
+    keep: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    """Site -> ``[rows, features]``: 0 where a feature is dropped, else the factor of those that stay; only sites with
+    dropout."""
+    unknown: torch.Tensor | None = None
+    """Bool, in the shape of the batch's ids: tokens that are read as ``<unk>``; None: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedIndex:
+    """Where each token of a packed batch is, computed on the CPU, on the device of the batch; all int64."""
+
+    row: torch.Tensor
+    """``[tokens]``: index of the row, longest first."""
+    time: torch.Tensor
+    """``[tokens]``."""
+    place: torch.Tensor
+    """``[tokens]``: ``time * rows + row``, the place in padded ``[longest * rows]``."""
+    starts: torch.Tensor
+    """``[longest]``: the first token of each time step."""
+    grid: torch.Tensor
+    """``[longest * rows]``: the token at each place; 0 in the padding."""
+    num_rows: int
+
+    @classmethod
+    def of(cls, lengths: torch.Tensor, device: torch.device) -> PackedIndex:
+        """For rows with ``lengths`` int64 ``[rows]`` on the CPU, longest first; no wait for the device."""
+        row = np.arange(len(lengths))
+        real = np.arange(int(lengths[0]))[:, None] < lengths.numpy()
+        sizes = real.sum(1)
+        starts = np.cumsum(sizes) - sizes
+        grid = np.where(real, starts[:, None] + row, 0).ravel()
+        place = np.flatnonzero(real)
+        parts = [place % len(row), place // len(row), place, starts, grid]
+        sent = send(torch.from_numpy(np.concatenate(parts)), device).split([len(part) for part in parts])
+        return cls(sent[0], sent[1], sent[2], sent[3], sent[4], len(row))
 
 
 @dataclass(slots=True)
@@ -47,6 +89,10 @@ class Batch:
     without them."""
     labelled: bool = True
     """Whether the rows have labels: all rows of a batch, or none."""
+    masks: Masks | None = None
+    """If the loader was given a function for them; see ``Network.masks``."""
+    index: PackedIndex | None = None
+    """Packed layout only: if the loader has computed it; see ``packed_index``."""
 
     @property
     def device_lengths(self) -> torch.Tensor:
@@ -68,9 +114,13 @@ class Batch:
         """Positions that the recurrent layers compute, including padding."""
         return self.ids.numel()
 
+    def packed_index(self) -> PackedIndex:
+        """``index``, or the same computed now."""
+        return PackedIndex.of(self.lengths, self.ids.device) if self.index is None else self.index
+
     def widened(self) -> torch.Tensor:
         """The ids as int32, on their device."""
-        return self.ids.to(torch.int32) & 0xFFFF if self.ids.dtype == torch.int16 else self.ids
+        return self.ids.view(torch.uint16).to(torch.int32) if self.ids.dtype == torch.int16 else self.ids
 
 
 @dataclass(slots=True)

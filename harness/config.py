@@ -53,7 +53,7 @@ def is_auto(value: object) -> bool:
     return value == AUTO
 
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Recurrence = Literal["auto", "fused", "packed", "padded"]
 Task = Literal["classifier", "language_model"]
 CLASSIFIER: Task = "classifier"
@@ -291,7 +291,8 @@ class RunConfig:
     """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit. auto: found
     by running the longest batch before training, halved while CUDA runs out of memory."""
     precision: Precision = "auto"
-    """Data type of training. auto: bf16 if the device computes it natively, else fp32. Evaluation is in fp32."""
+    """Data type of training. auto: bf16 if the device computes it natively, else fp32. tf32: fp32 whose products round
+    their factors to ten bits, on a GPU. The test is in fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA devices when there are any."""
     threads: Processes | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from harness.config import CLASSIFIER, RunConfig
 from harness.ranks import stopping
+from harness.ranks.devices import asked_here, cards
 from harness.ranks.stopping import leave, run_rank
 from harness.training.rules import Resolved, resolve
 from preprocessing.base import cli
@@ -13,9 +14,16 @@ from preprocessing.base import cli
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     stopping.install()
-    resolved = resolve(cli.parse(RunConfig, argv, prog="accelerate launch -m harness.train"))
-    fit(resolved)
+    config = cli.parse(RunConfig, argv, prog="accelerate launch -m harness.train")
+    fit(resolve(config, lambda: cards_here(config)))
     return 0
+
+
+def cards_here(config: RunConfig) -> int | None:
+    """The number of GPUs that train, as this rank sees it; None on CPUs."""
+    from harness.ranks.distributed import launched_local_world_size, launched_world_size
+
+    return cards(config.device, asked_here()[0], launched_local_world_size(), launched_world_size())
 
 
 def fit(resolved: Resolved, *, reports: bool = True) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 
-from harness.batch import Batch, Layout, StepBatch, send
+from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, send
 from harness.data.order import Window, micro_batches
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Split
@@ -93,14 +93,14 @@ class Assembler:
         group_elements: int,
         step_elements: int,
         targets: np.ndarray | None = None,
+        masks: Callable[[int, Batch], Masks | None] | None = None,
     ) -> None:
         """``buffers``: maximum number of groups of steps in use at once, each of at most ``group_elements`` ids.
 
-        ``step_elements``: maximum number of ids of a step. ``targets``: soft labels of the split's rows, as for a
-        ``Loader``. ``split`` must stay open while this object exists. Create it in the thread that uses it, outside
-        inference mode.
+        ``step_elements``: maximum number of ids of a step. ``targets`` and ``masks``: as for a ``Loader``. ``split``
+        must stay open while this object exists. Create it in the thread that uses it, outside inference mode.
         """
-        self.split, self.layout, self.device, self.all_targets = split, layout, device, targets
+        self.split, self.layout, self.device, self.all_targets, self.masks = split, layout, device, targets, masks
         self.labelled, on_cuda = split.name != UNLABELLED, device.type == "cuda"
         self.dtype = dtype = torch.int16 if split.manifest.id_dtype == "uint16" else torch.int32
         self.buffers = [Buffer(group_elements, dtype, on_cuda) for _ in range(buffers)]
@@ -145,23 +145,27 @@ class Assembler:
         """On CUDA: copies inside the block overlap with training, in the order of the calls."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
-    def __call__(self, buffer: Buffer, numbers: range) -> tuple[list[Batch], torch.cuda.Event | None]:
-        """The micro-batches ``numbers`` of the window, and the event of their copy to the device."""
+    def __call__(self, buffer: Buffer, steps: Mapping[int, int]) -> tuple[list[Batch], torch.cuda.Event | None]:
+        """Micro-batches of the window, and the event of their copy to the device. ``steps``: number of the micro-batch
+        -> its optimizer step.
+        """
         if buffer.copied is not None:
             buffer.copied.synchronize()
         with self._on_stream():
-            batches = list(self._gathered(buffer, numbers))
+            batches = list(self._gathered(buffer, steps))
             if self.device.type != "cpu":  # one copy for the whole group
                 used = sum(batch.ids.numel() for batch in batches)
                 flat = buffer.flat[:used].to(self.device, non_blocking=True)
                 for batch in batches:
                     batch.ids = flat.as_strided(batch.ids.shape, batch.ids.stride(), batch.ids.storage_offset())
+            for batch, step in zip(batches, steps.values(), strict=True):
+                batch.masks = None if self.masks is None else self.masks(step, batch)
             if self.stream is not None:
                 buffer.copied = torch.cuda.Event()
                 buffer.copied.record(self.stream)
         return batches, buffer.copied
 
-    def _gathered(self, buffer: Buffer, numbers: range) -> Iterator[Batch]:
+    def _gathered(self, buffer: Buffer, numbers: Iterable[int]) -> Iterator[Batch]:
         used = 0
         for number in numbers:
             lengths, time = self.lengths[number], self.time[number]
@@ -178,7 +182,8 @@ class Assembler:
             used += ids.numel()
             targets = None if self.all_targets is None else self.targets[number]
             about = (lengths, self.labels[number], self.rows[number], sizes, self.sent_lengths[number], targets)
-            yield Batch(ids, *about, labelled=self.labelled)
+            index = None if sizes is None else PackedIndex.of(lengths, self.device)
+            yield Batch(ids, *about, labelled=self.labelled, index=index)
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
         """Fill ``out`` ``[rows, time]`` with a micro-batch, with zeros beyond a shard's width."""
@@ -208,7 +213,9 @@ def hand_over(step: StepBatch) -> None:
     stream = torch.cuda.current_stream(step.micro_batches[0].ids.device)
     stream.wait_event(step.copied)
     for batch in step.micro_batches:
-        for tensor in (batch.ids, batch.labels, batch.device_lengths, batch.targets):
+        masks, index = batch.masks or Masks(), batch.index
+        tensors = [batch.ids, batch.labels, batch.device_lengths, batch.targets, masks.unknown, *masks.keep.values()]
+        for tensor in [*tensors, None if index is None else index.row]:  # a view stands for all of its memory
             if tensor is not None:
                 tensor.record_stream(stream)
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-from harness.batch import Layout, StepBatch
+from harness.batch import Batch, Layout, Masks, StepBatch
 from harness.data.batches import Assembler, Buffer, RankSlice, hand_over, lengths_of
 from harness.data.order import Order, Window
 from preprocessing.dataset.shards import Split
@@ -54,6 +54,7 @@ class Loader:
         guard: Callable[[], None] | None = None,
         counts_tokens: bool = False,
         targets: np.ndarray | None = None,
+        masks: Callable[[int, Batch], Masks | None] | None = None,
         unlabelled: Loader | None = None,
     ) -> None:
         """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``.
@@ -61,14 +62,15 @@ class Loader:
         ``micro_batch``: maximum rows of a micro-batch, None: no limit. ``guard`` is called before rows are read; it
         raises ``DataError`` if the files of the split have changed. ``counts_tokens``: steps carry their number of
         tokens over all processes. ``targets``: soft labels of all rows of the split in the order of its blocks, fp32
-        ``[rows]`` or ``[rows, classes]``, as in ``Batch``. ``unlabelled`` loads the unlabelled rows of each step.
+        ``[rows]`` or ``[rows, classes]``, as in ``Batch``. ``masks`` computes the dropout masks of a micro-batch in an
+        optimizer step, ahead of time. ``unlabelled`` loads the unlabelled rows of each step.
         """
         self.split, self.order = split, order
         self.rank, self.world_size = rank, world_size
         self.layout, self.device, self.micro_batch = layout, device, micro_batch
         self.counts_tokens = counts_tokens
         self.guard = guard or (lambda: None)
-        self.targets, self.unlabelled = targets, unlabelled
+        self.targets, self.masks, self.unlabelled = targets, masks, unlabelled
         self.step_elements = -(-order.largest_step // world_size) * split.max_width
         step_bytes = self.step_elements * np.dtype(split.manifest.id_dtype).itemsize
         self.group_steps = max(1, min(GROUP_STEPS, GROUP_BYTES // step_bytes))
@@ -133,7 +135,7 @@ class Loader:
     def _new_assembler(self) -> Assembler:
         elements, buffers = self.step_elements, PREFETCH_GROUPS + 2
         sizes = {"buffers": buffers, "group_elements": self.group_steps * elements, "step_elements": elements}
-        return Assembler(self.split, self.layout, self.device, **sizes, targets=self.targets)
+        return Assembler(self.split, self.layout, self.device, **sizes, targets=self.targets, masks=self.masks)
 
     def _produce_window(
         self, assembler: Assembler, window: Window, epoch: int, steps: range, prefetch: Prefetch, alone: int
@@ -160,7 +162,8 @@ class Loader:
                 return
             self.guard()
             numbers = [share.numbers(step) for step in range(begin, end)]
-            batches, copied = assembler(buffer, range(numbers[0].start, numbers[-1].stop))
+            first = epoch * self.order.steps_per_epoch + begin
+            batches, copied = assembler(buffer, {one: first + turn for turn, of in enumerate(numbers) for one in of})
             group = []
             for step, own in zip(range(begin, end), numbers, strict=True):
                 mine = batches[own.start - numbers[0].start : own.stop - numbers[0].start]

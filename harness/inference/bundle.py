@@ -25,9 +25,9 @@ from harness.ranks.precision import (
     DTYPES,
     choose_device,
     choose_precision,
-    full_fp32,
     keep_memory,
     recurrent_dtype,
+    set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
 from harness.rundir.bundle_files import INDEX, KEPT_IN_BF16, BundleInfo, write_info, write_weights
@@ -112,7 +112,7 @@ class Bundle(Scorer):
         if self.settled.get("threads"):
             keep_memory()
         if self.settled["device"] == "cuda":
-            full_fp32()
+            set_tf32(False)
         self.model.to(self.settled["device"])
         self.dtype = DTYPES[self.settled["precision"]]
 

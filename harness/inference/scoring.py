@@ -26,7 +26,6 @@ from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import ScoringConfig
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
-from harness.model.recurrent import PackedIndex
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
@@ -105,9 +104,8 @@ def score(
     of a batch in place of ``model``.
     """
 
-    def values_of(batch: Batch) -> tuple[np.ndarray, ...]:
-        found = batch.labels, (read or model)(batch).double(), batch.lengths, unknown_tokens(batch)
-        return batch.rows, *(one.cpu().numpy() for one in found)
+    def values_of(batch: Batch) -> tuple[torch.Tensor, ...]:
+        return batch.labels, (read or model)(batch).double(), batch.lengths, unknown_tokens(batch)
 
     return Scores(*over_all_rows(model, loader, world, pause, values_of))
 
@@ -126,9 +124,8 @@ def measure(
     depend on the number of ranks.
     """
 
-    def values_of(batch: Batch) -> tuple[np.ndarray, ...]:
-        sums = torch.cat(model.row_log_losses(batch, targets), 1).double()
-        return batch.rows, batch.lengths.numpy(), sums.cpu().numpy()
+    def values_of(batch: Batch) -> tuple[torch.Tensor, ...]:
+        return batch.lengths, torch.cat(model.row_log_losses(batch, targets), 1).double()
 
     _, lengths, sums = over_all_rows(model, loader, world, pause, values_of)
     split = loader.split
@@ -166,12 +163,12 @@ def over_all_rows(
     loader: Loader,
     world: World,
     pause: Callable[[], None] | None,
-    values_of: Callable[[Batch], tuple[np.ndarray, ...]],
+    values_of: Callable[[Batch], tuple[torch.Tensor, ...]],
 ) -> list[np.ndarray]:
-    """The columns of ``values_of`` for all rows, on all ranks, in the order of the source. The first column is the row
-    number there. The model is in evaluation mode meanwhile.
+    """The rows' numbers in the source and the columns of ``values_of``, for all rows, on all ranks, in the order of the
+    source. The model is in evaluation mode meanwhile. The host waits for the device once, at the end.
     """
-    parts: list[list[np.ndarray]] = []
+    parts: list[tuple[torch.Tensor, ...]] = []
     what, was_training = f"split {loader.split.name}", model.training
     model.eval()
     with torch.inference_mode():
@@ -179,12 +176,12 @@ def over_all_rows(
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
             with world.waiting(f"the device to score {what}, and with it what is due"):
-                # copies, since the loader reuses its buffers
                 for batch in step.micro_batches:
-                    parts.append([np.array(column) for column in values_of(batch)])
+                    parts.append((torch.from_numpy(batch.rows), *values_of(batch)))
                     ROWS.add(batch.num_rows)
+        with world.waiting(f"the device to score {what}, and with it what is due"):
+            own = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     model.train(was_training)
-    own = [np.concatenate(column) for column in zip(*parts, strict=True)]
     every = [columns for columns in world.gather_objects(own, f"the scores of {what}") if columns]
     rows, *others = (np.concatenate(column) for column in zip(*every, strict=True))
     assert len(rows) == len(np.unique(rows)) == len(loader.split), "a row was scored twice, or not at all"
@@ -197,5 +194,5 @@ def unknown_tokens(batch: Batch) -> torch.Tensor:
     unknown = batch.ids == UNK
     if batch.batch_sizes is None:
         return unknown.sum(1)
-    rows = PackedIndex.of(batch.lengths, batch.device_lengths).row
+    rows = batch.packed_index().row
     return unknown.new_zeros(batch.num_rows, dtype=torch.int64).index_add_(0, rows, unknown.long())

@@ -75,16 +75,17 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     arguments = accelerate_arguments(options, training)
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
     with meeting.telling(place, recipe.timeout_s):
-        config = resolve(recipe).config
+        processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
+        asked = devices.asked_by(options)
+        config = resolve(recipe, lambda: devices.cards(recipe.device, asked, here, processes)).config
         point = preflight.check_run(config, screen.say, tell)
         if point.finished and not config.dry_run:
             screen.say(f"{config.run} has finished already; name another run directory to train again")
             return 0
-        processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
         manifest = preflight.check_data(config, processes, point.checkpoint, here=here)
         if point.checkpoint is None and not arguments.machine_rank:
             preflight.check_start(config, manifest)
-        devices.choose(config.device, devices.asked_by(options), here, devices.look())
+        devices.choose(config.device, asked, here, devices.look())
         if place is not None:
             meeting.name_network(place, screen.say)
     facts = {} if place is None else meeting.facts_of(arguments, manifest.fingerprint, config)

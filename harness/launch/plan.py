@@ -20,6 +20,7 @@ from harness.data.order import Order, order_over
 from harness.data.views import rows_of_task
 from harness.launch import many
 from harness.model.registry import check_model, parameters_of
+from harness.ranks.devices import cards
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
 from preprocessing.base.split_names import TRAIN, UNLABELLED
@@ -29,6 +30,10 @@ from preprocessing.dataset.views import open_split, read_data
 from preprocessing.text.spec import TextPipeline
 
 SAMPLED_ROWS = 300_000
+LAUNCHES_S, PASSES_S = 0.4e-3, 10e-6
+"""Forecast for a GPU: 60 kernels beside the recurrence; one time step of one layer, forward and backward."""
+PRODUCTS_PER_S, GRADIENTS_PER_S = 1e14, 1e11
+"""Forecast: floating-point operations of one GPU in bf16; bytes of gradients between GPUs."""
 ROWS_FOR_A_GPU = 64
 """A GPU computes a step of fewer rows in about the time that it takes to start the step's kernels."""
 WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
@@ -48,7 +53,7 @@ class PlanConfig(LaunchRecipe):
 def main(config: PlanConfig) -> None:
     """Print the plan; of many trainings, that of the first."""
     training, runs = many.first(config)
-    resolved = resolve(training)
+    resolved = resolve(training, lambda: cards_of(training, config.world_size))
     manifest = rows_of_task(training.task, read_data(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)
     values["runs"] = [str(one.path) for one in runs]
@@ -83,6 +88,7 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
             "passes": steps / beside.steps_per_epoch,
         }
     parameters = parameters_of(config, manifest)
+    exchanged = parameters - config.model.wide * (len(manifest.labels) if len(manifest.labels) > 2 else 1)
     return {
         "rows": order.num_rows,
         "tokens": manifest.tokens(TRAIN),
@@ -92,7 +98,9 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "rows_per_step": [order.smallest_step, order.largest_step],
         "world_size": world_size,
         "rows_per_process": [order.smallest_step // world_size, most],
-        "ranks": shares(order, world_size),
+        "ranks": (ranks := shares(order, world_size)),
+        "gpu_step_s": gpu_step_s(config, ranks["time_steps"], most, exchanged, world_size),
+        "one_gpu_step_s": gpu_step_s(config, ranks["time_steps"], order.largest_step, exchanged, 1),
         "memory": {
             "parameters": parameters,
             "weights_gradients_optimizer": 16 * parameters,
@@ -107,8 +115,8 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
 
 def shares(order: Order, world_size: int) -> dict[str, float]:
     """Padding and balance between ranks. ``padding``: the share of computed positions that hold no token, where each
-    rank pads to its longest row; ``mean_step`` and ``worst_step``: by how much the tokens of a step's ranks differ,
-    over their mean.
+    rank pads to its longest row; ``time_steps``: the mean longest row of a step; ``mean_step`` and ``worst_step``: by
+    how much the tokens of a step's ranks differ, over their mean.
     """
     steps: list[list[np.ndarray]] = []
     rows = 0
@@ -123,10 +131,29 @@ def shares(order: Order, world_size: int) -> dict[str, float]:
     padded = sum(len(part) * int(part.max(initial=0)) for step in steps for part in step)
     apart, mean = np.ptp(tokens, axis=1), tokens.mean(axis=1)
     return {
+        "time_steps": float(np.mean([max(part.max(initial=0) for part in step) for step in steps])),
         "padding": float(1 - tokens.sum() / padded),
         "mean_step": float(apart.sum() / mean.sum()),
         "worst_step": float((apart / mean).max()),
     }
+
+
+def cards_of(config: RunConfig, world_size: int) -> int | None:
+    """The number of GPUs that would train: asked for, which need not be here, or visible; None on CPUs."""
+    if config.device == "cuda":
+        return world_size
+    return cards(config.device, "either", world_size, world_size)
+
+
+def gpu_step_s(config: RunConfig, time_steps: float, rows: int, parameters: int, world_size: int) -> float:
+    """A forecast of the seconds of a step with ``rows`` on each GPU, of which ``parameters`` are exchanged. Time steps
+    are computed one after the other, so few rows take as long as many.
+    """
+    model, directions = config.model, 1 + config.model.bidirectional
+    numbers = 4 * model.hidden_size * (model.embedding_dim + model.hidden_size) * directions
+    of_products = 6 * numbers * rows / PRODUCTS_PER_S  # an addition and a product in each of three passes
+    between = 8 * parameters * (world_size - 1) / world_size / GRADIENTS_PER_S
+    return LAUNCHES_S + model.num_layers * time_steps * max(PASSES_S, of_products) + between
 
 
 def too_few_for_a_gpu(most: int, config: RunConfig) -> str | None:
@@ -151,6 +178,8 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
         fewest, largest = stream["rows_per_step"]
         of_step = f"{fewest} to {largest} of them in every step"
         lines["unlabelled"] = f"{stream['rows']:,} rows, {of_step}: {stream['passes']:.2f} passes"
+    step_s, alone_s = values["gpu_step_s"], values["one_gpu_step_s"]
+    beside = f"; one GPU would take {1e3 * alone_s:.1f} ms" if values["world_size"] > 1 else ""
     kept, tokens = size(memory["weights_gradients_optimizer"]), size(memory["tokens_on_device"])
     return {
         **lines,
@@ -159,6 +188,8 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
         "ranks": f"{values['world_size']}, each with {least} to {most} rows a step",
         "balance": f"ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most",
         "padding": f"{ranks['padding']:.2%} of the computed positions (none where batches are packed)",
+        "on GPUs": f"about {1e3 * step_s:.1f} ms a step, a forecast: {ranks['time_steps']:.0f} time steps follow one "
+        f"another, for few rows as for many{beside}",
         "memory": f"{memory['parameters']:,} parameters, {kept} with gradients and optimizer; {tokens} of tokens on a "
         "GPU; padless train --dry_run measures the rest",
     }

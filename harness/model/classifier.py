@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.batch import Batch, StepBatch
+from harness.batch import Batch, Masks, PackedIndex, StepBatch, send
 from harness.config import ModelConfig, OptimConfig
-from harness.model.dropout import EMBEDDING, HEAD, Masks, drop
-from harness.model.recurrent import Network, PackedIndex
+from harness.model.dropout import EMBEDDING, HEAD, drop
+from harness.model.recurrent import Network
 from harness.model.registry import POOLINGS
 from harness.model.wide import WidePart
 from preprocessing.base.installed import load
@@ -39,7 +40,7 @@ class Classifier(Network):
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, num_classes: int = 2) -> None:
         """Weights are drawn from torch's global generator: seed it first."""
-        super().__init__(config, vocabulary_size, config.num_layers, config.dropout)
+        super().__init__(config, vocabulary_size, config.num_layers)
         self.num_classes = num_classes
         pooling = POOLINGS[config.pooling]
         self.pooling = load(pooling.code)(self.recurrent.output_size)
@@ -80,15 +81,11 @@ class Classifier(Network):
 
     def embed(self, batch: Batch, masks: Masks | None = None) -> Embedded:
         """Input of the recurrent layers: the vectors of the batch's tokens, after dropout."""
-        ids, index, row = batch.widened(), None, None
-        if batch.batch_sizes is not None:
-            index = PackedIndex.of(batch.lengths, batch.device_lengths)
-            row = index.row
-        if masks is not None and self.config.word_dropout:
-            time = torch.arange(ids.shape[1], device=ids.device) if index is None else index.time
-            ids = ids.masked_fill(~masks.tokens(row, time, self.config.word_dropout), UNK)
+        ids, index = batch.widened(), None if batch.batch_sizes is None else batch.packed_index()
+        if masks is not None and masks.unknown is not None:
+            ids = ids.masked_fill(masks.unknown, UNK)
         vectors = self.embedding(ids.t() if index is None else ids)  # time first, as the recurrent layers want it
-        return Embedded(drop(vectors, masks, EMBEDDING, self.config.dropout, row), index)
+        return Embedded(drop(vectors, masks, EMBEDDING, None if index is None else index.row), index)
 
     def read_embedded(
         self,
@@ -106,8 +103,8 @@ class Classifier(Network):
             assert batch.batch_sizes is not None
             packed = PackedSequence(embedded.vectors, batch.batch_sizes)
             packed, state = self.recurrent.forward_packed(packed, masks, recurrent_dtype, index.row)
-            pooled = self.pooling.packed(packed.data, state, batch.lengths, lengths)
-        pooled = drop(pooled.to(self.head.weight.dtype), masks, HEAD, self.config.dropout)
+            pooled = self.pooling.packed(packed.data, state, index, batch.lengths, lengths)
+        pooled = drop(pooled.to(self.head.weight.dtype), masks, HEAD)
         return self.shaped(self.head(pooled))
 
     def above_embedding(self) -> list[nn.Parameter]:
@@ -128,7 +125,7 @@ def loss_per_row(
     weights = None if class_weights is None else class_weights.to(logits.dtype)
     if batch.labelled:
         if logits.dim() == 1:
-            targets = batch.labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+            targets = smoothed(label_smoothing, logits.dtype, logits.device)[batch.labels]
             losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         else:
             losses = functional.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=label_smoothing)
@@ -140,6 +137,12 @@ def loss_per_row(
     ratio = None if weights is None else weights[1] / weights[0]
     losses = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=ratio, reduction="none")
     return losses if weights is None else losses * weights[0]
+
+
+@lru_cache(maxsize=16)
+def smoothed(smoothing: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """``[2]``: the target of each of two classes; cached."""
+    return send(torch.tensor([smoothing / 2, 1 - smoothing / 2], dtype=dtype), device)
 
 
 class _Known(torch.autograd.Function):
@@ -239,8 +242,7 @@ class Objective(nn.Module):
         """Sum of the losses of the batch's rows in optimizer ``step``. The caller divides by the step's global number
         of labelled rows, or of unlabelled rows for an unlabelled batch.
         """
-        drops = self.training and self.classifier.drops
-        masks = self.classifier.masks(self.seed, step, batch) if drops else None
+        masks = self.classifier.masks(self.seed, step, batch) if self.training else None
         if self.training and self.adversary is not None:
             return self.learn_from_moved(self.adversary, batch, masks)
         return self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch).sum()

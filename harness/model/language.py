@@ -41,10 +41,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.batch import Batch, StepBatch, send
+from harness.batch import Batch, Masks, PackedIndex, StepBatch, send
 from harness.config import LanguageModelConfig, ModelConfig
-from harness.model.dropout import EMBEDDING, HEAD, Masks, drop
-from harness.model.recurrent import Network, PackedIndex
+from harness.model.dropout import EMBEDDING, HEAD, drop
+from harness.model.recurrent import Network
 from preprocessing.base.randomness import permutation, words
 from preprocessing.text.vocabulary import PAD, UNK
 
@@ -201,20 +201,21 @@ class LanguageModel(Network):
         together: each lookup needs a gradient as large as the vocabulary.
         """
         lengths, rows, sizes = batch.device_lengths, batch.num_rows, batch.batch_sizes
-        index = PackedIndex.of(batch.lengths, lengths)
+        index = batch.packed_index()
         ids = (batch.widened().t() if sizes is None else batch.widened()).reshape(-1)
         place = torch.arange(len(ids), device=ids.device)
-        row, time, places = index.row, index.time, (place, place)
+        row, places = index.row, (place, place)
         if sizes is None:
-            places = time * rows + row, (lengths[row] - 1 - time) * rows + row
-            row, time = place % rows, place // rows
+            places = index.place, (lengths[row] - 1 - index.time) * rows + row
+            row = place % rows
         more = ids.new_empty(0) if candidates is None else candidates.to(ids.dtype)
         looked_up = self.embedding(torch.cat((ids, more, ids.new_full((1,), UNK))))
         vectors, candidate_vectors, unknown = looked_up.split([len(ids), len(more), 1])
-        inputs, config = vectors, self.config
-        if masks is not None and config.word_dropout:
-            inputs = torch.where(masks.tokens(row, time, config.word_dropout)[:, None], inputs, unknown)
-        inputs = drop(inputs, masks, EMBEDDING, config.dropout, row)
+        inputs = vectors
+        if masks is not None and masks.unknown is not None:
+            lost = masks.unknown if sizes is not None else masks.unknown.t().reshape(-1)
+            inputs = torch.where(lost[:, None], unknown, inputs)
+        inputs = drop(inputs, masks, EMBEDDING, row)
         if sizes is None:
             outputs = self.recurrent.forward_padded(inputs.view(-1, rows, inputs.shape[1]), lengths, None, dtype)
             states = [output.reshape(-1, output.shape[2]) for output in outputs]
@@ -292,7 +293,7 @@ class LanguageObjective(nn.Module):
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum of the losses of a batch's predictions in optimizer ``step``; the caller divides by ``divisor``."""
         model, device = self.classifier, batch.ids.device
-        masks = model.masks(self.seed, step, batch) if self.training and model.drops else None
+        masks = model.masks(self.seed, step, batch) if self.training else None
         drawn, tries = self.sampler.draw(self.seed, step)
         candidates = send(torch.from_numpy(drawn), device)
         with torch.autocast(device.type, enabled=False):
@@ -305,15 +306,12 @@ class LanguageObjective(nn.Module):
         self, reading: Reading, distance: int, candidates: torch.Tensor, tries: int, masks: Masks | None
     ) -> torch.Tensor:
         """The sum of the losses of pairs at ``distance``."""
-        model, dropout, hidden = self.classifier, self.classifier.config.dropout, self.classifier.recurrent.hidden_size
+        model, hidden = self.classifier, self.classifier.recurrent.hidden_size
         bias, number_of = model.language_model.bias, len(candidates)
         place = candidates.new_full((len(bias),), number_of)
         place[candidates] = torch.arange(number_of, device=candidates.device)
         candidate_bias = bias[candidates] - self.log_expected(candidates, tries)
-        kept = None
-        if masks is not None and dropout:
-            kept = masks.features(HEAD, model.recurrent.output_size, dropout, bias.dtype)
-        totals = []
+        kept, totals = None if masks is None else masks.keep.get(HEAD), []
         pair_rows, directions = reading.pairs(distance)
         for number, (at, position) in enumerate(directions):
             states = reading.states[number].index_select(0, at)

@@ -10,12 +10,14 @@ CUDA too.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from harness.model.recurrent import PackedIndex, in_order, reversal_index
+from harness.batch import PackedIndex
+from harness.model.recurrent import in_order, padded_of, reversal_index
 
 
 class Pooling(nn.Module, ABC):
@@ -39,13 +41,17 @@ class Pooling(nn.Module, ABC):
         """
 
     def packed(
-        self, outputs: torch.Tensor, state: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor
+        self,
+        outputs: torch.Tensor,
+        state: torch.Tensor,
+        index: PackedIndex,
+        lengths: torch.Tensor,
+        device_lengths: torch.Tensor,
     ) -> torch.Tensor:
         """The same for packed ``outputs`` ``[tokens, output_size]``, rows longest first, and the final ``state``
-        ``[rows, output_size]``. By default, pads the outputs and calls ``padded``.
+        ``[directions, rows, hidden]``. By default, pads the outputs and calls ``padded``.
         """
-        index = PackedIndex.of(lengths, device_lengths)
-        return self.padded([index.padded(outputs, device_lengths)], lengths, device_lengths)
+        return self.padded([padded_of(outputs, index)], lengths, device_lengths)
 
 
 class DensePooling(Pooling):
@@ -76,10 +82,15 @@ class Last(Pooling):
         return torch.cat(parts, dim=1)
 
     def packed(
-        self, outputs: torch.Tensor, state: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor
+        self,
+        outputs: torch.Tensor,
+        state: torch.Tensor,
+        index: PackedIndex,
+        lengths: torch.Tensor,
+        device_lengths: torch.Tensor,
     ) -> torch.Tensor:
         """The final state is given."""
-        return state
+        return state.transpose(0, 1).reshape(len(lengths), self.output_size)
 
 
 class Maximum(Pooling):
@@ -88,12 +99,22 @@ class Maximum(Pooling):
     maximum, mean = True, False
 
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        """Pool each direction as it is: the order of tokens does not matter."""
-        time = torch.arange(int(lengths.min()), len(outputs[0]), device=outputs[0].device)
-        padding = (time[:, None] >= device_lengths)[:, :, None]
-        pooled = [_Pool.apply(each, padding, self.maximum, self.mean) for each in outputs]
+        """Pool each direction as it is: the order of tokens does not matter. A CPU is spared the copy of both in one
+        tensor, a GPU half of the kernels.
+        """
+        outputs = outputs if outputs[0].is_cpu or len(outputs) == 1 else [torch.cat(outputs, 2)]
+        longest = len(outputs[0])
+        time = times(1 << longest.bit_length(), outputs[0].device)[int(lengths.min()) : longest, None]
+        factor = torch.lt(time, device_lengths, out=outputs[0].new_empty(len(time), len(lengths)))[:, :, None]
+        pooled = [_Pool.apply(each, factor, self.maximum, self.mean) for each in outputs]
         largest = [largest for largest, _ in pooled if largest is not None]
         return torch.cat([*largest, *(total / device_lengths[:, None] for _, total in pooled if total is not None)], 1)
+
+
+@lru_cache(maxsize=16)
+def times(longest: int, device: torch.device) -> torch.Tensor:
+    """int64 ``[longest]``: 0, 1, 2, …; cached."""
+    return torch.arange(longest, device=device)
 
 
 class Mean(Maximum):
@@ -118,18 +139,18 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, outputs: torch.Tensor, padding: torch.Tensor, want_max: bool, want_sum: bool
+        ctx: Any, outputs: torch.Tensor, factor: torch.Tensor, want_max: bool, want_sum: bool
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Maximum and sum, ``[rows, features]`` each or None. ``padding`` ``[tail, rows, 1]``: mask of the tail."""
-        common = len(outputs) - len(padding)
+        """Maximum and sum, ``[rows, features]`` each or None. ``factor`` ``[tail, rows, 1]``: 1 for a token, 0 in
+        the padding.
+        """
+        common = len(outputs) - len(factor)
         head, tail = outputs[:common], outputs[common:]
-        factor = padding.logical_not().to(outputs.dtype)
         maximum = total = None
         if want_max:
             maximum = head.amax(0)
-            if len(tail):  # the minimum with inf does not change a token's value
-                bound = torch.where(padding, -torch.inf, torch.inf).to(outputs.dtype)
-                maximum = torch.maximum(maximum, torch.minimum(tail, bound).amax(0))
+            if len(tail):  # the logarithm is 0 for a token, which changes no value, and -inf in the padding
+                maximum = torch.maximum(maximum, (tail + factor.log()).amax(0))
         if want_sum:
             total = head.sum(0, dtype=wide(outputs))
             total = total.add_((tail * factor).sum(0, dtype=total.dtype)) if len(tail) else total

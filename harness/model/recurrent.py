@@ -22,15 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.batch import Batch, Layout
+from harness.batch import Batch, Layout, Masks, PackedIndex
 from harness.config import ModelConfig
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks, drop
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, drop, masks_of
 from harness.model.registry import CELLS, check_model
 from harness.ranks.precision import DTYPES, Choice
 from preprocessing.base.errors import ConfigError
@@ -76,9 +77,16 @@ class Cell:
         return outputs, state
 
     def zeros(self, inputs: torch.Tensor, rows: int, weights: Weights, directions: int) -> Any:
-        """The initial states."""
-        zeros = inputs.new_zeros(directions, rows, weights[1].shape[1])
-        return zeros if self.states == 1 else (zeros,) * self.states
+        """The initial states; nobody writes to them."""
+        shape = (directions, rows, weights[1].shape[1])
+        found = zeros(shape, inputs.dtype, inputs.device, torch.is_inference_mode_enabled())
+        return found if self.states == 1 else (found,) * self.states
+
+
+@lru_cache(maxsize=64)
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, for_inference: bool) -> torch.Tensor:
+    """Cached; autograd cannot save a tensor that was made ``for_inference``."""
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def lstm_in_bf16(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
@@ -113,7 +121,6 @@ class VariableLengthLSTM(nn.Module):
         num_layers: int = 1,
         *,
         bidirectional: bool = True,
-        dropout: float = 0.0,
         cell: Cell = LSTM,
     ) -> None:
         """torch's modules hold the weights, one per layer, so the names of tensors are torch's."""
@@ -121,7 +128,6 @@ class VariableLengthLSTM(nn.Module):
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
         self.output_size = hidden_size * (2 if bidirectional else 1)
-        self.dropout = dropout
         self.cell = cell
         self.fused = False
         """Packed rows are computed by ``harness.model.fused`` in dtypes in which the layers fit."""
@@ -143,7 +149,7 @@ class VariableLengthLSTM(nn.Module):
         dtype: torch.dtype | None = None,
         rows: torch.Tensor | None = None,
     ) -> tuple[PackedSequence, torch.Tensor]:
-        """Outputs as a packed sequence, and the final states ``[rows, output_size]`` of the last layer.
+        """Outputs as a packed sequence, and the final states ``[directions, rows, hidden]`` of the last layer.
 
         ``masks`` are for the rows, longest first; None: no dropout. ``rows`` int64 ``[tokens]``: row of each token.
         ``dtype``: dtype of the computation, by default that of the weights.
@@ -152,13 +158,13 @@ class VariableLengthLSTM(nn.Module):
         walk = load(WALK).of(sizes, data.device) if self.fused and self.fits(data.dtype) else None
         for number, layer in enumerate(self.lstms()):
             if number > 0:
-                data = drop(data, masks, LAYERS + number, self.dropout, rows)
+                data = drop(data, masks, LAYERS + number, rows)
             weights = weights_of(layer, None, dtype)
             if walk is None:
                 data, state = self.cell.packed(data, sizes, weights, self.bidirectional)
             else:
                 data, state = walk.lstm(data, weights)
-        return packed._replace(data=data), state.transpose(0, 1).reshape(state.shape[1], self.output_size)
+        return packed._replace(data=data), state
 
     def forward_padded(
         self,
@@ -179,10 +185,10 @@ class VariableLengthLSTM(nn.Module):
         outputs: list[torch.Tensor] = []
         for number, layer in enumerate(self.lstms()):
             if number > 0:
-                inputs = drop(in_order(outputs, reversal), masks, LAYERS + number, self.dropout)
+                inputs = drop(in_order(outputs, reversal), masks, LAYERS + number)
             directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
             weights = [weights_of(layer, direction, dtype) for direction in range(len(directions))]
-            outputs = [self.cell.padded(*one) for one in zip(directions, weights, strict=True)]
+            outputs = side_by_side(self.cell, directions, weights)
         return outputs
 
     def fits(self, dtype: torch.dtype) -> bool:
@@ -193,6 +199,30 @@ class VariableLengthLSTM(nn.Module):
         """Store the weights contiguously, as cuDNN needs them for packed input; call it after moving or loading."""
         for layer in self.lstms():
             layer.flatten_parameters()
+
+
+def side_by_side(cell: Cell, inputs: list[torch.Tensor], weights: list[Weights]) -> list[torch.Tensor]:
+    """The outputs of each direction of a layer. On CUDA the second direction runs on a stream of its own, since cuDNN's
+    kernel for one direction leaves most of a card idle; its backward pass runs there too.
+    """
+    if len(inputs) == 1 or not inputs[1].is_cuda:
+        return [cell.padded(*one) for one in zip(inputs, weights, strict=True)]
+    here, beside = torch.cuda.current_stream(), second_stream(inputs[1].device)
+    beside.wait_stream(here)
+    with torch.cuda.stream(beside):
+        second = cell.padded(inputs[1], weights[1])
+    first = cell.padded(inputs[0], weights[0])
+    here.wait_stream(beside)
+    for tensor in (inputs[1], *weights[1]):  # the allocator must not hand out their memory before that stream is done
+        tensor.record_stream(beside)
+    second.record_stream(here)
+    return [first, second]
+
+
+@lru_cache(maxsize=8)
+def second_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for each device."""
+    return torch.cuda.Stream(device)
 
 
 def weights_of(layer: nn.RNNBase, direction: int | None, dtype: torch.dtype | None) -> Weights:
@@ -251,41 +281,17 @@ def take_time(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return gathered.view_as(inputs)
 
 
-@dataclass(frozen=True)
-class PackedIndex:
-    """Row and time step of each token of a packed sequence."""
-
-    row: torch.Tensor
-    """int64 ``[tokens]``: index of the row, longest first."""
-    time: torch.Tensor
-    """int64 ``[tokens]``."""
-    starts: torch.Tensor
-    """int64 ``[longest]``: the first token of each time step."""
-    num_rows: int
-
-    @classmethod
-    def of(cls, lengths: torch.Tensor, device_lengths: torch.Tensor) -> PackedIndex:
-        """For rows with ``lengths`` int64 ``[rows]``, longest first, on the CPU too: no wait for the device."""
-        steps = torch.arange(int(lengths.max()), device=device_lengths.device)
-        sizes, tokens = (steps[:, None] < device_lengths).sum(1), int(lengths.sum())
-        time = torch.repeat_interleave(steps, sizes, output_size=tokens)
-        starts = torch.cumsum(sizes, 0) - sizes
-        return cls(torch.arange(tokens, device=steps.device) - starts[time], time, starts, len(lengths))
-
-    def padded(self, values: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        """Packed ``values`` ``[tokens, features]`` as ``[longest, rows, features]``; the padding is arbitrary."""
-        longest, rows = len(self.starts), self.num_rows
-        real = torch.arange(longest, device=values.device)[:, None] < device_lengths
-        token = torch.where(real, self.starts[:, None] + torch.arange(rows, device=values.device), 0)
-        gathered: torch.Tensor = _Gather.apply(values, token.view(-1), self.time * rows + self.row)
-        return gathered.view(longest, rows, -1)
+def padded_of(values: torch.Tensor, index: PackedIndex) -> torch.Tensor:
+    """Packed ``values`` ``[tokens, features]`` as ``[longest, rows, features]``; the padding is arbitrary."""
+    gathered: torch.Tensor = _Gather.apply(values, index.grid, index.place)
+    return gathered.view(len(index.starts), index.num_rows, -1)
 
 
 class Network(nn.Module):
     """The first layers of every network, embedding and recurrent layers, with their dropout."""
 
-    def __init__(self, config: ModelConfig, vocabulary_size: int, num_layers: int, dropout: float = 0.0) -> None:
-        """Weights are drawn from torch's global generator: seed it first. ``dropout``: between recurrent layers."""
+    def __init__(self, config: ModelConfig, vocabulary_size: int, num_layers: int) -> None:
+        """Weights are drawn from torch's global generator: seed it first."""
         super().__init__()
         check_model(config)
         self.config = config
@@ -298,7 +304,6 @@ class Network(nn.Module):
             config.hidden_size,
             num_layers,
             bidirectional=config.bidirectional,
-            dropout=dropout,
             cell=load(CELLS[config.cell].code),
         )
         sizes = {LAYERS + number: self.recurrent.output_size for number in range(1, num_layers)}
@@ -310,15 +315,14 @@ class Network(nn.Module):
         frozen = self.config.freeze_embedding
         return frozen is not None and (frozen == "always" or step < frozen)
 
-    @property
-    def drops(self) -> bool:
-        """Whether training needs masks."""
-        return self.config.dropout > 0 or self.config.word_dropout > 0
-
-    def masks(self, seed: int, step: int, batch: Batch) -> Masks:
-        """Dropout masks of a batch's rows in optimizer ``step``; one hash for all features."""
-        masks = Masks.of(seed, step, batch.rows, batch.ids.device)
-        return masks.together(self.dropped, self.config.dropout) if self.config.dropout else masks
+    def masks(self, seed: int, step: int, batch: Batch) -> Masks | None:
+        """Dropout masks of a batch in optimizer ``step``: those that the loader has computed, or the same; None without
+        dropout.
+        """
+        dropout, word_dropout = self.config.dropout, self.config.word_dropout
+        if batch.masks is not None or not (dropout or word_dropout):
+            return batch.masks
+        return masks_of(seed, step, batch, self.dropped, dropout, word_dropout, self.embedding.weight.dtype)
 
 
 def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> Choice:

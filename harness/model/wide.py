@@ -22,9 +22,10 @@ from torch import nn
 from torch.nn import functional
 
 from harness.batch import Batch
-from harness.model.recurrent import PackedIndex
 from harness.model.registry import SHARED_UP_TO
 
+FEW_OUTPUTS = 8
+"""Up to so many, a GPU sums up a row by a product: its embedding_bag has one thread for each row and output."""
 UNOWNED = -1
 """Owner of a bucket without n-gram."""
 BITS = 32
@@ -65,6 +66,8 @@ class WidePart(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[rows, outputs]``, in the order of the batch."""
         bucket, value = self.features(batch)
+        if not value.is_cpu and self.table.shape[1] <= FEW_OUTPUTS:
+            return torch.bmm(value[:, None], self.table[bucket])[:, 0] + self.bias
         return functional.embedding_bag(bucket, self.table, per_sample_weights=value, mode="sum") + self.bias
 
     def features(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +121,7 @@ def padded_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     ids, lengths = batch.widened().to(torch.int64), batch.device_lengths
     if batch.batch_sizes is None:
         return ids, lengths
-    index = PackedIndex.of(batch.lengths, lengths)
+    index = batch.packed_index()
     padded = ids.new_zeros(index.num_rows, len(index.starts))
     padded[index.row, index.time] = ids
     return padded, lengths

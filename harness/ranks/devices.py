@@ -162,6 +162,14 @@ def choose(wanted: str, asked: Asked, processes: int, cuda: Cuda) -> tuple[str, 
     return "cuda", f"{devices} visible"
 
 
+def cards(wanted: str, asked: Asked, here: int, processes: int) -> int | None:
+    """How many GPUs train: one for each of ``processes``, of which ``here`` are on this machine; None on CPUs.
+
+    Raises ``ConfigError`` as ``choose`` does.
+    """
+    return processes if choose(wanted, asked, here, look())[0] == "cuda" else None
+
+
 def choose_threads(wanted: int | None, processes: int) -> tuple[int, str]:
     """Threads of one of the ``processes`` on this machine, and why; ``wanted`` is the key ``threads``."""
     if wanted is not None:

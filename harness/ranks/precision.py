@@ -17,6 +17,8 @@ from preprocessing.base.errors import ConfigError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+TF32_FROM = (8, 0)
+"""The first compute capability with TF32."""
 CUDNN_WITH_BF16 = 91_300
 """The first cuDNN whose recurrent layers torch runs in bf16."""
 PERSISTENT_HIDDEN = 128
@@ -66,6 +68,8 @@ def runnable(device_type: str) -> dict[str, str]:
     if device_type == "cuda":
         torch.cuda.set_device(launched_local_rank())  # else the check opens a context on the first device
         able["fp16"] = "native"
+        if torch.cuda.get_device_capability() >= TF32_FROM:
+            able["tf32"] = "native"
         if torch.cuda.is_bf16_supported(including_emulation=False):
             able["bf16"] = "native"
         return able
@@ -96,10 +100,12 @@ def keep_memory(most_mapped: int = 0, trim_from: int = NEVER) -> None:
         mallopt(M_TRIM_THRESHOLD, trim_from)
 
 
-def full_fp32() -> None:
-    """fp32 means fp32: no TF32 in matrix products or cuDNN, so that evaluation repeats anywhere to 1e-5."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+def set_tf32(allowed: bool) -> None:
+    """Whether matrix products and cuDNN may round factors in fp32 to TF32 on CUDA. Without, evaluation repeats anywhere
+    to 1e-5.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def layout_of(path: str) -> Layout:
@@ -129,13 +135,14 @@ def recurrent_dtype(precision: str, device_type: str, path: str, *, bf16_on_cpu:
     precision CUDA                           CPU
     ========= ============================== ==========================
     fp32      fp32                           fp32
+    tf32      fp32, with products in TF32    not there
     bf16      bf16 from cuDNN 9.13, or       bf16 when padded, or fp32
               fused, or fp32
     fp16      fp16, with loss scaling        refused
     ========= ============================== ==========================
     """
-    if precision == "fp32":
-        return Choice("fp32", "as the weights")
+    if precision in ("fp32", "tf32"):
+        return Choice("fp32", "as the weights" if precision == "fp32" else "products in TF32")
     if precision == "fp16":
         if device_type != "cuda":
             raise ConfigError(

@@ -24,12 +24,12 @@ from harness.ranks.precision import (
     choose_device,
     choose_precision,
     configure_threads,
-    full_fp32,
     keep_memory,
+    set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
 
-MIXED = {"fp32": "no", "bf16": "no", "fp16": "fp16"}
+MIXED = {"fp32": "no", "tf32": "no", "bf16": "no", "fp16": "fp16"}
 """The precision passed to accelerate: fp16 for its loss scaling. The model casts to bf16 itself."""
 NCCL_GRACE_S = 60
 TELL_OTHERS = "TORCH_NCCL_PROPAGATE_ERROR"
@@ -80,7 +80,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     arithmetic = choices["precision"].value
     choices["processes"] = Choice(str(launched_world_size()), "as launched")
     choices["threads"] = configure_threads(kind, threads)
-    full_fp32()
+    set_tf32(arithmetic == "tf32")
     if kind == "cpu":
         keep_memory()
     if launched_machines() > 1:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -236,6 +237,7 @@ def build_trainer(
         "device": device,
         "micro_batch": None if config.micro_batch == "auto" else config.micro_batch,
         "guard": data.look,
+        "masks": partial(network.masks, config.seed),
     }
     if config.order.unlabelled_batch:
         rows = data.splits[UNLABELLED]

@@ -32,6 +32,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if not config.weight_decay:  # one group takes half as many kernels
+        groups = [{"params": [*model.parameters()], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     for parameter in model.parameters():
         moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in MOMENTS}
@@ -59,17 +61,22 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 @torch.no_grad()
-def clip(parameters: Iterable[torch.Tensor], max_norm: float | None) -> torch.Tensor:
+def clip(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor], max_norm: float | None, *, scaled: bool
+) -> torch.Tensor:
     """Clip gradients to ``max_norm`` as torch's ``clip_grad_norm_`` does on one device; returns their norm before.
 
-    On a CPU, gradients that need no clipping are not written to.
+    On a CPU, gradients that need no clipping are not written to. On a GPU the fused optimizer divides them itself,
+    unless the loss is ``scaled``: then the scaler sets what the optimizer divides by.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if max_norm is not None:
-        factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-        if not (factor.is_cpu and factor == 1.0):
-            torch._foreach_mul_(gradients, factor)
+        divisor = torch.clamp((norm + 1e-6) / max_norm, min=1.0)
+        if not (divisor.is_cpu or scaled):
+            optimizer.grad_scale = divisor.float()  # type: ignore[attr-defined]
+        elif not divisor.is_cpu or divisor > 1.0:
+            torch._foreach_div_(gradients, divisor)
     return norm
 
 
@@ -90,8 +97,10 @@ class WeightAverage:
         If ``skip`` is 1, the step was skipped and the average does not change. On CUDA the host does not read ``skip``.
         """
         share = 1 - min(self.decay, (1 + step) / (10 + step))
-        if not skip.is_cpu:
-            torch._foreach_lerp_(self.average, self.parameters, [share * (1 - skip)] * len(self.average))
+        if not skip.is_cpu:  # a list of weights would be one kernel for each parameter
+            change = torch._foreach_sub(self.parameters, self.average)
+            torch._foreach_mul_(change, 1 - skip)
+            torch._foreach_add_(self.average, change, alpha=share)
         elif not skip:
             torch._foreach_lerp_(self.average, self.parameters, share)
 
@@ -149,7 +158,7 @@ class NonFiniteGuard:
             finite = math.isfinite(float(grad_norm))
             optimizer.found_inf = None if finite else SKIP  # type: ignore[attr-defined]
             return GO if finite else SKIP
-        skip = 1.0 - torch.isfinite(grad_norm).to(torch.float32)
+        skip = (grad_norm * 0).nan_to_num(nan=1.0).float()  # 0 times inf is not a number
         optimizer.found_inf = skip  # type: ignore[attr-defined]
         return skip
 

@@ -2,13 +2,14 @@
 """Values for keys that are ``auto``, computed from the rows, classes and tokens of a corpus.
 
 Each rule is simple enough for one line at the start of a run; docs/defaults.md has the experiments behind them. Keys
-that the user sets stay as they are, and the other rules use them: twice the batch gives half the steps.
+that the user sets stay as they are, and the other rules use them: twice the batch gives half the steps. On GPUs the
+batch also follows from their number: a step takes as long for few rows as for many.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,12 +79,13 @@ class Resolved:
     """For each key that was ``auto``, in the order of the rules."""
 
 
-def resolve(config: RunConfig) -> Resolved:
-    """Replace every ``auto`` by a value; the dataset is read only if a key is ``auto``.
+def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -> Resolved:
+    """Replace every ``auto`` by a value; the dataset is read only if a key is ``auto``. ``cards``: the number of GPUs
+    that will train, None for CPUs; asked if the batch depends on it.
 
-    A run that resumes with other data (``--allow data``) keeps the values that it started with. Raises ``DataError`` if
-    the manifest cannot be read; before that, ``ConfigError`` for keys that contradict each other or an unknown part of
-    the model.
+    A run that resumes with other data (``--allow data``) or on GPUs keeps the values that it started with. Raises
+    ``DataError`` if the manifest cannot be read; before that, ``ConfigError`` for keys that contradict each other or an
+    unknown part of the model.
     """
     check_model(config.model)
     config = for_task(config)
@@ -92,11 +94,13 @@ def resolve(config: RunConfig) -> Resolved:
     if not keys_to_resolve(config):
         return Resolved(config, {})
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
+    number = cards() if is_auto(config.global_batch) else None  # after the dataset, which needs no torch
+    config = config if number is None else as_begun(config)
     tokens, others = (manifest.tokens(name) for name in (TRAIN, UNLABELLED))
     teaches = config.order.unlabelled_batch and config.self_training.is_on
     beside = manifest.rows(UNLABELLED) if teaches and UNLABELLED in manifest.splits else 0
     classes = len(manifest.labels) if config.task == CLASSIFIER else 2
-    return decide(config, Corpus(manifest.rows(TRAIN), tokens, classes, others, beside))
+    return decide(config, Corpus(manifest.rows(TRAIN), tokens, classes, others, beside), number or 1)
 
 
 def resolve_without_data(config: RunConfig) -> Resolved:
@@ -137,7 +141,7 @@ def for_task(config: RunConfig) -> RunConfig:
     return replace(config, model=replace(config.model, num_layers=1, wide=0))
 
 
-def decide(config: RunConfig, corpus: Corpus) -> Resolved:
+def decide(config: RunConfig, corpus: Corpus, cards: int = 1) -> Resolved:
     """Apply the rules: batch and steps first, since the learning rates depend on them."""
     values = flat(to_dict(config))
     reasons: Reasons = {}
@@ -151,14 +155,15 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
         return values[key]
 
     beside = config.order.unlabelled_batch if corpus.rows_beside else 0
-    batch = batch_of(corpus, beside)
-    batch = settle("global_batch", batch, "batch", f"{batch} rows a step", f"for {corpus.rows:,} rows")
+    enough = round(STEPS * math.sqrt(min(1, SHORT * corpus.rows / max(corpus.tokens, 1))))
+    batch = batch_of(corpus, beside, cards, enough)
+    on = f" on {cards} GPUs" if cards > 1 else ""
+    batch = settle("global_batch", batch, "batch", f"{batch} rows a step", f"for {corpus.rows:,} rows{on}")
     rows_a_step = batch
     if config.global_batch_tokens is not None and corpus.tokens:
         rows_a_step = max(1, round(config.global_batch_tokens * corpus.rows / corpus.tokens))
     steps_a_pass = max(1, math.ceil(corpus.rows / rows_a_step))
     passing = math.ceil(PASSES * corpus.rows_beside / beside) if beside else 0
-    enough = round(STEPS * math.sqrt(min(1, SHORT * corpus.rows / max(corpus.tokens, 1))))
     epochs = epochs_of(steps_a_pass, enough, passing)
     why = f"of {steps_a_pass:,} steps, for {max(enough, passing):,}"
     epochs = settle("epochs", epochs, "epochs", str(epochs), why)
@@ -179,13 +184,19 @@ def decide(config: RunConfig, corpus: Corpus) -> Resolved:
     return Resolved(with_values(config, {key: values[key] for key in BY_CORPUS}), reasons)
 
 
-def batch_of(corpus: Corpus, beside: int) -> int:
-    """A power of two near the square root of the rows, divided; with unlabelled rows, at most in proportion to them."""
+def batch_of(corpus: Corpus, beside: int, cards: int, enough: int) -> int:
+    """A power of two near the square root of the rows, divided; with unlabelled rows, at most in proportion to them.
+
+    Several GPUs take a multiple, as long as the fewest epochs still have ``enough`` steps.
+    """
     wanted = 2 ** round(math.log2(math.sqrt(max(corpus.rows, 1)) / ROWS_A_BATCH))
     batch = int(min(LARGEST_BATCH, max(SMALLEST_BATCH, wanted)))
     if beside:
         share = math.ceil(beside * corpus.rows / corpus.rows_beside / LABELLED_ROWS) * LABELLED_ROWS
-        batch = min(batch, max(LABELLED_ROWS, share))
+        return min(batch, max(LABELLED_ROWS, share))
+    alone = batch
+    while 2 * batch <= cards * alone and FEWEST_EPOCHS * corpus.rows >= 2 * batch * enough:
+        batch *= 2
     return batch
 
 

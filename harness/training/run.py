@@ -25,7 +25,7 @@ from harness.inference.scoring import loader_over, measure, score
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
 from harness.ranks.distributed import World
-from harness.ranks.precision import Choice
+from harness.ranks.precision import Choice, set_tf32
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.rundir.bundle_files import KEPT_IN_BF16
@@ -146,6 +146,7 @@ class Run(Milestones):
         with world.together("loading the best weights"):
             bundle = Bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
+        set_tf32(False)
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
         places, measured = {VALIDATION: directory / EVALUATION, TEST: directory}, {}
@@ -281,13 +282,13 @@ class Run(Milestones):
 
         With a wide part, also choose its share in the summed logits.
         """
-        classifier, world = self.trainer.objective.classifier, self.session.world
-        loader = self.measured(VALIDATION)
+        objective, world = self.trainer.objective, self.session.world
+        classifier, loader = objective.classifier, self.measured(VALIDATION)
         assert isinstance(classifier, Classifier)
-        if classifier.wide is None:
-            scores = score(classifier, loader, world, self.pause)
-        else:
-            scores = score(classifier, loader, world, self.pause, classifier.read)
+        on_cuda = self.session.device.type == "cuda"
+        read = partial(classifier.read, recurrent_dtype=objective.recurrent_dtype if on_cuda else None)
+        scores = score(classifier, loader, world, self.pause, read)
+        if classifier.wide is not None:
             network, wide = scores.logits, score(classifier, loader, world, self.pause, classifier.look_up).logits
             share = np.float32(choose_share(network, wide, scores.labels))
             classifier.wide.share.fill_(float(share))

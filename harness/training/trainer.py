@@ -111,6 +111,8 @@ class Trainer:
         self.milestones = Milestones()
         """Called at every step, log line and epoch, on every rank."""
         self.total_steps = config.epochs * loader.order.steps_per_epoch
+        self.scale = 0.0, torch.zeros(())
+        """The gradient of the last micro-batch's loss, as a number and on the device."""
         self.step = 0
         self.epochs_done = 0
         """Finished epochs, including their validation."""
@@ -165,7 +167,9 @@ class Trainer:
                     loss = self.model(micro_batch, self.step)
                 scale = self.world.world_size / rows
                 if self.accelerator.scaler is None:
-                    loss.backward(torch.full_like(loss, scale))
+                    if self.scale[0] != scale:
+                        self.scale = scale, torch.full_like(loss, scale)
+                    loss.backward(self.scale[1])
                 else:
                     self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
@@ -173,7 +177,8 @@ class Trainer:
         if classifier.holds_embedding(self.step):
             classifier.embedding.weight.grad = None  # the optimizer skips it: no update, decay or moments
         self.accelerator.unscale_gradients()
-        grad_norm = clip(self.parameters, self.config.optim.clip_norm)
+        scaled = self.accelerator.scaler is not None
+        grad_norm = clip(self.optimizer, self.parameters, self.config.optim.clip_norm, scaled=scaled)
         self.take_step(grad_norm)
         labelled = len(batch.micro_batches)
         loss = summed(losses[:labelled])

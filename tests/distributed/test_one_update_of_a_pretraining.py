@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from harness.batch import Batch
 from harness.config import LanguageModelConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.checks import order_spec
 from harness.data.order import order_over
 from harness.data.views import rows_of_task
 from harness.inference.scoring import loader_over, measure
 from harness.model import language
-from harness.model.dropout import Masks
 from harness.model.language import LanguageModel, Targets
 from harness.ranks.session import open_session
 from harness.training.start import vocabulary_of
@@ -91,7 +91,8 @@ def reference_weights(data: str, options: str) -> Weights:
         total, predictions = torch.zeros((), dtype=torch.float64), 0
         for row in order.batch_rows(0, step):
             ids, source = rows[row]
-            masks = Masks.of(config.seed, step, source, torch.device("cpu")) if model.drops else None
+            row_alone = Batch(torch.tensor([ids]), torch.tensor([len(ids)]), torch.zeros(1), source)
+            masks = model.masks(config.seed, step, row_alone)
             for distance in distances:
                 losses = plain.row_losses(model, ids, candidates, corrections, masks, distance, counts)
                 total = total + sum(losses) / len(distances)

@@ -4,33 +4,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from harness.batch import Layout
+from harness.batch import Batch, Layout, Masks
 from harness.config import ModelConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.model.classifier import Classifier, Objective
-from harness.model.dropout import HEAD, Masks
+from harness.model.dropout import EMBEDDING, HEAD, masks_of
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
-from harness.ranks.precision import full_fp32, layout_of
+from harness.ranks.precision import layout_of, set_tf32
 from harness.training.wide import Source, learn
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.gpu.device import ON_CUDA, REVIEWS, TORCH_DEVICE, on_device
 
 pytestmark = on_device
 CPU = torch.device("cpu")
+PLACES = ("row", "time", "place", "starts", "grid")
 
 
-def make_loader(dataset: Path, layout: Layout, device: torch.device) -> Loader:
+def make_loader(dataset: Path, layout: Layout, device: torch.device, masks: Any = None) -> Loader:
     split = Split(dataset, read_manifest(dataset), "train")
     order = order_over(split, OrderSpec(seed=0, global_batch=32))
-    return Loader(split, order, rank=0, world_size=1, layout=layout, device=device)
+    return Loader(split, order, rank=0, world_size=1, layout=layout, device=device, masks=masks)
 
 
 @pytest.mark.parametrize("path", ["fused", "packed", "padded"])
@@ -38,7 +40,7 @@ def make_loader(dataset: Path, layout: Layout, device: torch.device) -> Loader:
 def test_all_paths_on_cuda_equal_the_cpu(dataset: Path, path: str, task: str) -> None:
     if path == "fused" and not ON_CUDA:
         pytest.skip("tests/unit/test_fused.py interprets the kernel on a CPU")
-    full_fp32()
+    set_tf32(False)
     size, dropped = read_manifest(dataset).vocabulary_size, {"dropout": 0.3, "word_dropout": 0.2}
     losses, gradients = [], []
     for one, device in (("padded", CPU), (path, TORCH_DEVICE)):
@@ -65,26 +67,23 @@ def test_all_paths_on_cuda_equal_the_cpu(dataset: Path, path: str, task: str) ->
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_masks_are_the_same_on_every_device() -> None:
-    rows = np.arange(1000)
-    here, there = (Masks.of(2, 3, rows, device) for device in (CPU, TORCH_DEVICE))
-    for chance in (0.1, 0.5):
-        drawn = there.features(HEAD, 300, chance, torch.float32)
-        assert torch.equal(drawn.cpu(), here.features(HEAD, 300, chance, torch.float32))
-        time = torch.arange(400)
-        assert torch.equal(there.tokens(None, time.to(TORCH_DEVICE), chance).cpu(), here.tokens(None, time, chance))
-
-
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: Layout) -> None:
+    """So do its dropout masks and its places in a packed batch."""
     arrived, largest = [], []
+
+    def masks(step: int, batch: Batch) -> Masks:
+        return masks_of(2, step, batch, {EMBEDDING: 3, HEAD: 5}, 0.3, 0.1)
+
     for device in (CPU, TORCH_DEVICE):
         rows = {}
-        for step in make_loader(reviews, layout, device).steps(0):
+        for step in make_loader(reviews, layout, device, masks).steps(0):
             for batch in step.micro_batches:
                 ids = batch.widened().cpu()
                 largest.append(int(ids.max()))
-                rows[tuple(batch.rows.tolist())] = (ids.tolist(), batch.labels.cpu().tolist(), batch.lengths.tolist())
+                sent = [batch.labels, batch.masks.unknown, *batch.masks.keep.values()]
+                sent += [] if batch.index is None else [getattr(batch.index, name) for name in PLACES]
+                rows[tuple(batch.rows.tolist())] = (ids.tolist(), batch.lengths.tolist(), *(x.tolist() for x in sent))
         arrived.append(rows)
     assert arrived[0] == arrived[1]
     assert sum(map(len, arrived[1])) == REVIEWS

@@ -23,7 +23,6 @@ from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
 from harness.data.soft_labels import path_of, read_soft_labels, targets_of
 from harness.model.classifier import Classifier
-from harness.model.dropout import Masks
 from harness.training.wide import Source, fit
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
@@ -113,8 +112,8 @@ def reference_weights(root: str, options: str) -> Weights:
         counts, total = Counter(name for name, _ in picked), torch.zeros((), dtype=torch.float64)
         for name, number in picked:
             ids, label, row = row_of(splits[name], number)
-            masks = Masks.of(config.seed, step, row, torch.device("cpu")) if model.drops else None
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), row)
+            masks = model.masks(config.seed, step, batch)
             learned = partial(cross_entropy, target_of(label, int(row[0])))
             total = total + learned(model.read(batch, masks)[0]) / counts[name]
             if optim.adversarial is not None:

@@ -9,9 +9,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from harness.batch import Batch
+from harness.batch import Batch, Masks
 from harness.model.classifier import Classifier
-from harness.model.dropout import Masks
 
 
 def moved_loss(

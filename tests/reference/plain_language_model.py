@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.batch import Masks
+from harness.model.dropout import EMBEDDING, HEAD
 from harness.model.language import LanguageModel
 from preprocessing.base.randomness import words
 from preprocessing.text.vocabulary import UNK
@@ -47,16 +48,15 @@ def log_expected(vocabulary_size: int, tries: int) -> list[float]:
 def states_of(model: LanguageModel, ids: Sequence[int], masks: Masks | None) -> list[torch.Tensor]:
     """``[time, hidden]`` of each direction over one row, the backward one in the order of the row."""
     read = torch.tensor(ids)
-    if masks is not None and model.config.word_dropout:
-        keep = masks.tokens(None, torch.arange(len(ids)), model.config.word_dropout)[0]
-        read = torch.where(keep, read, UNK)
+    if masks is not None and masks.unknown is not None:
+        read = torch.where(masks.unknown[0], UNK, read)
     inputs = model.embedding.weight[read]
-    if masks is not None and model.config.dropout:
-        inputs = inputs * masks.features(EMBEDDING, inputs.shape[1], model.config.dropout, inputs.dtype)
+    if masks is not None and masks.keep:
+        inputs = inputs * masks.keep[EMBEDDING]
     layer = model.recurrent.layers[0]
     outputs = layer(inputs[None])[0][0]
-    if masks is not None and model.config.dropout:
-        outputs = outputs * masks.features(HEAD, outputs.shape[1], model.config.dropout, outputs.dtype)
+    if masks is not None and masks.keep:
+        outputs = outputs * masks.keep[HEAD]
     return list(outputs.split(model.recurrent.hidden_size, dim=1))
 
 

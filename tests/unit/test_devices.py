@@ -103,4 +103,19 @@ def test_a_rank_stands_on_its_own_device_before_it_asks_what_that_computes(monke
     monkeypatch.setenv("LOCAL_RANK", "5")
     monkeypatch.setattr(torch.cuda, "set_device", stands_on.append)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", asked)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert precision.choose_precision("auto", "cuda").value == "bf16"
+
+
+@pytest.mark.parametrize(("capability", "runs"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_tf32_on_cards_that_have_it(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], runs: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    if runs:
+        assert str(precision.choose_precision("tf32", "cuda")) == "tf32: asked for"
+    else:
+        with pytest.raises(ConfigError, match=r"tf32 cannot run on cuda here; it can run fp32, fp16$"):
+            precision.choose_precision("tf32", "cuda")
+    with pytest.raises(ConfigError, match="tf32 cannot run on cpu here"):
+        precision.choose_precision("tf32", "cpu")

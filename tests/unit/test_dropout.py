@@ -12,10 +12,9 @@ import torch
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.classifier import Adversary, Classifier, Objective
-from harness.model.dropout import LAYERS, SITE_BITS, Masks
+from harness.model.dropout import HEAD, LAYERS, SITE_BITS, masks_of
 from tests.batches import padded_batch
 
-CPU = torch.device("cpu")
 WORD = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
@@ -39,7 +38,8 @@ def test_masks_have_the_values_of_their_definition() -> None:
     chance = 0.3
     rows = np.array([0, 3, 22_499, 2**40 + 1])
     for seed, step in ((7, 1), (2**63 - 1, 10**7)):
-        mask = Masks.of(seed, step, rows, CPU).features(LAYERS + 1, 33, chance, torch.float64)
+        batch = Batch(torch.ones(4, 1), torch.ones(4, dtype=torch.int64), torch.zeros(4), rows)
+        mask = masks_of(seed, step, batch, {HEAD: 2, LAYERS + 1: 33}, chance, 0.0, torch.float64).keep[LAYERS + 1]
         for (place, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
             stays = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
             assert mask[place, feature] == (1 / (1 - chance) if stays else 0)
@@ -51,14 +51,15 @@ def test_a_dropped_word_is_read_as_unknown() -> None:
     ids = torch.randint(2, 20, (3, 12), dtype=torch.int32)
     rows = np.array([4, 9, 1])
     lengths, labels = torch.full((3,), 12), torch.zeros(3, dtype=torch.int64)
-    masks = Masks.of(0, 5, rows, CPU)
+    batch = Batch(ids, lengths, labels, rows)
+    masks = model.masks(0, 5, batch)
     replaced = ids.clone()
     for place, row in enumerate(rows.tolist()):
         for time in range(12):
             if output(0, 5, row, 0, time) < 0.4 * 2**64:
                 replaced[place, time] = 1
     assert 0 < int((replaced != ids).sum()) < ids.numel()
-    assert torch.equal(model(Batch(ids, lengths, labels, rows), masks), model(Batch(replaced, lengths, labels, rows)))
+    assert torch.equal(model(batch, masks), model(Batch(replaced, lengths, labels, rows)))
 
 
 def gradients(objective: Objective) -> dict[str, torch.Tensor]:

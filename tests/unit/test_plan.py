@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from harness.config import OrderConfig, RunConfig
+from harness.config import ModelConfig, OrderConfig, RunConfig
 from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
+from harness.launch.plan import gpu_step_s
 from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import PLAIN
@@ -48,6 +49,17 @@ def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixt
         apart.append((max(tokens) - min(tokens)) / (sum(tokens) / 4))
     assert values["ranks"]["padding"] == pytest.approx(1 - sum(lengths) / sum(padded))
     assert values["ranks"]["worst_step"] == pytest.approx(max(apart))
+    longest = [max(lengths[row] for row in order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
+    assert values["ranks"]["time_steps"] == pytest.approx(sum(longest) / len(longest))
+
+
+def test_more_gpus_do_not_shorten_a_step_of_few_rows() -> None:
+    config, large = RunConfig(data="here"), RunConfig(data="here", model=ModelConfig(hidden_size=1024))
+    one, eight, many = (gpu_step_s(config, 200, rows, 0, 1) for rows in (64, 8, 8192))
+    assert one == eight == pytest.approx(200 * 10e-6 + 0.4e-3)
+    assert many > 3 * one
+    assert gpu_step_s(large, 200, 512, 0, 1) > 4 * gpu_step_s(large, 200, 64, 0, 8)
+    assert gpu_step_s(config, 200, 8, 10**8, 8) == pytest.approx(one + 8 * 10**8 * 7 / 8 / 1e11)
 
 
 @pytest.mark.parametrize(

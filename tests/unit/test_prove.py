@@ -9,6 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.commands import run_command, succeed
+from tests.gpu.prove import BEGIN, END, PAGE, write_into
+
+
+def test_a_table_replaces_the_one_before_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    write_into(page, "| new |\n")
+    assert page.read_text() == f"above\n{BEGIN}\n| new |\n{END}\nbelow\n"
+    assert BEGIN in PAGE.read_text()
+    assert END in PAGE.read_text()
 
 
 @pytest.mark.slow

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,15 +14,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from harness.batch import Batch
+from harness.batch import Batch, PackedIndex
 from harness.config import ModelConfig
+from harness.model import recurrent
 from harness.model.classifier import Classifier, Objective
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
-from harness.model.recurrent import Cell, VariableLengthLSTM, in_order, reversal_index, try_recurrence
+from harness.model.recurrent import Cell, VariableLengthLSTM, in_order, reversal_index, side_by_side, try_recurrence
 from harness.ranks.precision import Choice, layout_on, recurrent_dtype
 from preprocessing.base.errors import ConfigError
 from tests.batches import padded_batch
 
+CPU = torch.device("cpu")
 LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])
 SHAPES = [(2, False), (3, True)]
 
@@ -63,6 +68,7 @@ def padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.T
 
 def packed(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     result, states = lstm.forward_packed(pack_padded_sequence(inputs, LENGTHS, batch_first=True))
+    states = Last(lstm.output_size).packed(result.data, states, PackedIndex.of(LENGTHS, CPU), LENGTHS, LENGTHS)
     outputs = pad_packed_sequence(result, batch_first=True)[0]
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
@@ -93,6 +99,7 @@ def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         ("bf16", "cpu", "padded", None, True, "bf16"),
         ("bf16", "cpu", "packed", None, True, "fp32"),
         ("fp16", "cuda", "packed", 90_000, False, "fp16"),
+        ("tf32", "cuda", "packed", 90_000, False, "fp32"),
     ):
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda number=cudnn: number)
         assert recurrent_dtype(asked, device, layout, bf16_on_cpu=cpu_bf16).value == expected
@@ -173,9 +180,44 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
         elif path == "padded":
             pooled = POOLED[pooling].padded([leaf], sizes, sizes)
         else:
-            pooled = POOLED[pooling].packed(leaf[real], leaf, sizes, sizes)
+            index = PackedIndex.of(sizes, CPU)
+            pooled = POOLED[pooling].packed(leaf[real], leaf, index, sizes, sizes)
         weights = torch.randn(pooled.shape, generator=generator).double() if weights is None else weights
         found.append((pooled, torch.autograd.grad((pooled * weights).sum(), leaf)[0]))
     for pooled, gradient in found[1:]:
         torch.testing.assert_close(pooled, found[0][0], rtol=0, atol=1e-12)
         torch.testing.assert_close(gradient, found[0][1], rtol=0, atol=1e-12)
+
+
+def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for CUDA's streams: what runs where, and whose memory each stream holds."""
+    said: list[str] = []
+
+    class Stream(str):
+        def wait_stream(self, other: str) -> None:
+            said.append(f"{self} waits for {other}")
+
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+        def record_stream(self, stream: str) -> None:
+            said.append(f"{stream} holds {int(self)}")
+
+    def padded(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+        said.append(f"computes {int(inputs)}")
+        return inputs + 10
+
+    @contextmanager
+    def inside(stream: str) -> Iterator[None]:
+        said.append(f"on {stream}")
+        yield
+        said.append("on main")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", inside)
+    monkeypatch.setattr(recurrent, "second_stream", lambda device: Stream("second"))
+    one, two, weight = (torch.tensor(value).as_subclass(OnCuda) for value in (1, 2, 3))
+    found = side_by_side(SimpleNamespace(padded=padded), [one, two], [[weight], [weight]])  # type: ignore[arg-type]
+    assert list(map(int, found)) == [11, 12]
+    before = ["second waits for main", "on second", "computes 2", "on main", "computes 1", "main waits for second"]
+    assert said == [*before, "second holds 2", "second holds 3", "main holds 12"]

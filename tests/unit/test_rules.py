@@ -6,10 +6,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from harness.config import InitConfig, RunConfig
+from harness.config import InitConfig, RunConfig, flat, to_dict
+from harness.training import rules
 from harness.training.rules import Corpus, decide, resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
@@ -34,6 +36,23 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
     assert (huge.global_batch, huge.epochs) == (512, 4)
     assert huge.optim.lr == pytest.approx(0.003 * math.sqrt(8) * 75 ** (1 / 8), rel=0.05)
     assert (small.optim.lr, large.optim.lr) == (0.0034, 0.003)
+
+
+def test_the_batch_grows_with_the_gpus_while_four_epochs_have_enough_steps() -> None:
+    reviews = Corpus(10_000_000, 2_300_000_000, 2)
+    found = {(corpus.rows, cards): decide(recipe(), corpus, cards) for corpus in (IMDB, reviews) for cards in (1, 8)}
+    assert [one.config.global_batch for one in found.values()] == [64, 64, 512, 4096]
+    assert [one.config.epochs for one in found.values()] == [4] * 4
+    assert found[10_000_000, 8].reasons["batch"] == ("4096 rows a step", "for 10,000,000 rows on 8 GPUs")
+
+
+def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = flat(to_dict(decide(recipe(), IMDB, 8).config)) | {"global_batch": 512}
+    rows = SimpleNamespace(rows=lambda split: 9, tokens=lambda split: 9, labels=["a", "b"], splits={})
+    monkeypatch.setattr(rules, "read_data", lambda data: None)
+    monkeypatch.setattr(rules, "rows_of_task", lambda *_: rows)
+    monkeypatch.setattr(rules, "newest", lambda run, tell: SimpleNamespace(state={"config": began}))
+    assert resolve(recipe(), lambda: 2).config.global_batch == 512
 
 
 @pytest.mark.parametrize(("rows", "classes", "tokens"), list(itertools.product(SIZES, (2, 150), (5, 400))))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heartbeat covers every wait of the host for the device, in a step, a validation or a save.
+"""The heartbeat covers every wait of the host for the device, in a step, a validation or a save; a step starts few
+kernels.
 
 Under NCCL a collective is only enqueued, so a lost peer shows where the host next reads from the device. The training
 here runs on the meta device, which returns made-up values and records reads without a heartbeat.
@@ -7,8 +8,10 @@ here runs on the meta device, which returns made-up values and records reads wit
 
 from __future__ import annotations
 
+import itertools
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -26,12 +29,15 @@ from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT
 from harness.training.assembly import open_run
+from harness.training.optim import NonFiniteGuard, WeightAverage, build_optimizer, clip
 from harness.training.run import Run
 from preprocessing.base.split_names import UNLABELLED
 from tests.datasets import write_dataset
 
 pytestmark = pytest.mark.processes  # the environment of a run names git's revision
 CARD = torch.device("meta")
+FREE = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "_local_scalar_dense"}
+"""Operators that start no kernel; nor do views."""
 
 
 class Kernel(torch.autograd.Function):
@@ -40,6 +46,7 @@ class Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, directions: int, rows: int, *weights: torch.Tensor) -> Any:
         ctx.save_for_backward(inputs, *weights)
+        ctx.set_materialize_grads(False)
         hidden = weights[1].shape[1]
         outputs = inputs.new_empty(*inputs.shape[:-1], directions * hidden)
         return outputs, inputs.new_empty(directions, rows, hidden)
@@ -47,7 +54,7 @@ class Kernel(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         inputs, *weights = ctx.saved_tensors
-        assert all(gradient.dtype == inputs.dtype for gradient in gradients)
+        assert all(gradient is None or gradient.dtype == inputs.dtype for gradient in gradients)
         return torch.empty_like(inputs), None, None, *map(torch.empty_like, weights)
 
 
@@ -67,7 +74,7 @@ def in_cudnns_place(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.
 class Questions:
     """The places in our code where the host reads from the device, and those of them without a heartbeat."""
 
-    all: set[str] = field(default_factory=set)
+    all: Counter[str] = field(default_factory=Counter)
     unseen: set[str] = field(default_factory=set)
 
     def note(self) -> None:
@@ -76,7 +83,7 @@ class Questions:
             return
         ours = [frame for frame in traceback.extract_stack() if "/harness/" in frame.filename]
         place = f"{Path(ours[-1].filename).name}:{ours[-1].name}"
-        self.all.add(place)
+        self.all[place] += 1
         if not HEARTBEAT.waits:
             self.unseen.add(place)
 
@@ -86,10 +93,20 @@ class Answering(TorchDispatchMode):
 
     def __init__(self, questions: Questions) -> None:
         super().__init__()
-        self.questions, self.scalars = questions, 0
+        self.questions, self.scalars, self.launches = questions, 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        found = self.computed(func, args, kwargs)
+        views = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
+        name = func._schema.name.partition("::")[2]
+        leaves = tree_leaves((args, kwargs, found))
+        there = any(isinstance(leaf, torch.Tensor) and leaf.device == CARD for leaf in leaves)
+        self.launches += there and not views and name not in FREE
+        return found
+
+    def computed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result, with made-up values where the host reads."""
         there = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.device == CARD]
         target = kwargs.get("device")
         if there and func is torch.ops.aten._local_scalar_dense.default:
@@ -169,34 +186,91 @@ MEASURED = {"scoring.py", "bundle.py"}
 """Files that read from it at a validation."""
 
 
-@pytest.mark.parametrize(("task", "recurrence"), [("classifier", "padded"), ("language_model", "packed")])
-def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path: Path, questions: Questions) -> None:
-    write_dataset(tmp_path / "data", {"train": 64, "validation": 16, UNLABELLED: 32})
+@contextmanager
+def run_of(questions: Questions, root: Path, recurrence: str, **keys: Any) -> Iterator[tuple[Run, Answering]]:
+    """A run on the meta device, about to train."""
+    write_dataset(root / "data", {"train": 64, "validation": 16, UNLABELLED: 32})
     config = RunConfig(
-        data=str(tmp_path / "data"),
-        run=str(tmp_path / "run"),
+        data=str(root / "data"),
+        run=str(root / "run"),
         device="cpu",
         precision="fp32",
-        task=task,
         recurrence=recurrence,
         epochs=2,
-        language_model=LanguageModelConfig(candidates=4, frequent=0.1),
         global_batch=8,
+        eval_batch=4,
         quiet=True,
-        model=ModelConfig(
-            embedding_dim=4, hidden_size=4, num_layers=2, pooling="max+mean", dropout=0.1, word_dropout=0.1
-        ),
-        optim=OptimConfig(ema=0.9),
         checkpoint=CheckpointConfig(every_steps=5),
         tracking=TrackingConfig(log_every=3),
+        **keys,
     )
     choices = {"device": Choice("meta", ""), "precision": Choice("fp32", ""), "processes": Choice("1", "")}
     session = Session(Accelerator(questions), Watched(), CARD, "fp32", choices)  # type: ignore[arg-type]
-    with Answering(questions), open_run(config, session) as run:
+    with Answering(questions) as device, open_run(config, session) as run:
         assert run.trainer.model.training
+        yield run, device
+
+
+@pytest.mark.parametrize(("task", "recurrence"), [("classifier", "padded"), ("language_model", "packed")])
+def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path: Path, questions: Questions) -> None:
+    model = ModelConfig(embedding_dim=4, hidden_size=4, num_layers=2, pooling="max+mean", dropout=0.1, word_dropout=0.1)
+    sampling = LanguageModelConfig(candidates=4, frequent=0.1)
+    keys = {"task": task, "language_model": sampling, "model": model, "optim": OptimConfig(ema=0.9)}
+    with run_of(questions, tmp_path, recurrence, **keys) as (run, _):
         run.train()
     assert run.trainer.step == run.trainer.total_steps
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) >= 2
     assert questions.unseen == set()
     places = {place.replace("<listcomp>", "_act") for place in questions.all}  # which has a name of its own until 3.12
     assert {place for place in places if place.partition(":")[0] not in MEASURED} == PLACES
+    columns, validations = 3 if task == "classifier" else 1, 2  # of four batches each
+    waits = sum(count for place, count in questions.all.items() if place.startswith("scoring.py"))
+    assert waits == columns * validations
+
+
+@pytest.mark.parametrize(("recurrence", "most"), [("packed", 59), ("padded", 72)])
+def test_a_step_starts_few_kernels_and_never_waits(
+    recurrence: str, most: int, tmp_path: Path, questions: Questions
+) -> None:
+    """A step of the default recipe, as operators that PyTorch dispatches; some of them are several kernels."""
+    model = ModelConfig(embedding_dim=4, hidden_size=4, pooling="max+mean", dropout=0.5, word_dropout=0.15)
+    optim, steps = OptimConfig(ema=0.9, label_smoothing=0.05), []
+    with run_of(questions, tmp_path, recurrence, model=model, optim=optim) as (run, device):
+        for batch in itertools.islice(run.trainer.loader.steps(0), 4):
+            device.launches = 0
+            questions.all.clear()
+            run.trainer.update(batch)
+            steps.append(device.launches)
+            run.trainer.step += 1
+            assert not questions.all
+    cudnn = 2 if recurrence == "packed" else 4  # both passes of one call, or of one for each direction
+    adam = 3 * len(run.trainer.optimizer.param_groups)
+    assert steps[-1] + cudnn + adam == most
+
+
+@pytest.mark.parametrize(("norm", "skipped"), [(0.1, False), (50.0, False), (float("inf"), True)])
+def test_what_a_gpu_does_with_gradients_and_average_is_what_a_cpu_does(norm: float, skipped: bool) -> None:
+    """Its branches, on tensors that say that they are not on a CPU."""
+
+    class Elsewhere(torch.Tensor):
+        is_cpu = False
+
+    found = []
+    for kind in (torch.Tensor, Elsewhere):
+        model = torch.nn.Linear(3, 4)
+        optimizer = build_optimizer(model, OptimConfig(lr=0.1))
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, 0.5)
+            parameter.grad = torch.full_like(parameter, norm / 4).as_subclass(kind)
+        average = WeightAverage(model, 0.9)
+        guard = NonFiniteGuard(RunConfig(data="here"), World(), 3)
+        total = clip(optimizer, model.parameters(), 1.0, scaled=False)
+        flag = guard.judge(optimizer, total, None)
+        assert hasattr(optimizer, "grad_scale") == (kind is Elsewhere)  # else the gradients themselves were divided
+        optimizer.step()
+        average.update(100, flag)
+        assert (float(total), bool(flag)) == (pytest.approx(norm), skipped)
+        found.append([*model.parameters(), *average.average])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.as_subclass(torch.Tensor), theirs.as_subclass(torch.Tensor))
+    assert (float(found[0][0][0, 0].detach()) == 0.5) == skipped

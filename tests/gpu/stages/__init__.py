@@ -16,10 +16,12 @@ class Stage:
     limit_s: float
     """It is killed after this time; what it has found by then stays."""
     alone: bool = False
-    """It measures time, so nothing else may use the card meanwhile."""
+    """It measures time, so nothing else may use the card meanwhile. The first stage, if it is alone, is run before all
+    others."""
 
 
 STAGES = (
+    Stage("first", "Is each path right, does it train, how fast is it", 120, alone=True),
     Stage("versions", "Versions", 40),
     Stage("gradients", "Gradients against fp64 on the CPU", 150),
     Stage("recurrence", "Each path of the recurrent layers", 120, alone=True),
@@ -27,5 +29,6 @@ STAGES = (
     Stage("launches", "Every precision", 200),
     Stage("resume", "Stopped and resumed; run twice", 120),
     Stage("ranks", "Several ranks: one state, and one that is lost", 200),
+    Stage("sanitizer", "Kernels under compute-sanitizer", 200),
     Stage("speed", "Benchmarks of a step and of one layer", 300, alone=True),
 )

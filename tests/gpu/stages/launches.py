@@ -40,7 +40,7 @@ def run(setting: Setting, findings: Findings) -> None:
             judge(findings, f"{precision}, {kind}", path, directory(setting, precisions[0], kind))
     if not any(codes):
         judge_commands(setting, findings, directory(setting, precisions[0], "plain"))
-    for precision in {"fp32", "bf16", "fp16"} - set(precisions):
+    for precision in {"fp32", "tf32", "bf16", "fp16"} - set(precisions):
         findings.add(precision, f"skipped: {'needs CUDA' if setting.small else 'this card cannot compute in it'}")
 
 
