@@ -43,6 +43,7 @@ import numpy as np
 from harness.config import OrderConfig
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation, splitmix64, splitmix64_of, words
+from preprocessing.dataset.cache import RemoteSplit
 from preprocessing.dataset.views import MixedSplit
 
 if TYPE_CHECKING:
@@ -198,7 +199,9 @@ class Order:
         self.smallest_step, self.largest_step = step_rows(self.width_groups)
         batches = sum(-(-part.rows // part.steps) for part in self.width_groups)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - batches, self.largest_step))
-        self._epoch: tuple[int, list[tuple[np.ndarray, np.ndarray]]] | None = None
+        self.split: RemoteSplit | MixedSplit | None = None
+        """A split that is told which blocks windows read, and when."""
+        self._epochs: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._windows: dict[tuple[int, int], Window] = {}
 
     def batch_rows(self, epoch: int, step: int) -> np.ndarray:
@@ -212,6 +215,8 @@ class Order:
         number = bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1
         window = self._windows.get((epoch, number))
         if window is None:
+            if self.split is not None:
+                self._announce(self.split, epoch, number)
             window = self._compute_window(epoch, number)
             self._windows = {**dict(list(self._windows.items())[-1:]), (epoch, number): window}
         return window
@@ -219,6 +224,29 @@ class Order:
     def first_step(self, window: int) -> int:
         """The step at which a window begins; ``num_windows`` gives the steps of an epoch."""
         return sum(window * part.steps // self.num_windows for part in self.width_groups)
+
+    def _announce(self, split: RemoteSplit | MixedSplit, epoch: int, number: int) -> None:
+        shuffle = self.spec.shuffle
+        later, following = divmod(number + 1, self.num_windows)
+        ahead = self._blocks(epoch + later, following) if shuffle or not later else []
+        steps = range(*(epoch * self.steps_per_epoch + self.first_step(at) for at in (number, number + 1)))
+        split.expect(self._blocks(epoch, number), ahead, steps, self.next_reads(steps.start) if shuffle else None)
+
+    def _blocks(self, epoch: int, number: int) -> list[int]:
+        return [block for _, stretch in self._pieces(epoch, number) for block, _ in stretch]
+
+    def next_reads(self, step: int) -> np.ndarray:
+        """float64 ``[blocks]``: step, counted over all epochs, at which each block is read next, from ``step`` on."""
+        return self._next_passes(step / self.steps_per_epoch) * self.steps_per_epoch
+
+    def _next_passes(self, done: float) -> np.ndarray:
+        """As ``next_reads``, in passes over all rows."""
+        found = np.full(len(self.block_widths), np.inf)
+        for turn in (int(done) + 1, int(done)):
+            for blocks, ends in self._epoch_blocks(turn):
+                start, stop = (turn + bounds / ends[-1] for bounds in (np.concatenate([[0], ends[:-1]]), ends))
+                found[blocks[stop > done]] = start[stop > done]
+        return found
 
     def _compute_window(self, epoch: int, number: int) -> Window:
         places, blocks, pieces = [], [], []
@@ -299,7 +327,7 @@ class Order:
 
     def _epoch_blocks(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each group: its blocks in the epoch's order, and the end of each block in the virtual sequence."""
-        if self._epoch is None or self._epoch[0] != epoch:
+        if epoch not in self._epochs:
             sizes = np.diff(self.block_starts)
             sequences = []
             for number, part in enumerate(self.width_groups):
@@ -307,8 +335,8 @@ class Order:
                 if self.spec.shuffle:
                     blocks = blocks[spread(self.block_widths[blocks], self.spec.seed, epoch, 0, number)]
                 sequences.append((blocks, np.cumsum(sizes[blocks])))
-            self._epoch = (epoch, sequences)
-        return self._epoch[1]
+            self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: sequences}
+        return self._epochs[epoch]
 
 
 class MixedOrder(Order):
@@ -342,6 +370,14 @@ class MixedOrder(Order):
                 start = stop
             before += len(source.block_widths)
 
+    def next_reads(self, step: int) -> np.ndarray:
+        """As for one dataset."""
+        found = []
+        for source, taken in zip(self.sources, self.taken.T, strict=True):
+            done = (step // PERIOD * taken[-1] + taken[step % PERIOD]) / source.num_rows
+            found.append(step + (source._next_passes(done) - done) * source.num_rows * PERIOD / taken[-1])
+        return np.concatenate(found)
+
     def _batches(
         self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -363,13 +399,16 @@ def stream_seed(seed: int) -> int:
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows; each block is checked when a window first contains it."""
     order = split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths
-    if not isinstance(split, MixedSplit) or not spec.shuffle:
-        return Order(*order)
-    seeds = (splitmix64_of(spec.seed ^ number) for number in range(1, len(split.parts) + 1))
-    sources = [
-        order_over(part, replace(spec, seed=seed)) for part, seed in zip(split.parts.values(), seeds, strict=True)
-    ]
-    return MixedOrder(sources, split.shares, *order)
+    found = Order(*order)
+    if isinstance(split, MixedSplit) and spec.shuffle:
+        seeds = (splitmix64_of(spec.seed ^ number) for number in range(1, len(split.parts) + 1))
+        sources = [
+            order_over(part, replace(spec, seed=seed)) for part, seed in zip(split.parts.values(), seeds, strict=True)
+        ]
+        found = MixedOrder(sources, split.shares, *order)
+    if isinstance(split, RemoteSplit) or (isinstance(split, MixedSplit) and split.is_remote):
+        found.split = split
+    return found
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:

@@ -16,6 +16,7 @@ import pytest
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
+from preprocessing.dataset.cache import CACHE_VARIABLE
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
@@ -49,7 +50,7 @@ def s3() -> Iterator[Any]:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    monkeypatch.setenv(remote.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return Command(capsys)
 
 

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remote shards, read by record batches through files on this node, which all its processes share.
+
+A dataset at a remote address has a folder in the cache with all its files but the shards (``remote.local``). A record
+batch is read by one request for its bytes, checked against the index, and kept as a shard of its own::
+
+    blocks/DATASET/2/train/00007-w0128.arrow      record batch 2 of that shard
+
+**Limit.** Files are removed before a new one exceeds ``$PADLESS_CACHE_GB``, first those that the order of rows needs
+last: the time of a file (mtime) is the step, counted over all epochs, at which it is read next. Nothing waits for
+room: a removed file can still be read where it is mapped, and is read again from its address where it is not. So disk
+usage may exceed the limit by the two windows of rows in use.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.base import arrays, atomic
+from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.processes import locked
+from preprocessing.corpus import addresses
+from preprocessing.dataset.index import ROW_BYTES, Lazy
+from preprocessing.dataset.shards import Manifest, Shard, Split, schema
+
+CACHE_VARIABLE, LIMIT_VARIABLE = "PADLESS_CACHE", "PADLESS_CACHE_GB"
+ADDRESS = "address"
+"""The file in a dataset's folder that says where its shards lie."""
+BLOCKS, ELSEWHERE = "blocks", f"name another folder by ${CACHE_VARIABLE}"
+TIMEOUT_S = 3600.0
+THREADS = 4
+"""Requests of a process at once."""
+SLACK = 32
+"""One part of so many of the limit is freed beyond need, so that files are not listed for each new one."""
+LAG_STEPS = 64
+"""Most steps by which one process of a training may read behind another; those that a loader prefetches are fewer."""
+NEVER = (1 << 31) - 1
+"""Time of a file that no order needs."""
+
+
+def cache_folder() -> Path:
+    """The cache of this node: ``$PADLESS_CACHE``, or ``padless`` in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(base, "padless"))
+
+
+def limit_bytes() -> float:
+    """Most bytes of remote shards in the cache. Raises ``ConfigError`` for another value than a number."""
+    given = os.environ.get(LIMIT_VARIABLE) or "inf"
+    with suppress(ValueError):
+        if (limit := float(given) * 1e9) >= 0:
+            return limit
+    raise ConfigError(f"{LIMIT_VARIABLE}: {given!r} is no number of gigabytes, such as 200 or 0.5")
+
+
+def split_of(root: str | Path, manifest: Manifest, name: str) -> Split:
+    """Open a split of the dataset in a directory, or of a remote one by its folder in the cache."""
+    return (RemoteSplit if Path(root, ADDRESS).exists() else Split)(root, manifest, name)
+
+
+class RemoteSplit(Split):
+    """A split whose shards lie elsewhere; each of its ``shards`` here is a record batch of one there."""
+
+    is_remote, most_open = True, 2 * THREADS
+    step = 0
+    """Of all splits of this process: where its training reads, as a step counted over all epochs."""
+
+    def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
+        """``root``: the dataset's folder in the cache."""
+        super().__init__(root, manifest, name)
+        self.address, self.limit, self.folder = Path(root, ADDRESS).read_text(), limit_bytes(), cache_folder() / BLOCKS
+        self._first, self._blocks = self._blocks, np.arange(self._blocks[-1] + 1)
+        self.shards = Lazy(len(self._blocks) - 1, self._shard)
+        row_bytes = self.block_widths * np.dtype(manifest.id_dtype).itemsize + ROW_BYTES
+        self._bytes = row_bytes * np.diff(self.block_starts)
+        self._due = dict[int, int]()
+        """Block -> the last step that reads it, of the window in use, the one after it, and those before it in which
+        another process may still read."""
+
+    def look(self) -> None:
+        """Nothing to do: files in the cache are removed, but never changed."""
+
+    def expect(self, blocks: Sequence[int], ahead: Sequence[int], steps: range, next_reads: np.ndarray | None) -> None:
+        """Fetch the ``blocks`` of a window with these steps now, and those of the window ``ahead`` in threads.
+
+        ``next_reads``: the step at which each block is read next, from the window on; None for an evaluation.
+        """
+        first, last = steps.start, steps.stop - 1
+        if next_reads is None:  # while the training waits at its step
+            first, last = first + RemoteSplit.step, last + RemoteSplit.step
+        else:
+            RemoteSplit.step = first
+        self._due |= dict.fromkeys(ahead, last + 1) | dict.fromkeys(blocks, last)
+        for block, until in list(self._due.items()):
+            passed = until < first - LAG_STEPS
+            if passed:
+                del self._due[block]
+            self._set_time(block, (NEVER if next_reads is None else int(next_reads[block])) if passed else until)
+        self.most_open = len(blocks) + len(ahead) + THREADS
+        for thread in self._fetching(blocks):
+            thread.join()  # cannot hang: each request ends
+        if self._bytes[[*blocks, *ahead]].sum() <= self.limit:
+            self._fetching(ahead)
+
+    def _fetching(self, blocks: Sequence[int]) -> list[threading.Thread]:
+        """Threads that fetch blocks, in another order than other processes; who reads a block meets its error."""
+        todo = iter(np.roll(np.array(blocks, int), os.getpid() * (THREADS + 1)).tolist())
+
+        def work() -> None:
+            try:
+                for block in todo:
+                    self.shards[block]
+            except UserError:
+                list(todo)  # no other one is tried
+
+        threads = [threading.Thread(target=work, name="padless-cache", daemon=True) for _ in blocks[:THREADS]]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _file(self, block: int) -> tuple[int, int, Path]:
+        """Of a block: the line of its shard in the split's index, its number there, and the folder of its file."""
+        place = int(self._first.searchsorted(block, side="right")) - 1
+        number = block - int(self._first[place])
+        return place, number, self.folder / Path(self.root).name / str(number)
+
+    def _set_time(self, block: int, step: int) -> None:
+        place, _, folder = self._file(block)
+        with suppress(FileNotFoundError):
+            os.utime(folder / self.index[place].path, (step, step))
+
+    def _mapped(self, place: int) -> Shard:
+        """A block as a shard, from its file or its address. Raises ``DataError`` if it cannot be read or is another."""
+        line, number, folder = self._file(place)
+        info, dtype = self.index[line], self.manifest.id_dtype
+        where, (start, stop) = f"{self.address}/{info.path}", info.starts[number : number + 2]
+        head = arrays.MAGIC + schema(info.width, np.dtype(dtype)).serialize().to_pybytes()
+        rows = int(self.block_starts[place + 1] - self.block_starts[place])
+        piece = replace(info, rows=rows, bytes=len(head) + stop - start)
+        with suppress(DataError):  # not there, or of a node that lost power
+            return Shard(folder, piece, dtype, rows)
+        lock = self.folder / f"{info.hashes[number][:2]}.lock"
+        with locked(lock, TIMEOUT_S, UserError(f"{where}: another process fetches it for an hour ({lock})")):
+            with suppress(DataError):  # another process has fetched it
+                return Shard(folder, piece, dtype, rows)
+            if not 0 <= start < stop <= info.bytes:
+                raise DataError(f"{where}: its index is damaged; publish the dataset again")
+            data = addresses.read_range(where, start, stop, info.hashes[number])
+            path, busy = folder / info.path, UserError(f"{self.folder}: another process removes files for an hour")
+            with (
+                atomic.storing(self.folder, otherwise=ELSEWHERE),
+                locked(self.folder / "room.lock", TIMEOUT_S, busy),
+            ):
+                make_room(self.folder, piece.bytes, self.limit, RemoteSplit.step - LAG_STEPS)
+                with atomic.replacing(path, lasting=False) as temporary:
+                    temporary.write_bytes(head + data)
+                    os.utime(temporary, (step := self._due.get(place, NEVER), step))
+                return Shard(folder, piece, dtype, rows)  # before another process removes it
+
+
+def make_room(folder: Path, size: int, limit: float, since: int) -> None:
+    """Remove files until ``size`` more bytes fit the ``limit``: first those needed last. Hold the lock of the folder.
+
+    A file whose time is before the step ``since`` is of no order that is read now.
+    """
+    counted = folder / "bytes"
+    try:
+        total = int(counted.read_text()) + size
+    except (OSError, ValueError):  # a new folder, or a full disk
+        total = NEVER << 31
+    if total > limit:
+        files = [(path, path.stat()) for path in folder.glob("*/*/*/*")]
+        total = size + sum(about.st_size for _, about in files)
+        for path, about in sorted(files, key=lambda file: needed(file[1].st_mtime, since), reverse=True):
+            if total <= limit * (1 - 1 / SLACK):
+                break
+            path.unlink(missing_ok=True)
+            total -= about.st_size
+    counted.write_text(str(total))
+
+
+def needed(time: float, since: int) -> float:
+    return time if time >= since else NEVER
