@@ -160,14 +160,16 @@ def kind(address: str) -> fs.FileType:
     return info_of(address).type
 
 
-def identity(address: str) -> dict[str, Any]:
-    """Values that change with a file's content: its size, and its ETag if there is one, else its time."""
+def identity(address: str, mend: str = "check source.path") -> dict[str, Any]:
+    """Values that change with a file's content: its size, and its ETag if there is one, else its time.
+
+    Raises ``DataError``, with the advice ``mend`` for a missing file.
+    """
     system, path = filesystem(address)
     info = info_of(address)
     if info.type == fs.FileType.NotFound:
-        raise DataError(f"{address}: no such file; check source.path")
-    with naming(address):
-        details = system.handler.fs.info(path) if is_remote(address) else {}
+        raise DataError(f"{address}: no such file; {mend}")
+    details = patiently(address, lambda: system.handler.fs.info(path)) if is_remote(address) else {}
     tag = details.get("ETag") or details.get("etag") or details.get("md5Hash")
     return {"bytes": info.size} | ({"etag": str(tag).strip('"')} if tag else {"modified": info.mtime_ns})
 

@@ -47,9 +47,8 @@ def local(address: str) -> Path:
     if not addresses.is_remote(address):
         return Path(address)
     manifest = join(address, MANIFEST)
-    if addresses.kind(manifest) == fs.FileType.NotFound:
-        raise DataError(f"{manifest}: missing: not a dataset, or one that is not published yet")
-    known = atomic.canonical_json([address, addresses.identity(manifest)])
+    content = addresses.identity(manifest, mend="not a dataset, or one that is not published yet")
+    known = atomic.canonical_json([address, content])
     target = cache_folder() / "datasets" / hashlib.sha256(known).hexdigest()[:32]
     if not (target / MANIFEST).exists():
         lock = target.with_suffix(".lock")
