@@ -230,7 +230,7 @@ class Order:
         later, following = divmod(number + 1, self.num_windows)
         ahead = self._blocks(epoch + later, following) if shuffle or not later else []
         steps = range(*(epoch * self.steps_per_epoch + self.first_step(at) for at in (number, number + 1)))
-        split.expect(self._blocks(epoch, number), ahead, steps, self.next_reads(steps.start) if shuffle else None)
+        split.expect(self._blocks(epoch, number), ahead, steps, self.next_reads(steps.stop) if shuffle else None)
 
     def _blocks(self, epoch: int, number: int) -> list[int]:
         return [block for _, stretch in self._pieces(epoch, number) for block, _ in stretch]

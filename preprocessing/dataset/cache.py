@@ -39,8 +39,8 @@ THREADS = 4
 """Requests of a process at once."""
 SLACK = 32
 """One part of so many of the limit is freed beyond need, so that files are not listed for each new one."""
-LAG_STEPS = 64
-"""Most steps by which one process of a training may read behind another; those that a loader prefetches are fewer."""
+LAG_STEPS = 16
+"""Steps by which a process of a training usually reads behind another one at most."""
 NEVER = (1 << 31) - 1
 """Time of a file that no order needs."""
 
@@ -81,8 +81,8 @@ class RemoteSplit(Split):
         row_bytes = self.block_widths * np.dtype(manifest.id_dtype).itemsize + ROW_BYTES
         self._bytes = row_bytes * np.diff(self.block_starts)
         self._due = dict[int, int]()
-        """Block -> the last step that reads it, of the window in use, the one after it, and those before it in which
-        another process may still read."""
+        """Block -> the step from which a window reads it; of the window in use, the next one, and those that another
+        process may yet begin."""
 
     def look(self) -> None:
         """Nothing to do: files in the cache are removed, but never changed."""
@@ -90,24 +90,29 @@ class RemoteSplit(Split):
     def expect(self, blocks: Sequence[int], ahead: Sequence[int], steps: range, next_reads: np.ndarray | None) -> None:
         """Fetch the ``blocks`` of a window with these steps now, and those of the window ``ahead`` in threads.
 
-        ``next_reads``: the step at which each block is read next, from the window on; None for an evaluation.
+        ``next_reads``: the step at which each block is read next, after the window; None for an evaluation.
         """
-        first, last = steps.start, steps.stop - 1
         if next_reads is None:  # while the training waits at its step
-            first, last = first + RemoteSplit.step, last + RemoteSplit.step
+            steps = range(steps.start + RemoteSplit.step, steps.stop + RemoteSplit.step)
         else:
-            RemoteSplit.step = first
-        self._due |= dict.fromkeys(ahead, last + 1) | dict.fromkeys(blocks, last)
-        for block, until in list(self._due.items()):
-            passed = until < first - LAG_STEPS
-            if passed:
-                del self._due[block]
-            self._set_time(block, (NEVER if next_reads is None else int(next_reads[block])) if passed else until)
+            RemoteSplit.step = steps.start
+        self._due |= dict.fromkeys(blocks, steps.start) | dict.fromkeys(ahead, steps.stop)
+        self._release(steps.start - LAG_STEPS, next_reads)
+        for block, step in [*self._due.items()]:
+            self._set_time(block, step)
         self.most_open = len(blocks) + len(ahead) + THREADS
         for thread in self._fetching(blocks):
             thread.join()  # cannot hang: each request ends
+        if os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":
+            self._release(steps.stop, next_reads)
         if self._bytes[[*blocks, *ahead]].sum() <= self.limit:
             self._fetching(ahead)
+
+    def _release(self, before: int, next_reads: np.ndarray | None) -> None:
+        """Blocks of windows that begin before a step, which all processes have mapped, are needed when read next."""
+        for block in [block for block, step in [*self._due.items()] if step < before]:
+            self._due.pop(block, None)
+            self._set_time(block, NEVER if next_reads is None else int(next_reads[block]))
 
     def _fetching(self, blocks: Sequence[int]) -> list[threading.Thread]:
         """Threads that fetch blocks, in another order than other processes; who reads a block meets its error."""
