@@ -29,7 +29,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        client = http.client.HTTPConnection(*self.server.upstream, timeout=60)  # type: ignore[arg-type]
+        client = http.client.HTTPConnection(*self.server.upstream, timeout=60)  # type: ignore[misc, arg-type]
         client.request(self.command, self.path, body, dict(self.headers))
         found = client.getresponse()
         status, data = found.status, found.read()

@@ -43,7 +43,6 @@ import numpy as np
 from harness.config import OrderConfig
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation, splitmix64, splitmix64_of, words
-from preprocessing.dataset.cache import RemoteSplit
 from preprocessing.dataset.views import MixedSplit
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ class Order:
         self.smallest_step, self.largest_step = step_rows(self.width_groups)
         batches = sum(-(-part.rows // part.steps) for part in self.width_groups)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - batches, self.largest_step))
-        self.split: RemoteSplit | MixedSplit | None = None
+        self.split: Split | None = None
         """A split that is told which blocks windows read, and when."""
         self._epochs: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._windows: dict[tuple[int, int], Window] = {}
@@ -216,7 +215,11 @@ class Order:
         window = self._windows.get((epoch, number))
         if window is None:
             if self.split is not None:
-                self._announce(self.split, epoch, number)
+                later, following = divmod(number + 1, self.num_windows)
+                ahead = self._blocks(epoch + later, following) if self.spec.shuffle or not later else []
+                steps = range(*(epoch * self.steps_per_epoch + self.first_step(at) for at in (number, number + 1)))
+                when = self.next_reads(steps.stop) if self.spec.shuffle else None
+                self.split.expect(self._blocks(epoch, number), ahead, steps, when)
             window = self._compute_window(epoch, number)
             self._windows = {**dict(list(self._windows.items())[-1:]), (epoch, number): window}
         return window
@@ -224,13 +227,6 @@ class Order:
     def first_step(self, window: int) -> int:
         """The step at which a window begins; ``num_windows`` gives the steps of an epoch."""
         return sum(window * part.steps // self.num_windows for part in self.width_groups)
-
-    def _announce(self, split: RemoteSplit | MixedSplit, epoch: int, number: int) -> None:
-        shuffle = self.spec.shuffle
-        later, following = divmod(number + 1, self.num_windows)
-        ahead = self._blocks(epoch + later, following) if shuffle or not later else []
-        steps = range(*(epoch * self.steps_per_epoch + self.first_step(at) for at in (number, number + 1)))
-        split.expect(self._blocks(epoch, number), ahead, steps, self.next_reads(steps.stop) if shuffle else None)
 
     def _blocks(self, epoch: int, number: int) -> list[int]:
         return [block for _, stretch in self._pieces(epoch, number) for block, _ in stretch]
@@ -241,11 +237,11 @@ class Order:
 
     def _next_passes(self, done: float) -> np.ndarray:
         """As ``next_reads``, in passes over all rows."""
-        found = np.full(len(self.block_widths), np.inf)
+        found, sizes = np.full(len(self.block_widths), np.inf), np.diff(self.block_starts)
         for turn in (int(done) + 1, int(done)):
             for blocks, ends in self._epoch_blocks(turn):
-                start, stop = (turn + bounds / ends[-1] for bounds in (np.concatenate([[0], ends[:-1]]), ends))
-                found[blocks[stop > done]] = start[stop > done]
+                left = turn + ends / ends[-1] > done
+                found[blocks[left]] = turn + ((ends - sizes[blocks]) / ends[-1])[left]
         return found
 
     def _compute_window(self, epoch: int, number: int) -> Window:
@@ -406,8 +402,7 @@ def order_over(split: Split, spec: OrderSpec) -> Order:
             order_over(part, replace(spec, seed=seed)) for part, seed in zip(split.parts.values(), seeds, strict=True)
         ]
         found = MixedOrder(sources, split.shares, *order)
-    if isinstance(split, RemoteSplit) or (isinstance(split, MixedSplit) and split.is_remote):
-        found.split = split
+    found.split = split if split.is_remote else None
     return found
 
 

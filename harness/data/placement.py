@@ -7,7 +7,6 @@ its processes. While a run uses the shards, it checks that the files do not chan
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import make_private, open_regular
-from preprocessing.dataset.cache import ADDRESS, LIMIT_VARIABLE, cache_folder, limit_bytes
+from preprocessing.dataset.cache import ADDRESS, cache_folder
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import open_split, parts_of, read_data
@@ -125,9 +124,7 @@ def stage_choice(data: str | Path, manifest: Manifest, names: Collection[str], w
     """The directory to stage the splits ``names`` into, or ``none``, and why. ``wanted``: auto, none or a directory."""
     kind = filesystem(data)
     if Path(data, ADDRESS).exists():
-        limit = limit_bytes()
-        most = "all of it" if math.isinf(limit) else f"at most {limit / 1e9:,.1f} GB (${LIMIT_VARIABLE})"
-        return Choice("none", f"the dataset is remote; {most} is kept in {cache_folder()}")
+        return Choice("none", f"the dataset is remote, and its blocks are kept in {cache_folder()}")
     if wanted != "auto":
         return Choice(wanted, "asked for")
     if not is_network(kind):

@@ -48,9 +48,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import Screen, public
-from preprocessing.dataset import remote
-from preprocessing.dataset.cache import split_of
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, read_manifest
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 
 MOST = 1e-4
@@ -196,8 +194,6 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
     split.
     """
     place = asked or config.get("data")
-    if place is not None:
-        place = remote.local(place)
     if place is None or (asked is None and not Path(place, MANIFEST).is_file()):
         where = f"the dataset of the run, {place}, is not there"
         raise ConfigError(f"--int8: its cost is measured on a validation split, and {where}; name one with --data")
@@ -205,7 +201,7 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
     same_text(info, manifest, place)
     if not manifest.splits.get(VALIDATION):
         raise DataError(f"{place}: has no split {VALIDATION}, on which --int8 is measured; name another --data")
-    return place, manifest
+    return Path(place), manifest
 
 
 def cost_of(
@@ -215,7 +211,7 @@ def cost_of(
 
     Returns accuracy and rows per second of both, from ids to logits; and ``changed``, the rows with another label.
     """
-    split = split_of(data, manifest, VALIDATION).check()
+    split = Split(data, manifest, VALIDATION).check()
     texts = [
         ids[:length].astype(np.int32) for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)
     ]

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
-from preprocessing.dataset.index import ROW_BYTES, Lazy
+from preprocessing.dataset.index import Lazy, ShardInfo
 from preprocessing.dataset.shards import Manifest, Shard, Split, schema
 
 CACHE_VARIABLE, LIMIT_VARIABLE = "PADLESS_CACHE", "PADLESS_CACHE_GB"
@@ -39,8 +40,6 @@ THREADS = 4
 """Requests of a process at once."""
 SLACK = 32
 """One part of so many of the limit is freed beyond need, so that files are not listed for each new one."""
-LAG_STEPS = 16
-"""Steps by which a process of a training usually reads behind another one at most."""
 NEVER = (1 << 31) - 1
 """Time of a file that no order needs."""
 
@@ -78,11 +77,8 @@ class RemoteSplit(Split):
         self.address, self.limit, self.folder = Path(root, ADDRESS).read_text(), limit_bytes(), cache_folder() / BLOCKS
         self._first, self._blocks = self._blocks, np.arange(self._blocks[-1] + 1)
         self.shards = Lazy(len(self._blocks) - 1, self._shard)
-        row_bytes = self.block_widths * np.dtype(manifest.id_dtype).itemsize + ROW_BYTES
-        self._bytes = row_bytes * np.diff(self.block_starts)
-        self._due = dict[int, int]()
-        """Block -> the step from which a window reads it; of the window in use, the next one, and those that another
-        process may yet begin."""
+        self._times = dict[int, int]()
+        """Block -> the step from which a window reads it, of the latest window and the one after it."""
 
     def look(self) -> None:
         """Nothing to do: files in the cache are removed, but never changed."""
@@ -96,23 +92,16 @@ class RemoteSplit(Split):
             steps = range(steps.start + RemoteSplit.step, steps.stop + RemoteSplit.step)
         else:
             RemoteSplit.step = steps.start
-        self._due |= dict.fromkeys(blocks, steps.start) | dict.fromkeys(ahead, steps.stop)
-        self._release(steps.start - LAG_STEPS, next_reads)
-        for block, step in [*self._due.items()]:
-            self._set_time(block, step)
-        self.most_open = len(blocks) + len(ahead) + THREADS
+        before, self._times = self._times, dict.fromkeys(ahead, steps.stop) | dict.fromkeys(blocks, steps.start)
+        for block in {*before, *self._times}:
+            time = self._times.get(block, NEVER if next_reads is None else int(next_reads[block]))
+            info, _, folder = self._file(block)
+            with suppress(FileNotFoundError):
+                os.utime(folder / info.path, (time, time))
+        self.most_open = len(self._times) + THREADS
         for thread in self._fetching(blocks):
             thread.join()  # cannot hang: each request ends
-        if os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":
-            self._release(steps.stop, next_reads)
-        if self._bytes[[*blocks, *ahead]].sum() <= self.limit:
-            self._fetching(ahead)
-
-    def _release(self, before: int, next_reads: np.ndarray | None) -> None:
-        """Blocks of windows that begin before a step, which all processes have mapped, are needed when read next."""
-        for block in [block for block, step in [*self._due.items()] if step < before]:
-            self._due.pop(block, None)
-            self._set_time(block, NEVER if next_reads is None else int(next_reads[block]))
+        self._fetching(ahead)
 
     def _fetching(self, blocks: Sequence[int]) -> list[threading.Thread]:
         """Threads that fetch blocks, in another order than other processes; who reads a block meets its error."""
@@ -130,44 +119,36 @@ class RemoteSplit(Split):
             thread.start()
         return threads
 
-    def _file(self, block: int) -> tuple[int, int, Path]:
-        """Of a block: the line of its shard in the split's index, its number there, and the folder of its file."""
+    def _file(self, block: int) -> tuple[ShardInfo, int, Path]:
+        """A block's shard, its number there, and the folder of its file."""
         place = int(self._first.searchsorted(block, side="right")) - 1
         number = block - int(self._first[place])
-        return place, number, self.folder / Path(self.root).name / str(number)
-
-    def _set_time(self, block: int, step: int) -> None:
-        place, _, folder = self._file(block)
-        with suppress(FileNotFoundError):
-            os.utime(folder / self.index[place].path, (step, step))
+        return self.index[place], number, self.folder / Path(self.root).name / str(number)
 
     def _mapped(self, place: int) -> Shard:
         """A block as a shard, from its file or its address. Raises ``DataError`` if it cannot be read or is another."""
-        line, number, folder = self._file(place)
-        info, dtype = self.index[line], self.manifest.id_dtype
+        info, number, folder = self._file(place)
         where, (start, stop) = f"{self.address}/{info.path}", info.starts[number : number + 2]
+        dtype, rows = self.manifest.id_dtype, int(self.block_starts[place + 1] - self.block_starts[place])
         head = arrays.MAGIC + schema(info.width, np.dtype(dtype)).serialize().to_pybytes()
-        rows = int(self.block_starts[place + 1] - self.block_starts[place])
         piece = replace(info, rows=rows, bytes=len(head) + stop - start)
+        opened = partial(Shard, folder, piece, dtype, rows)
         with suppress(DataError):  # not there, or of a node that lost power
-            return Shard(folder, piece, dtype, rows)
-        lock = self.folder / f"{info.hashes[number][:2]}.lock"
-        with locked(lock, TIMEOUT_S, UserError(f"{where}: another process fetches it for an hour ({lock})")):
+            return opened()
+        busy = UserError(f"{where}: for an hour, another process has been fetching it, or removing files")
+        with locked(self.folder / f"{info.hashes[number][:2]}.lock", TIMEOUT_S, busy):
             with suppress(DataError):  # another process has fetched it
-                return Shard(folder, piece, dtype, rows)
-            if not 0 <= start < stop <= info.bytes:
-                raise DataError(f"{where}: its index is damaged; publish the dataset again")
+                return opened()
             data = addresses.read_range(where, start, stop, info.hashes[number])
-            path, busy = folder / info.path, UserError(f"{self.folder}: another process removes files for an hour")
             with (
                 atomic.storing(self.folder, otherwise=ELSEWHERE),
                 locked(self.folder / "room.lock", TIMEOUT_S, busy),
             ):
-                make_room(self.folder, piece.bytes, self.limit, RemoteSplit.step - LAG_STEPS)
-                with atomic.replacing(path, lasting=False) as temporary:
+                make_room(self.folder, piece.bytes, self.limit, RemoteSplit.step)
+                with atomic.replacing(folder / info.path, lasting=False) as temporary:
                     temporary.write_bytes(head + data)
-                    os.utime(temporary, (step := self._due.get(place, NEVER), step))
-                return Shard(folder, piece, dtype, rows)  # before another process removes it
+                    os.utime(temporary, (step := self._times.get(place, NEVER), step))
+                return opened()  # before another process removes it
 
 
 def make_room(folder: Path, size: int, limit: float, since: int) -> None:
@@ -183,13 +164,9 @@ def make_room(folder: Path, size: int, limit: float, since: int) -> None:
     if total > limit:
         files = [(path, path.stat()) for path in folder.glob("*/*/*/*")]
         total = size + sum(about.st_size for _, about in files)
-        for path, about in sorted(files, key=lambda file: needed(file[1].st_mtime, since), reverse=True):
+        for path, about in sorted(files, key=lambda file: (file[1].st_mtime - since) % (NEVER + 1), reverse=True):
             if total <= limit * (1 - 1 / SLACK):
                 break
             path.unlink(missing_ok=True)
             total -= about.st_size
     counted.write_text(str(total))
-
-
-def needed(time: float, since: int) -> float:
-    return time if time >= since else NEVER

@@ -460,6 +460,9 @@ class Split:
                     continue
             raise DataError(f"{shard.path}: {CHANGED}")
 
+    def expect(self, *window: Any, **more: Any) -> None:
+        """Be told what an order reads, as a remote split is; nothing to do."""
+
     def column(self, name: str) -> np.ndarray:
         """int64 ``[rows]``: the length, label or row of all rows, in the order of the blocks."""
         return np.concatenate([getattr(block, name).astype(np.int64) for block in self.blocks])

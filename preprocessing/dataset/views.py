@@ -23,7 +23,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
-from preprocessing.dataset.cache import RemoteSplit, split_of
+from preprocessing.dataset.cache import split_of
 from preprocessing.dataset.index import Lazy, Totals
 from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
 
@@ -149,13 +149,12 @@ class MixedSplit(Split):
         return replace(block, row=block.row + first_row)
 
     def expect(self, blocks: Sequence[int], ahead: Sequence[int], steps: range, next_reads: np.ndarray | None) -> None:
-        """As for a remote split, of the parts that are."""
+        """As for a split of one dataset."""
         start = 0
         for part in self.parts.values():
             stop = start + len(part.blocks)
-            if isinstance(part, RemoteSplit):
-                now, later = ([block - start for block in of if start <= block < stop] for of in (blocks, ahead))
-                part.expect(now, later, steps, None if next_reads is None else next_reads[start:stop])
+            now, later = ([block - start for block in of if start <= block < stop] for of in (blocks, ahead))
+            part.expect(now, later, steps, None if next_reads is None else next_reads[start:stop])
             start = stop
 
     def look(self) -> None:
