@@ -22,6 +22,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import make_private, open_regular
+from preprocessing.corpus import addresses
 from preprocessing.dataset.cache import ADDRESS, cache_folder
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import Manifest
@@ -107,9 +108,11 @@ def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:
 
 
 def filesystem(path: str | Path) -> str:
-    """Type of the file system of ``path``, such as ``ext4`` or ``nfs4``, or ``unknown``."""
+    """Type of the file system of ``path``, such as ``ext4`` or ``nfs4``, or ``unknown``; or a remote store."""
     import psutil
 
+    if addresses.is_remote(str(path)):
+        return "a remote store"
     target = Path(os.path.realpath(path))
     mounts = [part for part in psutil.disk_partitions(all=True) if target.is_relative_to(part.mountpoint)]
     deepest = max((len(part.mountpoint) for part in mounts), default=0)
