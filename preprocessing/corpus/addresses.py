@@ -48,7 +48,7 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
 def patiently(address: str, request: Callable[[], T]) -> T:
     """The result of a request; a remote one is repeated after a cut connection, a 429, a 503, or bytes that are wrong.
 
-    Raises ``DataError``, at once for what is missing or forbidden.
+    Raises ``DataError``, at once for what is missing or forbidden, and without credentials.
     """
     with naming(address):
         for pause in PAUSES_S if is_remote(address) else ():
@@ -56,7 +56,9 @@ def patiently(address: str, request: Callable[[], T]) -> T:
                 return request()
             except (FileNotFoundError, PermissionError):
                 raise
-            except Exception:
+            except Exception as error:
+                if "credentials" in str(error):
+                    raise
                 time.sleep(pause * random.uniform(0.5, 1.0))  # processes that failed together ask again apart
         return request()
 

@@ -235,7 +235,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     Raises ``DataError`` for a damaged dataset, ``StorageError`` if they cannot be written, ``UserError`` if another
     process has not learned them in time.
     """
-    manifest, folder = read_data(data), folder_for(config.output, data, FOLDER)
+    folder, manifest = folder_for(config.output, data, FOLDER), read_data(data)
     names = [name for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
     splits = [open_split(data, manifest, name).check() for name in names]
     settings = VectorSettings(dim=config.dim, window=config.window, splits=[split.name for split in splits])

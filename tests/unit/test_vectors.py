@@ -127,6 +127,6 @@ def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read_kept(kept.path) == kept
 
 
-def test_a_remote_dataset_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name a local dataset directory"):
+def test_a_remote_dataset_needs_another_place_for_its_vectors() -> None:
+    with pytest.raises(ConfigError, match=r"output: s3://bucket/data has no directory here, .* name one with -o"):
         command.main(command.OfDataset(data="s3://bucket/data"))
