@@ -62,7 +62,7 @@ class BaselineConfig:
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; compute them if they are missing."""
-    manifest, folder = read_data(config.data), folder_for(config.output, config.data, FOLDER)
+    folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
     if config.folds:
         check_folds(manifest, config.data, "folds")
     names = names_of(manifest, folds=config.folds)

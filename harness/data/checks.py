@@ -17,7 +17,8 @@ from harness.data.views import rows_of_task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import percent
-from preprocessing.dataset.shards import MANIFEST, Manifest, Split
+from preprocessing.dataset.cache import split_of
+from preprocessing.dataset.shards import MANIFEST, Manifest
 from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
 from preprocessing.dataset.views import parts_of, read_data
 
@@ -37,16 +38,16 @@ def check_dataset(
 ) -> Manifest:
     """Read the manifest and check every shard in it; returns its view for ``task`` with ``fold`` as validation.
 
-    ``hashes``: also check the sha256 of shards and every row, up to ``HASH_LIMIT_BYTES``. Raises ``DataError`` with the
-    first problem.
+    ``hashes``: also check the sha256 of shards and every row, up to ``HASH_LIMIT_BYTES``; of remote ones each block is
+    checked when it is read. Raises ``DataError`` with the first problem.
     """
     manifest = rows_of_task(task, read_data(data), data, fold)
     for path, part, _ in parts_of(data, manifest):
         check_text(path, part)
         check_vocabulary(path, part)
-        splits = [Split(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
+        splits = [split_of(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
         size = sum(totals.bytes for every in part.splits.values() for totals in every)
-        if hashes and size <= HASH_LIMIT_BYTES:
+        if hashes and size <= HASH_LIMIT_BYTES and not any(split.is_remote for split in splits):
             for problem in verify_hashes(path, part):
                 raise DataError(problem)
             for split in splits:

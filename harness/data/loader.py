@@ -127,7 +127,8 @@ class Loader:
                         step, alone = window.next_step, -1
                 self._idle.append(assembler)
             prefetch.ready.put(None)
-            if pieces and step == self.order.steps_per_epoch and self.order.spec.shuffle and not prefetch.cancelled:
+            finished = pieces and step == self.order.steps_per_epoch and not prefetch.cancelled
+            if finished and self.order.spec.shuffle and not self.split.is_remote:  # whose blocks are being fetched
                 self.order.window(epoch + 1, 0)  # cached while the last steps of this epoch are trained
         except BaseException as error:  # the training loop raises it
             prefetch.ready.put(error)

@@ -198,7 +198,9 @@ class Order:
         self.smallest_step, self.largest_step = step_rows(self.width_groups)
         batches = sum(-(-part.rows // part.steps) for part in self.width_groups)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - batches, self.largest_step))
-        self._epoch: tuple[int, list[tuple[np.ndarray, np.ndarray]]] | None = None
+        self.split: Split | None = None
+        """A split that is told which blocks windows read, and when."""
+        self._epochs: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._windows: dict[tuple[int, int], Window] = {}
 
     def batch_rows(self, epoch: int, step: int) -> np.ndarray:
@@ -212,6 +214,12 @@ class Order:
         number = bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1
         window = self._windows.get((epoch, number))
         if window is None:
+            if self.split is not None:
+                later, following = divmod(number + 1, self.num_windows)
+                ahead = self._blocks(epoch + later, following) if self.spec.shuffle or not later else []
+                steps = range(*(epoch * self.steps_per_epoch + self.first_step(at) for at in (number, number + 1)))
+                when = self.next_reads(steps.stop) if self.spec.shuffle else None
+                self.split.expect(self._blocks(epoch, number), ahead, steps, when)
             window = self._compute_window(epoch, number)
             self._windows = {**dict(list(self._windows.items())[-1:]), (epoch, number): window}
         return window
@@ -219,6 +227,22 @@ class Order:
     def first_step(self, window: int) -> int:
         """The step at which a window begins; ``num_windows`` gives the steps of an epoch."""
         return sum(window * part.steps // self.num_windows for part in self.width_groups)
+
+    def _blocks(self, epoch: int, number: int) -> list[int]:
+        return [block for _, stretch in self._pieces(epoch, number) for block, _ in stretch]
+
+    def next_reads(self, step: int) -> np.ndarray:
+        """float64 ``[blocks]``: step, counted over all epochs, at which each block is read next, from ``step`` on."""
+        return self._next_passes(step / self.steps_per_epoch) * self.steps_per_epoch
+
+    def _next_passes(self, done: float) -> np.ndarray:
+        """As ``next_reads``, in passes over all rows."""
+        found, sizes = np.full(len(self.block_widths), np.inf), np.diff(self.block_starts)
+        for turn in (int(done) + 1, int(done)):
+            for blocks, ends in self._epoch_blocks(turn):
+                left = turn + ends / ends[-1] > done
+                found[blocks[left]] = turn + ((ends - sizes[blocks]) / ends[-1])[left]
+        return found
 
     def _compute_window(self, epoch: int, number: int) -> Window:
         places, blocks, pieces = [], [], []
@@ -299,7 +323,7 @@ class Order:
 
     def _epoch_blocks(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each group: its blocks in the epoch's order, and the end of each block in the virtual sequence."""
-        if self._epoch is None or self._epoch[0] != epoch:
+        if epoch not in self._epochs:
             sizes = np.diff(self.block_starts)
             sequences = []
             for number, part in enumerate(self.width_groups):
@@ -307,8 +331,8 @@ class Order:
                 if self.spec.shuffle:
                     blocks = blocks[spread(self.block_widths[blocks], self.spec.seed, epoch, 0, number)]
                 sequences.append((blocks, np.cumsum(sizes[blocks])))
-            self._epoch = (epoch, sequences)
-        return self._epoch[1]
+            self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: sequences}
+        return self._epochs[epoch]
 
 
 class MixedOrder(Order):
@@ -342,6 +366,14 @@ class MixedOrder(Order):
                 start = stop
             before += len(source.block_widths)
 
+    def next_reads(self, step: int) -> np.ndarray:
+        """As for one dataset."""
+        found = []
+        for source, taken in zip(self.sources, self.taken.T, strict=True):
+            done = (step // PERIOD * taken[-1] + taken[step % PERIOD]) / source.num_rows
+            found.append(step + (source._next_passes(done) - done) * source.num_rows * PERIOD / taken[-1])
+        return np.concatenate(found)
+
     def _batches(
         self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -363,13 +395,15 @@ def stream_seed(seed: int) -> int:
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows; each block is checked when a window first contains it."""
     order = split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths
-    if not isinstance(split, MixedSplit) or not spec.shuffle:
-        return Order(*order)
-    seeds = (splitmix64_of(spec.seed ^ number) for number in range(1, len(split.parts) + 1))
-    sources = [
-        order_over(part, replace(spec, seed=seed)) for part, seed in zip(split.parts.values(), seeds, strict=True)
-    ]
-    return MixedOrder(sources, split.shares, *order)
+    found = Order(*order)
+    if isinstance(split, MixedSplit) and spec.shuffle:
+        seeds = (splitmix64_of(spec.seed ^ number) for number in range(1, len(split.parts) + 1))
+        sources = [
+            order_over(part, replace(spec, seed=seed)) for part, seed in zip(split.parts.values(), seeds, strict=True)
+        ]
+        found = MixedOrder(sources, split.shares, *order)
+    found.split = split if split.is_remote else None
+    return found
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:

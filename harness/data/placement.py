@@ -22,6 +22,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import make_private, open_regular
+from preprocessing.corpus import addresses
+from preprocessing.dataset.cache import ADDRESS, cache_folder
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import open_split, parts_of, read_data
@@ -106,9 +108,11 @@ def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:
 
 
 def filesystem(path: str | Path) -> str:
-    """Type of the file system of ``path``, such as ``ext4`` or ``nfs4``, or ``unknown``."""
+    """Type of the file system of ``path``, such as ``ext4`` or ``nfs4``, or ``unknown``; or a remote store."""
     import psutil
 
+    if addresses.is_remote(str(path)):
+        return "a remote store"
     target = Path(os.path.realpath(path))
     mounts = [part for part in psutil.disk_partitions(all=True) if target.is_relative_to(part.mountpoint)]
     deepest = max((len(part.mountpoint) for part in mounts), default=0)
@@ -122,6 +126,8 @@ def is_network(kind: str) -> bool:
 def stage_choice(data: str | Path, manifest: Manifest, names: Collection[str], wanted: str) -> Choice:
     """The directory to stage the splits ``names`` into, or ``none``, and why. ``wanted``: auto, none or a directory."""
     kind = filesystem(data)
+    if Path(data, ADDRESS).exists():
+        return Choice("none", f"the dataset is remote, and its blocks are kept in {cache_folder()}")
     if wanted != "auto":
         return Choice(wanted, "asked for")
     if not is_network(kind):

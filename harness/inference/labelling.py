@@ -11,7 +11,7 @@ import numpy as np
 from harness.baseline.linear import Linear
 from harness.baseline.linear import check as check_linear
 from harness.config import EvaluationConfig
-from harness.data.soft_labels import Teacher, path_of, write_soft_labels
+from harness.data.soft_labels import FOLDER, Teacher, path_of, write_soft_labels
 from harness.inference.config import LabelConfig
 from harness.inference.scoring import score_split, weights_and_dataset
 from harness.ranks.session import Session
@@ -24,8 +24,8 @@ from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, tell
-from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
-from preprocessing.dataset.views import parts_of
+from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.views import folder_for, open_split, parts_of, read_data
 
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row numbers and labels, int64 ``[rows]``, and logits before calibration, float64, of a split."""
@@ -54,13 +54,13 @@ def label_with_run(config: LabelConfig, session: Session) -> None:
 
 def label_with_baseline(config: LabelConfig) -> None:
     """Fit a linear model to the training rows, score rows with it, and write the file."""
-    manifest = read_manifest(config.data)
+    manifest = read_data(config.data)
     check_splits(config, manifest)
     check_linear(config.data, manifest)
     linear = Linear.learn(config.data, manifest)
     found: list[Scored] = []
     for name in (VALIDATION, UNLABELLED):
-        split = Split(config.data, manifest, name).check()
+        split = open_split(config.data, manifest, name).check()
         found.append((split.column("row"), split.column("label"), linear.logits(split)))
     _, labels, logits = found[0]
     write(config, "baseline", manifest, found, decide(logits, labels, EvaluationConfig()), teacher="baseline")
@@ -74,6 +74,7 @@ def check_splits(config: LabelConfig, manifest: Manifest) -> None:
         raise ConfigError(
             f"data: soft labels belong to one dataset, and {config.data} is a mixture; name one with --data"
         )
+    folder_for(config.output, config.data, FOLDER)  # there is one
     wanted = {VALIDATION: "no validation split; build it with one"}
     wanted[UNLABELLED] = "no unlabelled rows; build it with source.unlabelled_path"
     for name, lacks in wanted.items():

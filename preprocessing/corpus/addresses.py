@@ -6,11 +6,13 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import random
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import ArrowException, NativeFile, fs
 
@@ -25,6 +27,9 @@ UNKNOWN_BYTES = 1 << 28
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 WEB = re.compile(r"https?://", re.IGNORECASE)
 FAILURES = (OSError, ArrowException)
+PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Longest pauses between the attempts of a remote request."""
+T = TypeVar("T")
 
 
 @contextmanager
@@ -38,6 +43,24 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
         if isinstance(error, FAILURES) or is_remote(address):
             raise DataError(f"{name or address}: {sentence(error)}") from None
         raise
+
+
+def patiently(address: str, request: Callable[[], T]) -> T:
+    """The result of a request; a remote one is repeated after a cut connection, a 429, a 503, or bytes that are wrong.
+
+    Raises ``DataError``, at once for what is missing or forbidden, and without credentials.
+    """
+    with naming(address):
+        for pause in PAUSES_S if is_remote(address) else ():
+            try:
+                return request()
+            except (FileNotFoundError, PermissionError):
+                raise
+            except Exception as error:
+                if "credentials" in str(error):
+                    raise
+                time.sleep(pause * random.uniform(0.5, 1.0))  # processes that failed together ask again apart
+        return request()
 
 
 def is_remote(address: str) -> bool:
@@ -128,7 +151,7 @@ def info_of(address: str) -> fs.FileInfo:
     """Type, size and time of a file. Raises ``DataError`` for what is neither a file nor a folder."""
     system, path = filesystem(address)
     with naming(address):
-        info = system.get_file_info(path)
+        info = patiently(address, lambda: system.get_file_info(path))
         if info.type == fs.FileType.Unknown and not is_remote(address):
             check_regular(address, os.stat(path).st_mode)
     return info
@@ -139,14 +162,16 @@ def kind(address: str) -> fs.FileType:
     return info_of(address).type
 
 
-def identity(address: str) -> dict[str, Any]:
-    """Values that change with a file's content: its size, and its ETag if there is one, else its time."""
+def identity(address: str, mend: str = "check source.path") -> dict[str, Any]:
+    """Values that change with a file's content: its size, and its ETag if there is one, else its time.
+
+    Raises ``DataError``, with the advice ``mend`` for a missing file.
+    """
     system, path = filesystem(address)
     info = info_of(address)
     if info.type == fs.FileType.NotFound:
-        raise DataError(f"{address}: no such file; check source.path")
-    with naming(address):
-        details = system.handler.fs.info(path) if is_remote(address) else {}
+        raise DataError(f"{address}: no such file; {mend}")
+    details = patiently(address, lambda: system.handler.fs.info(path)) if is_remote(address) else {}
     tag = details.get("ETag") or details.get("etag") or details.get("md5Hash")
     return {"bytes": info.size} | ({"etag": str(tag).strip('"')} if tag else {"modified": info.mtime_ns})
 
@@ -158,14 +183,26 @@ def open_file(address: str) -> NativeFile:
         return system.open_input_file(path)
 
 
-def read_range(address: str, start: int, stop: int) -> bytes:
-    """The bytes ``start`` to ``stop`` of a file."""
-    with naming(address), open_file(address) as file:
-        file.seek(start)
-        data = file.read(stop - start)
-    if len(data) != stop - start:
-        raise DataError(f"{address}: ended at byte {start + len(data)}, expected {stop}: it changed while it was read")
-    return data
+def read_range(address: str, start: int, stop: int, sha256: str | None = None) -> bytes:
+    """The bytes ``start`` to ``stop`` of a file, which have this hash; of a remote file by one request, repeated if it
+    fails. Raises ``DataError``.
+    """
+    system, path = filesystem(address)
+
+    def request() -> bytes:
+        if is_remote(address):
+            data: bytes = system.handler.fs.cat_file(path, start=start, end=stop) if start < stop else b""
+        else:
+            with system.open_input_file(path) as file:
+                file.seek(start)
+                data = file.read(stop - start)
+        if len(data) != stop - start:
+            raise OSError(f"ended at byte {start + len(data)}, expected {stop}: it changed while it was read")
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise OSError(f"its bytes from {start} to {stop} are not those that were published: damaged or replaced")
+        return data
+
+    return patiently(address, request)
 
 
 def is_compressed(address: str) -> bool:

@@ -9,6 +9,8 @@
     rows    int32
     bytes   int64       of the file
     sha256  binary[32]  of the file
+    starts  list<int64>       where its record batches begin, and where the last one ends: one number more than batches
+    hashes  list<binary[32]>  sha256 of each record batch: a remote one is read and checked alone
 
 The shards of one split and fold are consecutive lines. The file is mapped, and checked as a whole against the totals.
 """
@@ -39,6 +41,9 @@ ROW_BYTES = 16
 REBUILD = "build the dataset again with `padless prepare`"
 
 
+BATCHES = {"starts": pa.int64(), "hashes": pa.binary(32)}
+
+
 def without_nulls(columns: dict[str, pa.DataType]) -> pa.Schema:
     """A schema of columns that may hold no nulls."""
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
@@ -46,6 +51,7 @@ def without_nulls(columns: dict[str, pa.DataType]) -> pa.Schema:
 
 LINES = without_nulls(
     {"number": pa.int32(), "width": pa.int32(), "rows": pa.int32(), "bytes": pa.int64(), "sha256": pa.binary(32)}
+    | {name: pa.list_(pa.field("item", of, nullable=False)) for name, of in BATCHES.items()}
 )
 """The columns of an index."""
 
@@ -64,6 +70,10 @@ class ShardInfo:
     rows: int
     bytes: int
     sha256: str
+    starts: list[int]
+    """Of each record batch, and the end of the last."""
+    hashes: list[str]
+    """sha256 of each record batch."""
     fold: int | None = None
     """The fold of all its rows; None for rows without a fold."""
     lengths: dict[str, int] = field(default_factory=dict)
@@ -117,7 +127,8 @@ def write_index(
             total.update(one)
     for shard in chain(before or (), shards):
         key = key_of(shard)
-        lines.append((*key, shard.number, shard.width, shard.rows, shard.bytes, bytes.fromhex(shard.sha256)))
+        sha256, *hashes = map(bytes.fromhex, (shard.sha256, *shard.hashes))
+        lines.append((*key, shard.number, shard.width, shard.rows, shard.bytes, sha256, shard.starts, hashes))
         own = {"shards": 1, "rows": shard.rows, "bytes": shard.bytes}, {str(shard.width): shard.rows}
         for total, one in zip(counts[key], (*own, shard.lengths, shard.labels), strict=True):
             total.update(one)
@@ -163,8 +174,8 @@ class Lazy(Sequence[T]):
 class Index(Lazy[ShardInfo]):
     """The shards of some parts of a dataset, as columns in the order of the parts."""
 
-    def __init__(self, root: str | Path, sha256: str, parts: Sequence[Totals], itemsize: int) -> None:
-        """Map ``index.arrow``, which has this hash. ``itemsize``: bytes of an id.
+    def __init__(self, root: str | Path, sha256: str, parts: Sequence[Totals], itemsize: int, block_rows: int) -> None:
+        """Map ``index.arrow``, which has this hash. ``itemsize``: bytes of an id; ``block_rows``: rows of a batch.
 
         Raises ``DataError`` for another file, and for lines that contradict the totals.
         """
@@ -175,9 +186,12 @@ class Index(Lazy[ShardInfo]):
             layout, (batch, *more) = arrays.record_batches(pa.BufferReader(whole))
             if hashlib.sha256(whole).hexdigest() != sha256:
                 raise ValueError("its sha256 is not the manifest's")
-            if layout != LINES or more or any(column.null_count for column in batch.columns):
+            if layout != LINES or more:
                 raise ValueError("its columns are others")
-            if not all(agree(part, batch, itemsize) for part in parts):
+            batch.validate(full=True)
+            if any(column.null_count for column in (*batch.columns, *(batch[name].flatten() for name in BATCHES))):
+                raise ValueError("it holds nulls")
+            if not all(agree(part, batch, itemsize, block_rows) for part in parts):
                 raise ValueError("its shards are not those that the manifest counts")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{path}: not the index that the manifest names ({one_line(error)}); {REBUILD}") from None
@@ -188,7 +202,8 @@ class Index(Lazy[ShardInfo]):
 
     def _shard(self, place: int) -> ShardInfo:
         part, (line,) = self.parts[self.part_of[place]], self._lines.slice(place, 1).to_pylist()
-        return ShardInfo(part.split, **line | {"sha256": line["sha256"].hex()}, fold=part.fold)
+        hashes = {"sha256": line["sha256"].hex(), "hashes": [one.hex() for one in line["hashes"]]}
+        return ShardInfo(part.split, **line | hashes, fold=part.fold)
 
     def paths(self) -> Iterator[str]:
         """The path of each shard."""
@@ -196,7 +211,7 @@ class Index(Lazy[ShardInfo]):
             yield shard_path(self.parts[part].split, number, self.parts[part].fold, width)
 
 
-def agree(part: Totals, batch: pa.RecordBatch, itemsize: int) -> bool:
+def agree(part: Totals, batch: pa.RecordBatch, itemsize: int, block_rows: int) -> bool:
     """Whether each shard of a part can hold its rows, and all together are those of the part."""
     own = slice(part.first, part.first + part.shards)
     width, rows, size = (column.to_numpy()[own].astype(np.int64) for column in batch.columns[1:4])
@@ -204,4 +219,6 @@ def agree(part: Totals, batch: pa.RecordBatch, itemsize: int) -> bool:
     if dict(zip(map(str, widths.tolist()), np.bincount(place, rows).tolist(), strict=True)) != part.widths:
         return False
     fitting = (rows > 0) & (rows <= size // (width * itemsize + ROW_BYTES))
+    for name, more in (("starts", 1), ("hashes", 0)):
+        fitting &= np.diff(batch[name].offsets.to_numpy())[own] == -(-rows // block_rows) + more
     return bool(fitting.all()) and (len(rows), size.sum()) == (part.shards, part.bytes)

@@ -16,6 +16,7 @@ from preprocessing.base.schema import AtLeast0
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import plain_line, printable
 from preprocessing.dataset import remote
+from preprocessing.dataset.cache import split_of
 from preprocessing.dataset.frames import batch_of
 from preprocessing.dataset.shards import REBUILD, VOCABULARY, Block, Manifest, Split, read_manifest
 from preprocessing.text.spec import TextPipeline
@@ -62,7 +63,7 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
         "splits": {name: describe(name, manifest) for name in manifest.names},
         "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),
-        "samples": {name: sampled(Split(root, manifest, name), vocabulary, samples) for name in manifest.names},
+        "samples": {name: sampled(split_of(root, manifest, name), vocabulary, samples) for name in manifest.names},
     }
 
 

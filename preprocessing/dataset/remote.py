@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remote datasets: publishing uploads the manifest last; reading uses a cache that all processes of a node share."""
+"""Remote datasets: publishing uploads the manifest last; reading uses a cache that all processes of a node share.
+
+A reader's folder in the cache has manifest, index and vocabulary, whole and checked, and the address of the shards
+(``preprocessing.dataset.cache``).
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +16,11 @@ from pathlib import Path
 from pyarrow import fs
 
 from preprocessing.base import atomic
-from preprocessing.base.atomic import NO_ROOM, NOT_ALLOWED, refusal
+from preprocessing.base.atomic import NO_ROOM, NOT_ALLOWED, refusal, storing
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
+from preprocessing.dataset.cache import ADDRESS, ELSEWHERE, TIMEOUT_S, cache_folder
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -29,67 +33,51 @@ from preprocessing.dataset.shards import (
 )
 from preprocessing.dataset.verification import verify_hashes
 
-CACHE_VARIABLE = "PADLESS_CACHE"
-FETCH_TIMEOUT_S = 3600.0
 MOST_VOCABULARY = 1 << 36
 """Most bytes of a vocabulary, and of an index."""
 STAGING = ".building"
 """``ADDRESS.building-FINGERPRINT``: a dataset that will replace the one at the address."""
 
 
-def cache_folder() -> Path:
-    """The cache of this node: ``$PADLESS_CACHE``, or ``padless`` in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or Path(base, "padless"))
+def local(address: str) -> Path:
+    """A dataset as a directory: itself if it is local, else its folder in this node's cache, made by one process.
 
-
-def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIMEOUT_S) -> Path:
-    """A dataset as a directory: itself if it is local, else a copy in this node's cache, fetched by one process.
-
-    Raises ``DataError`` if there is no complete dataset, ``UserError`` if another process has not fetched it in time.
+    Raises ``DataError`` if there is no complete dataset, ``UserError`` if another process has not made it in time.
     """
     if not addresses.is_remote(address):
         return Path(address)
-    cache = cache or cache_folder()
-    content = manifest_bytes(address)
-    if content is None:
-        raise DataError(f"{join(address, MANIFEST)}: missing: not a dataset, or one that is not published yet")
-    target = cache / "datasets" / hashlib.sha256(content).hexdigest()[:32]
+    manifest = join(address, MANIFEST)
+    content = addresses.identity(manifest, mend="not a dataset, or one that is not published yet")
+    known = atomic.canonical_json([address, content])
+    target = cache_folder() / "datasets" / hashlib.sha256(known).hexdigest()[:32]
     if not (target / MANIFEST).exists():
         lock = target.with_suffix(".lock")
-        refusal = UserError(
-            f"{address}: another process of this node has been fetching it for more than {timeout_s:g} s; "
-            f"does it still run? ({lock})"
-        )
-        with locked(lock, timeout_s, refusal):
+        busy = UserError(f"{address}: another process of this node has been fetching it for an hour ({lock})")
+        with storing(target, otherwise=ELSEWHERE), locked(lock, TIMEOUT_S, busy):
             if not (target / MANIFEST).exists():
-                fetch(address, content, target)
+                fetch(address, target)
     return target
 
 
-def fetch(address: str, content: bytes, target: Path) -> None:
-    """Copy a dataset to ``target``, check every file against the manifest, and write the manifest last."""
-    manifest = parse_manifest(content, join(address, MANIFEST))
-    fetch_file(address, INDEX, target, MOST_VOCABULARY)
-    if atomic.sha256_file(target / INDEX) != manifest.index:
-        (target / INDEX).unlink()
-        raise DataError(f"{join(address, INDEX)}: its sha256 is not the manifest's; publish the dataset again")
-    index = manifest.shards(target)
-    for path, size in zip((VOCABULARY, *index.paths()), (MOST_VOCABULARY, *index.bytes.tolist()), strict=True):
-        fetch_file(address, path, target, size)
-    for problem in verify_hashes(target, manifest):
-        shutil.rmtree(target)
-        raise DataError(f"{address}: the copy is not what the manifest says: {problem}")
-    atomic.write_bytes(target / MANIFEST, content)
-
-
-def fetch_file(address: str, path: str, target: Path, most: int) -> None:
-    """Copy a file of a dataset, unless it is there. Raises ``DataError`` after more than ``most`` bytes."""
-    if not (target / path).exists():
-        with atomic.replacing(target / path) as temporary, open(temporary, "wb") as file:
-            for piece in at_most(most, join(address, path)):
+def fetch(address: str, target: Path) -> None:
+    """Copy all of a dataset but its shards to ``target``, check it, and write the manifest last."""
+    content = manifest_bytes(address)
+    manifest = parse_manifest(content or b"", join(address, MANIFEST))
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)  # an address may hold a password
+    atomic.write_text(target / ADDRESS, address.rstrip("/"))
+    for name in (INDEX, VOCABULARY):
+        with atomic.replacing(target / name) as temporary, open(temporary, "wb") as file:
+            for piece in at_most(MOST_VOCABULARY, join(address, name)):
                 file.write(piece)
             file.flush()
+    try:
+        manifest.shards(target)
+        for problem in verify_hashes(target, manifest):
+            raise DataError(problem)
+    except DataError as error:
+        shutil.rmtree(target)
+        raise DataError(f"{address}: the copy is not what the manifest says: {error}") from None
+    atomic.write_bytes(target / MANIFEST, content or b"")
 
 
 def publish(root: Path, address: str) -> None:
@@ -165,10 +153,10 @@ def manifest_bytes(address: str) -> bytes | None:
     return b"".join(at_most(MOST_MANIFEST, target))
 
 
-def at_most(size: int, address: str) -> Iterator[bytes]:
-    """A remote file in pieces. Raises ``DataError`` after more than ``size`` bytes."""
-    for piece in addresses.stream(address):
-        size -= len(piece)
-        if size < 0:
-            raise DataError(f"{address}: larger than expected; publish the dataset again")
-        yield piece
+def at_most(most: int, address: str) -> Iterator[bytes]:
+    """A remote file in pieces. Raises ``DataError`` if it has more than ``most`` bytes."""
+    size = addresses.info_of(address).size or 0
+    if size > most:
+        raise DataError(f"{address}: larger than expected; publish the dataset again")
+    for start in range(0, size, addresses.READ_BYTES):
+        yield addresses.read_range(address, start, min(start + addresses.READ_BYTES, size))

@@ -46,8 +46,6 @@ NEAR_DUPLICATES = "near_duplicates.csv"
 MOST_WIDTH, MOST_WORDS = MOST_TOKENS, (1 << 31) - 1
 """Most ids of a row, and of a vocabulary."""
 BLOCK_ROWS = 8192
-OPEN_SHARDS = 1024
-"""Shards of a split that stay mapped; Linux allows a process 65,530 maps."""
 CHANGED = "this shard was removed or replaced while the run used it, or cut short; put it back"
 HASHES = ("fingerprint", "vocabulary_sha256")
 """Keys of ``dataset.json`` that are not fields of ``Manifest``."""
@@ -99,7 +97,7 @@ class Manifest:
         Raises ``DataError`` as ``Index`` does.
         """
         parts = [part for name in (self.splits if splits is None else splits) for part in self.splits[name]]
-        return Index(root, self.index, parts, np.dtype(self.id_dtype).itemsize)
+        return Index(root, self.index, parts, np.dtype(self.id_dtype).itemsize, self.block_rows)
 
     @property
     def names(self) -> list[str]:
@@ -237,11 +235,18 @@ def write_shard(
     every = [pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type), *map(pa.array, columns)]
     path = Path(root, shard_path(split, number, fold, width))
     with atomic.replacing(path, lasting=False) as temporary:
+        starts = list[int]()
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, layout) as writer:
-            writer.write_table(pa.table(every, schema=layout), block_rows)
+            for batch in pa.table(every, schema=layout).to_batches(block_rows):
+                writer.write_batch(batch)
+                starts += [sink.tell() - pa.ipc.get_record_batch_size(batch)] * (not starts) + [sink.tell()]
         atomic.fsync(temporary)
-        size, digest = temporary.stat().st_size, atomic.sha256_file(temporary)
-    return ShardInfo(split, number, width, rows, size, digest, fold, histogram(columns[0]), histogram(columns[1]))
+        with arrays.mapped(temporary) as file:
+            whole = memoryview(file.read_buffer())
+        parts = (slice(0, None), *map(slice, starts, starts[1:]))
+        digest, *hashes = (hashlib.sha256(whole[part]).hexdigest() for part in parts)
+    about = number, width, rows, len(whole), digest, starts, hashes, fold
+    return ShardInfo(split, *about, histogram(columns[0]), histogram(columns[1]))
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
@@ -393,8 +398,11 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 class Split:
     """All blocks of one split, with a global row index over them in the order of the index.
 
-    A shard is mapped when one of its blocks is asked for; ``OPEN_SHARDS`` stay mapped, and what still has a view.
+    A shard is mapped when one of its blocks is asked for; ``most_open`` stay mapped, and what still has a view.
     """
+
+    is_remote, most_open = False, 1024
+    """Linux allows a process 65,530 maps."""
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
         """Look at the split's files; raises ``DataError`` if there are none or one does not match the manifest."""
@@ -402,8 +410,9 @@ class Split:
             raise DataError(f"{root}: has no split {name!r}; it has {', '.join(sorted(manifest.names))}")
         self.root, self.name, self.manifest = root, name, manifest
         self.index = manifest.shards(root, [name])
-        sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
-        self._states = np.fromiter((check_size(f"{root}/{path}", size) for path, size in sizes), np.int64)
+        if not self.is_remote:
+            sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
+            self._states = np.fromiter((check_size(f"{root}/{path}", size) for path, size in sizes), np.int64)
         self._open = dict[int, Shard]()
         of_shard = self.index.rows.astype(np.int64)
         batches = -(-of_shard // manifest.block_rows)
@@ -426,12 +435,16 @@ class Split:
     def _shard(self, place: int) -> Shard:
         found = self._open.pop(place, None)  # threads may share a split: each of these operations is atomic
         if found is None:
-            found = Shard(self.root, self.index[place], self.manifest.id_dtype, self.manifest.block_rows)
-            if found.state != self._states[place]:
-                raise DataError(f"{found.path}: {CHANGED}")
-            for oldest in list(self._open)[: 1 - OPEN_SHARDS]:
+            found = self._mapped(place)
+            for oldest in list(self._open)[: 1 - self.most_open]:
                 self._open.pop(oldest, None)
         self._open[place] = found
+        return found
+
+    def _mapped(self, place: int) -> Shard:
+        found = Shard(self.root, self.index[place], self.manifest.id_dtype, self.manifest.block_rows)
+        if found.state != self._states[place]:
+            raise DataError(f"{found.path}: {CHANGED}")
         return found
 
     def _holder(self, number: int) -> tuple[Shard, Block]:
@@ -446,6 +459,9 @@ class Split:
                 if check_size(shard.path, shard.info.bytes) == shard.state:
                     continue
             raise DataError(f"{shard.path}: {CHANGED}")
+
+    def expect(self, *window: Any, **more: Any) -> None:
+        """Be told what an order reads, as a remote split is; nothing to do."""
 
     def column(self, name: str) -> np.ndarray:
         """int64 ``[rows]``: the length, label or row of all rows, in the order of the blocks."""

@@ -32,14 +32,13 @@ from msgspec import Meta
 from threadpoolctl import threadpool_limits
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.base.randomness import permutation
 from preprocessing.base.schema import Count, Name, Positive, Sha256, typed
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import read_bytes, read_json, shown
-from preprocessing.corpus import addresses
 from preprocessing.dataset.index import Lazy
 from preprocessing.dataset.shards import Block, Manifest, Split
 from preprocessing.dataset.views import folder_for, open_split, read_data
@@ -222,8 +221,6 @@ class OfDataset(VectorsConfig):
 def main(config: OfDataset) -> None:
     """Learn the vectors of a dataset unless they exist; prints their path."""
     data = config.data
-    if addresses.is_remote(data):
-        raise ConfigError(f"{data}: vectors are kept beside the shards; name a local dataset directory")
     kept, found = keep_vectors(data, config, partial(print, flush=True))
     info = kept.info
     coverage = float(kept.read()[FIRST_WORD:].any(axis=1).mean())
@@ -238,7 +235,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     Raises ``DataError`` for a damaged dataset, ``StorageError`` if they cannot be written, ``UserError`` if another
     process has not learned them in time.
     """
-    manifest, folder = read_data(data), folder_for(config.output, data, FOLDER)
+    folder, manifest = folder_for(config.output, data, FOLDER), read_data(data)
     names = [name for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
     splits = [open_split(data, manifest, name).check() for name in names]
     settings = VectorSettings(dim=config.dim, window=config.window, splits=[split.name for split in splits])

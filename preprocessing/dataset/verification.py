@@ -12,6 +12,7 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.dataset.cache import ADDRESS, split_of
 from preprocessing.dataset.index import REBUILD
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -31,6 +32,7 @@ from preprocessing.text.vocabulary import Vocabulary
 def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str | None = None) -> Iterator[str]:
     """One sentence per file that is missing or does not match the manifest; raises ``DataError`` for the index.
 
+    Remote shards are checked when they are read.
     ``vocabulary_sha256``, if given, is compared with the vocabulary's file.
     """
     path = Path(root, VOCABULARY)
@@ -40,7 +42,7 @@ def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str |
             yield f"{path}: its hash is not the manifest's; {REBUILD}"
     except DataError as error:
         yield str(error)
-    for info in manifest.shards(root):
+    for info in manifest.shards(root) if not Path(root, ADDRESS).exists() else ():
         try:
             path = Shard(root, info, manifest.id_dtype, manifest.block_rows).path
         except DataError as error:
@@ -74,7 +76,7 @@ def verify(root: str | Path) -> list[str]:
     problems = list(verify_hashes(root, manifest, content.get("vocabulary_sha256", "")))
     if not problems:
         for name in manifest.splits:
-            problems += content_problems(Split(root, manifest, name))
+            problems += content_problems(split_of(root, manifest, name))
     return problems
 
 

@@ -22,6 +22,8 @@ from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.corpus import addresses
+from preprocessing.dataset import remote
+from preprocessing.dataset.cache import split_of
 from preprocessing.dataset.index import Lazy, Totals
 from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
 
@@ -77,31 +79,32 @@ def mixed(parts: Sequence[Part]) -> View:
 def read_data(data: str | Path) -> Manifest:
     """The manifest of a dataset or of a mixture. Raises ``DataError`` as ``read_manifest`` and ``mixed`` do."""
     shares = shares_of(str(data))
-    if addresses.is_remote(str(data)):
-        raise DataError(f"{data}: only `prepare`, `check` and `inspect` reach a remote dataset; copy it here first")
-    if len(shares) == 1 and {":", ","} & {*str(data)} and not Path(data).exists():
+    if len(shares) == 1 and {":", ","} & {*str(data)} and not (addresses.is_remote(str(data)) or Path(data).exists()):
         raise DataError(
             f"{data}: no such folder, and no mixture either; name several, with shares above 0, as in "
             "data/a:0.7,data/b:0.3"
         )
-    parts: list[Part] = [(path, read_manifest(path), share) for path, share in shares.items()]
+    homes = map(remote.local, shares)
+    parts: list[Part] = [(home, read_manifest(home), share) for home, share in zip(homes, shares.values(), strict=True)]
     return mixed(parts) if len(parts) > 1 else parts[0][1]
 
 
 def parts_of(data: str | Path, manifest: Manifest) -> Sequence[Part]:
     """The datasets of a mixture; of one dataset that one."""
-    return getattr(manifest, "parts", ()) or [(data, manifest, 1.0)]
+    return getattr(manifest, "parts", ()) or [(home_of(data), manifest, 1.0)]
 
 
 def home_of(data: str | Path) -> Path:
-    """The directory of a dataset; of a mixture that of the first, whose vocabulary is that of all."""
-    return Path(next(iter(shares_of(str(data)))))
+    """The directory of a dataset, as ``remote.local`` has it; of a mixture that of the first, whose vocabulary is that
+    of all.
+    """
+    return remote.local(next(iter(shares_of(str(data)))))
 
 
 def folder_for(output: str | None, data: str | Path, name: str) -> Path:
-    """``output``, else a folder in the dataset directory. Raises ``ConfigError`` for a mixture, which has none."""
-    if output is None and len(shares_of(str(data))) > 1:
-        raise ConfigError(f"output: {data} is a mixture, which has no directory; name one with -o")
+    """``output``, else a folder in the dataset directory. Raises ``ConfigError`` for a mixture and for a remote one."""
+    if output is None and (len(shares_of(str(data))) > 1 or addresses.is_remote(str(data))):
+        raise ConfigError(f"output: {data} has no directory here, where this is kept; name one with -o")
     return Path(output or Path(data, name))
 
 
@@ -112,7 +115,8 @@ def open_split(data: str | Path, manifest: Manifest, name: str, staged: Mapping[
     """
     if isinstance(manifest, View) and manifest.parts:
         return MixedSplit(manifest, name, staged)
-    return Split(staged.get(data, data), manifest, name)
+    home = home_of(data)
+    return split_of(staged.get(home, home), manifest, name)
 
 
 class MixedSplit(Split):
@@ -123,12 +127,13 @@ class MixedSplit(Split):
         self.manifest, self.name = manifest, name
         self.shares = [share for *_, share in manifest.parts]
         self.parts = {
-            number: Split(staged.get(path, path), part, name)
+            number: split_of(staged.get(path, path), part, name)
             for number, (path, part, _) in enumerate(manifest.parts)
             if name in (TRAIN, *part.names)
         }
         """Number of a dataset -> its split; every dataset must have rows for training."""
         every = [*self.parts.values()]
+        self.is_remote = any(part.is_remote for part in every)
         self.block_starts = np.cumsum(np.concatenate([[0], *(np.diff(part.block_starts) for part in every)]))
         self.block_widths = np.concatenate([part.block_widths for part in every])
         self._places = [
@@ -142,6 +147,15 @@ class MixedSplit(Split):
         first_row, part, place = self._places[number]
         block = part.checked(place)
         return replace(block, row=block.row + first_row)
+
+    def expect(self, blocks: Sequence[int], ahead: Sequence[int], steps: range, next_reads: np.ndarray | None) -> None:
+        """As for a split of one dataset."""
+        start = 0
+        for part in self.parts.values():
+            stop = start + len(part.blocks)
+            now, later = ([block - start for block in of if start <= block < stop] for of in (blocks, ahead))
+            part.expect(now, later, steps, None if next_reads is None else next_reads[start:stop])
+            start = stop
 
     def look(self) -> None:
         """As for a split of one dataset."""

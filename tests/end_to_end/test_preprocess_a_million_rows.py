@@ -28,7 +28,7 @@ from harness.launch.plan import forecast
 from harness.ranks.distributed import World
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.index import write_index
-from preprocessing.dataset.shards import MANIFEST, OPEN_SHARDS, Split, read_manifest, write_manifest
+from preprocessing.dataset.shards import MANIFEST, Split, read_manifest, write_manifest
 from tests.commands import ROOT
 from tests.corpora import write_csv
 from tests.datasets import counted, write_dataset
@@ -94,10 +94,10 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     assert forecast(RunConfig(data=str(tmp_path), global_batch=512), manifest, 8)["rows"] == len(split)
     assert psutil.Process().memory_full_info().uss - used < 200 << 20
 
-    for shard in itertools.islice(split.shards, 2 * OPEN_SHARDS):
+    for shard in itertools.islice(split.shards, 2 * Split.most_open):
         assert shard.info.rows in (narrow.rows, wide.rows)
     maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path / "train") in line]
-    assert len(maps) < OPEN_SHARDS + 100  # the loaders hold their windows
+    assert len(maps) < Split.most_open + 100  # the loaders hold their windows
     gone = tmp_path / replace(wide, number=number - 1).path
     gone.unlink()
     with pytest.raises(DataError, match=f"{gone}: the manifest names this shard, but it is missing"):

@@ -13,7 +13,6 @@ import pytest
 from harness.data.checks import check_dataset
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.dataset import shards as dataset_shards
 from preprocessing.dataset.index import INDEX, write_index
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -82,7 +81,7 @@ def test_a_shard_is_flushed_once_and_its_name_before_the_manifest(
 def test_a_shard_that_changed_while_it_was_not_mapped_is_named(
     root: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset_shards, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(Split, "most_open", 2)
     infos = [write_shard(root, "train", number, *arrays(8, 16, np.uint16)) for number in range(3)]
     splits, index = write_index(root, infos)
     split = Split(root, replace(manifest, splits=splits, index=index), "train")

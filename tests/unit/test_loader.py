@@ -17,7 +17,6 @@ from harness.batch import Layout
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, stream_seed
 from preprocessing.base.errors import DataError
-from preprocessing.dataset import shards
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import shared_dataset
@@ -68,7 +67,7 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
     tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only zeros follow a row, for every shard and position in memory, also of shards that are mapped again."""
-    monkeypatch.setattr(shards, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(Split, "most_open", 2)
     random = np.random.default_rng(0)
     infos = []
     for number, width in enumerate((8, 24, 16)):

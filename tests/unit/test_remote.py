@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from harness.batch import StepBatch
+from harness.data.loader import Loader
+from harness.data.order import OrderSpec, order_over
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
+from preprocessing.dataset.cache import CACHE_VARIABLE, LIMIT_VARIABLE
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
+from preprocessing.dataset.views import open_split, read_data
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
+from tests.datasets import write_dataset
+from tests.object_store import Proxy, proxy_of
+from tests.runs import final, start, wait_for_step
 
 pytestmark = pytest.mark.thorough
 
@@ -29,27 +39,33 @@ SPLITS, WORKERS = ("--source.part_mb", 0.005), ("--executor.workers", 2)
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    """The file system of an S3 server of our own, which every child process finds through its environment."""
-    import s3fs
-
+def proxy() -> Iterator[Proxy]:
+    """In front of an S3 server of our own."""
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
+    with proxy_of(*server.get_host_and_port()) as found:
+        yield found
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def s3(proxy: Proxy) -> Iterator[Any]:
+    """The file system of that server, which every child process finds through its environment."""
+    import s3fs
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "for-the-test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         client = s3fs.S3FileSystem()
         client.mkdir("corpus")
         yield client
-    server.stop()
 
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    monkeypatch.setenv(remote.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return Command(capsys)
 
 
@@ -89,6 +105,11 @@ def test_globs_workers_and_what_is_missing(s3: Any, tmp_path: Path, command: Com
         assert command.sentence == f"s3://corpus/{name}: {said}"
 
 
+def stored(s3: Any, address: str) -> dict[str, bytes]:
+    """The files at an address."""
+    return {path.split("/", 2)[2]: s3.cat_file(path) for path in s3.find(address)}
+
+
 @pytest.fixture
 def published(s3: Any, tmp_path: Path, command: Command) -> str:
     address = f"s3://corpus/{tmp_path.name}"
@@ -96,10 +117,12 @@ def published(s3: Any, tmp_path: Path, command: Command) -> str:
     return address
 
 
-def test_a_remote_output_is_published_checked_and_inspected(published: str, tmp_path: Path, command: Command) -> None:
+def test_a_remote_output_is_published_checked_and_inspected(
+    s3: Any, published: str, tmp_path: Path, command: Command
+) -> None:
     source = tmp_path / "a.csv"
     assert command.build(source, tmp_path / "here") == 0
-    assert contents(remote.local(published)) == contents(tmp_path / "here")
+    assert stored(s3, published) == contents(tmp_path / "here")
     assert command("check", published) == 0
     assert command.out.startswith(f"ok: {published}: train 240")
     assert command("inspect", published) == 0
@@ -120,18 +143,86 @@ def test_a_publication_that_fails_leaves_the_old_dataset(
     assert verify(remote.local(published)) == []
     remote.publish(tmp_path / "other", published)
     assert remote.manifest_bytes(published) == (tmp_path / "other" / "dataset.json").read_bytes()
-    assert contents(remote.local(published)) == contents(tmp_path / "other")
+    assert stored(s3, published) == contents(tmp_path / "other")
     assert [path for path in s3.find("corpus") if remote.STAGING in path] == []
 
 
-def test_a_damaged_remote_shard_is_named_and_not_kept(s3: Any, published: str, tmp_path: Path) -> None:
+def test_a_damaged_remote_shard_is_named_and_not_kept(
+    s3: Any, published: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addresses, "PAUSES_S", (0.0,))
     shard = f"{published}/train/00000-w0016.arrow"
     data = bytearray(s3.cat_file(shard))
     data[len(data) // 2] ^= 1
     s3.pipe_file(shard, bytes(data))
-    with pytest.raises(DataError, match=r"the copy is not what the manifest says: .*00000-w0016.arrow"):
-        remote.local(published, tmp_path / "fresh")
-    assert [name for name in contents(tmp_path / "fresh") if not name.endswith(".lock")] == []
+    with pytest.raises(DataError, match=f"{shard}: its bytes from 336 to [0-9]+ are not those that were published"):
+        open_split(published, read_data(published), "train").check()
+    assert [*tmp_path.glob("cache/blocks/*/*/*/*")] == []
+
+
+CPU = torch.device("cpu")
+FAULTS = itertools.cycle([0, 0, 1, 0, 503, 0, 0, 429, 0])
+
+
+@pytest.fixture
+def far(s3: Any, proxy: Proxy, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``tmp_path / "data"`` at a remote address that often fails, and a cache of a tenth of it."""
+    write_dataset(tmp_path / "data", {"train": 900, "validation": 150, "test": 150}, block_rows=16)
+    address = f"s3://corpus/{tmp_path.name}-far"
+    remote.publish(tmp_path / "data", address)
+    size = sum(path.stat().st_size for path in tmp_path.glob("data/*/*"))
+    monkeypatch.setenv(LIMIT_VARIABLE, str(size / 1e10))
+    monkeypatch.setattr(proxy, "faults", FAULTS)
+    monkeypatch.setattr(addresses, "PAUSES_S", (0.01,) * 9)
+    proxy.gets.clear()
+    proxy.dealt.clear()
+    yield address
+    assert sum(path.stat().st_size for path in tmp_path.glob("cache/blocks/*/*/*/*")) <= size / 10
+    assert {0, 1, 429, 503} == {*proxy.dealt}
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(280, func_only=True)
+def test_a_training_on_remote_data_is_the_local_one_bit_for_bit(far: str, tmp_path: Path) -> None:
+    """Killed and resumed too."""
+    assert start(tmp_path / "data", tmp_path / "here" / "run").wait(120) == 0
+    place: Any = far
+    process = start(place, tmp_path / "there" / "run")
+    wait_for_step(process, tmp_path / "there" / "run", 70)
+    process.kill()
+    assert start(place, tmp_path / "there" / "run").wait(200) == 0, (tmp_path / "there" / "log").read_text()
+    assert final(tmp_path / "there" / "run") == final(tmp_path / "here" / "run")
+
+
+@pytest.mark.parametrize("mixture", ["{}", "{}:0.7,HERE:0.3", "HERE:0.4,{}:0.6"])
+def test_batches_of_remote_rows_are_those_of_local_ones(far: str, proxy: Proxy, mixture: str, tmp_path: Path) -> None:
+    here, spec = tmp_path / "data", OrderSpec(seed=1, global_batch=12, window_rows=96)
+    write_dataset(tmp_path / "other", {"train": 200, "validation": 20}, seed=5, block_rows=16, base=here)
+
+    def steps(home: object) -> Iterator[StepBatch]:
+        data = mixture.format(home).replace("HERE", str(tmp_path / "other"))
+        split = open_split(data, read_data(data), "train")
+        for epoch in range(3):
+            loader = Loader(split, order_over(split, spec), rank=0, world_size=1, layout="padded", device=CPU)
+            yield from loader.steps(epoch)
+
+    for step, other in zip(steps(here), steps(far), strict=True):
+        (batch,), (same,) = step.micro_batches, other.micro_batches
+        assert (batch.rows.tolist(), batch.ids.tolist()) == (same.rows.tolist(), same.ids.tolist())
+    if mixture == "{}":
+        order = order_over(open_split(here, read_data(here), "train"), spec)
+        reads = [block for epoch in range(3) for at in range(order.num_windows) for block in order._blocks(epoch, at)]
+        found = sum(number for name, number in proxy.gets.items() if "/train/" in name)
+        assert len({*reads}) < found < len(reads)
+
+
+def test_what_only_fails_ends_with_one_sentence(far: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = open_split(far, read_data(far), "train")
+    split.check()
+    monkeypatch.setattr(addresses, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(proxy, "faults", itertools.repeat(1))
+    with pytest.raises(DataError, match=rf"\A{far}/train/00000-w00[0-9]+.arrow: [^\n]+\Z"):
+        split.check()
 
 
 def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
