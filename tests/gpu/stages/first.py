@@ -61,7 +61,7 @@ def judge(setting: Setting, findings: Findings, name: str, trainer: Trainer, exa
     precision = name.rpartition(" ")[2]
     gradients.compare(findings, f"{name}: gradients beside fp64", precision, found, exact)
     trainer.optimizer.zero_grad(set_to_none=True)
-    steps, rows, number = all_steps(trainer), trainer.config.global_batch, 40 if setting.small else STEPS
+    steps, rows, number = all_steps(trainer), trainer.config.global_batch, 25 if setting.small else STEPS
     losses = [float(loss) / rows for loss in train(trainer, steps, number)]
     first, last = float(np.mean(losses[:5])), float(np.mean(losses[-5:]))
     findings.add(f"{name}: trains", f"loss {first:.3f}, after {number} steps {last:.3f}", last <= FALLS_TO * first)
