@@ -114,7 +114,11 @@ def layout_of(path: str) -> Layout:
 
 
 def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto") -> tuple[Layout, Choice]:
-    """The layout for recurrent layers on a device that is the faster one where none was measured, and why."""
+    """The layout for recurrent layers on a device that is the faster one where none was measured, and why. Raises
+    ``ConfigError`` for the fused kernel without CUDA.
+    """
+    if wanted == "fused" and device.type != "cuda":
+        raise ConfigError(f"recurrence: fused computes on CUDA alone, and this run on {device.type}; leave it out")
     if wanted != "auto":
         return layout_of(wanted), Choice(wanted, "asked for")
     if device.type != "cuda":

@@ -83,9 +83,8 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
 
         remote = fsspec.filesystem(protocol)
     except (ImportError, ValueError) as missing:
-        raise ConfigError(
-            f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
-        ) from None
+        install = "" if str(missing).startswith("Please") else "; pip install 'padless[remote]'"
+        raise ConfigError(f"{address}: no driver for {protocol}:// ({missing}){install}") from None
     return fs.PyFileSystem(fs.FSSpecHandler(remote)), remote._strip_protocol(address)
 
 

@@ -184,6 +184,8 @@ def test_all_ranks_take_the_path_whose_slowest_rank_is_the_fastest(monkeypatch: 
     assert chosen().startswith("fused: measured for steps of 2 rows: packed 4.00 ms, fused 3.40 ms")
     session.device = torch.device("cpu")
     assert chosen("packed") == "padded: the fast path on a CPU"
+    with pytest.raises(ConfigError, match="recurrence: fused computes on CUDA alone, and this run on cpu"):
+        chosen(recurrence="fused")
 
 
 def compiled(kernel: Any, capability: int, shape: dict[str, Any], dtype: str) -> Any:
