@@ -65,14 +65,14 @@ def validate_slowly(run: Path) -> None:
     """Make every batch of a validation wait for the STOP file, and then a little longer."""
     read, seen = Classifier.read, []
 
-    def slow(self: Classifier, *batch: Any) -> Any:
+    def slow(self: Classifier, *batch: Any, **more: Any) -> Any:
         if not self.training:
             (run.parent / "validating").touch()
             if not seen:
                 wait_until((run / "STOP").exists, 60)
                 seen.append(True)
             time.sleep(0.05)
-        return read(self, *batch)
+        return read(self, *batch, **more)
 
     Classifier.read = slow  # type: ignore[method-assign]
 
