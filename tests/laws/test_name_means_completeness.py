@@ -121,6 +121,7 @@ def test_workers_go_when_the_job_is_killed(source: Path, tmp_path: Path) -> None
     process = start(source, tmp_path / "out")
     wait_until(lambda: process.poll() is not None or psutil.Process(process.pid).children())
     workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
     process.kill()
     process.wait(timeout=30)
     wait_until(lambda: all(status(worker.pid).get("State", "Z")[0] == "Z" for worker in workers), 60)
