@@ -67,6 +67,9 @@ LEAKS, LEAKED = "leaks", -2
 """In place of a split: rows that equal one of another split of the dataset that they are added to."""
 LEAST_SAVED, LEAST_IDS = 0.005, 2048
 """Share and number of the ids that a width must save; each makes more, smaller shards."""
+IDS_TOGETHER, TASKS = 1 << 22, 64
+"""Ids that a task holds while it makes shards, and how many tasks there are before one makes those of several buckets:
+each task reads in all parts."""
 
 
 def count_all(decided: Decided, workers: Workers, *, unlabelled: bool) -> Counts:
@@ -161,18 +164,20 @@ def unknown_among(counts: Counts, vocabulary: Vocabulary) -> int:
 
 @dataclass(frozen=True)
 class Written:
-    """The shards of one bucket."""
+    """The shards of some buckets."""
 
     rows: int
     shards: list[ShardInfo] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Bucket(engine.Part[Written]):
-    """The rows of some splits in one range of shuffle keys, which become a shard per split, fold and width."""
+class Buckets(engine.Part[Written]):
+    """The rows of some splits in neighbouring ranges of shuffle keys; each range becomes a shard per split, fold and
+    width.
+    """
 
     splits: tuple[str, ...]
-    number: int
+    numbers: range
     of: int
     """How many buckets these splits have."""
     first: int
@@ -186,29 +191,29 @@ class Bucket(engine.Part[Written]):
         """Write the shards."""
         ids, offsets, columns = self.rows()
         lengths = np.diff(offsets)
-        rung = np.searchsorted(self.widths, lengths)
+        rung, places = np.searchsorted(self.widths, lengths), np.arange(len(lengths))
         written = Written(len(lengths))
-        for name in self.splits:
-            inside = columns["split"] == split_number(name)
-            for fold, (step, width) in itertools.product(np.unique(columns["fold"][inside]), enumerate(self.widths)):
-                chosen = np.flatnonzero(inside & (rung == step) & (columns["fold"] == fold))
+        for number, name in itertools.product(self.numbers, self.splits):
+            inside = places[parts.span(columns["key"], number, self.of)]
+            inside = inside[columns["split"][inside] == split_number(name)]
+            folds = columns["fold"][inside]
+            for fold, (step, width) in itertools.product(np.unique(folds), enumerate(self.widths)):
+                chosen = inside[(rung[inside] == step) & (folds == fold)]
                 if len(chosen):
                     rows = arrays.padded(*arrays.take(ids, offsets, chosen), width, ids.dtype)
                     others = lengths[chosen], columns["label"][chosen], columns["row"][chosen]
-                    of_fold = None if fold == NO_FOLD else int(fold)
-                    written.shards.append(
-                        write_shard(self.root, name, self.first + self.number, rows, *others, fold=of_fold)
-                    )
+                    of_fold, place = None if fold == NO_FOLD else int(fold), self.first + number
+                    written.shards.append(write_shard(self.root, name, place, rows, *others, fold=of_fold))
         return written, {shard.path: shard.sha256 for shard in written.shards}
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """The bucket's rows of all parts in key order: their ids with offsets, and their other columns."""
+        """The rows of all parts in key order: their ids with offsets, and their other columns."""
         wanted = [split_number(name) for name in self.splits]
         pieces: list[dict[str, np.ndarray]] = []
         for number in range(self.decided.parts):
             table = parts.read_table(encoded_path(self.decided.work, number, self.key))
             lists = table.pop("ids")
-            inside = parts.span(table["key"].to_numpy(), self.number, self.of)
+            inside = parts.span(table["key"].to_numpy(), self.numbers.start, self.of, len(self.numbers))
             kept = inside.start + np.flatnonzero(np.isin(table["split"].to_numpy()[inside], wanted))
             ids, offsets = arrays.take(lists.values.to_numpy(), lists.offsets.to_numpy(), kept)
             piece = {name: column.to_numpy()[kept] for name, column in table.items()}
@@ -253,11 +258,15 @@ def encode_all(
             unknown[name] += number
     tasks = []
     for splits, of in buckets.items():
-        widths = ladder(sum((lengths[name] for name in splits), Counter()), config.text.max_tokens)
-        for number in range(of):
-            marker = decided.work / "shards" / f"{splits[0]}-{number:06d}.json"
-            size = rows[splits] // of
-            tasks.append(Bucket(key, root, marker, size, splits, number, of, first, decided, widths))
+        of_rows = sum((lengths[name] for name in splits), Counter())
+        widths = ladder(of_rows, config.text.max_tokens)
+        ids = sum(min(length, config.text.max_tokens) * number for length, number in of_rows.items())
+        step = max(1, min(of // TASKS, of * IDS_TOGETHER // max(ids, 1)))
+        for start in range(0, of, step):
+            numbers = range(start, min(start + step, of))
+            marker = decided.work / "shards" / f"{splits[0]}-{start:06d}.json"
+            size = rows[splits] * len(numbers) // of
+            tasks.append(Buckets(key, root, marker, size, splits, numbers, of, first, decided, widths))
     with engine.shown("encode", sum(rows.values()), screen.quiet) as progress:
         made = chain.from_iterable(bucket.shards for _, bucket in engine.run(tasks, workers, progress))
         written, index = write_index(root, made, before)

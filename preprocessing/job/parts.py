@@ -202,9 +202,9 @@ def load_facts(work: Path, number: int) -> dict[str, np.ndarray]:
     return load_columns(file_of(work / "parts", number, "facts"))
 
 
-def span(keys: np.ndarray, number: int, of: int) -> slice:
-    """Where one of ``of`` equal ranges of all hashes lies in ascending uint64 ``keys``."""
-    low, high = (np.uint64((number + step << 64) // of - step) for step in (0, 1))  # both inclusive
+def span(keys: np.ndarray, first: int, of: int, number: int = 1) -> slice:
+    """Where ``number`` of ``of`` equal ranges of all hashes lie in ascending uint64 ``keys``."""
+    low, high = (np.uint64((first + step << 64) // of - bool(step)) for step in (0, number))  # both inclusive
     return slice(int(np.searchsorted(keys, low)), int(np.searchsorted(keys, high, side="right")))
 
 
