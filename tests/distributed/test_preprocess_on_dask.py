@@ -14,6 +14,7 @@ import pytest
 
 from preprocessing.base.errors import UserError
 from preprocessing.config import ExecutorConfig
+from preprocessing.dataset.shards import read_manifest
 from preprocessing.job import executors
 from preprocessing.job.executors import workers
 from tests.commands import ROOT, wait_until
@@ -60,13 +61,18 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("stage", ["parts", "near"])
 def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
-    cluster: Cluster, tmp_path: Path, command: Command
+    cluster: Cluster, tmp_path: Path, command: Command, stage: str
 ) -> None:
-    source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
+    """Also while near-duplicates are looked for, of which a tenth of the reviews are one."""
+    rows = reviews(2500, words=60)
+    rows += [(f"once more {text}", label) for text, label in rows[:250]]
+    source = write_csv(tmp_path / "reviews.csv", rows)
     others = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(500, seed=1)], header=("text",))
-    both = (*SMALL, "--source.unlabelled_path", others)
+    both = (*SMALL, "--source.unlabelled_path", others, "--quality.near_duplicates", "drop")
     assert command.build(source, tmp_path / "here", *both) == 0
+    assert read_manifest(tmp_path / "here").statistics["dropped"]["near_duplicates"] > 20
     lost, _ = cluster.worker(), cluster.worker(threads=2)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     arguments = ["--source.path", source, "--output", tmp_path / "there", "--text.max_tokens", 64, *both]
@@ -76,7 +82,7 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
         env=environment,
         stderr=subprocess.PIPE,
     )
-    markers = tmp_path / "there" / ".work" / "parts"
+    markers = tmp_path / "there" / ".work" / stage
     wait_until(lambda: job.poll() is not None or len([*markers.glob("*.json")]) >= 2)
     os.kill(lost.pid, signal.SIGKILL)
     assert job.poll() is None, "the run was over before a worker could be killed"
