@@ -190,6 +190,8 @@ def instead(directory: Path) -> str:
     if not place.is_dir():
         if place.is_file():
             return f"{place} is a file; name a run directory, as in runs/mine"
+        if place.parts[0].endswith(":"):  # of s3://bucket/run
+            return "runs and bundles are read from this machine; copy it here, and name the copy"
         return f"there is no folder {place}{beside(place) or '; name a run directory, or a bundle'}"
     if holds_run(place):
         return f"the run {place} has not finished an epoch; name one whose training got that far"
