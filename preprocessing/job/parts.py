@@ -10,6 +10,7 @@ row's split (``facts``) is stored in the order of its text's hash: equal texts a
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -225,5 +226,7 @@ def load_columns(path: Path) -> dict[str, np.ndarray]:
 
 def read_table(path: Path) -> dict[str, pa.Array]:
     """The columns of a file of ``write_batch``, mapped."""
-    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    with open(path, "rb") as file:  # pa.memory_map asks for all pages at once; small ranges of many files are read
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    batch = pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
     return dict(zip(batch.schema.names, batch.columns, strict=True))
