@@ -67,7 +67,7 @@ LEAKS, LEAKED = "leaks", -2
 """In place of a split: rows that equal one of another split of the dataset that they are added to."""
 LEAST_SAVED, LEAST_IDS = 0.005, 2048
 """Share and number of the ids that a width must save; each makes more, smaller shards."""
-IDS_TOGETHER, TASKS = 1 << 22, 64
+IDS_TOGETHER, TASKS = 1 << 21, 64
 """Ids that a task holds while it makes shards, and how many tasks there are before one makes those of several buckets:
 each task reads in all parts."""
 
