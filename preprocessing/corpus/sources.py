@@ -139,7 +139,7 @@ class Part:
     """Which bytes (CSV, JSON lines), rows (Parquet) or ``texts`` (folder), and their row numbers."""
     texts: tuple[tuple[str, str, str | None], ...] = ()
     """Folder: address, label (empty if it has none) and split of each text file."""
-    bytes: int = 0
+    size: int = 0
     """Bytes to read, for the progress report."""
     offset: int = 0
     """Rows in the files before this one."""
@@ -147,6 +147,10 @@ class Part:
     """Changes with the content of the file."""
     drawn: tuple[int, ...] | None = None
     """With ``limit``: the numbers of the rows to take; None: all."""
+
+    def read(self) -> bytes:
+        """Its bytes, of a file of lines. Raises ``DataError``."""
+        return addresses.read_range(self.data, self.cut.start, self.cut.stop)
 
 
 @dataclass(frozen=True)
@@ -240,7 +244,7 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
         header, blank = file.kind == "csv" and not file.source.columns, file.format == "txt"
         every = cuts(passed_to(sink, pieces), form.dialect, file.part_bytes, file.name, header=header, blank=blank)
         found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
-    parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
+    parts = [Part(file, data, columns, cut, size=cut.stop - cut.start, identity=identity) for cut in found]
     sha256 = digest.hexdigest() if form.is_plain else addresses.sha256(file.address)
     fingerprint = {"sha256_of_beginning" if look and form.is_plain else "sha256": sha256}
     return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], fingerprint)
@@ -275,7 +279,7 @@ def scan_parquet(file: File) -> Plan:
             raise DataError(f"{file.name}: column {name!r} holds {kind}, not one value a row; set {key}")
     columns, identity = tuple(schema.names), json.dumps(known)
     parts = [
-        Part(file, file.address, columns, cut, bytes=share, identity=identity)
+        Part(file, file.address, columns, cut, size=share, identity=identity)
         for cut, share in parquet.cuts_of(footer, file.part_bytes)
     ]
     fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
@@ -312,10 +316,10 @@ def scan_folder(file: File) -> Plan:
         identity = hash_of([[text[0], info.size, info.mtime_ns] for text, info in group])
         texts = tuple((address, label, file.split or split) for (address, label, split), _ in group)
         size = sum(info.size for _, info in group)
-        parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
+        parts.append(Part(file, file.address, (), cut, texts=texts, size=size, identity=identity))
         start = cut.stop
     listing = [[text[0].removeprefix(file.address), info.size] for text, info in found]
-    return Plan(file, parts, len(found), sum(part.bytes for part in parts), {"listing_sha256": hash_of(listing)})
+    return Plan(file, parts, len(found), sum(part.size for part in parts), {"listing_sha256": hash_of(listing)})
 
 
 def hash_of(listing: list[Any]) -> str:

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from preprocessing.base.arrays import unpadded
 from preprocessing.dataset import remote
-from preprocessing.dataset.cache import split_of
 from preprocessing.dataset.shards import VOCABULARY, Block, read_manifest
 from preprocessing.labels import typed_values
 from preprocessing.text.vocabulary import Vocabulary
@@ -52,7 +51,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         if not self.manifest.splits.get(split):
             raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
         has_folds = all(part.fold is not None for part in self.manifest.splits[split])
-        for shard in split_of(self.path, self.manifest, split).check().shards:
+        for shard in remote.split_of(self.path, self.manifest, split).check().shards:
             for block in shard.blocks:
                 yield batch_of(block, self.vocabulary, self._values, shard.info.fold if has_folds else None)
 

@@ -16,7 +16,6 @@ from preprocessing.base.schema import AtLeast0
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import plain_line, printable
 from preprocessing.dataset import remote
-from preprocessing.dataset.cache import split_of
 from preprocessing.dataset.frames import batch_of
 from preprocessing.dataset.shards import REBUILD, VOCABULARY, Block, Manifest, Split, read_manifest
 from preprocessing.text.spec import TextPipeline
@@ -63,7 +62,9 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
         "splits": {name: describe(name, manifest) for name in manifest.names},
         "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),
-        "samples": {name: sampled(split_of(root, manifest, name), vocabulary, samples) for name in manifest.names},
+        "samples": {
+            name: sampled(remote.split_of(root, manifest, name), vocabulary, samples) for name in manifest.names
+        },
     }
 
 
@@ -151,11 +152,28 @@ def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
     if "groups" in report:
         yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
     if "times" in report:
-        yield f"splits: {times_in_words(report['times'])}"
+        times = report["times"]
+        parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
+        parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
+        parts += [f"dates are read with the {times['read']}"] if times["read"] else []
+        yield f"splits: by {times['column']}: {'; '.join(parts)}"
     if "folds" in report:
-        yield f"folds: {folds_in_words(report['folds'])}"
+        rows = report["folds"]["rows"]
+        what = f"{len(rows)} folds of {min(rows):,} to {max(rows):,} rows of training and validation"
+        yield f"folds: {what}, groups and equal texts whole"
     if UNLABELLED in report:
-        yield f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}"
+        found = report[UNLABELLED]
+        shared = found["shared"]
+        parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
+        for count, what in (
+            (shared[VALIDATION] + shared[TEST], "have texts that are in validation or test (quality.leaks)"),
+            (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
+            (shared[TRAIN], "have texts that are also in train, which is harmless"),
+            (found["duplicates"], "repeat another of them (quality.duplicates)"),
+            (found["empty"], "are empty (quality.empty)"),
+        ):
+            parts += [f"{count:,} {what}"] if count else []
+        yield f"unlabelled: {'; '.join(parts)}"
 
 
 def groups_in_words(groups: dict[str, Any]) -> list[str]:
@@ -171,35 +189,6 @@ def groups_in_words(groups: dict[str, Any]) -> list[str]:
     return lines
 
 
-def times_in_words(times: dict[str, Any]) -> str:
-    """A line about splits by time."""
-    parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
-    parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
-    parts += [f"dates are read with the {times['read']}"] if times["read"] else []
-    return f"by {times['column']}: {'; '.join(parts)}"
-
-
 def share_in_words(split: str, cut: dict[str, Any]) -> str:
     """The rows of a split, its share, and the wanted one."""
     return f"{split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})"
-
-
-def folds_in_words(found: dict[str, Any]) -> str:
-    """A line about ``statistics.folds`` of a manifest."""
-    rows = found["rows"]
-    between = f"{min(rows):,} to {max(rows):,} rows"
-    return f"{len(rows)} folds of {between} of training and validation, groups and equal texts whole"
-
-
-def unlabelled_in_words(found: dict[str, Any], kept: int) -> str:
-    """A line about unlabelled rows. ``kept``: rows of the split."""
-    shared = found["shared"]
-    parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
-    reasons = (
-        (shared[VALIDATION] + shared[TEST], "have texts that are in validation or test (quality.leaks)"),
-        (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
-        (shared[TRAIN], "have texts that are also in train, which is harmless"),
-        (found["duplicates"], "repeat another of them (quality.duplicates)"),
-        (found["empty"], "are empty (quality.empty)"),
-    )
-    return "; ".join([*parts, *(f"{count:,} {what}" for count, what in reasons if count)])

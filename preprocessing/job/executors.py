@@ -149,6 +149,12 @@ class Workers:
             mend = f"Use fewer of them or a smaller source.part_mb, and {CONTINUE}"
             raise UserError(f"{what}: workers died; were they killed for their memory? {mend}") from None
 
+    def ordered(self, function: Callable[[Task], Result], tasks: Iterable[Task], *, what: str) -> list[Result]:
+        """The results of ``map``, in the order of the tasks."""
+        every = list(tasks)
+        found = {id(task): result for task, result in self.map(function, every, what=what)}
+        return [found[id(task)] for task in every]
+
 
 @contextmanager
 def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]:

@@ -124,8 +124,7 @@ def scan(
 ) -> list[Plan]:
     """Count and cut every file of the source; the corpus has ``before`` rows before them."""
     look = partial(sources.scan, stage=work / UNPACKED, look=config.limit is not None)
-    plans = {id(file): plan for file, plan in workers.map(look, files, what="scan")}
-    found = sources.in_sequence([plans[id(file)] for file in files], before)
+    found = sources.in_sequence(workers.ordered(look, files, what="scan"), before)
     return found if config.limit is None else drawn(found, config.limit, config.seed)
 
 
