@@ -104,8 +104,10 @@ def read_bytes(path: str | Path, most: int) -> bytes:
 def check_unpacked(name: str, unpacked: int, packed: int) -> None:
     """Raise ``DataError`` if ``packed`` bytes unpack to far more than texts do: a decompression bomb."""
     if unpacked > max(MOST_UNPACKED, MOST_RATIO * packed):
-        what = f"its {packed:,} bytes unpack to {unpacked:,} and perhaps more, over {MOST_RATIO} times as many"
-        raise DataError(f"{name}: {what}; if they are texts, unpack it yourself and name the unpacked file")
+        raise DataError(
+            f"{name}: its {packed:,} bytes unpack to {unpacked:,} and perhaps more, over {MOST_RATIO} times as many; "
+            "if they are texts, unpack it yourself and name the unpacked file"
+        )
 
 
 def sha256_of(file: BinaryIO) -> str:

@@ -142,8 +142,10 @@ def format_of(address: str, source: SourceConfig) -> str:
     suffix = Path(uncompressed(address)).suffix
     known = SUFFIXES.get(suffix) or format_by_content(next(addresses.stream(address), b"")[:1024])
     if known is None:
-        mend = "set csv, jsonl, parquet, xlsx or folder; save another sheet as .xlsx or CSV"
-        raise ConfigError(f"source.format: auto cannot tell what {address} holds; {mend}")
+        raise ConfigError(
+            f"source.format: auto cannot tell what {address} holds; set csv, jsonl, parquet, xlsx or folder; save "
+            "another sheet as .xlsx or CSV"
+        )
     return known
 
 

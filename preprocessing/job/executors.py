@@ -143,11 +143,15 @@ class Workers:
                     yield waiting.pop(future), future.result()  # cannot hang: it is done
                 if quiet_s >= self.timeout_s:
                     limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
-                    mend = f"{'see what they wait for' if alive else self.start}, and {CONTINUE}"
-                    raise UserError(f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}; {mend}")
+                    raise UserError(
+                        f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}; "
+                        f"{'see what they wait for' if alive else self.start}, and {CONTINUE}"
+                    )
         except self.losses:
-            mend = f"Use fewer of them or a smaller source.part_mb, and {CONTINUE}"
-            raise UserError(f"{what}: workers died; were they killed for their memory? {mend}") from None
+            raise UserError(
+                f"{what}: workers died; were they killed for their memory? Use fewer of them or a smaller "
+                f"source.part_mb, and {CONTINUE}"
+            ) from None
 
     def ordered(self, function: Callable[[Task], Result], tasks: Iterable[Task], *, what: str) -> list[Result]:
         """The results of ``map``, in the order of the tasks."""
@@ -408,8 +412,10 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
         try:
             return len(client.nthreads(callback_timeout=SCHEDULER_S))
         except TimeoutError:
-            limit = f"did not answer within {SCHEDULER_S:g} s; look after it, and {CONTINUE}"
-            raise UserError(f"executor.scheduler: {address}: the scheduler {limit}") from None
+            raise UserError(
+                f"executor.scheduler: {address}: the scheduler did not answer within {SCHEDULER_S:g} s; look after "
+                f"it, and {CONTINUE}"
+            ) from None
 
     with client:
         Screen(errors=True, quiet=quiet).say(f"dask: {address}, dashboard at {client.dashboard_link}")

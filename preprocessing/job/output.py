@@ -83,8 +83,10 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             yield target, target
             return
         if os.path.ismount(target):
-            what = "is a mount point, so no new dataset can take its place in one step; name a directory below it"
-            raise ConfigError(f"output: {target} {what}")
+            raise ConfigError(
+                f"output: {target} is a mount point, so no new dataset can take its place in one step; name a "
+                "directory below it"
+            )
         make_beside(target)
         with writable(beside(target)):  # after the exchange of names this lock is on the output
             yield beside(target), target
@@ -120,8 +122,10 @@ def make_beside(target: Path) -> None:
     if is_left(root, target):
         return
     if os.path.lexists(root):
-        what = "is where the new dataset would be built, and not of an earlier run of this command"
-        raise ConfigError(f"output: {root}: {what}; rename it, or name another --output")
+        raise ConfigError(
+            f"output: {root}: is where the new dataset would be built, and not of an earlier run of this command; "
+            "rename it, or name another --output"
+        )
     with naming(root), atomic.new_folder(root) as made:
         (made / WORK).mkdir()
         atomic.sign(made / WORK, target)
@@ -220,8 +224,7 @@ def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> s
     left = beside(target)
     if is_left(left, target):
         if holds_work(left):
-            kept = "kept: unfinished work for another configuration; remove it if that dataset is not wanted"
-            return f"{left}: {kept}"
+            return f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
         if root == left:
             atomic.vanish(left)
     return None

@@ -215,8 +215,10 @@ def decided(
     fractions = {name: 0.0 if named[SPLITS.index(name)] else fraction for name, fraction in fractions.items()}
     for name, values in config.splits.names.items():
         if name in SPLITS and not named[SPLITS.index(name)]:
-            said = f"no row has one of these in {config.splits.column!r}: {', '.join(map(repr, values))}"
-            raise DataError(f"splits.names.{name}: {said}; correct the key")
+            raise DataError(
+                f"splits.names.{name}: no row has one of these in {config.splits.column!r}: "
+                f"{', '.join(map(repr, values))}; correct the key"
+            )
     shares = apportioned(np.stack(before["pool"]), **fractions)
     found = summed(crew.ordered(partial(ranges.settle, fractions), enumerate(shares), what="decide"))
     report = found["found"]
