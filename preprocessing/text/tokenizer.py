@@ -96,6 +96,7 @@ CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
 CACHE_SURFACE_BYTES = 128
 """A longer surface is not cached: it hardly occurs twice."""
 MAX_TEXT_BYTES = 1 << 30
+_DROPPED = -1
 _NONE = np.zeros(0, np.int32)
 
 
@@ -121,8 +122,9 @@ class Tokenizer:
         return Tokenizer, (self.pipeline, self._vocabulary)
 
     def _forget(self) -> None:
-        self._surfaces: dict[bytes, int] = {}  # surface → row of self._numbers[self._bounds[row]:self._bounds[row + 1]]
-        self._numbers, self._bounds = array("i"), array("q", [0])  # no objects to collect
+        self._surfaces: dict[bytes, int] = {}  # surface → token, or -1 - row for several tokens or none
+        self._several = array("i")  # row i: self._several[self._bounds[i]:self._bounds[i + 1]]; no objects to collect
+        self._bounds = array("q", [0, 0])  # row 0: none
         self._learnt_bytes = 0
         self._ids: dict[str, int] = {}  # token → its number here, in order of first occurrence
         self._tokens: list[str] = []
@@ -136,30 +138,29 @@ class Tokenizer:
         for piece in _slices(_checked(texts)):
             surfaces, ends = self._rules.split(piece)
             encoded = surfaces.dictionary_encode()
-            rows = self._rows(encoded.dictionary.cast(pa.binary()).to_pylist()).take(encoded.indices.to_numpy())
-            lists = pa.LargeListArray.from_arrays(
-                np.frombuffer(self._bounds, np.int64), np.frombuffer(self._numbers or _NONE, np.int32)
-            ).take(pa.array(rows))
-            codes.append(lists.values.to_numpy())
-            lengths.append(np.diff(lists.offsets.to_numpy()[ends]))
+            per_surface = self._numbers(encoded.dictionary.cast(pa.binary()).to_pylist())
+            tokens, at, more = self._spell_out(per_surface.take(encoded.indices.to_numpy()))
+            codes.append(tokens)
+            lengths.append(np.diff(ends + np.append(0, np.cumsum(more))[np.searchsorted(at, ends)]))
         encoded = pa.array(np.concatenate([_NONE, *codes])).dictionary_encode()
         types = pa.array([self._tokens[number] for number in encoded.dictionary.to_pylist()], pa.large_string())
         offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
         return Tokens(types, encoded.indices.to_numpy(), offsets)
 
-    def _rows(self, surfaces: list[bytes]) -> np.ndarray:
-        """int32, one per surface: its row."""
+    def _numbers(self, surfaces: list[bytes]) -> np.ndarray:
+        """int32, one per surface: a token's number, or less than 0 for several tokens or none."""
         known = list(map(self._surfaces.get, surfaces))
         new = [row for row, number in enumerate(known) if number is None]
         for row, words_of_row in zip(new, self._rules.words([surfaces[row] for row in new]), strict=True):
-            known[row] = learnt = self._learn(words_of_row)
+            known[row] = learnt = self._number(words_of_row)
             self._learnt_bytes += len(surfaces[row])
             if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
                 self._surfaces[surfaces[row]] = learnt
         return np.array(known, np.int32)
 
-    def _learn(self, words_of_surface: list[str]) -> int:
-        """The expensive part, once per distinct surface: stop words, lemmas and subwords; returns its row."""
+    def _number(self, words_of_surface: list[str]) -> int:
+        """The expensive part, once per distinct surface: stop words, lemmas and subwords."""
+        ids = []
         for word in words_of_surface:
             if word in self._stop_words:
                 continue
@@ -168,9 +169,27 @@ class Tokenizer:
                 if token not in self._ids:
                     self._ids[token] = len(self._tokens)
                     self._tokens.append(token)
-                self._numbers.append(self._ids[token])
-        self._bounds.append(len(self._numbers))
-        return len(self._bounds) - 2
+                ids.append(self._ids[token])
+        if len(ids) == 1:
+            return ids[0]
+        if not ids:
+            return _DROPPED
+        self._several.extend(ids)
+        self._bounds.append(len(self._several))
+        return 1 - len(self._bounds)
+
+    def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Replace numbers that stand for several tokens or none by these; also where they were, and how many tokens
+        more than one each became.
+        """
+        at = np.flatnonzero(numbers < 0)
+        if not len(at):
+            return numbers, at, at
+        several, bounds = np.frombuffer(self._several or _NONE, np.int32), np.frombuffer(self._bounds, np.int64)
+        spelt, ends = arrays.take(several, bounds, -1 - numbers[at])
+        sizes = np.diff(ends)
+        places = np.repeat(at - np.arange(len(at)), sizes)
+        return np.insert(np.delete(numbers, at), places, spelt), at, sizes - 1
 
 
 def _checked(texts: Texts) -> pa.Array:
