@@ -89,8 +89,12 @@ class PerText:
         return [[surface.decode()] for surface in surfaces]
 
 
-PIECE_TEXTS, PIECE_BYTES = 16_384, 4 << 20
-"""Texts that are tokenized together: each distinct surface in them is looked up once."""
+PIECE_TEXTS, PIECE_BYTES = 2048, 1 << 19
+"""One piece's arrays stay in the processor's cache."""
+ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
+"""Each distinct surface is looked up once in a round, which is several pieces."""
+NEW_SURFACES = 1 << 13
+"""New surfaces are tokenized this many at a time, so that few small lists live at once."""
 CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
 """The cache, about 200 MB, is emptied between two calls once it holds more surfaces, or more of their bytes."""
 CACHE_SURFACE_BYTES = 128
@@ -135,27 +139,29 @@ class Tokenizer:
             self._forget()
         codes: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
-        for piece in _slices(_checked(texts)):
-            surfaces, ends = self._rules.split(piece)
-            encoded = surfaces.dictionary_encode()
+        used: list[np.ndarray] = []
+        for part in _slices(_checked(texts), ROUND_TEXTS, ROUND_BYTES):
+            split = [self._rules.split(piece) for piece in _slices(part, PIECE_TEXTS, PIECE_BYTES)]
+            encoded = pa.concat_arrays([surfaces for surfaces, _ in split]).dictionary_encode()
             per_surface = self._numbers(encoded.dictionary.cast(pa.binary()).to_pylist())
             tokens, at, more = self._spell_out(per_surface.take(encoded.indices.to_numpy()))
+            ends = _ends(np.concatenate([np.diff(offsets) for _, offsets in split]))
             codes.append(tokens)
-            lengths.append(np.diff(ends + np.append(0, np.cumsum(more))[np.searchsorted(at, ends)]))
-        encoded = pa.array(np.concatenate([_NONE, *codes])).dictionary_encode()
-        types = pa.array([self._tokens[number] for number in encoded.dictionary.to_pylist()], pa.large_string())
-        offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
-        return Tokens(types, encoded.indices.to_numpy(), offsets)
+            lengths.append(np.diff(ends + _ends(more)[np.searchsorted(at, ends)]))
+            used.append(self._spell_out(per_surface)[0])
+        return self._assemble(codes, lengths, used)
 
     def _numbers(self, surfaces: list[bytes]) -> np.ndarray:
         """int32, one per surface: a token's number, or less than 0 for several tokens or none."""
         known = list(map(self._surfaces.get, surfaces))
         new = [row for row, number in enumerate(known) if number is None]
-        for row, words_of_row in zip(new, self._rules.words([surfaces[row] for row in new]), strict=True):
-            known[row] = learnt = self._number(words_of_row)
-            self._learnt_bytes += len(surfaces[row])
-            if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
-                self._surfaces[surfaces[row]] = learnt
+        for start in range(0, len(new), NEW_SURFACES):
+            rows = new[start : start + NEW_SURFACES]
+            for row, words_of_row in zip(rows, self._rules.words([surfaces[row] for row in rows]), strict=True):
+                known[row] = learnt = self._number(words_of_row)
+                self._learnt_bytes += len(surfaces[row])
+                if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
+                    self._surfaces[surfaces[row]] = learnt
         return np.array(known, np.int32)
 
     def _number(self, words_of_surface: list[str]) -> int:
@@ -191,6 +197,20 @@ class Tokenizer:
         places = np.repeat(at - np.arange(len(at)), sizes)
         return np.insert(np.delete(numbers, at), places, spelt), at, sizes - 1
 
+    def _assemble(self, codes: list[np.ndarray], lengths: list[np.ndarray], used: list[np.ndarray]) -> Tokens:
+        distinct, first = np.unique(np.concatenate([_NONE, *used]), return_index=True)
+        distinct = distinct[np.argsort(first)]
+        renumber = np.zeros(len(self._tokens), np.int32)
+        renumber[distinct] = np.arange(len(distinct), dtype=np.int32)
+        types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
+        offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
+        return Tokens(types, renumber.take(np.concatenate([_NONE, *codes])), offsets)
+
+
+def _ends(sizes: np.ndarray) -> np.ndarray:
+    """0 and the running sums of ``sizes``."""
+    return np.concatenate([[0], np.cumsum(sizes)])
+
 
 def _checked(texts: Texts) -> pa.Array:
     """Any of the accepted forms as one large_string array without nulls."""
@@ -212,15 +232,15 @@ def _checked(texts: Texts) -> pa.Array:
     return arrays.one_chunk(texts).cast(pa.large_string())
 
 
-def _slices(texts: pa.Array) -> Iterator[pa.Array]:
-    """Slices of at most ``PIECE_TEXTS`` and ``PIECE_BYTES``; a longer text is a slice of its own."""
+def _slices(texts: pa.Array, most_texts: int, most_bytes: int) -> Iterator[pa.Array]:
+    """Slices of at most so many texts and bytes; a longer text is a slice of its own."""
     if not len(texts):
         return
     offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
     start = 0
     while start < len(texts):
-        fits = int(np.searchsorted(offsets, offsets[start] + PIECE_BYTES, side="right")) - 1
-        end = min(max(fits, start + 1), start + PIECE_TEXTS, len(texts))
+        fits = int(np.searchsorted(offsets, offsets[start] + most_bytes, side="right")) - 1
+        end = min(max(fits, start + 1), start + most_texts, len(texts))
         if (size := offsets[end] - offsets[start]) > MAX_TEXT_BYTES:
             raise DataError(f"a text has {size:,} bytes; split texts over {MAX_TEXT_BYTES:,}")
         yield texts.slice(start, end - start)
