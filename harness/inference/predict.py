@@ -49,7 +49,7 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
 from preprocessing.corpus import addresses, parquet, sources, tables
-from preprocessing.corpus.forms import uncompressed
+from preprocessing.corpus.records import uncompressed
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
@@ -351,7 +351,7 @@ def typed_columns(part: Part) -> list[str]:
     """The columns that all files must have: with types for Parquet, none for JSON lines and texts."""
     if part.file.format != "parquet":
         return list(part.columns)
-    schema = parquet.footer_of(part.data, part.file.name).schema.to_arrow_schema()
+    _, schema = parquet.footer_of(part.data, part.file.name)
     return [f"{field.name} {field.type}" for field in schema]
 
 

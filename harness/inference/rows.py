@@ -29,8 +29,7 @@ from preprocessing.base.terminal import public, tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources, tables
-from preprocessing.corpus.forms import uncompressed
-from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect
+from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect, uncompressed
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.labels import AUTO

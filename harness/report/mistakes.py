@@ -101,7 +101,7 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
     """
     file = file_of(entry, config)
     changed = DataError(f"{file.name} has changed since the dataset was made of it")
-    packed = addresses.is_compressed(file.address)
+    packed = addresses.codec_of(file.address)
     if entry["bytes"] > (most := MOST_PACKED_BYTES if packed else MOST_BYTES):
         raise DataError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
     if file.format != "folder" and addresses.identity(file.address)["bytes"] != entry["bytes"]:

@@ -186,9 +186,11 @@ def group_hashes(rows: Rows) -> np.ndarray | None:
     if column is None:
         return None
     values, indices = distinct(rows.text(column))
-    names = [(value or "").strip() for value in values]
-    digests = [hashlib.sha256(name.encode()).digest()[:8] if name else b"" for name in names]
-    return np.array([int.from_bytes(digest, "little") or bool(digest) for digest in digests], np.uint64)[indices]
+    hashes = []
+    for name in ((value or "").strip() for value in values):
+        digest = hashlib.sha256(name.encode()).digest()[:8]
+        hashes.append((int.from_bytes(digest, "little") or 1) if name else NO_GROUP)
+    return np.array(hashes, np.uint64)[indices]
 
 
 def times_of(rows: Rows) -> dict[str, np.ndarray]:

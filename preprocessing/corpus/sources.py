@@ -29,8 +29,7 @@ from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, parquet, sheets
-from preprocessing.corpus.forms import Form, form_of, format_of, uncompressed
-from preprocessing.corpus.records import Cut, Dialect, cuts, read_header, runs
+from preprocessing.corpus.records import Cut, Dialect, Form, cuts, form_of, format_of, read_header, runs, uncompressed
 from preprocessing.labels import AUTO, spelling
 
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
@@ -270,8 +269,7 @@ def check_columns(file: File, columns: Sequence[str]) -> None:
 def scan_parquet(file: File) -> Plan:
     """Parquet: row counts come from the footer."""
     known = addresses.identity(file.address)
-    footer = parquet.footer_of(file.address, file.name)
-    schema = footer.schema.to_arrow_schema()
+    footer, schema = parquet.footer_of(file.address, file.name)
     kinds = parquet.columns_of(schema, file.wanted)
     file = file.with_columns(list(kinds))
     check_columns(file, schema.names + [name for name in kinds if name not in schema.names])

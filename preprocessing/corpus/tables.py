@@ -24,13 +24,13 @@ from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import listed, shown
 from preprocessing.corpus import addresses, parquet
-from preprocessing.corpus.forms import plain
 from preprocessing.corpus.records import (
     BYTE_ORDER_MARK,
     JSON,
     SAMPLE_BYTES,
     check_width,
     csv_rows,
+    plain,
     raw,
     read_header,
     record_begins,
@@ -296,7 +296,13 @@ def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.S
     table = {}
     for name in names:
         values = [value_of(record, name) for record in records]
-        table[name] = json_array(values, schema.field(name).type if schema else json_type(values))
+        kind = schema.field(name).type if schema else json_type(values)
+        if pa.types.is_floating(kind):
+            values = [None if value is None else float(value) for value in values]
+        elif kind == TEXT:
+            texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
+            values = [text if text is None or text.isascii() else encode(text).decode() for text in texts]
+        table[name] = pa.array(values, kind)
     return pa.table(table)
 
 
@@ -307,16 +313,6 @@ def json_type(values: list[Any]) -> pa.DataType:
     except (ValueError, TypeError, OverflowError):
         return TEXT
     return kind if kind in (pa.int64(), pa.float64(), pa.bool_(), pa.null()) else TEXT
-
-
-def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values of JSON as an array of a type."""
-    if pa.types.is_floating(kind):
-        values = [None if value is None else float(value) for value in values]
-    elif kind == TEXT:
-        texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
-        values = [text if text is None or text.isascii() else encode(text).decode() for text in texts]
-    return pa.array(values, kind)
 
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
@@ -404,7 +400,7 @@ class Sample:
 def sample(file: File) -> Sample:
     """Read some rows. Raises ``DataError`` for an unreadable file; invalid rows are left out."""
     if file.format == "parquet":
-        return Sample(file, parquet.footer_of(file.address, file.name).schema.to_arrow_schema().names)
+        return Sample(file, parquet.footer_of(file.address, file.name)[1].names)
     file, _, pieces = file.opened()
     first = next(pieces, b"")
     head, whole = first.removeprefix(BYTE_ORDER_MARK), len(first) < min(addresses.READ_BYTES, SAMPLE_BYTES + 1)
@@ -413,7 +409,13 @@ def sample(file: File) -> Sample:
         return Sample(file, file.source.columns or list(read_header(head, file.name, file.dialect)), lines)
     if file.format == "txt":
         return Sample(file, file.source.text_columns)
-    records = json_sample(file, [lines or head, *elsewhere(file)])
+    every = [line for piece in (lines or head, *elsewhere(file)) for line in piece.split(b"\n") if line.strip()]
+    records = []
+    for line in spread(every):
+        with suppress(DataError):
+            records.append(json_record(line, file.name))
+    for line in () if records else every[:1]:
+        json_record(line, f"{file.name}: row 1")
     return Sample(file, keys_of(records, file.name), records=records)
 
 
@@ -432,21 +434,9 @@ def spread(values: list[Any]) -> list[Any]:
     return values[:: 1 + len(values) // (SAMPLE_ROWS + 1)]
 
 
-def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:
-    """Objects of JSON lines."""
-    records, lines = [], [line for piece in pieces for line in piece.split(b"\n") if line.strip()]
-    for line in spread(lines):
-        with suppress(DataError):
-            records.append(json_record(line, file.name))
-    for line in () if records else lines[:1]:
-        json_record(line, f"{file.name}: row 1")
-    return records
-
-
 def parquet_values(file: File) -> dict[str, list[Any]]:
     """Values of the columns that may be text or label, from row groups all over a Parquet file."""
-    footer = parquet.footer_of(file.address, file.name)
-    schema = footer.schema.to_arrow_schema()
+    footer, schema = parquet.footer_of(file.address, file.name)
     flat = [name for name, kind in parquet.columns_of(schema, file.wanted).items() if not is_heavy(kind)]
     rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     chosen = sorted({len(rows) * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if rows else ())

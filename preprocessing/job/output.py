@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ LOCK = "lock"
 _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}|{NEAR_DUPLICATES}"
 OURS = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
+naming = partial(storing, otherwise="name another directory with --output")
 OF_A_RUN = ("config.yaml", "status.json")
 """Files that every run directory has from the start."""
 REPLACE = "choose another --output, or replace it with --overwrite true"
@@ -104,13 +106,6 @@ def writable(root: Path) -> Iterator[None]:
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
         with locked(root / WORK / LOCK, 0, refusal):
             yield
-
-
-@contextmanager
-def naming(root: Path) -> Iterator[None]:
-    """Turn a failure to write into a sentence that names the file."""
-    with storing(root, otherwise="name another directory with --output"):
-        yield
 
 
 def make_beside(target: Path) -> None:
