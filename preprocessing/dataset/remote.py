@@ -116,8 +116,7 @@ def publish(root: Path, address: str) -> None:
     address = address.rstrip("/")
     system, base = addresses.filesystem(address)
     suffix = f"{STAGING}-{manifest.fingerprint[:12]}"
-    others = [path.name for path in root.glob(NEAR_DUPLICATES)]
-    every = [VOCABULARY, INDEX, *manifest.shards(root).paths(), *others, MANIFEST]
+    every = [*names(root, manifest), *(path.name for path in root.glob(NEAR_DUPLICATES)), MANIFEST]
     with addresses.naming(address):
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)
@@ -159,6 +158,11 @@ def whole(system: fs.FileSystem, target: str, address: str) -> Iterator[None]:
         if error.errno in NO_ROOM | NOT_ALLOWED:
             raise refusal(error, address, otherwise="name another --output") from None
         raise
+
+
+def names(root: Path, manifest: Manifest) -> list[str]:
+    """Every file of a dataset except the manifest."""
+    return [VOCABULARY, INDEX, *manifest.shards(root).paths()]
 
 
 def join(address: str, path: str) -> str:
