@@ -18,7 +18,7 @@ from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import open_predictions
 from preprocessing.base import installed
 from preprocessing.base.errors import UserError
-from preprocessing.dataset.frames import Dataset
+from preprocessing.dataset.inspect import Dataset
 
 if TYPE_CHECKING:
     from harness.library.commands import Run, prepare, train

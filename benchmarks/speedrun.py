@@ -33,7 +33,7 @@ from preprocessing.base.installed import is_importable
 from preprocessing.base.schema import AtLeast1, Processes, Share
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import tell
-from preprocessing.dataset.frames import Dataset
+from preprocessing.dataset.inspect import Dataset
 
 FASTTEXT, WORDS = "fastText", r"\w+|[^\w\s]"
 

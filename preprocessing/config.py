@@ -223,8 +223,10 @@ class ExecutorConfig:
     def __post_init__(self) -> None:
         """Check that kind and scheduler match."""
         if self.kind != "local" and not self.scheduler:
-            what = "needs a directory (folder), or an address or a scheduler file (dask)"
-            raise ConfigError(f"executor.scheduler: missing: executor.kind {self.kind} {what}")
+            raise ConfigError(
+                f"executor.scheduler: missing: executor.kind {self.kind} needs a directory (folder), or an address "
+                "or a scheduler file (dask)"
+            )
         if self.kind == "local" and self.scheduler:
             raise ConfigError("executor.scheduler: executor.kind local has none; set folder or dask, or leave this out")
 

@@ -125,15 +125,12 @@ class LabelMap:
                     raise ConfigError(f"source.labels.{name}: {value!r} {why}")
                 self.numbers[key] = number
 
-    def number(self, value: Any) -> int:
-        """The class of one raw value: its number, ``NEUTRAL`` or ``UNKNOWN``."""
-        key = spelling(value)
-        return UNKNOWN if key is None else self.numbers.get(key, UNKNOWN)
-
     def numbers_of(self, column: pa.Array) -> np.ndarray:
-        """int32 ``[rows]``: the class of every row of a column."""
+        """int32 ``[rows]``: the class of every row of a column, ``NEUTRAL`` or ``UNKNOWN``."""
         values, indices = distinct(column)
-        return np.array([self.number(value) for value in values], np.int32)[indices]
+        keys = [spelling(value) for value in values]
+        numbers = [UNKNOWN if key is None else self.numbers.get(key, UNKNOWN) for key in keys]
+        return np.array(numbers, np.int32)[indices]
 
 
 def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:

@@ -17,9 +17,9 @@ from harness.data.views import rows_of_task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import percent
-from preprocessing.dataset.cache import split_of
+from preprocessing.dataset.remote import split_of
 from preprocessing.dataset.shards import MANIFEST, Manifest
-from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
+from preprocessing.dataset.verification import check_words, verify_hashes
 from preprocessing.dataset.views import parts_of, read_data
 
 HASH_LIMIT_BYTES = 4 << 30
@@ -43,8 +43,7 @@ def check_dataset(
     """
     manifest = rows_of_task(task, read_data(data), data, fold)
     for path, part, _ in parts_of(data, manifest):
-        check_text(path, part)
-        check_vocabulary(path, part)
+        check_words(path, part)
         splits = [split_of(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
         size = sum(totals.bytes for every in part.splits.values() for totals in every)
         if hashes and size <= HASH_LIMIT_BYTES and not any(split.is_remote for split in splits):

@@ -23,8 +23,8 @@ from preprocessing.base.processes import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import make_private, open_regular
 from preprocessing.corpus import addresses
-from preprocessing.dataset.cache import ADDRESS, cache_folder
 from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.remote import ADDRESS, cache_folder
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import open_split, parts_of, read_data
 

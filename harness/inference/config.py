@@ -17,7 +17,7 @@ from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
-from preprocessing.corpus.forms import SUFFIXES, uncompressed
+from preprocessing.corpus.records import SUFFIXES, uncompressed
 from preprocessing.dataset.shards import MANIFEST
 
 STDIN = "-"

@@ -49,7 +49,7 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
 from preprocessing.corpus import addresses, parquet, sources, tables
-from preprocessing.corpus.forms import uncompressed
+from preprocessing.corpus.records import uncompressed
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
@@ -128,7 +128,7 @@ def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[
     """Blocks of rows with their ids; another thread reads and encodes the next block meanwhile."""
     needed = None if layout.top is None else part.file.source.text_columns  # other columns are copied as bytes
     pieces = tables.iter_rows(part, needed, layout.schema)
-    steps = ((rows, scorer.encode(texts_of(part, rows, layout.missing))) for rows in pieces)
+    steps = ((rows, scorer.encode(texts_of(rows, layout.missing))) for rows in pieces)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(next, steps, None)
         # cannot hang: the thread reads a regular file
@@ -186,7 +186,7 @@ def predict_here(config: PredictConfig) -> None:
     target = target_of(config)
     with claimed(target) as work:
         parts = begin(config, target, work)
-        size, settled = sum(part.part.bytes for part in parts), parts[0].scorer[-1]
+        size, settled = sum(part.part.size for part in parts), parts[0].scorer[-1]
         worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
         default = 1 if settled["device"] == "cuda" else min(processes.available_cores(), worth)
         kept = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
@@ -327,7 +327,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     with engine.shown("checking the input", sum(part.cut.rows for part in every), quiet):
         for part in every:
             for rows in tables.iter_rows(part, None if of_json else part.file.source.text_columns):
-                texts_of(part, rows, layout.missing)
+                texts_of(rows, layout.missing)
                 ROWS.add(len(rows.table))
                 schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
     layout = replace(layout, schema=schema if of_json else None)
@@ -351,7 +351,7 @@ def typed_columns(part: Part) -> list[str]:
     """The columns that all files must have: with types for Parquet, none for JSON lines and texts."""
     if part.file.format != "parquet":
         return list(part.columns)
-    schema = parquet.footer_of(part.data, part.file.name).schema.to_arrow_schema()
+    _, schema = parquet.footer_of(part.data, part.file.name)
     return [f"{field.name} {field.type}" for field in schema]
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
@@ -30,8 +29,7 @@ from preprocessing.base.terminal import public, tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources, tables
-from preprocessing.corpus.forms import uncompressed
-from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect
+from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect, uncompressed
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.labels import AUTO
@@ -163,14 +161,14 @@ def text_of(line: bytes, number: int) -> str:
         raise DataError(f"standard input: line {number}: {byte}; convert it with iconv -t utf-8") from None
 
 
-def texts_of(part: Part, rows: Rows, missing: bool) -> list[str]:
+def texts_of(rows: Rows, missing: bool) -> list[str]:
     """The texts of some rows. Raises ``DataError`` for a row without one, unless ``missing`` makes it an empty text."""
-    texts = tables.joined(part, rows.table, np.arange(rows.first, rows.first + len(rows.table))).to_pylist()
+    texts, part = rows.texts().to_pylist(), rows.part
     if not missing and part.file.format != "txt" and not all(texts):
-        empty = next(row for row, text in enumerate(texts, rows.first) if not text)
+        empty = next(at for at, text in enumerate(texts) if not text)
         columns = listed(part.file.source.text_columns)
         what = "holds no text; remove it" if part.texts else f"column {columns} holds no text; fill or remove the row"
-        raise tables.fail(part, empty, f"{what}, or set --missing keep")
+        raise rows.fail(empty, f"{what}, or set --missing keep")
     return [text or "" for text in texts]
 
 
@@ -179,7 +177,7 @@ def texts_in(files: Sequence[File], stage: Path) -> Iterator[list[str]]:
     for file in files:
         for part in sources.scan(file, stage).parts:
             for rows in tables.iter_rows(part, None if file.format == "jsonl" else file.source.text_columns):
-                yield texts_of(part, rows, missing=False)
+                yield texts_of(rows, missing=False)
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,7 @@ class Layout:
     def lines(self, part: Part, rows: Rows, added: Cells) -> bytes:
         """Rows of a text file with their predictions."""
         if self.top is None:
-            whole = values_of(part, rows)
+            whole = values_of(rows)
             every = zip(*(column.to_pylist() for column in whole.columns), *added.values(), strict=True)
             records = self.records(part, [*whole.column_names, *added], every)
             return "".join(f"{record}\n" for record in records).encode()
@@ -250,7 +248,7 @@ class Layout:
 
     def table(self, part: Part, rows: Rows, added: Cells) -> pa.Table:
         """Rows with their predictions, for Parquet; columns from Parquet keep their types."""
-        whole = values_of(part, rows)
+        whole = values_of(rows)
         for name, values in added.items():
             whole = whole.append_column(name, pa.array(values, pa.string() if isinstance(values[0], str) else None))
         return whole
@@ -269,15 +267,12 @@ def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
     return list(part.columns) or others.get(part.file.format, [])
 
 
-def values_of(part: Part, rows: Rows) -> pa.Table:
+def values_of(rows: Rows) -> pa.Table:
     """Rows as typed values; strings for CSV and text files. Raises ``DataError`` for bytes that are not UTF-8."""
-    table = rows.table
-    if part.file.format in ("parquet", "jsonl"):
-        return table
-    numbers = np.arange(rows.first, rows.first + len(table))
-    named = zip(table.columns, table.column_names, strict=True)
-    texts = [tables.as_text(part, column, numbers, name).cast(pa.string()) for column, name in named]
-    return pa.table(texts, names=table.column_names)
+    names = rows.table.column_names
+    if rows.part.file.format in ("parquet", "jsonl"):
+        return rows.table
+    return pa.table([rows.text(place).cast(pa.string()) for place in range(len(names))], names=names)
 
 
 def field_of(value: Any) -> Any:

@@ -37,7 +37,7 @@ from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.rows import Piece
-from preprocessing.dataset.frames import Dataset
+from preprocessing.dataset.inspect import Dataset
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.job import pipeline
 from preprocessing.job.statistics import lines_on_rows

@@ -22,7 +22,7 @@ from preprocessing.base.split_names import UNLABELLED
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
-from preprocessing.corpus.tables import joined, read_table
+from preprocessing.corpus.tables import read_rows
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of
 from preprocessing.text.spec import TextPipeline
@@ -101,7 +101,7 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
     """
     file = file_of(entry, config)
     changed = DataError(f"{file.name} has changed since the dataset was made of it")
-    packed = addresses.is_compressed(file.address)
+    packed = addresses.codec_of(file.address)
     if entry["bytes"] > (most := MOST_PACKED_BYTES if packed else MOST_BYTES):
         raise DataError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
     if file.format != "folder" and addresses.identity(file.address)["bytes"] != entry["bytes"]:
@@ -116,7 +116,7 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
             numbers = np.arange(part.cut.first_row, part.cut.first_row + part.cut.rows)
             places = np.flatnonzero(np.isin(numbers + offset, rows))
             if len(places):
-                texts = joined(part, read_table(part, file.source.text_columns), numbers)
+                texts = read_rows(part, file.source.text_columns).texts()
                 found |= {int(numbers[at] + offset): texts[int(at)].as_py() or "" for at in places}
     return found
 

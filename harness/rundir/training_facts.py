@@ -19,8 +19,7 @@ from preprocessing.base import atomic
 from preprocessing.base.schema import Count, Share, typed
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.forms import uncompressed
-from preprocessing.corpus.records import Dialect
+from preprocessing.corpus.records import Dialect, uncompressed
 from preprocessing.dataset.shards import Manifest
 from preprocessing.labels import AUTO
 

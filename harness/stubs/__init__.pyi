@@ -13,7 +13,7 @@ from harness.library.estimator import TextClassifier as TextClassifier
 from harness.rundir.metrics_log import read_metrics as read_metrics
 from harness.rundir.results import open_predictions as open_predictions
 from preprocessing.base.errors import UserError as UserError
-from preprocessing.dataset.frames import Dataset as Dataset
+from preprocessing.dataset.inspect import Dataset as Dataset
 
 __version__: str
 

@@ -123,7 +123,7 @@ def call(command: Command, argv: Sequence[str], prog: str) -> int:
         if command.others:
             theirs, argv = load(command.others)(argv, config_class)
         usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
-        config, given = parse_all(config_class, argv, Page(usage, config_class.__doc__, command.first, command.example))
+        config, given = parse_all(config_class, argv, Page(usage, command.first, command.example))
         more = [theirs, as_words(given)] if command.others else []
         return load(command.main)(config, *more) or 0  # only now, since neither --help nor a refusal needs torch
     except ModuleNotFoundError as missing:
@@ -142,7 +142,7 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Conf
     end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
     """
     config: Config
-    config, _ = parse_all(config_class, argv, Page(f"{prog} [--key value …]", config_class.__doc__ or ""))
+    config, _ = parse_all(config_class, argv, Page(f"{prog} [--key value …]"))
     return config
 
 

@@ -35,7 +35,6 @@ class Page:
     """The first screen of a command."""
 
     usage: str
-    about: str
     first: tuple[str, ...] = ()
     """The most important keys; none: all."""
     example: str = ""
@@ -72,7 +71,7 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
     }
     blocks = [
         textwrap.fill(f"usage: {page.usage}", width(), subsequent_indent=" " * 7, break_on_hyphens=False),
-        paragraph(page.about),
+        paragraph(config_class.__doc__ or ""),
         f"for example:\n  {page.example}" if page.example else "",
         described("the most important keys, with their defaults:", page.first or options) if options else "",
         "\n".join(["more:", *(block(name, what, 21) for name, what in more.items() if what)]),

@@ -27,6 +27,7 @@ INTEGERS = range(-(1 << 63), 1 << 64)
 """Signed and unsigned integers of 64 bits."""
 MOST_UNPACKED, MOST_RATIO = 256 << 20, 200
 """Most unpacked bytes of any file; a larger one may have 200 times its packed size. Texts are packed to a tenth."""
+MOST_LISTED = 20
 LONGEST_SHOWN = 60
 """Most characters of an untrusted value in a message."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -38,10 +39,10 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
-def listed(names: Sequence[object], most: int = 20) -> str:
-    """Untrusted names for a message, each shortened, at most ``most``."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return (", ".join(map(shown, names[:most])) or "none") + more
+def listed(names: Sequence[object]) -> str:
+    """Untrusted names for a message, each shortened, at most ``MOST_LISTED``."""
+    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
+    return (", ".join(map(shown, names[:MOST_LISTED])) or "none") + more
 
 
 def one_line(error: BaseException) -> str:
@@ -104,8 +105,10 @@ def read_bytes(path: str | Path, most: int) -> bytes:
 def check_unpacked(name: str, unpacked: int, packed: int) -> None:
     """Raise ``DataError`` if ``packed`` bytes unpack to far more than texts do: a decompression bomb."""
     if unpacked > max(MOST_UNPACKED, MOST_RATIO * packed):
-        what = f"its {packed:,} bytes unpack to {unpacked:,} and perhaps more, over {MOST_RATIO} times as many"
-        raise DataError(f"{name}: {what}; if they are texts, unpack it yourself and name the unpacked file")
+        raise DataError(
+            f"{name}: its {packed:,} bytes unpack to {unpacked:,} and perhaps more, over {MOST_RATIO} times as many; "
+            "if they are texts, unpack it yourself and name the unpacked file"
+        )
 
 
 def sha256_of(file: BinaryIO) -> str:

@@ -204,11 +204,6 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
     return patiently(address, request)
 
 
-def is_compressed(address: str) -> bool:
-    """Whether the name has the suffix of a compressed file."""
-    return codec_of(address) is not None
-
-
 def codec_of(address: str) -> str | None:
     """The compression that the suffix tells; None without one."""
     return COMPRESSED.get(Path(without_query(address)).suffix.lower())

@@ -156,8 +156,10 @@ def resolved(files: Sequence[File]) -> Found:
         (label,) = column_of(seen, "label", texts, lines)
         read, judged = (looked_at(name, seen.values.get(name, [])) for name in (texts[0], label))
         if read.is_label and judged.is_text:
-            what = f"column {texts[0]!r} looks like labels and {label!r} like texts"
-            raise DataError(f"{first.name}: {what}; exchange source.text_column and source.label_column")
+            raise DataError(
+                f"{first.name}: column {texts[0]!r} looks like labels and {label!r} like texts; exchange "
+                "source.text_column and source.label_column"
+            )
         text = texts[0] if len(texts) == 1 else texts
         chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, texts, label, lines)}
     labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]

@@ -30,22 +30,21 @@ MOST_RUNS = 16
 """Most parts of the longest row group: each part decodes all rows before it."""
 
 
-def footer_of(address: str, name: str) -> pa.parquet.FileMetaData:
-    """The metadata of a Parquet file.
+def footer_of(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Schema]:
+    """The metadata of a Parquet file, and its schema.
 
     Raises ``DataError`` for another file, for too many columns, and for rows or bytes out of proportion to its size.
     """
     with addresses.open_file(address) as opened:
         try:
             footer = pa.parquet.read_metadata(opened)
-            footer.schema.to_arrow_schema()
-            size = opened.size()
+            schema, size = footer.schema.to_arrow_schema(), opened.size()
         except (*addresses.FAILURES, UnicodeDecodeError) as error:
             raise DataError(f"{name}: not a Parquet file ({addresses.sentence(error)})") from None
     check_width(name, footer.num_columns)
     sizes = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
     check_unpacked(name, max(ROW_BYTES * footer.num_rows, sizes), size)
-    return footer
+    return footer, schema
 
 
 def cuts_of(footer: pa.parquet.FileMetaData, part_bytes: int) -> Iterator[tuple[Cut, int]]:

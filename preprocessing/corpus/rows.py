@@ -22,7 +22,7 @@ from preprocessing.base.split_names import (
     split_number,
 )
 from preprocessing.corpus.sources import File, Part
-from preprocessing.corpus.tables import as_text, bad_utf8, fail, joined, read_table
+from preprocessing.corpus.tables import Rows, read_rows
 from preprocessing.labels import (
     MAX_CLASSES,
     NEUTRAL,
@@ -79,33 +79,29 @@ class Piece:
 
 def read(part: Part) -> Piece:
     """Read one part. Raises ``DataError`` naming file and row."""
-    source, table = part.file.source, read_table(part, list(part.file.wanted))
-    rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
+    source, rows = part.file.source, read_rows(part, list(part.file.wanted))
     if part.drawn is not None:
-        rows = np.array(part.drawn, np.int64)
-        table = table.take(rows - part.cut.first_row)
-    kept = np.ones(len(table), bool)
+        rows = rows.only(np.isin(rows.numbers, part.drawn))
+    kept = np.ones(len(rows), bool)
     for column, value in source.where.items():
-        same = pc.equal(as_text(part, table[column], rows, column), value)
+        same = pc.equal(rows.text(column), value)
         kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
-    filtered = int((~kept).sum())
-    table, rows = table.filter(pa.array(kept)), rows[kept]
-    split = split_numbers(part, table, rows)
-    label, classes, label_type, known = labels_of(part, table, rows, split == UNLABELLED_NUMBER)
+    filtered, rows = int((~kept).sum()), rows.only(kept)
+    split = split_numbers(rows)
+    label, classes, label_type, known = labels_of(rows, split == UNLABELLED_NUMBER)
     dropped = (label == MISSING) & (source.missing_label == "drop") & (not part.file.is_unlabelled)
     neutral, kept = label == NEUTRAL, (label != NEUTRAL) & ~dropped
-    table, rows, label, split = table.filter(pa.array(kept)), rows[kept], label[kept], split[kept]
-    texts = joined(part, table, rows)
+    rows, label, split = rows.only(kept), label[kept], split[kept]
+    texts = rows.texts()
     missing = texts.is_null().to_numpy(zero_copy_only=False)
     if source.missing_text == "error" and missing.any():
         mend = "fill or remove the row, or set source.missing_text to keep"
-        raise fail(part, int(rows[np.argmax(missing)]), f"column {source.text_column!r} holds no text; {mend}")
+        raise rows.fail(np.argmax(missing), f"column {source.text_column!r} holds no text; {mend}")
     without = label == MISSING
     measured = without & ((split == VALIDATION_NUMBER) | (split == TEST_NUMBER))
     if measured.any():
-        at = int(np.argmax(measured))
-        mend = "which needs one; take the row out of it"
-        raise fail(part, int(rows[at]), f"there is no label, but the split is {ALL_SPLITS[split[at]]}, {mend}")
+        name = ALL_SPLITS[split[at := np.argmax(measured)]]
+        raise rows.fail(at, f"there is no label, but the split is {name}, which needs one; take the row out of it")
     label[without], split[without] = NO_LABEL, UNLABELLED_NUMBER
     return Piece(
         texts=pc.fill_null(texts, ""),
@@ -114,32 +110,31 @@ def read(part: Part) -> Piece:
         label_type=label_type,
         known=known,
         split=split,
-        row=rows + part.offset,
+        row=rows.numbers + part.offset,
         missing=missing,
         neutral=int(neutral.sum()),
         filtered=filtered,
         without_label=int(dropped.sum()),
-        group=group_hashes(part, table, rows),
-        times=times_of(part, table, rows),
+        group=group_hashes(rows),
+        times=times_of(rows),
     )
 
 
-def labels_of(
-    part: Part, table: pa.Table, rows: np.ndarray, hidden: np.ndarray
-) -> tuple[np.ndarray, list[str], LabelType | None, list[str]]:
+def labels_of(rows: Rows, hidden: np.ndarray) -> tuple[np.ndarray, list[str], LabelType | None, list[str]]:
     """int32: the class of every row, ``NEUTRAL`` or, if ``source.missing_label`` allows it, ``MISSING``; and
     ``classes``, ``label_type``, ``known`` of the ``Piece``.
 
     Values in ``hidden`` rows are not read as labels.
     """
-    source, given = part.file.source, part.file.source.label_map()
-    if part.file.is_unlabelled:
+    source = rows.part.file.source
+    given = source.label_map()
+    if rows.part.file.is_unlabelled:
         return np.full(len(rows), MISSING, np.int32), given.names if given else [], None, []
-    column = one_chunk(table[source.label_column])
+    column = one_chunk(rows.table[source.label_column])
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
-        raise bad_utf8(part, table[source.label_column], rows, source.label_column) from None
+        raise rows.bad_utf8(source.label_column) from None
     known = column.dictionary.to_pylist() if pa.types.is_dictionary(column.type) else []
     column = pc.if_else(pa.array(hidden), pa.scalar(None, column.type), column) if hidden.any() else column
     numbers, names = (given.numbers_of(column), given.names) if given else found_in(column, source.neutral)
@@ -152,9 +147,9 @@ def labels_of(
         what = f"label {value[:60]!r} is not known" if given and value else "there is no label"
         mend = "fill it in, or leave such rows out with source.missing_label drop"
         mend = f"known are {', '.join(given.numbers)}; correct the row, or set source.labels" if given else mend
-        raise fail(part, int(rows[at]), f"{what}; {mend}")
+        raise rows.fail(at, f"{what}; {mend}")
     if given is None:
-        check_number(names, part.file)
+        check_number(names, rows.part.file)
     return numbers, names, type_of(column.type) if given is None else "text", known
 
 
@@ -168,43 +163,44 @@ def check_number(classes: Collection[str], file: File) -> None:
         )
 
 
-def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
+def split_numbers(rows: Rows) -> np.ndarray:
     """int8: the split that the source names for every row, or ``NO_SPLIT``."""
+    part, file = rows.part, rows.part.file
     if part.texts:
-        return np.array([split_number(part.texts[row - part.cut.first_row][2]) for row in rows], np.int8)
-    column, known = part.file.splits.column, part.file.spellings
-    if column is None or part.file.is_unlabelled:
-        return np.full(len(rows), split_number(part.file.split), np.int8)
-    values, indices = distinct(as_text(part, table[column], rows, column))
+        return np.array([split_number(part.texts[row - part.cut.first_row][2]) for row in rows.numbers], np.int8)
+    column, known = file.splits.column, file.spellings
+    if column is None or file.is_unlabelled:
+        return np.full(len(rows), split_number(file.split), np.int8)
+    values, indices = distinct(rows.text(column))
     named = [known.get(spelling(value)) for value in values]
     for place, (value, name) in enumerate(zip(values, named, strict=True)):
         if name is None and (value or "").strip():
             what = f"split {value!r} is not known; known are {', '.join(map(str, known))}"
-            mend = "say in splits.names which split it means"
-            raise fail(part, int(rows[np.argmax(indices == place)]), f"{what}; {mend}")
+            raise rows.fail(np.argmax(indices == place), f"{what}; say in splits.names which split it means")
     return np.array([split_number(name) for name in named], np.int8)[indices]
 
 
-def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray | None:
+def group_hashes(rows: Rows) -> np.ndarray | None:
     """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell."""
-    column = part.file.splits.group_column
+    column = rows.part.file.splits.group_column
     if column is None:
         return None
-    values, indices = distinct(as_text(part, table[column], rows, column))
-    digests = [hashlib.sha256((value or "").strip().encode()).digest()[:8] for value in values]
-    hashes = [int.from_bytes(digest, "little") or 1 for digest in digests]
-    hashes = [one if (value or "").strip() else NO_GROUP for one, value in zip(hashes, values, strict=True)]
+    values, indices = distinct(rows.text(column))
+    hashes = []
+    for name in ((value or "").strip() for value in values):
+        digest = hashlib.sha256(name.encode()).digest()[:8]
+        hashes.append((int.from_bytes(digest, "little") or 1) if name else NO_GROUP)
     return np.array(hashes, np.uint64)[indices]
 
 
-def times_of(part: Part, table: pa.Table, rows: np.ndarray) -> dict[str, np.ndarray]:
+def times_of(rows: Rows) -> dict[str, np.ndarray]:
     """``times`` of the ``Piece``. Raises ``DataError`` for a value that is neither a date nor a number."""
     import pandas as pd
 
-    column = part.file.splits.time_column
+    column = rows.part.file.splits.time_column
     if column is None:
         return {}
-    values = [""] * len(rows) if part.file.is_unlabelled else as_text(part, table[column], rows, column).to_pylist()
+    values = [""] * len(rows) if rows.part.file.is_unlabelled else rows.text(column).to_pylist()
     texts = pd.Series(values, dtype=object).fillna("").str.strip()
     whole = texts.where(texts.str.contains(r"\d{4}"))  # pandas would take a year that is missing from today
     found = {"number": pd.to_numeric(texts, errors="coerce")}
@@ -215,5 +211,5 @@ def times_of(part: Part, table: pa.Table, rows: np.ndarray) -> dict[str, np.ndar
     strange = pd.DataFrame(found).isna().all(axis=1) & (texts != "")
     if strange.any():
         what = f"{texts[at := int(strange.argmax())][:60]!r} in {column!r} is no date with its year, and no number"
-        raise fail(part, int(rows[at]), f"{what}; correct it, or name another splits.time_column")
+        raise rows.fail(at, f"{what}; correct it, or name another splits.time_column")
     return {name: times.to_numpy(float) for name, times in found.items()}

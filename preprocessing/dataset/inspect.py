@@ -1,26 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describes a dataset from its manifest and a few rows, as tables or JSON."""
+"""A dataset for people: as pandas frames and Arrow tables, with ids decoded to tokens; and described from its manifest
+and a few rows, as tables or JSON.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from preprocessing.base.arrays import unpadded
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import AtLeast0
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import plain_line, printable
 from preprocessing.dataset import remote
-from preprocessing.dataset.cache import split_of
-from preprocessing.dataset.frames import batch_of
 from preprocessing.dataset.shards import REBUILD, VOCABULARY, Block, Manifest, Split, read_manifest
+from preprocessing.labels import typed_values
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FREQUENT = 25
 SAMPLE_CHARACTERS = 240
@@ -63,7 +70,9 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
         "splits": {name: describe(name, manifest) for name in manifest.names},
         "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),
-        "samples": {name: sampled(split_of(root, manifest, name), vocabulary, samples) for name in manifest.names},
+        "samples": {
+            name: sampled(remote.split_of(root, manifest, name), vocabulary, samples) for name in manifest.names
+        },
     }
 
 
@@ -151,11 +160,28 @@ def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
     if "groups" in report:
         yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
     if "times" in report:
-        yield f"splits: {times_in_words(report['times'])}"
+        times = report["times"]
+        parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
+        parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
+        parts += [f"dates are read with the {times['read']}"] if times["read"] else []
+        yield f"splits: by {times['column']}: {'; '.join(parts)}"
     if "folds" in report:
-        yield f"folds: {folds_in_words(report['folds'])}"
+        rows = report["folds"]["rows"]
+        what = f"{len(rows)} folds of {min(rows):,} to {max(rows):,} rows of training and validation"
+        yield f"folds: {what}, groups and equal texts whole"
     if UNLABELLED in report:
-        yield f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}"
+        found = report[UNLABELLED]
+        shared = found["shared"]
+        parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
+        for count, what in (
+            (shared[VALIDATION] + shared[TEST], "have texts that are in validation or test (quality.leaks)"),
+            (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
+            (shared[TRAIN], "have texts that are also in train, which is harmless"),
+            (found["duplicates"], "repeat another of them (quality.duplicates)"),
+            (found["empty"], "are empty (quality.empty)"),
+        ):
+            parts += [f"{count:,} {what}"] if count else []
+        yield f"unlabelled: {'; '.join(parts)}"
 
 
 def groups_in_words(groups: dict[str, Any]) -> list[str]:
@@ -171,35 +197,76 @@ def groups_in_words(groups: dict[str, Any]) -> list[str]:
     return lines
 
 
-def times_in_words(times: dict[str, Any]) -> str:
-    """A line about splits by time."""
-    parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
-    parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
-    parts += [f"dates are read with the {times['read']}"] if times["read"] else []
-    return f"by {times['column']}: {'; '.join(parts)}"
-
-
 def share_in_words(split: str, cut: dict[str, Any]) -> str:
     """The rows of a split, its share, and the wanted one."""
     return f"{split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})"
 
 
-def folds_in_words(found: dict[str, Any]) -> str:
-    """A line about ``statistics.folds`` of a manifest."""
-    rows = found["rows"]
-    between = f"{min(rows):,} to {max(rows):,} rows"
-    return f"{len(rows)} folds of {between} of training and validation, groups and equal texts whole"
+class Dataset(Mapping[str, "pd.DataFrame"]):
+    """A dataset directory: a mapping from the names of its splits to frames, read on access."""
+
+    def __init__(self, address: str | Path) -> None:
+        """Open the dataset at a path or a remote address. Raises ``DataError`` unless it is complete."""
+        self.path = remote.local(str(address))
+        self.manifest = read_manifest(self.path)
+        self.labels = list(self.manifest.labels)
+        """The names of the classes; a class's number is its index here."""
+        self._values = typed_values(self.labels, self.manifest.label_type)
+        self.vocabulary = Vocabulary.read(self.path / VOCABULARY)
+
+    def __getitem__(self, split: str) -> pd.DataFrame:
+        """A split as a frame in the order of the source: row, label, length, text; and fold if it was cut into folds.
+
+        ``row`` is the row's number in the source, from 1; ``label`` has the source's type, and is missing in
+        ``unlabelled``; ``length`` is the number of tokens; ``text`` the tokens as the network reads them, joined by
+        spaces, unknown ones as ``<unk>``. Raises ``KeyError``.
+        """
+        return self._table(split, "ids").to_pandas()
+
+    def batches(self, split: str) -> Iterator[pa.RecordBatch]:
+        """A split as record batches, in the order of its shards, in bounded memory.
+
+        Columns: row, label (of the source's type), length, ids (without padding), text, and fold if the split was cut
+        into folds. Raises ``KeyError``.
+        """
+        if not self.manifest.splits.get(split):
+            raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
+        has_folds = all(part.fold is not None for part in self.manifest.splits[split])
+        for shard in remote.split_of(self.path, self.manifest, split).check().shards:
+            for block in shard.blocks:
+                yield batch_of(block, self.vocabulary, self._values, shard.info.fold if has_folds else None)
+
+    def arrow(self, split: str) -> pa.Table:
+        """A split as one table in the order of the source, with the columns of ``batches``."""
+        return self._table(split)
+
+    def _table(self, split: str, *without: str) -> pa.Table:
+        return pa.Table.from_batches(self.batches(split)).drop_columns(list(without)).sort_by("row")
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the splits."""
+        return iter(self.manifest.names)
+
+    def __len__(self) -> int:
+        """The number of splits."""
+        return len(self.manifest.names)
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{name} {self.manifest.rows(name):,}" for name in self)
+        return f"<padless dataset {self.path}: {rows} rows, {len(self.labels)} classes>"
 
 
-def unlabelled_in_words(found: dict[str, Any], kept: int) -> str:
-    """A line about unlabelled rows. ``kept``: rows of the split."""
-    shared = found["shared"]
-    parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
-    reasons = (
-        (shared[VALIDATION] + shared[TEST], "have texts that are in validation or test (quality.leaks)"),
-        (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
-        (shared[TRAIN], "have texts that are also in train, which is harmless"),
-        (found["duplicates"], "repeat another of them (quality.duplicates)"),
-        (found["empty"], "are empty (quality.empty)"),
-    )
-    return "; ".join([*parts, *(f"{count:,} {what}" for count, what in reasons if count)])
+def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int | None) -> pa.RecordBatch:
+    """A block with class names from ``labels`` (null for a row without one) and decoded tokens."""
+    found, starts = unpadded(block.ids, block.length)
+    ids, offsets = pa.array(found.astype(np.int32)), pa.array(starts)
+    tokens = pa.LargeListArray.from_arrays(offsets, vocabulary.tokens.take(ids))
+    columns = {
+        "row": pa.array(block.row),
+        "label": pa.DictionaryArray.from_arrays(pa.array(block.label, mask=block.label < 0), pa.array(labels)),
+        **({} if fold is None else {"fold": pa.array(np.full(len(block.row), fold, np.int64))}),
+        "length": pa.array(block.length),
+        "ids": pa.LargeListArray.from_arrays(offsets, ids),
+        "text": pc.binary_join(tokens, pa.scalar(" ", pa.large_string())),
+    }
+    return pa.RecordBatch.from_pydict(columns)

@@ -156,10 +156,10 @@ class Text(TypedDict):
     resources: dict[str, str]
 
 
-def contradictions(manifest: Manifest, id_dtype: str) -> Iterator[str]:
-    """Contradictions in a manifest, as clauses; ``id_dtype`` is the right one for its vocabulary size."""
-    if manifest.id_dtype != id_dtype:
-        yield f"id_dtype is {shown(manifest.id_dtype)}, that of {manifest.vocabulary_size} ids is {id_dtype}"
+def contradictions(manifest: Manifest) -> Iterator[str]:
+    """Contradictions in a manifest, as clauses."""
+    if manifest.id_dtype != (dtype := str(id_dtype(manifest.vocabulary_size))):
+        yield f"id_dtype is {shown(manifest.id_dtype)}, that of {manifest.vocabulary_size} ids is {dtype}"
     if len(set(manifest.labels)) < len(manifest.labels):
         yield f"labels has {shown(max(manifest.labels, key=manifest.labels.count))} twice"
     if not fits(manifest.labels, manifest.label_type):
@@ -174,24 +174,18 @@ def contradictions(manifest: Manifest, id_dtype: str) -> Iterator[str]:
             yield f"splits has {shown(split)}, which is none of {', '.join(ALL_SPLITS)}"
         for number, part in enumerate(parts):
             at = f"splits.{split}[{number}]"
-            for wrong in of_part(part, len(manifest.labels), split):
-                yield f"{at}.{wrong}"
+            if part.split != split:
+                yield f"{at}.split is {shown(part.split)}"
+            widest = max(map(int, part.widths), default=0)
+            labels = labels_of(split, len(manifest.labels))
+            for name, (low, high) in {"widths": (1, MOST_WIDTH), "lengths": (1, widest), "labels": labels}.items():
+                of = {int(key): rows for key, rows in getattr(part, name).items()}
+                if sum(of.values()) != part.rows or min(of) < low or max(of) > high:
+                    yield f"{at}.{name} are not those of {part.rows} rows, from {low} to {high}"
+            if sum(int(length) * rows for length, rows in part.lengths.items()) != part.tokens:
+                yield f"{at}.lengths do not add up to {part.tokens} tokens"
             if part.fold is not None and part.fold >= shards:
                 yield f"{at}.fold is {part.fold}, but there are only {shards} shards"
-
-
-def of_part(part: Totals, labels: int, split: str) -> Iterator[str]:
-    """Contradictions in a part, with the name of the key."""
-    if part.split != split:
-        yield f"split is {shown(part.split)}"
-    widest = max(map(int, part.widths), default=0)
-    bounds = {"widths": (1, MOST_WIDTH), "lengths": (1, widest), "labels": labels_of(split, labels)}
-    for name, (low, high) in bounds.items():
-        of = {int(key): rows for key, rows in getattr(part, name).items()}
-        if sum(of.values()) != part.rows or min(of) < low or max(of) > high:
-            yield f"{name} are not those of {part.rows} rows, from {low} to {high}"
-    if sum(int(length) * rows for length, rows in part.lengths.items()) != part.tokens:
-        yield f"lengths do not add up to {part.tokens} tokens"
 
 
 def labels_of(split: str, labels: int) -> tuple[int, int]:
@@ -298,15 +292,19 @@ class Shard:
                 layout, batches = arrays.record_batches(file)
             kinds = ("uint16", "int32") if id_dtype is None else (id_dtype,)
             if layout not in [schema(info.width, np.dtype(kind)) for kind in kinds]:
-                what = f"its columns are not those of a shard of width {info.width} with ids of {' or '.join(kinds)}"
-                raise DataError(f"{self.path}: {what}; {REBUILD}")
+                raise DataError(
+                    f"{self.path}: its columns are not those of a shard of width {info.width} with ids of "
+                    f"{' or '.join(kinds)}; {REBUILD}"
+                )
             self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not a readable Arrow file ({one_line(error)}); {REBUILD}") from None
         whole, rest = divmod(info.rows, block_rows)
         if [len(block.row) for block in self.blocks] != [block_rows] * whole + [rest] * (rest > 0):
-            what = f"the manifest says {info.rows} rows in record batches of {block_rows}, and they are others"
-            raise DataError(f"{self.path}: {what}; {REBUILD}")
+            raise DataError(
+                f"{self.path}: the manifest says {info.rows} rows in record batches of {block_rows}, and they are "
+                f"others; {REBUILD}"
+            )
 
     def _block(self, batch: pa.RecordBatch) -> Block:
         """Raises ``ValueError`` for nulls and for unaligned arrays."""
@@ -390,7 +388,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         typed(kind, value, path, REBUILD)
     if manifest.fingerprint != hashes[0]:
         raise DataError(f"{path}: its content does not match its fingerprint: edited or damaged; {REBUILD}")
-    if wrong := next(contradictions(manifest, str(id_dtype(manifest.vocabulary_size))), None):
+    if wrong := next(contradictions(manifest), None):
         raise DataError(f"{path}: {wrong}; {REBUILD}")
     return manifest
 

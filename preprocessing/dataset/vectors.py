@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -38,12 +38,13 @@ from preprocessing.base.randomness import permutation
 from preprocessing.base.schema import Count, Name, Positive, Sha256, typed
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import duration
-from preprocessing.base.untrusted import read_bytes, read_json, shown
+from preprocessing.base.untrusted import read_bytes, read_json
 from preprocessing.dataset.index import Lazy
-from preprocessing.dataset.shards import Block, Manifest, Split
+from preprocessing.dataset.shards import Block
 from preprocessing.dataset.views import folder_for, open_split, read_data
 
-FORMAT, FORMAT_VERSION = "padless-vectors", 2
+FORMAT: Final = "padless-vectors"
+FORMAT_VERSION: Final = 2
 FOLDER = "vectors"
 MOST_DIM = 1 << 20
 """Most dimensions of a vector."""
@@ -110,8 +111,8 @@ class VectorsInfo:
     bytes: Count
     vocabulary: str = ""
     """Hash of the vocabulary: another dataset with the same one can use them too. Empty: unknown."""
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
+    format: Literal["padless-vectors"] = FORMAT
+    format_version: Literal[2] = FORMAT_VERSION
 
 
 @dataclass(frozen=True)
@@ -162,14 +163,7 @@ def read_kept(array: str | Path) -> KeptVectors | None:
     path = index_of(Path(array))
     if not path.exists():
         return None
-    content = read_json(path, REMAKE)
-    head = (content.get("format"), content.get("format_version")) if isinstance(content, dict) else None
-    if head != (FORMAT, FORMAT_VERSION):
-        raise DataError(f"{path}: written by another version of padless; {REMAKE}")
-    info: VectorsInfo = typed(VectorsInfo, content, str(path), REMAKE)
-    if info.file != path.with_suffix(".npy").name:
-        raise DataError(f"{path}: names {shown(info.file)}, which is not its own array; {REMAKE}")
-    return KeptVectors(path.with_name(info.file), info)
+    return KeptVectors(path.with_suffix(".npy"), typed(VectorsInfo, read_json(path, REMAKE), str(path), REMAKE))
 
 
 def find_kept(folder: Path, fingerprint: str, dim: int) -> KeptVectors | None:
@@ -238,7 +232,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     folder, manifest = folder_for(config.output, data, FOLDER), read_data(data)
     names = [name for name in LEARN_FROM if name == TRAIN or manifest.splits.get(name)]
     splits = [open_split(data, manifest, name).check() for name in names]
-    settings = VectorSettings(dim=config.dim, window=config.window, splits=[split.name for split in splits])
+    settings = VectorSettings(dim=config.dim, window=config.window, splits=names)
     array = array_of(folder, manifest.fingerprint, settings)
     if (kept := usable(array)) is not None:
         return kept, True
@@ -249,7 +243,29 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
     ):
         if (kept := usable(array)) is not None:  # another process learned them in the meantime
             return kept, True
-        return learn_and_write(array, manifest, splits, settings, say), False
+        began = time.monotonic()
+        every = [(split, number) for split in splits for number in range(len(split.blocks))]
+        blocks = sample(Lazy(len(every), lambda place: every[place][0].blocks[every[place][1]]))
+        tokens, rows = sum(int(block.length.sum()) for block in blocks), sum(len(block.row) for block in blocks)
+        passes = -(-manifest.vocabulary_size // WORDS_AT_ONCE)
+        about = duration(passes * tokens / TOKENS_PER_S)
+        say(f"learning   vectors of {tokens:,} tokens of {' and '.join(names)}: {settings}; about {about}")
+        with threadpool_limits(1):  # the same bytes on any number of cores
+            vectors = learn(blocks, manifest.vocabulary_size, settings)
+        kept = write_kept(
+            array,
+            vectors,
+            dataset=manifest.fingerprint,
+            vocabulary=manifest.vocabulary_hash,
+            settings=settings,
+            rows=rows,
+            tokens=tokens,
+            words=int(vectors.any(axis=1).sum()),
+            seconds=round(time.monotonic() - began, 3),
+            versions={"numpy": importlib.metadata.version("numpy")},
+            made=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        )
+        return kept, False
 
 
 def usable(array: Path) -> KeptVectors | None:
@@ -258,34 +274,6 @@ def usable(array: Path) -> KeptVectors | None:
     if kept is not None:
         kept.read()
     return kept
-
-
-def learn_and_write(
-    array: Path, manifest: Manifest, splits: list[Split], settings: VectorSettings, say: Say
-) -> KeptVectors:
-    """Learn, and write the array with its index."""
-    began = time.monotonic()
-    every = [(split, number) for split in splits for number in range(len(split.blocks))]
-    blocks = sample(Lazy(len(every), lambda place: every[place][0].blocks[every[place][1]]))
-    tokens, rows = sum(int(block.length.sum()) for block in blocks), sum(len(block.row) for block in blocks)
-    passes = -(-manifest.vocabulary_size // WORDS_AT_ONCE)
-    about, names = duration(passes * tokens / TOKENS_PER_S), " and ".join(settings.splits)
-    say(f"learning   vectors of {tokens:,} tokens of {names}: {settings}; about {about}")
-    with threadpool_limits(1):  # the same bytes on any number of cores
-        vectors = learn(blocks, manifest.vocabulary_size, settings)
-    return write_kept(
-        array,
-        vectors,
-        dataset=manifest.fingerprint,
-        vocabulary=manifest.vocabulary_hash,
-        settings=settings,
-        rows=rows,
-        tokens=tokens,
-        words=int(vectors.any(axis=1).sum()),
-        seconds=round(time.monotonic() - began, 3),
-        versions={"numpy": importlib.metadata.version("numpy")},
-        made=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-    )
 
 
 def sample(blocks: Sequence[Block]) -> list[Block]:

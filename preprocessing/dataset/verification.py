@@ -12,8 +12,8 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.cache import ADDRESS, split_of
 from preprocessing.dataset.index import REBUILD
+from preprocessing.dataset.remote import ADDRESS, split_of
 from preprocessing.dataset.shards import (
     MANIFEST,
     VOCABULARY,
@@ -37,8 +37,8 @@ def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str |
     """
     path = Path(root, VOCABULARY)
     try:
-        same = Vocabulary.read(path).hash == manifest.vocabulary_hash
-        if not same or (vocabulary_sha256 is not None and atomic.sha256_file(path) != vocabulary_sha256):
+        check_words(root, manifest)
+        if vocabulary_sha256 is not None and atomic.sha256_file(path) != vocabulary_sha256:
             yield f"{path}: its hash is not the manifest's; {REBUILD}"
     except DataError as error:
         yield str(error)
@@ -52,18 +52,16 @@ def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str |
             yield f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
 
 
-def check_text(root: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` if the text pipeline does not match the manifest's ``text_hash``."""
+def check_words(root: str | Path, manifest: Manifest) -> None:
+    """Raise ``DataError`` if vocabulary or text pipeline are not those of the manifest's hashes."""
+    path, vocabulary = Path(root, VOCABULARY), Vocabulary.read(Path(root, VOCABULARY))
+    if len(vocabulary) != manifest.vocabulary_size:
+        raise DataError(f"{path}: {len(vocabulary)} words, the manifest says {manifest.vocabulary_size}; {REBUILD}")
+    if vocabulary.hash != manifest.vocabulary_hash:
+        raise DataError(f"{path}: its hash is not the manifest's; {REBUILD}")
     path = Path(root, MANIFEST)
-    if text_hash(TextPipeline.from_json(manifest.text, path), manifest.vocabulary_hash) != manifest.text_hash:
+    if text_hash(TextPipeline.from_json(manifest.text, path), vocabulary.hash) != manifest.text_hash:
         raise DataError(f"{path}: its text does not match its text_hash: edited or damaged; {REBUILD}")
-
-
-def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` if the vocabulary's size does not match the manifest."""
-    path = Path(root, VOCABULARY)
-    if (size := len(Vocabulary.read(path))) != manifest.vocabulary_size:
-        raise DataError(f"{path}: {size} words, the manifest says {manifest.vocabulary_size}; {REBUILD}")
 
 
 def verify(root: str | Path) -> list[str]:

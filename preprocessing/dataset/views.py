@@ -23,7 +23,6 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
-from preprocessing.dataset.cache import split_of
 from preprocessing.dataset.index import Lazy, Totals
 from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
 
@@ -116,7 +115,7 @@ def open_split(data: str | Path, manifest: Manifest, name: str, staged: Mapping[
     if isinstance(manifest, View) and manifest.parts:
         return MixedSplit(manifest, name, staged)
     home = home_of(data)
-    return split_of(staged.get(home, home), manifest, name)
+    return remote.split_of(staged.get(home, home), manifest, name)
 
 
 class MixedSplit(Split):
@@ -127,7 +126,7 @@ class MixedSplit(Split):
         self.manifest, self.name = manifest, name
         self.shares = [share for *_, share in manifest.parts]
         self.parts = {
-            number: split_of(staged.get(path, path), part, name)
+            number: remote.split_of(staged.get(path, path), part, name)
             for number, (path, part, _) in enumerate(manifest.parts)
             if name in (TRAIN, *part.names)
         }

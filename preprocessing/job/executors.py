@@ -3,6 +3,20 @@
 Dask cluster.
 
 Every wait has a limit, and workers that died are noticed long before it.
+
+A shared directory needs no server: the job writes tasks, and workers on any machine (``padless work``) do them.
+
+    DIR/                        only this user can write there, since it holds pickles
+        ended                   the job is over: workers leave
+        1764327663000000000/    one start of the job
+            todo/17             a task: a function and its arguments
+            workers/            touched twice a second while the job runs
+            workers/HOST-PID/   touched every second while this worker runs; a task that it takes is moved there
+            done/17             what the task returned or raised
+
+A task is moved by a rename, which succeeds for one worker, also on NFS. A worker that touches nothing for two minutes
+counts as gone, and its tasks are done by others; should it come back, it writes the same bytes once more. A job that
+starts again has a new folder, so nothing of an earlier start is taken for its own.
 """
 
 from __future__ import annotations
@@ -10,11 +24,13 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import pickle
 import platform
 import random
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,13 +44,12 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
-from preprocessing.base.atomic import storing
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.processes import SIGNALS, available_cores, end_spawned, keeping
 from preprocessing.base.terminal import Screen, public
 from preprocessing.base.untrusted import make_private
 from preprocessing.config import ExecutorConfig, WorkConfig
-from preprocessing.job.folder import ENDED, SILENT_S, Folder, age_s, fresh, give_back, perform
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -47,6 +62,11 @@ STOP_SIGNALS = {getattr(signal, name) for name in SIGNALS}
 PLACES = 1024
 """For the counts of workers; more than run at a time."""
 CONTINUE = "run the same command to continue"
+ENDED = "ended"
+SILENT_S = 120.0
+"""After how long without a sign a process counts as gone; NFS shows times up to a minute late."""
+TICK_S = 0.5
+"""How often the job shows that it runs, and looks for results."""
 
 
 class Rows:
@@ -123,11 +143,21 @@ class Workers:
                     yield waiting.pop(future), future.result()  # cannot hang: it is done
                 if quiet_s >= self.timeout_s:
                     limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
-                    mend = f"{'see what they wait for' if alive else self.start}, and {CONTINUE}"
-                    raise UserError(f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}; {mend}")
+                    raise UserError(
+                        f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}; "
+                        f"{'see what they wait for' if alive else self.start}, and {CONTINUE}"
+                    )
         except self.losses:
-            mend = f"Use fewer of them or a smaller source.part_mb, and {CONTINUE}"
-            raise UserError(f"{what}: workers died; were they killed for their memory? {mend}") from None
+            raise UserError(
+                f"{what}: workers died; were they killed for their memory? Use fewer of them or a smaller "
+                f"source.part_mb, and {CONTINUE}"
+            ) from None
+
+    def ordered(self, function: Callable[[Task], Result], tasks: Iterable[Task], *, what: str) -> list[Result]:
+        """The results of ``map``, in the order of the tasks."""
+        every = list(tasks)
+        found = {id(task): result for task, result in self.map(function, every, what=what)}
+        return [found[id(task)] for task in every]
 
 
 @contextmanager
@@ -139,7 +169,7 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
             yield found
     elif config.kind == "folder":
         start = f"start workers: padless work {config.scheduler}"
-        with storing(str(config.scheduler), otherwise="name another executor.scheduler"):
+        with atomic.storing(str(config.scheduler), otherwise="name another executor.scheduler"):
             folder = Folder(Path(str(config.scheduler)))
         with folder:
             Screen(errors=True, quiet=quiet).say(start)
@@ -206,6 +236,102 @@ def end_with_parent() -> None:
     if parent is not None:
         wait_for_sentinel([parent.sentinel])  # for as long as the parent lives, in a thread of its own
         os._exit(1)
+
+
+class Folder(Executor):
+    """Has tasks done by the workers of a directory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin a start of a job; an earlier one loses its workers.
+
+        Raises ``ConfigError`` if other users can write to the folder, and ``OSError``.
+        """
+        make_private(folder, "executor.scheduler")
+        for earlier in filter(str.isdigit, os.listdir(folder)):
+            atomic.vanish(folder / earlier)
+        (folder / ENDED).unlink(missing_ok=True)
+        self.folder, self.started = folder, folder / str(time.time_ns())
+        for name in ("todo", "done", "workers"):
+            (self.started / name).mkdir(parents=True)
+        self.numbers, self.waiting = itertools.count(), dict[str, Future[Any]]()
+        self.workers, self.left = list[str](), threading.Event()
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Write a task. Raises ``OSError``."""
+        number = str(next(self.numbers))
+        future = self.waiting[number] = Future[Any]()
+        place(self.started / "todo" / number, (fn, args))
+        return future
+
+    def watch(self) -> None:
+        """Take results, and give tasks of lost workers to others, until the job is over or the folder is gone."""
+        workers, results = self.started / "workers", self.started / "done"
+        try:
+            while not self.left.wait(TICK_S):
+                self.workers = fresh(workers)
+                for name in self.workers:
+                    give_back(workers / name, SILENT_S)
+                for name in fresh(results):
+                    settle, outcome = pickle.loads((results / name).read_bytes())
+                    (results / name).unlink()
+                    settle(self.waiting.pop(name, Future()), outcome)  # done twice: nobody waits any more
+        except Exception as error:
+            why = atomic.refusal(error, self.folder) if isinstance(error, OSError) else error
+            for future in list(self.waiting.values()):
+                future.set_exception(why)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Let the workers go; if the job was told to stop, they wait for its next start."""
+        self.left.set()
+        with suppress(FileNotFoundError):  # another start has taken its place
+            atomic.vanish(self.started)
+            if not isinstance(error, KeyboardInterrupt):
+                (self.folder / ENDED).touch()
+
+
+def place(path: Path, value: object) -> None:
+    """Pickle a value to a file of a start's folder, whole or not at all; it need not survive a power cut."""
+    temporary = atomic.unfinished(path.parents[1] / path.name)
+    temporary.write_bytes(pickle.dumps(value))
+    os.replace(temporary, path)
+
+
+def perform(task: Path) -> None:
+    """Do a task that a worker has taken, and store what it returned or raised.
+
+    Raises ``FileNotFoundError`` if it was taken away, and ``OSError``.
+    """
+    data, settled = task.read_bytes(), tuple[Any, ...]()
+    try:
+        function, arguments = pickle.loads(data)
+        settled = Future.set_result, function(*arguments)
+    except Exception as error:
+        settled = Future.set_exception, error
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+    place(task.parents[2] / "done" / task.name, settled)
+
+
+def fresh(folder: Path) -> list[str]:
+    """The names in a folder. It is touched first: else NFS may show those of up to a minute ago."""
+    os.utime(folder)
+    return os.listdir(folder)
+
+
+def age_s(path: Path) -> float:
+    """For how many seconds a path has not been touched, by the clock of its file system."""
+    os.utime(path.parent)
+    return path.parent.stat().st_mtime - path.stat().st_mtime
+
+
+def give_back(worker: Path, silent_s: float = 0.0) -> None:
+    """Move the tasks of a worker to those that are to be done, and remove its folder, if it is silent for so long."""
+    with suppress(OSError):  # it is gone; or it is there after all, and takes or finishes tasks
+        if age_s(worker) >= silent_s:
+            for task in worker.iterdir():
+                os.replace(task, worker.parents[1] / "todo" / task.name)
+            worker.rmdir()
 
 
 def work(config: WorkConfig) -> None:
@@ -286,8 +412,10 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
         try:
             return len(client.nthreads(callback_timeout=SCHEDULER_S))
         except TimeoutError:
-            limit = f"did not answer within {SCHEDULER_S:g} s; look after it, and {CONTINUE}"
-            raise UserError(f"executor.scheduler: {address}: the scheduler {limit}") from None
+            raise UserError(
+                f"executor.scheduler: {address}: the scheduler did not answer within {SCHEDULER_S:g} s; look after "
+                f"it, and {CONTINUE}"
+            ) from None
 
     with client:
         Screen(errors=True, quiet=quiet).say(f"dask: {address}, dashboard at {client.dashboard_link}")

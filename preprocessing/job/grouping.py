@@ -21,7 +21,7 @@ import numpy as np
 
 from preprocessing.base.split_names import SPLITS, TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.corpus.rows import NO_GROUP
-from preprocessing.job.hashes import keyed_hash
+from preprocessing.job.parts import keyed_hash
 
 if TYPE_CHECKING:
     import pandas as pd

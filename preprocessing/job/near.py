@@ -29,7 +29,7 @@ from preprocessing.dataset.shards import NEAR_DUPLICATES
 from preprocessing.job import engine, parts
 from preprocessing.job.decisions import DROPPED, NOWHERE, Decided
 from preprocessing.job.executors import Workers
-from preprocessing.job.hashes import type_hashes
+from preprocessing.job.parts import type_hashes
 
 LEAST = 0.5
 """From this Jaccard index on, one text nearly repeats the other."""

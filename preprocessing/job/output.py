@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ LOCK = "lock"
 _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}|{NEAR_DUPLICATES}"
 OURS = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
+naming = partial(storing, otherwise="name another directory with --output")
 OF_A_RUN = ("config.yaml", "status.json")
 """Files that every run directory has from the start."""
 REPLACE = "choose another --output, or replace it with --overwrite true"
@@ -83,8 +85,10 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             yield target, target
             return
         if os.path.ismount(target):
-            what = "is a mount point, so no new dataset can take its place in one step; name a directory below it"
-            raise ConfigError(f"output: {target} {what}")
+            raise ConfigError(
+                f"output: {target} is a mount point, so no new dataset can take its place in one step; name a "
+                "directory below it"
+            )
         make_beside(target)
         with writable(beside(target)):  # after the exchange of names this lock is on the output
             yield beside(target), target
@@ -104,13 +108,6 @@ def writable(root: Path) -> Iterator[None]:
             yield
 
 
-@contextmanager
-def naming(root: Path) -> Iterator[None]:
-    """Turn a failure to write into a sentence that names the file."""
-    with storing(root, otherwise="name another directory with --output"):
-        yield
-
-
 def make_beside(target: Path) -> None:
     """Make the signed directory for a replacement of ``target``, unless it exists.
 
@@ -120,8 +117,10 @@ def make_beside(target: Path) -> None:
     if is_left(root, target):
         return
     if os.path.lexists(root):
-        what = "is where the new dataset would be built, and not of an earlier run of this command"
-        raise ConfigError(f"output: {root}: {what}; rename it, or name another --output")
+        raise ConfigError(
+            f"output: {root}: is where the new dataset would be built, and not of an earlier run of this command; "
+            "rename it, or name another --output"
+        )
     with naming(root), atomic.new_folder(root) as made:
         (made / WORK).mkdir()
         atomic.sign(made / WORK, target)
@@ -220,8 +219,7 @@ def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> s
     left = beside(target)
     if is_left(left, target):
         if holds_work(left):
-            kept = "kept: unfinished work for another configuration; remove it if that dataset is not wanted"
-            return f"{left}: {kept}"
+            return f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
         if root == left:
             atomic.vanish(left)
     return None

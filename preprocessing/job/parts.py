@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,17 +23,16 @@ import pyarrow as pa
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.randomness import permutation
+from preprocessing.base.randomness import permutation, splitmix64
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig, SourceConfig
 from preprocessing.corpus import rows, sources
 from preprocessing.corpus.sources import Plan
 from preprocessing.job import engine
 from preprocessing.job.executors import Workers
-from preprocessing.job.hashes import content_sum, exact_hashes, keyed_hash, text_hashes
 from preprocessing.labels import LabelType, common_type, in_order
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.tokenizer import Tokenizer
+from preprocessing.text.tokenizer import Tokenizer, Tokens
 
 NO_FOLD = -1
 """The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
@@ -125,8 +125,7 @@ def scan(
 ) -> list[Plan]:
     """Count and cut every file of the source; the corpus has ``before`` rows before them."""
     look = partial(sources.scan, stage=work / UNPACKED, look=config.limit is not None)
-    plans = {id(file): plan for file, plan in workers.map(look, files, what="scan")}
-    found = sources.in_sequence([plans[id(file)] for file in files], before)
+    found = sources.in_sequence(workers.ordered(look, files, what="scan"), before)
     return found if config.limit is None else drawn(found, config.limit, config.seed)
 
 
@@ -230,3 +229,34 @@ def read_table(path: Path) -> dict[str, pa.Array]:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     batch = pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
     return dict(zip(batch.schema.names, batch.columns, strict=True))
+
+
+def keyed_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
+    """uint64, pseudo-random: a pure function of the seed, what it is for, and each value."""
+    salt = hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8]
+    return splitmix64(values.astype(np.uint64) ^ np.frombuffer(salt, "<u8")[0])
+
+
+def text_hashes(tokens: Tokens) -> np.ndarray:
+    """uint64 per text: equal exactly when the token sequences are (up to one chance in 2**64 per pair)."""
+    return arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets)
+
+
+def type_hashes(types: pa.Array) -> np.ndarray:
+    """uint64 per string."""
+    texts = types.cast(pa.large_binary()).to_pylist()
+    content = np.frombuffer(b"".join(texts), np.uint8).astype(np.uint64) + np.uint64(1)
+    return arrays.segment_hashes(content, np.cumsum([0, *map(len, texts)]))
+
+
+def exact_hashes(texts: pa.Array) -> np.ndarray:
+    """uint64 per text: its length and CRC; tells apart texts whose tokens are the same."""
+    return np.array(
+        [len(text) << 32 | zlib.crc32(text) for text in texts.cast(pa.large_binary()).to_pylist()], np.uint64
+    )
+
+
+def content_sum(texts: pa.Array) -> int:
+    """The sum of the sha256 of every text: the same however the texts are ordered or divided."""
+    digests = (hashlib.sha256(text).digest() for text in texts.cast(pa.large_binary()).to_pylist())
+    return sum(int.from_bytes(digest, "big") for digest in digests) % (1 << 256)

@@ -15,12 +15,9 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -38,7 +35,7 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.parquet import decoded
-from preprocessing.corpus.sources import Part, Plan
+from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import found_in_words
@@ -100,8 +97,8 @@ def build(config: PreprocessConfig) -> Manifest:
         base, on_base = None, dict[str, Any]()
         if config.vocabulary.base is not None:
             base = read_base(config.vocabulary.base, pipeline)
-            facts = {"vocabulary_hash": base.hash, "size": len(base)}
-            on_base = {BASE: {"source": public(config.vocabulary.base), **facts}}
+            source = public(config.vocabulary.base)
+            on_base = {BASE: {"source": source, "vocabulary_hash": base.hash, "size": len(base)}}
         found = resolved(list(sources.files(config.source, config.splits)))
         config = found.applied(config)
         for line in found.lines:
@@ -109,8 +106,7 @@ def build(config: PreprocessConfig) -> Manifest:
         plans = parts.scan(config, found.files, crew, root.absolute() / output.WORK, before.rows if before else 0)
         text = pipeline.to_json()
         if there and (before.has(plans) if before else output.is_current(there, config, text, plans, on_base)):
-            done = "already complete for this configuration and source; nothing to do"
-            screen.say(f"{public(config.output)}: {done}")
+            screen.say(f"{public(config.output)}: already complete for this configuration and source; nothing to do")
             manifest = there
         else:
             manifest = make(config, root.absolute(), pipeline, plans, base, on_base, crew, screen, before)
@@ -140,26 +136,35 @@ def make(
         if config.quality.leaks != "keep":
             hashes = before.write_hashes(index, work, crew)
     tasks, summaries = parts.tokenize_all(config, pipeline, plans, crew, work, screen)
-    cut, keys = [task.part for task in tasks], [task.key for task in tasks]
+    keys = [task.key for task in tasks]
     classes = Classes.of(config.source, summaries)
     written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
     words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
     vocabulary, counts = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
+    report, total, counted = found["found"], int(words.counts.sum()), int(counts.counts.sum())
     if not before:
-        on_tokens = lines_on_tokens(vocabulary, config.text, int(words.counts.sum()))
-        for line in (*comments(config, cut, classes.names, found), *on_tokens):
+        files = (plan.file for plan in plans if plan.parts)
+        for line in (
+            *lines_on_classes(classes.names, config.source.labels == AUTO, found["labels"]),
+            *found_in_words(report, found["unlabelled"]),
+            *hints(files, found["fractions"][VALIDATION] > 0),
+            *lines_on_tokens(vocabulary, config.text, total),
+        ):
             screen.say(line)
     splits, digest, unknown, lengths = encode_all(
         written, root, keys, config, pipeline, vocabulary, crew, screen, index, hashes
     )
-    report, counted = found["found"], int(counts.counts.sum())
-    if leaks := lengths.pop(LEAKS):
-        leave_out(leaks, report, config, plans)
+    if leaks := lengths.pop(LEAKS):  # rows that equal one of another split of the old dataset
+        if config.quality.leaks == "error":
+            what = "another split of the dataset holds a row that is read alike"
+            refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
+        report["leaks"] += leaks.total()
+        report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
     report["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
-    recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
-    origin = provenance(recorded, plans, cut, summaries) | on_base | {CUT: found["fractions"]}
+    recorded = replace(config, vocabulary=config.vocabulary.of(total))
+    origin = provenance(recorded, plans, tasks, summaries) | on_base | {CUT: found["fractions"]}
     origin = before.provenance(origin, config) if before else origin
     manifest = Manifest(
         labels=classes.names,
@@ -180,15 +185,6 @@ def make(
     return manifest
 
 
-def leave_out(leaks: Counter[int], report: dict[str, Any], config: PreprocessConfig, plans: list[Plan]) -> None:
-    """Count rows that equal one of another split of the old dataset; raise ``DataError`` if the policy says so."""
-    what = "another split of the dataset holds a row that is read alike"
-    if config.quality.leaks == "error":
-        refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
-    report["leaks"] += leaks.total()
-    report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
-
-
 def decided(
     config: PreprocessConfig,
     work: Path,
@@ -204,10 +200,10 @@ def decided(
 
     Raises ``DataError`` for the first row that a policy refuses, and for an unusable split.
     """
-    check_files(plans, [task.part for task in tasks], summaries)
+    check_files(plans, tasks, summaries)
     rows = sum(summary.rows for summary in summaries)
     ranges = Ranges.over(work, config, classes, rows)
-    before = summed(in_order(crew.map(ranges.survey, range(ranges.of), what="survey")))
+    before = summed(crew.ordered(ranges.survey, range(ranges.of), what="survey"))
     named, labelled = before["named"][1:], int(before["named"].sum())
     if not labelled:
         files = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
@@ -219,14 +215,16 @@ def decided(
     fractions = {name: 0.0 if named[SPLITS.index(name)] else fraction for name, fraction in fractions.items()}
     for name, values in config.splits.names.items():
         if name in SPLITS and not named[SPLITS.index(name)]:
-            said = f"no row has one of these in {config.splits.column!r}: {', '.join(map(repr, values))}"
-            raise DataError(f"splits.names.{name}: {said}; correct the key")
+            raise DataError(
+                f"splits.names.{name}: no row has one of these in {config.splits.column!r}: "
+                f"{', '.join(map(repr, values))}; correct the key"
+            )
     shares = apportioned(np.stack(before["pool"]), **fractions)
-    found = summed(in_order(crew.map(partial(ranges.settle, fractions), [*enumerate(shares)], what="decide")))
+    found = summed(crew.ordered(partial(ranges.settle, fractions), enumerate(shares), what="decide"))
     report = found["found"]
     if UNLABELLED in report:
         check_texts(plans, report[UNLABELLED]["empty"], report[UNLABELLED]["rows"])
-    hashes = in_order(crew.map(ranges.gather, range(len(tasks)), what="gather"))
+    hashes = crew.ordered(ranges.gather, range(len(tasks)), what="gather")
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
     written = Decided(work, len(tasks), labelled, rows - labelled, digest)
     if (policy := config.quality.near_duplicates) != "keep":
@@ -237,18 +235,6 @@ def decided(
     return written, found | {"fractions": fractions}
 
 
-def in_order(results: Iterable[tuple[Any, Any]]) -> list[Any]:
-    """The results of tasks, in the order of the tasks."""
-    return [result for _, result in sorted(results, key=itemgetter(0))]
-
-
-def comments(config: PreprocessConfig, cut: list[Part], names: list[str], found: dict[str, Any]) -> Iterator[str]:
-    """Lines on classes, groups and folds, and hints on columns that could be used."""
-    yield from lines_on_classes(names, config.source.labels == AUTO, found["labels"])
-    yield from found_in_words(found["found"], found["unlabelled"])
-    yield from hints({part.file.address: part.file for part in cut}.values(), found["fractions"][VALIDATION] > 0)
-
-
 def check_texts(plans: list[Plan], empty: int, rows: int) -> None:
     """Raise ``DataError`` if all texts are empty."""
     if empty == rows:
@@ -256,9 +242,9 @@ def check_texts(plans: list[Plan], empty: int, rows: int) -> None:
         raise DataError(f"{files}: no token is left of any text; check text.stop_words")
 
 
-def check_files(plans: list[Plan], cut: list[Part], summaries: list[Summary]) -> None:
+def check_files(plans: list[Plan], tasks: list[TokenizedPart], summaries: list[Summary]) -> None:
     """Raise ``DataError`` if no row is left of the source, or of the files that it names for a split."""
-    left = {part.file.split for part, summary in zip(cut, summaries, strict=True) if summary.rows}
+    left = {task.part.file.split for task, summary in zip(tasks, summaries, strict=True) if summary.rows}
     for split in dict.fromkeys(plan.file.split for plan in plans):
         if split not in left:
             files = [plan for plan in plans if plan.file.split == split]

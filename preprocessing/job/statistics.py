@@ -18,11 +18,11 @@ from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import counted, public_values
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.sources import Part, Plan
+from preprocessing.corpus.sources import Plan
 from preprocessing.dataset.index import Totals
 from preprocessing.dataset.shards import Manifest
 from preprocessing.job.decisions import summed
-from preprocessing.job.parts import Summary
+from preprocessing.job.parts import Summary, TokenizedPart
 from preprocessing.labels import alike
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
@@ -87,7 +87,7 @@ def statistics(
 
 
 def provenance(
-    config: PreprocessConfig, plans: list[Plan], cut: list[Part], summaries: list[Summary]
+    config: PreprocessConfig, plans: list[Plan], tasks: list[TokenizedPart], summaries: list[Summary]
 ) -> dict[str, Any]:
     """Sources with their sizes and fingerprints, the configuration, and the versions of packages."""
     entries = []
@@ -99,8 +99,8 @@ def provenance(
             entry["text_column"] = plan.file.source.text_column
         entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": plan.before + 1, "fingerprint": plan.fingerprint}
         if plan.file.format == "folder":
-            found = zip(cut, summaries, strict=True)
-            own = [int(summary.content, 16) for part, summary in found if part.file.address == plan.file.address]
+            found = zip(tasks, summaries, strict=True)
+            own = [int(one.content, 16) for task, one in found if task.part.file.address == plan.file.address]
             entry["sum_of_sha256"] = f"{sum(own) % (1 << 256):064x}"
         entries.append(entry)
     versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}

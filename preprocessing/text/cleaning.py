@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import html
 import re
+import string
 import unicodedata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -112,54 +113,34 @@ def _short_number(found: re.Match[str]) -> str:
     return f"&#{found[1][:8] or '0'}"
 
 
-_LETTER = np.array([byte < 128 and chr(byte).isalpha() for byte in range(256)])
-_OPENS = _LETTER | np.isin(np.arange(256), [ord("!"), ord("?")])
-_ENTITY = _LETTER | (np.arange(256) == ord("#"))
+_LETTER = np.isin(np.arange(256), [*string.ascii_letters.encode()])
+_MARKUP = _LETTER | np.isin(np.arange(256), [*b"!?/#"])
+"""Which bytes after ``<`` or ``&`` may begin markup."""
+_HARD = np.isin(np.arange(256), [*b"\"'\0"])
+"""Which bytes inside a tag need :func:`clean`: quotes, and the end of the text."""
 
 
-def scan(data: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the simple tags of many texts at once, and the texts that need :func:`clean`.
-
-    ``data`` is uint8 [bytes]: UTF-8 texts, each followed by at least one byte that is no part of it and is not markup,
-    and one more spare byte at the very end; ``starts`` is int64 [texts + 1], where text i is
-    ``data[starts[i]:starts[i + 1]]`` including its separator. Returns ``(tag_starts, tag_ends, hard)``: the spans of
-    the tags (ends exclusive), and the sorted numbers of the texts for which the spans are not enough: a quote inside a
-    tag, a comment, a script or style, an entity. For all others, blanking the spans is :func:`clean`.
+def scan(joined: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Find the simple tags of texts with NUL between and two at the end: the places of their bytes, and those where
+    other markup begins. :func:`clean` of a text without other markup is that text with its tags blanked.
     """
-    ampersands = np.flatnonzero(data[:-2] == ord("&"))
-    hard = _text_of(ampersands[_ENTITY[data[ampersands + 1]]], starts)
-    opens = np.flatnonzero(data[:-2] == ord("<"))
-    following = data[opens + 1]
-    opens = opens[_OPENS[following] | ((following == ord("/")) & _LETTER[data[opens + 2]])]
-    if not len(opens):
-        return opens, opens, np.unique(hard)
+    data = np.frombuffer(joined, np.uint8)
+    begins = np.flatnonzero((data == ord("<")) | (data == ord("&")))
+    begins = begins[_MARKUP[data[begins + 1]]]
+    name = begins + 1 + (data[begins + 1] == ord("/"))
+    script = (data[name] | 32 == ord("s")) & np.isin(data[name + 1] | 32, [*b"ct"])  # or a style
+    simple = (data[begins] == ord("<")) & _LETTER[data[name]] & ~script
     closes = np.flatnonzero(data == ord(">"))
-    nearest = np.searchsorted(closes, opens)
-    terminated = nearest < len(closes)
-    opens, nearest = opens[terminated], nearest[terminated]
-    first = np.diff(nearest, prepend=-1) != 0  # a second `<` before the same `>` lies inside the first tag
-    text = _text_of(opens, starts)
-    inside = closes[nearest] < starts[text + 1]
-    # A text boundary between two opens that share a `>` puts the `>` outside the earlier text.
-    first[1:] |= text[1:] != text[:-1]
-    keep = first & inside
-    opens, ends, text = opens[keep], closes[nearest[keep]] + 1, text[keep]
-    return opens, ends, np.union1d(hard, text[_needs_parsing(data, opens, ends)])
-
-
-def _needs_parsing(data: np.ndarray, opens: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """True for a tag that holds a quote, opens a comment, or may be a script or a style."""
-    lengths = ends - opens
+    nearest = np.searchsorted(closes, begins)
+    simple &= (nearest < len(closes)) & (np.diff(nearest, append=-1) != 0)  # nothing else begins inside
+    if not simple.any():
+        return begins[:0], begins
+    opens = begins[simple]
+    lengths = closes[nearest[simple]] + 1 - opens
     before = np.cumsum(lengths) - lengths
-    inside = data[np.arange(lengths.sum()) + np.repeat(opens - before, lengths)]
-    hard = np.logical_or.reduceat((inside == ord('"')) | (inside == ord("'")), before)
-    second, third = data[opens + 1] | 32, data[opens + 2] | 32
-    hard |= (second == ord("s")) & ((third == ord("c")) | (third == ord("t")))
-    return hard | (data[opens + 1] == ord("!"))
-
-
-def _text_of(positions: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    return np.searchsorted(starts, positions, side="right") - 1
+    inside = np.arange(lengths.sum()) + np.repeat(opens - before, lengths)
+    hard = np.logical_or.reduceat(_HARD[data[inside]], before)
+    return inside[np.repeat(~hard, lengths)], np.concatenate([begins[~simple], opens[hard]])
 
 
 LONG = 64

@@ -99,8 +99,7 @@ def stop_words(spec: TextSpec) -> tuple[str, ...]:
         if spec.language not in NEGATIONS:
             known = f"known are {', '.join(sorted(NEGATIONS))}"
             what = f"the negations of language {spec.language!r} are not known here; {known}"
-            mend = "set it to false and give a stop-word file without them"
-            raise ConfigError(f"text.keep_negations: {what}; {mend}")
+            raise ConfigError(f"text.keep_negations: {what}; set it to false and give a stop-word file without them")
         kept = normalized(NEGATIONS[spec.language], spec).split()
     ends = CONTRACTIONS if kept and spec.language == "en" else ()
     listed = read_stop_words(spec.stop_words, spec.language)
@@ -119,13 +118,16 @@ def read_stop_words(source: str, language: str) -> list[str]:
         try:
             return list(lists.get_stop_words(language))
         except lists.StopWordError as error:
-            what = f"the package stop-words has no list for language {language!r}"
-            raise DataError(f"{what}; give a file instead") from error
+            raise DataError(
+                f"the package stop-words has no list for language {language!r}; give a file instead"
+            ) from error
     try:
         return read_bytes(source, MOST_BYTES).decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as error:  # the file name may be invalid
-        what = f"the stop-word file {source} cannot be read as UTF-8 ({one_line(error)})"
-        raise DataError(f"{what}; stop_words is none, nltk, stop-words or a path") from error
+        raise DataError(
+            f"the stop-word file {source} cannot be read as UTF-8 ({one_line(error)}); stop_words is none, nltk, "
+            "stop-words or a path"
+        ) from error
 
 
 def lemmatizer(spec: TextSpec) -> Callable[[str], str] | None:

@@ -125,8 +125,10 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
     """
     table = frequent(counts, min_count, without=pa.array(RESERVED, pa.large_string()))
     if not len(table):
-        what = f"none of {len(counts.types):,} distinct tokens occurs {min_count} times or more"
-        raise DataError(f"{what}, so the vocabulary would be empty; lower vocabulary.min_count")
+        raise DataError(
+            f"none of {len(counts.types):,} distinct tokens occurs {min_count} times or more, so the vocabulary "
+            "would be empty; lower vocabulary.min_count"
+        )
     table = table.slice(0, None if max_size is None else max_size - len(RESERVED))
     kept = table["count"].to_numpy()
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])

@@ -124,7 +124,10 @@ def split(texts: pa.Array, spec: TextSpec) -> tuple[pa.Array, np.ndarray]:
     table = _TABLES[spec.lowercase]
     kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
     if spec.html:
-        kept, starts = _without_html(joined, kept, starts, table)
+        tags, markup = scan(joined)
+        kept[tags] = 0
+        written = ((text, decode(joined[starts[text] : starts[text + 1] - 1])) for text in _texts_at(markup, starts))
+        kept, starts = _replaced(kept, starts, {text: encode(clean(its)).translate(table) for text, its in written})
     if spec.normalize == "nfkc":
         kept, starts = _normalized(kept, starts, table)
     kind, alone = _kinds(kept)
@@ -186,15 +189,10 @@ def join(texts: pa.Array, spec: TextSpec) -> tuple[bytes, np.ndarray]:
     return b"\0".join([b"", *parts, b"", b""]), np.cumsum([1, *(len(part) + 1 for part in parts)])
 
 
-def _without_html(joined: bytes, kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Blank the tags; texts that need more go through :func:`clean`."""
-    tag_starts, tag_ends, hard = scan(np.frombuffer(joined, np.uint8), starts)
-    if len(tag_starts):
-        lengths = tag_ends - tag_starts
-        before = np.cumsum(lengths) - lengths
-        kept[np.arange(lengths.sum()) + np.repeat(tag_starts - before, lengths)] = 0
-    texts = ((text, decode(joined[starts[text] : starts[text + 1] - 1])) for text in hard.tolist())
-    return _replaced(kept, starts, {text: encode(clean(written)).translate(table) for text, written in texts})
+def _texts_at(positions: np.ndarray, starts: np.ndarray) -> list[int]:
+    """The numbers of the texts at some positions."""
+    found: list[int] = np.unique(np.searchsorted(starts, positions, side="right") - 1).tolist()
+    return found
 
 
 def _normalized(kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -209,8 +207,8 @@ def _normalized(kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.
     if len(new := np.unique(points[far == _UNKNOWN])):
         _FAR[new] = [_is_far(chr(point)) for point in new.tolist()]
         far = _FAR.take(points)
-    texts = np.unique(np.searchsorted(starts, begins[far == 1], side="right") - 1)
-    written = ((text, decode(kept[starts[text] : starts[text + 1] - 1].tobytes())) for text in texts.tolist())
+    texts = _texts_at(begins[far == 1], starts)
+    written = ((text, decode(kept[starts[text] : starts[text + 1] - 1].tobytes())) for text in texts)
     return _replaced(kept, starts, {text: encode(nfkc(content)).translate(table) for text, content in written})
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.config import ExecutorConfig, known_encoding
-from preprocessing.job import folder
+from preprocessing.job import executors
 from preprocessing.job.executors import workers
 from tests.commands import ROOT, wait_until
 from tests.corpora import Command, contents, reviews, write_csv
@@ -56,7 +56,7 @@ def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
     job.wait(30)
     before = len([*markers.glob("*.json")])
 
-    monkeypatch.setattr(folder, "SILENT_S", 3.0)
+    monkeypatch.setattr(executors, "SILENT_S", 3.0)
 
     def kill() -> None:
         wait_until(lambda: len([*markers.glob("*.json")]) > before)

@@ -79,8 +79,8 @@ def prediction_rows(path: Path) -> list[str]:
     for file in find([str(path)], "auto", SourceConfig(), Reading(SourceConfig()), path.parent):
         for part in sources.scan(file, path.parent).parts:
             for rows in tables.iter_rows(part):
-                texts += texts_of(part, rows, missing=True)
-                assert len(values_of(part, rows)) == len(rows.table)
+                texts += texts_of(rows, missing=True)
+                assert len(values_of(rows)) == len(rows.table)
     return texts
 
 

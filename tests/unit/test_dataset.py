@@ -25,7 +25,7 @@ from preprocessing.dataset.shards import (
     write_manifest,
     write_shard,
 )
-from preprocessing.dataset.verification import check_vocabulary, verify
+from preprocessing.dataset.verification import check_words, verify
 from tests.commands import read_json
 from tests.datasets import copy_of, shared_dataset
 from tests.fuzz.hostile_dataset import rehashed
@@ -124,7 +124,7 @@ def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
         with pytest.raises(DataError, match=said):
             Shard(root, replace(first, **change))
     with pytest.raises(DataError, match=f"{VOCABULARY}: {manifest.vocabulary_size} words, the manifest says 9"):
-        check_vocabulary(root, replace(manifest, vocabulary_size=9))
+        check_words(root, replace(manifest, vocabulary_size=9))
 
 
 def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest: Manifest) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocessing.dataset.frames import Dataset
+from preprocessing.dataset.inspect import Dataset
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import in_order, is_list, typed_values
 from tests.corpora import Command, reviews, write_csv, write_jsonl

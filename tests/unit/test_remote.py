@@ -22,7 +22,7 @@ from harness.data.order import OrderSpec, order_over
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
-from preprocessing.dataset.cache import CACHE_VARIABLE, LIMIT_VARIABLE
+from preprocessing.dataset.remote import CACHE_VARIABLE, LIMIT_VARIABLE
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
 from preprocessing.dataset.views import open_split, read_data

@@ -28,7 +28,7 @@ from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.records import Dialect, cuts, json_lines
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.corpus.sources import Plan, files, in_sequence, numbered, scan
-from preprocessing.corpus.tables import read_table
+from preprocessing.corpus.tables import read_rows
 from tests.corpora import reviews, write_csv, write_jsonl
 
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
@@ -222,7 +222,7 @@ def test_a_sheet_is_read_as_it_is_shown(tmp_path: Path) -> None:
     (plan,), lines = plans(tmp_path, path=str(path))
     assert lines == [f"source: {path}: sheet 'Sheet'"]
     assert plan.parts[0].columns == ("", "text", "label", "when")
-    assert read_table(plan.parts[0], ["when", ""]).to_pylist()[4] == {"when": b"2024-03-05", "": b"4"}
+    assert read_rows(plan.parts[0], ["when", ""]).table.to_pylist()[4] == {"when": b"2024-03-05", "": b"4"}
     assert pairs_of(path) == ROWS
     with pytest.raises(DataError, match="has no sheet 'reviews'; it has 'Sheet', 'Others'; set source"):
         plans(tmp_path, path=str(path), sheet="reviews")
