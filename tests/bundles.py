@@ -11,7 +11,6 @@ import torch
 
 from harness.config import ModelConfig, to_dict
 from harness.inference.bundle import write_bundle
-from harness.inference.scorer import open_scorer
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
 from harness.model.wide import NONE, WidePart, keys_of
@@ -75,9 +74,3 @@ def write_run(root: Path, num_classes: int = 2, *, seed: int = 1, **shape: Any) 
     write_dataset(root / "data", {"train": 50}, num_classes=num_classes, seed=seed, longest=longest)
     write_drawn(root / "run" / BUNDLE, root / "data", seed=seed, **shape)
     return root / "run"
-
-
-def predicted(run: Path, texts: list[str]) -> dict[str, Any]:
-    """The columns that a run predicts for some texts."""
-    scorer = open_scorer(run)
-    return scorer.predict(scorer.encode(texts))

@@ -12,11 +12,9 @@ import torch
 from harness import label as entry
 from harness.baseline.linear import Linear
 from harness.data.soft_labels import read_soft_labels, targets_of
-from harness.evaluate import here
 from harness.inference.bundle import Bundle
-from harness.inference.config import EvaluateConfig, LabelConfig
+from harness.inference.config import LabelConfig
 from harness.scores.calibration import Decision
-from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.bundles import write_drawn
 from tests.datasets import write_dataset
@@ -77,8 +75,3 @@ def test_the_linear_model_labels_as_it_predicts(data: Path, capsys: pytest.Captu
     np.testing.assert_allclose(targets_of(found, split), expected.numpy(), rtol=0, atol=1e-6)
     said = f"accuracy {found.teacher.validation['accuracy']:.4f} on 30 rows of validation"
     assert said in " ".join(capsys.readouterr().out.split())
-
-
-def test_rows_without_labels_are_not_evaluated(data: Path, run: Path) -> None:
-    with pytest.raises(DataError, match=r"split unlabelled have no labels to compare with; .padless label."):
-        here(EvaluateConfig(data=str(data), run=str(run), split="unlabelled", device="cpu"))

@@ -7,14 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.csv
 import pytest
 
 from harness import predict
 from harness.inference.predict import ScoredPart
 from preprocessing.base.errors import UserError
-from tests.bundles import predicted, write_run
+from tests.bundles import write_run
 from tests.corpora import reviews, write_csv
 from tests.ranks import Gone, run_ranks
 
@@ -54,17 +52,6 @@ def ranked(root: Path, target: str, lost: int | None = None, *more: str) -> str 
     except UserError as error:
         return str(error)
     return None
-
-
-def test_one_process_predicts_every_row_as_the_library_does(root: Path) -> None:
-    found = pyarrow.csv.read_csv(root / "one.csv").to_pydict()
-    assert found["n"] == list(range(ROWS))
-    expected = predicted(root / "run", found["text"])
-    for name, values in expected.items():
-        if name != "predicted":
-            np.testing.assert_allclose(found[name], values, atol=1e-6)
-    same = np.array(found["predicted"]) == expected["predicted"]
-    assert same.mean() > 0.999  # but for a probability at the threshold
 
 
 def test_two_ranks_write_the_same_bytes(root: Path) -> None:

@@ -10,16 +10,13 @@ import html
 import json
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from harness import __main__ as harness_main
 from harness.report.page import write_report
-from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import PLAIN, read_json, read_metrics, run_module, succeed, unwrapped
 from tests.datasets import sentences, write_dataset
@@ -86,21 +83,6 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     assert read_manifest(place / "rebuilt").fingerprint == read_manifest(place / "data").fingerprint
 
 
-def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "under way"
-    shutil.copytree(run, copy)
-    for name in ("test.json", "test-predictions.parquet"):
-        (copy / name).unlink()
-    (copy / "status.json").write_text(json.dumps({"state": "preempted", "exit_code": 85, "reason": "", "step": 12}))
-    with (copy / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "train", "st')  # killed while it wrote
-    page = words(write_report([copy]))
-    assert "preempted at step 12" in page
-    best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
-    assert f"Validation Accuracy {best['accuracy']:.4f}" in page
-    assert "there are no test results" in page
-
-
 def break_matplotlib() -> None:
     """Make the import of matplotlib fail in each rank."""
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
@@ -121,10 +103,3 @@ def test_a_run_without_test_split_is_measured_on_validation_and_ends_well_where_
     best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
     assert (figures["step"], figures["accuracy"]) == (best["step"], best["accuracy"])
     assert f"Validation Accuracy {figures['accuracy']:.4f}" in words(write_report([run]))
-
-
-def test_what_cannot_be_shown_gets_a_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    (copy / "metrics.jsonl").write_text('{"kind": "train", "cost": 2}\n')
-    assert cli.run(harness_main.main, ["report", str(copy)]) == 3
-    assert "line 1 has no kind or no step; remove it, or restore" in unwrapped(capsys.readouterr().err)

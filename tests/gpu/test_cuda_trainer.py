@@ -50,15 +50,6 @@ def floats(losses: list[torch.Tensor]) -> list[float]:
     return [float(loss) for loss in losses]
 
 
-def test_both_layouts_train_alike(dataset: Path, tmp_path: Path) -> None:
-    found = {}
-    for layout in ("packed", "padded"):
-        with session_for(config := configuration(dataset, tmp_path, recurrence=layout)) as session:
-            trainer = make_trainer(config, session)
-            found[layout] = floats(train(trainer, all_steps(trainer), STEPS))
-    assert found["padded"] == pytest.approx(found["packed"], rel=1e-3)
-
-
 def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> None:
     config = configuration(reviews, tmp_path, optim=OptimConfig(ema=0.9))
     with session_for(config) as session:

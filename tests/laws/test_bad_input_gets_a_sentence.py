@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 
 from harness import __main__ as harness
+from harness.rundir.layout import BUNDLE
+from tests.bundles import write_drawn
 from tests.commands import accelerate, run_module, sentence
 from tests.corpora import Command, contents, reviews, write_csv
 from tests.datasets import write_dataset
@@ -30,8 +32,15 @@ TABLE = Path(__file__).with_name("mistakes.txt")
 FILES = {
     "in.csv": small.table(),
     "full/thesis.tex": b"",
-    "begun/config.yaml": b"epochs: 1\n",
+    "begun/config.yaml": b"data: data\n",
     "begun/status.json": b"{}",
+    "begun/metrics.jsonl": b'{"kind": "train", "cost": 2}\n',
+    "many/seed-0/config.yaml": b"{}",
+    "many/seed-1/config.yaml": b"{}",
+    "mine/train/00000-w0064.arrow": b"mine",
+    "more.csv": b"text\nnew one\nnew two\n",
+    "options.txt": b"# first\n--epochs none\n",
+    "none.txt": b"# first\n# nothing\n",
     "empty.csv": b"",
     "ragged.csv": small.table([*small.ROWS, ("one", "good", "more")]),
     "unlabelled.csv": small.table([*small.ROWS, ("one", "")]),
@@ -79,6 +88,9 @@ def prepare(place: Path) -> Path:
     with small.within(place, FILES):
         small.bundle_and_data(place)
         small.prepared("in.csv --splits.folds 3", "folded")
+        small.prepared("in.csv --source.unlabelled_path more.csv --vocabulary.count_unlabelled false", "beside")
+        small.prepared("in.csv --splits.validation 0", "unmeasured")
+        write_drawn(Path("language", BUNDLE), Path("data"), language=True)
     return place
 
 
@@ -121,15 +133,14 @@ def test_a_mistake_is_answered(line: str, here: Path) -> None:
 
 def test_another_source_is_refused_unless_it_may_replace(tmp_path: Path, command: Command) -> None:
     source, output = write_csv(tmp_path / "reviews.csv", reviews(60)), tmp_path / "out"
-    assert command.build(source, output) == 0
-    assert command.build(source, output) == 0
+    command.build(source, output)
+    command.build(source, output)
     assert "already complete" in command.err
     before = (output / "dataset.json").read_bytes()
     write_csv(source, reviews(61))
-    assert command.build(source, output) == 2
-    assert "one that has changed since" in command.sentence
+    assert "one that has changed since" in command.refused(2, source, output)
     assert (output / "dataset.json").read_bytes() == before
-    assert command.build(source, output, "--overwrite") == 0
+    command.build(source, output, "--overwrite")
     assert (output / "dataset.json").read_bytes() != before
 
 

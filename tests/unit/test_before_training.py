@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from harness.config import LaunchRecipe, OptimConfig, RunConfig
-from harness.data import checks
 from harness.data.checks import imbalance
 from harness.launch.options import split_arguments
 from harness.model.registry import parameters_of
@@ -20,7 +19,7 @@ from harness.training.assembly import check_shared
 from harness.training.preflight import check_data, check_room
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest
-from tests.datasets import shared_dataset, write_dataset
+from tests.datasets import write_dataset
 
 SIZES = {"train": 80, "validation": 20}
 
@@ -58,19 +57,6 @@ def test_imbalance_says_what_to_do() -> None:
     assert imbalance({"no": 9000, "yes": 100}, {}, "f1") is None
 
 
-dataset = shared_dataset({"train": 90, "validation": 20, "test": 20})
-
-
-def test_rows_batch_and_processes_must_fit(dataset: Path) -> None:
-    manifest = read_manifest(dataset)
-    with pytest.raises(DataError, match="90 rows of train for 91 processes"):
-        checks.check_fit(RunConfig(data=str(dataset), global_batch=100), manifest, 91)
-    for batch in (3, 4):  # of 4 there are 23 steps, some of 3
-        with pytest.raises(ConfigError, match="global_batch: steps of 3 rows cannot be shared by 4 processes"):
-            checks.check_fit(RunConfig(data=str(dataset), global_batch=batch), manifest, 4)
-    checks.check_fit(RunConfig(data=str(dataset), global_batch=5), manifest, 4)
-
-
 def test_options_of_accelerate_stand_anywhere() -> None:
     words = ["--cpu", "data/mine", "--epochs", "2", "--num_processes", "2", "-o", "r", "--num-machines=1", "--quiet"]
     options, ours = split_arguments(words, LaunchRecipe)
@@ -78,8 +64,6 @@ def test_options_of_accelerate_stand_anywhere() -> None:
     assert ours == ["data/mine", "--epochs", "2", "-o", "r", "--quiet"]
     words = ["--config_file", "a.yaml", "--", "--cpu"]
     assert split_arguments(words, LaunchRecipe) == (words[:2], words[2:])
-    with pytest.raises(ConfigError, match=r"^--nmu_processes: .* did you mean --num_processes\?$"):
-        split_arguments(["--nmu_processes", "2"], LaunchRecipe)
 
 
 class OnAnotherMachine(World):

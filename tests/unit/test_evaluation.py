@@ -5,24 +5,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from harness.__main__ import main
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
 from harness.rundir.training_facts import write_training
-from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import write_drawn
-from tests.commands import read_json, unwrapped
-from tests.corpora import write_csv
+from tests.commands import read_json
+from tests.corpora import Command, write_csv
 from tests.datasets import stored, write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -48,13 +47,20 @@ def with_rates(manifest: Manifest) -> Manifest:
     return replace(manifest, statistics={"splits": splits})
 
 
-def evaluate(run: Path, *arguments: object) -> int:
-    return cli.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
+@pytest.fixture
+def evaluate(command: Command, run: Path) -> Callable[..., str]:
+    """``padless evaluate`` with more words; what it printed."""
+
+    def evaluated(*words: object, of: Path = run) -> str:
+        assert command("evaluate", "--run", of, "--device", "cpu", *words) == 0, command.err
+        return command.out
+
+    return evaluated
 
 
-def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate(run, "--input", run.parent / "labelled.csv") == 0
-    out, found = capsys.readouterr().out, read_json(run / "evaluation" / "labelled.csv.json")
+def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, evaluate: Callable[..., str]) -> None:
+    out = evaluate("--input", run.parent / "labelled.csv")
+    found = read_json(run / "evaluation" / "labelled.csv.json")
     bundle, manifest = Bundle(run / "bundle"), read_manifest(run.parent / "data")
     split = Split(run.parent / "data", manifest, "test")
     scores = score(bundle.model, loader_over(split, World(), 16, "padded", torch.device("cpu")), World())
@@ -75,35 +81,34 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
         assert len(of_split["weights"]) == len(of_split["tokens"])
 
 
-def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, capsys) -> None:
+def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, evaluate: Callable[..., str]) -> None:
     lines, output = (run.parent / "labelled.csv").read_text().splitlines(keepends=True), tmp_path / "found"
     for folder, rows in [("jan", 20), ("feb", 30)] * 2:  # each goes on under its own name
         path = tmp_path / folder / "new.csv"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(lines[: rows + 1]))
-        assert evaluate(run, "--input", path, "--output", output) == 0
+        evaluate("--input", path, "--output", output)
     found = [read_json(path) for path in output.glob("*.json")]
     assert {Path(one["input"]).parent.name: one["rows"] for one in found} == {"jan": 20, "feb": 30}
     assert len(found) == len(list(output.glob("*-predictions.parquet"))) == 2
 
 
 def test_unknown_words_and_cut_texts_are_beside_the_training(
-    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
     bundle = Bundle(run / "bundle")
     longest = bundle.encoder.pipeline.spec.max_tokens
     rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
     path = write_csv(tmp_path / "other.csv", rows)
-    assert evaluate(run, "--input", path, "--output", tmp_path) == 0
+    said = evaluate("--input", path, "--output", tmp_path)
     found = read_json(tmp_path / "other.csv.json")["beside_training"]
     assert found["unknown"] == 1 / (4 + longest)
     assert (found["unknown_validation"], found["longest"]) == (0.12, 0.5)
-    said = unwrapped(capsys.readouterr().out)
     assert "of the tokens (12% in validation); cut to the longest length that is read: 50% of the texts (" in said
 
 
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
-    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
     """As long as the dataset of the training exists."""
     names, data = Bundle(run / "bundle").info.labels, run.parent / "data"
@@ -111,33 +116,29 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     block = Split(data, read_manifest(data), "train").blocks[0]
     known = [" ".join(words.take(ids[:n]).to_pylist()) for ids, n in zip(block.ids[:7], block.length, strict=False)]
     path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*known, "zebra quagga", "zebra"]])
-    assert evaluate(run, "--output", tmp_path, "--input", path) == 0
-    assert "note: rows were not compared with the training texts" in unwrapped(capsys.readouterr().out)
+    given = ("--output", tmp_path, "--input", path)
+    assert "note: rows were not compared with the training texts" in evaluate(*given)
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text(f"data: {data}\n")
-    assert evaluate(tmp_path / "run", "--output", tmp_path, "--input", path) == 0
-    said = unwrapped(capsys.readouterr().out)
+    said = evaluate(*given, of=tmp_path / "run")
     assert "note: 7 of 9 rows (" in said
     assert "note: 2 of 9 rows (" in said
-    assert evaluate(tmp_path / "run", "--data", data, "--split", "train", "--output", tmp_path) == 0
-    said = unwrapped(capsys.readouterr().out)
+    said = evaluate("--data", data, "--split", "train", "--output", tmp_path, of=tmp_path / "run")
     assert "80 of 80 rows (100%) are training texts, so new texts may do worse" in said
 
 
 def test_labels_that_the_run_does_not_know_may_be_left_out(
-    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
     names = Bundle(run / "bundle").info.labels
     rows = [("fine film", names[0]), ("odd", "meh"), ("bad", names[1]), ("odd", "meh"), ("odd", "so so")]
     path = write_csv(tmp_path / "strange.csv", rows)
-    assert evaluate(run, "--input", path, "--output", tmp_path, "--source.neutral", "[meh, so so]") == 0
-    assert "strange.csv: 2 rows, 3 left out" in capsys.readouterr().out
+    said = evaluate("--input", path, "--output", tmp_path, "--source.neutral", "[meh, so so]")
+    assert "strange.csv: 2 rows, 3 left out" in said
 
 
-@pytest.mark.parametrize("command", ["evaluate", "explain", "predict"])
-def test_all_commands_read_new_rows_as_the_corpus_was(
-    command: str, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["evaluate", "explain", "predict"])
+def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, command: Command, tmp_path: Path) -> None:
     """Quoted with ', in an encoding that cannot be detected."""
     names = Bundle(run / "bundle").info.labels
     shutil.copytree(run, tmp_path / "run")
@@ -151,11 +152,11 @@ def test_all_commands_read_new_rows_as_the_corpus_was(
     (tmp_path / "new.csv").write_bytes(f"text,label\n{rows}".encode("cp1251"))
     more = {"evaluate": ["--output", tmp_path], "explain": ["--format", "json"]}
     more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
-    words = [command, "--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[command]]
-    assert cli.run(main, list(map(str, words))) == 0, capsys.readouterr().err
-    if command == "evaluate":
+    words = ["--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[name]]
+    assert command(name, *words) == 0, command.err
+    if name == "evaluate":
         seen = [mistake["text"] for mistake in read_json(tmp_path / "new.csv.json")["mistakes"]]
     else:
-        out = capsys.readouterr().out if command == "explain" else (tmp_path / "out.jsonl").read_text()
+        out = command.out if name == "explain" else (tmp_path / "out.jsonl").read_text()
         seen = [json.loads(line)["text"] for line in out.splitlines()]
     assert set(seen) == {"ночь, улица, w1 'фонарь'"}

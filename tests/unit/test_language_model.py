@@ -11,15 +11,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.__main__ import main
 from harness.config import ModelConfig, RunConfig
 from harness.model import language
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base.errors import ConfigError
 from tests.batches import padded_batch
-from tests.bundles import write_drawn
 from tests.datasets import shared_dataset
 
 data = shared_dataset({"train": 60, "validation": 20, "test": 10, "unlabelled": 40})
@@ -61,14 +58,3 @@ def test_one_recipe_serves_both_tasks(data: Path) -> None:
     assert (config.model.num_layers, config.model.wide, config.model.pooling) == (1, 0, "mean")
     weights = replace(config.optim, class_weights={"nobody": 2.0})
     assert preflight.check_data(replace(config, optim=weights), 1).rows("train") == 100
-
-
-def test_what_needs_a_classifier_says_so(data: Path, tmp_path: Path) -> None:
-    place = tmp_path / "run" / "bundle"
-    write_drawn(place, data, language=True)
-    with pytest.raises(ConfigError) as caught:
-        main(["predict", "--run", str(tmp_path / "run"), "a text"])
-    assert str(caught.value) == (
-        f"{place / 'bundle.json'}: a pretrained language model, which has no labels; train a classifier that starts "
-        f"from it, with --init.weights {place}, and name that run"
-    )

@@ -15,10 +15,7 @@ from harness.config import RunConfig
 from harness.data.views import held_out
 from harness.launch import launcher, many
 from harness.launch.stop import STOP
-from harness.rundir import layout
-from harness.training import preflight
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import PLAIN
 from tests.datasets import cut_into_folds, write_dataset
@@ -110,24 +107,6 @@ def test_several_machines_start_lost_ranks_again_unless_told(
     arguments = many.accelerate_arguments(options, [])
     assert launcher.run_with_restarts(RunConfig(run=str(tmp_path / "run")), arguments, begin) == 1
     assert starts == list(range(restarts + 1))
-
-
-def begun(path: Path) -> Path:
-    path.mkdir(parents=True)
-    (path / "config.yaml").write_text("{}\n")
-    return path
-
-
-def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path) -> None:
-    for name in ("one", "many/seed-0", "many/seed-1"):
-        begun(tmp_path / name)
-    with pytest.raises(ConfigError, match="one holds a single run; name another directory for --seeds"):
-        layout.check_many(tmp_path / "one", "seed")
-    with pytest.raises(ConfigError, match="many holds the runs seed-0, seed-1; name another directory for --folds"):
-        layout.check_many(tmp_path / "many", "fold")
-    asked = RunConfig(data=str(data), run=str(tmp_path / "many"))
-    with pytest.raises(ConfigError, match=r"holds the runs seed-0, seed-1; name another .* or go on with --seeds 0,1"):
-        preflight.find_resume_point(asked, print, print)
 
 
 def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

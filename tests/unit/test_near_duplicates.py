@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, contents, write_csv
 from tests.datasets import stored
 
@@ -67,7 +66,7 @@ def test_rows_that_nearly_repeat_a_measured_one_are_left_out_by_any_workers(
     source: Path, tmp_path: Path, command: Command
 ) -> None:
     given = ("--source.unlabelled_path", source.with_name("more.csv"), *DROP)
-    assert command.build(source, tmp_path / "a", *given) == 0, command.err
+    manifest = command.build(source, tmp_path / "a", *given)
     found = rejects(tmp_path / "a")
     assert f"left out: {len(found)} rows nearly repeating a row of validation or test" in command.err
     learned, measured = range(len(MEASURED) + 1, len(TEXTS) + 1), range(1, len(MEASURED) + 1)
@@ -77,29 +76,27 @@ def test_rows_that_nearly_repeat_a_measured_one_are_left_out_by_any_workers(
     assert len(found) >= 0.95 * len(near)
     for row, (other, said) in found.items():
         assert (said, other) == (f"{similarity(row, other):.4f}", row - len(MEASURED))
-    manifest = read_manifest(tmp_path / "a")
     assert sorted(stored(tmp_path / "a")) == sorted({*measured, *learned} - {*found})
     assert manifest.statistics["dropped"]["near_duplicates"] == len(found)
     assert manifest.rows("train") == 500 - sum(row <= len(ROWS) for row in found)
     several = ("--executor.workers", 2, "--source.part_mb", 0.02)
-    assert command.build(source, tmp_path / "b", *given, *several) == 0, command.err
+    command.build(source, tmp_path / "b", *given, *several)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_a_refusal_names_a_row_and_the_job_goes_on_from_there(source: Path, tmp_path: Path, command: Command) -> None:
-    assert command.build(source, tmp_path / "out", *SPLIT, "--quality.near_duplicates", "error") == 3
+    refused = command.refused(3, source, tmp_path / "out", *SPLIT, "--quality.near_duplicates", "error")
     listed = tmp_path / "out" / "near_duplicates.csv"
     number = len(rejects(tmp_path / "out"))
     said = f"row 301: it nearly repeats a row of validation or test ({listed} says which) (and {number - 1} more)"
-    assert f"error: {source}: {said}; correct the row, or set quality.near_duplicates to keep or drop" in command.err
+    assert refused == f"{source}: {said}; correct the row, or set quality.near_duplicates to keep or drop"
     (tmp_path / "out" / ".work" / "near" / "000000-rejects.json").unlink()
-    assert command.build(source, tmp_path / "out", *DROP) == 0
+    command.build(source, tmp_path / "out", *DROP)
     assert "near-duplicates: done in 0.0 s, 0 docs/s, 1 part already done" in command.err
-    assert command.build(source, tmp_path / "new", *DROP) == 0
+    command.build(source, tmp_path / "new", *DROP)
     assert contents(tmp_path / "out") == contents(tmp_path / "new")
 
 
 def test_they_are_kept_unless_asked_for(source: Path, tmp_path: Path, command: Command) -> None:
-    assert command.build(source, tmp_path / "out", *SPLIT) == 0
+    assert command.build(source, tmp_path / "out", *SPLIT).rows("train") == 500
     assert not (tmp_path / "out" / "near_duplicates.csv").exists()
-    assert read_manifest(tmp_path / "out").rows("train") == 500

@@ -23,10 +23,9 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
 from preprocessing.dataset.cache import CACHE_VARIABLE, LIMIT_VARIABLE
-from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
 from preprocessing.dataset.views import open_split, read_data
-from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
+from tests.corpora import Command, contents, reviews, words_of, write_csv, write_jsonl
 from tests.datasets import write_dataset
 from tests.object_store import Proxy, proxy_of
 from tests.runs import final, start, wait_for_step
@@ -83,9 +82,10 @@ def test_a_remote_source_gives_the_rows_of_a_local_one(s3: Any, tmp_path: Path, 
     pq.write_table(pa.table(columns), tmp_path / "c.parquet", row_group_size=40)
     here = [plain, packed, tmp_path / "c.parquet"]
     there = [upload(s3, path, f"read/{path.name}") for path in here]
-    assert command.build(f"[{','.join(map(str, here))}]", tmp_path / "here", *SPLITS) == 0  # type: ignore[arg-type]
-    assert command.build(f"[{','.join(there)}]", tmp_path / "there", *SPLITS) == 0, command.err  # type: ignore[arg-type]
-    manifests = [read_manifest(tmp_path / name) for name in ("here", "there")]
+    manifests = [
+        command.build(f"[{','.join(map(str, files))}]", tmp_path / name, *SPLITS)
+        for name, files in (("here", here), ("there", there))
+    ]
     assert manifests[0].fingerprint == manifests[1].fingerprint
     sources = manifests[1].provenance["sources"]
     assert [entry["rows"] for entry in sources] == [100, 100, 100]
@@ -96,14 +96,13 @@ def test_a_remote_source_gives_the_rows_of_a_local_one(s3: Any, tmp_path: Path, 
 def test_globs_workers_and_what_is_missing(s3: Any, tmp_path: Path, command: Command) -> None:
     for place in range(3):
         upload(s3, write_csv(tmp_path / f"{place}.csv", ROWS[place * 100 : place * 100 + 100]), f"glob/{place}.csv")
-    assert command.build("s3://corpus/glob/*.csv", tmp_path / "out", *SPLITS, *WORKERS) == 0  # type: ignore[arg-type]
-    assert read_manifest(tmp_path / "out").statistics["rows_read"] == 300
+    manifest = command.build("s3://corpus/glob/*.csv", tmp_path / "out", *SPLITS, *WORKERS)
+    assert manifest.statistics["rows_read"] == 300
     for name, said in (
         ("glob/9.csv", "no such file; check source.path"),
         ("*/9.csv", "no file matches; check the pattern"),
     ):
-        assert command.build(f"s3://corpus/{name}", tmp_path / "other") == 3  # type: ignore[arg-type]
-        assert command.sentence == f"s3://corpus/{name}: {said}"
+        assert command.refused(3, f"s3://corpus/{name}", tmp_path / "other") == f"s3://corpus/{name}: {said}"
 
 
 def stored(s3: Any, address: str) -> dict[str, bytes]:
@@ -114,7 +113,7 @@ def stored(s3: Any, address: str) -> dict[str, bytes]:
 @pytest.fixture
 def published(s3: Any, tmp_path: Path, command: Command) -> str:
     address = f"s3://corpus/{tmp_path.name}"
-    assert command.build(write_csv(tmp_path / "a.csv", ROWS), address) == 0, command.err  # type: ignore[arg-type]
+    assert command(*words_of(write_csv(tmp_path / "a.csv", ROWS), address)) == 0, command.err
     return address
 
 
@@ -122,20 +121,19 @@ def test_a_remote_output_is_published_checked_and_inspected(
     s3: Any, published: str, tmp_path: Path, command: Command
 ) -> None:
     source = tmp_path / "a.csv"
-    assert command.build(source, tmp_path / "here") == 0
+    command.build(source, tmp_path / "here")
     assert stored(s3, published) == contents(tmp_path / "here")
     assert command("check", published) == 0
     assert command.out.startswith(f"ok: {published}: train 240")
     assert command("inspect", published) == 0
-    assert command.build(source, published, "--seed", 1) == 2  # type: ignore[arg-type]
-    assert "holds a dataset of another configuration" in command.sentence
+    assert "holds a dataset of another configuration" in command.refused(2, source, published, "--seed", 1)
 
 
 def test_a_publication_that_fails_leaves_the_old_dataset(
     s3: Any, published: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, naming = remote.manifest_bytes(published), remote.names
-    assert command.build(tmp_path / "a.csv", tmp_path / "other", "--seed", 1) == 0
+    command.build(tmp_path / "a.csv", tmp_path / "other", "--seed", 1)
     with monkeypatch.context() as patch:
         patch.setattr(remote, "names", lambda *of: [*naming(*of), "absent"])
         with pytest.raises(DataError, match="no such file"):
@@ -243,9 +241,11 @@ def test_the_password_of_an_address_is_neither_written_nor_said(tmp_path: Path, 
     data = write_csv(tmp_path / "reviews.csv", reviews(120)).read_bytes()
     fsspec.filesystem("memory").pipe("/me:SECRET@host/reviews.csv", data)
     address = "memory://me:SECRET@host/reviews.csv"
-    assert command.build(address, tmp_path / "out", "--source.part_mb", 0.005) == 0
+    manifest = command.build(address, tmp_path / "out", "--source.part_mb", 0.005)
     assert "SECRET" not in command.out + command.err
-    assert read_manifest(tmp_path / "out").provenance["sources"][0]["name"] == "memory://host/reviews.csv"
+    assert manifest.provenance["sources"][0]["name"] == "memory://host/reviews.csv"
     assert not [name for name, content in contents(tmp_path / "out").items() if b"SECRET" in content]
-    assert command.build(f"{address}.csv", tmp_path / "none") == 3  # type: ignore[arg-type]
-    assert command.sentence == "memory://host/reviews.csv.csv: no such file; check source.path"
+    assert (
+        command.refused(3, f"{address}.csv", tmp_path / "none")
+        == "memory://host/reviews.csv.csv: no such file; check source.path"
+    )

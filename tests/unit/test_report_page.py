@@ -22,6 +22,7 @@ from harness.config import OptimConfig
 from harness.report.page import write_report
 from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.metrics_log import read_log
+from harness.rundir.records import write_status
 from harness.rundir.results import read_figures
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
@@ -117,9 +118,14 @@ def test_a_source_that_has_changed_gives_no_texts(place: Path, pair: Path) -> No
 
 
 def test_figures_of_other_weights_or_another_dataset_are_not_shown(many: Path, pair: Path, tmp_path: Path) -> None:
+    """The run is under way, too."""
     run = Path(shutil.copytree(many.parent, tmp_path / "run"))
     write_info(run / "bundle", dataclasses.replace(read_info(run / "bundle"), step=200))
+    write_status(run, "preempted", step=12, exit_code=85)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # killed while it wrote
     page = words(write_report([run]))
+    assert "preempted at step 12" in page
     best = [line for line in read_log(run) if line.get("best")][-1]
     assert f"Validation Accuracy {best['accuracy']:.4f}" in page
     assert f"The best validation so far, after step {best['step']}" in page

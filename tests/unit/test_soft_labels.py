@@ -111,19 +111,6 @@ def asked(data: Path, *, rows: int = 0, allow: str = "", **teaching: Any) -> Run
     return RunConfig(data=str(data), order=order, self_training=own, global_batch=10, allow=allow)
 
 
-def test_rows_that_nothing_is_learned_from_are_refused(data: Path, manifest: Manifest) -> None:
-    with pytest.raises(ConfigError, match=r"order\.unlabelled_batch: nothing is learned from the unlabelled"):
-        checks.check_useful(asked(data, rows=8), manifest, 1)
-    checks.check_useful(asked(data, rows=8, labels="mine"), manifest, 1)
-
-
-def test_unlabelled_rows_must_be_there_for_every_process(data: Path, manifest: Manifest) -> None:
-    for rows in (3, 4):
-        with pytest.raises(ConfigError, match=r"order.unlabelled_batch: steps of 3 rows cannot be shared by 4"):
-            checks.check_fit(asked(data, rows=rows), manifest, 4)
-    checks.check_fit(asked(data, rows=5), manifest, 4)
-
-
 def test_a_run_goes_on_with_the_soft_labels_it_began_with() -> None:
     began = SimpleNamespace(path=Path("run/checkpoints/step-7"), state={"soft_labels": {"sha256": "a" * 64}})
     config = RunConfig(data="data", run="run")

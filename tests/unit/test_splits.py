@@ -20,7 +20,6 @@ from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.corpus.rows import READINGS
 from preprocessing.dataset.inspect import groups_in_words
-from preprocessing.dataset.shards import read_manifest
 from preprocessing.job import decisions
 from preprocessing.job.decisions import by_time, decide, fold_rows
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
@@ -126,7 +125,7 @@ def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, co
         source, out = tmp_path / "corpus", tmp_path / str(number)
         frame["day"] = days.dt.strftime(written) if written else days
         frame.to_csv(source, index=False) if written else frame.to_parquet(source)
-        assert command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002) == 0, command.err
+        command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002)
         found = [sorted(days[row - 1] for row in stored(out, name)) for name in SPLITS]
         assert ([*found[0], *found[1], *found[2]], len(found[1]), len(found[2])) == (sorted(days), 10, 10)
         assert ("from 2023-04-01" if written != "%Y%m%d" else "from 20230401") in command.err
@@ -159,8 +158,7 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
     for size in (decisions.RANGE_ROWS, 5):
         monkeypatch.setattr(decisions, "RANGE_ROWS", size)
         out = tmp_path / str(size)
-        assert command.build(source, out, "--source.unlabelled_path", others, "--quality.contradictions", "drop") == 0
-        manifest = read_manifest(out)
+        manifest = command.build(source, out, "--source.unlabelled_path", others, "--quality.contradictions", "drop")
         facts = manifest.statistics
         homes = dict[str, set[str]]()
         for row, one in stored(out).items():
@@ -168,12 +166,12 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
         assert {frozenset(home) for home in homes.values()} == {
             *map(frozenset, [["train"], ["validation"], ["test"], ["unlabelled"], ["train", "unlabelled"]])
         }
-        assert command.build(source, tmp_path / "refused", "--quality.contradictions", "error") == 3
+        refused = command.refused(3, source, tmp_path / "refused", "--quality.contradictions", "error")
         labels = [manifest.rows_by("labels", split) for split in SPLITS]
-        found.append((labels, facts["duplicates"], facts["contradictions"], facts["empty"], command.sentence))
+        found.append((labels, facts["duplicates"], facts["contradictions"], facts["empty"], refused))
     assert found[0] == found[1]
     assert labels[1] == labels[2] == {0: 26, 1: 1, 2: 27}
-    assert "row 101: an equal text has another label (and 9 more); correct" in command.sentence
+    assert "row 101: an equal text has another label (and 9 more); correct" in refused
 
 
 # Folds.
@@ -189,10 +187,9 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
     rows = [(text, label, f"film {row * 7 % 20}") for row, (text, label) in enumerate(reviews(240))]
     corpus = write_csv(tmp_path / "c.csv", rows, ("text", "label", "film"))
     keys = ("--splits.group_column", "film", "--splits.validation", 0.2, "--shards.rows", 100)
-    assert command.build(corpus, tmp_path / "plain", *keys) == 0
-    assert command.build(corpus, tmp_path / "cut", *keys, "--splits.folds", 4) == 0
+    plain = command.build(corpus, tmp_path / "plain", *keys)
+    cut = command.build(corpus, tmp_path / "cut", *keys, "--splits.folds", 4)
     assert "folds: 4 folds of " in command.err
-    plain, cut = read_manifest(tmp_path / "plain"), read_manifest(tmp_path / "cut")
     assert (plain.folds, cut.folds) == (0, 4)
     assert plain.vocabulary_hash == cut.vocabulary_hash
     whole, found = stored(tmp_path / "plain"), stored(tmp_path / "cut")

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages and exit codes for failed writes, the same for all commands and ranks."""
+"""Messages and exit codes for failed writes, the same for all commands and ranks; a full disk at every write."""
 
 from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from harness.training.console import Log
 from preprocessing.base import atomic
 from preprocessing.base.atomic import refusal, storing
 from preprocessing.base.errors import ConfigError, StorageError, UserError
-from tests.commands import ROOT
+from tests.commands import ROOT, run_module
+from tests.full_disks import why_not
 
 
 def refused(number: int, name: str | None = "/disk/a") -> UserError:
@@ -107,3 +109,21 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space left"):
         atomic.append_line(path, "two")
     assert path.read_text() == "one\n"
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("only", "at_least"),
+    [
+        pytest.param("^(preprocessing|prediction of a file)$", 30, marks=pytest.mark.slow),
+        pytest.param("", 80, marks=pytest.mark.night),
+    ],
+)
+def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_least: int) -> None:
+    if reason := why_not(tmp_path):
+        pytest.skip(reason)
+    result = run_module("tests.full_disks", "--only", only, timeout_s=3500, OMP_NUM_THREADS="1")
+    assert result.stdout, result.stderr
+    found = json.loads(result.stdout)
+    assert found["faults"] == []
+    assert found["trials"] >= at_least

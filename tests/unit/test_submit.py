@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -130,20 +129,6 @@ def test_own_keys_come_before_those_of_all() -> None:
     assert (train.resources.gpus, train.resources.nodes, train.resources.partition) == ("4", 3, "mine")
     assert (evaluate.resources.gpus, evaluate.resources.nodes) == ("0", 1)
     assert "gpus-per-node" not in script.directives(evaluate)
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("--epochs none", "line 2: epochs: "),
-        ("# nothing", "no task; expected lines of options"),
-    ],
-)
-def test_a_line_of_options_is_named(tmp_path: Path, line: str, said: str) -> None:
-    path = tmp_path / "options.txt"
-    path.write_text(f"# first\n{line}\n")
-    with pytest.raises(ConfigError, match=re.escape(f"train: array.options: {path}: {said}")):
-        made("train d", "--array.options", str(path))
 
 
 def test_site_lines_are_taken_in_every_spelling() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError
 from preprocessing.dataset import vectors as command
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.vectors import (
@@ -118,8 +117,3 @@ def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) 
     kept, found = keep_vectors(data, SMALL, quiet)
     assert not found
     assert read_kept(kept.path) == kept
-
-
-def test_a_remote_dataset_needs_another_place_for_its_vectors() -> None:
-    with pytest.raises(ConfigError, match=r"output: s3://bucket/data has no directory here, .* name one with -o"):
-        command.main(command.OfDataset(data="s3://bucket/data"))

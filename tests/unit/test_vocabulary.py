@@ -111,5 +111,3 @@ def test_another_base_under_the_same_name_makes_another_dataset(
     write_dataset(tmp_path / "base", {"train": 50, "validation": 10}, widths=(64,), seed=4)
     assert build(command, source, tmp_path / "out", tmp_path / "base") == 2
     assert "holds a dataset of another configuration" in command.sentence
-    assert build(command, source, tmp_path / "new", tmp_path / "base", "--text.lowercase", "false") == 2
-    assert "it was made with other text settings; set text.lowercase to true (now false)" in command.sentence
