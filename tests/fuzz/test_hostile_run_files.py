@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a run, of its bundle and of its export, damaged, then read and really used.
 
-By a disk, so that hashes notice, and by a stranger, with hashes that agree. What comes of it is the same result, or one
-project error; a run goes on from the checkpoint before and says so. Files that no hash vouches for may say something
-else in its range.
+By a disk, so that hashes notice, and by a stranger, with hashes that agree. What comes of it is the same result, or
+one project error; a run goes on from the checkpoint before and says so. Files that no hash vouches for may say
+something else in its range.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from harness.training.preflight import find_resume_point
 from harness.training.trainer import State
 from harness.training.writer import RunWriter
 from preprocessing.dataset.shards import VOCABULARY
+from tests.bundles import export
 from tests.commands import read_json
 from tests.datasets import write_dataset
-from tests.exports import export
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import Damage, byte_damages, json_damages
 from tests.fuzz.outcome import outcome

@@ -23,8 +23,8 @@ from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, freeze, freeze_pieces
+from tests.bundles import TEXTS, export, make_run
 from tests.datasets import count
-from tests.exports import TEXTS, export, make_run
 from tests.reference.hostile import TEXT
 
 SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, truncate="both")

@@ -31,9 +31,9 @@ from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_figures, write_figures
 from preprocessing.base import atomic
+from tests.bundles import TEXTS, export, make_run
 from tests.commands import read_json
 from tests.datasets import copy_of
-from tests.exports import TEXTS, export, make_run
 
 pytestmark = pytest.mark.thorough
 

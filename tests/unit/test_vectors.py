@@ -1,26 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Word vectors of a dataset's texts: the numbers of a plain decomposition, stored results, and refusals."""
+"""Word vectors: those of a dataset's texts are the numbers of a plain decomposition, stored beside it; those of a file
+are the same rows in every format; and what an embedding starts from.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
+import hashlib
+import struct
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from harness.config import InitConfig, ModelConfig, RunConfig
+from harness.model.starts import from_file
+from harness.ranks.distributed import World
+from harness.training import preflight
+from harness.training.start import Beginning, begin
 from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset import vectors as command
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import (
     VectorsConfig,
     VectorSettings,
+    array_of,
     find_kept,
     folder_of,
     index_of,
     keep_vectors,
     read_kept,
+    write_kept,
 )
 from preprocessing.dataset.verification import verify
+from preprocessing.text.vocabulary import PAD, Vocabulary
 from tests.datasets import copy_of, shared_dataset, write_dataset
 
 SMALL = VectorsConfig(dim=8, window=3)
@@ -117,3 +133,144 @@ def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) 
     kept, found = keep_vectors(data, SMALL, quiet)
     assert not found
     assert read_kept(kept.path) == kept
+
+
+DIM = 6
+WORDS = [",", "the", "naïve", "film", "Great", "日本", "don't", "1999"]
+VALUES = np.round(np.random.default_rng(0).normal(size=(len(WORDS), DIM)), 4).astype(np.float32)
+
+
+def vocabulary(*words: str) -> Vocabulary:
+    tokens = ["<pad>", "<unk>", *words]
+    return Vocabulary(pa.array(tokens, pa.large_string()), np.ones(len(tokens), np.int64))
+
+
+def lines(separator: str = " ", end: str = "\n") -> str:
+    return "".join(
+        word + "".join(separator + repr(float(value)) for value in row) + end
+        for word, row in zip(WORDS, VALUES.round(4), strict=True)
+    )
+
+
+def binary(newlines: bool) -> bytes:
+    rows = (word.encode() + b" " + row.tobytes() for word, row in zip(WORDS, VALUES, strict=True))
+    return f"{len(WORDS)} {DIM}\n".encode() + (b"\n" if newlines else b"").join(rows) + (b"\n" if newlines else b"")
+
+
+FILES = {
+    "glove.txt": (lines().encode(), "GloVe"),
+    "tabs.txt": (lines(separator="\t").encode(), "GloVe"),
+    "word2vec.txt": (f"{len(WORDS)} {DIM}\n{lines()}".encode(), "word2vec text"),
+    "cc.en.6.vec": (f"{len(WORDS)} {DIM}\n{lines(end=' ' + chr(10))}\n\n".encode(), "word2vec text"),
+    "word2vec.bin": (binary(newlines=False), "word2vec binary"),
+    "original": (binary(newlines=True), "word2vec binary"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    content, spelt = FILES[name]
+    zipped = name in ("tabs.txt", "word2vec.bin")
+    stored = gzip.compress(content) if zipped else content
+    path = tmp_path / (f"{name}.gz" if zipped else name)
+    path.write_bytes(stored)
+    found = from_file(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
+    assert (found.facts["format"], found.facts["file_words"]) == (spelt, len(WORDS))
+    assert (found.facts["words"], found.facts["tokens"]) == (3, 0.375)
+    assert found.facts["sha256"] == hashlib.sha256(stored).hexdigest()
+    assert np.flatnonzero(found.has).tolist() == [2, 3, 5]
+    for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):
+        np.testing.assert_array_equal(found.vectors[number], VALUES[WORDS.index(word)])
+    assert not found.vectors[[0, 1, 4, 6, 7]].any()
+
+
+def test_words_with_spaces_and_words_that_come_twice(tmp_path: Path) -> None:
+    path = tmp_path / "glove.txt"
+    path.write_text("film 5 6\nat name@domain.com 1 2\n. . . 3 4\nfilm 7 8\n")
+    found = from_file(path, vocabulary("film", "."), 2)
+    assert found.vectors.tolist() == [[0, 0], [0, 0], [5, 6], [0, 0]]
+    assert found.facts["file_words"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"film 1 2\n\nword 1 x\n", "line 3 is no word with 2 numbers: 'word 1 x'"),
+        (b"3 2\nfilm 1 2\nword 1 2\n", "ends after word 2 of the 3 that its first line promises: cut short"),
+        (b"2 2\nfilm " + struct.pack("<ff", 1, 2) + b"word " + b"\0" * 5, "ends inside word 2 of the 2"),
+        (b"text,label\nfilm,1\n", "line 1 is no word with numbers"),
+        (b"\xba\x16\x4f\x2f\x0c\n", "of fastText the .vec"),
+        (gzip.compress(b"film 1 2\nword 3 4\n", mtime=0)[:-9], "cut short inside its gzip stream"),
+    ],
+)
+def test_what_is_broken_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "vectors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=words) as caught:
+        from_file(path, vocabulary("film", "word"), 2)
+    assert str(path) in str(caught.value)
+
+
+SIZE = 6
+
+
+fewer = shared_dataset({"train": 60, "validation": 10})
+
+
+own = copy_of("fewer")
+
+
+def keep(own: Path, dim: int = SIZE, seed: int = 0) -> np.ndarray:
+    """Write made-up vectors for a dataset; the last two words have none."""
+    manifest = read_manifest(own)
+    values = np.random.default_rng(seed).normal(size=(manifest.vocabulary_size, dim)).astype(np.float32)
+    values[[PAD, -2, -1]] = 0
+    settings = VectorSettings(dim=dim, window=1 + seed)
+    facts = {"rows": 60, "tokens": 5, "words": 3, "seconds": 1.0, "versions": {}, "made": str(seed)}
+    array = array_of(folder_of(own), manifest.fingerprint, settings)
+    known = {"dataset": manifest.fingerprint, "vocabulary": manifest.vocabulary_hash}
+    write_kept(array, values, **known, settings=settings, **facts)
+    return values
+
+
+def config(own: Path, source: str, **more: object) -> RunConfig:
+    model = ModelConfig(embedding_dim=SIZE, embedding_std=0.5, hidden_size=4)
+    base = RunConfig(data=str(own), run=str(own.parent / "run"), model=model, init=InitConfig(vectors=source))
+    return dataclasses.replace(base, **more)
+
+
+def start(own: Path, source: str, **more: object) -> Beginning:
+    return begin(config(own, source, **more), read_manifest(own), {}, World())
+
+
+def glove(path: Path, words: list[str]) -> np.ndarray:
+    values = np.round(np.random.default_rng(3).normal(size=(len(words), SIZE)), 3)
+    rows = [" ".join([word, *map(str, row)]) for word, row in zip(words, values, strict=True)]
+    path.write_text("\n".join(rows) + "\n")
+    return values.astype(np.float32)
+
+
+def test_a_dry_run_learns_nothing(own: Path) -> None:
+    found = start(own, "own", dry_run=True)
+    assert found.vectors is None
+    assert str(found.choices["vectors"]) == "random: a dry run learns none; the run itself does before its first step"
+    assert not folder_of(own).exists()
+
+
+def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: Path, tmp_path: Path) -> None:
+    keep(own, dim=4)
+    (small,) = folder_of(own).glob("*.npy")
+    manifest = read_manifest(own)
+
+    def check(source: str, of: Manifest = manifest) -> None:
+        preflight.check_start(config(own, source), of)
+
+    check("own")
+    with pytest.raises(ConfigError, match=r"vectors of 4 numbers, .* is 6; set model\.embedding_dim to 4"):
+        check(str(small))
+    other = dataclasses.replace(manifest, text_hash="another", vocabulary_hash="another")
+    with pytest.raises(DataError, match=r"learned from another dataset .*, whose ids are others; learn those of this"):
+        check(str(small), other)
+    glove(tmp_path / "glove.txt", ["日本", "映画"])
+    with pytest.raises(DataError, match=r"glove\.txt: none of its 2 words is in the dataset's vocabulary"):
+        start(own, str(tmp_path / "glove.txt"))

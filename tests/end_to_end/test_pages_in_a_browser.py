@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports of 2 to 150 classes in a real browser: on a phone and a desktop, light, dark and printed."""
+"""Pages in a real browser, on a phone and a desktop, light, dark and printed: reports of 2 to 150 classes;
+explanations of malicious texts.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.inference.explanation import Explanation, write_all
 from harness.report.page import write_report
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
@@ -137,3 +140,43 @@ def test_on_paper_it_is_light_and_nothing_is_folded_away(browser: Any, pages: Pa
         assert (card > 0.9, ink < 0.1) == (True, True)
     finally:
         context.close()
+
+
+HARM = "fine <script>document.title = 'run'</script> <img src=x onerror=alert(1)> dull \x00\x1b[31m " + "long" * 60
+STYLES = """() => [...document.querySelectorAll("article mark, .note mark")].map(mark => [
+  getComputedStyle(mark).borderBottomStyle, mark.className])"""
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "why.html"
+    dull = HARM.index("dull")
+    one = Explanation(
+        **{"text": HARM, "label": "<b>good</b>", "predicted": "bad", "probability": 0.4, "tokens": ("fine", "dull")},
+        **{"spans": ((0, 4), (dull, dull + 4)), "scores": (1.0, -1.0), "logit": 0.5, "baseline": 0.5},
+        num_tokens=2,
+    )
+    with open(path, "w", encoding="utf-8") as stream:
+        assert write_all(stream, "html", "runs/mine", [one, one], numbered=True) == 2
+    return path
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), pytest.param(1440, "light", marks=pytest.mark.slow)])
+def test_it_is_readable_and_does_nothing(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: dialog.dismiss())
+    page.goto(page_file.as_uri())
+    assert asked == [page_file.as_uri()]
+    assert page.title() == "What words add: runs/mine"
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    shown = page.locator("article .padless-words").first.inner_text()
+    assert shown == HARM.replace("\x00", "\\u0000").replace("\x1b", "\\u001b")
+    head = page.locator("article").first.locator(".padless-head b").inner_text()
+    assert head.startswith("<b>good</b> 0.4000 (predicted: bad)")
+    styles = page.evaluate(STYLES)
+    assert len(styles) == 6
+    for line, kind in styles:
+        assert line == {"for": "solid", "against": "dotted"}[kind]
+    page.close()
