@@ -107,3 +107,13 @@ def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
     """Lines of one kind of a run's metrics.jsonl."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
+
+
+def logged(run: Path, name: str, kind: str = "train") -> list[Any]:
+    """A figure in each line of one kind of a run's metrics.jsonl."""
+    return [line[name] for line in read_metrics(run, kind)]
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    """What ``status.json`` of a run says."""
+    return read_json(run / "status.json")

@@ -22,7 +22,7 @@ import psutil
 
 from harness.config import ModelConfig, RunConfig
 from harness.ranks.stopping import leave, run_rank
-from tests.commands import CPU, PLAIN, ROOT, read_json, wait_until
+from tests.commands import CPU, PLAIN, ROOT, status_of, wait_until
 from tests.ranks import start_ranks
 
 MODEL = "--model.embedding_dim 16 --model.hidden_size 16 --model.dropout 0.2 --optim.ema 0.99 --model.wide 256"
@@ -73,7 +73,7 @@ class Ranks:
         """None while a rank is alive, then the exit code that the run's ``status.json`` has, as a launcher's."""
         if any(process.exitcode is None for process in self.processes):
             return None
-        return int(read_json(self.run / "status.json")["exit_code"])
+        return int(status_of(self.run)["exit_code"])
 
     def wait(self, timeout_s: float) -> int:
         """The exit code, when all ranks have left."""
@@ -170,7 +170,7 @@ def wait_for_step(process: subprocess.Popen[str] | Ranks, run: Path, step: float
 
 def final(run: Path) -> dict[str, bytes]:
     """All that must not depend on whether the run was disturbed."""
-    status = read_json(run / "status.json")
+    status = status_of(run)
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     names = ["metrics.jsonl", *(f"bundle/{path.name}" for path in (run / "bundle").iterdir())]
     if (run / "test.json").exists():  # a pretraining has no test

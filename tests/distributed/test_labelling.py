@@ -15,9 +15,9 @@ from harness.data.soft_labels import read_soft_labels, targets_of
 from harness.inference.bundle import Bundle
 from harness.inference.config import LabelConfig
 from harness.scores.calibration import Decision
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_drawn
-from tests.datasets import write_dataset
+from tests.datasets import split_of, texts_in, write_dataset
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.processes
@@ -48,19 +48,16 @@ def test_a_run_labels_every_row_once_on_any_number_of_ranks(data: Path, run: Pat
     for ranks in (1, 2):
         run_ranks(label, ranks, str(data), str(run), str(tmp_path / f"{ranks}.arrow"))
     alone, both = (read_soft_labels(tmp_path / f"{ranks}.arrow") for ranks in (1, 2))
-    manifest, bundle = read_manifest(data), Bundle(run / "bundle", 1)
+    bundle = Bundle(run / "bundle", 1)
     assert (alone.teacher.teacher, alone.teacher.temperature) == ("run teacher", 2.5)
     assert alone.teacher.weights_sha256 == bundle.info.weights_sha256
-    split = Split(data, manifest, "unlabelled")
-    texts = [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
-    logits = torch.from_numpy(bundle.score(texts)) / 2.5
+    split, validation = (split_of(data, name) for name in ("unlabelled", "validation"))
+    logits = torch.from_numpy(bundle.score(texts_in(split))) / 2.5
     expected = torch.sigmoid(logits) if logits.dim() == 1 else torch.softmax(logits, 1)
     for found in (alone, both):
         assert sorted(found.rows.tolist()) == list(range(ROWS["unlabelled"]))
         np.testing.assert_allclose(targets_of(found, split), expected.numpy(), rtol=0, atol=1e-6)
-    validation = Split(data, manifest, "validation")
-    texts = [ids[:length] for block in validation.blocks for ids, length in zip(block.ids, block.length, strict=True)]
-    logits, labels = bundle.score(texts), np.concatenate([block.label for block in validation.blocks])
+    logits, labels = bundle.score(texts_in(validation)), validation.column("label")
     right = (logits > 0) == labels if logits.ndim == 1 else logits.argmax(1) == labels
     assert alone.teacher.validation["accuracy"] == right.mean() == both.teacher.validation["accuracy"]
     assert alone.teacher.validation["rows"] == 30
@@ -69,7 +66,7 @@ def test_a_run_labels_every_row_once_on_any_number_of_ranks(data: Path, run: Pat
 def test_the_linear_model_labels_as_it_predicts(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry.label(LabelConfig(data=str(data), baseline=True))
     found, manifest = read_soft_labels(data / "soft_labels" / "baseline.arrow"), read_manifest(data)
-    split, linear = Split(data, manifest, "unlabelled"), Linear.learn(data, manifest)
+    split, linear = split_of(data, "unlabelled"), Linear.learn(data, manifest)
     logits = torch.from_numpy(linear.logits(split)) / found.teacher.temperature
     expected = torch.sigmoid(logits) if logits.dim() == 1 else torch.softmax(logits, 1)
     np.testing.assert_allclose(targets_of(found, split), expected.numpy(), rtol=0, atol=1e-6)

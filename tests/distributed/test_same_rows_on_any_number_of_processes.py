@@ -17,7 +17,7 @@ from harness.ranks.session import open_session
 from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import UserError
-from tests.commands import read_json, read_metrics
+from tests.commands import logged, read_metrics, status_of
 from tests.datasets import write_dataset, write_random_soft_labels
 from tests.ranks import run_ranks
 from tests.runs import small
@@ -51,10 +51,6 @@ def train(root: Path) -> None:
                 run.trainer.fit()
 
 
-def hashes(run: Path) -> list[str]:
-    return [line["row_hash"] for line in read_metrics(run, "train")]
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
@@ -69,10 +65,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_one_and_four_ranks_log_the_same_rows(runs: Path, name: str) -> None:
-    alone = hashes(runs / "1" / name)
+    alone = logged(runs / "1" / name, "row_hash")
     assert len(alone) == len(set(alone)) >= 14
-    assert hashes(runs / "4" / name) == alone
-    ours, theirs = ([line["loss"] for line in read_metrics(runs / ranks / name, "train")] for ranks in ("1", "4"))
+    assert logged(runs / "4" / name, "row_hash") == alone
+    ours, theirs = (logged(runs / ranks / name, "loss") for ranks in ("1", "4"))
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
@@ -101,7 +97,7 @@ def test_a_dataset_that_changes_under_a_run(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 150, "validation": 20, "test": 20})
     for end in run_ranks(train_while_a_shard_is_replaced, 2, tmp_path / "data"):
         assert (end[0], "this shard was removed or replaced while the run used it" in end[1]) == (3, True)
-    status = read_json(tmp_path / "runs" / "run" / "status.json")
+    status = status_of(tmp_path / "runs" / "run")
     assert (status["state"], status["exit_code"]) == ("failed", 3)
     assert (
         len(read_metrics(tmp_path / "runs" / "run", "train")) == 8

@@ -19,10 +19,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 
 from harness.config import RunConfig
-from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.placement import open_data
 from harness.launch.plan import forecast
@@ -31,14 +29,13 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import MANIFEST, Split, read_manifest, write_manifest
+from tests.batches import loader_of
 from tests.bundles import write_run
 from tests.commands import ROOT, run_module, succeed, wait_until
 from tests.corpora import reviews, write_csv
 from tests.datasets import counted, write_dataset
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1800)]
-
-CPU = torch.device("cpu")
 
 
 def peaks_of(command: list[str]) -> tuple[int, list[int]]:
@@ -82,7 +79,7 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     split = opened.splits["train"]
     order = order_over(split, OrderSpec(seed=0, global_batch=512))
     for step in steps:
-        loader = Loader(split, order, rank=0, world_size=1, layout="padded", device=CPU, guard=opened.look)
+        loader = loader_of(split, order, guard=opened.look)
         with contextlib.closing(loader.steps(0, step)) as found:
             (batch,) = next(found).micro_batches
         assert time.process_time() - began < 2

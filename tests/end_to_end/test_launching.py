@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import CPU, ROOT, accelerate, free_port, read_json, run_module, succeed
+from tests.commands import CPU, ROOT, accelerate, free_port, run_module, status_of, succeed
 from tests.datasets import shared_dataset
 from tests.runs import TRAINING, launch, train_to_end
 
@@ -42,12 +42,6 @@ def paths_with(folder: Path, module: str) -> str:
     return f"{folder / 'site'}:{ROOT}"
 
 
-def status(run: Path) -> dict[str, str]:
-    found = read_json(run / "status.json")
-    assert (found["state"], found["exit_code"]) == ("failed", 1)
-    return found
-
-
 def test_the_doctor_lets_ranks_meet_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
     where = ("--data", data, "--run", tmp_path / "runs" / "a", "--device", "cpu", "--precision", "fp32")
     options = (*CPU, "--main_process_port", free_port())
@@ -68,7 +62,9 @@ def test_without_our_launcher_the_status_says_why_too(data: Path, tmp_path: Path
     else:
         ended = train_to_end(*words, processes=2, module="tests.planted")
     assert ended.returncode == 1
-    assert status(tmp_path / "run")["reason"] == "rank 1: PlantedError: planted in StopWatch"
+    status = status_of(tmp_path / "run")
+    said = "rank 1: PlantedError: planted in StopWatch"
+    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, said)
 
 
 @pytest.mark.slow
@@ -76,4 +72,4 @@ def test_a_rank_that_fails_alone_is_the_cause_and_hangs_nobody(data: Path, tmp_p
     """The time limit is an hour; this test allows for five minutes."""
     process = launch(data, tmp_path / "run", "--timeout_s", "3600", paths=paths_with(tmp_path, LIKE_NCCL))
     assert process.wait(300) == 1, (tmp_path / "log").read_text()
-    assert status(tmp_path / "run")["reason"] == "rank 1: KeyError: 'planted'"
+    assert status_of(tmp_path / "run")["reason"] == "rank 1: KeyError: 'planted'"

@@ -19,7 +19,7 @@ from harness.rundir.bundle_files import read_info
 from harness.rundir.records import read_attempts
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, read_json, read_metrics, unwrapped, wait_until
+from tests.commands import CPU, logged, read_json, read_metrics, status_of, unwrapped, wait_until
 from tests.datasets import rewritten, shared_dataset, write_dataset
 from tests.runs import arguments, final, finish, launch, log, start, train_to_end, wait_for_step
 
@@ -37,10 +37,6 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def status(run: Path) -> dict[str, object]:
-    return read_json(run / "status.json")
-
-
 @pytest.mark.slow
 def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -53,10 +49,9 @@ def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_pa
             finish(process, run, 85)
             assert not (run / "STOP").exists()
     finish(process, run)
-    ours, theirs = read_metrics(run, "train"), read_metrics(undisturbed, "train")
-    assert [line["row_hash"] for line in ours] == [line["row_hash"] for line in theirs]
-    assert [line["rows"] for line in ours] == [line["rows"] for line in theirs]
-    assert ours[-1]["loss"] == pytest.approx(theirs[-1]["loss"], abs=1e-4)
+    for name in ("row_hash", "rows"):
+        assert logged(run, name) == logged(undisturbed, name)
+    assert logged(run, "loss")[-1] == pytest.approx(logged(undisturbed, "loss")[-1], abs=1e-4)
     our_test, their_test = (read_json(path / "test.json") for path in (run, undisturbed))
     assert our_test["log_loss"] == pytest.approx(their_test["log_loss"], abs=1e-4)
 
@@ -89,7 +84,7 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
     newest = max((run / "checkpoints").iterdir())
     state = read_json(newest / "state.json")["trainer"]
     assert (state["epochs_done"], state["recurrence"]) == (0, "padded")
-    assert (status(run)["step"], read_metrics(run, "validation")) == (57, [])
+    assert (status_of(run)["step"], read_metrics(run, "validation")) == (57, [])
     finish(start(data, run, *PLAIN), run)
     assert read_metrics(run, "train") == read_metrics(undisturbed, "train")
     assert final(run) == final(undisturbed)
@@ -109,8 +104,9 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     if restarts == 0:
         finish(process, run, 1)
         assert "rank 1 was killed by SIGKILL" in log(run)
-        assert (status(run)["state"], status(run)["exit_code"]) == ("failed", 1)
-        assert "rank 1 was killed by SIGKILL" in str(status(run)["reason"])
+        status = status_of(run)
+        assert (status["state"], status["exit_code"]) == ("failed", 1)
+        assert "rank 1 was killed by SIGKILL" in status["reason"]
         process = start(data, run, *PLAIN)
     finish(process, run)
     assert final(run) == final(undisturbed)
@@ -141,7 +137,7 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     rewritten(data, "validation", label=lambda labels: 1 - labels)
     again = train_to_end(*words, "--allow", "data,epochs")
     assert again.returncode == 0, again.stderr
-    assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, 25))
+    assert logged(run, "step") == list(range(1, 25))
     best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]
     assert min(step for step in best if step > 12) == 24
     assert read_info(run / "bundle").dataset == read_manifest(data).fingerprint

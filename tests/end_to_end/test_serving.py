@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import padless
-from tests.bundles import TEXTS, export, make_run
 from tests.commands import run_command
+from tests.report_runs import TEXTS, export, make_run
 
 pytestmark = pytest.mark.processes
 THERE = (

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import ROOT, listens, read_json, run_module, succeed, unwrapped, wait_until
+from tests.commands import ROOT, listens, run_module, status_of, succeed, unwrapped, wait_until
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import shared_dataset
 from tests.runs import launch
@@ -98,7 +98,7 @@ def test_exit_code_and_status_agree_whatever_signals_come(
     assert "Traceback" not in said
     assert code in ((85, 130) if names.count("INT") > 1 else (85,)), said
     if (run / "status.json").exists():
-        status = read_json(run / "status.json")
+        status = status_of(run)
         assert (status["exit_code"], status["state"]) == (code, "preempted" if code == 85 else "failed")
     else:
         assert ("interrupted twice" if code == 130 else "error: told to stop b") in said  # by …; before the first step

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from preprocessing.base import terminal
-from tests.commands import PLAIN, read_json, read_metrics, sentence, succeed
+from tests.commands import PLAIN, read_json, read_metrics, sentence, status_of, succeed
 from tests.datasets import shared_dataset
 from tests.ranks import start_ranks
 from tests.runs import _train, train_to_end
@@ -62,7 +62,7 @@ def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -
     result = train_to_end("--data", data, "--run", run, *SMALL, "--optim.lr", 1000)
     assert result.returncode == 2
     assert sentence(result).startswith("optim.lr: training diverged: at step 20 the loss is")
-    assert read_json(run / "status.json")["state"] == "failed"
+    assert status_of(run)["state"] == "failed"
 
 
 PRETRAINING = (
@@ -85,7 +85,7 @@ def run(unlabelled: Path) -> Path:
 
 
 def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:
-    status = read_json(run / "status.json")
+    status = status_of(run)
     assert (status["state"], status["step"]) == ("finished", 12)
     lines = read_metrics(run, "validation")
     assert [line["epoch"] for line in lines] == [1, 2]

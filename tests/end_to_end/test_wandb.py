@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from harness.tracking.tracking import kill_tree
-from tests.commands import read_metrics, run_module, sentence, succeed, wait_until
+from tests.commands import logged, read_metrics, run_module, sentence, succeed, wait_until
 from tests.datasets import shared_dataset, write_dataset
 from tests.laws.test_observers_never_hurt import observers_of
 from tests.patient import LIMIT_S, patience
@@ -87,17 +87,17 @@ def test_a_real_run_over_two_kills_and_a_preemption_is_one_curve(tmp_path: Path)
     folders = sorted((run / "wandb").glob("offline-run-*"))
     assert len(folders) == 4
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1
-    wanted = [line["step"] for line in read_metrics(run, "train")]
+    wanted = logged(run, "step")
     assert wanted == sorted(set(wanted))
     with wandb_server() as store:
         sync(run, store)
         (stored,) = store.runs.values()
         assert stored.history("train/step") == wanted
         for kind in ("validation", "test"):
-            assert stored.history(f"{kind}/step") == [line["step"] for line in read_metrics(run, kind)]
-        losses = {line["step"]: line["loss"] for line in read_metrics(run, "train")}
-        logged = zip(stored.history("train/step"), stored.history("train/loss"), strict=True)
-        assert all(loss == pytest.approx(losses[step], rel=1e-9) for step, loss in logged)
+            assert stored.history(f"{kind}/step") == logged(run, "step", kind)
+        losses = dict(zip(wanted, logged(run, "loss"), strict=True))
+        sent = zip(stored.history("train/step"), stored.history("train/loss"), strict=True)
+        assert all(loss == pytest.approx(losses[step], rel=1e-9) for step, loss in sent)
         assert sync(run, store)["filled"] == 0
 
 

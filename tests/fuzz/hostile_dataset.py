@@ -15,7 +15,6 @@ import torch
 
 from harness.config import ModelConfig, OrderConfig, RunConfig
 from harness.data.checks import check_dataset, order_spec
-from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.launch.plan import forecast
 from harness.model.classifier import Classifier
@@ -25,6 +24,7 @@ from preprocessing.dataset import inspect
 from preprocessing.dataset.index import INDEX, LINES
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept
+from tests.batches import loader_of
 from tests.commands import read_json
 from tests.datasets import write_dataset, write_random_soft_labels
 
@@ -87,9 +87,7 @@ def used(root: Path, *, hashes: bool = True) -> list[float]:
     split = Split(root, manifest, TRAIN)
     torch.manual_seed(0)
     model = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels)).eval()
-    loader = Loader(
-        split, order_over(split, order_spec(config)), rank=0, world_size=1, layout="packed", device=torch.device("cpu")
-    )
+    loader = loader_of(split, order_over(split, order_spec(config)), layout="packed")
     logits = []
     with torch.inference_mode():
         for step in loader.steps(0, 0, 2):

@@ -21,18 +21,19 @@ from harness.model.wide import WidePart
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_of, set_tf32
 from harness.training.wide import Source, learn
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
+from tests.batches import CPU, loader_of
+from tests.datasets import split_of
 from tests.gpu.device import ON_CUDA, REVIEWS, TORCH_DEVICE, on_device
 
 pytestmark = on_device
-CPU = torch.device("cpu")
 PLACES = ("row", "time", "place", "starts", "grid")
 
 
 def make_loader(dataset: Path, layout: Layout, device: torch.device, masks: Any = None) -> Loader:
-    split = Split(dataset, read_manifest(dataset), "train")
+    split = split_of(dataset)
     order = order_over(split, OrderSpec(seed=0, global_batch=32))
-    return Loader(split, order, rank=0, world_size=1, layout=layout, device=device, masks=masks)
+    return loader_of(split, order, layout=layout, device=device, masks=masks)
 
 
 @pytest.mark.parametrize("path", ["fused", "packed", "padded"])
@@ -93,7 +94,7 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
 @pytest.mark.parametrize(("layout", "longest"), [("padded", 2), ("packed", 3)])
 def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layout: Layout, longest: int) -> None:
     manifest, said = read_manifest(dataset), []
-    source, tokens = Source(Split(dataset, manifest, "train"), 2), [""] * manifest.vocabulary_size
+    source, tokens = Source(split_of(dataset), 2), [""] * manifest.vocabulary_size
     for device in (CPU, TORCH_DEVICE):
         wide = WidePart(1 << 12, 1, longest).to(device)
         learn(wide, [source], np.ones(2), tokens, World())

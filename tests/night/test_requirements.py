@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from preprocessing.base import atomic
-from tests.commands import PLAIN, ROOT, read_json, run_command, succeed
+from tests.commands import PLAIN, ROOT, read_json, run_command, status_of, succeed
 from tests.corpora import reviews, write_csv
 from tests.requirements import UNPINNED, Requirement, requirements
 
@@ -108,4 +108,4 @@ def from_a_csv_to_a_prediction(python: str, folder: Path) -> None:
     ):
         succeed(run_command([python, "-m", *map(str, words)], COMMAND_S, {}, cwd=ROOT))
     assert len((folder / "out.csv").read_text().splitlines()) == 51
-    assert read_json(run / "status.json")["state"] == "finished"
+    assert status_of(run)["state"] == "finished"

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.commands import CPU, run_module, succeed
+from tests.commands import CPU, run_module, status_of, succeed
 from tests.corpora import reviews, write_csv
 from tests.datasets import write_dataset
 from tests.slurm.conftest import Cluster, ask
-from tests.slurm.test_train_job import BATCH, SETTINGS, checkpoints, outcome, rank_of, starts, status
+from tests.slurm.test_train_job import BATCH, SETTINGS, checkpoints, outcome, rank_of, starts
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
@@ -95,7 +95,7 @@ def test_a_task_that_loses_a_process_is_requeued_alone(cluster: Cluster, config:
     for task in range(2):
         cluster.complete(f"{job}_{task}", 400)
     assert [len(starts(run / name)) for name in ("seed-1", "seed-2")] == [1, 2]
-    assert status(run / "seed-2")["step"] == 8 * STEPS
+    assert status_of(run / "seed-2")["step"] == 8 * STEPS
 
 
 def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(

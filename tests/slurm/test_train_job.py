@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from harness.launch.launcher import RESTARTS
-from tests.commands import CPU, read_json, run_command, succeed
+from tests.commands import CPU, read_json, run_command, status_of, succeed
 from tests.datasets import write_dataset
 from tests.slurm.conftest import Cluster, ask, missing
 
@@ -67,10 +67,6 @@ def outcome(run: Path) -> dict[str, Any]:
     weights = hashlib.sha256(best.read_bytes()).hexdigest()
     test = read_json(run / "test.json")
     return {"weights": weights, "metrics": (run / "metrics.jsonl").read_text(), "test": test}
-
-
-def status(run: Path) -> dict[str, Any]:
-    return read_json(run / "status.json")
 
 
 def starts(run: Path) -> list[int | None]:
@@ -130,7 +126,7 @@ def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
     high = ask("sbatch", "--parsable", *both_nodes, "--wrap", "true")
     cluster.jobs.append(high)
     cluster.until(job, lambda: cluster.field(job, "JobState") == "PENDING", "preemption", 60)
-    stopped = status(run)
+    stopped = status_of(run)
     assert (stopped["state"], stopped["exit_code"]) == ("preempted", 85)
     assert stopped["step"] < EPOCHS * EPOCH, "it was over before it could be preempted"
     cluster.complete(high, 60)

@@ -36,7 +36,7 @@ from tests import datasets
 from tests.bundles import write_index
 from tests.commands import listens, read_json, unwrapped, wait_until
 from tests.corpora import Command, prepare, write_csv
-from tests.datasets import sentences, write_dataset
+from tests.datasets import sentences, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -73,8 +73,7 @@ def own(data: Path, tmp_path: Path) -> Path:
 def texts_of(data: Path, split: Split) -> list[str]:
     """The rows of a split as words, read back through the vocabulary."""
     tokens = Vocabulary.read(data / VOCABULARY).tokens.to_pylist()
-    rows = [row[:length] for block in split.blocks for row, length in zip(block.ids, block.length, strict=True)]
-    return [" ".join(tokens[number] for number in row) for row in rows]
+    return [" ".join(tokens[number] for number in row) for row in texts_in(split)]
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -84,7 +83,7 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     data = write_data(tmp_path, num_classes)
     monkeypatch.setattr(linear, "TOLERANCE", 1e-8)
     manifest = read_manifest(data)
-    train, test = (Split(data, manifest, name) for name in ("train", "test"))
+    train, test = (split_of(data, name) for name in ("train", "test"))
     plain = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
     theirs, labels = plain.fit_transform(texts_of(data, train)), train.column("label")
     learned, found = Linear.learn(data, manifest), measure(data, manifest)

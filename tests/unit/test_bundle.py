@@ -24,17 +24,14 @@ from harness.model.classifier import Classifier
 from harness.ranks import precision
 from harness.ranks.distributed import World
 from harness.rundir import bundle_files
-from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
 from harness.training import preflight
 from harness.training.start import Beginning, begin
-from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.vocabulary import PAD, Vocabulary
-from tests.bundles import write_drawn, write_run
-from tests.commands import read_json
-from tests.datasets import shared_dataset
+from tests.bundles import reseal, write_drawn, write_run
+from tests.datasets import shared_dataset, split_of, texts_in
 
 
 @pytest.fixture
@@ -73,8 +70,8 @@ def test_predictions_are_in_bf16_where_it_is_native_and_labels_stay(
 
 def test_rows_are_compared_in_bf16_and_their_number_is_kept(copied: Path, tmp_path: Path) -> None:
     data, bundle = tmp_path / "data", Bundle(copied)
-    split = Split(data, read_manifest(data), "train")
-    texts = [block.ids[0, : block.length[0]] for block in split.blocks]
+    split = split_of(data)
+    texts = texts_in(split)
     exact = bundle.score(texts)
     share = compare_bf16(bundle, split)
     assert bundle_files.read_info(copied).bf16 == share >= 1 - 1 / len(split)
@@ -93,13 +90,6 @@ def test_weights_that_are_not_finite_are_refused(copied: Path, tmp_path: Path) -
         Bundle(copied)
 
 
-def changed(bundle: Path, **values: Any) -> None:
-    """Write an index with other values and a valid seal."""
-    content = read_json(bundle / bundle_files.INDEX) | values
-    del content[SEAL]
-    atomic.write_json(bundle / bundle_files.INDEX, {**content, SEAL: seal_of(content)})
-
-
 def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) -> None:
     info = bundle_files.read_info(copied)
     other = write_run(tmp_path / "other", seed=9) / BUNDLE
@@ -115,7 +105,7 @@ def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) 
     ]
     for values, sentence in cases:
         kept = (copied / bundle_files.INDEX).read_bytes()
-        changed(copied, **values)
+        reseal(copied / bundle_files.INDEX, **values)
         with pytest.raises(padless.UserError, match=sentence):
             padless.load(copied)
         (copied / bundle_files.INDEX).write_bytes(kept)

@@ -31,7 +31,7 @@ from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import write_drawn, write_run
 from tests.commands import read_json
 from tests.corpora import Command, write_csv
-from tests.datasets import stored, write_dataset
+from tests.datasets import split_of, stored, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -122,8 +122,7 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     """As long as the dataset of the training exists."""
     names, data = Bundle(run / "bundle").info.labels, run.parent / "data"
     words = Vocabulary.read(data / VOCABULARY).tokens
-    block = Split(data, read_manifest(data), "train").blocks[0]
-    known = [" ".join(words.take(ids[:n]).to_pylist()) for ids, n in zip(block.ids[:7], block.length, strict=False)]
+    known = [" ".join(words.take(ids).to_pylist()) for ids in texts_in(split_of(data))[:7]]
     path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*known, "zebra quagga", "zebra"]])
     given = ("--output", tmp_path, "--input", path)
     assert "note: rows were not compared with the training texts" in evaluate(*given)

@@ -27,13 +27,13 @@ from harness.inference.scorer import onnx_logits, session_of
 from harness.model import registry
 from harness.model.registry import PoolingEntry
 from harness.rundir.bundle_files import CARD, EXPORT, INDEX, INT8, ONNX, read_info
-from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_figures, write_figures
 from preprocessing.base import atomic
-from tests.bundles import TEXTS, export, make_run
+from tests.bundles import reseal
 from tests.commands import read_json
 from tests.datasets import copy_of
+from tests.report_runs import TEXTS, export, make_run
 
 pytestmark = pytest.mark.thorough
 
@@ -161,10 +161,9 @@ def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> 
     other = tmp_path / "other"
     assert export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other, "--onnx", "--quiet") == 0
     shutil.copy(other / ONNX, own / ONNX)
-    content = read_json(own / EXPORT)
-    del content[SEAL]
-    content["files"][ONNX] |= {"bytes": (own / ONNX).stat().st_size, "sha256": atomic.sha256_file(own / ONNX)}
-    atomic.write_json(own / EXPORT, {**content, SEAL: seal_of(content)})
+    files = read_json(own / EXPORT)["files"]
+    files[ONNX] |= {"bytes": (own / ONNX).stat().st_size, "sha256": atomic.sha256_file(own / ONNX)}
+    reseal(own / EXPORT, files=files)
     with pytest.raises(padless.UserError, match=r"model\.onnx: the network of another bundle; export this one again$"):
         padless.load(own, "onnx").predict_proba(TEXTS)
 

@@ -73,14 +73,14 @@ def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def reason(failure: Failure) -> str:
         write_status(tmp_path, "failed", step=7, exit_code=1, reason="rank 0 waited for the gradients")
         assert launcher.outcome(tmp_path, "mine", failure) == 1
-        return str((read_status(tmp_path) or {})["reason"])
+        return str(read_status(tmp_path)["reason"])
 
     assert reason(Failure(1, BUG, said=True)) == BUG
     late = Failure(1, "rank 1 waited for the gradients", said=True, follows=True)
     assert reason(late) == "rank 0 waited for the gradients"
     write_status(tmp_path, "running", step=7)
     assert launcher.outcome(tmp_path, "mine", late) == 1
-    assert (read_status(tmp_path) or {})["reason"] == "rank 1 waited for the gradients"
+    assert read_status(tmp_path)["reason"] == "rank 1 waited for the gradients"
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,11 @@ def test_why_no_rank_was_started_is_in_the_status_but_of_a_run_that_has_finished
     write_status(tmp_path, "finished", step=9)
     with pytest.raises(MeetingError, match=r"machine 1 of 2 did not come to 127\.0\.0\.1"):
         start(alone, tmp_path)
-    assert (read_status(tmp_path) or {})["state"] == "finished"
+    assert read_status(tmp_path)["state"] == "finished"
     write_status(tmp_path, "failed", step=9)
     with pytest.raises(MeetingError):
         start(alone, tmp_path, attempt=1)
-    status = read_status(tmp_path) or {}
+    status = read_status(tmp_path)
     assert (status["state"], status["step"], status["launch"]) == ("failed", 9, "mine-1")
     assert status["reason"].startswith("machine 1 of 2 did not come to 127.0.0.1:")
 
@@ -217,5 +217,5 @@ def test_a_stop_signal_ends_the_wait_and_asks_for_another_start(tmp_path: Path) 
         assert "waits up to 1200 s" in process.stdout.readline()
         process.terminate()
         assert process.wait(20) == 85
-    status = read_status(tmp_path / "run") or {}
+    status = read_status(tmp_path / "run")
     assert (status["state"], status["exit_code"], status["reason"]) == ("preempted", 85, "SIGTERM received")

@@ -29,32 +29,20 @@ from harness.training.preflight import check_soft_labels as check_resumed
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
-from tests.datasets import shared_dataset, write_dataset
-
-CPU = torch.device("cpu")
-
+from tests.batches import loader_of
+from tests.datasets import rows_in, shared_dataset, split_of, write_dataset
 
 dataset = shared_dataset({"train": 300, "validation": 20, "test": 20}, block_rows=32)
 
 
 @pytest.fixture(scope="module")
 def split(dataset: Path) -> Split:
-    return Split(dataset, read_manifest(dataset), "train")
+    return split_of(dataset)
 
 
 def make_loader(split: Split, order: Order | None = None, layout: Layout = "padded", **options: Any) -> Loader:
     order = order or order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130))
-    chosen = {"rank": 0, "world_size": 1, **options}
-    return Loader(split, order, layout=layout, device=CPU, **chosen)
-
-
-def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
-    """Tokens and label of every row, by its number in the source."""
-    return {
-        int(block.row[i]): (block.ids[i, : block.length[i]].tolist(), int(block.label[i]))
-        for block in split.blocks
-        for i in range(len(block.row))
-    }
+    return loader_of(split, order, layout=layout, **options)
 
 
 def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
@@ -90,12 +78,12 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
     split = Split(
         tmp_path, Manifest(["a", "b"], *write_index(tmp_path, infos), "uint16", 16, 60_000, "", {}, ""), "train"
     )
-    expected, seen = by_source(split), []
+    expected, seen = rows_in(split), []
     order = order_over(split, OrderSpec(seed=0, global_batch=17))
     steps = (step for rank in (0, 1) for step in make_loader(split, order, layout, rank=rank, world_size=2).steps(0))
     for batch in (batch for step in steps for batch in step.micro_batches):
-        tokens = [expected[row][0] for row in batch.rows.tolist()]
-        assert batch.labels.tolist() == [expected[row][1] for row in batch.rows.tolist()]
+        tokens = [expected[row].ids for row in batch.rows.tolist()]
+        assert batch.labels.tolist() == [expected[row].label for row in batch.rows.tolist()]
         padded = torch.zeros(len(tokens), max(map(len, tokens)), dtype=torch.int32)
         for place, row in enumerate(tokens):
             padded[place, : len(row)] = torch.tensor(row)
@@ -138,11 +126,10 @@ def unlabelled_order(split: Split) -> Order:
 
 
 def paired(both: Path, **options: Any) -> Loader:
-    manifest = read_manifest(both)
-    split, beside = (Split(both, manifest, name) for name in ("train", "unlabelled"))
-    unlabelled = Loader(beside, unlabelled_order(beside), layout="padded", device=CPU, **options)
+    split, beside = (split_of(both, name) for name in ("train", "unlabelled"))
+    unlabelled = loader_of(beside, unlabelled_order(beside), **options)
     order = order_over(split, OrderSpec(seed=SEED, global_batch=BATCH))
-    return Loader(split, order, layout="padded", device=CPU, unlabelled=unlabelled, **options)
+    return loader_of(split, order, unlabelled=unlabelled, **options)
 
 
 def rows_beside(steps: Any) -> list[list[int]]:
@@ -156,7 +143,7 @@ def test_each_row_once_in_every_pass_on_any_number_of_ranks(
 ) -> None:
     loaders = [paired(both, rank=rank, world_size=world_size, micro_batch=micro_batch) for rank in range(world_size)]
     split = loaders[0].unlabelled.split
-    order, numbers = unlabelled_order(split), np.concatenate([block.row for block in split.blocks])
+    order, numbers = unlabelled_order(split), split.column("row")
     per_epoch, found = loaders[0].order.steps_per_epoch, []
     for epoch in range(4):
         shares = [rows_beside(loader.steps(epoch)) for loader in loaders]
@@ -203,9 +190,9 @@ def test_what_is_written_is_read_and_finds_its_rows(data: Path, manifest: Manife
     assert found.facts["validation"] == {"accuracy": 0.9, "log_loss": 0.3, "rows": 10}
     assert found.in_words == "of run x, accuracy 0.9000 on validation; 30 rows"
     check_soft_labels(found, data, manifest)
-    split = Split(data, manifest, "unlabelled")
+    split = split_of(data, "unlabelled")
     of_row = dict(zip(rows.tolist(), chances.tolist(), strict=True))
-    wanted = np.array([of_row[int(row)] for block in split.blocks for row in block.row], np.float32)
+    wanted = np.array([of_row[row] for row in split.column("row").tolist()], np.float32)
     targets = targets_of(found, split)
     assert targets.dtype == np.float32
     np.testing.assert_array_equal(targets, wanted[:, 1] if len(manifest.labels) == 2 else wanted)

@@ -151,9 +151,9 @@ def test_a_resumed_run_counts_its_seconds_on_from_its_checkpoint(
 def test_a_refused_start_leaves_a_finished_run_finished(config: RunConfig, session: Session, tmp_path: Path) -> None:
     run = tmp_path / "run"
     build(config, session, run)
-    status = read_status(run) or {}
+    status = read_status(run)
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     refusing = dataclasses.replace(config, resume="never")
     with pytest.raises(ConfigError, match="already holds a run"):
         build(refusing, session, run)
-    assert (read_status(run) or {})["state"] == "finished"
+    assert read_status(run)["state"] == "finished"

@@ -15,9 +15,8 @@ from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
 from harness.launch.plan import gpu_step_s
 from preprocessing.base.terminal import cells
-from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import PLAIN
-from tests.datasets import shared_dataset, write_dataset
+from tests.datasets import shared_dataset, split_of, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -34,9 +33,9 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str,
 def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixture[str], extra: tuple) -> None:
     values = as_json(capsys, "--data", dataset, "--world_size", 4, "--epochs", 3, *extra)
     config = RunConfig(data=str(dataset), **{extra[0][2:]: extra[1]})
-    split = Split(dataset, read_manifest(dataset), "train")
+    split = split_of(dataset)
     order = order_over(split, order_spec(config))
-    lengths = [int(length) for block in split.blocks for length in block.length]
+    lengths = split.column("length").tolist()
     sizes = [len(order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
     assert values["steps_per_epoch"] == len(sizes)
     assert (values["steps"], values["rows"], values["tokens"]) == (3 * len(sizes), 500, sum(lengths))
@@ -92,7 +91,7 @@ def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys
     asked = ("--data", tmp_path, "--world_size", 3, "--epochs", 4, "--global_batch", 20)
     alone, both = as_json(capsys, *asked), as_json(capsys, *asked, "--order.unlabelled_batch", 30)
     config = RunConfig(data=str(tmp_path), order=OrderConfig(unlabelled_batch=30))
-    order = order_over(Split(tmp_path, read_manifest(tmp_path), "unlabelled"), unlabelled_spec(config))
+    order = order_over(split_of(tmp_path, "unlabelled"), unlabelled_spec(config))
     stream = both["unlabelled_stream"]
     assert (alone["unlabelled_stream"], stream["rows"], stream["passes"]) == (None, 130, 40 / order.steps_per_epoch)
     assert both["memory"]["tokens_on_device"] > alone["memory"]["tokens_on_device"]

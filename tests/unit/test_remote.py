@@ -18,10 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from harness.batch import StepBatch
-from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import addresses
@@ -29,6 +27,7 @@ from preprocessing.dataset import remote
 from preprocessing.dataset.cache import CACHE_VARIABLE, LIMIT_VARIABLE
 from preprocessing.dataset.verification import verify
 from preprocessing.dataset.views import open_split, read_data
+from tests.batches import loader_of
 from tests.corpora import Command, contents, reviews, words_of, write_csv, write_jsonl
 from tests.datasets import write_dataset
 from tests.runs import final, start, wait_for_step
@@ -212,7 +211,6 @@ def test_a_damaged_remote_shard_is_named_and_not_kept(
     assert [*tmp_path.glob("cache/blocks/*/*/*/*")] == []
 
 
-CPU = torch.device("cpu")
 FAULTS = itertools.cycle([0, 0, 1, 0, 503, 0, 0, 429, 0])
 
 
@@ -258,8 +256,7 @@ def test_batches_of_remote_rows_are_those_of_local_ones(far: str, proxy: Proxy, 
         data = mixture.format(home).replace("HERE", str(tmp_path / "other"))
         split = open_split(data, read_data(data), "train")
         for epoch in range(3):
-            loader = Loader(split, order_over(split, spec), rank=0, world_size=1, layout="padded", device=CPU)
-            yield from loader.steps(epoch)
+            yield from loader_of(split, order_over(split, spec)).steps(epoch)
 
     for step, other in zip(steps(here), steps(far), strict=True):
         (batch,), (same,) = step.micro_batches, other.micro_batches

@@ -33,9 +33,9 @@ from harness.training.throughput import Counted, Meter, summarize
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import VocabularyConfig
-from preprocessing.dataset.shards import Split, read_manifest
+from tests.batches import loader_of
 from tests.commands import PLAIN
-from tests.datasets import write_dataset
+from tests.datasets import split_of, write_dataset
 
 TREC = Corpus(rows=5_452, tokens=55_000, classes=6)
 IMDB = Corpus(rows=22_500, tokens=5_200_000, classes=2)
@@ -196,9 +196,8 @@ def test_a_slow_rank_is_named_when_that_lasts() -> None:
 def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
     root = tmp_path_factory.mktemp("probe")
     write_dataset(root, {"train": 300, "validation": 10})
-    split = Split(root, read_manifest(root), "train")
-    order = order_over(split, OrderSpec(seed=0, global_batch=10))
-    return Loader(split, order, rank=0, world_size=1, layout="padded", device=torch.device("cpu"))
+    split = split_of(root)
+    return loader_of(split, order_over(split, OrderSpec(seed=0, global_batch=10)))
 
 
 def fake_trainer(loader: Loader, device: str) -> Any:

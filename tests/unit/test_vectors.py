@@ -23,7 +23,7 @@ from harness.training.start import Beginning, begin
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset import vectors as command
-from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.dataset.vectors import (
     VectorsConfig,
     VectorSettings,
@@ -37,7 +37,7 @@ from preprocessing.dataset.vectors import (
 )
 from preprocessing.dataset.verification import verify
 from preprocessing.text.vocabulary import PAD, Vocabulary
-from tests.datasets import copy_of, shared_dataset, write_dataset
+from tests.datasets import copy_of, shared_dataset, split_of, texts_in, write_dataset
 
 SMALL = VectorsConfig(dim=8, window=3)
 
@@ -71,9 +71,8 @@ def plain_associations(texts: list[np.ndarray], size: int, window: int) -> np.nd
 def test_vectors_are_those_of_a_plain_decomposition(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compared by their products, since signs are free; later words get the first ones' directions."""
     manifest = read_manifest(whole)
-    blocks, size = Split(whole, manifest, "train").blocks, manifest.vocabulary_size
-    texts = [ids[:length] for block in blocks for ids, length in zip(block.ids, block.length, strict=True)]
-    expected = plain_associations(texts, size, 3)
+    split, size = split_of(whole), manifest.vocabulary_size
+    blocks, expected = split.blocks, plain_associations(texts_in(split), size, 3)
     left, values, _ = np.linalg.svd(expected)
     monkeypatch.setattr(command, "OVERSAMPLING", size)  # exact: made-up texts have no small singular values
     ours = command.learn(blocks, size, VectorSettings(dim=8, window=3))
@@ -94,7 +93,7 @@ def test_texts_of_one_word_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_of_a_large_corpus_a_sample_is_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = list(Split(whole, read_manifest(whole), "train").blocks) * 40
+    blocks = list(split_of(whole).blocks) * 40
     assert [id(block) for block in command.sample(blocks)] == [id(block) for block in blocks]
     monkeypatch.setattr(command, "MOST_TOKENS", most := sum(int(block.length.sum()) for block in blocks) // 3)
     assert most <= sum(int(block.length.sum()) for block in command.sample(blocks)) <= 1.2 * most

@@ -14,13 +14,13 @@ import pytest
 from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
 from harness.rundir.layout import BUNDLE
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.job import encode
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, freeze
 from tests.corpora import Command, reviews, write_csv
-from tests.datasets import write_dataset
+from tests.datasets import split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -96,9 +96,9 @@ def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: 
     assert (made.text_hash, made.vocabulary_hash) == (old.text_hash, old.vocabulary_hash)
     assert (tmp_path / "out" / VOCABULARY).read_bytes() == (base / "data" / VOCABULARY).read_bytes()
     encoder = Encoder(TextPipeline.from_json(old.text), Vocabulary.read(base / "data" / VOCABULARY))
-    block = Split(tmp_path / "out", made, "train").blocks[0]
-    found = np.concatenate([ids[:length] for ids, length in zip(block.ids, block.length, strict=True)])
-    assert found.tolist() == encoder([NEW[row - 1][0] for row in block.row]).ids.tolist()
+    train = split_of(tmp_path / "out")
+    found = np.concatenate(texts_in(train))
+    assert found.tolist() == encoder([NEW[row - 1][0] for row in train.column("row")]).ids.tolist()
     assert f"the {old.vocabulary_size:,} ids of {base / 'run'} cover " in command.err
 
 

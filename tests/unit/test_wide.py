@@ -21,9 +21,9 @@ from harness.model.wide import WidePart
 from harness.ranks.distributed import World
 from harness.training import wide as training
 from harness.training.wide import Source, learn
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from tests.batches import packed_batch, padded_batch
-from tests.datasets import write_dataset
+from tests.datasets import split_of, write_dataset
 
 
 def weighed(
@@ -110,11 +110,11 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     monkeypatch.setattr(training, "PIECE_BUCKETS", 1 << 22)
     write_dataset(tmp_path, {"train": 150, "validation": 10, "unlabelled": 60}, num_classes=classes)
     manifest, factors = read_manifest(tmp_path), np.linspace(1, 2, classes)
-    sources = [Source(Split(tmp_path, manifest, "train"), classes)]
+    sources = [Source(split_of(tmp_path), classes)]
     if soft:
         chances = np.random.default_rng(0).dirichlet(np.ones(classes), 60)
         given = chances[:, 1] if classes == 2 else chances
-        sources.append(Source(Split(tmp_path, manifest, "unlabelled"), classes, 0.7, given))
+        sources.append(Source(split_of(tmp_path, "unlabelled"), classes, 0.7, given))
     wide = WidePart(1 << 23, 1 if classes == 2 else classes, longest).double()
     tokens = ["", "", *(spelling.format(n + 300, n % 5, n // 5) for n in range(2, manifest.vocabulary_size))]
     said = learn(wide, sources, factors, tokens, World())
@@ -151,7 +151,7 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
 
 def test_of_large_corpora_evenly_spaced_rows_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, {"train": 150})
-    source = Source(Split(tmp_path, read_manifest(tmp_path), "train"), 2)
+    source = Source(split_of(tmp_path), 2)
     every, third = (np.concatenate([ids[:, 0].numpy() for ids, _, _ in source.pieces(step)]) for step in (1, 3))
     assert np.array_equal(third, every[::3])
     monkeypatch.setattr(training, "MOST_PLACES", 1000)

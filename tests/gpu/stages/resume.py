@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.rundir.records import read_status
-from tests.commands import read_metrics
+from tests.commands import logged, read_metrics
 from tests.gpu.findings import Findings, Setting
 from tests.gpu.launching import finish, in_parallel, start_run, tail, wait_until
 from tests.runs import steps_done
@@ -68,7 +68,7 @@ def interrupted(setting: Setting, run: Path, findings: Findings) -> int:
 def beside(one: Path, other: Path) -> tuple[bool, str]:
     """Whether weights, moments and metrics are the same bytes; what differs, in words."""
     same = [name for name in WEIGHTS if last_checkpoint(one, name) == last_checkpoint(other, name)]
-    losses = [[line["loss"] for line in read_metrics(path, "train")] for path in (one, other)]
+    losses = [logged(path, "loss") for path in (one, other)]
     worst = max(abs(ours - theirs) for ours, theirs in zip(*losses, strict=True))
     if len(same) == len(WEIGHTS) and worst == 0:
         return True, "bit-identical: losses, weights, moments, average"
