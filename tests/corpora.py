@@ -104,7 +104,7 @@ class Command:
     @property
     def sentence(self) -> str:
         """The one line that an error is; progress lines aside."""
-        lines = [line for line in self.err.splitlines() if not line.startswith(("tokenize:", "encode:"))]
+        lines = [line for line in self.err.splitlines() if not line.startswith(("tokenize:", "encode:", "vocabulary:"))]
         assert len(lines) == 1, self.err
         assert lines[0].startswith("error: ")
         return lines[0].removeprefix("error: ")

@@ -34,6 +34,7 @@ from tests.bundles import write_run
 from tests.commands import ROOT, run_module, succeed, wait_until
 from tests.corpora import reviews, write_csv
 from tests.datasets import counted, write_dataset
+from tests.distributed.test_preprocess_by_many import Cluster
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -140,10 +141,6 @@ def words_of(root: Path, source: str, target: str, *more: object) -> list[str]:
     return list(map(str, words))
 
 
-def start(root: Path, source: str, target: str) -> psutil.Popen:
-    return psutil.Popen(command_of(root, source, target), cwd=ROOT, stderr=subprocess.DEVNULL)
-
-
 def command_of(root: Path, source: str, target: str) -> list[str]:
     return [sys.executable, "-m", "harness", "predict", *words_of(root, source, target, "--processes", 2)]
 
@@ -171,7 +168,8 @@ def test_memory_does_not_grow_with_the_rows(root: Path, undisturbed: tuple[str, 
 
 def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
     for enough in (10, 30):
-        process = start(root, "many.csv", "killed.csv")
+        words = command_of(root, "many.csv", "killed.csv")
+        process = psutil.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
         wait_until(lambda enough=enough: len([*(root / "killed.csv.parts").glob("0*.json")]) >= enough, 300)
         workers = process.children()
         process.kill()
@@ -186,9 +184,6 @@ def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[in
 @pytest.fixture
 def scheduler(tmp_path: Path) -> Iterator[Path]:
     """The scheduler file of a Dask cluster of two workers."""
-    pytest.importorskip("distributed", reason="needs distributed (extra dask)")
-    from tests.distributed.test_preprocess_on_dask import Cluster
-
     running = Cluster(tmp_path)
     for _ in range(2):
         running.worker()

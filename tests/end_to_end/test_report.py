@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of real runs: its content, and that its command repeats the run.
 
-unit/test_report_page.py tests made-up runs of every size; test_report_in_a_browser.py tests reports in a browser.
+unit/test_report_page.py tests made-up runs of every size; test_pages_in_a_browser.py tests reports in a browser.
 """
 
 from __future__ import annotations

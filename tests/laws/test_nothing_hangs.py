@@ -285,7 +285,7 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
     assert {rank: word["follows"] for rank, word in words.items()} == follow
 
 
-# A stop signal, at any instant; many more in tests/unit/test_stop.py and end_to_end/test_stop_signals.py.
+# A stop signal, at any instant; many more in tests/unit/test_stopping.py and end_to_end/test_stop_signals.py.
 
 
 def disagree() -> None:

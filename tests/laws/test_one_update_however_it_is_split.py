@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 4: the same global batch gives the same update for every (processes, accumulation, layout), dropout too.
 
-So it does with unlabelled rows and their soft labels beside the labelled ones, and with moved texts; every rank has the
-linear part that one process learns. A language model's update: tests/distributed/test_one_update_of_a_pretraining.py.
+So it does with unlabelled rows and their soft labels beside the labelled ones, and with moved texts; every rank has
+the linear part that one process learns. A language model's update:
+tests/distributed/test_one_update_of_a_pretraining.py.
 """
 
 from __future__ import annotations

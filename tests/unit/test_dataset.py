@@ -37,7 +37,7 @@ from preprocessing.dataset.verification import check_vocabulary, verify
 from preprocessing.dataset.views import read_data
 from tests.commands import read_json
 from tests.datasets import copy_of, shared_dataset, write_dataset
-from tests.fuzz.hostile_dataset import rehashed
+from tests.fuzz.test_hostile_datasets import rehashed
 
 whole = shared_dataset({"train": 60, "validation": 20, "unlabelled": 20}, longest=16, widths=(8, 16), block_rows=32)
 

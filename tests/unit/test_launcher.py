@@ -136,13 +136,6 @@ def test_who_does_not_come_is_named_in_time() -> None:
     assert [text.startswith(expected) for text in said] == [True, True]
 
 
-def test_where_several_machines_meet() -> None:
-    whole = {"num_machines": 2, "num_processes": 4, "machine_rank": 1, "main_process_ip": "a", "main_process_port": 9}
-    whole["rdzv_backend"] = "static"
-    assert meeting.place_of(SimpleNamespace(**whole)) == Place("a", 9, 1, 2)
-    assert meeting.place_of(SimpleNamespace(**whole | {"num_machines": 1})) is None
-
-
 def test_a_machine_that_cannot_train_says_so_on_all() -> None:
     zero, one = places(2)
     said = all_meet((zero,), (one, {}, 20, "data/mine: no such directory"))
