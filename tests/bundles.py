@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from harness.config import ModelConfig, to_dict
@@ -87,3 +88,13 @@ def reseal(path: Path, **values: Any) -> None:
     content = read_json(path) | values
     del content[SEAL]
     atomic.write_json(path, {**content, SEAL: seal_of(content)})
+
+
+def shared_run(*num_classes: int, **shape: Any) -> Any:
+    """A fixture: the run that the tests of a module share, or one of each number of classes."""
+
+    @pytest.fixture(scope="module", params=num_classes or (2,))
+    def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return write_run(tmp_path_factory.mktemp("shared"), request.param, **shape)
+
+    return run

@@ -88,7 +88,8 @@ class Command:
     def __call__(self, *argv: object) -> int:
         self.capsys.readouterr()
         code = cli.run(main, [str(argument) for argument in argv])
-        self.out, self.err = map(unwrapped, self.capsys.readouterr())
+        self.out, err = self.capsys.readouterr()
+        self.err = unwrapped(err)
         return code
 
     def build(self, source: object, output: Path, *more: object) -> Manifest:

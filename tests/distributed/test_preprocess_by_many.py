@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,32 +19,21 @@ from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.config import ExecutorConfig, known_encoding
 from preprocessing.job import executors, folder
 from preprocessing.job.executors import workers
-from tests.commands import ROOT, wait_until
-from tests.corpora import Command, contents, reviews, write_csv
+from tests.commands import start_python, wait_until
+from tests.corpora import Command, contents, reviews, words_of, write_csv
 
 pytestmark = pytest.mark.processes
 SMALL = ("--shards.rows", 500, "--source.part_mb", 0.02)
-Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts a command of preprocessing; whatever is left is killed at the end."""
-    started = []
-
-    def command(*words: object) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, "-m", "preprocessing", *map(str, words)], cwd=ROOT))
-        return started[-1]
-
-    yield command
-    for process in started:
-        process.kill()
-        process.wait(30)
+def start(*words: object, **options: Any) -> subprocess.Popen[str]:
+    """A command of preprocessing."""
+    return start_python("-m", "preprocessing", *words, **options)
 
 
 @pytest.mark.timeout(240)
 def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
-    start: Start, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue, there = tmp_path / "queue", tmp_path / "there"
     source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
@@ -52,8 +41,7 @@ def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
     command.build(source, tmp_path / "four", *SMALL, "--executor.workers", 4)
     lost, other = start("work", queue, "--processes", 1), start("work", queue, "--processes", 2)
     shared = (*SMALL, "--executor.kind", "folder", "--executor.scheduler", queue)
-    words = ("--source.path", source, "--output", there, "--text.max_tokens", 64, "--vocabulary.min_count", 1)
-    job = start("prepare", *words, *shared)
+    job = start(*words_of(source, there, *shared))
     markers = there / ".work" / "parts"
     wait_until(lambda: [*markers.glob("*.json")])
     job.kill()
@@ -66,6 +54,7 @@ def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
         wait_until(lambda: len([*markers.glob("*.json")]) > before)
         wait_until(lambda: [*queue.glob(f"*/workers/*-{lost.pid}/*")])
         lost.kill()
+        lost.wait(30)
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill)
@@ -77,7 +66,7 @@ def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
 
 
 @pytest.mark.timeout(120)
-def test_what_a_task_raises_reaches_the_job(start: Start, tmp_path: Path) -> None:
+def test_what_a_task_raises_reaches_the_job(tmp_path: Path) -> None:
     worker = start("work", tmp_path, "--processes", 2)
     with workers(ExecutorConfig(kind="folder", scheduler=str(tmp_path), timeout_s=60)) as found:
         names = {"utf8": "utf-8", "latin-1": "iso8859-1", "cp1251": "cp1251"}
@@ -112,19 +101,17 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         pytest.importorskip("distributed", reason="needs distributed (extra dask)")
         self.folder, self.file = folder, folder / "scheduler.json"
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[str]] = []
         self.start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
         wait_until(self.file.exists, 60)
 
-    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", str(self.file), *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        words = ("-m", f"distributed.cli.{program}", "--scheduler-file", self.file, *arguments)
         with open(self.folder / f"{len(self.processes)}.log", "wb") as log:
-            process = subprocess.Popen(command, cwd=self.folder, env=environment, stderr=log, stdout=log)
-        self.processes.append(process)
-        return process
+            self.processes.append(start_python(*words, cwd=self.folder, stderr=log, stdout=log))
+        return self.processes[-1]
 
-    def worker(self, threads: int = 1) -> subprocess.Popen[bytes]:
+    def worker(self, threads: int = 1) -> subprocess.Popen[str]:
         return self.start("dask_worker", "--nthreads", str(threads), "--no-nanny", "--no-dashboard")
 
     def close(self) -> None:
@@ -150,20 +137,14 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
     both = (*SMALL, "--source.unlabelled_path", others)
     command.build(source, tmp_path / "here", *both)
     lost, _ = cluster.worker(), cluster.worker(threads=2)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    arguments = ["--source.path", source, "--output", tmp_path / "there", "--text.max_tokens", 64, *both]
-    arguments += ["--vocabulary.min_count", 1, "--executor.kind", "dask", "--executor.scheduler", cluster.file]
-    job = subprocess.Popen(
-        [sys.executable, "-m", "preprocessing", "prepare", *map(str, arguments)],
-        env=environment,
-        stderr=subprocess.PIPE,
-    )
+    dask = ("--executor.kind", "dask", "--executor.scheduler", cluster.file)
+    job = start(*words_of(source, tmp_path / "there", *both, *dask), stderr=subprocess.PIPE)
     markers = tmp_path / "there" / ".work" / "parts"
     wait_until(lambda: job.poll() is not None or len([*markers.glob("*.json")]) >= 2)
     os.kill(lost.pid, signal.SIGKILL)
     assert job.poll() is None, "the run was over before a worker could be killed"
     _, errors = job.communicate(timeout=120)
-    assert job.returncode == 0, errors.decode()
+    assert job.returncode == 0, errors
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 

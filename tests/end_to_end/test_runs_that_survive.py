@@ -6,17 +6,16 @@ one rank that fails alone; and the doctor.
 from __future__ import annotations
 
 import json
-import signal
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from harness.__main__ import main as harness
+from harness.launch.options import free_port
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import read_info
 from harness.rundir.records import read_attempts
@@ -26,7 +25,6 @@ from tests.commands import (
     CPU,
     ROOT,
     accelerate,
-    free_port,
     logged,
     read_json,
     read_metrics,
@@ -37,7 +35,7 @@ from tests.commands import (
     wait_until,
 )
 from tests.datasets import rewritten, shared_dataset, write_dataset
-from tests.runs import TRAINING, arguments, final, finish, launch, log, start, train_to_end, wait_for_step
+from tests.runs import TRAINING, arguments, final, finish, launch, log, rank_of, start, train_to_end, wait_for_step
 
 PLAIN = ("--model.dropout", "0.0")
 
@@ -113,9 +111,7 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     run = tmp_path / "run"
     process = launch(data, run, *PLAIN, options=("--max_restarts", str(restarts)))
     wait_for_step(process, run, 40)
-    ranks = [p for p in psutil.Process(process.pid).children() if "harness.train" in " ".join(p.cmdline())]
-    victim = next(p for p in ranks if p.environ()["RANK"] == "1")
-    victim.send_signal(signal.SIGKILL)
+    rank_of(run).kill()
     if restarts == 0:
         finish(process, run, 1)
         assert "rank 1 was killed by SIGKILL" in log(run)

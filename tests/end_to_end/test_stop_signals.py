@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import ROOT, listens, run_module, status_of, succeed, unwrapped, wait_until
+from tests.commands import listens, run_module, start_python, status_of, succeed, unwrapped, wait_until
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import shared_dataset
 from tests.runs import launch
@@ -32,15 +31,8 @@ data = shared_dataset({"train": 400, "validation": 40, "test": 40})
 
 
 def start(*words: object) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = start_python("-m", *words, start_new_session=True, **pipes)
     wait_until(partial(listens, process.pid), 30)
     return process
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import psutil
 import pytest
 
 from harness.tracking.tracking import kill_tree
-from tests.commands import logged, read_metrics, run_module, sentence, succeed, wait_until
+from tests.commands import logged, read_metrics, run_module, sentence, start_python, succeed, wait_until
 from tests.datasets import shared_dataset, write_dataset
 from tests.laws.test_observers_never_hurt import observers_of
 from tests.patient import LIMIT_S, patience
@@ -113,8 +112,8 @@ def test_online_attempts_append_to_one_curve(data: Path, tmp_path: Path) -> None
     run = tmp_path / "run"
     with wandb_server() as store:
         environment = {"HOME": str(tmp_path), **store.environment()}
-        command = [sys.executable, "-m", "tests.attempt", str(run), str(data), "1", "100000", "finished"]
-        doomed = subprocess.Popen(command, env={**os.environ, **environment, "PYTHONPATH": patience(tmp_path)})
+        words = ("-m", "tests.attempt", run, data, 1, 100_000, "finished")
+        doomed = start_python(*words, env={**environment, "PYTHONPATH": patience(tmp_path)})
         wait_until(lambda: any(len(one.history("train/step")) >= 20 for one in list(store.runs.values())))
         doomed.kill()
         for observer in observers_of(run):

@@ -17,8 +17,9 @@ import pytest
 from tests.commands import CPU, run_module, status_of, succeed
 from tests.corpora import reviews, write_csv
 from tests.datasets import write_dataset
+from tests.runs import rank_of
 from tests.slurm.conftest import Cluster, ask
-from tests.slurm.test_train_job import BATCH, SETTINGS, checkpoints, outcome, rank_of, starts
+from tests.slurm.test_train_job import BATCH, SETTINGS, checkpoints, outcome, starts
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 

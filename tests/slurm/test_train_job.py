@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from harness.launch.launcher import RESTARTS
 from tests.commands import CPU, read_json, run_command, status_of, succeed
 from tests.datasets import write_dataset
+from tests.runs import rank_of
 from tests.slurm.conftest import Cluster, ask, missing
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(420, func_only=True)]
@@ -86,16 +86,6 @@ def checkpoints(run: Path) -> list[int]:
     return sorted(
         int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*") if "." not in path.name
     )
-
-
-def rank_of(run: Path, rank: int = 1) -> psutil.Process:
-    """One of the processes that train into ``run``; by default that on the second node."""
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        into = any(word.removeprefix("--run=") == str(run) for word in command)
-        if "harness.train" in command and into and process.environ().get("RANK") == str(rank):
-            return process
-    raise AssertionError(f"no rank {rank} trains into {run}")
 
 
 @pytest.fixture(scope="module")

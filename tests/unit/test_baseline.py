@@ -6,10 +6,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,28 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.processes import status
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests import datasets
 from tests.bundles import write_index
-from tests.commands import listens, read_json, unwrapped, wait_until
+from tests.commands import listens, read_json, start_python, unwrapped, wait_until
 from tests.corpora import Command, prepare, write_csv
-from tests.datasets import sentences, split_of, texts_in, write_dataset
+from tests.datasets import copy_of, rewritten, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
 ROWS = {"train": 400, "validation": 120, "test": 90}
+
+
+def write_data(root: Path, num_classes: int) -> Path:
+    """Some rows are mislabelled, so that no model is right on all of them."""
+    write_dataset(root, ROWS, num_classes=num_classes)
+    for name in ROWS:
+        rewritten(root, name, label=mislabelled(num_classes))
+    return root
+
+
+def mislabelled(num_classes: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Gives a tenth of the rows the label of the next class."""
+    random = np.random.default_rng(0)
+    return lambda labels: np.where(random.random(len(labels)) < 0.1, (labels + 1) % num_classes, labels)
 
 
 @pytest.fixture(scope="module")
@@ -48,26 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"), num_classes=2)
 
 
-def write_data(root: Path, num_classes: int) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "sentences", sentences_some_of_them_mislabelled)
-        write_dataset(root, ROWS, num_classes=num_classes)
-    return root
-
-
-def sentences_some_of_them_mislabelled(
-    rows: int, num_classes: int, seed: int, longest: int
-) -> tuple[list[str], np.ndarray]:
-    """So that no model is right on every row."""
-    texts, labels = sentences(rows, num_classes, seed, longest)
-    wrong = np.random.default_rng(seed).random(rows) < 0.1
-    return texts, np.where(wrong, (labels + 1) % num_classes, labels)
-
-
-@pytest.fixture
-def own(data: Path, tmp_path: Path) -> Path:
-    """A writable copy of the dataset."""
-    return Path(shutil.copytree(data, tmp_path / "own", ignore=shutil.ignore_patterns("baseline")))
+own = copy_of("data")
 
 
 def texts_of(data: Path, split: Split) -> list[str]:
@@ -141,16 +134,6 @@ def test_a_label_that_an_emoji_alone_decides_is_learned(tmp_path: Path) -> None:
     assert figures["accuracy"] >= 0.99
 
 
-SIZES = {"train": 400, "validation": 120, "test": 90}
-
-
-@pytest.fixture
-def writable(tmp_path: Path) -> Path:
-    """A writable dataset."""
-    write_dataset(tmp_path / "own", SIZES)
-    return tmp_path / "own"
-
-
 def hits(rows: int, right: int, apart: int = 0) -> np.ndarray:
     """Which rows are right: the first ``right`` of them, with the last ``apart`` of these moved to the end."""
     found = np.arange(rows) < right - apart
@@ -217,12 +200,12 @@ class Heard(Sink):
 
 
 @pytest.mark.processes
-def test_a_fit_in_the_background_dies_with_its_parent(writable: Path) -> None:
+def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
     program = (
         "import sys; from preprocessing.base.processes import Child; "
         "fit = Child('-m', 'harness', 'baseline', sys.argv[1]); print(fit.pid, flush=True); fit.wait()"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program, writable], stdout=subprocess.PIPE, text=True)
+    parent = start_python("-c", program, own, stdout=subprocess.PIPE)
     pid = int(parent.stdout.readline())
     wait_until(lambda: listens(pid), 60)
     os.kill(pid, signal.SIGSTOP)  # it must not be done before its parent dies
@@ -231,27 +214,27 @@ def test_a_fit_in_the_background_dies_with_its_parent(writable: Path) -> None:
     os.kill(pid, signal.SIGCONT)
     parent.communicate(timeout=20)  # to the end of the fit's output, which is the same pipe
     wait_until(lambda: status(pid).get("State", "Z")[0] == "Z", 5)
-    assert not folder_of(writable).exists()
+    assert not folder_of(own).exists()
 
 
 @pytest.mark.processes
 def test_the_end_of_a_run_says_how_the_linear_model_does(
-    writable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, fingerprint, heard = tmp_path / "run", read_manifest(writable).fingerprint, Heard()
+    run, fingerprint, heard = tmp_path / "run", read_manifest(own).fingerprint, Heard()
     write_index(run / "bundle", dataset=fingerprint)
-    write_figures(run, "test", stand(run, "test", np.arange(SIZES["test"]) % 2 == 0))
-    sink = BaselineSink(RunConfig(run=str(run), data=str(writable)), heard)
+    write_figures(run, "test", stand(run, "test", np.arange(ROWS["test"]) % 2 == 0))
+    sink = BaselineSink(RunConfig(run=str(run), data=str(own)), heard)
     sink.begin()
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
     assert sink.fit.returncode == -signal.SIGKILL
-    assert (heard.lines, folder_of(writable).exists()) == ([], False)
+    assert (heard.lines, folder_of(own).exists()) == ([], False)
     monkeypatch.setattr(os, "access", lambda place, mode: False)  # as if the dataset were read-only
     monkeypatch.setattr(sinks, "END_S", 60)
     sink.begin()
     assert os.getpriority(os.PRIO_PROCESS, sink.fit.pid) == 19
     sink.close(Ending("finished", 10))
-    fitted, found = sink.fit, beside_linear(run, writable)[1]
+    fitted, found = sink.fit, beside_linear(run, own)[1]
     sink.begin()
     assert sink.fit is fitted  # it is kept in the run: none is started again
     assert found.linear == read_results(folder_of(run), fingerprint)["test"]

@@ -39,7 +39,8 @@ from tests.commands import read_json
 from tests.datasets import copy_of, shared_dataset, write_dataset
 from tests.fuzz.test_hostile_datasets import rehashed
 
-whole = shared_dataset({"train": 60, "validation": 20, "unlabelled": 20}, longest=16, widths=(8, 16), block_rows=32)
+SMALL = {"longest": 16, "widths": (8, 16), "block_rows": 32}
+whole = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 20}, **SMALL)
 
 
 root = copy_of("whole")
@@ -153,22 +154,11 @@ def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: held)
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    write_dataset(tmp_path / "data", {"train": 120, "validation": 20, "test": 20})
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def copied(dataset: Path) -> Manifest:
-    return read_manifest(dataset)
-
-
 def test_shards_are_staged_from_a_network_file_system_where_there_is_room(
-    mounts: None, copied: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mounts: None, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def chosen(data: str, wanted: str = "auto") -> tuple[str, str]:
-        choice = stage_choice(data, copied, ["train"], wanted)
+        choice = stage_choice(data, manifest, ["train"], wanted)
         return choice.value, choice.reason
 
     monkeypatch.setenv("SLURM_TMPDIR", "/home")  # a network file system too
@@ -185,34 +175,34 @@ def shards(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.arrow"))}
 
 
-def test_staging_copies_what_is_missing_or_damaged(dataset: Path, copied: Manifest, tmp_path: Path) -> None:
+def test_staging_copies_what_is_missing_or_damaged(root: Path, manifest: Manifest, tmp_path: Path) -> None:
     names = ["train", "test"]
-    target = stage(dataset, copied, str(tmp_path / "stage"), names, 5)
-    assert target == staged_path(tmp_path / "stage", copied)
-    wanted = {INDEX, *copied.shards(dataset, names).paths()}
-    whole = {path: content for path, content in shards(dataset).items() if path in wanted}
+    target = stage(root, manifest, str(tmp_path / "stage"), names, 5)
+    assert target == staged_path(tmp_path / "stage", manifest)
+    wanted = {INDEX, *manifest.shards(root, names).paths()}
+    whole = {path: content for path, content in shards(root).items() if path in wanted}
     assert shards(target) == whole
     kept, damaged = (target / path for path in sorted(wanted)[1:3])
     before = kept.stat().st_mtime_ns
     damaged.write_bytes(b"x" * damaged.stat().st_size)
-    stage(dataset, copied, str(tmp_path / "stage"), names, 5)
+    stage(root, manifest, str(tmp_path / "stage"), names, 5)
     assert shards(target) == whole
     assert kept.stat().st_mtime_ns == before
 
 
-def test_a_source_that_is_damaged_gets_no_name(dataset: Path, copied: Manifest, tmp_path: Path) -> None:
-    path = dataset / copied.shards(dataset)[0].path
+def test_a_source_that_is_damaged_gets_no_name(root: Path, manifest: Manifest, tmp_path: Path) -> None:
+    path = root / manifest.shards(root)[0].path
     path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
     with pytest.raises(DataError, match=f"{path}: its sha256 is not the manifest's"):
-        stage(dataset, copied, str(tmp_path / "stage"), ["train"], 5)
-    assert not (staged_path(tmp_path / "stage", copied) / path.relative_to(dataset)).exists()
+        stage(root, manifest, str(tmp_path / "stage"), ["train"], 5)
+    assert not (staged_path(tmp_path / "stage", manifest) / path.relative_to(root)).exists()
 
 
 @pytest.mark.parametrize("place", ["open", "theirs"])
 def test_a_folder_that_others_can_write_to_is_refused(
-    dataset: Path, copied: Manifest, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+    root: Path, manifest: Manifest, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = staged_path(tmp_path / "stage", copied).parent
+    folder = staged_path(tmp_path / "stage", manifest).parent
     folder.parent.mkdir()
     if place == "open":
         folder.mkdir()
@@ -222,15 +212,15 @@ def test_a_folder_that_others_can_write_to_is_refused(
         monkeypatch.setattr(placement, "staged_path", lambda *_: folder / "there")
         monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
     with pytest.raises(ConfigError, match=f"stage_dir: {folder} .*; remove it, or name another directory"):
-        stage(dataset, copied, str(tmp_path / "stage"), ["train"], 5)
+        stage(root, manifest, str(tmp_path / "stage"), ["train"], 5)
 
 
-def test_open_splits_are_staged_mapped_and_watched(dataset: Path, copied: Manifest, tmp_path: Path) -> None:
+def test_open_splits_are_staged_mapped_and_watched(root: Path, manifest: Manifest, tmp_path: Path) -> None:
     stage_dir = str(tmp_path / "stage")
-    opened = open_data(str(dataset), copied, ["test"], World(), timeout_s=5, stage_dir=stage_dir)
+    opened = open_data(str(root), manifest, ["test"], World(), timeout_s=5, stage_dir=stage_dir)
     assert set(opened.splits) == {"test"}
-    assert set(shards(staged_path(stage_dir, copied))) == {INDEX, *copied.shards(dataset, ["test"]).paths()}
-    assert len(opened.splits["test"]) == copied.rows("test")
+    assert set(shards(staged_path(stage_dir, manifest))) == {INDEX, *manifest.shards(root, ["test"]).paths()}
+    assert len(opened.splits["test"]) == manifest.rows("test")
     path = opened.splits["test"].shards[0].path
     opened.check()
     os.truncate(path, 100)
@@ -238,13 +228,13 @@ def test_open_splits_are_staged_mapped_and_watched(dataset: Path, copied: Manife
         opened.check()
 
 
-def test_each_dataset_of_a_mixture_is_staged_and_watched(dataset: Path, tmp_path: Path) -> None:
-    write_dataset(tmp_path / "second", {"train": 30, "validation": 9}, base=dataset, seed=6)
-    stage_dir, mixture = str(tmp_path / "stage"), f"{dataset}:2,{tmp_path}/second:1"
-    copied, second = read_data(mixture), read_manifest(tmp_path / "second")
-    opened = open_data(mixture, copied, ["test", "train"], World(), timeout_s=5, stage_dir=stage_dir)
+def test_each_dataset_of_a_mixture_is_staged_and_watched(root: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "second", {"train": 30, "validation": 9}, base=root, seed=6, **SMALL)
+    stage_dir, mixture = str(tmp_path / "stage"), f"{root}:2,{tmp_path}/second:1"
+    manifest, second = read_data(mixture), read_manifest(tmp_path / "second")
+    opened = open_data(mixture, manifest, ["test", "train"], World(), timeout_s=5, stage_dir=stage_dir)
     assert {name: len(split) for name, split in opened.splits.items()} == {
-        name: copied.rows(name) for name in ("test", "train")
+        name: manifest.rows(name) for name in ("test", "train")
     }
     opened.splits["train"].check()
     opened.check()

@@ -25,7 +25,17 @@ SHARE = "this process's share of the cores"
 
 @pytest.fixture(autouse=True)
 def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("LOCAL_RANK", "RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", DEVICES, THREADS, OMP):
+    for name in (
+        "LOCAL_RANK",
+        "RANK",
+        "LOCAL_WORLD_SIZE",
+        "ACCELERATE_MIXED_PRECISION",
+        DEVICES,
+        THREADS,
+        OMP,
+        GLOO,
+        NCCL,
+    ):
         monkeypatch.setenv(name, "")  # so that what a test sets is taken back
         monkeypatch.delenv(name)
     monkeypatch.setattr(devices, "default_file", lambda: tmp_path / "none.yaml")
@@ -123,13 +133,6 @@ def test_tf32_on_cards_that_have_it(monkeypatch: pytest.MonkeyPatch, capability:
 
 
 FOUND = {"lo": ["127.0.0.1", "::1"], "eth0": ["192.168.1.5"], "eth1": ["10.0.0.5", "fe80::1"]}
-
-
-@pytest.fixture(autouse=True)
-def nobody_named_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (GLOO, NCCL):
-        monkeypatch.setenv(name, "to be removed in the end")
-        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(

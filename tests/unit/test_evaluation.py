@@ -19,17 +19,15 @@ import pytest
 import torch
 
 import padless
-from harness.__main__ import main
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
 from harness.rundir.training_facts import write_training
-from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.bundles import write_drawn, write_run
-from tests.commands import read_json
+from tests.bundles import shared_run, write_drawn
+from tests.commands import read_json, unwrapped
 from tests.corpora import Command, write_csv
 from tests.datasets import split_of, stored, texts_in, write_dataset
 
@@ -62,7 +60,7 @@ def evaluate(command: Command, run: Path) -> Callable[..., str]:
 
     def evaluated(*words: object, of: Path = run) -> str:
         assert command("evaluate", "--run", of, "--device", "cpu", *words) == 0, command.err
-        return command.out
+        return unwrapped(command.out)
 
     return evaluated
 
@@ -174,14 +172,7 @@ TEXT = "W1 <b>superb</b>, dull nowhere; w1 &amp; superb."
 FILE_TEXTS = ["w1 superb", "dull, <i>really</i>", "awful w2", "great"]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def explained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("explained"), request.param, wide=1 << 12)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("two"), wide=1 << 12)
+explained, made = shared_run(2, 3, wide=1 << 12), shared_run(wide=1 << 12)
 
 
 @pytest.fixture
@@ -192,10 +183,6 @@ def two(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("data").symlink_to(made.parent / "data")
     pd.DataFrame({"number": range(4), "review": FILE_TEXTS}).to_csv("in.csv", index=False)
     return Path("run")
-
-
-def explain(*arguments: object) -> int:
-    return cli.run(main, ["explain", *map(str, arguments)])
 
 
 def records(output: str) -> list[dict[str, Any]]:
@@ -241,20 +228,22 @@ def test_nothing_left_unknown_and_very_long(explained: Path) -> None:
     assert long.summary[2:] == ["the model has read 64 of 20,000 words"]
 
 
-def test_in_a_file_words_have_numbers(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain(two, TEXT, "w1") == 0
+def test_in_a_file_words_have_numbers(two: Path, command: Command) -> None:
+    assert command("explain", two, TEXT, "w1") == 0
     one = padless.load(two).explain(TEXT)
-    first, second, _ = capsys.readouterr().out.split("\n\n")
+    first, second, _ = command.out.split("\n\n")
     assert first.startswith(f"{one.label} {one.probability:.4f}  score {one.logit:+.2f} = ")
     assert first == str(one)
     assert second.splitlines()[1] == f"w1[{padless.load(two).explain('w1').scores[0]:+.2f}]"
-    assert explain(two, "superb \x1b[2Jdull") == 0
-    assert "\\u001b[2J" in capsys.readouterr().out
+    assert command("explain", two, "superb \x1b[2Jdull") == 0
+    assert "\\u001b[2J" in command.out
 
 
-def test_json_is_the_explanation(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain("--run", two, TEXT, "half a \ud83d letter", "--format", "json", "--label", "negative") == 0
-    first, second = records(capsys.readouterr().out)
+def test_json_is_the_explanation(two: Path, command: Command) -> None:
+    assert (
+        command("explain", "--run", two, TEXT, "half a \ud83d letter", "--format", "json", "--label", "negative") == 0
+    )
+    first, second = records(command.out)
     one = padless.load(two).explain(TEXT, "negative")
     assert first["scores"] == pytest.approx(list(one.scores), rel=1e-3, abs=1e-5)
     assert [first["text"][slice(*span)] for span in first["spans"]][1:3] == ["superb", "dull"]
@@ -262,22 +251,22 @@ def test_json_is_the_explanation(two: Path, capsys: pytest.CaptureFixture[str]) 
     assert second["text"] == "half a \ufffd letter"
 
 
-def test_rows_of_files(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_files(two: Path, command: Command) -> None:
     source = Path("in.csv")
-    assert explain(two, "--input", source, "--column", "review", "--output", "out.jsonl", "--batch", 3) == 0
-    assert capsys.readouterr().out == "4 explanations written to out.jsonl\n"
+    assert command("explain", two, "--input", source, "--column", "review", "--output", "out.jsonl", "--batch", 3) == 0
+    assert command.out == "4 explanations written to out.jsonl\n"
     found = records(Path("out.jsonl").read_text())
     assert [(one["row"], one["text"]) for one in found] == list(enumerate(FILE_TEXTS, 1))
     scores = padless.load(two).explain(FILE_TEXTS[1]).scores
     assert found[1]["scores"] == pytest.approx(list(scores), rel=1e-3, abs=1e-5)
-    assert explain(two, "--input", source, "--column", "review", "--format", "json", "--rows", 2) == 0
-    assert [one["row"] for one in records(capsys.readouterr().out)] == [1, 2]
+    assert command("explain", two, "--input", source, "--column", "review", "--format", "json", "--rows", 2) == 0
+    assert [one["row"] for one in records(command.out)] == [1, 2]
 
 
-def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
+def test_a_page_is_escaped_and_needs_nothing_else(two: Path, command: Command) -> None:
     hostile = 'superb <script>alert("x")</script> </p></article> dull \x00\x1b\u202e &lt;b&gt;'
     Path("texts.jsonl").write_text(json.dumps({"text": hostile}) + "\n" + json.dumps({"text": "awful"}) + "\n")
-    assert explain(two, "--input", "texts.jsonl", "--output", "out.html") == 0
+    assert command("explain", two, "--input", "texts.jsonl", "--output", "out.html") == 0
     page = Path("out.html").read_text()
     assert (page.count("<article"), page.count("</article>")) == (2, 2)
     assert not re.search("<script|<link|<img|<iframe|https?:|[\x00\x1b\u202e]", page)

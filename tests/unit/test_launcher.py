@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,11 +19,11 @@ from harness.config import RunConfig
 from harness.launch import launcher, meeting
 from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
 from harness.launch.meeting import Hello, MeetingError, Place
-from harness.launch.options import accelerate_arguments, split_arguments
+from harness.launch.options import accelerate_arguments, free_port, split_arguments
 from harness.ranks import devices
 from harness.rundir.records import LAUNCH_ID, read_status, write_status
 from preprocessing.base.errors import UserError
-from tests.commands import free_port, wait_until
+from tests.commands import start_python, wait_until
 
 
 def fell(**ranks: tuple[int, float, str, bool]) -> Failure:
@@ -205,8 +204,7 @@ meeting.name_start(place, RunConfig(run=sys.argv[2]), {}, lambda text: print(tex
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_a_stop_signal_ends_the_wait_and_asks_for_another_start(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WAITING, str(free_port()), str(tmp_path / "run")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with start_python("-c", WAITING, free_port(), tmp_path / "run", stdout=subprocess.PIPE) as process:
         assert "waits up to 1200 s" in process.stdout.readline()
         process.terminate()
         assert process.wait(20) == 85

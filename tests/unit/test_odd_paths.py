@@ -12,22 +12,19 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from harness.__main__ import main as harness
+from harness.__main__ import main
 from harness.rundir.layout import BUNDLE, CONFIG
-from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import Live, Screen, guards, public
 from tests.bundles import write_drawn, write_run
-from tests.corpora import prepare, write_csv
+from tests.corpora import Command, prepare, write_csv
 from tests.fuzz.outcome import limited
 from tests.report_runs import write_log
 from tests.unit.test_terminal import Terminal
@@ -35,12 +32,12 @@ from tests.unit.test_terminal import Terminal
 pytestmark = pytest.mark.thorough
 
 PLAIN = ["--config", "tests/plain.yaml"]
-OPTIONS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "source.path": (preprocessing, "prepare --source.path PATH --output HERE/o"),
-    "config": (preprocessing, "prepare --config PATH --output HERE/o"),
-    "plan": (harness, "plan --data PATH --config tests/plain.yaml"),
-    "predict --run": (harness, "predict --run PATH a"),
-    "predict --input": (harness, "predict --run HERE/run --input PATH --output HERE/out.csv --format csv"),
+OPTIONS = {
+    "source.path": "prepare --source.path PATH --output HERE/o",
+    "config": "prepare --config PATH --output HERE/o",
+    "plan": "plan --data PATH --config tests/plain.yaml",
+    "predict --run": "predict --run PATH a",
+    "predict --input": "predict --run HERE/run --input PATH --output HERE/out.csv --format csv",
 }
 
 
@@ -57,11 +54,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_odd_path_gets_one_sentence(option: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    main, line = OPTIONS[option]
     not_utf8 = os.fsdecode(os.fsencode(folder) + b"/caf\xe9")
     long, broken = str(folder / ("x" * 300)), str(folder / "a\nerror: all is well")
     for path in (str(folder / "pipe"), "/dev/zero", long, not_utf8, "~nobody/x", "", broken, str(folder / "loop")):
-        words = [word.replace("HERE", str(folder)).replace("PATH", path) for word in line.split()]
+        words = [word.replace("HERE", str(folder)).replace("PATH", path) for word in OPTIONS[option].split()]
         with limited(20):
             code = cli.run(main, words)
         err = capfd.readouterr().err
@@ -78,10 +74,10 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     """Otherwise a file would be reported as damaged, or a checkpoint's state would be."""
     data = folder / os.fsdecode(b"caf\xe9") / "data"
     shutil.copytree(folder / "data", data)
-    for main, words, key in (
-        (preprocessing, ["check", str(data)], "data:"),
-        (preprocessing, ["prepare", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
-        (harness, ["plan", *PLAIN, "--data", str(data)], "data:"),
+    for words, key in (
+        (["check", str(data)], "data:"),
+        (["prepare", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
+        (["plan", *PLAIN, "--data", str(data)], "data:"),
     ):
         assert cli.run(main, words) == 2, words
         sentence = capfd.readouterr().err
@@ -116,17 +112,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def commands(place: Path) -> dict[str, tuple[Any, list[str], int]]:
-    """A command line each: the program, its words, its exit code."""
+def commands(place: Path) -> dict[str, tuple[list[str], int]]:
+    """A command line each: its words, its exit code."""
     run, data, rows = str(place / "run"), str(place / "data"), str(place / "rows.csv")
     return {
-        "inspect": (preprocessing, ["inspect", data], 0),
-        "an option": (preprocessing, ["prepare", f"--{GOOD}", "1"], 2),
-        "a value": (preprocessing, ["prepare", "--text.max_tokens", BAD], 2),
-        "baseline": (harness, ["baseline", "--data", data], 0),
-        "predict": (harness, ["predict", "--run", run, f"{WORD} \x1b[2J"], 0),
-        "explain": (harness, ["explain", run, f"{WORD} \x1b[2J b"], 0),
-        "evaluate": (harness, ["evaluate", "--run", run, "--input", rows, "--device", "cpu"], 0),
+        "inspect": (["inspect", data], 0),
+        "an option": (["prepare", f"--{GOOD}", "1"], 2),
+        "a value": (["prepare", "--text.max_tokens", BAD], 2),
+        "baseline": (["baseline", "--data", data], 0),
+        "predict": (["predict", "--run", run, f"{WORD} \x1b[2J"], 0),
+        "explain": (["explain", run, f"{WORD} \x1b[2J b"], 0),
+        "evaluate": (["evaluate", "--run", run, "--input", rows, "--device", "cpu"], 0),
     }
 
 
@@ -135,7 +131,7 @@ def test_no_command_passes_an_escape_sequence_on(
     name: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither to a file nor, for the longest command, to a terminal with a live line."""
-    main, words, expected = commands(place)[name]
+    words, expected = commands(place)[name]
     live = name == "baseline"
     if live:
         monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
@@ -156,7 +152,7 @@ def test_no_command_passes_an_escape_sequence_on(
 def test_a_page_has_no_control_characters_and_says_what_it_may_do(command: str, place: Path, tmp_path: Path) -> None:
     run, output = str(place / "run"), tmp_path / "page.html"
     words = [command, run, *([f"{WORD} \r\x1b[2J b"] if command == "explain" else []), "--output", str(output)]
-    assert cli.run(harness, words) == 0
+    assert cli.run(main, words) == 0
     page = output.read_bytes().decode()
     assert not FOREIGN.search(page)
     (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
@@ -168,13 +164,12 @@ def test_a_page_has_no_control_characters_and_says_what_it_may_do(command: str, 
     assert "script-src" not in rules
 
 
-def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(preprocessing, ["inspect", str(place / "data"), "--json"]) == 0
-    out = capsys.readouterr().out
-    assert not FOREIGN.search(out)
-    assert sorted(json.loads(out)["labels"]) == sorted([BAD, GOOD])
-    assert cli.run(preprocessing, ["inspect", str(place / "data")]) == 0
-    assert r"good\u001b]0;owned\u0007\u001b[2J\u202e" in capsys.readouterr().out
+def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, command: Command) -> None:
+    assert command("inspect", place / "data", "--json") == 0
+    assert not FOREIGN.search(command.out)
+    assert sorted(json.loads(command.out)["labels"]) == sorted([BAD, GOOD])
+    assert command("inspect", place / "data") == 0
+    assert r"good\u001b]0;owned\u0007\u001b[2J\u202e" in command.out
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from harness.rundir.layout import BUNDLE
 from harness.rundir.records import read_attempts, read_config
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import as_found
-from tests.bundles import write_drawn, write_run
+from tests.bundles import shared_run, write_drawn
 from tests.commands import ROOT, run_command, succeed, wait_until
 from tests.datasets import write_dataset
 from tests.runs import final, steps_done, train_to_end
@@ -180,12 +180,8 @@ def test_a_mistake_gets_a_sentence(tmp_path: Path, data: Any, keys: dict[str, An
         padless.train(data, **{"run": tmp_path / "run", **keys})
 
 
+run, two = shared_run(2, 3), shared_run()
 TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
-
-
-@pytest.fixture(scope="module", params=[2, 3])
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("two"), request.param)
 
 
 @pytest.mark.parametrize(("dtype", "values"), [("Int64", [3, 10]), ("bool", [False, True])])
@@ -224,11 +220,6 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     assert model.predict_proba([]).shape == (0, len(model.classes_))
     monkeypatch.setattr(model_module, "CHUNK_ROWS", 2)
     np.testing.assert_allclose(model.predict_proba(TEXTS), expected, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("one"))
 
 
 @pytest.mark.parametrize(

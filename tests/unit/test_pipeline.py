@@ -22,6 +22,7 @@ from preprocessing.job.encode import ladder
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
+from tests.commands import unwrapped
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 from tests.datasets import stored
 
@@ -97,7 +98,7 @@ def test_a_limit_draws_rows_from_all_over_the_source(source: Path, tmp_path: Pat
         command.build(source, tmp_path / more, "--limit", 100, "--source.part_mb", more)
         rows = stored(tmp_path / more)
         assert (len(rows), min(rows) < 20, max(rows) > 380) == (100, True, True)
-    assert f"read: 100 of {len(ROWS)} rows of {source}\n" in command.out
+    assert f"read: 100 of {len(ROWS)} rows of {source}\n" in unwrapped(command.out)
 
 
 POLICIES = [f"--quality.{name}=drop" for name in ("empty", "contradictions", "duplicates")] + ["--quality.leaks=keep"]
@@ -137,7 +138,7 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
         assert command.err.endswith(f"{shortened}\n")
         ends = f"read: {len(SUSPECT_ROWS)} rows of {tmp_path}/a.parquet\n", f"next: padless train {tmp_path}/out\n"
         assert (command.out == "") == (quiet == "true")
-        assert quiet == "true" or all(line in command.out for line in ends)
+        assert quiet == "true" or all(line in unwrapped(command.out) for line in ends)
     statistics = manifest.statistics
     cut = sum(split["truncated"] for split in statistics["splits"].values())
     assert shortened == f"shortened: {cut} rows of more than 64 tokens (text.max_tokens)"

@@ -26,6 +26,8 @@ from preprocessing.base.untrusted import MOST_DEPTH, parse_json, read_json, show
 from tests.commands import ROOT, run_module
 from tests.full_disks import why_not
 
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+
 
 def refused(number: int, name: str | None = "/disk/a") -> UserError:
     return refusal(OSError(number, os.strerror(number), name), "/disk", otherwise="name another")
@@ -74,7 +76,7 @@ def test_ranks_agree_on_a_full_disk() -> None:
     assert RankError.exit_code == 1
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@needs_full
 def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[str]) -> None:
     stream = open("/dev/full", "w")  # noqa: SIM115 - closed below
     log = Log()
@@ -87,7 +89,7 @@ def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@needs_full
 def test_standard_output_that_is_full() -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "harness", "recipes"]
@@ -99,7 +101,7 @@ def test_standard_output_that_is_full() -> None:
     assert "Exception ignored" not in result.stderr
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@needs_full
 def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lines"
     atomic.append_line(path, "one")

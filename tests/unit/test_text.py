@@ -291,16 +291,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_csv(tmp_path_factory.mktemp("source") / "new.csv", NEW)
 
 
-def build(command: Command, source: Path, output: Path, base: Path, *more: object) -> int:
-    words = ("--source.path", source, "--output", output, "--executor.workers", 1, "--text.max_tokens", 64)
-    return command("prepare", *words, "--vocabulary.base", base, *more)
+BASED = ("--vocabulary.min_count", "auto", "--vocabulary.base")
 
 
 def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: Path, command: Command) -> None:
     """Weights of the base can read them (law 1); the next test uses a dataset as the base."""
     assert (encode.BUNDLE, encode.BUNDLE_INDEX) == (BUNDLE, INDEX)
-    assert build(command, source, tmp_path / "out", base / "run") == 0, command.err
-    made, old = read_manifest(tmp_path / "out"), read_manifest(base / "data")
+    made = command.build(source, tmp_path / "out", *BASED, base / "run")
+    old = read_manifest(base / "data")
     assert (made.text_hash, made.vocabulary_hash) == (old.text_hash, old.vocabulary_hash)
     assert (tmp_path / "out" / VOCABULARY).read_bytes() == (base / "data" / VOCABULARY).read_bytes()
     encoder = Encoder(TextPipeline.from_json(old.text), Vocabulary.read(base / "data" / VOCABULARY))
@@ -314,8 +312,8 @@ def test_another_base_under_the_same_name_makes_another_dataset(
     base: Path, source: Path, tmp_path: Path, command: Command
 ) -> None:
     shutil.copytree(base / "data", tmp_path / "base")
-    assert build(command, source, tmp_path / "out", tmp_path / "base") == 0
+    command.build(source, tmp_path / "out", *BASED, tmp_path / "base")
     shutil.rmtree(tmp_path / "base")
     write_dataset(tmp_path / "base", {"train": 50, "validation": 10}, widths=(64,), seed=4)
-    assert build(command, source, tmp_path / "out", tmp_path / "base") == 2
-    assert "holds a dataset of another configuration" in command.sentence
+    refused = command.refused(2, source, tmp_path / "out", *BASED, tmp_path / "base")
+    assert "holds a dataset of another configuration" in refused

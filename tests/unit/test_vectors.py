@@ -27,16 +27,14 @@ from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.dataset.vectors import (
     VectorsConfig,
     VectorSettings,
-    array_of,
     find_kept,
     folder_of,
     index_of,
     keep_vectors,
     read_kept,
-    write_kept,
 )
 from preprocessing.dataset.verification import verify
-from preprocessing.text.vocabulary import PAD, Vocabulary
+from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import copy_of, shared_dataset, split_of, texts_in, write_dataset
 
 SMALL = VectorsConfig(dim=8, window=3)
@@ -210,59 +208,29 @@ def test_what_is_broken_is_named(tmp_path: Path, content: bytes, words: str) -> 
     assert str(path) in str(caught.value)
 
 
-SIZE = 6
-
-
-fewer = shared_dataset({"train": 60, "validation": 10})
-
-
-own = copy_of("fewer")
-
-
-def keep(own: Path, dim: int = SIZE, seed: int = 0) -> np.ndarray:
-    """Write made-up vectors for a dataset; the last two words have none."""
-    manifest = read_manifest(own)
-    values = np.random.default_rng(seed).normal(size=(manifest.vocabulary_size, dim)).astype(np.float32)
-    values[[PAD, -2, -1]] = 0
-    settings = VectorSettings(dim=dim, window=1 + seed)
-    facts = {"rows": 60, "tokens": 5, "words": 3, "seconds": 1.0, "versions": {}, "made": str(seed)}
-    array = array_of(folder_of(own), manifest.fingerprint, settings)
-    known = {"dataset": manifest.fingerprint, "vocabulary": manifest.vocabulary_hash}
-    write_kept(array, values, **known, settings=settings, **facts)
-    return values
-
-
-def config(own: Path, source: str, **more: object) -> RunConfig:
-    model = ModelConfig(embedding_dim=SIZE, embedding_std=0.5, hidden_size=4)
-    base = RunConfig(data=str(own), run=str(own.parent / "run"), model=model, init=InitConfig(vectors=source))
+def config(data: Path, source: str, **more: object) -> RunConfig:
+    model = ModelConfig(embedding_dim=DIM, embedding_std=0.5, hidden_size=4)
+    base = RunConfig(data=str(data), run=str(data.parent / "run"), model=model, init=InitConfig(vectors=source))
     return dataclasses.replace(base, **more)
 
 
-def start(own: Path, source: str, **more: object) -> Beginning:
-    return begin(config(own, source, **more), read_manifest(own), {}, World())
+def start(data: Path, source: str, **more: object) -> Beginning:
+    return begin(config(data, source, **more), read_manifest(data), {}, World())
 
 
-def glove(path: Path, words: list[str]) -> np.ndarray:
-    values = np.round(np.random.default_rng(3).normal(size=(len(words), SIZE)), 3)
-    rows = [" ".join([word, *map(str, row)]) for word, row in zip(words, values, strict=True)]
-    path.write_text("\n".join(rows) + "\n")
-    return values.astype(np.float32)
-
-
-def test_a_dry_run_learns_nothing(own: Path) -> None:
-    found = start(own, "own", dry_run=True)
+def test_a_dry_run_learns_nothing(data: Path) -> None:
+    found = start(data, "own", dry_run=True)
     assert found.vectors is None
     assert str(found.choices["vectors"]) == "random: a dry run learns none; the run itself does before its first step"
-    assert not folder_of(own).exists()
+    assert not folder_of(data).exists()
 
 
-def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: Path, tmp_path: Path) -> None:
-    keep(own, dim=4)
-    (small,) = folder_of(own).glob("*.npy")
-    manifest = read_manifest(own)
+def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: Path, tmp_path: Path) -> None:
+    small = keep_vectors(data, VectorsConfig(dim=4), quiet)[0].path
+    manifest = read_manifest(data)
 
     def check(source: str, of: Manifest = manifest) -> None:
-        preflight.check_start(config(own, source), of)
+        preflight.check_start(config(data, source), of)
 
     check("own")
     with pytest.raises(ConfigError, match=r"vectors of 4 numbers, .* is 6; set model\.embedding_dim to 4"):
@@ -270,6 +238,6 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: P
     other = dataclasses.replace(manifest, text_hash="another", vocabulary_hash="another")
     with pytest.raises(DataError, match=r"learned from another dataset .*, whose ids are others; learn those of this"):
         check(str(small), other)
-    glove(tmp_path / "glove.txt", ["日本", "映画"])
+    (tmp_path / "glove.txt").write_text("日本 1 2 3 4 5 6\n映画 1 2 3 4 5 6\n")
     with pytest.raises(DataError, match=r"glove\.txt: none of its 2 words is in the dataset's vocabulary"):
-        start(own, str(tmp_path / "glove.txt"))
+        start(data, str(tmp_path / "glove.txt"))
