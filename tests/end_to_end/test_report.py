@@ -7,7 +7,6 @@ unit/test_report_page.py tests made-up runs of every size; test_pages_in_a_brows
 from __future__ import annotations
 
 import html
-import json
 import re
 import shlex
 import sys
@@ -19,6 +18,7 @@ import pytest
 from harness.report.page import write_report
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import PLAIN, logged, read_json, read_metrics, run_module, status_of, succeed, unwrapped
+from tests.corpora import prepare
 from tests.datasets import sentences, write_dataset
 from tests.runs import train_to_end
 from tests.unit.test_report_page import words
@@ -40,9 +40,7 @@ def data(place: Path) -> Path:
     texts, labels = sentences(600, 2, seed=3, longest=60)
     texts = [f"{text} {'x' * 300}" for text in texts]
     pd.DataFrame({"text": texts, "label": labels}).to_csv(place / "reviews.csv", index=False)
-    names = json.dumps({"dull": [0], "fine": [1]})
-    source = ("--source.path", place / "reviews.csv", "--source.labels", names)
-    succeed(run_module("preprocessing", "prepare", *source, "--output", place / "data", "--text.max_tokens", 64))
+    prepare(place / "reviews.csv", place / "data", "--source.labels", "{dull: [0], fine: [1]}")
     return place / "data"
 
 

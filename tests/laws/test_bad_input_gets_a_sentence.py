@@ -25,7 +25,6 @@ from harness.rundir.layout import BUNDLE
 from tests.bundles import write_drawn
 from tests.commands import accelerate, run_module, sentence
 from tests.corpora import Command, contents, reviews, write_csv
-from tests.datasets import write_dataset
 from tests.end_to_end import test_fingerprints as small
 
 TABLE = Path(__file__).with_name("mistakes.txt")
@@ -39,6 +38,8 @@ FILES = {
     "many/seed-1/config.yaml": b"{}",
     "mine/train/00000-w0064.arrow": b"mine",
     "more.csv": b"text\nnew one\nnew two\n",
+    "three.csv": small.table(small.STARS),
+    "mixed.yaml": b"data: {data: 3, three: 1}\n",
     "options.txt": b"# first\n--epochs none\n",
     "none.txt": b"# first\n# nothing\n",
     "empty.csv": b"",
@@ -90,6 +91,8 @@ def prepare(place: Path) -> Path:
         small.prepared("in.csv --splits.folds 3", "folded")
         small.prepared("in.csv --source.unlabelled_path more.csv --vocabulary.count_unlabelled false", "beside")
         small.prepared("in.csv --splits.validation 0", "unmeasured")
+        small.prepared("in.csv --seed 1", "foreign")
+        small.prepared("three.csv --vocabulary.base data --vocabulary.min_count auto", "three")
         write_drawn(Path("language", BUNDLE), Path("data"), language=True)
     return place
 
@@ -169,18 +172,3 @@ def test_bare_accelerate_launch_prints_the_line_and_nothing_else(
 
 if __name__ == "__main__":
     main()
-
-
-def test_datasets_that_cannot_be_mixed_are_both_named(tmp_path: Path) -> None:
-    rows, (home, other, three) = {"train": 60, "validation": 20}, (tmp_path / name for name in "abc")
-    write_dataset(home, rows)
-    write_dataset(other, rows, seed=9)
-    write_dataset(three, rows, num_classes=3, base=home)
-    (tmp_path / "run.yaml").write_text(f"data:\n  {home}: 3\n  {three}: 1\n")
-    assert answer(f"$ padless train {home}:3,{other}:1", tmp_path) == (
-        "3 HERE/b: its vocabulary or text settings are not those of HERE/a, so ids mean other words; build it again "
-        "with `padless prepare … -o HERE/b --vocabulary.base HERE/a`"
-    )
-    assert answer("$ padless train --config run.yaml", tmp_path).startswith(
-        "3 HERE/c: its classes are not those of HERE/a; "
-    )

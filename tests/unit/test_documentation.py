@@ -9,7 +9,6 @@ import re
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from docs.hooks import pages, reference
 from harness.__main__ import COMMANDS
 from harness.__main__ import COMMANDS as HARNESS
+from harness.config import flat, to_dict
 from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
@@ -106,15 +106,6 @@ def leaves(config_class: type) -> dict[str, reference.Option]:
     return {option.key: option for option in found}
 
 
-def flat(values: dict[str, Any], example: Any, prefix: str = "") -> dict[str, Any]:
-    """``asdict`` of a configuration by dotted keys; only sections are opened, mappings are values."""
-    result = {}
-    for name, value in values.items():
-        part = getattr(example, name)
-        result |= flat(value, part, f"{prefix}{name}.") if is_dataclass(part) else {f"{prefix}{name}": value}
-    return result
-
-
 @pytest.mark.parametrize(("package", "required"), [("harness", {}), ("preprocessing", {"output": "data/x"})])
 def test_every_key_stands_in_the_reference_with_its_default(package: str, required: dict[str, str]) -> None:
     config_class = reference.load(reference.SHARED[package])
@@ -122,15 +113,14 @@ def test_every_key_stands_in_the_reference_with_its_default(package: str, requir
     sections = {option.key for option in reference.options(config_class) if option.parts}
     assert set(said) == cli.known_keys(config_class) - sections - set(cli.OWN)
     config = config_class(**required)
-    values = flat(asdict(config), config)
+    values = flat(to_dict(config))
     values.pop("run", None)  # which the dataset names
     for key, value in values.items():
         if key in required:
             assert said[key].default == ""
         else:
-            plain = list(value) if isinstance(value, tuple) else value
             default = said[key].default if value and isinstance(value, str) else yaml.safe_load(said[key].default)
-            assert default == plain, key
+            assert default == value, key
         assert said[key].meaning, key
 
 

@@ -21,7 +21,7 @@ from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
 from harness.launch.meeting import Hello, MeetingError, Place
 from harness.launch.options import accelerate_arguments, free_port, split_arguments
 from harness.ranks import devices
-from harness.rundir.records import LAUNCH_ID, read_status, write_status
+from harness.rundir.records import LAUNCH_ID, State, read_status, write_status
 from preprocessing.base.errors import UserError
 from tests.commands import start_python, wait_until
 
@@ -66,20 +66,36 @@ def test_a_rank_of_another_code_and_one_that_lost_pages_end_with_3() -> None:
     assert fell(r0=(-7, 5.0, "", False), r1=terminated) == Failure(3, f"rank 0 was killed by SIGBUS: {LOST_PAGES}")
 
 
-def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+KILLED, ENDED = Failure(1, "rank 1 was killed by SIGKILL"), Failure(1, "rank 0 ended with exit code 1")
+LATE = Failure(1, "rank 1 waited for the gradients", said=True, follows=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "failure", "expected", "reason"),
+    [
+        ("finished", 0, None, 0, WAITED),
+        ("failed", 3, ENDED, 3, WAITED),
+        ("running", 0, KILLED, 1, KILLED.sentence),
+        ("finished", 0, KILLED, 1, KILLED.sentence),
+        ("preempted", 85, Failure(1, "the launcher stopped"), 85, WAITED),
+        ("failed", 1, Failure(1, BUG, said=True), 1, BUG),
+        ("failed", 1, LATE, 1, WAITED),
+        ("running", 0, LATE, 1, LATE.sentence),
+    ],
+)
+def test_the_status_has_the_code_and_the_cause(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: State,
+    code: int,
+    failure: Failure | None,
+    expected: int,
+    reason: str,
+) -> None:
     monkeypatch.setenv(LAUNCH_ID, "mine")
-
-    def reason(failure: Failure) -> str:
-        write_status(tmp_path, "failed", step=7, exit_code=1, reason="rank 0 waited for the gradients")
-        assert launcher.outcome(tmp_path, "mine", failure) == 1
-        return str(read_status(tmp_path)["reason"])
-
-    assert reason(Failure(1, BUG, said=True)) == BUG
-    late = Failure(1, "rank 1 waited for the gradients", said=True, follows=True)
-    assert reason(late) == "rank 0 waited for the gradients"
-    write_status(tmp_path, "running", step=7)
-    assert launcher.outcome(tmp_path, "mine", late) == 1
-    assert read_status(tmp_path)["reason"] == "rank 1 waited for the gradients"
+    write_status(tmp_path, state, step=7, exit_code=code, reason=WAITED)
+    assert launcher.outcome(tmp_path, "mine", failure) == expected
+    assert read_status(tmp_path)["reason"] == reason
 
 
 @pytest.mark.parametrize(

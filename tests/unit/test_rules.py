@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,10 +20,7 @@ from hypothesis import strategies as st
 from harness.config import InitConfig, OptimConfig, RunConfig, flat, to_dict
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over, row_hash
-from harness.launch import launcher
-from harness.launch.launcher import Failure
 from harness.ranks.distributed import World
-from harness.rundir.records import LAUNCH_ID, State, write_status
 from harness.scores.calibration import Decision
 from harness.training import rules, run
 from harness.training.optim import learning_rate
@@ -151,29 +147,6 @@ def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], 
     assert row_hash(numbers[1:], step) != whole
     assert row_hash(numbers, step + 1) != whole
     assert row_hash(np.append(numbers, numbers[0]), step) != whole
-
-
-@pytest.mark.parametrize(
-    ("state", "code", "failure", "expected"),
-    [
-        ("finished", 0, None, 0),
-        ("failed", 3, Failure(1, "rank 0 ended with exit code 1"), 3),
-        ("running", 0, Failure(1, "rank 1 was killed by SIGKILL"), 1),
-        ("finished", 0, Failure(1, "rank 1 was killed by SIGKILL"), 1),
-        ("preempted", 85, Failure(1, "the launcher stopped"), 85),
-    ],
-)
-def test_exit_code_is_the_one_in_the_status(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    state: State,
-    code: int,
-    failure: Failure | None,
-    expected: int,
-) -> None:
-    monkeypatch.setenv(LAUNCH_ID, "mine")
-    write_status(tmp_path, state, exit_code=code)
-    assert launcher.outcome(tmp_path, "mine", failure) == expected
 
 
 def ranks(**columns: list[float]) -> list[dict[str, Any]]:
