@@ -161,16 +161,6 @@ def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path:
     assert command.refused(2, tmp_path / "[nt]*.csv", old, *given) == said
 
 
-def test_a_leak_is_named_where_the_dataset_allows_none(tmp_path: Path, command: Command) -> None:
-    old, given = write_csv(tmp_path / "old.csv", OLD), ("--quality.leaks", "error")
-    command.build(old, tmp_path / "old", *SMALL, *given)
-    measured, before = next(iter(stored(tmp_path / "old", "test"))), contents(tmp_path / "old")
-    new = write_csv(tmp_path / "new.csv", [NEW[0], (OLD[measured - 1][0], "positive")])
-    more = ("--append", *given, "--splits.test", 0, "--splits.validation", 0)
-    assert "new.csv: row 2: another" in command.refused(3, new, tmp_path / "old", *more)
-    assert {name: data for name, data in contents(tmp_path / "old").items() if ".work" not in name} == before
-
-
 def test_new_rows_are_split_as_the_old_ones_were(old: Path, tmp_path: Path, command: Command) -> None:
     manifest = command.build(write_csv(tmp_path / "new.csv", NEW), old, "--append")
     assert [manifest.rows(name) for name in ("train", "validation", "test")] == [400, 50, 50]

@@ -15,7 +15,6 @@ from harness.__main__ import main as harness
 from harness.config import LaunchRecipe, RunConfig
 from harness.rundir.results import write_figures
 from preprocessing.base import cli, configuration
-from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 from tests.corpora import reviews, write_csv
 
@@ -60,8 +59,6 @@ def test_recipes_are_listed_and_copied_to_where_a_checkout_has_them(folder: Path
     assert copied == sorted(capsys.readouterr().out.split()) == [f"configs/{place}.yaml" for place in places]
     mine = folder / "configs/train/imdb.yaml"
     mine.write_text("epochs: 1\n")
-    with pytest.raises(ConfigError, match=r"^configs/train/imdb\.yaml: is there already and differs; --overwrite"):
-        harness(["recipes", "imdb"])
     harness(["recipes", "imdb", "--overwrite"])
     assert mine.read_bytes() == configuration.file_of("train", "imdb").read_bytes()
 

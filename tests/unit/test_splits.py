@@ -25,7 +25,7 @@ from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.corpus.rows import READINGS
 from preprocessing.dataset.inspect import groups_in_words
 from preprocessing.job import decisions
-from preprocessing.job.decisions import by_time, decide, fold_rows
+from preprocessing.job.decisions import by_time, decide
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
 from tests.corpora import Command, contents, reviews, write_csv
 from tests.datasets import stored
@@ -179,12 +179,6 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
 
 
 # Folds.
-
-
-def test_folds_that_cannot_be_used_get_a_sentence() -> None:
-    rows = rows_of([1, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [-1] * 6, [0] * 6)
-    with pytest.raises(DataError, match=r"splits.folds: .*all 2 rows of the label 'b' fall into fold 0, so a training"):
-        fold_rows(rows.assign(split=TRAIN, fold=-1), 5, 0, ["a", "b"])
 
 
 def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path, command: Command) -> None:
