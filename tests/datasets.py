@@ -100,13 +100,13 @@ def write_dataset(
     return {name: split_texts for name, (split_texts, _) in texts.items()}
 
 
-def shared_dataset(rows: dict[str, int], **options: Any) -> Any:
-    """A fixture: a dataset that the tests of a module share, and do not change."""
+def shared_dataset(rows: dict[str, int], *num_classes: int, **options: Any) -> Any:
+    """A fixture: a dataset that the tests of a module share, and do not change, or one of each number of classes."""
 
-    @pytest.fixture(scope="module")
-    def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @pytest.fixture(scope="module", params=num_classes or (2,))
+    def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
         root = tmp_path_factory.mktemp("shared") / "data"
-        write_dataset(root, rows, **options)
+        write_dataset(root, rows, num_classes=request.param, **options)
         return root
 
     return dataset

@@ -25,7 +25,7 @@ from preprocessing.base.errors import UserError
 from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_drawn, write_run
 from tests.corpora import reviews, write_csv
-from tests.datasets import split_of, texts_in, write_dataset
+from tests.datasets import shared_dataset, split_of, texts_in
 from tests.ranks import Gone, run_ranks
 
 pytestmark = pytest.mark.processes
@@ -84,13 +84,7 @@ def test_what_a_lost_rank_has_not_made_is_made_at_the_next_start(root: Path) -> 
 
 
 SIZES = {"train": 80, "validation": 30, "unlabelled": 57}
-
-
-@pytest.fixture(scope="module", params=[2, 3])
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("labelling") / "data"
-    write_dataset(root, SIZES, num_classes=request.param, block_rows=16)
-    return root
+data = shared_dataset(SIZES, 2, 3, block_rows=16)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -48,13 +46,11 @@ def start(source: Path, output: Path) -> subprocess.Popen[str]:
 
 def kill_after(process: subprocess.Popen[str], seconds: float) -> bool:
     """SIGKILL after a while; whether it was still at work."""
-    try:
-        process.wait(timeout=seconds)
-        return False
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(timeout=30)
-        return True
+    time.sleep(seconds)
+    was_alive = process.poll() is None
+    process.kill()
+    process.wait(timeout=30)
+    return was_alive
 
 
 def nothing_half_written_is_readable(output: Path) -> None:

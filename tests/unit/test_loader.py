@@ -30,7 +30,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.batches import loader_of
-from tests.datasets import rows_in, shared_dataset, split_of, write_dataset
+from tests.datasets import rows_in, shared_dataset, split_of
 
 dataset = shared_dataset({"train": 300, "validation": 20, "test": 20}, block_rows=32)
 
@@ -157,13 +157,7 @@ def test_each_row_once_in_every_pass_on_any_number_of_ranks(
 
 
 ROWS = {"train": 40, "validation": 10, "unlabelled": 30}
-
-
-@pytest.fixture(scope="module", params=[2, 3])
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, ROWS, num_classes=request.param)
-    return root
+data = shared_dataset(ROWS, 2, 3)
 
 
 @pytest.fixture(scope="module")

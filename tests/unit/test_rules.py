@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import VocabularyConfig
 from tests.batches import loader_of
 from tests.commands import PLAIN
-from tests.datasets import split_of, write_dataset
+from tests.datasets import shared_dataset, split_of
 
 TREC = Corpus(rows=5_452, tokens=55_000, classes=6)
 IMDB = Corpus(rows=22_500, tokens=5_200_000, classes=2)
@@ -165,11 +166,12 @@ def test_a_slow_rank_is_named_when_that_lasts() -> None:
     assert said == [None] * 5 + [sentence, None]
 
 
+probe = shared_dataset({"train": 300, "validation": 10})
+
+
 @pytest.fixture(scope="module")
-def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
-    root = tmp_path_factory.mktemp("probe")
-    write_dataset(root, {"train": 300, "validation": 10})
-    split = split_of(root)
+def loader(probe: Path) -> Loader:
+    split = split_of(probe)
     return loader_of(split, order_over(split, OrderSpec(seed=0, global_batch=10)))
 
 
