@@ -103,10 +103,10 @@ def write_dataset(
 def shared_dataset(rows: dict[str, int], *num_classes: int, **options: Any) -> Any:
     """A fixture: a dataset that the tests of a module share, and do not change, or one of each number of classes."""
 
-    @pytest.fixture(scope="module", params=num_classes or (2,))
+    @pytest.fixture(scope="module", params=num_classes or None)
     def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
         root = tmp_path_factory.mktemp("shared") / "data"
-        write_dataset(root, rows, num_classes=request.param, **options)
+        write_dataset(root, rows, num_classes=getattr(request, "param", 2), **options)
         return root
 
     return dataset

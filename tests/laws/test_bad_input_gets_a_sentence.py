@@ -127,7 +127,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = prepare(tmp_path_factory.mktemp("here").resolve())
     before = contents(place)
     yield place
-    unfinished = re.compile(r"/\.work/|^data\.building/")
+    unfinished = re.compile(r"/\.work/|^(data|strict)\.building/")
     after = {name: data for name, data in contents(place).items() if not unfinished.search(name)}
     assert after == before, "a refusal changes nothing"
 

@@ -24,7 +24,7 @@ import pytest
 from preprocessing.base import atomic
 from tests.commands import PLAIN, ROOT, read_json, run_command, status_of, succeed
 from tests.corpora import reviews, write_csv
-from tests.requirements import UNPINNED, Requirement, requirements
+from tests.licences import UNPINNED, Requirement, requirements
 
 pytestmark = pytest.mark.night
 

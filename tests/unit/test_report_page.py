@@ -5,7 +5,6 @@ training, no browser.
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import html
 import json
@@ -130,7 +129,7 @@ def test_a_source_that_has_changed_gives_no_texts(place: Path, pair: Path) -> No
 def test_figures_of_other_weights_or_another_dataset_are_not_shown(many: Path, pair: Path, tmp_path: Path) -> None:
     """The run is under way, too."""
     run = Path(shutil.copytree(many.parent, tmp_path / "run"))
-    write_info(run / "bundle", dataclasses.replace(read_info(run / "bundle"), step=200))
+    write_info(run / "bundle", replace(read_info(run / "bundle"), step=200))
     write_status(run, "preempted", step=12, exit_code=85)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while it wrote
@@ -199,16 +198,6 @@ def test_no_text_becomes_an_element_or_an_attribute(place: Path) -> None:
     assert "Content-Security-Policy" in path.read_text()
 
 
-EMPTY: dict[str, Any] = {field.name: None for field in dataclasses.fields(RunFacts)}
-EMPTY |= {name: {} for name in ("config", "environment", "status", "linear")}
-EMPTY |= {name: [] for name in ("train", "validation", "speed", "attempts")}
-NOTHING = RunFacts(**EMPTY | {"directory": Path("runs/a")})
-
-
-def facts(**values: Any) -> RunFacts:
-    return dataclasses.replace(NOTHING, **values)
-
-
 def figures(confusion: list[list[int]]) -> dict[str, Any]:
     """Figures of an evaluation with this confusion matrix."""
     names = [f"c{number}" for number in range(len(confusion))]
@@ -237,11 +226,13 @@ def test_the_worst_classes_and_the_largest_confusions_come_first() -> None:
     ]
 
 
-def run(name: str, accuracy: float, log_loss: float, fingerprint: str | None = "a", **values: Any) -> RunFacts:
+def run(name: str, accuracy: float = 0.5, log_loss: float = 1, fingerprint: str = "a", **config: str) -> RunFacts:
     """A run with two validations, the first being the best."""
     best = {"step": 1, "accuracy": accuracy, "log_loss": log_loss, "best": True}
     later = {"step": 2, "accuracy": 1.0, "log_loss": 0.0, "best": False}
-    return facts(directory=Path(name), validation=[best, later], fingerprint=fingerprint, **values)
+    made = object.__new__(RunFacts)
+    vars(made).update(directory=Path(name), validation=[best, later], fingerprint=fingerprint, config=config)
+    return made
 
 
 def names(runs: list[RunFacts]) -> list[str]:
@@ -249,11 +240,11 @@ def names(runs: list[RunFacts]) -> list[str]:
 
 
 def test_runs_stand_in_the_order_of_their_best_validation() -> None:
-    by_loss = [run("a", 0.9, 0.5, config={"select": "loss"}), run("b", 0.8, 0.3, config={"select": "loss"})]
+    by_loss = [run("a", 0.9, 0.5, select="loss"), run("b", 0.8, 0.3, select="loss")]
     assert names(ranked(by_loss)) == ["b", "a"]
     apart = ranked([run("a", 0.5, 1, "x"), run("b", 0.9, 1, "y"), run("c", 0.6, 1, "x")])
     assert (names(apart), ranks(apart), dataset_groups(apart)) == (["c", "a", "b"], [1, 2, 1], [0, 0, 1])
-    alike = [facts(directory=Path(place)) for place in ("x/a", "y/a", "y/b")]
+    alike = [run(place) for place in ("x/a", "y/a", "y/b")]
     assert unique_names(alike) == ["x/a", "y/a", "y/b"]
 
 
