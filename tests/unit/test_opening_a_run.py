@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from harness.training import assembly, writer
 from harness.training.assembly import assemble
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.terminal import Live
 from tests import checkpoints
 from tests.datasets import write_dataset
 from tests.runs import small
@@ -101,6 +103,9 @@ def test_an_exception_at_any_line_is_in_the_status(
             assert status is not None, place
             assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, reason)
     assert claimed
+    for line in [one for one in gc.get_objects() if type(one) is Live]:  # its thread keeps one that no run holds
+        line.close()
+    gc.collect()
 
 
 def with_checkpoint(config: RunConfig, run: Path, changes: dict[str, Any]) -> None:

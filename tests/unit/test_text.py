@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a text to ids: unicode against a plain tokenizer, NLTK's against NLTK, stop words, lemmas and data; counting,
-freezing and storing a vocabulary, and reusing that of a run, a bundle or a dataset.
+"""From a text to ids: unicode against a plain tokenizer, NLTK's against NLTK, stop words, lemmas and data; positions
+of tokens in a text, whatever the pipeline removes or changes; counting, freezing and storing a vocabulary, and reusing
+that of a run, a bundle or a dataset.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import unicodedata
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import nltk.data
 import numpy as np
@@ -28,7 +30,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.job import encode
 from preprocessing.text import cleaning
-from preprocessing.text.encoder import Encoder
+from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.resources import WordNet, resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
@@ -317,3 +319,69 @@ def test_another_base_under_the_same_name_makes_another_dataset(
     write_dataset(tmp_path / "base", {"train": 50, "validation": 10}, widths=(64,), seed=4)
     refused = command.refused(2, source, tmp_path / "out", *BASED, tmp_path / "base")
     assert "holds a dataset of another configuration" in refused
+
+
+def tokenizer_of(**spec: Any) -> Tokenizer:
+    return Tokenizer(resolve(TextSpec(**spec)))
+
+
+def placed(tokenize: Tokenizer, text: str) -> list[tuple[str, str | None]]:
+    """Each token, and its characters in the text."""
+    (tokens,) = tokenize([text]).to_lists()
+    spans = spans_of(text, tokens, [], lambda some: tokenize(some).to_lists(), tokenize.pipeline.spec)
+    return [(token, span and text[slice(*span)]) for token, span in zip(tokens, spans, strict=True)]
+
+
+def test_words_stand_where_they_were_written() -> None:
+    text = '<p class="x">A <b>GREAT</b> film,it&nbsp;was &quot;Good&quot;; don’t miss it!<script>if (a) b</script> a<b'
+    assert placed(tokenizer_of(), text) == [
+        *(("a", "A"), ("great", "GREAT"), ("film", "film"), ("it", "it"), ("was", "was"), ("good", "Good")),
+        *(("don't", "don’t"), ("miss", "miss"), ("it", "it"), ("!", "!"), ("a", "a"), ("b", "b")),
+    ]
+
+
+def test_other_scripts_and_composed_letters() -> None:
+    text = "房间很大！(👍🏽) #Happy_Day, 🇩🇪"
+    assert placed(tokenizer_of(), text) == [
+        *((one, one) for one in "房间很大"),
+        ("!", "！"),
+        *(("👍", "👍"), ("#happy", "#Happy"), ("day", "Day"), ("🇩", "🇩"), ("🇪", "🇪")),
+    ]
+    text = "Ａ１ﾃﾞｰﾀ㌔,ｘ é"
+    assert placed(tokenizer_of(strip_accents=True), text) == [
+        *(("a1", "Ａ１"), ("デ", "ﾃﾞ"), ("ー", "ｰ"), ("タ", "ﾀ"), ("キ", "㌔"), ("ロ", "㌔"), ("x", "ｘ"), ("e", "é")),
+    ]
+    text = "हिन्दी snake_case l’été e\u0301te\u0301 caf&eacute; 3.5/10 soft\u00adhyphen"
+    assert placed(tokenizer_of(), text) == [
+        *(("हिन्दी", "हिन्दी"), ("snake", "snake"), ("case", "case"), ("l'été", "l’été"), ("été", "e\u0301te\u0301")),
+        *(("café", "caf&eacute;"), ("3.5", "3.5"), ("10", "10"), ("softhyphen", "soft\u00adhyphen")),
+    ]
+
+
+def test_a_tokenizer_that_looks_at_its_neighbours() -> None:
+    text = 'Mr. Smith said: "it isn\'t good." He left (early). The end.'
+    assert placed(tokenizer_of(tokenizer="nltk_line"), text)[:8] == [
+        *(("mr.", "Mr."), ("smith", "Smith"), ("said", "said"), (":", ":")),
+        *(("``", "it"), ("it", "it"), ("is", "is"), ("n't", "n't")),
+    ]
+
+
+SIGNS = ["a", "Film", "é", "e\u0301", "'", "’", "-", ".", ",", " ", "\n", "<b>", "</b>", "<!--", "-->", "<", ">"]
+SIGNS += ["&amp;", "&", ";", '"', "\x00", "ß", "好", "İ", "\u00ad", "<script>", "=", "4", "#", "!", "♥", "ที่"]
+DEFAULT = tokenizer_of()
+
+
+@pytest.mark.thorough
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(SIGNS), max_size=30).map("".join))
+def test_any_text_is_placed_in_order(text: str) -> None:
+    tokenize = DEFAULT
+    (tokens,) = tokenize([text]).to_lists()
+    spans = spans_of(text, tokens, [], lambda some: tokenize(some).to_lists(), tokenize.pipeline.spec)
+    assert len(spans) == len(tokens)
+    known = [span for span in spans if span is not None]
+    assert known == sorted(known)
+    assert all(0 <= start < end <= len(text) for start, end in known)
+    for token, span in zip(tokens, spans, strict=True):
+        if span is not None:
+            assert token in tokenize([text[slice(*span)]]).to_lists()[0]
