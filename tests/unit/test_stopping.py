@@ -137,8 +137,7 @@ def test_who_holds_a_lock_is_said_and_how_to_let_it_go_on(tmp_path: Path) -> Non
         assert str(refused.value) == f"out: another run is writing; wait for it {stopped}"
     finally:
         holder.kill()
-        holder.wait(20)
-        holder.stdout.close()
+        holder.communicate(timeout=20)
     with locked(path, 5, TAKEN):  # a dead process holds nothing
         assert path.read_text().split()[0] == str(os.getpid())
 
