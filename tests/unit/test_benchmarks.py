@@ -112,6 +112,7 @@ def test_speedrun(tmp_path: Path, capsys: pytest.CaptureFixture[str], trainings:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700, func_only=True)
 def test_every_claim_holds_on_a_cpu(tmp_path: Path) -> None:
     command = [sys.executable, "tests/gpu/prove.py", "--out", str(tmp_path), "--device", "cpu"]
     result = succeed(run_command(command, 600))
