@@ -5,12 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from harness.batch import Batch
+from harness.data.loader import Loader
+from harness.data.order import Order
+from preprocessing.dataset.shards import Split
+
+CPU = torch.device("cpu")
 
 
 def padded_batch(lengths: Sequence[int], vocabulary_size: int, seed: int = 0) -> Batch:
@@ -33,3 +39,8 @@ def alone(batch: Batch, row: int) -> Batch:
     one = slice(row, row + 1)
     ids = batch.ids[one, : batch.lengths[row]]
     return Batch(ids, batch.lengths[one], batch.labels[one], batch.rows[one])
+
+
+def loader_of(split: Split, order: Order, **options: Any) -> Loader:
+    """A loader of padded batches for one rank on the CPU, unless ``options`` say otherwise."""
+    return Loader(split, order, **{"rank": 0, "world_size": 1, "layout": "padded", "device": CPU, **options})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle in milliseconds: a small network with random weights over a small made-up vocabulary."""
+"""Bundles, runs and exports in milliseconds: small networks with random weights over small made-up vocabularies."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from harness.config import ModelConfig, to_dict
 from harness.inference.bundle import write_bundle
-from harness.inference.scorer import open_scorer
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
 from harness.model.wide import NONE, WidePart, keys_of
 from harness.rundir.bundle_files import BundleInfo, write_info, write_vocabulary
+from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision
+from preprocessing.base import atomic
 from preprocessing.dataset.shards import read_manifest
+from tests.commands import read_json
 from tests.datasets import write_dataset
+
+STEP = 150
+"""Of every bundle that is made up."""
 
 
 def write_index(bundle: Path, **changes: Any) -> None:
@@ -28,7 +34,7 @@ def write_index(bundle: Path, **changes: Any) -> None:
         **{"weights": "weights-0000000000000000.safetensors", "weights_sha256": "0" * 64},
         **{"model": to_dict(ModelConfig(embedding_dim=4, hidden_size=4)), "vocabulary_size": 9, "vocabulary_hash": "v"},
         **{"text": {}, "text_hash": "t", "labels": ["no", "yes"], "temperature": 1.0, "threshold": 0.5},
-        **{"step": 1, "dataset": "d", **changes},
+        **{"step": STEP, "dataset": "d", **changes},
     }
     bundle.mkdir(parents=True, exist_ok=True)
     write_info(bundle, BundleInfo(**facts))
@@ -37,7 +43,7 @@ def write_index(bundle: Path, **changes: Any) -> None:
 def write_drawn(
     bundle: Path, data: Path, *, labels: list[str] | None = None, language: bool = False, seed: int = 1, **shape: Any
 ) -> Any:
-    """Write the bundle of a network with random weights for a dataset, at step 7; the network.
+    """Write the bundle of a network with random weights for a dataset, at ``STEP``; the network.
 
     It is a classifier, as if it had other classes if ``labels`` are given, or a language model. A wide part has an
     effect. ``decision`` and ``facts`` are those of ``write_bundle``.
@@ -58,7 +64,7 @@ def write_drawn(
         if model.wide.owners is not None:
             own_everything(model.wide, torch.arange(manifest.vocabulary_size)[None])
     write_vocabulary(bundle, data)
-    write_bundle(bundle, model, manifest, step=7, **more)
+    write_bundle(bundle, model, manifest, step=STEP, **more)
     return model.eval()
 
 
@@ -77,7 +83,18 @@ def write_run(root: Path, num_classes: int = 2, *, seed: int = 1, **shape: Any) 
     return root / "run"
 
 
-def predicted(run: Path, texts: list[str]) -> dict[str, Any]:
-    """The columns that a run predicts for some texts."""
-    scorer = open_scorer(run)
-    return scorer.predict(scorer.encode(texts))
+def reseal(path: Path, **values: Any) -> None:
+    """Write a sealed file of JSON again, with other values and a seal that agrees."""
+    content = read_json(path) | values
+    del content[SEAL]
+    atomic.write_json(path, {**content, SEAL: seal_of(content)})
+
+
+def shared_run(*num_classes: int, **shape: Any) -> Any:
+    """A fixture: the run that the tests of a module share, or one of each number of classes."""
+
+    @pytest.fixture(scope="module", params=num_classes or (2,))
+    def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return write_run(tmp_path_factory.mktemp("shared"), request.param, **shape)
+
+    return run

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from harness.launch.options import free_port
+
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ("--config", str(ROOT / "tests" / "plain.yaml"))
 """A recipe that sets nothing, for trainings without the default recipe."""
@@ -25,6 +27,14 @@ def run_module(module: str, *arguments: object, timeout_s: float = 180, **env: s
     """``python -m module arguments`` from the repository's root."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return run_command(command, timeout_s, env)
+
+
+def start_python(
+    *words: object, env: Mapping[str, str] = MappingProxyType({}), **options: Any
+) -> subprocess.Popen[str]:
+    """The interpreter with these words, from the repository's root; ``options`` are those of ``Popen``."""
+    given = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT), **env}, "text": True, **options}
+    return subprocess.Popen([sys.executable, *map(str, words)], **given)
 
 
 def run_command(
@@ -70,13 +80,6 @@ def listens(pid: int) -> bool:
     return any(int(lines[mask], 16) & 1 << (signal.SIGTERM - 1) for mask in ("SigCgt", "SigBlk"))
 
 
-def free_port() -> int:
-    """A free port."""
-    from harness.launch.options import free_port as probe
-
-    return probe()
-
-
 def succeed(result: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     """Assert exit code 0, showing what was printed if not."""
     assert result.returncode == 0, f"{result.args}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
@@ -92,10 +95,18 @@ def sentence(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 150) -> None:
+    """Fails if it does not come true in time."""
+    assert came_true(condition, timeout_s), "it did not come to that"
+
+
+def came_true(condition: Callable[[], object], timeout_s: float) -> bool:
+    """Whether it came true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.005)
+    return True
 
 
 def read_json(path: Path) -> Any:
@@ -107,3 +118,13 @@ def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
     """Lines of one kind of a run's metrics.jsonl."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
+
+
+def logged(run: Path, name: str, kind: str = "train") -> list[Any]:
+    """A figure in each line of one kind of a run's metrics.jsonl."""
+    return [line[name] for line in read_metrics(run, kind)]
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    """What ``status.json`` of a run says."""
+    return read_json(run / "status.json")

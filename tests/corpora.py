@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.__main__ import main
+from harness.__main__ import main
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.commands import unwrapped
@@ -66,7 +66,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def words_of(source: object, output: Path, *more: object) -> list[str]:
+def words_of(source: object, output: object, *more: object) -> list[str]:
     """A command that builds a dataset with small shards and one worker."""
     words = ("prepare", "--source.path", source, "--output", output, "--executor.workers", 1)
     return [*map(str, (*words, "--text.max_tokens", 64, "--vocabulary.min_count", 1, *more))]
@@ -92,14 +92,20 @@ class Command:
         self.err = unwrapped(err)
         return code
 
-    def build(self, source: Path, output: Path, *more: object) -> int:
-        """``words_of``."""
-        return self(*words_of(source, output, *more))
+    def build(self, source: object, output: Path, *more: object) -> Manifest:
+        """Build a dataset as ``words_of`` says."""
+        assert self(*words_of(source, output, *more)) == 0, self.err
+        return read_manifest(output)
+
+    def refused(self, code: int, source: object, output: object, *more: object) -> str:
+        """The sentence of ``words_of`` that is refused with this exit code."""
+        assert self(*words_of(source, output, *more)) == code, self.err
+        return self.sentence
 
     @property
     def sentence(self) -> str:
         """The one line that an error is; progress lines aside."""
-        lines = [line for line in self.err.splitlines() if not line.startswith(("tokenize:", "encode:"))]
+        lines = [line for line in self.err.splitlines() if not line.startswith(("tokenize:", "encode:", "vocabulary:"))]
         assert len(lines) == 1, self.err
         assert lines[0].startswith("error: ")
         return lines[0].removeprefix("error: ")

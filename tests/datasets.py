@@ -100,13 +100,13 @@ def write_dataset(
     return {name: split_texts for name, (split_texts, _) in texts.items()}
 
 
-def shared_dataset(rows: dict[str, int], **options: Any) -> Any:
-    """A fixture: a dataset that the tests of a module share, and do not change."""
+def shared_dataset(rows: dict[str, int], *num_classes: int, **options: Any) -> Any:
+    """A fixture: a dataset that the tests of a module share, and do not change, or one of each number of classes."""
 
-    @pytest.fixture(scope="module")
-    def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @pytest.fixture(scope="module", params=num_classes or None)
+    def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
         root = tmp_path_factory.mktemp("shared") / "data"
-        write_dataset(root, rows, **options)
+        write_dataset(root, rows, num_classes=getattr(request, "param", 2), **options)
         return root
 
     return dataset
@@ -133,14 +133,28 @@ class Row(NamedTuple):
 
 def stored(root: Path, *splits: str) -> dict[int, Row]:
     """The rows of a dataset, or of some splits, by their number."""
-    manifest = read_manifest(root)
+    names = splits or read_manifest(root).splits
+    return {number: row for name in names for number, row in rows_in(split_of(root, name)).items()}
+
+
+def split_of(root: Path, name: str = "train") -> Split:
+    """A split of a dataset."""
+    return Split(root, read_manifest(root), name)
+
+
+def rows_in(split: Split) -> dict[int, Row]:
+    """The rows of a split by their number."""
     return {
-        int(row): Row(name, ids[:length].tolist(), int(label), shard.info.fold)
-        for name in splits or manifest.splits
-        for shard in Split(root, manifest, name).shards
+        int(row): Row(split.name, ids[:length].tolist(), int(label), shard.info.fold)
+        for shard in split.shards
         for block in shard.blocks
         for ids, length, label, row in zip(block.ids, block.length, block.label, block.row, strict=True)
     }
+
+
+def texts_in(split: Split) -> list[np.ndarray]:
+    """The ids of each row, in the order of the split."""
+    return [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
 
 
 def count(tokens: Tokens) -> Counts:

@@ -1,15 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.licences``: the table of docs/security.md, from the metadata of what is installed here.
-
-The line of a distribution that is not installed stays as the page has it.
+"""``python -m tests.licences``: the table of docs/security.md, from the metadata of what is installed here; and what
+``pyproject.toml`` requires, line by line, with the lowest and newest versions that it allows. The line of a
+distribution that is not installed stays as the page has it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import metadata
 
-from tests.requirements import CORE, ROOT, groups_of, requirements
+import pytest
+
+from tests.commands import ROOT
+
+CORE = "padless"
+"""The group of the dependencies that belong to no extra."""
+LINE = re.compile(
+    r"(?P<name>[a-z0-9-]+)(?P<parts>\[[a-z,]+\])?>=(?P<lowest>[0-9.]+)(?P<below>,<[0-9.]+)?(; sys_platform == 'linux')?"
+)
+UNPINNED = {"torch", "triton"}
+"""Not pinned: an old torch without CUDA is on an index of its own, and one with CUDA brings gigabytes, and its own
+Triton."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One line, and where it stands."""
+
+    name: str
+    parts: str
+    lowest: str
+    below: str
+    group: str
+    """An extra, or ``CORE``."""
+
+    @property
+    def lowest_pin(self) -> str:
+        """The line with the lowest version alone, for pip; of what is ``UNPINNED``, the line."""
+        if self.name in UNPINNED:
+            return f"{self.name}>={self.lowest}{self.below}"
+        return f"{self.name}{self.parts}=={self.lowest}"
+
+    @property
+    def newest(self) -> str:
+        """The line without its lowest version."""
+        return f"{self.name}{self.parts}{self.below.removeprefix(',')}"
+
+
+def requirements() -> list[Requirement]:
+    """Every line of the project's dependencies and extras."""
+    tomllib = pytest.importorskip("tomllib", reason="needs the TOML reader of Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = []
+    for group, lines in {CORE: project["dependencies"], **project["optional-dependencies"]}.items():
+        for line in lines:
+            match = LINE.fullmatch(line)
+            assert match is not None, f"pyproject.toml: {line}: name it NAME>=LOWEST, or NAME>=LOWEST,<BELOW"
+            found.append(Requirement(match["name"], match["parts"] or "", match["lowest"], match["below"] or "", group))
+    return found
+
+
+def groups_of(lines: Iterable[Requirement]) -> dict[str, list[str]]:
+    """Name of a distribution -> the extras that bring it, ``CORE`` first."""
+    found = {}
+    for line in lines:
+        found.setdefault(line.name, []).append(line.group)
+    return found
+
 
 PAGE = ROOT / "docs" / "security.md"
 HEAD = "| distribution | licence | copyleft | comes with |\n|---|---|---|---|\n"

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import ModelConfig, RunConfig
+from harness.__main__ import main
+from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import write_config, write_status
@@ -20,10 +21,12 @@ from harness.rundir.results import write_figures, write_predictions
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
-from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.base import cli
+from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.bundles import write_index
+from tests.bundles import STEP, write_drawn, write_index
 from tests.corpora import prepare, write_csv
+from tests.datasets import split_of, stored, write_dataset
 
 
 def class_names(number: int) -> list[str]:
@@ -64,7 +67,7 @@ def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, **con
     write_config(RunConfig(data=str(data), run=str(run), model=model, seed=seed, **config))
     split = "test" if manifest.splits.get("test") else "validation"
     write_log(run, manifest, data, skill, seed)
-    write_index(run / BUNDLE, dataset=manifest.fingerprint, step=150, labels=manifest.labels)
+    write_index(run / BUNDLE, dataset=manifest.fingerprint, labels=manifest.labels)
     write_measured(run if split == "test" else run / EVALUATION, split, data, manifest, skill, seed)
     write_status(run, "finished", step=200)
     return run
@@ -72,10 +75,9 @@ def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, **con
 
 def scores_of(data: Path, manifest: Manifest, split: str, skill: float, seed: int) -> tuple[np.ndarray, ...]:
     """Row numbers, labels and logits of a split; classes differ in how well they are told apart."""
-    blocks = Split(data, manifest, split).blocks
-    rows, labels = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("row", "label"))
+    rows, labels = (split_of(data, split).column(name) for name in ("row", "label"))
     order, number = np.argsort(rows), len(manifest.labels)
-    rows, labels = rows[order], labels[order].astype(np.int64)
+    rows, labels = rows[order], labels[order]
     random = np.random.default_rng(seed)
     logits = random.normal(size=(len(rows), number))
     ease = skill * random.uniform(0.4, 1.4, number)
@@ -89,9 +91,8 @@ def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skil
     """``SPLIT.json`` and the predictions, the mistakes with weights that are made up."""
     rows, labels, logits = scores_of(data, manifest, split, skill, seed)
     random, decision = np.random.default_rng(seed), Decision(temperature=1.3)
-    blocks = {int(row): block.ids[at, : block.length[at]] for block in Split(data, manifest, split).blocks
-              for at, row in enumerate(block.row)}  # fmt: skip
-    lengths = np.array([len(blocks[int(row)]) for row in rows])
+    ids = {number: row.ids for number, row in stored(data, split).items()}
+    lengths = np.array([len(ids[row]) for row in rows.tolist()])
     values = figures(logits, labels, lengths=lengths, unknown=lengths // 9, names=manifest.labels, decision=decision)
     calibrated = decision.calibrated(logits)
     said, chances = predicted_labels(calibrated), probabilities(calibrated)
@@ -104,12 +105,12 @@ def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skil
             "label": manifest.labels[labels[at]],
             "predicted": manifest.labels[said[at]],
             "probability": float(chances[at, said[at]]),
-            "tokens": vocabulary.tokens.take(blocks[int(rows[at])].astype(np.int64)).to_pylist(),
-            "weights": (random.normal(size=len(blocks[int(rows[at])])) ** 3).round(4).tolist(),
+            "tokens": vocabulary.tokens.take(ids[rows[at]]).to_pylist(),
+            "weights": (random.normal(size=len(ids[rows[at]])) ** 3).round(4).tolist(),
         }
         for at in worst
     ]
-    values |= {"split": split, "dataset": manifest.fingerprint, "step": 150}
+    values |= {"split": split, "dataset": manifest.fingerprint, "step": STEP}
     write_figures(place, split, {**values, "mistakes": mistakes, "mistakes_method": "made up"})
     found = {"rows": rows, "labels": labels, "predicted": said, "chances": chances}
     write_predictions(place, split, manifest.labels, manifest.label_type, **found)
@@ -131,3 +132,22 @@ def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int
             _, labels, logits = scores_of(data, manifest, "validation", grown, seed)
             values = numbers_of(classification_metrics(logits, labels))
             log.write("validation", {"step": step, "epoch": step // 50, **values, "best": step <= 150})
+
+
+TEXTS = ["a fine film", "awful w1 w2 awful w1 w2", "", "w1 w2 w3 w4 odd"]
+
+
+def make_run(root: Path, num_classes: int = 2, *, seed: int = 1, **shape: Any) -> Path:
+    """A run ``root/run`` to export: random weights, its dataset ``root/data``, figures of a test split."""
+    data, run = root / "data", root / "run"
+    write_dataset(data, {"train": 50, "validation": 30, "test": 10}, num_classes=num_classes, seed=seed)
+    facts = {"vectors": {"source": "/home/somebody/vectors.npy", "sha256": "0"}}
+    write_drawn(run / BUNDLE, data, seed=seed, facts=facts, **shape)
+    write_config(RunConfig(data=str(data), run=str(run), epochs=3, seed=seed, optim=OptimConfig(lr=0.01)))
+    write_measured(run, "test", data, read_manifest(data), 3.0, seed)
+    return run
+
+
+def export(*arguments: object) -> int:
+    """Exit code of the command."""
+    return cli.run(main, ["export", *map(str, arguments)])

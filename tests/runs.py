@@ -22,7 +22,7 @@ import psutil
 
 from harness.config import ModelConfig, RunConfig
 from harness.ranks.stopping import leave, run_rank
-from tests.commands import CPU, PLAIN, ROOT, read_json, wait_until
+from tests.commands import CPU, PLAIN, ROOT, start_python, status_of, wait_until
 from tests.ranks import start_ranks
 
 MODEL = "--model.embedding_dim 16 --model.hidden_size 16 --model.dropout 0.2 --optim.ema 0.99 --model.wide 256"
@@ -51,15 +51,9 @@ def launch(
     """
     run.parent.mkdir(parents=True, exist_ok=True)
     with open(run.parent / "log", "a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "harness", "launch", *CPU, *options, *arguments(data, run, *more)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": paths},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        words = ("-m", "harness", "launch", *CPU, *options, *arguments(data, run, *more))
+        pipes = {"stdout": log, "stderr": subprocess.STDOUT}
+        return start_python(*words, env={"PYTHONPATH": paths}, start_new_session=True, **pipes)
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ class Ranks:
         """None while a rank is alive, then the exit code that the run's ``status.json`` has, as a launcher's."""
         if any(process.exitcode is None for process in self.processes):
             return None
-        return int(read_json(self.run / "status.json")["exit_code"])
+        return int(status_of(self.run)["exit_code"])
 
     def wait(self, timeout_s: float) -> int:
         """The exit code, when all ranks have left."""
@@ -154,6 +148,15 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.wait(20)
 
 
+def rank_of(run: Path, rank: int = 1, module: str = "harness.train") -> psutil.Process:
+    """The process of a rank that trains into ``run``, on whichever machine this system has. Raises ``LookupError``."""
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        words = {word.removeprefix("--run=") for word in process.info["cmdline"] or []}
+        if {module, str(run)} <= words and (process.info["environ"] or {}).get("RANK") == str(rank):
+            return process
+    raise LookupError(f"no rank {rank} trains into {run}")
+
+
 def steps_done(run: Path) -> int:
     """Steps of the last log line on disk."""
     try:
@@ -170,7 +173,7 @@ def wait_for_step(process: subprocess.Popen[str] | Ranks, run: Path, step: float
 
 def final(run: Path) -> dict[str, bytes]:
     """All that must not depend on whether the run was disturbed."""
-    status = read_json(run / "status.json")
+    status = status_of(run)
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     names = ["metrics.jsonl", *(f"bundle/{path.name}" for path in (run / "bundle").iterdir())]
     if (run / "test.json").exists():  # a pretraining has no test

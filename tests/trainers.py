@@ -20,6 +20,7 @@ from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.placement import open_data, trained_splits
 from harness.data.views import rows_of_task
+from harness.launch.options import free_port
 from harness.model.language import LanguageModel
 from harness.model.networks import AnyNetwork, build_network
 from harness.ranks.precision import Choice
@@ -29,7 +30,6 @@ from harness.training.optim import learning_rate
 from harness.training.start import begin, vocabulary_of
 from harness.training.trainer import Trainer
 from preprocessing.dataset.shards import Manifest, read_manifest
-from tests.commands import free_port
 
 Weights = dict[str, np.ndarray]
 Case = tuple[str, str, int]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # What type checkers read of padless.py. A single module cannot say that it is typed (PEP 561), so the wheel brings this
-# as padless-stubs; tests/unit/test_packaging.py holds it to the module.
+# as padless-stubs; tests/unit/test_architecture.py holds it to the module.
 from pathlib import Path
 from typing import Any
 

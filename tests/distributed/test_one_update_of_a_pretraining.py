@@ -26,7 +26,7 @@ from harness.model.language import LanguageModel, Targets
 from harness.ranks.session import open_session
 from harness.training.start import vocabulary_of
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
-from tests.datasets import write_dataset
+from tests.datasets import texts_in, write_dataset
 from tests.ranks import run_ranks
 from tests.reference import plain_language_model as plain
 from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
@@ -62,11 +62,8 @@ def network_of(config: RunConfig) -> tuple[LanguageModel, Targets, Manifest]:
 def rows_of(config: RunConfig, manifest: Manifest, name: str) -> tuple[Split, list[tuple[list[int], np.ndarray]]]:
     """Ids and source row of every row, by its place in the split."""
     split = Split(config.data, manifest, name)
-    return split, [
-        (block.ids[row, : block.length[row]].tolist(), block.row[row : row + 1])
-        for block in split.blocks
-        for row in range(len(block.row))
-    ]
+    rows = zip(texts_in(split), split.column("row")[:, None], strict=True)
+    return split, [(ids.tolist(), row) for ids, row in rows]
 
 
 def train_on_a_rank(data: str) -> dict[Case, tuple[list[int], Weights]]:

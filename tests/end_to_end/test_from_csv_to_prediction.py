@@ -16,7 +16,7 @@ from harness.rundir.layout import BUNDLE
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, PLAIN, read_json, run_module, succeed
+from tests.commands import CPU, PLAIN, read_json, run_module, status_of, succeed
 from tests.datasets import sentences
 
 pytestmark = pytest.mark.processes
@@ -56,7 +56,7 @@ def run(data: Path) -> Path:
 
 
 def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
-    status = read_json(run / "status.json")
+    status = status_of(run)
     test = read_json(run / "test.json")
     manifest = read_manifest(data)
     assert (status["state"], status["exit_code"]) == ("finished", 0)

@@ -1,30 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of real runs: its content, and that its command repeats the run.
-
-unit/test_report_page.py tests made-up runs of every size; test_report_in_a_browser.py tests reports in a browser.
+"""Reports and explanations. Of real runs: their content, and that the command of a report repeats the run. In a real
+browser, on a phone and a desktop, light, dark and printed: reports of 2 to 150 classes; explanations of malicious
+texts.
 """
 
 from __future__ import annotations
 
 import html
-import json
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from harness import __main__ as harness_main
+from harness.inference.explanation import Explanation, write_all
 from harness.report.page import write_report
-from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import PLAIN, read_json, read_metrics, run_module, succeed, unwrapped
+from tests.commands import PLAIN, logged, read_json, read_metrics, run_module, status_of, succeed, unwrapped
+from tests.corpora import prepare, write_csv
 from tests.datasets import sentences, write_dataset
+from tests.report_runs import write_data, write_run
 from tests.runs import train_to_end
-from tests.unit.test_report_page import words
+from tests.unit.test_report_page import HOSTILE, QUOTED, words
 
 pytestmark = pytest.mark.processes
 
@@ -43,9 +44,7 @@ def data(place: Path) -> Path:
     texts, labels = sentences(600, 2, seed=3, longest=60)
     texts = [f"{text} {'x' * 300}" for text in texts]
     pd.DataFrame({"text": texts, "label": labels}).to_csv(place / "reviews.csv", index=False)
-    names = json.dumps({"dull": [0], "fine": [1]})
-    source = ("--source.path", place / "reviews.csv", "--source.labels", names)
-    succeed(run_module("preprocessing", "prepare", *source, "--output", place / "data", "--text.max_tokens", 64))
+    prepare(place / "reviews.csv", place / "data", "--source.labels", "{dull: [0], fine: [1]}")
     return place / "data"
 
 
@@ -74,31 +73,16 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     line = next(line for line in content.splitlines() if line.startswith("padless train"))
     arguments = shlex.split(line.removesuffix("</code></pre>"))[1:]
     succeed(run_module("harness", *arguments))
-    ours, theirs = (read_metrics(path, "train") for path in (run, Path(f"{run}-again")))
+    again = Path(f"{run}-again")
     for name in ("step", "row_hash"):
-        assert [line[name] for line in ours] == [line[name] for line in theirs]
+        assert logged(run, name) == logged(again, name)
     # the launcher's ranks may have another number of threads, which on some processors changes last bits
-    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], abs=1e-5)
+    assert logged(run, "loss") == pytest.approx(logged(again, "loss"), abs=1e-5)
     text = re.search(r"dataset\.yaml</summary>\s*<pre><code>(.*?)</code></pre>", content, re.DOTALL)
     (place / "dataset.yaml").write_text(text[1])
     built = ("--config", place / "dataset.yaml", "--output", place / "rebuilt")
     succeed(run_module("preprocessing", "prepare", *built))
     assert read_manifest(place / "rebuilt").fingerprint == read_manifest(place / "data").fingerprint
-
-
-def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "under way"
-    shutil.copytree(run, copy)
-    for name in ("test.json", "test-predictions.parquet"):
-        (copy / name).unlink()
-    (copy / "status.json").write_text(json.dumps({"state": "preempted", "exit_code": 85, "reason": "", "step": 12}))
-    with (copy / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "train", "st')  # killed while it wrote
-    page = words(write_report([copy]))
-    assert "preempted at step 12" in page
-    best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
-    assert f"Validation Accuracy {best['accuracy']:.4f}" in page
-    assert "there are no test results" in page
 
 
 def break_matplotlib() -> None:
@@ -115,7 +99,7 @@ def test_a_run_without_test_split_is_measured_on_validation_and_ends_well_where_
     assert "has no test split" in unwrapped(result.stdout)
     (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     assert warning.startswith("warning: no report written (import of matplotlib halted")
-    assert read_json(run / "status.json")["state"] == "finished"
+    assert status_of(run)["state"] == "finished"
     assert not (run / "test.json").exists()
     figures = read_json(run / "evaluation" / "validation.json")
     best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
@@ -123,8 +107,163 @@ def test_a_run_without_test_split_is_measured_on_validation_and_ends_well_where_
     assert f"Validation Accuracy {figures['accuracy']:.4f}" in words(write_report([run]))
 
 
-def test_what_cannot_be_shown_gets_a_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    (copy / "metrics.jsonl").write_text('{"kind": "train", "cost": 2}\n')
-    assert cli.run(harness_main.main, ["report", str(copy)]) == 3
-    assert "line 1 has no kind or no step; remove it, or restore" in unwrapped(capsys.readouterr().err)
+PHONE, DESK, PAPER = 390, 1440, 740
+"""Pixels; paper is an A4 sheet between its margins."""
+OVERFLOWING = """[...document.querySelectorAll("body *:not(script)")].filter(part =>
+    part.clientWidth && getComputedStyle(part).display !== "inline" && part.scrollWidth > part.clientWidth + 1
+).map(part => `${part.tagName}.${part.className}: ${part.scrollWidth} > ${part.clientWidth}`)"""
+"""Elements whose content is wider than they are: cut off, laid over a neighbour, or behind a scroll bar."""
+SCROLLING = """[...document.querySelectorAll("body *")].filter(part =>
+    ["auto", "scroll"].includes(getComputedStyle(part).overflowX)).length"""
+COLOURS = """[getComputedStyle(document.querySelector("section")).backgroundColor,
+    ...["td", ".note", ".interval", ".verdict", "mark.for"].map(name => document.querySelector(name))
+    .filter(part => part).map(part => getComputedStyle(part).color)]"""
+OPEN = "open => document.querySelectorAll('details').forEach(part => part.open = open)"
+SHOWN = """[...document.querySelectorAll("details:not(.aside) > :not(summary)")].map(part => part.checkVisibility())"""
+
+
+def relative_luminance(colour: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)`` by WCAG 2."""
+    values = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+class Pages:
+    """A report of each kind, made at its first use."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.known: dict[str, Path] = {}
+
+    def __getitem__(self, kind: str) -> Path:
+        if kind not in self.known:
+            self.known[kind] = write_report(self.runs(kind), self.place / f"{kind}.html")
+        return self.known[kind]
+
+    def data(self, number: int) -> Path:
+        """A dataset of so many classes; that of two has hostile names and texts."""
+        place = self.place / str(number)
+        if place.exists():
+            return place / "data"
+        rows = [
+            (f"text {HOSTILE} {QUOTED} {row}</script> {'x' * 300}", (HOSTILE, QUOTED)[row % 2]) for row in range(120)
+        ]
+        corpus = write_csv(self.place / "hostile.csv", rows) if number == 2 else None
+        return write_data(place, number, 300, corpus=corpus)
+
+    def runs(self, kind: str) -> list[Path]:
+        """The runs that a page of this kind shows."""
+        folder = self.place / f"runs of {kind}"
+        if kind == "nine runs":
+            return [write_run(folder / f"{seed}", self.data(2), skill=1 + seed / 9, seed=seed) for seed in range(9)]
+        number = int(kind.split()[0])
+        return [write_run(folder / QUOTED / ("long-name-" * 12), self.data(number), skill=4.0 if number > 2 else 1.0)]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    return Pages(tmp_path_factory.mktemp("pages"))
+
+
+KINDS = ("2 classes", "150 classes", "nine runs")
+TWO = ((DESK, "light"), (PHONE, "dark"))
+VIEWS = [
+    pytest.param(kind, *view, marks=[pytest.mark.slow] * (number > 1 or place == number % 2))
+    for number, kind in enumerate(KINDS)
+    for place, view in enumerate(TWO)
+]
+"""Two kinds, each in one view; all of them in both where ``slow`` tests run."""
+
+
+@pytest.mark.parametrize(("kind", "width", "scheme"), VIEWS)
+def test_a_browser_without_network_shows_it_whole(
+    browser: Any, pages: Pages, kind: str, width: int, scheme: str
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    try:
+        page = context.new_page()
+        said = []
+        asked = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        address = pages[kind].resolve().as_uri()
+        page.goto(address)
+        for opened in (False, True):
+            page.evaluate(OPEN, opened)
+            assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth") == width
+            assert page.evaluate(OVERFLOWING) == []
+        assert page.evaluate(SCROLLING) == 0
+        assert (said, asked) == ([], [address])
+        charts = page.evaluate(
+            "[...document.querySelectorAll('img')].map(one => one.complete * one.naturalWidth && one.width)"
+        )
+        assert len(charts) >= 6
+        assert all(250 < chart <= 460 for chart in charts)
+        assert page.evaluate("document.querySelectorAll('h1 *:not(bdi), td bdi *, th bdi *, mark *').length") == 0
+        card, *inks = map(relative_luminance, page.evaluate(COLOURS))
+        assert (card > 0.5) == (scheme == "light")
+        for ink in inks:  # WCAG 2 asks for 4.5
+            assert (max(card, ink) + 0.05) / (min(card, ink) + 0.05) > 4.5
+    finally:
+        context.close()
+
+
+@pytest.mark.parametrize("kind", ["150 classes", pytest.param("nine runs", marks=pytest.mark.slow)])
+def test_on_paper_it_is_light_and_nothing_is_folded_away(browser: Any, pages: Pages, kind: str) -> None:
+    context = browser.new_context(viewport={"width": PAPER, "height": 1050}, color_scheme="dark", offline=True)
+    try:
+        page = context.new_page()
+        page.goto(pages[kind].resolve().as_uri())
+        assert not any(page.evaluate(SHOWN))
+        page.emulate_media(media="print")
+        assert all(page.evaluate(SHOWN))
+        assert page.evaluate("document.documentElement.scrollWidth") <= PAPER
+        assert page.evaluate(OVERFLOWING) == []
+        assert page.evaluate("getComputedStyle(document.querySelector('details.aside')).display") == "none"
+        card, ink, *_ = map(relative_luminance, page.evaluate(COLOURS))
+        assert (card > 0.9, ink < 0.1) == (True, True)
+    finally:
+        context.close()
+
+
+HARM = "fine <script>document.title = 'run'</script> <img src=x onerror=alert(1)> dull \x00\x1b[31m " + "long" * 60
+STYLES = """() => [...document.querySelectorAll("article mark, .note mark")].map(mark => [
+  getComputedStyle(mark).borderBottomStyle, mark.className])"""
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "why.html"
+    dull = HARM.index("dull")
+    one = Explanation(
+        **{"text": HARM, "label": "<b>good</b>", "predicted": "bad", "probability": 0.4, "tokens": ("fine", "dull")},
+        **{"spans": ((0, 4), (dull, dull + 4)), "scores": (1.0, -1.0), "logit": 0.5, "baseline": 0.5},
+        num_tokens=2,
+    )
+    with open(path, "w", encoding="utf-8") as stream:
+        assert write_all(stream, "html", "runs/mine", [one, one], numbered=True) == 2
+    return path
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), pytest.param(1440, "light", marks=pytest.mark.slow)])
+def test_it_is_readable_and_does_nothing(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: dialog.dismiss())
+    page.goto(page_file.as_uri())
+    assert asked == [page_file.as_uri()]
+    assert page.title() == "What words add: runs/mine"
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    shown = page.locator("article .padless-words").first.inner_text()
+    assert shown == HARM.replace("\x00", "\\u0000").replace("\x1b", "\\u001b")
+    head = page.locator("article").first.locator(".padless-head b").inner_text()
+    assert head.startswith("<b>good</b> 0.4000 (predicted: bad)")
+    styles = page.evaluate(STYLES)
+    assert len(styles) == 6
+    for line, kind in styles:
+        assert line == {"for": "solid", "against": "dotted"}[kind]
+    page.close()

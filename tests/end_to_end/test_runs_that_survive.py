@@ -1,29 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that are stopped, lose a rank or their launcher, change their number of processes, or fill the disk."""
+"""Runs under real launchers that are stopped, lose a rank or their launcher, change their number of processes, or have
+one rank that fails alone; and the doctor.
+"""
 
 from __future__ import annotations
 
-import signal
+import json
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from harness.__main__ import main as harness
+from harness.launch.options import free_port
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import read_info
 from harness.rundir.records import read_attempts
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, read_json, read_metrics, unwrapped, wait_until
+from tests.commands import (
+    CPU,
+    ROOT,
+    accelerate,
+    logged,
+    read_json,
+    read_metrics,
+    run_module,
+    status_of,
+    succeed,
+    unwrapped,
+    wait_until,
+)
 from tests.datasets import rewritten, shared_dataset, write_dataset
-from tests.runs import arguments, final, finish, launch, log, start, train_to_end, wait_for_step
+from tests.runs import TRAINING, arguments, final, finish, launch, log, rank_of, start, train_to_end, wait_for_step
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(280, func_only=True)]
 PLAIN = ("--model.dropout", "0.0")
 
 
@@ -35,10 +48,6 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     finish(start(data, run, *PLAIN), run)
     return run
-
-
-def status(run: Path) -> dict[str, object]:
-    return read_json(run / "status.json")
 
 
 @pytest.mark.slow
@@ -53,10 +62,9 @@ def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_pa
             finish(process, run, 85)
             assert not (run / "STOP").exists()
     finish(process, run)
-    ours, theirs = read_metrics(run, "train"), read_metrics(undisturbed, "train")
-    assert [line["row_hash"] for line in ours] == [line["row_hash"] for line in theirs]
-    assert [line["rows"] for line in ours] == [line["rows"] for line in theirs]
-    assert ours[-1]["loss"] == pytest.approx(theirs[-1]["loss"], abs=1e-4)
+    for name in ("row_hash", "rows"):
+        assert logged(run, name) == logged(undisturbed, name)
+    assert logged(run, "loss")[-1] == pytest.approx(logged(undisturbed, "loss")[-1], abs=1e-4)
     our_test, their_test = (read_json(path / "test.json") for path in (run, undisturbed))
     assert our_test["log_loss"] == pytest.approx(their_test["log_loss"], abs=1e-4)
 
@@ -89,7 +97,7 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
     newest = max((run / "checkpoints").iterdir())
     state = read_json(newest / "state.json")["trainer"]
     assert (state["epochs_done"], state["recurrence"]) == (0, "padded")
-    assert (status(run)["step"], read_metrics(run, "validation")) == (57, [])
+    assert (status_of(run)["step"], read_metrics(run, "validation")) == (57, [])
     finish(start(data, run, *PLAIN), run)
     assert read_metrics(run, "train") == read_metrics(undisturbed, "train")
     assert final(run) == final(undisturbed)
@@ -103,14 +111,13 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     run = tmp_path / "run"
     process = launch(data, run, *PLAIN, options=("--max_restarts", str(restarts)))
     wait_for_step(process, run, 40)
-    ranks = [p for p in psutil.Process(process.pid).children() if "harness.train" in " ".join(p.cmdline())]
-    victim = next(p for p in ranks if p.environ()["RANK"] == "1")
-    victim.send_signal(signal.SIGKILL)
+    rank_of(run).kill()
     if restarts == 0:
         finish(process, run, 1)
         assert "rank 1 was killed by SIGKILL" in log(run)
-        assert (status(run)["state"], status(run)["exit_code"]) == ("failed", 1)
-        assert "rank 1 was killed by SIGKILL" in str(status(run)["reason"])
+        status = status_of(run)
+        assert (status["state"], status["exit_code"]) == ("failed", 1)
+        assert "rank 1 was killed by SIGKILL" in status["reason"]
         process = start(data, run, *PLAIN)
     finish(process, run)
     assert final(run) == final(undisturbed)
@@ -141,7 +148,70 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     rewritten(data, "validation", label=lambda labels: 1 - labels)
     again = train_to_end(*words, "--allow", "data,epochs")
     assert again.returncode == 0, again.stderr
-    assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, 25))
+    assert logged(run, "step") == list(range(1, 25))
     best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]
     assert min(step for step in best if step > 12) == 24
     assert read_info(run / "bundle").dataset == read_manifest(data).fingerprint
+
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
+LIKE_NCCL = """
+import os, sys, time
+if "RANK" in os.environ and "torch" not in sys.modules:
+    import torch.distributed
+    from harness.ranks import distributed
+    from harness.training.trainer import Trainer
+    torch.distributed.destroy_process_group = lambda: time.sleep(3600)
+    update = Trainer.update
+    def failing(self, batch):
+        if self.step == 20 and os.environ["RANK"] == "1":
+            raise KeyError("planted")
+        return update(self, batch)
+    Trainer.update = failing
+    distributed.LostPeerError.__init__ = lambda self, *_: os.abort()
+"""
+"""A ``sitecustomize`` module: rank 1 fails alone, leaving the process group waits for ranks that do not come, and a
+rank whose peer is gone is aborted, as NCCL's watchdog does."""
+
+
+long = shared_dataset({"train": 1500, "validation": 300, "test": 32})
+
+
+def paths_with(folder: Path, module: str) -> str:
+    """A PYTHONPATH that makes every interpreter import this module first."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(module)
+    return f"{folder / 'site'}:{ROOT}"
+
+
+def test_the_doctor_lets_ranks_meet_and_leaves_nothing(long: Path, tmp_path: Path) -> None:
+    where = ("--data", long, "--run", tmp_path / "runs" / "a", "--device", "cpu", "--precision", "fp32")
+    options = (*CPU, "--main_process_port", free_port())
+    report = json.loads(succeed(run_module("harness", "doctor", *options, *where, "--json", timeout_s=90)).stdout)
+    lines = {finding["check"]: finding["message"] for finding in report["findings"]}
+    assert report["exit_code"] == 0
+    assert lines["rendezvous"].startswith("2 ranks on 1 machine met in ")
+    assert lines["all-reduce"].startswith("10 MB over gloo in ")
+    assert "1,500 training rows" in lines["data"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("launcher", ["none", pytest.param("accelerate", marks=pytest.mark.slow)])
+def test_without_our_launcher_the_status_says_why_too(long: Path, tmp_path: Path, launcher: str) -> None:
+    words = ("StopWatch", 1, "--data", long, "--run", tmp_path / "run", *TRAINING)
+    if launcher == "accelerate":
+        ended = accelerate("tests.planted", *words, timeout_s=90)
+    else:
+        ended = train_to_end(*words, processes=2, module="tests.planted")
+    assert ended.returncode == 1
+    status = status_of(tmp_path / "run")
+    said = "rank 1: PlantedError: planted in StopWatch"
+    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, said)
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_alone_is_the_cause_and_hangs_nobody(long: Path, tmp_path: Path) -> None:
+    """The time limit is an hour; this test allows for five minutes."""
+    process = launch(long, tmp_path / "run", "--timeout_s", "3600", paths=paths_with(tmp_path, LIKE_NCCL))
+    assert process.wait(300) == 1, (tmp_path / "log").read_text()
+    assert status_of(tmp_path / "run")["reason"] == "rank 1: KeyError: 'planted'"

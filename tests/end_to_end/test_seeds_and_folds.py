@@ -49,8 +49,6 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     assert found["sd"] == pytest.approx(np.std(accuracies, ddof=1))
     assert "run: 3 seeds" in (run / "report.html").read_text()
     assert padless.read_metrics(run, "validation")["seed"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
-    with pytest.raises(padless.UserError, match="is a folder of runs; name one of them: seed-0, seed-1, seed-2"):
-        padless.load(run)
 
 
 def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import padless
 from tests.commands import run_command
-from tests.exports import TEXTS, export, make_run
+from tests.report_runs import TEXTS, export, make_run
 
 pytestmark = pytest.mark.processes
 THERE = (

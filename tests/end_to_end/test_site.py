@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation as a site: it builds, a broken link ends the build, and a real browser shows and searches it."""
+"""The documentation: the site builds, a broken link ends the build, a real browser shows and searches it; the commands
+of the tutorial and the cells of the notebook have the results that they show.
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from preprocessing.dataset.shards import read_manifest
 from tests.commands import ROOT, read_json, run_command, succeed
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
@@ -66,3 +72,60 @@ def test_search_works_from_the_disk(site: Path, page: Any) -> None:
     page.wait_for_selector(".md-search-result__item a")
     links = page.eval_on_selector_all(".md-search-result__item a", "links => links.map(link => link.href)")
     assert any(f"{DEEP}" in link and "optim.class_weights" in link for link in links), links
+
+
+TUTORIAL = (ROOT / "docs/tutorial/index.md").read_text()
+BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    lines = [line for line in "".join(BLOCK.findall(TUTORIAL)).splitlines() if line.startswith("padless ")]
+    commands = [[sys.executable, "-m", "harness", *shlex.split(line)[1:]] for line in lines]
+    done = [succeed(run_command(words, 600, cwd=tmp_path)).stdout for words in commands]
+    results = {line.removesuffix(" -o predicted.csv"): said for line, said in zip(lines, done, strict=True)}
+    manifest, run = read_manifest(tmp_path / "data/messages"), tmp_path / "runs/messages"
+    said = results["padless prepare messages.csv -o data/messages"]
+    assert said in TUTORIAL
+    scores = (run / "test.json", tmp_path / "data/messages/baseline/test.json")
+    network, linear = (read_json(path)["accuracy"] for path in scores)
+    assert network > 0.95 > 0.85 > linear
+    shown = results["padless evaluate runs/messages later.csv"]
+    assert all(name in shown for name in (*manifest.labels, "accuracy", "not in the vocabulary: 6.5%"))
+    predicted, given = pd.read_csv(tmp_path / "predicted.csv"), pd.read_csv(tmp_path / "later.csv")
+    assert predicted["text"].tolist() == given["text"].tolist()
+    assert (predicted["predicted"] == given["label"]).mean() > 0.8
+
+
+NOTEBOOK = ROOT / "docs/first-steps.ipynb"
+EXECUTE = "import sys; from nbclient.cli import main; sys.exit(main())"
+
+
+def shown(cell: dict[str, Any], kind: str = "text/plain") -> str:
+    """The output of a cell, as text or as another MIME type."""
+    return "".join(
+        "".join(output.get("data", {}).get(kind, "")) + "".join(output.get("text", "") if kind == "text/plain" else "")
+        for output in cell["outputs"]
+    )
+
+
+def test_it_shows_what_it_says_and_nothing_fails_or_warns(tmp_path: Path) -> None:
+    for name in ("nbclient", "ipykernel"):
+        pytest.importorskip(name)
+    shutil.copy(NOTEBOOK, tmp_path)
+    env = {"IPYTHONDIR": str(tmp_path / "ipython")}
+    command = [sys.executable, "-c", EXECUTE, "--inplace", "--kernel_name=python3", "--timeout=400", NOTEBOOK.name]
+    succeed(run_command(command, 500, env, cwd=tmp_path))
+    assert (tmp_path / "runs/messages/report.html").is_file()
+    cells = [cell for cell in read_json(tmp_path / NOTEBOOK.name)["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"] == []
+    for code, kind, said in (
+        ("padless.prepare", "text/plain", "train 482, validation 59, test 59 rows, 3 classes"),
+        ('y="loss"', "image/png", "iVBOR"),
+        ("run.report", "text/html", "<iframe srcdoc="),
+        ("later.join", "text/plain", "probability_question"),
+        ("model.explain", "text/html", '<mark class="for"'),
+        ("GridSearchCV", "text/plain", "({'lr': 0.00"),
+    ):
+        (cell,) = [cell for cell in cells if code in "".join(cell["source"])]
+        assert said in shown(cell, kind), code

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import ROOT, listens, read_json, run_module, succeed, unwrapped, wait_until
+from tests.commands import listens, run_module, start_python, status_of, succeed, unwrapped, wait_until
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import shared_dataset
 from tests.runs import launch
@@ -32,15 +31,8 @@ data = shared_dataset({"train": 400, "validation": 40, "test": 40})
 
 
 def start(*words: object) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = start_python("-m", *words, start_new_session=True, **pipes)
     wait_until(partial(listens, process.pid), 30)
     return process
 
@@ -98,7 +90,7 @@ def test_exit_code_and_status_agree_whatever_signals_come(
     assert "Traceback" not in said
     assert code in ((85, 130) if names.count("INT") > 1 else (85,)), said
     if (run / "status.json").exists():
-        status = read_json(run / "status.json")
+        status = status_of(run)
         assert (status["exit_code"], status["state"]) == (code, "preempted" if code == 85 else "failed")
     else:
         assert ("interrupted twice" if code == 130 else "error: told to stop b") in said  # by …; before the first step

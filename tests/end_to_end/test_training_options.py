@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the training as users type them: a dry run, a diverging rate, compressed gradients."""
+"""Trainings as users type them: a dry run, a diverging rate, lines in a terminal, a pretraining and its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from preprocessing.base import terminal
-from tests.commands import PLAIN, read_json, sentence, succeed
+from tests.commands import PLAIN, read_json, read_metrics, sentence, status_of, succeed
 from tests.datasets import shared_dataset
 from tests.ranks import start_ranks
 from tests.runs import _train, train_to_end
@@ -62,4 +62,46 @@ def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -
     result = train_to_end("--data", data, "--run", run, *SMALL, "--optim.lr", 1000)
     assert result.returncode == 2
     assert sentence(result).startswith("optim.lr: training diverged: at step 20 the loss is")
-    assert read_json(run / "status.json")["state"] == "failed"
+    assert status_of(run)["state"] == "failed"
+
+
+PRETRAINING = (
+    "--task language_model --model.embedding_dim 12 --model.hidden_size 8 --language_model.candidates 20 --epochs 2"
+)
+PRETRAINING += " --global_batch 20 --patience null --threads 1 --device cpu"
+
+
+unlabelled = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 60}, longest=20)
+
+
+@pytest.fixture(scope="module")
+def run(unlabelled: Path) -> Path:
+    run = unlabelled.parent / "run"
+    options = ("--data", unlabelled, "--run", run, *PRETRAINING.split())
+    said = " ".join(succeed(train_to_end(*options, processes=2)).stdout.split())
+    assert "model language model, 1-layer BiLSTM 12→8, 2,861 parameters" in said
+    assert f"padless train DATA --init.weights {run}" in said
+    return run
+
+
+def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:
+    status = status_of(run)
+    assert (status["state"], status["step"]) == ("finished", 12)
+    lines = read_metrics(run, "validation")
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        assert line["rows"] == 20
+        assert min(line["perplexity_forward"], line["perplexity_backward"]) <= line["perplexity"]
+    assert read_metrics(run, "train")[-1]["rows"] == 240  # training and unlabelled rows, twice
+    assert read_json(run / "bundle" / "bundle.json")["task"] == "language_model"
+    assert not (run / "test.json").exists()
+
+
+def test_its_report_shows_perplexity(run: Path, unlabelled: Path) -> None:
+    best = read_metrics(run, "validation")[-1]
+    page = (run / "report.html").read_text()
+    assert "BiLSTM\n12→8, a language model, trained on" in page
+    assert f"<span>Perplexity</span><strong>{best['perplexity']:.4f}</strong>" in page
+    assert f"over {best['targets']:,} tokens of 20 rows" in page
+    assert "Validation perplexity" in page
+    assert "harness.evaluate" not in page

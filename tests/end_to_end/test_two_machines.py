@@ -15,13 +15,12 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.commands import read_json, unwrapped, wait_until
 from tests.datasets import write_dataset
 from tests.machines import PORT, Two, launch_on, two_machines, why_not
-from tests.runs import arguments, final, steps_done
+from tests.runs import arguments, final, rank_of, steps_done
 
 pytestmark = [
     pytest.mark.processes,
@@ -194,18 +193,10 @@ def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path) -> None:
         undisturbed.to_the_end()
         processes = training.start()
         training.until_step(20, processes)
-        (rank,) = [one for one in two.a.processes() if "RANK" in environment_of(one)]
-        rank.kill()
+        rank_of(training.run, 0).kill()
         assert codes_of(processes, SLOW_S + 2 * LIMIT_S) == (0, 0), training.log("a").read_text()
     assert all("restart 1 of 3, from the last checkpoint" in training.log(side).read_text() for side in "ab")
     assert final(training.run) == final(undisturbed.run)
-
-
-def environment_of(process: psutil.Process) -> dict[str, str]:
-    try:
-        return process.environ()
-    except psutil.Error:
-        return {}
 
 
 def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:

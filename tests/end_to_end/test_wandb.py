@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import psutil
 import pytest
 
 from harness.tracking.tracking import kill_tree
-from tests.commands import read_metrics, run_module, sentence, succeed, wait_until
+from tests.commands import logged, read_metrics, run_module, sentence, start_python, succeed, wait_until
 from tests.datasets import shared_dataset, write_dataset
 from tests.laws.test_observers_never_hurt import observers_of
 from tests.patient import LIMIT_S, patience
@@ -87,17 +86,15 @@ def test_a_real_run_over_two_kills_and_a_preemption_is_one_curve(tmp_path: Path)
     folders = sorted((run / "wandb").glob("offline-run-*"))
     assert len(folders) == 4
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1
-    wanted = [line["step"] for line in read_metrics(run, "train")]
+    wanted = logged(run, "step")
     assert wanted == sorted(set(wanted))
     with wandb_server() as store:
         sync(run, store)
         (stored,) = store.runs.values()
         assert stored.history("train/step") == wanted
         for kind in ("validation", "test"):
-            assert stored.history(f"{kind}/step") == [line["step"] for line in read_metrics(run, kind)]
-        losses = {line["step"]: line["loss"] for line in read_metrics(run, "train")}
-        logged = zip(stored.history("train/step"), stored.history("train/loss"), strict=True)
-        assert all(loss == pytest.approx(losses[step], rel=1e-9) for step, loss in logged)
+            assert stored.history(f"{kind}/step") == logged(run, "step", kind)
+        assert stored.history("train/loss") == pytest.approx(logged(run, "loss"), rel=1e-9)
         assert sync(run, store)["filled"] == 0
 
 
@@ -115,8 +112,8 @@ def test_online_attempts_append_to_one_curve(data: Path, tmp_path: Path) -> None
     run = tmp_path / "run"
     with wandb_server() as store:
         environment = {"HOME": str(tmp_path), **store.environment()}
-        command = [sys.executable, "-m", "tests.attempt", str(run), str(data), "1", "100000", "finished"]
-        doomed = subprocess.Popen(command, env={**os.environ, **environment, "PYTHONPATH": patience(tmp_path)})
+        words = ("-m", "tests.attempt", run, data, 1, 100_000, "finished")
+        doomed = start_python(*words, env={**environment, "PYTHONPATH": patience(tmp_path)})
         wait_until(lambda: any(len(one.history("train/step")) >= 20 for one in list(store.runs.values())))
         doomed.kill()
         for observer in observers_of(run):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a run, of its bundle and of its export, damaged, then read and really used.
 
-By a disk, so that hashes notice, and by a stranger, with hashes that agree. What comes of it is the same result, or one
-project error; a run goes on from the checkpoint before and says so. Files that no hash vouches for may say something
-else in its range.
+By a disk, so that hashes notice, and by a stranger, with hashes that agree. What comes of it is the same result, or
+one project error; a run goes on from the checkpoint before and says so. Files that no hash vouches for may say
+something else in its range.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from harness.training.preflight import find_resume_point
 from harness.training.trainer import State
 from harness.training.writer import RunWriter
 from preprocessing.dataset.shards import VOCABULARY
-from tests.commands import read_json
+from tests.bundles import reseal
 from tests.datasets import write_dataset
-from tests.exports import export
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import Damage, byte_damages, json_damages
 from tests.fuzz.outcome import outcome
+from tests.report_runs import export
 from tests.runs import small
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]  # the environment of a run names git's revision
@@ -133,8 +133,7 @@ class Artefact:
         """Write other bytes in its place, with hashes that agree."""
         self.path.write_bytes(data)
         if self.index:
-            content = read_json(self.index) | {"weights_sha256": hashlib.sha256(data).hexdigest()}
-            self.index.write_text(json.dumps(content | own_seal(content)))
+            reseal(self.index, weights_sha256=hashlib.sha256(data).hexdigest())
 
     @contextmanager
     def undone(self) -> Iterator[None]:

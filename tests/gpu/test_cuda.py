@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks and the loader on a card give what they give on a CPU, on both recurrent paths; copies arrive whole."""
+"""On a card. Networks and the loader give what they give on a CPU, on both recurrent paths; copies arrive whole. The
+real trainer, in this process: layouts, resuming, DDP, skipped steps, memory, waits.
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 import torch
 
 from harness.batch import Batch, Layout, Masks
-from harness.config import ModelConfig
+from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.model.classifier import Classifier, Objective
@@ -20,19 +24,27 @@ from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_of, set_tf32
+from harness.rundir import checkpoint
+from harness.training.run import choose_micro_batch, runs_out_of_memory
+from harness.training.trainer import Milestones, State, Trainer
 from harness.training.wide import Source, learn
-from preprocessing.dataset.shards import Split, read_manifest
-from tests.gpu.device import ON_CUDA, REVIEWS, TORCH_DEVICE, on_device
+from harness.training.writer import Checkpointer
+from preprocessing.dataset.shards import read_manifest
+from tests.batches import CPU, loader_of
+from tests.checkpoints import state_of
+from tests.datasets import split_of
+from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone, needs, on_device
+from tests.ranks import run_ranks
+from tests.trainers import all_steps, losses_and_module, losses_in_ddp, make_trainer, session_for, state_bytes, train
 
 pytestmark = on_device
-CPU = torch.device("cpu")
 PLACES = ("row", "time", "place", "starts", "grid")
 
 
 def make_loader(dataset: Path, layout: Layout, device: torch.device, masks: Any = None) -> Loader:
-    split = Split(dataset, read_manifest(dataset), "train")
+    split = split_of(dataset)
     order = order_over(split, OrderSpec(seed=0, global_batch=32))
-    return Loader(split, order, rank=0, world_size=1, layout=layout, device=device, masks=masks)
+    return loader_of(split, order, layout=layout, device=device, masks=masks)
 
 
 @pytest.mark.parametrize("path", ["fused", "packed", "padded"])
@@ -93,7 +105,7 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
 @pytest.mark.parametrize(("layout", "longest"), [("padded", 2), ("packed", 3)])
 def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layout: Layout, longest: int) -> None:
     manifest, said = read_manifest(dataset), []
-    source, tokens = Source(Split(dataset, manifest, "train"), 2), [""] * manifest.vocabulary_size
+    source, tokens = Source(split_of(dataset), 2), [""] * manifest.vocabulary_size
     for device in (CPU, TORCH_DEVICE):
         wide = WidePart(1 << 12, 1, longest).to(device)
         learn(wide, [source], np.ones(2), tokens, World())
@@ -107,3 +119,157 @@ def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layou
         )
     for theirs, ours in zip(*said, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+SHAPE = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, dropout=0.2, word_dropout=0.1, pooling="max+mean")
+STEPS = 6
+
+
+def configuration(data: Path, run: Path, **keys: object) -> RunConfig:
+    given = {"precision": "fp32", "global_batch": REVIEWS // 12, "epochs": 2, "model": SHAPE, **keys}
+    return RunConfig(data=str(data), run=str(run), device=DEVICE, **given)
+
+
+def floats(losses: list[torch.Tensor]) -> list[float]:
+    return [float(loss) for loss in losses]
+
+
+def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> None:
+    config = configuration(reviews, tmp_path, optim=OptimConfig(ema=0.9))
+    with session_for(config) as session:
+        whole = make_trainer(config, session)
+        steps = all_steps(whole)
+        train(whole, steps, STEPS)
+        taken = whole.state()
+        tensors = {file: {name: one.clone() for name, one in named.items()} for file, named in taken.tensors.items()}
+        state = State(tensors, json.loads(json.dumps(taken.values)))
+        expected = floats(train(whole, steps, STEPS))
+        resumed = make_trainer(config, session)
+        resumed.load(state, "here")
+        resumed.model.train()
+        assert resumed.step == STEPS
+        actual = floats(train(resumed, resumed.loader.steps(0, STEPS), STEPS))
+        assert actual == pytest.approx(expected, rel=1e-5)
+        assert resumed.meter.counted.hash == whole.meter.counted.hash
+        ours, theirs = resumed.state().tensors, whole.state().tensors
+        for file, named in theirs.items():
+            for name, tensor in named.items():
+                torch.testing.assert_close(ours[file][name], tensor, rtol=1e-3, atol=1e-5)
+        assert ON_CUDA or state_bytes(resumed) == state_bytes(whole)  # law 6 speaks of deterministic devices
+
+
+@pytest.mark.processes
+def test_ddp_with_one_process_trains_as_without(reviews: Path, tmp_path: Path) -> None:
+    config = configuration(reviews, tmp_path)
+    ((losses, module, backend),) = run_ranks(losses_in_ddp, 1, config, STEPS)
+    alone, plain, _ = losses_and_module(config, STEPS)
+    assert (module, plain) == ("DistributedDataParallel", "Objective")
+    assert backend == ("nccl" if ON_CUDA else "gloo")
+    assert losses == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_planted_inf_is_skipped_counted_and_written_down(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fp16, where the loss scaler skips steps by itself."""
+    config = configuration(dataset, tmp_path, precision="fp16" if ON_CUDA else "fp32", optim=OptimConfig(ema=0.9))
+    with session_for(config) as session:
+        accelerator = session.accelerator
+        if not ON_CUDA:  # accelerate scales no loss on a CPU
+            monkeypatch.setattr(accelerator, "scaler", torch.amp.GradScaler("cpu"))
+            monkeypatch.setattr(accelerator, "native_amp", True)
+            monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
+        trainer = make_trainer(config, session)
+        steps = all_steps(trainer)
+        train(trainer, steps, STEPS)
+        trainer.guard.flush()
+        assert trainer.average is not None
+        held = [*trainer.parameters, *trainer.average.state().values()]
+        before, copies = trainer.guard.total, [tensor.detach().clone() for tensor in held]
+        scale, counted = accelerator.scaler.get_scale(), trainer.meter.counted.skipped
+        hook = trainer.objective.classifier.head.weight.register_hook(lambda gradient: gradient * torch.inf)
+        train(trainer, steps, 1)
+        hook.remove()
+        trainer.guard.flush()
+        assert (trainer.guard.total, trainer.meter.counted.skipped) == (before + 1, counted + 1)
+        assert all(map(torch.equal, held, copies))
+        assert accelerator.scaler.get_scale() < scale
+        train(trainer, steps, 3)
+        assert not any(map(torch.equal, held[:-1], copies))
+
+
+@cuda_alone
+def test_a_micro_batch_is_halved_until_it_fits(reviews: Path, tmp_path: Path) -> None:
+    shape = ModelConfig(embedding_dim=128, hidden_size=256, num_layers=2)
+    config = configuration(reviews, tmp_path, global_batch=192, micro_batch="auto", model=shape)
+    with session_for(config) as session:
+        trainer = make_trainer(config, session)
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        assert not runs_out_of_memory(trainer)
+        needed = torch.cuda.max_memory_allocated() - held
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(session.device).total_memory
+        torch.cuda.set_per_process_memory_fraction((held + 0.7 * needed) / total)
+        try:
+            choice = choose_micro_batch(trainer)
+            (loss,) = train(trainer, all_steps(trainer), 1)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        assert trainer.loader.micro_batch in (96, 48, 24)
+        assert choice.value == f"{trainer.loader.micro_batch} rows"
+        assert np.isfinite(float(loss))
+
+
+class Waitless(Milestones):
+    """Asks as a run does after every step; in between, a wait of the host for the card is an error."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.pending = trainer, lambda: np.zeros(1, int)
+        self.heard: list[int] = []
+
+    def after_step(self) -> None:
+        self.heard += self.pending().tolist()
+        self.pending = self.trainer.world.start_maximum(np.array([self.trainer.step == 4]), "whether to save")
+        if self.trainer.step == 3:
+            torch.cuda.set_sync_debug_mode("error")
+        if self.trainer.step == self.trainer.total_steps - 1:  # the last step writes a log line
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@cuda_alone
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_the_host_never_waits_between_two_log_lines(
+    dataset: Path, tmp_path: Path, layout: Layout, precision: str
+) -> None:
+    """With a linear part, too."""
+    needs(precision)
+    optim = OptimConfig(ema=0.9)
+    tracking = TrackingConfig(log_every=10_000)
+    model = replace(SHAPE, wide=1 << 12, wide_ngrams=2 if layout == "padded" else 3)
+    keys = {"global_batch": 16, "epochs": 1, "micro_batch": 9, "optim": optim, "tracking": tracking, "model": model}
+    config = configuration(dataset, tmp_path, precision=precision, recurrence=layout, **keys)
+    with session_for(config) as session:
+        trainer = make_trainer(config, session)
+        milestones = trainer.milestones = Waitless(trainer)
+        try:
+            trainer.fit()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert trainer.step == len(milestones.heard) == 25
+        assert milestones.heard[:5] == [0, 0, 0, 0, 1]
+
+
+def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
+    with session_for(config := configuration(dataset, tmp_path / "run")) as session:
+        trainer = make_trainer(config, session)
+        train(trainer, all_steps(trainer), STEPS)
+        saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
+        state = trainer.state()
+        saver.save(state.tensors, state_of(trainer.step, trainer=state.values), None, wait=True)
+        assert all(copy.is_pinned() == ON_CUDA for named in saver.copies.values() for copy in named.values())
+        written = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
+        for file, named in state.tensors.items():
+            for name, tensor in named.items():
+                assert torch.equal(written.tensors(file)[name], tensor.cpu())

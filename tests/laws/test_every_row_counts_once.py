@@ -18,7 +18,6 @@ from sklearn.metrics import (
 )
 
 from harness.config import ModelConfig
-from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.views import held_out
 from harness.inference.scoring import loader_over, score
@@ -27,7 +26,8 @@ from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import APART, open_split, parts_of, read_data
-from tests.datasets import cut_into_folds, shared_dataset, stored, write_dataset
+from tests.batches import loader_of
+from tests.datasets import cut_into_folds, shared_dataset, split_of, stored, write_dataset
 from tests.ranks import run_ranks
 
 TEST_ROWS = 203
@@ -84,20 +84,12 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dic
 def test_ranks_together_load_every_row_once(
     dataset: Path, world_size: int, global_batch: int, micro_batch: int | None, shuffle: bool
 ) -> None:
-    split = Split(dataset, read_manifest(dataset), "train")
+    split = split_of(dataset)
     order = order_over(split, OrderSpec(seed=1, global_batch=global_batch, shuffle=shuffle))
     assume(not shuffle or order.smallest_step >= world_size)
     rows = []
     for rank in range(world_size):
-        loader = Loader(
-            split,
-            order,
-            rank=rank,
-            world_size=world_size,
-            layout="padded",
-            device=torch.device("cpu"),
-            micro_batch=micro_batch,
-        )
+        loader = loader_of(split, order, rank=rank, world_size=world_size, micro_batch=micro_batch)
         steps = list(loader.steps(0))
         assert len(steps) == order.steps_per_epoch
         rows += [row for step in steps for batch in step.micro_batches for row in batch.rows.tolist()]
@@ -111,10 +103,10 @@ def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path)
     mixture = f"{dataset}:1,{tmp_path}/second:5,{tmp_path}/third:4"
     manifest = read_data(mixture)
     test = open_split(parts_of(mixture, manifest), manifest, "test")
-    device, found = torch.device("cpu"), []
+    found = []
     for rank in range(3):
         order = order_over(test, OrderSpec(seed=0, global_batch=21, shuffle=False))
-        loader = Loader(test, order, rank=rank, world_size=3, layout="padded", device=device)
+        loader = loader_of(test, order, rank=rank, world_size=3)
         found += [
             (batch.rows.copy(), batch.labels.numpy().copy()) for step in loader.steps(0) for batch in step.micro_batches
         ]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.rundir.records import read_attempts
-from tests.commands import read_json, read_metrics, run_module, succeed
+from tests.commands import logged, read_metrics, run_module, status_of, succeed
 from tests.datasets import shared_dataset, write_dataset, write_random_soft_labels
 from tests.runs import Ranks, final, finish, kill, launch, log, start, wait_for_step
 
@@ -84,7 +84,7 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
     finish(start(data, run, processes=1), run)
     assert final(run) == final(whole)
     finish(start(data, tmp_path / "more" / "run", processes=2), tmp_path / "more" / "run")
-    hashes = [[line["row_hash"] for line in read_metrics(one, "train")] for one in (whole, tmp_path / "more" / "run")]
+    hashes = [logged(one, "row_hash") for one in (whole, tmp_path / "more" / "run")]
     assert hashes[0] == hashes[1]
     other = str(data).replace("0.4", "0.5")
     start(other, run, "--epochs", "4", processes=1).wait(120)
@@ -145,7 +145,7 @@ def test_stopped_on_request_and_started_again(
     wait_for_step(process, run, 24)
     stop(process)
     finish(process, run, 85)
-    status = read_json(run / "status.json")
+    status = status_of(run)
     assert (status["state"], status["exit_code"]) == ("preempted", 85)
     newest = max(path.name for path in (run / "checkpoints").iterdir())
     assert newest == f"step-{status['step']:08d}"

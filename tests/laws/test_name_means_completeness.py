@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +19,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.processes import status
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
 from preprocessing.dataset.verification import verify
-from tests.commands import ROOT, run_module, succeed, wait_until
+from tests.commands import run_module, start_python, succeed, wait_until
 from tests.corpora import contents, prepare, reviews, write_csv
 
 ARGUMENTS = ("--text.max_tokens", "64", "--shards.rows", "250", "--source.part_mb", "0.03", "--executor.workers", "2")
@@ -42,20 +39,18 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return contents(folder / "out"), time.monotonic() - begin
 
 
-def start(source: Path, output: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "preprocessing", "prepare", "--source.path", str(source), "--output", str(output)]
-    return subprocess.Popen([*command, *ARGUMENTS], cwd=cwd, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def start(source: Path, output: Path) -> subprocess.Popen[str]:
+    words = ("-m", "preprocessing", "prepare", "--source.path", source, "--output", output, *ARGUMENTS)
+    return start_python(*words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def kill_after(process: subprocess.Popen[str], seconds: float) -> bool:
     """SIGKILL after a while; whether it was still at work."""
-    try:
-        process.wait(timeout=seconds)
-        return False
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(timeout=30)
-        return True
+    time.sleep(seconds)
+    was_alive = process.poll() is None
+    process.kill()
+    process.wait(timeout=30)
+    return was_alive
 
 
 def nothing_half_written_is_readable(output: Path) -> None:

@@ -33,7 +33,7 @@ from harness.ranks.session import open_session
 from harness.ranks.stopping import ERROR_FILE, leave, run_rank
 from harness.training import run as training_run
 from preprocessing.base.errors import ConfigError
-from tests.commands import ROOT, read_json, read_metrics
+from tests.commands import ROOT, logged, read_json
 from tests.datasets import write_dataset
 from tests.ranks import Gone, run_ranks, start_ranks
 from tests.runs import finish, log, start
@@ -277,20 +277,15 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
 ) -> None:
     """The process group is left together after a clean block or an error that all have agreed on, else not at all."""
     ranks = start_ranks(end_a_session, 2, way, tmp_path)
-    try:
-        for rank in ranks:
-            rank.join(40)
-        assert tuple(rank.exitcode for rank in ranks) == codes, [path.read_text() for path in tmp_path.glob("said-*")]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.join()
+    for rank in ranks:
+        rank.join(40)
+    assert tuple(rank.exitcode for rank in ranks) == codes, [path.read_text() for path in tmp_path.glob("said-*")]
     assert len(list(tmp_path.glob("leaves-*"))) == 2 * leave_together
     words = {path.name[-1]: read_json(path) for path in tmp_path.glob("words-*")}
     assert {rank: word["follows"] for rank, word in words.items()} == follow
 
 
-# A stop signal, at any instant; many more in tests/unit/test_stop.py and end_to_end/test_stop_signals.py.
+# A stop signal, at any instant; many more in tests/unit/test_stopping.py and end_to_end/test_stop_signals.py.
 
 
 def disagree() -> None:
@@ -313,6 +308,6 @@ def test_only_rank_0_decides_which_weights_are_best_and_when_to_stop(tmp_path: P
     ranks = start(tmp_path / "data", tmp_path / "a" / "run", *keys, before=disagree)
     finish(ranks, tmp_path / "a" / "run")
     assert [process.exitcode for process in ranks.processes] == [0, 0]
-    best = [line["best"] for line in read_metrics(tmp_path / "a" / "run", "validation")]
+    best = logged(tmp_path / "a" / "run", "best", "validation")
     assert best == [True, False, False]
     assert "stopping: 2 validations without a better one (patience)" in log(tmp_path / "a" / "run")

@@ -19,7 +19,7 @@ from harness import train
 from harness.config import RunConfig, TrackingConfig
 from harness.tracking import tracking
 from harness.tracking.tracking import Trackers
-from tests.commands import PLAIN, read_json, wait_until
+from tests.commands import PLAIN, status_of, wait_until
 from tests.datasets import write_dataset
 from tests.fake_trackio import install
 from tests.ranks import run_ranks
@@ -89,7 +89,7 @@ def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path, monkeypatch
     undisturbed = tmp_path / "none"
     for fault in FAULTS:
         run = tmp_path / fault
-        status = read_json(run / "status.json")
+        status = status_of(run)
         assert (status["state"], status["exit_code"], status["step"]) == ("finished", 0, 8)
         for name in ("metrics.jsonl", "test.json", "bundle/bundle.json"):
             assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), f"{fault}: {name}"

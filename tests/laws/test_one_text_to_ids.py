@@ -24,8 +24,8 @@ from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, freeze, freeze_pieces
 from tests.datasets import count
-from tests.exports import TEXTS, export, make_run
 from tests.reference.hostile import TEXT
+from tests.report_runs import TEXTS, export, make_run
 
 SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, truncate="both")
 CORPUS = ["A great<br />film, not a bad one &amp; the best of films", "Don’t watch the naïve movie", "", "the"]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 4: the same global batch gives the same update for every (processes, accumulation, layout), dropout too.
 
-So it does with unlabelled rows and their soft labels beside the labelled ones, and with moved texts; every rank has the
-linear part that one process learns. A language model's update: tests/distributed/test_one_update_of_a_pretraining.py.
+So it does with unlabelled rows and their soft labels beside the labelled ones, and with moved texts; every rank has
+the linear part that one process learns. A language model's update:
+tests/distributed/test_one_update_of_a_pretraining.py.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from harness.training.wide import Source, fit
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.datasets import write_dataset, write_random_soft_labels
+from tests.datasets import texts_in, write_dataset, write_random_soft_labels
 from tests.ranks import run_ranks
 from tests.reference.adversarial import moved_loss
 from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
@@ -125,9 +126,8 @@ def reference_weights(root: str, options: str) -> Weights:
 
 def row_of(split: Split, number: int) -> tuple[list[int], int, np.ndarray]:
     """Ids, label and source row ``[1]`` of a row of a split."""
-    block_number = int(np.searchsorted(split.block_starts, number, side="right")) - 1
-    block, row = split.blocks[block_number], number - int(split.block_starts[block_number])
-    return block.ids[row, : block.length[row]].tolist(), int(block.label[row]), block.row[row : row + 1]
+    label, rows = int(split.column("label")[number]), split.column("row")
+    return texts_in(split)[number].tolist(), label, rows[number : number + 1]
 
 
 def batch_of(order: Any, step: int) -> np.ndarray:

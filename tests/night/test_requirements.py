@@ -2,9 +2,8 @@
 """The lowest and the newest versions that ``pyproject.toml`` allows, each installed into an environment of its own, in
 which the tests that start no process pass and a corpus becomes a dataset, a model and a prediction.
 
-torch has the newest version that pip finds in both: an old one without CUDA is on an index of its own. Lines of
-``night.jsonl`` say what each environment was made of, and how its tests went. An environment that is whole is used
-again (the newest one for a week).
+torch has the newest version that pip finds in both: an old one without CUDA is on an index of its own. An environment
+that is whole is used again (the newest one for a week); its ``versions.json`` says what it was made of.
 """
 
 from __future__ import annotations
@@ -17,21 +16,19 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from datetime import date, datetime, timezone
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from preprocessing.base import atomic
-from tests.commands import PLAIN, ROOT, read_json, run_command, succeed
+from tests.commands import PLAIN, ROOT, read_json, run_command, status_of, succeed
 from tests.corpora import reviews, write_csv
-from tests.requirements import UNPINNED, Requirement, requirements
+from tests.licences import UNPINNED, Requirement, requirements
 
 pytestmark = pytest.mark.night
 
-TEST = "requirements"
-TALLY = Path(os.environ.get("PADLESS_NIGHT", ROOT / "night.jsonl"))
+FOLDER = Path(os.environ.get("PADLESS_NIGHT", ROOT / "night")) / "requirements"
 INSTALL_S, TESTS_S, COMMAND_S = 3600, 7200, 600
 LEFT_OUT = {"bench"}
 """Extras whose distributions are held against padless, and are never part of it."""
@@ -40,14 +37,6 @@ OLD = "ignore::DeprecationWarning"
 WANTED = "not processes and not thorough and not slow and not night"
 WHOLE = "versions.json"
 """Written last into the folder of an environment."""
-
-
-def note(event: str, **figures: object) -> None:
-    """Append a line to the tally."""
-    revision = run_command(["git", "describe", "--always", "--dirty"], 30, {}).stdout.strip()
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with TALLY.open("a") as file:
-        print(json.dumps({"test": TEST, "event": event, "time": now, "revision": revision, **figures}), file=file)
 
 
 def lines_for(kind: str, asked: list[Requirement]) -> list[str]:
@@ -72,21 +61,10 @@ def test_it_works_with_these_versions(kind: str, tmp_path: Path) -> None:
         print(f"not the lowest: {', '.join(f'{name} {versions[name]}' for name in sorted(apart))}")
         assert apart <= UNPINNED
     python = str(folder / "venv" / "bin" / "python")
-    run_tests(python, kind, folder.name)
-    started = time.monotonic()
-    from_a_csv_to_a_prediction(python, tmp_path)
-    note("prediction", kind=kind, environment=folder.name, seconds=round(time.monotonic() - started))
-
-
-def run_tests(python: str, kind: str, name: str) -> None:
-    """The tests that start no process pass in an environment."""
-    started = time.monotonic()
     quietly = ("-W", OLD) if kind == "lowest" else ()  # old versions of two libraries may warn of each other
     words = ("-p", "no:cacheprovider", "-m", WANTED, "-n", "2", "--dist", "loadfile", "tests")
-    tested = run_command([python, "-m", "pytest", *quietly, *words], TESTS_S, {})
-    summary, seconds = " ".join(tested.stdout.splitlines()[-1:]), round(time.monotonic() - started)
-    note("tests", kind=kind, environment=name, summary=summary, seconds=seconds)
-    succeed(tested)
+    print(succeed(run_command([python, "-m", "pytest", *quietly, *words], TESTS_S, {})).stdout)
+    from_a_csv_to_a_prediction(python, tmp_path)
 
 
 def environment(kind: str) -> tuple[Path, dict[str, str]]:
@@ -94,18 +72,15 @@ def environment(kind: str) -> tuple[Path, dict[str, str]]:
     lines = lines_for(kind, requirements())
     basis = [*lines, platform.python_version(), *(date.today().isocalendar()[:2] if kind == "newest" else ())]
     name = f"{kind}-{hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:10]}"
-    folder = TALLY.parent / "night" / TEST / name
+    folder = FOLDER / name
     if (folder / WHOLE).exists():
         return folder, read_json(folder / WHOLE)
     for old in folder.parent.glob(f"{kind}-*"):
         shutil.rmtree(old)
     folder.mkdir(parents=True)
-    started = time.monotonic()
     versions = install(lines, folder)
     direct = {one.name: versions[one.name] for one in requirements() if one.group not in LEFT_OUT}
     atomic.write_json(folder / WHOLE, direct)
-    seconds = round(time.monotonic() - started)
-    note("environment", kind=kind, environment=name, versions=direct, seconds=seconds)
     return folder, direct
 
 
@@ -133,4 +108,4 @@ def from_a_csv_to_a_prediction(python: str, folder: Path) -> None:
     ):
         succeed(run_command([python, "-m", *map(str, words)], COMMAND_S, {}, cwd=ROOT))
     assert len((folder / "out.csv").read_text().splitlines()) == 51
-    assert read_json(run / "status.json")["state"] == "finished"
+    assert status_of(run)["state"] == "finished"

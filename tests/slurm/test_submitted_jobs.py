@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``submit`` makes, on a real cluster of two nodes: an array, a chain, a limit of restarts, a hook that fails, a
-Python of several words. Each log ends with one sentence, and what is learned is what an undisturbed run learns.
+Python of several words; preprocessing by a job of two nodes and by an array. Each log ends with one sentence, and what
+comes of it are the bytes of an undisturbed command.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.commands import CPU, run_module, succeed
-from tests.corpora import reviews, write_csv
+from tests.commands import CPU, run_module, status_of, succeed
+from tests.corpora import contents, reviews, write_csv
 from tests.datasets import write_dataset
+from tests.runs import rank_of
 from tests.slurm.conftest import Cluster, ask
-from tests.slurm.test_train_job import BATCH, SETTINGS, checkpoints, outcome, rank_of, starts, status
+from tests.slurm.test_train_job import BATCH, SETTINGS, checkpoints, outcome, starts
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
@@ -95,7 +97,7 @@ def test_a_task_that_loses_a_process_is_requeued_alone(cluster: Cluster, config:
     for task in range(2):
         cluster.complete(f"{job}_{task}", 400)
     assert [len(starts(run / name)) for name in ("seed-1", "seed-2")] == [1, 2]
-    assert status(run / "seed-2")["step"] == 8 * STEPS
+    assert status_of(run / "seed-2")["step"] == 8 * STEPS
 
 
 def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
@@ -167,3 +169,49 @@ def test_nothing_is_left_of_a_chain_that_slurm_refuses(cluster: Cluster, config:
     said = rf"error: sbatch refused the job: .*partition specified: none.*; cancelled: {submitted}, submitted before it"
     assert re.fullmatch(said, result.stderr.splitlines()[-1])
     assert cluster.wait(submitted, 60) == "CANCELLED"
+
+
+PREPARING = ("--text.max_tokens", 64, "--vocabulary.min_count", 1, "--shards.rows", 2000, "--source.part_mb", 0.006)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("source") / "reviews.csv", reviews(15_000, words=80))
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path) -> dict[str, bytes]:
+    """Every file of the dataset, built by this machine alone."""
+    output = source.parent / "local"
+    succeed(run_module("preprocessing", "prepare", "--source.path", source, "--output", output, *PREPARING))
+    return contents(output)
+
+
+@pytest.mark.parametrize(
+    ("parts", "requeued"), [(None, ""), (8, "_1"), (4, "_0")], ids=["two nodes", "a task that works", "that leads"]
+)
+def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
+    cluster: Cluster, source: Path, expected: dict[str, bytes], parts: int | None, requeued: str
+) -> None:
+    output, config = cluster.folder / "dataset", cluster.folder / "job.yaml"
+    config.write_text(f"source: {{path: {source}}}\n")
+    command = shlex.join(map(str, ("prepare", "--config", config, "--output", output, *PREPARING)))
+    array = ("--array.parts", parts, "--nodes", 1, "--cpus", 1) if parts else ()
+    job = cluster.submit(command, options=("--sbatch", f"chdir={cluster.folder}", *array))
+    leader, one = f"{job}_0" if parts else job, job + requeued
+    markers, queue = output / ".work" / "parts", cluster.folder / f".padless-{job}"
+    cluster.until(leader, lambda: len([*queue.glob("*/workers/*")]) >= (4 if parts else 2), "so many workers", 90)
+    cluster.until(leader, lambda: len([*markers.glob("*.json")]) >= 20, "part was finished", 90)
+    ask("scontrol", "requeue", one)
+    cluster.until(one, lambda: cluster.field(one, "JobState") == "PENDING", "requeue", 30)
+    done = len([*markers.glob("*.json")])
+    assert not (output / "dataset.json").exists(), "it was over before it could be requeued"
+    cluster.complete(leader, 200)
+    log = cluster.log(leader)
+    if one == leader:
+        assert cluster.field(one, "Restarts") == "1"
+        (again,) = re.findall(r"(\d+) parts already done", log)
+        assert int(again) >= done, log
+    assert ask("squeue", "--noheader", "--states=RUNNING,PENDING", f"--jobs={job}") == "", "the first task ends last"
+    assert contents(output) == expected, log
+    assert not queue.exists()

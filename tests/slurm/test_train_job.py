@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from harness.launch.launcher import RESTARTS
-from tests.commands import CPU, read_json, run_command, succeed
+from tests.commands import CPU, read_json, run_command, status_of, succeed
 from tests.datasets import write_dataset
+from tests.runs import rank_of
 from tests.slurm.conftest import Cluster, ask, missing
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(420, func_only=True)]
@@ -69,10 +69,6 @@ def outcome(run: Path) -> dict[str, Any]:
     return {"weights": weights, "metrics": (run / "metrics.jsonl").read_text(), "test": test}
 
 
-def status(run: Path) -> dict[str, Any]:
-    return read_json(run / "status.json")
-
-
 def starts(run: Path) -> list[int | None]:
     """From which step each start of the run went on; None for its beginning."""
     path = run / "attempts.jsonl"
@@ -90,16 +86,6 @@ def checkpoints(run: Path) -> list[int]:
     return sorted(
         int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*") if "." not in path.name
     )
-
-
-def rank_of(run: Path, rank: int = 1) -> psutil.Process:
-    """One of the processes that train into ``run``; by default that on the second node."""
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        into = any(word.removeprefix("--run=") == str(run) for word in command)
-        if "harness.train" in command and into and process.environ().get("RANK") == str(rank):
-            return process
-    raise AssertionError(f"no rank {rank} trains into {run}")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +116,7 @@ def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
     high = ask("sbatch", "--parsable", *both_nodes, "--wrap", "true")
     cluster.jobs.append(high)
     cluster.until(job, lambda: cluster.field(job, "JobState") == "PENDING", "preemption", 60)
-    stopped = status(run)
+    stopped = status_of(run)
     assert (stopped["state"], stopped["exit_code"]) == ("preempted", 85)
     assert stopped["step"] < EPOCHS * EPOCH, "it was over before it could be preempted"
     cluster.complete(high, 60)

@@ -1,34 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear model on the shards: equals scikit-learn's, is stored by fingerprint, compared with a network."""
+"""The linear model on the shards: equals scikit-learn's, is stored by fingerprint; a run is compared with it."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-import shutil
+import signal
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from harness.__main__ import main
 from harness.baseline import linear, results
 from harness.baseline.linear import Linear, measure
-from harness.baseline.results import BaselineConfig, folder_of, read_results
-from preprocessing.base import cli
+from harness.baseline.results import BaselineConfig, Comparison, compare, folder_of, read_results
+from harness.config import RunConfig
+from harness.report import sinks
+from harness.report.runs import beside_linear
+from harness.report.sinks import BaselineSink
+from harness.rundir.results import Measured, write_figures, write_predictions
+from harness.training.writer import Ending, Sink
+from preprocessing.base.errors import DataError
+from preprocessing.base.processes import status
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests import datasets
-from tests.commands import read_json, unwrapped
-from tests.corpora import prepare, write_csv
-from tests.datasets import sentences, write_dataset
+from tests.bundles import write_index
+from tests.commands import listens, read_json, start_python, unwrapped, wait_until
+from tests.corpora import Command, prepare, write_csv
+from tests.datasets import copy_of, rewritten, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
 ROWS = {"train": 400, "validation": 120, "test": 90}
+
+
+def write_data(root: Path, num_classes: int) -> Path:
+    """Some rows are mislabelled, so that no model is right on all of them."""
+    write_dataset(root, ROWS, num_classes=num_classes)
+    for name in ROWS:
+        rewritten(root, name, label=mislabelled(num_classes))
+    return root
+
+
+def mislabelled(num_classes: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Gives a tenth of the rows the label of the next class."""
+    random = np.random.default_rng(0)
+    return lambda labels: np.where(random.random(len(labels)) < 0.1, (labels + 1) % num_classes, labels)
 
 
 @pytest.fixture(scope="module")
@@ -36,33 +60,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"), num_classes=2)
 
 
-def write_data(root: Path, num_classes: int) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "sentences", sentences_some_of_them_mislabelled)
-        write_dataset(root, ROWS, num_classes=num_classes)
-    return root
-
-
-def sentences_some_of_them_mislabelled(
-    rows: int, num_classes: int, seed: int, longest: int
-) -> tuple[list[str], np.ndarray]:
-    """So that no model is right on every row."""
-    texts, labels = sentences(rows, num_classes, seed, longest)
-    wrong = np.random.default_rng(seed).random(rows) < 0.1
-    return texts, np.where(wrong, (labels + 1) % num_classes, labels)
-
-
-@pytest.fixture
-def own(data: Path, tmp_path: Path) -> Path:
-    """A writable copy of the dataset."""
-    return Path(shutil.copytree(data, tmp_path / "own", ignore=shutil.ignore_patterns("baseline")))
+own = copy_of("data")
 
 
 def texts_of(data: Path, split: Split) -> list[str]:
     """The rows of a split as words, read back through the vocabulary."""
     tokens = Vocabulary.read(data / VOCABULARY).tokens.to_pylist()
-    rows = [row[:length] for block in split.blocks for row, length in zip(block.ids, block.length, strict=True)]
-    return [" ".join(tokens[number] for number in row) for row in rows]
+    return [" ".join(tokens[number] for number in row) for row in texts_in(split)]
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -72,7 +76,7 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     data = write_data(tmp_path, num_classes)
     monkeypatch.setattr(linear, "TOLERANCE", 1e-8)
     manifest = read_manifest(data)
-    train, test = (Split(data, manifest, name) for name in ("train", "test"))
+    train, test = (split_of(data, name) for name in ("train", "test"))
     plain = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
     theirs, labels = plain.fit_transform(texts_of(data, train)), train.column("label")
     learned, found = Linear.learn(data, manifest), measure(data, manifest)
@@ -112,14 +116,12 @@ def test_where_nothing_can_be_written_the_figures_are_shown(own: Path, capsys: p
     assert err.startswith(f"warning: {own}/baseline cannot be written (")
 
 
-def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_dataset(tmp_path / "a", {"train": 60, "test": 20})
-    write_dataset(tmp_path / "b", {"train": 60, "validation": 20}, num_classes=1)
-    write_manifest(tmp_path / "b", replace(read_manifest(tmp_path / "b"), labels=["fine", "dull"]))
-    for name, sentence in (("a", "has no validation split, which"), ("b", "every training row is 'fine', and there")):
-        assert cli.run(main, ["baseline", "--data", str(tmp_path / name)]) == 3
-        assert sentence in unwrapped(capsys.readouterr().err)
-        assert not (tmp_path / name / "baseline").exists()
+def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, command: Command) -> None:
+    write_dataset(tmp_path, {"train": 60, "validation": 20}, num_classes=1)
+    write_manifest(tmp_path, replace(read_manifest(tmp_path), labels=["fine", "dull"]))
+    assert command("baseline", "--data", tmp_path) == 3
+    assert "every training row is 'fine', and there" in command.sentence
+    assert not (tmp_path / "baseline").exists()
 
 
 def test_a_label_that_an_emoji_alone_decides_is_learned(tmp_path: Path) -> None:
@@ -130,3 +132,113 @@ def test_a_label_that_an_emoji_alone_decides_is_learned(tmp_path: Path) -> None:
     assert {"👍", "👎", "🎬", "好"} <= {*Vocabulary.read(tmp_path / "data" / VOCABULARY).tokens.to_pylist()}
     figures, _ = measure(tmp_path / "data", manifest)["test"]
     assert figures["accuracy"] >= 0.99
+
+
+def hits(rows: int, right: int, apart: int = 0) -> np.ndarray:
+    """Which rows are right: the first ``right`` of them, with the last ``apart`` of these moved to the end."""
+    found = np.arange(rows) < right - apart
+    found[rows - apart :] = True
+    return found
+
+
+def stand(place: Path, split: str, right: np.ndarray) -> dict[str, Any]:
+    """Predictions and figures of a split of two classes, right where ``right`` is true."""
+    labels = np.arange(len(right)) % 2
+    predicted = np.where(right, labels, 1 - labels)
+    chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
+    found = {"rows": np.arange(len(right)), "labels": labels, "predicted": predicted, "chances": chances}
+    write_predictions(place, split, ["no", "yes"], "text", **found)
+    return {"accuracy": float(right.mean()), "rows": len(right), "seconds": 3.2}
+
+
+def beside(folder: Path, network: np.ndarray, linear_model: np.ndarray, split: str = "test") -> Comparison:
+    """The comparison of both on the same rows."""
+    measured = Measured(split, stand(folder / "run", split, network), folder / "run")
+    place = folder / "data" / "baseline"
+    found = compare(measured, place, {split: stand(place, split, linear_model)})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("network", "linear_model", "points", "verdict"),
+    [
+        (hits(1000, 950), hits(1000, 900), "+5.00 points (95 %: +3.6",
+         "the network is above the linear model"),
+        (hits(1000, 890), hits(1000, 900), "-1.00 points (95 %: -1.6",
+         "the network is below the linear model, which took 3s"),
+        (hits(1000, 900, 100), hits(1000, 905), "-0.50 points (95 %: -3.",
+         "no difference that these rows could show between the network and the linear model, which took 3s"),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_about_the_rows_that_both_predicted(
+    tmp_path: Path, network: np.ndarray, linear_model: np.ndarray, points: str, verdict: str
+) -> None:
+    """The intervals of the two accuracies overlap in all cases but the first."""
+    found = beside(tmp_path, network, linear_model)
+    assert found.verdict == verdict
+    said = f"accuracy on test: network {network.mean():.4f}, linear model {linear_model.mean():.4f}: {points}"
+    assert found.figures.startswith(said)
+    assert found.figures.endswith(f", both on the same {len(network):,} rows")
+    assert found.low <= found.difference <= found.high
+
+
+def test_predictions_of_other_rows_are_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"baseline/test-predictions\.parquet: not the rows that .*run predicts"):
+        beside(tmp_path, hits(90, 80), hits(91, 80))
+
+
+class Heard(Sink):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.summaries: dict[str, Any] = {}
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        self.summaries |= {f"{kind}/{key}": value for key, value in values.items()}
+
+
+@pytest.mark.processes
+def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
+    program = (
+        "import sys; from preprocessing.base.processes import Child; "
+        "fit = Child('-m', 'harness', 'baseline', sys.argv[1]); print(fit.pid, flush=True); fit.wait()"
+    )
+    parent = start_python("-c", program, own, stdout=subprocess.PIPE)
+    pid = int(parent.stdout.readline())
+    wait_until(lambda: listens(pid), 60)
+    os.kill(pid, signal.SIGSTOP)  # it must not be done before its parent dies
+    parent.kill()
+    parent.wait(20)
+    os.kill(pid, signal.SIGCONT)
+    parent.communicate(timeout=20)  # to the end of the fit's output, which is the same pipe
+    wait_until(lambda: status(pid).get("State", "Z")[0] == "Z", 5)
+    assert not folder_of(own).exists()
+
+
+@pytest.mark.processes
+def test_the_end_of_a_run_says_how_the_linear_model_does(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, fingerprint, heard = tmp_path / "run", read_manifest(own).fingerprint, Heard()
+    write_index(run / "bundle", dataset=fingerprint)
+    write_figures(run, "test", stand(run, "test", np.arange(ROWS["test"]) % 2 == 0))
+    sink = BaselineSink(RunConfig(run=str(run), data=str(own)), heard)
+    sink.begin()
+    sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
+    assert sink.fit.returncode == -signal.SIGKILL
+    assert (heard.lines, folder_of(own).exists()) == ([], False)
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # as if the dataset were read-only
+    monkeypatch.setattr(sinks, "END_S", 60)
+    sink.begin()
+    assert os.getpriority(os.PRIO_PROCESS, sink.fit.pid) == 19
+    sink.close(Ending("finished", 10))
+    fitted, found = sink.fit, beside_linear(run, own)[1]
+    sink.begin()
+    assert sink.fit is fitted  # it is kept in the run: none is started again
+    assert found.linear == read_results(folder_of(run), fingerprint)["test"]
+    wait = "waiting up to 60 s for the linear model (--baseline none leaves it out)"
+    assert heard.lines == [wait, f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}"]
+    assert heard.summaries["baseline/accuracy"] == found.linear["accuracy"]
+    assert heard.summaries["baseline/difference"] == found.difference

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m benchmarks``: every contender works, the output has one format, nothing is repeated.
 
-Their figures are not tested.
+Their figures are not tested. And the script that proves what holds on a card, run on a CPU.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from harness.rundir.metrics_log import MetricsLog
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli
 from preprocessing.text.spec import TextSpec
+from tests.commands import run_command, succeed
 from tests.corpora import write_csv
 from tests.datasets import sentences, write_dataset
 
@@ -107,3 +109,11 @@ def test_speedrun(tmp_path: Path, capsys: pytest.CaptureFixture[str], trainings:
     assert (ours["seconds"], ours["0.5"], ours["0.9"]) == (30.0, 15.0, None)
     assert ours["0.5 + prepare"] == round(15.0 + values["prepare_s"], 1)
     assert min(peer["accuracy"] for peer in peers[:2]) > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(700, func_only=True)
+def test_every_claim_holds_on_a_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, "tests/gpu/prove.py", "--out", str(tmp_path), "--device", "cpu"]
+    result = succeed(run_command(command, 600))
+    assert "Proof on cpu: every claim holds" in result.stdout

@@ -1,30 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle is refused if its files do not belong together, were changed, or would have to be executed."""
+"""A bundle is refused if its files do not belong together, were changed, or would have to be executed; and a training
+starts from the weights of one. Exports: equal probabilities from every form, a true model card, refusals, the hub.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard
 
 import padless
+from harness.config import InitConfig, ModelConfig, RunConfig
+from harness.export import folder as writing
+from harness.export.card import Place, records_of, render
+from harness.export.config import ExportConfig
+from harness.export.folder import compare, quantized
+from harness.export.graph import onnx_model
 from harness.inference.bundle import Bundle, same_text, write_bundle
 from harness.inference.evaluation import compare_bf16
+from harness.inference.scorer import onnx_logits, session_of
+from harness.model import registry
+from harness.model.classifier import Classifier
+from harness.model.registry import PoolingEntry
 from harness.ranks import precision
+from harness.ranks.distributed import World
 from harness.rundir import bundle_files
-from harness.rundir.json_files import SEAL, seal_of
+from harness.rundir.bundle_files import CARD, EXPORT, INDEX, INT8, ONNX, read_info
 from harness.rundir.layout import BUNDLE
+from harness.rundir.results import read_figures, write_figures
+from harness.training import preflight
+from harness.training.start import Beginning, begin
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
-from tests.bundles import write_run
+from preprocessing.dataset.shards import VOCABULARY, read_manifest
+from preprocessing.text.vocabulary import PAD, Vocabulary
+from tests.bundles import reseal, write_drawn, write_run
 from tests.commands import read_json
+from tests.datasets import copy_of, shared_dataset, split_of, texts_in
+from tests.report_runs import TEXTS, export, make_run
 
 
 @pytest.fixture
@@ -63,8 +87,8 @@ def test_predictions_are_in_bf16_where_it_is_native_and_labels_stay(
 
 def test_rows_are_compared_in_bf16_and_their_number_is_kept(copied: Path, tmp_path: Path) -> None:
     data, bundle = tmp_path / "data", Bundle(copied)
-    split = Split(data, read_manifest(data), "train")
-    texts = [block.ids[0, : block.length[0]] for block in split.blocks]
+    split = split_of(data)
+    texts = texts_in(split)
     exact = bundle.score(texts)
     share = compare_bf16(bundle, split)
     assert bundle_files.read_info(copied).bf16 == share >= 1 - 1 / len(split)
@@ -83,13 +107,6 @@ def test_weights_that_are_not_finite_are_refused(copied: Path, tmp_path: Path) -
         Bundle(copied)
 
 
-def changed(bundle: Path, **values: Any) -> None:
-    """Write an index with other values and a valid seal."""
-    content = read_json(bundle / bundle_files.INDEX) | values
-    del content[SEAL]
-    atomic.write_json(bundle / bundle_files.INDEX, {**content, SEAL: seal_of(content)})
-
-
 def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) -> None:
     info = bundle_files.read_info(copied)
     other = write_run(tmp_path / "other", seed=9) / BUNDLE
@@ -105,10 +122,268 @@ def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) 
     ]
     for values, sentence in cases:
         kept = (copied / bundle_files.INDEX).read_bytes()
-        changed(copied, **values)
+        reseal(copied / bundle_files.INDEX, **values)
         with pytest.raises(padless.UserError, match=sentence):
             padless.load(copied)
         (copied / bundle_files.INDEX).write_bytes(kept)
     shutil.copy(other / VOCABULARY, copied / VOCABULARY)
     with pytest.raises(padless.UserError, match="its hash is not the one the weights were trained with"):
         padless.load(copied)
+
+
+own = shared_dataset({"train": 60, "validation": 10})
+
+
+other = shared_dataset({"train": 90, "validation": 10}, seed=5)
+"""Other texts, whose vocabulary has other ids and shares a part of the tokens."""
+
+
+def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifier, dict[str, torch.Tensor]]:
+    """The starting weights of a run; a model that has them; and the weights that it would have had otherwise."""
+    config = settings(data, bundle, **model)
+    manifest = read_manifest(data)
+    beginning = begin(config, manifest, {}, World())
+    torch.manual_seed(2)
+    made = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+    usual = {name: values.clone() for name, values in made.state_dict().items()}
+    beginning.put_into(made, config.model.embedding_std)
+    return beginning, made, usual
+
+
+def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
+    init = InitConfig(weights=str(bundle))
+    run = str(data.parent / "run")
+    return RunConfig(
+        data=str(data), run=run, model=ModelConfig(**{"embedding_dim": 4, "hidden_size": 4, **model}), init=init
+    )
+
+
+def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> None:
+    source = write_drawn(tmp_path / "bundle", other)
+    beginning, made, usual = started(own, tmp_path / "bundle")
+    mine, theirs = (Vocabulary.read(data / VOCABULARY).tokens.to_pylist() for data in (own, other))
+    shared = set(mine) & set(theirs) - {"<pad>"}
+    assert 10 < len(shared) < len(mine) - 5
+    assert mine.index("great") != theirs.index("great")
+    for number, token in enumerate(mine):
+        expected = (
+            source.embedding.weight[theirs.index(token)] if token in shared else usual["embedding.weight"][number]
+        )
+        assert torch.equal(made.embedding.weight[number], expected), token
+    assert not made.embedding.weight[PAD].any()
+    facts, counts = beginning.facts["started_from"], Vocabulary.read(own / VOCABULARY).counts
+    assert (facts["words"], facts["vocabulary"]) == (len(shared) - 1, len(mine) - 2)
+    has = np.array([token in shared for token in mine])
+    assert facts["tokens"] == pytest.approx(counts[has].sum() / counts.sum(), abs=1e-6)
+    assert torch.equal(made.head.weight, source.head.weight)
+    assert f"{len(shared) - 1} of {len(mine) - 2} words" in str(beginning.choices["weights"])
+
+
+def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path: Path) -> None:
+    weights = write_drawn(tmp_path / "lm", other, language=True).state_dict()
+    beginning, made, usual = started(own, tmp_path / "lm", num_layers=2, wide=64)
+    now = made.state_dict()
+    for name in now:
+        if name.startswith("recurrent.layers.0."):
+            assert torch.equal(now[name], weights[name]), name
+        elif name != "embedding.weight":
+            assert torch.equal(now[name], usual[name]), name
+    assert beginning.facts["started_from"]["taken"] == ["embedding", "recurrent layer 1"]
+    usually = {"recurrent layer 2": "there is none", "head": "there is none"}
+    assert beginning.facts["started_from"]["as_usual"] == usually
+    (line,) = map(str, beginning.choices.values())
+    assert "embedding, recurrent layer 1 of a language model; as usual start recurrent layer 2: there is none; " in line
+
+
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [({"labels": ["positive", "negative"]}, "other classes"), ({"pooling": "mean"}, "model.pooling mean")],
+)
+def test_a_part_that_would_mean_something_else_is_not_taken(
+    own: Path, tmp_path: Path, theirs: dict[str, Any], reason: str
+) -> None:
+    """Nor is the linear part, which every run learns from its own rows."""
+    source = write_drawn(tmp_path / "bundle", own, wide=64, **theirs)
+    beginning, made, usual = started(own, tmp_path / "bundle", wide=64)
+    assert beginning.facts["started_from"]["as_usual"] == {"head": reason}
+    assert torch.equal(made.head.weight, usual["head.weight"])
+    assert not made.wide.table.any()
+    taken = made.recurrent.state_dict()["layers.0.weight_hh_l0"]
+    assert torch.equal(taken, source.recurrent.state_dict()["layers.0.weight_hh_l0"])
+
+
+def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(own)
+
+    def check(source: object) -> None:
+        preflight.check_start(settings(own, source), manifest)
+
+    write_drawn(tmp_path / "whole", own)
+    check(tmp_path / "whole")
+    (tmp_path / "whole" / VOCABULARY).unlink()
+    with pytest.raises(DataError, match=r"vocabulary\.arrow is missing"):
+        check(tmp_path / "whole")
+
+
+def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:
+    write_drawn(tmp_path / "bundle", own)
+    beginning, _, _ = started(own, tmp_path / "bundle")
+    manifest = read_manifest(own)
+    gone = settings(own, tmp_path / "gone")
+    again = begin(gone, manifest, {}, World(), json.loads(json.dumps(beginning.facts)))
+    assert (again.weights, again.facts) == (None, beginning.facts)
+    (line,) = map(str, again.choices.values())
+    assert f"{tmp_path / 'bundle'}: the run began with them; " in line
+    assert begin(gone, manifest, {}, World(), {"vectors": None}).facts == {"vectors": None}
+
+
+pytestmark = pytest.mark.thorough
+
+SHAPES: list[tuple[int, dict[str, Any]]] = [
+    (2, {"pooling": "max+mean", "wide": 64}),
+    (3, {"pooling": "mean", "wide": 1024, "cell": "gru", "num_layers": 2}),
+    (2, {"pooling": "last", "cell": "gru", "bidirectional": False}),
+    (2, {"wide": 256, "wide_ngrams": 3}),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("two"), pooling="max+mean", wide=256)
+
+
+@pytest.fixture(scope="module")
+def folder(run: Path) -> Path:
+    assert export(run, "--output", run.parent / "out", "--int8", "--quiet", "--license", "mit", "--name", "a|b") == 0
+    return run.parent / "out"
+
+
+exported = copy_of("folder")
+"""A copy of an export, to be damaged."""
+
+
+own_run = copy_of("run")
+
+
+@pytest.mark.parametrize(("classes", "shape"), SHAPES)
+def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str, Any], tmp_path: Path) -> None:
+    bundle = Bundle(make_run(tmp_path, classes, **shape) / BUNDLE)
+    network = onnx_model(bundle.model, 0.5, {"bundle": "b"})
+    whole, small = session_of(network, "network"), session_of(quantized(network), "quantized")
+    found = compare(bundle, whole, 7)
+    assert 0 < found["difference"] < 2e-6
+    assert (found["longest"], found["texts"] > 64) == (64, True)
+    texts = [np.arange(1, 1 + length, dtype=np.int32) for length in (1, 7, 30, 64)]
+    assert 0 < np.abs(onnx_logits(whole, texts, 3) - onnx_logits(small, texts, 3)).max() < 0.25
+    assert small.get_modelmeta().custom_metadata_map == {"bundle": "b"}
+
+
+def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: Path) -> None:
+    content = read_json(folder / EXPORT)
+    assert {path.name for path in folder.iterdir()} == {*content["files"], EXPORT, CARD}
+    assert 0 < content["files"][ONNX]["difference"] < 1e-6
+    assert (content["files"][INT8]["cost"]["rows"], content["files"][INT8]["cost"]["split"]) == (30, "validation")
+    expected = padless.load(run).predict_proba(TEXTS)
+    np.testing.assert_array_equal(padless.load(folder).predict_proba(TEXTS), expected)
+    onnx = padless.load(folder, engine="onnx")
+    np.testing.assert_allclose(onnx.predict_proba(TEXTS), expected, atol=1e-6)
+    assert onnx.predict(TEXTS).tolist() == padless.load(run).predict(TEXTS).tolist()
+    assert onnx.predict_proba([]).shape == (0, 2)
+    small = padless.load(str(folder), engine="onnx-int8").predict_proba(TEXTS)
+    assert 0 < np.abs(small - expected).max() < 0.1
+
+
+def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
+    card = ModelCard.load(folder / CARD)
+    head = card.data
+    assert (head.license, head.language, head.pipeline_tag) == ("mit", "en", "text-classification")
+    figures = read_json(run / "test.json")
+    values = {result.metric_type: result for result in head.eval_results}
+    assert values["accuracy"].metric_value == figures["accuracy"]
+    assert (values["accuracy"].dataset_name, values["accuracy"].dataset_split) == ("data", "test")
+    low, high = figures["intervals"]["accuracy"]
+    for part in (
+        f"| accuracy | {figures['accuracy']:.4f} | {low:.4f} to {high:.4f} |",
+        "| train | 50 |",
+        "2 classes of texts apart: `negative`, `positive`",
+        "on the 30 rows of the split `validation`",
+        f"| weights (sha256) | {read_info(run / BUNDLE).weights_sha256} |",
+    ):
+        assert part in card.content
+    assert "/home/somebody" not in card.content + (folder / INDEX).read_text()
+
+
+def test_names_are_no_markup_in_a_card(run: Path) -> None:
+    name = "<script>alert(1)</script> `x` [a](https://h/?token=SECRET) | b\x1b\n# c"
+    info = read_info(run / BUNDLE)
+    records = records_of(Place.of(run), info)
+    info = replace(info, labels=[name, "b"], vectors={"source": name})
+    text = render(ExportConfig(run="r", output="x"), name, info, 1, records, {})
+    body = text.split("---\n", 2)[2]
+    assert "SECRET" not in body
+    assert "\x1b" not in text
+    assert "\n# c" not in body
+    outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", body.replace("\\`", ""))
+    assert "<script" not in outside.replace("\\<", "")
+
+
+def test_a_card_says_where_no_figures_of_these_weights_are(run: Path, own_run: Path, tmp_path: Path) -> None:
+    """For a bundle without a run, and for a run with figures of another step."""
+    write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), "step": 6})
+    for number, place in enumerate((own_run / BUNDLE, own_run)):
+        out = tmp_path / f"out-{number}"
+        assert export(place, "--output", out, "--quiet") == 0
+        text = (out / CARD).read_text()
+        assert "No evaluation of these weights lies beside them." in text
+        assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
+        np.testing.assert_array_equal(padless.load(out).predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
+
+
+def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(writing, "MOST", 0.0)
+    assert export(run, "--output", tmp_path / "out", "--onnx") == 3
+    assert "differs from torch's" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pooling_that_has_no_form_in_onnx_is_refused(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    bundle = Bundle(run / BUNDLE)
+    monkeypatch.setattr(writing, "Bundle", lambda place: bundle)
+    monkeypatch.setitem(registry.POOLINGS, "max+mean", PoolingEntry(code="somebody.else:Pooling", vectors=2))
+    assert export(run, "--output", tmp_path / "out", "--onnx") == 2
+    said = capsys.readouterr().err
+    assert "--onnx: model.pooling 'max+mean' (somebody.else:Pooling) has no ONNX form" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_network_of_another_bundle_is_refused(exported: Path, tmp_path: Path) -> None:
+    """Although the index has its hash and a valid seal."""
+    other = tmp_path / "other"
+    assert export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other, "--onnx", "--quiet") == 0
+    shutil.copy(other / ONNX, exported / ONNX)
+    files = read_json(exported / EXPORT)["files"]
+    files[ONNX] |= {"bytes": (exported / ONNX).stat().st_size, "sha256": atomic.sha256_file(exported / ONNX)}
+    reseal(exported / EXPORT, files=files)
+    with pytest.raises(padless.UserError, match=r"model\.onnx: the network of another bundle; export this one again$"):
+        padless.load(exported, "onnx").predict_proba(TEXTS)
+
+
+def test_a_repository_of_the_hub_is_loaded(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """huggingface_hub's signature, without network."""
+    remote = Path(shutil.copytree(folder, tmp_path / "hub"))
+    (remote / "train.py").write_text("raise SystemExit")
+
+    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        leave = [path.name for path in remote.iterdir() if not any(map(path.match, allow_patterns))]
+        copy = tmp_path / f"{repo_id}-{revision}"
+        return str(shutil.copytree(remote, copy, ignore=shutil.ignore_patterns(*leave), dirs_exist_ok=True))
+
+    fake = create_autospec(huggingface_hub.snapshot_download, side_effect=snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    expected = padless.load(run).predict_proba(TEXTS)
+    np.testing.assert_array_equal(padless.load("hf://me/mine").predict_proba(TEXTS), expected)
+    again = padless.load("hf://me/mine@main", engine="onnx")
+    np.testing.assert_allclose(again.predict_proba(TEXTS), expected, atol=1e-6)
+    assert not (tmp_path / "me" / "mine-main" / "train.py").exists()

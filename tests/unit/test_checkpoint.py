@@ -1,27 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing and reading checkpoints: errors name the damaged file, foreign files are never executed; when one is due."""
+"""The run directory: locks, damage, reading back; no other code has its file names. Checkpoints: errors name the
+damaged file, foreign files are never executed; when one is due; and a run goes on from one only with its own rows, in
+its own order.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.config import CheckpointConfig
-from harness.rundir import checkpoint
+from harness.config import CheckpointConfig, OptimConfig, RunConfig
+from harness.rundir import checkpoint, layout, records, results
 from harness.rundir.checkpoint import check_tensors, read_header
+from harness.rundir.json_files import read_lines
+from harness.rundir.metrics_log import MetricsLog, read_log
+from harness.rundir.records import known_status, read_config, write_config
+from harness.rundir.results import open_predictions
+from harness.training.preflight import find_resume_point
+from harness.training.rules import resolve
 from harness.training.writer import Checkpointer
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import read_manifest, write_manifest
 from tests import checkpoints
 from tests.commands import read_json, run_command, succeed
+from tests.datasets import rewritten, write_dataset
 
 WEIGHTS = {
     "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
@@ -185,3 +199,185 @@ def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, mo
             now += seconds
             due.append(saver.is_due())
     assert due == [False, False, False, True, False, True, False, True, True, True, True, True]
+
+
+STEP = 7
+
+
+@pytest.fixture(scope="module")
+def began(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, and a run that was trained on it."""
+    root = tmp_path_factory.mktemp("began")
+    write_dataset(root / "data", {"train": 60, "validation": 20, "unlabelled": 10})
+    checkpoints.write(root / "run", STEP, {"weight": torch.zeros(1)}, **checkpoints.facts_of(config(root)))
+    return root
+
+
+@pytest.fixture
+def root(began: Path, tmp_path: Path) -> Path:
+    shutil.copytree(began, tmp_path / "root")
+    leave(tmp_path / "root", "preempted")
+    return tmp_path / "root"
+
+
+def leave(root: Path, state: str) -> None:
+    content = f'{{"state": "{state}", "exit_code": 0, "reason": "", "step": {STEP}}}'
+    (root / "run" / "status.json").write_text(content)
+
+
+def config(root: Path, **values: Any) -> RunConfig:
+    return RunConfig(data=str(root / "data"), run=str(root / "run"), **values)
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def remade(root: Path, **changes: Any) -> None:
+    manifest = read_manifest(root / "data")
+    write_manifest(root / "data", replace(manifest, **changes))
+
+
+def last_row_goes(root: Path) -> None:
+    shards = read_manifest(root / "data").splits["unlabelled"]
+    places = {name: (lambda column: column[:-1]) for name in ("ids", "length", "label", "row")}
+    assert all(info.rows > 1 for info in shards)
+    rewritten(root / "data", "unlabelled", **places)
+
+
+def splits_are_exchanged(root: Path) -> None:
+    splits = read_manifest(root / "data").splits
+    (train,), (validation,) = splits["train"], splits["validation"]
+    exchanged = {"train": [replace(validation, split="train")], "validation": [replace(train, split="validation")]}
+    remade(root, splits={**splits, **exchanged})
+
+
+CHANGES = {
+    "labels": lambda root: rewritten(root / "data", "train", label=lambda labels: 1 - labels),
+    "rows": last_row_goes,
+    "splits": splits_are_exchanged,
+    "classes": lambda root: remade(root, labels=["bad", "good"]),
+}
+WHAT = {"rows": "rows", "splits": "rows", "classes": "classes"}
+
+
+@pytest.mark.parametrize(("part", "state"), list(zip(CHANGES, ("preempted", "finished") * 2, strict=True)))
+def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, part: str, state: str) -> None:
+    """Before any key that depends on it, for finished and unfinished runs."""
+    leave(root, state)
+    CHANGES[part](root)
+    keys = "more --epochs and --allow data,epochs" if state == "finished" else "--allow data"
+    mend = "restore the old one: the weights fit no other"
+    mend = mend if part == "classes" else f"go on with this one with {keys}"
+    said = []
+    with pytest.raises(DataError) as caught:
+        find_resume_point(config(root, epochs=5), said.append, said.append)
+    differ = f"its {WHAT.get(part, 'texts or labels')} differ; name another --run to train on it"
+    refused = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on: {differ}"
+    assert (str(caught.value), said) == (f"{refused}, or {mend}", [])
+    if part != "classes":
+        point = find_resume_point(config(root, epochs=5, allow="data,epochs"), said.append, said.append)
+        keys = [line.split(":")[0].strip() for line in said[0].splitlines()[1:]]
+        assert (point.finished, keys) == (False, ["data", "run", "epochs", "allow"])
+        assert said[0].count("(another run from here on)") == 2  # data and epochs
+    else:
+        with pytest.raises(DataError, match="fit no other"):
+            find_resume_point(config(root, allow="data,epochs"), quiet, quiet)
+
+
+@pytest.mark.parametrize("state", ["preempted", "finished"])
+def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
+    leave(root, state)
+    (root / "data").rename(root / "elsewhere")
+    said = []
+    point = find_resume_point(replace(config(root), data=str(root / "elsewhere")), said.append, said.append)
+    assert point.finished == (state == "finished")
+    assert "(the same run)" in said[0]
+
+
+def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
+    """If other data are allowed: else epochs, rates and buckets would follow its rows, and weights would not fit."""
+    recipe = RunConfig(data=str(root / "data"), run=str(root / "run"), epochs="auto", optim=OptimConfig(ema="auto"))
+    assert resolve(recipe).config.epochs == 40
+    allowed = resolve(replace(recipe, allow="data")).config
+    assert (allowed.epochs, allowed.optim.ema) == (config(root).epochs, config(root).optim.ema)
+    assert resolve(replace(recipe, allow="data", epochs=6)).config.epochs == 6
+    shutil.rmtree(root / "run")
+    assert resolve(replace(recipe, allow="data")).config.epochs == 40
+
+
+def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "CLAIM_LIMIT_S", 0.3)
+    config = RunConfig(run=str(tmp_path / "run"))
+    with records.claim(config), pytest.raises(ConfigError, match="another process trains in"):
+        records.claim(config)
+    records.claim(config).close()
+    write_config(config)
+    assert read_config(tmp_path / "run")["optim"]["betas"] == [0.9, 0.999]
+
+
+def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / layout.METRICS
+    assert read_lines(path) == []
+    path.write_text('{"step": 1}\n\n{"step": 2}\n{"step": 3, "lo')
+    assert read_lines(path) == [{"step": 1}, {"step": 2}]
+    path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not JSON \(.*\); remove it, or restore the file"):
+        read_lines(path)
+    assert read_lines(path, several_writers=True) == [{"step": 1}, {"step": 3}]
+
+
+@pytest.mark.parametrize("content", [b'{"state": "fini', b'{"state": "over"}', b"[]"])
+def test_a_damaged_status_is_rebuilt_from_the_checkpoints(tmp_path: Path, content: bytes) -> None:
+    """It has the newest step and is not finished: a run that had finished will finish again."""
+    (tmp_path / layout.CHECKPOINTS / "step-00000012").mkdir(parents=True)
+    (tmp_path / layout.STATUS).write_bytes(content)
+    said = []
+    found = known_status(tmp_path, said.append)
+    assert (found["state"], found["step"], found["launch"]) == ("failed", 12, None)
+    assert len(said) == 1
+    assert "status.json" in said[0]
+    assert "the newest checkpoint is that of step 12" in said[0]
+
+
+def test_damaged_metrics_are_cut_back_to_whole_lines_and_it_is_said(tmp_path: Path) -> None:
+    """The sizes in the checkpoint decide; a JSON line with foreign content counts as damaged."""
+    log = MetricsLog(tmp_path)
+    for step in range(1, 6):
+        log.write("train", {"step": step, "loss": 0.5})
+    known = log.sizes()
+    log.write("train", {"step": 6, "loss": 0.5})
+    path = tmp_path / layout.METRICS
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(
+        lines[0] + lines[1].replace(b"0.5", b"[1]") + lines[2].replace(b"loss", b"lo\xffs") + lines[3] + b'{"k'
+    )
+    again = MetricsLog(tmp_path, known)
+    again.write("train", {"step": 6, "loss": 0.25})
+    written = known[layout.METRICS]
+    assert again.mended == [f"{path}: damaged: {written} bytes were written; the 2 whole lines among them are kept"]
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 4, 6]
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    assert results.read_figures(tmp_path, "test") is None
+    results.write_figures(tmp_path, "test", {"accuracy": 0.5})
+    assert results.read_figures(tmp_path, "test") == {"accuracy": 0.5}
+    path = tmp_path / "test.json"
+    path.write_text(path.read_text().replace("0.5", "0.9"))
+    with pytest.raises(DataError, match=r"test\.json: its content does not match its sha256"):
+        results.read_figures(tmp_path, "test")
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
+    names = ["0.5", "1"]
+    chances = np.array([[0.25, 0.75], [0.5, 0.5]])
+    rows, labels, predicted = np.array([7, 9]), np.array([1, 0]), np.array([1, 1])
+    given = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
+    results.write_predictions(tmp_path, "test", names, "float", **given)
+    frame = open_predictions(tmp_path)
+    assert (frame["label"].tolist(), frame["predicted"].tolist()) == ([1.0, 0.5], [1.0, 1.0])
+    found = results.read_predictions(tmp_path, "test", ["label", "probability_1"])
+    assert found.to_pydict() == {"row": [7, 9], "label": [1.0, 0.5], "probability_1": [0.75, 0.5]}
+    assert list(frame) == ["row", "label", "predicted", *(f"probability_{name}" for name in names)]

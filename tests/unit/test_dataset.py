@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset directory: mapped values equal the written ones; errors name what is wrong in a manifest or a shard."""
+"""The dataset directory: mapped values equal the written ones, errors name what is wrong in a manifest or a shard;
+where shards are placed, and that changes during a job are detected.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
+from harness.data import placement
 from harness.data.checks import check_dataset
+from harness.data.placement import open_data, stage, stage_choice, staged_path
+from harness.ranks.distributed import World
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.index import INDEX, write_index
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -26,11 +34,13 @@ from preprocessing.dataset.shards import (
     write_shard,
 )
 from preprocessing.dataset.verification import check_words, verify
+from preprocessing.dataset.views import read_data
 from tests.commands import read_json
-from tests.datasets import copy_of, shared_dataset
-from tests.fuzz.hostile_dataset import rehashed
+from tests.datasets import copy_of, shared_dataset, write_dataset
+from tests.fuzz.test_hostile_datasets import rehashed
 
-whole = shared_dataset({"train": 60, "validation": 20, "unlabelled": 20}, longest=16, widths=(8, 16), block_rows=32)
+SMALL = {"longest": 16, "widths": (8, 16), "block_rows": 32}
+whole = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 20}, **SMALL)
 
 
 root = copy_of("whole")
@@ -115,14 +125,7 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
         check_dataset(root)
 
 
-def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
-    first = manifest.shards(root)[0]
-    for change, said in (
-        ({"number": 9}, "the manifest names this shard, but it is missing"),
-        ({"bytes": 10}, f"{first.path}: [0-9]+ bytes, the manifest says 10"),
-    ):
-        with pytest.raises(DataError, match=said):
-            Shard(root, replace(first, **change))
+def test_a_vocabulary_has_as_many_words_as_the_manifest_says(root: Path, manifest: Manifest) -> None:
     with pytest.raises(DataError, match=f"{VOCABULARY}: {manifest.vocabulary_size} words, the manifest says 9"):
         check_words(root, replace(manifest, vocabulary_size=9))
 
@@ -133,3 +136,101 @@ def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest:
     write_manifest(root, replace(manifest, splits={**manifest.splits, "train": [wrong]}))
     (problem,) = verify(root)
     assert f"{MANIFEST}: its labels of train are not those of the rows" in problem
+
+
+MOUNTS = {"/": "ext4", "/tmp": "tmpfs", "/home": "nfs4"}
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in MOUNTS.items()]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: held)
+
+
+def test_shards_are_staged_from_a_network_file_system_where_there_is_room(
+    mounts: None, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(data: str, wanted: str = "auto") -> tuple[str, str]:
+        choice = stage_choice(data, manifest, ["train"], wanted)
+        return choice.value, choice.reason
+
+    monkeypatch.setenv("SLURM_TMPDIR", "/home")  # a network file system too
+    monkeypatch.setattr(placement.tempfile, "gettempdir", lambda: "/tmp")
+    assert chosen("/data") == ("none", "the dataset lies on ext4, which is local")
+    assert chosen("/home/me") == ("/tmp", "the dataset lies on nfs4; 0 MB fit here")
+    assert chosen("/home/me", "/elsewhere") == ("/elsewhere", "asked for")
+    assert chosen("/home/me", "none") == ("none", "asked for")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    assert chosen("/home/me")[1] == "the dataset lies on nfs4, but no local directory has room; name one: stage_dir"
+
+
+def shards(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.arrow"))}
+
+
+def test_staging_copies_what_is_missing_or_damaged(root: Path, manifest: Manifest, tmp_path: Path) -> None:
+    names = ["train", "test"]
+    target = stage(root, manifest, str(tmp_path / "stage"), names, 5)
+    assert target == staged_path(tmp_path / "stage", manifest)
+    wanted = {INDEX, *manifest.shards(root, names).paths()}
+    whole = {path: content for path, content in shards(root).items() if path in wanted}
+    assert shards(target) == whole
+    kept, damaged = (target / path for path in sorted(wanted)[1:3])
+    before = kept.stat().st_mtime_ns
+    damaged.write_bytes(b"x" * damaged.stat().st_size)
+    stage(root, manifest, str(tmp_path / "stage"), names, 5)
+    assert shards(target) == whole
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_a_source_that_is_damaged_gets_no_name(root: Path, manifest: Manifest, tmp_path: Path) -> None:
+    path = root / manifest.shards(root)[0].path
+    path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
+    with pytest.raises(DataError, match=f"{path}: its sha256 is not the manifest's"):
+        stage(root, manifest, str(tmp_path / "stage"), ["train"], 5)
+    assert not (staged_path(tmp_path / "stage", manifest) / path.relative_to(root)).exists()
+
+
+@pytest.mark.parametrize("place", ["open", "theirs"])
+def test_a_folder_that_others_can_write_to_is_refused(
+    root: Path, manifest: Manifest, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = staged_path(tmp_path / "stage", manifest).parent
+    folder.parent.mkdir()
+    if place == "open":
+        folder.mkdir()
+        folder.chmod(0o777)
+    else:
+        folder.mkdir()
+        monkeypatch.setattr(placement, "staged_path", lambda *_: folder / "there")
+        monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    with pytest.raises(ConfigError, match=f"stage_dir: {folder} .*; remove it, or name another directory"):
+        stage(root, manifest, str(tmp_path / "stage"), ["train"], 5)
+
+
+def test_open_splits_are_staged_mapped_and_watched(root: Path, manifest: Manifest, tmp_path: Path) -> None:
+    stage_dir = str(tmp_path / "stage")
+    opened = open_data(str(root), manifest, ["test"], World(), timeout_s=5, stage_dir=stage_dir)
+    assert set(opened.splits) == {"test"}
+    assert set(shards(staged_path(stage_dir, manifest))) == {INDEX, *manifest.shards(root, ["test"]).paths()}
+    assert len(opened.splits["test"]) == manifest.rows("test")
+    path = opened.splits["test"].shards[0].path
+    opened.check()
+    os.truncate(path, 100)
+    with pytest.raises(DataError, match="while the run used it, or cut short"):
+        opened.check()
+
+
+def test_each_dataset_of_a_mixture_is_staged_and_watched(root: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "second", {"train": 30, "validation": 9}, base=root, seed=6, **SMALL)
+    stage_dir, mixture = str(tmp_path / "stage"), f"{root}:2,{tmp_path}/second:1"
+    manifest, second = read_data(mixture), read_manifest(tmp_path / "second")
+    opened = open_data(mixture, manifest, ["test", "train"], World(), timeout_s=5, stage_dir=stage_dir)
+    assert {name: len(split) for name, split in opened.splits.items()} == {
+        name: manifest.rows(name) for name in ("test", "train")
+    }
+    opened.splits["train"].check()
+    opened.check()
+    os.truncate(staged_path(stage_dir, second) / second.shards(tmp_path / "second", ["train"])[0].path, 100)
+    with pytest.raises(DataError, match=f"{second.fingerprint[:32]}.*while the run used it, or cut short"):
+        opened.check()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Number of GPUs and threads: one rule for options, environment and hardware."""
+"""What a rank computes on and talks through: one rule for options, environment, hardware and the kernel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.ranks import devices, precision
+from harness.ranks import devices, network, precision
 from harness.ranks.devices import DEVICES, OMP, THREADS, Asked, Cuda, asked_by, choose, choose_threads
+from harness.ranks.network import GLOO, NCCL, Route
 from harness.ranks.precision import configure_threads
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
@@ -24,7 +25,17 @@ SHARE = "this process's share of the cores"
 
 @pytest.fixture(autouse=True)
 def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("LOCAL_RANK", "RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", DEVICES, THREADS, OMP):
+    for name in (
+        "LOCAL_RANK",
+        "RANK",
+        "LOCAL_WORLD_SIZE",
+        "ACCELERATE_MIXED_PRECISION",
+        DEVICES,
+        THREADS,
+        OMP,
+        GLOO,
+        NCCL,
+    ):
         monkeypatch.setenv(name, "")  # so that what a test sets is taken back
         monkeypatch.delenv(name)
     monkeypatch.setattr(devices, "default_file", lambda: tmp_path / "none.yaml")
@@ -119,3 +130,43 @@ def test_tf32_on_cards_that_have_it(monkeypatch: pytest.MonkeyPatch, capability:
             precision.choose_precision("tf32", "cuda")
     with pytest.raises(ConfigError, match="tf32 cannot run on cpu here"):
         precision.choose_precision("tf32", "cpu")
+
+
+FOUND = {"lo": ["127.0.0.1", "::1"], "eth0": ["192.168.1.5"], "eth1": ["10.0.0.5", "fe80::1"]}
+
+
+@pytest.mark.parametrize(
+    ("host", "local", "found", "route"),
+    [
+        ("10.0.0.1", ["10.0.0.5", "192.168.1.5"], FOUND, Route("eth1", "10.0.0.5")),
+        ("node-1", ["127.0.1.1", "192.168.1.5"], FOUND, Route("eth0", "192.168.1.5")),
+        ("node-1", [], {"lo": ["127.0.0.1"], "ib0": ["10.9.0.1"]}, Route("ib0", "10.9.0.1")),
+        ("node-1", [], FOUND, None),
+        ("localhost", ["::1", "192.168.1.5"], FOUND, Route("lo", "::1")),
+    ],
+)
+def test_the_interface_of_the_route(
+    host: str, local: list[str], found: dict[str, list[str]], route: Route | None
+) -> None:
+    assert network.choose(host, local, found) == route
+
+
+def test_the_users_interface_stays() -> None:
+    assert str(network.choose("10.0.0.1", ["10.0.0.5"], FOUND, "eth0")) == "eth0 (192.168.1.5)"
+
+
+@pytest.mark.parametrize(
+    ("found", "interface", "told"),
+    [
+        (FOUND, "eth0", None),
+        ({"lo": ["127.0.0.1"], "eth0": []}, "lo", "=lo"),
+        ({"lo": ["127.0.0.1"], "lowlands": ["10.0.0.5"], "virbr0": ["192.168.122.1"]}, "lowlands", "=lowlands"),
+    ],
+)
+def test_nccl_chooses_for_itself_unless_it_would_take_the_loopback(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, list[str]], interface: str, told: str | None
+) -> None:
+    monkeypatch.setattr(network, "interfaces", lambda: found)
+    monkeypatch.setenv(GLOO, interface)
+    assert network.name_interface("node-1", 0) == Route(interface, found[interface][0])
+    assert (os.environ[GLOO], os.environ.get(NCCL)) == (interface, told)

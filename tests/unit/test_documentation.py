@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents agree with the code: files, names, packages, layers, laws, commands and their options."""
+"""Documents agree with the code: files, names, packages, layers, laws, commands and their options; so do the pages
+that the site's hooks make.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from accelerate.commands.launch import launch_command_parser
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
+from docs.hooks import pages, reference
+from harness.__main__ import COMMANDS
 from harness.__main__ import COMMANDS as HARNESS
+from harness.config import flat, to_dict
+from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
+from preprocessing.base.cli import Command
+from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.installed import load
 from tests.commands import ROOT
 
@@ -87,3 +98,57 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
 def test_every_command_takes_its_options(document: str) -> None:
     for package, words in commands((ROOT / document).read_text()):
         assert unknown_words(package, words) == [], f"{document}: {package} {words}"
+
+
+def leaves(config_class: type) -> dict[str, reference.Option]:
+    """Dotted key -> option for all options of a class in the reference."""
+    found = [leaf for option in reference.options(config_class) for leaf in option.parts or (option,)]
+    return {option.key: option for option in found}
+
+
+@pytest.mark.parametrize(("package", "required"), [("harness", {}), ("preprocessing", {"output": "data/x"})])
+def test_every_key_stands_in_the_reference_with_its_default(package: str, required: dict[str, str]) -> None:
+    config_class = reference.load(reference.SHARED[package])
+    said = leaves(config_class)
+    sections = {option.key for option in reference.options(config_class) if option.parts}
+    assert set(said) == cli.known_keys(config_class) - sections - set(cli.OWN)
+    config = config_class(**required)
+    values = flat(to_dict(config))
+    values.pop("run", None)  # which the dataset names
+    for key, value in values.items():
+        if key in required:
+            assert said[key].default == ""
+        else:
+            default = said[key].default if value and isinstance(value, str) else yaml.safe_load(said[key].default)
+            assert default == value, key
+        assert said[key].meaning, key
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda one: one.name)
+def test_every_command_stands_in_the_reference_with_its_options(command: Command) -> None:
+    section = "\n".join(reference.commands_of([command]))
+    assert "\n```\n" + f"padless {command.name} {command.words}".rstrip() + " [--key value …]" in section
+    assert f"\n{command.example}\n```\n" in section
+    own, known = reference.load(command.config), dict[str, reference.Option]()
+    for package, name in reference.SHARED.items():
+        if issubclass(own, shared := reference.load(name)):
+            assert f"]({reference.PAGES[package][1]})" in section
+            known = leaves(shared)
+    assert all(f"`--{key}` (" in section for key in leaves(own) if key not in known)
+
+
+def test_every_page_stands_in_the_navigation_once() -> None:
+    def files(entries: list[Any]) -> Iterator[str]:
+        for entry in entries:
+            value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+            yield from files(value) if isinstance(value, list) else [value]
+
+    named = list(files(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert sorted(named) == sorted(there | set(pages.SOURCES))
+
+
+def test_the_exit_codes_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/run-directory.md").read_text(), re.MULTILINE)
+    errors = [error.exit_code for error in (UserError, ConfigError, DataError, StorageError)]
+    assert [int(row) for row in rows] == [0, *errors, PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGTERM]

@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of an evaluation besides its metrics; new labelled rows have the same figures as in a dataset."""
+"""Evaluations and explanations: true output, complete files, law 9 for errors; new labelled rows have the same figures
+as in a dataset.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from harness.__main__ import main
+import padless
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
 from harness.rundir.training_facts import write_training
-from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.bundles import write_drawn
+from tests.bundles import shared_run, write_drawn
 from tests.commands import read_json, unwrapped
-from tests.corpora import write_csv
-from tests.datasets import stored, write_dataset
+from tests.corpora import Command, write_csv
+from tests.datasets import split_of, stored, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -48,13 +54,20 @@ def with_rates(manifest: Manifest) -> Manifest:
     return replace(manifest, statistics={"splits": splits})
 
 
-def evaluate(run: Path, *arguments: object) -> int:
-    return cli.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
+@pytest.fixture
+def evaluate(command: Command, run: Path) -> Callable[..., str]:
+    """``padless evaluate`` with more words; what it printed."""
+
+    def evaluated(*words: object, of: Path = run) -> str:
+        assert command("evaluate", "--run", of, "--device", "cpu", *words) == 0, command.err
+        return unwrapped(command.out)
+
+    return evaluated
 
 
-def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate(run, "--input", run.parent / "labelled.csv") == 0
-    out, found = capsys.readouterr().out, read_json(run / "evaluation" / "labelled.csv.json")
+def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, evaluate: Callable[..., str]) -> None:
+    out = evaluate("--input", run.parent / "labelled.csv")
+    found = read_json(run / "evaluation" / "labelled.csv.json")
     bundle, manifest = Bundle(run / "bundle"), read_manifest(run.parent / "data")
     split = Split(run.parent / "data", manifest, "test")
     scores = score(bundle.model, loader_over(split, World(), 16, "padded", torch.device("cpu")), World())
@@ -75,69 +88,63 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
         assert len(of_split["weights"]) == len(of_split["tokens"])
 
 
-def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, capsys) -> None:
+def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, evaluate: Callable[..., str]) -> None:
     lines, output = (run.parent / "labelled.csv").read_text().splitlines(keepends=True), tmp_path / "found"
     for folder, rows in [("jan", 20), ("feb", 30)] * 2:  # each goes on under its own name
         path = tmp_path / folder / "new.csv"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(lines[: rows + 1]))
-        assert evaluate(run, "--input", path, "--output", output) == 0
+        evaluate("--input", path, "--output", output)
     found = [read_json(path) for path in output.glob("*.json")]
     assert {Path(one["input"]).parent.name: one["rows"] for one in found} == {"jan": 20, "feb": 30}
     assert len(found) == len(list(output.glob("*-predictions.parquet"))) == 2
 
 
 def test_unknown_words_and_cut_texts_are_beside_the_training(
-    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
     bundle = Bundle(run / "bundle")
     longest = bundle.encoder.pipeline.spec.max_tokens
     rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
     path = write_csv(tmp_path / "other.csv", rows)
-    assert evaluate(run, "--input", path, "--output", tmp_path) == 0
+    said = evaluate("--input", path, "--output", tmp_path)
     found = read_json(tmp_path / "other.csv.json")["beside_training"]
     assert found["unknown"] == 1 / (4 + longest)
     assert (found["unknown_validation"], found["longest"]) == (0.12, 0.5)
-    said = unwrapped(capsys.readouterr().out)
     assert "of the tokens (12% in validation); cut to the longest length that is read: 50% of the texts (" in said
 
 
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
-    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
     """As long as the dataset of the training exists."""
     names, data = Bundle(run / "bundle").info.labels, run.parent / "data"
     words = Vocabulary.read(data / VOCABULARY).tokens
-    block = Split(data, read_manifest(data), "train").blocks[0]
-    known = [" ".join(words.take(ids[:n]).to_pylist()) for ids, n in zip(block.ids[:7], block.length, strict=False)]
+    known = [" ".join(words.take(ids).to_pylist()) for ids in texts_in(split_of(data))[:7]]
     path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*known, "zebra quagga", "zebra"]])
-    assert evaluate(run, "--output", tmp_path, "--input", path) == 0
-    assert "note: rows were not compared with the training texts" in unwrapped(capsys.readouterr().out)
+    given = ("--output", tmp_path, "--input", path)
+    assert "note: rows were not compared with the training texts" in evaluate(*given)
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text(f"data: {data}\n")
-    assert evaluate(tmp_path / "run", "--output", tmp_path, "--input", path) == 0
-    said = unwrapped(capsys.readouterr().out)
+    said = evaluate(*given, of=tmp_path / "run")
     assert "note: 7 of 9 rows (" in said
     assert "note: 2 of 9 rows (" in said
-    assert evaluate(tmp_path / "run", "--data", data, "--split", "train", "--output", tmp_path) == 0
-    said = unwrapped(capsys.readouterr().out)
+    said = evaluate("--data", data, "--split", "train", "--output", tmp_path, of=tmp_path / "run")
     assert "80 of 80 rows (100%) are training texts, so new texts may do worse" in said
 
 
 def test_labels_that_the_run_does_not_know_may_be_left_out(
-    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
     names = Bundle(run / "bundle").info.labels
     rows = [("fine film", names[0]), ("odd", "meh"), ("bad", names[1]), ("odd", "meh"), ("odd", "so so")]
     path = write_csv(tmp_path / "strange.csv", rows)
-    assert evaluate(run, "--input", path, "--output", tmp_path, "--source.neutral", "[meh, so so]") == 0
-    assert "strange.csv: 2 rows, 3 left out" in capsys.readouterr().out
+    said = evaluate("--input", path, "--output", tmp_path, "--source.neutral", "[meh, so so]")
+    assert "strange.csv: 2 rows, 3 left out" in said
 
 
-@pytest.mark.parametrize("command", ["evaluate", "explain", "predict"])
-def test_all_commands_read_new_rows_as_the_corpus_was(
-    command: str, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["evaluate", "explain", "predict"])
+def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, command: Command, tmp_path: Path) -> None:
     """Quoted with ', in an encoding that cannot be detected."""
     names = Bundle(run / "bundle").info.labels
     shutil.copytree(run, tmp_path / "run")
@@ -151,11 +158,120 @@ def test_all_commands_read_new_rows_as_the_corpus_was(
     (tmp_path / "new.csv").write_bytes(f"text,label\n{rows}".encode("cp1251"))
     more = {"evaluate": ["--output", tmp_path], "explain": ["--format", "json"]}
     more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
-    words = [command, "--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[command]]
-    assert cli.run(main, list(map(str, words))) == 0, capsys.readouterr().err
-    if command == "evaluate":
+    words = ["--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[name]]
+    assert command(name, *words) == 0, command.err
+    if name == "evaluate":
         seen = [mistake["text"] for mistake in read_json(tmp_path / "new.csv.json")["mistakes"]]
     else:
-        out = capsys.readouterr().out if command == "explain" else (tmp_path / "out.jsonl").read_text()
+        out = command.out if name == "explain" else (tmp_path / "out.jsonl").read_text()
         seen = [json.loads(line)["text"] for line in out.splitlines()]
     assert set(seen) == {"ночь, улица, w1 'фонарь'"}
+
+
+TEXT = "W1 <b>superb</b>, dull nowhere; w1 &amp; superb."
+FILE_TEXTS = ["w1 superb", "dull, <i>really</i>", "awful w2", "great"]
+
+
+explained, made = shared_run(2, 3, wide=1 << 12), shared_run(wide=1 << 12)
+
+
+@pytest.fixture
+def two(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run with two classes, its dataset, and a table in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("run").symlink_to(made)
+    Path("data").symlink_to(made.parent / "data")
+    pd.DataFrame({"number": range(4), "review": FILE_TEXTS}).to_csv("in.csv", index=False)
+    return Path("run")
+
+
+def records(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_scores_add_up_to_what_the_model_says(explained: Path) -> None:
+    model = padless.load(explained)
+    predicted, chances = model.predict(TEXT)[0], model.predict_proba(TEXT)[0]
+    for label in (None, *model.classes_):
+        one = model.explain(TEXT, label)
+        assert (one.predicted, one.label) == (predicted, label or predicted)
+        number = list(model.classes_).index(one.label)
+        assert one.probability == pytest.approx(chances[number], abs=1e-6)
+        assert sum(one.scores) == pytest.approx(one.logit - one.baseline, rel=1e-3, abs=2e-5)
+        assert one.missed <= 1e-3 * abs(one.logit - one.baseline) + 2e-5
+    if len(chances) == 2:
+        first, second = (model.explain(TEXT, label) for label in model.classes_)
+        np.testing.assert_allclose(first.scores, [-score for score in second.scores])
+    else:
+        logits = [model.explain(TEXT, label).logit for label in model.classes_]
+        np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(), chances, atol=1e-6)
+
+
+def test_words_have_their_places(explained: Path) -> None:
+    one = padless.load(explained).explain(TEXT)
+    assert one.tokens == ("w1", "superb", "dull", "<unk>", "w1", "superb")
+    assert [TEXT[slice(*span)] for span in one.spans if span] == ["W1", "superb", "dull", "nowhere", "w1", "superb"]
+    assert list(one.to_frame()) == ["token", "score", "start", "end"]
+    assert "".join(text for text, _ in one.pieces) == TEXT
+    assert one.summary[2:] == ["unknown to the model: 1 of 6 words"]
+
+
+def test_nothing_left_unknown_and_very_long(explained: Path) -> None:
+    model = padless.load(explained)
+    empty = model.explain("")
+    assert (empty.tokens, empty.spans, empty.num_tokens, empty.pieces) == (("<unk>",), (None,), 0, [])
+    assert "no word of the text was left" in str(empty)
+    unknown = model.explain("nowhere never none")
+    assert unknown.summary[2:] == ["unknown to the model: 3 of 3 words"]
+    long = model.explain("w1 superb " * 10_000)
+    assert (len(long.tokens), long.num_tokens) == (64, 20_000)
+    assert long.summary[2:] == ["the model has read 64 of 20,000 words"]
+
+
+def test_in_a_file_words_have_numbers(two: Path, command: Command) -> None:
+    assert command("explain", two, TEXT, "w1") == 0
+    one = padless.load(two).explain(TEXT)
+    first, second, _ = command.out.split("\n\n")
+    assert first.startswith(f"{one.label} {one.probability:.4f}  score {one.logit:+.2f} = ")
+    assert first == str(one)
+    assert second.splitlines()[1] == f"w1[{padless.load(two).explain('w1').scores[0]:+.2f}]"
+    assert command("explain", two, "superb \x1b[2Jdull") == 0
+    assert "\\u001b[2J" in command.out
+
+
+def test_json_is_the_explanation(two: Path, command: Command) -> None:
+    assert (
+        command("explain", "--run", two, TEXT, "half a \ud83d letter", "--format", "json", "--label", "negative") == 0
+    )
+    first, second = records(command.out)
+    one = padless.load(two).explain(TEXT, "negative")
+    assert first["scores"] == pytest.approx(list(one.scores), rel=1e-3, abs=1e-5)
+    assert [first["text"][slice(*span)] for span in first["spans"]][1:3] == ["superb", "dull"]
+    assert (first["label"], first["predicted"], first["tokens"]) == ("negative", one.predicted, list(one.tokens))
+    assert second["text"] == "half a \ufffd letter"
+
+
+def test_rows_of_files(two: Path, command: Command) -> None:
+    source = Path("in.csv")
+    assert command("explain", two, "--input", source, "--column", "review", "--output", "out.jsonl", "--batch", 3) == 0
+    assert command.out == "4 explanations written to out.jsonl\n"
+    found = records(Path("out.jsonl").read_text())
+    assert [(one["row"], one["text"]) for one in found] == list(enumerate(FILE_TEXTS, 1))
+    scores = padless.load(two).explain(FILE_TEXTS[1]).scores
+    assert found[1]["scores"] == pytest.approx(list(scores), rel=1e-3, abs=1e-5)
+    assert command("explain", two, "--input", source, "--column", "review", "--format", "json", "--rows", 2) == 0
+    assert [one["row"] for one in records(command.out)] == [1, 2]
+
+
+def test_a_page_is_escaped_and_needs_nothing_else(two: Path, command: Command) -> None:
+    hostile = 'superb <script>alert("x")</script> </p></article> dull \x00\x1b\u202e &lt;b&gt;'
+    Path("texts.jsonl").write_text(json.dumps({"text": hostile}) + "\n" + json.dumps({"text": "awful"}) + "\n")
+    assert command("explain", two, "--input", "texts.jsonl", "--output", "out.html") == 0
+    page = Path("out.html").read_text()
+    assert (page.count("<article"), page.count("</article>")) == (2, 2)
+    assert not re.search("<script|<link|<img|<iframe|https?:|[\x00\x1b\u202e]", page)
+    assert "\\u0000\\u001b\\u202e" in page
+    (score,) = padless.load(two).explain("awful").scores
+    kind = "for" if score > 0 else "against"
+    assert re.search(rf'<mark class="{kind}" style="[^"]*" title="{re.escape(f"{score:+.3f}")}">awful</mark>', page)
+    assert "<script" not in padless.load(two).explain("superb <script>")._repr_html_()  # for notebooks

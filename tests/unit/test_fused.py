@@ -200,16 +200,19 @@ def compiled(kernel: Any, capability: int, shape: dict[str, Any], dtype: str) ->
     return compiler.compile(source, target=target.GPUTarget("cuda", capability, 32), options=options)
 
 
+COMPILED = [
+    *product((80, 90, 100), (64, 128), ("bf16", "fp16")),
+    *product((80, 90, 100), [64], ["fp32"]),
+    *product((90, 100), [112], ["bf16"]),  # 80: spills 10
+]
+"""Compute capability, hidden units, dtype."""
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel"])
 @pytest.mark.parametrize(
     ("capability", "hidden", "dtype"),
-    [(90, 128, "bf16")]
-    + [pytest.param(*case, marks=pytest.mark.slow) for case in product((80, 90, 100), (64, 128), ("bf16", "fp16"))]
-    + [pytest.param(*case, marks=pytest.mark.slow) for case in ((80, 64, "fp32"), (90, 64, "fp32"), (100, 64, "fp32"))]
-    + [
-        pytest.param(*case, marks=pytest.mark.slow) for case in ((90, 112, "bf16"), (100, 112, "bf16"))
-    ],  # 80: spills 10
+    [(90, 128, "bf16"), *(pytest.param(*case, marks=pytest.mark.slow) for case in COMPILED)],
 )
 def test_it_fits_a_card_without_spills(
     name: str, capability: int, hidden: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

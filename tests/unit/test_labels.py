@@ -1,21 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes, detected or configured, and spellings of label values."""
+"""Classes, detected or configured, spellings of label values, and rows or files without labels. Splits and folds: by
+seed, stratified, equal texts and groups together; suspect rows; what is refused; which rows nearly repeat a row of
+validation or test, by a comparison of all pairs.
+"""
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from preprocessing.dataset.inspect import Dataset
-from preprocessing.dataset.shards import read_manifest
+from padless import open_dataset
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import NO_SPLIT, SPLITS
+from preprocessing.base.split_names import TEST_NUMBER as TEST
+from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
+from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
+from preprocessing.config import PreprocessConfig, SplitConfig
+from preprocessing.corpus.rows import READINGS
+from preprocessing.dataset.inspect import Dataset, groups_in_words
+from preprocessing.job import decisions
+from preprocessing.job.decisions import by_time, decide
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
 from preprocessing.labels import in_order, is_list, typed_values
-from tests.corpora import Command, reviews, write_csv, write_jsonl
+from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 from tests.datasets import stored
 
 pytestmark = pytest.mark.thorough
@@ -26,9 +45,9 @@ AS_WRITTEN = ("yes", "no", "on", "off", "012", "1e3", "1_000", "0x1F", "1:30", "
 
 def test_classes_as_found(tmp_path: Path, command: Command) -> None:
     rows = [(text, AS_WRITTEN[at % len(AS_WRITTEN)]) for at, (text, _) in enumerate(reviews(280))]
-    assert command.build(write_csv(tmp_path / "a.csv", rows), tmp_path / "out") == 0
+    manifest = command.build(write_csv(tmp_path / "a.csv", rows), tmp_path / "out")
     expected = ["012", "1e3", ".5", "0x1F", "1:30", "1_000", "2012-01-01", "NaN", "no", "null", "off", "on", "yes", "~"]
-    assert read_manifest(tmp_path / "out").labels == expected
+    assert manifest.labels == expected
     assert Counter(row.label for row in stored(tmp_path / "out").values()) == dict.fromkeys(range(14), 20)
 
 
@@ -47,8 +66,7 @@ def test_the_order_of_classes(found: list[str], names: list[str]) -> None:
 def test_what_is_alike_and_what_is_rare_is_said(tmp_path: Path, command: Command) -> None:
     rows = [(text, ("Spam", "spam", "ham ", "ham")[at % 4]) for at, (text, _) in enumerate(reviews(80))]
     source = write_csv(tmp_path / "a.csv", [*rows, ("a text of its own", "odd")])
-    assert command.build(source, tmp_path / "out") == 0
-    assert read_manifest(tmp_path / "out").labels == ["Spam", "ham", "ham ", "odd", "spam"]
+    assert command.build(source, tmp_path / "out").labels == ["Spam", "ham", "ham ", "odd", "spam"]
     assert "labels: 'Spam' and 'spam' differ only by case or spaces and stay apart; a pair" in command.err
     assert "labels: too few rows for every split: 'odd'" in command.err
 
@@ -69,7 +87,7 @@ def test_several_labels_in_one_cell_are_recognised(
     assert is_list(names) == listed
     rows = [(f"text number {number} is about {name}", name) for name in names for number in range(12)]
     path = write_csv(tmp_path / "films.csv", rows)
-    assert command.build(path, tmp_path / "data") == 0
+    command.build(path, tmp_path / "data")
     assert ("column 'label' looks like several labels in one cell ('" in command.err) == listed
 
 
@@ -87,7 +105,7 @@ def test_labels_stay_what_they_were(kind: str, tmp_path: Path, command: Command)
     texts = pa.array([text for text, _ in reviews(60)])
     table = pa.table({"text": texts, "label": values.take(pa.array([at % 2 for at in range(60)]))})
     pq.write_table(table, tmp_path / "a.parquet")
-    assert command.build(tmp_path / "a.parquet", tmp_path / "out") == 0, command.err
+    command.build(tmp_path / "a.parquet", tmp_path / "out")
     dataset = Dataset(tmp_path / "out")
     assert (dataset.labels, dataset.manifest.label_type) == (names, label_type)
     frames = pd.concat([dataset[split].astype({"label": object}) for split in dataset]).set_index("row")["label"]
@@ -103,8 +121,7 @@ def test_the_type_of_labels_is_no_part_of_the_fingerprint(tmp_path: Path, comman
         pa.table({"text": [text for text, _ in rows], "label": [n for _, n in rows]}), tmp_path / "a.parquet"
     )
     sources = [write_csv(tmp_path / "a.csv", rows), write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "a.parquet"]
-    assert [command.build(source, tmp_path / f"out{source.suffix}") for source in sources] == [0, 0, 0]
-    found = [read_manifest(tmp_path / f"out{source.suffix}") for source in sources]
+    found = [command.build(source, tmp_path / f"out{source.suffix}") for source in sources]
     assert [manifest.label_type for manifest in found] == ["text", "int", "int"]
     assert len({manifest.fingerprint for manifest in found}) == 1
 
@@ -125,17 +142,334 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
     ):
         table = pa.table({"text": some, "label": pa.array(labels, pa.int64())})
         pq.write_table(table.replace_schema_metadata(class_label(names)), tmp_path / f"{name}.parquet")
-    source = tmp_path / "*.parquet"
-    assert command.build(source, tmp_path / "out") == 0, command.err
+    manifest = command.build(tmp_path / "*.parquet", tmp_path / "out")
     assert Counter(row.label for row in stored(tmp_path / "out").values()) == {0: 60, 1: 60}
-    assert (read_manifest(tmp_path / "out").labels, read_manifest(tmp_path / "out").label_type) == (
-        ["World", "Business"],
-        "text",
-    )
+    assert (manifest.labels, manifest.label_type) == (["World", "Business"], "text")
 
 
 def test_a_number_needs_a_name(tmp_path: Path, command: Command) -> None:
     table = pa.table({"text": [text for text, _ in reviews(60)], "label": [at % 3 for at in range(60)]})
     pq.write_table(table.replace_schema_metadata(class_label(["bad", "good"])), tmp_path / "a.parquet")
-    assert command.build(tmp_path / "a.parquet", tmp_path / "named") == 3
-    assert "row 3: label 2 has no name: the file's metadata names 2 classes; correct it, or say" in command.err
+    said = "row 3: label 2 has no name: the file's metadata names 2 classes; correct it, or say"
+    assert said in command.refused(3, tmp_path / "a.parquet", tmp_path / "named")
+
+
+REVIEWS = reviews(120)
+OTHERS = [f"unseen {text}" for text, _ in reviews(150, seed=1)]
+
+
+def test_a_missing_label_and_what_a_column_of_splits_says(tmp_path: Path, command: Command) -> None:
+    """``unsup`` in a column of splits, an absent key: rows of the split unlabelled."""
+    rows = [{"text": text, "label": label, "split": "train"} for text, label in REVIEWS]
+    rows[1]["split"] = "unsup"
+    del rows[3]["label"]
+    (tmp_path / "r.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    more = ("--splits.validation", 0, "--splits.test", 0, "--source.missing_label", "unlabelled")
+    manifest = command.build(tmp_path / "r.jsonl", tmp_path / "out", *more)
+    assert {name: manifest.rows(name) for name in manifest.splits} == {"train": 118, "unlabelled": 2}
+
+
+# Texts that are somewhere else too.
+
+NAMED = [
+    (f"common {number} {word}", "good" if number % 2 else "bad", split)
+    for split, word in (("train", "a"), ("valid", "b"), ("test", "c"))
+    for number in range(4)
+]
+SHARED = [
+    "common 1 a",
+    "common 1 b",
+    "Common 2 <i>b</i>",
+    "common 3 c",
+    *["new one", "new one", "New  One"],
+    "newer",
+    ".",
+]
+KEPT_TEXTS = ["common 1 a", *["new one"] * 3, "newer", "<unk>"]
+ALL = ["common 1 a", "common 1 b", "common 2 b", "common 3 c", *["new one"] * 3, "newer", "<unk>"]
+
+
+@pytest.mark.parametrize(("leaks", "kept"), [("drop", KEPT_TEXTS), ("keep", ALL)])
+def test_texts_of_validation_and_test_are_left_out(
+    leaks: str, kept: list[str], tmp_path: Path, command: Command
+) -> None:
+    source = write_csv(tmp_path / "named.csv", NAMED, header=("text", "label", "split"))
+    more = (
+        "--source.unlabelled_path",
+        write_csv(tmp_path / "shared.csv", zip(SHARED), ("text",)),
+        "--quality.leaks",
+        leaks,
+    )
+    statistics = command.build(source, tmp_path / "out", *more).statistics
+    found = open_dataset(tmp_path / "out")["unlabelled"]
+    assert (list(found["text"]), found["label"].isna().all()) == (kept, True)
+    assert f"unlabelled: {len(kept)} of 9 rows without labels are kept" in command.err
+    assert statistics["unlabelled"]["shared"] == {"train": 1, "validation": 2, "test": 1}
+    assert statistics["rows_kept"] == len(NAMED) + len(kept)
+
+
+def test_groups_of_validation_and_test_are_left_out(tmp_path: Path, command: Command) -> None:
+    films = [(text, label, f"film {at % 12}") for at, (text, label) in enumerate(REVIEWS)]
+    source = write_csv(tmp_path / "films.csv", films, header=("text", "label", "film"))
+    others = [(text, f"film {at % 15}") for at, text in enumerate(OTHERS)]
+    grouped = write_csv(tmp_path / "others.csv", others, header=("text", "film"))
+    alone = write_csv(tmp_path / "alone.csv", [("no film at all",)], ("text",))
+    both = json.dumps([str(grouped), str(alone)])
+    more = ("--splits.group_column", "film", "--source.unlabelled_path", both)
+    command.build(source, tmp_path / "out", *more, "--splits.validation", 0.2)
+    data = open_dataset(tmp_path / "out")
+    film = [film for _, _, film in films] + [film for _, film in others] + ["none"]
+    inside = {name: {film[row - 1] for row in data[name]["row"]} for name in data}
+    assert inside["unlabelled"] == inside["train"] | {"film 12", "film 13", "film 14", "none"}
+    measured = len(inside["validation"] | inside["test"])
+    assert data.manifest.statistics["unlabelled"]["groups_measured"] == 10 * measured > 0
+    assert f"{10 * measured} are of groups of validation or test (quality.leaks)" in command.err
+
+
+def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> pd.DataFrame:
+    number = len(text)
+    columns = {
+        "row": np.arange(1, number + 1),
+        "label": np.array(label, np.int32),
+        "named": np.array(named, np.int8),
+        "missing": np.zeros(number, np.uint8),
+        "num_tokens": np.full(number, 5),
+        "text_hash": np.array(text, np.uint64),
+        "exact_hash": np.arange(number, dtype=np.uint64),
+        "group": np.array(group, np.uint64),
+    }
+    return pd.DataFrame(columns)
+
+
+TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, max_size=120)
+
+
+# By groups.
+
+SIZES = st.lists(st.integers(1, 25), min_size=6, max_size=60)
+FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
+
+
+@settings(deadline=None, max_examples=50)
+@given(TEXTS, st.integers(0, 5), FRACTIONS, FRACTIONS, st.integers(2, 7))
+def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter(
+    rows: list[tuple[int, int]], seed: int, validation: float, test: float, folds: int
+) -> None:
+    group, label = np.array([one + 1 for one, _ in rows], np.uint64), np.array([one for _, one in rows])
+    label = np.array([label[group == value][0] for value in group])  # of each group's first row, which is what counts
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    shares = {"validation": validation, "test": test}
+    share = {"share": wanted(np.bincount(label), **shares)}
+    ways: list[tuple[Any, dict[str, Any]]]
+    ways = [(assign, share), (assign_groups, shares), (assign_folds, {"folds": folds})]
+    for function, options in ways:
+        found = function(group, label, seed=seed, **options)
+        assert set(found.tolist()) <= set(range(options.get("folds", 3)))
+        for value in np.unique(group):
+            assert len(set(found[group == value].tolist())) == 1
+        again = function(group[shuffled], label[shuffled], seed=seed, **options)
+        assert (again == found[shuffled]).all()
+        if function is not assign_folds:
+            for number, fraction in ((VALIDATION, validation), (TEST, test)):
+                assert fraction > 0 or not (found == number).any()
+
+
+def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """``(group, label)`` of groups of these sizes; each has its own label distribution."""
+    random = np.random.default_rng(seed)
+    hashes = random.choice(1 << 62, len(sizes), replace=False).astype(np.uint64) + np.uint64(1)
+    taste = random.dirichlet(np.ones(labels), len(sizes))
+    label = np.concatenate([random.choice(labels, size, p=p) for size, p in zip(sizes, taste, strict=True)])
+    return np.repeat(hashes, sizes), label
+
+
+@settings(deadline=None, max_examples=40)
+@given(SIZES, st.integers(1, 4), st.integers(0, 9), FRACTIONS, FRACTIONS)
+def test_shares_are_met_within_the_largest_group(
+    sizes: list[int], labels: int, seed: int, validation: float, test: float
+) -> None:
+    group, label = grouped_corpus(sizes, labels, seed)
+    shares = {"validation": validation, "test": test}
+    split = assign_groups(group, label, seed=seed, **shares)
+    counts = np.stack([np.bincount(label[split == number], minlength=labels) for number in range(3)])
+    counts = np.column_stack([counts, counts.sum(axis=1)])
+    assert abs(counts - wanted(counts[:, :-1].sum(axis=0), **shares)).max() <= max(sizes)
+
+
+def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
+    named = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
+    rows = rows_of([*range(1000, 1008)], [0, 1] * 4, named, [1, 1, 2, 2, 2, 3, 0, 0])
+    cut = {"validation": 0.0, "test": 0.0}
+    config = PreprocessConfig(output="out", splits=SplitConfig(group_column="film", **cut))
+    decision, report = decide(rows, config, cut, np.zeros((3, 2)))
+    groups = report["groups"]
+    assert decision.tolist() == named
+    assert groups["shared"] == [{"groups": 2, "rows": {"train": 3, "test": 2}}]
+    shared = "share 2 groups of film: 3 rows in train and 2 rows in test"
+    assert groups_in_words(groups)[1] == f"the source's own splits {shared}"
+
+
+# By time.
+
+DATES = ("%Y-%m-%dT%H:%M:%SZ", "%d.%m.%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y", "%d %B %Y", "%Y%m%d", None)
+"""The last: timestamps in Parquet."""
+
+
+def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, command: Command) -> None:
+    days = pd.Series(pd.date_range("2023-01-01", periods=100)).sample(frac=1, random_state=0).reset_index(drop=True)
+    frame = pd.DataFrame(reviews(100), columns=["text", "label"])
+    for number, written in enumerate(DATES):
+        source, out = tmp_path / "corpus", tmp_path / str(number)
+        frame["day"] = days.dt.strftime(written) if written else days
+        frame.to_csv(source, index=False) if written else frame.to_parquet(source)
+        command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002)
+        found = [sorted(days[row - 1] for row in stored(out, name)) for name in SPLITS]
+        assert ([*found[0], *found[1], *found[2]], len(found[1]), len(found[2])) == (sorted(days), 10, 10)
+        assert ("from 2023-04-01" if written != "%Y%m%d" else "from 20230401") in command.err
+
+
+def test_rows_of_one_time_stay_together_and_equal_texts_go_with_their_last_row() -> None:
+    time, text = np.array([1.0, 1, 1, 1, 1, 2, 2, 3, np.nan, 1]), [*range(8), 8, 7]
+    rows = rows_of(text, [0] * 10, [NO_SPLIT] * 10, [0] * 10).assign(**dict.fromkeys(READINGS, time))
+    shares = {"validation": 0.2, "test": 0.2}
+    assert by_time(rows, shares, "day")[0].tolist() == [*[TRAIN] * 5, VALIDATION, VALIDATION, TEST, TRAIN, TEST]
+    other = rows.assign(**dict.fromkeys(READINGS, np.append(np.nan, time[1:]))).assign(number=time * np.nan)
+    other.loc[0, "number"] = 1
+    with pytest.raises(DataError, match="'day': times are written in two ways"):
+        by_time(other, shares, "day")
+
+
+# By ranges of texts.
+
+
+def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = reviews(500)
+    rows += [*rows[:30], *rows[:3], *[(text, "positive") for text, _ in rows[100:110]], ("", "negative"), ("", "other")]
+    rows += [(f"a third class {row}", "other") for row in range(3)]
+    source = write_csv(tmp_path / "a.csv", rows)
+    more = [text for text, _ in [*rows[:50], *reviews(50, seed=1)]]
+    others, every = write_csv(tmp_path / "b.csv", zip(more), ("text",)), [*(text for text, _ in rows), *more]
+    found = []
+    for size in (decisions.RANGE_ROWS, 5):
+        monkeypatch.setattr(decisions, "RANGE_ROWS", size)
+        out = tmp_path / str(size)
+        manifest = command.build(source, out, "--source.unlabelled_path", others, "--quality.contradictions", "drop")
+        facts = manifest.statistics
+        homes = dict[str, set[str]]()
+        for row, one in stored(out).items():
+            homes.setdefault(every[row - 1], set()).add(one.split)
+        assert {frozenset(home) for home in homes.values()} == {
+            *map(frozenset, [["train"], ["validation"], ["test"], ["unlabelled"], ["train", "unlabelled"]])
+        }
+        refused = command.refused(3, source, tmp_path / "refused", "--quality.contradictions", "error")
+        labels = [manifest.rows_by("labels", split) for split in SPLITS]
+        found.append((labels, facts["duplicates"], facts["contradictions"], facts["empty"], refused))
+    assert found[0] == found[1]
+    assert labels[1] == labels[2] == {0: 26, 1: 1, 2: 27}
+    assert "row 101: an equal text has another label (and 9 more); correct" in refused
+
+
+# Folds.
+
+
+def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path, command: Command) -> None:
+    rows = [(text, label, f"film {row * 7 % 20}") for row, (text, label) in enumerate(reviews(240))]
+    corpus = write_csv(tmp_path / "c.csv", rows, ("text", "label", "film"))
+    keys = ("--splits.group_column", "film", "--splits.validation", 0.2, "--shards.rows", 100)
+    plain = command.build(corpus, tmp_path / "plain", *keys)
+    cut = command.build(corpus, tmp_path / "cut", *keys, "--splits.folds", 4)
+    assert "folds: 4 folds of " in command.err
+    assert (plain.folds, cut.folds) == (0, 4)
+    assert plain.vocabulary_hash == cut.vocabulary_hash
+    whole, found = stored(tmp_path / "plain"), stored(tmp_path / "cut")
+    assert {row: one.split for row, one in found.items()} == {row: one.split for row, one in whole.items()}
+    assert len(found) == sum(map(cut.rows, SPLITS))
+    assert {one.fold for one in found.values()} == {None, 0, 1, 2, 3}
+    assert all((one.fold is None) == (one.split == "test") for one in found.values())
+    homes = {(rows[row - 1][2], one.split, one.fold) for row, one in found.items()}
+    assert len({film for film, split, _ in homes}) == len({(film, split) for film, split, _ in homes}) == 20
+    assert len(homes) == 20
+
+
+RANDOM = np.random.default_rng(1)
+WORDS = [f"w{number}" for number in range(2000)]
+SPLIT = ("--splits.column", "split")
+DROP = (*SPLIT, "--quality.near_duplicates", "drop")
+
+
+def text(words: int) -> list[str]:
+    return RANDOM.choice(WORDS, words).tolist()
+
+
+def edited(words: list[str], kind: int) -> list[str]:
+    """A copy with up to 15 % of its words changed, without a sentence, or between the words of a site."""
+    if kind == 0:
+        changed = RANDOM.random(len(words)) < RANDOM.uniform(0.05, 0.15)
+        return [str(RANDOM.choice(WORDS)) if change else word for word, change in zip(words, changed, strict=True)]
+    if kind == 1:
+        first = int(RANDOM.integers(len(words) - 8))
+        return words[:first] + words[first + 8 :]
+    return ["all", "opinions", "are", "mine", *words, "was", "this", "helpful"]
+
+
+MEASURED = [text(int(RANDOM.integers(30, 80))) for _ in range(300)]
+LEARNED = [edited(words, number % 3) for number, words in enumerate(MEASURED)] + [text(50) for _ in range(300)]
+WRITTEN = [" ".join(words) for words in MEASURED + LEARNED]
+TAKEN = ["validation", "test"] * 150 + ["train"] * 500
+ROWS = [(WRITTEN[row], "ab"[row // 2 % 2], split) for row, split in enumerate(TAKEN)]
+
+
+def similarity(one: int, other: int) -> float:
+    """The Jaccard index of the pairs of words of two rows."""
+    mine, its = (set(itertools.pairwise(words)) for words in (WRITTEN[row - 1].split() for row in (one, other)))
+    return len(mine & its) / len(mine | its)
+
+
+def rejects(root: Path) -> dict[int, tuple[int, str]]:
+    with open(root / "near_duplicates.csv") as file:
+        return {int(row["row"]): (int(row["other"]), row["similarity"]) for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    write_csv(folder / "more.csv", [(text,) for text in WRITTEN[len(ROWS) :]], ("text",))
+    return write_csv(folder / "reviews.csv", ROWS, ("text", "label", "split"))
+
+
+@pytest.mark.processes
+def test_rows_that_nearly_repeat_a_measured_one_are_left_out_by_any_workers(
+    source: Path, tmp_path: Path, command: Command
+) -> None:
+    given = ("--source.unlabelled_path", source.with_name("more.csv"), *DROP)
+    manifest = command.build(source, tmp_path / "a", *given)
+    found = rejects(tmp_path / "a")
+    assert f"left out: {len(found)} rows nearly repeating a row of validation or test" in command.err
+    learned, measured = range(len(MEASURED) + 1, len(WRITTEN) + 1), range(1, len(MEASURED) + 1)
+    near = {row for row in learned if max(similarity(row, other) for other in measured) >= 0.5}
+    assert len(near) > 290
+    assert set(found) <= near
+    assert len(found) >= 0.95 * len(near)
+    for row, (other, said) in found.items():
+        assert (said, other) == (f"{similarity(row, other):.4f}", row - len(MEASURED))
+    assert sorted(stored(tmp_path / "a")) == sorted({*measured, *learned} - {*found})
+    assert manifest.statistics["dropped"]["near_duplicates"] == len(found)
+    assert manifest.rows("train") == 500 - sum(row <= len(ROWS) for row in found)
+    several = ("--executor.workers", 2, "--source.part_mb", 0.02)
+    command.build(source, tmp_path / "b", *given, *several)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_refusal_names_a_row_and_the_job_goes_on_from_there(source: Path, tmp_path: Path, command: Command) -> None:
+    refused = command.refused(3, source, tmp_path / "out", *SPLIT, "--quality.near_duplicates", "error")
+    listed = tmp_path / "out" / "near_duplicates.csv"
+    number = len(rejects(tmp_path / "out"))
+    said = f"row 301: it nearly repeats a row of validation or test ({listed} says which) (and {number - 1} more)"
+    assert refused == f"{source}: {said}; correct the row, or set quality.near_duplicates to keep or drop"
+    (tmp_path / "out" / ".work" / "near" / "000000-rejects.json").unlink()
+    command.build(source, tmp_path / "out", *DROP)
+    assert "near-duplicates: done in 0.0 s, 0 docs/s, 1 part already done" in command.err
+    command.build(source, tmp_path / "new", *DROP)
+    assert contents(tmp_path / "out") == contents(tmp_path / "new")

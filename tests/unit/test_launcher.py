@@ -1,19 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher: accelerate's options, its report of ranks that exited, the status, and its cleanup."""
+"""The launcher: accelerate's options, its report of ranks that exited, the status, its cleanup, and how launchers of
+several machines meet, over real loopback sockets.
+"""
 
 from __future__ import annotations
 
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from harness.config import RunConfig
-from harness.launch import launcher
+from harness.launch import launcher, meeting
 from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
-from harness.launch.options import accelerate_arguments, split_arguments
+from harness.launch.meeting import Hello, MeetingError, Place
+from harness.launch.options import accelerate_arguments, free_port, split_arguments
 from harness.ranks import devices
-from harness.rundir.records import LAUNCH_ID, read_status, write_status
+from harness.rundir.records import LAUNCH_ID, State, read_status, write_status
+from preprocessing.base.errors import UserError
+from tests.commands import start_python, wait_until
 
 
 def fell(**ranks: tuple[int, float, str, bool]) -> Failure:
@@ -56,20 +66,36 @@ def test_a_rank_of_another_code_and_one_that_lost_pages_end_with_3() -> None:
     assert fell(r0=(-7, 5.0, "", False), r1=terminated) == Failure(3, f"rank 0 was killed by SIGBUS: {LOST_PAGES}")
 
 
-def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+KILLED, ENDED = Failure(1, "rank 1 was killed by SIGKILL"), Failure(1, "rank 0 ended with exit code 1")
+LATE = Failure(1, "rank 1 waited for the gradients", said=True, follows=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "failure", "expected", "reason"),
+    [
+        ("finished", 0, None, 0, WAITED),
+        ("failed", 3, ENDED, 3, WAITED),
+        ("running", 0, KILLED, 1, KILLED.sentence),
+        ("finished", 0, KILLED, 1, KILLED.sentence),
+        ("preempted", 85, Failure(1, "the launcher stopped"), 85, WAITED),
+        ("failed", 1, Failure(1, BUG, said=True), 1, BUG),
+        ("failed", 1, LATE, 1, WAITED),
+        ("running", 0, LATE, 1, LATE.sentence),
+    ],
+)
+def test_the_status_has_the_code_and_the_cause(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: State,
+    code: int,
+    failure: Failure | None,
+    expected: int,
+    reason: str,
+) -> None:
     monkeypatch.setenv(LAUNCH_ID, "mine")
-
-    def reason(failure: Failure) -> str:
-        write_status(tmp_path, "failed", step=7, exit_code=1, reason="rank 0 waited for the gradients")
-        assert launcher.outcome(tmp_path, "mine", failure) == 1
-        return str((read_status(tmp_path) or {})["reason"])
-
-    assert reason(Failure(1, BUG, said=True)) == BUG
-    late = Failure(1, "rank 1 waited for the gradients", said=True, follows=True)
-    assert reason(late) == "rank 0 waited for the gradients"
-    write_status(tmp_path, "running", step=7)
-    assert launcher.outcome(tmp_path, "mine", late) == 1
-    assert (read_status(tmp_path) or {})["reason"] == "rank 1 waited for the gradients"
+    write_status(tmp_path, state, step=7, exit_code=code, reason=WAITED)
+    assert launcher.outcome(tmp_path, "mine", failure) == expected
+    assert read_status(tmp_path)["reason"] == reason
 
 
 @pytest.mark.parametrize(
@@ -85,3 +111,118 @@ def test_cpu_stands_for_several_processes_too(words: str, several: bool, monkeyp
         monkeypatch.setenv(name, "")
     given = accelerate_arguments(split_arguments(words.split(), RunConfig)[0], [])
     assert (given.multi_gpu, given.cpu, devices.asked_here()[0]) == (several, False, "cpu")
+
+
+FACTS = {"--num_processes": 2, "optim.lr": "0.002", "seed": "0"}
+
+
+def places(count: int) -> list[Place]:
+    port = free_port()
+    return [Place("127.0.0.1", port, rank, count) for rank in range(count)]
+
+
+def meet(place: Place, facts: dict[str, Any] = FACTS, timeout_s: float = 20, problem: str = "") -> str:
+    """The name of the start, or exit code and sentence."""
+    hello = Hello(rank=place.rank, facts=facts, problem=problem, exit_code=3 if problem else 1)
+    try:
+        return meeting.meet(place, hello, f"start {place.rank}", timeout_s, lambda text: None)
+    except UserError as error:
+        return f"{error.exit_code}: {error}"
+
+
+def all_meet(*calls: tuple[Any, ...]) -> list[str]:
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(lambda call: meet(*call), calls))
+
+
+def test_what_differs_is_said_on_both() -> None:
+    zero, one = places(2)
+    other = {**FACTS, "optim.lr": "0.01"}
+    said = all_meet((zero,), (one, other))
+    host = Hello(rank=0).host
+    expected = f"2: optim.lr is 0.01 on machine 1 ({host}) and 0.002 on machine 0 ({host}): start the same command"
+    assert [text.startswith(expected) for text in said] == [True, True]
+
+
+def test_who_does_not_come_is_named_in_time() -> None:
+    zero, one, _ = places(3)
+    said = all_meet((zero, FACTS, 1), (one, FACTS, 1))
+    expected = f"1: machine 2 of 3 did not come to 127.0.0.1:{zero.port} within 1 s; start the same command there"
+    assert [text.startswith(expected) for text in said] == [True, True]
+
+
+def test_a_machine_that_cannot_train_says_so_on_all() -> None:
+    zero, one = places(2)
+    said = all_meet((zero,), (one, {}, 20, "data/mine: no such directory"))
+    assert said == [f"3: machine 1 ({Hello(rank=1).host}) cannot train: data/mine: no such directory"] * 2
+
+
+def test_a_taken_port_is_a_sentence() -> None:
+    zero, _ = places(2)
+    with socket.create_server(("", zero.port)):
+        assert meet(zero).startswith(f"2: main_process_port: {zero.port} is taken by another program on ")
+
+
+def test_three_meet_past_a_stranger_at_the_port() -> None:
+    zero, one, two = places(3)
+    with ThreadPoolExecutor(2) as threads:
+        waits = [threads.submit(meet, place) for place in (zero, one)]
+        wait_until(lambda: visited(zero.port), 15)
+        assert [meet(two), *(one.result() for one in waits)] == ["start 0"] * 3
+    with socket.create_server(("", zero.port)):
+        pass  # the port is free at once
+
+
+def visited(port: int) -> bool:
+    """Whether a port is open; sends a browser's request to it."""
+    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\n")
+        return True
+    return False
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv(LAUNCH_ID, "before")
+    return places(2)[0]
+
+
+def start(place: Place, run: Path, attempt: int = 0) -> str:
+    config = RunConfig(run=str(run), timeout_s=1)
+    return meeting.name_start(place, config, {}, lambda text: None, "mine", attempt)
+
+
+def test_why_no_rank_was_started_is_in_the_status_but_of_a_run_that_has_finished(alone: Place, tmp_path: Path) -> None:
+    write_status(tmp_path, "finished", step=9)
+    with pytest.raises(MeetingError, match=r"machine 1 of 2 did not come to 127\.0\.0\.1"):
+        start(alone, tmp_path)
+    assert read_status(tmp_path)["state"] == "finished"
+    write_status(tmp_path, "failed", step=9)
+    with pytest.raises(MeetingError):
+        start(alone, tmp_path, attempt=1)
+    status = read_status(tmp_path)
+    assert (status["state"], status["step"], status["launch"]) == ("failed", 9, "mine-1")
+    assert status["reason"].startswith("machine 1 of 2 did not come to 127.0.0.1:")
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from harness.launch.stop import STOP
+STOP.begin()
+from harness.config import RunConfig
+from harness.launch import meeting
+place = meeting.Place("127.0.0.1", int(sys.argv[1]), 0, 2)
+meeting.name_start(place, RunConfig(run=sys.argv[2]), {}, lambda text: print(text, flush=True), "mine", 1)
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_a_stop_signal_ends_the_wait_and_asks_for_another_start(tmp_path: Path) -> None:
+    with start_python("-c", WAITING, free_port(), tmp_path / "run", stdout=subprocess.PIPE) as process:
+        assert "waits up to 1200 s" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(20) == 85
+    status = read_status(tmp_path / "run")
+    assert (status["state"], status["exit_code"], status["reason"]) == ("preempted", 85, "SIGTERM received")

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader: content and cost of a batch; unlabelled rows with labelled ones, each once per pass (law 3)."""
+"""The loader: content and cost of a batch; unlabelled rows with labelled ones, each once per pass (law 3), and the soft
+labels that they are learned with.
+"""
 
 from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,37 +18,31 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from harness.batch import Layout
+from harness.config import OrderConfig, RunConfig, SelfTrainingConfig
+from harness.data import checks
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, stream_seed
-from preprocessing.base.errors import DataError
+from harness.data.soft_labels import Teacher, check_soft_labels, read_soft_labels, targets_of, write_soft_labels
+from harness.inference.labelling import measured
+from harness.scores.calibration import Decision
+from harness.training.preflight import check_soft_labels as check_resumed
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
-from tests.datasets import shared_dataset
-
-CPU = torch.device("cpu")
-
+from tests.batches import loader_of
+from tests.datasets import rows_in, shared_dataset, split_of
 
 dataset = shared_dataset({"train": 300, "validation": 20, "test": 20}, block_rows=32)
 
 
 @pytest.fixture(scope="module")
 def split(dataset: Path) -> Split:
-    return Split(dataset, read_manifest(dataset), "train")
+    return split_of(dataset)
 
 
 def make_loader(split: Split, order: Order | None = None, layout: Layout = "padded", **options: Any) -> Loader:
     order = order or order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130))
-    chosen = {"rank": 0, "world_size": 1, **options}
-    return Loader(split, order, layout=layout, device=CPU, **chosen)
-
-
-def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
-    """Tokens and label of every row, by its number in the source."""
-    return {
-        int(block.row[i]): (block.ids[i, : block.length[i]].tolist(), int(block.label[i]))
-        for block in split.blocks
-        for i in range(len(block.row))
-    }
+    return loader_of(split, order, layout=layout, **options)
 
 
 def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
@@ -80,12 +78,12 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
     split = Split(
         tmp_path, Manifest(["a", "b"], *write_index(tmp_path, infos), "uint16", 16, 60_000, "", {}, ""), "train"
     )
-    expected, seen = by_source(split), []
+    expected, seen = rows_in(split), []
     order = order_over(split, OrderSpec(seed=0, global_batch=17))
     steps = (step for rank in (0, 1) for step in make_loader(split, order, layout, rank=rank, world_size=2).steps(0))
     for batch in (batch for step in steps for batch in step.micro_batches):
-        tokens = [expected[row][0] for row in batch.rows.tolist()]
-        assert batch.labels.tolist() == [expected[row][1] for row in batch.rows.tolist()]
+        tokens = [expected[row].ids for row in batch.rows.tolist()]
+        assert batch.labels.tolist() == [expected[row].label for row in batch.rows.tolist()]
         padded = torch.zeros(len(tokens), max(map(len, tokens)), dtype=torch.int32)
         for place, row in enumerate(tokens):
             padded[place, : len(row)] = torch.tensor(row)
@@ -128,11 +126,10 @@ def unlabelled_order(split: Split) -> Order:
 
 
 def paired(both: Path, **options: Any) -> Loader:
-    manifest = read_manifest(both)
-    split, beside = (Split(both, manifest, name) for name in ("train", "unlabelled"))
-    unlabelled = Loader(beside, unlabelled_order(beside), layout="padded", device=CPU, **options)
+    split, beside = (split_of(both, name) for name in ("train", "unlabelled"))
+    unlabelled = loader_of(beside, unlabelled_order(beside), **options)
     order = order_over(split, OrderSpec(seed=SEED, global_batch=BATCH))
-    return Loader(split, order, layout="padded", device=CPU, unlabelled=unlabelled, **options)
+    return loader_of(split, order, unlabelled=unlabelled, **options)
 
 
 def rows_beside(steps: Any) -> list[list[int]]:
@@ -146,7 +143,7 @@ def test_each_row_once_in_every_pass_on_any_number_of_ranks(
 ) -> None:
     loaders = [paired(both, rank=rank, world_size=world_size, micro_batch=micro_batch) for rank in range(world_size)]
     split = loaders[0].unlabelled.split
-    order, numbers = unlabelled_order(split), np.concatenate([block.row for block in split.blocks])
+    order, numbers = unlabelled_order(split), split.column("row")
     per_epoch, found = loaders[0].order.steps_per_epoch, []
     for epoch in range(4):
         shares = [rows_beside(loader.steps(epoch)) for loader in loaders]
@@ -157,3 +154,93 @@ def test_each_row_once_in_every_pass_on_any_number_of_ranks(
     for first in range(0, 20, 4):
         assert sorted(row for step in found[first : first + 4] for row in step) == list(range(UNLABELLED))
     assert found[:4] != found[4:8]
+
+
+ROWS = {"train": 40, "validation": 10, "unlabelled": 30}
+data = shared_dataset(ROWS, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def manifest(data: Path) -> Manifest:
+    return read_manifest(data)
+
+
+def draw(manifest: Manifest, rows: int = ROWS["unlabelled"]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in another order than the dataset has them, with probabilities."""
+    random = np.random.default_rng(rows)
+    return random.permutation(rows), random.dirichlet(np.ones(len(manifest.labels)), rows).astype(np.float32)
+
+
+def teacher_of(manifest: Manifest) -> Teacher:
+    facts = {"accuracy": 0.9, "log_loss": 0.3, "rows": 10}
+    return Teacher(dataset=manifest.fingerprint, labels=manifest.labels, teacher="run x", validation=facts)
+
+
+def test_what_is_written_is_read_and_finds_its_rows(data: Path, manifest: Manifest, tmp_path: Path) -> None:
+    path, (rows, chances) = tmp_path / "soft.arrow", draw(manifest)
+    digest = write_soft_labels(path, teacher_of(manifest), rows, chances)
+    found = read_soft_labels(path)
+    assert (found.sha256, found.teacher) == (digest, teacher_of(manifest))
+    assert found.facts["validation"] == {"accuracy": 0.9, "log_loss": 0.3, "rows": 10}
+    assert found.in_words == "of run x, accuracy 0.9000 on validation; 30 rows"
+    check_soft_labels(found, data, manifest)
+    split = split_of(data, "unlabelled")
+    of_row = dict(zip(rows.tolist(), chances.tolist(), strict=True))
+    wanted = np.array([of_row[row] for row in split.column("row").tolist()], np.float32)
+    targets = targets_of(found, split)
+    assert targets.dtype == np.float32
+    np.testing.assert_array_equal(targets, wanted[:, 1] if len(manifest.labels) == 2 else wanted)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("dataset", "soft labels of another dataset"),
+        ("rows", "29 rows, the dataset has 30 unlabelled; make it again"),
+        ("sum", r"row \d+ has \[.*\], which are no probabilities that add up to 1"),
+    ],
+)
+def test_what_does_not_fit_the_dataset(data: Path, manifest: Manifest, tmp_path: Path, wrong: str, words: str) -> None:
+    teacher, (rows, chances) = teacher_of(manifest), draw(manifest)
+    if wrong == "dataset":
+        teacher = replace(teacher, dataset="0" * 64)
+    elif wrong == "rows":
+        rows, chances = draw(manifest, 29)
+    else:
+        chances[3] = 0.9
+    path = tmp_path / "soft.arrow"
+    write_soft_labels(path, teacher, rows, chances)
+    with pytest.raises(DataError, match=words) as caught:
+        check_soft_labels(read_soft_labels(path), data, manifest)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_teacher_that_knows_nothing_is_refused_unless_asked_for(
+    data: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    classes = len(manifest.labels)
+    logits = np.random.default_rng(3).normal(size=(90, classes))
+    validation = measured(logits if classes > 2 else logits[:, 0], np.arange(90) % classes, Decision())
+    path = tmp_path / "x.arrow"
+    write_soft_labels(path, replace(teacher_of(manifest), validation=validation), *draw(manifest))
+    assert "no better than chance" in read_soft_labels(path).in_words
+    with pytest.raises(DataError, match=r"x\.arrow: its teacher, run x, is no better than chance on validation"):
+        checks.open_soft_labels(asked(data, rows=8, labels=str(path)), manifest)
+    checks.open_soft_labels(asked(data, rows=8, labels=str(path), any_teacher=True), manifest)
+
+
+def asked(data: Path, *, rows: int = 0, allow: str = "", **teaching: Any) -> RunConfig:
+    order, own = OrderConfig(unlabelled_batch=rows), SelfTrainingConfig(**teaching)
+    return RunConfig(data=str(data), order=order, self_training=own, global_batch=10, allow=allow)
+
+
+def test_a_run_goes_on_with_the_soft_labels_it_began_with() -> None:
+    began = SimpleNamespace(path=Path("run/checkpoints/step-7"), state={"soft_labels": {"sha256": "a" * 64}})
+    config = RunConfig(data="data", run="run")
+    check_resumed(began, "a" * 64, config)
+    for found in ("b" * 64, None):
+        with pytest.raises(ConfigError, match=r"self_training.labels: the run of run/checkpoints/step-7 began with"):
+            check_resumed(began, found, config)
+        check_resumed(began, found, replace(config, allow="self_training.labels"))
+    with pytest.raises(ConfigError, match=r"began with none, now those of sha256 bbbbbbbbbbbb are asked for"):
+        check_resumed(SimpleNamespace(path=Path("x"), state={}), "b" * 64, config)

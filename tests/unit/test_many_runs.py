@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many trainings in one command: the configuration of each, refusals, and the table of their figures."""
+"""Many trainings in one command: the configuration of each, refusals, and the table of their figures. The figures of
+``harness plan`` are those of the run.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.__main__ import main
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
-from harness.config import RunConfig
+from harness.config import ModelConfig, OrderConfig, RunConfig
+from harness.data.checks import order_spec, unlabelled_spec
+from harness.data.order import order_over
 from harness.data.views import held_out
 from harness.launch import launcher, many
+from harness.launch.plan import gpu_step_s
 from harness.launch.stop import STOP
-from harness.rundir import layout
-from harness.training import preflight
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import PLAIN
-from tests.datasets import cut_into_folds, write_dataset
+from tests.datasets import cut_into_folds, shared_dataset, split_of, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -112,24 +116,6 @@ def test_several_machines_start_lost_ranks_again_unless_told(
     assert starts == list(range(restarts + 1))
 
 
-def begun(path: Path) -> Path:
-    path.mkdir(parents=True)
-    (path / "config.yaml").write_text("{}\n")
-    return path
-
-
-def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path) -> None:
-    for name in ("one", "many/seed-0", "many/seed-1"):
-        begun(tmp_path / name)
-    with pytest.raises(ConfigError, match="one holds a single run; name another directory for --seeds"):
-        layout.check_many(tmp_path / "one", "seed")
-    with pytest.raises(ConfigError, match="many holds the runs seed-0, seed-1; name another directory for --folds"):
-        layout.check_many(tmp_path / "many", "fold")
-    asked = RunConfig(data=str(data), run=str(tmp_path / "many"))
-    with pytest.raises(ConfigError, match=r"holds the runs seed-0, seed-1; name another .* or go on with --seeds 0,1"):
-        preflight.find_resume_point(asked, print, print)
-
-
 def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for as_json in (True, False):
         baseline(BaselineConfig(data=str(data), folds=True, json=as_json))
@@ -140,3 +126,79 @@ def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: 
         held_out(manifest, fold, data).rows("validation") for fold in range(3)
     ]
     assert f"fold-2       {found['fold-2']['accuracy']:.4f}" in said
+
+
+dataset = shared_dataset({"train": 500, "validation": 20, "test": 20}, block_rows=32)
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    assert main(["plan", *PLAIN, *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("extra", [("--global_batch", 24), ("--global_batch_tokens", 1000)])
+def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixture[str], extra: tuple) -> None:
+    values = as_json(capsys, "--data", dataset, "--world_size", 4, "--epochs", 3, *extra)
+    config = RunConfig(data=str(dataset), **{extra[0][2:]: extra[1]})
+    split = split_of(dataset)
+    order = order_over(split, order_spec(config))
+    lengths = split.column("length").tolist()
+    sizes = [len(order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
+    assert values["steps_per_epoch"] == len(sizes)
+    assert (values["steps"], values["rows"], values["tokens"]) == (3 * len(sizes), 500, sum(lengths))
+    assert values["rows_per_step"] == [min(sizes), max(sizes)]
+    padded, apart = [], []
+    for step in range(order.steps_per_epoch):
+        of_ranks = [[lengths[row] for row in order.batch_rows(0, step)[rank::4]] for rank in range(4)]
+        padded += [len(part) * max(part) for part in of_ranks]
+        tokens = [sum(part) for part in of_ranks]
+        apart.append((max(tokens) - min(tokens)) / (sum(tokens) / 4))
+    assert values["ranks"]["padding"] == pytest.approx(1 - sum(lengths) / sum(padded))
+    assert values["ranks"]["worst_step"] == pytest.approx(max(apart))
+    longest = [max(lengths[row] for row in order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
+    assert values["ranks"]["time_steps"] == pytest.approx(sum(longest) / len(longest))
+
+
+def test_more_gpus_do_not_shorten_a_step_of_few_rows() -> None:
+    config, large = RunConfig(data="here"), RunConfig(data="here", model=ModelConfig(hidden_size=1024))
+    one, eight, many = (gpu_step_s(config, 200, rows, 0, 1) for rows in (64, 8, 8192))
+    assert one == eight == pytest.approx(200 * 10e-6 + 0.4e-3)
+    assert many > 3 * one
+    assert gpu_step_s(large, 200, 512, 0, 1) > 4 * gpu_step_s(large, 200, 64, 0, 8)
+    assert gpu_step_s(config, 200, 8, 10**8, 8) == pytest.approx(one + 8 * 10**8 * 7 / 8 / 1e11)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "advice"),
+    [
+        (("--global_batch", 64), [62, 63], "63 rows at once on a process keep no GPU busy, 64 are the least; raise"),
+        (("--global_batch", 250), [250, 250], None),
+        (("--global_batch_tokens", 1000), [14, 44], "raise global_batch_tokens or start fewer processes"),
+    ],
+)
+def test_rows_of_a_process_and_when_they_are_too_few(
+    dataset: Path, capsys: pytest.CaptureFixture[str], options: tuple, rows: list[int], advice: str | None
+) -> None:
+    values = as_json(capsys, "--data", dataset, *options)
+    assert values["rows_per_process"] == rows
+    assert (advice or "") in (values["too_few_for_a_gpu"] or "")
+    assert (values["too_few_for_a_gpu"] is None) == (advice is None)
+
+
+def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", *PLAIN, "--data", str(dataset), "--global_batch", "50", "--world_size", "3"])
+    shown = capsys.readouterr().out
+    assert max(cells(line) for line in shown.splitlines() if str(dataset) not in line) <= 80
+    assert "steps      10 an epoch, 40 in all, of 50 to 50 rows" in shown
+    assert "few steps  40 updates are few; --epochs 30 makes 300, or lower --global_batch" in shown
+
+
+def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path, {"train": 200, "validation": 20, "unlabelled": 130}, block_rows=32)
+    asked = ("--data", tmp_path, "--world_size", 3, "--epochs", 4, "--global_batch", 20)
+    alone, both = as_json(capsys, *asked), as_json(capsys, *asked, "--order.unlabelled_batch", 30)
+    config = RunConfig(data=str(tmp_path), order=OrderConfig(unlabelled_batch=30))
+    order = order_over(split_of(tmp_path, "unlabelled"), unlabelled_spec(config))
+    stream = both["unlabelled_stream"]
+    assert (alone["unlabelled_stream"], stream["rows"], stream["passes"]) == (None, 130, 40 / order.steps_per_epoch)
+    assert both["memory"]["tokens_on_device"] > alone["memory"]["tokens_on_device"]

@@ -1,31 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths that are not regular files: every command and key reports them in one sentence, without blocking."""
+"""Odd names: paths that are not regular files are reported in one sentence, without blocking; no command prints escape
+sequences of labels, texts, paths and options to a terminal (docs/security.md).
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
-from harness.__main__ import main as harness
-from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli
-from tests.bundles import write_run
-from tests.corpora import write_csv
+from harness.__main__ import main
+from harness.rundir.layout import BUNDLE, CONFIG
+from preprocessing.base import cli, terminal
+from preprocessing.base.errors import DataError
+from preprocessing.base.terminal import Live, Screen, guards, public
+from tests.bundles import write_drawn, write_run
+from tests.corpora import Command, prepare, write_csv
 from tests.fuzz.outcome import limited
+from tests.report_runs import write_log
+from tests.unit.test_terminal import Terminal
 
 pytestmark = pytest.mark.thorough
 
 PLAIN = ["--config", "tests/plain.yaml"]
-OPTIONS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "source.path": (preprocessing, "prepare --source.path PATH --output HERE/o"),
-    "config": (preprocessing, "prepare --config PATH --output HERE/o"),
-    "plan": (harness, "plan --data PATH --config tests/plain.yaml"),
-    "predict --run": (harness, "predict --run PATH a"),
-    "predict --input": (harness, "predict --run HERE/run --input PATH --output HERE/out.csv --format csv"),
+OPTIONS = {
+    "source.path": "prepare --source.path PATH --output HERE/o",
+    "config": "prepare --config PATH --output HERE/o",
+    "plan": "plan --data PATH --config tests/plain.yaml",
+    "predict --run": "predict --run PATH a",
+    "predict --input": "predict --run HERE/run --input PATH --output HERE/out.csv --format csv",
 }
 
 
@@ -42,11 +54,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_odd_path_gets_one_sentence(option: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    main, line = OPTIONS[option]
     not_utf8 = os.fsdecode(os.fsencode(folder) + b"/caf\xe9")
     long, broken = str(folder / ("x" * 300)), str(folder / "a\nerror: all is well")
     for path in (str(folder / "pipe"), "/dev/zero", long, not_utf8, "~nobody/x", "", broken, str(folder / "loop")):
-        words = [word.replace("HERE", str(folder)).replace("PATH", path) for word in line.split()]
+        words = [word.replace("HERE", str(folder)).replace("PATH", path) for word in OPTIONS[option].split()]
         with limited(20):
             code = cli.run(main, words)
         err = capfd.readouterr().err
@@ -63,10 +74,10 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     """Otherwise a file would be reported as damaged, or a checkpoint's state would be."""
     data = folder / os.fsdecode(b"caf\xe9") / "data"
     shutil.copytree(folder / "data", data)
-    for main, words, key in (
-        (preprocessing, ["check", str(data)], "data:"),
-        (preprocessing, ["prepare", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
-        (harness, ["plan", *PLAIN, "--data", str(data)], "data:"),
+    for words, key in (
+        (["check", str(data)], "data:"),
+        (["prepare", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
+        (["plan", *PLAIN, "--data", str(data)], "data:"),
     ):
         assert cli.run(main, words) == 2, words
         sentence = capfd.readouterr().err
@@ -74,3 +85,123 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
         assert "is not UTF-8" in sentence
         assert "give it another name, or a link" in sentence
     assert not (data / "new").exists()
+
+
+GOOD = "good\x1b]0;owned\x07\x1b[2J\u202e"
+BAD = "bad\x9b31m\x7f\u2066\x0b"
+WORD = "fine\x1b[8mhidden\u202d"
+FOLDER = "da\x1b[31mta\u202e"
+FOREIGN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus, a dataset and a run in a folder, all with escape sequences in their names."""
+    place = tmp_path_factory.mktemp("foreign") / FOLDER
+    place.mkdir()
+    random = np.random.default_rng(1)
+    rows = []
+    for number in range(60):
+        label = (GOOD, BAD)[number % 2]
+        rows.append((f"{WORD} w{number} {' '.join(random.choice(['a', 'b', 'c', WORD], 4))}", label))
+    write_csv(place / "rows.csv", rows)
+    manifest = prepare(place / "rows.csv", place / "data")
+    write_drawn(place / "run" / BUNDLE, place / "data")
+    (place / "run" / CONFIG).write_text(yaml.safe_dump({"data": str(place / "data"), "run": str(place / "run")}))
+    write_log(place / "run", manifest, place / "data", 3.0, 1)
+    return place
+
+
+def commands(place: Path) -> dict[str, tuple[list[str], int]]:
+    """A command line each: its words, its exit code."""
+    run, data, rows = str(place / "run"), str(place / "data"), str(place / "rows.csv")
+    return {
+        "inspect": (["inspect", data], 0),
+        "an option": (["prepare", f"--{GOOD}", "1"], 2),
+        "a value": (["prepare", "--text.max_tokens", BAD], 2),
+        "baseline": (["baseline", "--data", data], 0),
+        "predict": (["predict", "--run", run, f"{WORD} \x1b[2J"], 0),
+        "explain": (["explain", run, f"{WORD} \x1b[2J b"], 0),
+        "evaluate": (["evaluate", "--run", run, "--input", rows, "--device", "cpu"], 0),
+    }
+
+
+@pytest.mark.parametrize("name", commands(Path()))
+def test_no_command_passes_an_escape_sequence_on(
+    name: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither to a file nor, for the longest command, to a terminal with a live line."""
+    words, expected = commands(place)[name]
+    live = name == "baseline"
+    if live:
+        monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
+        monkeypatch.setenv("NO_COLOR", "1")
+    capsys.readouterr()
+    code = cli.run(main, words)
+    out, err = capsys.readouterr()
+    assert code == expected, err
+    drawn = re.compile("\r\x1b\\[K") if live else re.compile("(?!)")
+    for said in (out, err):
+        assert not FOREIGN.search(drawn.sub("", said)), said
+    if code:
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["report", "explain"])
+def test_a_page_has_no_control_characters_and_says_what_it_may_do(command: str, place: Path, tmp_path: Path) -> None:
+    run, output = str(place / "run"), tmp_path / "page.html"
+    words = [command, run, *([f"{WORD} \r\x1b[2J b"] if command == "explain" else []), "--output", str(output)]
+    assert cli.run(main, words) == 0
+    page = output.read_bytes().decode()
+    assert not FOREIGN.search(page)
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["style-src"] == f"'sha256-{digest}'"
+    assert "script-src" not in rules
+
+
+def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, command: Command) -> None:
+    assert command("inspect", place / "data", "--json") == 0
+    assert not FOREIGN.search(command.out)
+    assert sorted(json.loads(command.out)["labels"]) == sorted([BAD, GOOD])
+    assert command("inspect", place / "data") == 0
+    assert r"good\u001b]0;owned\u0007\u001b[2J\u202e" in command.out
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("http://me:SECRET@host:80/a.csv: no such file", "http://host:80/a.csv: no such file"),
+        ("see 'https://me:SE@CRET@host/a.csv?token=SECRET': gone", "see 'https://host/a.csv': gone"),
+        ("s3://KEY:SEC/RET+x@bucket/p?region=SECRET", "s3://bucket/p"),
+        ("s3://bucket/part-?.csv", "s3://bucket/part-?.csv"),
+    ],
+)
+def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) -> None:
+    assert public(address) == expected
+    assert str(DataError(address)) == expected
+
+
+def test_what_others_print_below_a_live_line_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Terminal()
+    monkeypatch.setattr(sys, "stdout", watched)
+    monkeypatch.setattr(sys, "stderr", watched)
+    monkeypatch.setenv("TERM", "xterm")
+    with guards():
+        screen = Screen()
+        live = Live(lambda: (0.5, ["before \x1b[2J", "after \x1b[2J\nmore"]), screen)
+        live.show()
+        print("a label: \x1b[2J\x1b]0;x\x07")
+        screen.say("said \x1b[2J")
+        live.close()
+    assert sys.stdout is watched
+    said = watched.getvalue()
+    assert "\x1b[2J" not in said
+    assert "\x1b]0" not in said
+    assert r"a label: \u001b[2J\u001b]0;x\u0007" in said
+    assert r"before \u001b[2J" in said
+    assert r"after \u001b[2J\nmore" in said

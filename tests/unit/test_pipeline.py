@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole job: the bytes depend only on content and configuration; shards hold the encoder's output."""
+"""The whole job: the bytes depend only on content and configuration; shards hold the encoder's output; ``inspect``
+shows it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
 from preprocessing.job.encode import ladder
 from preprocessing.text.encoder import Encoder
@@ -41,8 +43,8 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(
     subwords: str, source: Path, tmp_path: Path, command: Command
 ) -> None:
     few = ("--text.subwords", subwords, "--vocabulary.max_size", 120)
-    assert command.build(source, tmp_path / "out", *SMALL, *few) == 0, command.err
-    manifest, found = read_manifest(tmp_path / "out"), stored(tmp_path / "out")
+    manifest = command.build(source, tmp_path / "out", *SMALL, *few)
+    found = stored(tmp_path / "out")
     assert sum(map(manifest.rows, manifest.splits)) == len(found) == len(ROWS)
     vocabulary = Vocabulary.read(tmp_path / "out" / "vocabulary.arrow")
     encoder = Encoder(TextPipeline.from_json(manifest.text), vocabulary)
@@ -60,15 +62,13 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(
 @pytest.mark.processes
 def test_the_bytes_do_not_depend_on_workers_or_parts(source: Path, tmp_path: Path, command: Command) -> None:
     more = ("--text.subwords", "bpe")
-    assert command.build(source, tmp_path / "a", "--shards.rows", 100, *more) == 0
-    assert command.build(source, tmp_path / "b", *SMALL, "--executor.workers", 2, *more) == 0
+    command.build(source, tmp_path / "a", "--shards.rows", 100, *more)
+    command.build(source, tmp_path / "b", *SMALL, "--executor.workers", 2, *more)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Command) -> None:
-    assert command.build(source, tmp_path / "out", "--splits.validation", 0.2) == 0
-    manifest = read_manifest(tmp_path / "out")
-    statistics = manifest.statistics
+    statistics = command.build(source, tmp_path / "out", "--splits.validation", 0.2).statistics
     assert (statistics["rows_read"], statistics["rows_kept"]) == (len(ROWS), len(ROWS))
     assert statistics["duplicates"] == {"exact": 5, "normalised": 6, "across_splits": 0}
     for name, entry in statistics["splits"].items():
@@ -95,7 +95,7 @@ def test_a_few_widths_keep_padding_low(seed: int, middle: float, spread: float) 
 
 def test_a_limit_draws_rows_from_all_over_the_source(source: Path, tmp_path: Path, command: Command) -> None:
     for more in ("8", "0.005"):
-        assert command.build(source, tmp_path / more, "--limit", 100, "--source.part_mb", more) == 0
+        command.build(source, tmp_path / more, "--limit", 100, "--source.part_mb", more)
         rows = stored(tmp_path / more)
         assert (len(rows), min(rows) < 20, max(rows) > 380) == (100, True, True)
     assert f"read: 100 of {len(ROWS)} rows of {source}\n" in unwrapped(command.out)
@@ -131,7 +131,7 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
         "left out: 1 row repeating an earlier text of their split (quality.duplicates)",
     ]
     for quiet in ("true", "false"):  # the second time the dataset is there already
-        assert command.build(tmp_path / "a.parquet", tmp_path / "out", *given, "--quiet", quiet) == 0, command.err
+        manifest = command.build(tmp_path / "a.parquet", tmp_path / "out", *given, "--quiet", quiet)
         found = [line for line in command.err.splitlines() if line.startswith(("left out:", "kept:", "shortened:"))]
         shortened = found.pop()
         assert found == every
@@ -139,7 +139,7 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
         ends = f"read: {len(SUSPECT_ROWS)} rows of {tmp_path}/a.parquet\n", f"next: padless train {tmp_path}/out\n"
         assert (command.out == "") == (quiet == "true")
         assert quiet == "true" or all(line in unwrapped(command.out) for line in ends)
-    statistics = read_manifest(tmp_path / "out").statistics
+    statistics = manifest.statistics
     cut = sum(split["truncated"] for split in statistics["splits"].values())
     assert shortened == f"shortened: {cut} rows of more than 64 tokens (text.max_tokens)"
     left_out = sum(int(line.split()[2]) for line in found if line.startswith("left out:"))
@@ -160,7 +160,7 @@ def test_what_the_tokens_are_is_said(
     text: str, more: tuple[str, ...], expected: str, tmp_path: Path, command: Command
 ) -> None:
     source = write_csv(tmp_path / "a.csv", [(" ".join([text] * row), row % 2) for row in range(1, 61)])
-    assert command.build(source, tmp_path / "out", *more) == 0, command.err
+    command.build(source, tmp_path / "out", *more)
     assert f"\ntokens: {expected}" in command.err
 
 
@@ -170,8 +170,38 @@ def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) ->
     source = write_jsonl(tmp_path / "reviews.jsonl", reviews(60))
     with open(source, "a") as file:
         file.writelines(json.dumps({"text": text, "label": "negative"}) + "\n" for text in texts)
-    assert command.build(source, tmp_path / "out", "--text.stop_words", "stop-words") == 0, command.err
-    statistics = read_manifest(tmp_path / "out").statistics
+    statistics = command.build(source, tmp_path / "out", "--text.stop_words", "stop-words").statistics
     assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)
     assert sum(split["truncated"] for split in statistics["splits"].values()) == 1
     assert verify(tmp_path / "out") == []
+
+
+def test_inspect(tmp_path: Path, command: Command) -> None:
+    rows, dataset = [*reviews(300), ("word " * 100, "positive")], tmp_path / "out"
+    command.build(write_csv(tmp_path / "reviews.csv", rows), dataset)
+    assert command("inspect", dataset, "--json", "--samples", 3) == 0
+    found = json.loads(command.out)
+    splits = found["splits"]
+    assert {name: split["rows"] for name, split in splits.items()} == {"train": 241, "validation": 30, "test": 30}
+    assert sum(split["truncated"] for split in splits.values()) == 1
+    assert sum(splits["train"]["rows_per_width"].values()) == 241
+    samples = [sample for samples in found["samples"].values() for sample in samples]
+    assert len(samples) == 9
+    for sample in samples:
+        text, label = rows[sample["row"] - 1]
+        assert sample["label"] == label
+        assert sample["text"].split()[0] in (text.split()[0], "<unk>")
+    assert command("inspect", dataset) == 0
+    assert "rows read 301, kept 301; left out: none" in command.out
+
+
+def test_fetch_nltk_says_what_failed(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nltk.downloader import Downloader, ErrorMessage
+
+    def pretend(self: Downloader, resource: str, download_dir: str, *_: Any, **__: Any) -> list[Any]:
+        assert download_dir == str(tmp_path)
+        return [ErrorMessage(resource, "no route to host")] if resource == "wordnet" else []
+
+    monkeypatch.setattr(Downloader, "incr_download", pretend)
+    assert command("fetch-nltk", "--dir", tmp_path) == 1
+    assert "fetch-nltk: wordnet: no route to host" in command.sentence

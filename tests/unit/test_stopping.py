@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stop signal to a command, in real processes: the sentence, the exit code, and how soon."""
+"""Stop signals, in real processes: to a command, and to the launcher, which asks its ranks or kills them."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from preprocessing.base import processes
 from preprocessing.base.errors import UserError
 from preprocessing.base.processes import locked
-from tests.commands import ROOT
+from tests.commands import start_python
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 COMMAND = """
@@ -38,10 +37,13 @@ def begin(body: str) -> subprocess.Popen[str]:
     """A running command whose ``main`` is ``body``."""
     where = "time.sleep(30)"  # inside whatever stands around it
     body = body.replace(where, READY + where, 1) if where in body else READY + body
-    code = COMMAND.replace("{body}", body)
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
-    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "in it\n"]
+    return saying(COMMAND.replace("{body}", body), "ready", "in it")
+
+
+def saying(program: str, *lines: str) -> subprocess.Popen[str]:
+    """A running program that has printed these lines."""
+    process = start_python("-c", program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert [process.stdout.readline() for _ in lines] == [f"{line}\n" for line in lines]
     return process
 
 
@@ -112,7 +114,7 @@ import sys, time
 from pathlib import Path
 from preprocessing.base.errors import UserError
 from preprocessing.base.processes import locked
-with locked(Path(sys.argv[1]), 0, UserError("taken")):
+with locked(Path({path!r}), 0, UserError("taken")):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -121,9 +123,8 @@ TAKEN = UserError("out: another run is writing; wait for it")
 
 def test_who_holds_a_lock_is_said_and_how_to_let_it_go_on(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    holder = saying(HOLD.format(path=str(path)), "held")
     try:
-        assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError) as refused, locked(path, 0.2, TAKEN):
             pass
         assert str(refused.value) == f"out: another run is writing; wait for it (process {holder.pid})"
@@ -136,7 +137,65 @@ def test_who_holds_a_lock_is_said_and_how_to_let_it_go_on(tmp_path: Path) -> Non
         assert str(refused.value) == f"out: another run is writing; wait for it {stopped}"
     finally:
         holder.kill()
-        holder.wait(20)
-        holder.stdout.close()
+        holder.communicate(timeout=20)
     with locked(path, 5, TAKEN):  # a dead process holds nothing
         assert path.read_text().split()[0] == str(os.getpid())
+
+
+LAUNCHER = """
+import subprocess, sys, time
+from harness.launch import stop
+stop.ANSWER_S, stop.OTHERS_S, stop.BACKSTOP_S = 2.0, 1.0, 2.0
+STOP = stop.STOP
+STOP.begin()
+
+def conclude():
+    print("concluded", STOP.verdict or STOP.heard[0], flush=True)
+    return 7
+
+code = 0
+with STOP.ranks(begun=lambda: True, conclude=conclude):
+    rank = subprocess.Popen([sys.executable, "-c", {rank!r}])
+    code = rank.wait()
+print(STOP.heard, STOP.now, STOP.unbegun, STOP.verdict, flush=True)
+sys.exit(code % 256)
+"""
+POLITE = """
+import signal, sys, time
+from harness.ranks import stopping
+stopping.install()
+print("rank", flush=True)
+while stopping.received() is None:
+    time.sleep(0.01)
+time.sleep(0.2)
+sys.exit(5)
+"""
+STUBBORN = POLITE.replace("time.sleep(0.2)", "time.sleep(60)")
+
+
+def launcher(rank: str) -> subprocess.Popen[str]:
+    """A launcher whose rank is there."""
+    return saying(LAUNCHER.format(rank=rank), "rank")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])
+def test_a_rank_is_asked_and_given_its_time(name: str) -> None:
+    process = launcher(POLITE)
+    process.send_signal(getattr(signal, name))
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (5, f"['{name}'] False False None\n")
+
+
+def test_a_rank_that_stays_stopped_is_killed_and_named() -> None:
+    process = launcher(STUBBORN)
+    (rank,) = psutil.Process(process.pid).children()
+    rank.suspend()
+    process.terminate()
+    deadline = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < deadline:
+        if psutil.pid_exists(rank.pid) and rank.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            rank.suspend()
+        time.sleep(0.02)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL % 256
+    assert f"rank 0 (process {rank.pid}, stopped) did not answer SIGTERM within 2 s and was killed" in out

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages and exit codes for failed writes, the same for all commands and ranks."""
+"""Messages and exit codes for failed writes, the same for all commands and ranks; a full disk at every write; untrusted
+JSON.
+"""
 
 from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import subprocess
 import sys
@@ -18,8 +21,12 @@ from harness.ranks.distributed import RankError, World
 from harness.training.console import Log
 from preprocessing.base import atomic
 from preprocessing.base.atomic import refusal, storing
-from preprocessing.base.errors import ConfigError, StorageError, UserError
-from tests.commands import ROOT
+from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+from preprocessing.base.untrusted import MOST_DEPTH, parse_json, read_json, shown
+from tests.commands import ROOT, run_module
+from tests.full_disks import why_not
+
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
 def refused(number: int, name: str | None = "/disk/a") -> UserError:
@@ -69,7 +76,7 @@ def test_ranks_agree_on_a_full_disk() -> None:
     assert RankError.exit_code == 1
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@needs_full
 def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[str]) -> None:
     stream = open("/dev/full", "w")  # noqa: SIM115 - closed below
     log = Log()
@@ -82,7 +89,7 @@ def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@needs_full
 def test_standard_output_that_is_full() -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "harness", "recipes"]
@@ -94,7 +101,7 @@ def test_standard_output_that_is_full() -> None:
     assert "Exception ignored" not in result.stderr
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@needs_full
 def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lines"
     atomic.append_line(path, "one")
@@ -107,3 +114,58 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space left"):
         atomic.append_line(path, "two")
     assert path.read_text() == "one\n"
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("only", "at_least"),
+    [
+        pytest.param("^(preprocessing|prediction of a file)$", 30, marks=pytest.mark.slow),
+        pytest.param("", 80, marks=pytest.mark.night),
+    ],
+)
+def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_least: int) -> None:
+    if reason := why_not(tmp_path):
+        pytest.skip(reason)
+    result = run_module("tests.full_disks", "--only", only, timeout_s=3500, OMP_NUM_THREADS="1")
+    assert result.stdout, result.stderr
+    found = json.loads(result.stdout)
+    assert found["faults"] == []
+    assert found["trials"] >= at_least
+
+
+BAD = {
+    b"NaN": "NaN is no number",
+    b"1e999": "the number 1e999 is too large",
+    b"18446744073709551616": "is too large",
+    b'{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' occurs twice",
+    b"[" * (MOST_DEPTH + 1) + b"]" * (MOST_DEPTH + 1): "more than 32 deep",
+    b'{"a":' * 500 + b"1" + b"}" * 500: "more than 32 deep",
+    rb'"\ud800"': "surrogates not allowed",
+    b'"\xff"': "can't decode byte 0xff",
+    b"{} x": "Extra data",
+}
+
+
+@pytest.mark.parametrize("data", BAD, ids=range(len(BAD)))
+def test_what_is_no_strict_json_is_refused_with_a_reason(data: bytes) -> None:
+    with pytest.raises(ValueError, match=BAD[data]):
+        parse_json(data)
+
+
+def test_what_is_strict_json_is_read() -> None:
+    assert parse_json(rb'{"a": "\ud83d\ude00", "b": -9223372036854775808}') == {"a": "😀", "b": -(1 << 63)}
+    assert parse_json(b"[" * MOST_DEPTH + b"]" * MOST_DEPTH) is not None
+
+
+def test_no_more_bytes_than_expected(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b'"abcdefgh"')
+    assert read_json(tmp_path / "file", "restore it", most=10) == "abcdefgh"
+    with pytest.raises(DataError, match="10 bytes, where at most 9 are expected"):
+        read_json(tmp_path / "file", "restore it", most=9)
+
+
+def test_a_foreign_value_is_shown_short_and_harmless() -> None:
+    assert shown("\x1b[31mred\u202e") == "'\\x1b[31mred\\u202e'"
+    assert len(shown("x" * 1_000_000)) == 61
+    assert shown(3) == "3"

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a text to words: unicode against a plain tokenizer, NLTK's against NLTK, stop words, lemmas and data."""
+"""From a text to ids: unicode against a plain tokenizer, NLTK's against NLTK, stop words, lemmas and data; positions
+of tokens in a text, whatever the pipeline removes or changes; counting, freezing and storing a vocabulary, and reusing
+that of a run, a bundle or a dataset.
+"""
 
 from __future__ import annotations
 
 import html as standard
+import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import nltk.data
 import numpy as np
@@ -18,12 +24,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nltk.tokenize import word_tokenize
 
+from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
+from harness.rundir.layout import BUNDLE
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import VOCABULARY, read_manifest
+from preprocessing.job import encode
 from preprocessing.text import cleaning
+from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.resources import WordNet, resolve
-from preprocessing.text.spec import TextSpec
+from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import Counts, freeze
+from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, freeze
+from tests.corpora import Command, reviews, write_csv
+from tests.datasets import split_of, texts_in, write_dataset
 from tests.reference import plain
 from tests.reference.hostile import TEXT, hostile_texts
 
@@ -80,8 +93,8 @@ film Ταινία фильм ֆիլմ ფილმი סֶרֶט فِيلْم ܣ
 
 
 PARTS = [*SCRIPTS[::3], *(word[:2] for word in SCRIPTS), *(f"##{word[2:4]}" for word in SCRIPTS[::2])]
-VOCABULARY = freeze(Counts(pa.array(sorted(set(PARTS)), pa.large_string()), np.ones(len(set(PARTS)), np.int64)))
-IN_PIECES = Tokenizer(resolve(TextSpec(subwords="bpe")), VOCABULARY)
+OF_PIECES = freeze(Counts(pa.array(sorted(set(PARTS)), pa.large_string()), np.ones(len(set(PARTS)), np.int64)))
+IN_PIECES = Tokenizer(resolve(TextSpec(subwords="bpe")), OF_PIECES)
 
 
 @settings(max_examples=20, deadline=None)
@@ -220,3 +233,155 @@ def test_wordnet_lemmas_equal_nltks(texts: int, nltk_data: Path, imdb: list[str]
         changed = [lemma for pos in "nvar" if (lemma := theirs.lemmatize(word, pos)) != word]
         assert first(word) == (changed[0] if changed else word)
     assert (noun("running"), first("running"), first("better")) == ("running", "run", "good")
+
+
+def counts(**table: int) -> Counts:
+    return Counts(pa.array(list(table), pa.large_string()), np.array(list(table.values()), np.int64))
+
+
+def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
+    vocabulary = freeze(counts(b=2, a=2, é=2, Z=2, c=9, rare=1), min_count=2, max_size=None)
+    assert vocabulary.tokens.to_pylist() == ["<pad>", "<unk>", "c", "Z", "a", "b", "é"]
+    assert vocabulary.counts.tolist() == [0, 1, 9, 2, 2, 2, 2]
+    assert (PAD, UNK) == (0, 1)
+    bounded = freeze(counts(a=3, b=2, c=1), min_count=1, max_size=4)
+    assert (bounded.tokens.to_pylist(), bounded.counts.tolist()) == (["<pad>", "<unk>", "a", "b"], [0, 1, 3, 2])
+    spelt = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])), 1, None)
+    assert (spelt.tokens.to_pylist(), spelt.counts.tolist()) == (["<pad>", "<unk>", "x"], [0, 9, 3])
+    assert spelt.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
+
+
+def test_it_is_read_as_it_was_written_or_what_is_wrong_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.arrow"
+    vocabulary = freeze(counts(**{f"token{number}": number + 1 for number in range(50)}, é=99), 1, None)
+    vocabulary.write(path)
+    again = Vocabulary.read(path)
+    assert (again.hash, again.tokens, again.counts.tolist()) == (
+        vocabulary.hash,
+        vocabulary.tokens,
+        vocabulary.counts.tolist(),
+    )
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"token42", b"Token42", 1))
+    with pytest.raises(DataError, match=r"vocabulary\.arrow is damaged"):
+        Vocabulary.read(path)
+
+
+# vocabulary.base
+
+NEW = [*reviews(60, seed=3), *[(f"brandnew word{number % 3} number {number}", "positive") for number in range(20)]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, and a run with a bundle of it."""
+    root = tmp_path_factory.mktemp("base")
+    write_dataset(root / "data", {"train": 60, "validation": 10}, widths=(64,))
+    write_vocabulary(root / "run" / BUNDLE, root / "data")
+    (root / "run" / BUNDLE / INDEX).write_text(index_of(root / "data"))
+    return root
+
+
+def index_of(data: Path, **more: object) -> str:
+    manifest = read_manifest(data)
+    content = {"format": KIND[0], "text": manifest.text, "vocabulary_hash": manifest.vocabulary_hash}
+    return json.dumps({**content, **more})
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("source") / "new.csv", NEW)
+
+
+BASED = ("--vocabulary.min_count", "auto", "--vocabulary.base")
+
+
+def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: Path, command: Command) -> None:
+    """Weights of the base can read them (law 1); the next test uses a dataset as the base."""
+    assert (encode.BUNDLE, encode.BUNDLE_INDEX) == (BUNDLE, INDEX)
+    made = command.build(source, tmp_path / "out", *BASED, base / "run")
+    old = read_manifest(base / "data")
+    assert (made.text_hash, made.vocabulary_hash) == (old.text_hash, old.vocabulary_hash)
+    assert (tmp_path / "out" / VOCABULARY).read_bytes() == (base / "data" / VOCABULARY).read_bytes()
+    encoder = Encoder(TextPipeline.from_json(old.text), Vocabulary.read(base / "data" / VOCABULARY))
+    train = split_of(tmp_path / "out")
+    found = np.concatenate(texts_in(train))
+    assert found.tolist() == encoder([NEW[row - 1][0] for row in train.column("row")]).ids.tolist()
+    assert f"the {old.vocabulary_size:,} ids of {base / 'run'} cover " in command.err
+
+
+def test_another_base_under_the_same_name_makes_another_dataset(
+    base: Path, source: Path, tmp_path: Path, command: Command
+) -> None:
+    shutil.copytree(base / "data", tmp_path / "base")
+    command.build(source, tmp_path / "out", *BASED, tmp_path / "base")
+    shutil.rmtree(tmp_path / "base")
+    write_dataset(tmp_path / "base", {"train": 50, "validation": 10}, widths=(64,), seed=4)
+    refused = command.refused(2, source, tmp_path / "out", *BASED, tmp_path / "base")
+    assert "holds a dataset of another configuration" in refused
+
+
+def tokenizer_of(**spec: Any) -> Tokenizer:
+    return Tokenizer(resolve(TextSpec(**spec)))
+
+
+def placed(tokenize: Tokenizer, text: str) -> list[tuple[str, str | None]]:
+    """Each token, and its characters in the text."""
+    (tokens,) = tokenize([text]).to_lists()
+    spans = spans_of(text, tokens, [], lambda some: tokenize(some).to_lists(), tokenize.pipeline.spec)
+    return [(token, span and text[slice(*span)]) for token, span in zip(tokens, spans, strict=True)]
+
+
+def test_words_stand_where_they_were_written() -> None:
+    text = '<p class="x">A <b>GREAT</b> film,it&nbsp;was &quot;Good&quot;; don’t miss it!<script>if (a) b</script> a<b'
+    assert placed(tokenizer_of(), text) == [
+        *(("a", "A"), ("great", "GREAT"), ("film", "film"), ("it", "it"), ("was", "was"), ("good", "Good")),
+        *(("don't", "don’t"), ("miss", "miss"), ("it", "it"), ("!", "!"), ("a", "a"), ("b", "b")),
+    ]
+
+
+def test_other_scripts_and_composed_letters() -> None:
+    text = "房间很大！(👍🏽) #Happy_Day, 🇩🇪"
+    assert placed(tokenizer_of(), text) == [
+        *((one, one) for one in "房间很大"),
+        ("!", "！"),
+        *(("👍", "👍"), ("#happy", "#Happy"), ("day", "Day"), ("🇩", "🇩"), ("🇪", "🇪")),
+    ]
+    text = "Ａ１ﾃﾞｰﾀ㌔,ｘ é"
+    assert placed(tokenizer_of(strip_accents=True), text) == [
+        *(("a1", "Ａ１"), ("デ", "ﾃﾞ"), ("ー", "ｰ"), ("タ", "ﾀ"), ("キ", "㌔"), ("ロ", "㌔"), ("x", "ｘ"), ("e", "é")),
+    ]
+    text = "हिन्दी snake_case l’été e\u0301te\u0301 caf&eacute; 3.5/10 soft\u00adhyphen"
+    assert placed(tokenizer_of(), text) == [
+        *(("हिन्दी", "हिन्दी"), ("snake", "snake"), ("case", "case"), ("l'été", "l’été"), ("été", "e\u0301te\u0301")),
+        *(("café", "caf&eacute;"), ("3.5", "3.5"), ("10", "10"), ("softhyphen", "soft\u00adhyphen")),
+    ]
+
+
+def test_a_tokenizer_that_looks_at_its_neighbours() -> None:
+    text = 'Mr. Smith said: "it isn\'t good." He left (early). The end.'
+    assert placed(tokenizer_of(tokenizer="nltk_line"), text)[:8] == [
+        *(("mr.", "Mr."), ("smith", "Smith"), ("said", "said"), (":", ":")),
+        *(("``", "it"), ("it", "it"), ("is", "is"), ("n't", "n't")),
+    ]
+
+
+SIGNS = ["a", "Film", "é", "e\u0301", "'", "’", "-", ".", ",", " ", "\n", "<b>", "</b>", "<!--", "-->", "<", ">"]
+SIGNS += ["&amp;", "&", ";", '"', "\x00", "ß", "好", "İ", "\u00ad", "<script>", "=", "4", "#", "!", "♥", "ที่"]
+DEFAULT = tokenizer_of()
+
+
+@pytest.mark.thorough
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(SIGNS), max_size=30).map("".join))
+def test_any_text_is_placed_in_order(text: str) -> None:
+    tokenize = DEFAULT
+    (tokens,) = tokenize([text]).to_lists()
+    spans = spans_of(text, tokens, [], lambda some: tokenize(some).to_lists(), tokenize.pipeline.spec)
+    assert len(spans) == len(tokens)
+    known = [span for span in spans if span is not None]
+    assert known == sorted(known)
+    assert all(0 <= start < end <= len(text) for start, end in known)
+    for token, span in zip(tokens, spans, strict=True):
+        if span is not None:
+            assert token in tokenize([text[slice(*span)]]).to_lists()[0]

@@ -1,17 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Word vectors of a dataset's texts: the numbers of a plain decomposition, stored results, and refusals."""
+"""Word vectors: those of a dataset's texts are the numbers of a plain decomposition, stored beside it; those of a file
+are the same rows in every format; and what an embedding starts from.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
+import hashlib
+import struct
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from harness.config import InitConfig, ModelConfig, RunConfig
+from harness.model.starts import from_file
+from harness.ranks.distributed import World
+from harness.training import preflight
+from harness.training.start import Beginning, begin
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset import vectors as command
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.dataset.vectors import (
     VectorsConfig,
     VectorSettings,
@@ -22,7 +34,8 @@ from preprocessing.dataset.vectors import (
     read_kept,
 )
 from preprocessing.dataset.verification import verify
-from tests.datasets import copy_of, shared_dataset, write_dataset
+from preprocessing.text.vocabulary import Vocabulary
+from tests.datasets import copy_of, shared_dataset, split_of, texts_in, write_dataset
 
 SMALL = VectorsConfig(dim=8, window=3)
 
@@ -56,9 +69,8 @@ def plain_associations(texts: list[np.ndarray], size: int, window: int) -> np.nd
 def test_vectors_are_those_of_a_plain_decomposition(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compared by their products, since signs are free; later words get the first ones' directions."""
     manifest = read_manifest(whole)
-    blocks, size = Split(whole, manifest, "train").blocks, manifest.vocabulary_size
-    texts = [ids[:length] for block in blocks for ids, length in zip(block.ids, block.length, strict=True)]
-    expected = plain_associations(texts, size, 3)
+    split, size = split_of(whole), manifest.vocabulary_size
+    blocks, expected = split.blocks, plain_associations(texts_in(split), size, 3)
     left, values, _ = np.linalg.svd(expected)
     monkeypatch.setattr(command, "OVERSAMPLING", size)  # exact: made-up texts have no small singular values
     ours = command.learn(blocks, size, VectorSettings(dim=8, window=3))
@@ -79,7 +91,7 @@ def test_texts_of_one_word_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_of_a_large_corpus_a_sample_is_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = list(Split(whole, read_manifest(whole), "train").blocks) * 40
+    blocks = list(split_of(whole).blocks) * 40
     assert [id(block) for block in command.sample(blocks)] == [id(block) for block in blocks]
     monkeypatch.setattr(command, "MOST_TOKENS", most := sum(int(block.length.sum()) for block in blocks) // 3)
     assert most <= sum(int(block.length.sum()) for block in command.sample(blocks)) <= 1.2 * most
@@ -120,6 +132,112 @@ def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read_kept(kept.path) == kept
 
 
-def test_a_remote_dataset_needs_another_place_for_its_vectors() -> None:
-    with pytest.raises(ConfigError, match=r"output: s3://bucket/data has no directory here, .* name one with -o"):
-        command.main(command.OfDataset(data="s3://bucket/data"))
+DIM = 6
+WORDS = [",", "the", "naïve", "film", "Great", "日本", "don't", "1999"]
+VALUES = np.round(np.random.default_rng(0).normal(size=(len(WORDS), DIM)), 4).astype(np.float32)
+
+
+def vocabulary(*words: str) -> Vocabulary:
+    tokens = ["<pad>", "<unk>", *words]
+    return Vocabulary(pa.array(tokens, pa.large_string()), np.ones(len(tokens), np.int64))
+
+
+def lines(separator: str = " ", end: str = "\n") -> str:
+    return "".join(
+        word + "".join(separator + repr(float(value)) for value in row) + end
+        for word, row in zip(WORDS, VALUES.round(4), strict=True)
+    )
+
+
+def binary(newlines: bool) -> bytes:
+    rows = (word.encode() + b" " + row.tobytes() for word, row in zip(WORDS, VALUES, strict=True))
+    return f"{len(WORDS)} {DIM}\n".encode() + (b"\n" if newlines else b"").join(rows) + (b"\n" if newlines else b"")
+
+
+FILES = {
+    "glove.txt": (lines().encode(), "GloVe"),
+    "tabs.txt": (lines(separator="\t").encode(), "GloVe"),
+    "word2vec.txt": (f"{len(WORDS)} {DIM}\n{lines()}".encode(), "word2vec text"),
+    "cc.en.6.vec": (f"{len(WORDS)} {DIM}\n{lines(end=' ' + chr(10))}\n\n".encode(), "word2vec text"),
+    "word2vec.bin": (binary(newlines=False), "word2vec binary"),
+    "original": (binary(newlines=True), "word2vec binary"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    content, spelt = FILES[name]
+    zipped = name in ("tabs.txt", "word2vec.bin")
+    stored = gzip.compress(content) if zipped else content
+    path = tmp_path / (f"{name}.gz" if zipped else name)
+    path.write_bytes(stored)
+    found = from_file(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
+    assert (found.facts["format"], found.facts["file_words"]) == (spelt, len(WORDS))
+    assert (found.facts["words"], found.facts["tokens"]) == (3, 0.375)
+    assert found.facts["sha256"] == hashlib.sha256(stored).hexdigest()
+    assert np.flatnonzero(found.has).tolist() == [2, 3, 5]
+    for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):
+        np.testing.assert_array_equal(found.vectors[number], VALUES[WORDS.index(word)])
+    assert not found.vectors[[0, 1, 4, 6, 7]].any()
+
+
+def test_words_with_spaces_and_words_that_come_twice(tmp_path: Path) -> None:
+    path = tmp_path / "glove.txt"
+    path.write_text("film 5 6\nat name@domain.com 1 2\n. . . 3 4\nfilm 7 8\n")
+    found = from_file(path, vocabulary("film", "."), 2)
+    assert found.vectors.tolist() == [[0, 0], [0, 0], [5, 6], [0, 0]]
+    assert found.facts["file_words"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"film 1 2\n\nword 1 x\n", "line 3 is no word with 2 numbers: 'word 1 x'"),
+        (b"3 2\nfilm 1 2\nword 1 2\n", "ends after word 2 of the 3 that its first line promises: cut short"),
+        (b"2 2\nfilm " + struct.pack("<ff", 1, 2) + b"word " + b"\0" * 5, "ends inside word 2 of the 2"),
+        (b"text,label\nfilm,1\n", "line 1 is no word with numbers"),
+        (b"\xba\x16\x4f\x2f\x0c\n", "of fastText the .vec"),
+        (gzip.compress(b"film 1 2\nword 3 4\n", mtime=0)[:-9], "cut short inside its gzip stream"),
+    ],
+)
+def test_what_is_broken_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "vectors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=words) as caught:
+        from_file(path, vocabulary("film", "word"), 2)
+    assert str(path) in str(caught.value)
+
+
+def config(data: Path, source: str, **more: object) -> RunConfig:
+    model = ModelConfig(embedding_dim=DIM, embedding_std=0.5, hidden_size=4)
+    base = RunConfig(data=str(data), run=str(data.parent / "run"), model=model, init=InitConfig(vectors=source))
+    return dataclasses.replace(base, **more)
+
+
+def start(data: Path, source: str, **more: object) -> Beginning:
+    return begin(config(data, source, **more), read_manifest(data), {}, World())
+
+
+def test_a_dry_run_learns_nothing(data: Path) -> None:
+    found = start(data, "own", dry_run=True)
+    assert found.vectors is None
+    assert str(found.choices["vectors"]) == "random: a dry run learns none; the run itself does before its first step"
+    assert not folder_of(data).exists()
+
+
+def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: Path, tmp_path: Path) -> None:
+    small = keep_vectors(data, VectorsConfig(dim=4), quiet)[0].path
+    manifest = read_manifest(data)
+
+    def check(source: str, of: Manifest = manifest) -> None:
+        preflight.check_start(config(data, source), of)
+
+    check("own")
+    with pytest.raises(ConfigError, match=r"vectors of 4 numbers, .* is 6; set model\.embedding_dim to 4"):
+        check(str(small))
+    other = dataclasses.replace(manifest, text_hash="another", vocabulary_hash="another")
+    with pytest.raises(DataError, match=r"learned from another dataset .*, whose ids are others; learn those of this"):
+        check(str(small), other)
+    (tmp_path / "glove.txt").write_text("日本 1 2 3 4 5 6\n映画 1 2 3 4 5 6\n")
+    with pytest.raises(DataError, match=r"glove\.txt: none of its 2 words is in the dataset's vocabulary"):
+        start(data, str(tmp_path / "glove.txt"))

@@ -11,10 +11,10 @@ import torch
 
 from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig
-from harness.data.loader import Loader
 from harness.model.classifier import Objective
 from harness.ranks.precision import runnable
 from harness.training.trainer import Trainer
+from tests.batches import loader_of
 from tests.gpu.corpus import MEDIAN
 from tests.gpu.findings import Findings, Setting
 from tests.trainers import lstm_dtypes, make_trainer, session_for
@@ -84,15 +84,7 @@ def typical_step(trainer: Trainer) -> int:
 def in_fp64(trainer: Trainer, step: int) -> Gradients:
     """On the CPU, padded, in micro-batches that fit into its memory."""
     theirs = trainer.loader
-    loader = Loader(
-        theirs.split,
-        theirs.order,
-        rank=0,
-        world_size=1,
-        layout="padded",
-        device=torch.device("cpu"),
-        micro_batch=MICRO_BATCH,
-    )
+    loader = loader_of(theirs.split, theirs.order, micro_batch=MICRO_BATCH)
     objective = Objective(copy.deepcopy(trainer.objective.classifier).cpu().double(), seed=trainer.objective.seed)
     with torch.autocast("cpu", enabled=False):
         for batch in loader.steps(0, step, step + 1):

@@ -19,6 +19,7 @@ import psutil
 
 from harness.rundir import checkpoint
 from harness.rundir.records import read_status
+from tests.commands import came_true
 from tests.gpu.findings import Findings, Setting
 from tests.gpu.launching import (
     SMALL,
@@ -26,13 +27,11 @@ from tests.gpu.launching import (
     finish,
     in_parallel,
     kill_all,
-    rank_process,
     ranks_of,
     start,
     tail,
-    wait_until,
 )
-from tests.runs import steps_done
+from tests.runs import rank_of, steps_done
 
 MODULE = "tests.gpu.several_ranks"
 BATCH = 8
@@ -71,11 +70,11 @@ def saved_and_stopped(setting: Setting, findings: Findings) -> int:
     run = setting.scratch / "saved"
     process = train(setting, run, "--checkpoint.every_s", EVERY_S, "--checkpoint.keep_last", 500)
     try:
-        came = wait_until(lambda: process.poll() is not None or len(saves(run).get(0, {})) >= 4, START_S)
+        came = came_true(lambda: process.poll() is not None or len(saves(run).get(0, {})) >= 4, START_S)
         if not came or process.poll() is not None:
             findings.add("saves", f"no four checkpoints in {START_S} s: {tail(run.with_suffix('.log'))}", False)
             return 1
-        rank_process(process, 1, MODULE).send_signal(signal.SIGUSR2)
+        rank_of(run, 1, MODULE).send_signal(signal.SIGUSR2)
         code = finish(process, 60)
     finally:
         kill_all(process)
@@ -122,11 +121,11 @@ def one_is_lost(setting: Setting, findings: Findings, how: str, lose: Callable[[
         return steps_done(run) >= 4 if lose else "now out of memory" in log.read_text(errors="replace")
 
     try:
-        if not wait_until(lambda: under_way() or process.poll() is not None, START_S) or not under_way():
+        if not came_true(lambda: under_way() or process.poll() is not None, START_S) or not under_way():
             findings.add(what, f"no step in {START_S} s: {tail(log)}", False)
             return 1
         if lose:
-            lose(rank_process(process, 1, MODULE))
+            lose(rank_of(run, 1, MODULE))
         started = time.monotonic()
         code = finish(process, NOTICE_S + 30)
         seconds = time.monotonic() - started

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from harness.rundir.records import read_status
-from tests.commands import read_metrics
+from tests.commands import came_true, logged, read_metrics
 from tests.gpu.findings import Findings, Setting
-from tests.gpu.launching import finish, in_parallel, start_run, tail, wait_until
+from tests.gpu.launching import finish, in_parallel, start_run, tail
 from tests.runs import steps_done
 
 WEIGHTS = ("model.safetensors", "optimizer.safetensors")
@@ -52,7 +52,7 @@ def whole(setting: Setting, run: Path) -> int:
 def interrupted(setting: Setting, run: Path, findings: Findings) -> int:
     """SIGUSR2 to the launcher after a third of the first epoch, then the same command again; the last exit code."""
     process = start(setting, run)
-    wait_until(lambda: process.poll() is not None or steps_done(run) >= 20, 90)
+    came_true(lambda: process.poll() is not None or steps_done(run) >= 20, 90)
     process.send_signal(signal.SIGUSR2)
     code = finish(process, 60)
     status = read_status(run) or {}
@@ -68,7 +68,7 @@ def interrupted(setting: Setting, run: Path, findings: Findings) -> int:
 def beside(one: Path, other: Path) -> tuple[bool, str]:
     """Whether weights, moments and metrics are the same bytes; what differs, in words."""
     same = [name for name in WEIGHTS if last_checkpoint(one, name) == last_checkpoint(other, name)]
-    losses = [[line["loss"] for line in read_metrics(path, "train")] for path in (one, other)]
+    losses = [logged(path, "loss") for path in (one, other)]
     worst = max(abs(ours - theirs) for ours, theirs in zip(*losses, strict=True))
     if len(same) == len(WEIGHTS) and worst == 0:
         return True, "bit-identical: losses, weights, moments, average"

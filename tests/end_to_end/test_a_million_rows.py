@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory does not grow with the corpus: a million rows and four, in less than 600 MB and 40 bytes of disk a row; and a
-dataset of a billion rows opens at once.
+"""Memory does not grow with the rows: preprocessing a million and four, in less than 600 MB and 40 bytes of disk a row,
+a dataset of a billion rows that opens at once, and predictions of a million, whose bytes no kill changes.
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import torch
 
 from harness.config import RunConfig
-from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.placement import open_data
 from harness.launch.plan import forecast
 from harness.ranks.distributed import World
+from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import MANIFEST, Split, read_manifest, write_manifest
-from tests.commands import ROOT
-from tests.corpora import write_csv
+from tests.batches import loader_of
+from tests.bundles import write_run
+from tests.commands import ROOT, run_module, succeed, wait_until
+from tests.corpora import reviews, write_csv
 from tests.datasets import counted, write_dataset
+from tests.distributed.test_preprocess_by_many import Cluster
 
-pytestmark = pytest.mark.processes
-
-CPU = torch.device("cpu")
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def peaks_of(command: list[str]) -> tuple[int, list[int]]:
@@ -56,7 +57,6 @@ def peaks_of(command: list[str]) -> tuple[int, list[int]]:
     return peaks.pop(process.pid), [peak for peak in peaks.values() if peak > 64 << 20]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_first_step(tmp_path: Path) -> None:
     """Of CPU time. All shards are links to a few files; what a step reads is what the split says of its rows."""
@@ -80,7 +80,7 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     split = opened.splits["train"]
     order = order_over(split, OrderSpec(seed=0, global_batch=512))
     for step in steps:
-        loader = Loader(split, order, rank=0, world_size=1, layout="padded", device=CPU, guard=opened.look)
+        loader = loader_of(split, order, guard=opened.look)
         with contextlib.closing(loader.steps(0, step)) as found:
             (batch,) = next(found).micro_batches
         assert time.process_time() - began < 2
@@ -104,8 +104,6 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
         Split(tmp_path, manifest, "train")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_memory_does_not_grow_with_rows(workers: int, tmp_path: Path) -> None:
     random, peaks = np.random.default_rng(0), []
@@ -120,3 +118,82 @@ def test_memory_does_not_grow_with_rows(workers: int, tmp_path: Path) -> None:
         assert sum(map(manifest.rows, manifest.splits)) == rows
         assert sum(part.bytes for parts in manifest.splits.values() for part in parts) < 40 * rows
     assert max(peaks) < min(600 << 20, 1.1 * min(peaks))
+
+
+MANY, FEW = 1_000_000, 100_000
+ALLOWED = 48 << 20
+"""By how many resident bytes a process may be larger with ten times the rows."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("million")
+    write_run(root)
+    texts = [text for text, _ in reviews(10_000, words=9)]
+    for name, number in (("many.csv", MANY), ("few.csv", FEW)):
+        write_csv(root / name, ((row, texts[row * 7919 % 10_000]) for row in range(number)), ("n", "text"))
+    return root
+
+
+def words_of(root: Path, source: str, target: str, *more: object) -> list[str]:
+    """The options of a prediction by two processes."""
+    words = ["--run", root / "run", "--input", root / source, "--output", root / target, "--part_mb", 0.5, *more]
+    return list(map(str, words))
+
+
+def command_of(root: Path, source: str, target: str) -> list[str]:
+    return [sys.executable, "-m", "harness", "predict", *words_of(root, source, target, "--processes", 2)]
+
+
+def peaks(root: Path, source: str, target: str) -> tuple[int, int]:
+    """Peak resident bytes of the command, and of the largest process that it starts."""
+    own, others = peaks_of(command_of(root, source, target))
+    return own, max(others)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root: Path) -> tuple[str, tuple[int, int]]:
+    """The sha256 of the predictions of an uninterrupted run, and its memory."""
+    found = peaks(root, "many.csv", "whole.csv")
+    return atomic.sha256_file(root / "whole.csv"), found
+
+
+def test_memory_does_not_grow_with_the_rows(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
+    few, many = peaks(root, "few.csv", "few-predicted.csv"), undisturbed[1]
+    for small, large in zip(few, many, strict=True):
+        assert large < small + ALLOWED, f"{few} bytes with {FEW:,} rows, {many} with {MANY:,}"
+    with open(root / "whole.csv", "rb") as file:
+        assert sum(1 for _ in file) == MANY + 1
+
+
+def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
+    for enough in (10, 30):
+        words = command_of(root, "many.csv", "killed.csv")
+        process = psutil.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
+        wait_until(lambda enough=enough: len([*(root / "killed.csv.parts").glob("0*.json")]) >= enough, 300)
+        workers = process.children()
+        process.kill()
+        process.wait(timeout=30)
+        wait_until(lambda workers=workers: not any(one.is_running() for one in workers), 30)
+        assert not (root / "killed.csv").exists()
+    result = succeed(run_module("harness", "predict", *words_of(root, "many.csv", "killed.csv"), timeout_s=600))
+    assert "already done" in result.stderr
+    assert atomic.sha256_file(root / "killed.csv") == undisturbed[0]
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[Path]:
+    """The scheduler file of a Dask cluster of two workers."""
+    running = Cluster(tmp_path)
+    for _ in range(2):
+        running.worker()
+    yield running.file
+    running.close()
+
+
+def test_by_two_workers_of_dask(root: Path, scheduler: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
+    dask = ("--executor", "dask", "--scheduler", scheduler)
+    words = words_of(root, "many.csv", "dask.csv", *dask)
+    result = succeed(run_module("harness", "predict", *words, timeout_s=600))
+    assert "dask: " in result.stderr
+    assert atomic.sha256_file(root / "dask.csv") == undisturbed[0]

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of texts as people and programs get them wrong: read for a dataset, and for predictions, or refused.
-
-Another byte in a text is another text, so what is read may be anything but a fault; the undamaged file is read whole.
+"""Texts, files of texts and configurations as people and programs get them wrong. Text→ids is total and linear. Files
+are read for a dataset, and for predictions, or refused: another byte in a text is another text, so what is read may be
+anything but a fault; the undamaged file is read whole.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,24 @@ from hypothesis import strategies as st
 
 from harness.inference.rows import find, texts_of, values_of
 from harness.rundir.training_facts import Reading
-from preprocessing.base.errors import DataError
-from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.base import cli
+from preprocessing.base.configuration import parse_yaml
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus import sources, tables
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import read
+from preprocessing.text.encoder import Encoder
+from preprocessing.text.resources import resolve
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.tokenizer import Tokenizer
+from preprocessing.text.vocabulary import UNK, freeze
 from tests.corpora import write_csv, write_jsonl, write_xlsx
+from tests.datasets import count
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import NASTY, Damage, byte_damages
 from tests.fuzz.outcome import outcome
+from tests.reference.hostile import PIECES
 
 pytestmark = pytest.mark.thorough
 
@@ -186,3 +196,154 @@ def test_a_hopeless_file_is_refused_soon(what: str, tmp_path: Path, monkeypatch:
     for read_rows in READERS.values():
         assert outcome(partial(read_it, read_rows), lambda _: False, tmp_path / name, seconds=60) == "refused"
     assert all(sentence in one and "quote" not in one for one in said)
+
+
+SPECS = {
+    "unicode": TextSpec(),
+    "unicode as written": TextSpec(html=False, lowercase=False, truncate="both", max_tokens=7),
+    "nltk_line": TextSpec(tokenizer="nltk_line"),
+    "nltk": TextSpec(tokenizer="nltk", truncate="tail"),
+}
+KNOWN = ["a fine film", "it's <b>not</b> bad", "don't", "1,000.50 &amp; more ...", "日本 語", "e\u0301té"]
+FAMILIES = {
+    "letters": ("", "a"),
+    "accents on one letter": ("e", "\u0301"),
+    "contractions": ("", "can't've "),
+    "tags inside each other": ("", "<b>"),
+    "comments that nearly close": ("<!--", "--"),
+    "scripts that nearly close": ("<script>", "</script"),
+    "open attributes of both kinds": ("", "<a b='<a c=\""),
+    "entities without an end": ("", "&amp"),
+    "joined people": ("", "\U0001f468\u200d"),
+}
+"""What a text may be made of: its beginning, and what is repeated behind it."""
+MOST_RATIO = 2.5
+LEAST_S = 0.01
+"""What is faster than that is fast enough, and no clock tells its halves apart."""
+
+
+@cache
+def encoder(name: str) -> Encoder:
+    """An encoder with a small vocabulary."""
+    pipeline = resolve(SPECS[name])
+    return Encoder(pipeline, freeze(count(Tokenizer(pipeline)(KNOWN))))
+
+
+def encoded(name: str, texts: list[str]) -> list[list[int]]:
+    return [ids.tolist() for ids in encoder(name).each(texts)]
+
+
+LONG = ("a" * (1 << 18), "<b>" * 50_000 + "</b>" * 50_000, "", "\ud800", "<!-- a -->", "<script>a</script>")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_any_text_gives_ids(name: str, fuzz: Fuzz, request: pytest.FixtureRequest) -> None:
+    if name == "nltk":
+        request.getfixturevalue("nltk_data")
+    spec, size = SPECS[name], len(encoder(name).vocabulary)
+
+    def check(text: str) -> str:
+        return outcome(
+            partial(encoded, name, [text]),
+            lambda found: 1 <= len(found[0]) <= spec.max_tokens and all(UNK <= one < size for one in found[0]),
+        )
+
+    texts = st.one_of(
+        st.lists(st.one_of(PIECES, st.sampled_from(KNOWN)), max_size=40).map("".join),
+        st.builds(lambda piece, times: piece * times, PIECES, st.integers(1, 3000)),
+        st.sampled_from(LONG),
+    )
+    assert set(fuzz(texts, check)) == {"same"}
+
+
+def seconds(name: str, text: str) -> float:
+    """CPU time of this thread, the better of two."""
+    taken = []
+    for _ in range(2):
+        began = time.thread_time()
+        encoded(name, [text])
+        taken.append(time.thread_time() - began)
+    return min(taken)
+
+
+def is_linear(name: str, family: str, most: int) -> bool:
+    """Whether twice the text takes at most ``MOST_RATIO`` times as long, in one of three trials."""
+    head, body = FAMILIES[family]
+    for size in (most, most, 4 * most):
+        half, whole = (seconds(name, head + body * (long // len(body))) for long in (size // 2, size))
+        if whole < LEAST_S or whole <= MOST_RATIO * half:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "size",
+    [1 << 14, pytest.param(1 << 16, marks=pytest.mark.slow), pytest.param(1 << 18, marks=pytest.mark.night)],
+)
+@pytest.mark.parametrize("name", ["unicode", "nltk_line", pytest.param("nltk", marks=pytest.mark.slow)])
+def test_twice_the_text_takes_twice_the_time(name: str, size: int, request: pytest.FixtureRequest) -> None:
+    if name == "nltk":
+        request.getfixturevalue("nltk_data")
+    assert encoded(name, KNOWN)  # what is made once is made
+    assert [family for family in FAMILIES if not is_linear(name, family, size)] == []
+
+
+WHOLE = """\
+seed: 7
+source:
+  path: [a.csv, b.csv]
+  labels: {good: [1, yes], bad: [0, no]}
+  where: {lang: en}
+text:
+  max_tokens: 256
+  html: true
+splits: {test: 0.2, validation: 1.0e-1}
+"""
+SIGNS_OF_YAML = (
+    *("a: ", "- ", "[", "]", "{", "}", ", ", "? ", "\n", "  ", "\t", "#", "|", "---\n", "%TAG ! x\n", '"', "'", "\\x"),
+    *("&a ", "*a", "<<: *a", "!!binary", "!!int ", "!!timestamp ", "!!python/object:os.system ", "seed", "text"),
+    *("~", "yes", "0x1F", "1:60", "2020-13-45", ".nan", "1e999", "é", "\ud800", "\0", "1" * 5000),
+)
+LAUGHS = "a: &a0 [" + ", ".join("1" * 9) + "]\n"
+LAUGHS += "".join(f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+HOSTILE = {
+    "laughs": LAUGHS,
+    "itself": "a: &a [*a]\n",
+    "brackets": "a: " + "[" * 100_000,
+    "a class": "a: !!python/object/apply:os.system [touch executed]\n",
+    "twice": "seed: 1\nseed: 2\n",
+    "no date": "seed: !!timestamp 2020-13-45\n",
+    "a key that is a list": "? [a]\n: 1\n",
+    "two documents": "seed: 1\n---\nseed: 2\n",
+    "a bell": "seed: \x07\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_yaml_is_refused_at_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(HOSTILE[name])
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"^c\.yaml: not a YAML file: "):
+        cli.parse(PreprocessConfig, ["--config", "c.yaml", "--output", "o"], prog="run")
+    assert time.monotonic() - began < 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml"]  # nothing was executed
+
+
+def said(content: bytes) -> object:
+    """The value of YAML, or of what some take for it; ``ConfigError`` for what is refused."""
+    try:
+        return parse_yaml(content.decode("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"c.yaml: {error}") from None
+
+
+def test_damaged_yaml_is_read_or_refused(fuzz: Fuzz) -> None:
+    whole = WHOLE.encode()
+    made = st.lists(st.sampled_from((*SIGNS_OF_YAML, *NASTY)), max_size=30).map(
+        lambda drawn: "".join(drawn).encode("utf-8", "replace")
+    )
+    cases = st.one_of(byte_damages(whole).map(lambda damage: damage.data), made)
+    found = fuzz(cases, lambda data: outcome(partial(said, data), lambda value: True, "c.yaml"))
+    assert found["refused"] > 0
+    assert found["same"] > 0
