@@ -30,4 +30,5 @@ STAGES = (
     Stage("resume", "Stopped and resumed; run twice", 120),
     Stage("ranks", "Several ranks: one state, and one that is lost", 200),
     Stage("sanitizer", "Kernels under compute-sanitizer", 200),
+    Stage("speed", "Benchmarks of a step and of one layer", 300, alone=True),
 )
