@@ -25,8 +25,8 @@ from harness.model.networks import AnyNetwork, build_network
 from harness.ranks.precision import Choice
 from harness.ranks.session import Session, open_session
 from harness.training import assembly
+from harness.training.assembly import begin, vocabulary_of
 from harness.training.optim import learning_rate
-from harness.training.start import begin, vocabulary_of
 from harness.training.trainer import Trainer
 from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.commands import free_port

@@ -26,13 +26,12 @@ from harness.inference.explanation import added
 from harness.inference.scoring import Scores, score_split, weights_and_dataset
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import bundle_directory, read_classifier, write_info
+from harness.rundir.bundle_files import bundle_directory, write_info
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.rundir.training_facts import Reading, read_training, reading_of
-from harness.scores.calibration import Decision
-from harness.scores.figures import figures, texts_of
+from harness.scores.figures import figures
 from harness.scores.metrics import predicted_labels, probabilities
 from harness.scores.tables import describe_evaluation
 from preprocessing.base.arrays import segment_sums
@@ -46,7 +45,7 @@ from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import shown
-from preprocessing.labels import LabelMap, LabelType, spelling
+from preprocessing.labels import LabelMap, spelling
 from preprocessing.text.vocabulary import UNK
 
 COMPARED, COMPARED_S, BATCH = 1000, 30.0, 128
@@ -91,10 +90,15 @@ def conclude(
     identify them.
     """
     directory, name = output_of(config), values["split"]
-    trained = training_texts(hashes[scores.unknown < scores.lengths], config.run, bundle.info.dataset)
-    values |= {"texts": texts_of(scores.lengths, scores.unknown, trained), "precision": NAMES[bundle.dtype]}
+    unread = scores.unknown == scores.lengths
+    texts = {
+        "unknown_share": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
+        "without_known_word": int(unread.sum()),
+        "training_texts": training_texts(hashes[~unread], config.run, bundle.info.dataset),
+    }
+    values |= {"texts": texts, "precision": NAMES[bundle.dtype]}
     with storing(directory, otherwise=OTHERWISE):
-        write_results(directory, scores, bundle.label_type, values)
+        write_results(directory, scores, bundle, values)
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
@@ -136,20 +140,20 @@ def known_of(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
     return {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step, **found}
 
 
-def write_results(directory: Path, scores: Scores, label_type: LabelType, values: dict[str, Any]) -> None:
+def write_results(directory: Path, scores: Scores, bundle: Bundle, values: dict[str, Any]) -> None:
     """Write the figures of a split, and the prediction for every row. Raises ``OSError``."""
-    split, logits = values["split"], Decision(values["temperature"], values["threshold"]).calibrated(scores.logits)
+    logits = bundle.decision.calibrated(scores.logits)
     write_predictions(
         directory,
-        split,
-        values["labels"],
-        label_type,
+        values["split"],
+        bundle.labels,
+        bundle.label_type,
         rows=scores.rows,
         labels=scores.labels,
-        predicted=predicted_labels(logits, values["threshold"]),
+        predicted=predicted_labels(logits, bundle.decision.threshold),
         chances=probabilities(logits),
     )
-    write_figures(directory, split, values)
+    write_figures(directory, values["split"], values)
 
 
 def compare_bf16(bundle: Bundle, split: Split) -> float:
@@ -215,10 +219,9 @@ def evaluate_input(config: EvaluateConfig, given: Piece | None = None) -> dict[s
     """
     assert config.input is not None
     directory = bundle_directory(config.run)
-    settled = Bundle.settle(read_classifier(directory), config.device, config.precision)
-    bundle = Bundle(directory, config.batch, settled)
-    configure_threads(settled["device"], config.threads)
-    training = read_training(directory, bundle.info.dataset) or {}
+    bundle = Bundle(directory, config.batch, config.device, config.precision)
+    configure_threads(bundle.settled["device"], config.threads)
+    training = read_training(directory, bundle.info.dataset)
     known: Mapping[str, Any] = training.get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     pieces = iter([given]) if given else pieces_of(config.input, reading_of(config.source, known), config.quiet)
@@ -265,13 +268,11 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
     ``given`` and ``known`` are the values of ``source.labels``, now and in the training: a map, or ``auto``. Raises
     ``ConfigError`` for a class in ``given`` that the run does not have.
     """
-    if isinstance(given, Mapping):
-        strangers = [name for name in given if name not in names]
-        if strangers:
+    chosen = given if isinstance(given, Mapping) else known
+    if isinstance(chosen, Mapping):
+        if strangers := [name for name in chosen if name not in names]:
             raise ConfigError(f"source.labels: the run has no class {strangers[0]!r}; it has {', '.join(names)}")
-        return {value: names.index(list(given)[number]) for value, number in LabelMap(given).numbers.items()}
-    if isinstance(known, Mapping) and list(known) == list(names):
-        return dict(LabelMap(known).numbers)
+        return {value: names.index([*chosen][number]) for value, number in LabelMap(chosen).numbers.items()}
     spellings = [str(spelling(name)) for name in names]
     return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from harness.inference.config import STDIN, ExplainConfig, Form
 from harness.inference.rows import find, lines_of_stdin, reading_by, refuse_input, texts_in
-from harness.rundir.bundle_files import BundleInfo, bundle_directory, read_classifier
+from harness.rundir.bundle_files import bundle_directory, read_classifier
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
@@ -203,11 +203,11 @@ def main(config: ExplainConfig) -> int:
         if config.output is not None:
             path = Path(config.output)
             refuse_input(path, files)
-            check_replaced(path, config.overwrite, lambda: all(atomic.says(path, one) for one in WRITTEN_BY_US[form]))
+            check_replaced(path, config.overwrite, WRITTEN_BY_US[form])
             stack.enter_context(storing(path, otherwise="name another --output"))
             temporary = stack.enter_context(atomic.replacing(path))
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
-        number = write_all(stream, form, config.run, explained(config, bundle, info, chunks), numbered=bool(files))
+        number = write_all(stream, form, config.run, explained(config, bundle, chunks), numbered=bool(files))
         if not number:
             raise DataError(f"{', '.join(config.inputs)}: holds no rows")
     if config.output is not None:
@@ -215,13 +215,11 @@ def main(config: ExplainConfig) -> int:
     return 0
 
 
-def explained(
-    config: ExplainConfig, directory: Path, info: BundleInfo, chunks: Iterator[list[str]]
-) -> Iterator[Explanation]:
+def explained(config: ExplainConfig, directory: Path, chunks: Iterator[list[str]]) -> Iterator[Explanation]:
     """The explanations of ``chunks``, a batch at a time."""
     from harness.inference.bundle import Bundle
 
-    bundle = Bundle(directory, settled=Bundle.settle(info, config.device, "fp32"))
+    bundle = Bundle(directory, device=config.device)
     for texts in chunks:
         for start in range(0, len(texts), config.batch):
             yield from explain(bundle, texts[start : start + config.batch], config.label)

@@ -48,7 +48,7 @@ Cells = dict[str, list[Any]]
 
 def reading_by(source: SourceConfig, bundle: Path, info: BundleInfo) -> Reading:
     """How to read files: by ``source``, and where it is unset, like the training corpus of a bundle."""
-    return reading_of(source, (read_training(bundle, info.dataset) or {}).get("source", {}))
+    return reading_of(source, read_training(bundle, info.dataset).get("source", {}))
 
 
 def find(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.rundir.records import known_status, read_config
 from harness.rundir.results import probability_column, read_figures, read_predictions, read_summary
 from harness.scores.figures import FIGURES
 from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals, spread, spreads
-from harness.scores.metrics import MATRIX, classification_metrics, confusion_from_json, per_class
+from harness.scores.metrics import classification_metrics, confusion_from_json, per_class
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -28,8 +28,6 @@ from preprocessing.dataset.views import read_data
 from preprocessing.labels import as_found
 
 SPLITS = (VALIDATION, TEST)
-DECIDED = ("accuracy", "balanced_accuracy", "f1")
-"""Figures of predicted labels; all others are computed from probabilities."""
 SMALLEST = np.finfo(np.float64).tiny
 
 
@@ -82,9 +80,7 @@ def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str]) -
     path = folder / OUT_OF_FOLD
     with storage(path), atomic.replacing(path) as temporary:
         pq.write_table(table, temporary)
-    measured = {run.number: read_figures(run.path / EVALUATION, VALIDATION) for run in runs}
-    thresholds = {fold: 0.5 if values is None else values["threshold"] for fold, values in measured.items()}
-    return figures_over_folds(table, labels, thresholds)
+    return figures_over_folds(table, labels)
 
 
 def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
@@ -146,26 +142,20 @@ def gather(folder: Path, runs: Sequence[Member], labels: Sequence[str], rows: in
     return whole
 
 
-def figures_over_folds(table: pa.Table, names: Sequence[str], thresholds: Mapping[int, float]) -> dict[str, Any]:
-    """Metrics over all rows of ``gather``, each once, with intervals, and each class.
+def figures_over_folds(table: pa.Table, names: Sequence[str]) -> dict[str, Any]:
+    """Metrics over all rows of ``gather``, each once, with intervals, and each class; ``names`` are the classes.
 
     Temperature, threshold and best epoch of a run were chosen on the fold that it held out, so the figures are those of
     a validation, not of a test.
-
-    ``names`` are the classes, ``thresholds`` has the threshold of each fold (two classes only).
     """
     places = {name: number for number, name in enumerate(names)}
-    labels = np.array([places[str(as_found(label))] for label in table["label"].to_pylist()], np.int64)
+    labels, predicted = (
+        np.array([places[str(as_found(value))] for value in table[column].to_pylist()], np.int64)
+        for column in ("label", "predicted")
+    )
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
     logits = np.log(np.maximum(chances, SMALLEST))
     logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
-    values = classification_metrics(logits, labels)
-    found = intervals(logits, labels, values)
-    if len(names) == 2:  # shift each fold's threshold to 0.5
-        limits = np.array([thresholds[fold] for fold in table["fold"].to_pylist()])
-        decided = logits - np.log(limits / (1 - limits))
-        by_label = classification_metrics(decided, labels)
-        found |= {name: intervals(decided, labels, by_label)[name] for name in DECIDED}
-        values |= {name: by_label[name] for name in (*DECIDED, MATRIX)}
+    values = classification_metrics(logits, labels, predicted)
     by_class = per_class(confusion_from_json(values, len(names)), names)
-    return {**values, "intervals": found, "per_class": by_class}
+    return {**values, "intervals": intervals(logits, labels, values, predicted), "per_class": by_class}

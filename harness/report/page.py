@@ -97,7 +97,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     of_places = inside if spread is None else {first: spread["runs"]}
     facts = [read_run(path) for place, found in of_places.items() for path in [one.path for one in found] or [place]]
     target = Path(output or (REPORT if others else first / REPORT))
-    atomic.check_replaced(target, overwrite, lambda: atomic.says(target, GENERATOR))
+    atomic.check_replaced(target, overwrite, [GENERATOR])
     page = render(facts, spread)
     with atomic.storing(target, otherwise="name another --output"):
         atomic.write_text(target, page)

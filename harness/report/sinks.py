@@ -17,8 +17,9 @@ from harness.ranks import stopping
 from harness.report.page import write_report_quietly
 from harness.report.runs import beside_linear
 from harness.rundir.layout import kept_in
+from harness.rundir.records import Ending
 from harness.scores.figures import numbers_of
-from harness.training.writer import Ending, Sink
+from harness.tracking.tracking import Sink
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import Child
 from preprocessing.base.terminal import tell

@@ -35,7 +35,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.untrusted import read_bytes, shown
-from preprocessing.dataset.shards import REBUILD, VOCABULARY
+from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.labels import LabelType, fits
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -102,16 +102,8 @@ def bundle_directory(run: str | Path) -> Path:
 
 
 def write_vocabulary(directory: Path, dataset: Path) -> None:
-    """Copy the dataset's vocabulary into a new bundle.
-
-    Raises ``DataError`` if it is missing, ``OSError`` if it cannot be written.
-    """
-    path = dataset / VOCABULARY
-    try:
-        data = read_bytes(path, memory_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
-    atomic.write_bytes(directory / VOCABULARY, data)
+    """Copy the dataset's vocabulary, which was checked before, into a new bundle. Raises ``OSError``."""
+    atomic.write_bytes(directory / VOCABULARY, (dataset / VOCABULARY).read_bytes())
 
 
 def read_vocabulary(directory: Path, info: BundleInfo) -> Vocabulary:

@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Literal
 
 from preprocessing.base.atomic import storing
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import beside
 from preprocessing.dataset.shards import MANIFEST
 
@@ -109,19 +109,9 @@ def check_directory(run: str | Path) -> None:
         raise ConfigError(f"run: {run} lies inside the dataset {inside}; name a directory outside of it")
 
 
-def tracker_log(run: str | Path, name: str) -> Path:
-    """The log file of the tracker ``name``."""
-    return Path(run, TRACKING, f"{name}.log")
-
-
 def tracker_journal(run: str | Path, name: str) -> Path:
     """The journal of the tracker ``name``, one JSON object per line."""
     return Path(run, TRACKING, f"{name}.jsonl")
-
-
-def tracker_folder(run: str | Path, name: str) -> Path:
-    """The folder for files of the tracker ``name``."""
-    return Path(run, name)
 
 
 @dataclass(frozen=True, order=True)
@@ -176,12 +166,6 @@ def check_many(run: str | Path, kind: Kind) -> None:
     if holds_run(run) or others:
         what = f"the runs {listed(others)}" if others else "a single run"
         raise ConfigError(f"run: {run} holds {what}; name another directory for --{kind}s")
-
-
-def refuse_many(run: str | Path) -> None:
-    """Raise ``DataError`` for a folder of many runs where one run is expected; it names them."""
-    if found := members(run):
-        raise DataError(f"{run}: holds the runs {listed(found)}; name one of them, as in {found[0].path}")
 
 
 def instead(directory: Path) -> str:

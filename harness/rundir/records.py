@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypedDict
@@ -33,7 +34,8 @@ from harness.rundir.layout import (
     LOCK,
     STATUS,
     instead,
-    refuse_many,
+    listed,
+    members,
     storage,
 )
 from preprocessing.base import atomic
@@ -141,7 +143,9 @@ def read_config(run: str | Path) -> dict[str, Any]:
         parse_yaml(text, QUICK)  # refuses aliases that would expand beyond memory
         content = parse_json(json.dumps(yaml.load(text, QUICK)).encode())
     except FileNotFoundError:
-        refuse_many(run)
+        if found := members(run):
+            what = f"{run}: holds the runs {listed(found)}; name one of them, as in {found[0].path}"
+            raise DataError(what) from None
         raise DataError(f"{path}: missing: {instead(Path(run))}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {MEND}") from None
@@ -226,6 +230,16 @@ class Status(Record, frozen=True):
     reason: str = ""
     step: Count = 0
     launch: str | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, as ``status.json`` stores it."""
+
+    state: State
+    step: int
+    exit_code: int = 0
+    reason: str = ""
 
 
 def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:

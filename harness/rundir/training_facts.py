@@ -143,11 +143,11 @@ def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> Reading:
     return Reading(replace(config, labels=AUTO, **taken), checked(known["dialect"]) if as_it_was else None)
 
 
-def read_training(directory: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The facts of the training on the dataset with this fingerprint; None for a bundle without it.
+def read_training(directory: Path, fingerprint: str) -> dict[str, Any]:
+    """The facts of the training on the dataset with this fingerprint; empty for a bundle without them.
 
     Raises ``DataError`` for a damaged file.
     """
-    content = read_typed(TrainingFacts, directory / FILE)
-    head = None if content is None else (content["format"], content["format_version"], content["dataset"])
-    return content if head == (FORMAT, FORMAT_VERSION, fingerprint) else None
+    content = read_typed(TrainingFacts, directory / FILE) or {}
+    head = tuple(content.get(key) for key in ("format", "format_version", "dataset"))
+    return content if head == (FORMAT, FORMAT_VERSION, fingerprint) else {}

@@ -76,13 +76,14 @@ def figures(
     """
     logits = decision.calibrated(scores)
     before, after = reliability(scores, labels), reliability(logits, labels)
-    metrics = classification_metrics(logits, labels, decision.threshold)
+    predicted = predicted_labels(logits, decision.threshold)
+    metrics = classification_metrics(logits, labels, predicted)
     return {
         "temperature": decision.temperature,
         "threshold": decision.threshold,
         **metrics,
         "labels": list(names),
-        "intervals": intervals(logits, labels, metrics, decision.threshold),
+        "intervals": intervals(logits, labels, metrics, predicted),
         "per_class": per_class(confusion_from_json(metrics, len(names)), names),
         "calibration": {
             "bins": before.shape[1],
@@ -91,7 +92,7 @@ def figures(
             "before": bins_to_json(before),
             "after": bins_to_json(after),
         },
-        "slices": subgroups(logits, labels, lengths, unknown, names, decision.threshold),
+        "slices": subgroups(predicted == labels, logits, labels, lengths, unknown, names),
     }
 
 
@@ -102,18 +103,18 @@ def bins_to_json(bins: np.ndarray) -> list[dict[str, Any]]:
 
 
 def subgroups(
+    right: np.ndarray,
     logits: np.ndarray,
     labels: np.ndarray,
     lengths: np.ndarray,
     unknown: np.ndarray,
     names: Sequence[str],
-    threshold: float,
 ) -> list[dict[str, Any]]:
     """Rows, accuracy with Wilson's interval, and log loss by length, by share of unknown tokens and by true label.
 
-    Arguments are those of ``figures``. Empty groups are left out.
+    ``right``, bool ``[rows]``, are predicted correctly; ``logits`` are calibrated, the others are those of ``figures``.
+    Empty groups are left out.
     """
-    right = predicted_labels(logits, threshold) == labels
     losses = log_loss_per_row(logits, labels)
     groups = [("length", f"{low:,} to {high:,} tokens", mask) for low, high, mask in quantile_groups(lengths)]
     groups += [
@@ -136,18 +137,6 @@ def quantile_groups(values: np.ndarray) -> list[tuple[Any, Any, np.ndarray]]:
     places = np.searchsorted(cuts, values, side="left")
     masks = [places == place for place in np.unique(places)]
     return [(values[mask].min(), values[mask].max(), mask) for mask in masks]
-
-
-def texts_of(lengths: np.ndarray, unknown: np.ndarray, training: int | None) -> dict[str, Any]:
-    """Facts of the texts of an evaluation; ``training`` of them were training texts, None if unknown.
-
-    ``lengths`` and ``unknown`` are those of ``figures``.
-    """
-    return {
-        "unknown_share": float(unknown.sum() / max(lengths.sum(), 1)),
-        "without_known_word": int((unknown == lengths).sum()),
-        "training_texts": training,
-    }
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:

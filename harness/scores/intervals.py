@@ -37,13 +37,13 @@ CERTAIN = 1e-12
 
 
 def intervals(
-    logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any], threshold: float = 0.5
+    logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any], predicted: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """``[low, high]`` of each of the ``values`` of ``classification_metrics``, with level and method.
+    """``[low, high]`` of each of the ``values`` that ``classification_metrics`` has of the same, with level and method.
 
     The calibration error has none. An area's interval is None where a class has no row, and above ``MOST_RANKED``.
     """
-    predicted = predicted_labels(logits, threshold)
+    predicted = predicted_labels(logits) if predicted is None else predicted
     support = np.bincount(labels, minlength=num_classes_of(logits))
     present = support[support > 0]
     worth = len(present) ** 2 / (1 / present).sum()  # effective rows if every class has the same recall

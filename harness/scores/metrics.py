@@ -70,15 +70,19 @@ def num_classes_of(logits: np.ndarray) -> int:
     return 2 if logits.ndim == 1 else logits.shape[1]
 
 
-def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
+def classification_metrics(
+    logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray | None = None
+) -> dict[str, Any]:
     """Accuracy, F1, areas, log loss, calibration and the confusion, in one of its two forms (``confusion_to_json``).
+
+    ``predicted``: int64 ``[rows]``; None: the most probable classes.
 
     With two classes F1 and the areas under the ROC and the precision-recall curve (average precision) are those of
     class 1; with more they are macro averages, one class against the rest, and F1 leaves out classes that neither occur
     nor are predicted. Balanced accuracy is the mean recall of the classes that have rows. An area is None if a class
-    has no row. The calibration error (ECE) is that of the most probable class, independent of the threshold.
+    has no row. The calibration error (ECE) is that of the most probable class.
     """
-    predicted, classes = predicted_labels(logits, threshold), num_classes_of(logits)
+    predicted, classes = predicted_labels(logits) if predicted is None else predicted, num_classes_of(logits)
     confusion = confusion_of(labels, predicted, classes)
     support = confusion.sum(axis=1)
     recall = confusion.diagonal()[support > 0] / support[support > 0]

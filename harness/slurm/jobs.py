@@ -16,9 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.config import NOTHING, LaunchRecipe
-from harness.launch import many
-from harness.launch.launcher import PROG
-from harness.launch.many import keys_in
+from harness.launch.launcher import PROG, check_named, keys_in, keys_of, planned
 from harness.launch.options import split_arguments
 from harness.slurm.config import Resources, SubmitConfig
 from harness.slurm.script import Job, Task, hook_of, render, summary
@@ -167,7 +165,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
                 )
         asked = cli.parse(config_class, keys, prog=f"padless {name}")
         if name == "train":
-            many.check_named(asked)
+            check_named(asked)
         tasks = tasks_of(config, keys, asked) if name == "train" else ()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
@@ -199,7 +197,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
         if "seed" in keys_in(keys):
             raise ConfigError("--seed: --array.seeds gives all seeds; leave --seed out")
         every = replace(asked, seeds=seeds)
-        each = [many.keys_of(one, every) for one in many.planned(every)]
+        each = [keys_of(one, every) for one in planned(every)]
         return tuple((own.pop("run"), tuple(as_words(own.items()))) for own in each)
     tasks: list[Task] = []
     try:

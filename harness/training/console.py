@@ -19,11 +19,12 @@ from harness.model.registry import parameters_of
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.rundir.metrics_log import read_log
+from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
 from harness.scores.tables import MARK, never_found, show_figures, verdicts
-from harness.training.writer import Ending, Sink
+from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION

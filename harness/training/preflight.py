@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.config import CLASSIFIER, RunConfig, flat, to_dict
 from harness.data import checks, order
-from harness.model.registry import check_model, parameters_of
+from harness.model.registry import parameters_of
 from harness.model.starts import check_named, find_donor
 from harness.rundir import layout
 from harness.rundir.bundle_files import stored_info
@@ -53,7 +53,7 @@ class ResumePoint:
 
 
 def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
-    """Check model, trackers and run directory: the checkpoint to resume from, and whether the dataset is the same. One
+    """Check trackers and run directory: the checkpoint to resume from, and whether the dataset is the same. One
     process of a run calls it.
 
     ``say`` prints keys that differ, ``warn`` damaged files, also in a quiet run. A dry run gets the same checks, but
@@ -61,7 +61,6 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
     missing or the run cannot resume, ``DataError`` for another dataset than the run's, ``DataError`` or
     ``StorageError`` for an unusable directory.
     """
-    check_model(config.model)
     check_trackers(config.tracking)
     if config.dry_run:
         check_claim(config)

@@ -12,9 +12,9 @@ import pytest
 from harness.config import RunConfig
 from harness.ranks.precision import Choice
 from harness.rundir.metrics_log import read_log
+from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
 from harness.training.console import Console
-from harness.training.writer import Ending
 from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.report_runs import write_data, write_run

@@ -18,9 +18,8 @@ from huggingface_hub import ModelCard
 
 import padless
 from harness.export import folder as writing
-from harness.export.card import Place, records_of, render
-from harness.export.config import ExportConfig
-from harness.export.folder import compare, quantized
+from harness.export.config import ExportConfig, Place
+from harness.export.folder import compare, quantized, records_of, render
 from harness.export.graph import onnx_model
 from harness.inference.bundle import Bundle
 from harness.inference.scorer import onnx_logits, session_of

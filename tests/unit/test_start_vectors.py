@@ -12,7 +12,7 @@ import pytest
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.ranks.distributed import World
 from harness.training import preflight
-from harness.training.start import Beginning, begin
+from harness.training.assembly import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept

@@ -15,7 +15,7 @@ from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.training import preflight
-from harness.training.start import Beginning, begin
+from harness.training.assembly import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.vocabulary import PAD, Vocabulary
