@@ -22,8 +22,8 @@ from pyarrow import fs
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
-from harness.inference.explanation import added
 from harness.inference.scoring import Scores, score_split, weights_and_dataset
+from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, write_info
@@ -121,7 +121,7 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     mistakes = list(worst_mistakes(scores.rows, scores.labels, scores.logits, bundle).values())
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
     texts = read_ids(split, [mistake["row"] for mistake in mistakes])
-    for mistake, ids, found in zip(mistakes, texts, added(bundle.model, texts, classes), strict=True):
+    for mistake, ids, found in zip(mistakes, texts, attributions(bundle.model, texts, classes), strict=True):
         mistake["tokens"] = bundle.vocabulary.tokens.take(ids).to_pylist()
         mistake["weights"] = [round(score, 4) for score in found.scores.tolist()]
     return {**known_of(scores, bundle, split.name), "mistakes": mistakes, "mistakes_method": METHOD}

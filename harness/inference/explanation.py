@@ -17,7 +17,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.inference.bundle import Bundle
-    from harness.model.attribution import Attribution
-    from harness.model.classifier import Classifier
 
 NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
 UNKNOWN = RESERVED[UNK]
@@ -230,6 +228,8 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> l
 
     Raises ``ConfigError`` for a class that the model does not have.
     """
+    from harness.model.attribution import attributions
+
     labels, calibrated = bundle.labels, bundle.decision.calibrated
     if label not in (None, *labels):
         known = shortened(", ".join(labels), LISTED)
@@ -240,7 +240,7 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> l
     predicted, chances = predicted_labels(logits, bundle.decision.threshold), probabilities(logits)
     classes = predicted if label is None else np.full(len(texts), labels.index(label))
     result = []
-    for row, (text, found) in enumerate(zip(texts, added(bundle.model, ids, classes.tolist()), strict=True)):
+    for row, (text, found) in enumerate(zip(texts, attributions(bundle.model, ids, classes.tolist()), strict=True)):
         tokens = bundle.vocabulary.tokens.take(ids[row]).to_pylist()
         one = Explanation(
             text=text,
@@ -256,16 +256,6 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> l
         )
         result.append(one)
     return result
-
-
-def added(model: Classifier, ids: Sequence[np.ndarray], classes: Sequence[int]) -> Iterator[Attribution]:
-    """What each token of a text adds to the logit of its class, before calibration."""
-    from harness.model.attribution import attributions
-
-    two = model.num_classes == 2
-    for label, one in zip(classes, attributions(model, ids, [0] * len(ids) if two else classes), strict=True):
-        against = two and label == 0  # the single logit is that of class 1
-        yield replace(one, scores=-one.scores, logit=-one.logit, baseline=-one.baseline) if against else one
 
 
 def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explanation], *, numbered: bool) -> int:

@@ -40,8 +40,8 @@ from harness.launch.options import accelerate_arguments, free_port
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
-from harness.report import many
 from harness.report.page import write_report_quietly
+from harness.report.runs import collect, linear_on_folds, over_all_rows
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member, member
 from harness.rundir.records import State, is_free, known_status, write_status
@@ -378,10 +378,10 @@ def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
 
 def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
     """Write the summary and the report of all runs, and print their spread. Raises ``StorageError``."""
-    folder, kind, values = Path(asked.run), runs[0].kind, many.collect(runs)
+    folder, kind, values = Path(asked.run), runs[0].kind, collect(runs)
     if kind == "fold" and asked.task != LANGUAGE_MODEL:
-        values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"])
-        if (linear := many.linear_on_folds(runs, values)) is not None:
+        values["out_of_fold"] = over_all_rows(folder, runs, values["labels"])
+        if (linear := linear_on_folds(runs, values)) is not None:
             values["linear"] = linear
     results.write_summary(folder, kind, values)
     write_report_quietly(folder)

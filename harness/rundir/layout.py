@@ -83,16 +83,14 @@ def kept_in(data: str, run: str, name: str) -> Path:
     return place if os.access(place if place.exists() else data, os.W_OK) else Path(run, name)
 
 
+def existing(path: str) -> Path:
+    """``path``, or the nearest directory above it that is there."""
+    return next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
+
+
 def holds_run(run: str | Path) -> bool:
     """Whether a run began in this directory."""
     return any(Path(run, name).exists() for name in (CONFIG, STATUS, METRICS))
-
-
-def check_free(run: str | Path) -> None:
-    """Raise ``ConfigError`` if ``run`` holds a run already, or cannot become a directory."""
-    check_directory(run)
-    if holds_run(run):
-        raise ConfigError(f"run: {run} already holds a run; name another directory, or remove it")
 
 
 def check_directory(run: str | Path) -> None:

@@ -33,6 +33,7 @@ from harness.rundir.layout import (
     ENVIRONMENT,
     LOCK,
     STATUS,
+    existing,
     instead,
     listed,
     members,
@@ -93,8 +94,7 @@ def hold(lock: TextIO, limit_s: float, path: Path) -> None:
 
 def check_claim(config: RunConfig) -> None:
     """Raise what ``claim`` would raise, without writing anything: for a dry run."""
-    path = Path(config.run)
-    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    path, nearest = Path(config.run), existing(config.run)
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"run: {path} cannot be written: you may not write to {nearest}; name another directory")
     check_unheld(path)

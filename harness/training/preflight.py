@@ -121,11 +121,11 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
     Raises ``ConfigError`` if the run cannot resume from it.
     """
     layout.check_single(config.run)
-    if config.resume == "never":
-        layout.check_free(config.run)
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
         return ResumePoint()
+    if config.resume == "never":
+        raise ConfigError(f"run: {config.run} already holds a run; name another directory, or remove it")
     finished = known_status(config.run, warn).get("state") == "finished"
     checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
     same_data = check_dataset(checkpoint, config, finished=finished)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from harness.config import RunConfig
-from harness.data.batches import lengths_of
+from harness.data.loader import lengths_of
 from harness.data.order import Order
 from harness.model.recurrent import VariableLengthLSTM, passing, try_recurrence
 from harness.ranks.precision import DTYPES, Choice, layout_of, layout_on, recurrent_dtype

@@ -16,8 +16,7 @@ import torch
 from harness.batch import StepBatch
 from harness.config import RunConfig, to_dict
 from harness.data import order
-from harness.data.batches import lengths_of
-from harness.data.loader import Loader
+from harness.data.loader import Loader, lengths_of
 from harness.data.placement import OpenData
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess, compare_bf16, write_results
