@@ -15,7 +15,7 @@ import itertools
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -186,17 +186,17 @@ class Explanation:
 
 def main(config: ExplainConfig) -> int:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
-    form, bundle = config.form, bundle_directory(config.run)
+    form, directory = config.form, bundle_directory(config.run)
     streams = config.inputs == [STDIN] and config.input_format == "auto" and config.rows is None
-    info = read_classifier(bundle)
+    info = read_classifier(directory)
     with ExitStack() as stack:
         files: list[File] = []
         chunks = lines_of_stdin() if streams else iter([config.texts])
         if config.inputs and not streams:
-            work, reading = stack.enter_context(temporary_folder()), reading_by(config.given, bundle, info)
+            work, reading = stack.enter_context(temporary_folder()), reading_by(config.given, directory, info)
             files = find(config.inputs, config.input_format, config.given, reading, work)
-            every = itertools.chain.from_iterable(texts_in(files, work))
-            chunks = iter([list(itertools.islice(every, config.rows))])  # all are read before any is explained
+            texts_of_files = itertools.chain.from_iterable(texts_in(files, work))
+            chunks = iter([list(itertools.islice(texts_of_files, config.rows))])  # all are read before any is explained
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:
             path = Path(config.output)
@@ -205,22 +205,17 @@ def main(config: ExplainConfig) -> int:
             stack.enter_context(storing(path, otherwise="name another --output"))
             temporary = stack.enter_context(atomic.replacing(path))
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
-        number = write_all(stream, form, config.run, explained(config, bundle, chunks), numbered=bool(files))
+        from harness.inference.bundle import Bundle
+
+        bundle, size = Bundle(directory, device=config.device), config.batch
+        some = (texts[start : start + size] for texts in chunks for start in range(0, len(texts), size))
+        every = itertools.chain.from_iterable(explain(bundle, texts, config.label) for texts in some)
+        number = write_all(stream, form, config.run, every, numbered=bool(files))
         if not number:
             raise DataError(f"{', '.join(config.inputs)}: holds no rows")
     if config.output is not None:
         Screen(quiet=config.quiet).say(f"{counted(number, 'explanation')} written to {config.output}")
     return 0
-
-
-def explained(config: ExplainConfig, directory: Path, chunks: Iterator[list[str]]) -> Iterator[Explanation]:
-    """The explanations of ``chunks``, a batch at a time."""
-    from harness.inference.bundle import Bundle
-
-    bundle = Bundle(directory, device=config.device)
-    for texts in chunks:
-        for start in range(0, len(texts), config.batch):
-            yield from explain(bundle, texts[start : start + config.batch], config.label)
 
 
 def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> list[Explanation]:

@@ -288,12 +288,26 @@ def check_named(asked: RunConfig) -> None:
         raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
 
 
-def in_turn(options: list[str], words: list[str], asked: LaunchRecipe, runs: Sequence[Member]) -> int:
-    """Train one after the other, all together within ``max_time``; the exit code of the first that failed.
+def keys_in(words: Sequence[str]) -> set[str]:
+    """The keys that a command line of a training gives."""
+    return {key for key, _ in cli.apart(words, LaunchRecipe)[1]}
 
-    ``words``: the keys that all share; a dry run does only the first run.
+
+def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
+    """Train run after run, all together within ``max_time``; the exit code of the first that failed, else 0 when the
+    summary is written. A dry run does only the first run.
+
+    ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
+    ``DataError`` before the first one begins.
     """
-    began, screen = time.monotonic(), Screen(quiet=asked.quiet)
+    given = cli.apart(training, LaunchRecipe)[1]
+    key, value = ("fold", asked.folds) if asked.seeds is None else ("seed", asked.seeds)
+    words = as_words(one for one in given if one[0] != f"{key}s")
+    if len(words) == len(given):
+        raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
+    if key in dict(given):
+        raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
+    runs, began, screen = planned(asked), time.monotonic(), Screen(quiet=asked.quiet)
     for place, run in enumerate(runs, 1):
         STOP.between()
         left = (asked.max_time_s or inf) - (time.monotonic() - began)
@@ -307,32 +321,11 @@ def in_turn(options: list[str], words: list[str], asked: LaunchRecipe, runs: Seq
         if code or asked.dry_run:
             return code
     STOP.between()
-    return EXIT_CODE if STOP.heard else 0
-
-
-def keys_in(words: Sequence[str]) -> set[str]:
-    """The keys that a command line of a training gives."""
-    return {key for key, _ in cli.apart(words, LaunchRecipe)[1]}
-
-
-def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
-    """Train run after run; the exit code of the first that failed, else 0 when the summary is written.
-
-    ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
-    ``DataError`` before the first one begins.
-    """
-    given = cli.apart(training, LaunchRecipe)[1]
-    key, value = ("fold", asked.folds) if asked.seeds is None else ("seed", asked.seeds)
-    words = as_words(one for one in given if one[0] != f"{key}s")
-    if len(words) == len(given):
-        raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
-    if key in dict(given):
-        raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
-    runs = planned(asked)
-    code = in_turn(options, words, asked, runs)
-    if not code and not asked.dry_run and not accelerate_arguments(options, []).machine_rank:
+    if STOP.heard:
+        return EXIT_CODE
+    if not accelerate_arguments(options, []).machine_rank:
         conclude(runs, asked)
-    return code
+    return 0
 
 
 def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:

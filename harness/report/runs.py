@@ -298,18 +298,41 @@ def chosen(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in ("rows", *FIGURES, "intervals") if name in values}
 
 
-def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str]) -> dict[str, Any]:
-    """The figures over all rows of all folds, each once; writes the predictions to ``folder``.
+def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) -> dict[str, Any]:
+    """Metrics over all rows of all folds, each once, with intervals, and each class; ``names`` are the classes.
 
-    Raises ``DataError`` if the folds are not exactly those of the dataset.
+    Temperature, threshold and best epoch of a run were chosen on the fold that it held out, so the figures are those of
+    a validation, not of a test. Writes the predictions to ``folder``, in the order of the source, with each row's fold.
+    Raises ``DataError`` unless each row of the dataset's folds is predicted exactly once.
     """
     manifest = read_data(read_config(runs[0].path)["data"])
     rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
-    table = gather(folder, runs, labels, rows)
+    columns = ["label", "predicted", *map(probability_column, names)]
+    tables = []
+    for run in runs:
+        again = f"remove {run.path}, and the same launch trains it again"
+        part = read_predictions(run.path / EVALUATION, VALIDATION, columns, again)
+        tables.append(part.add_column(1, "fold", pa.array(np.full(len(part), run.number, np.int32))))
+    table = pa.concat_tables(tables).sort_by("row").combine_chunks()
+    if (different := len(np.unique(table["row"]))) != rows or len(table) != rows:
+        raise DataError(
+            f"{folder}: its folds predict {different:,} different rows by {len(table):,} predictions, the dataset has "
+            f"{rows:,} in folds: a run there is of another dataset; remove it, and launch again"
+        )
     path = folder / OUT_OF_FOLD
     with storage(path), atomic.replacing(path) as temporary:
         pq.write_table(table, temporary)
-    return figures_over_folds(table, labels)
+    places = {name: number for number, name in enumerate(names)}
+    labels, predicted = (
+        np.array([places[str(as_found(value))] for value in table[column].to_pylist()], np.int64)
+        for column in ("label", "predicted")
+    )
+    chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
+    logits = np.log(np.maximum(chances, SMALLEST))
+    logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
+    values = classification_metrics(logits, labels, predicted)
+    by_class = per_class(confusion_from_json(values, len(names)), names)
+    return {**values, "intervals": intervals(logits, labels, values, predicted), "per_class": by_class}
 
 
 def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
@@ -349,45 +372,6 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
     differences = [own - other["accuracy"] for own, other in zip(mine, found, strict=True)]
     ahead = sum(difference > 0 for difference in differences)
     return {"folds": found, "spread": spreads(found, FIGURES), "difference": spread(differences), "ahead": ahead}
-
-
-def gather(folder: Path, runs: Sequence[Member], labels: Sequence[str], rows: int) -> pa.Table:
-    """The predictions of all folds, in the order of the source, with each row's fold.
-
-    ``rows`` is the number of rows in the folds. Raises ``DataError`` unless each is predicted exactly once.
-    """
-    columns = ["label", "predicted", *map(probability_column, labels)]
-    tables = []
-    for run in runs:
-        again = f"remove {run.path}, and the same launch trains it again"
-        table = read_predictions(run.path / EVALUATION, VALIDATION, columns, again)
-        tables.append(table.add_column(1, "fold", pa.array(np.full(len(table), run.number, np.int32))))
-    whole = pa.concat_tables(tables).sort_by("row").combine_chunks()
-    if (different := len(np.unique(whole["row"]))) != rows or len(whole) != rows:
-        raise DataError(
-            f"{folder}: its folds predict {different:,} different rows by {len(whole):,} predictions, the dataset has "
-            f"{rows:,} in folds: a run there is of another dataset; remove it, and launch again"
-        )
-    return whole
-
-
-def figures_over_folds(table: pa.Table, names: Sequence[str]) -> dict[str, Any]:
-    """Metrics over all rows of ``gather``, each once, with intervals, and each class; ``names`` are the classes.
-
-    Temperature, threshold and best epoch of a run were chosen on the fold that it held out, so the figures are those of
-    a validation, not of a test.
-    """
-    places = {name: number for number, name in enumerate(names)}
-    labels, predicted = (
-        np.array([places[str(as_found(value))] for value in table[column].to_pylist()], np.int64)
-        for column in ("label", "predicted")
-    )
-    chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
-    logits = np.log(np.maximum(chances, SMALLEST))
-    logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
-    values = classification_metrics(logits, labels, predicted)
-    by_class = per_class(confusion_from_json(values, len(names)), names)
-    return {**values, "intervals": intervals(logits, labels, values, predicted), "per_class": by_class}
 
 
 def capital(text: str) -> str:

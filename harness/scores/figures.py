@@ -69,7 +69,8 @@ def figures(
     names: Sequence[str],
     decision: Decision,
 ) -> dict[str, Any]:
-    """Metrics after calibration with intervals, each class, calibration and subgroups, as plain values.
+    """Metrics after calibration with intervals, each class, calibration, and rows by length, by share of unknown tokens
+    and by true label (``slices``, of which empty ones are left out), as plain values.
 
     ``scores`` are logits before calibration, float64 ``[rows]`` for two classes or ``[rows, classes]``; ``labels``,
     ``lengths`` and ``unknown`` (tokens, and how many of them are not in the vocabulary) are int64 ``[rows]``.
@@ -78,6 +79,18 @@ def figures(
     before, after = reliability(scores, labels), reliability(logits, labels)
     predicted = predicted_labels(logits, decision.threshold)
     metrics = classification_metrics(logits, labels, predicted)
+    groups = [("length", f"{low:,} to {high:,} tokens", mask) for low, high, mask in quantile_groups(lengths)]
+    groups += [
+        ("unknown", f"{low:.1%} to {high:.1%} unknown" if high > 0 else "none unknown", mask)
+        for low, high, mask in quantile_groups(unknown / lengths)
+    ]
+    groups += [("label", name, labels == number) for number, name in enumerate(names)]
+    losses, slices = log_loss_per_row(logits, labels), []
+    for by, name, mask in groups:
+        if rows := int(mask.sum()):
+            hits = int((predicted == labels)[mask].sum())
+            entry = {"by": by, "name": name, "rows": rows, "accuracy": hits / rows}
+            slices.append({**entry, "accuracy_interval": wilson(hits, rows), "log_loss": float(losses[mask].mean())})
     return {
         "temperature": decision.temperature,
         "threshold": decision.threshold,
@@ -92,7 +105,7 @@ def figures(
             "before": bins_to_json(before),
             "after": bins_to_json(after),
         },
-        "slices": subgroups(predicted == labels, logits, labels, lengths, unknown, names),
+        "slices": slices,
     }
 
 
@@ -100,35 +113,6 @@ def bins_to_json(bins: np.ndarray) -> list[dict[str, Any]]:
     """The bins of ``reliability`` that hold rows, as plain values."""
     known = [column for column in bins.T.tolist() if column[0]]
     return [{"rows": int(rows), "confidence": said, "accuracy": true} for rows, said, true in known]
-
-
-def subgroups(
-    right: np.ndarray,
-    logits: np.ndarray,
-    labels: np.ndarray,
-    lengths: np.ndarray,
-    unknown: np.ndarray,
-    names: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Rows, accuracy with Wilson's interval, and log loss by length, by share of unknown tokens and by true label.
-
-    ``right``, bool ``[rows]``, are predicted correctly; ``logits`` are calibrated, the others are those of ``figures``.
-    Empty groups are left out.
-    """
-    losses = log_loss_per_row(logits, labels)
-    groups = [("length", f"{low:,} to {high:,} tokens", mask) for low, high, mask in quantile_groups(lengths)]
-    groups += [
-        ("unknown", f"{low:.1%} to {high:.1%} unknown" if high > 0 else "none unknown", mask)
-        for low, high, mask in quantile_groups(unknown / lengths)
-    ]
-    groups += [("label", name, labels == number) for number, name in enumerate(names)]
-    result = []
-    for by, name, mask in groups:
-        if rows := int(mask.sum()):
-            hits = int(right[mask].sum())
-            entry = {"by": by, "name": name, "rows": rows, "accuracy": hits / rows}
-            result.append({**entry, "accuracy_interval": wilson(hits, rows), "log_loss": float(losses[mask].mean())})
-    return result
 
 
 def quantile_groups(values: np.ndarray) -> list[tuple[Any, Any, np.ndarray]]:

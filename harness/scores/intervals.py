@@ -54,9 +54,8 @@ def intervals(
         "pr_auc": None,
     }
     for name, changes, bias in (*of_labels(labels, predicted, support, values), *of_areas(logits, labels, values)):
-        variance = variance_of(changes, labels, support)
         limit = MOST_WORTH * worth if name == "roc_auc" else worth
-        found[name] = of_share(values[name], variance, worth, limit, bias)
+        found[name] = of_share(values[name], variance_of(changes, labels, support), worth, limit, bias)
     return {"level": LEVEL, "method": METHOD, **found}
 
 

@@ -49,15 +49,6 @@ def log_loss_per_row(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return losses
 
 
-def most_probable(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The most probable class of each row, int64 ``[rows]``, and its probability, float64 ``[rows]``."""
-    classes, highest = np.empty(len(logits), np.int64), np.empty(len(logits), np.float64)
-    for rows in blocks(logits):
-        chances = probabilities(logits[rows])
-        classes[rows], highest[rows] = chances.argmax(axis=1), chances.max(axis=1)
-    return classes, highest
-
-
 def predicted_labels(logits: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """int64 ``[rows]``: the most probable class; with two classes, class 1 from ``threshold`` on."""
     if logits.ndim == 1:
@@ -223,7 +214,10 @@ def reliability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     float64 ``[3, bins]``: rows whose confidence is in ((b - 1) / bins, b / bins], their mean confidence, and their
     accuracy; 0 for an empty bin.
     """
-    said, confidence = most_probable(logits)
+    said, confidence = np.empty(len(logits), np.int64), np.empty(len(logits), np.float64)
+    for rows in blocks(logits):
+        chances = probabilities(logits[rows])
+        said[rows], confidence[rows] = chances.argmax(axis=1), chances.max(axis=1)
     places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
     sums = [np.bincount(places, weights, CALIBRATION_BINS) for weights in (None, confidence, said == labels)]
     return np.stack((sums[0], *(of_bin / np.maximum(sums[0], 1) for of_bin in sums[1:])))
