@@ -25,7 +25,7 @@ from sklearn.svm import LinearSVC
 from benchmarks.corpora import finished, hash_of, linear_model, run
 from benchmarks.measuring import cores, peer_module, read_frame, result
 from harness.rundir.checkpoint import steps
-from harness.rundir.layout import THROUGHPUT, Member, member
+from harness.rundir.layout import THROUGHPUT, Member
 from harness.rundir.metrics_log import read_log
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -70,7 +70,7 @@ def main(config: SpeedrunConfig) -> None:
     peers = [name for name in PEERS if name != FASTTEXT or is_importable("fasttext")]
     with cores(config.threads):
         prepare_s = prepare(config)
-        runs = [train(config, member(Path(config.output, "runs"), "fold", fold)) for fold in range(config.folds)]
+        runs = [train(config, Member("fold", fold, Path(config.output, "runs"))) for fold in range(config.folds)]
         rows = rows_of(config)
         contenders = {"ours": curve(runs, rows), **{name: [measure(config, rows, name)] for name in peers}}
     table = [line_of(name, one, config.targets, prepare_s * (name == "ours")) for name, one in contenders.items()]

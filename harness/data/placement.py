@@ -20,7 +20,6 @@ from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
-from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import make_private, open_regular
 from preprocessing.corpus import addresses
 from preprocessing.dataset.cache import ADDRESS, cache_folder
@@ -100,11 +99,6 @@ def open_data(
                 stage(path, part, choice.value, own, timeout_s)
     with world.together("opening the dataset"):
         return OpenData(data, manifest, names, staged, choice)
-
-
-def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:
-    """The splits that training uses; ``unlabelled``: also the unlabelled split."""
-    return [name for name in manifest.names if unlabelled or name != UNLABELLED]
 
 
 def filesystem(path: str | Path) -> str:

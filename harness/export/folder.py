@@ -31,9 +31,11 @@ from harness.rundir.bundle_files import (
     OF_BUNDLE,
     ONNX,
     PROBABILITIES,
+    TRAINING,
     BundleInfo,
     ExportInfo,
     identity,
+    read_training,
     read_weights,
     write_export,
     write_info,
@@ -42,8 +44,6 @@ from harness.rundir.json_files import facts_of
 from harness.rundir.layout import CONFIG
 from harness.rundir.records import read_config, read_environment
 from harness.rundir.results import read_measured
-from harness.rundir.training_facts import FILE as TRAINING
-from harness.rundir.training_facts import read_training
 from harness.scores.calibration import Decision
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import predicted_labels, probabilities

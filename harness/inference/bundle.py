@@ -28,8 +28,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import INDEX, KEPT_IN_BF16, BundleInfo, write_info, write_weights
-from harness.rundir.training_facts import write_training
+from harness.rundir.bundle_files import INDEX, KEPT_IN_BF16, BundleInfo, write_info, write_training, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import shortened

@@ -26,11 +26,10 @@ from harness.inference.scoring import Scores, score_split, weights_and_dataset
 from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import bundle_directory, write_info
+from harness.rundir.bundle_files import Reading, bundle_directory, read_training, reading_of, write_info
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
-from harness.rundir.training_facts import Reading, read_training, reading_of
 from harness.scores.figures import figures
 from harness.scores.metrics import predicted_labels, probabilities
 from harness.scores.tables import describe_evaluation
@@ -225,10 +224,32 @@ def evaluate_input(config: EvaluateConfig, given: Piece | None = None) -> dict[s
     known: Mapping[str, Any] = training.get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     pieces = iter([given]) if given else pieces_of(config.input, reading_of(config.source, known), config.quiet)
-    scores, hashes, facts = read_and_score(bundle, config.input, pieces, classes)
+    columns: list[tuple[np.ndarray, ...]] = []
+    mistakes: list[dict[str, Any]] = []
+    left_out = missing = 0
+    for piece in pieces:
+        left_out += piece.neutral + piece.filtered + piece.without_label
+        missing += int(piece.missing.sum())
+        if not len(piece.row):
+            continue
+        labels = class_of(config.input, piece, bundle.labels, classes)
+        encoded = bundle.encoder(piece.texts)
+        logits = bundle.score(np.split(encoded.ids, encoded.offsets[1:-1]))
+        unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
+        hashes = row_hashes(encoded.ids, encoded.offsets)
+        columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
+        for at, mistake in worst_mistakes(piece.row, labels, logits, bundle).items():
+            mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
+        mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
+    if not columns:
+        raise DataError(f"{config.input}: holds no labelled row")
+    *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
+    scores = Scores(*found)
     values = {
         **known_of(scores, bundle, name_of(config.input, output_of(config))),
-        **facts,
+        "left_out": left_out,
+        "missing": missing,
+        "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
         "beside_training": beside(training.get("splits", {}), scores, bundle.encoder.pipeline.spec.max_tokens),
     }
@@ -291,37 +312,6 @@ def pieces_of(address: str, reading: Reading, quiet: bool) -> Iterator[Piece]:
         plans = sources.in_sequence([sources.scan(file, stage) for file in found.files])
         with shown("evaluating", sum(plan.rows for plan in plans), quiet):
             yield from map(read, sources.numbered(plans))
-
-
-def read_and_score(
-    bundle: Bundle, address: str, pieces: Iterator[Piece], classes: Mapping[str, int]
-) -> tuple[Scores, np.ndarray, dict[str, Any]]:
-    """The scores of all rows, ``row_hashes`` of their ids, and other results: ``mistakes`` with texts, and how many
-    rows were ``left_out`` or have no text (``missing``).
-
-    ``classes`` is the result of ``meanings``. Raises ``DataError``, also for labels that the run does not know.
-    """
-    columns: list[tuple[np.ndarray, ...]] = []
-    mistakes: list[dict[str, Any]] = []
-    left_out = missing = 0
-    for piece in pieces:
-        left_out += piece.neutral + piece.filtered + piece.without_label
-        missing += int(piece.missing.sum())
-        if not len(piece.row):
-            continue
-        labels = class_of(address, piece, bundle.labels, classes)
-        encoded = bundle.encoder(piece.texts)
-        logits = bundle.score(np.split(encoded.ids, encoded.offsets[1:-1]))
-        unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
-        hashes = row_hashes(encoded.ids, encoded.offsets)
-        columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
-        for at, mistake in worst_mistakes(piece.row, labels, logits, bundle).items():
-            mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
-        mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
-    if not columns:
-        raise DataError(f"{address}: holds no labelled row")
-    *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
-    return Scores(*found), hashes, {"left_out": left_out, "missing": missing, "mistakes": mistakes}
 
 
 def class_of(address: str, piece: Piece, names: Sequence[str], classes: Mapping[str, int]) -> np.ndarray:

@@ -22,8 +22,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from harness.inference.config import KINDS, STDIN
-from harness.rundir.bundle_files import BundleInfo
-from harness.rundir.training_facts import Reading, read_training, reading_of
+from harness.rundir.bundle_files import BundleInfo, Reading, read_training, reading_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import public, tell

@@ -241,21 +241,14 @@ def local(place: str | Path) -> Path:
     if repository.count("/") != 1:
         raise ConfigError(f"{text}: a model of the hub is named hf://OWNER/NAME, or hf://OWNER/NAME@REVISION")
     needed("huggingface_hub", text, "hub")
-    import huggingface_hub
+    import huggingface_hub.utils
 
     try:
-        hush_bars()
+        if isinstance(sys.stderr, Guarded):  # a command, where padless escapes the cursor movements of its bars
+            huggingface_hub.utils.disable_progress_bars()
         return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
     except Exception as error:  # its errors share no base class; no padless code is called
         raise DataError(f"{text}: cannot be had ({' '.join(str(error).split())[:300]})") from None
-
-
-def hush_bars() -> None:
-    """Disable the hub library's progress bars in a command, since padless escapes cursor movements on stderr."""
-    from huggingface_hub.utils import disable_progress_bars
-
-    if isinstance(sys.stderr, Guarded):
-        disable_progress_bars()
 
 
 def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:

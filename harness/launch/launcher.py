@@ -43,7 +43,7 @@ from harness.ranks.stopping import EXIT_CODE
 from harness.report.page import write_report_quietly
 from harness.report.runs import collect, linear_on_folds, over_all_rows
 from harness.rundir import layout, results
-from harness.rundir.layout import REPORT, Member, member
+from harness.rundir.layout import REPORT, Member
 from harness.rundir.records import State, is_free, known_status, write_status
 from harness.scores.figures import FIGURES
 from harness.scores.tables import describe_spread
@@ -342,7 +342,7 @@ def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
 def planned(asked: LaunchRecipe) -> list[Member]:
     """The trainings of a command, in order; empty for a single one. Raises ``ConfigError`` or ``DataError``."""
     if asked.seeds is not None:
-        runs = [member(asked.run, "seed", seed) for seed in seeds_of(asked.seeds)]
+        runs = [Member("seed", seed, Path(asked.run)) for seed in seeds_of(asked.seeds)]
     elif asked.folds is not None:
         manifest = read_data(asked.data)
         check_folds(manifest, asked.data, "folds")
@@ -351,7 +351,7 @@ def planned(asked: LaunchRecipe) -> list[Member]:
                 f"folds: {asked.folds}, but {asked.data} was cut into {manifest.folds}; give --folds all, or build the "
                 f"dataset again with --splits.folds {asked.folds}"
             )
-        runs = [member(asked.run, "fold", fold) for fold in range(manifest.folds)]
+        runs = [Member("fold", fold, Path(asked.run)) for fold in range(manifest.folds)]
     else:
         return []
     layout.check_many(asked.run, runs[0].kind)

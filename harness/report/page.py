@@ -39,11 +39,11 @@ from harness.report.runs import (
     together,
     unique_names,
 )
+from harness.rundir.bundle_files import split_facts
 from harness.rundir.json_files import Line
 from harness.rundir.layout import REPORT, members
 from harness.rundir.records import installed_version
 from harness.rundir.results import probability_column, read_predictions
-from harness.rundir.training_facts import split_facts
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
 from preprocessing.base import atomic

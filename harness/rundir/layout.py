@@ -114,22 +114,22 @@ def tracker_journal(run: str | Path, name: str) -> Path:
 
 @dataclass(frozen=True, order=True)
 class Member:
-    """One run of a folder of many."""
+    """One run of a folder of many, which need not exist."""
 
     kind: Kind
     number: int
     """The seed, or the fold that was held out."""
-    path: Path
+    folder: Path
 
     @property
     def name(self) -> str:
         """The name of its directory."""
-        return self.path.name
+        return f"{self.kind}-{self.number}"
 
-
-def member(folder: str | Path, kind: Kind, number: int) -> Member:
-    """The run of a seed or a fold, which need not exist."""
-    return Member(kind, number, Path(folder, f"{kind}-{number}"))
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self.folder / self.name
 
 
 def members(folder: str | Path) -> list[Member]:
@@ -139,7 +139,7 @@ def members(folder: str | Path) -> list[Member]:
         for path in Path(folder).glob(f"{kind}-*"):
             named = re.fullmatch(rf"{kind}-(0|[1-9]\d*)", path.name)
             if named and holds_run(path):
-                found.append(Member(kind, int(named[1]), path))
+                found.append(Member(kind, int(named[1]), Path(folder)))
     return sorted(found)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypedDict
+from typing import Any, Literal, TextIO, TypedDict, cast
 
 import yaml
 from msgspec.structs import asdict
@@ -76,20 +76,22 @@ def claim(config: RunConfig) -> TextIO:
     path = Path(config.run)
     with storing(path, otherwise="name another directory with --run"):
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / LOCK, "a+")  # noqa: SIM115 - held for as long as the run
+        return hold(path, CLAIM_LIMIT_S, "a+")
+
+
+def hold(run: Path, limit_s: float, mode: str) -> TextIO:
+    """The lock file of a run directory, locked until it is closed. Raises ``ConfigError`` if another process still
+    holds it after ``limit_s``.
+    """
+    lock = cast(TextIO, open(run / LOCK, mode))  # noqa: SIM115 - held for as long as the run
     try:
-        hold(lock, CLAIM_LIMIT_S, path)
+        with contextlib.suppress(OSError):  # a file system without locks
+            what = f"run: another process trains in {run}; wait for it or name another directory"
+            acquire(lock, limit_s, ConfigError(what))
     except ConfigError:
         lock.close()
         raise
     return lock
-
-
-def hold(lock: TextIO, limit_s: float, path: Path) -> None:
-    """Lock an open file. Raises ``ConfigError`` if another process still holds it after ``limit_s``."""
-    refusal = ConfigError(f"run: another process trains in {path}; wait for it or name another directory")
-    with contextlib.suppress(OSError):  # a file system without locks
-        acquire(lock, limit_s, refusal)
 
 
 def check_claim(config: RunConfig) -> None:
@@ -103,8 +105,7 @@ def check_claim(config: RunConfig) -> None:
 def check_unheld(run: Path) -> None:
     """Raise ``ConfigError`` if another process has locked the run directory."""
     if (run / LOCK).exists():
-        with (run / LOCK).open() as lock:
-            hold(lock, 0, run)
+        hold(run, 0, "r").close()
 
 
 def is_free(run: Path) -> bool:

@@ -23,7 +23,7 @@ from harness.config import LANGUAGE_MODEL, OptimConfig, RunConfig, to_dict
 from harness.data.checks import TRAIN, open_soft_labels, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
-from harness.data.placement import OpenData, open_data, trained_splits
+from harness.data.placement import OpenData, open_data
 from harness.data.soft_labels import targets_of
 from harness.model.classifier import Adversary, Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
@@ -99,7 +99,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     """Check the configuration, compare it with the other ranks', then build. Raises the same ``UserError`` on all."""
     world = session.world
     manifest, start = agree(config, session, writer)
-    names = trained_splits(manifest, unlabelled=config.order.unlabelled_batch > 0)
+    names = [name for name in manifest.names if config.order.unlabelled_batch or name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     beginning = begin(config, manifest, data.splits, world, None if start is None else start.state)
     writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(read_data(config.data))}

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.inference.rows import find, texts_of, values_of
-from harness.rundir.training_facts import Reading
+from harness.rundir.bundle_files import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import sources, tables
