@@ -54,7 +54,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import Screen, markdown, markdown_code, percent, printable, public
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 
 MOST = 1e-4
@@ -120,7 +120,7 @@ def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def write_forms(
-    config: ExportConfig, bundle: Bundle, seal: str, data: tuple[Path, Manifest] | None, folder: Path, screen: Screen
+    config: ExportConfig, bundle: Bundle, seal: str, data: Split | None, folder: Path, screen: Screen
 ) -> dict[str, dict[str, Any]]:
     """Write the ONNX files of the network; returns measurements by file name. ``seal``: identity of the bundle.
 
@@ -139,7 +139,7 @@ def write_forms(
     found: dict[str, dict[str, Any]] = {ONNX: {"precision": "fp32", **parity}}
     if data is not None:
         small = quantized(network)
-        cost = cost_of((session, session_of(small, INT8)), *data, decision, config.batch)
+        cost = cost_of((session, session_of(small, INT8)), data, decision, config.batch)
         (folder / INT8).write_bytes(small)
         screen.fact(
             "int8",
@@ -193,11 +193,11 @@ def quantized(network: bytes) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) -> tuple[Path, Manifest]:
-    """The dataset to measure on: the requested one, or the run's.
+def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) -> Split:
+    """The validation split to measure on, of the requested dataset, or the run's.
 
-    Raises ``ConfigError`` if there is none, ``DataError`` if it has another text pipeline (law 1) or no validation
-    split.
+    Raises ``ConfigError`` if there is none, ``DataError`` if it is damaged, has another text pipeline (law 1) or no
+    validation split.
     """
     place = asked or config.get("data")
     if place is None or (asked is None and not Path(place, MANIFEST).is_file()):
@@ -207,22 +207,19 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
     same_text(info, manifest, place)
     if not manifest.splits.get(VALIDATION):
         raise DataError(f"{place}: has no split {VALIDATION}, on which --int8 is measured; name another --data")
-    return Path(place), manifest
+    return Split(Path(place), manifest, VALIDATION).check()
 
 
-def cost_of(
-    sessions: tuple[Any, Any], data: Path, manifest: Manifest, decision: Decision, batch_rows: int
-) -> dict[str, Any]:
-    """Measure a network and its int8 version, in this order, on the validation split of a dataset.
+def cost_of(sessions: tuple[Any, Any], split: Split, decision: Decision, batch_rows: int) -> dict[str, Any]:
+    """Measure a network and its int8 version, in this order, on a split.
 
     Returns accuracy and rows per second of both, from ids to logits; and ``changed``, the rows with another label.
     """
-    split = Split(data, manifest, VALIDATION).check()
     texts = [
         ids[:length].astype(np.int32) for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)
     ]
     labels = split.column("label")
-    cost: dict[str, Any] = {"rows": len(labels), "dataset": manifest.fingerprint, "split": VALIDATION}
+    cost: dict[str, Any] = {"rows": len(labels), "dataset": split.manifest.fingerprint, "split": split.name}
     predicted = []
     for ending, session in zip(("", "_int8"), sessions, strict=True):
         began = time.perf_counter()

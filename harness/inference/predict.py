@@ -90,9 +90,8 @@ class ScoredPart(engine.Part[Made]):
     number: int
     part: Part
     layout: Layout
-    scorer: tuple[str, str, int]
-    how: dict[str, Any]
-    """Arguments of ``open_scorer``; each thread of a worker calls it once."""
+    opened: partial[Scorer]
+    """Calls ``open_scorer``; each thread of a worker does so once."""
 
     result: ClassVar[type] = Made
 
@@ -103,7 +102,7 @@ class ScoredPart(engine.Part[Made]):
 
     def make(self) -> tuple[Made, dict[str, str]]:
         """Raises ``DataError`` if reading fails, ``OSError`` if writing fails."""
-        scorer: Scorer = engine.kept(self.key, partial(open_scorer, *self.scorer, **self.how))
+        scorer: Scorer = engine.kept(self.key, self.opened)
         part, layout = self.part, self.layout
         if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
             raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
@@ -190,7 +189,7 @@ def predict_here(config: PredictConfig) -> None:
         parts = begin(config, target, work)
         size = sum(part.part.bytes for part in parts)
         worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
-        default = 1 if parts[0].how["device"] == "cuda" else min(processes.available_cores(), worth)
+        default = 1 if parts[0].opened.keywords["device"] == "cuda" else min(processes.available_cores(), worth)
         kept = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
         with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
             make(parts, crew, config.quiet)
@@ -297,9 +296,9 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     atomic.write_json(work / BEGUN, basis)
     key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
     how = settled | ({"threads": 1} if settled["device"] == "cpu" else {})  # so that nothing depends on their number
-    scorer = config.run, name, config.batch
+    opened = partial(open_scorer, config.run, name, config.batch, **how)
     return [
-        ScoredPart(key, work, work / f"{number:05d}.json", part.cut.rows, number, part, layout, scorer, how)
+        ScoredPart(key, work, work / f"{number:05d}.json", part.cut.rows, number, part, layout, opened)
         for number, part in enumerate(every)
     ]
 

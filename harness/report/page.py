@@ -134,6 +134,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
     runs = ranked(runs) if spread is None else runs
     names, groups = unique_names(runs), dataset_groups(runs)
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
+    split = VALIDATION if {each["split"] for each in views} - {None} == {VALIDATION} else TEST  # of the charts
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
     if spread is not None:
         folder = spread["runs"][0].path.resolve().parent.name
@@ -148,8 +149,8 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
         "metrics": titles(()),
         "runs": views,
         "learning": learning_charts(runs, names),
-        "quality": quality_charts(runs, names, [each["curves"] for each in views]),
-        "split": shown_split(runs),
+        "quality": quality_charts(views, split),
+        "split": split,
         "differing": differing(runs),
         "pairs": differences(runs, names) if spread is None else [],
         "groups": groups,
@@ -376,22 +377,14 @@ def kept(runs: Sequence[RunFacts], figure: str) -> list[tuple[str, Curve]]:
     return [("best, kept", ([best["step"]], [best[figure]]))]
 
 
-def shown_split(runs: Sequence[RunFacts]) -> str:
-    """The split in the charts: test if any run has it, else validation."""
-    found = {run.measured.split for run in runs if run.measured is not None}
-    return TEST if TEST in found or not found else VALIDATION
-
-
-def quality_charts(
-    runs: Sequence[RunFacts], names: Sequence[str], curves: Sequence[Mapping[str, tuple[Curve, Curve]]]
-) -> list[Chart]:
+def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
     """ROC, precision-recall and calibration on one split; runs overlaid, or the classes of one run."""
-    split = shown_split(runs)
     of_classes, bins = [], []
-    for name, run, pairs in zip(names, runs, curves, strict=True):
-        figures = run.measured.figures if run.measured is not None and run.measured.split == split else None
+    for each in views:
+        name, run, pairs = each["name"], each["facts"], each["curves"]
+        figures = each["figures"] if each["split"] == split else None
         after, before = (bins_of(figures, when) for when in ("after", "before"))
-        if len(runs) == 1:
+        if len(views) == 1:
             of_classes = list(pairs.items())
             bins = [("after temperature scaling", after), ("before temperature scaling", before)]
         else:  # several runs with many classes would be too many lines

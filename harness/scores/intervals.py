@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from harness.scores.metrics import (
-    Ranking,
     log_loss_per_row,
     num_classes_of,
     predicted_labels,
-    probabilities,
+    rankings,
 )
 
 LEVEL = 0.95
@@ -97,13 +96,10 @@ def of_areas(
     """Both areas, like ``of_labels``; empty if they are undefined or would take too long."""
     if values["roc_auc"] is None or logits.size > MOST_RANKED:
         return
-    scores, of_classes = (logits[:, None], [1]) if logits.ndim == 1 else (probabilities(logits), range(logits.shape[1]))
-    means = values["roc_auc"], values["pr_auc"]
+    means, classes = (values["roc_auc"], values["pr_auc"]), 1 if logits.ndim == 1 else logits.shape[1]
     changes = np.zeros((2, len(labels)))
-    for place, number in enumerate(of_classes):
-        positive = labels == number
-        ranking = Ranking(scores[:, place], positive)
-        changes += ranking.changes(means if positive.sum() == 1 else ranking.areas) / len(of_classes)
+    for ranking in rankings(logits, labels):
+        changes += ranking.changes(means if ranking.positives == 1 else ranking.areas) / classes
     yield "roc_auc", changes[0], 0.0
     yield "pr_auc", changes[1], 0.0
 

@@ -95,9 +95,14 @@ def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """``roc_auc`` and ``pr_auc`` (average precision): of class 1, or the mean over classes against the rest."""
     if len(np.unique(labels)) < num_classes_of(logits):
         return {"roc_auc": None, "pr_auc": None}
-    scores = {1: logits} if logits.ndim == 1 else dict(enumerate(probabilities(logits).T))
-    roc_auc, pr_auc = np.mean([Ranking(its, labels == one).areas for one, its in scores.items()], axis=0)
+    roc_auc, pr_auc = np.mean([one.areas for one in rankings(logits, labels)], axis=0)
     return {"roc_auc": float(roc_auc), "pr_auc": min(1.0, float(pr_auc))}  # rounding may exceed 1
+
+
+def rankings(logits: np.ndarray, labels: np.ndarray) -> Iterator[Ranking]:
+    """The ranking of class 1 of two classes, or that of each of more."""
+    for number, scores in [(1, logits)] if logits.ndim == 1 else enumerate(probabilities(logits).T):
+        yield Ranking(scores, labels == number)
 
 
 class Ranking:
