@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
@@ -247,41 +248,36 @@ def pack(ids: torch.Tensor, length: np.ndarray, out: torch.Tensor) -> np.ndarray
     return sizes
 
 
+@dataclass(eq=False)
 class Loader:
     """This rank's slice of every step, prefetched by a thread."""
 
-    def __init__(
-        self,
-        split: Split,
-        order: Order,
-        *,
-        rank: int,
-        world_size: int,
-        layout: Layout,
-        device: torch.device,
-        micro_batch: int | None = None,
-        guard: Callable[[], None] | None = None,
-        counts_tokens: bool = False,
-        targets: np.ndarray | None = None,
-        masks: Callable[[int, Batch], Masks | None] | None = None,
-        unlabelled: Loader | None = None,
-    ) -> None:
-        """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``.
+    split: Split
+    order: Order
+    _: KW_ONLY
+    rank: int
+    """It takes its slice of every global batch of ``order``, which ``world_size`` processes share."""
+    world_size: int
+    layout: Layout
+    device: torch.device
+    micro_batch: int | None = None
+    """Maximum rows of a micro-batch; None: no limit."""
+    guard: Callable[[], None] = lambda: None
+    """Called before rows are read; raises ``DataError`` if the files of the split have changed."""
+    counts_tokens: bool = False
+    """Steps carry their number of tokens over all processes."""
+    targets: np.ndarray | None = None
+    """Soft labels of all rows of the split in the order of its blocks, fp32 ``[rows]`` or ``[rows, classes]``, as in
+    ``Batch``."""
+    masks: Callable[[int, Batch], Masks | None] | None = None
+    """Computes the dropout masks of a micro-batch in an optimizer step, ahead of time."""
+    unlabelled: Loader | None = None
+    """Loads the unlabelled rows of each step."""
 
-        ``micro_batch``: maximum rows of a micro-batch, None: no limit. ``guard`` is called before rows are read; it
-        raises ``DataError`` if the files of the split have changed. ``counts_tokens``: steps carry their number of
-        tokens over all processes. ``targets``: soft labels of all rows of the split in the order of its blocks, fp32
-        ``[rows]`` or ``[rows, classes]``, as in ``Batch``. ``masks`` computes the dropout masks of a micro-batch in an
-        optimizer step, ahead of time. ``unlabelled`` loads the unlabelled rows of each step.
-        """
-        self.split, self.order = split, order
-        self.rank, self.world_size = rank, world_size
-        self.layout, self.device, self.micro_batch = layout, device, micro_batch
-        self.counts_tokens = counts_tokens
-        self.guard = guard or (lambda: None)
-        self.targets, self.masks, self.unlabelled = targets, masks, unlabelled
-        self.step_elements = -(-order.largest_step // world_size) * split.max_width
-        step_bytes = self.step_elements * np.dtype(split.manifest.id_dtype).itemsize
+    def __post_init__(self) -> None:
+        """Sizes of buffers."""
+        self.step_elements = -(-self.order.largest_step // self.world_size) * self.split.max_width
+        step_bytes = self.step_elements * np.dtype(self.split.manifest.id_dtype).itemsize
         self.group_steps = max(1, min(GROUP_STEPS, GROUP_BYTES // step_bytes))
         self._idle: list[Assembler] = []
 

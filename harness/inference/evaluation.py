@@ -210,7 +210,7 @@ def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:
     return [found[row] for row in rows]
 
 
-def evaluate_input(config: EvaluateConfig, given: Piece | None = None) -> dict[str, Any]:
+def evaluate_input(config: EvaluateConfig, given: Piece | None) -> dict[str, Any]:
     """Score the input, write figures and predictions, print and return the figures.
 
     ``given`` has the rows that ``config.input`` only names, if they are in no file. Raises ``ConfigError``,
@@ -244,29 +244,22 @@ def evaluate_input(config: EvaluateConfig, given: Piece | None = None) -> dict[s
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
     *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
-    scores = Scores(*found)
+    scores, longest, splits = Scores(*found), bundle.encoder.pipeline.spec.max_tokens, training.get("splits", {})
+    train = splits.get(TRAIN)
     values = {
         **known_of(scores, bundle, name_of(config.input, output_of(config))),
         "left_out": left_out,
         "missing": missing,
         "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
-        "beside_training": beside(training.get("splits", {}), scores, bundle.encoder.pipeline.spec.max_tokens),
+        "beside_training": {
+            "unknown": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
+            "unknown_validation": splits.get(VALIDATION, {}).get("unknown_rate"),
+            "longest": float((scores.lengths == longest).mean()),
+            "longest_train": train["lengths"].get(str(longest), 0) / max(train["rows"], 1) if train else None,
+        },
     }
     return conclude(config, bundle, scores, hashes, values)
-
-
-def beside(splits: Mapping[str, Any], scores: Scores, longest: int) -> dict[str, float | None]:
-    """The share of unknown tokens, here and in validation, and the share of texts of maximum length, here and in the
-    training rows; None where unknown.
-    """
-    train = splits.get(TRAIN)
-    return {
-        "unknown": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
-        "unknown_validation": splits.get(VALIDATION, {}).get("unknown_rate"),
-        "longest": float((scores.lengths == longest).mean()),
-        "longest_train": train["lengths"].get(str(longest), 0) / max(train["rows"], 1) if train else None,
-    }
 
 
 def name_of(address: str, directory: Path) -> str:

@@ -149,7 +149,7 @@ def loader_over(
     batch_rows: int,
     layout: Layout,
     device: torch.device,
-    guard: Callable[[], None] | None = None,
+    guard: Callable[[], None] = lambda: None,
 ) -> Loader:
     """This rank's share of a split for an evaluation: every row once, ``batch_rows`` per batch, without shuffling.
 

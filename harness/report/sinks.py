@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.baseline.linear import names_of, seconds
@@ -36,12 +37,11 @@ FIRST_VICTIM = "1000"
 """``oom_score_adj`` (proc(5)): where memory runs out, the kernel kills this process, not the training."""
 
 
+@dataclass
 class ReportSink(Sink):
     """Writes ``report.html`` when a run has finished; an error becomes one warning."""
 
-    def __init__(self, run: str | Path) -> None:
-        """``run`` is the run directory."""
-        self.run = run
+    run: str
 
     def close(self, ending: Ending) -> None:
         """Write it."""

@@ -35,9 +35,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -69,12 +69,9 @@ LISTED = 5
 """Maximum number of runs listed in a message."""
 
 
-@contextmanager
-def storage(path: str | Path) -> Iterator[None]:
-    """Turn a failure to write ``path``, or a file below it, into a ``UserError`` that names the file."""
-    go_on = "make room and start again: the run goes on from its last checkpoint"
-    with storing(path, otherwise="name another directory", room=go_on):
-        yield
+GO_ON = "make room and start again: the run goes on from its last checkpoint"
+storage = partial(storing, otherwise="name another directory", room=GO_ON)
+"""Turns a failure to write a path, or a file below it, into a ``UserError`` that names the file."""
 
 
 def kept_in(data: str, run: str, name: str) -> Path:

@@ -180,7 +180,7 @@ def confusion_from_json(values: Mapping[str, Any], classes: int) -> Any:
     return coo_array((rows, (true, said)), shape=(classes, classes)).tocsr()
 
 
-def largest_confusions(confusion: Any, most: int | None = None) -> list[list[int]]:
+def largest_confusions(confusion: Any, most: int) -> list[list[int]]:
     """True class, another predicted class and rows, those with the most rows first."""
     cells = cells_of(confusion)
     wrong = cells[cells[:, 0] != cells[:, 1]]

@@ -9,6 +9,7 @@ import netrc
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -84,15 +85,19 @@ def wandb_url() -> str:
     return (os.environ.get("WANDB_BASE_URL") or left).rstrip("/")
 
 
+@dataclass
 class AccelerateTracker:
     """Any of Accelerate's trackers, through Accelerate's class for it."""
 
-    kept_in = ""
+    name: str
+    run: Path
+    spec: dict[str, Any]
+    """The journal's ``start``."""
+    journal: Journal
+    tell: Callable[..., None]
+    """Prints: ``say=…``, ``warn=…``."""
+    kept_in: str = ""
     """Name of the folder of this attempt's tracker files, if a sync needs it."""
-
-    def __init__(self, name: str, run: Path, spec: dict[str, Any], journal: Journal, tell: Callable[..., None]) -> None:
-        """``spec`` is the journal's ``start``; ``tell`` prints: ``say=…``, ``warn=…``."""
-        self.name, self.run, self.spec, self.journal, self.tell = name, run, spec, journal, tell
 
     def start(self) -> str:
         """Start, with the run's name if the tracker has names; returns a sentence on where to look."""
