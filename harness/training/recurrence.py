@@ -42,15 +42,21 @@ def choose(
     if began is not None:
         return Choice(began, "as the run began")
     world, micro_batch = session.world, config.micro_batch if isinstance(config.micro_batch, int) else None
-    rows = []
     with world.together("trying the recurrent layers"):
-        for step in range(min(STEPS, order.steps_per_epoch)):
-            window = order.window(0, step)
-            own = torch.from_numpy(lengths_of(split, window, window.batch(step)[world.rank :: world.world_size]))
-            rows.append(own.sort(descending=True).values[:micro_batch])
+        rows = [own[:micro_batch] for own in rows_of(split, order, world.rank, world.world_size)]
         found = measured(lstm, rows, session.arithmetic)
     tables = world.gather_objects(found, "the trial of the recurrent layers")
     return fastest(tables, len(rows[0])) or layout_on(session.device, lstm.hidden_size)[1]
+
+
+def rows_of(split: Split, order: Order, rank: int, world_size: int) -> list[torch.Tensor]:
+    """Lengths of this rank's rows in the first steps, int64 ``[rows]``, longest first."""
+    found = []
+    for step in range(min(STEPS, order.steps_per_epoch)):
+        window = order.window(0, step)
+        lengths = torch.from_numpy(lengths_of(split, window, window.batch(step)[rank::world_size]))
+        found.append(lengths.sort(descending=True).values)
+    return found
 
 
 def fastest(tables: Sequence[Found], rows: int) -> Choice | None:

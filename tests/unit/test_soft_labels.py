@@ -20,7 +20,7 @@ from harness.data.soft_labels import (
     targets_of,
     write_soft_labels,
 )
-from harness.inference.labelling import measured
+from harness.inference.evaluation import measured
 from harness.scores.calibration import Decision
 from harness.training.preflight import check_soft_labels as check_resumed
 from preprocessing.base.errors import ConfigError, DataError
