@@ -15,7 +15,7 @@ import numpy as np
 from harness.config import ModelConfig, RunConfig
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.records import write_config, write_status
+from harness.rundir.records import Ending, write_config, write_status
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
@@ -66,7 +66,7 @@ def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, **con
     write_log(run, manifest, data, skill, seed)
     write_index(run / BUNDLE, dataset=manifest.fingerprint, step=150, labels=manifest.labels)
     write_measured(run if split == "test" else run / EVALUATION, split, data, manifest, skill, seed)
-    write_status(run, "finished", step=200)
+    write_status(run, Ending("finished", 200))
     return run
 
 

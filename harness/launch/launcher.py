@@ -44,7 +44,7 @@ from harness.report.page import write_report_quietly
 from harness.report.runs import collect, linear_on_folds, over_all_rows
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
-from harness.rundir.records import State, is_free, known_status, write_status
+from harness.rundir.records import Ending, State, is_free, known_status, write_status
 from harness.scores.figures import FIGURES
 from harness.scores.tables import describe_spread
 from harness.training import preflight
@@ -234,7 +234,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
         writes = state == "running" or (state is not None and not end.follows)
     if writes:
         with contextlib.suppress(UserError):
-            write_status(run, to, step=status.get("step", 0), exit_code=end.code, reason=end.sentence)
+            write_status(run, Ending(to, status.get("step", 0), end.code, end.sentence))
     if not end.said:
         tell(f"error: {end.sentence}")
     return end.code

@@ -235,18 +235,18 @@ class Status(Record, frozen=True):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended, as ``status.json`` stores it."""
+    """How a run ended, or where it is, as ``status.json`` stores it."""
 
     state: State
-    step: int
+    step: int = 0
     exit_code: int = 0
     reason: str = ""
 
 
-def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:
+def write_status(run: str | Path, ending: Ending) -> None:
     """Write ``status.json``. Only rank 0 calls this. Raises ``StorageError``."""
-    said = public(reason).encode("utf-8", "backslashreplace").decode()  # it may contain a file name that is not UTF-8
-    status = Status(state=state, exit_code=exit_code, reason=said, step=step, launch=os.environ.get(LAUNCH_ID))
+    said = public(ending.reason).encode("utf-8", "backslashreplace").decode()  # a file name in it may not be UTF-8
+    status = Status(**{**vars(ending), "reason": said, "launch": os.environ.get(LAUNCH_ID)})
     with storage(Path(run, STATUS)):
         atomic.write_json(Path(run, STATUS), asdict(status))
 

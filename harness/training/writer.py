@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -243,7 +242,7 @@ class RunWriter(Sink):
         """Write ``step`` to ``status.json``. Raises ``StorageError``."""
         self.step = step
         if self.active:
-            write_status(self.directory, "running", step=step)
+            write_status(self.directory, Ending("running", step))
 
     def keep(self, network: AnyNetwork, manifest: Manifest, step: int, decision: Decision) -> None:
         """Write the best weights so far, of ``step``, as the bundle. Raises ``StorageError``."""
@@ -291,7 +290,7 @@ class RunWriter(Sink):
                 where = self.directory / layout.STATUS
                 tell(f"error: {ending.reason} (at step {ending.step}; also in {where})")
             try:
-                write_status(self.directory, **asdict(ending))
+                write_status(self.directory, ending)
             except UserError as full:
                 unwritten = full
                 if ending.exit_code not in (0, full.exit_code):  # else raised below, for this file or another
@@ -307,4 +306,4 @@ class RunWriter(Sink):
 
     def give_up(self, reason: str) -> None:
         """Record a failure; called by the watchdog thread before it ends the process."""
-        write_status(self.directory, "failed", step=self.step, exit_code=1, reason=reason)
+        write_status(self.directory, Ending("failed", self.step, 1, reason))

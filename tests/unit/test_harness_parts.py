@@ -19,7 +19,7 @@ from harness.data.order import OrderSpec, order_over, row_hash
 from harness.launch import launcher
 from harness.launch.launcher import Failure
 from harness.ranks.distributed import World
-from harness.rundir.records import LAUNCH_ID, State, write_status
+from harness.rundir.records import LAUNCH_ID, Ending, State, write_status
 from harness.scores.calibration import Decision
 from harness.training import run
 from harness.training.optim import learning_rate
@@ -72,7 +72,7 @@ def test_exit_code_is_the_one_in_the_status(
     expected: int,
 ) -> None:
     monkeypatch.setenv(LAUNCH_ID, "mine")
-    write_status(tmp_path, state, exit_code=code)
+    write_status(tmp_path, Ending(state, exit_code=code))
     assert launcher.outcome(tmp_path, "mine", failure) == expected
 
 

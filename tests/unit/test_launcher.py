@@ -13,7 +13,7 @@ from harness.launch import launcher
 from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
 from harness.launch.options import accelerate_arguments, split_arguments
 from harness.ranks import devices
-from harness.rundir.records import LAUNCH_ID, read_status, write_status
+from harness.rundir.records import LAUNCH_ID, Ending, read_status, write_status
 
 
 def fell(**ranks: tuple[int, float, str, bool]) -> Failure:
@@ -60,14 +60,14 @@ def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(LAUNCH_ID, "mine")
 
     def reason(failure: Failure) -> str:
-        write_status(tmp_path, "failed", step=7, exit_code=1, reason="rank 0 waited for the gradients")
+        write_status(tmp_path, Ending("failed", 7, 1, "rank 0 waited for the gradients"))
         assert launcher.outcome(tmp_path, "mine", failure) == 1
         return str((read_status(tmp_path) or {})["reason"])
 
     assert reason(Failure(1, BUG, said=True)) == BUG
     late = Failure(1, "rank 1 waited for the gradients", said=True, follows=True)
     assert reason(late) == "rank 0 waited for the gradients"
-    write_status(tmp_path, "running", step=7)
+    write_status(tmp_path, Ending("running", 7))
     assert launcher.outcome(tmp_path, "mine", late) == 1
     assert (read_status(tmp_path) or {})["reason"] == "rank 1 waited for the gradients"
 

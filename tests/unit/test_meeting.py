@@ -17,7 +17,7 @@ import pytest
 from harness.config import RunConfig
 from harness.launch import meeting
 from harness.launch.meeting import Hello, MeetingError, Place
-from harness.rundir.records import LAUNCH_ID, read_status, write_status
+from harness.rundir.records import LAUNCH_ID, Ending, read_status, write_status
 from preprocessing.base.errors import UserError
 from tests.commands import free_port, wait_until
 
@@ -108,11 +108,11 @@ def start(place: Place, run: Path, attempt: int = 0) -> str:
 
 
 def test_why_no_rank_was_started_is_in_the_status_but_of_a_run_that_has_finished(alone: Place, tmp_path: Path) -> None:
-    write_status(tmp_path, "finished", step=9)
+    write_status(tmp_path, Ending("finished", 9))
     with pytest.raises(MeetingError, match=r"machine 1 of 2 did not come to 127\.0\.0\.1"):
         start(alone, tmp_path)
     assert (read_status(tmp_path) or {})["state"] == "finished"
-    write_status(tmp_path, "failed", step=9)
+    write_status(tmp_path, Ending("failed", 9))
     with pytest.raises(MeetingError):
         start(alone, tmp_path, attempt=1)
     status = read_status(tmp_path) or {}
