@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a run on this rank: checks, data, trainer, checkpoint, sinks; the parts do not depend on each other."""
+"""Builds a run on this rank: checks, data, initial state, trainer, checkpoint, sinks; the parts do not depend on each
+other.
+
+Pretrained weights, word vectors and soft labels are the initial state of a new run. Only rank 0 reads weights and
+vectors; DDP sends its weights to the other ranks. A resumed run loads its checkpoint instead.
+"""
 
 from __future__ import annotations
 
