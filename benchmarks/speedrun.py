@@ -133,7 +133,10 @@ def curve(runs: list[Member], rows: pd.DataFrame) -> list[tuple[float, float]]:
     """A point for each validation from which on every run has kept weights. Raises ``DataError``."""
     share, events, points, part = rows["fold"].value_counts(normalize=True), [], [], 0.0
     for one in runs:
-        times = {line["step"]: line["seconds"] for line in read_log(one.path, THROUGHPUT) if "seconds" in line}
+        first = Path(f"{one.path}-pretrained")  # the language model of a recipe that has one
+        before = max((line.get("seconds", 0.0) for line in read_log(first, THROUGHPUT)), default=0.0)
+        lines = read_log(one.path, THROUGHPUT)
+        times = {line["step"]: before + line["seconds"] for line in lines if "seconds" in line}
         for line in (line for line in read_log(one.path) if line["kind"] == VALIDATION):
             if line["step"] not in times:
                 raise DataError(f"{one.path}: has no seconds of its validations; remove it, and it is trained again")

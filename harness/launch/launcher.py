@@ -270,6 +270,9 @@ def describe_exit(rank: int, code: int, words: Mapping[str, Any]) -> Failure:
 
 SHORTEST_S = 1.0
 """No training begins with less time than this."""
+LANGUAGE = "language model"
+Step = tuple[str, str, list[str]]
+"""A training of several: two texts that say which, and its command line."""
 
 
 def main(asked: LaunchRecipe, options: list[str], training: list[str]) -> int:
@@ -279,6 +282,8 @@ def main(asked: LaunchRecipe, options: list[str], training: list[str]) -> int:
         Screen(quiet=asked.quiet).say(f"The run is {asked.run}; -o names another directory.")
     if asked.seeds is not None or asked.folds is not None:
         return train_many(options, training, asked)
+    if (first := preflight.pretraining(asked.recipe)) is not None:
+        return in_turn(options, [(LANGUAGE, "trained first", first), ("classifier", asked.run, training)], asked)
     return train(options, training, asked.recipe)
 
 
@@ -294,8 +299,8 @@ def keys_in(words: Sequence[str]) -> set[str]:
 
 
 def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
-    """Train run after run, all together within ``max_time``; the exit code of the first that failed, else 0 when the
-    summary is written. A dry run does only the first run.
+    """Train run after run, each after the language model of ``init.pretrain``; the exit code of the first that failed,
+    else 0 when the summary is written.
 
     ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
     ``DataError`` before the first one begins.
@@ -307,25 +312,37 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
         raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
     if key in dict(given):
         raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
-    runs, began, screen = planned(asked), time.monotonic(), Screen(quiet=asked.quiet)
+    runs = planned(asked)
+    steps: list[Step] = []
     for place, run in enumerate(runs, 1):
+        own = [*words, *as_words(keys_of(run, asked).items())]
+        if (first := preflight.pretraining(cli.parse(RunConfig, own, prog=PROG))) is not None:
+            steps.append((LANGUAGE, f"of {run.name}", first))
+        steps.append((f"{run.kind} {run.number}", f"{place} of {len(runs)}: {run.path}", own))
+    code = in_turn(options, steps, asked)
+    if not (code or asked.dry_run or accelerate_arguments(options, []).machine_rank):
+        conclude(runs, asked)
+    return code
+
+
+def in_turn(options: list[str], steps: Sequence[Step], asked: RunConfig) -> int:
+    """Train run after run, all together within ``max_time``; the exit code of the first that failed, else 0. A dry run
+    does only the first one.
+    """
+    began, screen = time.monotonic(), Screen(quiet=asked.quiet)
+    for number, (what, said, words) in enumerate(steps):
         STOP.between()
         left = (asked.max_time_s or inf) - (time.monotonic() - began)
         if STOP.heard or left < SHORTEST_S:
             return EXIT_CODE
-        limit = {"max_time": f"{left:.0f}"} if left < inf else {}
-        screen.say("" if place == 1 else "\n")
-        screen.fact(f"{run.kind} {run.number}", f"{place} of {len(runs)}: {run.path}")
-        own = [*words, *as_words((keys_of(run, asked) | limit).items())]
+        screen.say("\n" if number else "")
+        screen.fact(what, said)
+        own = [*words, *as_words([("max_time", f"{left:.0f}")] if left < inf else [])]
         code = train(options, own, cli.parse(RunConfig, own, prog=PROG))
         if code or asked.dry_run:
             return code
     STOP.between()
-    if STOP.heard:
-        return EXIT_CODE
-    if not accelerate_arguments(options, []).machine_rank:
-        conclude(runs, asked)
-    return 0
+    return EXIT_CODE if STOP.heard else 0
 
 
 def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:

@@ -357,8 +357,8 @@ def begin(
         found.note("vectors", VECTORS, state.get(VECTORS), "the run began with them")
         return found
     with world.together("reading the weights to start from"):
-        if world.is_main and config.init.weights:
-            donor = find_donor(config.init.weights, config.model)
+        if world.is_main and config.initial_weights:
+            donor = find_donor(config.initial_weights, config.model)
             found.weights = weights_of(donor, config.model, vocabulary_of(config), manifest)
     known = world.from_main(None if found.weights is None else found.weights.facts, "the weights to start from")
     found.note("weights", STARTED_FROM, known, describe_weights(known) if known else "")
