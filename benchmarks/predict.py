@@ -24,8 +24,7 @@ from torch import nn
 
 from benchmarks.measuring import Measured, alternate, cores, printed, read_frame, result
 from benchmarks.text import notebook
-from harness.inference.scorer import Scorer, open_scorer, scorer_class
-from harness.rundir.bundle_files import bundle_directory, read_classifier
+from harness.inference.scorer import Scorer, open_scorer
 from preprocessing.base.errors import DataError
 from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec
@@ -59,21 +58,20 @@ def measure(config: PredictConfig) -> dict[str, Any]:
     texts = read_frame(Path(config.input))[config.column].map(str).head(config.rows).tolist()
     if len(texts) < 2:
         raise DataError(f"{config.input}: holds too few rows to measure with; name a larger file")
-    settled = scorer_class("torch").settle(read_classifier(bundle_directory(config.run)), "cpu", config.precision)
-    scorer = open_scorer(config.run, "torch", BATCH, settled)
+    scorer = open_scorer(config.run, "torch", BATCH, precision=config.precision)
     turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {
         "ours": (functools.partial(logits, scorer), texts),
         LOOP: (NotebookLoop(scorer), texts[:SLOWEST]),
     }
-    if settled["precision"] != "fp32":
-        plain = open_scorer(config.run, "torch", BATCH, {**settled, "precision": "fp32"})
+    if scorer.settled["precision"] != "fp32":
+        plain = open_scorer(config.run, "torch", BATCH)
         turns["ours in fp32"] = functools.partial(logits, plain), texts
     turns[LINEAR] = linear(texts), texts
     with cores(1):
         contenders = {name: functools.partial(run, some) for name, (run, some) in turns.items()}
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
     speeds = {name: len(turns[name][1]) / median for name, median in seconds.items()}
-    return result("rows/s", speeds, precision=settled["precision"])
+    return result("rows/s", speeds, precision=scorer.settled["precision"])
 
 
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:

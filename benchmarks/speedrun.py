@@ -25,7 +25,7 @@ from sklearn.svm import LinearSVC
 from benchmarks.corpora import finished, hash_of, linear_model, run
 from benchmarks.measuring import cores, peer_module, read_frame, result
 from harness.rundir.checkpoint import steps
-from harness.rundir.layout import THROUGHPUT, Member, member
+from harness.rundir.layout import THROUGHPUT, Member
 from harness.rundir.metrics_log import read_log
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -70,7 +70,7 @@ def main(config: SpeedrunConfig) -> None:
     peers = [name for name in PEERS if name != FASTTEXT or is_importable("fasttext")]
     with cores(config.threads):
         prepare_s = prepare(config)
-        runs = [train(config, member(Path(config.output, "runs"), "fold", fold)) for fold in range(config.folds)]
+        runs = [train(config, Member("fold", fold, Path(config.output, "runs"))) for fold in range(config.folds)]
         rows = rows_of(config)
         contenders = {"ours": curve(runs, rows), **{name: [measure(config, rows, name)] for name in peers}}
     table = [line_of(name, one, config.targets, prepare_s * (name == "ours")) for name, one in contenders.items()]
@@ -133,7 +133,10 @@ def curve(runs: list[Member], rows: pd.DataFrame) -> list[tuple[float, float]]:
     """A point for each validation from which on every run has kept weights. Raises ``DataError``."""
     share, events, points, part = rows["fold"].value_counts(normalize=True), [], [], 0.0
     for one in runs:
-        times = {line["step"]: line["seconds"] for line in read_log(one.path, THROUGHPUT) if "seconds" in line}
+        first = Path(f"{one.path}-pretrained")  # the language model of a recipe that has one
+        before = max((line.get("seconds", 0.0) for line in read_log(first, THROUGHPUT)), default=0.0)
+        lines = read_log(one.path, THROUGHPUT)
+        times = {line["step"]: before + line["seconds"] for line in lines if "seconds" in line}
         for line in (line for line in read_log(one.path) if line["kind"] == VALIDATION):
             if line["step"] not in times:
                 raise DataError(f"{one.path}: has no seconds of its validations; remove it, and it is trained again")

@@ -27,9 +27,8 @@ from harness.data.checks import TRAIN
 from harness.data.placement import open_data
 from harness.ranks.precision import configure_threads, set_tf32
 from harness.ranks.session import Session, open_session
-from harness.training.assembly import build_trainer
+from harness.training.assembly import Beginning, build_trainer
 from harness.training.run import Run
-from harness.training.start import Beginning
 from harness.training.throughput import synchronize
 from harness.training.trainer import Milestones
 from preprocessing.base.errors import require

@@ -21,7 +21,7 @@ COMMANDS = (
         "train",
         "DATA",
         "Train, with checks before the start.",
-        "harness.launch.many:main",
+        "harness.launch.launcher:main",
         "harness.config:LaunchRecipe",
         also=("launch",),
         elsewhere="fit, run, pretrain --task language_model",

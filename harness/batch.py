@@ -109,11 +109,6 @@ class Batch:
         """Real tokens, padding not counted."""
         return int(self.lengths.sum())
 
-    @property
-    def num_padded_tokens(self) -> int:
-        """Positions that the recurrent layers compute, including padding."""
-        return self.ids.numel()
-
     def packed_index(self) -> PackedIndex:
         """``index``, or the same computed now."""
         return PackedIndex.of(self.lengths, self.ids.device) if self.index is None else self.index

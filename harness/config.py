@@ -143,6 +143,9 @@ class InitConfig:
     weights: Name | None = None
     """Run or bundle with initial weights, also of another dataset or of a language model: vectors of the tokens that
     both have, without scaling, recurrent layers, and the last layer if the classes are the same. null: none."""
+    pretrain: Name | None = None
+    """Recipe of a language model of the same texts, as in pretrain/imdb: without init.weights, train trains it first,
+    in RUN-pretrained, with the sizes of this model, and starts from its weights. null: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,6 +371,12 @@ class RunConfig:
         weights = "optim.class_weights"  # its keys are labels, which need not be set now
         for key in sorted(key for key in self.allowed if not f"{key}.".startswith(f"{weights}.")):
             require(key in names, "allow", key, "keys of the training such as epochs or optim.lr, with commas")
+
+    @property
+    def initial_weights(self) -> str | None:
+        """Run or bundle that the weights come from: init.weights, or the language model of init.pretrain."""
+        own = self.task == CLASSIFIER and self.init.pretrain
+        return self.init.weights or (f"{self.run}-pretrained" if own else None)
 
     @property
     def max_time_s(self) -> float | None:

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
 
 def label(config: LabelConfig) -> None:
     """Write soft labels. The linear model runs on rank 0 alone."""
-    from harness.inference.labelling import label_with_baseline, label_with_run
+    from harness.inference.evaluation import label_with_baseline, label_with_run
     from harness.ranks.distributed import launched_rank
     from harness.ranks.session import open_session
 

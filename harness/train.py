@@ -31,8 +31,8 @@ def fit(resolved: Resolved, *, reports: bool = True) -> None:
     config = resolved.config
     from harness.ranks.session import open_session
     from harness.report.sinks import BaselineSink, ReportSink
+    from harness.tracking.tracking import Sink
     from harness.training.assembly import open_run
-    from harness.training.writer import Sink
 
     def listeners(writer: Sink) -> tuple[Sink, ...]:
         if not reports:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from harness.config import RunConfig, TrackingConfig
+from harness.rundir.records import Ending
 from harness.tracking.tracking import Trackers
 
 
@@ -27,8 +28,8 @@ def main(run: Path, data: str, first: int, last: int, state: str) -> None:
             time.sleep(0.05)
             file.write(json.dumps({"kind": "train", "step": step, "loss": 1 / step, "lr": 1e-3}) + "\n")
             file.flush()
-            trackers.listen()
-    trackers.close(state)  # type: ignore[arg-type]
+            trackers.log("train", {})
+    trackers.close(Ending(state, last))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

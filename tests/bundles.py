@@ -51,7 +51,7 @@ def write_drawn(
     manifest = read_manifest(data)
     manifest = replace(manifest, labels=labels or manifest.labels)
     decision = Decision(0.5, 0.4 if len(manifest.labels) == 2 else 0.5)
-    more = {"decision": shape.pop("decision", decision), "facts": shape.pop("facts", {})}
+    more = {"decision": shape.pop("decision", decision), **shape.pop("facts", {})}
     torch.manual_seed(seed)
     config = ModelConfig(**{"embedding_dim": 4, "hidden_size": 4, **shape})
     model = LanguageModel(config, manifest.vocabulary_size) if language else None

@@ -395,7 +395,7 @@ def preload() -> None:
     names = (
         "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure "
         "pyarrow.parquet jinja2 onnx onnxruntime msgspec harness.train harness.training.assembly harness.report.sinks "
-        "harness.inference.predict harness.export.folder harness.inference.evaluation harness.inference.labelling "
+        "harness.inference.predict harness.export.folder harness.inference.evaluation "
         "preprocessing.job.pipeline"
     )
     for name in names.split():

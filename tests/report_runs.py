@@ -16,7 +16,7 @@ from harness.__main__ import main
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.records import write_config, write_status
+from harness.rundir.records import Ending, write_config, write_status
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
@@ -69,7 +69,7 @@ def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, **con
     write_log(run, manifest, data, skill, seed)
     write_index(run / BUNDLE, dataset=manifest.fingerprint, labels=manifest.labels)
     write_measured(run if split == "test" else run / EVALUATION, split, data, manifest, skill, seed)
-    write_status(run, "finished", step=200)
+    write_status(run, Ending("finished", 200))
     return run
 
 

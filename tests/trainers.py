@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from harness.batch import StepBatch
 from harness.config import RunConfig
-from harness.data.placement import open_data, trained_splits
+from harness.data.placement import open_data
 from harness.data.views import rows_of_task
 from harness.launch.options import free_port
 from harness.model.language import LanguageModel
@@ -26,8 +26,8 @@ from harness.model.networks import AnyNetwork, build_network
 from harness.ranks.precision import Choice
 from harness.ranks.session import Session, open_session
 from harness.training import assembly
+from harness.training.assembly import begin, vocabulary_of
 from harness.training.optim import learning_rate
-from harness.training.start import begin, vocabulary_of
 from harness.training.trainer import Trainer
 from preprocessing.dataset.shards import Manifest, read_manifest
 
@@ -51,7 +51,7 @@ def session_for(config: RunConfig) -> Iterator[Session]:
 def make_trainer(config: RunConfig, session: Session) -> Trainer:
     """A trainer at step 0, as a run of ``config`` builds it."""
     manifest, world = rows_of_task(config.task, read_manifest(config.data), config.data), session.world
-    names = trained_splits(manifest, unlabelled=config.order.unlabelled_batch > 0)
+    names = [name for name in manifest.names if config.order.unlabelled_batch or name != "unlabelled"]
     data = open_data(config.data, manifest, names, world, timeout_s=60, stage_dir="none")
     beginning = begin(config, manifest, data.splits, world)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), beginning)

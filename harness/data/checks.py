@@ -55,8 +55,19 @@ def check_dataset(
 
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Check that every process has a row in every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
-    check_stream(config, manifest)
+    """Check that every process has a row in every step, and that a mixture has steps of labelled rows alone. Raises
+    ``ConfigError``, or ``DataError`` for too few rows.
+    """
+    if len(parts_of(config.data, manifest)) > 1 and (config.order.unlabelled_batch or config.global_batch_tokens):
+        raise ConfigError(
+            f"data: the steps of a mixture ({config.data}) have global_batch labelled rows, by shares; leave out "
+            "order.unlabelled_batch and global_batch_tokens, or name one dataset"
+        )
+    if config.order.unlabelled_batch and not manifest.splits.get(UNLABELLED):
+        raise ConfigError(
+            f"order.unlabelled_batch: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "
+            "set order.unlabelled_batch to 0"
+        )
     key = "global_batch" if config.global_batch_tokens is None else "global_batch_tokens"
     streams = {TRAIN: (order_spec(config), key)}
     if config.order.unlabelled_batch:
@@ -71,22 +82,6 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
             raise ConfigError(
                 f"{key}: steps of {smallest} rows cannot be shared by {world_size} processes; raise it or start fewer"
             )
-
-
-def check_stream(config: RunConfig, manifest: Manifest) -> None:
-    """Raise ``ConfigError`` if steps should have unlabelled rows but the dataset has none, or is a mixture; also for a
-    mixture with a token budget.
-    """
-    if len(parts_of(config.data, manifest)) > 1 and (config.order.unlabelled_batch or config.global_batch_tokens):
-        raise ConfigError(
-            f"data: the steps of a mixture ({config.data}) have global_batch labelled rows, by shares; leave out "
-            "order.unlabelled_batch and global_batch_tokens, or name one dataset"
-        )
-    if config.order.unlabelled_batch and not manifest.splits.get(UNLABELLED):
-        raise ConfigError(
-            f"order.unlabelled_batch: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "
-            "set order.unlabelled_batch to 0"
-        )
 
 
 def order_spec(config: RunConfig) -> OrderSpec:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From rows of mapped shards to batches on the device, prefetched by one thread.
 
+Rows of this process, their lengths, labels and memory addresses are computed once per window. A step then costs one
+gather and a few views.
+
 There are no worker processes and no Python code per row: one gather per micro-batch copies its rows into a reused
 buffer (pinned on CUDA). Token ids keep their stored dtype and are widened on the device. Lengths stay int64 on the CPU,
 where packing needs them. Small steps are passed on in groups, since waking a thread costs as much as gathering a small
@@ -13,20 +16,23 @@ alone, as for labelled rows (law 3). So a checkpoint needs no loader state.
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-from harness.batch import Batch, Layout, Masks, StepBatch
-from harness.data.batches import Assembler, Buffer, RankSlice, hand_over, lengths_of
-from harness.data.order import Order, Window
+from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, send
+from harness.data.order import Order, Window, micro_batches
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Split
 
 PREFETCH_GROUPS = 2
@@ -38,41 +44,240 @@ Piece = tuple[int, int, int]
 """(epoch, first step, step after the last)."""
 
 
+class RankSlice:
+    """The rows of one process in some steps of a window, concatenated, and their split into micro-batches."""
+
+    def __init__(self, loader: Loader, window: Window, steps: range) -> None:
+        """In training all processes have the same number of micro-batches in each step; raises ``ConfigError`` as
+        ``micro_batches`` does. In evaluation a process has one micro-batch per step, and none in a step without its
+        rows.
+        """
+        self.steps, rank, world_size = steps, loader.rank, loader.world_size
+        begins = window.cuts[steps.start - window.first_step : steps.stop - window.first_step + 1]
+        self.begins = begins
+        """int64 ``[steps + 1]``: start of each step's rows, of all processes, in ``window.places``."""
+        sizes = np.diff(begins)
+        own = (sizes - rank + world_size - 1) // world_size
+        if world_size == 1:
+            self.places = window.places[begins[0] : begins[-1]]
+        else:
+            within = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
+            self.places = window.places[np.repeat(begins[:-1] + rank, own) + world_size * within]
+        self.global_rows: list[int] = sizes.tolist()
+        if loader.order.spec.shuffle:
+            known = {size: micro_batches(size, world_size, loader.micro_batch) for size in set(self.global_rows)}
+            counts = np.array([known[size] for size in self.global_rows])
+        else:
+            counts = np.minimum(own, 1)
+        self.ends: list[int] = np.cumsum(counts).tolist()
+        """For each step: the number of its last micro-batch plus one."""
+        step_of = np.repeat(np.arange(len(sizes)), counts)
+        turn = np.arange(len(step_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self.rows = own[step_of] // counts[step_of] + (turn < own[step_of] % counts[step_of])
+        """int64 ``[micro-batches]``: rows of each; within a step they differ by at most one."""
+
+    def numbers(self, step: int) -> range:
+        """The numbers of a step's micro-batches."""
+        place = step - self.steps.start
+        return range(self.ends[place - 1] if place else 0, self.ends[place])
+
+
+def lengths_of(split: Split, window: Window, places: np.ndarray) -> np.ndarray:
+    """int64 ``[places]``: lengths of rows of a window, also of other processes' rows."""
+    lengths = np.concatenate([split.blocks[block].length for block in window.blocks.tolist()])
+    return lengths.take(places).astype(np.int64)
+
+
+class Buffer:
+    """A buffer for the ids of one group of steps; on CUDA pinned, and reused once its copy to the device is done."""
+
+    def __init__(self, elements: int, dtype: torch.dtype, pinned: bool) -> None:
+        """Unless pinned, pages that are never written take no memory."""
+        self.flat = torch.empty(elements, dtype=dtype, pin_memory=pinned)
+        self.copied: torch.cuda.Event | None = None
+
+
+class Assembler:
+    """Turns places of a window into batches on the device, with reused buffers.
+
+    One tensor covers the whole address range of a window's mapped record batches, so a row is an offset in it. One
+    ``index_select`` over overlapping slices ``[n, time]`` with strides ``(1, 1)`` copies the rows of a batch out of any
+    number of shards, each row only up to the longest length of the batch. No other memory is read.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        """For the slices of ``loader``, whose split must stay open while this object exists. Create it in the thread
+        that uses it, outside inference mode.
+        """
+        self.split, self.layout, self.device = loader.split, loader.layout, loader.device
+        self.all_targets, self.masks = loader.targets, loader.masks
+        self.labelled, on_cuda = self.split.name != UNLABELLED, self.device.type == "cuda"
+        self.dtype = dtype = torch.int16 if self.split.manifest.id_dtype == "uint16" else torch.int32
+        elements = loader.group_steps * loader.step_elements
+        self.buffers = [Buffer(elements, dtype, on_cuda) for _ in range(PREFETCH_GROUPS + 2)]
+        self.scratch = torch.empty(loader.step_elements if self.layout == "packed" else 0, dtype=dtype)
+        self.stream = torch.cuda.Stream(self.device) if on_cuda else None
+
+    def enter(self, window: Window, share: RankSlice) -> None:
+        """Prepare everything about a window's rows except their ids."""
+        places = share.places.astype(np.int64)  # once; else numpy converts it for every column
+        self.blocks = blocks = [self.split.blocks[block] for block in window.blocks.tolist()]  # keeps them mapped
+        first = np.array([block.ids.ctypes.data for block in blocks], np.int64)
+        base, last = int(first.min()), max(block.ids.ctypes.data + block.ids.nbytes for block in blocks)
+        assert not ((first - base) % self.dtype.itemsize).any()
+        self.span = torch.frombuffer((ctypes.c_byte * (last - base)).from_address(base), dtype=self.dtype)
+        self.slices: dict[int, torch.Tensor] = {}
+        columns = [[getattr(block, name) for block in blocks] for name in ("length", "label", "row")]
+        length, label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
+        rows_of_block, widths = np.diff(window.ends, prepend=0), self.split.block_widths[window.blocks]
+        width = np.repeat(widths, rows_of_block).take(places)
+        origin = (first - base) // self.dtype.itemsize - (window.ends - rows_of_block) * widths
+        begin = places * width + np.repeat(origin, rows_of_block).take(places)
+        ends = np.cumsum(share.rows)
+        starts = ends - share.rows
+        sizes = share.rows.tolist()
+        pieces = [slice(*both) for both in zip(starts.tolist(), ends.tolist(), strict=True)]
+        longest = length[starts]
+        self.time: list[int] = longest.tolist()
+        self.rows = [row[piece] for piece in pieces]
+        self.lengths = torch.from_numpy(length).split(sizes)
+        self.begin = torch.from_numpy(begin).split(sizes)
+        narrowest = np.minimum.reduceat(width, starts) if len(starts) else starts
+        self.width = {n: width[pieces[n]] for n in np.flatnonzero(narrowest < longest).tolist()}
+        """Shard width of each row, for micro-batches with a shard narrower than their longest row."""
+        with self._on_stream():
+            labels, lengths = send(torch.from_numpy(np.stack((label, length))), self.device)
+            if self.all_targets is not None:
+                own = torch.from_numpy(self.all_targets[window.rows(share.places)])
+                self.targets = send(own, self.device).split(sizes)
+        self.labels, self.sent_lengths = labels.split(sizes), lengths.split(sizes)
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        """On CUDA: copies inside the block overlap with training, in the order of the calls."""
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def __call__(self, buffer: Buffer, steps: Mapping[int, int]) -> tuple[list[Batch], torch.cuda.Event | None]:
+        """Micro-batches of the window, and the event of their copy to the device. ``steps``: number of the micro-batch
+        -> its optimizer step.
+        """
+        if buffer.copied is not None:
+            buffer.copied.synchronize()
+        with self._on_stream():
+            batches = list(self._gathered(buffer, steps))
+            if self.device.type != "cpu":  # one copy for the whole group
+                used = sum(batch.ids.numel() for batch in batches)
+                flat = buffer.flat[:used].to(self.device, non_blocking=True)
+                for batch in batches:
+                    batch.ids = flat.as_strided(batch.ids.shape, batch.ids.stride(), batch.ids.storage_offset())
+            for batch, step in zip(batches, steps.values(), strict=True):
+                batch.masks = None if self.masks is None else self.masks(step, batch)
+            if self.stream is not None:
+                buffer.copied = torch.cuda.Event()
+                buffer.copied.record(self.stream)
+        return batches, buffer.copied
+
+    def _gathered(self, buffer: Buffer, numbers: Iterable[int]) -> Iterator[Batch]:
+        used = 0
+        for number in numbers:
+            lengths, time = self.lengths[number], self.time[number]
+            rows = len(lengths)
+            sizes = None
+            if self.layout == "padded":
+                ids = buffer.flat.as_strided((rows, time), (time, 1), used)
+                self._copy(number, ids)
+            else:
+                padded = self.scratch.as_strided((rows, time), (time, 1))
+                self._copy(number, padded)
+                ids = buffer.flat[used : used + int(lengths.sum())]
+                sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
+            used += ids.numel()
+            targets = None if self.all_targets is None else self.targets[number]
+            about = (lengths, self.labels[number], self.rows[number], sizes, self.sent_lengths[number], targets)
+            index = None if sizes is None else PackedIndex.of(lengths, self.device)
+            yield Batch(ids, *about, labelled=self.labelled, index=index)
+
+    def _copy(self, number: int, out: torch.Tensor) -> None:
+        """Fill ``out`` ``[rows, time]`` with a micro-batch, with zeros beyond a shard's width."""
+        begin, width = self.begin[number], self.width.get(number)
+        if width is None:
+            self._copy_rows(begin, out)
+            return
+        time = out.shape[1]
+        bounds = [0, *(np.flatnonzero(np.diff(width)) + 1).tolist(), len(width)]
+        for first, last in itertools.pairwise(bounds):
+            reach = min(time, int(width[first]))
+            self._copy_rows(begin[first:last], out[first:last, :reach])
+            out[first:last, reach:] = 0
+
+    def _copy_rows(self, begin: torch.Tensor, out: torch.Tensor) -> None:
+        time = out.shape[1]
+        slices = self.slices.get(time)
+        if slices is None:
+            slices = self.slices[time] = self.span.as_strided((len(self.span) - time + 1, time), (1, 1))
+        torch.index_select(slices, 0, begin, out=out)
+
+
+def hand_over(step: StepBatch) -> None:
+    """On CUDA: make the training stream wait for the copy, and keep the batch's memory while that stream uses it."""
+    if step.copied is None or not step.micro_batches:
+        return
+    stream = torch.cuda.current_stream(step.micro_batches[0].ids.device)
+    stream.wait_event(step.copied)
+    for batch in step.micro_batches:
+        masks, index = batch.masks or Masks(), batch.index
+        tensors = [batch.ids, batch.labels, batch.device_lengths, batch.targets, masks.unknown, *masks.keep.values()]
+        for tensor in [*tensors, None if index is None else index.row]:  # a view stands for all of its memory
+            if tensor is not None:
+                tensor.record_stream(stream)
+
+
+def pack(ids: torch.Tensor, length: np.ndarray, out: torch.Tensor) -> np.ndarray:
+    """Write the real tokens of padded ids ``[rows, time]`` to ``out`` ``[tokens]``, as ``pack_padded_sequence`` would.
+
+    Rows are sorted longest first, and ``time`` is the longest ``length``. Returns the batch sizes int64 ``[time]``: the
+    number of rows with a token at each time step. Time steps that all rows reach are one transposed copy; the few
+    others are selected by a mask.
+    """
+    rows, time = ids.shape
+    sizes = rows - np.cumsum(np.bincount(length, minlength=time + 1))[:time]
+    common = int(length[-1])
+    out[: common * rows].view(common, rows).copy_(ids[:, :common].t())
+    if common < time:
+        running = torch.from_numpy(np.arange(rows) < sizes[common:, None])
+        torch.masked_select(ids[:, common:].t(), running, out=out[common * rows :])
+    return sizes
+
+
+@dataclass(eq=False)
 class Loader:
     """This rank's slice of every step, prefetched by a thread."""
 
-    def __init__(
-        self,
-        split: Split,
-        order: Order,
-        *,
-        rank: int,
-        world_size: int,
-        layout: Layout,
-        device: torch.device,
-        micro_batch: int | None = None,
-        guard: Callable[[], None] | None = None,
-        counts_tokens: bool = False,
-        targets: np.ndarray | None = None,
-        masks: Callable[[int, Batch], Masks | None] | None = None,
-        unlabelled: Loader | None = None,
-    ) -> None:
-        """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``.
+    split: Split
+    order: Order
+    _: KW_ONLY
+    rank: int
+    """It takes its slice of every global batch of ``order``, which ``world_size`` processes share."""
+    world_size: int
+    layout: Layout
+    device: torch.device
+    micro_batch: int | None = None
+    """Maximum rows of a micro-batch; None: no limit."""
+    guard: Callable[[], None] = lambda: None
+    """Called before rows are read; raises ``DataError`` if the files of the split have changed."""
+    counts_tokens: bool = False
+    """Steps carry their number of tokens over all processes."""
+    targets: np.ndarray | None = None
+    """Soft labels of all rows of the split in the order of its blocks, fp32 ``[rows]`` or ``[rows, classes]``, as in
+    ``Batch``."""
+    masks: Callable[[int, Batch], Masks | None] | None = None
+    """Computes the dropout masks of a micro-batch in an optimizer step, ahead of time."""
+    unlabelled: Loader | None = None
+    """Loads the unlabelled rows of each step."""
 
-        ``micro_batch``: maximum rows of a micro-batch, None: no limit. ``guard`` is called before rows are read; it
-        raises ``DataError`` if the files of the split have changed. ``counts_tokens``: steps carry their number of
-        tokens over all processes. ``targets``: soft labels of all rows of the split in the order of its blocks, fp32
-        ``[rows]`` or ``[rows, classes]``, as in ``Batch``. ``masks`` computes the dropout masks of a micro-batch in an
-        optimizer step, ahead of time. ``unlabelled`` loads the unlabelled rows of each step.
-        """
-        self.split, self.order = split, order
-        self.rank, self.world_size = rank, world_size
-        self.layout, self.device, self.micro_batch = layout, device, micro_batch
-        self.counts_tokens = counts_tokens
-        self.guard = guard or (lambda: None)
-        self.targets, self.masks, self.unlabelled = targets, masks, unlabelled
-        self.step_elements = -(-order.largest_step // world_size) * split.max_width
-        step_bytes = self.step_elements * np.dtype(split.manifest.id_dtype).itemsize
+    def __post_init__(self) -> None:
+        """Sizes of buffers."""
+        self.step_elements = -(-self.order.largest_step // self.world_size) * self.split.max_width
+        step_bytes = self.step_elements * np.dtype(self.split.manifest.id_dtype).itemsize
         self.group_steps = max(1, min(GROUP_STEPS, GROUP_BYTES // step_bytes))
         self._idle: list[Assembler] = []
 
@@ -114,17 +319,16 @@ class Loader:
             with openmp().limit(limits=1):
                 if self.device.type == "cuda":
                     torch.cuda.set_device(self.device)
-                assembler = self._idle.pop() if self._idle else self._new_assembler()
+                assembler = self._idle.pop() if self._idle else Assembler(self)
                 for buffer in assembler.buffers:
                     prefetch.free.put(buffer)
-                alone = pieces[0][1] if pieces else 0
                 for epoch, first, stop in pieces:
                     step = first
                     while step < stop and not prefetch.cancelled:
                         window = self.order.window(epoch, step)
                         steps = range(step, min(stop, window.next_step))
-                        self._produce_window(assembler, window, epoch, steps, prefetch, alone=alone)
-                        step, alone = window.next_step, -1
+                        self._produce_window(assembler, window, epoch, steps, prefetch)
+                        step = window.next_step
                 self._idle.append(assembler)
             prefetch.ready.put(None)
             finished = pieces and step == self.order.steps_per_epoch and not prefetch.cancelled
@@ -133,22 +337,12 @@ class Loader:
         except BaseException as error:  # the training loop raises it
             prefetch.ready.put(error)
 
-    def _new_assembler(self) -> Assembler:
-        elements, buffers = self.step_elements, PREFETCH_GROUPS + 2
-        sizes = {"buffers": buffers, "group_elements": self.group_steps * elements, "step_elements": elements}
-        return Assembler(self.split, self.layout, self.device, **sizes, targets=self.targets, masks=self.masks)
-
     def _produce_window(
-        self, assembler: Assembler, window: Window, epoch: int, steps: range, prefetch: Prefetch, alone: int
+        self, assembler: Assembler, window: Window, epoch: int, steps: range, prefetch: Prefetch
     ) -> None:
-        """Put ``steps`` of one window into the queue; stop early if cancelled.
-
-        Step ``alone``, the first one requested, is a separate group, so that training starts as soon as it is ready;
-        -1: none.
-        """
+        """Put ``steps`` of one window into the queue; stop early if cancelled."""
         self.guard()
-        place = {"rank": self.rank, "world_size": self.world_size}
-        share = RankSlice(window, steps, **place, micro_batch=self.micro_batch, even=self.order.spec.shuffle)
+        share = RankSlice(self, window, steps)
         assembler.enter(window, share)
         starts = share.begins[:-1]
         tokens = [0] * len(steps)
@@ -157,7 +351,7 @@ class Loader:
             tokens = np.add.reduceat(every, starts - starts[0]).tolist()
         begin = steps.start
         while begin < steps.stop:
-            end = begin + 1 if begin == alone else min(begin + self.group_steps, steps.stop)
+            end = min(begin + self.group_steps, steps.stop)
             buffer = prefetch.free.get()  # cannot hang: the loop returns every buffer, or cancels
             if buffer is None or prefetch.cancelled:
                 return

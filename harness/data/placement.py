@@ -11,7 +11,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.ranks.distributed import World, launched_local_rank
@@ -20,12 +21,11 @@ from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
-from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import make_private, open_regular
 from preprocessing.corpus import addresses
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.remote import ADDRESS, cache_folder
-from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.dataset.views import open_split, parts_of, read_data
 
 NETWORK = frozenset(
@@ -38,25 +38,18 @@ CHUNK_BYTES = 8 << 20
 CHECK_EVERY_S = 1.0
 
 
+@dataclass
 class OpenData:
-    """The open splits of a dataset. Detects changes of their files: after a mapped file is truncated, reading a lost
-    page kills the process (SIGBUS).
+    """The open splits of a dataset or mixture. Detects changes of their files: after a mapped file is truncated,
+    reading a lost page kills the process (SIGBUS).
     """
 
-    def __init__(
-        self,
-        data: str,
-        manifest: Manifest,
-        names: Collection[str],
-        staged: Mapping[str | Path, Path],
-        stage: Choice,
-    ) -> None:
-        """Map the splits ``names`` of the dataset or mixture ``data``; ``staged`` as for ``open_split``."""
-        self.data, self.manifest = data, manifest
-        self.choices = {"staging": stage}
-        """For the settings printed at the start."""
-        self.splits = {name: open_split(data, manifest, name, staged) for name in names}
-        self.looked = time.monotonic()
+    data: str
+    manifest: Manifest
+    splits: dict[str, Split]
+    choices: dict[str, Choice]
+    """For the settings printed at the start."""
+    looked: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
         """Between epochs: raise ``DataError`` if the manifest or a mapped shard has changed since the start."""
@@ -99,12 +92,8 @@ def open_data(
             if path in staged and launched_local_rank() == 0:
                 stage(path, part, choice.value, own, timeout_s)
     with world.together("opening the dataset"):
-        return OpenData(data, manifest, names, staged, choice)
-
-
-def trained_splits(manifest: Manifest, *, unlabelled: bool) -> list[str]:
-    """The splits that training uses; ``unlabelled``: also the unlabelled split."""
-    return [name for name in manifest.names if unlabelled or name != UNLABELLED]
+        splits = {name: open_split(data, manifest, name, staged) for name in names}
+        return OpenData(data, manifest, splits, {"staging": choice})
 
 
 def filesystem(path: str | Path) -> str:

@@ -48,11 +48,6 @@ def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
         )
 
 
-def as_trained(manifest: Manifest, fold: int | None, fingerprint: str, data: str | Path) -> Manifest:
-    """The view for weights trained with ``fold`` held out, if the fingerprints match; else the manifest unchanged."""
-    return held_out(manifest, fold if manifest.fingerprint == fingerprint else None, data)
-
-
 def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | None = None) -> Manifest:
     """The view of the dataset ``data`` for a task, with ``fold`` held out if given.
 

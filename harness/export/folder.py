@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless export RUN --output DIR``: a folder to share.
+"""``padless export RUN --output DIR``: a folder to share, with a model card.
 
 It is written to a temporary folder, hashed, and then renamed. ONNX files are checked: fp32 is compared with torch, int8
 is measured on the validation split.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.export.card import records_of, render
+from harness.baseline.results import find_results
 from harness.export.config import ExportConfig, Place
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, same_text
@@ -31,24 +31,30 @@ from harness.rundir.bundle_files import (
     OF_BUNDLE,
     ONNX,
     PROBABILITIES,
+    TRAINING,
     BundleInfo,
     ExportInfo,
     identity,
+    read_training,
     read_weights,
     write_export,
     write_info,
 )
 from harness.rundir.json_files import facts_of
-from harness.rundir.training_facts import FILE as TRAINING
+from harness.rundir.layout import CONFIG
+from harness.rundir.records import read_config, read_environment
+from harness.rundir.results import read_measured
 from harness.scores.calibration import Decision
+from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import predicted_labels, probabilities
+from harness.scores.tables import interval
 from preprocessing.base import atomic
 from preprocessing.base.atomic import TMPDIR, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import VERSION, needed
-from preprocessing.base.split_names import VALIDATION
-from preprocessing.base.terminal import Screen, public
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.base.split_names import TRAIN, VALIDATION
+from preprocessing.base.terminal import Screen, markdown, markdown_code, percent, printable, public
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 
 MOST = 1e-4
@@ -114,7 +120,7 @@ def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def write_forms(
-    config: ExportConfig, bundle: Bundle, seal: str, data: tuple[Path, Manifest] | None, folder: Path, screen: Screen
+    config: ExportConfig, bundle: Bundle, seal: str, data: Split | None, folder: Path, screen: Screen
 ) -> dict[str, dict[str, Any]]:
     """Write the ONNX files of the network; returns measurements by file name. ``seal``: identity of the bundle.
 
@@ -133,7 +139,7 @@ def write_forms(
     found: dict[str, dict[str, Any]] = {ONNX: {"precision": "fp32", **parity}}
     if data is not None:
         small = quantized(network)
-        cost = cost_of((session, session_of(small, INT8)), *data, decision, config.batch)
+        cost = cost_of((session, session_of(small, INT8)), data, decision, config.batch)
         (folder / INT8).write_bytes(small)
         screen.fact(
             "int8",
@@ -187,11 +193,11 @@ def quantized(network: bytes) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) -> tuple[Path, Manifest]:
-    """The dataset to measure on: the requested one, or the run's.
+def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) -> Split:
+    """The validation split to measure on, of the requested dataset, or the run's.
 
-    Raises ``ConfigError`` if there is none, ``DataError`` if it has another text pipeline (law 1) or no validation
-    split.
+    Raises ``ConfigError`` if there is none, ``DataError`` if it is damaged, has another text pipeline (law 1) or no
+    validation split.
     """
     place = asked or config.get("data")
     if place is None or (asked is None and not Path(place, MANIFEST).is_file()):
@@ -201,22 +207,19 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
     same_text(info, manifest, place)
     if not manifest.splits.get(VALIDATION):
         raise DataError(f"{place}: has no split {VALIDATION}, on which --int8 is measured; name another --data")
-    return Path(place), manifest
+    return Split(Path(place), manifest, VALIDATION).check()
 
 
-def cost_of(
-    sessions: tuple[Any, Any], data: Path, manifest: Manifest, decision: Decision, batch_rows: int
-) -> dict[str, Any]:
-    """Measure a network and its int8 version, in this order, on the validation split of a dataset.
+def cost_of(sessions: tuple[Any, Any], split: Split, decision: Decision, batch_rows: int) -> dict[str, Any]:
+    """Measure a network and its int8 version, in this order, on a split.
 
     Returns accuracy and rows per second of both, from ids to logits; and ``changed``, the rows with another label.
     """
-    split = Split(data, manifest, VALIDATION).check()
     texts = [
         ids[:length].astype(np.int32) for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)
     ]
     labels = split.column("label")
-    cost: dict[str, Any] = {"rows": len(labels), "dataset": manifest.fingerprint, "split": VALIDATION}
+    cost: dict[str, Any] = {"rows": len(labels), "dataset": split.manifest.fingerprint, "split": split.name}
     predicted = []
     for ending, session in zip(("", "_int8"), sessions, strict=True):
         began = time.perf_counter()
@@ -225,3 +228,98 @@ def cost_of(
         predicted.append(predicted_labels(logits, decision.threshold))
         cost["accuracy" + ending] = float(np.mean(predicted[-1] == labels))
     return {**cost, "changed": int(np.sum(predicted[0] != predicted[1]))}
+
+
+TEMPLATE = Path(__file__).with_name("card.md.j2")
+HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
+"""Figures with the same names on the hub."""
+SETTINGS = ("epochs", "global_batch", "seed", "lr")
+"""Settings of the training in a card."""
+CLASSES, WEAKEST = 30, 3
+"""Maximum number of classes in a table, and number of weakest groups of rows."""
+
+
+def records_of(place: Place, info: BundleInfo) -> dict[str, Any]:
+    """Records of a training; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with their rows,
+    classes and lengths; ``figures`` of these weights on the test split, or else on validation; and ``linear``, those of
+    the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
+    """
+    found: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}}
+    found["splits"] = read_training(place.bundle, info.dataset).get("splits", {})
+    if place.run is None:
+        return found
+    found["run_config"] = read_config(place.run) if (place.run / CONFIG).is_file() else {}
+    found["environment"] = read_environment(place.run)
+    measured = read_measured(place.run)
+    if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
+        found["figures"] = {**measured.figures, "split": measured.split}
+        with suppress(DataError):
+            kept = find_results(place.run, found["run_config"].get("data", ""), info.dataset)[1]
+            found["linear"] = kept.get(measured.split, {})
+    return found
+
+
+def render(
+    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: dict[str, Any], files: dict[str, Any]
+) -> str:
+    """The model card: README.md in the format of the hub; ``files``: facts of each file from the index."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
+    bounds, spec = figures.get("intervals", {}), info.text["spec"]
+    dataset = Path(run_config.get("data") or "dataset").name
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Text Classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=figures["split"],
+            metric_type=key,
+            metric_name=key.replace("_", " "),
+            metric_value=figures[key],
+            metric_args={"interval_95": list(bounds[key])} if bounds.get(key) is not None else None,
+        )
+        for key in HUB_METRICS
+        if isinstance(figures.get(key), float)
+    ]
+    metadata = ModelCardData(
+        license=config.license,
+        language=config.language or spec["language"],
+        library_name="padless",
+        pipeline_tag="text-classification",
+        tags=["text-classification", "padless", info.model["cell"], *(["onnx"] if ONNX in files else [])],
+        metrics=[result.metric_type for result in results],
+        model_name=name,
+        eval_results=results or None,
+    )
+    groups = [one for one in figures.get("slices", []) if isinstance(one.get("accuracy"), float)]
+    settings = {**run_config, "lr": run_config.get("optim", {}).get("lr")}
+    facts: dict[str, Any] = {
+        **records,
+        "config": config,
+        "name": name,
+        "info": info,
+        "parameters": parameters,
+        "files": files,
+        "version": VERSION,
+        "spec": spec,
+        "shape": {"wide": 0, "wide_ngrams": 2, **info.model},
+        "most": CLASSES,
+        "measured": [
+            (title_of(key, info.labels), figures[key], interval(bounds.get(key)))
+            for key in FIGURES
+            if figures.get(key) is not None
+        ],
+        "training": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
+        "cut": train.get("lengths", {}).get(str(spec["max_tokens"]), 0) / train.get("rows", 1),
+        "weakest": sorted(groups, key=lambda one: one["accuracy"])[:WEAKEST],
+        "onnx": files.get(ONNX),
+        "int8": files.get(INT8),
+        "code": markdown_code,
+        "interval": interval,
+        "markdown": lambda value: markdown(str(value)),
+        "number": "{:,.0f}".format,
+        "percent": percent,
+    }
+    return printable(str(ModelCard.from_template(metadata, str(TEMPLATE), **facts)))

@@ -6,9 +6,7 @@ Reading a bundle executes nothing in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,8 +28,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import INDEX, KEPT_IN_BF16, BundleInfo, write_info, write_weights
-from harness.rundir.training_facts import write_training
+from harness.rundir.bundle_files import INDEX, KEPT_IN_BF16, BundleInfo, write_info, write_training, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import shortened
@@ -51,11 +48,11 @@ def write_bundle(
     manifest: Manifest,
     step: int,
     decision: Decision = NEUTRAL,
-    facts: Mapping[str, dict[str, Any] | None] = MappingProxyType({}),
+    **facts: Any,
 ) -> None:
     """Write the weights of ``model`` and delete older ones; call ``write_vocabulary`` first.
 
-    ``facts``: fields of ``BundleInfo`` about the origin of the weights.
+    ``facts``: about the origin of the weights; fields of ``BundleInfo``, and others, which are left out.
     """
     with HEARTBEAT.waiting("the device to copy the best weights"):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -109,7 +106,7 @@ class Bundle(Scorer):
         weights = read_tensors(self.directory, info, config)
         self.model = Classifier(config, info.vocabulary_size, len(info.labels)).eval()
         self.model.load_state_dict(weights)
-        if self.settled.get("threads"):
+        if self.threads:
             keep_memory()
         if self.settled["device"] == "cuda":
             set_tf32(False)
@@ -118,8 +115,8 @@ class Bundle(Scorer):
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is."""
-        if threads := self.settled.get("threads"):
-            torch.set_num_threads(threads)  # of this thread: Dask may score in another one than opened it
+        if self.threads:
+            torch.set_num_threads(self.threads)  # of this thread: Dask may score in another one than opened it
         device = self.model.head.weight.device
 
         def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:

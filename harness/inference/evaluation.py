@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates the best weights of a run on a split or on new labelled rows: figures and the most confident mistakes. New
-rows are read like the training corpus and encoded like its rows.
+rows are read like the training corpus and encoded like its rows. ``padless label`` scores the unlabelled rows of a
+dataset with a teacher, and writes their soft labels to its directory.
 """
 
 from __future__ import annotations
@@ -19,34 +20,39 @@ import numpy as np
 import torch
 from pyarrow import fs
 
+from harness.baseline.linear import Linear
+from harness.baseline.linear import check as check_linear
+from harness.config import EvaluationConfig
+from harness.data.soft_labels import FOLDER, Teacher, path_of, write_soft_labels
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
-from harness.inference.config import EvaluateConfig
-from harness.inference.explanation import added
+from harness.inference.config import EvaluateConfig, LabelConfig
 from harness.inference.scoring import Scores, score_split, weights_and_dataset
+from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import bundle_directory, read_classifier, write_info
+from harness.rundir.bundle_files import Reading, bundle_directory, read_training, reading_of, write_info
 from harness.rundir.json_files import read_object
-from harness.rundir.layout import EVALUATION
+from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
-from harness.rundir.training_facts import Reading, read_training, reading_of
-from harness.scores.calibration import Decision
-from harness.scores.figures import figures, texts_of
-from harness.scores.metrics import predicted_labels, probabilities
+from harness.scores.calibration import Decision, decide
+from harness.scores.figures import figures
+from harness.scores.intervals import above_chance, intervals
+from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
 from harness.scores.tables import describe_evaluation
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
-from preprocessing.base.terminal import counted, public, shortened, tell
+from preprocessing.base.terminal import Screen, counted, public, shortened, tell
 from preprocessing.config import SplitConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
-from preprocessing.dataset.shards import Split
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split
+from preprocessing.dataset.views import folder_for, open_split, parts_of, read_data
 from preprocessing.job.engine import shown
-from preprocessing.labels import LabelMap, LabelType, spelling
+from preprocessing.labels import LabelMap, spelling
 from preprocessing.text.vocabulary import UNK
 
 COMPARED, COMPARED_S, BATCH = 1000, 30.0, 128
@@ -91,10 +97,15 @@ def conclude(
     identify them.
     """
     directory, name = output_of(config), values["split"]
-    trained = training_texts(hashes[scores.unknown < scores.lengths], config.run, bundle.info.dataset)
-    values |= {"texts": texts_of(scores.lengths, scores.unknown, trained), "precision": NAMES[bundle.dtype]}
+    unread = scores.unknown == scores.lengths
+    texts = {
+        "unknown_share": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
+        "without_known_word": int(unread.sum()),
+        "training_texts": training_texts(hashes[~unread], config.run, bundle.info.dataset),
+    }
+    values |= {"texts": texts, "precision": NAMES[bundle.dtype]}
     with storing(directory, otherwise=OTHERWISE):
-        write_results(directory, scores, bundle.label_type, values)
+        write_results(directory, scores, bundle, values)
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
@@ -117,7 +128,7 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     mistakes = list(worst_mistakes(scores.rows, scores.labels, scores.logits, bundle).values())
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
     texts = read_ids(split, [mistake["row"] for mistake in mistakes])
-    for mistake, ids, found in zip(mistakes, texts, added(bundle.model, texts, classes), strict=True):
+    for mistake, ids, found in zip(mistakes, texts, attributions(bundle.model, texts, classes), strict=True):
         mistake["tokens"] = bundle.vocabulary.tokens.take(ids).to_pylist()
         mistake["weights"] = [round(score, 4) for score in found.scores.tolist()]
     return {**known_of(scores, bundle, split.name), "mistakes": mistakes, "mistakes_method": METHOD}
@@ -136,20 +147,20 @@ def known_of(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
     return {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step, **found}
 
 
-def write_results(directory: Path, scores: Scores, label_type: LabelType, values: dict[str, Any]) -> None:
+def write_results(directory: Path, scores: Scores, bundle: Bundle, values: dict[str, Any]) -> None:
     """Write the figures of a split, and the prediction for every row. Raises ``OSError``."""
-    split, logits = values["split"], Decision(values["temperature"], values["threshold"]).calibrated(scores.logits)
+    logits = bundle.decision.calibrated(scores.logits)
     write_predictions(
         directory,
-        split,
-        values["labels"],
-        label_type,
+        values["split"],
+        bundle.labels,
+        bundle.label_type,
         rows=scores.rows,
         labels=scores.labels,
-        predicted=predicted_labels(logits, values["threshold"]),
+        predicted=predicted_labels(logits, bundle.decision.threshold),
         chances=probabilities(logits),
     )
-    write_figures(directory, split, values)
+    write_figures(directory, values["split"], values)
 
 
 def compare_bf16(bundle: Bundle, split: Split) -> float:
@@ -207,7 +218,7 @@ def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:
     return [found[row] for row in rows]
 
 
-def evaluate_input(config: EvaluateConfig, given: Piece | None = None) -> dict[str, Any]:
+def evaluate_input(config: EvaluateConfig, given: Piece | None) -> dict[str, Any]:
     """Score the input, write figures and predictions, print and return the figures.
 
     ``given`` has the rows that ``config.input`` only names, if they are in no file. Raises ``ConfigError``,
@@ -215,34 +226,48 @@ def evaluate_input(config: EvaluateConfig, given: Piece | None = None) -> dict[s
     """
     assert config.input is not None
     directory = bundle_directory(config.run)
-    settled = Bundle.settle(read_classifier(directory), config.device, config.precision)
-    bundle = Bundle(directory, config.batch, settled)
-    configure_threads(settled["device"], config.threads)
-    training = read_training(directory, bundle.info.dataset) or {}
+    bundle = Bundle(directory, config.batch, config.device, config.precision)
+    configure_threads(bundle.settled["device"], config.threads)
+    training = read_training(directory, bundle.info.dataset)
     known: Mapping[str, Any] = training.get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     pieces = iter([given]) if given else pieces_of(config.input, reading_of(config.source, known), config.quiet)
-    scores, hashes, facts = read_and_score(bundle, config.input, pieces, classes)
+    columns: list[tuple[np.ndarray, ...]] = []
+    mistakes: list[dict[str, Any]] = []
+    left_out = missing = 0
+    for piece in pieces:
+        left_out += piece.neutral + piece.filtered + piece.without_label
+        missing += int(piece.missing.sum())
+        if not len(piece.row):
+            continue
+        labels = class_of(config.input, piece, bundle.labels, classes)
+        encoded = bundle.encoder(piece.texts)
+        logits = bundle.score(np.split(encoded.ids, encoded.offsets[1:-1]))
+        unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
+        hashes = row_hashes(encoded.ids, encoded.offsets)
+        columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
+        for at, mistake in worst_mistakes(piece.row, labels, logits, bundle).items():
+            mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
+        mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
+    if not columns:
+        raise DataError(f"{config.input}: holds no labelled row")
+    *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
+    scores, longest, splits = Scores(*found), bundle.encoder.pipeline.spec.max_tokens, training.get("splits", {})
+    train = splits.get(TRAIN)
     values = {
         **known_of(scores, bundle, name_of(config.input, output_of(config))),
-        **facts,
+        "left_out": left_out,
+        "missing": missing,
+        "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
-        "beside_training": beside(training.get("splits", {}), scores, bundle.encoder.pipeline.spec.max_tokens),
+        "beside_training": {
+            "unknown": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
+            "unknown_validation": splits.get(VALIDATION, {}).get("unknown_rate"),
+            "longest": float((scores.lengths == longest).mean()),
+            "longest_train": train["lengths"].get(str(longest), 0) / max(train["rows"], 1) if train else None,
+        },
     }
     return conclude(config, bundle, scores, hashes, values)
-
-
-def beside(splits: Mapping[str, Any], scores: Scores, longest: int) -> dict[str, float | None]:
-    """The share of unknown tokens, here and in validation, and the share of texts of maximum length, here and in the
-    training rows; None where unknown.
-    """
-    train = splits.get(TRAIN)
-    return {
-        "unknown": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
-        "unknown_validation": splits.get(VALIDATION, {}).get("unknown_rate"),
-        "longest": float((scores.lengths == longest).mean()),
-        "longest_train": train["lengths"].get(str(longest), 0) / max(train["rows"], 1) if train else None,
-    }
 
 
 def name_of(address: str, directory: Path) -> str:
@@ -265,13 +290,11 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
     ``given`` and ``known`` are the values of ``source.labels``, now and in the training: a map, or ``auto``. Raises
     ``ConfigError`` for a class in ``given`` that the run does not have.
     """
-    if isinstance(given, Mapping):
-        strangers = [name for name in given if name not in names]
-        if strangers:
+    chosen = given if isinstance(given, Mapping) else known
+    if isinstance(chosen, Mapping):
+        if strangers := [name for name in chosen if name not in names]:
             raise ConfigError(f"source.labels: the run has no class {strangers[0]!r}; it has {', '.join(names)}")
-        return {value: names.index(list(given)[number]) for value, number in LabelMap(given).numbers.items()}
-    if isinstance(known, Mapping) and list(known) == list(names):
-        return dict(LabelMap(known).numbers)
+        return {value: names.index([*chosen][number]) for value, number in LabelMap(chosen).numbers.items()}
     spellings = [str(spelling(name)) for name in names]
     return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
 
@@ -290,37 +313,6 @@ def pieces_of(address: str, reading: Reading, quiet: bool) -> Iterator[Piece]:
         plans = sources.in_sequence([sources.scan(file, stage) for file in found.files])
         with shown("evaluating", sum(plan.rows for plan in plans), quiet):
             yield from map(read, sources.numbered(plans))
-
-
-def read_and_score(
-    bundle: Bundle, address: str, pieces: Iterator[Piece], classes: Mapping[str, int]
-) -> tuple[Scores, np.ndarray, dict[str, Any]]:
-    """The scores of all rows, ``row_hashes`` of their ids, and other results: ``mistakes`` with texts, and how many
-    rows were ``left_out`` or have no text (``missing``).
-
-    ``classes`` is the result of ``meanings``. Raises ``DataError``, also for labels that the run does not know.
-    """
-    columns: list[tuple[np.ndarray, ...]] = []
-    mistakes: list[dict[str, Any]] = []
-    left_out = missing = 0
-    for piece in pieces:
-        left_out += piece.neutral + piece.filtered + piece.without_label
-        missing += int(piece.missing.sum())
-        if not len(piece.row):
-            continue
-        labels = class_of(address, piece, bundle.labels, classes)
-        encoded = bundle.encoder(piece.texts)
-        logits = bundle.score(np.split(encoded.ids, encoded.offsets[1:-1]))
-        unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
-        hashes = row_hashes(encoded.ids, encoded.offsets)
-        columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
-        for at, mistake in worst_mistakes(piece.row, labels, logits, bundle).items():
-            mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
-        mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
-    if not columns:
-        raise DataError(f"{address}: holds no labelled row")
-    *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
-    return Scores(*found), hashes, {"left_out": left_out, "missing": missing, "mistakes": mistakes}
 
 
 def class_of(address: str, piece: Piece, names: Sequence[str], classes: Mapping[str, int]) -> np.ndarray:
@@ -344,3 +336,96 @@ def class_of(address: str, piece: Piece, names: Sequence[str], classes: Mapping[
             "source.neutral"
         )
     return numbers[piece.label]
+
+
+Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Row numbers and labels, int64 ``[rows]``, and logits before calibration, float64, of a split."""
+
+
+def label_with_run(config: LabelConfig, session: Session) -> None:
+    """Score rows with the best weights of a run or a bundle; rank 0 writes the file.
+
+    Every rank calls this. Raises the same ``UserError`` on all of them.
+    """
+    assert config.run is not None
+    world, folder = session.world, bundle_directory(config.run).resolve()
+    bundle, manifest = weights_and_dataset(folder, config.data, session)
+    with world.together("looking for rows to score"):
+        check_splits(config, manifest)
+    found: list[Scored] = []
+    for split in (VALIDATION, UNLABELLED):
+        scores, _ = score_split(bundle, manifest, split, config.data, config, session)
+        found.append((scores.rows, scores.labels, scores.logits))
+    name = folder.parent.name if folder.name == BUNDLE else folder.name
+    with world.together("writing soft labels"):
+        if world.is_main:
+            facts = {"teacher": f"run {name}", "weights_sha256": bundle.info.weights_sha256}
+            write_labels(config, name, manifest, found, bundle.decision, **facts)
+
+
+def label_with_baseline(config: LabelConfig) -> None:
+    """Fit a linear model to the training rows, score rows with it, and write the file."""
+    manifest = read_data(config.data)
+    check_splits(config, manifest)
+    check_linear(config.data, manifest)
+    linear = Linear.learn(config.data, manifest)
+    found: list[Scored] = []
+    for name in (VALIDATION, UNLABELLED):
+        split = open_split(config.data, manifest, name).check()
+        found.append((split.column("row"), split.column("label"), linear.logits(split)))
+    _, labels, logits = found[0]
+    write_labels(config, "baseline", manifest, found, decide(logits, labels, EvaluationConfig()), teacher="baseline")
+
+
+def check_splits(config: LabelConfig, manifest: Manifest) -> None:
+    """Raise ``DataError`` if the dataset lacks unlabelled rows, or validation, on which the teacher is measured;
+    ``ConfigError`` for a mixture.
+    """
+    if len(parts_of(config.data, manifest)) > 1:
+        raise ConfigError(
+            f"data: soft labels belong to one dataset, and {config.data} is a mixture; name one with --data"
+        )
+    folder_for(config.output, config.data, FOLDER)  # there is one
+    wanted = {VALIDATION: "no validation split; build it with one"}
+    wanted[UNLABELLED] = "no unlabelled rows; build it with source.unlabelled_path"
+    for name, lacks in wanted.items():
+        if not manifest.splits.get(name):
+            raise DataError(f"{Path(config.data, MANIFEST)}: has {lacks}")
+
+
+def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict[str, Any]:
+    """The teacher's accuracy (of the most probable class), log loss and rows, and whether it beats chance."""
+    calibrated = decision.calibrated(logits)
+    values = classification_metrics(calibrated, labels)
+    known = above_chance(intervals(calibrated, labels, values), len(np.unique(labels)))
+    return {**{name: values[name] for name in ("accuracy", "log_loss", "rows")}, "above_chance": known}
+
+
+def write_labels(
+    config: LabelConfig, name: str, manifest: Manifest, found: list[Scored], decision: Decision, **facts: Any
+) -> None:
+    """Write the calibrated probabilities of the unlabelled rows, and print a summary. Raises ``StorageError``.
+
+    ``found`` has the scores of validation, which measure the teacher, and of the unlabelled rows of teacher ``name``;
+    ``facts`` are fields of ``Teacher``.
+    """
+    (_, labels, logits), (rows, _, unlabelled) = found
+    path = Path(config.output or path_of(config.data, name))
+    validation = measured(logits, labels, decision)
+    teacher = Teacher(
+        dataset=manifest.fingerprint,
+        labels=manifest.labels,
+        temperature=decision.temperature,
+        validation=validation,
+        **facts,
+    )
+    chances = probabilities(decision.calibrated(unlabelled)).astype(np.float32)
+    with storing(path, otherwise="name another file with --output"):
+        digest = write_soft_labels(path, teacher, rows, chances)
+    screen = Screen(quiet=config.quiet)
+    screen.fact("teacher", f"accuracy {validation['accuracy']:.4f} on {validation['rows']:,} rows of validation")
+    if not validation["above_chance"]:
+        tell("warning: the teacher is no better than chance on validation, so a training refuses these soft labels")
+    sure = float(chances.max(axis=1).mean())
+    screen.fact(UNLABELLED, f"{len(rows):,} rows; the most probable class has {sure:.3f}, on average")
+    screen.say(f"written to {path} (sha256 {digest[:12]})", "good")

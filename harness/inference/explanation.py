@@ -15,9 +15,9 @@ import itertools
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -26,7 +26,7 @@ import numpy as np
 
 from harness.inference.config import STDIN, ExplainConfig, Form
 from harness.inference.rows import find, lines_of_stdin, reading_by, refuse_input, texts_in
-from harness.rundir.bundle_files import BundleInfo, bundle_directory, read_classifier
+from harness.rundir.bundle_files import bundle_directory, read_classifier
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.inference.bundle import Bundle
-    from harness.model.attribution import Attribution
-    from harness.model.classifier import Classifier
 
 NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
 UNKNOWN = RESERVED[UNK]
@@ -188,26 +186,31 @@ class Explanation:
 
 def main(config: ExplainConfig) -> int:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
-    form, bundle = config.form, bundle_directory(config.run)
+    form, directory = config.form, bundle_directory(config.run)
     streams = config.inputs == [STDIN] and config.input_format == "auto" and config.rows is None
-    info = read_classifier(bundle)
+    info = read_classifier(directory)
     with ExitStack() as stack:
         files: list[File] = []
         chunks = lines_of_stdin() if streams else iter([config.texts])
         if config.inputs and not streams:
-            work, reading = stack.enter_context(temporary_folder()), reading_by(config.given, bundle, info)
+            work, reading = stack.enter_context(temporary_folder()), reading_by(config.given, directory, info)
             files = find(config.inputs, config.input_format, config.given, reading, work)
-            every = itertools.chain.from_iterable(texts_in(files, work))
-            chunks = iter([list(itertools.islice(every, config.rows))])  # all are read before any is explained
+            texts_of_files = itertools.chain.from_iterable(texts_in(files, work))
+            chunks = iter([list(itertools.islice(texts_of_files, config.rows))])  # all are read before any is explained
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:
             path = Path(config.output)
             refuse_input(path, files)
-            check_replaced(path, config.overwrite, lambda: all(atomic.says(path, one) for one in WRITTEN_BY_US[form]))
+            check_replaced(path, config.overwrite, WRITTEN_BY_US[form])
             stack.enter_context(storing(path, otherwise="name another --output"))
             temporary = stack.enter_context(atomic.replacing(path))
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
-        number = write_all(stream, form, config.run, explained(config, bundle, info, chunks), numbered=bool(files))
+        from harness.inference.bundle import Bundle
+
+        bundle, size = Bundle(directory, device=config.device), config.batch
+        some = (texts[start : start + size] for texts in chunks for start in range(0, len(texts), size))
+        every = itertools.chain.from_iterable(explain(bundle, texts, config.label) for texts in some)
+        number = write_all(stream, form, config.run, every, numbered=bool(files))
         if not number:
             raise DataError(f"{', '.join(config.inputs)}: holds no rows")
     if config.output is not None:
@@ -215,23 +218,13 @@ def main(config: ExplainConfig) -> int:
     return 0
 
 
-def explained(
-    config: ExplainConfig, directory: Path, info: BundleInfo, chunks: Iterator[list[str]]
-) -> Iterator[Explanation]:
-    """The explanations of ``chunks``, a batch at a time."""
-    from harness.inference.bundle import Bundle
-
-    bundle = Bundle(directory, settled=Bundle.settle(info, config.device, "fp32"))
-    for texts in chunks:
-        for start in range(0, len(texts), config.batch):
-            yield from explain(bundle, texts[start : start + config.batch], config.label)
-
-
 def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> list[Explanation]:
     """Explain each text for ``label``, or for its predicted class, on the model's device.
 
     Raises ``ConfigError`` for a class that the model does not have.
     """
+    from harness.model.attribution import attributions
+
     labels, calibrated = bundle.labels, bundle.decision.calibrated
     if label not in (None, *labels):
         known = shortened(", ".join(labels), LISTED)
@@ -242,7 +235,7 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> l
     predicted, chances = predicted_labels(logits, bundle.decision.threshold), probabilities(logits)
     classes = predicted if label is None else np.full(len(texts), labels.index(label))
     result = []
-    for row, (text, found) in enumerate(zip(texts, added(bundle.model, ids, classes.tolist()), strict=True)):
+    for row, (text, found) in enumerate(zip(texts, attributions(bundle.model, ids, classes.tolist()), strict=True)):
         tokens = bundle.vocabulary.tokens.take(ids[row]).to_pylist()
         one = Explanation(
             text=text,
@@ -258,16 +251,6 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> l
         )
         result.append(one)
     return result
-
-
-def added(model: Classifier, ids: Sequence[np.ndarray], classes: Sequence[int]) -> Iterator[Attribution]:
-    """What each token of a text adds to the logit of its class, before calibration."""
-    from harness.model.attribution import attributions
-
-    two = model.num_classes == 2
-    for label, one in zip(classes, attributions(model, ids, [0] * len(ids) if two else classes), strict=True):
-        against = two and label == 0  # the single logit is that of class 1
-        yield replace(one, scores=-one.scores, logit=-one.logit, baseline=-one.baseline) if against else one
 
 
 def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explanation], *, numbered: bool) -> int:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 
-from harness.inference.scorer import Engine, engine_of, local, open_scorer, scorer_class
-from harness.rundir.bundle_files import bundle_directory, read_classifier
+from harness.inference.scorer import Engine, open_scorer
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
@@ -48,13 +47,10 @@ class Model:
         """Read and verify."""
         self.place, self.engine, self.device = place, engine, device
         self._files: dict[str, bytes] = {}
-        self._open(local(place))
+        self._open(place)
 
-    def _open(self, place: Path) -> None:
-        directory = bundle_directory(place)
-        computes = scorer_class(engine_of(directory, self.engine))
-        settled = computes.settle(read_classifier(directory), self.device, "fp32")
-        self._scorer = open_scorer(directory, self.engine, settled=settled)
+    def _open(self, place: str | Path) -> None:
+        self._scorer = open_scorer(place, self.engine, device=self.device)
         self.classes_ = typed_values(self._scorer.labels, self._scorer.label_type)
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
 

@@ -90,8 +90,8 @@ class ScoredPart(engine.Part[Made]):
     number: int
     part: Part
     layout: Layout
-    scorer: tuple[str, str, int, dict[str, Any]]
-    """Arguments of ``open_scorer``; each thread of a worker calls it once."""
+    opened: partial[Scorer]
+    """Calls ``open_scorer``; each thread of a worker does so once."""
 
     result: ClassVar[type] = Made
 
@@ -102,7 +102,7 @@ class ScoredPart(engine.Part[Made]):
 
     def make(self) -> tuple[Made, dict[str, str]]:
         """Raises ``DataError`` if reading fails, ``OSError`` if writing fails."""
-        scorer: Scorer = engine.kept(self.key, partial(open_scorer, *self.scorer))
+        scorer: Scorer = engine.kept(self.key, self.opened)
         part, layout = self.part, self.layout
         if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
             raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
@@ -145,20 +145,21 @@ def main(config: PredictConfig) -> int:
             Screen(quiet=config.quiet).say(f"The predictions go to {config.output}; -o names another file.")
         predict_here(config)
         return 0
-    scorer = open_scorer(config.run, *chosen(config))
+    name, settled = chosen(config)
+    scorer = open_scorer(config.run, name, config.batch, **settled)
     for some in [config.texts] if config.texts else lines_of_stdin():
         show(scorer, some, config.json)
     return 0
 
 
-def chosen(config: PredictConfig) -> tuple[str, int, dict[str, Any]]:
-    """Engine, rows of a batch, device and precision, as for ``open_scorer``. Raises ``UserError``."""
+def chosen(config: PredictConfig) -> tuple[str, dict[str, Any]]:
+    """The engine, and its device and precision. Raises ``UserError``."""
     directory = bundle_directory(config.run)
     name, info = engine_of(directory, config.engine), read_classifier(directory)
     settled = scorer_class(name).settle(info, config.device, config.precision)
     if settled["precision"] == "bf16" and not config.quiet:
         tell(f"computed in bf16, in which {info.bf16:.1%} of validation keep their label; --precision fp32 is exact")
-    return name, config.batch, settled
+    return name, settled
 
 
 def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
@@ -186,9 +187,9 @@ def predict_here(config: PredictConfig) -> None:
     target = target_of(config)
     with claimed(target) as work:
         parts = begin(config, target, work)
-        size, settled = sum(part.part.size for part in parts), parts[0].scorer[-1]
+        size = sum(part.part.size for part in parts)
         worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
-        default = 1 if settled["device"] == "cuda" else min(processes.available_cores(), worth)
+        default = 1 if parts[0].opened.keywords["device"] == "cuda" else min(processes.available_cores(), worth)
         kept = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
         with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
             make(parts, crew, config.quiet)
@@ -269,7 +270,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
     """
     directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
-    name, _, settled = chosen(config)
+    name, settled = chosen(config)
     info = read_classifier(directory)
     if config.overwrite:
         for path in work.iterdir():
@@ -294,10 +295,10 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     layout = looked_at(every, Layout(kind, names, config.missing == "keep"), config.quiet)
     atomic.write_json(work / BEGUN, basis)
     key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
-    threads = {"threads": 1} if settled["device"] == "cpu" else {}  # so that nothing depends on their number
-    scorer = config.run, name, config.batch, settled | threads
+    how = settled | ({"threads": 1} if settled["device"] == "cpu" else {})  # so that nothing depends on their number
+    opened = partial(open_scorer, config.run, name, config.batch, **how)
     return [
-        ScoredPart(key, work, work / f"{number:05d}.json", part.cut.rows, number, part, layout, scorer)
+        ScoredPart(key, work, work / f"{number:05d}.json", part.cut.rows, number, part, layout, opened)
         for number, part in enumerate(every)
     ]
 
@@ -309,8 +310,8 @@ def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str
     """
     before = read_object(work / BEGUN, ANEW)
     if before is None:
-        words = [f"{config.prefix}predicted", f"{config.prefix}{probability_column('')}"]
-        check_replaced(target, config.overwrite, lambda: all(atomic.says(target, word) for word in words))
+        words = (config.prefix + name for name in ("predicted", probability_column("")))
+        check_replaced(target, config.overwrite, words)
     elif before != basis:
         other = next((name for name, value in basis.items() if before.get(name) != value), "version")
         raise ConfigError(f"{work}: a prediction was begun with other {other}; {ANEW} to start again")

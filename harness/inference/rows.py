@@ -21,8 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from harness.inference.config import KINDS, STDIN
-from harness.rundir.bundle_files import BundleInfo
-from harness.rundir.training_facts import Reading, read_training, reading_of
+from harness.rundir.bundle_files import BundleInfo, Reading, read_training, reading_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import public, tell
@@ -46,7 +45,7 @@ Cells = dict[str, list[Any]]
 
 def reading_by(source: SourceConfig, bundle: Path, info: BundleInfo) -> Reading:
     """How to read files: by ``source``, and where it is unset, like the training corpus of a bundle."""
-    return reading_of(source, (read_training(bundle, info.dataset) or {}).get("source", {}))
+    return reading_of(source, read_training(bundle, info.dataset).get("source", {}))
 
 
 def find(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -54,7 +54,6 @@ ENGINES = {
     "onnx-int8": "harness.inference.scorer:Int8Scorer",
 }
 """Engine -> ``module:class`` of its ``Scorer``."""
-EXACT = {"device": "cpu", "precision": "fp32"}
 SCHEME = "hf://"
 FILES = ["*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md"]
 """The files of an export: only these are downloaded from a repository."""
@@ -67,15 +66,23 @@ ERRORS_ONLY = 3
 class Scorer(ABC):
     """Computes logits of texts. Encoding and scoring are separate, so that one thread encodes while another scores."""
 
-    def __init__(self, directory: Path, batch_rows: int = 128, settled: Mapping[str, Any] = EXACT) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        batch_rows: int = 128,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+    ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts. The files of an
         export are checked against its index before any is parsed.
 
-        ``settled`` is the result of ``settle``; with ``threads``, so many are used on a CPU. Raises ``DataError`` if a
-        file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
+        ``device`` and ``precision`` are settled first. ``threads``: so many are used on a CPU. Raises ``DataError`` if
+        a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
         """
-        self.directory, self.batch_rows, self.settled = directory, batch_rows, settled
+        self.directory, self.batch_rows, self.threads = directory, batch_rows, threads
         self.info = read_classifier(directory)
+        self.settled = self.settle(self.info, device, precision)
         self.export = read_export(directory, self.info)
         self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
@@ -100,7 +107,7 @@ class Scorer(ABC):
     def settle(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
         """The ``device`` and ``precision`` for a bundle on this machine; the results depend on both.
 
-        Raises ``ConfigError``.
+        What was settled before is not changed. Raises ``ConfigError``.
         """
 
     @abstractmethod
@@ -134,7 +141,7 @@ class OnnxScorer(Scorer):
             raise ConfigError("device: ONNX Runtime computes on CPUs here; leave --device out, or set --engine torch")
         if precision == "bf16":
             raise ConfigError("precision: an ONNX file has its own; leave --precision out, or set --engine torch")
-        return {**EXACT}
+        return {"device": "cpu", "precision": "fp32"}
 
     def open(self) -> None:
         """See ``Scorer.open``; ``ConfigError`` without ONNX Runtime."""
@@ -144,7 +151,7 @@ class OnnxScorer(Scorer):
             raise DataError(f"{self.directory / EXPORT}: missing: {self.directory} is no export; {made}")
         data = read_model(self.directory, self.export, self.file)
         needed("onnxruntime", f"{path}", "onnx")
-        self.session = session_of(data, str(path), self.settled.get("threads"))
+        self.session = session_of(data, str(path), self.threads)
         if self.session.get_modelmeta().custom_metadata_map.get(OF_BUNDLE) != self.export.bundle:
             raise DataError(f"{path}: the network of another bundle; export this one again")
 
@@ -185,15 +192,13 @@ def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int, outp
     return in_batches(texts, batch_rows, read)
 
 
-def open_scorer(
-    place: str | Path, engine: str = "auto", batch_rows: int = 128, settled: Mapping[str, Any] = EXACT
-) -> Scorer:
+def open_scorer(place: str | Path, engine: str = "auto", batch_rows: int = 128, **how: Any) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
-    ``settled`` is the result of the engine's ``settle``. Raises ``UserError``.
+    ``how``: device, precision and threads, as for a ``Scorer``. Raises ``UserError``.
     """
     directory = bundle_directory(local(place))
-    scorer = scorer_class(engine_of(directory, engine))(directory, batch_rows, settled)
+    scorer = scorer_class(engine_of(directory, engine))(directory, batch_rows, **how)
     scorer.encode([])  # refuses another text→ids function now, not at the first text
     return scorer
 
@@ -236,21 +241,14 @@ def local(place: str | Path) -> Path:
     if repository.count("/") != 1:
         raise ConfigError(f"{text}: a model of the hub is named hf://OWNER/NAME, or hf://OWNER/NAME@REVISION")
     needed("huggingface_hub", text, "hub")
-    import huggingface_hub
+    import huggingface_hub.utils
 
     try:
-        hush_bars()
+        if isinstance(sys.stderr, Guarded):  # a command, where padless escapes the cursor movements of its bars
+            huggingface_hub.utils.disable_progress_bars()
         return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
     except Exception as error:  # its errors share no base class; no padless code is called
         raise DataError(f"{text}: cannot be had ({' '.join(str(error).split())[:300]})") from None
-
-
-def hush_bars() -> None:
-    """Disable the hub library's progress bars in a command, since padless escapes cursor movements on stderr."""
-    from huggingface_hub.utils import disable_progress_bars
-
-    if isinstance(sys.stderr, Guarded):
-        disable_progress_bars()
 
 
 def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:

@@ -21,7 +21,7 @@ from harness.batch import Batch, Layout
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.placement import open_data
-from harness.data.views import as_trained
+from harness.data.views import held_out
 from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import ScoringConfig
 from harness.model.classifier import Classifier
@@ -69,7 +69,9 @@ def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[B
     world = session.world
     with world.together("loading weights and dataset"):
         bundle = Bundle(directory)
-        manifest = as_trained(read_data(data), bundle.info.fold, bundle.info.dataset, data)
+        manifest = read_data(data)
+        if manifest.fingerprint == bundle.info.dataset:
+            manifest = held_out(manifest, bundle.info.fold, data)
         same_text(bundle.info, manifest, data)
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
     bundle.model.to(session.device).recurrent.flatten_parameters()
@@ -147,7 +149,7 @@ def loader_over(
     batch_rows: int,
     layout: Layout,
     device: torch.device,
-    guard: Callable[[], None] | None = None,
+    guard: Callable[[], None] = lambda: None,
 ) -> Loader:
     """This rank's share of a split for an evaluation: every row once, ``batch_rows`` per batch, without shuffling.
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -32,6 +31,7 @@ from harness.ranks.distributed import (
     launched_world_size,
 )
 from harness.ranks.session import Session, open_session
+from harness.rundir.layout import existing
 from harness.rundir.records import installed_version
 from harness.training import preflight
 from harness.training.assembly import check_shared
@@ -177,18 +177,13 @@ def look_at_run(config: RunConfig) -> Checked:
         # Weights and Adam's two averages in fp32, in the newest checkpoints, the best, and the one being written.
         numbers = 3 if config.optim.ema is None else 4
         needed = (config.checkpoint.keep_last + 2) * 4 * numbers * parameters_of(config, manifest)
-    if needed and point.checkpoint is None:
+    if needed and point.checkpoint is None and preflight.pretraining(config) is None:
         preflight.check_start(config, manifest)
     shown = f"{config.run} on {placement.filesystem(config.run)}: {size(free)} free, about {size(needed)} needed"
     if free < needed:
         return "fix", f"{shown}; make room, or name another directory with --run"
     step = point.checkpoint.step if point.checkpoint is not None else 0
     return "ok", f"{shown}; {'the run has finished already' if point.finished else f'the run begins at step {step:,}'}"
-
-
-def existing(path: str) -> Path:
-    """``path``, or the nearest directory above it that is there."""
-    return next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
 
 
 def compare(world: World, facts: dict[str, str]) -> Finding:

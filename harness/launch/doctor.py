@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from harness.config import NOTHING, LaunchRecipe
-from harness.launch import launcher, many, meeting
+from harness.launch import launcher, meeting
 from harness.launch.options import LOG_LEVEL, accelerate_arguments
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
@@ -65,7 +65,7 @@ def rank(argv: list[str]) -> int:
 
 def check(config: DoctorConfig) -> int:
     """Check in this process; the exit code of the report."""
-    training = config.recipe if config.data == NOTHING else many.first(config)[0]
+    training = config.recipe if config.data == NOTHING else launcher.first(config)[0]
     try:
         resolved = resolve(training)
     except DataError:  # the report shows it

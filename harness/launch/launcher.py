@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless train``: accelerate's own launcher, with checks before the start, one-line errors and the run's
-exit code.
+exit code; one training, one for each seed, or one for each fold.
 
 ``accelerate launch`` turns every failure into exit code 1 under a traceback. Here the configuration and the dataset
 are checked before any process starts, every value is passed, stop signals reach the ranks, and the exit code is the
-one in the run's ``status.json``.
+one in the run's ``status.json``. With seeds or folds::
+
+    RUN/seed-0/ …                      a run of its own, as ``--seed 0 --run RUN/seed-0`` makes it
+    RUN/seeds.json                     figures of each run, mean, standard deviation, interval of the mean
+    RUN/report.html                    the same as a page
+
+and ``RUN/fold-0/ …``, ``RUN/folds.json``, ``RUN/out-of-fold.parquet`` where folds are held out. Each training is one
+that could have been started by hand. The same command resumes after an interruption: finished trainings are skipped, an
+interrupted one goes on.
 """
 
 from __future__ import annotations
@@ -14,27 +22,39 @@ import logging
 import os
 import signal
 import subprocess
+import sys
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, seeds_of
+from harness.data.views import check_folds
 from harness.launch import meeting
 from harness.launch.options import accelerate_arguments, free_port
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
-from harness.rundir.records import State, is_free, known_status, write_status
+from harness.report.page import write_report_quietly
+from harness.report.runs import collect, linear_on_folds, over_all_rows
+from harness.rundir import layout, results
+from harness.rundir.layout import REPORT, Member
+from harness.rundir.records import Ending, State, is_free, known_status, write_status
+from harness.scores.figures import FIGURES
+from harness.scores.tables import describe_spread
 from harness.training import preflight
 from harness.training.rules import resolve
+from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder, told
-from preprocessing.base.errors import UserError
+from preprocessing.base.cli import as_words
+from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.terminal import Screen, tell
+from preprocessing.dataset.views import read_data
 
 PROG = "padless train"
 END_LIMIT_S = 60
@@ -72,6 +92,8 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
 
     ``options`` are accelerate's, ``training`` the keys that ``recipe`` was made of.
     """
+    if not options:
+        resolve(recipe)  # a missing dataset is refused before accelerate imports torch
     arguments = accelerate_arguments(options, training)
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
     with meeting.telling(place, recipe.timeout_s):
@@ -123,7 +145,7 @@ def run_once(config: RunConfig, arguments: Any, launch_id: str) -> tuple[int, bo
     if failure is None and config.dry_run and not STOP.heard:
         return 0, False
     if failure is None and elsewhere:  # rank 0, on another machine, may still be closing trackers
-        meeting.until(lambda: state_of(run, launch_id) not in (None, "running"), monotonic() + END_LIMIT_S)
+        meeting.until(lambda: state_of(run, launch_id) not in (None, "running"), time.monotonic() + END_LIMIT_S)
     if failure is not None and failure.code == 1 and not STOP.heard and not elsewhere:
         meeting.note_end(config, failure.sentence, 1)
     with STOP.deciding:
@@ -212,7 +234,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
         writes = state == "running" or (state is not None and not end.follows)
     if writes:
         with contextlib.suppress(UserError):
-            write_status(run, to, step=status.get("step", 0), exit_code=end.code, reason=end.sentence)
+            write_status(run, Ending(to, status.get("step", 0), end.code, end.sentence))
     if not end.said:
         tell(f"error: {end.sentence}")
     return end.code
@@ -244,3 +266,142 @@ def describe_exit(rank: int, code: int, words: Mapping[str, Any]) -> Failure:
     known = code in DOCUMENTED
     sentence = words.get("message", f"rank {rank} {how}")
     return Failure(code if known else 1, sentence, said=known or bool(words), follows=words.get("follows", False))
+
+
+SHORTEST_S = 1.0
+"""No training begins with less time than this."""
+LANGUAGE = "language model"
+Step = tuple[str, str, list[str]]
+"""A training of several: two texts that say which, and its command line."""
+
+
+def main(asked: LaunchRecipe, options: list[str], training: list[str]) -> int:
+    """Train; returns the exit code. ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of."""
+    check_named(asked)
+    if "run" not in keys_in(training):
+        Screen(quiet=asked.quiet).say(f"The run is {asked.run}; -o names another directory.")
+    if asked.seeds is not None or asked.folds is not None:
+        return train_many(options, training, asked)
+    if (first := preflight.pretraining(asked.recipe)) is not None:
+        return in_turn(options, [(LANGUAGE, "trained first", first), ("classifier", asked.run, training)], asked)
+    return train(options, training, asked.recipe)
+
+
+def check_named(asked: RunConfig) -> None:
+    """Raise ``ConfigError`` if no dataset is named."""
+    if asked.data == NOTHING:
+        raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
+
+
+def keys_in(words: Sequence[str]) -> set[str]:
+    """The keys that a command line of a training gives."""
+    return {key for key, _ in cli.apart(words, LaunchRecipe)[1]}
+
+
+def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
+    """Train run after run, each after the language model of ``init.pretrain``; the exit code of the first that failed,
+    else 0 when the summary is written.
+
+    ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
+    ``DataError`` before the first one begins.
+    """
+    given = cli.apart(training, LaunchRecipe)[1]
+    key, value = ("fold", asked.folds) if asked.seeds is None else ("seed", asked.seeds)
+    words = as_words(one for one in given if one[0] != f"{key}s")
+    if len(words) == len(given):
+        raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
+    if key in dict(given):
+        raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
+    runs = planned(asked)
+    steps: list[Step] = []
+    for place, run in enumerate(runs, 1):
+        own = [*words, *as_words(keys_of(run, asked).items())]
+        if (first := preflight.pretraining(cli.parse(RunConfig, own, prog=PROG))) is not None:
+            steps.append((LANGUAGE, f"of {run.name}", first))
+        steps.append((f"{run.kind} {run.number}", f"{place} of {len(runs)}: {run.path}", own))
+    code = in_turn(options, steps, asked)
+    if not (code or asked.dry_run or accelerate_arguments(options, []).machine_rank):
+        conclude(runs, asked)
+    return code
+
+
+def in_turn(options: list[str], steps: Sequence[Step], asked: RunConfig) -> int:
+    """Train run after run, all together within ``max_time``; the exit code of the first that failed, else 0. A dry run
+    does only the first one.
+    """
+    began, screen = time.monotonic(), Screen(quiet=asked.quiet)
+    for number, (what, said, words) in enumerate(steps):
+        STOP.between()
+        left = (asked.max_time_s or inf) - (time.monotonic() - began)
+        if STOP.heard or left < SHORTEST_S:
+            return EXIT_CODE
+        screen.say("\n" if number else "")
+        screen.fact(what, said)
+        own = [*words, *as_words([("max_time", f"{left:.0f}")] if left < inf else [])]
+        code = train(options, own, cli.parse(RunConfig, own, prog=PROG))
+        if code or asked.dry_run:
+            return code
+    STOP.between()
+    return EXIT_CODE if STOP.heard else 0
+
+
+def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
+    """The keys in which a training differs from the others: seed or fold, directory, and its name for trackers."""
+    folder = Path(asked.run).resolve().name
+    return {
+        run.kind: run.number,
+        "run": str(run.path),
+        "tracking.group": asked.tracking.group or folder,
+        "tracking.name": f"{asked.tracking.name or folder} {run.name}",
+    }
+
+
+def planned(asked: LaunchRecipe) -> list[Member]:
+    """The trainings of a command, in order; empty for a single one. Raises ``ConfigError`` or ``DataError``."""
+    if asked.seeds is not None:
+        runs = [Member("seed", seed, Path(asked.run)) for seed in seeds_of(asked.seeds)]
+    elif asked.folds is not None:
+        manifest = read_data(asked.data)
+        check_folds(manifest, asked.data, "folds")
+        if asked.folds not in ("all", manifest.folds):
+            raise ConfigError(
+                f"folds: {asked.folds}, but {asked.data} was cut into {manifest.folds}; give --folds all, or build the "
+                f"dataset again with --splits.folds {asked.folds}"
+            )
+        runs = [Member("fold", fold, Path(asked.run)) for fold in range(manifest.folds)]
+    else:
+        return []
+    layout.check_many(asked.run, runs[0].kind)
+    return runs
+
+
+def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
+    """The first training, for a preview, and all trainings of the command, empty for a single one.
+
+    Raises ``ConfigError`` or ``DataError`` as ``train`` does.
+    """
+    check_named(asked)
+    runs = planned(asked)
+    own: dict[str, Any] = {runs[0].kind: runs[0].number, "run": str(runs[0].path)} if runs else {}
+    return replace(asked.recipe, **own), runs
+
+
+def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
+    """Write the summary and the report of all runs, and print their spread. Raises ``StorageError``."""
+    folder, kind, values = Path(asked.run), runs[0].kind, collect(runs)
+    if kind == "fold" and asked.task != LANGUAGE_MODEL:
+        values["out_of_fold"] = over_all_rows(folder, runs, values["labels"])
+        if (linear := linear_on_folds(runs, values)) is not None:
+            values["linear"] = linear
+    results.write_summary(folder, kind, values)
+    write_report_quietly(folder)
+    screen = Screen(quiet=asked.quiet)
+    for split, figures in values["splits"].items():
+        name = next(iter(figures))
+        screen.say(f"{split}: {describe_spread(FIGURES[name].title, figures[name])}")
+    if (pooled := values.get("out_of_fold")) is not None:
+        low, high = pooled["intervals"]["accuracy"]
+        of_rows = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"
+        screen.say(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {of_rows}")
+    screen.say(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
+    sys.stdout.flush()

@@ -175,7 +175,7 @@ def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
         status = records.read_status(config.run) or {}
         if status.get("state") != "finished" and status.get("launch") != os.environ.get(LAUNCH_ID):
             state: records.State = "preempted" if exit_code == EXIT_CODE else "failed"
-            records.write_status(config.run, state, step=status.get("step", 0), exit_code=exit_code, reason=reason)
+            records.write_status(config.run, records.Ending(state, status.get("step", 0), exit_code, reason))
 
 
 def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) -> str:

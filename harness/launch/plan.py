@@ -18,8 +18,8 @@ from harness.config import LANGUAGE_MODEL, LaunchRecipe, RunConfig
 from harness.data.checks import check_fit, class_rows, few_steps, imbalance, in_words, order_spec, unlabelled_spec
 from harness.data.order import Order, order_over
 from harness.data.views import rows_of_task
-from harness.launch import many
-from harness.model.registry import check_model, parameters_of
+from harness.launch.launcher import first
+from harness.model.registry import parameters_of
 from harness.ranks.devices import cards
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
@@ -52,7 +52,7 @@ class PlanConfig(LaunchRecipe):
 
 def main(config: PlanConfig) -> None:
     """Print the plan; of many trainings, that of the first."""
-    training, runs = many.first(config)
+    training, runs = first(config)
     resolved = resolve(training, lambda: cards_of(training, config.world_size))
     manifest = rows_of_task(training.task, read_data(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)
@@ -71,7 +71,6 @@ def main(config: PlanConfig) -> None:
 
 def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str, Any]:
     """All figures. Raises ``UserError`` if the configuration does not fit the dataset or the processes."""
-    check_model(config.model)
     check_names(config.tracking)
     TextPipeline.from_json(manifest.text, Path(config.data, MANIFEST))  # raises for a tokenizer that is not installed
     check_fit(config, manifest, world_size)

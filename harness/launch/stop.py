@@ -134,7 +134,7 @@ class Stop:
                 if rank.pid not in moved and not self.unbegun:
                     send(rank, number, signal.SIGCONT)
                     leave_at = float("inf")
-                if rank.pid not in moved or not stands_still(rank.pid, number):
+                if rank.pid not in moved or (not processes.held(rank.pid) and processes.has_taken(rank.pid, number)):
                     moved[rank.pid] = now
                 elif now - moved[rank.pid] > ANSWER_S:
                     self.verdict = self.verdict or silent(rank, name)
@@ -185,11 +185,6 @@ def send(rank: psutil.Process, *numbers: int) -> None:
                 if os.getsid(member.pid) == session:
                     for number in numbers:
                         member.send_signal(number)
-
-
-def stands_still(pid: int, number: int) -> bool:
-    """Whether a process is held, or has not taken a signal that it does not block."""
-    return processes.held(pid) is not None or not processes.has_taken(pid, number)
 
 
 def silent(rank: psutil.Process, name: str) -> str:

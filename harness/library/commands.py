@@ -135,6 +135,10 @@ def train_here(recipe: RunConfig, *, reports: bool = True) -> None:
     from harness.training import preflight
     from harness.training.rules import resolve
 
+    if (first := preflight.pretraining(recipe)) is not None:
+        train_here(cli.parse(RunConfig, first, prog="padless.train"), reports=reports)
+        if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
+            return
     resolved = resolve(recipe)
     config = resolved.config
     with _training, leaving_nothing():

@@ -97,14 +97,14 @@ class Line:
         return True
 
 
-def attributions(model: Classifier, texts: Sequence[np.ndarray], columns: Sequence[int]) -> list[Attribution]:
-    """For each text, the contribution of each token to the logit in ``columns`` (0 for two classes).
+def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequence[int]) -> list[Attribution]:
+    """For each text, the contribution of each token to the logit of its class, before calibration.
 
     ``texts`` are ids, at least one each. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
     """
     wide, lines = model.wide, []
-    for text, column in zip(texts, columns, strict=True):
-        ids = text.astype(np.int64)
+    for text, label in zip(texts, classes, strict=True):
+        ids, column = text.astype(np.int64), 0 if model.num_classes == 2 else label
         lines.append(Line(ids, column, np.zeros(len(ids)) if wide is None else wide_scores(wide, ids, column)))
     open_lines = lines
     while open_lines:
@@ -116,10 +116,11 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], columns: Sequen
             places = places[size:]
         open_lines = [line for line in open_lines if line.refine()]
     found = []
-    for line in lines:
+    for line, label in zip(lines, classes, strict=True):
+        sign = -1 if model.num_classes == 2 and label == 0 else 1  # the single logit is that of class 1
         bias = 0.0 if wide is None else float(wide.share * wide.bias[line.column])
         scores, logit = line.integrals().sum(0) + line.beside, line.known[1.0][0] + float(line.beside.sum())
-        found.append(Attribution(scores, logit + bias, line.known[0.0][0] + bias))
+        found.append(Attribution(sign * scores, sign * (logit + bias), sign * (line.known[0.0][0] + bias)))
     return found
 
 

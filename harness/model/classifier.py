@@ -114,7 +114,7 @@ class Classifier(Network):
 
 
 def loss_per_row(
-    logits: torch.Tensor, batch: Batch, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None
+    logits: torch.Tensor, batch: Batch, label_smoothing: float, class_weights: torch.Tensor | None
 ) -> torch.Tensor:
     """Cross-entropy of each row, ``[rows]``: binary with logits for one logit, softmax for several.
 

@@ -27,12 +27,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from harness.batch import Batch, Layout, Masks, PackedIndex
 from harness.config import ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, drop, masks_of
-from harness.model.registry import CELLS, check_model
+from harness.model.registry import CELLS
 from harness.ranks.precision import DTYPES, Choice
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load, needed
@@ -293,7 +293,6 @@ class Network(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary_size: int, num_layers: int) -> None:
         """Weights are drawn from torch's global generator: seed it first."""
         super().__init__()
-        check_model(config)
         self.config = config
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
         with torch.no_grad():
@@ -325,25 +324,42 @@ class Network(nn.Module):
         return masks_of(seed, step, batch, self.dropped, dropout, word_dropout, self.embedding.weight.dtype)
 
 
+def passing(
+    lstm: VariableLengthLSTM, layout: Layout, lengths: torch.Tensor, dtype: torch.dtype
+) -> Callable[[], list[torch.Tensor]]:
+    """A forward and backward pass over input without structure, the same in each layout and on each device; a call
+    returns the gradients of all weights.
+    """
+    weight = next(lstm.parameters())
+    sizes, sent = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1), lengths.to(weight.device)
+    shape = (int(lengths.sum()), weight.shape[1])
+    packed = PackedSequence(torch.arange(shape[0] * shape[1], device=sent.device).mul(0.7).sin().view(shape), sizes)
+    inputs = (packed.data if layout == "packed" else pad_packed_sequence(packed)[0]).requires_grad_()
+    real = torch.arange(len(sizes), device=sent.device)[:, None, None] < sent[:, None]
+
+    def run() -> list[torch.Tensor]:
+        with torch.enable_grad(), torch.autocast(sent.device.type, enabled=False):
+            if layout == "packed":
+                loss = lstm.forward_packed(packed, None, dtype)[0].data.float().square().sum()
+            else:
+                outputs = torch.cat(lstm.forward_padded(inputs, sent, None, dtype), dim=2)
+                loss = (outputs.float().square() * real).sum()
+            return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()])[1:])
+
+    return run
+
+
 def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> Choice:
     """``wanted``, if a small forward and backward pass of the layers succeeds in it, on the device of the weights,
     without changing weights or gradients. Raises ``ConfigError`` if it fails.
     """
-    weight, dtype = next(lstm.parameters()), DTYPES[wanted.value]
-    device = weight.device.type
+    device, dtype = next(lstm.parameters()).device.type, DTYPES[wanted.value]
     if lstm.fused:
         needed("triton", "recurrence: fused", "fused")
     try:
         if lstm.fused and not lstm.fits(dtype):
             raise ValueError(f"{lstm.hidden_size} units: it takes LSTMs of {FITTING}")
-        with torch.enable_grad(), torch.autocast(device, enabled=False):
-            inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
-            if layout == "padded":
-                outputs = lstm.forward_padded(inputs, torch.tensor([3, 3], device=weight.device), None, dtype)[0]
-            else:
-                sequence = PackedSequence(inputs.flatten(0, 1), torch.tensor([2, 2, 2]))
-                outputs = lstm.forward_packed(sequence, None, dtype)[0].data
-            torch.autograd.grad(outputs.float().sum(), inputs)
+        passing(lstm, layout, torch.tensor([3, 3]), dtype)()
     except Exception as error:
         if not (lstm.fused or isinstance(error, RuntimeError)):  # Triton's errors have no class in common
             raise

@@ -400,17 +400,12 @@ def reasons(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, s
     """For each part of a model except the embedding, why it is not used; "" if it is."""
     info, absent = donor.info, "there is none"
     is_classifier = info.task == CLASSIFIER
-
-    def differs(keys: tuple[str, ...]) -> str:
-        """Why a part that depends on these model keys means something else in the two models."""
-        values = [(key, getattr(donor.model, key), getattr(model, key)) for key in keys]
-        others = ", ".join(f"model.{key} {theirs}" for key, theirs, ours in values if theirs != ours)
-        return others or ("" if info.labels == manifest.labels else "other classes")
-
     layers = donor.model.num_layers if is_classifier else 1
     found = {f"recurrent layer {layer + 1}": "" if layer < layers else absent for layer in range(model.num_layers)}
-    found["head"] = differs(HEAD_KEYS) if is_classifier else absent
-    return found
+    values = [(key, getattr(donor.model, key), getattr(model, key)) for key in HEAD_KEYS]
+    others = ", ".join(f"model.{key} {theirs}" for key, theirs, ours in values if theirs != ours)
+    others = others or ("" if info.labels == manifest.labels else "other classes")
+    return found | {"head": others if is_classifier else absent}
 
 
 def describe_weights(facts: dict[str, Any]) -> str:

@@ -104,16 +104,6 @@ class World:
         """``value`` of rank 0, on every rank. Small and picklable; the others' values are ignored."""
         return self.gather_objects(value if self.is_main else None, what)[0]  # type: ignore[return-value]
 
-    def gather_numbers(self, numbers: np.ndarray, what: str) -> np.ndarray:
-        """``[world_size, n]`` from each rank's ``[n]`` of a 64-bit dtype: one small message."""
-        if self.world_size == 1:
-            return numbers[None]
-        mine = torch.from_numpy(numbers.view(np.int64).copy())
-        table = [torch.empty_like(mine) for _ in range(self.world_size)]
-        with self.waiting(what):
-            dist.all_gather(table, mine, group=self.control)
-        return torch.stack(table).numpy().view(numbers.dtype)
-
     def start_maximum(self, numbers: np.ndarray, what: str) -> Callable[[], np.ndarray]:
         """Start the maximum over ranks of ``numbers`` int64 ``[n]``, on the control group, and go on at once.
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.baseline.linear import names_of, seconds
@@ -17,8 +18,9 @@ from harness.ranks import stopping
 from harness.report.page import write_report_quietly
 from harness.report.runs import beside_linear
 from harness.rundir.layout import kept_in
+from harness.rundir.records import Ending
 from harness.scores.figures import numbers_of
-from harness.training.writer import Ending, Sink
+from harness.tracking.tracking import Sink
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import Child
 from preprocessing.base.terminal import tell
@@ -35,12 +37,11 @@ FIRST_VICTIM = "1000"
 """``oom_score_adj`` (proc(5)): where memory runs out, the kernel kills this process, not the training."""
 
 
+@dataclass
 class ReportSink(Sink):
     """Writes ``report.html`` when a run has finished; an error becomes one warning."""
 
-    def __init__(self, run: str | Path) -> None:
-        """``run`` is the run directory."""
-        self.run = run
+    run: str
 
     def close(self, ending: Ending) -> None:
         """Write it."""

@@ -5,7 +5,7 @@
 
     bundle/weights-<sha256>.safetensors
     bundle/vocabulary.arrow
-    bundle/training.json      statistics of the training rows (``training_facts``)
+    bundle/training.json      statistics of the training rows, and how they were read
     bundle/bundle.json        written last, sealed; names the two with their hashes
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).
@@ -21,22 +21,35 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta
 
 from harness.config import CLASSIFIER, DAMAGED, LANGUAGE_MODEL, Task, model_from_dict
-from harness.rundir.json_files import Indexed, check_file, check_name, read_sealed, seal_of, write_sealed
+from harness.rundir.json_files import (
+    MEND,
+    Indexed,
+    check_file,
+    check_name,
+    read_sealed,
+    read_typed,
+    seal_of,
+    write_sealed,
+)
 from harness.rundir.layout import BUNDLE, instead
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import read_bytes, shown
-from preprocessing.dataset.shards import REBUILD, VOCABULARY
-from preprocessing.labels import LabelType, fits
+from preprocessing.config import SourceConfig
+from preprocessing.corpus.records import Dialect, uncompressed
+from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.labels import AUTO, LabelType, fits
 from preprocessing.text.vocabulary import Vocabulary
 
 KIND = ("padless-bundle", 1)
@@ -102,16 +115,8 @@ def bundle_directory(run: str | Path) -> Path:
 
 
 def write_vocabulary(directory: Path, dataset: Path) -> None:
-    """Copy the dataset's vocabulary into a new bundle.
-
-    Raises ``DataError`` if it is missing, ``OSError`` if it cannot be written.
-    """
-    path = dataset / VOCABULARY
-    try:
-        data = read_bytes(path, memory_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
-    atomic.write_bytes(directory / VOCABULARY, data)
+    """Copy the dataset's vocabulary, which was checked before, into a new bundle. Raises ``OSError``."""
+    atomic.write_bytes(directory / VOCABULARY, (dataset / VOCABULARY).read_bytes())
 
 
 def read_vocabulary(directory: Path, info: BundleInfo) -> Vocabulary:
@@ -248,3 +253,134 @@ def read_model(directory: Path, info: ExportInfo, name: str) -> bytes:
         option = "int8" if name == INT8 else "onnx"
         raise DataError(f"{directory}: holds no {name}; export the run again with --{option}")
     return read_named(directory / name, info.files[name]["sha256"], EXPORT)
+
+
+TRAINING_KIND = ("padless-training", 1)
+TRAINING = "training.json"
+"""How the training texts were read, and statistics of them: new labelled rows are read in the same way and compared
+with it. It is made from the dataset's manifest, so that neither the dataset nor its corpus is needed later."""
+DIALECT = ("delimiter", "quote", "escape")
+SAME = ("text_column", "label_column", "neutral", *DIALECT, "encoding", "columns")
+READ_WITH = (*SAME, "labels")
+"""Options of ``source`` for reading files like the corpus."""
+
+Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
+Plain = str | bool | int | float | None
+"""A value of a configuration file; a label may be a number."""
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """The options of ``source`` in ``READ_WITH``, and the dialect."""
+
+    text_column: str | list[str] | None = None
+    label_column: str | None = None
+    labels: dict[str, list[Plain]] | str | None = None
+    neutral: list[Plain] | None = None
+    delimiter: str | None = None
+    quote: str | None = None
+    escape: str | None = None
+    encoding: str | None = None
+    columns: list[str] | None = None
+    dialect: Dialect | None = None
+    """The dialect of its CSV files, configured or detected, if all of them have the same."""
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """Statistics of a split."""
+
+    rows: Count
+    labels: dict[str, Count]
+    lengths: dict[Length, Count]
+    unknown_rate: Share | None
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """``training.json``."""
+
+    format: str
+    format_version: int
+    dataset: str
+    source: SourceFacts
+    splits: dict[str, SplitFacts]
+
+
+def write_training(directory: Path, manifest: Manifest) -> None:
+    """Write ``training.json`` into a bundle. Raises ``OSError``."""
+    source = manifest.provenance.get("config", {}).get("source", {})
+    read_with = {name: source[name] for name in READ_WITH if name in source}
+    if dialect := dialect_of(manifest.provenance):
+        read_with["dialect"] = asdict(dialect)
+    head = {"format": TRAINING_KIND[0], "format_version": TRAINING_KIND[1], "dataset": manifest.fingerprint}
+    atomic.write_json(directory / TRAINING, head | {"source": read_with, "splits": split_facts(manifest)})
+
+
+def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """For each split: rows, rows of each class, of each length after truncation, and the share of unknown tokens.
+
+    The share is None if the manifest does not have it.
+    """
+    splits = {}
+    for name in manifest.splits:
+        labels = manifest.rows_by("labels", name)
+        splits[name] = {
+            "rows": manifest.rows(name),
+            "labels": {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)},
+            "lengths": {str(length): rows for length, rows in manifest.rows_by("lengths", name).items()},
+            "unknown_rate": manifest.statistics.get("splits", {}).get(name, {}).get("unknown_rate"),
+        }
+    return splits
+
+
+def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
+    """The dialect of the labelled CSV files of a corpus; None without any, or if they differ."""
+    source, found = provenance.get("config", {}).get("source", {}), set()
+    for entry in provenance.get("sources", []):
+        if entry.get("format") == "csv" and entry.get("split") != UNLABELLED:
+            usual = "\t" if uncompressed(entry["name"]).endswith(".tsv") else ","
+            known = {"delimiter": source.get("delimiter") or usual, "quote": source.get("quote", '"')}
+            known |= {"escape": source.get("escape")} | entry.get("read_as", {})
+            found.add(checked({name: known[name] for name in DIALECT}))
+    return found.pop() if len(found) == 1 else None
+
+
+def checked(dialect: Mapping[str, Any]) -> Dialect:
+    """A stored dialect. Raises ``UserError`` unless its values are single characters."""
+    known: Dialect = typed(Dialect, dialect, "the dialect of the corpus", MEND)
+    SourceConfig(**asdict(known))
+    return known
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read new files like those of a training."""
+
+    source: SourceConfig
+    dialect: Dialect | None = None
+    """The dialect to try first."""
+
+
+def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> Reading:
+    """How to read new files: by ``config``, and where it has defaults, like the training corpus.
+
+    ``known`` has the options of that corpus (``SourceFacts``). Labels are read unchanged.
+    """
+    usual = SourceConfig()
+    unsaid = {name for name in SAME if getattr(config, name) == getattr(usual, name)}
+    taken = {name: known[name] for name in unsaid if known.get(name) is not None}
+    if "neutral" in taken:
+        taken["neutral"] = [str(value) for value in taken["neutral"]]
+    as_it_was = known.get("dialect") and unsaid.issuperset(DIALECT)
+    return Reading(replace(config, labels=AUTO, **taken), checked(known["dialect"]) if as_it_was else None)
+
+
+def read_training(directory: Path, fingerprint: str) -> dict[str, Any]:
+    """The facts of the training on the dataset with this fingerprint; empty for a bundle without them.
+
+    Raises ``DataError`` for a damaged file.
+    """
+    content = read_typed(TrainingFacts, directory / TRAINING) or {}
+    head = tuple(content.get(key) for key in ("format", "format_version", "dataset"))
+    return content if head == (*TRAINING_KIND, fingerprint) else {}

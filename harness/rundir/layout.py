@@ -35,14 +35,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from preprocessing.base.atomic import storing
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import beside
 from preprocessing.dataset.shards import MANIFEST
 
@@ -69,12 +69,9 @@ LISTED = 5
 """Maximum number of runs listed in a message."""
 
 
-@contextmanager
-def storage(path: str | Path) -> Iterator[None]:
-    """Turn a failure to write ``path``, or a file below it, into a ``UserError`` that names the file."""
-    go_on = "make room and start again: the run goes on from its last checkpoint"
-    with storing(path, otherwise="name another directory", room=go_on):
-        yield
+GO_ON = "make room and start again: the run goes on from its last checkpoint"
+storage = partial(storing, otherwise="name another directory", room=GO_ON)
+"""Turns a failure to write a path, or a file below it, into a ``UserError`` that names the file."""
 
 
 def kept_in(data: str, run: str, name: str) -> Path:
@@ -83,16 +80,14 @@ def kept_in(data: str, run: str, name: str) -> Path:
     return place if os.access(place if place.exists() else data, os.W_OK) else Path(run, name)
 
 
+def existing(path: str) -> Path:
+    """``path``, or the nearest directory above it that is there."""
+    return next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
+
+
 def holds_run(run: str | Path) -> bool:
     """Whether a run began in this directory."""
     return any(Path(run, name).exists() for name in (CONFIG, STATUS, METRICS))
-
-
-def check_free(run: str | Path) -> None:
-    """Raise ``ConfigError`` if ``run`` holds a run already, or cannot become a directory."""
-    check_directory(run)
-    if holds_run(run):
-        raise ConfigError(f"run: {run} already holds a run; name another directory, or remove it")
 
 
 def check_directory(run: str | Path) -> None:
@@ -109,39 +104,29 @@ def check_directory(run: str | Path) -> None:
         raise ConfigError(f"run: {run} lies inside the dataset {inside}; name a directory outside of it")
 
 
-def tracker_log(run: str | Path, name: str) -> Path:
-    """The log file of the tracker ``name``."""
-    return Path(run, TRACKING, f"{name}.log")
-
-
 def tracker_journal(run: str | Path, name: str) -> Path:
     """The journal of the tracker ``name``, one JSON object per line."""
     return Path(run, TRACKING, f"{name}.jsonl")
 
 
-def tracker_folder(run: str | Path, name: str) -> Path:
-    """The folder for files of the tracker ``name``."""
-    return Path(run, name)
-
-
 @dataclass(frozen=True, order=True)
 class Member:
-    """One run of a folder of many."""
+    """One run of a folder of many, which need not exist."""
 
     kind: Kind
     number: int
     """The seed, or the fold that was held out."""
-    path: Path
+    folder: Path
 
     @property
     def name(self) -> str:
         """The name of its directory."""
-        return self.path.name
+        return f"{self.kind}-{self.number}"
 
-
-def member(folder: str | Path, kind: Kind, number: int) -> Member:
-    """The run of a seed or a fold, which need not exist."""
-    return Member(kind, number, Path(folder, f"{kind}-{number}"))
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self.folder / self.name
 
 
 def members(folder: str | Path) -> list[Member]:
@@ -151,7 +136,7 @@ def members(folder: str | Path) -> list[Member]:
         for path in Path(folder).glob(f"{kind}-*"):
             named = re.fullmatch(rf"{kind}-(0|[1-9]\d*)", path.name)
             if named and holds_run(path):
-                found.append(Member(kind, int(named[1]), path))
+                found.append(Member(kind, int(named[1]), Path(folder)))
     return sorted(found)
 
 
@@ -176,12 +161,6 @@ def check_many(run: str | Path, kind: Kind) -> None:
     if holds_run(run) or others:
         what = f"the runs {listed(others)}" if others else "a single run"
         raise ConfigError(f"run: {run} holds {what}; name another directory for --{kind}s")
-
-
-def refuse_many(run: str | Path) -> None:
-    """Raise ``DataError`` for a folder of many runs where one run is expected; it names them."""
-    if found := members(run):
-        raise DataError(f"{run}: holds the runs {listed(found)}; name one of them, as in {found[0].path}")
 
 
 def instead(directory: Path) -> str:

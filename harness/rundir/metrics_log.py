@@ -23,12 +23,15 @@ from harness.rundir.layout import METRICS, THROUGHPUT, members, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, fits
+from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.untrusted import read_bytes, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILES = (METRICS, THROUGHPUT)
+KINDS = ("train", VALIDATION, TEST)
+"""Kinds of lines."""
 SPELT = ("nan", "inf", "-inf")
 TEXTS = ("kind", "row_hash", "verdict")
 """Keys of a line whose values are strings; all others are numbers or null."""

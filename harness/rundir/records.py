@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypedDict
+from typing import Any, Literal, TextIO, TypedDict, cast
 
 import yaml
 from msgspec.structs import asdict
@@ -32,8 +33,10 @@ from harness.rundir.layout import (
     ENVIRONMENT,
     LOCK,
     STATUS,
+    existing,
     instead,
-    refuse_many,
+    listed,
+    members,
     storage,
 )
 from preprocessing.base import atomic
@@ -73,26 +76,27 @@ def claim(config: RunConfig) -> TextIO:
     path = Path(config.run)
     with storing(path, otherwise="name another directory with --run"):
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / LOCK, "a+")  # noqa: SIM115 - held for as long as the run
+        return hold(path, CLAIM_LIMIT_S, "a+")
+
+
+def hold(run: Path, limit_s: float, mode: str) -> TextIO:
+    """The lock file of a run directory, locked until it is closed. Raises ``ConfigError`` if another process still
+    holds it after ``limit_s``.
+    """
+    lock = cast(TextIO, open(run / LOCK, mode))  # noqa: SIM115 - held for as long as the run
     try:
-        hold(lock, CLAIM_LIMIT_S, path)
+        with contextlib.suppress(OSError):  # a file system without locks
+            what = f"run: another process trains in {run}; wait for it or name another directory"
+            acquire(lock, limit_s, ConfigError(what))
     except ConfigError:
         lock.close()
         raise
     return lock
 
 
-def hold(lock: TextIO, limit_s: float, path: Path) -> None:
-    """Lock an open file. Raises ``ConfigError`` if another process still holds it after ``limit_s``."""
-    refusal = ConfigError(f"run: another process trains in {path}; wait for it or name another directory")
-    with contextlib.suppress(OSError):  # a file system without locks
-        acquire(lock, limit_s, refusal)
-
-
 def check_claim(config: RunConfig) -> None:
     """Raise what ``claim`` would raise, without writing anything: for a dry run."""
-    path = Path(config.run)
-    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    path, nearest = Path(config.run), existing(config.run)
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"run: {path} cannot be written: you may not write to {nearest}; name another directory")
     check_unheld(path)
@@ -101,8 +105,7 @@ def check_claim(config: RunConfig) -> None:
 def check_unheld(run: Path) -> None:
     """Raise ``ConfigError`` if another process has locked the run directory."""
     if (run / LOCK).exists():
-        with (run / LOCK).open() as lock:
-            hold(lock, 0, run)
+        hold(run, 0, "r").close()
 
 
 def is_free(run: Path) -> bool:
@@ -141,7 +144,9 @@ def read_config(run: str | Path) -> dict[str, Any]:
         parse_yaml(text, QUICK)  # refuses aliases that would expand beyond memory
         content = parse_json(json.dumps(yaml.load(text, QUICK)).encode())
     except FileNotFoundError:
-        refuse_many(run)
+        if found := members(run):
+            what = f"{run}: holds the runs {listed(found)}; name one of them, as in {found[0].path}"
+            raise DataError(what) from None
         raise DataError(f"{path}: missing: {instead(Path(run))}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {MEND}") from None
@@ -228,10 +233,20 @@ class Status(Record, frozen=True):
     launch: str | None = None
 
 
-def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, or where it is, as ``status.json`` stores it."""
+
+    state: State
+    step: int = 0
+    exit_code: int = 0
+    reason: str = ""
+
+
+def write_status(run: str | Path, ending: Ending) -> None:
     """Write ``status.json``. Only rank 0 calls this. Raises ``StorageError``."""
-    said = public(reason).encode("utf-8", "backslashreplace").decode()  # it may contain a file name that is not UTF-8
-    status = Status(state=state, exit_code=exit_code, reason=said, step=step, launch=os.environ.get(LAUNCH_ID))
+    said = public(ending.reason).encode("utf-8", "backslashreplace").decode()  # a file name in it may not be UTF-8
+    status = Status(**{**vars(ending), "reason": said, "launch": os.environ.get(LAUNCH_ID)})
     with storage(Path(run, STATUS)):
         atomic.write_json(Path(run, STATUS), asdict(status))
 

@@ -69,20 +69,34 @@ def figures(
     names: Sequence[str],
     decision: Decision,
 ) -> dict[str, Any]:
-    """Metrics after calibration with intervals, each class, calibration and subgroups, as plain values.
+    """Metrics after calibration with intervals, each class, calibration, and rows by length, by share of unknown tokens
+    and by true label (``slices``, of which empty ones are left out), as plain values.
 
     ``scores`` are logits before calibration, float64 ``[rows]`` for two classes or ``[rows, classes]``; ``labels``,
     ``lengths`` and ``unknown`` (tokens, and how many of them are not in the vocabulary) are int64 ``[rows]``.
     """
     logits = decision.calibrated(scores)
     before, after = reliability(scores, labels), reliability(logits, labels)
-    metrics = classification_metrics(logits, labels, decision.threshold)
+    predicted = predicted_labels(logits, decision.threshold)
+    metrics = classification_metrics(logits, labels, predicted)
+    groups = [("length", f"{low:,} to {high:,} tokens", mask) for low, high, mask in quantile_groups(lengths)]
+    groups += [
+        ("unknown", f"{low:.1%} to {high:.1%} unknown" if high > 0 else "none unknown", mask)
+        for low, high, mask in quantile_groups(unknown / lengths)
+    ]
+    groups += [("label", name, labels == number) for number, name in enumerate(names)]
+    losses, slices = log_loss_per_row(logits, labels), []
+    for by, name, mask in groups:
+        if rows := int(mask.sum()):
+            hits = int((predicted == labels)[mask].sum())
+            entry = {"by": by, "name": name, "rows": rows, "accuracy": hits / rows}
+            slices.append({**entry, "accuracy_interval": wilson(hits, rows), "log_loss": float(losses[mask].mean())})
     return {
         "temperature": decision.temperature,
         "threshold": decision.threshold,
         **metrics,
         "labels": list(names),
-        "intervals": intervals(logits, labels, metrics, decision.threshold),
+        "intervals": intervals(logits, labels, metrics, predicted),
         "per_class": per_class(confusion_from_json(metrics, len(names)), names),
         "calibration": {
             "bins": before.shape[1],
@@ -91,7 +105,7 @@ def figures(
             "before": bins_to_json(before),
             "after": bins_to_json(after),
         },
-        "slices": subgroups(logits, labels, lengths, unknown, names, decision.threshold),
+        "slices": slices,
     }
 
 
@@ -101,53 +115,12 @@ def bins_to_json(bins: np.ndarray) -> list[dict[str, Any]]:
     return [{"rows": int(rows), "confidence": said, "accuracy": true} for rows, said, true in known]
 
 
-def subgroups(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    lengths: np.ndarray,
-    unknown: np.ndarray,
-    names: Sequence[str],
-    threshold: float,
-) -> list[dict[str, Any]]:
-    """Rows, accuracy with Wilson's interval, and log loss by length, by share of unknown tokens and by true label.
-
-    Arguments are those of ``figures``. Empty groups are left out.
-    """
-    right = predicted_labels(logits, threshold) == labels
-    losses = log_loss_per_row(logits, labels)
-    groups = [("length", f"{low:,} to {high:,} tokens", mask) for low, high, mask in quantile_groups(lengths)]
-    groups += [
-        ("unknown", f"{low:.1%} to {high:.1%} unknown" if high > 0 else "none unknown", mask)
-        for low, high, mask in quantile_groups(unknown / lengths)
-    ]
-    groups += [("label", name, labels == number) for number, name in enumerate(names)]
-    result = []
-    for by, name, mask in groups:
-        if rows := int(mask.sum()):
-            hits = int(right[mask].sum())
-            entry = {"by": by, "name": name, "rows": rows, "accuracy": hits / rows}
-            result.append({**entry, "accuracy_interval": wilson(hits, rows), "log_loss": float(losses[mask].mean())})
-    return result
-
-
 def quantile_groups(values: np.ndarray) -> list[tuple[Any, Any, np.ndarray]]:
     """Lowest and highest value and mask of each group; together the groups hold every row once."""
     cuts = np.unique(np.quantile(values, np.arange(1, GROUPS) / GROUPS, method="inverted_cdf"))
     places = np.searchsorted(cuts, values, side="left")
     masks = [places == place for place in np.unique(places)]
     return [(values[mask].min(), values[mask].max(), mask) for mask in masks]
-
-
-def texts_of(lengths: np.ndarray, unknown: np.ndarray, training: int | None) -> dict[str, Any]:
-    """Facts of the texts of an evaluation; ``training`` of them were training texts, None if unknown.
-
-    ``lengths`` and ``unknown`` are those of ``figures``.
-    """
-    return {
-        "unknown_share": float(unknown.sum() / max(lengths.sum(), 1)),
-        "without_known_word": int((unknown == lengths).sum()),
-        "training_texts": training,
-    }
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:

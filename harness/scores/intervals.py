@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from harness.scores.metrics import (
-    Ranking,
     log_loss_per_row,
     num_classes_of,
     predicted_labels,
-    probabilities,
+    rankings,
 )
 
 LEVEL = 0.95
@@ -37,13 +36,13 @@ CERTAIN = 1e-12
 
 
 def intervals(
-    logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any], threshold: float = 0.5
+    logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any], predicted: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """``[low, high]`` of each of the ``values`` of ``classification_metrics``, with level and method.
+    """``[low, high]`` of each of the ``values`` that ``classification_metrics`` has of the same, with level and method.
 
     The calibration error has none. An area's interval is None where a class has no row, and above ``MOST_RANKED``.
     """
-    predicted = predicted_labels(logits, threshold)
+    predicted = predicted_labels(logits) if predicted is None else predicted
     support = np.bincount(labels, minlength=num_classes_of(logits))
     present = support[support > 0]
     worth = len(present) ** 2 / (1 / present).sum()  # effective rows if every class has the same recall
@@ -54,9 +53,8 @@ def intervals(
         "pr_auc": None,
     }
     for name, changes, bias in (*of_labels(labels, predicted, support, values), *of_areas(logits, labels, values)):
-        variance = variance_of(changes, labels, support)
         limit = MOST_WORTH * worth if name == "roc_auc" else worth
-        found[name] = of_share(values[name], variance, worth, limit, bias)
+        found[name] = of_share(values[name], variance_of(changes, labels, support), worth, limit, bias)
     return {"level": LEVEL, "method": METHOD, **found}
 
 
@@ -98,13 +96,10 @@ def of_areas(
     """Both areas, like ``of_labels``; empty if they are undefined or would take too long."""
     if values["roc_auc"] is None or logits.size > MOST_RANKED:
         return
-    scores, of_classes = (logits[:, None], [1]) if logits.ndim == 1 else (probabilities(logits), range(logits.shape[1]))
-    means = values["roc_auc"], values["pr_auc"]
+    means, classes = (values["roc_auc"], values["pr_auc"]), 1 if logits.ndim == 1 else logits.shape[1]
     changes = np.zeros((2, len(labels)))
-    for place, number in enumerate(of_classes):
-        positive = labels == number
-        ranking = Ranking(scores[:, place], positive)
-        changes += ranking.changes(means if positive.sum() == 1 else ranking.areas) / len(of_classes)
+    for ranking in rankings(logits, labels):
+        changes += ranking.changes(means if ranking.positives == 1 else ranking.areas) / classes
     yield "roc_auc", changes[0], 0.0
     yield "pr_auc", changes[1], 0.0
 

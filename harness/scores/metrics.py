@@ -49,15 +49,6 @@ def log_loss_per_row(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return losses
 
 
-def most_probable(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The most probable class of each row, int64 ``[rows]``, and its probability, float64 ``[rows]``."""
-    classes, highest = np.empty(len(logits), np.int64), np.empty(len(logits), np.float64)
-    for rows in blocks(logits):
-        chances = probabilities(logits[rows])
-        classes[rows], highest[rows] = chances.argmax(axis=1), chances.max(axis=1)
-    return classes, highest
-
-
 def predicted_labels(logits: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """int64 ``[rows]``: the most probable class; with two classes, class 1 from ``threshold`` on."""
     if logits.ndim == 1:
@@ -70,15 +61,19 @@ def num_classes_of(logits: np.ndarray) -> int:
     return 2 if logits.ndim == 1 else logits.shape[1]
 
 
-def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
+def classification_metrics(
+    logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray | None = None
+) -> dict[str, Any]:
     """Accuracy, F1, areas, log loss, calibration and the confusion, in one of its two forms (``confusion_to_json``).
+
+    ``predicted``: int64 ``[rows]``; None: the most probable classes.
 
     With two classes F1 and the areas under the ROC and the precision-recall curve (average precision) are those of
     class 1; with more they are macro averages, one class against the rest, and F1 leaves out classes that neither occur
     nor are predicted. Balanced accuracy is the mean recall of the classes that have rows. An area is None if a class
-    has no row. The calibration error (ECE) is that of the most probable class, independent of the threshold.
+    has no row. The calibration error (ECE) is that of the most probable class.
     """
-    predicted, classes = predicted_labels(logits, threshold), num_classes_of(logits)
+    predicted, classes = predicted_labels(logits) if predicted is None else predicted, num_classes_of(logits)
     confusion = confusion_of(labels, predicted, classes)
     support = confusion.sum(axis=1)
     recall = confusion.diagonal()[support > 0] / support[support > 0]
@@ -100,9 +95,14 @@ def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """``roc_auc`` and ``pr_auc`` (average precision): of class 1, or the mean over classes against the rest."""
     if len(np.unique(labels)) < num_classes_of(logits):
         return {"roc_auc": None, "pr_auc": None}
-    scores = {1: logits} if logits.ndim == 1 else dict(enumerate(probabilities(logits).T))
-    roc_auc, pr_auc = np.mean([Ranking(its, labels == one).areas for one, its in scores.items()], axis=0)
+    roc_auc, pr_auc = np.mean([one.areas for one in rankings(logits, labels)], axis=0)
     return {"roc_auc": float(roc_auc), "pr_auc": min(1.0, float(pr_auc))}  # rounding may exceed 1
+
+
+def rankings(logits: np.ndarray, labels: np.ndarray) -> Iterator[Ranking]:
+    """The ranking of class 1 of two classes, or that of each of more."""
+    for number, scores in [(1, logits)] if logits.ndim == 1 else enumerate(probabilities(logits).T):
+        yield Ranking(scores, labels == number)
 
 
 class Ranking:
@@ -180,7 +180,7 @@ def confusion_from_json(values: Mapping[str, Any], classes: int) -> Any:
     return coo_array((rows, (true, said)), shape=(classes, classes)).tocsr()
 
 
-def largest_confusions(confusion: Any, most: int | None = None) -> list[list[int]]:
+def largest_confusions(confusion: Any, most: int) -> list[list[int]]:
     """True class, another predicted class and rows, those with the most rows first."""
     cells = cells_of(confusion)
     wrong = cells[cells[:, 0] != cells[:, 1]]
@@ -219,7 +219,10 @@ def reliability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     float64 ``[3, bins]``: rows whose confidence is in ((b - 1) / bins, b / bins], their mean confidence, and their
     accuracy; 0 for an empty bin.
     """
-    said, confidence = most_probable(logits)
+    said, confidence = np.empty(len(logits), np.int64), np.empty(len(logits), np.float64)
+    for rows in blocks(logits):
+        chances = probabilities(logits[rows])
+        said[rows], confidence[rows] = chances.argmax(axis=1), chances.max(axis=1)
     places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
     sums = [np.bincount(places, weights, CALIBRATION_BINS) for weights in (None, confidence, said == labels)]
     return np.stack((sums[0], *(of_bin / np.maximum(sums[0], 1) for of_bin in sums[1:])))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless submit "COMMAND …" …``: job scripts for SLURM, printed, written or submitted in a chain.
 
-Each command is parsed as its own program does it, so that mistakes are reported before any job waits in a queue.
+Each command is parsed as its own program does it, so that mistakes are reported before any job waits in a queue. A
+script is made of strings by pure functions: ``#SBATCH`` lines, variables, then the shell files of this folder.
 """
 
 from __future__ import annotations
@@ -10,18 +11,16 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.config import NOTHING, LaunchRecipe
-from harness.launch import many
-from harness.launch.launcher import PROG
-from harness.launch.many import keys_in
+from harness.launch.launcher import PROG, check_named, keys_in, keys_of, planned
 from harness.launch.options import split_arguments
-from harness.slurm.config import Resources, SubmitConfig
-from harness.slurm.script import Job, Task, hook_of, render, summary
+from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
 from preprocessing.base import atomic, cli
 from preprocessing.base.atomic import storing
 from preprocessing.base.cli import as_words
@@ -29,7 +28,7 @@ from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import nearest
 from preprocessing.base.installed import load
-from preprocessing.base.terminal import Screen
+from preprocessing.base.terminal import Screen, plain_line
 from preprocessing.config import PreprocessConfig
 
 LIMIT_S = 60
@@ -167,7 +166,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
                 )
         asked = cli.parse(config_class, keys, prog=f"padless {name}")
         if name == "train":
-            many.check_named(asked)
+            check_named(asked)
         tasks = tasks_of(config, keys, asked) if name == "train" else ()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
@@ -199,7 +198,7 @@ def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tupl
         if "seed" in keys_in(keys):
             raise ConfigError("--seed: --array.seeds gives all seeds; leave --seed out")
         every = replace(asked, seeds=seeds)
-        each = [many.keys_of(one, every) for one in many.planned(every)]
+        each = [keys_of(one, every) for one in planned(every)]
         return tuple((own.pop("run"), tuple(as_words(own.items()))) for own in each)
     tasks: list[Task] = []
     try:
@@ -234,3 +233,153 @@ def ask(command: list[str], script: str = "") -> str:
         said = " ".join(result.stderr.replace("sbatch: error: ", "").split()) or f"exit code {result.returncode}"
         raise ConfigError(f"{command[0]} refused the job: {said}")
     return result.stdout.strip()
+
+
+HERE = Path(__file__).parent
+Task = tuple[str, tuple[str, ...]]
+"""One training of an array: its run directory, and its own arguments in addition to the common ones."""
+SIGNALS = {"prepare": "B:TERM@60", "train": "B:USR2@120", "single": "B:TERM@60"}
+"""The signal that a job gets before its time limit, and how many seconds before."""
+PLAIN = re.compile(r"[\w@%+:,./=&|*()\[\]!~^<>;$?-]+")
+"""What SLURM reads as it stands in an ``#SBATCH`` line: no blank, quote, backslash or #."""
+WIDTH = 118
+TASK = "${SLURM_ARRAY_TASK_ID:-}"
+LITERAL = "# shellcheck disable=SC2016 # values mean what they are"
+HEAD = """\
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# padless {command} on SLURM. Written by: padless submit
+# Change what you like, and submit it with sbatch from the folder that its paths start from; options after its name go
+# to the command. Submitted again, it goes on.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One script, in plain values."""
+
+    command: str
+    """Command of padless, which names the job too."""
+    body: str
+    """``prepare``, ``train`` or ``single``: the shell file."""
+    arguments: tuple[str, ...]
+    run: str = ""
+    """Run directory of a training, or where a dataset is built; empty: on no disk of this machine."""
+    tasks: tuple[Task, ...] = ()
+    parts: int = 0
+    """Tasks that share the work, of which the first leads; 0: the job is no such array."""
+    data: str = ""
+    """The dataset that it reads."""
+    resources: Resources
+    config: SubmitConfig
+
+    @property
+    def size(self) -> int:
+        """Tasks of the array; 0: none."""
+        return len(self.tasks) or self.parts
+
+    @property
+    def end(self) -> str:
+        """What follows the number of its job where another job waits for it: the task that leads."""
+        return "_0" if self.parts else ""
+
+    @property
+    def log(self) -> str:
+        """Name of the log as SLURM fills it in."""
+        name = f"%x-{'%A_%a' if self.size else '%j'}.log"
+        return name if self.config.logs == "." else f"{self.config.logs.rstrip('/')}/{name}"
+
+
+def render(job: Job) -> str:
+    """The whole script."""
+    parts = [HEAD.format(command=job.command) + directives(job), variables(job)]
+    parts += [(HERE / f"{name}.sh").read_text(encoding="utf-8") for name in ("start", job.body)]
+    return "\n".join(parts)
+
+
+def directives(job: Job) -> str:
+    """The ``#SBATCH`` lines, one for each option."""
+    config, asked = job.config, {option: getattr(job.resources, key) for key, option in NAMED.items()}
+    if str(asked["gpus-per-node"]) == "0":
+        del asked["gpus-per-node"]
+    lines: dict[str, str | int | None] = {
+        "job-name": f"{config.name}-{job.command}",
+        **{option: value for option, value in asked.items() if value is not None},
+        "ntasks-per-node": 1,
+    }
+    if job.size:
+        lines["array"] = f"0-{job.size - 1}" + (f"%{config.array.at_once}" if config.array.at_once else "")
+    lines["output"] = job.log
+    lines |= {"open-mode": "append", "requeue" if config.restarts else "no-requeue": None, "signal": SIGNALS[job.body]}
+    both = [*lines.items(), *job.resources.further()]
+    return "".join(f"#SBATCH {directive(name, value)}\n" for name, value in both)
+
+
+def directive(name: str, value: str | int | None) -> str:
+    """One option, its value quoted as SLURM reads quotes where it has to be."""
+    if value is None:
+        return f"--{name}"
+    text = str(value)
+    if not PLAIN.fullmatch(text):
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        text = f'"{escaped}"'
+    return f"--{name}={text}"
+
+
+def variables(job: Job) -> str:
+    """What the shell files read, each value quoted for the shell."""
+    config, hook = job.config, hook_of(job.config)
+    python = shell_words("python", config.python or ("python" if hook else shlex.quote(sys.executable)))
+    lines = [] if job.body == "prepare" else [f"command={shlex.quote(job.command)}"]
+    lines += [
+        array("python", python),
+        f"hook={hook and shlex.quote(hook)}",
+        f"max_restarts={config.restarts} # of this job, by itself or by SLURM",
+    ]
+    if job.body == "prepare":
+        lines.append(f"output={shlex.quote(job.run)}")
+    if job.body == "train":
+        lines.append(f"per_node={config.processes or 0} # processes of each node; 0: one for each GPU, or one")
+        lines.append(f"run={shlex.quote(job.run)}")
+    for text in (array("arguments", job.arguments), *([cases(job.tasks)] if job.tasks else [])):
+        lines += [*([LITERAL] if {"$", "`"} & set(text.replace(TASK, "")) else []), text]
+    lines.append('set -- "${arguments[@]}" "$@"')
+    return "\n".join(lines) + "\n"
+
+
+def hook_of(config: SubmitConfig) -> str:
+    """The path of the hook, which is never searched on the PATH; empty without one."""
+    hook = config.hook or ""
+    return hook if not hook or "/" in hook else f"./{hook}"
+
+
+def cases(tasks: Sequence[Task]) -> str:
+    """Run directory and arguments of each task of the array."""
+    lines = [f'case "{TASK}" in # a run directory for each task of the array']
+    for number, (run, arguments) in enumerate(tasks):
+        lines.append(f"    {number}) run={shlex.quote(run)} arguments+=({shlex.join(arguments)}) ;;")
+    lines += ['    *) echo "error: no such task in this array" >&2 && exit 2 ;;', "esac"]
+    return "\n".join(lines)
+
+
+def array(name: str, words: Sequence[str]) -> str:
+    """``name=(…)``; a long one has a line for each option with its values."""
+    line = f"{name}=({shlex.join(words)})"
+    if len(line) <= WIDTH:
+        return line
+    lines: list[str] = []
+    for word in map(shlex.quote, words):
+        if lines and not word.startswith("--"):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return "\n".join([f"{name}=(", *lines, ")"])
+
+
+def summary(job: Job) -> str:
+    """What one job requests, and where it writes."""
+    asked = {key: getattr(job.resources, key) for key in NAMED}
+    said = [f"{key} {value}" for key, value in asked.items() if value is not None]
+    said += [directive(name, value) for name, value in job.resources.further()]
+    run = f", for {job.run}" if job.run else ""
+    return plain_line(f"{job.command}: {', '.join(said)}{run}; log {job.log}")

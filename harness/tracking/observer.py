@@ -61,7 +61,7 @@ def serve(
         with limit(START_S, "did not start"):
             stack.enter_context(alone(run, name, wait_s))
             journal = Journal(run, name)
-            tracker = load(TRACKERS[name].code)(name, run, journal.last("start"), journal, tell)
+            tracker = load(TRACKERS[name])(name, run, journal.last("start"), journal, tell)
             tell(say=tracker.start(), started="")
             rows = Rows(run, latest(journal.kept, tracker.known()))
         for message in messages:

@@ -15,27 +15,15 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from harness.config import TrackingConfig, flat
-from harness.rundir.layout import tracker_folder
 from harness.tracking.journal import Journal
 from preprocessing.base.errors import ConfigError
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrackerEntry:
-    """One tracker."""
-
-    package: str
-    """The package that it needs."""
-    code: str = "harness.tracking.trackers:AccelerateTracker"
-    """``module:class``: ``AccelerateTracker``, which serves Accelerate's trackers by name, or a subclass."""
-
-
-ACCELERATES = ("tensorboard", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
-TRACKERS = {
-    "wandb": TrackerEntry(package="wandb", code="harness.tracking.wandb_run:WandbTracker"),
-    **{name: TrackerEntry(package=name) for name in ACCELERATES},
-}
-"""The registry of trackers: the values of ``tracking.tracker``. docs/extending.md shows how to add one."""
+PACKAGES = ("wandb", "tensorboard", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
+"""Accelerate's trackers; each needs the package of its name."""
+TRACKERS = dict.fromkeys(PACKAGES, "harness.tracking.trackers:AccelerateTracker")
+TRACKERS |= {"wandb": "harness.tracking.wandb_run:WandbTracker"}
+"""The registry of trackers: value of ``tracking.tracker`` -> ``module:class``, ``AccelerateTracker`` or a subclass.
+docs/extending.md shows how to add one."""
 PUBLIC_URL = "https://api.wandb.ai"
 
 
@@ -43,11 +31,8 @@ def check_trackers(config: TrackingConfig) -> None:
     """Raise ``ConfigError`` for a tracker that is unknown, or whose package or key is missing."""
     check_names(config)
     for name in config.trackers:
-        package = TRACKERS[name].package
-        if not is_installed(package):
-            raise ConfigError(
-                f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none"
-            )
+        if name in PACKAGES and not is_installed(name):
+            raise ConfigError(f"tracking.tracker: {name} needs the package {name}: pip install {name}, or use none")
     if "wandb" in config.trackers and os.environ.get("WANDB_MODE") == "online" and not has_wandb_key():
         raise ConfigError(
             "tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY, run `wandb login`, "
@@ -100,15 +85,19 @@ def wandb_url() -> str:
     return (os.environ.get("WANDB_BASE_URL") or left).rstrip("/")
 
 
+@dataclass
 class AccelerateTracker:
     """Any of Accelerate's trackers, through Accelerate's class for it."""
 
-    kept_in = ""
+    name: str
+    run: Path
+    spec: dict[str, Any]
+    """The journal's ``start``."""
+    journal: Journal
+    tell: Callable[..., None]
+    """Prints: ``say=…``, ``warn=…``."""
+    kept_in: str = ""
     """Name of the folder of this attempt's tracker files, if a sync needs it."""
-
-    def __init__(self, name: str, run: Path, spec: dict[str, Any], journal: Journal, tell: Callable[..., None]) -> None:
-        """``spec`` is the journal's ``start``; ``tell`` prints: ``say=…``, ``warn=…``."""
-        self.name, self.run, self.spec, self.journal, self.tell = name, run, spec, journal, tell
 
     def start(self) -> str:
         """Start, with the run's name if the tracker has names; returns a sentence on where to look."""
@@ -122,7 +111,7 @@ class AccelerateTracker:
             "tensorboard": {"purge_step": max(self.journal.kept.values(), default=-1) + 1},
         }
         kind = LOGGER_TYPE_TO_CLASS[self.name]
-        folder = [str(tracker_folder(self.run, self.name))] if kind.requires_logging_directory else []
+        folder = [str(self.run / self.name)] if kind.requires_logging_directory else []
         self.tracker = kind(self.spec["project"], *folder, **options.get(self.name, {}))
         self.tracker.start()
         self.tracker.store_init_configuration(showable({**self.spec["config"], **self.spec["facts"]}))

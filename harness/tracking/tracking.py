@@ -17,15 +17,15 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from harness.config import RunConfig, to_dict
-from harness.rundir.layout import tracker_log
+from harness.rundir.layout import TRACKING
+from harness.rundir.metrics_log import KINDS
+from harness.rundir.records import Ending
 from harness.tracking.journal import Journal
 from harness.tracking.trackers import active_trackers
 from preprocessing.base.errors import DataError
-
-State = Literal["finished", "preempted", "failed"]
 
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
 """How long a run's end waits for a tracker; the short time if the run did not finish or the tracker never started."""
@@ -38,8 +38,29 @@ LAUNCHED = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "PET_", "ROLE
 RANKED = {"RANK", "WORLD_SIZE", "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
 
 
-class Trackers:
-    """Every tracker of a run, on rank 0."""
+class Sink:
+    """A receiver of events on rank 0. Ignores all events; subclasses override the ones that they handle.
+
+    A sink never ends the run: it reports its own errors, or keeps them until the run asks.
+    """
+
+    def begin(self) -> None:
+        """All checks have passed; sinks that are added later do not hear it."""
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """Receive figures, each a number, a short text or None; ``kind`` is one of ``KINDS``, or another name for
+        figures that belong to no step.
+        """
+
+    def say(self, text: str) -> None:
+        """Receive a sentence for the terminal."""
+
+    def close(self, ending: Ending) -> None:
+        """The run has ended; ``status.json`` is written already."""
+
+
+class Trackers(Sink):
+    """Every tracker of a run."""
 
     def __init__(self, config: RunConfig, run: Path, *, facts: Mapping[str, Any]) -> None:
         """Start one observer for each tracker of ``config``, without waiting for any.
@@ -60,29 +81,23 @@ class Trackers:
         }
         self.observers = [Observer(name, run, start) for name in active_trackers(settings)]
 
-    def listen(self) -> None:
-        """Print new messages of the trackers."""
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """Print new messages of the trackers, which read rows from ``metrics.jsonl``; send them what is in no row:
+        figures of the whole run, such as those of a baseline, and an alert for skipped steps.
+        """
         for observer in self.observers:
             observer.listen()
+            if kind not in KINDS:
+                observer.send(do="summarize", name=kind, values=values)
+            elif values.get("skipped"):
+                text = f"{values['skipped']} steps up to step {values['step']} had a gradient that was not finite."
+                observer.send(do="alert", title="Steps were skipped", text=text)
 
-    def alert(self, title: str, text: str) -> None:
-        """Alert users through trackers that can."""
+    def close(self, ending: Ending) -> None:
+        """Finish the trackers within ``FINISH_S`` and ``KILL_AFTER_S``; none is left running."""
+        began, state = time.monotonic(), ending.state
         for observer in self.observers:
-            observer.send(do="alert", title=title, text=text)
-
-    def summarize(self, name: str, values: Mapping[str, Any]) -> None:
-        """Send figures of the whole run, such as those of a baseline, with the prefix ``name``."""
-        for observer in self.observers:
-            observer.send(do="summarize", name=name, values=dict(values))
-
-    def close(self, state: State, reason: str = "") -> None:
-        """Finish the trackers within ``FINISH_S`` and ``KILL_AFTER_S``; none is left running.
-
-        ``reason`` is the sentence shown for a state other than finished.
-        """
-        began = time.monotonic()
-        for observer in self.observers:
-            observer.ask_to_close(state, reason)
+            observer.ask_to_close(state, f"{ending.reason}." if state == "preempted" else ending.reason)
         for observer in self.observers:
             observer.wait(began)
         self.observers = []
@@ -93,7 +108,7 @@ class Observer:
 
     def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
         """Start the process of the tracker ``name``, which reads ``start`` from the tracker's journal."""
-        self.name, self.run, self.log = name, run, tracker_log(run, name)
+        self.name, self.run, self.log = name, run, run / TRACKING / f"{name}.log"
         self.heard = b""
         self.started = self.warned = self.closing = False
         self.limit_s = FINISH_S
@@ -148,7 +163,7 @@ class Observer:
             tell(f"warning: {self.name} {what}; training is not affected{rest}", sys.stderr)
         self.warned = True
 
-    def ask_to_close(self, state: State, reason: str) -> None:
+    def ask_to_close(self, state: str, reason: str) -> None:
         """Send how the run ended, and the tracker's time limit to finish."""
         self.listen()
         self.closing = True

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.rundir import layout
-from harness.rundir.layout import BUNDLE, METRICS, tracker_folder
+from harness.rundir.layout import BUNDLE, METRICS
+from harness.rundir.metrics_log import KINDS
 from harness.rundir.records import known_status, read_config
 from harness.tracking.journal import Journal, Rows
 from harness.tracking.observer import serve
@@ -40,7 +41,6 @@ ANSWER_S = 30.0
 SYNC_S = 1800.0
 """How long one attempt may take to send."""
 AGAIN = "nothing is lost, try again"
-KINDS = ("train", "validation", "test")
 OFFLINE = "offline-"
 """Prefix of W&B's folder of an offline attempt."""
 
@@ -154,7 +154,7 @@ def check_room(folder: Path) -> None:
 def set_folders(run: Path) -> None:
     """Set W&B's folders to ``run``: a compute node's home may be small, read-only or deleted before the sync."""
     for variable, folder in (("WANDB_DATA_DIR", "staging"), ("WANDB_CACHE_DIR", "cache")):
-        os.environ.setdefault(variable, str(tracker_folder(run, "wandb") / folder))
+        os.environ.setdefault(variable, str(run / "wandb" / folder))
         Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
 
 
@@ -256,7 +256,7 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
 def offline_attempts(run: Path) -> list[Path]:
     """W&B's folders of the offline attempts whose tracker was closed, oldest first."""
     finished = Journal(run, "wandb").all("finished")
-    return [tracker_folder(run, "wandb") / name for name in finished if name.startswith(OFFLINE)]
+    return [run / "wandb" / name for name in finished if name.startswith(OFFLINE)]
 
 
 def send(folder: Path) -> str:

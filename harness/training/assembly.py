@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a run on this rank: checks, data, trainer, checkpoint, sinks; the parts do not depend on each other."""
+"""Builds a run on this rank: checks, data, initial state, trainer, checkpoint, sinks; the parts do not depend on each
+other.
+
+Pretrained weights, word vectors and soft labels are the initial state of a new run. Only rank 0 reads weights and
+vectors; DDP sends its weights to the other ranks. A resumed run loads its checkpoint instead.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -20,41 +25,54 @@ import numpy as np
 import torch
 
 from harness.config import LANGUAGE_MODEL, OptimConfig, RunConfig, to_dict
-from harness.data.checks import TRAIN, order_spec, unlabelled_spec
+from harness.data.checks import TRAIN, open_soft_labels, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
-from harness.data.placement import OpenData, open_data, trained_splits
+from harness.data.placement import OpenData, open_data
+from harness.data.soft_labels import targets_of
 from harness.model.classifier import Adversary, Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
+from harness.model.starts import (
+    StartVectors,
+    StartWeights,
+    check_own,
+    coverage,
+    describe_weights,
+    find_donor,
+    from_file,
+    from_kept,
+    is_own,
+    weights_of,
+)
 from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_of, recurrent_dtype
 from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
-from harness.rundir import checkpoint
+from harness.rundir import checkpoint, layout
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import STOP, storage
 from harness.rundir.records import LAUNCH_ID, code_hash
-from harness.tracking.tracking import Trackers
+from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
 from harness.training.optim import NonFiniteGuard
 from harness.training.recurrence import choose
 from harness.training.run import PretrainingRun, Run, Selection, choose_micro_batch
-from harness.training.start import Beginning, begin, vocabulary_of
 from harness.training.trainer import State, Trainer
 from harness.training.wide import C, Source, learn, places_of
-from harness.training.writer import RunWriter, Sink, TrackerSink
+from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.views import read_data
-from preprocessing.text.vocabulary import RESERVED
+from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
+from preprocessing.dataset.vectors import VectorsConfig, find_kept, folder_of, keep_vectors
+from preprocessing.dataset.views import home_of, read_data
+from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
 FP16_FIRST_SKIPS = 20
 """Extra skipped steps allowed in fp16: at the start, loss scaling skips steps until it finds a scale that fits."""
@@ -86,7 +104,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     """Check the configuration, compare it with the other ranks', then build. Raises the same ``UserError`` on all."""
     world = session.world
     manifest, start = agree(config, session, writer)
-    names = trained_splits(manifest, unlabelled=config.order.unlabelled_batch > 0)
+    names = [name for name in manifest.names if config.order.unlabelled_batch or name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     beginning = begin(config, manifest, data.splits, world, None if start is None else start.state)
     writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(read_data(config.data))}
@@ -115,7 +133,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         writer.sinks.append(console)  # first: it has a thread, which the writer ends however the run ends
         told = {name: str(choice) for name, choice in choices.items()}
         facts = {"dataset": manifest.fingerprint, "effective": told}
-        writer.sinks.append(TrackerSink(Trackers(config, writer.directory, facts=facts)))
+        writer.sinks.append(Trackers(config, writer.directory, facts=facts))
     console.start(choices)
     kind = PretrainingRun if pretrains else Run
     run = kind(config, session, data, trainer, selection, watch, writer, console)
@@ -280,3 +298,110 @@ def build_objective(
 def factors_of(optim: OptimConfig, labels: Sequence[str]) -> np.ndarray:
     """Weight of the loss of each class, float64 ``[classes]``."""
     return np.array([optim.class_weights.get(label, 1.0) for label in labels])
+
+
+VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
+"""Keys of the facts in checkpoints and bundles."""
+
+
+@dataclass
+class Beginning:
+    """Initial state of a run; ``vectors`` and ``weights`` only on rank 0 of a new run."""
+
+    vectors: StartVectors | None = None
+    weights: StartWeights | None = None
+    targets: np.ndarray | None = None
+    """Soft labels of the unlabelled rows, in the format of ``Loader``."""
+    facts: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    """Facts for checkpoints and the bundle; those of weights on every rank."""
+    choices: dict[str, Choice] = field(default_factory=dict)
+    """For the settings printed at the start."""
+
+    def put_into(self, network: AnyNetwork, std: float) -> None:
+        """Load vectors, then weights, into a network; for a token in both, the weights win. ``std``:
+        ``model.embedding_std``.
+        """
+        if self.vectors is not None:
+            self.vectors.put_into(network.embedding, std)
+        if self.weights is not None:
+            self.weights.put_into(network)
+
+    def note(self, name: str, key: str, facts: dict[str, Any] | None, how: str) -> None:
+        """Store ``facts`` under ``key``, and a line for the start with ``how`` they were obtained."""
+        if facts is not None or key == VECTORS:
+            self.facts[key] = facts
+        if facts is not None:
+            self.choices[name] = Choice(facts["source"], f"{how}; {coverage(facts)}")
+
+
+def begin(
+    config: RunConfig,
+    manifest: Manifest,
+    splits: Mapping[str, Split],
+    world: World,
+    state: Mapping[str, Any] | None = None,
+) -> Beginning:
+    """The initial state of a run; with the ``state`` of its checkpoint, only the facts and the soft labels.
+
+    Every rank calls it; raises the same ``UserError`` on all.
+    """
+    found = Beginning()
+    with world.together("reading soft labels"):
+        soft = open_soft_labels(config, manifest)
+        if soft is not None:
+            found.targets = targets_of(soft, splits[UNLABELLED])
+            found.facts[SOFT_LABELS] = soft.facts
+            found.choices["soft labels"] = Choice(str(soft.path), soft.in_words)
+    if state is not None:
+        found.note("weights", STARTED_FROM, state.get(STARTED_FROM), "the run began with them")
+        found.note("vectors", VECTORS, state.get(VECTORS), "the run began with them")
+        return found
+    with world.together("reading the weights to start from"):
+        if world.is_main and config.initial_weights:
+            donor = find_donor(config.initial_weights, config.model)
+            found.weights = weights_of(donor, config.model, vocabulary_of(config), manifest)
+    known = world.from_main(None if found.weights is None else found.weights.facts, "the weights to start from")
+    found.note("weights", STARTED_FROM, known, describe_weights(known) if known else "")
+    with world.together("word vectors"):
+        if world.is_main:
+            find_vectors(config, manifest, found)
+    facts = None if found.vectors is None else found.vectors.facts
+    found.note("vectors", VECTORS, facts, facts["format"] if facts else "")
+    return found
+
+
+def vocabulary_of(config: RunConfig) -> Vocabulary:
+    return Vocabulary.read(home_of(config.data) / VOCABULARY)
+
+
+def find_vectors(config: RunConfig, manifest: Manifest, found: Beginning) -> None:
+    """Put the word vectors of a new run into ``found``: kept from before, read from a file, or learned now. Also note
+    there why there are none.
+    """
+    source, dim = config.init.vectors, config.model.embedding_dim
+    say = (lambda text: None) if config.quiet else partial(print, flush=True)
+    if source == "own":
+        found.vectors = kept_vectors(config, manifest)
+        if found.vectors is None and not config.dry_run:
+            place = str(layout.kept_in(config.data, config.run, layout.VECTORS))
+            keep_vectors(config.data, VectorsConfig(dim=dim, output=place), say)
+            found.vectors = kept_vectors(config, manifest)
+        if found.vectors is None:
+            why = "a dry run learns none; the run itself does before its first step"
+            found.choices["vectors"] = Choice(
+                "random", why if config.dry_run else "words have no neighbours that differ"
+            )
+    elif is_own(source):
+        found.vectors = from_kept(check_own(source, manifest, dim), vocabulary_of(config))
+    elif source != "none":
+        say(f"vectors    reading {source}")
+        found.vectors = from_file(source, vocabulary_of(config), dim)
+
+
+def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
+    """Vectors learned earlier from the dataset's texts, kept beside the dataset or in the run directory."""
+    for folder in (folder_of(config.data), Path(config.run, layout.VECTORS)):
+        kept = find_kept(folder, manifest.fingerprint, config.model.embedding_dim)
+        if kept is not None and kept.info.words:
+            return from_kept(kept, vocabulary_of(config))
+    return None

@@ -19,11 +19,12 @@ from harness.model.registry import parameters_of
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.rundir.metrics_log import read_log
+from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
 from harness.scores.tables import MARK, never_found, show_figures, verdicts
-from harness.training.writer import Ending, Sink
+from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -95,7 +96,7 @@ class Console(Sink):
         """Print what is trained on what, warnings, and as details all settings with their reasons."""
         config, screen, epochs = self.config, self.screen, self.config.epochs
         self.details.fact("started", time.strftime("%Y-%m-%d %H:%M:%S %z"))
-        for name, text in outline(config, self.manifest, self.total_steps, choices).items():
+        for name, text in self.outline(choices).items():
             screen.fact(name, text)
         for name, choice in choices.items():
             (screen if name == "resume" else self.details).fact(name, str(choice))
@@ -106,6 +107,27 @@ class Console(Sink):
             for name, warning in ("imbalance", unequal), ("few steps", few_steps(self.total_steps // epochs, epochs)):
                 if warning:
                     screen.fact(name, warning, "warn")
+
+    def outline(self, choices: Mapping[str, Choice]) -> dict[str, str]:
+        """What is trained on what, with what, for how long, and where to look: five lines by title."""
+        config, manifest = self.config, self.manifest
+        shape, tokens = config.model, config.global_batch_tokens
+        device, precision, processes = (choices[name].value for name in ("device", "precision", "processes"))
+        rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
+        fold = "" if config.fold is None else f", fold {config.fold} of {manifest.folds} is the validation"
+        classifies = config.task == CLASSIFIER
+        kind = "" if classifies else "language model, "
+        cell = f"{shape.num_layers}-layer {'Bi' * shape.bidirectional}{shape.cell.upper()}"
+        wide = " and a linear part" * bool(shape.wide)
+        size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
+        return {
+            "data": f"{config.data}: {rows} rows{f', {len(manifest.labels)} classes' * classifies}{fold}",
+            "model": f"{kind}{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, "
+            f"{parameters_of(config, manifest):,} parameters",
+            "training": f"{counted(config.epochs, 'epoch')} of {self.total_steps // config.epochs:,} steps of {size}",
+            "device": f"{device}, {precision}, {processes} process{'es' * (processes != '1')}",
+            "run": f"{config.run}; {layout.LOG} there has all settings and their reasons",
+        }
 
     def advance(self, step: int, doing: str = "") -> None:
         """Note for the live line which step is done; ``doing`` names work other than steps."""
@@ -192,24 +214,3 @@ class Console(Sink):
             if self.config.task != CLASSIFIER:
                 then = f"padless train DATA --init.weights {run}"
             self.screen.fact("next", then)
-
-
-def outline(config: RunConfig, manifest: Manifest, total_steps: int, choices: Mapping[str, Choice]) -> dict[str, str]:
-    """What is trained on what, with what, for how long, and where to look: five lines by title."""
-    shape, tokens = config.model, config.global_batch_tokens
-    device, precision, processes = (choices[name].value for name in ("device", "precision", "processes"))
-    rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
-    fold = "" if config.fold is None else f", fold {config.fold} of {manifest.folds} is the validation"
-    classifies = config.task == CLASSIFIER
-    kind = "" if classifies else "language model, "
-    cell = f"{shape.num_layers}-layer {'Bi' * shape.bidirectional}{shape.cell.upper()}"
-    wide = " and a linear part" * bool(shape.wide)
-    size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
-    return {
-        "data": f"{config.data}: {rows} rows{f', {len(manifest.labels)} classes' * classifies}{fold}",
-        "model": f"{kind}{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, "
-        f"{parameters_of(config, manifest):,} parameters",
-        "training": f"{counted(config.epochs, 'epoch')} of {total_steps // config.epochs:,} steps of {size}",
-        "device": f"{device}, {precision}, {processes} process{'es' * (processes != '1')}",
-        "run": f"{config.run}; {layout.LOG} there has all settings and their reasons",
-    }

@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import CLASSIFIER, RunConfig, flat, to_dict
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict
 from harness.data import checks, order
-from harness.model.registry import check_model, parameters_of
-from harness.model.starts import check_named, find_donor
+from harness.model.registry import parameters_of
+from harness.model.starts import SHAPE, check_named, find_donor
 from harness.rundir import layout
 from harness.rundir.bundle_files import stored_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.records import check_claim, known_status
 from harness.tracking.trackers import check_trackers
+from preprocessing.base.cli import as_words
+from preprocessing.base.configuration import find
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.terminal import size
@@ -36,6 +38,12 @@ FREE = frozenset(
     ]
 )
 """Keys, or prefixes of keys, that change neither the order of rows nor any update, except for rounding."""
+OF_BOTH = (
+    *("data", "fold", "seed", "device", "precision", "threads", "stage_dir", "timeout_s", "max_time", "dry_run"),
+    *("quiet", "verbose", "tracking.tracker", "tracking.project", "tracking.group", "tracking.tags"),
+    *(f"model.{key}" for key in SHAPE),
+)
+"""Keys of a run that the language model trained before it has too."""
 FITTING = frozenset(["model.freeze_embedding"])
 """Model keys that ``--allow`` accepts: the weights still fit."""
 UNSET: tuple[Any, ...] = (None, {}, [], "none")
@@ -53,7 +61,7 @@ class ResumePoint:
 
 
 def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
-    """Check model, trackers and run directory: the checkpoint to resume from, and whether the dataset is the same. One
+    """Check trackers and run directory: the checkpoint to resume from, and whether the dataset is the same. One
     process of a run calls it.
 
     ``say`` prints keys that differ, ``warn`` damaged files, also in a quiet run. A dry run gets the same checks, but
@@ -61,7 +69,6 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
     missing or the run cannot resume, ``DataError`` for another dataset than the run's, ``DataError`` or
     ``StorageError`` for an unusable directory.
     """
-    check_model(config.model)
     check_trackers(config.tracking)
     if config.dry_run:
         check_claim(config)
@@ -88,13 +95,31 @@ def check_data(
     return manifest
 
 
+def pretraining(config: RunConfig) -> list[str] | None:
+    """The command line of the language model that ``init.pretrain`` names, as a run of its own; None where there is
+    none to train, or it has finished. Raises ``ConfigError`` for an unknown recipe.
+    """
+    run = config.initial_weights
+    recipe = config.init.pretrain
+    if run is None or recipe is None or config.init.weights or layout.holds_run(config.run):
+        return None
+    if known_status(run).get("state") == "finished":
+        return None
+    recipe, values = find(recipe, "pretrain", "--init.pretrain"), flat(to_dict(config))
+    shared = ((key, values[key]) for key in OF_BOTH if values[key] is not None)
+    return as_words([("config", recipe), ("task", LANGUAGE_MODEL), ("run", run), *shared])
+
+
 def check_start(config: RunConfig, manifest: Manifest) -> None:
     """Check the weights and vectors that a new run starts from. One process of a run calls it.
 
     Raises ``ConfigError`` or ``DataError``.
     """
-    if config.init.weights:
-        find_donor(config.init.weights, config.model)
+    if pretraining(config) is not None:
+        what = "this language model is not trained yet; padless train does so first"
+        raise ConfigError(f"init.pretrain: {config.init.pretrain}: {what}, or name another with --init.weights")
+    if config.initial_weights:
+        find_donor(config.initial_weights, config.model)
     if config.init.vectors not in ("none", "own"):
         check_named(config.init.vectors, manifest, config.model.embedding_dim)
 
@@ -122,11 +147,11 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
     Raises ``ConfigError`` if the run cannot resume from it.
     """
     layout.check_single(config.run)
-    if config.resume == "never":
-        layout.check_free(config.run)
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
         return ResumePoint()
+    if config.resume == "never":
+        raise ConfigError(f"run: {config.run} already holds a run; name another directory, or remove it")
     finished = known_status(config.run, warn).get("state") == "finished"
     checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
     same_data = check_dataset(checkpoint, config, finished=finished)

@@ -9,16 +9,14 @@ request 62143 of PyTorch). The kernel of ``harness.model.fused`` must also give 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from harness.batch import Layout
 from harness.config import RunConfig
-from harness.data.batches import lengths_of
+from harness.data.loader import lengths_of
 from harness.data.order import Order
-from harness.model.recurrent import VariableLengthLSTM, try_recurrence
+from harness.model.recurrent import VariableLengthLSTM, passing, try_recurrence
 from harness.ranks.precision import DTYPES, Choice, layout_of, layout_on, recurrent_dtype
 from harness.ranks.session import Session
 from harness.training.throughput import synchronize
@@ -109,28 +107,3 @@ def measured(lstm: VariableLengthLSTM, rows: Sequence[torch.Tensor], arithmetic:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     return found
-
-
-def passing(
-    lstm: VariableLengthLSTM, layout: Layout, lengths: torch.Tensor, dtype: torch.dtype
-) -> Callable[[], list[torch.Tensor]]:
-    """A forward and backward pass over input without structure, the same in each layout and on each device; a call
-    returns the gradients of all weights.
-    """
-    weight = next(lstm.parameters())
-    sizes, sent = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1), lengths.to(weight.device)
-    shape = (int(lengths.sum()), weight.shape[1])
-    packed = PackedSequence(torch.arange(shape[0] * shape[1], device=sent.device).mul(0.7).sin().view(shape), sizes)
-    inputs = (packed.data if layout == "packed" else pad_packed_sequence(packed)[0]).requires_grad_()
-    real = torch.arange(len(sizes), device=sent.device)[:, None, None] < sent[:, None]
-
-    def run() -> list[torch.Tensor]:
-        with torch.enable_grad(), torch.autocast(sent.device.type, enabled=False):
-            if layout == "packed":
-                loss = lstm.forward_packed(packed, None, dtype)[0].data.float().square().sum()
-            else:
-                outputs = torch.cat(lstm.forward_padded(inputs, sent, None, dtype), dim=2)
-                loss = (outputs.float().square() * real).sum()
-            return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()])[1:])
-
-    return run

@@ -174,7 +174,7 @@ def decide(config: RunConfig, corpus: Corpus, cards: int = 1) -> Resolved:
     buckets, longest = buckets_of(corpus, config.model.wide_ngrams), config.model.wide_ngrams
     why = f"for n-grams of up to {longest} words"
     settle("model.wide", buckets, "wide part", f"{buckets:,} buckets", why)
-    own = not config.init.weights
+    own = not config.initial_weights
     settle("init.vectors", "own" if own else "none", "vectors", "" if own else "random", "init.weights has its own")
     rate = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
     rate = float(f"{rate:.2g}")

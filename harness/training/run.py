@@ -16,8 +16,7 @@ import torch
 from harness.batch import StepBatch
 from harness.config import RunConfig, to_dict
 from harness.data import order
-from harness.data.batches import lengths_of
-from harness.data.loader import Loader
+from harness.data.loader import Loader, lengths_of
 from harness.data.placement import OpenData
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess, compare_bf16, write_results
@@ -160,7 +159,7 @@ class Run(Milestones):
             with world.together(f"writing the results of {split}"), storage(directory):
                 if world.is_main:
                     measured[split] = assess(scores, bundle, splits[split])
-                    write_results(place, scores, self.data.manifest.label_type, measured[split])
+                    write_results(place, scores, bundle, measured[split])
         with world.together("comparing predictions in bf16 and printing the results"), storage(directory):
             if world.is_main:
                 share = compare_bf16(bundle, splits[VALIDATION])
@@ -247,8 +246,7 @@ class Run(Milestones):
         """Raise ``Preempted`` on all ranks if any of them received a stop request. Used before the first step and
         between batches of an evaluation, where ranks send no requests.
         """
-        wanted = np.array([int(self.watch.reason() is not None)])
-        if self.session.world.gather_numbers(wanted, "whether to stop").any():
+        if any(self.session.world.gather_objects(self.watch.reason(), "whether to stop")):
             raise self.preempted()
 
     def preempted(self) -> Preempted:
@@ -351,7 +349,7 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
         failed = runs_out_of_memory(trainer)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        if not world.gather_numbers(np.array([int(failed)]), "trying out a micro-batch").any():
+        if not any(world.gather_objects(failed, "trying out a micro-batch")):
             return Choice(f"{rows} rows", f"largest that fits into memory; the longest batch has {share}")
         rows = (rows + 1) // 2 if rows > 1 else 0
     with world.together("trying out a micro-batch"):

@@ -78,7 +78,7 @@ class Meter:
             counted.rows += micro.num_rows if micro.labelled else 0
             counted.unlabelled_rows += 0 if micro.labelled else micro.num_rows
             counted.tokens += micro.num_tokens
-            counted.padded_tokens += micro.num_padded_tokens
+            counted.padded_tokens += micro.ids.numel()
             consumed = row_hash(micro.rows, global_step, unlabelled=not micro.labelled)
             counted.hash = (counted.hash + consumed) & MASK
         self.wait_s += batch.wait_s

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -31,9 +30,9 @@ from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import storage
-from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.metrics_log import KINDS, MetricsLog
 from harness.rundir.records import (
-    State,
+    Ending,
     claim,
     known_status,
     note_attempt,
@@ -42,16 +41,14 @@ from harness.rundir.records import (
     write_status,
 )
 from harness.scores.calibration import Decision
-from harness.tracking.tracking import Trackers
+from harness.tracking.tracking import Sink
 from harness.training.throughput import TIMING
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import tell
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import home_of
 
-KINDS = ("train", VALIDATION, TEST)
-"""Kinds of events that become lines of ``metrics.jsonl``."""
 FIRST_S = 60.0
 """Latest time of the first checkpoint, so that an early failure does not lose the startup work."""
 NICENESS = 19
@@ -60,70 +57,15 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 """File of a checkpoint -> name -> tensor."""
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended, as ``status.json`` stores it."""
-
-    state: State
-    step: int
-    exit_code: int = 0
-    reason: str = ""
-
-    @classmethod
-    def of(cls, error: BaseException | None, step: int) -> Ending:
-        """The ending for an exception, or for none."""
-        if error is None:
-            return cls("finished", step)
-        if isinstance(error, Preempted):
-            return cls("preempted", step, stopping.EXIT_CODE, str(error))
-        if isinstance(error, UserError):
-            return cls("failed", step, error.exit_code, str(error))
-        return cls("failed", step, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-class Sink:
-    """A receiver of events on rank 0. Ignores all events; subclasses override the ones that they handle.
-
-    A sink never ends the run: it reports its own errors, or keeps them until the run asks.
-    """
-
-    def begin(self) -> None:
-        """All checks have passed; sinks that are added later do not hear it."""
-
-    def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Receive figures, each a number, a short text or None; ``kind`` is train, validation, test, or another name
-        for figures that belong to no step.
-        """
-
-    def say(self, text: str) -> None:
-        """Receive a sentence for the terminal."""
-
-    def close(self, ending: Ending) -> None:
-        """The run has ended; ``status.json`` is written already."""
-
-
-class TrackerSink(Sink):
-    """Trackers such as W&B, each in a separate process; training does not wait for them."""
-
-    def __init__(self, trackers: Trackers) -> None:
-        """``trackers`` are started already."""
-        self.trackers = trackers
-
-    def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Print messages of the trackers, which read the figures from ``metrics.jsonl``; send an alert for skipped
-        steps.
-        """
-        self.trackers.listen()
-        if kind not in KINDS:
-            self.trackers.summarize(kind, values)
-        elif values.get("skipped"):
-            text = f"{values['skipped']} steps up to step {values['step']} had a gradient that was not finite."
-            self.trackers.alert("Steps were skipped", text)
-
-    def close(self, ending: Ending) -> None:
-        """Close the trackers, within a time limit."""
-        assert ending.state != "running"
-        self.trackers.close(ending.state, f"{ending.reason}." if ending.state == "preempted" else ending.reason)
+def ending_of(error: BaseException | None, step: int) -> Ending:
+    """How a run ended, by its exception, or by none."""
+    if error is None:
+        return Ending("finished", step)
+    if isinstance(error, Preempted):
+        return Ending("preempted", step, stopping.EXIT_CODE, str(error))
+    if isinstance(error, UserError):
+        return Ending("failed", step, error.exit_code, str(error))
+    return Ending("failed", step, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 class Checkpointer:
@@ -300,13 +242,13 @@ class RunWriter(Sink):
         """Write ``step`` to ``status.json``. Raises ``StorageError``."""
         self.step = step
         if self.active:
-            write_status(self.directory, "running", step=step)
+            write_status(self.directory, Ending("running", step))
 
     def keep(self, network: AnyNetwork, manifest: Manifest, step: int, decision: Decision) -> None:
         """Write the best weights so far, of ``step``, as the bundle. Raises ``StorageError``."""
         if self.active:
             with storage(self.bundle):
-                write_bundle(self.bundle, network, manifest, step, decision, self.origin)
+                write_bundle(self.bundle, network, manifest, step, decision, **self.origin)
 
     def restore_bundle(self, manifest: Manifest, step: int | None, decision: Decision) -> None:
         """Restore the best weights from their checkpoint if the bundle is of a later epoch, which is trained again.
@@ -341,14 +283,14 @@ class RunWriter(Sink):
         if self.checkpointer is not None:
             self.checkpointer.wait()  # cannot hang: see there
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
-        ending = Ending.of(ended, self.step)
+        ending = ending_of(ended, self.step)
         unwritten: UserError | None = None
         if self.lock is not None and not (self.had_finished and not self.begun and isinstance(ended, UserError)):
             if isinstance(ended, Exception) and not isinstance(ended, UserError | Preempted):  # a bug, told only here
                 where = self.directory / layout.STATUS
                 tell(f"error: {ending.reason} (at step {ending.step}; also in {where})")
             try:
-                write_status(self.directory, **asdict(ending))
+                write_status(self.directory, ending)
             except UserError as full:
                 unwritten = full
                 if ending.exit_code not in (0, full.exit_code):  # else raised below, for this file or another
@@ -364,4 +306,4 @@ class RunWriter(Sink):
 
     def give_up(self, reason: str) -> None:
         """Record a failure; called by the watchdog thread before it ends the process."""
-        write_status(self.directory, "failed", step=self.step, exit_code=1, reason=reason)
+        write_status(self.directory, Ending("failed", self.step, 1, reason))

@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -300,12 +300,11 @@ def storing(path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE)
         raise refusal(error, path, otherwise=otherwise, room=room) from None
 
 
-def check_replaced(path: Path, overwrite: bool, is_ours: Callable[[], bool]) -> None:
-    """Raise ``ConfigError`` for an existing output with content that this command did not write.
-
-    ``overwrite`` is the user's option; ``is_ours`` tells whether the command wrote the file.
+def check_replaced(path: Path, overwrite: bool, words: Iterable[str]) -> None:
+    """Raise ``ConfigError`` for an existing output with content that this command did not write: a file of its own has
+    all these ``words``. ``overwrite`` is the user's option.
     """
-    if not overwrite and path.is_file() and path.stat().st_size and not is_ours():
+    if not overwrite and path.is_file() and path.stat().st_size and not all(says(path, one) for one in words):
         raise ConfigError(
             f"--output {path}: is there already, and holds something else; name another, or set --overwrite true to "
             "replace it"

@@ -24,7 +24,7 @@ from harness.inference.scoring import loader_over, measure
 from harness.model import language
 from harness.model.language import LanguageModel, Targets
 from harness.ranks.session import open_session
-from harness.training.start import vocabulary_of
+from harness.training.assembly import vocabulary_of
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.datasets import texts_in, write_dataset
 from tests.ranks import run_ranks

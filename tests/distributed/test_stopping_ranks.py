@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from harness.ranks import stopping
@@ -50,7 +49,7 @@ def rank_main(way: str, said: Path) -> None:
     stopping.STOP_LIMIT_S, stopping.MARGIN_S = 1.5, 0.5
     stopping.install()
     with open_session("cpu", "fp32", 600) as session:
-        session.world.gather_numbers(np.zeros(1), "the start")
+        session.world.gather_objects(0, "the start")
         if rank == 1:
             (said / "ready").touch()
             time.sleep(60)
@@ -62,7 +61,7 @@ def rank_main(way: str, said: Path) -> None:
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         else:
             HEARTBEAT.start(1.0)  # as under NCCL, where the collective itself says nothing
-        session.world.gather_numbers(np.zeros(1), "the gradients of step 7")
+        session.world.gather_objects(0, "the gradients of step 7")
 
 
 @pytest.mark.processes

@@ -30,11 +30,9 @@ from harness.ranks.session import Session, open_session
 from harness.report.page import view
 from harness.report.runs import read_run
 from harness.rundir import checkpoint, layout
-from harness.rundir.bundle_files import EXPORT, INDEX, bundle_directory, read_info
+from harness.rundir.bundle_files import EXPORT, INDEX, TRAINING, bundle_directory, read_info, read_training
 from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.metrics_log import MetricsLog, read_log
-from harness.rundir.training_facts import FILE as TRAINING
-from harness.rundir.training_facts import read_training
 from harness.training import assembly
 from harness.training.preflight import find_resume_point
 from harness.training.trainer import State

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.inference.rows import find, texts_of, values_of
-from harness.rundir.training_facts import Reading
+from harness.rundir.bundle_files import Reading
 from preprocessing.base import cli
 from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError, DataError

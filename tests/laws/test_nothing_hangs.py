@@ -162,7 +162,7 @@ def test_every_wait_has_a_limit_or_a_reason() -> None:
 # A peer that is silent, and one that is dead.
 
 WAITS: dict[str, Callable[[World], object]] = {
-    "the tokens of a line": lambda world: world.gather_numbers(np.zeros(3), "the tokens of a line"),
+    "the tokens of a line": lambda world: world.gather_objects([0.0] * 3, "the tokens of a line"),
     "the dataset's fingerprint": lambda world: world.gather_objects("a", "the dataset's fingerprint"),
     "the start-up handshake": lambda world: world.handshake({"seed": "1"}),
     "the end of a checkpoint": lambda world: agree_on(world, "a checkpoint"),

@@ -17,6 +17,7 @@ import pytest
 
 from harness import train
 from harness.config import RunConfig, TrackingConfig
+from harness.rundir.records import Ending
 from harness.tracking import tracking
 from harness.tracking.tracking import Trackers
 from tests.commands import PLAIN, status_of, wait_until
@@ -111,7 +112,7 @@ def trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracke
     begun = Trackers(config, tmp_path / "run", facts={"dataset": "0123456789abcdef"})
     wait_until((tmp_path / "rows.began").exists)
     yield begun
-    begun.close("failed")
+    begun.close(Ending("failed", 7))
 
 
 def process_of(trackers: Trackers) -> psutil.Process:
@@ -128,8 +129,8 @@ def test_a_tracker_that_reads_nothing_blocks_nobody(trackers: Trackers, capfd: p
     assert not os.get_blocking(observer.process.stdout.fileno())
     process.suspend()
     for _ in range(5_000):
-        trackers.alert("Steps were skipped", "and nobody hears of it")
-    trackers.close("finished")
+        trackers.log("train", {"skipped": 1, "step": 7})
+    trackers.close(Ending("finished", 7))
     assert not process.is_running()
     warning = "warning: trackio did not finish within 0 s, and was stopped; training is not affected\n"
     assert capfd.readouterr().err == warning
@@ -142,8 +143,7 @@ def test_a_tracker_that_dies_costs_one_warning(
     process.kill()
     psutil.wait_procs([process], timeout=10)
     for _ in range(2):
-        trackers.listen()
-        trackers.alert("title", "text")
-    trackers.close("finished")
+        trackers.log("train", {"skipped": 1, "step": 7})
+    trackers.close(Ending("finished", 7))
     log = tmp_path / "run" / "tracking" / "trackio.log"
     assert capfd.readouterr().err == f"warning: trackio stopped; {log} says why; training is not affected\n"

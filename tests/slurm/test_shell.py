@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.slurm.config import Resources, SubmitConfig
-from harness.slurm.script import HERE, Job, variables
+from harness.slurm.jobs import HERE, Job, variables
 from tests.commands import ROOT
 
 pytestmark = pytest.mark.processes

@@ -69,9 +69,12 @@ def test_scores_add_up_to_the_logit(pooling: str, cell: str) -> None:
         model = make_model(
             num_classes, wide, cell=cell, pooling=pooling, num_layers=num_layers, bidirectional=bidirectional
         )
-        columns = [0] * len(TEXTS) if num_classes == 2 else [0, 1, 2, 1, 0]
-        for one, ids, column in zip(attributions(model, TEXTS, columns), TEXTS, columns, strict=True):
-            logit, empty = (float(values[column]) for values in logits_at(model, ids))
+        classes = [0, 1, 1, 1, 0] if num_classes == 2 else [0, 1, 2, 1, 0]
+        for one, ids, label in zip(attributions(model, TEXTS, classes), TEXTS, classes, strict=True):
+            logit, empty = (
+                float((2 * label - 1) * values[0] if num_classes == 2 else values[label])
+                for values in logits_at(model, ids)
+            )
             assert one.scores.shape == ids.shape
             assert (one.logit, one.baseline) == (pytest.approx(logit, abs=1e-5), pytest.approx(empty, abs=1e-5))
             assert one.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)

@@ -25,8 +25,9 @@ from harness.config import RunConfig
 from harness.report import sinks
 from harness.report.runs import beside_linear
 from harness.report.sinks import BaselineSink
+from harness.rundir.records import Ending
 from harness.rundir.results import Measured, write_figures, write_predictions
-from harness.training.writer import Ending, Sink
+from harness.tracking.tracking import Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.processes import status
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest

@@ -23,9 +23,8 @@ from huggingface_hub import ModelCard
 import padless
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.export import folder as writing
-from harness.export.card import Place, records_of, render
-from harness.export.config import ExportConfig
-from harness.export.folder import compare, quantized
+from harness.export.config import ExportConfig, Place
+from harness.export.folder import compare, quantized, records_of, render
 from harness.export.graph import onnx_model
 from harness.inference.bundle import Bundle, same_text, write_bundle
 from harness.inference.evaluation import compare_bf16
@@ -40,7 +39,7 @@ from harness.rundir.bundle_files import CARD, EXPORT, INDEX, INT8, ONNX, read_in
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_figures, write_figures
 from harness.training import preflight
-from harness.training.start import Beginning, begin
+from harness.training.assembly import Beginning, begin
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest

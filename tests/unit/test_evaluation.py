@@ -23,7 +23,7 @@ from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
-from harness.rundir.training_facts import write_training
+from harness.rundir.bundle_files import write_training
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn

@@ -54,7 +54,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
         code, line = blocks(heading)
         home, entries = HEADINGS[heading]
         ((name, entry),) = eval(f"{{{line}}}", vars(home)).items()
-        place = getattr(entry, "code", None) or entry.rules
+        place = entry if isinstance(entry, str) else getattr(entry, "code", None) or entry.rules
         module = ModuleType(place.partition(":")[0])
         exec(code, module.__dict__)
         monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -21,7 +21,7 @@ from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
 from harness.launch.meeting import Hello, MeetingError, Place
 from harness.launch.options import accelerate_arguments, free_port, split_arguments
 from harness.ranks import devices
-from harness.rundir.records import LAUNCH_ID, State, read_status, write_status
+from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from preprocessing.base.errors import UserError
 from tests.commands import start_python, wait_until
 
@@ -93,7 +93,7 @@ def test_the_status_has_the_code_and_the_cause(
     reason: str,
 ) -> None:
     monkeypatch.setenv(LAUNCH_ID, "mine")
-    write_status(tmp_path, state, step=7, exit_code=code, reason=WAITED)
+    write_status(tmp_path, Ending(state, 7, code, WAITED))
     assert launcher.outcome(tmp_path, "mine", failure) == expected
     assert read_status(tmp_path)["reason"] == reason
 
@@ -193,11 +193,11 @@ def start(place: Place, run: Path, attempt: int = 0) -> str:
 
 
 def test_why_no_rank_was_started_is_in_the_status_but_of_a_run_that_has_finished(alone: Place, tmp_path: Path) -> None:
-    write_status(tmp_path, "finished", step=9)
+    write_status(tmp_path, Ending("finished", 9))
     with pytest.raises(MeetingError, match=r"machine 1 of 2 did not come to 127\.0\.0\.1"):
         start(alone, tmp_path)
     assert read_status(tmp_path)["state"] == "finished"
-    write_status(tmp_path, "failed", step=9)
+    write_status(tmp_path, Ending("failed", 9))
     with pytest.raises(MeetingError):
         start(alone, tmp_path, attempt=1)
     status = read_status(tmp_path)

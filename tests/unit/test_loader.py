@@ -23,7 +23,7 @@ from harness.data import checks
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, stream_seed
 from harness.data.soft_labels import Teacher, check_soft_labels, read_soft_labels, targets_of, write_soft_labels
-from harness.inference.labelling import measured
+from harness.inference.evaluation import measured
 from harness.scores.calibration import Decision
 from harness.training.preflight import check_soft_labels as check_resumed
 from preprocessing.base.errors import ConfigError, DataError

@@ -18,7 +18,7 @@ from harness.config import ModelConfig, OrderConfig, RunConfig
 from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
 from harness.data.views import held_out
-from harness.launch import launcher, many
+from harness.launch import launcher
 from harness.launch.plan import gpu_step_s
 from harness.launch.stop import STOP
 from preprocessing.base import cli
@@ -55,7 +55,7 @@ class Recorded:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     monkeypatch.setattr(STOP, "heard", [])
-    monkeypatch.setattr(many, "conclude", lambda *_: None)
+    monkeypatch.setattr(launcher, "conclude", lambda *_: None)
     return Recorded(monkeypatch, [])
 
 
@@ -88,7 +88,7 @@ def test_a_time_limit_is_that_of_all_runs(
     data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = iter([0.0, 10.0, 59.5])
-    monkeypatch.setattr(many.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(launcher.time, "monotonic", lambda: next(moments))
     assert launch(data, tmp_path / "run", "--seeds=0,1", "--max_time=60") == 85
     assert [one.max_time for one in seen.trained] == ["50"]
 
@@ -111,7 +111,7 @@ def test_several_machines_start_lost_ranks_again_unless_told(
 
     monkeypatch.setattr(launcher, "start", lambda arguments: launcher.Failure(1, "a rank was lost"))
     monkeypatch.setattr(launcher.meeting, "note_end", lambda *_: None)
-    arguments = many.accelerate_arguments(options, [])
+    arguments = launcher.accelerate_arguments(options, [])
     assert launcher.run_with_restarts(RunConfig(run=str(tmp_path / "run")), arguments, begin) == 1
     assert starts == list(range(restarts + 1))
 

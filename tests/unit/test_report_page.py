@@ -27,7 +27,7 @@ from harness.report.page import confusions, write_report
 from harness.report.runs import RunFacts, dataset_groups, ranked, ranks, unique_names
 from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.metrics_log import read_log
-from harness.rundir.records import write_status
+from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures
 from harness.scores.metrics import confusion_from_json, per_class, worst_first
 from preprocessing.base import cli
@@ -130,7 +130,7 @@ def test_figures_of_other_weights_or_another_dataset_are_not_shown(many: Path, p
     """The run is under way, too."""
     run = Path(shutil.copytree(many.parent, tmp_path / "run"))
     write_info(run / "bundle", replace(read_info(run / "bundle"), step=200))
-    write_status(run, "preempted", step=12, exit_code=85)
+    write_status(run, Ending("preempted", 12, 85))
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while it wrote
     page = words(write_report([run]))

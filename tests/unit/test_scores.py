@@ -35,6 +35,7 @@ from harness.scores.metrics import (
     largest_confusions,
     log_loss_per_row,
     per_class,
+    predicted_labels,
     probabilities,
 )
 from harness.scores.tables import confusion_table, describe_spread, never_found, verdicts
@@ -65,9 +66,10 @@ def evaluated(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 @pytest.mark.parametrize(("classes", "threshold", "ties"), [(2, 0.5, True), (2, 0.2, False), (4, 0.5, False)])
 def test_metrics_are_those_of_scikit_learn(classes: int, threshold: float, ties: bool) -> None:
     logits, labels = simulated(400, 1, classes, ties=ties)
-    values = classification_metrics(logits, labels, threshold)
     chances, average = probabilities(logits), "binary" if classes == 2 else "macro"
     predicted = (chances[:, 1] >= threshold).astype(int) if classes == 2 else logits.argmax(1)
+    values = classification_metrics(logits, labels, predicted)
+    assert np.array_equal(predicted_labels(logits, threshold), predicted)
     scores, each = (chances[:, 1], labels) if classes == 2 else (chances, np.eye(classes)[labels])
     expected = {
         "accuracy": sklearn.metrics.accuracy_score(labels, predicted),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main as harness
-from harness.slurm import jobs, script
+from harness.slurm import jobs
 from harness.slurm.config import SubmitConfig
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
@@ -46,7 +46,7 @@ def typed(*words: str) -> SubmitConfig:
     return cli.parse(SubmitConfig, words, prog="submit")
 
 
-def made(*words: str) -> list[script.Job]:
+def made(*words: str) -> list[jobs.Job]:
     return jobs.jobs_of(typed(*words))
 
 
@@ -59,7 +59,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_script_is_the_file(name: str) -> None:
     """To update the file: padless submit WORDS --output FOLDER, or --print > FILE."""
     (job,) = made(*GOLDEN[name])
-    assert script.render(job) == (ROOT / name).read_text(encoding="utf-8")
+    assert jobs.render(job) == (ROOT / name).read_text(encoding="utf-8")
 
 
 def test_the_printed_chain_is_its_scripts_and_the_lines_say_what_is_asked(capsys) -> None:
@@ -107,9 +107,9 @@ def test_an_array_shares_preprocessing_and_its_first_task_is_waited_for(monkeypa
     answers = {"scontrol": "MaxNodeCount = 9\nMaxArraySize            = 64\n", "sbatch": "7"}
     monkeypatch.setattr(jobs, "ask", lambda command, script="": asked.append(command) or answers[command[0]])
     prepare, train = made(*CHAIN[:2], "--array.parts", "64", "--array.at_once", "8")
-    lines = script.directives(prepare).splitlines()
+    lines = jobs.directives(prepare).splitlines()
     assert {"#SBATCH --array=0-63%8", "#SBATCH --output=%x-%A_%a.log"} < {*lines}
-    assert "--array" not in script.directives(train)
+    assert "--array" not in jobs.directives(train)
     jobs.submit([prepare, train])
     submitted = ["sbatch", "--parsable"]
     assert asked[1:] == [submitted, [*submitted, "--dependency=afterok:7_0", jobs.AFTER]]
@@ -123,7 +123,7 @@ def test_own_keys_come_before_those_of_all() -> None:
     assert (prepare.resources.gpus, prepare.resources.nodes, prepare.resources.partition) == (None, 3, "all")
     assert (train.resources.gpus, train.resources.nodes, train.resources.partition) == ("4", 3, "mine")
     assert (evaluate.resources.gpus, evaluate.resources.nodes) == ("0", 1)
-    assert "gpus-per-node" not in script.directives(evaluate)
+    assert "gpus-per-node" not in jobs.directives(evaluate)
 
 
 def test_site_lines_are_taken_in_every_spelling() -> None:

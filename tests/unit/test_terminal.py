@@ -15,9 +15,9 @@ import pytest
 from harness.config import RunConfig
 from harness.ranks.precision import Choice
 from harness.rundir.metrics_log import read_log
+from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
 from harness.training.console import Console
-from harness.training.writer import Ending
 from preprocessing.base import terminal as screens
 from preprocessing.base.terminal import WIPE, Column, Live, Screen, cells, table, wrapped
 from preprocessing.dataset.shards import Manifest, read_manifest

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from harness.config import RunConfig, TrackingConfig
+from harness.rundir.records import Ending
 from harness.tracking import tracking
 from harness.tracking.journal import alone
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
@@ -54,11 +55,11 @@ def test_rows_arrive_once_at_their_own_steps_and_stop_signals_are_for_the_traine
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         process.send_signal(number)
     write(run, "validation", step=2, accuracy=0.75, best=True)
-    trackers.close("preempted")
+    trackers.close(Ending("preempted", 2))
     assert not process.is_running()
     resumed = start(run)  # the rows since its checkpoint stand there again
     write(run, "train", step=2, loss=1.0)
-    resumed.close("finished")
+    resumed.close(Ending("finished", 2))
     told = ["1 ['train/loss', 'train/rows_per_s']", "2 ['validation/accuracy', 'validation/best']", "2 ['train/loss']"]
     assert rows.read_text().splitlines() == told
 
@@ -75,7 +76,7 @@ def test_tensorboard_shows_one_curve_over_a_kill_and_a_preemption(tmp_path: Path
             (observer,) = trackers.observers
             wait_until(lambda: len(list((run / "tensorboard" / "p").glob("events*"))) == 2)
             tracking.kill_tree(observer.process.pid)
-        trackers.close("finished" if state == "finished" else "preempted")
+        trackers.close(Ending("finished" if state == "finished" else "preempted", last))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard" / "p"))

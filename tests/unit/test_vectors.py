@@ -19,7 +19,7 @@ from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.starts import from_file
 from harness.ranks.distributed import World
 from harness.training import preflight
-from harness.training.start import Beginning, begin
+from harness.training.assembly import Beginning, begin
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset import vectors as command
