@@ -21,6 +21,7 @@ from harness.data.views import held_out
 from harness.launch import launcher
 from harness.launch.plan import gpu_step_s
 from harness.launch.stop import STOP
+from harness.rundir.records import Ending, write_status
 from preprocessing.base import cli
 from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import read_manifest
@@ -82,6 +83,23 @@ def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
     dry = word == "--dry_run"
     assert launch(data, tmp_path / "r", "--seeds=0,1", *([word] if dry else [])) == (0 if dry else 85)
     assert [one.seed for one in seen.trained] == [0]
+
+
+def test_each_run_comes_after_its_language_model_unless_that_has_finished(
+    data: Path, tmp_path: Path, seen: Recorded
+) -> None:
+    (tmp_path / "r/fold-1-pretrained").mkdir(parents=True)
+    write_status(tmp_path / "r/fold-1-pretrained", Ending("finished"))
+    words = ["--init.pretrain", "imdb", "--model.hidden_size", "24", "--tracking.project", "p", "--epochs", "9"]
+    assert launch(data, tmp_path / "r", "--folds=all", *words) == 0
+    found = [(one.task, one.run.partition("fold-")[2], one.fold, one.epochs) for one in seen.trained]
+    models = [("language_model", f"{fold}-pretrained", fold, 3) for fold in (0, 2)]
+    runs = [("classifier", str(fold), fold, 9) for fold in range(3)]
+    assert found == [models[0], *runs[:2], models[1], runs[2]]
+    assert {(one.model.hidden_size, one.tracking.project) for one in seen.trained} == {(24, "p")}
+    assert [one.initial_weights for one in seen.trained] == [
+        None if one.task == "language_model" else f"{one.run}-pretrained" for one in seen.trained
+    ]
 
 
 def test_a_time_limit_is_that_of_all_runs(

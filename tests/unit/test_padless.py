@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 import padless
 from harness.__main__ import main
@@ -137,6 +138,28 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
             run.evaluate(rows["text"], labels)
     assert not (run.directory / "evaluation").exists()
     assert 'srcdoc="&lt;!doctype html&gt;' in run.report._repr_html_().lower()
+
+
+@pytest.mark.processes
+def test_a_language_model_is_trained_first_and_an_interrupted_one_goes_on(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 200, "validation": 40})
+    (tmp_path / "lm.yaml").write_text("{epochs: 3, global_batch: 8, language_model: {candidates: 20}}")
+    keys: dict[str, Any] = {"epochs": 1, "init.pretrain": str(tmp_path / "lm.yaml"), "optim.lr": 1e-9}
+    keys |= {"model.hidden_size": 8, "model.wide": 0, "threads": 1, "precision": "fp32", "quiet": True}
+
+    def interrupt() -> None:
+        wait_until(lambda: steps_done(tmp_path / "run-pretrained") >= 2)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        padless.train(tmp_path / "data", tmp_path / "run", options=keys)
+    assert not (tmp_path / "run").exists()
+    run = padless.train(tmp_path / "data", tmp_path / "run", options=keys)
+    assert (padless.Run(tmp_path / "run-pretrained").state, run.state) == ("finished", "finished")
+    files = (next((tmp_path / name / BUNDLE).glob("*.safetensors")) for name in ("run", "run-pretrained"))
+    vectors, theirs = (load_file(path)["embedding.weight"] for path in files)
+    torch.testing.assert_close(vectors, theirs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.processes
