@@ -90,16 +90,13 @@ def test_each_run_comes_after_its_language_model_unless_that_has_finished(
 ) -> None:
     (tmp_path / "r/fold-1-pretrained").mkdir(parents=True)
     write_status(tmp_path / "r/fold-1-pretrained", Ending("finished"))
-    words = ["--init.pretrain", "imdb", "--model.hidden_size", "24", "--tracking.project", "p", "--epochs", "9"]
+    words = ["--init.pretrain", "imdb", "--model.hidden_size", "24", "--epochs", "9"]
     assert launch(data, tmp_path / "r", "--folds=all", *words) == 0
-    found = [(one.task, one.run.partition("fold-")[2], one.fold, one.epochs) for one in seen.trained]
-    models = [("language_model", f"{fold}-pretrained", fold, 3) for fold in (0, 2)]
-    runs = [("classifier", str(fold), fold, 9) for fold in range(3)]
+    found = [f"{one.task} {one.run.rpartition('/')[2]}, {one.fold}, {one.epochs}" for one in seen.trained]
+    models = [f"language_model fold-{fold}-pretrained, {fold}, 3" for fold in (0, 2)]
+    runs = [f"classifier fold-{fold}, {fold}, 9" for fold in range(3)]
     assert found == [models[0], *runs[:2], models[1], runs[2]]
-    assert {(one.model.hidden_size, one.tracking.project) for one in seen.trained} == {(24, "p")}
-    assert [one.initial_weights for one in seen.trained] == [
-        None if one.task == "language_model" else f"{one.run}-pretrained" for one in seen.trained
-    ]
+    assert {one.model.hidden_size for one in seen.trained} == {24}
 
 
 def test_a_time_limit_is_that_of_all_runs(

@@ -105,6 +105,16 @@ def state() -> tuple[Any, ...]:
     return signal.getsignal(signal.SIGINT), numbers, dict(os.environ), dict(AcceleratorState._shared_state)
 
 
+def interrupt(run: Path) -> None:
+    """Like Ctrl-C after two steps of a run that is about to begin."""
+
+    def wait() -> None:
+        wait_until(lambda: steps_done(run) >= 2)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=wait).start()
+
+
 @pytest.mark.processes
 def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> None:
     """An interrupt stops it with a checkpoint, the same call goes on, and the weights are those of a rank."""
@@ -113,11 +123,7 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
     words += ["optim.ema=0.9", "model.hidden_size=8", "model.wide=256"]
     keys = dict(word.split("=") for word in words) | {"seed": np.int64(4), "quiet": True, "baseline": "none"}
 
-    def interrupt() -> None:
-        wait_until(lambda: steps_done(tmp_path / "mine") >= 2)
-        signal.raise_signal(signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
+    interrupt(tmp_path / "mine")
     with pytest.raises(KeyboardInterrupt):
         padless.train(tmp_path / "data", tmp_path / "mine", **keys)
     assert (padless.Run(tmp_path / "mine").state, state()) == ("preempted", before)
@@ -144,14 +150,10 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
 def test_a_language_model_is_trained_first_and_an_interrupted_one_goes_on(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 200, "validation": 40})
     (tmp_path / "lm.yaml").write_text("{epochs: 3, global_batch: 8, language_model: {candidates: 20}}")
-    keys: dict[str, Any] = {"epochs": 1, "init.pretrain": str(tmp_path / "lm.yaml"), "optim.lr": 1e-9}
-    keys |= {"model.hidden_size": 8, "model.wide": 0, "threads": 1, "precision": "fp32", "quiet": True}
+    keys = {"epochs": 1, "init.pretrain": str(tmp_path / "lm.yaml"), "optim.lr": 1e-9, "precision": "fp32"}
+    keys |= {"model.hidden_size": 8, "model.wide": 0, "threads": 1, "quiet": True}
 
-    def interrupt() -> None:
-        wait_until(lambda: steps_done(tmp_path / "run-pretrained") >= 2)
-        signal.raise_signal(signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
+    interrupt(tmp_path / "run-pretrained")
     with pytest.raises(KeyboardInterrupt):
         padless.train(tmp_path / "data", tmp_path / "run", options=keys)
     assert not (tmp_path / "run").exists()

@@ -48,7 +48,7 @@ class Stub(scorer.Scorer):
     labels, label_type = LABELS, "text"
     decision = Decision()
 
-    def __init__(self, directory: Path, *settings: object) -> None:
+    def __init__(self, directory: Path, *settings: object, **how: object) -> None:
         """Nothing is opened."""
 
     @staticmethod
