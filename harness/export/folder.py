@@ -259,16 +259,12 @@ def records_of(place: Place, info: BundleInfo) -> dict[str, Any]:
     return found
 
 
-def render(
-    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: dict[str, Any], files: dict[str, Any]
-) -> str:
-    """The model card: README.md in the format of the hub; ``files``: facts of each file from the index."""
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+def hub_results(figures: dict[str, Any], dataset: str) -> list[Any]:
+    """The figures that the hub lists, as its ``EvalResult``."""
+    from huggingface_hub import EvalResult
 
-    figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
-    bounds, spec = figures.get("intervals", {}), info.text["spec"]
-    dataset = Path(run_config.get("data") or "dataset").name
-    results = [
+    bounds = figures.get("intervals", {})
+    return [
         EvalResult(
             task_type="text-classification",
             task_name="Text Classification",
@@ -283,6 +279,17 @@ def render(
         for key in HUB_METRICS
         if isinstance(figures.get(key), float)
     ]
+
+
+def render(
+    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: dict[str, Any], files: dict[str, Any]
+) -> str:
+    """The model card: README.md in the format of the hub; ``files``: facts of each file from the index."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
+    bounds, spec = figures.get("intervals", {}), info.text["spec"]
+    results = hub_results(figures, Path(run_config.get("data") or "dataset").name)
     metadata = ModelCardData(
         license=config.license,
         language=config.language or spec["language"],

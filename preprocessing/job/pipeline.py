@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -155,12 +156,8 @@ def make(
     splits, digest, unknown, lengths = encode_all(
         written, root, keys, config, pipeline, vocabulary, crew, screen, index, hashes
     )
-    if leaks := lengths.pop(LEAKS):  # rows that equal one of another split of the old dataset
-        if config.quality.leaks == "error":
-            what = "another split of the dataset holds a row that is read alike"
-            refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
-        report["leaks"] += leaks.total()
-        report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
+    if leaks := lengths.pop(LEAKS):
+        leave_out(leaks, report, config, plans)
     report["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
     recorded = replace(config, vocabulary=config.vocabulary.of(total))
@@ -183,6 +180,15 @@ def make(
     output.remove_files(root, {VOCABULARY, INDEX, NEAR_DUPLICATES, *manifest.shards(root).paths()})
     write_manifest(root, manifest)
     return manifest
+
+
+def leave_out(leaks: Counter[int], report: dict[str, Any], config: PreprocessConfig, plans: list[Plan]) -> None:
+    """Count rows that equal one of another split of the old dataset; raise ``DataError`` if the policy says so."""
+    what = "another split of the dataset holds a row that is read alike"
+    if config.quality.leaks == "error":
+        refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
+    report["leaks"] += leaks.total()
+    report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
 
 
 def decided(
