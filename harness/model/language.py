@@ -232,16 +232,23 @@ class LanguageModel(Network):
         assert isinstance(weight, torch.Tensor)
         return functional.linear(states.to(dtype), weight.to(dtype)).to(weight.dtype)
 
-    def row_log_losses(self, batch: Batch, targets: Targets = NEXT_TOKEN) -> tuple[torch.Tensor, torch.Tensor]:
+    def row_log_losses(
+        self, batch: Batch, targets: Targets = NEXT_TOKEN, every: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """float64 ``[rows, directions]`` each: sum of the weighted losses of a row in nats, and sum of their weights.
 
-        Covers all distances of ``targets``, with an exact softmax over all tokens (``log_losses``).
+        Covers all distances of ``targets``, with an exact softmax over all tokens (``log_losses``). With ``every``, one
+        state of so many is measured; which one comes first depends on the row's number.
         """
         with torch.autocast(batch.ids.device.type, enabled=False):
             reading = self.read(batch)
             vectors, bias = self.embedding.weight[FIRST:], self.language_model.bias[FIRST:]
             sums = torch.zeros(2, self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
             rows, pairs = reading.pairs(1)
+            if every > 1:
+                time = reading.index.time[len(reading.index.time) - len(rows) :]
+                kept = (time + torch.from_numpy(batch.rows).to(time.device)[rows]) % every == 0
+                rows, pairs = rows[kept], [(at[kept], target[kept]) for at, target in pairs]
             for number, (states, wanted) in enumerate(zip(reading.states, reading.tokens_ahead(targets), strict=True)):
                 for piece in pieces(len(rows), PREDICTIONS):
                     at = pairs[number][0][piece]

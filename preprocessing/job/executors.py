@@ -54,8 +54,10 @@ from preprocessing.config import ExecutorConfig, WorkConfig
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 POLL_S = 1.0
-OUTSTANDING = 1024
-"""How many tasks are submitted before the first result is read."""
+AHEAD, FEWEST = 8, 4
+"""Tasks of each worker that are submitted before a result is read, since results wait in memory; and for how many
+workers at least.
+"""
 CONNECT_S, SCHEDULER_S = 60.0, 60.0
 """How long a Dask scheduler may take to answer at the start, and later."""
 STOP_SIGNALS = {getattr(signal, name) for name in SIGNALS}
@@ -133,7 +135,7 @@ class Workers:
                 for task in coming:
                     with stop_signals_blocked():  # a process that this starts inherits it
                         waiting[self.executor.submit(function, task)] = task
-                    if len(waiting) >= OUTSTANDING:
+                    if len(waiting) >= AHEAD * max(alive, FEWEST):
                         break
                 if not waiting:
                     return
@@ -410,7 +412,7 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
 
     def alive() -> int:
         try:
-            return len(client.nthreads(callback_timeout=SCHEDULER_S))
+            return sum(client.nthreads(callback_timeout=SCHEDULER_S).values())
         except TimeoutError:
             raise UserError(
                 f"executor.scheduler: {address}: the scheduler did not answer within {SCHEDULER_S:g} s; look after "

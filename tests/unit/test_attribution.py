@@ -209,3 +209,11 @@ def test_one_recipe_serves_both_tasks(data: Path) -> None:
     assert (config.model.num_layers, config.model.wide, config.model.pooling) == (1, 0, "mean")
     weights = replace(config.optim, class_weights={"nobody": 2.0})
     assert preflight.check_data(replace(config, optim=weights), 1).rows("train") == 100
+
+
+def test_samples_of_states_are_parts_of_all_states() -> None:
+    model = LanguageModel(ModelConfig(embedding_dim=5, hidden_size=4), 50)
+    batch = padded_batch([9, 5, 1], 50)
+    shifted = (replace(batch, rows=batch.rows + shift) for shift in range(3))
+    some = [torch.stack(model.row_log_losses(its, every=3)) for its in shifted]
+    torch.testing.assert_close(sum(some), torch.stack(model.row_log_losses(batch)))
