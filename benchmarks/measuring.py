@@ -20,7 +20,7 @@ from msgspec import Meta
 from threadpoolctl import threadpool_limits
 
 from harness.rundir.records import installed_version
-from preprocessing.base.errors import require
+from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import needed
 
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -63,6 +63,15 @@ def read_frame(file: Path) -> Any:
     if file.suffix in (".jsonl", ".json"):
         return pd.read_json(file, lines=True, dtype=False, convert_dates=False)
     return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
+def peer(left_out: dict[str, str], name: str, build: Callable[[], Any], *more: Any) -> dict[str, Any]:
+    """A peer with ``more``, by its name; nothing if it lacks data, which ``left_out`` then says."""
+    try:
+        return {name: (build(), *more)}
+    except DataError as error:
+        left_out[name] = str(error)
+        return {}
 
 
 def alternate(

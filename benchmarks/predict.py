@@ -22,7 +22,7 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from benchmarks.measuring import Measured, alternate, cores, printed, read_frame, result
+from benchmarks.measuring import Measured, alternate, cores, peer, printed, read_frame, result
 from benchmarks.text import notebook
 from harness.inference.scorer import Scorer, open_scorer
 from preprocessing.base.errors import DataError
@@ -59,10 +59,9 @@ def measure(config: PredictConfig) -> dict[str, Any]:
     if len(texts) < 2:
         raise DataError(f"{config.input}: holds too few rows to measure with; name a larger file")
     scorer = open_scorer(config.run, "torch", BATCH, precision=config.precision)
-    turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {
-        "ours": (functools.partial(logits, scorer), texts),
-        LOOP: (NotebookLoop(scorer), texts[:SLOWEST]),
-    }
+    turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {"ours": (functools.partial(logits, scorer), texts)}
+    left_out: dict[str, str] = {}
+    turns |= peer(left_out, LOOP, functools.partial(NotebookLoop, scorer), texts[:SLOWEST])
     if scorer.settled["precision"] != "fp32":
         plain = open_scorer(config.run, "torch", BATCH)
         turns["ours in fp32"] = functools.partial(logits, plain), texts
@@ -71,7 +70,7 @@ def measure(config: PredictConfig) -> dict[str, Any]:
         contenders = {name: functools.partial(run, some) for name, (run, some) in turns.items()}
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
     speeds = {name: len(turns[name][1]) / median for name, median in seconds.items()}
-    return result("rows/s", speeds, precision=scorer.settled["precision"])
+    return result("rows/s", speeds, precision=scorer.settled["precision"], left_out=left_out)
 
 
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.measuring import Measured, Size, alternate, cores, peer_module, printed, result
+from benchmarks.measuring import Measured, Size, alternate, cores, peer, peer_module, printed, result
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
@@ -51,7 +51,7 @@ class TextConfig(PreprocessConfig, Measured):
 def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]:
     """Documents/s on one core; ours with warm caches, after one pass over the texts.
 
-    Raises ``DataError`` without texts, or if something that ``spec`` or a peer needs is not installed.
+    Raises ``DataError`` without texts, or if something that ``spec`` needs is not installed.
     """
     if not texts:
         raise DataError("there are no texts to measure with; check the source")
@@ -59,13 +59,14 @@ def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]
     whole = pa.array(texts, pa.large_string())
     tokenizer(whole)
     turns: dict[str, tuple[Run, Sequence[str]]] = {"ours": (lambda _: tokenizer(whole), texts)}
+    left_out: dict[str, str] = {}
     for name, (build, sample) in PEERS.items():
-        turns[name] = build(spec, texts), texts[:sample]
+        turns |= peer(left_out, name, functools.partial(build, spec, texts), texts[:sample])
     with cores(1):
         seconds = alternate({name: functools.partial(run, some) for name, (run, some) in turns.items()}, rounds)
     rates = {name: len(turns[name][1]) / median for name, median in seconds.items()}
     corpus = {"texts": len(texts), "characters_per_text": sum(map(len, texts)) / len(texts), "rounds": rounds}
-    return result("docs/s", rates, corpus=corpus)
+    return result("docs/s", rates, corpus=corpus, left_out=left_out)
 
 
 def stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str]]:
@@ -103,7 +104,7 @@ def nltk_tokens(*_: object) -> Callable[[Sequence[str]], list[list[str]]]:
     try:
         word_tokenize("A sentence.")
     except LookupError:
-        raise DataError("NLTK's punkt_tab is not installed") from None
+        raise DataError("needs NLTK's punkt_tab, from `padless fetch-nltk`") from None
     return lambda texts: [word_tokenize(text) for text in texts]
 
 
