@@ -56,7 +56,7 @@ def main(config: PlanConfig) -> None:
     resolved = resolve(training, lambda: cards_of(training, config.world_size))
     manifest = rows_of_task(training.task, read_data(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)
-    values["runs"] = [str(one.path) for one in runs]
+    values |= {"runs": [str(one.path) for one in runs], "pretrain": training.init.pretrain}
     values["decided"] = {name: {"value": value, "reason": why} for name, (value, why) in resolved.reasons.items()}
     if config.json:
         print(json.dumps(values, indent=2))
@@ -170,6 +170,8 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
     ranks, memory, stream, runs = (values[name] for name in ("ranks", "memory", "unlabelled_stream", "runs"))
     (low, high), (least, most) = values["rows_per_step"], values["rows_per_process"]
     lines = {"runs": f"{len(runs)}, one after the other; this is the first, {runs[0]}"} if runs else {}
+    if before := values["pretrain"]:
+        lines["first"] = f"a language model of these texts; plan it with --config {before}"
     lines["rows"] = f"{values['rows']:,} with {values['tokens']:,} tokens"
     if values["classes"]:
         lines["classes"] = in_words(values["classes"])

@@ -145,13 +145,8 @@ def make(
     vocabulary.write(root / VOCABULARY)
     report, total, counted = found["found"], int(words.counts.sum()), int(counts.counts.sum())
     if not before:
-        files = (plan.file for plan in plans if plan.parts)
-        for line in (
-            *lines_on_classes(classes.names, config.source.labels == AUTO, found["labels"]),
-            *found_in_words(report, found["unlabelled"]),
-            *hints(files, found["fractions"][VALIDATION] > 0),
-            *lines_on_tokens(vocabulary, config.text, total),
-        ):
+        say_found(screen, config, plans, classes, found)
+        for line in lines_on_tokens(vocabulary, config.text, total):
             screen.say(line)
     splits, digest, unknown, lengths = encode_all(
         written, root, keys, config, pipeline, vocabulary, crew, screen, index, hashes
@@ -180,6 +175,19 @@ def make(
     output.remove_files(root, {VOCABULARY, INDEX, NEAR_DUPLICATES, *manifest.shards(root).paths()})
     write_manifest(root, manifest)
     return manifest
+
+
+def say_found(
+    screen: Screen, config: PreprocessConfig, plans: list[Plan], classes: Classes, found: dict[str, Any]
+) -> None:
+    """Print the classes, what is suspect in the rows, and hints on the files."""
+    files = (plan.file for plan in plans if plan.parts)
+    for line in (
+        *lines_on_classes(classes.names, config.source.labels == AUTO, found["labels"]),
+        *found_in_words(found["found"], found["unlabelled"]),
+        *hints(files, found["fractions"][VALIDATION] > 0),
+    ):
+        screen.say(line)
 
 
 def leave_out(leaks: Counter[int], report: dict[str, Any], config: PreprocessConfig, plans: list[Plan]) -> None:
