@@ -53,7 +53,7 @@ CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrat
 """Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
 
 
-def title_of(key: str, labels: Sequence[str] = ()) -> str:
+def title_of(key: str, labels: Sequence[str]) -> str:
     """A figure's title; that of F1 names class 1 of two classes, or the mean over more."""
     if key != "f1" or not labels:
         return FIGURES[key].title

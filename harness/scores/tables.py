@@ -115,14 +115,14 @@ def describe_evaluation(values: Mapping[str, Any]) -> str:
         [part for line in lines for part in wrapped(line, WIDTH)],
         figures_table({values["split"]: values}, values["labels"], WIDTH),
         classes_table(values["per_class"], WIDTH),
-        confusion_table(values, WIDTH),
+        confusion_table(values),
         wrapped(weakest(values), WIDTH),
         wrapped(describe_calibration(values) if beside is None else beside_training(beside), WIDTH),
     ]
     return "\n\n".join(map("\n".join, blocks))
 
 
-def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
+def confusion_table(values: Mapping[str, Any]) -> list[str]:
     """The largest confusions: true class, predicted class, rows."""
     names = values["labels"]
     largest = largest_confusions(confusion_from_json(values, len(names)), LISTED)
@@ -130,7 +130,7 @@ def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
         return ["no row is confused"]
     columns = [Column(key, right=key == "rows", shrinks=key != "rows") for key in ("true", "predicted", "rows")]
     rows = [{"true": names[true], "predicted": names[said], "rows": f"{count:,}"} for true, said, count in largest]
-    return ["largest confusions", *table(columns, rows, width)]
+    return ["largest confusions", *table(columns, rows, WIDTH)]
 
 
 def weakest(values: Mapping[str, Any]) -> str:

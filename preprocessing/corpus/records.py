@@ -154,9 +154,7 @@ def runs(
         yield held
 
 
-def record_begins(
-    data: bytes, dialect: Dialect, where: str, *, last: bool, blank: bool = False
-) -> tuple[np.ndarray, int]:
+def record_begins(data: bytes, dialect: Dialect, where: str, *, last: bool, blank: bool) -> tuple[np.ndarray, int]:
     """Start offsets of the records in ``data``, of blank lines only if ``blank``; and the end of the last whole one.
 
     ``data`` starts with a record; ``where`` is its position for messages. If it is the ``last``, its final record needs
