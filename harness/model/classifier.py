@@ -163,13 +163,10 @@ class Objective(nn.Module):
         of labelled rows, or of unlabelled rows for an unlabelled batch.
         """
         masks = self.classifier.masks(self.seed, step, batch) if self.training else None
-        return self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch).sum()
+        logits = self.classifier.read(batch, masks, self.recurrent_dtype)
+        losses = loss_per_row(logits, batch, self.smoothing, self.class_weights)
+        return (losses if batch.labelled else self.soft_weight * losses).sum()
 
     def divisor(self, batch: StepBatch) -> int:
         """Divisor of the losses: rows of the step over all processes."""
         return batch.global_rows
-
-    def losses(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The loss of each row of a batch, ``[rows]``: for its labels, or for soft labels if it is unlabelled."""
-        losses = loss_per_row(logits, batch, self.smoothing, self.class_weights)
-        return losses if batch.labelled else self.soft_weight * losses

@@ -11,8 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.scores.figures import FIGURES, title_of
-from harness.scores.intervals import spreads
+from harness.scores.figures import FIGURES, spreads, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
 from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table, wrapped
 
@@ -153,7 +152,7 @@ def beside_training(shares: Mapping[str, float | None]) -> str:
 
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """A line for each run, then mean, standard deviation and interval of the mean; a column per figure."""
-    found = spreads(runs, FIGURES)
+    found = spreads(runs)
     columns = [Column(name, FIGURES[name].title, weight=FIGURES[name].weight) for name in found]
     lines = dict(zip(names, runs, strict=True))
     for title, key in (("mean", "mean"), ("sd", "sd"), ("95 % from", "low"), ("95 % to", "high")):

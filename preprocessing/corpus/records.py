@@ -427,7 +427,7 @@ def plain(content: bytes, name: str, encoding: str) -> bytes:
     return b"".join([content] if encoding == UTF8 else as_utf8([content], encoding, name)).removeprefix(BYTE_ORDER_MARK)
 
 
-def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None = None) -> Dialect:
+def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None) -> Dialect:
     """The dialect of a file from its first bytes (all bytes if ``whole``).
 
     ``known``, the dialect of the training corpus, is tried first, then ``expected``, then other delimiters unless the
