@@ -122,7 +122,6 @@ class Batch:
 class StepBatch:
     """What one process computes in one optimizer step."""
 
-    epoch: int
     step: int
     """Step within the epoch."""
     micro_batches: list[Batch]

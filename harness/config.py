@@ -171,9 +171,6 @@ class OptimConfig:
     """Share of each label that is spread over all classes."""
     class_weights: dict[str, Above0] = field(default_factory=dict)
     """Label -> factor for the loss of its rows, as in {positive: 2.0}; other labels have factor 1."""
-    adversarial: Annotated[float, Meta(gt=0, le=100)] | None = None
-    """Also train on each text with its vectors moved in the direction that raises its loss most. The value is the
-    length of this move over the whole text, in standard deviations of the embedding (1 to 5). null: off."""
     gradient_compression: Literal["none", "bf16"] = "none"
     """Format of gradients between processes: bf16 halves their size, for a slow network between machines."""
 

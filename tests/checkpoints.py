@@ -29,6 +29,7 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
     state = {
         **{"step": step, "trainer": trainer, "selection": Selection("accuracy").state(), "dataset": "d"},
         **{"dataset_parts": {}, "config": {}, "log_bytes": {"metrics.jsonl": 0, "throughput.jsonl": 0}, "seconds": 0.0},
+        "order_version": order.VERSION,
     }
     return state | changes
 
@@ -36,7 +37,7 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
 def facts_of(config: RunConfig, **changes: Any) -> dict[str, Any]:
     """What the state of a run of ``config`` says of its data and its settings, updated with ``changes``."""
     manifest = read_manifest(config.data)
-    facts = {"dataset_parts": parts_of(manifest), "dataset": manifest.fingerprint, "order_version": order.VERSION}
+    facts = {"dataset_parts": parts_of(manifest), "dataset": manifest.fingerprint}
     return {**facts, "config": to_dict(config), **changes}
 
 

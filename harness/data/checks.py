@@ -126,8 +126,7 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
     if optim.gradient_compression != "none" and world_size == 1:
         raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
     if config.task == LANGUAGE_MODEL:
-        without = {"order.unlabelled_batch": streams, "self_training.labels": teaches}
-        for key, is_set in {**without, "optim.adversarial": optim.adversarial is not None}.items():
+        for key, is_set in {"order.unlabelled_batch": streams, "self_training.labels": teaches}.items():
             if is_set:
                 raise ConfigError(
                     f"{key}: a language model learns from all rows and predicts no labels; leave it out here, and set "

@@ -364,7 +364,7 @@ class Loader:
                 mine = batches[own.start - numbers[0].start : own.stop - numbers[0].start]
                 at = step - steps.start
                 counted = share.global_rows[at], tokens[at]
-                group.append(StepBatch(epoch, step, mine, *counted, copied=copied))
+                group.append(StepBatch(step, mine, *counted, copied=copied))
             prefetch.ready.put((buffer, group))
             begin = end
 

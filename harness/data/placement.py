@@ -70,7 +70,7 @@ class OpenData:
 
 
 def open_data(
-    data: str, manifest: Manifest, names: Collection[str], world: World, *, timeout_s: float, stage_dir: str = "auto"
+    data: str, manifest: Manifest, names: Collection[str], world: World, *, timeout_s: float, stage_dir: str
 ) -> OpenData:
     """Stage and open splits of a dataset. Every rank calls it; raises the same ``UserError`` on all.
 

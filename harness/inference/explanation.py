@@ -218,7 +218,7 @@ def main(config: ExplainConfig) -> int:
     return 0
 
 
-def explain(bundle: Bundle, texts: Sequence[str], label: str | None = None) -> list[Explanation]:
+def explain(bundle: Bundle, texts: Sequence[str], label: str | None) -> list[Explanation]:
     """Explain each text for ``label``, or for its predicted class, on the model's device.
 
     Raises ``ConfigError`` for a class that the model does not have.

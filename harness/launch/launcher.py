@@ -125,7 +125,8 @@ def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], 
     for attempt in range(max(restarts, 0) + 1):
         if attempt:
             tell(f"restart {attempt} of {restarts}, from the last checkpoint")
-            arguments.main_process_port = arguments.main_process_port if several else free_port()
+            if not several:
+                arguments.main_process_port = free_port()
         code, lost = run_once(config, arguments, begin(attempt))
         if not lost:
             break

@@ -12,14 +12,17 @@ import os
 import socket
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.ranks import devices
-from preprocessing.base import cli, configuration
+from preprocessing.base import cli
+from preprocessing.base.configuration import find
 from preprocessing.base.errors import ConfigError
 
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
+FILE = "--config_file"
 IDLE = "--gradient_accumulation_steps"
 """Accelerate takes it, and passes it on to DeepSpeed alone."""
 OTHERS = ("use_deepspeed", "use_fsdp", "use_megatron_lm", "tpu")
@@ -60,7 +63,15 @@ def split_arguments(argv: Sequence[str], config_class: type) -> tuple[list[str],
         options.append(word)
         if takes_value[name] and not equals and words:
             options.append(words.pop(0))
-    return configuration.named(options, "accelerate", "--config_file"), [*ours, *words]
+    return with_file(options), [*ours, *words]
+
+
+def with_file(options: Sequence[str]) -> list[str]:
+    """Accelerate's options with the file of the recipe that ``--config_file`` names. Raises ``ConfigError``."""
+    words: list[str] = []
+    for word in options:
+        words += word.split("=", 1) if word.startswith(f"{FILE}=") else [word]
+    return [find(word, "accelerate", FILE) if last == FILE else word for last, word in pairwise(["", *words])]
 
 
 @cache

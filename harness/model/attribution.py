@@ -14,7 +14,7 @@ token to another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -131,10 +131,9 @@ def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
     shares = torch.tensor([place for _, place in places], dtype=dtype, device=device)
     columns = torch.tensor([line.column for line, _ in places], device=device)
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        embedded = model.embed(batch)
-        whole = embedded.vectors.detach()
+        whole = model.embed(batch).detach()
         vectors = (whole * shares[:, None]).requires_grad_()
-        logits = model.read_embedded(replace(embedded, vectors=vectors), batch)
+        logits = model.read_embedded(vectors, batch)
         chosen = logits.reshape(len(places), -1).gather(1, columns[:, None]).squeeze(1)
         (gradient,) = torch.autograd.grad(chosen.sum(), vectors)
     growth = (gradient.double() * whole.double()).sum(-1).cpu().numpy()

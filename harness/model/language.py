@@ -265,9 +265,6 @@ class LanguageModel(Network):
 class LanguageObjective(nn.Module):
     """The loss of a language model: the module that is wrapped for mixed precision and DDP."""
 
-    adversary = None
-    """There is no adversarial training."""
-
     def __init__(
         self,
         model: LanguageModel,

@@ -116,7 +116,7 @@ def write_report_quietly(run: str | Path) -> None:
         tell(f"warning: no report written ({reason}); padless report {run} tries again")
 
 
-def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> str:
+def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     """The page; ``spread`` is the result of ``together`` for ``runs``, which then keep their order.
 
     The template escapes every text except charts. Control characters are escaped visibly.

@@ -36,8 +36,8 @@ from harness.rundir.results import (
     read_predictions,
     read_summary,
 )
-from harness.scores.figures import CHOSEN_BY, FIGURES
-from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals, spread, spreads
+from harness.scores.figures import CHOSEN_BY, FIGURES, spreads
+from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals, spread
 from harness.scores.metrics import classification_metrics, confusion_from_json, per_class
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -275,7 +275,7 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
         "labels": first.labels,
         "runs": of_runs,
         "interval": {"level": LEVEL, "method": METHOD_OVER_RUNS},
-        "splits": {split: spreads([one["splits"][split] for one in of_runs], FIGURES) for split in splits},
+        "splits": {split: spreads([one["splits"][split] for one in of_runs]) for split in splits},
     }
 
 
@@ -371,7 +371,7 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
     mine = [one["splits"][VALIDATION]["accuracy"] for one in values["runs"]]
     differences = [own - other["accuracy"] for own, other in zip(mine, found, strict=True)]
     ahead = sum(difference > 0 for difference in differences)
-    return {"folds": found, "spread": spreads(found, FIGURES), "difference": spread(differences), "ahead": ahead}
+    return {"folds": found, "spread": spreads(found), "difference": spread(differences), "ahead": ahead}
 
 
 def capital(text: str) -> str:

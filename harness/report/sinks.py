@@ -104,4 +104,4 @@ class BaselineSink(Sink):
         if found is not None:
             self.others.say(f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}")
             bounds = {"difference_low": found.low, "difference_high": found.high}
-            self.others.log(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})
+            self.others.log(SUMMARY, {**numbers_of(found.linear), "difference": found.difference, **bounds})

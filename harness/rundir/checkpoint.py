@@ -99,7 +99,7 @@ class CheckpointState(Record, frozen=True):
     log_bytes: dict[str, Count]
     seconds: Annotated[float, Meta(ge=0)]
     """Time that the run has taken up to here."""
-    order_version: Count = 1
+    order_version: Count
     versions: dict[str, str | None] = field(default_factory=dict)
     vectors: dict[str, Any] | None = None
     started_from: dict[str, Any] | None = None

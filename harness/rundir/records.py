@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypedDict, cast
@@ -223,38 +222,29 @@ def code_hash() -> str:
     return hashed.hexdigest()[:12]
 
 
-class Status(Record, frozen=True):
-    """``status.json``."""
+class Ending(Record, frozen=True):
+    """How a run ended, or where it is: ``status.json``."""
 
     state: State
-    exit_code: int = 0
-    reason: str = ""
     step: Count = 0
-    launch: str | None = None
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended, or where it is, as ``status.json`` stores it."""
-
-    state: State
-    step: int = 0
     exit_code: int = 0
     reason: str = ""
+    launch: str | None = None
+    """Which launch wrote it; ``write_status`` fills it in."""
 
 
 def write_status(run: str | Path, ending: Ending) -> None:
     """Write ``status.json``. Only rank 0 calls this. Raises ``StorageError``."""
     said = public(ending.reason).encode("utf-8", "backslashreplace").decode()  # a file name in it may not be UTF-8
-    status = Status(**{**vars(ending), "reason": said, "launch": os.environ.get(LAUNCH_ID)})
+    status = {**asdict(ending), "reason": said, "launch": os.environ.get(LAUNCH_ID)}
     with storage(Path(run, STATUS)):
-        atomic.write_json(Path(run, STATUS), asdict(status))
+        atomic.write_json(Path(run, STATUS), status)
 
 
 def read_status(run: str | Path) -> dict[str, Any] | None:
     """The status of a run, or None where there is none. Raises ``DataError`` for a damaged one."""
-    content = read_typed(Status, Path(run, STATUS), "start the run again, which rebuilds it")
-    return None if content is None else asdict(Status(**content))
+    content = read_typed(Ending, Path(run, STATUS), "start the run again, which rebuilds it")
+    return None if content is None else asdict(Ending(**content))
 
 
 def known_status(run: str | Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -271,17 +261,16 @@ def known_status(run: str | Path, say: Callable[[str], None] = lambda text: None
         step = max(steps(run), default=0)
         say(f"damaged status: {damage}; the newest checkpoint is that of step {step:,}")
         reason = f"{STATUS} was damaged ({damage}); rebuilt from the checkpoints"
-        return asdict(Status(state="failed", exit_code=1, reason=reason, step=step))
+        return asdict(Ending("failed", step, 1, reason))
 
 
-def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
-    """Append a line to ``attempts.jsonl``; the attempt's number, from 1. Raises ``StorageError``."""
+def note_attempt(run: str | Path, facts: dict[str, Any]) -> None:
+    """Append a line to ``attempts.jsonl``, with the attempt's number, from 1. Raises ``StorageError``."""
     path = Path(run, ATTEMPTS)
     with storage(path):
         number = 1 + len(read_lines(path, several_writers=True))
         line = {"attempt": number, "started": time.time(), "host": platform.node(), **facts}
         atomic.append_line(path, json.dumps(line))
-    return number
 
 
 def read_attempts(run: str | Path) -> list[Line]:

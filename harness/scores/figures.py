@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.scores.calibration import Decision
-from harness.scores.intervals import intervals, wilson
+from harness.scores.intervals import intervals, spread, wilson
 from harness.scores.metrics import (
     calibration_error,
     classification_metrics,
@@ -53,7 +53,7 @@ CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrat
 """Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
 
 
-def title_of(key: str, labels: Sequence[str] = ()) -> str:
+def title_of(key: str, labels: Sequence[str]) -> str:
     """A figure's title; that of F1 names class 1 of two classes, or the mean over more."""
     if key != "f1" or not labels:
         return FIGURES[key].title
@@ -127,3 +127,9 @@ def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """The scalar figures among all values, for a line of the metrics and for trackers."""
     kinds = (int, float, type(None))
     return {name: value for name, value in values.items() if isinstance(value, kinds) and name != "step"}
+
+
+def spreads(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """The spread of each figure that all ``runs`` have."""
+    shared = [name for name in FIGURES if runs and all(run.get(name) is not None for run in runs)]
+    return {name: spread([run[name] for run in runs]) for name in shared}

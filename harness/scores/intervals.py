@@ -10,7 +10,7 @@ the same intervals, and these always contain the figure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -168,9 +168,3 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     sd = float(array.std(ddof=1))
     half = float(stdtrit(number - 1, (1 + LEVEL) / 2)) * sd / number**0.5
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
-
-
-def spreads(runs: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """The spread of each figure of ``names`` that all ``runs`` have."""
-    shared = [name for name in names if runs and all(run.get(name) is not None for run in runs)]
-    return {name: spread([run[name] for run in runs]) for name in shared}

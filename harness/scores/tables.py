@@ -11,8 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.scores.figures import FIGURES, title_of
-from harness.scores.intervals import spreads
+from harness.scores.figures import FIGURES, spreads, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
 from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table, wrapped
 
@@ -115,14 +114,14 @@ def describe_evaluation(values: Mapping[str, Any]) -> str:
         [part for line in lines for part in wrapped(line, WIDTH)],
         figures_table({values["split"]: values}, values["labels"], WIDTH),
         classes_table(values["per_class"], WIDTH),
-        confusion_table(values, WIDTH),
+        confusion_table(values),
         wrapped(weakest(values), WIDTH),
         wrapped(describe_calibration(values) if beside is None else beside_training(beside), WIDTH),
     ]
     return "\n\n".join(map("\n".join, blocks))
 
 
-def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
+def confusion_table(values: Mapping[str, Any]) -> list[str]:
     """The largest confusions: true class, predicted class, rows."""
     names = values["labels"]
     largest = largest_confusions(confusion_from_json(values, len(names)), LISTED)
@@ -130,7 +129,7 @@ def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
         return ["no row is confused"]
     columns = [Column(key, right=key == "rows", shrinks=key != "rows") for key in ("true", "predicted", "rows")]
     rows = [{"true": names[true], "predicted": names[said], "rows": f"{count:,}"} for true, said, count in largest]
-    return ["largest confusions", *table(columns, rows, width)]
+    return ["largest confusions", *table(columns, rows, WIDTH)]
 
 
 def weakest(values: Mapping[str, Any]) -> str:
@@ -153,7 +152,7 @@ def beside_training(shares: Mapping[str, float | None]) -> str:
 
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """A line for each run, then mean, standard deviation and interval of the mean; a column per figure."""
-    found = spreads(runs, FIGURES)
+    found = spreads(runs)
     columns = [Column(name, FIGURES[name].title, weight=FIGURES[name].weight) for name in found]
     lines = dict(zip(names, runs, strict=True))
     for title, key in (("mean", "mean"), ("sd", "sd"), ("95 % from", "low"), ("95 % to", "high")):

@@ -30,7 +30,7 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
 from harness.data.soft_labels import targets_of
-from harness.model.classifier import Adversary, Objective
+from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
@@ -279,10 +279,7 @@ def build_objective(
             recurrent_dtype=dtype,
             targets=Targets.of(config.language_model, vocabulary_of(config).counts, device),
         )
-    optim, adversary = config.optim, None
-    if optim.adversarial is not None:
-        counts = torch.from_numpy(vocabulary_of(config).counts)
-        adversary = Adversary(optim.adversarial, counts.to(device, torch.float64))
+    optim = config.optim
     weights = torch.from_numpy(factors_of(optim, labels)).to(device, torch.float32)
     return Objective(
         network,
@@ -291,7 +288,6 @@ def build_objective(
         class_weights=weights if optim.class_weights else None,
         recurrent_dtype=dtype,
         soft_weight=config.self_training.weight,
-        adversary=adversary,
     )
 
 

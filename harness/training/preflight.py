@@ -157,7 +157,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
     same_data = check_dataset(checkpoint, config, finished=finished)
     if checkpoint is None:
         return ResumePoint()
-    then = checkpoint.state.get("order_version", 1)
+    then = checkpoint.state["order_version"]
     if then != order.VERSION and not is_allowed("order", config.allowed):
         raise ConfigError(
             f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "

@@ -96,8 +96,6 @@ class Trainer:
         self.optimizer = build_optimizer(objective.classifier, config.optim)
         with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
             self.model, self.scaled = accelerator.prepare(objective, self.optimizer)
-        if objective.adversary is not None:
-            objective.adversary.scaler = accelerator.scaler
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
             # Buffers are constants, or the wide part's, which all ranks update alike: DDP need not send them.
             self.model.broadcast_buffers = False

@@ -167,7 +167,7 @@ def shares_of(data: str) -> dict[str, float]:
     return {path: share / sum(found.values()) for path, share in found.items()}
 
 
-def in_words(kind: Any, default: Any = None) -> str:
+def in_words(kind: Any, default: Any) -> str:
     """The values of a type, as in ``a whole number of at least 1, such as 4, 10, auto``."""
     heads, words, some = list[str](), list[str](), list[str]()
     for part in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
@@ -308,11 +308,3 @@ def find(value: str, kind: str, option: str = "--config") -> str:
             f"{option} {value}: no such file, nor a recipe of padless; there are {', '.join(names(kind))}"
         )
     return value
-
-
-def named(argv: Sequence[str], kind: str, option: str) -> list[str]:
-    """A command line with every value of ``option`` replaced by its file (``find``)."""
-    words: list[str] = []
-    for word in argv:
-        words += word.split("=", 1) if word.startswith(f"{option}=") else [word]
-    return [find(word, kind, option) if last == option else word for last, word in itertools.pairwise(["", *words])]

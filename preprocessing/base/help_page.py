@@ -187,7 +187,7 @@ REMARKS = {
 """Our key -> how it differs from other tools."""
 
 
-def suggestion(name: str, known: Collection[str], dashes: str = "--") -> str:
+def suggestion(name: str, known: Collection[str], dashes: str) -> str:
     """The end of a sentence about an unknown key: ``; it is --global_batch here (…)`` or ``; did you mean …?``."""
     last = name.rpartition(".")[2].replace("-", "_").lower()
     meant = [here for here, names in ELSEWHERE.items() if last in names.split()]

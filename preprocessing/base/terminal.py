@@ -237,7 +237,7 @@ class Column:
     """Its texts are shortened before a column is dropped."""
 
 
-def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int = WIDTH) -> list[str]:
+def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
     """Titles, then a line for each row, at most ``width`` wide as far as columns can shrink or be dropped.
 
     Empty columns are left out.

@@ -140,13 +140,13 @@ def parse_json(data: bytes) -> Any:
     return value
 
 
-def read_json(path: str | Path, mend: str, *, most: int = MOST_JSON) -> Any:
+def read_json(path: str | Path, mend: str) -> Any:
     """The value in a JSON file; ``mend`` is the advice for a damaged one.
 
     Raises ``DataError``, and ``FileNotFoundError`` for a missing file.
     """
     try:
-        return parse_json(read_bytes(path, most))
+        return parse_json(read_bytes(path, MOST_JSON))
     except FileNotFoundError:
         raise
     except OSError as error:

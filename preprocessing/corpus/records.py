@@ -154,9 +154,7 @@ def runs(
         yield held
 
 
-def record_begins(
-    data: bytes, dialect: Dialect, where: str, *, last: bool, blank: bool = False
-) -> tuple[np.ndarray, int]:
+def record_begins(data: bytes, dialect: Dialect, where: str, *, last: bool, blank: bool) -> tuple[np.ndarray, int]:
     """Start offsets of the records in ``data``, of blank lines only if ``blank``; and the end of the last whole one.
 
     ``data`` starts with a record; ``where`` is its position for messages. If it is the ``last``, its final record needs
@@ -429,7 +427,7 @@ def plain(content: bytes, name: str, encoding: str) -> bytes:
     return b"".join([content] if encoding == UTF8 else as_utf8([content], encoding, name)).removeprefix(BYTE_ORDER_MARK)
 
 
-def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None = None) -> Dialect:
+def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None) -> Dialect:
     """The dialect of a file from its first bytes (all bytes if ``whole``).
 
     ``known``, the dialect of the training corpus, is tried first, then ``expected``, then other delimiters unless the

@@ -53,7 +53,7 @@ def main(config: InspectConfig) -> None:
     print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found))
 
 
-def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
+def inspect(root: str | Path, samples: int) -> dict[str, Any]:
     """The description, as JSON. Raises ``DataError`` if there is no readable dataset."""
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))

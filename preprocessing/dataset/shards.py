@@ -277,12 +277,10 @@ class Block:
 class Shard:
     """A memory-mapped shard. Opening reads only the positions of its record batches."""
 
-    def __init__(
-        self, root: str | Path, info: ShardInfo, id_dtype: str | None = None, block_rows: int = BLOCK_ROWS
-    ) -> None:
+    def __init__(self, root: str | Path, info: ShardInfo, id_dtype: str, block_rows: int) -> None:
         """Map ``root/info.path``; raises ``DataError`` if it is missing, truncated or does not match ``info``.
 
-        ``id_dtype`` and ``block_rows`` are the manifest's; None allows both types.
+        ``id_dtype`` and ``block_rows`` are the manifest's.
         """
         self.info = info
         self.path = Path(root, info.path)
@@ -290,11 +288,10 @@ class Shard:
         try:
             with arrays.mapped(self.path) as file:
                 layout, batches = arrays.record_batches(file)
-            kinds = ("uint16", "int32") if id_dtype is None else (id_dtype,)
-            if layout not in [schema(info.width, np.dtype(kind)) for kind in kinds]:
+            if layout != schema(info.width, np.dtype(id_dtype)):
                 raise DataError(
                     f"{self.path}: its columns are not those of a shard of width {info.width} with ids of "
-                    f"{' or '.join(kinds)}; {REBUILD}"
+                    f"{id_dtype}; {REBUILD}"
                 )
             self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:

@@ -120,9 +120,7 @@ class TokenizedPart(engine.Part[Summary]):
         return Summary(len(piece.row), *left_out, f"{content:064x}", *of_labels), files
 
 
-def scan(
-    config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path, before: int = 0
-) -> list[Plan]:
+def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path, before: int) -> list[Plan]:
     """Count and cut every file of the source; the corpus has ``before`` rows before them."""
     look = partial(sources.scan, stage=work / UNPACKED, look=config.limit is not None)
     found = sources.in_sequence(workers.ordered(look, files, what="scan"), before)

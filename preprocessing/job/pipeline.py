@@ -316,7 +316,7 @@ FRAME = "frame"
 GROUP_ROWS = 16384
 
 
-def prepare(config: PreprocessConfig, frame: Any = None) -> Manifest:
+def prepare(config: PreprocessConfig, frame: Any) -> Manifest:
     """``build`` for ``padless.prepare``: worker processes do not run the caller's script again.
 
     If ``config.source.path`` is ``FRAME``, the rows are those of ``frame``, numbered from 1; the job reads them from a

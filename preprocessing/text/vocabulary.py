@@ -171,9 +171,7 @@ def in_pieces(counts: Counts, vocabulary: Vocabulary) -> Counts:
     return Counts(pa.array(pieces, pa.large_string()), np.array(list(pieces.values()), np.int64))
 
 
-def extended(
-    base: Vocabulary, counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int | None = None
-) -> Vocabulary:
+def extended(base: Vocabulary, counts: Counts, min_count: int | Literal["auto"], max_size: int | None) -> Vocabulary:
     """A vocabulary with the tokens and ids of ``base``, followed by those that ``freeze`` would add.
 
     If a token is added, the counts are those of ``counts``, 0 for tokens that do not occur; else it is ``base``.

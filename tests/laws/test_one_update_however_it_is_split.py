@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 4: the same global batch gives the same update for every (processes, accumulation, layout), dropout too.
 
-So it does with unlabelled rows and their soft labels beside the labelled ones, and with moved texts; every rank has
-the linear part that one process learns. A language model's update:
-tests/distributed/test_one_update_of_a_pretraining.py.
+So it does with unlabelled rows and their soft labels beside the labelled ones; every rank has the linear part that one
+process learns. A language model's update: tests/distributed/test_one_update_of_a_pretraining.py.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import texts_in, write_dataset, write_random_soft_labels
 from tests.ranks import run_ranks
-from tests.reference.adversarial import moved_loss
 from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
@@ -48,7 +46,7 @@ OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "every option": (3, {**DEEP, "wide": 512}, {"ema": 0.8, "weight_decay": 0.1, **SMOOTHED}),
     "gru": (3, {**SMALL, "cell": "gru", "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
     "soft labels": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, SMOOTHED),
-    "moved texts": (3, {**DEEP, "freeze_embedding": 1}, {"adversarial": 3.0, **SMOOTHED}),
+    "soft labels, three classes": (3, {**DEEP, "freeze_embedding": 1}, SMOOTHED),
 }
 """Number of classes, model, optimizer."""
 CASES: list[Case] = list(itertools.product(OPTIONS, ("padded", "packed"), (1, 3)))
@@ -58,7 +56,7 @@ def make_config(root: str, options: str) -> RunConfig:
     classes, model, optim = OPTIONS[options]
     data = Path(root, f"data-{classes}")
     weights = {name: by for name, by in optim.get("class_weights", {}).items() if name in read_manifest(data).labels}
-    soft = options in ("soft labels", "moved texts")
+    soft = options.startswith("soft labels")
     teaching = SelfTrainingConfig(labels="drawn", weight=0.7) if soft else SelfTrainingConfig()
     return RunConfig(
         data=str(data),
@@ -89,7 +87,6 @@ def reference_weights(root: str, options: str) -> Weights:
     model = in_fp64(config, manifest)
     assert isinstance(model, Classifier)
     vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
-    frequencies = vocabulary.counts
     factors = np.array([optim.class_weights.get(label, 1.0) for label in manifest.labels])
     drawn = read_soft_labels(path_of(Path(config.data), "drawn"))
     soft = dict(zip(drawn.rows, drawn.chances, strict=True))
@@ -115,10 +112,8 @@ def reference_weights(root: str, options: str) -> Weights:
             ids, label, row = row_of(splits[name], number)
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), row)
             masks = model.masks(config.seed, step, batch)
-            learned = partial(cross_entropy, target_of(label, int(row[0])))
-            total = total + learned(model.read(batch, masks)[0]) / counts[name]
-            if optim.adversarial is not None:
-                total = total + moved_loss(model, batch, masks, optim.adversarial, frequencies, learned) / counts[name]
+            loss = cross_entropy(target_of(label, int(row[0])), model.read(batch, masks)[0])
+            total = total + loss / counts[name]
         return total
 
     return train_plainly(config, model, STEPS, loss_of)

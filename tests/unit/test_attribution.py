@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network does beside its layers: attributions of tokens, dropout masks, adversarial training with loss
-scaling, the language model apart from law 4.
-"""
+"""What a network does beside its layers: attributions of tokens, dropout masks, the language model apart from law 4."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +17,7 @@ from harness.batch import Batch
 from harness.config import ModelConfig, RunConfig
 from harness.model import language
 from harness.model.attribution import attributions, batch_of
-from harness.model.classifier import Adversary, Classifier, Objective
+from harness.model.classifier import Classifier
 from harness.model.dropout import HEAD, LAYERS, SITE_BITS, masks_of
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import CELLS, POOLINGS
@@ -84,14 +81,13 @@ def test_as_captum_computes_it() -> None:
     captum = pytest.importorskip("captum.attr", reason="needs captum, to compare with")
     model = make_model(3, pooling="mean", num_layers=2)
     batch = batch_of(TEXTS[:1], torch.device("cpu"))
-    embedded = model.embed(batch)
+    embedded = model.embed(batch).transpose(0, 1).detach()
 
     def logits(vectors: torch.Tensor) -> torch.Tensor:  # captum lays all steps side by side as rows
         many = batch_of([TEXTS[0]] * len(vectors), torch.device("cpu"))
-        return model.read_embedded(type(embedded)(vectors.transpose(0, 1), None), many)
+        return model.read_embedded(vectors.transpose(0, 1), many)
 
-    vectors = embedded.vectors.transpose(0, 1).detach()
-    theirs = captum.IntegratedGradients(logits).attribute(vectors, torch.zeros_like(vectors), target=1, n_steps=200)
+    theirs = captum.IntegratedGradients(logits).attribute(embedded, torch.zeros_like(embedded), target=1, n_steps=200)
     (ours,) = attributions(model, TEXTS[:1], [1])
     scale = np.abs(ours.scores).max()
     np.testing.assert_allclose(ours.scores, theirs.sum(-1)[0].detach().numpy(), atol=0.01 * scale)
@@ -142,32 +138,6 @@ def test_a_dropped_word_is_read_as_unknown() -> None:
                 replaced[place, time] = 1
     assert 0 < int((replaced != ids).sum()) < ids.numel()
     assert torch.equal(model(batch, masks), model(Batch(replaced, lengths, labels, rows)))
-
-
-def gradients(objective: Objective) -> dict[str, torch.Tensor]:
-    """The loss of a batch, and its gradients."""
-    objective = copy.deepcopy(objective)
-    loss = objective(padded_batch([9, 7, 7, 2, 1], 40), 3)
-    loss.backward()
-    return {"loss": loss.detach()} | {name: held.grad for name, held in objective.named_parameters()}
-
-
-def test_loss_scaling_changes_nothing_else() -> None:
-    """The scaled gradients are unscaled at once, whatever the rows and their number."""
-
-    class Scaler:
-        """Replaces ``GradScaler``, which needs CUDA."""
-
-        def scale(self, loss: torch.Tensor) -> torch.Tensor:
-            return loss * 65536.0
-
-    torch.manual_seed(2)
-    shape = ModelConfig(embedding_dim=6, hidden_size=5, pooling="max+mean")
-    objective = Objective(Classifier(shape, 40).double(), seed=4, adversary=Adversary(2.0, torch.arange(40).double()))
-    expected = gradients(objective)
-    objective.adversary.scaler = Scaler()  # type: ignore[assignment]
-    for name, found in gradients(objective).items():
-        torch.testing.assert_close(found, expected[name], rtol=1e-9, atol=1e-12, msg=name)
 
 
 data = shared_dataset({"train": 60, "validation": 20, "test": 10, "unlabelled": 40})

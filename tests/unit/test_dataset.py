@@ -64,7 +64,7 @@ def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, 
 def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Path) -> None:
     ids, length, label, row = arrays(rows, 16, dtype)
     info = write_shard(tmp_path, "train", 0, ids, length, label, row, block_rows=64)
-    shard = Shard(tmp_path, info, block_rows=64)
+    shard = Shard(tmp_path, info, np.dtype(dtype).name, 64)
     assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + ([rows % 64] if rows % 64 else [])
     for name, written in (("ids", ids), ("length", length), ("label", label), ("row", row)):
         read = np.concatenate([getattr(block, name) for block in shard.blocks])

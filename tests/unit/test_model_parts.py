@@ -239,6 +239,15 @@ def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.Monke
     assert said == [*before, "second holds 2", "second holds 3", "main holds 12"]
 
 
+def told_by(held: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How much each feature tells of the labels of the first texts: its largest log-count ratio."""
+    known, often, tells = held[: len(labels)], held.sum(0) > 1, np.zeros(held.shape[1])
+    for label in np.unique(labels):
+        ones, others = 1 + known[labels == label].sum(0), 1 + known[labels != label].sum(0)
+        tells = np.maximum(tells, np.abs(np.log(ones / ones[often].sum() / (others / others[often].sum()))))
+    return tells
+
+
 def weighed(
     texts: list[str], labels: np.ndarray, longest: int, singles: bool
 ) -> tuple[sparse.csr_matrix, np.ndarray, list[str]]:
@@ -251,12 +260,8 @@ def weighed(
     kept = ((counts > 0).sum(axis=0).A1 > 1) | np.array([singles and " " not in name for name in names])
     counts, names = counts[:, kept], names[kept]
     held = (counts > 0).toarray()
-    idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), np.zeros(held.shape[1])
-    known, often = held[: len(labels)], held.sum(0) > 1
-    for label in np.unique(labels):
-        ones, others = 1 + known[labels == label].sum(0), 1 + known[labels != label].sum(0)
-        tells = np.maximum(tells, np.abs(np.log(ones / ones[often].sum() / (others / others[often].sum()))))
-    tells[(known.sum(0) == 0) | ~often] = 0
+    idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), told_by(held, labels)
+    tells[(held[: len(labels)].sum(0) == 0) | (held.sum(0) < 2)] = 0
     counts.data = 1 + np.log(counts.data)
     weights = idf * (0.05 + tells) ** 0.5
     return normalize(sparse.csr_matrix(counts.multiply(weights))), weights, list(names)
@@ -278,11 +283,7 @@ def values_of_pieces(
     shared = [of_word for of_word in counts.values() if len(of_word) > 1]
     members = np.array([[of_word.get(column, 0) for of_word in shared] for column in range(len(names))])
     held = (theirs > 0).toarray() @ members.reshape(len(names), len(shared))
-    known, often, tells = held[: len(labels)], held.sum(0) > 1, np.zeros(len(shared))
-    for label in np.unique(labels):
-        ones, others = 1 + known[labels == label].sum(0), 1 + known[labels != label].sum(0)
-        tells = np.maximum(tells, np.abs(np.log(ones / ones[often].sum() / (others / others[often].sum()))))
-    rows = theirs.shape[0]
+    rows, tells = theirs.shape[0], told_by(held, labels)
     idf = 1 + np.log((1 + rows) / (1 + np.minimum(held.sum(0), rows)))
     values = theirs.multiply(1 / weights) @ members * (idf * (0.05 + tells) ** 0.5)
     words = np.linalg.norm(theirs.toarray()[:, members.any(axis=1)], axis=1).mean()

@@ -22,7 +22,7 @@ from harness.training.console import Log
 from preprocessing.base import atomic
 from preprocessing.base.atomic import refusal, storing
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
-from preprocessing.base.untrusted import MOST_DEPTH, parse_json, read_json, shown
+from preprocessing.base.untrusted import MOST_DEPTH, parse_json, read_bytes, shown
 from tests.commands import ROOT, run_module
 from tests.full_disks import why_not
 
@@ -160,9 +160,9 @@ def test_what_is_strict_json_is_read() -> None:
 
 def test_no_more_bytes_than_expected(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b'"abcdefgh"')
-    assert read_json(tmp_path / "file", "restore it", most=10) == "abcdefgh"
+    assert read_bytes(tmp_path / "file", 10) == b'"abcdefgh"'
     with pytest.raises(DataError, match="10 bytes, where at most 9 are expected"):
-        read_json(tmp_path / "file", "restore it", most=9)
+        read_bytes(tmp_path / "file", 9)
 
 
 def test_a_foreign_value_is_shown_short_and_harmless() -> None:
