@@ -221,8 +221,12 @@ class PredictConfig(ReadingConfig):
 
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
+        if self.output is not None and self.input is None and all(map(os.path.exists, self.texts)):
+            vars(self).update(input=self.texts, texts=[])  # a folder's name may look like a text
         super().__post_init__()
         require(self.output != "", "output", self.output, "the name of a file")
+        if self.output is None and self.inputs == [STDIN] and self.format not in ("auto", "txt"):
+            raise ConfigError(f"format: rows of {self.format} on standard input need an --output for their predictions")
         if self.texts and self.output is not None:
             raise ConfigError("output: texts are answered here; name a file of texts to write a file of predictions")
         if self.inputs and self.inputs != [STDIN] and self.output is None:

@@ -19,7 +19,7 @@ from preprocessing.base.split_names import TRAIN
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.corpus.sources import File
-from preprocessing.corpus.tables import Sample, names_in, sample
+from preprocessing.corpus.tables import Sample, sample
 from preprocessing.labels import AUTO, NUMBER, as_found, is_list, spelling, whole
 
 TEXT_NAME = re.compile(
@@ -209,9 +209,14 @@ def begins_with_row(seen: Sample) -> bool:
         return False
     columns = [looked_at(name, values) for name, values in seen.values.items()]
     labels = [one.name for one in columns if one.is_label]
-    sentences = [one for one in columns if one.is_text and (len(one.name.split()) >= 4 or len(one.name) >= 40)]
+    sentences = [one for one in columns if one.is_text and is_sentence(one.name)]
     are_values = all(name in seen.values[name] for name in labels)
     return bool(sentences) and are_values and (bool(labels) or seen.file.is_unlabelled)
+
+
+def is_sentence(name: str) -> bool:
+    """Whether the name of a column is longer than names are."""
+    return len(name.split()) > WORDS or len(name) >= 40 or len(WIDE.findall(name)) >= LETTERS
 
 
 def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> list[str]:
@@ -219,11 +224,11 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> l
 
     ``others`` are those of the other one. Raises ``DataError`` if there are several candidates, or none.
     """
-    source, name, key = seen.file.source, seen.file.name, f"{what}_column"
+    file, source, name, key = seen.file, seen.file.source, seen.file.name, f"{what}_column"
     given = source.text_columns if what == "text" else [source.label_column]
     if given != [AUTO] or what in seen.columns:
         return [what] if given == [AUTO] else given
-    if not any(seen.values.values()):
+    if seen.values and not any(seen.values.values()):
         raise DataError(f"{name}: the corpus is empty: no row to learn from")
     values = {one: its for one, its in seen.values.items() if one not in taken(seen, *others)}
     if what == "label" and source.missing_label != "error":  # then few rows may have a label
@@ -234,12 +239,12 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> l
         raise DataError(f"{name}: which column is the {what}? It could be {some}; set source.{key}")
     if not found:
         expected = "sentences" if what == "text" else "few values that repeat"
-        there = listed(names_in(seen.records[0]) if seen.records else seen.columns)
+        there = listed(seen.names)
         if len(seen.records) == 1:
             there += " in its one object; JSON needs an object for each row (to_json(…, orient='records') in pandas)"
         raise DataError(
             f"{name}: has no column {what!r}, and none that looks like it ({expected}); it has {there}; "
-            f"set source.{key}"
+            f"set source.{key}{' or source.delimiter' * (file.format == 'csv' and len(seen.columns) == 1)}"
         )
     lines.append(f"source: {name}: the {what} is column {found[0].name!r} (source.{key})")
     return [found[0].name]

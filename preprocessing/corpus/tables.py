@@ -257,7 +257,8 @@ def json_records(
         for name in wanted or source.text_columns:
             value = value_of(record, name, ABSENT)
             if value is ABSENT and name in wanted and name not in optional:
-                raise fail(part, row, f"has no key {name!r}; it has {listed(names_in(record))}")
+                mend = "add it" + ", or set source.missing_label" * (name == source.label_column)
+                raise fail(part, row, f"has no key {name!r}; it has {listed(names_in(record))}; {mend}")
             is_strange = name in source.text_columns and value is not ABSENT and not isinstance(value, str | None)
             if isinstance(value, dict | list) or is_strange:
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
@@ -382,6 +383,15 @@ class Sample:
         """Whether there is such a column, or one that may hold such a value."""
         return name in self.columns or name.partition(".")[0] in self.columns
 
+    @property
+    def names(self) -> list[str]:
+        """The columns, and the dotted names of what is inside the first object of JSON or structs of Parquet."""
+        if self.file.format != "parquet":
+            return names_in(self.records[0]) if self.records else self.columns
+        _, schema = parquet.footer_of(self.file.address, self.file.name)
+        structs = (field for field in schema if pa.types.is_struct(field.type))
+        return [*self.columns, *(f"{field.name}.{one.name}" for field in structs for one in field.type)]
+
     @cached_property
     def values(self) -> dict[str, list[Any]]:
         """Column -> its values: texts (CSV) or the types of JSON and Parquet. All lists have the same length."""
@@ -393,6 +403,9 @@ class Sample:
         file, has_header = self.file, not self.file.source.columns
         found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
         rows = spread([row for row in found if len(row) == len(self.columns)][has_header:])
+        if not rows and len(list(filter(None, found))) > has_header:
+            what = f"no row has as many fields as the first line, {listed(self.columns)}"
+            raise DataError(f"{file.name}: {what}; remove what stands above the header, or set source.columns")
         texts = [[raw(field).decode("utf-8", "replace") for field in row] for row in rows]
         return {name: [row[place] for row in texts] for place, name in enumerate(self.columns)}
 
