@@ -209,14 +209,12 @@ def begins_with_row(seen: Sample) -> bool:
         return False
     columns = [looked_at(name, values) for name, values in seen.values.items()]
     labels = [one.name for one in columns if one.is_label]
-    sentences = [one for one in columns if one.is_text and is_sentence(one.name)]
+    texts = [one.name for one in columns if one.is_text]
+    sentences = [
+        one for one in texts if len(one) >= 40 or len(one.split()) > WORDS or len(WIDE.findall(one)) >= LETTERS
+    ]
     are_values = all(name in seen.values[name] for name in labels)
     return bool(sentences) and are_values and (bool(labels) or seen.file.is_unlabelled)
-
-
-def is_sentence(name: str) -> bool:
-    """Whether the name of a column is longer than names are."""
-    return len(name.split()) > WORDS or len(name) >= 40 or len(WIDE.findall(name)) >= LETTERS
 
 
 def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> list[str]:
