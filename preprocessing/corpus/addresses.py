@@ -54,10 +54,8 @@ def patiently(address: str, request: Callable[[], T]) -> T:
         for pause in PAUSES_S if is_remote(address) else ():
             try:
                 return request()
-            except (FileNotFoundError, PermissionError):
-                raise
             except Exception as error:
-                if "credentials" in str(error):
+                if isinstance(error, FileNotFoundError | PermissionError) or "credentials" in str(error):
                     raise
                 time.sleep(pause * random.uniform(0.5, 1.0))  # processes that failed together ask again apart
         return request()

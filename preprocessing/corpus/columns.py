@@ -129,10 +129,6 @@ class Found:
     lines: list[str]
     """Lines to print."""
 
-    def applied(self, config: PreprocessConfig) -> PreprocessConfig:
-        """The configuration with ``auto`` replaced."""
-        return settled(config, self.chosen)
-
 
 def settled(holder: Holder, chosen: dict[str, Any]) -> Holder:
     """A file or a configuration with ``auto`` replaced."""

@@ -223,8 +223,9 @@ def csv_table(part: Part, data: bytes, rows: int, first_row: int, wanted: Sequen
     found = [fields for _, fields in csv_rows(with_newline(data), dialect, where) if fields]
     for row, fields in enumerate(found, first_row):
         if len(fields) != number:
-            what = f"{len(fields)} fields, the header has {number}; correct the row (a text with {dialect.delimiter!r}"
-            raise fail(part, row, f"{what} stands in quotes), or set source.delimiter, quote or escape")
+            what = f"{len(fields)} fields, the header has {number}; correct the row"
+            mend = f" (a text with {dialect.delimiter!r} stands in quotes), or set source.delimiter, quote or escape"
+            raise fail(part, row, what + mend * (part.file.format != "xlsx"))
     return pa.table([pa.array([raw(fields[place]) for fields in found], BYTES) for place in places], names=names)
 
 
@@ -404,7 +405,7 @@ class Sample:
         found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
         rows = spread([row for row in found if len(row) == len(self.columns)][has_header:])
         if not rows and len(list(filter(None, found))) > has_header:
-            what = f"no row has as many fields as the first line, {listed(self.columns)}"
+            what = f"no row has the fields {listed(self.columns)}"
             raise DataError(f"{file.name}: {what}; remove what stands above the header, or set source.columns")
         texts = [[raw(field).decode("utf-8", "replace") for field in row] for row in rows]
         return {name: [row[place] for row in texts] for place, name in enumerate(self.columns)}
