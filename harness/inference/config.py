@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from harness.config import AUTO
 from harness.inference.scorer import Engine
-from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.records import SUFFIXES, uncompressed

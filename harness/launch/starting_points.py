@@ -145,7 +145,9 @@ def init(config: InitConfig) -> None:
         raise ConfigError(f"{target}: is there already; name another file with -o")
     found = columns.resolved(list(sources.files(config.source, config.splits)))
     usual = PreprocessConfig(output="")
-    given = settled(PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits), found.chosen)
+    given = columns.settled(
+        PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits), found.chosen
+    )
     prepared = {
         key: value
         for key in configuration.options_of(PreprocessConfig)
