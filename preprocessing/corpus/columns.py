@@ -19,7 +19,7 @@ from preprocessing.base.split_names import TRAIN
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.corpus.sources import File
-from preprocessing.corpus.tables import Sample, sample
+from preprocessing.corpus.tables import Sample, names_in, sample
 from preprocessing.labels import AUTO, NUMBER, as_found, is_list, spelling, whole
 
 TEXT_NAME = re.compile(
@@ -233,8 +233,8 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> l
         raise DataError(f"{name}: which column is the {what}? It could be {some}; set source.{key}")
     if not found:
         expected = "sentences" if what == "text" else "few values that repeat"
-        there = listed(seen.names)
-        if len(seen.records) == 1:
+        there = listed(names_in(seen.records[0]) if seen.records else seen.columns)
+        if file.kind == "jsonl" and len(seen.records) == 1:
             there += " in its one object; JSON needs an object for each row (to_json(…, orient='records') in pandas)"
         raise DataError(
             f"{name}: has no column {what!r}, and none that looks like it ({expected}); it has {there}; "

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
+from pyarrow.types import is_struct
 
 from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
@@ -378,20 +379,11 @@ class Sample:
     lines: bytes = b""
     """CSV: whole lines at its beginning."""
     records: Sequence[dict[str, Any]] = ()
-    """JSON lines."""
+    """JSON lines; of Parquet, one without values."""
 
     def has(self, name: str) -> bool:
         """Whether there is such a column, or one that may hold such a value."""
         return name in self.columns or name.partition(".")[0] in self.columns
-
-    @property
-    def names(self) -> list[str]:
-        """The columns, and the dotted names of what is inside the first object of JSON or structs of Parquet."""
-        if self.file.format != "parquet":
-            return names_in(self.records[0]) if self.records else self.columns
-        _, schema = parquet.footer_of(self.file.address, self.file.name)
-        structs = (field for field in schema if pa.types.is_struct(field.type))
-        return [*self.columns, *(f"{field.name}.{one.name}" for field in structs for one in field.type)]
 
     @cached_property
     def values(self) -> dict[str, list[Any]]:
@@ -414,7 +406,9 @@ class Sample:
 def sample(file: File) -> Sample:
     """Read some rows. Raises ``DataError`` for an unreadable file; invalid rows are left out."""
     if file.format == "parquet":
-        return Sample(file, parquet.footer_of(file.address, file.name)[1].names)
+        _, schema = parquet.footer_of(file.address, file.name)
+        structs = {field.name: {one.name: None for one in field.type} for field in schema if is_struct(field.type)}
+        return Sample(file, schema.names, records=[dict.fromkeys(schema.names) | structs])
     file, _, pieces = file.opened()
     first = next(pieces, b"")
     head, whole = first.removeprefix(BYTE_ORDER_MARK), len(first) < min(addresses.READ_BYTES, SAMPLE_BYTES + 1)

@@ -178,11 +178,6 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         partial(pq.write_table, pa.table([["a"], ["b"]], ["text", "text"])),
         "a.parquet: has more than one column 'text'",
     ),
-    "UTF-16 without its mark": (
-        "a.csv",
-        lambda path: path.write_text("text,label\na,b\n", "utf-16-le"),
-        "a.csv: is binary, or UTF-16",
-    ),
     "2 GB in a line": ("a.csv", long_line, "a.csv: row 1: is longer than 16 MiB; split its text"),
 }
 

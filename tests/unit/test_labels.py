@@ -134,7 +134,7 @@ def class_label(names: list[str]) -> dict[bytes, bytes]:
 
 
 def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
-    """Each file's metadata names its numbers; classes keep that order, and those without rows are dropped."""
+    """Each file's metadata names all its numbers; classes keep that order, and those without rows are dropped."""
     texts = [text for text, _ in reviews(120)]
     numbers = [(2, 0)[at % 2] for at in range(60)]
     for name, some, labels, names in (
@@ -146,13 +146,9 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
     manifest = command.build(tmp_path / "*.parquet", tmp_path / "out")
     assert Counter(row.label for row in stored(tmp_path / "out").values()) == {0: 60, 1: 60}
     assert (manifest.labels, manifest.label_type) == (["World", "Business"], "text")
-
-
-def test_a_number_needs_a_name(tmp_path: Path, command: Command) -> None:
-    table = pa.table({"text": [text for text, _ in reviews(60)], "label": [at % 3 for at in range(60)]})
-    pq.write_table(table.replace_schema_metadata(class_label(["bad", "good"])), tmp_path / "a.parquet")
-    said = "row 3: label 2 has no name: the file's metadata names 2 classes; correct it, or say"
-    assert said in command.refused(3, tmp_path / "a.parquet", tmp_path / "named")
+    pq.write_table(table.replace_schema_metadata(class_label(["World"])), tmp_path / "c.parquet")
+    said = "row 2: label 1 has no name: the file's metadata names 1 classes; correct it, or say"
+    assert said in command.refused(3, tmp_path / "c.parquet", tmp_path / "named")
 
 
 REVIEWS = reviews(120)

@@ -340,12 +340,11 @@ def test_a_split_column_where_that_is_safe(tmp_path: Path) -> None:
 def test_a_first_line_that_is_a_row(tmp_path: Path) -> None:
     for texts in (SENTENCES, CASES["no spaces between words"][0]["評論"]):
         rows = list(zip(MOODS, texts, strict=True))
-        found = found_in(write_csv(tmp_path / "a.csv", rows, header=()))
-        assert found.files[0].source.columns == ["column_1", "column_2"]
-        assert (found.chosen["text_column"], found.chosen["label_column"]) == ("column_2", "column_1")
-        assert found.lines[0].endswith("there is no header line; columns are called column_1, column_2")
-        for label in ("good", ""):
-            assert pairs_of(write_csv(tmp_path / "b.csv", rows, (label, "opinion"))) == [row[::-1] for row in rows]
+        for header in ((), ("good", "opinion"), ("", "opinion")):
+            path = write_csv(tmp_path / "a.csv", rows, header)
+            assert pairs_of(path) == [row[::-1] for row in rows]
+            said = "there is no header line; columns are called column_1, column_2"
+            assert found_in(path).lines[0].endswith(said) == (not header)
 
 
 def test_what_is_named_is_not_looked_for(tmp_path: Path) -> None:
