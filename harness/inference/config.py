@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from harness.config import AUTO
 from harness.inference.scorer import Engine
-from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.records import SUFFIXES, uncompressed
@@ -165,7 +165,6 @@ class ReadingConfig(RunningConfig):
         check_source(self.source)
         if self.input is None and self.texts and all(map(names_file, self.texts)):
             vars(self).update(input=self.texts, texts=[])
-        require(all(self.inputs), "input", self.input, "names that are not empty")
         if bool(self.texts) == bool(self.inputs):
             run = self.run if os.path.isdir(self.run) else "runs/mine"
             raise ConfigError(f'texts or a file (not both) follow the run, as in padless predict {run} "a fine film"')
@@ -221,8 +220,11 @@ class PredictConfig(ReadingConfig):
 
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
+        if self.output is not None and self.input is None and all(map(os.path.exists, self.texts)):
+            vars(self).update(input=self.texts, texts=[])  # a folder's name may look like a text
         super().__post_init__()
-        require(self.output != "", "output", self.output, "the name of a file")
+        if self.output is None and self.inputs == [STDIN] and self.format not in ("auto", "txt"):
+            raise ConfigError(f"format: rows of {self.format} on standard input need an --output for their predictions")
         if self.texts and self.output is not None:
             raise ConfigError("output: texts are answered here; name a file of texts to write a file of predictions")
         if self.inputs and self.inputs != [STDIN] and self.output is None:

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.config import KINDS, WRITTEN, PredictConfig, beside
+from harness.inference.config import KINDS, WRITTEN, PredictConfig
 from harness.inference.rows import (
     Layout,
     columns_of,
@@ -141,8 +141,6 @@ def main(config: PredictConfig) -> int:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     config = replace(config, run=str(local(config.run)))
     if config.output is not None:
-        if config.output == beside(config.inputs):
-            Screen(quiet=config.quiet).say(f"The predictions go to {config.output}; -o names another file.")
         predict_here(config)
         return 0
     name, settled = chosen(config)

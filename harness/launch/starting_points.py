@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import textwrap
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -145,14 +146,16 @@ def init(config: InitConfig) -> None:
         raise ConfigError(f"{target}: is there already; name another file with -o")
     found = columns.resolved(list(sources.files(config.source, config.splits)))
     usual = PreprocessConfig(output="")
-    given = found.applied(PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits))
+    given = columns.settled(
+        PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits), found.chosen
+    )
     prepared = {
         key: value
         for key in configuration.options_of(PreprocessConfig)
         if (value := attrgetter(key)(given)) != attrgetter(key)(usual) or key in ASKED
     }
     trained = {"data": given.output, **cli.from_file(LaunchRecipe, str(LaunchRecipe.DEFAULT))}
-    usage = [f"padless {command} --config {target}" for command in ("prepare", "train")]
+    usage = [f"padless {command} --config {shlex.quote(str(target))}" for command in ("prepare", "train")]
     lines = [f"# {plain(line)}" for line in (*usage, *found.lines, *columns.hints(found.files, True))]
     lines += [*section("prepare", PreprocessConfig, prepared), *section("train", LaunchRecipe, trained)]
     with storing(target, otherwise="name another file with -o"):

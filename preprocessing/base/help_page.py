@@ -202,7 +202,7 @@ def suggestion(name: str, known: Collection[str], dashes: str) -> str:
 def beside(path: str | Path) -> str:
     """``; did you mean data/mine?``, with the nearest name in the folder of a path that does not exist, or nothing."""
     place = Path(path)
-    there = {one.stem: one.name for one in place.parent.glob(f"*{place.suffix}")}
+    there = {one.stem: one.name for one in place.parent.glob(f"*{place.suffix}") if one.exists()}
     near = nearest(place.stem, there)
     return f"; did you mean {place.with_name(there[near])}?" if near else ""
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def naming(address: str, name: str | None = None) -> Iterator[None]:
+def naming(address: str, name: str | None = None, mend: str = "") -> Iterator[None]:
     """Raise read errors as a ``DataError`` that names the address; remote drivers raise exceptions of any type."""
     try:
         yield
@@ -41,7 +41,7 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, FAILURES) or is_remote(address):
-            raise DataError(f"{name or address}: {sentence(error)}") from None
+            raise DataError(f"{name or address}: {sentence(error)}{mend}") from None
         raise
 
 
@@ -54,10 +54,8 @@ def patiently(address: str, request: Callable[[], T]) -> T:
         for pause in PAUSES_S if is_remote(address) else ():
             try:
                 return request()
-            except (FileNotFoundError, PermissionError):
-                raise
             except Exception as error:
-                if "credentials" in str(error):
+                if isinstance(error, FileNotFoundError | PermissionError) or "credentials" in str(error):
                     raise
                 time.sleep(pause * random.uniform(0.5, 1.0))  # processes that failed together ask again apart
         return request()
@@ -218,7 +216,8 @@ def stream(address: str, *, unpack: bool = True) -> Iterator[bytes]:
     codec, size, unpacked = codec_of(address) if unpack else None, 0, 0
     if codec:
         size = info_of(address).size or UNKNOWN_BYTES
-    with naming(address), system.open_input_stream(path, compression=codec) as source:
+    mend = "; restore it, or name it without this ending" if codec else ""
+    with naming(address, mend=mend), system.open_input_stream(path, compression=codec) as source:
         while piece := source.read(READ_BYTES):
             unpacked += len(piece)
             check_unpacked(address, unpacked, size if codec else unpacked)

@@ -129,10 +129,6 @@ class Found:
     lines: list[str]
     """Lines to print."""
 
-    def applied(self, config: PreprocessConfig) -> PreprocessConfig:
-        """The configuration with ``auto`` replaced."""
-        return settled(config, self.chosen)
-
 
 def settled(holder: Holder, chosen: dict[str, Any]) -> Holder:
     """A file or a configuration with ``auto`` replaced."""
@@ -209,7 +205,10 @@ def begins_with_row(seen: Sample) -> bool:
         return False
     columns = [looked_at(name, values) for name, values in seen.values.items()]
     labels = [one.name for one in columns if one.is_label]
-    sentences = [one for one in columns if one.is_text and (len(one.name.split()) >= 4 or len(one.name) >= 40)]
+    texts = [one.name for one in columns if one.is_text]
+    sentences = [
+        one for one in texts if len(one) >= 40 or len(one.split()) > WORDS or len(WIDE.findall(one)) >= LETTERS
+    ]
     are_values = all(name in seen.values[name] for name in labels)
     return bool(sentences) and are_values and (bool(labels) or seen.file.is_unlabelled)
 
@@ -219,11 +218,11 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> l
 
     ``others`` are those of the other one. Raises ``DataError`` if there are several candidates, or none.
     """
-    source, name, key = seen.file.source, seen.file.name, f"{what}_column"
+    file, source, name, key = seen.file, seen.file.source, seen.file.name, f"{what}_column"
     given = source.text_columns if what == "text" else [source.label_column]
     if given != [AUTO] or what in seen.columns:
         return [what] if given == [AUTO] else given
-    if not any(seen.values.values()):
+    if seen.values and not any(seen.values.values()):
         raise DataError(f"{name}: the corpus is empty: no row to learn from")
     values = {one: its for one, its in seen.values.items() if one not in taken(seen, *others)}
     if what == "label" and source.missing_label != "error":  # then few rows may have a label
@@ -235,11 +234,11 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> l
     if not found:
         expected = "sentences" if what == "text" else "few values that repeat"
         there = listed(names_in(seen.records[0]) if seen.records else seen.columns)
-        if len(seen.records) == 1:
+        if file.kind == "jsonl" and len(seen.records) == 1:
             there += " in its one object; JSON needs an object for each row (to_json(…, orient='records') in pandas)"
         raise DataError(
             f"{name}: has no column {what!r}, and none that looks like it ({expected}); it has {there}; "
-            f"set source.{key}"
+            f"set source.{key}{' or source.delimiter' * (file.format == 'csv' and len(seen.columns) == 1)}"
         )
     lines.append(f"source: {name}: the {what} is column {found[0].name!r} (source.{key})")
     return [found[0].name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from operator import itemgetter
@@ -33,7 +34,8 @@ MOST_RUNS = 16
 def footer_of(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Schema]:
     """The metadata of a Parquet file, and its schema.
 
-    Raises ``DataError`` for another file, for too many columns, and for rows or bytes out of proportion to its size.
+    Raises ``DataError`` for another file, for too many columns or two of one name, and for rows or bytes out of
+    proportion to its size.
     """
     with addresses.open_file(address) as opened:
         try:
@@ -42,6 +44,8 @@ def footer_of(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Sche
         except (*addresses.FAILURES, UnicodeDecodeError) as error:
             raise DataError(f"{name}: not a Parquet file ({addresses.sentence(error)})") from None
     check_width(name, footer.num_columns)
+    if twice := [column for column, times in Counter(schema.names).items() if times > 1]:
+        raise DataError(f"{name}: has more than one column {twice[0]!r}; rename one")
     sizes = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
     check_unpacked(name, max(ROW_BYTES * footer.num_rows, sizes), size)
     return footer, schema

@@ -50,8 +50,11 @@ MAX_COLUMNS = 1 << 14
 LONE_RETURNS = re.compile(r"(?<!\r)\r+(?![\r\n]|\Z)")
 RETURN_STANDS_IN, NUL_STANDS_IN = "\u0100", "\u0101"
 """Replace characters that the csv module refuses; Latin-1 decodes no byte to them."""
-LIST = re.compile(r'(\{(\s*"[^"\\]*"\s*:\s*("[^"\\]*"|[-+.\w]+)\s*,)*\s*"[^"\\]*"\s*:\s*)?\[(?=\s*(\{|\Z))')
-"""The beginning of a list of objects, which may be the one list of an object, after plain values."""
+PLAIN = r'\s*"[^"\\]*"\s*:\s*("[^"\\]*"|[-+.\w]+)\s*'
+LIST = re.compile(rf'(\{{({PLAIN},)*\s*"[^"\\]*"\s*:\s*)?\[(?=\s*(\{{|\Z))')
+"""The beginning of a list of objects, which may be the one list of an object, among plain values."""
+AFTER = re.compile(rf"(,{PLAIN})*\}}")
+"""The end of such an object."""
 JSON = json.JSONDecoder(parse_constant=lambda _: None)
 SPACE = re.compile(r"[ \t\r\n]*")
 Item = TypeVar("Item")
@@ -237,12 +240,16 @@ def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
     lines = first.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")[:MAX_HEADER_BYTES]
     if not lines:
         raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
+    if lines[:4].lower() == b"sep=":
+        raise DataError(f"{name}: the first line is for Excel, no header; remove it")
     _, fields = next(csv_rows(with_newline(lines), dialect, f"{name}: row 0"), (0, []))
     check_width(name, len(fields))
     try:
         names = tuple(raw(field).decode() for field in fields)
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}: row 0: the header cannot be read ({error})") from None
+        raise DataError(
+            f"{name}: row 0: the header cannot be read ({error}); is it text? Set source.encoding"
+        ) from None
     if not names:
         raise DataError(f"{name}: row 0: the header cannot be read: a quote opens and never closes")
     return names
@@ -270,8 +277,8 @@ def json_lines(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
             raise DataError(f"{name}: row {row}: not a JSON value ({one_line(error)}); correct it") from None
         yield text[begin:end].replace("\n", " ").replace("\r", " ").encode("latin-1") + b"\n"
         at, row = after, row + 1
-    rest = filter(str.strip, itertools.chain([text[at + 1 :]], more))
-    if "".join(itertools.islice(rest, 2)).strip() != ("}" if found[1] else ""):
+    rest = "".join(itertools.islice(filter(str.strip, itertools.chain([text[at + 1 :]], more)), 2)).strip()
+    if not AFTER.fullmatch(rest) if found[1] else rest:
         raise DataError(f"{name}: after row {row - 1}: more than one list of JSON; join them, or keep it alone")
 
 
@@ -360,8 +367,8 @@ def format_of(address: str, source: SourceConfig) -> str:
     known = SUFFIXES.get(suffix) or format_by_content(next(addresses.stream(address), b"")[:1024])
     if known is None:
         raise ConfigError(
-            f"source.format: auto cannot tell what {address} holds; set csv, jsonl, parquet, xlsx or folder; save "
-            "another sheet as .xlsx or CSV"
+            f"source.format: auto cannot tell what {address} holds; set csv, jsonl, parquet or xlsx; unpack an "
+            "archive, save another sheet as .xlsx or CSV"
         )
     return known
 
@@ -390,6 +397,8 @@ def encoding_of(sample: bytes, name: str) -> str:
     for mark, encoding in MARKS.items():
         if sample.startswith(mark):
             return encoding
+    if len(sample) < 4 * sample.count(0) < 3 * len(sample):
+        raise DataError(f"{name}: is binary, or UTF-16 without its mark; then set source.encoding to utf-16-le or -be")
     decoder = codecs.getincrementaldecoder(UTF8)("ignore")
     valid = decoder.decode(sample)
     bad = len(sample) - len(decoder.getstate()[0]) - len(valid.encode())

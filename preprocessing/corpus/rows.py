@@ -144,10 +144,11 @@ def labels_of(rows: Rows, hidden: np.ndarray) -> tuple[np.ndarray, list[str], La
     if (numbers == UNKNOWN).any():
         at = int(np.argmax(numbers == UNKNOWN))
         value = as_found(column[at].as_py())
-        what = f"label {value[:60]!r} is not known" if given and value else "there is no label"
-        mend = "fill it in, or leave such rows out with source.missing_label drop"
-        mend = f"known are {', '.join(given.numbers)}; correct the row, or set source.labels" if given else mend
-        raise rows.fail(at, f"{what}; {mend}")
+        what = "there is no label; fill it in, or leave such rows out with source.missing_label drop"
+        if given and value and value.strip():
+            known = ", ".join(given.numbers)
+            what = f"label {value[:60]!r} is not known; known are {known}; correct the row, or set source.labels"
+        raise rows.fail(at, what)
     if given is None:
         check_number(names, rows.part.file)
     return numbers, names, type_of(column.type) if given is None else "text", known
@@ -207,7 +208,7 @@ def times_of(rows: Rows) -> dict[str, np.ndarray]:
     for name in ("month first", "day first"):
         dates = whole.str.replace(SHORT_DATE, READINGS[name], regex=True)
         dates = pd.to_datetime(dates, format="mixed", utc=True, errors="coerce")
-        found[name] = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+        found[name] = (dates - pd.Timestamp(0, tz="UTC").as_unit("s")).dt.total_seconds()
     strange = pd.DataFrame(found).isna().all(axis=1) & (texts != "")
     if strange.any():
         what = f"{texts[at := int(strange.argmax())][:60]!r} in {column!r} is no date with its year, and no number"

@@ -52,6 +52,8 @@ def read_sheet(
             sheet.reset_dimensions()
             rows = filter(None, rows_of(sheet.iter_rows(values_only=True), name, opened.size()))
             first = list(itertools.islice(rows, FIRST_ROWS))
+            if not first and len(titles) > 1:
+                raise DataError(f"{name}: sheet {sheet.title!r} is empty; it has {listed(titles)}; set source.sheet")
             width = max(map(len, first), default=0)
             skipped = next((place for place, row in enumerate(first) if has_header and 2 * len(row) > width), 0)
             padded = (row + [""] * (width - len(row)) for row in itertools.chain(first[skipped:], rows))

@@ -115,7 +115,7 @@ class File:
             named |= {"source.label_column": self.source.label_column, "splits.column": self.splits.column}
             named["splits.time_column"] = self.splits.time_column
         wanted = dict.fromkeys(self.source.text_columns, "source.text_column")
-        wanted |= {column: key for key, column in named.items() if column}
+        wanted |= {column: key for key, column in named.items() if column is not None}
         return wanted | dict.fromkeys(self.source.where, "source.where")
 
     def with_columns(self, columns: Sequence[str]) -> File:
@@ -286,7 +286,7 @@ def scan_parquet(file: File) -> Plan:
 
 
 def scan_folder(file: File) -> Plan:
-    """A folder: ``[split/]label/*.txt``; other files are skipped. Of unlabelled texts: every ``*.txt``.
+    """A folder: ``[split/]label/*.txt``; of unlabelled texts, every ``*.txt``. Other files and hidden ones are skipped.
 
     The unlabelled reviews of aclImdb, ``train/unsup``, are skipped unless ``source.missing_label`` is ``unlabelled``.
     """
@@ -299,7 +299,7 @@ def scan_folder(file: File) -> Plan:
     found: list[tuple[tuple[str, str, str | None], fs.FileInfo]] = []
     for info in addresses.below(file.address, system, path):
         inside = Path(info.path).relative_to(path).parts
-        if info.type == fs.FileType.File and inside[-1].endswith(".txt"):
+        if info.type == fs.FileType.File and inside[-1].endswith(".txt") and not any(one[0] == "." for one in inside):
             split, label = place_of(inside, file)
             if label is not None:
                 found.append(((prefix + info.path, label, split), info))
@@ -307,7 +307,7 @@ def scan_folder(file: File) -> Plan:
         what = (
             "text; expected *.txt" if file.is_unlabelled else "labelled text; expected LABEL/*.txt or train/LABEL/*.txt"
         )
-        raise DataError(f"{file.name}: holds no {what} below it")
+        raise DataError(f"{file.name}: holds no {what} below it; name other files, or a pattern such as '*.csv'")
     found.sort(key=lambda entry: place_in_order(*entry[0]))
     parts, start = list[Part](), 0
     for group in runs(found, lambda entry: entry[1].size, file.part_bytes):

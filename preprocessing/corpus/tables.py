@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
+from pyarrow.types import is_struct
 
 from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
@@ -223,8 +224,9 @@ def csv_table(part: Part, data: bytes, rows: int, first_row: int, wanted: Sequen
     found = [fields for _, fields in csv_rows(with_newline(data), dialect, where) if fields]
     for row, fields in enumerate(found, first_row):
         if len(fields) != number:
-            what = f"{len(fields)} fields, the header has {number}; correct the row (a text with {dialect.delimiter!r}"
-            raise fail(part, row, f"{what} stands in quotes), or set source.delimiter, quote or escape")
+            what = f"{len(fields)} fields, the header has {number}; correct the row"
+            mend = f" (a text with {dialect.delimiter!r} stands in quotes), or set source.delimiter, quote or escape"
+            raise fail(part, row, what + mend * (part.file.format != "xlsx"))
     return pa.table([pa.array([raw(fields[place]) for fields in found], BYTES) for place in places], names=names)
 
 
@@ -257,7 +259,8 @@ def json_records(
         for name in wanted or source.text_columns:
             value = value_of(record, name, ABSENT)
             if value is ABSENT and name in wanted and name not in optional:
-                raise fail(part, row, f"has no key {name!r}; it has {listed(names_in(record))}")
+                mend = "add it" + ", or set source.missing_label" * (name == source.label_column)
+                raise fail(part, row, f"has no key {name!r}; it has {listed(names_in(record))}; {mend}")
             is_strange = name in source.text_columns and value is not ABSENT and not isinstance(value, str | None)
             if isinstance(value, dict | list) or is_strange:
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
@@ -376,7 +379,7 @@ class Sample:
     lines: bytes = b""
     """CSV: whole lines at its beginning."""
     records: Sequence[dict[str, Any]] = ()
-    """JSON lines."""
+    """JSON lines; of Parquet, one without values."""
 
     def has(self, name: str) -> bool:
         """Whether there is such a column, or one that may hold such a value."""
@@ -393,6 +396,9 @@ class Sample:
         file, has_header = self.file, not self.file.source.columns
         found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
         rows = spread([row for row in found if len(row) == len(self.columns)][has_header:])
+        if not rows and len(list(filter(None, found))) > has_header:
+            what = f"no row has the fields {listed(self.columns)}"
+            raise DataError(f"{file.name}: {what}; remove what stands above the header, or set source.columns")
         texts = [[raw(field).decode("utf-8", "replace") for field in row] for row in rows]
         return {name: [row[place] for row in texts] for place, name in enumerate(self.columns)}
 
@@ -400,7 +406,9 @@ class Sample:
 def sample(file: File) -> Sample:
     """Read some rows. Raises ``DataError`` for an unreadable file; invalid rows are left out."""
     if file.format == "parquet":
-        return Sample(file, parquet.footer_of(file.address, file.name)[1].names)
+        _, schema = parquet.footer_of(file.address, file.name)
+        structs = {field.name: {one.name: None for one in field.type} for field in schema if is_struct(field.type)}
+        return Sample(file, schema.names, records=[dict.fromkeys(schema.names) | structs])
     file, _, pieces = file.opened()
     first = next(pieces, b"")
     head, whole = first.removeprefix(BYTE_ORDER_MARK), len(first) < min(addresses.READ_BYTES, SAMPLE_BYTES + 1)

@@ -303,10 +303,10 @@ def check_splits(
         present = np.flatnonzero(labels[number])
         if not len(present) and (fraction or named[number]):
             policies = "".join(f", quality.{policy} drops {count:,}" for policy, count in dropped.items() if count)
-            raise DataError(
-                f"split {name}: no row is left for it, of {rows:,}{policies}; equal texts stay in one split. "
-                f"Give more rows, set the policy to keep, or ask for a larger splits.{name}"
-            )
+            mends = ["give more rows"] + ["set the policy to keep"] * bool(policies)
+            mends += [f"ask for a larger splits.{name}"] * (name != TRAIN)
+            why = f"equal texts, and a class of one or two, stay in one split: {', or '.join(mends)}"
+            raise DataError(f"split {name}: no row is left for it, of {rows:,}{policies}; {why}")
         if len(present) == 1:
             only = f"all {labels[number].sum()} rows have the label {names[present[0]]!r}"
             raise DataError(f"split {name}: {only}; a classifier needs two classes: check the source and its labels")

@@ -34,7 +34,7 @@ from preprocessing.base.split_names import SPLITS, TEST, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, public, tell
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
-from preprocessing.corpus.columns import hints, resolved
+from preprocessing.corpus.columns import hints, resolved, settled
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
@@ -101,7 +101,7 @@ def build(config: PreprocessConfig) -> Manifest:
             source = public(config.vocabulary.base)
             on_base = {BASE: {"source": source, "vocabulary_hash": base.hash, "size": len(base)}}
         found = resolved(list(sources.files(config.source, config.splits)))
-        config = found.applied(config)
+        config = settled(config, found.chosen)
         for line in found.lines:
             screen.say(line)
         plans = parts.scan(config, found.files, crew, root.absolute() / output.WORK, before.rows if before else 0)

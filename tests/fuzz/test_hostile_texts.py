@@ -173,6 +173,11 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         lambda path: path.write_text('[{"text": ' + "[" * 5_000_000),
         "a.json: row 1: not a JSON",
     ),
+    "two columns of one name": (
+        "a.parquet",
+        partial(pq.write_table, pa.table([["a"], ["b"]], ["text", "text"])),
+        "a.parquet: has more than one column 'text'",
+    ),
     "2 GB in a line": ("a.csv", long_line, "a.csv: row 1: is longer than 16 MiB; split its text"),
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def class_label(names: list[str]) -> dict[bytes, bytes]:
 
 
 def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
-    """Each file's metadata names its numbers; classes keep that order, and those without rows are dropped."""
+    """Each file's metadata names all its numbers; classes keep that order, and those without rows are dropped."""
     texts = [text for text, _ in reviews(120)]
     numbers = [(2, 0)[at % 2] for at in range(60)]
     for name, some, labels, names in (
@@ -145,13 +146,9 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
     manifest = command.build(tmp_path / "*.parquet", tmp_path / "out")
     assert Counter(row.label for row in stored(tmp_path / "out").values()) == {0: 60, 1: 60}
     assert (manifest.labels, manifest.label_type) == (["World", "Business"], "text")
-
-
-def test_a_number_needs_a_name(tmp_path: Path, command: Command) -> None:
-    table = pa.table({"text": [text for text, _ in reviews(60)], "label": [at % 3 for at in range(60)]})
-    pq.write_table(table.replace_schema_metadata(class_label(["bad", "good"])), tmp_path / "a.parquet")
-    said = "row 3: label 2 has no name: the file's metadata names 2 classes; correct it, or say"
-    assert said in command.refused(3, tmp_path / "a.parquet", tmp_path / "named")
+    pq.write_table(table.replace_schema_metadata(class_label(["World"])), tmp_path / "c.parquet")
+    said = "row 2: label 1 has no name: the file's metadata names 1 classes; correct it, or say"
+    assert said in command.refused(3, tmp_path / "c.parquet", tmp_path / "named")
 
 
 REVIEWS = reviews(120)
@@ -311,7 +308,7 @@ def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
 
 # By time.
 
-DATES = ("%Y-%m-%dT%H:%M:%SZ", "%d.%m.%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y", "%d %B %Y", "%Y%m%d", None)
+DATES = ("%Y-%m-%dT%H:%M:%SZ", "1523-%m-%d", "%d.%m.%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y", "%d %B %Y", "%Y%m%d", None)
 """The last: timestamps in Parquet."""
 
 
@@ -325,7 +322,7 @@ def test_the_last_rows_are_the_test_however_dates_are_written(tmp_path: Path, co
         command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002)
         found = [sorted(days[row - 1] for row in stored(out, name)) for name in SPLITS]
         assert ([*found[0], *found[1], *found[2]], len(found[1]), len(found[2])) == (sorted(days), 10, 10)
-        assert ("from 2023-04-01" if written != "%Y%m%d" else "from 20230401") in command.err
+        assert re.search(r"from (20|15)23-?04-?01", command.err)
 
 
 def test_rows_of_one_time_stay_together_and_equal_texts_go_with_their_last_row() -> None:

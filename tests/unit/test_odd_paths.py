@@ -81,9 +81,7 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     ):
         assert cli.run(main, words) == 2, words
         sentence = capfd.readouterr().err
-        assert sentence.startswith(f"error: {key}"), sentence
-        assert "is not UTF-8" in sentence
-        assert "give it another name, or a link" in sentence
+        assert re.match(f"error: {key}.* is not UTF-8.* give it another name, or a link", sentence)
     assert not (data / "new").exists()
 
 
@@ -112,17 +110,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def commands(place: Path) -> dict[str, tuple[list[str], int]]:
-    """A command line each: its words, its exit code."""
+def commands(place: Path) -> dict[str, list[str]]:
+    """The words of a command line each."""
     run, data, rows = str(place / "run"), str(place / "data"), str(place / "rows.csv")
     return {
-        "inspect": (["inspect", data], 0),
-        "an option": (["prepare", f"--{GOOD}", "1"], 2),
-        "a value": (["prepare", "--text.max_tokens", BAD], 2),
-        "baseline": (["baseline", "--data", data], 0),
-        "predict": (["predict", "--run", run, f"{WORD} \x1b[2J"], 0),
-        "explain": (["explain", run, f"{WORD} \x1b[2J b"], 0),
-        "evaluate": (["evaluate", "--run", run, "--input", rows, "--device", "cpu"], 0),
+        "inspect": ["inspect", data],
+        "an option": ["prepare", f"--{GOOD}", "1"],
+        "a value": ["prepare", "--text.max_tokens", BAD],
+        "baseline": ["baseline", "--data", data],
+        "predict": ["predict", "--run", run, f"{WORD} \x1b[2J"],
+        "explain": ["explain", run, f"{WORD} \x1b[2J b"],
+        "evaluate": ["evaluate", "--run", run, "--input", rows, "--device", "cpu"],
     }
 
 
@@ -131,7 +129,7 @@ def test_no_command_passes_an_escape_sequence_on(
     name: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither to a file nor, for the longest command, to a terminal with a live line."""
-    words, expected = commands(place)[name]
+    words, expected = commands(place)[name], 2 if name in ("an option", "a value") else 0
     live = name == "baseline"
     if live:
         monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
@@ -167,7 +165,7 @@ def test_a_page_has_no_control_characters_and_says_what_it_may_do(command: str, 
 def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, command: Command) -> None:
     assert command("inspect", place / "data", "--json") == 0
     assert not FOREIGN.search(command.out)
-    assert sorted(json.loads(command.out)["labels"]) == sorted([BAD, GOOD])
+    assert {*json.loads(command.out)["labels"]} == {BAD, GOOD}
     assert command("inspect", place / "data") == 0
     assert r"good\u001b]0;owned\u0007\u001b[2J\u202e" in command.out
 

@@ -184,11 +184,12 @@ def test_returns_and_marks(tmp_path: Path) -> None:
 
 
 def test_folders_of_labels_and_splits(tmp_path: Path) -> None:
-    """Files are in numeric order; files that are not texts, and texts without labels, are ignored."""
+    """Files are in numeric order; files that are not texts or hidden, and texts without labels, are ignored."""
     root = write(tmp_path / "reviews")
     (root / "unsup").mkdir()
     (root / "unsup" / "0_0.txt").write_text("without a label")
     (root / "README").write_text("not a text")
+    (root / "positive" / "._0_7.txt").write_text("hidden")
     found = rows_of(root)
     assert [row[:2] for row in found] == sorted(ROWS, key=lambda row: (row[1], ROWS.index(row)))
     assert [row[3] for row in found] == list(range(1, len(ROWS) + 1))
@@ -218,15 +219,16 @@ def test_a_sheet_is_read_as_it_is_shown(tmp_path: Path) -> None:
     rows = [[None, "text", "label", "when"], *([n, *row, datetime(2024, 3, 1 + n % 9)] for n, row in enumerate(ROWS))]
     for row in (["Our reviews"], [], *rows[:5], [None, ""], *rows[5:]):
         book.active.append(row)
-    book.create_sheet("Others").append(["text", "label"])
+    book.create_sheet("Others")
     book.save(path := tmp_path / "a.xlsx")
     (plan,), lines = plans(tmp_path, path=str(path))
     assert lines == [f"source: {path}: sheet 'Sheet'"]
     assert plan.parts[0].columns == ("", "text", "label", "when")
     assert read_rows(plan.parts[0], ["when", ""]).table.to_pylist()[4] == {"when": b"2024-03-05", "": b"4"}
     assert pairs_of(path) == ROWS
-    with pytest.raises(DataError, match="has no sheet 'reviews'; it has 'Sheet', 'Others'; set source"):
-        plans(tmp_path, path=str(path), sheet="reviews")
+    for sheet, said in (("reviews", "has no sheet 'reviews'"), ("Others", "sheet 'Others' is empty")):
+        with pytest.raises(DataError, match=f"{said}; it has 'Sheet', 'Others'; set source"):
+            plans(tmp_path, path=str(path), sheet=sheet)
 
 
 def test_several_columns_are_one_text(tmp_path: Path) -> None:
@@ -251,14 +253,10 @@ def test_a_list_of_json_may_be_cut_anywhere(size: int) -> None:
 @pytest.mark.parametrize("about", [{}, {"version": 1.5, "name": "[{"}])
 def test_a_list_in_an_object_is_read_like_the_list(indent: int | None, about: dict[str, Any], tmp_path: Path) -> None:
     records = [{"text": text, "label": label} for text, label in ROWS]
-    (tmp_path / "a.json").write_text(json.dumps({**about, "data": records}, indent=indent))
-    assert pairs_of(tmp_path / "a.json") == ROWS
-
-
-def test_lines_that_begin_with_a_list_of_objects_are_no_list(tmp_path: Path) -> None:
-    lines = [json.dumps({"said": [{"by": "me"}], "text": text, "label": label}) for text, label in ROWS]
-    (tmp_path / "a.json").write_text("\n".join(lines))
-    assert pairs_of(tmp_path / "a.json") == ROWS
+    lines = [json.dumps({"said": [{"by": "me"}], **record}) for record in records]  # each begins with one, and is none
+    for text in (json.dumps({**about, "data": records, "n": 3}, indent=indent), "\n".join(lines)):
+        (tmp_path / "a.json").write_text(text)
+        assert pairs_of(tmp_path / "a.json") == ROWS
 
 
 SIZE = 60
@@ -340,13 +338,13 @@ def test_a_split_column_where_that_is_safe(tmp_path: Path) -> None:
 
 
 def test_a_first_line_that_is_a_row(tmp_path: Path) -> None:
-    rows = [(MOODS[at], text) for at, text in enumerate(SENTENCES)]
-    found = found_in(write_csv(tmp_path / "a.csv", rows, header=()))
-    assert found.files[0].source.columns == ["column_1", "column_2"]
-    assert (found.chosen["text_column"], found.chosen["label_column"]) == ("column_2", "column_1")
-    assert found.lines[0].endswith("there is no header line; columns are called column_1, column_2")
-    named = found_in(write_csv(tmp_path / "b.csv", rows, ("good", "opinion")))
-    assert named.files[0].source.columns == []
+    for texts in (SENTENCES, CASES["no spaces between words"][0]["評論"]):
+        rows = list(zip(MOODS, texts, strict=True))
+        for header in ((), ("good", "opinion"), ("", "opinion")):
+            path = write_csv(tmp_path / "a.csv", rows, header)
+            assert pairs_of(path) == [row[::-1] for row in rows]
+            said = "there is no header line; columns are called column_1, column_2"
+            assert found_in(path).lines[0].endswith(said) == (not header)
 
 
 def test_what_is_named_is_not_looked_for(tmp_path: Path) -> None:
