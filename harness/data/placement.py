@@ -100,8 +100,8 @@ def filesystem(path: str | Path) -> str:
         return "a remote store"
     target = Path(os.path.realpath(path))
     mounts = [part for part in psutil.disk_partitions(all=True) if target.is_relative_to(part.mountpoint)]
-    deepest = max((len(part.mountpoint) for part in mounts), default=0)
-    return next((part.fstype for part in reversed(mounts) if len(part.mountpoint) == deepest), "unknown")
+    deepest = max(reversed(mounts), key=lambda part: len(part.mountpoint), default=None)
+    return "unknown" if deepest is None else deepest.fstype
 
 
 def is_network(kind: str) -> bool:
