@@ -77,6 +77,9 @@ def open_data(
     The first process of each node stages the shards, and waits at most ``timeout_s`` seconds if another run is staging
     them. ``stage_dir``: auto, none or a directory.
     """
+    if missing := {*names}.difference(manifest.names):
+        held = ", ".join(sorted(manifest.names))
+        raise DataError(f"{data}: has no split {min(missing)!r}; it has {held}; name another")
     staged = dict[str | Path, Path]()
     for path, part, _ in parts_of(data, manifest):
         own = [*filter(part.splits.get, names)]
