@@ -191,7 +191,6 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("data", "keys", "sentence"),
     [
-        ("d", {"epoch": 3}, "--epoch: no such option; it is --epochs here"),
         ({"d": 0.7}, {}, "d:0.7: no such folder, and no mixture either; name several, with shares above 0, as in"),
         (FRAME, {"run": None}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
         (FRAME.iloc[:0], {}, "frame: the corpus is empty: no row to learn from"),
@@ -250,7 +249,6 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     ("texts", "sentence"),
     [
         (["a", None], r"texts\[1\] is None, not a text; leave it out, or give it one"),
-        (b"a", "a bytes is no list of strings"),
         (pd.DataFrame({"review": ["a"], "stars": [1]}), "a DataFrame is no list of strings, and no column of a table"),
     ],
 )
