@@ -427,7 +427,7 @@ class LaunchRecipe(RunConfig):
 
 def seeds_of(text: str) -> list[int]:
     """The seeds that ``0,1,2`` names, in this order. Raises ``ConfigError``."""
-    found = [int(word) for word in text.split(",")] if re.fullmatch(r"[0-9 ]+(,[0-9 ]+)+", text) else []
+    found = [int(word) for word in text.strip("[]").split(",")] if re.fullmatch(r"\[?\d+(, *\d+)+\]?", text) else []
     fits = 2 <= len(set(found)) == len(found) <= MOST_SEEDS and max(found) < 2**63
     require(fits, "seeds", text, f"2 to {MOST_SEEDS} different whole numbers with commas between, as in 0,1,2")
     return found

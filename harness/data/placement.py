@@ -77,10 +77,9 @@ def open_data(
     The first process of each node stages the shards, and waits at most ``timeout_s`` seconds if another run is staging
     them. ``stage_dir``: auto, none or a directory.
     """
-    held = sorted(manifest.names)
-    for name in names:
-        if name not in held:
-            raise DataError(f"{data}: has no split {name!r}; it has {', '.join(held)}")
+    if missing := {*names}.difference(manifest.names):
+        held = ", ".join(sorted(manifest.names))
+        raise DataError(f"{data}: has no split {min(missing)!r}; it has {held}; name another")
     staged = dict[str | Path, Path]()
     for path, part, _ in parts_of(data, manifest):
         own = [*filter(part.splits.get, names)]
@@ -104,8 +103,8 @@ def filesystem(path: str | Path) -> str:
         return "a remote store"
     target = Path(os.path.realpath(path))
     mounts = [part for part in psutil.disk_partitions(all=True) if target.is_relative_to(part.mountpoint)]
-    deepest = max((len(part.mountpoint) for part in mounts), default=0)
-    return next((part.fstype for part in reversed(mounts) if len(part.mountpoint) == deepest), "unknown")
+    deepest = max(reversed(mounts), key=lambda part: len(part.mountpoint), default=None)
+    return "unknown" if deepest is None else deepest.fstype
 
 
 def is_network(kind: str) -> bool:

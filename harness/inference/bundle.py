@@ -136,9 +136,8 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
     if info.text_hash != manifest.text_hash:
         part = "vocabulary" if info.vocabulary_hash != manifest.vocabulary_hash else "text pipeline"
         raise DataError(
-            f"{data}: its {part} is not the one the weights were trained with (text hash {manifest.text_hash[:12]}, "
-            f"weights {info.text_hash[:12]}); evaluate on the dataset of the training or one built with its vocabulary "
-            "(vocabulary.base)"
+            f"{data}: its {part} is not the one the weights were trained with; name the dataset of the training, or "
+            "one built with its vocabulary (vocabulary.base)"
         )
     if info.labels != manifest.labels:
         here, known = (shortened(", ".join(names), NAMED) for names in (manifest.labels, info.labels))

@@ -14,7 +14,7 @@ import pyarrow as pa
 from harness.inference.scorer import Engine, open_scorer
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.atomic import temporary_folder
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.terminal import shortened
 from preprocessing.labels import as_found, typed_values
 
@@ -45,6 +45,7 @@ class Model:
         self, place: str | Path, engine: Engine = "auto", device: Literal["auto", "cpu", "cuda"] = "auto"
     ) -> None:
         """Read and verify."""
+        require(device in ("auto", "cpu", "cuda"), "device", device, "one of auto, cpu, cuda")
         self.place, self.engine, self.device = place, engine, device
         self._files: dict[str, bytes] = {}
         self._open(place)

@@ -200,7 +200,7 @@ def runs(config: RunsConfig) -> None:
         ]
         screen.table(table(RUN_COLUMNS, rows, screen.width))
     else:
-        print(f"{folder}: no runs yet; the first: padless train data/mine -o {folder / 'mine'}")
+        print(f"{folder}: no runs yet; padless train DATA makes one")
 
 
 def facts_of(status: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PosixPath
 from subprocess import PIPE, STDOUT, Popen
@@ -105,7 +105,7 @@ def train(
         place = prepare(place, text=text, label=label, output=f"{run}-data", options=own).path
     words = words_of({"config": config, "data": place, "run": run}, keys)
     asked = cli.parse(LaunchRecipe, words, prog="padless.train")
-    if num_processes > 1 or asked.seeds or asked.folds:
+    if num_processes != 1 or asked.seeds or asked.folds:
         launch(["--num_processes", str(num_processes), *words])
     else:
         with stopping.noting():
@@ -170,13 +170,19 @@ def pass_on(process: Popen[str]) -> str:
     return line.strip()
 
 
-def labelled(texts: Any, labels: Sequence[Any]) -> Piece:
-    """Texts and their labels as rows, numbered from 0. Raises ``DataError``."""
+def paired(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
+    """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
     every, names = [text for some in chunks(texts) for text in some], list(map(as_found, labels))
     if len(every) != len(names):
         raise DataError(f"{len(every):,} texts and {len(names):,} labels; give a label for each text")
     if None in names:
-        raise DataError(f"labels[{names.index(None)}] is missing; label this text, or leave it out")
+        raise DataError(f"{name}[{names.index(None)}] is missing; label this text, or leave it out")
+    return every, names
+
+
+def labelled(texts: Any, labels: Iterable[Any]) -> Piece:
+    """Texts and their labels as rows, numbered from 0. Raises ``DataError``."""
+    every, names = paired(texts, labels, "labels")
     classes, label = np.unique(np.array(names, str), return_inverse=True)
     row, none = np.arange(len(names)), np.zeros(len(names), np.int8)
     of_rows = {"texts": pa.array(every, pa.large_string()), "label": label, "row": row, "split": none, "missing": none}

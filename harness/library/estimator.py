@@ -17,8 +17,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from harness.config import RunConfig
-from harness.inference.model import Texts, chunks, load
-from harness.library.commands import of_datasets, prepare, train_here, words_of
+from harness.inference.model import Texts, load
+from harness.library.commands import of_datasets, paired, prepare, train_here, words_of
 from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
@@ -58,9 +58,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Texts, y: Any) -> TextClassifier:  # noqa: N803 - scikit-learn's name
         """Train on texts and their labels: strings, whole numbers or booleans. Raises ``UserError``."""
         labels = column_or_1d(np.asarray(y), warn=True)
-        if (missing := pd.isna(labels)).any():
-            raise FitError(f"y[{missing.argmax()}] is missing; label this text, or leave it out")
-        check_classification_targets(labels)
         given, both = dict(self.options or {}), {"quiet": not self.verbose, "seed": self.random_state or 0}
         cut = {"splits.test": 0, "splits.validation": self.validation_fraction}
         of_data = {**both, **cut, "executor.workers": 1, **of_datasets(given)}
@@ -77,8 +74,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             **both,
         }
         try:
-            texts = pd.Series([text for some in chunks(X) for text in some], dtype=object)
-            frame = pd.DataFrame({"text": texts, "label": labels})
+            texts, _ = paired(X, np.asarray(y, object).ravel(), "y")  # in `labels`, nan beside texts is 'nan'
+            check_classification_targets(labels)
+            frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
             with temporary_folder() as folder:
                 prepare(frame, text="text", label="label", output=folder / "data", options=of_data)
                 words = words_of({**of_run, "data": folder / "data", "run": folder / "run"}, given)

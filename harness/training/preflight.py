@@ -6,7 +6,7 @@ Nothing here imports torch or touches a device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,25 +168,25 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
     for key in dict.fromkeys([*after, *before]):  # a missing key counts as None
         was, now, other_data = before.get(key), after.get(key), key == "data" and not same_data
         if other_data or (was != now and not (was in UNSET and now in UNSET)):
-            breaks = other_data or FREE.isdisjoint({key, key.partition(".")[0]})
+            breaks = other_data or not is_allowed(key, FREE)
             breaking += [key] if breaks else []
             effect = "another run from here on" if breaks else "the same run"
             lines.append(f"  {readable(key)}: was {readable(was)}, now {readable(now)} ({effect})")
     if lines:
         say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *lines]))
-    for key in breaking:
+    unfit = [key for key in breaking if key.partition(".")[0] in ("model", "task") and key not in FITTING]
+    for key in [*unfit, *(key for key in breaking if not is_allowed(key, config.allowed))]:
         name, was, now = map(readable, (key, before.get(key), after.get(key)))
-        if key.partition(".")[0] in ("model", "task") and key not in FITTING:
+        if unfit:
             raise ConfigError(f"{name}: was {was}, now {now}: the weights fit no other; name another run directory")
-        if not is_allowed(key, config.allowed):
-            raise ConfigError(
-                f"{name}: the run began with {was}, now {now}; set it back, name another run directory, or continue "
-                f"anyway with --allow {name}"
-            )
+        raise ConfigError(
+            f"{name}: the run began with {was}, now {now}; set it back, name another run directory, or continue "
+            f"anyway with --allow {','.join(map(readable, sorted({*breaking, *config.allowed})))}"
+        )
     return ResumePoint(checkpoint, finished and not breaking)
 
 
-def is_allowed(key: str, allowed: set[str]) -> bool:
+def is_allowed(key: str, allowed: Collection[str]) -> bool:
     """Whether ``allowed`` names the key or one of its prefixes."""
     parts = key.split(".")
     return any(".".join(parts[:count]) in allowed for count in range(1, len(parts) + 1))

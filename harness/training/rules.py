@@ -83,13 +83,13 @@ def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -
     """Replace every ``auto`` by a value; the dataset is read only if a key is ``auto``. ``cards``: the number of GPUs
     that will train, None for CPUs; asked if the batch depends on it.
 
-    A run that resumes with other data (``--allow data``) or on GPUs keeps the values that it started with. Raises
+    A run that resumes with another value (``--allow``) or on GPUs keeps the values that it started with. Raises
     ``DataError`` if the manifest cannot be read; before that, ``ConfigError`` for keys that contradict each other or an
     unknown part of the model.
     """
     check_model(config.model)
     config = for_task(config)
-    if "data" in config.allowed and keys_to_resolve(config):
+    if config.allowed and keys_to_resolve(config):
         config = as_begun(config)
     if not keys_to_resolve(config):
         return Resolved(config, {})

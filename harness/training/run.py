@@ -168,6 +168,7 @@ class Run(Milestones):
                 if TEST in measured:
                     self.writer.log(TEST, {"step": self.trainer.step, **numbers_of(measured[TEST])})
                 self.console.results(measured)
+                self.console.advance(self.trainer.step, "writing the report")
 
     def rehearse(self) -> None:
         """A dry run: take a few real steps with the longest batch; print time, memory and the time of a full run."""

@@ -161,11 +161,10 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
         if value is None:
             raise ConfigError(f"--{key}: a value follows it, as in --{key} VALUE")
     words, left = filled(alone, keys, config_class)
-    for key, value in (given := [*given, *words]):
-        if key == "config":
-            values |= from_file(config_class, configuration.find(value, getattr(config_class, "RECIPES", "")))
-        elif key in options:
-            values[key] = value
+    every = [*given, *words]
+    for path in (value for key, value in every if key == "config"):
+        values |= from_file(config_class, configuration.find(path, getattr(config_class, "RECIPES", "")))
+    values |= {key: value for key, value in every if key in options}
     if missing := next((key for key, one in options.items() if one.default is MISSING and key not in values), None):
         raise ConfigError(f"--{missing} is missing, as in {page.example or page.usage}")
     config = build(config_class, values)
@@ -177,7 +176,7 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
 
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
-    return config, given
+    return config, every
 
 
 def output_of(config_class: type) -> str:
@@ -210,7 +209,8 @@ def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tupl
     """The positional arguments, and every option's key with its value, None without one.
 
     An option takes the next argument as its value, a switch only ``true`` or ``false``. No option takes another option
-    as its value; an argument with a blank is no option. After ``--`` every argument is positional.
+    as its value; an argument with a blank is no option. After ``--`` every argument is positional. Raises
+    ``ConfigError`` for a YAML file among the positional ones.
     """
     options, short = options_of(config_class), {"-h": "help", "-o": output_of(config_class)}
     switches = {"print_config", *(key for key, one in options.items() if one.is_switch)}
@@ -220,6 +220,8 @@ def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tupl
         if word == "--":
             return alone + words, given
         if not OPTION.fullmatch(word):
+            if word.endswith((".yaml", ".yml")) and os.path.isfile(word):
+                raise ConfigError(f"{word}: a configuration file; name it as --config {word}")
             alone.append(word)
             continue
         name, equals, rest = word.partition("=")

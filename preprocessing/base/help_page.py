@@ -66,7 +66,7 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
         "-o PATH": f"the same as --{output}" if output in options else "",
         f"--help {ALL}": f"all {len(options)} keys; --help KEY: one",
         "--help GROUP": ", ".join(groups),
-        "--config FILE": "a YAML file with any of the keys; later ones win",
+        "--config FILE": "a YAML file with any of the keys; keys beside it win",
         "--print_config": "print the resulting configuration",
     }
     blocks = [

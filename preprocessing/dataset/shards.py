@@ -402,7 +402,8 @@ class Split:
     def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
         """Look at the split's files; raises ``DataError`` if there are none or one does not match the manifest."""
         if not manifest.splits.get(name):
-            raise DataError(f"{root}: has no split {name!r}; it has {', '.join(sorted(manifest.names))}")
+            held = ", ".join(sorted(manifest.names))
+            raise DataError(f"{root}: has no split {name!r}; it has {held}; name another, or build it with one")
         self.root, self.name, self.manifest = root, name, manifest
         self.index = manifest.shards(root, [name])
         if not self.is_remote:

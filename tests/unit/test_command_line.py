@@ -154,13 +154,13 @@ def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value:
     assert getattr(cli.parse(Options, argv, prog="test"), key) == value
 
 
-def test_files_and_words_come_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_win_over_files_which_come_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
     first.write_text("run: a\nnumber: 1\npart:\n  rate: auto\n  weights: {x: 1}\nlabels: {on: [yes, 012], off:}\n")
-    second.write_text("number: ~\npart: {pair: [1, 2]}\n")
+    second.write_text("run: b\npart: {pair: [1, 2]}\n")
     words = ["--number", "5", "--config", str(first), f"--config={second}"]
     found = cli.parse(Options, words, prog="test")
-    assert (found.run, found.number, found.labels) == ("a", None, {"on": ["yes", "012"], "off": "null"})
+    assert (found.run, found.number, found.labels) == ("b", 5, {"on": ["yes", "012"], "off": "null"})
     assert found.part == Part(rate="auto", pair=(1.0, 2.0), weights={"x": 1.0})
     with pytest.raises(SystemExit):
         cli.parse(Options, ["--print_config", *words], prog="test")

@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import padless
 from harness.inference import model
-from harness.library import estimator
+from harness.library import commands
 from tests.commands import run_command, succeed
 from tests.datasets import sentences
 
@@ -74,10 +74,8 @@ def test_a_search_on_several_processes() -> None:
 @pytest.mark.parametrize(
     ("keys", "y", "sentence"),
     [
-        ({}, [*NUMBERS[:-1], None], r"y\[99\] is missing; label this text, or leave it out"),
-        ({}, ["a"] * 100, "all 90 rows have the label 'a'; a classifier needs two"),
-        ({}, NUMBERS[1:], "array length 99 does not match index length 100"),
-        ({}, NUMBERS + 0.5, "Unknown label type: continuous"),
+        ({}, [*"ab" * 49, "b", float("nan")], r"y\[99\] is missing; label this text, or leave it out"),
+        ({}, NUMBERS[1:], "100 texts and 99 labels; give a label for each text"),
         ({"lr": -1}, NUMBERS, "optim.lr: expected a number above 0, .*got -1"),
     ],
 )
@@ -103,6 +101,6 @@ def test_the_checks_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     def texts_of(table: Any) -> Any:
         yield [" ".join(f"c{place}v{value:.2f}" for place, value in enumerate(row)) for row in check_array(table)]
 
-    monkeypatch.setattr(estimator, "chunks", texts_of)
+    monkeypatch.setattr(commands, "chunks", texts_of)
     monkeypatch.setattr(model, "chunks", texts_of)
     check_estimator(padless.TextClassifier(**SMALL), expected_failed_checks=NOT_FOR_TEXTS)

@@ -81,7 +81,7 @@ def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
         train = launcher.train
         monkeypatch.setattr(launcher, "train", lambda *asked: STOP.heard.append("SIGTERM") or train(*asked))
     dry = word == "--dry_run"
-    assert launch(data, tmp_path / "r", "--seeds=0,1", *([word] if dry else [])) == (0 if dry else 85)
+    assert launch(data, tmp_path / "r", "--seeds=[0, 1]", *([word] if dry else [])) == (0 if dry else 85)
     assert [one.seed for one in seen.trained] == [0]
 
 

@@ -184,15 +184,13 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
     assert "accuracy" in capsys.readouterr().out
     assert [line["processes"] for line in read_attempts(run.directory)] == [2]
     assert repr(run).startswith(f"<padless run {tmp_path / 'run'}: finished, accuracy")
-    with pytest.raises(padless.UserError, match="epochs: the run began with 1, now 2"):
-        padless.train(tmp_path / "run-data", tmp_path / "run", epochs=2, **keys)
+    with pytest.raises(padless.UserError, match="num_processes 0: must be at least 1"):
+        padless.train(tmp_path / "run-data", tmp_path / "run", **{**keys, "num_processes": 0})
 
 
 @pytest.mark.parametrize(
     ("data", "keys", "sentence"),
     [
-        ("d", {"epoch": 3}, "--epoch: no such option; it is --epochs here"),
-        ("d", {"optim": {"l": 3}}, "--optim.l: no such option; did you mean --optim.lr?"),
         ({"d": 0.7}, {}, "d:0.7: no such folder, and no mixture either; name several, with shares above 0, as in"),
         (FRAME, {"run": None}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
         (FRAME.iloc[:0], {}, "frame: the corpus is empty: no row to learn from"),
@@ -251,13 +249,14 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     ("texts", "sentence"),
     [
         (["a", None], r"texts\[1\] is None, not a text; leave it out, or give it one"),
-        (b"a", "a bytes is no list of strings"),
         (pd.DataFrame({"review": ["a"], "stars": [1]}), "a DataFrame is no list of strings, and no column of a table"),
     ],
 )
 def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> None:
     with pytest.raises(padless.UserError, match=sentence):
         padless.load(two).predict(texts)
+    with pytest.raises(padless.UserError, match="device: 'gpu' is out of range: expected one of auto, cpu, cuda"):
+        padless.load(two, device="gpu")
 
 
 def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
