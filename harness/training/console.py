@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -210,7 +211,9 @@ class Console(Sink):
             names = (layout.BUNDLE, figures_name(TEST), layout.REPORT, layout.LOG)
             there = ", ".join(name for name in names if (run / name).exists())
             self.screen.fact("finished", f"in {took}; {run} has {there}", "good")
-            then = f'padless report {run} --open; padless predict {run} "a text"'
-            if self.config.task != CLASSIFIER:
-                then = f"padless train DATA --init.weights {run}"
-            self.screen.fact("next", then)
+            name = shlex.quote(str(run))
+            then = [f"padless train DATA --init.weights {name}"]
+            if self.config.task == CLASSIFIER:
+                then = [f"padless report {name} --open", f'padless predict {name} "a text"']
+            for title, command in zip(("next", ""), then, strict=False):
+                self.screen.fact(title, command)

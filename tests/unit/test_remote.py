@@ -242,7 +242,7 @@ def test_a_training_on_remote_data_is_the_local_one_bit_for_bit(far: str, tmp_pa
     assert final(tmp_path / "there" / "run") == final(tmp_path / "here" / "run")
 
 
-@pytest.mark.parametrize("mixture", ["{}", "{}:0.7,HERE:0.3", "HERE:0.4,{}:0.6"])
+@pytest.mark.parametrize("mixture", ["{}", "{}:0.7,HERE:0.3", pytest.param("HERE:0.4,{}:0.6", marks=pytest.mark.slow)])
 def test_batches_of_remote_rows_are_those_of_local_ones(far: str, proxy: Proxy, mixture: str, tmp_path: Path) -> None:
     here, spec = tmp_path / "data", OrderSpec(seed=1, global_batch=12, window_rows=96)
     write_dataset(tmp_path / "other", {"train": 200, "validation": 20}, seed=5, block_rows=16, base=here)
