@@ -32,8 +32,9 @@ APART = 10
 """The sum of absolute errors of all pieces may be this many times larger, since most errors cancel."""
 PIECES = 4
 """Initial number of pieces of the line."""
-MOST_POINTS = 1025
-"""Maximum points per text; after that the remaining error is accepted and reported."""
+MOST_POINTS, SHORTEST = 1025, 2.0**-20
+"""Maximum points per text, and the length of a piece that is not halved any more, since the logit jumps there; after
+that the remaining error is accepted and reported."""
 BATCH_TOKENS = 8192
 """Tokens per batch; limits the memory for gradients."""
 
@@ -88,13 +89,14 @@ class Line:
         allowed = max(TOLERANCE * abs(difference), SMALLEST)
         if (missed <= allowed and apart <= APART * allowed) or len(self.known) >= MOST_POINTS:
             return False
-        worst = np.flatnonzero(np.abs(errors) >= np.abs(errors).mean())
+        halved = np.array([end - start > SHORTEST for start, end in self.pieces])
+        worst = np.flatnonzero((np.abs(errors) >= np.abs(errors).mean()) & halved)
         for place in worst[: (MOST_POINTS - len(self.known) + 1) // 2].tolist():
             start, end = self.pieces[place]
             middle = (start + end) / 2
             self.pieces[place] = (start, middle)
             self.pieces.append((middle, end))
-        return True
+        return len(worst) > 0
 
 
 def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequence[int]) -> list[Attribution]:
