@@ -50,11 +50,22 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def train_slowly() -> None:
+    """Make every step last longer than a twentieth of the half second after which a run looks for the STOP file."""
+    read = Classifier.read
+
+    def slow(self: Classifier, *batch: Any, **more: Any) -> Any:
+        time.sleep(0.03 if self.training else 0)
+        return read(self, *batch, **more)
+
+    Classifier.read = slow  # type: ignore[method-assign]
+
+
 @pytest.mark.slow
 def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    for processes, steps in ((2, 30), (1, 80), (4, 10_000)):
-        process = start(data, run, *PLAIN, processes=processes)
+    for processes, steps, before in ((2, 30, train_slowly), (1, 80, train_slowly), (4, 10_000, None)):
+        process = start(data, run, *PLAIN, processes=processes, before=before)
         wait_for_step(process, run, steps)
         if processes != 4:
             assert process.poll() is None
