@@ -221,16 +221,9 @@ class LanguageModelConfig:
     window: Annotated[int, Meta(ge=1, le=1024)] = 1
     """Each state predicts tokens up to this distance ahead, without their order. 1: the next token. About ten teach
     more about a text's topic and less about grammar."""
-    distances: AtLeast1 = 1
-    """Number of distances, drawn from 1 to window, that a step learns."""
     frequent: Annotated[float, Meta(gt=0, le=1)] | None = None
     """Tokens above this share of all tokens get a smaller weight, the more frequent the smaller (word2vec's sample), as
     in 3e-4; null: all have the same weight."""
-
-    def __post_init__(self) -> None:
-        """Check ``distances``."""
-        fits = self.distances <= self.window
-        require(fits, "language_model.distances", self.distances, f"from 1 to the window ({self.window})")
 
 
 @dataclass(frozen=True, kw_only=True)

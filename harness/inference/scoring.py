@@ -138,7 +138,7 @@ def measure(
 
     _, lengths, sums = over_all_rows(model, loader, world, pause, values_of)
     assert lengths.sum() == tokens, "a token was read twice, or not at all"
-    predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in targets.all)
+    predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in range(1, targets.window + 1))
     losses, counts = np.split(sums.sum(0), 2)
     whole = every > 1 or targets.weights is not None or (counts == predictions).all()
     assert whole, "a token was predicted twice, or not at all"

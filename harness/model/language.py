@@ -15,8 +15,9 @@ With a longer window, a state predicts the tokens ahead in any order, so it repr
 its grammar (region embeddings: Johnson and Zhang, 2016). In training, a softmax compares the right token with
 candidates that all rows of a step share (law 4; sampled softmax: Jean et al., 2015). Evaluation uses the exact softmax.
 
-Logits are computed in pieces, turned into losses and gradients, and discarded; only tensors of the size of the
-predictions' and the candidates' vectors are kept. So memory grows neither with vocabulary times tokens of a step nor
+A state has one set of logits for all the tokens that it predicts: a longer window costs little more than the next
+token alone. Logits are computed in pieces, turned into losses and gradients, and discarded; only tensors of the size
+of the states' and the candidates' vectors are kept. So memory grows neither with vocabulary times tokens of a step nor
 with candidates times tokens.
 
 Candidates are a pure function of (seed, step). Token ids are sorted by count, so a log-uniform distribution over them
@@ -45,20 +46,20 @@ from harness.batch import Batch, Masks, PackedIndex, StepBatch, send
 from harness.config import LanguageModelConfig, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, drop
 from harness.model.recurrent import Network
-from preprocessing.base.randomness import permutation, words
+from preprocessing.base.randomness import words
 from preprocessing.text.vocabulary import PAD, UNK
 
 FIRST = PAD + 1
 """The first id that can be predicted: ``<unk>``."""
 BITS = 40
-CANDIDATES_STREAM, TARGETS_STREAM = 3, 4
-"""Separate random streams; the order of rows uses 0 to 2 in this position of the key."""
+CANDIDATES_STREAM = 3
+"""A separate random stream; the order of rows uses 0 to 2 in this position of the key."""
 DRAWS = 4
 """Tokens drawn per candidate; doubled if too few are distinct."""
 CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
-"""Logits computed at once: they fit into a core's cache, or keep a GPU busy."""
-PREDICTIONS = 512
-"""Predictions per block of exact logits; the number of logits at once gives the tokens per block."""
+"""Logits, or elements of vectors, computed at once: they fit into a core's cache, or keep a GPU busy."""
+STATES = 512
+"""States per block of exact logits; the number of logits at once gives the tokens per block."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,6 @@ class Targets:
 
     window: int = 1
     """A state predicts tokens at distances from 1 to this."""
-    distances: int = 1
-    """Number of these distances used in a training step."""
     weights: torch.Tensor | None = None
     """float64 ``[vocabulary]``: weight of each token's loss, on average 1; None: equal weights."""
 
@@ -85,16 +84,7 @@ class Targets:
             ratio = config.frequent / shares
             kept = np.minimum(1.0, np.sqrt(ratio) + ratio)
             weights = torch.from_numpy(kept / (shares * kept).sum()).to(device)
-        return cls(config.window, config.distances, weights)
-
-    def drawn(self, seed: int, step: int) -> tuple[int, ...]:
-        """The distances used in optimizer ``step``, the same on every process."""
-        return tuple((permutation(self.window, seed, step, TARGETS_STREAM)[: self.distances] + 1).tolist())
-
-    @property
-    def all(self) -> tuple[int, ...]:
-        """Every distance."""
-        return tuple(range(1, self.window + 1))
+        return cls(config.window, weights)
 
     def counts(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The loss weights of ``ids``, in their shape."""
@@ -113,45 +103,33 @@ NEXT_TOKEN = Targets()
 
 @dataclass(frozen=True)
 class Reading:
-    """Inputs and outputs of the recurrent layer for a batch; positions are time-major, with or without padding."""
+    """Inputs and outputs of the recurrent layer for a batch, by token: time-major, without padding."""
 
     ids: torch.Tensor
-    """``[positions]``."""
+    """``[tokens]``."""
     vectors: torch.Tensor
-    """``[positions, embedding_dim]``: vectors of the tokens, before dropout."""
+    """``[tokens, embedding_dim]``: vectors of the tokens, before dropout."""
     candidates: torch.Tensor
     """``[candidates, embedding_dim]``."""
     states: list[torch.Tensor]
-    """``[positions, hidden]`` of each direction: outputs of the recurrent layer, in its order."""
+    """``[tokens, hidden]`` of each direction: the output of the recurrent layer that has read the token last."""
     lengths: torch.Tensor
     """int64 ``[rows]`` on the CPU."""
     index: PackedIndex
-    places: tuple[torch.Tensor, torch.Tensor]
-    """int64 ``[tokens]``: the position of each token, and of its state in the backward direction; there each row of a
-    padded batch is reversed within its own length."""
 
-    def pairs(self, distance: int) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """All pairs of tokens at ``distance`` in a text. Each token predicts the other one in one of the directions.
-
-        Returns the rows int64 ``[pairs]``; and for each direction the positions of the predicting states and of the
-        predicted tokens, int64 ``[pairs]`` both. Pairs are sorted by time, then by row.
+    def neighbours(self, window: int) -> list[torch.Tensor]:
+        """int64 ``[tokens + 1, window]`` twice: the tokens after and before each token, by distance; beyond the ends of
+        a text, and in the last row, the number of tokens. The forward direction predicts the former, the backward one
+        the latter.
         """
-        first = int(self.lengths.clamp(max=distance).sum())  # tokens without another one so far before them
-        row = self.index.row[first:]
-        before = self.index.starts[self.index.time[first:] - distance] + row
-        place, mirrored = self.places
-        forward, backward = (place[before], place[first:]), (mirrored[first:], place[before])
-        return row, [forward, backward][: len(self.states)]
-
-    def tokens_ahead(self, targets: Targets) -> list[torch.Tensor]:
-        """int64 ``[positions, window]`` for each direction: the ids that the state at each position predicts, by
-        distance; ``PAD`` beyond the end of the text.
-        """
-        found = [self.ids.new_full((len(self.ids), targets.window), PAD, dtype=torch.int64) for _ in self.states]
-        for distance in targets.all:
-            for wanted, (at, target) in zip(found, self.pairs(distance)[1], strict=True):
-                wanted[at, distance - 1] = self.ids[target].long()
-        return found
+        row, time, number = self.index.row, self.index.time, len(self.ids)
+        after, before = row.new_full((2, number + 1, window), number)
+        for distance in range(1, window + 1):
+            first = int(self.lengths.clamp(max=distance).sum())  # tokens without another one so far before them
+            other = self.index.starts[time[first:] - distance] + row[first:]
+            before[first:number, distance - 1] = other
+            after[other, distance - 1] = torch.arange(first, number, device=row.device)
+        return [after, before]
 
 
 class OutputLayer(nn.Module):
@@ -203,11 +181,7 @@ class LanguageModel(Network):
         lengths, rows, sizes = batch.device_lengths, batch.num_rows, batch.batch_sizes
         index = batch.packed_index()
         ids = (batch.widened().t() if sizes is None else batch.widened()).reshape(-1)
-        place = torch.arange(len(ids), device=ids.device)
-        row, places = index.row, (place, place)
-        if sizes is None:
-            places = index.place, (lengths[row] - 1 - index.time) * rows + row
-            row = place % rows
+        row = index.row if sizes is not None else torch.arange(len(ids), device=ids.device) % rows
         more = ids.new_empty(0) if candidates is None else candidates.to(ids.dtype)
         looked_up = self.embedding(torch.cat((ids, more, ids.new_full((1,), UNK))))
         vectors, candidate_vectors, unknown = looked_up.split([len(ids), len(more), 1])
@@ -218,11 +192,14 @@ class LanguageModel(Network):
         inputs = drop(inputs, masks, EMBEDDING, row)
         if sizes is None:
             outputs = self.recurrent.forward_padded(inputs.view(-1, rows, inputs.shape[1]), lengths, None, dtype)
-            states = [output.reshape(-1, output.shape[2]) for output in outputs]
+            # the backward direction has each row reversed within its own length
+            places = index.place, (lengths[index.row] - 1 - index.time) * rows + index.row
+            states = [out.flatten(0, 1)[at] for out, at in zip(outputs, places, strict=False)]
+            ids, vectors = ids[index.place], vectors[index.place]
         else:
             packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, sizes), None, dtype)
             states = list(packed.data.split(self.recurrent.hidden_size, dim=1))
-        return Reading(ids, vectors, candidate_vectors, states, batch.lengths, index, places)
+        return Reading(ids, vectors, candidate_vectors, states, batch.lengths, index)
 
     def projected(self, number: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Projection of ``states`` ``[N, hidden]`` of direction ``number``, to compare with token vectors:
@@ -244,20 +221,21 @@ class LanguageModel(Network):
             reading = self.read(batch)
             vectors, bias = self.embedding.weight[FIRST:], self.language_model.bias[FIRST:]
             sums = torch.zeros(2, self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
-            rows, pairs = reading.pairs(1)
+            rows, ids = reading.index.row, functional.pad(reading.ids.long(), (0, 1), value=PAD)
+            kept = torch.arange(len(rows), device=rows.device)
             if every > 1:
-                time = reading.index.time[len(reading.index.time) - len(rows) :]
-                kept = (time + torch.from_numpy(batch.rows).to(time.device)[rows]) % every == 0
-                rows, pairs = rows[kept], [(at[kept], target[kept]) for at, target in pairs]
-            for number, (states, wanted) in enumerate(zip(reading.states, reading.tokens_ahead(targets), strict=True)):
-                for piece in pieces(len(rows), PREDICTIONS):
-                    at = pairs[number][0][piece]
-                    found = wanted[at]
+                kept = kept[(reading.index.time + torch.from_numpy(batch.rows).to(rows.device)[rows]) % every == 0]
+            for number, (states, wanted) in enumerate(
+                zip(reading.states, reading.neighbours(targets.window), strict=False)
+            ):
+                for piece in pieces(len(kept), STATES):
+                    at = kept[piece]
+                    found = ids[wanted[at]]
                     projected = self.projected(number, states[at], bias.dtype)
                     losses = log_losses(projected, vectors, bias, (found - FIRST).clamp(min=0))
                     counts = targets.counts(found, losses.dtype) * (found != PAD)
                     both = torch.stack(((losses * counts).sum(1), counts.sum(1))).double()
-                    sums[:, number].index_add_(1, rows[piece], both)
+                    sums[:, number].index_add_(1, rows[at], both)
         losses, counts = sums.transpose(1, 2)
         return losses, counts
 
@@ -302,38 +280,29 @@ class LanguageObjective(nn.Module):
         candidates = send(torch.from_numpy(drawn), device)
         with torch.autocast(device.type, enabled=False):
             reading = model.read(batch, candidates, masks, self.recurrent_dtype)
-            distances = self.targets.drawn(self.seed, step)
-            found = [self.losses(reading, distance, candidates, tries, masks) for distance in distances]
-        return torch.stack(found).sum() / len(found)
+            return self.losses(reading, candidates, tries, masks)
 
-    def losses(
-        self, reading: Reading, distance: int, candidates: torch.Tensor, tries: int, masks: Masks | None
-    ) -> torch.Tensor:
-        """The sum of the losses of pairs at ``distance``."""
+    def losses(self, reading: Reading, candidates: torch.Tensor, tries: int, masks: Masks | None) -> torch.Tensor:
+        """The sum of the losses of all predictions, divided by the window."""
         model, hidden = self.classifier, self.classifier.recurrent.hidden_size
-        bias, number_of = model.language_model.bias, len(candidates)
-        place = candidates.new_full((len(bias),), number_of)
-        place[candidates] = torch.arange(number_of, device=candidates.device)
+        bias, ids = model.language_model.bias, reading.ids.long()
+        is_candidate = torch.zeros_like(bias, dtype=torch.bool).index_fill_(0, candidates, True)
         candidate_bias = bias[candidates] - self.log_expected(candidates, tries)
-        kept, totals = None if masks is None else masks.keep.get(HEAD), []
-        pair_rows, directions = reading.pairs(distance)
-        for number, (at, position) in enumerate(directions):
-            states = reading.states[number].index_select(0, at)
-            if kept is not None:
-                states = states * kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)[pair_rows]
-            target = reading.ids[position].long()
-            total = SampledSoftmax.apply(
-                model.projected(number, states, self.output_dtype),
-                reading.vectors.index_select(0, position),
-                bias[target] - self.log_expected(target, tries),
-                reading.candidates,
-                candidate_bias,
-                place[target],
-                self.output_dtype,
-                None if self.targets.weights is None else self.targets.counts(target, bias.dtype),
-            )
-            totals.append(total)
-        return torch.stack(totals).sum()
+        # a state and a token more, with a weight of 0, where a text has no token at a distance
+        right_bias = functional.pad(bias[ids] - self.log_expected(ids, tries), (0, 1))
+        vectors, counts = functional.pad(reading.vectors, (0, 0, 0, 1)), self.targets.counts(ids, bias.dtype)
+        counts, hits = functional.pad(counts, (0, 1)), functional.pad(is_candidate[ids], (0, 1))
+        kept = None if masks is None else masks.keep.get(HEAD)
+        wanted, wanting = reading.neighbours(self.targets.window)
+        totals = []
+        for number, states in enumerate(reading.states):
+            mask = None if kept is None else kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)
+            given = states if mask is None else states * mask[reading.index.row]
+            projected = functional.pad(model.projected(number, given, self.output_dtype), (0, 0, 0, 1))
+            output = (reading.candidates, candidate_bias, self.output_dtype)
+            totals.append(SampledSoftmax.apply(projected, vectors, right_bias, wanted, wanting, hits, counts, *output))
+            wanted, wanting = wanting, wanted
+        return torch.stack(totals).sum() / self.targets.window
 
     def log_expected(self, ids: torch.Tensor, tries: int) -> torch.Tensor:
         """Logarithm of the expected count of ``ids`` among the candidates, ``[ids]``; 0 for an exact softmax."""
@@ -398,63 +367,65 @@ class SampledSoftmax(torch.autograd.Function):
         projected: torch.Tensor,
         vectors: torch.Tensor,
         bias: torch.Tensor,
+        wanted: torch.Tensor,
+        wanting: torch.Tensor,
+        hits: torch.Tensor,
+        counts: torch.Tensor,
         candidate_vectors: torch.Tensor,
         candidate_bias: torch.Tensor,
-        hits: torch.Tensor,
         dtype: torch.dtype,
-        counts: torch.Tensor | None,
     ) -> torch.Tensor:
         """The sum of the losses of all predictions.
 
-        A logit is the product of ``projected`` ``[predictions, features]`` with a token's vector, plus a bias that is
-        reduced by the logarithm of the token's expected count already. ``vectors`` ``[predictions, features]`` and
-        ``bias`` ``[predictions]`` belong to the right tokens, ``candidate_vectors`` and ``candidate_bias`` to the
-        candidates. ``hits`` int64 ``[predictions]``: index of the right token among the candidates, where it is masked;
-        the number of candidates if it is not one. Products are computed in ``dtype``, all else in the dtype of
-        ``projected``. ``counts`` ``[predictions]``: weight of each loss; None: 1.
+        A logit is the product of a state, ``projected`` ``[tokens, features]``, with a token's vector, plus a bias that
+        is reduced by the logarithm of the token's expected count already. ``wanted`` int64 ``[tokens, window]``: the
+        tokens that each state predicts; ``wanting``: the states that predict each token. ``vectors`` ``[tokens,
+        features]``, ``bias``, ``hits`` (whether it is a candidate) and ``counts`` (the weight of its loss) ``[tokens]``
+        belong to the tokens, ``candidate_vectors`` and ``candidate_bias`` to the candidates. Products with candidates
+        are computed in ``dtype``, all else in the dtype of ``projected``.
         """
-        candidates = len(candidate_vectors)
-        # The extra last column takes the mask if no candidate is the right token; then it holds the right token.
-        rows = functional.pad(candidate_vectors, (0, 0, 0, 1))
-        offsets = functional.pad(candidate_bias, (0, 1))
-        given, turned = projected.to(dtype), rows.to(dtype)
-        right = (projected * vectors).sum(1).add_(bias)
-        losses, right_gradient = torch.empty_like(right), torch.empty_like(right)
-        gradient = torch.empty_like(projected)
-        rows_gradient, offsets_gradient = torch.zeros_like(rows), torch.zeros_like(offsets)
-        for piece in pieces(len(projected), max(1, elements_at_once(projected.device) // (candidates + 1))):
+        given, turned = projected.to(dtype), candidate_vectors.to(dtype)
+        gradient, right_gradient = torch.empty_like(projected), torch.empty_like(wanted, dtype=projected.dtype)
+        total = projected.new_zeros(())
+        rows_gradient, offsets_gradient = torch.zeros_like(candidate_vectors), torch.zeros_like(candidate_bias)
+        widest = max(len(candidate_vectors), wanted.shape[1] * vectors.shape[1])
+        for piece in pieces(len(projected), max(1, elements_at_once(projected.device) // widest)):
             if dtype == projected.dtype:
-                logits = torch.addmm(offsets, given[piece], turned.t())
+                logits = torch.addmm(candidate_bias, given[piece], turned.t())
             else:
-                logits = (given[piece] @ turned.t()).to(projected.dtype).add_(offsets)
-            logits.scatter_(1, hits[piece, None], -torch.inf)
-            logits[:, candidates] = right[piece]
-            chances = torch.log_softmax(logits, 1)
-            losses[piece] = -chances[:, candidates]
-            chances.exp_()
-            right_gradient[piece] = chances[:, candidates] - 1
-            if counts is not None:
-                losses[piece] *= counts[piece]
-                right_gradient[piece] *= counts[piece]
-                chances *= counts[piece, None]
+                logits = (given[piece] @ turned.t()).to(projected.dtype).add_(candidate_bias)
+            tokens = wanted[piece]
+            right = torch.bmm(vectors[tokens], projected[piece, :, None])[:, :, 0].add_(bias[tokens])
+            peak = logits.amax(1, keepdim=True)
+            chances = logits.sub_(peak).exp_()
+            sums = chances.sum(1, keepdim=True)
+            scale = peak + sums.log()
+            # a token that is a candidate is among the logits already
+            whole = torch.where(hits[tokens], scale, torch.logaddexp(scale, right))
+            weights = counts[tokens]
+            total += ((whole - right) * weights).sum()
+            right_gradient[piece] = weights * ((right - whole).exp().masked_fill_(hits[tokens], 0.0) - 1)
+            chances.mul_((weights * (scale - whole).exp()).sum(1, keepdim=True) / sums)
             offsets_gradient += chances.sum(0)
-            weights = chances.to(dtype)
-            gradient[piece] = weights @ turned
-            rows_gradient += weights.t() @ given[piece]
-        gradient += right_gradient[:, None] * vectors
-        ctx.save_for_backward(
-            gradient, projected, right_gradient, rows_gradient[:candidates], offsets_gradient[:candidates]
-        )
-        return losses.sum()
+            chances = chances.to(dtype)
+            gradient[piece] = chances @ turned
+            rows_gradient += chances.t() @ given[piece]
+        gradient += weighted_sums(wanted, right_gradient, vectors)
+        turned_gradient = right_gradient.gather(0, wanting)
+        saved = (gradient, weighted_sums(wanting, turned_gradient, projected), turned_gradient.sum(1))
+        ctx.save_for_backward(*saved, rows_gradient, offsets_gradient)
+        return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradients of ``forward`` times the gradient of the sum."""
-        gradient, projected, right_gradient, rows_gradient, offsets_gradient = ctx.saved_tensors
-        scale = gradients[0]
-        right = right_gradient * scale
-        both = (gradient * scale, right[:, None] * projected, right)
-        return (*both, rows_gradient * scale, offsets_gradient * scale, None, None, None)
+        first, second, third, fourth, fifth = (saved * gradients[0] for saved in ctx.saved_tensors)
+        return first, second, third, None, None, None, None, fourth, fifth, None
+
+
+def weighted_sums(places: torch.Tensor, weights: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """``[N, features]``: sums of the ``vectors`` at ``places`` ``[N, K]`` times their ``weights`` ``[N, K]``."""
+    return functional.embedding_bag(places, vectors, mode="sum", per_sample_weights=weights)
 
 
 def log_losses(
@@ -467,7 +438,7 @@ def log_losses(
     """
     right = torch.stack([(projected * vectors[tokens]).sum(1) for tokens in wanted.t()], 1) + bias[wanted]
     total = projected.new_full((len(projected),), -math.inf)
-    for columns in pieces(len(vectors), max(1, elements_at_once(vectors.device) // PREDICTIONS)):
+    for columns in pieces(len(vectors), max(1, elements_at_once(vectors.device) // STATES)):
         logits = torch.addmm(bias[columns], projected, vectors[columns].t())
         total = torch.logaddexp(total, torch.logsumexp(logits, 1))
     return total[:, None] - right

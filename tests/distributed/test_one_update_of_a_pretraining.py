@@ -42,7 +42,7 @@ def make_config(data: str, options: str) -> RunConfig:
     if options == "every option":
         model = ModelConfig(embedding_dim=8, hidden_size=6, dropout=0.4, word_dropout=0.3, freeze_embedding=2)
         optim = OptimConfig(lr=0.01, ema=0.8, weight_decay=0.1)
-        language_model = LanguageModelConfig(candidates=20, window=5, distances=2, frequent=0.001)
+        language_model = LanguageModelConfig(candidates=20, window=5, frequent=0.001)
     else:
         model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, bidirectional=False)
         optim, language_model = OptimConfig(lr=0.01), LanguageModelConfig(candidates=5000)
@@ -80,7 +80,7 @@ def reference_weights(data: str, options: str) -> Weights:
     counts = plain.token_counts(vocabulary_of(config).counts, config.language_model.frequent)
 
     def loss_of(step: int) -> torch.Tensor:
-        distances = targets.drawn(config.seed, step)
+        distances = range(1, targets.window + 1)
         candidates, corrections = list(range(1, size)), None
         if 2 * config.language_model.candidates < size - 1:
             candidates, tries = plain.draw(size, config.language_model.candidates, config.seed, step)
