@@ -42,13 +42,6 @@ COMMANDS = (
         elsewhere="verify, validate",
     ),
     Command(
-        "vectors",
-        "DATA",
-        "Learn word vectors of a dataset's own texts.",
-        "preprocessing.dataset.vectors:main",
-        "preprocessing.dataset.vectors:OfDataset",
-    ),
-    Command(
         "work",
         "DIR",
         "Do tasks of a job on another machine.",

@@ -178,7 +178,7 @@ def look_at_run(config: RunConfig) -> Checked:
         numbers = 3 if config.optim.ema is None else 4
         needed = (config.checkpoint.keep_last + 2) * 4 * numbers * parameters_of(config, manifest)
     if needed and point.checkpoint is None and preflight.pretraining(config) is None:
-        preflight.check_start(config, manifest)
+        preflight.check_start(config)
     shown = f"{config.run} on {placement.filesystem(config.run)}: {size(free)} free, about {size(needed)} needed"
     if free < needed:
         return "fix", f"{shown}; make room, or name another directory with --run"

@@ -106,7 +106,7 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
             return 0
         manifest = preflight.check_data(config, processes, point.checkpoint, here=here)
         if point.checkpoint is None and not arguments.machine_rank:
-            preflight.check_start(config, manifest)
+            preflight.check_start(config)
         devices.choose(config.device, asked, here, devices.look())
         if place is not None:
             meeting.name_network(place, screen.say)

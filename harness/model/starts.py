@@ -16,10 +16,11 @@ The launcher checks both before any process starts, so torch is imported only to
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,9 +36,10 @@ from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, rea
 from harness.rundir.layout import instead
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import one_line, open_regular
-from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.vectors import MOST_DIM, KeptVectors, read_kept
+from preprocessing.dataset.shards import Manifest, Split
+from preprocessing.dataset.vectors import WINDOW, learn, sample, seconds
 from preprocessing.text.vocabulary import PAD, RESERVED, Vocabulary
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ PROMISE = re.compile(rb"(\d{1,15})\s+(\d{1,15})\s*")
 """A first line with the number of words and the dimension."""
 DIGITS = frozenset(b"0123456789.+-eE \t\rnaifNAIF")
 """Bytes that occur in the numbers of a text file."""
+MOST_DIM = 1 << 20
+"""Most dimensions of a vector."""
 LARGEST = 1e6
 """Maximum number in a vector; learned vectors have numbers of about 1."""
 SHAPE = ("cell", "embedding_dim", "hidden_size", "bidirectional")
@@ -143,45 +147,19 @@ def check_dim(path: str | Path, found: int, dim: int) -> None:
         )
 
 
-def check_named(path: str, manifest: Manifest, dim: int) -> None:
-    """Check the first bytes of a named file. Raises ``ConfigError`` or ``DataError`` if no run can start from it."""
-    if is_own(path):
-        check_own(path, manifest, dim)
-    else:
-        check_dim(path, read_head(path).dim, dim)
-
-
-def is_own(path: str) -> bool:
-    """Whether the path is a file of ``padless vectors``, by its suffix."""
-    return Path(path).suffix == ".npy"
-
-
-def check_own(path: str, manifest: Manifest, dim: int) -> KeptVectors:
-    """The metadata of such a file. Raises ``ConfigError``, or ``DataError`` if it was learned from another dataset with
-    another vocabulary.
-    """
-    kept = read_kept(path)
-    if kept is None or not kept.path.exists():
-        raise ConfigError(f"init.vectors: {path}: not a file of vectors of `padless vectors`")
-    if kept.info.dataset != manifest.fingerprint and kept.info.vocabulary != manifest.vocabulary_hash:
-        raise DataError(
-            f"{path}: learned from another dataset (fingerprint {kept.info.dataset[:12]}), whose ids are others; learn "
-            "those of this one with `padless vectors`"
-        )
-    check_dim(path, kept.info.settings.dim, dim)
-    return kept
-
-
-def from_kept(kept: KeptVectors, vocabulary: Vocabulary) -> StartVectors:
-    """Vectors learned from the dataset's own texts. Raises ``DataError`` for damaged ones."""
-    vectors = kept.read()
-    if len(vectors) != len(vocabulary):
-        raise DataError(
-            f"{kept.path}: vectors of {len(vectors)} words, the vocabulary has {len(vocabulary)}; learn those of this "
-            "dataset with `padless vectors`"
-        )
-    facts = {"source": str(kept.path), "format": "own texts", "sha256": kept.info.sha256}
-    return described(vectors, np.asarray(vectors.any(axis=1)), vocabulary, facts)
+def from_texts(
+    splits: Sequence[Split], vocabulary: Vocabulary, dim: int, say: Callable[[str], object]
+) -> StartVectors | None:
+    """Vectors learned from the texts of ``splits``; None if no word has a neighbour that tells it from others."""
+    blocks = sample(splits)
+    tokens = sum(int(block.length.sum()) for block in blocks)
+    names, about = " and ".join(split.name for split in splits), duration(seconds(blocks, len(vocabulary)))
+    say(f"learning   vectors of {tokens:,} tokens of {names}; about {about}")
+    learned = learn(blocks, len(vocabulary), dim)
+    if not learned.any():
+        return None
+    facts = {"source": "own texts", "format": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
+    return described(learned, np.asarray(learned.any(axis=1)), vocabulary, facts)
 
 
 def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVectors:

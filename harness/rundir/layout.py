@@ -19,7 +19,7 @@
     report.html                a page about all of it
     tracking/                  log (NAME.log) and journal (NAME.jsonl) of each tracker
     wandb/, tensorboard/, …    files of the trackers themselves
-    vectors/, baseline/        word vectors and linear model of a dataset whose directory cannot be written to
+    baseline/                  linear model of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
 
@@ -58,7 +58,6 @@ BUNDLE = "bundle"
 EVALUATION = "evaluation"
 REPORT = "report.html"
 TRACKING = "tracking"
-VECTORS = "vectors"
 STOP = "STOP"
 LOCK = ".lock"
 OUT_OF_FOLD = "out-of-fold.parquet"

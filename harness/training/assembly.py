@@ -38,20 +38,18 @@ from harness.model.registry import CELLS
 from harness.model.starts import (
     StartVectors,
     StartWeights,
-    check_own,
     coverage,
     describe_weights,
     find_donor,
     from_file,
-    from_kept,
-    is_own,
+    from_texts,
     weights_of,
 )
 from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_of, recurrent_dtype
 from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
-from harness.rundir import checkpoint, layout
+from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import STOP, storage
 from harness.rundir.records import LAUNCH_ID, code_hash
@@ -70,8 +68,8 @@ from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
-from preprocessing.dataset.vectors import VectorsConfig, find_kept, folder_of, keep_vectors
-from preprocessing.dataset.views import home_of, read_data
+from preprocessing.dataset.vectors import LEARN_FROM
+from preprocessing.dataset.views import home_of, open_split, read_data
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
 FP16_FIRST_SKIPS = 20
@@ -178,7 +176,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
         else:
             preflight.check_room(config, manifest, memory_bytes(), processes=here)
         if world.is_main and start is None:
-            preflight.check_start(config, manifest)
+            preflight.check_start(config)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
     facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
     world.handshake(facts | ({"code": code_hash()} if launched_machines() > 1 else {}))
@@ -371,33 +369,18 @@ def vocabulary_of(config: RunConfig) -> Vocabulary:
 
 
 def find_vectors(config: RunConfig, manifest: Manifest, found: Beginning) -> None:
-    """Put the word vectors of a new run into ``found``: kept from before, read from a file, or learned now. Also note
-    there why there are none.
+    """Put the word vectors of a new run into ``found``, read from a file or learned. Also note there why there are
+    none.
     """
     source, dim = config.init.vectors, config.model.embedding_dim
     say = (lambda text: None) if config.quiet else partial(print, flush=True)
-    if source == "own":
-        found.vectors = kept_vectors(config, manifest)
-        if found.vectors is None and not config.dry_run:
-            place = str(layout.kept_in(config.data, config.run, layout.VECTORS))
-            keep_vectors(config.data, VectorsConfig(dim=dim, output=place), say)
-            found.vectors = kept_vectors(config, manifest)
+    if source == "own" and config.dry_run:
+        found.choices["vectors"] = Choice("random", "a dry run learns none; the run itself does before its first step")
+    elif source == "own":
+        splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
+        found.vectors = from_texts(splits, vocabulary_of(config), dim, say)
         if found.vectors is None:
-            why = "a dry run learns none; the run itself does before its first step"
-            found.choices["vectors"] = Choice(
-                "random", why if config.dry_run else "words have no neighbours that differ"
-            )
-    elif is_own(source):
-        found.vectors = from_kept(check_own(source, manifest, dim), vocabulary_of(config))
+            found.choices["vectors"] = Choice("random", "words have no neighbours that differ")
     elif source != "none":
         say(f"vectors    reading {source}")
         found.vectors = from_file(source, vocabulary_of(config), dim)
-
-
-def kept_vectors(config: RunConfig, manifest: Manifest) -> StartVectors | None:
-    """Vectors learned earlier from the dataset's texts, kept beside the dataset or in the run directory."""
-    for folder in (folder_of(config.data), Path(config.run, layout.VECTORS)):
-        kept = find_kept(folder, manifest.fingerprint, config.model.embedding_dim)
-        if kept is not None and kept.info.words:
-            return from_kept(kept, vocabulary_of(config))
-    return None

@@ -15,7 +15,7 @@ from typing import Any
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict
 from harness.data import checks, order
 from harness.model.registry import parameters_of
-from harness.model.starts import SHAPE, check_named, find_donor
+from harness.model.starts import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import stored_info
 from harness.rundir.checkpoint import Checkpoint, newest
@@ -110,7 +110,7 @@ def pretraining(config: RunConfig) -> list[str] | None:
     return as_words([("config", recipe), ("task", LANGUAGE_MODEL), ("run", run), *shared])
 
 
-def check_start(config: RunConfig, manifest: Manifest) -> None:
+def check_start(config: RunConfig) -> None:
     """Check the weights and vectors that a new run starts from. One process of a run calls it.
 
     Raises ``ConfigError`` or ``DataError``.
@@ -120,8 +120,8 @@ def check_start(config: RunConfig, manifest: Manifest) -> None:
         raise ConfigError(f"init.pretrain: {config.init.pretrain}: {what}, or name another with --init.weights")
     if config.initial_weights:
         find_donor(config.initial_weights, config.model)
-    if config.init.vectors not in ("none", "own"):
-        check_named(config.init.vectors, manifest, config.model.embedding_dim)
+    if (source := config.init.vectors) not in ("none", "own"):
+        check_dim(source, read_head(source).dim, config.model.embedding_dim)
 
 
 def check_room(config: RunConfig, manifest: Manifest, device_bytes: int | None = None, *, processes: int = 1) -> None:

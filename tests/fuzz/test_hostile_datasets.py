@@ -26,13 +26,12 @@ from harness.data.order import order_over
 from harness.data.soft_labels import KEY, check_soft_labels, path_of, read_soft_labels, targets_of
 from harness.launch.plan import forecast
 from harness.model.classifier import Classifier
-from harness.model.starts import check_named, check_own, from_file, from_kept
+from harness.model.starts import check_dim, from_file, read_head
 from preprocessing.base import arrays, atomic
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset import inspect
 from preprocessing.dataset.index import INDEX, LINES
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
-from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, index_of, write_kept
 from preprocessing.dataset.verification import verify
 from preprocessing.text.vocabulary import Vocabulary
 from tests.batches import loader_of
@@ -63,7 +62,7 @@ SHARDS = ("train/00000-w0016.arrow", "validation/00000-w0016.arrow")
 
 
 def write_whole(root: Path) -> None:
-    """An undamaged dataset with statistics as a job writes them, vectors of its words and soft labels of its rows."""
+    """An undamaged dataset with statistics as a job writes them, and soft labels of its rows."""
     write_dataset(
         root, {"train": 60, "validation": 20, "unlabelled": 20}, longest=20, widths=(8, 16, 32), block_rows=16
     )
@@ -75,12 +74,6 @@ def write_whole(root: Path) -> None:
     source = {"name": "a.csv", "rows": 100, "first_row": 1, "bytes": 9, "fingerprint": {"sha256": "0" * 64}}
     content["provenance"] = {"sources": [source], "config": {"source": {"path": ["a.csv"]}}}
     (root / MANIFEST).write_bytes(rehashed(content))
-    manifest, settings = read_manifest(root), VectorSettings(dim=DIM)
-    vectors = np.random.default_rng(0).normal(size=(manifest.vocabulary_size, DIM))
-    facts = {"rows": 80, "tokens": 800, "words": manifest.vocabulary_size, "seconds": 1.0}
-    facts |= {"dataset": manifest.fingerprint, "vocabulary": manifest.vocabulary_hash, "versions": {"numpy": "2"}}
-    array = array_of(folder_of(root), manifest.fingerprint, settings)
-    write_kept(array, vectors, settings=settings, made="2026-01-01T00:00:00+00:00", **facts)
     write_random_soft_labels(root, "dice")
 
 
@@ -254,10 +247,8 @@ def test_hostile_bytes_are_refused_or_lead_nowhere(fuzz: Fuzz, root: Path, name:
 @pytest.mark.parametrize("what", REPLACEMENTS)
 def test_what_lies_in_the_place_of_a_file_is_refused(root: Path, what: str) -> None:
     """A pipe is not waited for, and a device is not read to its end."""
-    own, labels, named = own_vectors(root), path_of(root, "dice"), named_file(root, ".vec")
+    labels, named = path_of(root, "dice"), named_file(root, ".vec")
     for path, use in (
-        (index_of(own), lambda: started(root, own)),
-        (own, lambda: started(root, own)),
         (named, lambda: started(root, named)),
         (labels, lambda: taught(root)),
         *((root / name, lambda: used(root, hashes=False)) for name in (SHARDS[0], VOCABULARY, INDEX, MANIFEST)),
@@ -267,10 +258,6 @@ def test_what_lies_in_the_place_of_a_file_is_refused(root: Path, what: str) -> N
 
 
 # Vectors
-
-
-def own_vectors(root: Path) -> Path:
-    return next(folder_of(root).glob("*.npy"))
 
 
 def named_file(root: Path, suffix: str) -> Path:
@@ -289,32 +276,10 @@ def named_file(root: Path, suffix: str) -> Path:
 
 def started(root: Path, path: Path) -> bytes:
     """The vectors that a training starts from, as ``init.vectors`` finds them."""
-    manifest, vocabulary = read_manifest(root), Vocabulary.read(root / VOCABULARY)
-    check_named(str(path), manifest, DIM)
-    if path.suffix == ".npy":
-        found = from_kept(check_own(str(path), manifest, DIM), vocabulary)
-    else:
-        found = from_file(path, vocabulary, DIM)
+    check_dim(path, read_head(path).dim, DIM)
+    found = from_file(path, Vocabulary.read(root / VOCABULARY), DIM)
     assert np.isfinite(found.vectors).all()
     return found.vectors.tobytes()
-
-
-def test_hostile_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> None:
-    """Nothing is unpickled, and no more is read than there is."""
-    path = own_vectors(root)
-    data, index = path.read_bytes(), read_json(index_of(path))
-
-    def check(damage: Damage) -> str:
-        path.write_bytes(damage.data)
-        agreeing = {**index, "sha256": hashlib.sha256(damage.data).hexdigest(), "bytes": len(damage.data)}
-        index_of(path).write_text(json.dumps(agreeing))
-        return outcome(lambda: started(root, path), anything, root)
-
-    assert fuzz(st.one_of(byte_damages(data[:160]), byte_damages(data)), check)["refused"] > 0
-    path.write_bytes(data)
-
-    check_index = after_damage(index_of(path), lambda: started(root, path), root)
-    assert fuzz(json_damages(index), check_index)["refused"] > 0
 
 
 @pytest.mark.parametrize("suffix", [".vec", ".bin", ".vec.gz"])

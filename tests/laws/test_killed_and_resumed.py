@@ -100,20 +100,19 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
         ({"unlabelled": 300}, ("--order.unlabelled_batch", "18", "--self_training.labels", "drawn")),
         ({"unlabelled": 200}, ("--task", "language_model", "--language_model.candidates", "30")),
     ],
-    ids=["with vectors that are gone by then", "with unlabelled rows", "while it pretrains"],
+    ids=["with vectors of its own texts", "with unlabelled rows", "while it pretrains"],
 )
 def test_killed_in_other_trainings(tmp_path: Path, rows: dict[str, int], options: tuple[str, ...]) -> None:
     data, run, whole = tmp_path / "data", tmp_path / "killed" / "run", tmp_path / "whole" / "run"
     write_dataset(data, {"train": 400, "validation": 100, "test": 50, **rows})
     if "drawn" in options:
         write_random_soft_labels(data, "drawn")
-    processes = 1 if "own" in options else 2  # both would make the vectors
+    processes = 1 if "own" in options else 2
     finish(start(data, whole, *options, processes=processes), whole)
     for step in (20, 56):
         process = start(data, run, *options, processes=processes)
         wait_for_step(process, run, step)
         process.kill()
-        shutil.rmtree(data / "vectors", ignore_errors=True)
     finish(start(data, run, *options, processes=processes), run)
     assert final(run) == final(whole)
 

@@ -212,10 +212,8 @@ def test_a_part_that_would_mean_something_else_is_not_taken(
 
 
 def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(own)
-
     def check(source: object) -> None:
-        preflight.check_start(settings(own, source), manifest)
+        preflight.check_start(settings(own, source))
 
     write_drawn(tmp_path / "whole", own)
     check(tmp_path / "whole")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Word vectors: those of a dataset's texts are the numbers of a plain decomposition, stored beside it; those of a file
+"""Word vectors: those of a dataset's texts are the numbers of a plain decomposition; those of a file
 are the same rows in every format; and what an embedding starts from.
 """
 
@@ -20,36 +20,13 @@ from harness.model.starts import from_file
 from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training.assembly import Beginning, begin
-from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset import vectors as command
-from preprocessing.dataset.shards import Manifest, read_manifest
-from preprocessing.dataset.vectors import (
-    VectorsConfig,
-    VectorSettings,
-    find_kept,
-    folder_of,
-    index_of,
-    keep_vectors,
-    read_kept,
-)
-from preprocessing.dataset.verification import verify
+from preprocessing.dataset import vectors
+from preprocessing.dataset.shards import read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.datasets import copy_of, shared_dataset, split_of, texts_in, write_dataset
+from tests.datasets import shared_dataset, split_of, texts_in, write_dataset
 
-SMALL = VectorsConfig(dim=8, window=3)
-
-
-whole = shared_dataset({"train": 150, "validation": 20, "test": 20})
-"""A dataset without vectors."""
-
-
-data = copy_of("whole")
-"""A writable copy."""
-
-
-def quiet(text: str) -> None:
-    """Ignore messages."""
+data = shared_dataset({"train": 150, "validation": 20, "test": 20})
 
 
 def plain_associations(texts: list[np.ndarray], size: int, window: int) -> np.ndarray:
@@ -66,70 +43,48 @@ def plain_associations(texts: list[np.ndarray], size: int, window: int) -> np.nd
         return np.where(counts > 0, np.maximum(np.log(lift), 0), 0)
 
 
-def test_vectors_are_those_of_a_plain_decomposition(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_are_those_of_a_plain_decomposition(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compared by their products, since signs are free; later words get the first ones' directions."""
-    manifest = read_manifest(whole)
-    split, size = split_of(whole), manifest.vocabulary_size
+    manifest = read_manifest(data)
+    split, size = split_of(data), manifest.vocabulary_size
     blocks, expected = split.blocks, plain_associations(texts_in(split), size, 3)
     left, values, _ = np.linalg.svd(expected)
-    monkeypatch.setattr(command, "OVERSAMPLING", size)  # exact: made-up texts have no small singular values
-    ours = command.learn(blocks, size, VectorSettings(dim=8, window=3))
+    monkeypatch.setattr(vectors, "OVERSAMPLING", size)  # exact: made-up texts have no small singular values
+    ours = vectors.learn(blocks, size, 8, 3)
     np.testing.assert_allclose(ours @ ours.T, left[:, :8] * values[:8] @ left[:, :8].T, atol=2e-3)
     np.testing.assert_array_equal(ours.any(axis=1), expected.any(axis=1))
     assert not ours[0].any()
-    wide = command.learn(blocks, size, VectorSettings(dim=size + 40, window=3))
+    wide = vectors.learn(blocks, size, size + 40, 3)
     np.testing.assert_allclose(wide @ wide.T, left * values @ left.T, atol=2e-3)  # no more directions than words
-    monkeypatch.setattr(command, "WORDS_AT_ONCE", size - 5)
-    parts = command.learn(blocks, size, VectorSettings(dim=8, window=3))
+    monkeypatch.setattr(vectors, "WORDS_AT_ONCE", size - 5)
+    parts = vectors.learn(blocks, size, 8, 3)
     np.testing.assert_allclose(np.abs(parts[:, 0]), np.abs(ours[:, 0]), atol=0.1)
     assert parts[-5:].any(axis=1).all()
 
 
 def test_texts_of_one_word_teach_nothing(tmp_path: Path) -> None:
-    write_dataset(tmp_path, {"train": 30}, longest=1)
-    assert keep_vectors(tmp_path, SMALL, quiet)[0].info.words == 0
+    write_dataset(tmp_path / "data", {"train": 30}, longest=1)
+    found = start(tmp_path / "data", "own")
+    assert (found.vectors, str(found.choices["vectors"])) == (None, "random: words have no neighbours that differ")
 
 
-def test_of_a_large_corpus_a_sample_is_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = list(split_of(whole).blocks) * 40
-    assert [id(block) for block in command.sample(blocks)] == [id(block) for block in blocks]
-    monkeypatch.setattr(command, "MOST_TOKENS", most := sum(int(block.length.sum()) for block in blocks) // 3)
-    assert most <= sum(int(block.length.sum()) for block in command.sample(blocks)) <= 1.2 * most
+def test_of_a_large_corpus_a_sample_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = [split_of(data)] * 40
+    tokens = sum(int(block.length.sum()) for block in splits[0].blocks)
+    assert sum(int(block.length.sum()) for block in vectors.sample(splits)) == 40 * tokens
+    monkeypatch.setattr(vectors, "MOST_TOKENS", most := 40 * tokens // 3)
+    assert most <= sum(int(block.length.sum()) for block in vectors.sample(splits)) <= 1.2 * most
 
 
-def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
-    said = []
-    kept, found = keep_vectors(data, SMALL, said.append)
-    assert not found
-    assert said[0].startswith("learning   vectors of 4,")
-    assert said[0].endswith("tokens of train: 8 numbers, window 3; about 0s")
-    manifest = read_manifest(data)
-    vectors = kept.read()
-    assert vectors.shape == (manifest.vocabulary_size, 8)
-    assert kept.info.dataset == manifest.fingerprint
-    assert kept.info.words == int(vectors.any(axis=1).sum())
-    again, found = keep_vectors(data, SMALL, said.append)
-    assert (found, again, len(said)) == (True, kept, 1)
-    assert verify(data) == []
-    names = {path.name for path in folder_of(data).iterdir()}
-    assert names == {kept.path.name, index_of(kept.path).name, ".lock"}
-
-
-def test_a_name_means_completeness(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law 2: after a kill between array and index, there are no vectors yet."""
-
-    def killed(path: Path, value: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(atomic, "write_json", killed)
-        with pytest.raises(KeyboardInterrupt):
-            keep_vectors(data, SMALL, quiet)
-    assert find_kept(folder_of(data), read_manifest(data).fingerprint, 8) is None
-    assert [path.suffix for path in folder_of(data).iterdir() if path.name != ".lock"] == [".npy"]
-    kept, found = keep_vectors(data, SMALL, quiet)
-    assert not found
-    assert read_kept(kept.path) == kept
+def test_of_train_and_unlabelled_alone(tmp_path: Path) -> None:
+    """The same vectors whatever validation and test hold; the run records them."""
+    write_dataset(tmp_path / "data", {"train": 60, "unlabelled": 40, "validation": 20, "test": 20})
+    found = start(tmp_path / "data", "own").vectors
+    splits = [split_of(tmp_path / "data", name) for name in ("train", "unlabelled")]
+    ours = vectors.learn([block for split in splits for block in split.blocks], len(found.has), DIM)
+    np.testing.assert_array_equal(found.vectors, ours)
+    assert found.facts["sha256"] == hashlib.sha256(ours).hexdigest()
+    assert (found.facts["source"], found.facts["words"]) == ("own texts", int(ours[2:].any(axis=1).sum()))
 
 
 DIM = 6
@@ -222,22 +177,13 @@ def test_a_dry_run_learns_nothing(data: Path) -> None:
     found = start(data, "own", dry_run=True)
     assert found.vectors is None
     assert str(found.choices["vectors"]) == "random: a dry run learns none; the run itself does before its first step"
-    assert not folder_of(data).exists()
 
 
 def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: Path, tmp_path: Path) -> None:
-    small = keep_vectors(data, VectorsConfig(dim=4), quiet)[0].path
-    manifest = read_manifest(data)
-
-    def check(source: str, of: Manifest = manifest) -> None:
-        preflight.check_start(config(data, source), of)
-
-    check("own")
+    preflight.check_start(config(data, "own"))
+    (tmp_path / "small.txt").write_text("film 1 2 3 4\n")
     with pytest.raises(ConfigError, match=r"vectors of 4 numbers, .* is 6; set model\.embedding_dim to 4"):
-        check(str(small))
-    other = dataclasses.replace(manifest, text_hash="another", vocabulary_hash="another")
-    with pytest.raises(DataError, match=r"learned from another dataset .*, whose ids are others; learn those of this"):
-        check(str(small), other)
+        preflight.check_start(config(data, str(tmp_path / "small.txt")))
     (tmp_path / "glove.txt").write_text("日本 1 2 3 4 5 6\n映画 1 2 3 4 5 6\n")
     with pytest.raises(DataError, match=r"glove\.txt: none of its 2 words is in the dataset's vocabulary"):
         start(data, str(tmp_path / "glove.txt"))
