@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,21 +55,6 @@ def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     running = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values, out=running[1:])
     return running[offsets[1:]] - running[offsets[:-1]]
-
-
-class Plain:
-    """Hides that a file is a real one, so that NumPy writes through Python: NumPy's own write loses the ``errno`` of a
-    full disk.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        """``file`` is open for writing."""
-        self.write = file.write
-
-
-def save(file: IO[bytes], values: np.ndarray) -> None:
-    """Write an array in the ``.npy`` format, the same bytes as ``np.save``. Raises ``OSError`` with its ``errno``."""
-    np.save(Plain(file), values)
 
 
 MAGIC = b"ARROW1\0\0"
