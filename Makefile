@@ -37,7 +37,7 @@ test: lint ## Lint, types and every test that is neither slow nor night (four mi
 test-fast: lint ## Lint, types and the tests that start no process (under a minute)
 	$(PYTEST) tests/unit tests/laws -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
 
-test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (40 minutes)
+test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (20 minutes)
 	$(BIN)/python -m tests.slow
 
 test-night: setup ## Tallies of hours, which go on where they were stopped, and large counts of what is slow
