@@ -16,15 +16,16 @@ import pyarrow as pa
 import pytest
 
 from harness.config import InitConfig, ModelConfig, RunConfig
+from harness.data.views import held_out
 from harness.model.starts import from_file
 from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training.assembly import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset import vectors
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.datasets import shared_dataset, split_of, texts_in, write_dataset
+from tests.datasets import cut_into_folds, shared_dataset, split_of, texts_in, write_dataset
 
 data = shared_dataset({"train": 150, "validation": 20, "test": 20})
 
@@ -76,15 +77,34 @@ def test_of_a_large_corpus_a_sample_is_read(data: Path, monkeypatch: pytest.Monk
     assert most <= sum(int(block.length.sum()) for block in vectors.sample(splits)) <= 1.2 * most
 
 
+def learned_from(root: Path, *splits: Split) -> np.ndarray:
+    blocks = [block for split in splits for block in split.blocks]
+    return vectors.learn(blocks, read_manifest(root).vocabulary_size, DIM)
+
+
 def test_of_train_and_unlabelled_alone(tmp_path: Path) -> None:
-    """The same vectors whatever validation and test hold; the run records them."""
+    """Not of validation and test; the run records them."""
     write_dataset(tmp_path / "data", {"train": 60, "unlabelled": 40, "validation": 20, "test": 20})
     found = start(tmp_path / "data", "own").vectors
-    splits = [split_of(tmp_path / "data", name) for name in ("train", "unlabelled")]
-    ours = vectors.learn([block for split in splits for block in split.blocks], len(found.has), DIM)
+    ours = learned_from(tmp_path / "data", *(split_of(tmp_path / "data", name) for name in ("train", "unlabelled")))
     np.testing.assert_array_equal(found.vectors, ours)
     assert found.facts["sha256"] == hashlib.sha256(ours).hexdigest()
     assert (found.facts["source"], found.facts["words"]) == ("own texts", int(ours[2:].any(axis=1).sum()))
+
+
+def test_none_of_a_fold_that_is_held_out(tmp_path: Path) -> None:
+    """A training, and the language model before it, have not seen its words."""
+    root = tmp_path / "data"
+    write_dataset(root, {"train": 90, "validation": 30}, widths=(8, 16, 32, 64))
+    manifest = cut_into_folds(root, 3)
+    for fold in range(3):
+        view = held_out(manifest, fold, root)
+        ours = learned_from(root, Split(root, view, "train"))
+        assert not np.array_equal(ours, learned_from(root, *(Split(root, manifest, name) for name in manifest.splits)))
+        for task in ("classifier", "language_model"):
+            one = config(root, "own", fold=fold, task=task)
+            found = begin(one, preflight.check_data(one, 1), {}, World())
+            np.testing.assert_array_equal(found.vectors.vectors, ours)
 
 
 DIM = 6
