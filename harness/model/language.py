@@ -396,20 +396,19 @@ class SampledSoftmax(torch.autograd.Function):
                 logits = (given[piece] @ turned.t()).to(projected.dtype).add_(candidate_bias)
             tokens = wanted[piece]
             right = torch.bmm(vectors[tokens], projected[piece, :, None])[:, :, 0].add_(bias[tokens])
-            peak = logits.amax(1, keepdim=True)
-            chances = logits.sub_(peak).exp_()
-            sums = chances.sum(1, keepdim=True)
-            scale = peak + sums.log()
+            chances = torch.log_softmax(logits, 1)
+            total_logit = logits[:, :1] - chances[:, :1]
             # a token that is a candidate is among the logits already
-            whole = torch.where(hits[tokens], scale, torch.logaddexp(scale, right))
+            whole = torch.where(hits[tokens], total_logit, torch.logaddexp(total_logit, right))
             weights = counts[tokens]
             total += ((whole - right) * weights).sum()
             right_gradient[piece] = weights * ((right - whole).exp().masked_fill_(hits[tokens], 0.0) - 1)
-            chances.mul_((weights * (scale - whole).exp()).sum(1, keepdim=True) / sums)
-            offsets_gradient += chances.sum(0)
-            chances = chances.to(dtype)
-            gradient[piece] = chances @ turned
-            rows_gradient += chances.t() @ given[piece]
+            # the candidates' share of the probability, summed over the predictions of a state
+            scale = (weights * (total_logit - whole).exp()).sum(1, keepdim=True)
+            chances = chances.exp_().to(dtype)
+            gradient[piece] = (chances @ turned).to(projected.dtype).mul_(scale)
+            rows_gradient += chances.t() @ (projected[piece] * scale).to(dtype)
+            offsets_gradient += (chances.t() @ scale.to(dtype))[:, 0]
         gradient += weighted_sums(wanted, right_gradient, vectors)
         turned_gradient = right_gradient.gather(0, wanting)
         saved = (gradient, weighted_sums(wanting, turned_gradient, projected), turned_gradient.sum(1))
