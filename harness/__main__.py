@@ -24,7 +24,7 @@ COMMANDS = (
         "harness.launch.launcher:main",
         "harness.config:LaunchRecipe",
         also=("launch",),
-        elsewhere="fit, run, pretrain --task language_model",
+        elsewhere="fit, run, vectors, pretrain --task language_model",
         first=("data", "run", "epochs", "global_batch", "optim.lr"),
         example="padless train data/mine -o runs/mine --num_processes 2",
         others="harness.launch.options:of_training",

@@ -4,6 +4,9 @@
 A test starts no process unless it is marked ``processes``, ``slow`` or ``night``: this is what makes ``make test-fast``
 fast, and it is checked here. Fixtures count as part of the test that needs them first. What a marked test leaves
 running is killed when it ends. The programs that tests start obey signals, whichever shell started pytest.
+
+A test of properties tries the same cases every time, so that a change is not refused for a fault that it does not have;
+``--hypothesis-profile default`` tries others.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy.testing  # noqa: F401  here: numpy 1.26 starts a process (lscpu) for it, and scipy imports it inside a test
 import psutil
 import pytest
@@ -30,6 +34,8 @@ MAY_START = ("processes", "slow", "night")
 STARTED_BY = "PADLESS_TEST"
 """Environment variable: the test that started a process, to find processes that outlive their parents."""
 
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
 if NLTK_DATA.is_dir():  # before anything imports nltk, which reads this once; worker processes inherit it
     os.environ.setdefault("NLTK_DATA", str(NLTK_DATA))

@@ -195,7 +195,7 @@ class Index(Lazy[ShardInfo]):
                 raise ValueError("its shards are not those that the manifest counts")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{path}: not the index that the manifest names ({one_line(error)}); {REBUILD}") from None
-        self._lines = pa.Table.from_batches([batch.slice(part.first, part.shards) for part in parts])
+        self._lines = pa.Table.from_batches([batch.slice(part.first, part.shards) for part in parts], LINES)
         self.number, self.width, self.rows, self.bytes = (column.to_numpy() for column in self._lines.columns[:4])
         self.part_of = np.repeat(np.arange(len(parts)), [part.shards for part in parts])
         super().__init__(len(self.number), self._shard)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many damaged files a fuzz test tries: few in ``make test``, more when ``slow``, many at ``night``.
 
-``PADLESS_FUZZ`` sets another number for all. The short run is the same every time; the others try other files each
-time, and print what to decorate the test with to try a failing case again.
+``PADLESS_FUZZ`` sets another number for all. At ``night``, and with that variable, other files are tried each time, and
+what to decorate the test with to try a failing case again is printed. Else the files are the same every time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Fuzz:
     """Tries a check on many cases."""
 
     examples: int
-    is_short: bool
+    is_same: bool
 
     def __call__(self, cases: SearchStrategy[Any], check: Callable[[Any], str], share: float = 1.0) -> Counter[str]:
         """Draw ``share`` of the examples from ``cases`` and check each; how often each outcome came."""
@@ -37,7 +37,7 @@ class Fuzz:
         @settings(
             max_examples=max(1, int(self.examples * share)),
             deadline=None,
-            derandomize=self.is_short,
+            derandomize=self.is_same,
             database=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
@@ -58,7 +58,8 @@ class Fuzz:
     ]
 )
 def fuzz(request: pytest.FixtureRequest) -> Fuzz:
-    return Fuzz(int(os.environ.get("PADLESS_FUZZ", request.param)), request.param == FEW)
+    examples = os.environ.get("PADLESS_FUZZ")
+    return Fuzz(int(examples or request.param), examples is None and request.param != MANY)
 
 
 @pytest.fixture(scope="session")

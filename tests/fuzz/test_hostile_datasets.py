@@ -221,6 +221,13 @@ def test_a_compressed_shard_is_refused(root: Path) -> None:
     assert outcome(lambda: used(root), nothing, root / SHARDS[0]) == "refused"
 
 
+def test_a_manifest_without_splits_is_refused(root: Path) -> None:
+    """By ``verify`` nothing is found: it has no rows that could be wrong."""
+    (root / MANIFEST).write_bytes(rehashed(read_json(root / MANIFEST) | {"splits": {}}))
+    assert outcome(lambda: verify(root), lambda found: found == [], root) == "same"
+    assert outcome(lambda: used(root), nothing, root) == "refused"
+
+
 def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, root: Path) -> None:
     """``verify`` reads on where others stop."""
     path = root / MANIFEST

@@ -41,7 +41,7 @@ from preprocessing.dataset.shards import VOCABULARY
 from tests.bundles import reseal
 from tests.datasets import write_dataset
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import Damage, byte_damages, json_damages
+from tests.fuzz.damage import Damage, byte_damages, json_damages, places, plant, sealed
 from tests.fuzz.outcome import outcome
 from tests.report_runs import export
 from tests.runs import small
@@ -216,14 +216,18 @@ def test_a_hostile_file_of_a_run(fuzz: Fuzz, stage: Stage, one: Artefact, tmp_pa
     """Whatever somebody who can make hashes agree has written; in JSON any value anywhere; no pickle is executed."""
     whole, data = one.use(), one.path.read_bytes()
     cases = byte_damages(data)
-    if one.path.suffix == ".json":
-        cases = st.one_of(json_damages(json.loads(data), one.seal), cases)
+    content = json.loads(data) if one.path.suffix == ".json" else {}
+    if content:
+        cases = st.one_of(json_damages(content, one.seal), cases)
 
     def check(damage: Damage) -> str:
         with one.undone():
             one.put(damage.data)
             return outcome(one.use, lambda found: True, stage.root)
 
+    for place in list(places(content))[1:]:
+        empty = plant(content, place, '""')
+        check(Damage(f"{place} is empty", empty if one.seal is None else sealed(empty, one.seal)))
     assert check(Damage("a pickle", pickle.dumps(Bomb(tmp_path / "executed")))) == "refused"
     assert not (tmp_path / "executed").exists()
     fuzz(cases, check, 2 * SHARE)
