@@ -14,7 +14,7 @@ from harness.config import ModelConfig, to_dict
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
-from harness.model.wide import NONE, WidePart, keys_of
+from harness.model.wide import NONE, WidePart
 from harness.rundir.bundle_files import BundleInfo, write_info, write_vocabulary
 from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
@@ -70,7 +70,7 @@ def write_drawn(
 
 def own_everything(wide: WidePart, ids: torch.Tensor) -> None:
     """Give each bucket to one of the n-grams of ``ids`` int64 ``[1, time]``, if it has one."""
-    keys = keys_of(ids, torch.tensor([ids.shape[1]]), wide.longest)
+    keys = wide.keys(ids, torch.tensor([ids.shape[1]]))
     keys = keys[keys < NONE]
     wide.owners[wide.bucket_of(keys)] = wide.name_of(keys).to(torch.int32)
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from harness.model.classifier import Classifier
-from harness.model.registry import CELLS, POOLINGS
-from harness.model.wide import FIRST, MASK, ROUNDS, SECOND, WORD, WidePart
+from harness.model.registry import CELLS, POOLINGS, SHARED_UP_TO
+from harness.model.wide import END, FIRST, MASK, OF_END, ROUNDS, SECOND, WORD, WidePart
 from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import VERSION
@@ -195,31 +195,31 @@ def wide_logits(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
 
 
 def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str, str]:
-    """Buckets int64 and values, both ``[rows, places]``, each bucket of a row once; see ``WidePart.features``.
-
-    In sorted order, equal buckets of a row form a run; bucket and count of the n-th run are stored at place n.
-    """
+    """Buckets int64 and values, both ``[rows, places]``; see ``WidePart.features``."""
     places = places_of(graph, wide, ids, lengths)
     ordered, _ = graph.several("TopK", 2, places, graph.size(places, 1), axis=1, largest=0, sorted=1)
     begins = graph.Not(graph.Equal(graph.part(ordered, 1), graph.part(ordered, 0, -1)))
-    first = graph.Expand([[0]], graph.Concat(graph.size(places, 0), [1], axis=0))
-    run = graph.CumSum(graph.Concat(first, graph.Cast(begins, to=INT64), axis=1), 1)
-    empty, ones, zeros = (graph.Expand(number, graph.Shape(places)) for number in (wide.buckets, 1.0, 0.0))
-    bucket = graph.ScatterElements(empty, run, ordered, axis=1)
-    real = graph.Less(bucket, wide.buckets)
-    bucket = graph.Min(bucket, wide.buckets - 1)
-    value = graph.Gather(wide.weights, bucket)
-    times = graph.ScatterElements(zeros, run, ones, axis=1, reduction="add")
-    value = graph.Mul(graph.Add(graph.Log(graph.Max(times, ones)), ones), value)
-    value = graph.Where(real, value, zeros)
+    first = graph.Equal(graph.part(ordered, 0, 1), graph.part(ordered, 0, 1))
+    real = graph.And(graph.Concat(first, begins, axis=1), graph.Less(ordered, wide.buckets))
+    bucket = graph.Min(ordered, wide.buckets - 1)
+    value = graph.Where(real, graph.Gather(wide.weights, bucket), 0.0)
     return bucket, graph.Div(value, graph.Max(graph.ReduceL2(value, [1], keepdims=1), 1e-12))
 
 
 def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
     """The bucket of each n-gram, int64 ``[rows, places]``, or ``buckets`` for none; see ``WidePart.places``."""
     lengths, divisor = graph.Unsqueeze(lengths, [1]), 1 << wide.shift
-    keys, real = keys_of(graph, ids, wide.longest), graph.Less(graph.count(graph.size(ids, 1)), lengths)
-    there = [graph.part(real, number) for number in range(wide.longest)]
+    texts = [(ids, lengths, wide.longest)]
+    if wide.owners is not None:
+        time = graph.size(ids, 1)
+        place = graph.Add(graph.Max(graph.Sub(lengths, END), 0), graph.count(graph.Min(time, END)))
+        end = graph.GatherElements(ids, graph.Min(place, graph.Sub(time, 1)), axis=1)
+        texts.append((graph.Add(end, OF_END), graph.Min(lengths, END), SHARED_UP_TO))
+    keys, there = list[str](), list[str]()
+    for tokens, real, longest in texts:
+        keys += keys_of(graph, tokens, longest)
+        inside = graph.Less(graph.count(graph.size(tokens, 1)), real)
+        there += [graph.part(inside, number) for number in range(longest)]
     key, found = graph.Concat(*keys, axis=1), graph.Concat(*there, axis=1)
     bucket = graph.Div(key, divisor)
     if wide.owners is not None:

@@ -22,7 +22,8 @@ from torch import nn
 
 from harness.batch import Batch, send
 from harness.model.classifier import Classifier
-from harness.model.wide import WidePart
+from harness.model.registry import SHARED_UP_TO
+from harness.model.wide import END, WidePart
 
 TOLERANCE = 1e-3
 """Allowed error of the sum over tokens, relative to the difference of the two logits."""
@@ -160,13 +161,16 @@ def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:
     places = wide.places(torch.from_numpy(ids)[None].to(device), torch.tensor([len(ids)], device=device))[0]
     bucket, place, times = torch.unique(places, return_inverse=True, return_counts=True)
     there, bucket = bucket < wide.buckets, bucket.clamp(max=wide.buckets - 1)
-    value = there * (1 + times.double().log()) * wide.weights[bucket].double()
+    value = there * wide.weights[bucket].double()
     value = value / value.square().sum().sqrt().clamp_min(1e-12)
     each = (wide.share.double() * value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
     scores, start = np.zeros(len(ids)), 0
-    for number in range(1, min(wide.longest, len(ids)) + 1):
-        count = len(ids) - number + 1
-        for offset in range(number):  # divided evenly among the words
-            scores[offset : offset + count] += each[start : start + count] / number
-        start += count
+    ends = [] if wide.owners is None else [(ids[-END:], SHARED_UP_TO)]
+    for tokens, longest in [(ids, wide.longest), *ends]:  # as in ``WidePart.keys``
+        own = scores[-len(tokens) :]
+        for number in range(1, min(longest, len(tokens)) + 1):
+            count = len(tokens) - number + 1
+            for offset in range(number):  # divided evenly among the words
+                own[offset : offset + count] += each[start : start + count] / number
+            start += count
     return scores

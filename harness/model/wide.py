@@ -3,13 +3,14 @@
 layers.
 
 Cheng et al. (2016, Wide & Deep) combine a linear model and a network: the linear model memorises single words and
-phrases that decide, the network generalises. Features are those of TF-IDF with n-grams (1 + ln tf, times the idf of the
-training rows, each row with norm 1), hashed into buckets as in Weinberger et al. (2009). Feature weights grow with the
-association with the label, as in Wang and Manning (2012, NB-SVM), but with a damped log-count ratio.
+phrases that decide, the network generalises. Features are the n-grams that a row has, however often (Wang and Manning,
+2012), times the idf of the training rows, each row with norm 1, hashed into buckets as in Weinberger et al. (2009).
+Feature weights grow with the association with the label, as in their NB-SVM, but with a damped log-count ratio.
 
 Words and pairs in the same bucket share its weight. Most longer n-grams occur only once, and would add noise to the
 others in their bucket. So with triples or longer n-grams each bucket has one owner, the n-gram with the most rows, and
-other n-grams of the bucket are ignored.
+other n-grams of the bucket are ignored. Such a part is for long texts, whose end often has the verdict: words and pairs
+of the last ``END`` tokens are features of their own as well.
 
 ``harness.training.wide`` learns it before the first step. All its tensors are buffers: no optimizer and no collective
 of a step touches them.
@@ -26,6 +27,8 @@ from harness.model.registry import SHARED_UP_TO
 
 FEW_OUTPUTS = 8
 """Up to so many, a GPU sums up a row by a product: its embedding_bag has one thread for each row and output."""
+END, OF_END = 20, 0x2545F491
+"""Last tokens of a text; added to their ids, so that their n-grams are others."""
 UNOWNED = -1
 """Owner of a bucket without n-gram."""
 BITS = 32
@@ -75,22 +78,31 @@ class WidePart(nn.Module):
 
         Unused places have the value 0.
         """
-        bucket, first, times = runs(self.places(*padded_ids(batch)), self.buckets)
+        bucket, first = distinct(self.places(*padded_ids(batch)), self.buckets)
         bucket = bucket.clamp(max=self.buckets - 1)
-        value = torch.where(first, (1 + times.to(self.weights.dtype).log()) * self.weights[bucket], 0)
+        value = torch.where(first, self.weights[bucket], 0)
         return bucket, value / value.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
 
     def places(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The bucket of each n-gram of ``ids`` int64 ``[rows, time]``: int64 ``[rows, places]``, as in ``keys_of``.
+        """The bucket of each n-gram of ``ids`` int64 ``[rows, time]``: int64 ``[rows, places]``, as in ``keys``.
 
         ``buckets``, an invalid index, for places without n-gram and for n-grams that do not own their bucket.
         """
-        key = keys_of(ids, lengths, self.longest)
+        key = self.keys(ids, lengths)
         bucket = self.bucket_of(key)
         if self.owners is None:
             return bucket
         owner = self.owners[bucket.clamp(max=self.buckets - 1)]
         return torch.where(owner == self.name_of(key), bucket, self.buckets)
+
+    def keys(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """``keys_of`` all n-grams, then, where buckets have owners, of the words and pairs of each row's end."""
+        keys = keys_of(ids, lengths, self.longest)
+        if self.owners is None:
+            return keys
+        place = (lengths - END).clamp(min=0)[:, None] + torch.arange(min(END, ids.shape[1]), device=ids.device)
+        end = ids.gather(1, place.clamp(max=ids.shape[1] - 1)) + OF_END
+        return torch.cat([keys, keys_of(end, lengths.clamp(max=END), SHARED_UP_TO)], dim=1)
 
     def bucket_of(self, key: torch.Tensor) -> torch.Tensor:
         """The upper bits of an n-gram's key; ``buckets`` for ``NONE``."""
@@ -101,19 +113,15 @@ class WidePart(nn.Module):
         return key & ((1 << self.shift) - 1)
 
 
-def runs(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Each row of ``places`` sorted; whether a value is the first of its kind in the row; and its count, int64.
+def distinct(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row of ``places`` sorted, and whether a value is the first of its kind in the row.
 
-    ``none`` is larger than all values, and never first. Counts are valid only for first values.
+    ``none`` is larger than all values, and never first.
     """
     places = places.sort(1).values
-    position = torch.arange(places.shape[1], device=places.device)
     begins = torch.ones_like(places, dtype=torch.bool)
     begins[:, 1:] = places[:, 1:] != places[:, :-1]
-    start = torch.where(begins, position, places.shape[1])
-    following = start.flip(1).cummin(1).values.flip(1)[:, 1:]
-    end = functional.pad(following, (0, 1), value=places.shape[1])
-    return places, begins & (places < none), end - position
+    return places, begins & (places < none)
 
 
 def padded_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,17 +21,19 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from harness.model.wide import BITS, MASK, NONE, UNOWNED, WidePart, keys_of, mixed, runs
+from harness.model.wide import BITS, MASK, NONE, UNOWNED, WidePart, distinct, mixed
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 
 C = 6.0
 """Inverse regularisation strength."""
-FLOOR, POWER = 0.05, 0.5
-"""A feature's weight grows with ``(FLOOR + its log-count ratio) ** POWER``; without the floor, a word without
-association with the label would be ignored."""
-MIN_ROWS = 2
-"""N-grams of fewer rows are ignored, but not words, since others may have their pieces (unless buckets have owners)."""
+FLOOR, POWER, POWER_OWNED = 0.05, 0.5, 0.7
+"""A feature's weight grows with ``(FLOOR + its log-count ratio) ** POWER``, or the second power where buckets have
+owners; without the floor, a word without association with the label would be ignored."""
+MIN_ROWS, MIN_ROWS_OWNED = 2, 8
+"""N-grams of fewer rows are ignored, but not words, since others may have their pieces; where buckets have owners, all
+of fewer than the second.
+"""
 PIECES, PIECE_BUCKETS = (3, 5), 1 << 18
 """Letters of a piece; the pieces are hashed."""
 LONG = 64
@@ -109,22 +111,24 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
     every = max(1, -(-places // MOST_PLACES), -(-rows * classes // MOST_SHARES))
     if wide.owners is not None:
         wide.owners.copy_(owners_of(wide, sources, every))
-    found = [counted(wide, source, every) for source in sources]
-    counts = sparse.vstack([some for some, _ in found], "csr")
+    found = [features_of(wide, source, every) for source in sources]
+    values = sparse.vstack([some for some, _ in found], "csr")
     words = words_of(wide, tokens if places < LONG * wide.longest * rows else ())
-    held = np.bincount(counts.indices, minlength=wide.buckets)
+    held = np.bincount(values.indices, minlength=wide.buckets)
     held[(held < MIN_ROWS) & (np.diff(words.indptr) == 0)] = 0
     most = MOST_WEIGHTS // wide.table.shape[1]
     kept = np.sort(np.argsort(-held, kind="stable")[:most])
     kept = kept[held[kept] > 0]
-    weights = weights_of(counts, found[0][1])[kept]
+    power = POWER if wide.owners is None else POWER_OWNED
+    weights = weights_of(values, found[0][1], power)[kept]
     wide.weights[torch.from_numpy(kept)] = torch.from_numpy(weights).to(wide.weights.dtype)
-    counts = counts[:, kept]
-    values = values_of(counts, weights)
+    values = values[:, kept]
+    values.data = weights[values.indices]  # as in ``WidePart.features``
+    values.data /= np.repeat(np.maximum(norms_of(values), 1e-12), np.diff(values.indptr))
     spelled = words[kept]
     known = np.argsort(-np.bincount(spelled.indices, minlength=PIECE_BUCKETS), kind="stable")[: most // 4]
     spelled = spelled[:, known[np.bincount(spelled.indices, minlength=PIECE_BUCKETS)[known] > 1]]
-    pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(counts, found[0][1], spelled.T))
+    pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(values, found[0][1], power, spelled.T))
     sample = values[:: max(1, values.shape[0] // 1000)]  # in it, pieces get the mean norm of the words that have them
     scale = norms_of(sample[:, np.diff(spelled.indptr) > 0]).mean() / max(norms_of(sample @ pieces).mean(), 1e-12)
     targets = np.concatenate(
@@ -134,7 +138,7 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
     table, bias = solve(values, (pieces * scale).tocsr(), targets, penalty)
     wide.table[torch.from_numpy(kept)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))
-    some = f"one row in {every}" if every > 1 else f"{counts.shape[0]:,} rows"
+    some = f"one row in {every}" if every > 1 else f"{values.shape[0]:,} rows"
     return f"{len(kept):,} n-grams of {some}, {time.monotonic() - began:.1f} s"
 
 
@@ -159,38 +163,38 @@ def places_of(wide: WidePart, sources: Sequence[Source]) -> int:
     return wide.longest * sum(source.split.manifest.tokens(source.split.name) for source in sources)
 
 
-def counted(wide: WidePart, source: Source, every: int) -> tuple[Any, np.ndarray]:
-    """How often each row has each bucket, as scipy's CSR ``[rows, buckets]``, and the shares of its classes."""
+def features_of(wide: WidePart, source: Source, every: int) -> tuple[Any, np.ndarray]:
+    """A 1 for each bucket that a row has, as scipy's CSR ``[rows, buckets]``, and the shares of its classes."""
     from scipy import sparse
 
     parts, shares = [], []
     for ids, lengths, its in source.pieces(every):
-        bucket, first, times = runs(wide.places(ids, lengths), wide.buckets)
+        bucket, first = distinct(wide.places(ids, lengths), wide.buckets)
         ends = np.concatenate(([0], first.sum(1).cumsum(0).numpy()))
-        entries = times[first].to(torch.int32).numpy(), bucket[first].to(torch.int32).numpy(), ends
+        entries = np.ones(ends[-1]), bucket[first].to(torch.int32).numpy(), ends
         parts.append(sparse.csr_matrix(entries, (len(ids), wide.buckets)))
         shares.append(its)
     return sparse.vstack(parts, "csr"), np.concatenate(shares)
 
 
-def weights_of(counts: Any, shares: np.ndarray, parts: Any = None) -> np.ndarray:
+def weights_of(features: Any, shares: np.ndarray, power: float, parts: Any = None) -> np.ndarray:
     """The weight of each feature, float64 ``[features]``: from its frequency, and from its association with the label
     in the first rows, which have one: ``shares`` ``[labelled rows, classes]``.
 
     The first factor is scikit-learn's idf, ``1 + ln((1 + rows) / (1 + rows with it))``; the second is
-    ``(FLOOR + r) ** POWER``, where r is the largest absolute log-count ratio of a class against all others. For a
+    ``(FLOOR + r) ** power``, where r is the largest absolute log-count ratio of a class against all others. For a
     feature that only unlabelled rows have, or a single row has, r is 0.
 
-    ``parts`` ``[features, columns]``: a feature is these columns of ``counts`` ``[rows, columns]`` together; None: each
-    column is one.
+    ``parts`` ``[features, columns]``: a feature is these columns of ``features`` ``[rows, columns]`` together; None:
+    each column is one.
     """
-    rows, columns = counts.shape
-    entries = counts.indptr[len(shares)]
-    labels = np.repeat(shares.argmax(axis=1), np.diff(counts.indptr[: len(shares) + 1]))
+    rows, columns = features.shape
+    entries = features.indptr[len(shares)]
+    labels = np.repeat(shares.argmax(axis=1), np.diff(features.indptr[: len(shares) + 1]))
 
     def rows_with(chosen: Any) -> Any:
         """How many rows have each feature, of those whose entries are chosen."""
-        found = np.bincount(counts.indices[chosen], minlength=columns)
+        found = np.bincount(features.indices[chosen], minlength=columns)
         return found if parts is None else parts @ found
 
     total = rows_with(slice(None))
@@ -203,17 +207,7 @@ def weights_of(counts: Any, shares: np.ndarray, parts: Any = None) -> np.ndarray
         tells = np.maximum(tells, np.abs(np.log(inside / outside)))
     ratios = np.zeros(len(total))
     ratios[kept] = np.where(known > 0, tells, 0.0)
-    return (1 + np.log((1 + rows) / (1 + np.minimum(total, rows)))) * (FLOOR + ratios) ** POWER
-
-
-def values_of(counts: Any, weights: np.ndarray) -> Any:
-    """The value of each feature in each row, as ``WidePart.features`` has it."""
-    from scipy import sparse
-
-    values = sparse.csr_matrix((1 + np.log(counts.data), counts.indices, counts.indptr), counts.shape)
-    values.data *= weights[values.indices]
-    values.data /= np.repeat(np.maximum(norms_of(values), 1e-12), np.diff(values.indptr))
-    return values
+    return (1 + np.log((1 + rows) / (1 + np.minimum(total, rows)))) * (FLOOR + ratios) ** power
 
 
 def norms_of(values: Any) -> np.ndarray:
@@ -256,7 +250,7 @@ def solve(values: Any, pieces: Any, targets: np.ndarray, penalty: float) -> tupl
 
 def owners_of(wide: WidePart, sources: Sequence[Source], every: int) -> torch.Tensor:
     """int32 ``[buckets]``: for each bucket, the name (lower key bits) of its n-gram with the most rows, if these are at
-    least ``MIN_ROWS``.
+    least ``MIN_ROWS_OWNED``.
 
     Rows are counted in a count-min sketch (Cormode and Muthukrishnan, 2005), since most n-grams occur only once: each
     n-gram has two counters, and the lower one is the estimate. Ties go to the largest name.
@@ -268,18 +262,18 @@ def owners_of(wide: WidePart, sources: Sequence[Source], every: int) -> torch.Te
     def places_in_sketch(key: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(sketch[0], key >> shift), (sketch[1], mixed(key ^ MASK) >> shift)]
 
-    def distinct() -> Iterator[torch.Tensor]:
+    def of_rows() -> Iterator[torch.Tensor]:
         for source in sources:
             for ids, lengths, _ in source.pieces(every):
-                key, first, _ = runs(keys_of(ids, lengths, wide.longest), NONE)
+                key, first = distinct(wide.keys(ids, lengths), NONE)
                 yield key[first]
 
-    for key in distinct():
+    for key in of_rows():
         for counts, slot in places_in_sketch(key):
             counts.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
     best = torch.zeros(wide.buckets, dtype=torch.int64)
-    for key in distinct():
+    for key in of_rows():
         rows_with = torch.minimum(*(counts[slot] for counts, slot in places_in_sketch(key))).to(torch.int64)
-        claim = torch.where(rows_with >= MIN_ROWS, rows_with << BITS | wide.name_of(key), 0)
+        claim = torch.where(rows_with >= MIN_ROWS_OWNED, rows_with << BITS | wide.name_of(key), 0)
         best.scatter_reduce_(0, wide.bucket_of(key), claim, "amax")
     return torch.where(best > 0, best & MASK, UNOWNED).to(torch.int32)

@@ -21,9 +21,11 @@ from harness.model.classifier import Classifier
 from harness.model.dropout import HEAD, LAYERS, SITE_BITS, masks_of
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import CELLS, POOLINGS
+from harness.model.wide import END
 from harness.training import preflight
 from harness.training.rules import resolve
 from tests.batches import padded_batch
+from tests.bundles import own_everything
 from tests.datasets import shared_dataset
 
 WORDS = 30
@@ -75,6 +77,15 @@ def test_scores_add_up_to_the_logit(pooling: str, cell: str) -> None:
             assert one.scores.shape == ids.shape
             assert (one.logit, one.baseline) == (pytest.approx(logit, abs=1e-5), pytest.approx(empty, abs=1e-5))
             assert one.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)
+
+
+def test_scores_of_n_grams_of_the_end_add_up_to_the_logit() -> None:
+    ids, model = np.arange(50) % WORDS, make_model(2, True, wide_ngrams=3)
+    own_everything(model.wide, torch.from_numpy(ids)[None])
+    before = model.wide.keys(torch.from_numpy(ids)[None], torch.tensor([50])).shape[1] - (END + END - 1)
+    assert before == 50 + 49 + 48
+    (logit, empty), (one,) = logits_at(model, ids), attributions(model, [ids], [1])
+    assert one.scores.sum() == pytest.approx(float(logit[0] - empty[0]), rel=1e-3, abs=2e-5)
 
 
 def test_as_captum_computes_it() -> None:

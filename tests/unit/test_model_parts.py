@@ -254,21 +254,35 @@ def weighed(
     """scikit-learn's counts, weighted and scaled by hand; the first texts have these labels. Also the names of the
     features.
     """
-    vectorizer = CountVectorizer(ngram_range=(1, longest), token_pattern="[^ ]+")
+
+    def n_grams(text: str) -> list[str]:
+        words, found = text.split(), []
+        ends = [("end ", words[-20:], 2)] * (longest > 2)
+        for where, some, most in [("", words, longest), *ends]:
+            for size in range(1, most + 1):
+                found += [where + " ".join(some[at : at + size]) for at in range(len(some) - size + 1)]
+        return found
+
+    vectorizer = CountVectorizer(analyzer=n_grams, binary=True)
     counts = vectorizer.fit_transform(texts).astype(float)
     names = vectorizer.get_feature_names_out()
-    kept = ((counts > 0).sum(axis=0).A1 > 1) | np.array([singles and " " not in name for name in names])
+    least, power = (2, 0.5) if longest < 3 else (8, 0.7)
+    kept = (least <= counts.sum(axis=0).A1) | np.array([singles and " " not in name for name in names])
     counts, names = counts[:, kept], names[kept]
-    held = (counts > 0).toarray()
+    held = counts.toarray() > 0
     idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), told_by(held, labels)
     tells[(held[: len(labels)].sum(0) == 0) | (held.sum(0) < 2)] = 0
-    counts.data = 1 + np.log(counts.data)
-    weights = idf * (0.05 + tells) ** 0.5
+    weights = idf * (0.05 + tells) ** power
     return normalize(sparse.csr_matrix(counts.multiply(weights))), weights, list(names)
 
 
 def values_of_pieces(
-    theirs: sparse.csr_matrix, weights: np.ndarray, names: list[str], tokens: list[str], labels: np.ndarray
+    theirs: sparse.csr_matrix,
+    weights: np.ndarray,
+    names: list[str],
+    tokens: list[str],
+    labels: np.ndarray,
+    power: float,
 ) -> sparse.csr_matrix:
     """The values of the words' pieces in each text, by hand."""
     counts: dict[str, dict[int, int]] = {}
@@ -285,7 +299,7 @@ def values_of_pieces(
     held = (theirs > 0).toarray() @ members.reshape(len(names), len(shared))
     rows, tells = theirs.shape[0], told_by(held, labels)
     idf = 1 + np.log((1 + rows) / (1 + np.minimum(held.sum(0), rows)))
-    values = theirs.multiply(1 / weights) @ members * (idf * (0.05 + tells) ** 0.5)
+    values = theirs.multiply(1 / weights) @ members * (idf * (0.05 + tells) ** power)
     words = np.linalg.norm(theirs.toarray()[:, members.any(axis=1)], axis=1).mean()
     return sparse.csr_matrix(values * words / max(np.linalg.norm(values, axis=1).mean(), 1e-12))
 
@@ -349,7 +363,7 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
     rows = max(len(source.split) / source.weight for source in sources)
     model = LogisticRegression(C=6.0 * rows, tol=1e-10, max_iter=5000)
-    pieces = values_of_pieces(theirs, weights, names, tokens, labels)
+    pieces = values_of_pieces(theirs, weights, names, tokens, labels, 0.5 if longest < 3 else 0.7)
     assert (pieces.nnz > 0) == (spelling != "{0:c}")
     whole = theirs if long == 1 else sparse.hstack([theirs, pieces]).tocsr()
     each = sparse.vstack([whole] * classes)
