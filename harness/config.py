@@ -120,9 +120,9 @@ class ModelConfig:
     wide: OrAuto[Annotated[int, Meta(ge=0, le=MOST_BUCKETS)]] = 0
     """Buckets of a linear part over hashed n-grams, which is learned before the first step, and whose logits are added
     to the network's; 0: none. auto: by the tokens of the corpus."""
-    wide_ngrams: Annotated[int, Meta(ge=1, le=8)] = 2
+    wide_ngrams: OrAuto[Annotated[int, Meta(ge=1, le=8)]] = 2
     """Words of the longest n-grams of the linear part; 2: words and pairs. From 3 on, each bucket keeps only its most
-    frequent n-gram. Long texts profit from more."""
+    frequent n-gram, and the end of a text has n-grams of its own. auto: 4 for long texts."""
     freeze_embedding: AtLeast1 | Literal["always"] | None = None
     """Keep the vectors fixed for so many steps from the first; always: to the end; null: not at all."""
 
@@ -447,6 +447,7 @@ def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
     """The model part of a configuration in the file ``where``. Raises ``DataError`` for invalid values."""
     mend = f"written by another version of padless, or {DAMAGED}"
     model: ModelConfig = typed(ModelConfig, values, f"{where}: model", mend)
-    if is_auto(model.wide):
-        raise DataError(f"{where}: model.wide: auto, expected a number; {mend}")
+    for key in ("wide", "wide_ngrams"):
+        if is_auto(getattr(model, key)):
+            raise DataError(f"{where}: model.{key}: auto, expected a number; {mend}")
     return model

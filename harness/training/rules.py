@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, MOST_BUCKETS, RunConfig, flat, is_auto, to_dict
 from harness.data.views import rows_of_task
-from harness.model.registry import check_model
+from harness.model.registry import SHARED_UP_TO, check_model
 from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset.views import read_data
@@ -38,6 +38,8 @@ WIDE_NUMBERS = 1 << 24
 ROOM = 4
 """Buckets per n-gram of the training texts. Most n-grams of a new text are unknown; one that shares a bucket with a
 known n-gram adds noise."""
+LONG, LONGEST = 64, 4
+"""From so many tokens a text, in the mean, n-grams of the linear part have up to so many words."""
 LABELLED_ROWS = 8
 """Labelled rows of a step with unlabelled rows are in proportion to the dataset, rounded up to a multiple of this."""
 PASSES = 3.5
@@ -47,7 +49,7 @@ PATIENT = 5
 
 
 BY_CORPUS = (
-    *("epochs", "global_batch", "patience", "model.wide", "init.vectors"),
+    *("epochs", "global_batch", "patience", "model.wide", "model.wide_ngrams", "init.vectors"),
     *("optim.lr", "optim.ema"),
 )
 """Keys that may be ``auto``."""
@@ -171,7 +173,9 @@ def decide(config: RunConfig, corpus: Corpus, cards: int = 1) -> Resolved:
     patience = max(PATIENT, epochs // 3) if epochs > PATIENT else None
     waits = "" if patience is None else f"{patience} epochs without improvement"
     settle("patience", patience, "patience", waits, f"a third of {epochs}" if patience != PATIENT else "the least")
-    buckets, longest = buckets_of(corpus, config.model.wide_ngrams), config.model.wide_ngrams
+    longest = LONGEST if corpus.tokens >= LONG * max(corpus.rows, 1) else SHARED_UP_TO
+    longest = settle("model.wide_ngrams", longest, "", "", "")
+    buckets = buckets_of(corpus, longest)
     why = f"for n-grams of up to {longest} words"
     settle("model.wide", buckets, "wide part", f"{buckets:,} buckets", why)
     own = not config.initial_weights

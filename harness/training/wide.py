@@ -7,7 +7,7 @@ jointly: once the linear model fits the training rows, the network would have no
 
 Words that are spelled alike share what they tell: the weight of a word in the table is its own plus those of its
 *pieces*, three to five neighbouring letters (as in fastText; Bojanowski et al., 2017). Pieces exist only while the
-table is learned, so they cost nothing afterwards. Long texts are better without.
+table is learned, so they cost nothing afterwards. Long texts, where buckets have owners, are better without.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ of fewer than the second.
 """
 PIECES, PIECE_BUCKETS = (3, 5), 1 << 18
 """Letters of a piece; the pieces are hashed."""
-LONG = 64
-"""Tokens of a text, in the mean, from which pieces are left out: the words of long texts tell enough."""
 MOST_PLACES, MOST_SHARES = 80_000_000, 30_000_000
 """Most n-grams, and rows times classes, to learn from, about 1.5 GB; of larger corpora evenly spaced rows are taken."""
 MOST_WEIGHTS = 5_000_000
@@ -113,7 +111,7 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
         wide.owners.copy_(owners_of(wide, sources, every))
     found = [features_of(wide, source, every) for source in sources]
     values = sparse.vstack([some for some, _ in found], "csr")
-    words = words_of(wide, tokens if places < LONG * wide.longest * rows else ())
+    words = words_of(wide, tokens if wide.owners is None else ())
     held = np.bincount(values.indices, minlength=wide.buckets)
     held[(held < MIN_ROWS) & (np.diff(words.indptr) == 0)] = 0
     most = MOST_WEIGHTS // wide.table.shape[1]
