@@ -52,7 +52,7 @@ from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.labels import AUTO, LabelType, fits
 from preprocessing.text.vocabulary import Vocabulary
 
-KIND = ("padless-bundle", 1)
+KIND = ("padless-bundle", 2)
 INDEX = "bundle.json"
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 LEAST_LABELS = 2

@@ -38,7 +38,7 @@ from preprocessing.base.untrusted import check_regular, one_line, readable, show
 if TYPE_CHECKING:
     import torch
 
-FORMAT, FORMAT_VERSION = "padless-checkpoint", 1
+FORMAT, FORMAT_VERSION = "padless-checkpoint", 2
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(atomic.ASIDE)})?")
