@@ -122,7 +122,7 @@ class ModelConfig:
     to the network's; 0: none. auto: by the tokens of the corpus."""
     wide_ngrams: OrAuto[Annotated[int, Meta(ge=1, le=8)]] = 2
     """Words of the longest n-grams of the linear part; 2: words and pairs. From 3 on, each bucket keeps only its most
-    frequent n-gram, and the end of a text has n-grams of its own. auto: 4 for long texts."""
+    frequent n-gram, and the end of a text has n-grams of its own. auto: 4 for many long texts."""
     freeze_embedding: AtLeast1 | Literal["always"] | None = None
     """Keep the vectors fixed for so many steps from the first; always: to the end; null: not at all."""
 

@@ -38,8 +38,8 @@ WIDE_NUMBERS = 1 << 24
 ROOM = 4
 """Buckets per n-gram of the training texts. Most n-grams of a new text are unknown; one that shares a bucket with a
 known n-gram adds noise."""
-LONG, LONGEST = 64, 4
-"""From so many tokens a text, in the mean, n-grams of the linear part have up to so many words."""
+LONG, ENOUGH, LONGEST = 64, 500_000, 4
+"""From so many tokens a text, in the mean, and so many in all, n-grams of the linear part have up to so many words."""
 LABELLED_ROWS = 8
 """Labelled rows of a step with unlabelled rows are in proportion to the dataset, rounded up to a multiple of this."""
 PASSES = 3.5
@@ -173,7 +173,7 @@ def decide(config: RunConfig, corpus: Corpus, cards: int = 1) -> Resolved:
     patience = max(PATIENT, epochs // 3) if epochs > PATIENT else None
     waits = "" if patience is None else f"{patience} epochs without improvement"
     settle("patience", patience, "patience", waits, f"a third of {epochs}" if patience != PATIENT else "the least")
-    longest = LONGEST if corpus.tokens >= LONG * max(corpus.rows, 1) else SHARED_UP_TO
+    longest = LONGEST if corpus.tokens >= max(LONG * corpus.rows, ENOUGH) else SHARED_UP_TO
     longest = settle("model.wide_ngrams", longest, "", "", "")
     buckets = buckets_of(corpus, longest)
     why = f"for n-grams of up to {longest} words"

@@ -30,10 +30,10 @@ C = 6.0
 FLOOR, POWER, POWER_OWNED = 0.05, 0.5, 0.7
 """A feature's weight grows with ``(FLOOR + its log-count ratio) ** POWER``, or the second power where buckets have
 owners; without the floor, a word without association with the label would be ignored."""
-MIN_ROWS, MIN_ROWS_OWNED = 2, 8
-"""N-grams of fewer rows are ignored, but not words, since others may have their pieces; where buckets have owners, all
-of fewer than the second.
-"""
+MIN_ROWS = 2
+"""N-grams of fewer rows are ignored, but not words, since others may have their pieces."""
+MOST_MIN_ROWS, ROWS_A_MIN = 8, 2500
+"""Where buckets have owners, an n-gram needs one row of so many, at least ``MIN_ROWS`` and at most the first."""
 PIECES, PIECE_BUCKETS = (3, 5), 1 << 18
 """Letters of a piece; the pieces are hashed."""
 MOST_PLACES, MOST_SHARES = 80_000_000, 30_000_000
@@ -248,11 +248,13 @@ def solve(values: Any, pieces: Any, targets: np.ndarray, penalty: float) -> tupl
 
 def owners_of(wide: WidePart, sources: Sequence[Source], every: int) -> torch.Tensor:
     """int32 ``[buckets]``: for each bucket, the name (lower key bits) of its n-gram with the most rows, if these are at
-    least ``MIN_ROWS_OWNED``.
+    least ``MIN_ROWS``, or more of many rows (``ROWS_A_MIN``).
 
     Rows are counted in a count-min sketch (Cormode and Muthukrishnan, 2005), since most n-grams occur only once: each
     n-gram has two counters, and the lower one is the estimate. Ties go to the largest name.
     """
+    rows = sum(len(source.split) for source in sources) // every
+    least = int(np.clip(rows // ROWS_A_MIN, MIN_ROWS, MOST_MIN_ROWS))
     slots = max(wide.buckets, min(wide.buckets * SLOTS_A_BUCKET, MOST_SLOTS))
     shift = BITS - (slots.bit_length() - 1)
     sketch = torch.zeros(2, slots, dtype=torch.int32)
@@ -272,6 +274,6 @@ def owners_of(wide: WidePart, sources: Sequence[Source], every: int) -> torch.Te
     best = torch.zeros(wide.buckets, dtype=torch.int64)
     for key in of_rows():
         rows_with = torch.minimum(*(counts[slot] for counts, slot in places_in_sketch(key))).to(torch.int64)
-        claim = torch.where(rows_with >= MIN_ROWS_OWNED, rows_with << BITS | wide.name_of(key), 0)
+        claim = torch.where(rows_with >= least, rows_with << BITS | wide.name_of(key), 0)
         best.scatter_reduce_(0, wide.bucket_of(key), claim, "amax")
     return torch.where(best > 0, best & MASK, UNOWNED).to(torch.int32)

@@ -264,8 +264,8 @@ def weighed(texts: list[str], labels: np.ndarray, longest: int) -> tuple[sparse.
     vectorizer = CountVectorizer(analyzer=n_grams, binary=True)
     counts = vectorizer.fit_transform(texts).astype(float)
     names = vectorizer.get_feature_names_out()
-    least, power = (2, 0.5) if longest < 3 else (8, 0.7)
-    kept = (least <= counts.sum(axis=0).A1) | np.array([longest < 3 and " " not in name for name in names])
+    least, power = (2, 0.5) if longest < 3 else (5, 0.7)
+    kept = (least - 1 < counts.sum(axis=0).A1) | np.array([longest < 3 and " " not in name for name in names])
     counts, names = counts[:, kept], names[kept]
     held = counts.toarray() > 0
     idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), told_by(held, labels)
@@ -328,6 +328,7 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     """So many buckets that no two features collide; words that share pieces or do not; triples, without pieces."""
     monkeypatch.setattr(training, "TOLERANCE", 1e-14)
     monkeypatch.setattr(training, "MOST_STEPS", 2000)
+    monkeypatch.setattr(training, "ROWS_A_MIN", 40)
     monkeypatch.setattr(training, "PIECE_BUCKETS", 1 << 22)
     write_dataset(tmp_path, {"train": 150, "validation": 10, "unlabelled": 60}, num_classes=classes)
     manifest, factors = read_manifest(tmp_path), np.linspace(1, 2, classes)
