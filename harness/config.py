@@ -59,7 +59,6 @@ Task = Literal["classifier", "language_model"]
 CLASSIFIER: Task = "classifier"
 LANGUAGE_MODEL: Task = "language_model"
 DAMAGED = "edited or damaged; restore it"
-MOST_SEEDS = 1000
 AUTO = "auto"
 NOTHING = "none"
 """In place of a dataset or a run directory: none."""
@@ -67,6 +66,7 @@ NONE = "none"
 """No file of soft labels."""
 MOST_BUCKETS = 1 << 26
 """256 MiB for each output of the wide part."""
+Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
 Features = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
@@ -319,7 +319,7 @@ class RunConfig:
     done before, and compare the run with it at the end."""
     resume: Literal["auto", "never"] = "auto"
     """auto: continue from the newest intact checkpoint, else start. never: refuse a directory that holds a run."""
-    allow: str = ""
+    allow: list[str] = field(default_factory=list)
     """Keys, with commas, that may differ from those of the checkpoint although this changes the result."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
@@ -359,7 +359,7 @@ class RunConfig:
         require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
         names = {part for key in flat(to_dict(self)) for part in (key, key.partition(".")[0])}
         weights = "optim.class_weights"  # its keys are labels, which need not be set now
-        for key in sorted(key for key in self.allowed if not f"{key}.".startswith(f"{weights}.")):
+        for key in sorted(key for key in self.allow if not f"{key}.".startswith(f"{weights}.")):
             require(key in names, "allow", key, "keys of the training such as epochs or optim.lr, with commas")
 
     @property
@@ -372,11 +372,6 @@ class RunConfig:
     def max_time_s(self) -> float | None:
         """``max_time`` in seconds; None for no limit."""
         return None if self.max_time is None else seconds(self.max_time)
-
-    @property
-    def allowed(self) -> set[str]:
-        """The keys of ``allow``."""
-        return {key.removeprefix("--") for key in self.allow.replace(",", " ").split()}
 
 
 def seconds(text: str | None) -> float | None:
@@ -397,7 +392,7 @@ class LaunchRecipe(RunConfig):
     spread. Options of accelerate launch, such as --num_processes 2, may stand anywhere among the keys.
     """
 
-    seeds: str | None = None
+    seeds: Seeds | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …; at the end,
     mean and spread of their scores are printed. See docs/many-runs.md."""
     folds: Literal["all"] | Annotated[int, Meta(ge=2)] | None = None
@@ -409,21 +404,13 @@ class LaunchRecipe(RunConfig):
         super().__post_init__()
         if self.seeds is not None and self.folds is not None:
             raise ConfigError("seeds, folds: one command varies one of the two; give --seeds or --folds, not both")
-        if self.seeds is not None:
-            seeds_of(self.seeds)
+        seeds = self.seeds or []
+        require(len({*seeds}) == len(seeds), "seeds", seeds, "different numbers")
 
     @property
     def recipe(self) -> RunConfig:
         """The configuration of one training."""
         return RunConfig(**{one.name: getattr(self, one.name) for one in fields(RunConfig)})
-
-
-def seeds_of(text: str) -> list[int]:
-    """The seeds that ``0,1,2`` names, in this order. Raises ``ConfigError``."""
-    found = [int(word) for word in text.strip("[]").split(",")] if re.fullmatch(r"\[?\d+(, *\d+)+\]?", text) else []
-    fits = 2 <= len(set(found)) == len(found) <= MOST_SEEDS and max(found) < 2**63
-    require(fits, "seeds", text, f"2 to {MOST_SEEDS} different whole numbers with commas between, as in 0,1,2")
-    return found
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, seeds_of
+from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig
 from harness.data.views import check_folds
 from harness.launch import meeting
 from harness.launch.options import accelerate_arguments, free_port
@@ -307,12 +307,12 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     ``DataError`` before the first one begins.
     """
     given = cli.apart(training, LaunchRecipe)[1]
-    key, value = ("fold", asked.folds) if asked.seeds is None else ("seed", asked.seeds)
+    key = "fold" if asked.seeds is None else "seed"
     words = as_words(one for one in given if one[0] != f"{key}s")
     if len(words) == len(given):
-        raise ConfigError(f"{key}s: belongs on the command line, --{key}s {value}; take it out of the file")
+        raise ConfigError(f"{key}s: belongs on the command line, as --{key}s; take it out of the file")
     if key in dict(given):
-        raise ConfigError(f"--{key}: --{key}s {value} gives them all; leave --{key} out")
+        raise ConfigError(f"--{key}: --{key}s gives them all; leave --{key} out")
     runs = planned(asked)
     steps: list[Step] = []
     for place, run in enumerate(runs, 1):
@@ -360,7 +360,7 @@ def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
 def planned(asked: LaunchRecipe) -> list[Member]:
     """The trainings of a command, in order; empty for a single one. Raises ``ConfigError`` or ``DataError``."""
     if asked.seeds is not None:
-        runs = [Member("seed", seed, Path(asked.run)) for seed in seeds_of(asked.seeds)]
+        runs = [Member("seed", seed, Path(asked.run)) for seed in asked.seeds]
     elif asked.folds is not None:
         manifest = read_data(asked.data)
         check_folds(manifest, asked.data, "folds")

@@ -33,7 +33,7 @@ from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, Record, typed
-from preprocessing.base.untrusted import check_regular, one_line, readable, shown
+from preprocessing.base.untrusted import check_regular, one_line, shown
 
 if TYPE_CHECKING:
     import torch
@@ -201,7 +201,7 @@ def verify(path: Path) -> Checkpoint:
         raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint; {MEND}")
     if (found := content.get("format_version")) != FORMAT_VERSION:
         raise OtherVersionError(
-            f"{path}: a checkpoint of format version {readable(found)}, this padless reads version {FORMAT_VERSION}: "
+            f"{path}: a checkpoint of format version {shown(found)}, this padless reads version {FORMAT_VERSION}: "
             "go on with the padless that wrote it, or name another run directory"
         )
     manifest: Manifest = typed(Manifest, content, str(path / MANIFEST), MEND)

@@ -18,7 +18,7 @@ from typing import Any
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, Record, Sha256, typed
-from preprocessing.base.untrusted import open_regular, parse_json, read_bytes, read_json, readable, sha256_of, shown
+from preprocessing.base.untrusted import open_regular, parse_json, read_bytes, read_json, sha256_of, shown
 
 Line = dict[str, Any]
 MEND = "restore it, or name another run"
@@ -68,7 +68,7 @@ def read_sealed(path: Path, kind: tuple[str, int], mend: str) -> dict[str, Any] 
     if content.get("format") != kind[0]:
         raise DataError(f"{path}: not a {kind[0]} file; {mend}")
     if (version := content.get("format_version")) != kind[1]:
-        raise DataError(f"{path}: {kind[0]} {readable(version)}, this padless reads {kind[0]} {kind[1]}; {mend}")
+        raise DataError(f"{path}: {kind[0]} {shown(version)}, this padless reads {kind[0]} {kind[1]}; {mend}")
     if content.pop(SEAL, None) != seal_of(content):
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {mend}")
     return {name: value for name, value in content.items() if name not in ("format", "format_version")}

@@ -68,8 +68,7 @@ LISTED = 5
 """Maximum number of runs listed in a message."""
 
 
-GO_ON = "make room and start again: the run goes on from its last checkpoint"
-storage = partial(storing, otherwise="name another directory", room=GO_ON)
+storage = partial(storing, otherwise="name another directory")
 """Turns a failure to write a path, or a file below it, into a ``UserError`` that names the file."""
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from harness.config import Seeds
 from preprocessing.base.errors import ConfigError, require
 
 MOST = 10**6
@@ -82,7 +83,7 @@ class Resources:
 class ArrayConfig:
     """Many trainings as one array of jobs, each with a run directory of its own; or preprocessing by many jobs."""
 
-    seeds: str | None = None
+    seeds: Seeds | None = None
     """A training for each seed, as in 0,1,2: in RUN/seed-0, RUN/seed-1, …, as train --seeds has them."""
     options: str | None = None
     """A file with a line of options for each training, as in --optim.lr 0.01; in RUN/task-0, RUN/task-1, …"""

@@ -26,7 +26,7 @@ from preprocessing.base.configuration import find
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.terminal import size
-from preprocessing.base.untrusted import readable
+from preprocessing.base.untrusted import shown
 from preprocessing.dataset import views
 from preprocessing.dataset.shards import Manifest
 
@@ -158,7 +158,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
     if checkpoint is None:
         return ResumePoint()
     then = checkpoint.state["order_version"]
-    if then != order.VERSION and not is_allowed("order", config.allowed):
+    if then != order.VERSION and not is_allowed("order", config.allow):
         raise ConfigError(
             f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "
             f"version {order.VERSION}; go on with that padless, name another run directory, or --allow order"
@@ -171,17 +171,17 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
             breaks = other_data or not is_allowed(key, FREE)
             breaking += [key] if breaks else []
             effect = "another run from here on" if breaks else "the same run"
-            lines.append(f"  {readable(key)}: was {readable(was)}, now {readable(now)} ({effect})")
+            lines.append(f"  {key}: was {shown(was)}, now {shown(now)} ({effect})")
     if lines:
         say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *lines]))
     unfit = [key for key in breaking if key.partition(".")[0] in ("model", "task") and key not in FITTING]
-    for key in [*unfit, *(key for key in breaking if not is_allowed(key, config.allowed))]:
-        name, was, now = map(readable, (key, before.get(key), after.get(key)))
+    for key in [*unfit, *(key for key in breaking if not is_allowed(key, config.allow))]:
+        was, now = shown(before.get(key)), shown(after.get(key))
         if unfit:
-            raise ConfigError(f"{name}: was {was}, now {now}: the weights fit no other; name another run directory")
+            raise ConfigError(f"{key}: was {was}, now {now}: the weights fit no other; name another run directory")
         raise ConfigError(
-            f"{name}: the run began with {was}, now {now}; set it back, name another run directory, or continue "
-            f"anyway with --allow {','.join(map(readable, sorted({*breaking, *config.allowed})))}"
+            f"{key}: the run began with {was}, now {now}; set it back, name another run directory, or continue "
+            f"anyway with --allow {','.join(sorted({*breaking, *config.allow}))}"
         )
     return ResumePoint(checkpoint, finished and not breaking)
 
@@ -198,7 +198,7 @@ def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConf
     ``found``: sha256 of the present ones, or None.
     """
     began = (checkpoint.state.get("soft_labels") or {}).get("sha256")
-    if began != found and not is_allowed("self_training.labels", config.allowed):
+    if began != found and not is_allowed("self_training.labels", config.allow):
         was, now = ("none" if one is None else f"those of sha256 {one[:12]}" for one in (began, found))
         raise ConfigError(
             f"self_training.labels: the run of {checkpoint.path} began with {was}, now {now} are asked for: "
@@ -241,7 +241,7 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
         differ = [part for part in now if was[part] != now[part]] or ["texts or labels"]
     fits = not {"text pipeline", "vocabulary"} & {*differ} and ("classes" not in differ or config.task != CLASSIFIER)
     needed = ["data", "epochs"] if finished and checkpoint is not None else ["data"]
-    if fits and all(is_allowed(key, config.allowed) for key in needed):
+    if fits and all(is_allowed(key, config.allow) for key in needed):
         return False
     mend = "restore the old one: the weights fit no other"
     if fits:

@@ -91,7 +91,7 @@ def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -
     """
     check_model(config.model)
     config = for_task(config)
-    if config.allowed and keys_to_resolve(config):
+    if config.allow and keys_to_resolve(config):
         config = as_begun(config)
     if not keys_to_resolve(config):
         return Resolved(config, {})

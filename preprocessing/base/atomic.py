@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,8 +31,6 @@ MARK = "job.json"
 """The file in a work folder that names the job."""
 ENDS = 1 << 16
 """Bytes that ``says`` searches at either end of a file."""
-UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Errors that only writes have."""
 
 
 def unfinished(path: Path) -> Path:
@@ -99,7 +96,7 @@ def sweep(path: str | Path) -> None:
     """Remove temporary files and folders that ended processes of this machine left for ``path``."""
     path = Path(path)
     for left in path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY_MARK}*"):
-        if is_abandoned(left.name) and final_of(left.name) == path.name:
+        if is_abandoned(left.name):
             with suppress(OSError):
                 remove(left)
 
@@ -159,7 +156,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 def name(error: BaseException, path: str | Path) -> None:
     """Add the file's name to a write error: the system gives it for ``open``, not for ``write``."""
-    if isinstance(error, OSError) and error.errno in UNNAMED and error.filename is None:
+    if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
         error.filename = str(path)
 
 
@@ -210,9 +207,6 @@ def fsync(path: str | Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:
-        name(error, path)
-        raise
     finally:
         os.close(descriptor)
 
@@ -269,16 +263,16 @@ NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """The disk is read-only, or the user lacks the permission."""
 OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP})
 """A directory in place of a file or the reverse, or an impossible name."""
-CONTINUE = "make room and run the same command to continue"
+GO_ON = "make room and run the same command to continue"
 ANOTHER = "name a directory that can be written"
 TMPDIR = "set TMPDIR to a folder with room"
 """Advice for temporary files."""
 
 
-def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> UserError:
+def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER) -> UserError:
     """The sentence for a failure to write ``path``, or the file below it that the error names.
 
-    ``otherwise`` names the alternative, ``room`` says what to do on a full disk.
+    ``otherwise`` names the alternative.
     """
     named = str(error.filename2 or error.filename or path)  # a copy's target comes second
     name, what = UNFINISHED.sub(r"\1", named), error.strerror or str(error)
@@ -287,17 +281,17 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room:
             f"{name}: gone while it was needed ({what}); put it back, and run the same command to continue"
         )
     kind = ConfigError if error.errno in OTHER_KIND else StorageError
-    mend = otherwise if error.errno in OTHER_KIND | NOT_ALLOWED else f"{room}, or {otherwise}"
+    mend = otherwise if error.errno in OTHER_KIND | NOT_ALLOWED else f"{GO_ON}, or {otherwise}"
     return kind(f"{name}: cannot be written ({what}); {mend}")
 
 
 @contextmanager
-def storing(path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> Iterator[None]:
+def storing(path: str | Path, *, otherwise: str = ANOTHER) -> Iterator[None]:
     """Raise a failed write inside the block as the ``UserError`` of ``refusal``."""
     try:
         yield
     except OSError as error:
-        raise refusal(error, path, otherwise=otherwise, room=room) from None
+        raise refusal(error, path, otherwise=otherwise) from None
 
 
 def check_replaced(path: Path, overwrite: bool, words: Iterable[str]) -> None:
@@ -316,21 +310,8 @@ def told(error: OSError) -> UserError | None:
     if str(error.strerror).startswith("No usable temporary directory"):  # Python raises it as FileNotFoundError
         return StorageError(f"{error.strerror}; make room there, or {TMPDIR}")
     if error.errno in NO_ROOM or (error.errno in NOT_ALLOWED and error.filename):
-        if is_about_output(error):
-            return refusal(error, "standard output", otherwise="send the output elsewhere")
-        return refusal(error, "a temporary file (TMPDIR, /dev/shm)")
+        return refusal(error, "standard output or a temporary file (TMPDIR, /dev/shm)")
     return None
-
-
-def is_about_output(error: OSError) -> bool:
-    """Whether standard output is full: then it does not take a newline either."""
-    if error.filename or sys.stdout.isatty():
-        return False
-    try:
-        print(flush=True)
-    except OSError:
-        return True
-    return False
 
 
 @contextmanager

@@ -27,25 +27,22 @@ import msgspec
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.schema import fits
-from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, readable, shown
+from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, shown
 
 NULL = "null"
 NULLS = (NULL, "~")
 """Spellings of None in YAML and on a command line."""
 LARGEST = (1 << 63) - 1
-RENAME = "give it another name, or a link with one"
-"""Advice for a file name that is not UTF-8."""
 WORDS = {
-    int: "a whole number; 1; 2; 10",
-    float: "a number; 0.1; 0.5; 1",
+    int: "a whole number",
+    float: "a number",
     str: "a text",
     bool: "true or false",
-    list: "a list; [a, b]; a,b",
-    tuple: "two values; 0.1,0.9",
-    dict: "a mapping; {a: 1, b: 2}; a:1,b:2",
+    list: "a list with commas",
+    tuple: "two values as in 0.1,0.9",
+    dict: "a mapping as in {a: 1, b: 2}",
 }
-"""Type -> its name in messages, and examples."""
+"""Type -> its name in messages."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,7 @@ class Option:
         try:
             found = msgspec.convert(shaped(given, self.kind), self.kind, strict=False)
         except ValueError:
-            expected = in_words(self.kind, self.default)
-            raise ConfigError(f"{self.key}: expected {expected}, got {readable(given)}") from None
+            raise ConfigError(f"{self.key}: expected {in_words(self.kind)}, got {shown(given)}") from None
         check_value(self.key, found)
         return found
 
@@ -140,21 +136,18 @@ def choices_of(kind: Any) -> list[str]:
 
 
 def shaped(given: Any, kind: Any) -> Any:
-    """A value in the shape of its type: texts as YAML, ``a,b`` in place of a list, ``a:1,b:2`` of a mapping, and a
-    mapping's ``a: 1`` of ``a: [1]``. Raises ``ValueError``.
+    """A value in the shape of its type: texts as YAML, ``a,b`` in place of a list, and a mapping's ``a: 1`` of
+    ``a: [1]``. Raises ``ValueError``.
     """
     parts = {get_origin(part) or part: part for part in alternatives(kind)}
     if isinstance(given, str) and given not in choices_of(kind):
         if given[:1] in ("[", "{") and parts.keys() & {list, tuple, dict}:
             given = parse_yaml(given)
-        elif dict in parts and str not in parts and ":" in given:
-            given = parse_yaml(f"{{{given}}}")
         elif parts.keys() & {list, tuple} and str not in parts:
             given = [word for word in map(str.strip, given.split(",")) if word]
     if isinstance(given, dict) and dict in parts:
         several = get_args(parts[dict])[1] == list[Any]
-        pairs = (one[0].split(":", 1) if one[1] == NULL and ":" in one[0] else one for one in given.items())
-        return {name: [its] if several and isinstance(its, str) else its for name, its in pairs}
+        return {name: [its] if several and isinstance(its, str) else its for name, its in given.items()}
     return given
 
 
@@ -167,24 +160,16 @@ def shares_of(data: str) -> dict[str, float]:
     return {path: share / sum(found.values()) for path, share in found.items()}
 
 
-def in_words(kind: Any, default: Any) -> str:
-    """The values of a type, as in ``a whole number of at least 1, such as 4, 10, auto``."""
-    heads, words, some = list[str](), list[str](), list[str]()
+def in_words(kind: Any) -> str:
+    """The values of a type, as in ``a whole number of at least 1 or auto``."""
+    found: list[str] = []
     for part in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
         bare, *ranges = get_args(part) if get_origin(part) is Annotated else (part,)
         if get_origin(bare) is Literal or bare is NoneType:
-            words += map(str, get_args(bare) or [NULL])
-            continue
-        name, *those = WORDS.get(get_origin(bare) or bare, "a value").split("; ")
-        heads.append(" ".join([name, *map(limits, ranges)]))
-        if bare in (int, float):
-            usual = (default, 2 * default) if fits(part, default) else ()
-            those = [f"{one:.7g}" for one in dict.fromkeys((*usual, *map(ast.literal_eval, those))) if fits(part, one)]
-        some += those
-    if some:
-        return f"{' or '.join(heads)}, such as {', '.join([*some[: max(1, 3 - len(words))], *words])}"
-    every = heads + words
-    return " or ".join(every) if len(every) < 3 else f"one of {', '.join(every)}"
+            found += map(str, get_args(bare) or [NULL])
+        else:
+            found.append(" ".join([WORDS.get(get_origin(bare) or bare, "a value"), *map(limits, ranges)]))
+    return " or ".join(found) if len(found) < 3 else f"one of {', '.join(found)}"
 
 
 def limits(meta: Meta) -> str:
@@ -202,7 +187,7 @@ def check_value(key: str, value: Any) -> None:
     elif isinstance(value, int | float) and not abs(value) <= LARGEST:
         raise ConfigError(f"{key}: {value} is out of range: expected a number of at most 19 digits")
     elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):  # surrogates stand for other bytes
-        raise ConfigError(f"{key}: {shown(value)} is not UTF-8 without zeros, which records are; {RENAME}")
+        raise ConfigError(f"{key}: {shown(value)} is not UTF-8 without zeros; give a file another name or a link")
 
 
 ENDING = ".yaml"
@@ -219,12 +204,6 @@ KINDS = {
 MOST_BYTES = 1 << 20
 """Three times what a map of 10,000 labels takes."""
 
-MENDS = {
-    "'\\t' that cannot start": "begins with a tab; indent with blanks",
-    "mapping values are": "a second colon; a nested key has its own line, and a text with a colon stands in quotes",
-}
-"""Part of what PyYAML says -> what is wrong, and what to do."""
-
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The keys of a configuration file; every value is text, as written. Raises ``ConfigError``."""
@@ -237,7 +216,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: not a YAML file: {error}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds {readable(content)}, expected keys and values")
+        raise ConfigError(f"{path}: holds {shown(content)}, expected keys and values")
     return content
 
 
@@ -266,8 +245,7 @@ def parse_yaml(content: str, loader: Any = None) -> Any:
                 raise ValueError(f"values more than {MOST_DEPTH} deep")
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or one_line(error)
-        said = next((mend for sign, mend in MENDS.items() if sign in problem), problem)
-        raise ValueError(f"line {mark.line + 1}: {said}" if mark else said) from None
+        raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
     if len(inside[0]) > 1:
         raise ValueError("several documents; one is read")
     return inside[0][0] if inside[0] else NULL

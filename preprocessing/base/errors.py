@@ -16,7 +16,7 @@ class UserError(Exception):
 
     def __init__(self, sentence: object = "") -> None:
         """Control characters in ``sentence`` are escaped, passwords in addresses removed, and its length is limited."""
-        text = plain_line(public(str(sentence)[: 2 * LONGEST]), strict=True)
+        text = plain_line(public(str(sentence)[: 2 * LONGEST]))
         super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 

@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO, cast
@@ -30,18 +30,15 @@ ADDRESS = re.compile(
 )
 MARKUP = re.compile(r"([\\`*_\[\]~|#!<>&])")
 """Characters with a meaning in Markdown."""
-SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def printable(text: str) -> str:
     """``text`` with control characters escaped; newlines and tabs stay."""
-    return CONTROL.sub(lambda found: _named(found[0]), text)
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def plain_line(text: str, *, strict: bool = False) -> str:
-    """``text`` with control characters, newlines and tabs escaped; if ``strict``, every character that is invisible."""
-    if strict:
-        return "".join(letter if letter.isprintable() else _named(letter) for letter in text)
+def plain_line(text: str) -> str:
+    """``text`` with control characters, newlines and tabs escaped."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -81,11 +78,7 @@ def markdown_code(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(plain_line(public(text), strict=True).split())
-
-
-def _named(letter: str) -> str:
-    return SHORT.get(letter) or f"\\u{ord(letter):04x}"
+    return " ".join(plain_line(public(text)).split())
 
 
 def tell(sentence: str) -> None:
@@ -109,10 +102,6 @@ class Guarded:
         wipe()
         self.guarded.write(spelt(text, self.guarded))
         return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        """Write all lines."""
-        self.write("".join(lines))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.guarded, name)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import msgspec
 
 from preprocessing.base.errors import ConfigError, DataError
 
@@ -30,7 +30,6 @@ MOST_UNPACKED, MOST_RATIO = 256 << 20, 200
 MOST_LISTED = 20
 LONGEST_SHOWN = 60
 """Most characters of an untrusted value in a message."""
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def shown(value: object) -> str:
@@ -49,12 +48,6 @@ def one_line(error: BaseException) -> str:
     """An error of another library for a message: short, on one line, control characters escaped."""
     text = " ".join(str(error).split())[: 4 * LONGEST_SHOWN] or type(error).__name__
     return text if text.isprintable() else repr(text)[1:-1]
-
-
-def readable(value: object) -> str:
-    """An untrusted value as it is if it is short and on one line, else ``shown``."""
-    text = str(value)
-    return text if text.isprintable() and len(text) <= LONGEST_SHOWN else shown(value)
 
 
 def check_regular(path: str | Path, mode: int) -> None:
@@ -122,21 +115,17 @@ def sha256_of(file: BinaryIO) -> str:
 def parse_json(data: bytes) -> Any:
     """Parse strict JSON in UTF-8. Raises ``ValueError``.
 
-    Also refused: NaN and infinities, also as ``1e999``; integers beyond 64 bits; duplicate keys; half a surrogate pair;
-    more than ``MOST_DEPTH`` levels.
+    msgspec refuses NaN, infinities, also as ``1e999``, and half a surrogate pair. Also refused: integers beyond 64
+    bits; duplicate keys; more than ``MOST_DEPTH`` levels.
     """
-    text = data.decode("utf-8")
     try:
-        value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number, parse_int=_integer
-        )
+        msgspec.json.decode(data)
+        value = json.loads(data, object_pairs_hook=_object, parse_int=_integer)
         deep = _depth(value) > MOST_DEPTH
     except RecursionError:
         deep = True
     if deep:
         raise ValueError(f"lists or objects are nested more than {MOST_DEPTH} deep")
-    if SURROGATE.search(text):
-        json.dumps(value, ensure_ascii=False).encode()  # raises for half a surrogate pair
     return value
 
 
@@ -168,16 +157,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {shown(next(name for name in found if names.count(name) > 1))} occurs twice")
     return found
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _number(text: str) -> float:
-    if math.isfinite(value := float(text)):
-        return value
-    raise ValueError(f"the number {text[:20]} is too large")
 
 
 def _integer(text: str) -> int:

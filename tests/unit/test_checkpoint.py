@@ -276,13 +276,13 @@ def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, par
     refused = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on: {differ}"
     assert (str(caught.value), said) == (f"{refused}, or {mend}", [])
     if part != "classes":
-        point = find_resume_point(config(root, epochs=5, allow="data,epochs"), said.append, said.append)
+        point = find_resume_point(config(root, epochs=5, allow=["data", "epochs"]), said.append, said.append)
         keys = [line.split(":")[0].strip() for line in said[0].splitlines()[1:]]
         assert (point.finished, keys) == (False, ["data", "run", "epochs", "allow"])
         assert said[0].count("(another run from here on)") == 2  # data and epochs
     else:
         with pytest.raises(DataError, match="fit no other"):
-            find_resume_point(config(root, allow="data,epochs"), quiet, quiet)
+            find_resume_point(config(root, allow=["data", "epochs"]), quiet, quiet)
 
 
 @pytest.mark.parametrize("state", ["preempted", "finished"])
@@ -299,11 +299,11 @@ def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
     """If another value is allowed: else what follows from it changes too; with other data, weights would not fit."""
     recipe = RunConfig(data=str(root / "data"), run=str(root / "run"), epochs="auto", optim=OptimConfig(ema="auto"))
     assert resolve(recipe).config.epochs == 40
-    allowed = resolve(replace(recipe, allow="optim.lr")).config
+    allowed = resolve(replace(recipe, allow=["optim.lr"])).config
     assert (allowed.epochs, allowed.optim.ema) == (config(root).epochs, config(root).optim.ema)
-    assert resolve(replace(recipe, allow="data", epochs=6)).config.epochs == 6
+    assert resolve(replace(recipe, allow=["data"], epochs=6)).config.epochs == 6
     shutil.rmtree(root / "run")
-    assert resolve(replace(recipe, allow="data")).config.epochs == 40
+    assert resolve(replace(recipe, allow=["data"])).config.epochs == 40
 
 
 def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

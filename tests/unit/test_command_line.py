@@ -104,7 +104,7 @@ def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -
 
 
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
-    about, _, first, *_ = shown(capsys, harness, "launch", "--help", "order")
+    about, _, first, *_ = shown(capsys, harness, "train", "--help", "order")
     assert about.startswith("order: Which rows meet in a batch; with the dataset, seed and global batch")
     assert first.startswith("  --order.length_noise 0.003 ")
     lr = [
@@ -112,7 +112,7 @@ def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
         f"{' ' * 31}step and the classes.",
     ]
     for words in (["--help", "lr"], ["--epochs", "2", "--help=optim.lr"]):
-        assert shown(capsys, harness, "launch", *words) == lr
+        assert shown(capsys, harness, "train", *words) == lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +144,10 @@ class Options:
         (["--json"], "json", True),
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
         (["--tags", "a, b"], "tags", ["a", "b"]),
-        (["--known", "bad:0,good:1"], "known", {"bad": ["0"], "good": ["1"]}),
+        (["--known", "{bad: 0, good: 1}"], "known", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate=auto", "--part.pair", "[0.1, 2]"], "part", Part(rate="auto", pair=(0.1, 2.0))),
-        (["--part.pair", "0.1,2", "--part.weights", "{b:3}"], "part", Part(pair=(0.1, 2.0), weights={"b": 3.0})),
+        (["--part.pair", "0.1,2", "--part.weights", "{b: 3}"], "part", Part(pair=(0.1, 2.0), weights={"b": 3.0})),
     ],
 )
 def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value: object) -> None:
@@ -299,7 +299,7 @@ def test_a_written_configuration_is_one_for_both_commands(tmp_path: Path, capsys
     monkeypatch.chdir(tmp_path)
     rows = [(*row, "fr") for row in reviews(60)]
     write_csv(tmp_path / "mine.csv", rows, ("avis", "note", "langue"), delimiter=";")
-    assert main(["init", "mine.csv", "--source.where", "langue:fr"]) == 0
+    assert main(["init", "mine.csv", "--source.where", "{langue: fr}"]) == 0
     content = (tmp_path / "mine.yaml").read_text()
     assert "# source: mine.csv: delimiter ';'\n" in content
     assert (

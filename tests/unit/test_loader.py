@@ -229,9 +229,9 @@ def test_a_teacher_that_knows_nothing_is_refused_unless_asked_for(
     checks.open_soft_labels(asked(data, rows=8, labels=str(path), any_teacher=True), manifest)
 
 
-def asked(data: Path, *, rows: int = 0, allow: str = "", **teaching: Any) -> RunConfig:
+def asked(data: Path, *, rows: int = 0, allow: tuple[str, ...] = (), **teaching: Any) -> RunConfig:
     order, own = OrderConfig(unlabelled_batch=rows), SelfTrainingConfig(**teaching)
-    return RunConfig(data=str(data), order=order, self_training=own, global_batch=10, allow=allow)
+    return RunConfig(data=str(data), order=order, self_training=own, global_batch=10, allow=[*allow])
 
 
 def test_a_run_goes_on_with_the_soft_labels_it_began_with() -> None:
@@ -241,6 +241,6 @@ def test_a_run_goes_on_with_the_soft_labels_it_began_with() -> None:
     for found in ("b" * 64, None):
         with pytest.raises(ConfigError, match=r"self_training.labels: the run of run/checkpoints/step-7 began with"):
             check_resumed(began, found, config)
-        check_resumed(began, found, replace(config, allow="self_training.labels"))
+        check_resumed(began, found, replace(config, allow=["self_training.labels"]))
     with pytest.raises(ConfigError, match=r"began with none, now those of sha256 bbbbbbbbbbbb are asked for"):
         check_resumed(SimpleNamespace(path=Path("x"), state={}), "b" * 64, config)

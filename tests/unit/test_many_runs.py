@@ -48,7 +48,7 @@ class Recorded:
         monkeypatch.setattr(launcher, "train", self.train)
 
     def train(self, options: list[str], words: list[str], recipe: RunConfig) -> int:
-        assert cli.parse(RunConfig, words, prog="launch") == recipe
+        assert cli.parse(RunConfig, words, prog="train") == recipe
         self.trained.append(recipe)
         return self.codes[len(self.trained) - 1] if len(self.trained) <= len(self.codes) else 0
 

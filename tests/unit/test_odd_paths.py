@@ -81,7 +81,7 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     ):
         assert cli.run(main, words) == 2, words
         sentence = capfd.readouterr().err
-        assert re.match(f"error: {key}.* is not UTF-8.* give it another name, or a link", sentence)
+        assert re.match(f"error: {key}.* is not UTF-8.* give a file another name or a link", sentence)
     assert not (data / "new").exists()
 
 

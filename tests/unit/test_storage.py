@@ -97,7 +97,7 @@ def test_standard_output_that_is_full() -> None:
             command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, cwd=ROOT, check=False
         )
     assert result.returncode == 4
-    assert " ".join(result.stderr.split()).startswith("error: standard output: cannot be written (No space left")
+    assert " ".join(result.stderr.split()).startswith("error: standard output or a temporary file")
     assert "Exception ignored" not in result.stderr
 
 
@@ -135,15 +135,15 @@ def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_le
 
 
 BAD = {
-    b"NaN": "NaN is no number",
-    b"1e999": "the number 1e999 is too large",
+    b"NaN": "invalid character",
+    b"1e999": "out of range",
     b"18446744073709551616": "is too large",
     b'{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' occurs twice",
     b"[" * (MOST_DEPTH + 1) + b"]" * (MOST_DEPTH + 1): "more than 32 deep",
     b'{"a":' * 500 + b"1" + b"}" * 500: "more than 32 deep",
-    rb'"\ud800"': "surrogates not allowed",
+    rb'"\ud800"': "truncated",
     b'"\xff"': "can't decode byte 0xff",
-    b"{} x": "Extra data",
+    b"{} x": "trailing characters",
 }
 
 
