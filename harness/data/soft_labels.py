@@ -23,7 +23,7 @@ import pyarrow as pa
 from msgspec import Meta
 
 from preprocessing.base import atomic
-from preprocessing.base.arrays import mapped, one_chunk, record_batches, write_batch
+from preprocessing.base.arrays import mapped, record_batches, write_batch
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import UNLABELLED
@@ -147,7 +147,7 @@ def read_soft_labels(path: str | Path) -> SoftLabels:
         table = pa.Table.from_batches(batches, layout)
         if layout != schema(len(teacher.labels)) or any(column.null_count for column in table.columns):
             raise ValueError(f"its columns are not those of soft labels of {len(teacher.labels)} classes")
-        values = one_chunk(table["probability"]).flatten()
+        values = table["probability"].combine_chunks().flatten()
         if values.null_count:
             raise ValueError("it holds nulls")
     except (OSError, ValueError, pa.ArrowException) as error:

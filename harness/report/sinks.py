@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -22,7 +21,7 @@ from harness.rundir.records import Ending
 from harness.scores.figures import numbers_of
 from harness.tracking.tracking import Sink
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.processes import Child
+from preprocessing.base.processes import child
 from preprocessing.base.terminal import tell
 from preprocessing.dataset.views import read_data
 
@@ -30,8 +29,8 @@ SUMMARY = "baseline"
 """Prefix of the linear model's figures in trackers: ``baseline/accuracy`` and so on."""
 LONGEST_S = 60.0
 """A fit with a longer estimate is left out."""
-END_S = 20.0
-"""Longest wait for the fit at the end of a run."""
+END_S, KILLED_S = 20.0, 5.0
+"""Longest wait for the fit at the end of a run, and for its end when it was killed."""
 NICENESS = 19
 FIRST_VICTIM = "1000"
 """``oom_score_adj`` (proc(5)): where memory runs out, the kernel kills this process, not the training."""
@@ -59,7 +58,7 @@ class BaselineSink(Sink):
         """The figures go to ``others``, which must be closed after this sink."""
         self.config, self.others = config, others
         self.folds = config.fold is not None
-        self.fit: Child | None = None
+        self.fit: subprocess.Popen[bytes] | None = None
         self.missing = config.baseline == "auto"
 
     def begin(self) -> None:
@@ -72,7 +71,7 @@ class BaselineSink(Sink):
             if self.missing and seconds(manifest) * (manifest.folds if self.folds else 1) <= LONGEST_S:
                 words = ["-m", "harness", "baseline", data, "-o", str(kept_in(data, run, FOLDER))]
                 words += ["--folds"] * self.folds
-                self.fit = Child(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                self.fit = child(*words)
                 os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
                 Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
 
@@ -80,12 +79,14 @@ class BaselineSink(Sink):
         """Report the comparison. An error becomes one warning, since the run has finished."""
         finished = ending.state == "finished"
         if self.fit is not None:
-            if finished and self.fit.running():
+            if finished and self.fit.poll() is None:
                 self.others.say(f"waiting up to {END_S:.0f} s for the linear model (--baseline none leaves it out)")
                 until = time.monotonic() + END_S
-                while self.fit.running(0.1) and time.monotonic() < until and stopping.received() is None:
-                    pass
-            self.fit.stop(signal.SIGKILL)
+                while self.fit.poll() is None and time.monotonic() < until and stopping.received() is None:
+                    time.sleep(0.1)
+            self.fit.kill()
+            with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
+                self.fit.wait(KILLED_S)
             self.missing = self.fit.returncode != 0
         if not finished:
             return

@@ -62,14 +62,6 @@ DICTIONARY, RECORDS = 2, 3
 """Kinds of messages, as ``MessageHeader`` numbers them."""
 
 
-def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column as one array. Arrow's ``combine_chunks`` alone may return a chunked array again."""
-    combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not isinstance(combined, pa.ChunkedArray):
-        return combined
-    return combined.chunk(0) if combined.num_chunks else pa.array([], combined.type)
-
-
 def write_batch(path: str | Path, columns: Any, schema: pa.Schema | None = None) -> None:
     """Write columns atomically as one record batch of an Arrow file, which can be mapped. Raises ``OSError``."""
     batch = pa.record_batch(columns, schema=schema)

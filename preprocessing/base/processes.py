@@ -152,20 +152,16 @@ LIMIT_S = 10.0
 """Most time for cleanup."""
 ONE_PRESS_S = 0.1
 """Two SIGINT within this time count as one: a terminal sends it to all processes, and some wrappers forward it too."""
-AGAIN_S = 0.5
-"""Interval at which the signal is sent to the main thread again."""
 NOTHING = "no partial output is left; run the same command again"
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends when the parent dies."""
 PARENT = "PADLESS_PARENT"
 """Environment variable: this command is to end with its parent."""
-STOP_S = 5.0
-"""Wait after each signal to a ``Child``."""
 
 _heard: list[str] = []
 _kept: list[str] = []
-_state = {"listens": False, "armed": False}
+_state = {"listens": False, "armed": False, "raised": False}
 _settled: list[int] = []
 
 
@@ -184,26 +180,13 @@ def on_parents_death(number: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-class Child(subprocess.Popen[bytes]):
-    """Another command as a process, without stdin; it ends with the thread that starts it."""
+def child(*words: str) -> subprocess.Popen[bytes]:
+    """Start another command, ``words`` after ``python``, as a silent process; it ends with the thread that starts it.
 
-    def __init__(self, *words: str, **options: Any) -> None:
-        """``words``: those after ``python``; ``options``: of ``Popen``. Raises ``OSError``."""
-        env = {**os.environ, PARENT: "1"}
-        super().__init__([sys.executable, *words], stdin=subprocess.DEVNULL, env=env, **options)
-
-    def running(self, wait_s: float = 0.0) -> bool:
-        """Whether it still runs after at most so many seconds."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.wait(wait_s)
-        return self.returncode is None
-
-    def stop(self, *numbers: int) -> None:
-        """Send these signals, one after the other, while it runs; one that hangs in the kernel is left running."""
-        for number in numbers:
-            if self.running():
-                self.send_signal(number)
-                self.running(STOP_S)
+    Raises ``OSError``.
+    """
+    env, null = {**os.environ, PARENT: "1"}, subprocess.DEVNULL
+    return subprocess.Popen([sys.executable, *words], stdin=null, stdout=null, stderr=null, env=env)
 
 
 def listen() -> None:
@@ -277,7 +260,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
         _heard.append(signal.Signals(number).name)
     if not _state["armed"] or _imports(frame):
         _leave(sentence())
-    if not _settled and not _unwinds(sys.exc_info()[1]):
+    if not _settled and not _state["raised"]:  # what it unwinds is not interrupted again
+        _state["raised"] = True
         raise Stopped(_heard[0])
 
 
@@ -290,31 +274,15 @@ def _imports(frame: FrameType | None) -> bool:
     return False
 
 
-def _unwinds(error: BaseException | None) -> bool:
-    """Whether the main thread already handles a ``Stopped`` or KeyboardInterrupt."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__context__
-    return False
-
-
 def _watch(pipe: int) -> None:
-    """Read signals from the pipe, also while the main thread is inside a library, and end the process after a timeout.
-
-    Some libraries catch every exception, so the signal is repeated until ``Stopped`` unwinds.
+    """Read signals from the pipe, also while the main thread is inside a library, and end the process after a timeout,
+    as where a library caught ``Stopped``.
     """
-    main = threading.main_thread().ident
     deadline: float | None = None
     pressed: float | None = None
-    while True:
-        ready = select.select([pipe], [], [], None if deadline is None else AGAIN_S)[0]
+    while select.select([pipe], [], [], None if deadline is None else max(0.0, deadline - time.monotonic()))[0]:
         now = time.monotonic()
-        if deadline is not None and now > deadline:
-            _leave(sentence())
-        if not ready and main is not None and not _settled:
-            signal.pthread_kill(main, signal.SIGTERM)
-        for number in os.read(pipe, 64) if ready else ():
+        for number in os.read(pipe, 64):
             name = signal.Signals(number).name
             if name in SIGNALS and not _settled:
                 _heard.append(name)
@@ -322,6 +290,7 @@ def _watch(pipe: int) -> None:
                 if name == KEYBOARD and pressed is not None and now - pressed > ONE_PRESS_S:
                     _leave("interrupted again: left at once")
                 pressed = pressed or (now if name == KEYBOARD else None)
+    _leave(sentence())
 
 
 def _leave(words: str) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
     ALL_SPLITS,
@@ -130,7 +129,7 @@ def labels_of(rows: Rows, hidden: np.ndarray) -> tuple[np.ndarray, list[str], La
     given = source.label_map()
     if rows.part.file.is_unlabelled:
         return np.full(len(rows), MISSING, np.int32), given.names if given else [], None, []
-    column = one_chunk(rows.table[source.label_column])
+    column = rows.table[source.label_column].combine_chunks()
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:

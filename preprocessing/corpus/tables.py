@@ -21,7 +21,6 @@ import pyarrow.csv
 import pyarrow.parquet
 from pyarrow.types import is_struct
 
-from preprocessing.base.arrays import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import listed, shown
 from preprocessing.corpus import addresses, parquet
@@ -91,7 +90,7 @@ class Rows:
         if name in file.source.text_columns and not (is_text or values.null_count == len(values)):
             raise DataError(f"{file.name}: column {name!r} holds {kind}, not text; set source.text_column")
         try:
-            array = one_chunk(values.cast(TEXT))
+            array = values.cast(TEXT).combine_chunks()
             array.validate(full=True)
             return array
         except pa.ArrowNotImplementedError:

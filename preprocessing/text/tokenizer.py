@@ -229,7 +229,8 @@ def _checked(texts: Texts) -> pa.Array:
         raise DataError(f"text {row} is null; drop the row or give it a text")
     if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
         raise DataError(f"texts are of type {texts.type}, not string; check which column holds the text")
-    return arrays.one_chunk(texts).cast(pa.large_string())
+    whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    return whole.cast(pa.large_string())
 
 
 def _slices(texts: pa.Array, most_texts: int, most_bytes: int) -> Iterator[pa.Array]:

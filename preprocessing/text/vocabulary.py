@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.base.arrays import mapped, one_chunk, record_batches, write_batch
+from preprocessing.base.arrays import mapped, record_batches, write_batch
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import needed
 from preprocessing.base.untrusted import one_line
@@ -53,7 +53,7 @@ def merged(every: Sequence[Counts]) -> Counts:
     """The sum of counts, in any order of rows."""
     table = pa.concat_tables(pa.table([part.types, part.counts], schema=_SCHEMA) for part in every)
     table = table.group_by("token").aggregate([("count", "sum")])
-    return Counts(one_chunk(table["token"]), table["count_sum"].to_numpy())
+    return Counts(table["token"].combine_chunks(), table["count_sum"].to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
     table = table.slice(0, None if max_size is None else max_size - len(RESERVED))
     kept = table["count"].to_numpy()
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
-    return Vocabulary(one_chunk(tokens), np.concatenate([[0, counts.counts.sum() - kept.sum()], kept]))
+    return Vocabulary(tokens.combine_chunks(), np.concatenate([[0, counts.counts.sum() - kept.sum()], kept]))
 
 
 def freeze_pieces(counts: Counts, min_count: int | Literal["auto"], max_size: int) -> Vocabulary:
@@ -181,7 +181,7 @@ def extended(base: Vocabulary, counts: Counts, min_count: int | Literal["auto"],
     if not len(added):
         return base
     tokens = pa.chunked_array([base.tokens, *added["token"].chunks])
-    vocabulary = Vocabulary(one_chunk(tokens), np.zeros(len(tokens), np.int64))
+    vocabulary = Vocabulary(tokens.combine_chunks(), np.zeros(len(tokens), np.int64))
     np.add.at(vocabulary.counts, vocabulary.lookup(counts.types), counts.counts)
     return vocabulary
 

@@ -203,18 +203,17 @@ class Heard(Sink):
 @pytest.mark.processes
 def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
     program = (
-        "import sys; from preprocessing.base.processes import Child; "
-        "fit = Child('-m', 'harness', 'baseline', sys.argv[1]); print(fit.pid, flush=True); fit.wait()"
+        "import sys; from preprocessing.base.processes import child; "
+        "fit = child('-m', 'harness', 'baseline', sys.argv[1]); print(fit.pid, flush=True); fit.wait()"
     )
     parent = start_python("-c", program, own, stdout=subprocess.PIPE)
     pid = int(parent.stdout.readline())
     wait_until(lambda: listens(pid), 60)
     os.kill(pid, signal.SIGSTOP)  # it must not be done before its parent dies
     parent.kill()
-    parent.wait(20)
+    parent.communicate(timeout=20)
     os.kill(pid, signal.SIGCONT)
-    parent.communicate(timeout=20)  # to the end of the fit's output, which is the same pipe
-    wait_until(lambda: status(pid).get("State", "Z")[0] == "Z", 5)
+    wait_until(lambda: status(pid).get("State", "Z")[0] == "Z", 20)
     assert not folder_of(own).exists()
 
 
