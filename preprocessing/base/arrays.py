@@ -58,8 +58,6 @@ def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 MAGIC = b"ARROW1\0\0"
-DICTIONARY, RECORDS = 2, 3
-"""Kinds of messages, as ``MessageHeader`` numbers them."""
 
 
 def write_batch(path: str | Path, columns: Any, schema: pa.Schema | None = None) -> None:
@@ -82,15 +80,16 @@ def mapped(path: str | Path) -> Any:
 def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     """Schema and record batches of an Arrow file, without a copy, so they are no larger than the file.
 
-    ``source`` is a ``pyarrow`` file. The buffers are checked against the lengths of the arrays, and indices against
-    their dictionaries. Raises ``ValueError`` or ``pyarrow.ArrowException`` for another file and for compressed batches.
+    ``source`` is a ``pyarrow`` file. The buffers are checked against the lengths of the arrays. Raises ``ValueError``
+    or ``pyarrow.ArrowException`` for another file, for compressed batches and for dictionaries.
     """
     whole = source.read_buffer()
     if whole.slice(0, min(len(MAGIC), whole.size)).to_pybytes() != MAGIC:
         raise ValueError("it does not begin like an Arrow file")
     stream = whole.slice(len(MAGIC))
     for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(stream)):
-        refuse_compressed(message.metadata.to_pybytes())
+        if not is_plain(message):
+            raise ValueError("it holds compressed rows or dictionaries, which cannot be mapped")
     reader = pa.ipc.open_stream(pa.BufferReader(stream))
     batches = list(reader)
     if len(batches) > 1 and not all(batch.num_rows for batch in batches):
@@ -100,18 +99,13 @@ def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     return reader.schema, batches
 
 
-def refuse_compressed(data: bytes) -> None:
-    """Raise ``ValueError`` if the header of a message says that its rows are compressed: reading would unpack them."""
-    root = _follow(data, 0)
-    kind, header = _field(data, root, 1), _field(data, root, 2)
-    if kind is None or header is None or data[kind] not in (DICTIONARY, RECORDS):
-        return
-    rows: int | None = _follow(data, header)
-    if data[kind] == DICTIONARY:
-        inner = _field(data, _follow(data, header), 1)
-        rows = None if inner is None else _follow(data, inner)
-    if rows is not None and _field(data, rows, 3) is not None:
-        raise ValueError("its record batches are compressed, which cannot be mapped")
+def is_plain(message: Any) -> bool:
+    """Whether a message is a schema, or rows that are not compressed: Arrow would unpack others."""
+    if message.type == "schema":
+        return True
+    data = message.metadata.to_pybytes()
+    header = _field(data, _follow(data, 0), 2)
+    return message.type == "record batch" and header is not None and _field(data, _follow(data, header), 3) is None
 
 
 def _follow(data: bytes, at: int) -> int:

@@ -13,7 +13,6 @@ import difflib
 import json
 import re
 import shutil
-import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from preprocessing.base.configuration import Option, choices_of, groups_of, options_of
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.terminal import wrapped
 
 WIDEST = 100
 """Longer lines are hard to read, whatever the terminal's width."""
@@ -70,7 +70,7 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
         "--print_config": "print the resulting configuration",
     }
     blocks = [
-        textwrap.fill(f"usage: {page.usage}", width(), subsequent_indent=" " * 7, break_on_hyphens=False),
+        "\n".join(wrapped(f"usage: {page.usage}", width(), 7)),
         paragraph(config_class.__doc__ or ""),
         f"for example:\n  {page.example}" if page.example else "",
         described("the most important keys, with their defaults:", page.first or options) if options else "",
@@ -80,11 +80,8 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
 
 
 def block(name: str, text: str, column: int = INDENT) -> str:
-    """``name``, and the wrapped ``text`` in ``column``: beside the name, or below one that is too long."""
-    head = f"  {name}"
-    start = f"{head:<{column}}" if len(head) <= column - 2 else f"{head}\n{' ' * column}"
-    lines = textwrap.wrap(text, width() - column, break_on_hyphens=False)
-    return (start + f"\n{' ' * column}".join(lines)).rstrip()
+    """``name``, and ``text`` beside it, from ``column`` on."""
+    return "\n".join(wrapped(text, width(), column, first=f"  {name} ".ljust(column)))
 
 
 def plain(text: str) -> str:
@@ -95,7 +92,7 @@ def plain(text: str) -> str:
 
 def paragraph(text: str) -> str:
     """A docstring as wrapped paragraphs, without markup."""
-    return "\n".join(textwrap.fill(plain(part), width(), break_on_hyphens=False) for part in text.split("\n\n"))
+    return "\n".join(line for part in text.split("\n\n") for line in wrapped(plain(part), width(), 0))
 
 
 def width() -> int:
