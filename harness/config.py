@@ -357,10 +357,6 @@ class RunConfig:
         below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
         require(below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
         require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
-        names = {part for key in flat(to_dict(self)) for part in (key, key.partition(".")[0])}
-        weights = "optim.class_weights"  # its keys are labels, which need not be set now
-        for key in sorted(key for key in self.allow if not f"{key}.".startswith(f"{weights}.")):
-            require(key in names, "allow", key, "keys of the training such as epochs or optim.lr, with commas")
 
     @property
     def initial_weights(self) -> str | None:

@@ -88,10 +88,6 @@ class SourceConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, [value] if isinstance(value, str) else list(value))
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
-        texts = self.text_columns
-        require(len(set(texts)) == len(texts), "source.text_column", texts, "each column once")
-        if self.label_column != AUTO and self.label_column in texts:
-            raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
         object.__setattr__(self, "delimiter", "\t" if self.delimiter in ("\\t", "tab") else self.delimiter)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
         if len(set(used)) != len(used) or not all(
@@ -165,8 +161,6 @@ class SplitConfig:
         total = self.validation + self.test
         require(self.folds != 1, "splits.folds", self.folds, "0 for none, or from 2 to 100")
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
-        if self.group_column is not None and self.group_column == self.column != AUTO:
-            raise ConfigError(f"splits.group_column: {self.group_column!r} is already splits.column; name another")
         if self.time_column is not None and self.folds:
             raise ConfigError("splits.folds: folds mix the times that splits.time_column keeps apart; leave one out")
         if self.names and self.column in (None, AUTO):
@@ -222,13 +216,8 @@ class ExecutorConfig:
 
     def __post_init__(self) -> None:
         """Check that kind and scheduler match."""
-        if self.kind != "local" and not self.scheduler:
-            raise ConfigError(
-                f"executor.scheduler: missing: executor.kind {self.kind} needs a directory (folder), or an address "
-                "or a scheduler file (dask)"
-            )
-        if self.kind == "local" and self.scheduler:
-            raise ConfigError("executor.scheduler: executor.kind local has none; set folder or dask, or leave this out")
+        expected = "a directory for executor.kind folder, an address or a scheduler file for dask, null for local"
+        require((self.kind == "local") != bool(self.scheduler), "executor.scheduler", self.scheduler, expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,10 +290,11 @@ class PreprocessConfig:
             raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
         if UNLABELLED in self.splits.names and self.source.missing_label == "error":
             raise ConfigError("splits.names.unlabelled: set source.missing_label to unlabelled or drop")
-        taken = {*self.source.text_columns, self.source.label_column} - {AUTO}
-        for name in ("column", "group_column", "time_column"):
-            if getattr(self.splits, name) in taken:
-                raise ConfigError(f"splits.{name}: {getattr(self.splits, name)!r} already holds the text or the label")
+        source, splits = self.source, self.splits
+        several = dict.fromkeys((splits.group_column, splits.time_column))  # times may be the groups
+        every = [*source.text_columns, source.label_column, splits.column, *several]
+        columns = [column for column in every if column not in (AUTO, None)]
+        require(len({*columns}) == len(columns), "source, splits", columns, "each column for one purpose")
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.untrusted import shown
 
 AUTO: Final = "auto"
 LabelType = Literal["text", "int", "float", "bool"]
@@ -117,8 +116,6 @@ class LabelMap:
             if not values and number != NEUTRAL:
                 raise ConfigError(f"source.labels.{name}: names no value: list those of this class, as in [{name}]")
             for value in values:
-                if isinstance(value, (list, tuple, dict)):
-                    raise ConfigError(f"source.labels.{name}: {shown(value)} is not a text: list each value separately")
                 key = spelling(value)
                 if key is None or key in self.numbers:
                     why = "is no label" if key is None else "already has a meaning; name each value once"
@@ -178,13 +175,10 @@ def is_list(names: Collection[str]) -> bool:
 
     Most parts of such cells occur in other cells too; those of a name such as ``Arts, Crafts and Sewing`` do not.
     """
-    for separator in (",", ";", "|"):
-        cells = [{part.strip() for part in name.split(separator)} for name in set(names)]
-        times = Counter(part for cell in cells for part in cell)
-        listed = [part for cell in cells if len(cell) > 1 for part in cell]
-        if sum(len(cell) > 1 for cell in cells) > 2 and 2 * sum(times[part] > 1 for part in listed) > len(listed):
-            return True
-    return False
+    cells = [{part.strip() for part in re.split("[,;|]", name)} for name in set(names)]
+    times = Counter(part for cell in cells for part in cell)
+    listed = [part for cell in cells if len(cell) > 1 for part in cell]
+    return sum(len(cell) > 1 for cell in cells) > 2 and 2 * sum(times[part] > 1 for part in listed) > len(listed)
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:

@@ -263,8 +263,8 @@ def sweep(run: str | Path) -> None:
         folder = Path(run, name)
         for path in folder.iterdir() if folder.is_dir() and not (name and folder.is_symlink()) else ():
             final = atomic.final_of(path.name)
-            is_ours = name == BUNDLE or (name == CHECKPOINTS and NAME.fullmatch(final or ""))
-            if final is not None and (is_ours or atomic.is_abandoned(path.name)):
+            is_ours = name == BUNDLE or (name == CHECKPOINTS and NAME.fullmatch(final))
+            if final != path.name and (is_ours or atomic.is_abandoned(path.name)):
                 atomic.remove(path)
 
 

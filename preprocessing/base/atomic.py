@@ -26,7 +26,7 @@ from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 
 TEMPORARY_MARK = ".tmp-"
 """An unfinished file is called ``NAME.tmp-HOST-PROCESS``."""
-UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})")
+UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})(?=/|\Z)")
 MARK = "job.json"
 """The file in a work folder that names the job."""
 ENDS = 1 << 16
@@ -38,10 +38,9 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
 
 
-def final_of(name: str) -> str | None:
-    """The final name that belongs to a temporary name; None for other names."""
-    found = UNFINISHED.fullmatch(name)
-    return None if found is None else found[1]
+def final_of(name: str) -> str:
+    """A path with the final name in place of a temporary one."""
+    return UNFINISHED.sub(r"\1", name)
 
 
 def sign(folder: Path, target: Path) -> None:
@@ -275,7 +274,7 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER) -> Us
     ``otherwise`` names the alternative.
     """
     named = str(error.filename2 or error.filename or path)  # a copy's target comes second
-    name, what = UNFINISHED.sub(r"\1", named), error.strerror or str(error)
+    name, what = final_of(named), error.strerror or str(error)
     if error.errno == errno.ENOENT:
         return DataError(
             f"{name}: gone while it was needed ({what}); put it back, and run the same command to continue"

@@ -16,7 +16,7 @@ import itertools
 import os
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, shown
+from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, shown, unique
 
 NULL = "null"
 NULLS = (NULL, "~")
@@ -240,25 +240,16 @@ def parse_yaml(content: str, loader: Any = None) -> Any:
                 inside.append([])
             elif isinstance(event, yaml.CollectionEndEvent):
                 closed = inside.pop()
-                inside[-1].append(closed if isinstance(event, yaml.SequenceEndEvent) else mapping(closed))
+                is_list = isinstance(event, yaml.SequenceEndEvent)
+                inside[-1].append(closed if is_list else unique([*zip(closed[::2], closed[1::2], strict=True)]))
             if len(inside) > MOST_DEPTH + 1:
                 raise ValueError(f"values more than {MOST_DEPTH} deep")
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, TypeError) as error:  # a list or a mapping as a key is no text
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or one_line(error)
         raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
     if len(inside[0]) > 1:
         raise ValueError("several documents; one is read")
     return inside[0][0] if inside[0] else NULL
-
-
-def mapping(parts: Sequence[Any]) -> dict[str, Any]:
-    """A mapping from alternating keys and values. Raises ``ValueError``."""
-    found: dict[str, Any] = {}
-    for name, value in zip(parts[::2], parts[1::2], strict=True):
-        if not isinstance(name, str) or name in found:
-            raise ValueError(f"the key {shown(name)} occurs twice, or is a list or a mapping")
-        found[name] = value
-    return found
 
 
 def names(kind: str) -> list[str]:

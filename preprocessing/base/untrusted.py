@@ -120,7 +120,7 @@ def parse_json(data: bytes) -> Any:
     """
     try:
         msgspec.json.decode(data)
-        value = json.loads(data, object_pairs_hook=_object, parse_int=_integer)
+        value = json.loads(data, object_pairs_hook=unique, parse_int=_integer)
         deep = _depth(value) > MOST_DEPTH
     except RecursionError:
         deep = True
@@ -151,7 +151,8 @@ def _depth(value: Any) -> int:
     return 1 + max((_depth(part) for part in parts if isinstance(part, dict | list)), default=0)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of these keys and values. Raises ``ValueError`` if a key occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

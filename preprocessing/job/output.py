@@ -146,7 +146,7 @@ def refuse_foreign(root: Path) -> None:
         strangers = [name for name in ALL_SPLITS if (root / name).is_symlink()]
     else:
         there = root.iterdir() if root.is_dir() else ()
-        strangers = sorted(path.name for path in there if (atomic.final_of(path.name) or path.name) != WORK)
+        strangers = sorted(path.name for path in there if atomic.final_of(path.name) != WORK)
     if strangers:
         raise ConfigError(f"output: {root}: holds {strangers[0]!r} and no dataset; name an empty or a new directory")
 
@@ -186,7 +186,7 @@ def is_current(
 
 def is_ours(name: str) -> bool:
     """Whether a relative path is that of a dataset's file, or of the unfinished copy of one."""
-    return OURS.fullmatch(atomic.final_of(name) or name) is not None
+    return OURS.fullmatch(atomic.final_of(name)) is not None
 
 
 def remove_files(root: Path, kept: Collection[str] = ()) -> None:
@@ -247,7 +247,7 @@ def replaced(old: Path, target: Path) -> None:
     """Remove a replaced dataset; other files in its directory move to the new one."""
     for path in sorted(old.rglob("*")):
         name = path.relative_to(old)
-        ours = is_ours(name.as_posix()) or (atomic.final_of(name.parts[0]) or name.parts[0]) == WORK
+        ours = is_ours(name.as_posix()) or atomic.final_of(name.parts[0]) == WORK
         if not ours and (path.is_symlink() or not path.is_dir()) and not os.path.lexists(target / name):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             os.rename(path, target / name)
