@@ -77,19 +77,17 @@ def fits(names: Sequence[str], kind: LabelType) -> bool:
     """Whether class names are values of a type; whole numbers must fit int64."""
     try:
         return [as_found(value) for value in typed_values(names, kind).tolist()] == list(names)
-    except (ValueError, OverflowError):
+    except ValueError:
         return False
 
 
 def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
     """The classes as values of the column's type: int64, float64, bool, or texts (object).
 
-    Raises ``ValueError`` or ``OverflowError`` for a name that cannot be converted.
+    Raises ``ValueError`` for a name that cannot be converted.
     """
-    if kind == "bool":
-        return np.array([("false", "true").index(name) == 1 for name in names], bool)
-    dtype = {"int": np.int64, "float": np.float64, "text": object}[kind]
-    return np.array([int(name) if kind == "int" else name for name in names], dtype)
+    found = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.large_string()}[kind]
+    return pa.array(names, pa.large_string()).cast(found).to_numpy(zero_copy_only=False)
 
 
 def as_recorded(value: Any) -> Any:

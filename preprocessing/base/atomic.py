@@ -44,15 +44,14 @@ def final_of(name: str) -> str:
 
 
 def sign(folder: Path, target: Path) -> None:
-    """Mark a folder as the work folder of a job that makes ``target``. The inode makes the mark invalid in a copy."""
-    write_json(folder / MARK, {"makes": target.name, "inode": folder.stat().st_ino})
+    """Mark a folder as the work folder of a job that makes ``target``."""
+    write_json(folder / MARK, {"makes": target.name})
 
 
 def is_signed(folder: Path, target: Path) -> bool:
     """Whether a folder (not a link to one) has the mark of a job that makes ``target``."""
     try:
-        mark = {"makes": target.name, "inode": folder.stat().st_ino}
-        return not folder.is_symlink() and read_json(folder / MARK, "") == mark
+        return not folder.is_symlink() and read_json(folder / MARK, "") == {"makes": target.name}
     except (OSError, DataError):
         return False
 

@@ -16,17 +16,18 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, asdict, dataclass
 from glob import glob
 from types import NoneType
 from typing import Any, TypeVar
 
 from preprocessing.base import atomic, configuration, processes
-from preprocessing.base.configuration import NULLS, Option, build, choices_of, groups_of, options_of, takes_list
+from preprocessing.base.configuration import NULL, Option, build, choices_of, groups_of, options_of, takes_list
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page, block, nearest, paragraph, render, suggestion
 from preprocessing.base.installed import VERSION, load
-from preprocessing.base.terminal import guards, tell
+from preprocessing.base.terminal import Guarded, bare, tell
 
 Config = TypeVar("Config")
 PROG = "padless"
@@ -231,7 +232,7 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
     content.pop(SECTIONS.get(own, ""), None)
     mine = content.pop(own) if isinstance(content.get(own), dict) else {}
     for name, value in (*content.items(), *mine.items()):
-        nested = {} if value in NULLS else value
+        nested = {} if value == NULL else value
         if name in groups and isinstance(nested, dict):
             values |= {f"{name}.{key}": one for key, one in nested.items()}
         else:
@@ -300,7 +301,7 @@ def offered(option: Option) -> list[str]:
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Call ``main(argv)`` and turn an exception into one line on stderr and a documented exit code."""
-    with guards():
+    with redirect_stdout(Guarded(bare(sys.stdout))), redirect_stderr(Guarded(bare(sys.stderr))):
         try:
             processes.armed()
             try:

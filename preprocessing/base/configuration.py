@@ -30,8 +30,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, shown, unique
 
 NULL = "null"
-NULLS = (NULL, "~")
-"""Spellings of None in YAML and on a command line."""
+"""None in YAML and on a command line."""
 LARGEST = (1 << 63) - 1
 WORDS = {
     int: "a whole number",
@@ -61,7 +60,7 @@ class Option:
 
     def value(self, given: Any) -> Any:
         """Convert text from a command line or YAML to the option's type. Raises ``ConfigError``."""
-        if given in NULLS and NoneType in alternatives(self.kind):
+        if given == NULL and NoneType in alternatives(self.kind):
             return None
         try:
             found = msgspec.convert(shaped(given, self.kind), self.kind, strict=False)
@@ -192,7 +191,8 @@ def check_value(key: str, value: Any) -> None:
 
 ENDING = ".yaml"
 BESIDE = Path(__file__).parents[2]
-SHIPPED = next((path for path in (BESIDE / "padless_configs", BESIDE / "configs") if path.is_dir()), BESIDE / "configs")
+INSTALLED = BESIDE / "padless_configs"
+SHIPPED = INSTALLED if INSTALLED.is_dir() else BESIDE / "configs"
 """The folder of recipes that belongs to this code."""
 KINDS = {
     "train": "--config NAME of padless train, plan and doctor",

@@ -122,8 +122,6 @@ ELSEWHERE = {
     "optim.decay": "lr_scheduler lr_scheduler_type",
     "optim.warmup": "warmup_ratio warmup_steps",
     "optim.clip_norm": "max_grad_norm grad_clip gradient_clip_val",
-    "optim.label_smoothing": "label_smoothing_factor",
-    "order.unlabelled_batch": "unlabeled_batch unlabeled_batch_size",
     "self_training.labels": "pseudo_labels soft_labels teacher",
     "epochs": "num_epochs num_train_epochs max_epochs epoch max_steps",
     "patience": "early_stopping_patience",
@@ -132,14 +130,9 @@ ELSEWHERE = {
     "world_size": "gpus num_gpus gpu devices n_gpu nproc_per_node num_processes",
     "device": "cpu cuda gpus num_gpus gpu devices n_gpu",
     "tracking.tracker": "wandb report_to log_with logger",
-    "tracking.project": "wandb_project",
-    "tracking.name": "run_name",
-    "tracking.group": "wandb_group",
     "tracking.log_every": "logging_steps",
-    "checkpoint.every_steps": "save_steps",
     "checkpoint.keep_last": "save_total_limit",
     "resume": "resume_from_checkpoint",
-    "executor.workers": "num_workers",
     "processes": "workers",
     "threads": "num_threads n_jobs num_workers",
     "source.path": "train_file input path file input_file",
@@ -147,9 +140,6 @@ ELSEWHERE = {
     "input": "file input_file",
     "init.weights": "model_name_or_path pretrained init_checkpoint init_from load_weights",
     "run": "model_dir checkpoint_dir model_name_or_path teacher",
-    "model.embedding_dim": "emb_dim embed_dim",
-    "model.hidden_size": "hidden_dim",
-    "model.num_layers": "n_layers",
     "source.unlabelled_path": "unlabelled unlabeled unlabelled_path unlabeled_path unsupervised",
     "source.text_column": "text_column text_col text column",
     "column": "text_column text_col",
@@ -158,10 +148,7 @@ ELSEWHERE = {
     "rows": "limit max_rows n_rows nrows",
     "source.delimiter": "sep",
     "text.max_tokens": "max_length max_len max_seq_length",
-    "vocabulary.max_size": "vocab_size max_vocab_size",
     "vocabulary.min_count": "min_freq",
-    "text.stop_words": "stopwords",
-    "splits.test": "test_size",
     "splits.validation": "val_size",
     "folds": "n_splits n_folds num_folds k_folds cv",
     "splits.folds": "n_splits n_folds num_folds k_folds cv",
@@ -169,7 +156,8 @@ ELSEWHERE = {
     "seed": "random_state random_seed",
     "overwrite": "force",
 }
-"""Our key -> its names in other tools. If several keys have a name, the first that the command takes is suggested."""
+"""Our key -> its names in other tools, if ``nearest`` does not find it. If several keys have a name, the first that the
+command takes is suggested."""
 VALUES = {"wandb", "fp16", "bf16", "cpu", "cuda"}
 """Names of options in other tools that are values here."""
 REMARKS = {

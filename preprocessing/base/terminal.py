@@ -15,10 +15,10 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO, cast
+from typing import Any, Literal, TextIO
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 except newline and tab, DEL, C1, line separators, direction overrides, surrogates."""
@@ -116,17 +116,6 @@ def spelt(text: str, stream: TextIO) -> str:
 def bare(stream: TextIO) -> TextIO:
     """The stream without ``Guarded``, for code that escapes by itself and moves the cursor, or writes binary."""
     return stream.guarded if isinstance(stream, Guarded) else stream
-
-
-@contextmanager
-def guards() -> Iterator[None]:
-    """Wrap stdout and stderr in ``Guarded`` inside the block."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, Guarded(bare(stream))) for stream in before)
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from harness.__main__ import main
 from harness.rundir.layout import BUNDLE, CONFIG
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import Live, Screen, guards, public
+from preprocessing.base.terminal import Guarded, Live, Screen, public
 from tests.bundles import write_drawn, write_run
 from tests.corpora import Command, prepare, write_csv
 from tests.fuzz.outcome import limited
@@ -187,9 +188,8 @@ def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) 
 def test_what_others_print_below_a_live_line_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Terminal()
     monkeypatch.setattr(sys, "stdout", watched)
-    monkeypatch.setattr(sys, "stderr", watched)
     monkeypatch.setenv("TERM", "xterm")
-    with guards():
+    with redirect_stdout(Guarded(watched)):
         screen = Screen()
         live = Live(lambda: (0.5, ["before \x1b[2J", "after \x1b[2J\nmore"]), screen)
         live.show()
