@@ -90,10 +90,10 @@ class SourceConfig:
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
         object.__setattr__(self, "delimiter", "\t" if self.delimiter in ("\\t", "tab") else self.delimiter)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
-        if len(set(used)) != len(used) or not all(
+        fits = len(set(used)) == len(used) and all(
             len(one) == 1 and one.isascii() and one not in "\r\n" for one in used
-        ):
-            raise ConfigError(f"source.delimiter, quote and escape: {used} must be ASCII characters that differ")
+        )
+        require(fits, "source.delimiter, quote, escape", used, "ASCII characters that differ")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         self.label_map()
 

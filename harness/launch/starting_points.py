@@ -37,7 +37,7 @@ ASKED = (
 )
 """Keys of ``prepare`` that are written for any file."""
 RUN_COLUMNS = [
-    Column(key, right=key in ("step", "best", "test"), shrinks=key == "data", weight=weight)
+    Column(key, right=key in ("step", "best", "test"), weight=weight)
     for key, weight in {"run": 0, "data": 1, "step": 2, "best": 0, "test": 0, "when": 0, "state": 0}.items()
 ]
 NAME_CELLS = 18

@@ -27,8 +27,10 @@ WORTH = 0.05
 """Minimum change that is reported, as a share of the errors."""
 LATE = 0.25
 """An improvement over this last share of the epochs is reported."""
+LABEL_CELLS = 32
+"""Most cells of a label in a table."""
 CLASS_COLUMNS = (
-    Column("label", "class", right=False, shrinks=True),
+    Column("label", "class", right=False),
     Column("precision"),
     Column("recall"),
     Column("f1", "F1"),
@@ -70,7 +72,9 @@ def classes_table(per_class: Sequence[Mapping[str, Any]], width: int) -> list[st
     for entry in per_class if len(per_class) <= CLASSES else worst_first(per_class)[:CLASSES]:
         row = {key: "–" if entry[key] is None else f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")}
         share = percent(entry["rows"] / total) if total else ""
-        rows.append({"label": shortened(entry["label"], width), "rows": f"{entry['rows']:,}", "share": share, **row})
+        rows.append(
+            {"label": shortened(entry["label"], LABEL_CELLS), "rows": f"{entry['rows']:,}", "share": share, **row}
+        )
     more = [f"… the {CLASSES} worst of {len(per_class)} classes by F1"] if len(per_class) > CLASSES else []
     return table(CLASS_COLUMNS, rows, width) + more
 
@@ -127,7 +131,8 @@ def confusion_table(values: Mapping[str, Any]) -> list[str]:
     largest = largest_confusions(confusion_from_json(values, len(names)), LISTED)
     if not largest:
         return ["no row is confused"]
-    columns = [Column(key, right=key == "rows", shrinks=key != "rows") for key in ("true", "predicted", "rows")]
+    columns = [Column(key, right=key == "rows") for key in ("true", "predicted", "rows")]
+    names = [shortened(name, LABEL_CELLS) for name in names]
     rows = [{"true": names[true], "predicted": names[said], "rows": f"{count:,}"} for true, said, count in largest]
     return ["largest confusions", *table(columns, rows, WIDTH)]
 

@@ -151,8 +151,6 @@ FACT_INDENT = 11
 """Column where the text of a fact begins."""
 GAP = "  "
 """Between two columns of a table."""
-LEAST_SHRUNK = 12
-"""Least width of a column that shrinks, in cells."""
 REDRAW_EVERY_S = 0.5
 LINE_EVERY_S = 10.0
 """Least time between two lines on work in progress in a file or a pipe."""
@@ -211,30 +209,20 @@ class Column:
     """If not all columns fit, those of the largest weight are dropped first; those of 0 stay."""
     right: bool = True
     """Right-aligned, as numbers are."""
-    shrinks: bool = False
-    """Its texts are shortened before a column is dropped."""
 
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
-    """Titles, then a line for each row, at most ``width`` wide as far as columns can shrink or be dropped.
+    """Titles, then a line for each row, at most ``width`` wide as far as columns can be dropped.
 
     Empty columns are left out.
     """
     head = {column.key: column.title or column.key for column in columns}
     texts = {column: [plain_line(row.get(column.key, "")) for row in (head, *rows)] for column in columns}
     widths = {column: max(map(cells, found)) for column, found in texts.items() if not rows or any(found[1:])}
-
-    def excess() -> int:
-        return sum(widths.values()) + len(GAP) * (len(widths) - 1) - width
-
-    for column, own in widths.items():
-        if column.shrinks:
-            widths[column] -= max(0, min(excess(), own - LEAST_SHRUNK))
-    while excess() > 0 and any(column.weight for column in widths):
+    while sum(widths.values()) + len(GAP) * (len(widths) - 1) > width and any(column.weight for column in widths):
         del widths[max(widths, key=lambda column: column.weight)]
 
     def padded(text: str, column: Column) -> str:
-        text = shortened(text, widths[column]) if column.shrinks else text
         blank = " " * (widths[column] - cells(text))
         return blank + text if column.right else text + blank
 

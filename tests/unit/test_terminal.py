@@ -32,7 +32,7 @@ def test_a_sentence_is_cut_at_words_and_goes_on_below_itself() -> None:
 
 
 COLUMNS = (
-    Column("name", right=False, shrinks=True),
+    Column("name", right=False),
     Column("loss"),
     Column("rate", weight=1),
     Column("wait", weight=2),
@@ -49,8 +49,8 @@ def test_columns_give_way_in_order_of_importance() -> None:
         "the first of all  0.25  1e-3   0.5%",
         "b                 10.5  1e-4  12.5%",
     ]
-    assert table(COLUMNS, ROWS, 32)[1] == "the first of…  0.25  1e-3   0.5%"
-    assert table(COLUMNS, ROWS, 10)[1] == "the first o…  0.25"
+    assert table(COLUMNS, ROWS, 32)[1] == "the first of all  0.25  1e-3"
+    assert table(COLUMNS, ROWS, 10)[1] == "the first of all  0.25"
 
 
 class Terminal(io.StringIO):
