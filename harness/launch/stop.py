@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from preprocessing.base import processes
-from preprocessing.base.processes import KEYBOARD, OF_TRAININGS, ONE_PRESS_S, PREEMPTED
+from preprocessing.base.processes import OF_TRAININGS, ONE_PRESS_S, PREEMPTED
 from preprocessing.base.terminal import Screen
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ class Stop:
 
     def begin(self) -> None:
         """Take the signals from here on. Call it before any thread starts, since threads inherit the signal mask."""
-        numbers = {getattr(signal, name) for name in OF_TRAININGS}
-        numbers = {number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}  # nohup's stay so
+        numbers = {
+            number for number in OF_TRAININGS if signal.getsignal(number) is not signal.SIG_IGN
+        }  # nohup's stay so
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         threading.Thread(target=self._take, args=(numbers,), name="padless-stop", daemon=True).start()
 
@@ -100,12 +101,12 @@ class Stop:
         finally:
             self._phase = "over"
 
-    def _take(self, numbers: set[int]) -> None:
+    def _take(self, numbers: set[signal.Signals]) -> None:
         pressed: float | None = None
         while True:
             name, now = signal.Signals(signal.sigwait(numbers)).name, time.monotonic()
-            again = name == KEYBOARD and pressed is not None and now - pressed > ONE_PRESS_S
-            pressed = pressed or (now if name == KEYBOARD else None)
+            again = name == "SIGINT" and pressed is not None and now - pressed > ONE_PRESS_S
+            pressed = pressed or (now if name == "SIGINT" else None)
             self.heard.append(name)
             if self._phase == "nothing":
                 self._note(name)
@@ -118,7 +119,7 @@ class Stop:
     def _enforce(self, name: str) -> None:
         """Until the ranks have left: signal each, and kill those that do not answer, or all after the limit."""
         self.unbegun = not self._begun()
-        if not self.unbegun and name == KEYBOARD:
+        if not self.unbegun and name == "SIGINT":
             Screen(errors=True).say("Saving a checkpoint. Press Ctrl-C again to quit without saving.")
         number, began = int(getattr(signal, name)), time.monotonic()
         kill_at = began if self.unbegun else began + LIMIT_S

@@ -140,12 +140,11 @@ def install() -> None:
         os.set_blocking(_pipe[1], False)
         signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
         threading.Thread(target=_listen, args=(_pipe[0],), name="padless-signals", daemon=True).start()
-    for name in SIGNALS:
-        number = getattr(signal, name)
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
             signal.signal(number, _note)
     # the launcher's ranks are started with a mask that blocks them
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in SIGNALS})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if LAUNCH_ID in os.environ:
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
         processes.on_parents_death(signal.SIGUSR2)
@@ -186,7 +185,7 @@ def _listen(pipe: int) -> None:
     """Note each signal as the kernel delivers it: the interpreter writes its number into the pipe at once."""
     while numbers := os.read(pipe, 64):
         for number in numbers:
-            if signal.Signals(number).name in SIGNALS:
+            if number in SIGNALS:
                 _note(number)
 
 

@@ -17,7 +17,6 @@ import platform
 import re
 import select
 import signal
-import signal as signals
 import subprocess
 import sys
 import threading
@@ -54,11 +53,11 @@ def in_words(pid: int) -> str:
     return f"process {pid}, {why}" if why else f"process {pid}"
 
 
-def has_taken(pid: int, signal: int) -> bool:
+def has_taken(pid: int, number: int) -> bool:
     """False if a signal of this number is pending and not blocked; True also if that is unknown."""
     found = status(pid)
     own, shared, blocked = (int(found.get(mask, "0"), 16) for mask in ("SigPnd", "ShdPnd", "SigBlk"))
-    return not (own | shared) & ~blocked & 1 << (signal - 1)
+    return not (own | shared) & ~blocked & 1 << (number - 1)
 
 
 def end_spawned() -> None:
@@ -70,7 +69,7 @@ def end_spawned() -> None:
     for pid in found:
         with contextlib.suppress(OSError):  # the process has ended
             if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signals.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
 
 def available_cores() -> int:
@@ -139,11 +138,10 @@ def locked(path: Path, timeout_s: float, refusal: UserError) -> Iterator[None]:
         yield
 
 
-SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Stop signals of a command."""
-OF_TRAININGS = (*SIGNALS, "SIGQUIT")
+OF_TRAININGS = (*SIGNALS, signal.SIGQUIT)
 """Stop signals of a training, which saves a checkpoint before it exits."""
-KEYBOARD = "SIGINT"
 PREEMPTED = 85
 """The exit code of a training that was stopped by a signal or a request: the same command continues it."""
 BASE_CODE = 128
@@ -159,7 +157,7 @@ PR_SET_PDEATHSIG = 1
 PARENT = "PADLESS_PARENT"
 """Environment variable: this command is to end with its parent."""
 
-_heard: list[str] = []
+_heard: list[signal.Signals] = []
 _kept: list[str] = []
 _state = {"listens": False, "armed": False, "raised": False}
 _settled: list[int] = []
@@ -169,8 +167,8 @@ class Stopped(KeyboardInterrupt):
     """A stop signal arrived. ``except Exception`` does not catch it, as with Ctrl-C."""
 
 
-def heard() -> str | None:
-    """The name of the first stop signal received."""
+def heard() -> signal.Signals | None:
+    """The first stop signal received."""
     return _heard[0] if _heard else None
 
 
@@ -199,14 +197,13 @@ def listen() -> None:
     _state["listens"] = True
     if os.environ.pop(PARENT, None):
         on_parents_death(signal.SIGTERM)
-    taken = [name for name in SIGNALS if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]  # by nohup
-    for name in taken:
-        signal.signal(getattr(signal, name), _raise)
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup
+            signal.signal(number, _raise)
     pipe = os.pipe()
     os.set_blocking(pipe[1], False)
     signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
-    numbers = {getattr(signal, name) for name in SIGNALS}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # so that the thread receives none
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # so that the thread receives none
     threading.Thread(target=_watch, args=(pipe[0],), name="padless-stop", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -220,8 +217,8 @@ def settle(code: int) -> int:
     """Fix the exit code: later signals are ignored. Returns it."""
     if _state["listens"]:
         _settled.append(code)
-        for name in SIGNALS:
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     return code
 
 
@@ -246,23 +243,23 @@ def keeping(what: str) -> Iterator[None]:
 def sentence() -> str:
     """Why the command ends, and what is kept."""
     by = heard()
-    why = "interrupted from the keyboard" if by in (None, KEYBOARD) else f"told to stop by {by}"
+    why = f"told to stop by {by.name}" if by and by != signal.SIGINT else "interrupted from the keyboard"
     return f"{why}: {_kept[-1] if _kept else NOTHING}"
 
 
 def exit_code() -> int:
     """128 and the number of the first signal: 130 after an interrupt from the keyboard, 143 after SIGTERM."""
-    return BASE_CODE + int(getattr(signal, heard() or KEYBOARD))
+    return BASE_CODE + (heard() or signal.SIGINT)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     if not _settled:
-        _heard.append(signal.Signals(number).name)
+        _heard.append(signal.Signals(number))
     if not _state["armed"] or _imports(frame):
         _leave(sentence())
     if not _settled and not _state["raised"]:  # what it unwinds is not interrupted again
         _state["raised"] = True
-        raise Stopped(_heard[0])
+        raise Stopped
 
 
 def _imports(frame: FrameType | None) -> bool:
@@ -283,13 +280,12 @@ def _watch(pipe: int) -> None:
     while select.select([pipe], [], [], None if deadline is None else max(0.0, deadline - time.monotonic()))[0]:
         now = time.monotonic()
         for number in os.read(pipe, 64):
-            name = signal.Signals(number).name
-            if name in SIGNALS and not _settled:
-                _heard.append(name)
+            if number in SIGNALS and not _settled:
+                _heard.append(signal.Signals(number))
                 deadline = deadline or now + LIMIT_S
-                if name == KEYBOARD and pressed is not None and now - pressed > ONE_PRESS_S:
+                if number == signal.SIGINT and pressed is not None and now - pressed > ONE_PRESS_S:
                     _leave("interrupted again: left at once")
-                pressed = pressed or (now if name == KEYBOARD else None)
+                pressed = pressed or (now if number == signal.SIGINT else None)
     _leave(sentence())
 
 

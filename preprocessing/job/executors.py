@@ -60,7 +60,6 @@ workers at least.
 """
 CONNECT_S, SCHEDULER_S = 60.0, 60.0
 """How long a Dask scheduler may take to answer at the start, and later."""
-STOP_SIGNALS = {getattr(signal, name) for name in SIGNALS}
 PLACES = 1024
 """For the counts of workers; more than run at a time."""
 CONTINUE = "run the same command to continue"
@@ -204,7 +203,7 @@ def local_pool(number: int) -> Iterator[ProcessPoolExecutor]:
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
     """Processes that are started in the block inherit a mask that blocks stop signals: the parent ends its workers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -226,9 +225,9 @@ def start_worker(places: Any) -> None:
     ROWS.places = places
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    for number in STOP_SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

@@ -40,8 +40,8 @@ def be_killed(number: int) -> None:
 
 def signalled(number: int) -> int:
     """Sends all stop signals to its own process, and continues."""
-    for name in processes.SIGNALS:
-        os.kill(os.getpid(), getattr(signal, name))
+    for each in processes.SIGNALS:
+        os.kill(os.getpid(), each)
     return number
 
 
