@@ -69,9 +69,8 @@ class Stop:
 
     def begin(self) -> None:
         """Take the signals from here on. Call it before any thread starts, since threads inherit the signal mask."""
-        numbers = {
-            number for number in OF_TRAININGS if signal.getsignal(number) is not signal.SIG_IGN
-        }  # nohup's stay so
+        ignored = signal.SIG_IGN  # by nohup, and it stays so
+        numbers = {number for number in OF_TRAININGS if signal.getsignal(number) is not ignored}
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         threading.Thread(target=self._take, args=(numbers,), name="padless-stop", daemon=True).start()
 

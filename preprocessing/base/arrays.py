@@ -92,8 +92,6 @@ def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
             raise ValueError("it holds compressed rows or dictionaries, which cannot be mapped")
     reader = pa.ipc.open_stream(pa.BufferReader(stream))
     batches = list(reader)
-    if len(batches) > 1 and not all(batch.num_rows for batch in batches):
-        raise ValueError("it holds record batches without rows")
     for batch in batches:
         batch.validate()
     return reader.schema, batches
