@@ -18,7 +18,7 @@ from harness.config import model_from_dict, to_dict
 from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors, task_of
-from harness.model.registry import CELLS, check_model
+from harness.model.registry import check_model
 from harness.ranks.precision import (
     DTYPES,
     choose_device,
@@ -97,7 +97,7 @@ class Bundle(Scorer):
             choose_precision(precision, place)  # type: ignore[arg-type]
         model, asked = model_from_dict(info.model, INDEX), "bf16" if precision == "bf16" else "fp32"
         check_model(model)
-        chosen = recurrent_dtype(asked, place, "padded", bf16_on_cpu=CELLS[model.cell].bf16_on_cpu)
+        chosen = recurrent_dtype(asked, place, "padded")
         return {"device": place, "precision": chosen.value}
 
     def open(self) -> None:

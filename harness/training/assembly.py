@@ -34,7 +34,6 @@ from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
-from harness.model.registry import CELLS
 from harness.model.starts import (
     StartVectors,
     StartWeights,
@@ -241,8 +240,7 @@ def build_trainer(
     order = order_over(split, order_spec(config))
     path = choose(config, session, network.recurrent, split, order, began)
     layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
-    bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu
-    wanted = recurrent_dtype(session.arithmetic, device.type, path.value, bf16_on_cpu=bf16_on_cpu)
+    wanted = recurrent_dtype(session.arithmetic, device.type, path.value)
     in_dtype = try_recurrence(network.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{path.value} {in_dtype.value}", f"{path.reason}; {in_dtype.reason}")
     objective = build_objective(config, network, data.manifest.labels, DTYPES[in_dtype.value], device)
@@ -306,8 +304,8 @@ class Beginning:
     weights: StartWeights | None = None
     targets: np.ndarray | None = None
     """Soft labels of the unlabelled rows, in the format of ``Loader``."""
-    facts: dict[str, dict[str, Any] | None] = field(default_factory=dict)
-    """Facts for checkpoints and the bundle; those of weights on every rank."""
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Facts for checkpoints and the bundle."""
     choices: dict[str, Choice] = field(default_factory=dict)
     """For the settings printed at the start."""
 
@@ -320,12 +318,10 @@ class Beginning:
         if self.weights is not None:
             self.weights.put_into(network)
 
-    def note(self, name: str, key: str, facts: dict[str, Any] | None, how: str) -> None:
+    def note(self, name: str, key: str, facts: dict[str, Any], how: str) -> None:
         """Store ``facts`` under ``key``, and a line for the start with ``how`` they were obtained."""
-        if facts is not None or key == VECTORS:
-            self.facts[key] = facts
-        if facts is not None:
-            self.choices[name] = Choice(facts["source"], f"{how}; {coverage(facts)}")
+        self.facts[key] = facts
+        self.choices[name] = Choice(facts["source"], f"{how}; {coverage(facts)}")
 
 
 def begin(
@@ -347,20 +343,17 @@ def begin(
             found.facts[SOFT_LABELS] = soft.facts
             found.choices["soft labels"] = Choice(str(soft.path), soft.in_words)
     if state is not None:
-        found.note("weights", STARTED_FROM, state.get(STARTED_FROM), "the run began with them")
-        found.note("vectors", VECTORS, state.get(VECTORS), "the run began with them")
+        for name, key in ("weights", STARTED_FROM), ("vectors", VECTORS):
+            if facts := state.get(key):
+                found.note(name, key, facts, "the run began with them")
         return found
-    with world.together("reading the weights to start from"):
+    with world.together("reading the weights and vectors to start from"):
         if world.is_main and config.initial_weights:
             donor = find_donor(config.initial_weights, config.model)
             found.weights = weights_of(donor, config.model, vocabulary_of(config), manifest)
-    known = world.from_main(None if found.weights is None else found.weights.facts, "the weights to start from")
-    found.note("weights", STARTED_FROM, known, describe_weights(known) if known else "")
-    with world.together("word vectors"):
+            found.note("weights", STARTED_FROM, found.weights.facts, describe_weights(found.weights.facts))
         if world.is_main:
             find_vectors(config, manifest, found)
-    facts = None if found.vectors is None else found.vectors.facts
-    found.note("vectors", VECTORS, facts, facts["format"] if facts else "")
     return found
 
 
@@ -369,18 +362,19 @@ def vocabulary_of(config: RunConfig) -> Vocabulary:
 
 
 def find_vectors(config: RunConfig, manifest: Manifest, found: Beginning) -> None:
-    """Put the word vectors of a new run into ``found``, read from a file or learned. Also note there why there are
-    none.
-    """
+    """Put the word vectors of a new run into ``found``, read from a file or learned, or note why there are none."""
     source, dim = config.init.vectors, config.model.embedding_dim
     say = (lambda text: None) if config.quiet else partial(print, flush=True)
-    if source == "own" and config.dry_run:
-        found.choices["vectors"] = Choice("random", "a dry run learns none; the run itself does before its first step")
-    elif source == "own":
-        splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
-        found.vectors = from_texts(splits, vocabulary_of(config), dim, say)
-        if found.vectors is None:
-            found.choices["vectors"] = Choice("random", "words have no neighbours that differ")
-    elif source != "none":
+    if source == "none":
+        return
+    why = "a dry run learns none; the run itself does before its first step"
+    if source != "own":
         say(f"vectors    reading {source}")
         found.vectors = from_file(source, vocabulary_of(config), dim)
+    elif not config.dry_run:
+        splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
+        found.vectors, why = from_texts(splits, vocabulary_of(config), dim, say), "words have no neighbours that differ"
+    if found.vectors is None:
+        found.choices["vectors"] = Choice("random", why)
+    else:
+        found.note("vectors", VECTORS, found.vectors.facts, found.vectors.facts["format"])

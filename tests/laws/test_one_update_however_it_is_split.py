@@ -44,7 +44,7 @@ SMOOTHED = {"label_smoothing": 0.1, "class_weights": {"negative": 2.5, "class0":
 OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "plain": (2, SMALL, {}),
     "every option": (3, {**DEEP, "wide": 512}, {"ema": 0.8, "weight_decay": 0.1, **SMOOTHED}),
-    "gru": (3, {**SMALL, "cell": "gru", "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
+    "last": (3, {**SMALL, "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
     "soft labels": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, SMOOTHED),
     "soft labels, three classes": (3, {**DEEP, "freeze_embedding": 1}, SMOOTHED),
 }
