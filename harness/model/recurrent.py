@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from harness.batch import Batch, Layout, Masks, PackedIndex
-from harness.config import ModelConfig
+from harness.config import ModelConfig, Task
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, drop, masks_of
 from harness.ranks.precision import DTYPES, Choice
 from preprocessing.base.errors import ConfigError
@@ -264,6 +264,12 @@ def padded_of(values: torch.Tensor, index: PackedIndex) -> torch.Tensor:
 class Network(nn.Module):
     """The first layers of every network, embedding and recurrent layers, with their dropout."""
 
+    task: Task
+    num_classes: int
+    """Possible predictions: labels, or tokens."""
+    predictions: int
+    """Per token, for all tokens of a text but one; 0 for a classifier."""
+
     def __init__(self, config: ModelConfig, vocabulary_size: int, num_layers: int) -> None:
         """Weights are drawn from torch's global generator: seed it first."""
         super().__init__()
@@ -318,22 +324,20 @@ def passing(
     return run
 
 
-def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> Choice:
-    """``wanted``, if a small forward and backward pass of the layers succeeds in it, on the device of the weights,
-    without changing weights or gradients. Raises ``ConfigError`` if it fails.
+def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> None:
+    """Raise ``ConfigError`` if a small forward and backward pass of the layers in ``wanted`` fails on the device of the
+    weights; it changes neither weights nor gradients.
     """
     device, dtype = next(lstm.parameters()).device.type, DTYPES[wanted.value]
     if lstm.fused:
         needed("triton", "recurrence: fused", "fused")
     try:
         if lstm.fused and not lstm.fits(dtype):
-            raise ValueError(f"{lstm.hidden_size} units: it takes LSTMs of {FITTING}")
+            raise ValueError(f"{lstm.hidden_size} units: the fused kernel takes {FITTING}")
         passing(lstm, layout, torch.tensor([3, 3]), dtype)()
     except Exception as error:
         if not (lstm.fused or isinstance(error, RuntimeError)):  # Triton's errors have no class in common
             raise
-        what, instead = ("precision: the recurrent layers fail", "--precision fp32")
-        if lstm.fused:
-            what, instead = "recurrence: the fused kernel fails", "--recurrence packed"
-        raise ConfigError(f"{what} in {wanted.value} on {device} ({one_line(error)}); use {instead}") from error
-    return wanted
+        key, instead = ("recurrence", "packed") if lstm.fused else ("precision", "fp32")
+        what = f"the recurrent layers fail in {wanted.value} on {device} ({one_line(error)})"
+        raise ConfigError(f"{key}: {what}; use --{key} {instead}") from error

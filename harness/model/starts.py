@@ -83,7 +83,7 @@ class StartVectors:
     vectors: np.ndarray
     """float32 ``[vocabulary, dim]``; zeros for an id without a vector, which keeps its initial one."""
     facts: dict[str, Any]
-    """For run, checkpoints, bundle and report: source, sha256, coverage."""
+    """For run, checkpoints, bundle and report: source, what it is, sha256, coverage."""
 
     def put_into(self, embedding: nn.Embedding, std: float) -> None:
         """Replace the rows that have a vector; scale all vectors to the standard deviation ``std``."""
@@ -149,8 +149,8 @@ def from_texts(
     learned = learn(blocks, len(vocabulary), dim)
     if not learned.any():
         return None
-    facts = {"source": "own texts", "format": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
-    return StartVectors(learned, facts | coverage_of(np.asarray(learned.any(axis=1)), vocabulary))
+    facts = {"source": "own texts", "what": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
+    return StartVectors(learned, facts | coverage_of(np.flatnonzero(learned.any(axis=1)), vocabulary))
 
 
 def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVectors:
@@ -161,28 +161,28 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVector
     """
     head = read_head(path)
     check_dim(path, head.dim, dim)
-    ids = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
+    wanted = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
     vectors, words = np.zeros((len(vocabulary), dim), np.float32), 0
     with opened(path) as file:
         file.read(head.bytes)
         rows = binary_rows if head.format == "word2vec binary" else text_rows
-        for word, row in rows(file, path, head, ids):
+        for word, row in rows(file, path, head, wanted):
             words += 1
             if row is not None:
-                vectors[ids.pop(word)] = row
+                vectors[wanted.pop(word)] = row
     if words < head.words:
         promised = f"ends after word {words:,} of the {head.words:,} that its first line promises"
         raise DataError(f"{path}: {promised}: cut short; fetch it again")
-    has = vectors.any(axis=1)
-    if not has.any():
+    found = np.flatnonzero(vectors.any(axis=1))
+    if not len(found):
         raise DataError(
             f"{path}: none of its {words:,} words is in the dataset's vocabulary; is it of another language, or are "
             "its words spelt differently (case, accents)?"
         )
     if not np.abs(vectors).max() <= LARGEST:
         raise DataError(f"{path}: holds numbers that are not finite, or beyond {LARGEST:g}: damaged; fetch it again")
-    facts = {"source": str(path), "format": head.format, "sha256": atomic.sha256_file(path), "file_words": words}
-    return StartVectors(vectors, facts | coverage_of(has, vocabulary))
+    facts = {"source": str(path), "what": head.format, "sha256": atomic.sha256_file(path), "file_words": words}
+    return StartVectors(vectors, facts | coverage_of(found, vocabulary))
 
 
 Row = tuple[bytes, np.ndarray | None]
@@ -215,20 +215,14 @@ def binary_rows(file: io.BufferedReader, path: str | Path, head: Head, wanted: C
         yield word, np.frombuffer(numbers, "<f4") if word in wanted else None
 
 
-def coverage_of(has: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Number of words, and share of training tokens, that the ids ``has``, bool ``[vocabulary]``, cover."""
+def coverage_of(ids: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Number of words, and share of training tokens, that ``ids`` int64 ``[found]`` cover."""
     counts = vocabulary.counts
     return {
-        "words": int(has[len(RESERVED) :].sum()),
+        "words": int((ids >= len(RESERVED)).sum()),
         "vocabulary": len(vocabulary) - len(RESERVED),
-        "tokens": round(float(counts[has].sum() / max(counts.sum(), 1)), 6),
+        "tokens": round(float(counts[ids].sum() / max(counts.sum(), 1)), 6),
     }
-
-
-def coverage(facts: dict[str, Any]) -> str:
-    """Coverage of the vocabulary and sha256, as a readable line."""
-    covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
-    return f"{covered}; sha256 {facts['sha256'][:12]}"
 
 
 @dataclass(frozen=True)
@@ -271,7 +265,7 @@ class StartWeights:
     rows: np.ndarray
     """int64 ``[found]``: rows of these tokens in ``embedding``."""
     facts: dict[str, Any]
-    """For run, checkpoints, bundle and report: source, hashes, coverage, parts that were used."""
+    """For run, checkpoints, bundle and report: source, parts that were used, sha256, coverage."""
 
     def put_into(self, network: nn.Module) -> None:
         """Copy the weights into a network; the vectors keep their scale, since the layers were trained with it."""
@@ -293,25 +287,18 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
     # <unk> counts as a common token, <pad> does not.
     found = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
     places = found.to_numpy(zero_copy_only=False).astype(np.int64)
-    has = places != PAD
-    if not has[len(RESERVED) :].any():
+    ids = np.flatnonzero(places != PAD)
+    covered = coverage_of(ids, vocabulary)
+    if not covered["words"]:
         raise DataError(
             f"{donor.directory}: none of the {len(donor.vocabulary) - len(RESERVED):,} tokens of its vocabulary is in "
             "the dataset's; is it of another language, or preprocessed in another way (case, lemmas)?"
         )
     taken = taken_of(donor, model, manifest)
-    facts = {
-        "source": str(donor.directory),
-        "task": info.task,
-        "sha256": info.weights_sha256,
-        "vocabulary_hash": info.vocabulary_hash,
-        "dataset": info.dataset,
-        "step": info.step,
-        **coverage_of(has, vocabulary),
-        "taken": ["embedding", *dict.fromkeys(taken.values())],
-    }
+    what = f"{', '.join(['embedding', *dict.fromkeys(taken.values())])} of a {info.task.replace('_', ' ')}"
+    facts = {"source": str(donor.directory), "what": what, "sha256": info.weights_sha256, **covered}
     fitting = {name: values for name, values in weights.items() if name.startswith(tuple(taken))}
-    return StartWeights(fitting, weights[EMBEDDING], np.flatnonzero(has), places[has], facts)
+    return StartWeights(fitting, weights[EMBEDDING], ids, places[ids], facts)
 
 
 def taken_of(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
@@ -323,8 +310,3 @@ def taken_of(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, 
     taken = {f"recurrent.layers.{number}.": f"recurrent layer {number + 1}" for number in range(layers)}
     same = (theirs.num_layers, theirs.pooling, donor.info.labels) == (model.num_layers, model.pooling, manifest.labels)
     return taken | {"pooling.": "head", "head.": "head"} if is_classifier and same else taken
-
-
-def describe_weights(facts: dict[str, Any]) -> str:
-    """The parts that were used and the kind of the other model, for the settings printed at the start."""
-    return f"{', '.join(facts['taken'])} of a {facts['task'].replace('_', ' ')}"

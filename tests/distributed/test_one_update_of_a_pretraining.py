@@ -93,7 +93,7 @@ def reference_weights(data: str, options: str) -> Weights:
             for distance in distances:
                 losses = plain.row_losses(model, ids, candidates, corrections, masks, distance, counts)
                 total = total + sum(losses) / len(distances)
-            predictions += model.num_directions * (len(ids) - 1)
+            predictions += model.predictions * (len(ids) - 1)
         return total / predictions
 
     return train_plainly(config, model, STEPS, loss_of)

@@ -91,10 +91,10 @@ def reference_weights(root: str, options: str) -> Weights:
     drawn = read_soft_labels(path_of(Path(config.data), "drawn"))
     soft = dict(zip(drawn.rows, drawn.chances, strict=True))
     if model.wide is not None:
-        sources = [Source(splits["train"], len(factors))]
+        sources = [Source(splits["train"])]
         if teaching.is_on:
             chances = targets_of(drawn, splits["unlabelled"])
-            sources.append(Source(splits["unlabelled"], len(factors), teaching.weight, chances))
+            sources.append(Source(splits["unlabelled"], teaching.weight, chances))
         fit(model.wide, sources, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]])
 
     def target_of(label: int, row: int) -> np.ndarray:

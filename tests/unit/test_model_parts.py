@@ -331,19 +331,19 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     monkeypatch.setattr(training, "PIECE_BUCKETS", 1 << 22)
     write_dataset(tmp_path, {"train": 150, "validation": 10, "unlabelled": 60}, num_classes=classes)
     manifest, factors = read_manifest(tmp_path), np.linspace(1, 2, classes)
-    sources = [Source(split_of(tmp_path), classes)]
+    sources = [Source(split_of(tmp_path))]
     if soft:
         chances = np.random.default_rng(0).dirichlet(np.ones(classes), 60)
         given = chances[:, 1] if classes == 2 else chances
-        sources.append(Source(split_of(tmp_path, "unlabelled"), classes, 0.7, given))
+        sources.append(Source(split_of(tmp_path, "unlabelled"), 0.7, given))
     wide = WidePart(1 << 23, 1 if classes == 2 else classes, longest).double()
     tokens = ["", "", *(spelling.format(n + 300, n % 5, n // 5) for n in range(2, manifest.vocabulary_size))]
     said = learn(wide, sources, factors, tokens, World())
     texts, shares, found, logits = [], [], [], []
     for source in sources:
-        for ids, lengths, some in source.pieces(1):
+        shares.append(source.shares(1, classes) * source.weight / len(source.split))
+        for ids, lengths in source.pieces(1):
             texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
-            shares.append(some * source.weight / len(source.split))
             batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
             found += list(wide.features(batch)[1])
             logits.append(wide(batch).numpy())
@@ -372,8 +372,8 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
 
 def test_of_large_corpora_evenly_spaced_rows_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, {"train": 150})
-    source = Source(split_of(tmp_path), 2)
-    every, third = (np.concatenate([ids[:, 0].numpy() for ids, _, _ in source.pieces(step)]) for step in (1, 3))
+    source = Source(split_of(tmp_path))
+    every, third = (np.concatenate([ids[:, 0].numpy() for ids, _ in source.pieces(step)]) for step in (1, 3))
     assert np.array_equal(third, every[::3])
     monkeypatch.setattr(training, "MOST_PLACES", 1000)
     assert "n-grams of one row in" in learn(WidePart(1 << 12, 1), [source], np.ones(2), ["a"] * 2000, World())

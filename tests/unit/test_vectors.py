@@ -147,7 +147,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     path = tmp_path / (f"{name}.gz" if zipped else name)
     path.write_bytes(stored)
     found = from_file(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
-    assert (found.facts["format"], found.facts["file_words"]) == (spelt, len(WORDS))
+    assert (found.facts["what"], found.facts["file_words"]) == (spelt, len(WORDS))
     assert (found.facts["words"], found.facts["tokens"]) == (3, 0.375)
     assert found.facts["sha256"] == hashlib.sha256(stored).hexdigest()
     for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):
