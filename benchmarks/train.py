@@ -57,7 +57,7 @@ class TrainConfig(Measured):
     def __post_init__(self) -> None:
         """Check ranges."""
         shape, plain = self.model, ModelConfig()
-        for name in ("cell", "pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
+        for name in ("pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
             value, only = getattr(shape, name), getattr(plain, name)
             require(value == only, f"model.{name}", value, f"{only!r}, the only value that the other loops support")
 

@@ -128,7 +128,7 @@ class StepBatch:
     global_rows: int
     """Labelled rows of the step over all processes: the divisor of their loss."""
     global_tokens: int = 0
-    """Real tokens of the step over all processes, if the loader counts them; else 0."""
+    """Real tokens of the step over all processes."""
     wait_s: float = 0.0
     """Seconds that the training loop waited for this batch."""
     copied: torch.cuda.Event | None = None

@@ -98,8 +98,6 @@ class EvaluationConfig:
 class ModelConfig:
     """Embedding, recurrent layers, pooling, one linear layer; and a separate linear part."""
 
-    cell: str = "lstm"
-    """The recurrent cell: lstm, or gru, which has three gates instead of four."""
     embedding_dim: Features = 128
     """Size of a token's vector."""
     embedding_std: Above0 = 1.0

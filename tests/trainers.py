@@ -73,7 +73,7 @@ def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weigh
     """Train to the end: micro-batches of each step on this rank; all weights, and their averages if there are any."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly, "build_network", in_fp64)
-        patch.setattr(assembly, "try_recurrence", lambda *_: Choice("fp64", "exact"))
+        patch.setattr(assembly, "recurrent_dtype", lambda *_: Choice("fp64", "exact"))
         patch.setitem(assembly.DTYPES, "fp64", torch.float64)
         trainer = make_trainer(config, session)
     update, counts = trainer.update, []
@@ -154,7 +154,7 @@ def train(trainer: Trainer, steps: Iterator[StepBatch], number: int) -> list[tor
 
 def state_bytes(trainer: Trainer) -> dict[str, bytes]:
     """Every tensor of a training's state, by name."""
-    tensors = trainer.state().tensors
+    tensors, _ = trainer.state()
     return {
         f"{file}/{name}": tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
         for file, named in tensors.items()

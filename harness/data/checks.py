@@ -178,8 +178,7 @@ def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: 
         return None
     smallest, largest = some[0], some[-1]
     share, ratio = percent(rows[smallest] / sum(rows.values())), rows[largest] / rows[smallest]
-    small = [name for name in some if LOPSIDED * rows[name] <= rows[largest]][:3]
-    weighed = {name: float(f"{math.sqrt(rows[largest] / rows[name]):.2g}") for name in small}
+    weighed = {smallest: float(f"{math.sqrt(ratio):.2g}")}
     option = f"--optim.class_weights {shlex.quote(json.dumps(weighed, ensure_ascii=False, separators=(',', ':')))}"
     return (
         f"{smallest!r} has {share} of the rows, {largest!r} {ratio:.0f} times as many: accuracy says little of it; "

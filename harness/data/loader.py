@@ -48,53 +48,42 @@ class RankSlice:
     """The rows of one process in some steps of a window, concatenated, and their split into micro-batches."""
 
     def __init__(self, loader: Loader, window: Window, steps: range) -> None:
-        """In training all processes have the same number of micro-batches in each step; raises ``ConfigError`` as
-        ``micro_batches`` does. In evaluation a process has one micro-batch per step, and none in a step without its
-        rows.
+        """In training all processes have the same number of micro-batches in each step. In evaluation a process has one
+        micro-batch per step, and none in a step without its rows.
         """
-        self.steps, rank, world_size = steps, loader.rank, loader.world_size
+        rank, world_size = loader.rank, loader.world_size
         begins = window.cuts[steps.start - window.first_step : steps.stop - window.first_step + 1]
         self.begins = begins
         """int64 ``[steps + 1]``: start of each step's rows, of all processes, in ``window.places``."""
         sizes = np.diff(begins)
         own = (sizes - rank + world_size - 1) // world_size
-        if world_size == 1:
-            self.places = window.places[begins[0] : begins[-1]]
-        else:
+        rows: slice | np.ndarray = slice(begins[0], begins[-1])
+        if world_size > 1:
             within = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
-            self.places = window.places[np.repeat(begins[:-1] + rank, own) + world_size * within]
+            rows = np.repeat(begins[:-1] + rank, own) + world_size * within
+        self.places, self.lengths = window.places[rows], window.lengths[rows].astype(np.int64)
         self.global_rows: list[int] = sizes.tolist()
         if loader.order.spec.shuffle:
             known = {size: micro_batches(size, world_size, loader.micro_batch) for size in set(self.global_rows)}
             counts = np.array([known[size] for size in self.global_rows])
         else:
             counts = np.minimum(own, 1)
-        self.ends: list[int] = np.cumsum(counts).tolist()
-        """For each step: the number of its last micro-batch plus one."""
+        self.bounds: list[int] = [0, *np.cumsum(counts).tolist()]
+        """Step ``i`` has the micro-batches from ``bounds[i]`` to below ``bounds[i + 1]``."""
         step_of = np.repeat(np.arange(len(sizes)), counts)
         turn = np.arange(len(step_of)) - np.repeat(np.cumsum(counts) - counts, counts)
         self.rows = own[step_of] // counts[step_of] + (turn < own[step_of] % counts[step_of])
         """int64 ``[micro-batches]``: rows of each; within a step they differ by at most one."""
 
-    def numbers(self, step: int) -> range:
-        """The numbers of a step's micro-batches."""
-        place = step - self.steps.start
-        return range(self.ends[place - 1] if place else 0, self.ends[place])
 
-
-def lengths_of(split: Split, window: Window, places: np.ndarray) -> np.ndarray:
-    """int64 ``[places]``: lengths of rows of a window, also of other processes' rows."""
-    lengths = np.concatenate([split.blocks[block].length for block in window.blocks.tolist()])
-    return lengths.take(places).astype(np.int64)
-
-
+@dataclass(eq=False)
 class Buffer:
-    """A buffer for the ids of one group of steps; on CUDA pinned, and reused once its copy to the device is done."""
+    """A buffer for the ids of one group of steps; on CUDA pinned, and reused once its copy to the device is done.
+    Unless pinned, pages that are never written take no memory.
+    """
 
-    def __init__(self, elements: int, dtype: torch.dtype, pinned: bool) -> None:
-        """Unless pinned, pages that are never written take no memory."""
-        self.flat = torch.empty(elements, dtype=dtype, pin_memory=pinned)
-        self.copied: torch.cuda.Event | None = None
+    flat: torch.Tensor
+    copied: torch.cuda.Event | None = None
 
 
 class Assembler:
@@ -114,7 +103,8 @@ class Assembler:
         self.labelled, on_cuda = self.split.name != UNLABELLED, self.device.type == "cuda"
         self.dtype = dtype = torch.int16 if self.split.manifest.id_dtype == "uint16" else torch.int32
         elements = loader.group_steps * loader.step_elements
-        self.buffers = [Buffer(elements, dtype, on_cuda) for _ in range(PREFETCH_GROUPS + 2)]
+        flat = (torch.empty(elements, dtype=dtype, pin_memory=on_cuda) for _ in range(PREFETCH_GROUPS + 2))
+        self.buffers = [*map(Buffer, flat)]
         self.scratch = torch.empty(loader.step_elements if self.layout == "packed" else 0, dtype=dtype)
         self.stream = torch.cuda.Stream(self.device) if on_cuda else None
 
@@ -127,8 +117,9 @@ class Assembler:
         assert not ((first - base) % self.dtype.itemsize).any()
         self.span = torch.frombuffer((ctypes.c_byte * (last - base)).from_address(base), dtype=self.dtype)
         self.slices: dict[int, torch.Tensor] = {}
-        columns = [[getattr(block, name) for block in blocks] for name in ("length", "label", "row")]
-        length, label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
+        columns = [[getattr(block, name) for block in blocks] for name in ("label", "row")]
+        label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
+        length = share.lengths
         rows_of_block, widths = np.diff(window.ends, prepend=0), self.split.block_widths[window.blocks]
         width = np.repeat(widths, rows_of_block).take(places)
         origin = (first - base) // self.dtype.itemsize - (window.ends - rows_of_block) * widths
@@ -264,8 +255,6 @@ class Loader:
     """Maximum rows of a micro-batch; None: no limit."""
     guard: Callable[[], None] = lambda: None
     """Called before rows are read; raises ``DataError`` if the files of the split have changed."""
-    counts_tokens: bool = False
-    """Steps carry their number of tokens over all processes."""
     targets: np.ndarray | None = None
     """Soft labels of all rows of the split in the order of its blocks, fp32 ``[rows]`` or ``[rows, classes]``, as in
     ``Batch``."""
@@ -345,28 +334,22 @@ class Loader:
         share = RankSlice(self, window, steps)
         assembler.enter(window, share)
         starts = share.begins[:-1]
-        tokens = [0] * len(steps)
-        if self.counts_tokens:
-            every = lengths_of(self.split, window, window.places[starts[0] : share.begins[-1]])
-            tokens = np.add.reduceat(every, starts - starts[0]).tolist()
-        begin = steps.start
-        while begin < steps.stop:
-            end = min(begin + self.group_steps, steps.stop)
+        every = window.lengths[starts[0] : share.begins[-1]]
+        tokens = np.add.reduceat(every, starts - starts[0], dtype=np.int64).tolist()
+        for begin in range(0, len(steps), self.group_steps):
             buffer = prefetch.free.get()  # cannot hang: the loop returns every buffer, or cancels
             if buffer is None or prefetch.cancelled:
                 return
             self.guard()
-            numbers = [share.numbers(step) for step in range(begin, end)]
-            first = epoch * self.order.steps_per_epoch + begin
+            bounds = share.bounds[begin : begin + self.group_steps + 1]
+            numbers = [range(*both) for both in itertools.pairwise(bounds)]
+            first = epoch * self.order.steps_per_epoch + steps[begin]
             batches, copied = assembler(buffer, {one: first + turn for turn, of in enumerate(numbers) for one in of})
             group = []
-            for step, own in zip(range(begin, end), numbers, strict=True):
-                mine = batches[own.start - numbers[0].start : own.stop - numbers[0].start]
-                at = step - steps.start
-                counted = share.global_rows[at], tokens[at]
-                group.append(StepBatch(step, mine, *counted, copied=copied))
+            for at, own in enumerate(numbers, begin):
+                mine = batches[own.start - bounds[0] : own.stop - bounds[0]]
+                group.append(StepBatch(steps[at], mine, share.global_rows[at], tokens[at], copied=copied))
             prefetch.ready.put((buffer, group))
-            begin = end
 
 
 class Prefetch:

@@ -155,6 +155,8 @@ class Window:
     """int64 ``[blocks]``: global row minus place."""
     places: np.ndarray
     """int32 ``[rows]``: batch after batch in the order of steps, longest row first within a batch."""
+    lengths: np.ndarray
+    """int32 ``[rows]``: of the rows at ``places``."""
     cuts: np.ndarray
     """int64 ``[steps + 1]``: batch ``i`` is ``places[cuts[i] : cuts[i + 1]]``."""
 
@@ -163,10 +165,9 @@ class Window:
         """The step after the window's last one."""
         return self.first_step + len(self.cuts) - 1
 
-    def batch(self, step: int) -> np.ndarray:
-        """The places of one step's rows; ``step`` counts from the start of the epoch."""
-        start, stop = self.cuts[step - self.first_step : step - self.first_step + 2]
-        return self.places[start:stop]
+    def batch(self, step: int) -> slice:
+        """One step's part of ``places`` and ``lengths``; ``step`` counts from the start of the epoch."""
+        return slice(*self.cuts[step - self.first_step : step - self.first_step + 2])
 
     def rows(self, places: np.ndarray) -> np.ndarray:
         """int64 global rows of some places."""
@@ -176,21 +177,17 @@ class Window:
 class Order:
     """The sequence of global batches over the rows of one split."""
 
-    def __init__(
-        self, block_starts: np.ndarray, lengths: Lengths, spec: OrderSpec, block_widths: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, block_starts: np.ndarray, lengths: Lengths, spec: OrderSpec, block_widths: np.ndarray) -> None:
         """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds rows ``starts[b]`` to ``starts[b + 1]``.
 
-        ``block_widths``, ``[blocks]``: width of each block's shard. Without it all widths count as equal; a token
-        budget needs it. Raises as ``width_groups`` does.
+        ``block_widths``, ``[blocks]``: width of each block's shard. Raises as ``width_groups`` does.
         """
         self.spec = spec
         self.lengths = lengths
         self.block_starts = np.asarray(block_starts, dtype=np.int64)
         self.num_rows = int(self.block_starts[-1])
         sizes = np.diff(self.block_starts)
-        assert block_widths is not None or spec.batch_tokens is None
-        self.block_widths = np.ones(len(sizes), np.int64) if block_widths is None else np.asarray(block_widths)
+        self.block_widths = np.asarray(block_widths)
         widths = np.unique(self.block_widths)
         rows_by_width = {int(width): int(sizes[self.block_widths == width].sum()) for width in widths}
         self.width_groups = width_groups(rows_by_width, spec)
@@ -206,7 +203,7 @@ class Order:
     def batch_rows(self, epoch: int, step: int) -> np.ndarray:
         """Global rows (int64) of one step, longest first. ``step`` counts from 0 within the epoch."""
         window = self.window(epoch, step)
-        return window.rows(window.batch(step))
+        return window.rows(window.places[window.batch(step)])
 
     def window(self, epoch: int, step: int) -> Window:
         """The window with a step of an epoch. The latest two are cached: one in use, one prefetched."""
@@ -255,11 +252,12 @@ class Order:
                 offset += int(self.block_starts[block + 1] - self.block_starts[block])
         touched = np.array(blocks, np.int64)
         ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
-        lengths = np.concatenate([np.asarray(self.lengths(block), np.int32) for block in blocks])
         taken = np.concatenate(places)
-        by_step, cuts = self._batches(epoch, number, lengths.take(taken), pieces)
+        lengths = np.concatenate([np.asarray(self.lengths(block), np.int32) for block in blocks]).take(taken)
+        by_step, cuts = self._batches(epoch, number, lengths, pieces)
         shift = self.block_starts[touched + 1] - ends
-        return Window(self.first_step(number), touched, ends, shift, taken[by_step].astype(np.int32), cuts)
+        ordered = taken[by_step].astype(np.int32), lengths[by_step]
+        return Window(self.first_step(number), touched, ends, shift, *ordered, cuts)
 
     def _pieces(self, epoch: int, number: int) -> Pieces:
         """For each width group: the rows of each of its batches in a window, and blocks with these rows."""
@@ -410,11 +408,10 @@ def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> 
     """Number of micro-batches of each rank's slice of a global batch; the same on all ranks.
 
     The slices of ranks differ by at most one row, and no micro-batch is empty. With ``micro_batch=1`` and slices of two
-    sizes, one micro-batch of each longer slice holds two rows. Raises ``ConfigError`` for fewer rows than ranks.
+    sizes, one micro-batch of each longer slice holds two rows. A step has a row for each rank (``check_fit``).
     """
     shortest, longest = batch_rows // world_size, -(-batch_rows // world_size)
-    if shortest == 0:
-        raise ConfigError(f"global_batch: a step of {batch_rows} rows cannot be shared by {world_size} processes")
+    assert shortest, "checked before"
     return 1 if micro_batch is None else min(shortest, -(-longest // micro_batch))
 
 

@@ -63,7 +63,7 @@ RANDOM_BATCHES, MOST_ROWS = 8, 48
 FEW = 40
 """Half of the random texts have only this many ids, so that words and pairs repeat within a text."""
 OPERATORS = ["LSTM", "Gather", "MatMul"]
-"""Quantized operators: recurrent layers (ONNX Runtime cannot quantize a GRU), embedding and wide part's table."""
+"""Quantized operators: recurrent layers, embedding and wide part's table."""
 READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """Metadata of a pre-processed graph; without it, the quantizer warns. This graph needs no pre-processing."""
 
@@ -295,7 +295,7 @@ def render(
         language=config.language or spec["language"],
         library_name="padless",
         pipeline_tag="text-classification",
-        tags=["text-classification", "padless", info.model["cell"], *(["onnx"] if ONNX in files else [])],
+        tags=["text-classification", "padless", "lstm", *(["onnx"] if ONNX in files else [])],
         metrics=[result.metric_type for result in results],
         model_name=name,
         eval_results=results or None,

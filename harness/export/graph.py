@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.model.classifier import Classifier
-from harness.model.registry import CELLS, POOLINGS, SHARED_UP_TO
+from harness.model.registry import GATES, POOLINGS, SHARED_UP_TO
 from harness.model.wide import END, FIRST, MASK, OF_END, ROUNDS, SECOND, WORD, WidePart
 from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from preprocessing.base.errors import ConfigError
@@ -31,11 +31,8 @@ MOST_BYTES = 2**31 - 1
 INT32, INT64, FLOAT = 6, 7, 1
 """ONNX's numbers of dtypes."""
 END_OF_AXIS = 1 << 62
-GATES: dict[str, tuple[str, tuple[int, ...]]] = {
-    "harness.model.recurrent:LSTM": ("LSTM", (0, 3, 1, 2)),
-    "harness.model.recurrent:GRU": ("GRU", (1, 0, 2)),
-}
-"""Cells with an ONNX operator: its name, and torch's index (i f g o; r z n) of each gate in ONNX's order."""
+IN_ORDER = (0, 3, 1, 2)
+"""Torch's index (i f g o) of each gate in ONNX's order."""
 PARTS = {
     "harness.model.pooling:Last": ("last",),
     "harness.model.pooling:Maximum": ("max",),
@@ -96,15 +93,13 @@ class Graph:
 
 
 def check_exportable(model: Classifier) -> None:
-    """Raise ``ConfigError`` for an unsupported cell or pooling, and for a network too large for a file."""
-    config = model.config
-    cell, pooling = CELLS[config.cell].code, POOLINGS[config.pooling].code
-    for key, code, known in (("cell", cell, {*GATES}), ("pooling", pooling, {*PARTS})):
-        if code not in known:
-            raise ConfigError(
-                f"--onnx: model.{key} {getattr(config, key)!r} ({code}) has no ONNX form in harness/export/graph.py; "
-                "export without --onnx, or write one there"
-            )
+    """Raise ``ConfigError`` for an unsupported pooling, and for a network too large for a file."""
+    pooling = model.config.pooling
+    if (code := POOLINGS[pooling].code) not in PARTS:
+        raise ConfigError(
+            f"--onnx: model.pooling {pooling!r} ({code}) has no ONNX form in harness/export/graph.py; export without "
+            "--onnx, or write one there"
+        )
     size = sum(tensor.numel() * 4 for tensor in model.state_dict().values())
     if size > MOST_BYTES:
         raise ConfigError(
@@ -155,15 +150,14 @@ def onnx_model(model: Classifier, temperature: float, facts: Mapping[str, str]) 
 def pooled(graph: Graph, model: Classifier, lengths: str) -> str:
     """Embedding, recurrent layers and pooling: one vector per row, ``[rows, vectors * features]``."""
     layers = model.recurrent
-    operator, gates = GATES[CELLS[model.config.cell].code]
     values = graph.Gather(model.embedding.weight, graph.Transpose(IDS, perm=[1, 0]))
-    options: dict[str, Any] = {"linear_before_reset": 1} if operator == "GRU" else {}
-    options |= {"hidden_size": layers.hidden_size, "direction": "bidirectional" if layers.bidirectional else "forward"}
+    direction = "bidirectional" if layers.bidirectional else "forward"
+    options: dict[str, Any] = {"hidden_size": layers.hidden_size, "direction": direction}
     final = ""
     for layer in layers.lstms():
-        weights = [weights_of(layer, names, gates) for names in layer._all_weights]
+        weights = [weights_of(layer, names) for names in layer._all_weights]
         inputs = [np.stack(each) for each in zip(*weights, strict=True)]
-        every, final = graph.several(operator, 2, values, *inputs, LENGTHS, **options)
+        every, final = graph.several("LSTM", 2, values, *inputs, LENGTHS, **options)
         values = graph.Reshape(graph.Transpose(every, perm=[0, 2, 1, 3]), [0, 0, layers.output_size])
     time = graph.Unsqueeze(graph.count(graph.size(IDS, 1)), [1])
     real = graph.Unsqueeze(graph.Less(time, lengths), [2])
@@ -179,10 +173,10 @@ def pooled(graph: Graph, model: Classifier, lengths: str) -> str:
     return graph.Concat(*parts, axis=1)
 
 
-def weights_of(layer: Any, names: list[str], gates: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def weights_of(layer: Any, names: list[str]) -> tuple[np.ndarray, ...]:
     """Input matrix, state matrix and both biases in one vector, for one direction of a layer, gates in ONNX's order."""
-    parts = [np.split(getattr(layer, name).detach().cpu().numpy(), len(gates)) for name in names]
-    inputs, states, *biases = (np.concatenate([some[gate] for gate in gates]) for some in parts)
+    parts = [np.split(getattr(layer, name).detach().cpu().numpy(), GATES) for name in names]
+    inputs, states, *biases = (np.concatenate([some[gate] for gate in IN_ORDER]) for some in parts)
     return inputs, states, np.concatenate(biases)
 
 

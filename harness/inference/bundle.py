@@ -17,8 +17,7 @@ from harness.batch import Batch, send
 from harness.config import model_from_dict, to_dict
 from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
 from harness.model.classifier import Classifier
-from harness.model.networks import AnyNetwork, read_tensors, task_of
-from harness.model.registry import CELLS, check_model
+from harness.model.networks import AnyNetwork, read_tensors
 from harness.ranks.precision import (
     DTYPES,
     choose_device,
@@ -71,7 +70,7 @@ def write_bundle(
         threshold=decision.threshold,
         step=step,
         dataset=manifest.fingerprint,
-        task=task_of(model),
+        task=model.task,
         **origin,
         fold=manifest.fold if isinstance(manifest, View) else None,
         label_type=manifest.label_type,
@@ -95,9 +94,7 @@ class Bundle(Scorer):
             precision = choose_precision("auto", place).value if info.bf16 >= KEPT_IN_BF16 else "fp32"
         elif place == "cuda":
             choose_precision(precision, place)  # type: ignore[arg-type]
-        model, asked = model_from_dict(info.model, INDEX), "bf16" if precision == "bf16" else "fp32"
-        check_model(model)
-        chosen = recurrent_dtype(asked, place, "padded", bf16_on_cpu=CELLS[model.cell].bf16_on_cpu)
+        chosen = recurrent_dtype("bf16" if precision == "bf16" else "fp32", place, "padded")
         return {"device": place, "precision": chosen.value}
 
     def open(self) -> None:

@@ -130,10 +130,10 @@ def look_at_precision(config: RunConfig, facts: dict[str, str]) -> Checked:
     place = torch.device(f"cuda:{launched_local_rank()}" if device == "cuda" else device)
     layout, _ = precision.layout_on(place, 16)
     wanted = precision.recurrent_dtype(choice.value, device, layout)
-    found = try_recurrence(VariableLengthLSTM(16, 16).to(place), layout, wanted)
+    try_recurrence(VariableLengthLSTM(16, 16).to(place), layout, wanted)
     facts |= {"device": device, "precision": str(choice)}
-    if found.value != choice.value:
-        return "warn", f"{choice}, on {device}; its LSTM computes in {found}"
+    if wanted.value != choice.value:
+        return "warn", f"{choice}, on {device}; its LSTM computes in {wanted}"
     return "ok", f"{choice}, on {device}"
 
 
@@ -158,8 +158,7 @@ def look_at_gpus(config: RunConfig) -> Checked:
 
 def look_at_data(config: RunConfig, facts: dict[str, str]) -> Checked:
     """The dataset, checked as by a training but without hashes; and its file system."""
-    here = launched_local_world_size()
-    manifest = preflight.check_data(config, launched_world_size(), here=here, hashes=False)
+    manifest = preflight.check_data(config, launched_world_size(), hashes=False)
     facts[DATASET] = manifest.fingerprint[:16]
     kind = placement.filesystem(config.data)
     shown = f"{config.data} on {kind}: {manifest.rows(TRAIN):,} training rows"

@@ -150,7 +150,7 @@ def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
     ids = nn.utils.rnn.pad_sequence([torch.from_numpy(text.astype(np.int32)) for text in texts], batch_first=True)
     lengths = torch.tensor([len(text) for text in texts])
     labels = torch.zeros(len(texts), dtype=torch.int64)
-    return Batch(send(ids, device), lengths, labels, np.arange(len(texts)), sent_lengths=send(lengths, device))
+    return Batch(send(ids, device), lengths, labels, np.arange(len(texts)))
 
 
 def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:
@@ -169,8 +169,7 @@ def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:
     for tokens, longest in [(ids, wide.longest), *ends]:  # as in ``WidePart.keys``
         own = scores[-len(tokens) :]
         for number in range(1, min(longest, len(tokens)) + 1):
-            count = len(tokens) - number + 1
-            for offset in range(number):  # divided evenly among the words
-                own[offset : offset + count] += each[start : start + count] / number
-            start += count
+            shares = each[start : start + len(tokens) - number + 1] / number  # divided evenly among the words
+            own += np.convolve(shares, np.ones(number))
+            start += len(shares)
     return scores

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, Masks, StepBatch, send
-from harness.config import ModelConfig, OptimConfig
+from harness.config import CLASSIFIER, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, drop
 from harness.model.recurrent import Network
 from harness.model.registry import POOLINGS
@@ -19,11 +19,11 @@ from harness.model.wide import WidePart
 from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import UNK
 
-PLAIN = OptimConfig()
-
 
 class Classifier(Network):
     """LSTM text classifier. Two classes share one logit (that of class 1); more have one logit each."""
+
+    task, predictions = CLASSIFIER, 0
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, num_classes: int = 2) -> None:
         """Weights are drawn from torch's global generator: seed it first."""
@@ -137,14 +137,14 @@ class Objective(nn.Module):
     def __init__(
         self,
         classifier: Classifier,
-        optim: OptimConfig = PLAIN,
         *,
+        label_smoothing: float = 0.0,
         seed: int = 0,
         class_weights: torch.Tensor | None = None,
         recurrent_dtype: torch.dtype | None = None,
         soft_weight: float = 1.0,
     ) -> None:
-        """``optim``: label smoothing. ``class_weights`` ``[classes]``: on the classifier's device.
+        """``class_weights`` ``[classes]``: on the classifier's device.
 
         ``seed``: seed of the run; dropout is a function of seed, step and row. ``recurrent_dtype``: dtype of the
         recurrent layers in training; see ``harness.ranks.precision.recurrent_dtype``. ``soft_weight`` multiplies the
@@ -153,7 +153,7 @@ class Objective(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.seed = seed
-        self.smoothing = optim.label_smoothing
+        self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
         self.soft_weight = soft_weight
@@ -164,7 +164,7 @@ class Objective(nn.Module):
         """
         masks = self.classifier.masks(self.seed, step, batch) if self.training else None
         logits = self.classifier.read(batch, masks, self.recurrent_dtype)
-        losses = loss_per_row(logits, batch, self.smoothing, self.class_weights)
+        losses = loss_per_row(logits, batch, self.label_smoothing, self.class_weights)
         return (losses if batch.labelled else self.soft_weight * losses).sum()
 
     def divisor(self, batch: StepBatch) -> int:

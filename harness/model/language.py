@@ -43,9 +43,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, Masks, PackedIndex, StepBatch, send
-from harness.config import LanguageModelConfig, ModelConfig
+from harness.config import LANGUAGE_MODEL, LanguageModelConfig, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, drop
-from harness.model.recurrent import Network
+from harness.model.recurrent import Network, padded_of
 from preprocessing.base.randomness import words
 from preprocessing.text.vocabulary import PAD, UNK
 
@@ -148,6 +148,7 @@ class OutputLayer(nn.Module):
 class LanguageModel(Network):
     """One recurrent layer whose directions each predict the next token."""
 
+    task = LANGUAGE_MODEL
     wide = None
     """The linear part of a classifier; a language model has none."""
 
@@ -157,11 +158,7 @@ class LanguageModel(Network):
         """
         super().__init__(config, vocabulary_size, num_layers=1)
         self.language_model = OutputLayer(config, vocabulary_size)
-
-    @property
-    def num_directions(self) -> int:
-        """Number of predictions per token, except the first or last of a text."""
-        return len(self.language_model.projection)
+        self.num_classes, self.predictions = vocabulary_size, len(self.language_model.projection)
 
     @torch.no_grad()
     def start_bias(self, counts: np.ndarray) -> None:
@@ -178,24 +175,24 @@ class LanguageModel(Network):
         """Run the recurrent layer over a batch. Embeddings of ``candidates`` int64 and of the batch are looked up
         together: each lookup needs a gradient as large as the vocabulary.
         """
-        lengths, rows, sizes = batch.device_lengths, batch.num_rows, batch.batch_sizes
-        index = batch.packed_index()
-        ids = (batch.widened().t() if sizes is None else batch.widened()).reshape(-1)
-        row = index.row if sizes is not None else torch.arange(len(ids), device=ids.device) % rows
+        lengths, sizes, index = batch.device_lengths, batch.batch_sizes, batch.packed_index()
+
+        def by_token(values: torch.Tensor) -> torch.Tensor:
+            return values if sizes is not None else values.t().reshape(-1)[index.place]
+
+        ids = by_token(batch.widened())
         more = ids.new_empty(0) if candidates is None else candidates.to(ids.dtype)
         looked_up = self.embedding(torch.cat((ids, more, ids.new_full((1,), UNK))))
         vectors, candidate_vectors, unknown = looked_up.split([len(ids), len(more), 1])
         inputs = vectors
         if masks is not None and masks.unknown is not None:
-            lost = masks.unknown if sizes is not None else masks.unknown.t().reshape(-1)
-            inputs = torch.where(lost[:, None], unknown, inputs)
-        inputs = drop(inputs, masks, EMBEDDING, row)
+            inputs = torch.where(by_token(masks.unknown)[:, None], unknown, inputs)
+        inputs = drop(inputs, masks, EMBEDDING, index.row)
         if sizes is None:
-            outputs = self.recurrent.forward_padded(inputs.view(-1, rows, inputs.shape[1]), lengths, None, dtype)
+            outputs = self.recurrent.forward_padded(padded_of(inputs, index), lengths, None, dtype)
             # the backward direction has each row reversed within its own length
-            places = index.place, (lengths[index.row] - 1 - index.time) * rows + index.row
+            places = index.place, (lengths[index.row] - 1 - index.time) * batch.num_rows + index.row
             states = [out.flatten(0, 1)[at] for out, at in zip(outputs, places, strict=False)]
-            ids, vectors = ids[index.place], vectors[index.place]
         else:
             packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, sizes), None, dtype)
             states = list(packed.data.split(self.recurrent.hidden_size, dim=1))
@@ -220,7 +217,7 @@ class LanguageModel(Network):
         with torch.autocast(batch.ids.device.type, enabled=False):
             reading = self.read(batch)
             vectors, bias = self.embedding.weight[FIRST:], self.language_model.bias[FIRST:]
-            sums = torch.zeros(2, self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
+            sums = torch.zeros(2, self.predictions, batch.num_rows, dtype=torch.float64, device=vectors.device)
             rows, ids = reading.index.row, functional.pad(reading.ids.long(), (0, 1), value=PAD)
             kept = torch.arange(len(rows), device=rows.device)
             if every > 1:
@@ -270,7 +267,7 @@ class LanguageObjective(nn.Module):
 
     def divisor(self, batch: StepBatch) -> int:
         """Divisor of the losses: next-token predictions of the step over all processes, for any ``Targets``."""
-        return max(1, self.classifier.num_directions * (batch.global_tokens - batch.global_rows))
+        return max(1, self.classifier.predictions * (batch.global_tokens - batch.global_rows))
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum of the losses of a batch's predictions in optimizer ``step``; the caller divides by ``divisor``."""

@@ -21,7 +21,6 @@ autocast would cast an LSTM to fp16 whatever dtype it is set to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -30,9 +29,8 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from harness.batch import Batch, Layout, Masks, PackedIndex
-from harness.config import ModelConfig
+from harness.config import ModelConfig, Task
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, drop, masks_of
-from harness.model.registry import CELLS
 from harness.ranks.precision import DTYPES, Choice
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load, needed
@@ -45,42 +43,32 @@ WALK, FITS = "harness.model.fused:Walk", "harness.model.fused:fits"
 FITTING = "16, 32, 48, … units, up to 128 in bf16 and fp16, 64 in fp32"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One kind of recurrent layer, from zero states."""
+def lstm_padded(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
+    """One direction of a layer over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
+    if inputs.is_cpu and inputs.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return lstm_in_bf16(inputs, weights)
+    given = (inputs, first_states(inputs, inputs.shape[1], weights, 1), weights)
+    return torch.lstm(*given, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
 
-    module: Callable[..., nn.RNNBase]
-    """The module that holds the weights."""
-    function: str
-    """Name of the function in ``torch`` that computes the layer."""
-    states: int = 1
-    """Number of states: 2 for an LSTM."""
 
-    def padded(self, inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
-        """One direction over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
-        if inputs.is_cpu and inputs.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return lstm_in_bf16(inputs, weights)
-        given = (inputs, self.zeros(inputs, inputs.shape[1], weights, 1), weights)
-        outputs: torch.Tensor = getattr(torch, self.function)(
-            *given, True, 1, 0.0, torch.is_grad_enabled(), False, False
-        )[0]
-        return outputs
+def lstm_packed(
+    data: torch.Tensor, batch_sizes: torch.Tensor, weights: Weights, bidirectional: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One layer over packed ``data`` ``[tokens, features]``, ``batch_sizes`` on the CPU: outputs ``[tokens,
+    output_size]`` and final states ``[directions, rows, hidden]``.
+    """
+    given = (data, batch_sizes, first_states(data, int(batch_sizes[0]), weights, 1 + bidirectional), weights)
+    outputs, state, _ = torch.lstm(*given, True, 1, 0.0, torch.is_grad_enabled(), bidirectional)
+    return outputs, state
 
-    def packed(
-        self, data: torch.Tensor, batch_sizes: torch.Tensor, weights: Weights, bidirectional: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One layer over packed ``data`` ``[tokens, features]``, ``batch_sizes`` on the CPU: outputs ``[tokens,
-        output_size]`` and final states ``[directions, rows, hidden]``.
-        """
-        given = (data, batch_sizes, self.zeros(data, int(batch_sizes[0]), weights, 1 + bidirectional), weights)
-        outputs, state, *_ = getattr(torch, self.function)(*given, True, 1, 0.0, torch.is_grad_enabled(), bidirectional)
-        return outputs, state
 
-    def zeros(self, inputs: torch.Tensor, rows: int, weights: Weights, directions: int) -> Any:
-        """The initial states; nobody writes to them."""
-        shape = (directions, rows, weights[1].shape[1])
-        found = zeros(shape, inputs.dtype, inputs.device, torch.is_inference_mode_enabled())
-        return found if self.states == 1 else (found,) * self.states
+def first_states(
+    inputs: torch.Tensor, rows: int, weights: Weights, directions: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The initial states, zeros; nobody writes to them."""
+    shape = (directions, rows, weights[1].shape[1])
+    state = zeros(shape, inputs.dtype, inputs.device, torch.is_inference_mode_enabled())
+    return state, state
 
 
 @lru_cache(maxsize=64)
@@ -90,7 +78,7 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, for_
 
 
 def lstm_in_bf16(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
-    """``Cell.padded`` of an LSTM in bf16 as oneDNN and cuDNN compute it, where oneDNN cannot: weights, inputs and
+    """``lstm_padded`` in bf16 as oneDNN and cuDNN compute it, where oneDNN cannot: weights, inputs and
     states are bf16, sums are fp32. It takes up to twice as long as fp32; torch's own kernel, which rounds sums too,
     eight times.
     """
@@ -102,11 +90,6 @@ def lstm_in_bf16(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
     return torch.stack(outputs).bfloat16()
 
 
-LSTM = Cell(nn.LSTM, "lstm", states=2)
-GRU = Cell(nn.GRU, "gru")
-"""Cho et al., 2014, with cuDNN's form of the reset gate."""
-
-
 class VariableLengthLSTM(nn.Module):
     """Stacked, optionally bidirectional LSTM layers with dropout between them (one mask per sequence, not per token).
 
@@ -114,26 +97,17 @@ class VariableLengthLSTM(nn.Module):
     time steps (Gal and Ghahramani, 2016).
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        bidirectional: bool = True,
-        cell: Cell = LSTM,
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, *, bidirectional: bool = True) -> None:
         """torch's modules hold the weights, one per layer, so the names of tensors are torch's."""
         super().__init__()
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
         self.output_size = hidden_size * (2 if bidirectional else 1)
-        self.cell = cell
         self.fused = False
         """Packed rows are computed by ``harness.model.fused`` in dtypes in which the layers fit."""
         sizes = [input_size] + [self.output_size] * (num_layers - 1)
         self.layers = nn.ModuleList(
-            self.cell.module(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
+            nn.LSTM(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
         )
 
     def lstms(self) -> Iterator[nn.RNNBase]:
@@ -161,7 +135,7 @@ class VariableLengthLSTM(nn.Module):
                 data = drop(data, masks, LAYERS + number, rows)
             weights = weights_of(layer, None, dtype)
             if walk is None:
-                data, state = self.cell.packed(data, sizes, weights, self.bidirectional)
+                data, state = lstm_packed(data, sizes, weights, self.bidirectional)
             else:
                 data, state = walk.lstm(data, weights)
         return packed._replace(data=data), state
@@ -188,12 +162,12 @@ class VariableLengthLSTM(nn.Module):
                 inputs = drop(in_order(outputs, reversal), masks, LAYERS + number)
             directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
             weights = [weights_of(layer, direction, dtype) for direction in range(len(directions))]
-            outputs = side_by_side(self.cell, directions, weights)
+            outputs = side_by_side(directions, weights)
         return outputs
 
     def fits(self, dtype: torch.dtype) -> bool:
         """Whether ``harness.model.fused`` can compute the layers in ``dtype``."""
-        return self.cell is LSTM and bool(load(FITS)(self.hidden_size, dtype))
+        return bool(load(FITS)(self.hidden_size, dtype))
 
     def flatten_parameters(self) -> None:
         """Store the weights contiguously, as cuDNN needs them for packed input; call it after moving or loading."""
@@ -201,17 +175,17 @@ class VariableLengthLSTM(nn.Module):
             layer.flatten_parameters()
 
 
-def side_by_side(cell: Cell, inputs: list[torch.Tensor], weights: list[Weights]) -> list[torch.Tensor]:
+def side_by_side(inputs: list[torch.Tensor], weights: list[Weights]) -> list[torch.Tensor]:
     """The outputs of each direction of a layer. On CUDA the second direction runs on a stream of its own, since cuDNN's
     kernel for one direction leaves most of a card idle; its backward pass runs there too.
     """
     if len(inputs) == 1 or not inputs[1].is_cuda:
-        return [cell.padded(*one) for one in zip(inputs, weights, strict=True)]
+        return [lstm_padded(*one) for one in zip(inputs, weights, strict=True)]
     here, beside = torch.cuda.current_stream(), second_stream(inputs[1].device)
     beside.wait_stream(here)
     with torch.cuda.stream(beside):
-        second = cell.padded(inputs[1], weights[1])
-    first = cell.padded(inputs[0], weights[0])
+        second = lstm_padded(inputs[1], weights[1])
+    first = lstm_padded(inputs[0], weights[0])
     here.wait_stream(beside)
     for tensor in (inputs[1], *weights[1]):  # the allocator must not hand out their memory before that stream is done
         tensor.record_stream(beside)
@@ -290,6 +264,12 @@ def padded_of(values: torch.Tensor, index: PackedIndex) -> torch.Tensor:
 class Network(nn.Module):
     """The first layers of every network, embedding and recurrent layers, with their dropout."""
 
+    task: Task
+    num_classes: int
+    """Possible predictions: labels, or tokens."""
+    predictions: int
+    """Per token, for all tokens of a text but one; 0 for a classifier."""
+
     def __init__(self, config: ModelConfig, vocabulary_size: int, num_layers: int) -> None:
         """Weights are drawn from torch's global generator: seed it first."""
         super().__init__()
@@ -298,15 +278,10 @@ class Network(nn.Module):
         with torch.no_grad():
             self.embedding.weight *= config.embedding_std
         self.embedding.weight.requires_grad_(config.freeze_embedding != "always")
-        self.recurrent = VariableLengthLSTM(
-            config.embedding_dim,
-            config.hidden_size,
-            num_layers,
-            bidirectional=config.bidirectional,
-            cell=load(CELLS[config.cell].code),
-        )
-        sizes = {LAYERS + number: self.recurrent.output_size for number in range(1, num_layers)}
-        self.dropped = {EMBEDDING: config.embedding_dim, **sizes, HEAD: self.recurrent.output_size}
+        sizes = (config.embedding_dim, config.hidden_size)
+        self.recurrent = VariableLengthLSTM(*sizes, num_layers, bidirectional=config.bidirectional)
+        between = {LAYERS + number: self.recurrent.output_size for number in range(1, num_layers)}
+        self.dropped = {EMBEDDING: config.embedding_dim, **between, HEAD: self.recurrent.output_size}
         """Site of dropout -> number of features there."""
 
     def holds_embedding(self, step: int) -> bool:
@@ -349,22 +324,20 @@ def passing(
     return run
 
 
-def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> Choice:
-    """``wanted``, if a small forward and backward pass of the layers succeeds in it, on the device of the weights,
-    without changing weights or gradients. Raises ``ConfigError`` if it fails.
+def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> None:
+    """Raise ``ConfigError`` if a small forward and backward pass of the layers in ``wanted`` fails on the device of the
+    weights; it changes neither weights nor gradients.
     """
     device, dtype = next(lstm.parameters()).device.type, DTYPES[wanted.value]
     if lstm.fused:
         needed("triton", "recurrence: fused", "fused")
     try:
         if lstm.fused and not lstm.fits(dtype):
-            raise ValueError(f"{lstm.hidden_size} units: it takes LSTMs of {FITTING}")
+            raise ValueError(f"{lstm.hidden_size} units: the fused kernel takes {FITTING}")
         passing(lstm, layout, torch.tensor([3, 3]), dtype)()
     except Exception as error:
         if not (lstm.fused or isinstance(error, RuntimeError)):  # Triton's errors have no class in common
             raise
-        what, instead = ("precision: the recurrent layers fail", "--precision fp32")
-        if lstm.fused:
-            what, instead = "recurrence: the fused kernel fails", "--recurrence packed"
-        raise ConfigError(f"{what} in {wanted.value} on {device} ({one_line(error)}); use {instead}") from error
-    return wanted
+        key, instead = ("recurrence", "packed") if lstm.fused else ("precision", "fp32")
+        what = f"the recurrent layers fail in {wanted.value} on {device} ({one_line(error)})"
+        raise ConfigError(f"{key}: {what}; use --{key} {instead}") from error

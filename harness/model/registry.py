@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registries of poolings and cells, and the name and shape of every tensor of a network, without torch.
+"""The registry of poolings, and the name and shape of every tensor of a network, without torch.
 
-``plan`` and the launcher use them to check names and count parameters, and a bundle's file is checked against the
-shapes before a network is built. A new pooling or cell needs a line here and a separate file; see docs/extending.md.
+``plan`` and the launcher use them to check the name and count parameters, and a bundle's file is checked against the
+shapes before a network is built. A new pooling needs a line here and a separate file; see docs/extending.md.
 """
 
 from __future__ import annotations
@@ -37,34 +37,19 @@ class PoolingEntry:
     """Shapes of its parameters, for an outputs' size."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellEntry:
-    """One recurrent cell."""
-
-    code: str
-    """``module:name`` of a ``harness.model.recurrent.Cell``."""
-    gates: int
-    """Number of gates: 4 for an LSTM."""
-    bf16_on_cpu: bool = False
-    """Whether oneDNN supports it in bf16; if not, it is computed in fp32 on a CPU."""
-
-
 POOLINGS = {
     "last": PoolingEntry(code="harness.model.pooling:Last"),
     "max": PoolingEntry(code="harness.model.pooling:Maximum"),
     "mean": PoolingEntry(code="harness.model.pooling:Mean"),
     "max+mean": PoolingEntry(code="harness.model.pooling:MaximumAndMean", vectors=2),
 }
-CELLS = {
-    "lstm": CellEntry(code="harness.model.recurrent:LSTM", gates=4, bf16_on_cpu=True),
-    "gru": CellEntry(code="harness.model.recurrent:GRU", gates=3),
-}
+GATES = 4
+"""Of an LSTM."""
 
 
 def check_model(config: ModelConfig) -> None:
-    """Raise ``ConfigError`` for an unknown pooling or cell; the message lists the known ones."""
-    for key, value, known in (("pooling", config.pooling, POOLINGS), ("cell", config.cell, CELLS)):
-        require(value in known, f"model.{key}", value, f"one of {', '.join(known)}")
+    """Raise ``ConfigError`` for an unknown pooling; the message lists the known ones."""
+    require(config.pooling in POOLINGS, "model.pooling", config.pooling, f"one of {', '.join(POOLINGS)}")
 
 
 def network_shapes(config: ModelConfig, vocabulary_size: int, num_classes: int, task: Task = CLASSIFIER) -> Shapes:
@@ -91,7 +76,7 @@ def network_shapes(config: ModelConfig, vocabulary_size: int, num_classes: int, 
 
 
 def layer_shapes(config: ModelConfig, number: int, inputs: int) -> Shapes:
-    rows, hidden = CELLS[config.cell].gates * config.hidden_size, config.hidden_size
+    rows, hidden = GATES * config.hidden_size, config.hidden_size
     shapes = {"weight_ih": (rows, inputs), "weight_hh": (rows, hidden), "bias_ih": (rows,), "bias_hh": (rows,)}
     return {
         f"recurrent.layers.{number}.{name}_l0{direction}": shape

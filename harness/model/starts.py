@@ -20,7 +20,7 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,10 +47,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 READ_BYTES = 1 << 20
+"""Bytes read at once; no line of a text file is longer."""
 LONGEST_WORD = 1 << 12
-"""Maximum bytes of a word."""
-NUMBER_BYTES = 64
-"""Upper bound for the bytes of a number in a text file, with the space before it."""
+"""Maximum bytes of a word in a binary file."""
 PROMISE = re.compile(rb"(\d{1,15})\s+(\d{1,15})\s*")
 """A first line with the number of words and the dimension."""
 DIGITS = frozenset(b"0123456789.+-eE \t\rnaifNAIF")
@@ -59,9 +58,8 @@ MOST_DIM = 1 << 20
 """Most dimensions of a vector."""
 LARGEST = 1e6
 """Maximum number in a vector; learned vectors have numbers of about 1."""
-SHAPE = ("cell", "embedding_dim", "hidden_size", "bidirectional")
+SHAPE = ("embedding_dim", "hidden_size", "bidirectional")
 """Model keys that define the names and shapes of embedding and recurrent layers."""
-HEAD_KEYS = ("num_layers", "pooling")
 EMBEDDING = "embedding.weight"
 
 
@@ -71,8 +69,8 @@ class Head:
 
     format: str
     """``word2vec text`` (fastText's too), ``word2vec binary`` or ``GloVe``."""
-    words: int | None
-    """Number of words according to the first line; None if it has no such line."""
+    words: int
+    """Number of words according to the first line; 0 if it has no such line."""
     dim: int
     bytes: int
     """Length of the line before the words; 0 if there is none."""
@@ -83,17 +81,15 @@ class StartVectors:
     """Vectors for the ids of a vocabulary, and their origin."""
 
     vectors: np.ndarray
-    """float32 ``[vocabulary, dim]``; zeros for an id without a vector."""
-    has: np.ndarray
-    """bool ``[vocabulary]``: ids with a vector; the others keep their initial one."""
+    """float32 ``[vocabulary, dim]``; zeros for an id without a vector, which keeps its initial one."""
     facts: dict[str, Any]
-    """For run, checkpoints, bundle and report: source, sha256, coverage."""
+    """For run, checkpoints, bundle and report: source, what it is, sha256, coverage."""
 
     def put_into(self, embedding: nn.Embedding, std: float) -> None:
         """Replace the rows that have a vector; scale all vectors to the standard deviation ``std``."""
         import torch
 
-        weight, ids = embedding.weight.detach(), np.flatnonzero(self.has)
+        weight, ids = embedding.weight.detach(), np.flatnonzero(self.vectors.any(axis=1))
         found = torch.from_numpy(self.vectors[ids])
         scaled = found * (std / found.std(correction=0))
         weight[torch.from_numpy(ids).to(weight.device)] = scaled.to(weight)
@@ -101,41 +97,36 @@ class StartVectors:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[io.BufferedReader]:
-    """Open a file, unpacked if it is gzipped. Read errors become ``ConfigError`` or ``DataError``."""
+    """Open a file, unpacked if it is gzipped. Raises ``ConfigError`` if it is missing, ``DataError`` if it cannot be
+    read.
+    """
     try:
-        try:
-            raw = open_regular(path)
-        except DataError as error:
-            raise ConfigError(f"init.vectors: {error}") from None
-        with raw:
+        with open_regular(path) as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             yield io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw) if zipped else raw), READ_BYTES)
     except FileNotFoundError:
         raise ConfigError(f"init.vectors: {path}: there is no such file; name another, own, auto or none") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        cut = f"damaged or cut short inside its gzip stream ({one_line(error)}); fetch it again"
-        raise DataError(f"{path}: {cut}") from None
-    except OSError as error:
-        raise ConfigError(f"init.vectors: {path}: not readable ({error.strerror or error})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read, or is cut short ({one_line(error)}); fetch it again") from None
 
 
 def read_head(path: str | Path) -> Head:
     """Format and dimension of a file. Raises ``ConfigError`` if it is missing, ``DataError`` for other formats."""
     with opened(path) as file:
         line = file.readline(READ_BYTES)
-        if promise := PROMISE.fullmatch(line):
-            words, dim = map(int, promise.groups())
-            if not words or not 0 < dim <= MOST_DIM:
-                promised = f"line 1 promises {words} words of {dim} numbers"
-                raise DataError(f"{path}: {promised}; name a file of word vectors")
+        words, dim = map(int, promise.groups()) if (promise := PROMISE.fullmatch(line)) else (0, 0)
+        if words and 0 < dim <= MOST_DIM:
             numbers = file.read(LONGEST_WORD + 4 * dim).partition(b" ")[2][: 4 * dim].partition(b"\n")[0]
-            binary = Path(path).suffix == ".bin" or not numbers or not set(numbers) <= DIGITS
+            binary = not numbers or not set(numbers) <= DIGITS
             return Head("word2vec binary" if binary else "word2vec text", words, dim, len(line))
     fields = line.split()
-    if not line.endswith(b"\n") or not 2 <= len(fields) <= MOST_DIM + 1 or not is_number(fields[-1]):
-        raise DataError(f"{path}: line 1 is no word with numbers; name a file of word vectors (of fastText the .vec)")
-    return Head("GloVe", None, len(fields) - 1, 0)
+    try:
+        float(fields[-1])
+        return Head("GloVe", 0, len(fields) - 1, 0)
+    except (IndexError, ValueError):
+        what = "line 1 is no word with numbers; name a file of word vectors (of fastText the .vec)"
+        raise DataError(f"{path}: {what}") from None
 
 
 def check_dim(path: str | Path, found: int, dim: int) -> None:
@@ -158,126 +149,80 @@ def from_texts(
     learned = learn(blocks, len(vocabulary), dim)
     if not learned.any():
         return None
-    facts = {"source": "own texts", "format": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
-    return described(learned, np.asarray(learned.any(axis=1)), vocabulary, facts)
+    facts = {"source": "own texts", "what": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
+    return StartVectors(learned, facts | coverage_of(np.flatnonzero(learned.any(axis=1)), vocabulary))
 
 
 def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVectors:
     """Read the vectors of a vocabulary's words from a file; for a word that occurs twice, the first.
 
     Memory grows with the vocabulary, not with the file. Raises ``ConfigError`` for another dimension than ``dim``,
-    ``DataError`` with file and line for what cannot be read.
+    ``DataError`` for what cannot be read.
     """
     head = read_head(path)
     check_dim(path, head.dim, dim)
-    ids = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
-    vectors, has, words = np.zeros((len(vocabulary), dim), np.float32), np.zeros(len(vocabulary), bool), 0
+    wanted = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
+    vectors, words = np.zeros((len(vocabulary), dim), np.float32), 0
     with opened(path) as file:
         file.read(head.bytes)
         rows = binary_rows if head.format == "word2vec binary" else text_rows
-        for place, word, row in rows(file, path, head, ids):
+        for word, row in rows(file, path, head, wanted):
             words += 1
-            if row is None or has[number := ids[word]]:
-                continue
-            if not np.isfinite(row).all():
-                raise DataError(f"{path}: {place} ({spelt(word)}) holds a number that is not finite")
-            vectors[number], has[number] = row, True
-    if head.words is not None and words < head.words:
-        raise DataError(f"{path}: ends after word {words:,} {cut_short(head)}")
-    if not has.any():
+            if row is not None:
+                vectors[wanted.pop(word)] = row
+    if words < head.words:
+        promised = f"ends after word {words:,} of the {head.words:,} that its first line promises"
+        raise DataError(f"{path}: {promised}: cut short; fetch it again")
+    found = np.flatnonzero(vectors.any(axis=1))
+    if not len(found):
         raise DataError(
             f"{path}: none of its {words:,} words is in the dataset's vocabulary; is it of another language, or are "
             "its words spelt differently (case, accents)?"
         )
-    facts = {"source": str(path), "format": head.format, "sha256": atomic.sha256_file(path), "file_words": words}
-    return described(vectors, has, vocabulary, facts)
+    if not np.abs(vectors).max() <= LARGEST:
+        raise DataError(f"{path}: holds numbers that are not finite, or beyond {LARGEST:g}: damaged; fetch it again")
+    facts = {"source": str(path), "what": head.format, "sha256": atomic.sha256_file(path), "file_words": words}
+    return StartVectors(vectors, facts | coverage_of(found, vocabulary))
 
 
-Row = tuple[str, bytes, np.ndarray | None]
-"""Position of a word in the file, the word, and its numbers if the vocabulary has it."""
+Row = tuple[bytes, np.ndarray | None]
+"""A word, and its numbers if it is one of those that are looked for."""
 
 
-def text_rows(file: io.BufferedReader, path: str | Path, head: Head, ids: Mapping[bytes, int]) -> Iterator[Row]:
+def text_rows(file: io.BufferedReader, path: str | Path, head: Head, wanted: Collection[bytes]) -> Iterator[Row]:
     """The word of each line. Raises ``DataError``."""
-    most = LONGEST_WORD + NUMBER_BYTES * head.dim
-    for number, line in enumerate(iter(partial(file.readline, most), b""), 2 if head.bytes else 1):
-        place, row = f"line {number:,}", None
-        if len(line) == most:
-            raise DataError(f"{path}: {place} has no end within {most:,} bytes: {spelt(line)}")
-        word = next(iter(line.split(None, 1)), b"")
-        if word in ids:  # else skip the rest of the line
-            word, *fields = line.rsplit(None, head.dim)
-            beyond = word.rsplit(None, 1)[1:]  # GloVe has words with spaces inside
-            wrong = len(fields) < head.dim or any(map(is_number, beyond))
+    for number, line in enumerate(iter(partial(file.readline, READ_BYTES), b""), 2 if head.bytes else 1):
+        word, row = next(iter(line.split(None, 1)), b""), None
+        if word in wanted:  # else skip the rest of the line
+            word, *fields = line.rsplit(None, head.dim)  # GloVe has words with spaces inside
             try:
                 with np.errstate(over="ignore"):  # overflow becomes infinite, which is refused later
-                    row = np.array(fields, dtype=np.float32) if word in ids else None
+                    row = np.array(fields, np.float32).reshape(head.dim) if word in wanted else None
             except ValueError:
-                wrong = True
-            if wrong:
-                raise DataError(f"{path}: {place} is no word with {head.dim} numbers: {spelt(line.strip())}")
+                shown = repr(line.strip()[:60].decode("utf-8", "replace"))
+                raise DataError(f"{path}: line {number:,} is no word with {head.dim} numbers: {shown}") from None
         if word:
-            yield place, word, row
+            yield word, row
 
 
-def binary_rows(file: io.BufferedReader, path: str | Path, head: Head, ids: Mapping[bytes, int]) -> Iterator[Row]:
-    """Each word of word2vec's binary format. Raises ``DataError``."""
-    for number in range(1, (head.words or 0) + 1):
+def binary_rows(file: io.BufferedReader, path: str | Path, head: Head, wanted: Collection[bytes]) -> Iterator[Row]:
+    """Each word of word2vec's binary format, as far as they are whole."""
+    for _ in range(head.words):
         word = b"".join(islice(iter(partial(file.read, 1), b" "), LONGEST_WORD)).lstrip(b"\n")
         numbers = file.read(4 * head.dim)
-        if len(word) >= LONGEST_WORD - 1:
-            raise DataError(f"{path}: word {number:,} has no end: damaged, or not word2vec's binary format")
         if len(numbers) < 4 * head.dim:
-            raise DataError(f"{path}: ends inside word {number:,} {cut_short(head)}")
-        yield f"word {number:,}", word, np.frombuffer(numbers, "<f4") if word in ids else None
+            return
+        yield word, np.frombuffer(numbers, "<f4") if word in wanted else None
 
 
-def is_number(field: bytes) -> bool:
-    """Whether a field is written as a number."""
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def spelt(text: bytes) -> str:
-    """A word, or the beginning of a line, for a message."""
-    return repr(text[:60].decode("utf-8", "replace"))
-
-
-def cut_short(head: Head) -> str:
-    return f"of the {head.words:,} that its first line promises: cut short; fetch it again"
-
-
-def described(vectors: np.ndarray, has: np.ndarray, vocabulary: Vocabulary, facts: dict[str, Any]) -> StartVectors:
-    """Vectors with their coverage of a vocabulary; ``<pad>`` has none.
-
-    Raises ``DataError`` if they are all equal, or too large to compute with.
-    """
-    has[PAD] = False
-    largest = float(np.abs(vectors).max(initial=0))
-    if largest > LARGEST:
-        raise DataError(f"{facts['source']}: holds {largest:g}, and no vector has a number beyond {LARGEST:g}: damaged")
-    if not has.any() or not vectors[has].std() > 0:
-        raise DataError(f"{facts['source']}: its vectors are all the same number; name another file")
-    return StartVectors(vectors, has, {**facts, **coverage_of(has, vocabulary)})
-
-
-def coverage_of(has: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Number of words, and share of training tokens, that the ids ``has``, bool ``[vocabulary]``, cover."""
+def coverage_of(ids: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Number of words, and share of training tokens, that ``ids`` int64 ``[found]`` cover."""
     counts = vocabulary.counts
     return {
-        "words": int(has[len(RESERVED) :].sum()),
+        "words": int((ids >= len(RESERVED)).sum()),
         "vocabulary": len(vocabulary) - len(RESERVED),
-        "tokens": round(float(counts[has].sum() / max(counts.sum(), 1)), 6),
+        "tokens": round(float(counts[ids].sum() / max(counts.sum(), 1)), 6),
     }
-
-
-def coverage(facts: dict[str, Any]) -> str:
-    """Coverage of the vocabulary and sha256, as a readable line."""
-    covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
-    return f"{covered}; sha256 {facts['sha256'][:12]}"
 
 
 @dataclass(frozen=True)
@@ -320,8 +265,7 @@ class StartWeights:
     rows: np.ndarray
     """int64 ``[found]``: rows of these tokens in ``embedding``."""
     facts: dict[str, Any]
-    """For run, checkpoints, bundle and report: source, hashes, coverage, parts that were used and parts that were not.
-    """
+    """For run, checkpoints, bundle and report: source, parts that were used, sha256, coverage."""
 
     def put_into(self, network: nn.Module) -> None:
         """Copy the weights into a network; the vectors keep their scale, since the layers were trained with it."""
@@ -343,52 +287,26 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
     # <unk> counts as a common token, <pad> does not.
     found = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
     places = found.to_numpy(zero_copy_only=False).astype(np.int64)
-    has = places != PAD
-    if not has[len(RESERVED) :].any():
+    ids = np.flatnonzero(places != PAD)
+    covered = coverage_of(ids, vocabulary)
+    if not covered["words"]:
         raise DataError(
             f"{donor.directory}: none of the {len(donor.vocabulary) - len(RESERVED):,} tokens of its vocabulary is in "
             "the dataset's; is it of another language, or preprocessed in another way (case, lemmas)?"
         )
-    ids, rows = np.flatnonzero(has), places[has]
-    why = reasons(donor, model, manifest)
-    facts = {
-        "source": str(donor.directory),
-        "task": info.task,
-        "sha256": info.weights_sha256,
-        "vocabulary_hash": info.vocabulary_hash,
-        "dataset": info.dataset,
-        "step": info.step,
-        **coverage_of(has, vocabulary),
-        "taken": ["embedding", *(part for part, reason in why.items() if not reason)],
-        "as_usual": {part: reason for part, reason in why.items() if reason},
-    }
-    fitting = {name: values for name, values in weights.items() if why.get(part_of(name)) == ""}
-    return StartWeights(fitting, weights[EMBEDDING], ids, rows, facts)
+    taken = taken_of(donor, model, manifest)
+    what = f"{', '.join(['embedding', *dict.fromkeys(taken.values())])} of a {info.task.replace('_', ' ')}"
+    facts = {"source": str(donor.directory), "what": what, "sha256": info.weights_sha256, **covered}
+    fitting = {name: values for name, values in weights.items() if name.startswith(tuple(taken))}
+    return StartWeights(fitting, weights[EMBEDDING], ids, places[ids], facts)
 
 
-def part_of(name: str) -> str:
-    """The part of a model that a tensor belongs to."""
-    first, _, rest = name.partition(".")
-    if first == "recurrent":
-        return f"recurrent layer {int(rest.split('.')[1]) + 1}"
-    return first if first == "embedding" else "head"
-
-
-def reasons(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
-    """For each part of a model except the embedding, why it is not used; "" if it is."""
-    info, absent = donor.info, "there is none"
-    is_classifier = info.task == CLASSIFIER
-    layers = donor.model.num_layers if is_classifier else 1
-    found = {f"recurrent layer {layer + 1}": "" if layer < layers else absent for layer in range(model.num_layers)}
-    values = [(key, getattr(donor.model, key), getattr(model, key)) for key in HEAD_KEYS]
-    others = ", ".join(f"model.{key} {theirs}" for key, theirs, ours in values if theirs != ours)
-    others = others or ("" if info.labels == manifest.labels else "other classes")
-    return found | {"head": others if is_classifier else absent}
-
-
-def describe_weights(facts: dict[str, Any]) -> str:
-    """The kind of the other model and the parts that were used, for the settings printed at the start."""
-    what = "a language model" if facts["task"] != CLASSIFIER else "a classifier"
-    names = ", ".join(facts["taken"])
-    usual = "; ".join(f"{name}: {why}" for name, why in facts["as_usual"].items())
-    return f"{names} of {what}" + (f"; as usual start {usual}" if usual else "")
+def taken_of(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
+    """The parts of a donor, besides the embedding, that mean the same in a model: how the names of their tensors begin,
+    and what they are called. The linear part is none of them: every run learns its own.
+    """
+    theirs, is_classifier = donor.model, donor.info.task == CLASSIFIER
+    layers = min(theirs.num_layers if is_classifier else 1, model.num_layers)
+    taken = {f"recurrent.layers.{number}.": f"recurrent layer {number + 1}" for number in range(layers)}
+    same = (theirs.num_layers, theirs.pooling, donor.info.labels) == (model.num_layers, model.pooling, manifest.labels)
+    return taken | {"pooling.": "head", "head.": "head"} if is_classifier and same else taken

@@ -129,11 +129,10 @@ def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto
     return "packed", Choice("packed", "not measured on this card")
 
 
-def recurrent_dtype(precision: str, device_type: str, path: str, *, bf16_on_cpu: bool = True) -> Choice:
+def recurrent_dtype(precision: str, device_type: str, path: str) -> Choice:
     """What the recurrent layers compute in if a run computes in ``precision``, and why: the one rule for all devices.
 
-    The model casts to this dtype itself; autocast is not used. ``bf16_on_cpu``: whether oneDNN has the cell in bf16.
-    Raises ``ConfigError`` for fp16 on a CPU.
+    The model casts to this dtype itself; autocast is not used. Raises ``ConfigError`` for fp16 on a CPU.
 
     ========= ============================== ==========================
     precision CUDA                           CPU
@@ -161,6 +160,4 @@ def recurrent_dtype(precision: str, device_type: str, path: str, *, bf16_on_cpu:
         return Choice(dtype, f"cuDNN is {cudnn}; its recurrent layers take bf16 from {CUDNN_WITH_BF16}")
     if path == "packed":
         return Choice("fp32", "oneDNN takes no packed input, and torch's own kernels are no faster in bf16")
-    if not bf16_on_cpu:
-        return Choice("fp32", "oneDNN takes no bf16 for this cell")
     return Choice("bf16", "oneDNN takes padded bf16 input")

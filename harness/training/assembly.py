@@ -34,12 +34,9 @@ from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
-from harness.model.registry import CELLS
 from harness.model.starts import (
     StartVectors,
     StartWeights,
-    coverage,
-    describe_weights,
     find_donor,
     from_file,
     from_texts,
@@ -59,7 +56,7 @@ from harness.training.console import Console
 from harness.training.optim import NonFiniteGuard
 from harness.training.recurrence import choose
 from harness.training.run import PretrainingRun, Run, Selection, choose_micro_batch
-from harness.training.trainer import State, Trainer
+from harness.training.trainer import Trainer
 from harness.training.wide import C, Source, learn, places_of
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
@@ -69,7 +66,7 @@ from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import LEARN_FROM
-from preprocessing.dataset.views import home_of, open_split, read_data
+from preprocessing.dataset.views import home_of, open_split
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
 FP16_FIRST_SKIPS = 20
@@ -104,17 +101,18 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     manifest, start = agree(config, session, writer)
     names = [name for name in manifest.names if config.order.unlabelled_batch or name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
-    beginning = begin(config, manifest, data.splits, world, None if start is None else start.state)
-    writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(read_data(config.data))}
+    state = None if start is None else start.state
+    beginning = begin(config, manifest, data.splits, world, state)
+    writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(manifest)}
     choices = {**decided, **session.choices, **data.choices, **beginning.choices}
-    began = None if start is None else start.state["trainer"]["recurrence"]
+    began = None if state is None else state["trainer"]["recurrence"]
     trainer = build_trainer(config, session, data, choices, beginning, began)
     pretrains = config.task == LANGUAGE_MODEL
     selection = Selection("loss" if pretrains else config.select, config.patience)
     if start is not None:
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
         with world.together("loading the checkpoint"):
-            trainer.load(State.read(start), start.path)
+            trainer.load(start)
             if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
                 selection.load(start.state["selection"])
     elif not config.dry_run:
@@ -123,14 +121,14 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
-        writer.open(session, start, choices)
+        settings = {name: str(choice) for name, choice in choices.items()}
+        writer.open(session, start, settings)
         writer.restore_bundle(manifest, selection.best_step, selection.decision)
     loud = config if world.is_main else replace(config, quiet=True)
     console = Console(loud, manifest, trainer.total_steps, trainer.step, logs=writer.active)
     if writer.active:
         writer.sinks.append(console)  # first: it has a thread, which the writer ends however the run ends
-        told = {name: str(choice) for name, choice in choices.items()}
-        facts = {"dataset": manifest.fingerprint, "effective": told}
+        facts = {"dataset": manifest.fingerprint, "effective": settings}
         writer.sinks.append(Trackers(config, writer.directory, facts=facts))
     console.start(choices)
     kind = PretrainingRun if pretrains else Run
@@ -146,10 +144,9 @@ def learn_linear_part(
     wide, labels = trainer.objective.classifier.wide, data.manifest.labels
     if wide is None:
         return
-    sources = [Source(data.splits[TRAIN], len(labels))]
+    sources = [Source(data.splits[TRAIN])]
     if beginning.targets is not None:
-        weight = config.self_training.weight
-        sources.append(Source(data.splits[UNLABELLED], len(labels), weight, beginning.targets))
+        sources.append(Source(data.splits[UNLABELLED], config.self_training.weight, beginning.targets))
     if trainer.world.is_main and not config.quiet and places_of(wide, sources) > MANY_PLACES:
         print("linear part is learned from the training texts first", flush=True)
     tokens = [""] * len(RESERVED)
@@ -162,19 +159,20 @@ def learn_linear_part(
 def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:
     """Check the configuration, that all ranks have the same one, and find the checkpoint to resume from."""
     world = session.world
-    start, here = None, launched_local_world_size()
+    start = None
     told = LAUNCH_ID in os.environ  # the launcher has printed it already
     with world.together("the checks before training"):
         if world.is_main:
             writer.claim()
             screens = Screen(quiet=told or config.quiet), Screen(quiet=told, errors=True)
             start = preflight.check_run(config, *(screen.say for screen in screens)).checkpoint
-        manifest = preflight.check_data(config, world.world_size, start, here=here, hashes=world.is_main)
+        manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
         start = None if config.dry_run else start  # a dry run starts at step 0
         if session.device.type == "cuda":  # no other process shares it
-            preflight.check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1])
+            room = torch.cuda.mem_get_info(session.device)[1]
         else:
-            preflight.check_room(config, manifest, memory_bytes(), processes=here)
+            room = memory_bytes() // launched_local_world_size()
+        preflight.check_room(config, manifest, room)
         if world.is_main and start is None:
             preflight.check_start(config)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
@@ -239,13 +237,12 @@ def build_trainer(
     network.to(device).recurrent.flatten_parameters()
     split, unlabelled = data.splits[TRAIN], None
     order = order_over(split, order_spec(config))
-    path = choose(config, session, network.recurrent, split, order, began)
+    path = choose(config, session, network.recurrent, order, began)
     layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
-    bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu
-    wanted = recurrent_dtype(session.arithmetic, device.type, path.value, bf16_on_cpu=bf16_on_cpu)
-    in_dtype = try_recurrence(network.recurrent, layout, wanted)
-    choices["recurrence"] = Choice(f"{path.value} {in_dtype.value}", f"{path.reason}; {in_dtype.reason}")
-    objective = build_objective(config, network, data.manifest.labels, DTYPES[in_dtype.value], device)
+    wanted = recurrent_dtype(session.arithmetic, device.type, path.value)
+    try_recurrence(network.recurrent, layout, wanted)
+    choices["recurrence"] = Choice(f"{path.value} {wanted.value}", f"{path.reason}; {wanted.reason}")
+    objective = build_objective(config, network, data.manifest.labels, DTYPES[wanted.value], device)
     shared: dict[str, Any] = {
         "rank": world.rank,
         "world_size": world.world_size,
@@ -258,8 +255,7 @@ def build_trainer(
     if config.order.unlabelled_batch:
         rows = data.splits[UNLABELLED]
         unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), targets=beginning.targets, **shared)
-    counts_tokens = config.task == LANGUAGE_MODEL
-    loader = Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
+    loader = Loader(split, order, unlabelled=unlabelled, **shared)
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
     guard = NonFiniteGuard(config, world, limit)
     return Trainer(config, objective, loader, session.accelerator, world, guard)
@@ -281,7 +277,7 @@ def build_objective(
     weights = torch.from_numpy(factors_of(optim, labels)).to(device, torch.float32)
     return Objective(
         network,
-        optim,
+        label_smoothing=optim.label_smoothing,
         seed=config.seed,
         class_weights=weights if optim.class_weights else None,
         recurrent_dtype=dtype,
@@ -306,8 +302,8 @@ class Beginning:
     weights: StartWeights | None = None
     targets: np.ndarray | None = None
     """Soft labels of the unlabelled rows, in the format of ``Loader``."""
-    facts: dict[str, dict[str, Any] | None] = field(default_factory=dict)
-    """Facts for checkpoints and the bundle; those of weights on every rank."""
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Facts for checkpoints and the bundle."""
     choices: dict[str, Choice] = field(default_factory=dict)
     """For the settings printed at the start."""
 
@@ -320,12 +316,11 @@ class Beginning:
         if self.weights is not None:
             self.weights.put_into(network)
 
-    def note(self, name: str, key: str, facts: dict[str, Any] | None, how: str) -> None:
-        """Store ``facts`` under ``key``, and a line for the start with ``how`` they were obtained."""
-        if facts is not None or key == VECTORS:
-            self.facts[key] = facts
-        if facts is not None:
-            self.choices[name] = Choice(facts["source"], f"{how}; {coverage(facts)}")
+    def note(self, name: str, key: str, facts: dict[str, Any]) -> None:
+        """Store ``facts`` under ``key``, and a line for the start."""
+        self.facts[key] = facts
+        covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
+        self.choices[name] = Choice(facts["source"], f"{facts['what']}; {covered}; sha256 {facts['sha256'][:12]}")
 
 
 def begin(
@@ -347,20 +342,17 @@ def begin(
             found.facts[SOFT_LABELS] = soft.facts
             found.choices["soft labels"] = Choice(str(soft.path), soft.in_words)
     if state is not None:
-        found.note("weights", STARTED_FROM, state.get(STARTED_FROM), "the run began with them")
-        found.note("vectors", VECTORS, state.get(VECTORS), "the run began with them")
+        for name, key in ("weights", STARTED_FROM), ("vectors", VECTORS):
+            if facts := state.get(key):
+                found.note(name, key, facts)
         return found
-    with world.together("reading the weights to start from"):
+    with world.together("reading the weights and vectors to start from"):
         if world.is_main and config.initial_weights:
             donor = find_donor(config.initial_weights, config.model)
             found.weights = weights_of(donor, config.model, vocabulary_of(config), manifest)
-    known = world.from_main(None if found.weights is None else found.weights.facts, "the weights to start from")
-    found.note("weights", STARTED_FROM, known, describe_weights(known) if known else "")
-    with world.together("word vectors"):
+            found.note("weights", STARTED_FROM, found.weights.facts)
         if world.is_main:
             find_vectors(config, manifest, found)
-    facts = None if found.vectors is None else found.vectors.facts
-    found.note("vectors", VECTORS, facts, facts["format"] if facts else "")
     return found
 
 
@@ -369,18 +361,19 @@ def vocabulary_of(config: RunConfig) -> Vocabulary:
 
 
 def find_vectors(config: RunConfig, manifest: Manifest, found: Beginning) -> None:
-    """Put the word vectors of a new run into ``found``, read from a file or learned. Also note there why there are
-    none.
-    """
+    """Put the word vectors of a new run into ``found``, read from a file or learned, or note why there are none."""
     source, dim = config.init.vectors, config.model.embedding_dim
     say = (lambda text: None) if config.quiet else partial(print, flush=True)
-    if source == "own" and config.dry_run:
-        found.choices["vectors"] = Choice("random", "a dry run learns none; the run itself does before its first step")
-    elif source == "own":
-        splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
-        found.vectors = from_texts(splits, vocabulary_of(config), dim, say)
-        if found.vectors is None:
-            found.choices["vectors"] = Choice("random", "words have no neighbours that differ")
-    elif source != "none":
+    if source == "none":
+        return
+    why = "a dry run learns none; the run itself does before its first step"
+    if source != "own":
         say(f"vectors    reading {source}")
         found.vectors = from_file(source, vocabulary_of(config), dim)
+    elif not config.dry_run:
+        splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
+        found.vectors, why = from_texts(splits, vocabulary_of(config), dim, say), "words have no neighbours that differ"
+    if found.vectors is None:
+        found.choices["vectors"] = Choice("random", why)
+    else:
+        found.note("vectors", VECTORS, found.vectors.facts)

@@ -118,7 +118,7 @@ class Console(Sink):
         fold = "" if config.fold is None else f", fold {config.fold} of {manifest.folds} is the validation"
         classifies = config.task == CLASSIFIER
         kind = "" if classifies else "language model, "
-        cell = f"{shape.num_layers}-layer {'Bi' * shape.bidirectional}{shape.cell.upper()}"
+        cell = f"{shape.num_layers}-layer {'Bi' * shape.bidirectional}LSTM"
         wide = " and a linear part" * bool(shape.wide)
         size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
         return {

@@ -141,7 +141,8 @@ class NonFiniteGuard:
         self.pending: deque[tuple[int, torch.Tensor, torch.cuda.Event | None]] = deque()
         """Steps with their skip flags, on the host; a flag is valid once its event is done."""
         self.in_a_row = 0
-        self.total = 0
+        self.skipped = 0
+        """Since the last log line."""
 
     def judge(
         self, optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor, scaler: torch.amp.GradScaler | None
@@ -164,18 +165,15 @@ class NonFiniteGuard:
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {"in_a_row": self.in_a_row, "total": self.total}
+        return {"in_a_row": self.in_a_row, "skipped": self.skipped}
 
     def load(self, state: dict[str, Any]) -> None:
         """Load a result of ``state``."""
-        self.in_a_row, self.total = state["in_a_row"], state["total"]
+        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
 
-    def record(self, step: int, skip: torch.Tensor) -> int:
-        """Queue a step and read the flag of the step that is due; returns the number of skipped steps found.
-
-        Raises ``ConfigError`` at the limit.
-        """
-        before, event = self.total, None
+    def record(self, step: int, skip: torch.Tensor) -> None:
+        """Queue a step and read the flag of the step that is due. Raises ``ConfigError`` at the limit."""
+        event = None
         if not skip.is_cpu:
             host = torch.empty((), dtype=skip.dtype, pin_memory=skip.is_cuda)
             host.copy_(skip, non_blocking=True)
@@ -185,7 +183,6 @@ class NonFiniteGuard:
         self.pending.append((step, skip, event))
         while len(self.pending) > (LAG_STEPS if event is not None else 0):
             self._act(*self.pending.popleft())
-        return self.total - before
 
     def flush(self) -> None:
         """Read the flags of all pending steps. Every rank calls it, at the end of an epoch and in a save."""
@@ -200,7 +197,7 @@ class NonFiniteGuard:
         self.in_a_row = self.in_a_row + 1 if skipped else 0
         if not skipped:
             return
-        self.total += 1
+        self.skipped += 1
         if self.world.is_main:
             warning = f"warning: step {step}: the gradient was not finite; skipped"
             Screen(errors=True).say(warning, "warn")

@@ -24,7 +24,6 @@ from harness.tracking.trackers import check_trackers
 from preprocessing.base.cli import as_words
 from preprocessing.base.configuration import find
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.processes import memory_bytes
 from preprocessing.base.terminal import size
 from preprocessing.base.untrusted import shown
 from preprocessing.dataset import views
@@ -47,8 +46,8 @@ OF_BOTH = (
 FITTING = frozenset(["model.freeze_embedding"])
 """Model keys that ``--allow`` accepts: the weights still fit."""
 UNSET: tuple[Any, ...] = (None, {}, [], "none")
-DRAWN, TRAINED, AVERAGED = 4, 16, 4
-"""Bytes per parameter: in host memory at initialisation; with gradient and Adam's moments; of its moving average."""
+TRAINED, AVERAGED = 16, 4
+"""Bytes per parameter: with gradient and Adam's moments; of its moving average."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,54 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
     check_trackers(config.tracking)
     if config.dry_run:
         check_claim(config)
-    return find_resume_point(replace(config, dry_run=False), say, warn)
+    config = replace(config, dry_run=False)
+    layout.check_single(config.run)
+    layout.check_directory(config.run)
+    if not layout.holds_run(config.run):
+        return ResumePoint()
+    if config.resume == "never":
+        raise ConfigError(f"run: {config.run} already holds a run; name another directory, or remove it")
+    finished = known_status(config.run, warn).get("state") == "finished"
+    checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
+    same_data = check_dataset(checkpoint, config, finished=finished)
+    if checkpoint is None:
+        return ResumePoint()
+    before, after = flat(checkpoint.state["config"]), flat(to_dict(config))
+    versions = checkpoint.state["order_version"], order.VERSION
+    before["order"], after["order"] = (f"version {number} of the order of rows" for number in versions)
+    lines, breaking = [], []
+    for key in dict.fromkeys([*after, *before]):  # a missing key counts as None
+        was, now, other_data = before.get(key), after.get(key), key == "data" and not same_data
+        if other_data or (was != now and not (was in UNSET and now in UNSET)):
+            breaks = other_data or not is_allowed(key, FREE)
+            breaking += [key] if breaks else []
+            effect = "another run from here on" if breaks else "the same run"
+            lines.append(f"  {key}: was {shown(was)}, now {shown(now)} ({effect})")
+    if lines:
+        say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *lines]))
+    unfit = [key for key in breaking if key.partition(".")[0] in ("model", "task") and key not in FITTING]
+    for key in [*unfit, *(key for key in breaking if not is_allowed(key, config.allow))]:
+        was, now = shown(before.get(key)), shown(after.get(key))
+        if unfit:
+            raise ConfigError(f"{key}: was {was}, now {now}: the weights fit no other; name another run directory")
+        raise ConfigError(
+            f"{key}: the run began with {was}, now {now}; set it back, name another run directory, or continue "
+            f"anyway with --allow {','.join(sorted({*breaking, *config.allow}))}"
+        )
+    return ResumePoint(checkpoint, finished and not breaking)
 
 
 def check_data(
-    config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, here: int = 1, hashes: bool = True
+    config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, hashes: bool = True
 ) -> Manifest:
     """Check that the dataset is complete, fits processes and options, and has the soft labels of ``checkpoint``.
 
-    ``here`` of the ``world_size`` processes run on this machine and share its memory. ``hashes``: also verify the
-    hashes of shards and soft labels; one process of a run does it. Raises ``DataError`` or ``ConfigError`` with the
-    first problem.
+    ``hashes``: also verify the hashes of shards and soft labels; one process of a run does it. Raises ``DataError`` or
+    ``ConfigError`` with the first problem.
     """
     manifest = checks.check_dataset(config.data, hashes=hashes, task=config.task, fold=config.fold)
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest, world_size)
-    check_room(config, manifest, processes=here)
     if hashes:
         soft = checks.open_soft_labels(config, manifest)
         if checkpoint is not None:
@@ -124,72 +155,22 @@ def check_start(config: RunConfig) -> None:
         check_dim(source, read_head(source).dim, config.model.embedding_dim)
 
 
-def check_room(config: RunConfig, manifest: Manifest, device_bytes: int | None = None, *, processes: int = 1) -> None:
-    """Raise ``ConfigError`` if the weights alone do not fit into memory.
-
-    ``device_bytes``: memory of the training device; None if the device is not known yet. Weights are always drawn in
-    host memory first.
+def check_room(config: RunConfig, manifest: Manifest, room: int) -> None:
+    """Raise ``ConfigError`` if weights, gradient and optimizer alone do not fit into the memory that a process has,
+    ``room`` bytes.
     """
-    total = memory_bytes() if device_bytes is None else device_bytes
-    parameters, each = parameters_of(config, manifest), DRAWN
-    if device_bytes is not None or config.device == "cpu":
-        each = TRAINED + (0 if config.optim.ema is None else AVERAGED)
-    if each * parameters * processes > total:
+    parameters = parameters_of(config, manifest)
+    needed = parameters * (TRAINED if config.optim.ema is None else TRAINED + AVERAGED)
+    if needed > room:
         raise ConfigError(
-            f"model: {parameters:,} parameters take {size(each * parameters)} in each of {processes} processes, and "
-            f"there are {size(total)} here; lower model.hidden_size, model.embedding_dim or model.num_layers"
+            f"model: {parameters:,} parameters take {size(needed)} in each process, and there are {size(room)} for it; "
+            "lower model.hidden_size, model.embedding_dim or model.num_layers"
         )
-
-
-def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
-    """Find the newest valid checkpoint. ``say`` prints keys that differ, ``warn`` damaged files.
-
-    Raises ``ConfigError`` if the run cannot resume from it.
-    """
-    layout.check_single(config.run)
-    layout.check_directory(config.run)
-    if not layout.holds_run(config.run):
-        return ResumePoint()
-    if config.resume == "never":
-        raise ConfigError(f"run: {config.run} already holds a run; name another directory, or remove it")
-    finished = known_status(config.run, warn).get("state") == "finished"
-    checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
-    same_data = check_dataset(checkpoint, config, finished=finished)
-    if checkpoint is None:
-        return ResumePoint()
-    then = checkpoint.state["order_version"]
-    if then != order.VERSION and not is_allowed("order", config.allow):
-        raise ConfigError(
-            f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "
-            f"version {order.VERSION}; go on with that padless, name another run directory, or --allow order"
-        )
-    before, after = flat(checkpoint.state["config"]), flat(to_dict(config))
-    lines, breaking = [], []
-    for key in dict.fromkeys([*after, *before]):  # a missing key counts as None
-        was, now, other_data = before.get(key), after.get(key), key == "data" and not same_data
-        if other_data or (was != now and not (was in UNSET and now in UNSET)):
-            breaks = other_data or not is_allowed(key, FREE)
-            breaking += [key] if breaks else []
-            effect = "another run from here on" if breaks else "the same run"
-            lines.append(f"  {key}: was {shown(was)}, now {shown(now)} ({effect})")
-    if lines:
-        say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *lines]))
-    unfit = [key for key in breaking if key.partition(".")[0] in ("model", "task") and key not in FITTING]
-    for key in [*unfit, *(key for key in breaking if not is_allowed(key, config.allow))]:
-        was, now = shown(before.get(key)), shown(after.get(key))
-        if unfit:
-            raise ConfigError(f"{key}: was {was}, now {now}: the weights fit no other; name another run directory")
-        raise ConfigError(
-            f"{key}: the run began with {was}, now {now}; set it back, name another run directory, or continue "
-            f"anyway with --allow {','.join(sorted({*breaking, *config.allow}))}"
-        )
-    return ResumePoint(checkpoint, finished and not breaking)
 
 
 def is_allowed(key: str, allowed: Collection[str]) -> bool:
     """Whether ``allowed`` names the key or one of its prefixes."""
-    parts = key.split(".")
-    return any(".".join(parts[:count]) in allowed for count in range(1, len(parts) + 1))
+    return any(f"{key}.".startswith(f"{one}.") for one in allowed)
 
 
 def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConfig) -> None:
@@ -213,20 +194,16 @@ def parts_of(manifest: Manifest) -> dict[str, Any]:
         "shares": [share for *_, share in views.parts_of("", manifest)],
         "text pipeline": manifest.text_hash,
         "vocabulary": manifest.vocabulary_hash,
-        "rows": {name: manifest.rows(name) for name in manifest.splits},
     }
 
 
 def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished: bool) -> bool:
-    """Whether the dataset is that of the run's ``checkpoint``, else of its bundle. True if neither can be read.
+    """Whether the dataset is that of the run's ``checkpoint``, else of its bundle; True if neither can be read.
 
     Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a ``finished``
     run also needs ``epochs`` there, or it would not train on the new dataset.
     """
-    try:
-        manifest = views.read_data(config.data)
-    except DataError:
-        return True  # the dataset checks report it
+    manifest = views.read_data(config.data)
     began = {} if checkpoint is None else checkpoint.state
     fingerprint = began.get("dataset")
     if checkpoint is None:
@@ -236,9 +213,7 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     if fingerprint in (None, manifest.fingerprint):
         return True
     was, now = began.get("dataset_parts"), parts_of(manifest)
-    differ = ["rows, labels or texts"]
-    if was is not None:
-        differ = [part for part in now if was[part] != now[part]] or ["texts or labels"]
+    differ = [part for part in now if was is not None and was[part] != now[part]] or ["rows, labels or texts"]
     fits = not {"text pipeline", "vocabulary"} & {*differ} and ("classes" not in differ or config.task != CLASSIFIER)
     needed = ["data", "epochs"] if finished and checkpoint is not None else ["data"]
     if fits and all(is_allowed(key, config.allow) for key in needed):

@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from harness.config import RunConfig
-from harness.data.loader import lengths_of
 from harness.data.order import Order
 from harness.model.recurrent import VariableLengthLSTM, passing, try_recurrence
 from harness.ranks.precision import DTYPES, Choice, layout_of, layout_on, recurrent_dtype
@@ -22,7 +22,6 @@ from harness.ranks.session import Session
 from harness.training.throughput import synchronize
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.untrusted import one_line
-from preprocessing.dataset.shards import Split
 
 STEPS = 3
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
@@ -31,9 +30,7 @@ Found = dict[str, float | str]
 """Path -> seconds of a step, or why it cannot be taken."""
 
 
-def choose(
-    config: RunConfig, session: Session, lstm: VariableLengthLSTM, split: Split, order: Order, began: str | None
-) -> Choice:
+def choose(config: RunConfig, session: Session, lstm: VariableLengthLSTM, order: Order, began: str | None) -> Choice:
     """The path of a run, and why; the same on all ranks, which all call this. ``began``: that of a resumed run, which
     it keeps.
     """
@@ -43,19 +40,18 @@ def choose(
         return Choice(began, "as the run began")
     world, micro_batch = session.world, config.micro_batch if isinstance(config.micro_batch, int) else None
     with world.together("trying the recurrent layers"):
-        rows = [own[:micro_batch] for own in rows_of(split, order, world.rank, world.world_size)]
+        rows = [own[:micro_batch] for own in rows_of(order, world.rank, world.world_size)]
         found = measured(lstm, rows, session.arithmetic)
     tables = world.gather_objects(found, "the trial of the recurrent layers")
     return fastest(tables, len(rows[0])) or layout_on(session.device, lstm.hidden_size)[1]
 
 
-def rows_of(split: Split, order: Order, rank: int, world_size: int) -> list[torch.Tensor]:
+def rows_of(order: Order, rank: int, world_size: int) -> list[torch.Tensor]:
     """Lengths of this rank's rows in the first steps, int64 ``[rows]``, longest first."""
     found = []
     for step in range(min(STEPS, order.steps_per_epoch)):
         window = order.window(0, step)
-        lengths = torch.from_numpy(lengths_of(split, window, window.batch(step)[rank::world_size]))
-        found.append(lengths.sort(descending=True).values)
+        found.append(torch.from_numpy(window.lengths[window.batch(step)][rank::world_size].astype(np.int64)))
     return found
 
 
@@ -87,8 +83,8 @@ def measured(lstm: VariableLengthLSTM, rows: Sequence[torch.Tensor], arithmetic:
         lstm.fused = path == "fused"
         try:
             wanted = recurrent_dtype(arithmetic, device.type, path)
-            dtype = DTYPES[try_recurrence(lstm, layout_of(path), wanted).value]
-            steps = [passing(lstm, layout_of(path), lengths, dtype) for lengths in rows]
+            try_recurrence(lstm, layout_of(path), wanted)
+            steps = [passing(lstm, layout_of(path), lengths, DTYPES[wanted.value]) for lengths in rows]
             gradients = steps[0]()  # compiles, and allocates
             exact = exact or gradients
             off = max(float((one - other).norm() / other.norm()) for one, other in zip(gradients, exact, strict=True))

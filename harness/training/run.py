@@ -16,7 +16,7 @@ import torch
 from harness.batch import StepBatch
 from harness.config import RunConfig, to_dict
 from harness.data import order
-from harness.data.loader import Loader, lengths_of
+from harness.data.loader import Loader
 from harness.data.placement import OpenData
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess, compare_bf16, write_results
@@ -224,10 +224,10 @@ class Run(Milestones):
 
     def save(self, *, wait: bool = False) -> None:
         """Write a checkpoint of the current state; every rank contributes, rank 0 writes."""
-        state = self.trainer.state()
+        tensors, values = self.trainer.state()
         facts = {
             "step": self.trainer.step,
-            "trainer": state.values,
+            "trainer": values,
             "selection": self.selection.state(),
             "dataset": self.data.manifest.fingerprint,
             "order_version": order.VERSION,
@@ -235,7 +235,7 @@ class Run(Milestones):
             "config": to_dict(self.config),
             "versions": {"torch": torch.__version__, "padless": installed_version("padless")},
         }
-        self.writer.save(state.tensors, facts, self.selection.best_step, wait=wait)
+        self.writer.save(tensors, facts, wait=wait)
 
     def raise_failure(self) -> None:
         """If rank 0 failed to write a file, raise its error on every rank."""
@@ -323,8 +323,8 @@ def heaviest_batch(loader: Loader) -> StepBatch:
 
     def padded_tokens(step: int) -> int:
         window = order.window(0, step)
-        places = window.batch(step)  # longest first
-        return len(places) * int(lengths_of(loader.split, window, places[:1])[0])
+        lengths = window.lengths[window.batch(step)]  # longest first
+        return len(lengths) * int(lengths[0])
 
     heaviest = max(range(min(STEPS_LOOKED_AT, order.steps_per_epoch)), key=padded_tokens)
     (batch,) = loader.steps(0, heaviest, heaviest + 1)

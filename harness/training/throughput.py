@@ -38,7 +38,6 @@ class Counted:
     rows: int = 0
     tokens: int = 0
     padded_tokens: int = 0
-    skipped: int = 0
     hash: int = 0
     """Sum (modulo 2**64) of the hashes of all rows consumed since the start of the run."""
     unlabelled_rows: int = 0
@@ -115,7 +114,6 @@ class Meter:
             counted[name] = torch.tensor(loss, dtype=torch.float32, device=self.device)
         self.counted = Counted(**counted)
         self.counted.hash &= MASK
-        self.counted.skipped = max(part["skipped"] for part in parts)
 
     def read(self, world: World) -> dict[str, Any]:
         """Figures since the last call, over all ranks; ``verdict`` names a performance problem in words, if any."""
@@ -147,7 +145,6 @@ def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
         "padding": 1 - tokens / total["padded_tokens"],
         "data_wait": max(rank["wait_s"] / rank["seconds"] for rank in ranks),
         "memory_bytes": max(rank["memory_bytes"] for rank in ranks),
-        "skipped": max(rank["skipped"] for rank in ranks),
         "slowest_rank": speeds.index(min(speeds)),
         "rank_spread": 1 - min(speeds) / max(speeds),
         "row_hash": f"{total['hash'] & MASK:016x}",

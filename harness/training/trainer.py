@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +14,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
-from harness.model.networks import AnyObjective, answers_of, check_finite, load_weights, predictions_of, shapes_of
+from harness.model.networks import AnyObjective, load_weights
 from harness.ranks.distributed import World, sum_in_bf16
-from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER, Checkpoint, check_tensors
+from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint
 from harness.training.optim import (
     NonFiniteGuard,
     WeightAverage,
@@ -27,30 +26,14 @@ from harness.training.optim import (
     optimizer_state,
 )
 from harness.training.throughput import Meter
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
 
 DIVERGED = 100
 """Training diverged if the loss is this many times that of guessing. The gradient norm may miss it: gates saturate."""
 
 
-@dataclass(frozen=True)
-class State:
-    """State of a training in a checkpoint."""
-
-    tensors: dict[str, dict[str, torch.Tensor]]
-    """File of a checkpoint -> name -> tensor: the training's own tensors, valid until the next step. Do not write to
-    them.
-    """
-    values: dict[str, Any]
-    """JSON values."""
-
-    @classmethod
-    def read(cls, checkpoint: Checkpoint) -> State:
-        """Read the state of a verified checkpoint. Raises ``DataError`` if a tensor is not finite."""
-        tensors = {name: checkpoint.tensors(name) for name in (MODEL, OPTIMIZER)}
-        for name, named in tensors.items():
-            check_finite(named, checkpoint.path / name)
-        return cls(tensors, checkpoint.state["trainer"])
+Tensors = dict[str, dict[str, torch.Tensor]]
+"""File of a checkpoint -> name -> tensor."""
 
 
 class Milestones:
@@ -103,7 +86,7 @@ class Trainer:
                 self.model.register_comm_hook(None, sum_in_bf16)
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
-        self.meter = Meter(self.device, predictions_of(objective.classifier))
+        self.meter = Meter(self.device, objective.classifier.predictions)
         decay = config.optim.ema
         self.average = None if decay is None else WeightAverage(objective.classifier, decay)
         self.milestones = Milestones()
@@ -192,7 +175,7 @@ class Trainer:
             parameter.grad = None
         if self.average is not None:
             self.average.update(self.step, skip)
-        self.meter.counted.skipped += self.guard.record(self.step, skip)
+        self.guard.record(self.step, skip)
 
     def log(self, grad_norm: torch.Tensor) -> None:
         """Report the figures since the last log line; only here the host waits for the device."""
@@ -203,10 +186,12 @@ class Trainer:
             "epoch": self.step / self.loader.order.steps_per_epoch,
             "lr": learning_rate(self.step - 1, self.total_steps, self.config.optim),
             "grad_norm": norm,
+            "skipped": self.guard.skipped,
             **figures,
         }
+        self.guard.skipped = 0
         self.milestones.log(figures)
-        guessing = math.log(answers_of(self.objective.classifier))
+        guessing = math.log(self.objective.classifier.num_classes)
         if figures["loss"] > DIVERGED * guessing:
             with self.world.together("stopping for a loss that diverged"):
                 raise ConfigError(
@@ -214,8 +199,10 @@ class Trainer:
                     f"guessing gives {guessing:.2f}; lower optim.lr (now {self.config.optim.lr:g})"
                 )
 
-    def state(self) -> State:
-        """The complete state between two steps. Every rank calls it: it collects the counts of all ranks."""
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """The complete state between two steps: tensors, which are the training's own, so do not write to them, and
+        JSON values. Every rank calls it: it collects the counts of all ranks.
+        """
         self.guard.flush()
         classifier = self.objective.classifier
         optimizer = optimizer_state(self.optimizer, classifier)
@@ -234,18 +221,19 @@ class Trainer:
             "counted": counted,
         }
         weights = {name: tensor.detach() for name, tensor in classifier.state_dict().items()}
-        return State({MODEL: weights, OPTIMIZER: optimizer}, values)
+        return {MODEL: weights, OPTIMIZER: optimizer}, values
 
-    def load(self, state: State, where: object) -> None:
-        """Resume from ``state``. Raises ``DataError`` that names ``where`` if it belongs to another model.
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Resume from a verified checkpoint. Raises ``DataError`` if it belongs to another model.
 
-        If the state has no weight average, the average starts from the weights.
+        If it has no weight average, the average starts from the weights.
         """
-        classifier, values = self.objective.classifier, state.values
-        load_weights(classifier, state.tensors[MODEL], where)
-        tensors, own = state.tensors[OPTIMIZER], optimizer_state(self.optimizer, classifier)
-        found = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{AVERAGE}.")}
-        check_tensors(shapes_of(found), shapes_of(own), f"{where}: not the optimizer of this model")
+        where, classifier, values = checkpoint.path, self.objective.classifier, checkpoint.state["trainer"]
+        weights, tensors = (checkpoint.tensors(name) for name in (MODEL, OPTIMIZER))
+        load_weights(classifier, weights, where / MODEL)
+        own = optimizer_state(self.optimizer, classifier)
+        if any(name not in tensors or tensors[name].shape != live.shape for name, live in own.items()):
+            raise DataError(f"{where / OPTIMIZER}: not the optimizer of this model")
         for name, live in own.items():
             live.copy_(tensors[name])
         if self.average is not None:

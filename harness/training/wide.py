@@ -54,14 +54,20 @@ class Source:
     """A split to learn from, in the order of its blocks."""
 
     split: Split
-    classes: int
     weight: float = 1.0
     """Weight of the mean loss of its rows."""
     chances: np.ndarray | None = None
     """Soft labels ``[rows, classes]``, or ``[rows]`` the probability of class 1; None: rows have labels."""
 
-    def pieces(self, every: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
-        """Ids int64 ``[rows, time]`` and lengths of one row in ``every``, and the probability of each class."""
+    def shares(self, every: int, classes: int) -> np.ndarray:
+        """The probability of each class for one row in ``every``, float64 ``[rows, classes]``."""
+        if self.chances is None:
+            return np.eye(classes)[self.split.column("label")[::every]]
+        chances = self.chances[::every].astype(float)
+        return np.stack((1 - chances, chances), axis=1) if chances.ndim == 1 else chances
+
+    def pieces(self, every: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Ids int64 ``[rows, time]`` and lengths of one row in ``every``."""
         seen = 0
         for block in self.split.blocks:
             chosen = np.arange(-seen % every, len(block.row), every)
@@ -70,12 +76,7 @@ class Source:
                 rows = chosen[start : start + size]
                 lengths = block.length[rows].astype(np.int64)
                 ids = block.ids[rows, : lengths.max()].astype(np.int64)
-                if self.chances is None:
-                    shares = np.eye(self.classes)[block.label[rows]]
-                else:
-                    shares = self.chances[seen + rows].astype(float)
-                    shares = np.stack((1 - shares, shares), axis=1) if shares.ndim == 1 else shares
-                yield torch.from_numpy(ids), torch.from_numpy(lengths), shares
+                yield torch.from_numpy(ids), torch.from_numpy(lengths)
             seen += len(block.row)
 
 
@@ -103,14 +104,15 @@ def learn(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens
 def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: Sequence[str]) -> str:
     """``learn`` in this process, for a wide part on the CPU."""
     from scipy import sparse
+    from scipy.sparse.linalg import norm
 
     began, classes, places = time.monotonic(), len(factors), places_of(wide, sources)
     rows = sum(len(source.split) for source in sources)
     every = max(1, -(-places // MOST_PLACES), -(-rows * classes // MOST_SHARES))
     if wide.owners is not None:
         wide.owners.copy_(owners_of(wide, sources, every))
-    found = [features_of(wide, source, every) for source in sources]
-    values = sparse.vstack([some for some, _ in found], "csr")
+    values = sparse.vstack([features_of(wide, source, every) for source in sources], "csr")
+    shares = [source.shares(every, classes) for source in sources]
     words = words_of(wide, tokens if wide.owners is None else ())
     held = np.bincount(values.indices, minlength=wide.buckets)
     held[(held < MIN_ROWS) & (np.diff(words.indptr) == 0)] = 0
@@ -118,21 +120,21 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
     kept = np.sort(np.argsort(-held, kind="stable")[:most])
     kept = kept[held[kept] > 0]
     power = POWER if wide.owners is None else POWER_OWNED
-    weights = weights_of(values, found[0][1], power)[kept]
+    weights = weights_of(values, shares[0], power)[kept]
     wide.weights[torch.from_numpy(kept)] = torch.from_numpy(weights).to(wide.weights.dtype)
     values = values[:, kept]
     values.data = weights[values.indices]  # as in ``WidePart.features``
-    values.data /= np.repeat(np.maximum(norms_of(values), 1e-12), np.diff(values.indptr))
+    values.data /= np.repeat(np.maximum(norm(values, axis=1), 1e-12), np.diff(values.indptr))
     spelled = words[kept]
     known = np.argsort(-np.bincount(spelled.indices, minlength=PIECE_BUCKETS), kind="stable")[: most // 4]
     spelled = spelled[:, known[np.bincount(spelled.indices, minlength=PIECE_BUCKETS)[known] > 1]]
-    pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(values, found[0][1], power, spelled.T))
+    pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(values, shares[0], power, spelled.T))
     sample = values[:: max(1, values.shape[0] // 1000)]  # in it, pieces get the mean norm of the words that have them
-    scale = norms_of(sample[:, np.diff(spelled.indptr) > 0]).mean() / max(norms_of(sample @ pieces).mean(), 1e-12)
-    targets = np.concatenate(
-        [factors * shares * (source.weight / len(shares)) for source, (_, shares) in zip(sources, found, strict=True)]
-    )
-    penalty = 1 / (C * max(len(shares) / source.weight for source, (_, shares) in zip(sources, found, strict=True)))
+    known_words, of_pieces = sample[:, np.diff(spelled.indptr) > 0], sample @ pieces
+    scale = norm(known_words, axis=1).mean() / max(norm(of_pieces, axis=1).mean(), 1e-12)
+    row_weights = [source.weight / len(some) for source, some in zip(sources, shares, strict=True)]
+    targets = np.concatenate([factors * some * weight for some, weight in zip(shares, row_weights, strict=True)])
+    penalty = 1 / (C * max(len(some) / source.weight for source, some in zip(sources, shares, strict=True)))
     table, bias = solve(values, (pieces * scale).tocsr(), targets, penalty)
     wide.table[torch.from_numpy(kept)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))
@@ -161,18 +163,17 @@ def places_of(wide: WidePart, sources: Sequence[Source]) -> int:
     return wide.longest * sum(source.split.manifest.tokens(source.split.name) for source in sources)
 
 
-def features_of(wide: WidePart, source: Source, every: int) -> tuple[Any, np.ndarray]:
-    """A 1 for each bucket that a row has, as scipy's CSR ``[rows, buckets]``, and the shares of its classes."""
+def features_of(wide: WidePart, source: Source, every: int) -> Any:
+    """A 1 for each bucket that a row has, as scipy's CSR ``[rows, buckets]``."""
     from scipy import sparse
 
-    parts, shares = [], []
-    for ids, lengths, its in source.pieces(every):
+    parts = []
+    for ids, lengths in source.pieces(every):
         bucket, first = distinct(wide.places(ids, lengths), wide.buckets)
         ends = np.concatenate(([0], first.sum(1).cumsum(0).numpy()))
         entries = np.ones(ends[-1]), bucket[first].to(torch.int32).numpy(), ends
         parts.append(sparse.csr_matrix(entries, (len(ids), wide.buckets)))
-        shares.append(its)
-    return sparse.vstack(parts, "csr"), np.concatenate(shares)
+    return sparse.vstack(parts, "csr")
 
 
 def weights_of(features: Any, shares: np.ndarray, power: float, parts: Any = None) -> np.ndarray:
@@ -206,11 +207,6 @@ def weights_of(features: Any, shares: np.ndarray, power: float, parts: Any = Non
     ratios = np.zeros(len(total))
     ratios[kept] = np.where(known > 0, tells, 0.0)
     return (1 + np.log((1 + rows) / (1 + np.minimum(total, rows)))) * (FLOOR + ratios) ** power
-
-
-def norms_of(values: Any) -> np.ndarray:
-    """The norm of each row."""
-    return np.sqrt(values.multiply(values).sum(axis=1).A1)
 
 
 def solve(values: Any, pieces: Any, targets: np.ndarray, penalty: float) -> tuple[Any, np.ndarray]:
@@ -264,7 +260,7 @@ def owners_of(wide: WidePart, sources: Sequence[Source], every: int) -> torch.Te
 
     def of_rows() -> Iterator[torch.Tensor]:
         for source in sources:
-            for ids, lengths, _ in source.pieces(every):
+            for ids, lengths in source.pieces(every):
                 key, first = distinct(wide.keys(ids, lengths), NONE)
                 yield key[first]
 

@@ -23,7 +23,6 @@ from harness.config import CheckpointConfig, RunConfig
 from harness.inference.bundle import write_bundle
 from harness.model.networks import AnyNetwork, build_network, load_weights
 from harness.ranks import stopping
-from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted
 from harness.rundir import checkpoint, layout
@@ -43,7 +42,8 @@ from harness.rundir.records import (
 from harness.scores.calibration import Decision
 from harness.tracking.tracking import Sink
 from harness.training.throughput import TIMING
-from preprocessing.base.errors import DataError, UserError
+from harness.training.trainer import Tensors
+from preprocessing.base.errors import UserError
 from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import tell
 from preprocessing.dataset.shards import Manifest
@@ -53,8 +53,6 @@ FIRST_S = 60.0
 """Latest time of the first checkpoint, so that an early failure does not lose the startup work."""
 NICENESS = 19
 """Niceness of the writing thread: training has priority, except while it waits for the thread."""
-Tensors = dict[str, dict[str, torch.Tensor]]
-"""File of a checkpoint -> name -> tensor."""
 
 
 def ending_of(error: BaseException | None, step: int) -> Ending:
@@ -91,10 +89,9 @@ class Checkpointer:
         every_s = self.config.every_s if self.saved else min(FIRST_S, self.config.every_s)
         return time.monotonic() - self.saved_at >= every_s
 
-    def save(self, tensors: Tensors, state: dict[str, Any], best: int | None, *, wait: bool) -> None:
-        """Copy the state and write it, in the background unless ``wait``.
-
-        ``best``: step of the best validation so far; its checkpoint is kept.
+    def save(self, tensors: Tensors, state: dict[str, Any], *, wait: bool) -> None:
+        """Copy the state and write it, in the background unless ``wait``. The checkpoint of the best validation so far
+        is kept.
         """
         self.wait()  # cannot hang: see there
         if self.failure is not None:
@@ -116,7 +113,8 @@ class Checkpointer:
                 with storage(checkpoint.path_of(self.run, state["step"])):
                     self.sync()
                     checkpoint.write(self.run, state["step"], self.copies, state)
-                    checkpoint.delete(self.run, set(checkpoint.steps(self.run)[: -self.config.keep_last]) - {best})
+                    old = set(checkpoint.steps(self.run)[: -self.config.keep_last])
+                    checkpoint.delete(self.run, old - {state["selection"]["best_step"]})
             except UserError as error:
                 self.failure = error
 
@@ -209,7 +207,7 @@ class RunWriter(Sink):
         if self.active:
             HEARTBEAT.last_words = self.give_up
 
-    def open(self, session: Session, start: Checkpoint | None, choices: dict[str, Choice]) -> None:
+    def open(self, session: Session, start: Checkpoint | None, settings: dict[str, str]) -> None:
         """Write the files that describe this start, and remove what is newer than the checkpoint."""
         if not self.active:
             return
@@ -218,7 +216,7 @@ class RunWriter(Sink):
             checkpoint.sweep(self.directory)
             write_config(self.config)
             note_attempt(self.directory, {"processes": session.world.world_size, "resumed_from": state["step"]})
-            write_environment(self.directory, {name: str(choice) for name, choice in choices.items()})
+            write_environment(self.directory, settings)
             write_vocabulary(self.bundle, home_of(self.config.data))
         self.began -= state["seconds"]
         self.metrics = MetricsLog(self.directory, state["log_bytes"])
@@ -226,12 +224,12 @@ class RunWriter(Sink):
             tell(f"warning: {sentence}")
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, self.metrics.sync)
 
-    def save(self, tensors: Tensors, state: dict[str, Any], best_step: int | None, *, wait: bool) -> None:
+    def save(self, tensors: Tensors, state: dict[str, Any], *, wait: bool) -> None:
         """Write a checkpoint."""
         if self.checkpointer is not None and self.metrics is not None:
             self.step = state["step"]
             whole = state | {"log_bytes": self.metrics.sizes(), "seconds": self.seconds}
-            self.checkpointer.save(tensors, whole, best_step, wait=wait)
+            self.checkpointer.save(tensors, whole, wait=wait)
 
     @property
     def failure(self) -> UserError | None:
@@ -259,14 +257,11 @@ class RunWriter(Sink):
             return
         if (self.bundle / INDEX).exists() and read_info(self.bundle).step == step:
             return
-        path = checkpoint.path_of(self.directory, step)
-        if not path.exists():
-            raise DataError(f"{path}: missing: only this checkpoint has the best weights so far; restore it")
-        best = checkpoint.verify(path)
+        best = checkpoint.verify(checkpoint.path_of(self.directory, step))
         weights, others = best.tensors(checkpoint.MODEL), best.tensors(checkpoint.OPTIMIZER)
         weights |= {name: others[f"average.{name}"] for name in weights if f"average.{name}" in others}
         network = build_network(self.config, manifest)
-        load_weights(network, weights, path / checkpoint.MODEL)
+        load_weights(network, weights, best.path)
         self.keep(network, manifest, step, decision)
 
     def __enter__(self) -> RunWriter:

@@ -34,8 +34,7 @@ from harness.rundir.bundle_files import EXPORT, INDEX, TRAINING, bundle_director
 from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.training import assembly
-from harness.training.preflight import find_resume_point
-from harness.training.trainer import State
+from harness.training.preflight import check_run
 from harness.training.writer import RunWriter
 from preprocessing.dataset.shards import VOCABULARY
 from tests.bundles import reseal
@@ -96,13 +95,12 @@ class Stage:
     def resume(self) -> Any:
         """Go on from the newest checkpoint that is whole: the state that a trainer then has, and what was said."""
         said = []
-        point = find_resume_point(self.config, said.append, said.append)
+        point = check_run(self.config, said.append, said.append)
         if point.checkpoint is None:
             return "begins anew", tuple(said)
-        self.live.trainer.load(State.read(point.checkpoint), point.checkpoint.path)
+        self.live.trainer.load(point.checkpoint)
         self.live.selection.load(point.checkpoint.state["selection"])
-        loaded = self.live.trainer.state()
-        return digest(loaded.tensors, loaded.values, self.live.selection.state()), tuple(said)
+        return digest(*self.live.trainer.state(), self.live.selection.state()), tuple(said)
 
     def log_on(self) -> Any:
         """Open the metrics as a run does that goes on, and read them: how many lines, and what was said."""

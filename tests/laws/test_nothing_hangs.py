@@ -60,7 +60,7 @@ def test_every_rank_has_a_share_of_every_step(
     of = np.array(lengths)
     starts = np.unique([*range(0, len(of), block_rows), len(of)])
     spec = OrderSpec(seed=len(of), global_batch=global_batch, shuffle=shuffle)
-    order = Order(starts, lambda block: of[starts[block] : starts[block + 1]], spec)
+    order = Order(starts, lambda block: of[starts[block] : starts[block + 1]], spec, np.ones(len(starts) - 1))
     enough = order.smallest_step >= world_size
     for step in range(order.steps_per_epoch):
         shares = [len(order.batch_rows(0, step)[rank::world_size]) for rank in range(world_size)]

@@ -44,7 +44,7 @@ SMOOTHED = {"label_smoothing": 0.1, "class_weights": {"negative": 2.5, "class0":
 OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "plain": (2, SMALL, {}),
     "every option": (3, {**DEEP, "wide": 512}, {"ema": 0.8, "weight_decay": 0.1, **SMOOTHED}),
-    "gru": (3, {**SMALL, "cell": "gru", "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
+    "last": (3, {**SMALL, "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
     "soft labels": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, SMOOTHED),
     "soft labels, three classes": (3, {**DEEP, "freeze_embedding": 1}, SMOOTHED),
 }
@@ -91,10 +91,10 @@ def reference_weights(root: str, options: str) -> Weights:
     drawn = read_soft_labels(path_of(Path(config.data), "drawn"))
     soft = dict(zip(drawn.rows, drawn.chances, strict=True))
     if model.wide is not None:
-        sources = [Source(splits["train"], len(factors))]
+        sources = [Source(splits["train"])]
         if teaching.is_on:
             chances = targets_of(drawn, splits["unlabelled"])
-            sources.append(Source(splits["unlabelled"], len(factors), teaching.weight, chances))
+            sources.append(Source(splits["unlabelled"], teaching.weight, chances))
         fit(model.wide, sources, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]])
 
     def target_of(label: int, row: int) -> np.ndarray:

@@ -29,7 +29,7 @@ def make_order(rows_per_block: list[int], spec: OrderSpec, widths: list[int] | N
     most = np.repeat(widths, rows_per_block) if widths else 399
     lengths = np.random.default_rng(7).integers(1, most + 1, starts[-1])
     blocks = starts, lambda block: lengths[starts[block] : starts[block + 1]], spec
-    return Order(*blocks, np.array(widths) if widths else None)
+    return Order(*blocks, np.array(widths or [1] * len(rows_per_block)))
 
 
 def lengths_of(order: Order) -> np.ndarray:
@@ -210,7 +210,7 @@ def make_mixture(sizes: list[int], shares: list[int], spec: OrderSpec) -> tuple[
     sources = [make_order(rows, one) for rows, one in zip(blocks, own, strict=True)]
     lengths = np.concatenate([lengths_of(one) for one in sources])
     starts = np.cumsum([0, *itertools.chain(*blocks)])
-    whole = starts, lambda block: lengths[starts[block] : starts[block + 1]], spec
+    whole = starts, lambda block: lengths[starts[block] : starts[block + 1]], spec, np.ones(len(starts) - 1)
     order = MixedOrder(sources, [share / sum(shares) for share in shares], *whole)
     return order, lengths, np.repeat(np.arange(len(sizes)), sizes)
 

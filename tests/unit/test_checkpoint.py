@@ -28,7 +28,7 @@ from harness.rundir.json_files import read_lines
 from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.records import known_status, read_config, write_config
 from harness.rundir.results import open_predictions
-from harness.training.preflight import find_resume_point
+from harness.training.preflight import check_run
 from harness.training.rules import resolve
 from harness.training.writer import Checkpointer
 from preprocessing.base.errors import ConfigError, DataError
@@ -194,7 +194,7 @@ def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, mo
         for seconds in (19, 2, 38, 2):
             now += seconds
             due.append(saver.is_due())
-        saver.save({}, {"step": 1}, None, wait=True)
+        saver.save({}, checkpoints.state_of(1), wait=True)
         for seconds in (61, 240):
             now += seconds
             due.append(saver.is_due())
@@ -258,7 +258,6 @@ CHANGES = {
     "splits": splits_are_exchanged,
     "classes": lambda root: remade(root, labels=["bad", "good"]),
 }
-WHAT = {"rows": "rows", "splits": "rows", "classes": "classes"}
 
 
 @pytest.mark.parametrize(("part", "state"), list(zip(CHANGES, ("preempted", "finished") * 2, strict=True)))
@@ -271,18 +270,20 @@ def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, par
     mend = mend if part == "classes" else f"go on with this one with {keys}"
     said = []
     with pytest.raises(DataError) as caught:
-        find_resume_point(config(root, epochs=5), said.append, said.append)
-    differ = f"its {WHAT.get(part, 'texts or labels')} differ; name another --run to train on it"
+        check_run(config(root, epochs=5), said.append, said.append)
+    differ = (
+        f"its {'classes' if part == 'classes' else 'rows, labels or texts'} differ; name another --run to train on it"
+    )
     refused = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on: {differ}"
     assert (str(caught.value), said) == (f"{refused}, or {mend}", [])
     if part != "classes":
-        point = find_resume_point(config(root, epochs=5, allow=["data", "epochs"]), said.append, said.append)
+        point = check_run(config(root, epochs=5, allow=["data", "epochs"]), said.append, said.append)
         keys = [line.split(":")[0].strip() for line in said[0].splitlines()[1:]]
         assert (point.finished, keys) == (False, ["data", "run", "epochs", "allow"])
         assert said[0].count("(another run from here on)") == 2  # data and epochs
     else:
         with pytest.raises(DataError, match="fit no other"):
-            find_resume_point(config(root, allow=["data", "epochs"]), quiet, quiet)
+            check_run(config(root, allow=["data", "epochs"]), quiet, quiet)
 
 
 @pytest.mark.parametrize("state", ["preempted", "finished"])
@@ -290,7 +291,7 @@ def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
     leave(root, state)
     (root / "data").rename(root / "elsewhere")
     said = []
-    point = find_resume_point(replace(config(root), data=str(root / "elsewhere")), said.append, said.append)
+    point = check_run(replace(config(root), data=str(root / "elsewhere")), said.append, said.append)
     assert point.finished == (state == "finished")
     assert "(the same run)" in said[0]
 

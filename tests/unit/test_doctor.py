@@ -26,7 +26,7 @@ from harness.ranks import devices
 from harness.ranks.devices import Cuda
 from harness.ranks.distributed import World
 from harness.training.assembly import check_shared
-from harness.training.preflight import check_data, check_room
+from harness.training.preflight import check_room
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
@@ -99,9 +99,7 @@ def test_a_precision_that_cannot_be_is_to_be_fixed() -> None:
 SIZES = {"train": 80, "validation": 20}
 
 
-def test_the_limit_is_the_memory_that_the_processes_of_a_machine_share(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_limit_is_the_memory_of_a_process(tmp_path: Path) -> None:
     write_dataset(tmp_path, SIZES)
     manifest = read_manifest(tmp_path)
     config = RunConfig(data=str(tmp_path), device="cpu", global_batch=16)
@@ -111,15 +109,6 @@ def test_the_limit_is_the_memory_that_the_processes_of_a_machine_share(
     for asked, limit in ((config, need - 1), (averaged, need)):
         with pytest.raises(ConfigError, match="parameters take"):
             check_room(asked, manifest, limit)
-    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 4 * need)
-    check_data(config, 8, here=4)  # on two machines
-    with pytest.raises(ConfigError, match=r"parameters take .* in each of 8 processes"):
-        check_data(config, 8, here=8)
-    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: need // 2)
-    unknown = replace(config, device="auto")  # which may have memory of its own; all draw their weights here first
-    check_room(unknown, manifest, processes=2)
-    with pytest.raises(ConfigError, match="in each of 3 processes"):
-        check_room(unknown, manifest, processes=3)
 
 
 def test_imbalance_says_what_to_do() -> None:

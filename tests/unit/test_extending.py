@@ -33,7 +33,6 @@ pytestmark = pytest.mark.thorough
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
 HEADINGS = {
     "A pooling": (registry, registry.POOLINGS),
-    "A recurrent cell": (registry, registry.CELLS),
     "A tokenizer": (spec_module, spec_module.TOKENIZERS),
     "A tracker": (trackers, trackers.TRACKERS),
 }
@@ -84,13 +83,10 @@ SMALL = ModelConfig(embedding_dim=6, hidden_size=5, num_layers=2)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", [*registry.CELLS, "elman"])
-def test_every_pooling_and_cell_gives_a_row_what_it_gives_it_alone(
-    example: Callable[[str], str], cell: str, bidirectional: bool
-) -> None:
-    assert (example("A pooling"), example("A recurrent cell")) == ("attention", "elman")
+def test_every_pooling_gives_a_row_what_it_gives_it_alone(example: Callable[[str], str], bidirectional: bool) -> None:
+    assert example("A pooling") == "attention"
     for pooling in registry.POOLINGS:  # with the new one
-        check_model(dataclasses.replace(SMALL, cell=cell, pooling=pooling, bidirectional=bidirectional))
+        check_model(dataclasses.replace(SMALL, pooling=pooling, bidirectional=bidirectional))
 
 
 def test_a_tokenizer(example: Callable[[str], str]) -> None:
@@ -122,7 +118,7 @@ dataset = shared_dataset({"train": 60, "validation": 10})
 
 
 def test_plan_takes_the_new_ones(dataset: Path, example: Callable[[str], str], capsys) -> None:
-    values = ["--model.pooling", example("A pooling"), "--model.cell", example("A recurrent cell")]
+    values = ["--model.pooling", example("A pooling")]
     assert main(["plan", "--data", str(dataset), "--tracking.tracker", example("A tracker"), *values]) == 0
     assert "parameters" in capsys.readouterr().out
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from harness.config import ModelConfig
 from harness.model import recurrent
 from harness.model.classifier import Classifier, Objective
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
-from harness.model.recurrent import Cell, VariableLengthLSTM, in_order, reversal_index, side_by_side, try_recurrence
+from harness.model.recurrent import VariableLengthLSTM, in_order, reversal_index, side_by_side, try_recurrence
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
 from harness.ranks.precision import Choice, layout_on, recurrent_dtype
@@ -108,17 +107,16 @@ BF16 = torch.bfloat16
 
 
 def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    for asked, device, layout, cudnn, cpu_bf16, expected in (
-        ("bf16", "cuda", "padded", 91_300, False, "bf16"),
-        ("bf16", "cuda", "packed", 91_002, True, "fp32"),
-        ("bf16", "cpu", "padded", None, False, "fp32"),
-        ("bf16", "cpu", "padded", None, True, "bf16"),
-        ("bf16", "cpu", "packed", None, True, "fp32"),
-        ("fp16", "cuda", "packed", 90_000, False, "fp16"),
-        ("tf32", "cuda", "packed", 90_000, False, "fp32"),
+    for asked, device, layout, cudnn, expected in (
+        ("bf16", "cuda", "padded", 91_300, "bf16"),
+        ("bf16", "cuda", "packed", 91_002, "fp32"),
+        ("bf16", "cpu", "padded", None, "bf16"),
+        ("bf16", "cpu", "packed", None, "fp32"),
+        ("fp16", "cuda", "packed", 90_000, "fp16"),
+        ("tf32", "cuda", "packed", 90_000, "fp32"),
     ):
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda number=cudnn: number)
-        assert recurrent_dtype(asked, device, layout, bf16_on_cpu=cpu_bf16).value == expected
+        assert recurrent_dtype(asked, device, layout).value == expected
 
 
 def test_the_layout() -> None:
@@ -132,10 +130,10 @@ def test_the_layout() -> None:
 
 
 def test_a_trial_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(cell: Cell, inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def refuse(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
         raise RuntimeError("\"_thnn_fused_lstm_cell_cuda\" not implemented for 'BFloat16'")
 
-    monkeypatch.setattr(Cell, "padded", refuse)
+    monkeypatch.setattr(recurrent, "lstm_padded", refuse)
     with pytest.raises(ConfigError, match=r"the recurrent layers fail in bf16 on cpu .*; use --precision fp32"):
         try_recurrence(VariableLengthLSTM(4, 4), "padded", Choice("bf16", "because"))
 
@@ -233,7 +231,8 @@ def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "stream", inside)
     monkeypatch.setattr(recurrent, "second_stream", lambda device: Stream("second"))
     one, two, weight = (torch.tensor(value).as_subclass(OnCuda) for value in (1, 2, 3))
-    found = side_by_side(SimpleNamespace(padded=padded), [one, two], [[weight], [weight]])  # type: ignore[arg-type]
+    monkeypatch.setattr(recurrent, "lstm_padded", padded)
+    found = side_by_side([one, two], [[weight], [weight]])
     assert list(map(int, found)) == [11, 12]
     before = ["second waits for main", "on second", "computes 2", "on main", "computes 1", "main waits for second"]
     assert said == [*before, "second holds 2", "second holds 3", "main holds 12"]
@@ -332,19 +331,19 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     monkeypatch.setattr(training, "PIECE_BUCKETS", 1 << 22)
     write_dataset(tmp_path, {"train": 150, "validation": 10, "unlabelled": 60}, num_classes=classes)
     manifest, factors = read_manifest(tmp_path), np.linspace(1, 2, classes)
-    sources = [Source(split_of(tmp_path), classes)]
+    sources = [Source(split_of(tmp_path))]
     if soft:
         chances = np.random.default_rng(0).dirichlet(np.ones(classes), 60)
         given = chances[:, 1] if classes == 2 else chances
-        sources.append(Source(split_of(tmp_path, "unlabelled"), classes, 0.7, given))
+        sources.append(Source(split_of(tmp_path, "unlabelled"), 0.7, given))
     wide = WidePart(1 << 23, 1 if classes == 2 else classes, longest).double()
     tokens = ["", "", *(spelling.format(n + 300, n % 5, n // 5) for n in range(2, manifest.vocabulary_size))]
     said = learn(wide, sources, factors, tokens, World())
     texts, shares, found, logits = [], [], [], []
     for source in sources:
-        for ids, lengths, some in source.pieces(1):
+        shares.append(source.shares(1, classes) * source.weight / len(source.split))
+        for ids, lengths in source.pieces(1):
             texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
-            shares.append(some * source.weight / len(source.split))
             batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
             found += list(wide.features(batch)[1])
             logits.append(wide(batch).numpy())
@@ -373,8 +372,8 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
 
 def test_of_large_corpora_evenly_spaced_rows_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, {"train": 150})
-    source = Source(split_of(tmp_path), 2)
-    every, third = (np.concatenate([ids[:, 0].numpy() for ids, _, _ in source.pieces(step)]) for step in (1, 3))
+    source = Source(split_of(tmp_path))
+    every, third = (np.concatenate([ids[:, 0].numpy() for ids, _ in source.pieces(step)]) for step in (1, 3))
     assert np.array_equal(third, every[::3])
     monkeypatch.setattr(training, "MOST_PLACES", 1000)
     assert "n-grams of one row in" in learn(WidePart(1 << 12, 1), [source], np.ones(2), ["a"] * 2000, World())
