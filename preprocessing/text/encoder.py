@@ -148,8 +148,6 @@ def _folded(written: str, spec: TextSpec) -> tuple[str, list[Span]]:
     def fold(part: str) -> str:
         return normalized(part, spec).lower()
 
-    if written.isascii():
-        return written.lower(), [(at, at + 1) for at in range(len(written))]
     folded, places, start = "", list[Span](), 0
     for end in range(1, len(written) + 1):
         here, more = fold(written[start:end]), written[end : end + 1]

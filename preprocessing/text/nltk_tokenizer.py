@@ -32,7 +32,6 @@ _PUNKT_FILES = ["abbrev_types.txt", "collocations.tab", "ortho_context.tab", "se
 _STUDIED = {
     "63896af1b8d51289da8581a9d55874ed46ea794920e4a53bcce2ee88c632b7d9",  # NLTK 3.10
     "5055eb46d37a58c52bfc8d53ae00f7ec4f9d6018e1107a5cd432593396ea3f87",  # NLTK 3.9.3 and 3.9.4: dashes as in 3.10
-    "f71f075d67f9da4bbc2d4176287a3517b90c7f0d2f4849542893cf085f3e6435",  # NLTK 3.9 to 3.9.2
 }
 _MARK, _IN_PLACE, _FINISHED = "\ue000", "\ue001", "\ue002"
 _ODD = re.compile("[\x1c-\x1f\ue000-\ue002]")

@@ -9,7 +9,7 @@ tone), and each run of ``!`` and ``?``, of which two are kept. All else separate
 control characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners)
 vanish. Texts are cut in NFKC or NFC; lower case is :meth:`str.lower` of the token, in NFC again.
 
-Two passes give one result. :func:`split` cuts the bytes of thousands of texts at once into *chunks*, and
+Two passes give one result. :meth:`UnicodeRules.split` cuts the bytes of thousands of texts at once into *chunks*, and
 :func:`tokens_of` decides, once per distinct chunk, which tokens it holds. A chunk may hold several tokens, but never
 half of one, nor a letter without its marks; a chunk of ASCII letters and digits is a token as it stands.
 """
@@ -88,8 +88,8 @@ def tokens_of(chunk: str, spec: TextSpec) -> list[str]:
 
 
 _SEPARATES, _IN_WORD, _SIGN, _ALONE, _ATTACHED, _UNKNOWN = 0, 1, 2, 3, 4, 255
-"""Kinds of characters for :func:`split`: between chunks; in a word; ``!`` or ``?``; a chunk by itself; part of what is
-before; not met yet."""
+"""Kinds of characters for :meth:`UnicodeRules.split`: between chunks; in a word; ``!`` or ``?``; a chunk by itself;
+part of what is before; not met yet."""
 _KIND_OF = {"w": _IN_WORD, "!": _SIGN, "a": _ALONE, "e": _ALONE, "m": _ATTACHED, "t": _ATTACHED, " ": _SEPARATES}
 _KINDS = np.full(0x110000, _UNKNOWN, np.uint8)
 """The kind of each character that is not ASCII; filled as characters are met."""
@@ -112,32 +112,6 @@ _AFTER = np.array([0] * 128 + [7] * 128, np.uint8)
 _AFTER[[point for point in range(128) if chr(point).isalnum()]] = _BY_APOSTROPHE | _BY_HASH
 _AFTER[[*b"0123456789"]] |= _BY_POINT
 _BEFORE = _AFTER | _BY_HASH
-
-
-def split(texts: pa.Array, spec: TextSpec) -> tuple[pa.Array, np.ndarray]:
-    """Cut texts into chunks, after the markup is removed and characters are normalized as ``spec`` says.
-
-    ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts in
-    order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.
-    """
-    joined, starts = join(texts, spec)
-    table = _TABLES[spec.lowercase]
-    kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
-    if spec.html:
-        tags, markup = scan(joined)
-        kept[tags] = 0
-        written = ((text, decode(joined[starts[text] : starts[text + 1] - 1])) for text in _texts_at(markup, starts))
-        kept, starts = _replaced(kept, starts, {text: encode(clean(its)).translate(table) for text, its in written})
-    if spec.normalize == "nfkc":
-        kept, starts = _normalized(kept, starts, table)
-    kind, alone = _kinds(kept)
-    begins = np.append(False, kind[1:] != kind[:-1])
-    begins[alone] = True
-    within = np.flatnonzero(kind != _SEPARATES)
-    offsets = np.append(np.flatnonzero(begins.take(within)), len(within))
-    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(kept.take(within))]
-    chunks = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
-    return chunks, np.searchsorted(offsets[:-1], np.searchsorted(within, starts))
 
 
 def _kinds(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +172,7 @@ def _texts_at(positions: np.ndarray, starts: np.ndarray) -> list[int]:
 def _normalized(kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Put the texts with characters that are not ``_NEAR`` into NFKC; :func:`tokens_of` does the others by chunk.
 
-    What :func:`split` has blanked combines with no mark, or is blanked again.
+    What :meth:`UnicodeRules.split` has blanked combines with no mark, or is blanked again.
     """
     _, begins, points = _points(kept)
     far = _FAR.take(points)
@@ -232,14 +206,37 @@ def _replaced(kept: np.ndarray, starts: np.ndarray, new: dict[int, bytes]) -> tu
 
 
 class UnicodeRules:
-    """:func:`split` and :func:`tokens_of` as :class:`preprocessing.text.tokenizer.Rules`."""
+    """The tokenizer ``unicode`` as :class:`preprocessing.text.tokenizer.Rules`."""
 
     def __init__(self, spec: TextSpec) -> None:
         self._spec = spec
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-        """Chunks, see :func:`split`."""
-        return split(texts, self._spec)
+        """Cut texts into chunks, after the markup is removed and characters are normalized as the specification says.
+
+        ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts
+        in order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.
+        """
+        joined, starts = join(texts, self._spec)
+        table = _TABLES[self._spec.lowercase]
+        kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
+        if self._spec.html:
+            tags, markup = scan(joined)
+            kept[tags] = 0
+            written = (
+                (text, decode(joined[starts[text] : starts[text + 1] - 1])) for text in _texts_at(markup, starts)
+            )
+            kept, starts = _replaced(kept, starts, {text: encode(clean(its)).translate(table) for text, its in written})
+        if self._spec.normalize == "nfkc":
+            kept, starts = _normalized(kept, starts, table)
+        kind, alone = _kinds(kept)
+        begins = np.append(False, kind[1:] != kind[:-1])
+        begins[alone] = True
+        within = np.flatnonzero(kind != _SEPARATES)
+        offsets = np.append(np.flatnonzero(begins.take(within)), len(within))
+        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(kept.take(within))]
+        chunks = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
+        return chunks, np.searchsorted(offsets[:-1], np.searchsorted(within, starts))
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """A chunk of ASCII letters and digits is a token as it stands."""
