@@ -93,8 +93,6 @@ PIECE_TEXTS, PIECE_BYTES = 2048, 1 << 19
 """One piece's arrays stay in the processor's cache."""
 ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
 """Each distinct surface is looked up once in a round, which is several pieces."""
-NEW_SURFACES = 1 << 13
-"""New surfaces are tokenized this many at a time, so that few small lists live at once."""
 CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
 """The cache, about 200 MB, is emptied between two calls once it holds more surfaces, or more of their bytes."""
 CACHE_SURFACE_BYTES = 128
@@ -156,13 +154,11 @@ class Tokenizer:
         """int32, one per surface: a token's number, or less than 0 for several tokens or none."""
         known = list(map(self._surfaces.get, surfaces))
         new = [row for row, number in enumerate(known) if number is None]
-        for start in range(0, len(new), NEW_SURFACES):
-            rows = new[start : start + NEW_SURFACES]
-            for row, words_of_row in zip(rows, self._rules.words([surfaces[row] for row in rows]), strict=True):
-                known[row] = learnt = self._number(words_of_row)
-                self._learnt_bytes += len(surfaces[row])
-                if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
-                    self._surfaces[surfaces[row]] = learnt
+        for row, words_of_row in zip(new, self._rules.words([surfaces[row] for row in new]), strict=True):
+            known[row] = learnt = self._number(words_of_row)
+            self._learnt_bytes += len(surfaces[row])
+            if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
+                self._surfaces[surfaces[row]] = learnt
         return np.array(known, np.int32)
 
     def _number(self, words_of_surface: list[str]) -> int:
