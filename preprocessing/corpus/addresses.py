@@ -63,7 +63,7 @@ def patiently(address: str, request: Callable[[], T]) -> T:
 
 def is_remote(address: str) -> bool:
     """Whether an address names a protocol other than the local file system."""
-    return bool(REMOTE.match(address)) and not address.startswith("file://")
+    return bool(REMOTE.match(address))
 
 
 def without_query(address: str) -> str:
@@ -88,14 +88,13 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
 
 def local_path(address: str) -> str:
     """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
-    path = address.removeprefix("file://")
-    if not path or "\0" in path:
+    if not address or "\0" in address:
         raise DataError(f"{address!r}: no file has such a name")
     try:
-        path.encode()
+        address.encode()
     except UnicodeEncodeError:
         raise DataError(f"{address}: its name is not UTF-8; rename it") from None
-    return str(Path(os.path.expanduser(path)))
+    return str(Path(os.path.expanduser(address)))
 
 
 def absolute(address: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.untrusted import listed
-from preprocessing.config import EMBEDDED, PreprocessConfig
+from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import File
 from preprocessing.corpus.tables import Sample, names_in, sample
 from preprocessing.labels import AUTO, NUMBER, as_found, is_list, spelling, whole
@@ -147,7 +147,7 @@ def resolved(files: Sequence[File]) -> Found:
     """
     first, lines, further = files[0], list[str](), list[str]()
     chosen = {**DEFAULTS, "columns": first.source.columns, "column": None, "labels": first.source.labels}
-    if first.name != EMBEDDED and first.format != "folder":
+    if first.format != "folder":
         seen = named(sample(first), lines)
         chosen["columns"] = seen.file.source.columns
         texts = column_of(seen, "text", [first.source.label_column], lines)
@@ -160,7 +160,7 @@ def resolved(files: Sequence[File]) -> Found:
             )
         text = texts[0] if len(texts) == 1 else texts
         chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, texts, label, lines)}
-        further = list(hints(replace(seen, file=settled(seen.file, chosen))))
+        further = list(hints(seen, settled(seen.file, chosen)))
     labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]
     unlabelled = of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines)
     return Found(labelled + unlabelled, chosen, lines, further)
@@ -265,9 +265,9 @@ def split_of(seen: Sample, texts: list[str], label: str, lines: list[str]) -> st
     return names[0]
 
 
-def hints(seen: Sample) -> Iterator[str]:
+def hints(seen: Sample, file: File) -> Iterator[str]:
     """Hints about a labelled file: unused columns of splits or groups, and labels that look like lists."""
-    file, label, hint = seen.file, seen.file.source.label_column, f"hint: {seen.file.name}: column"
+    label, hint = file.source.label_column, f"hint: {file.name}: column"
     names = sorted({as_found(value) or "" for value in seen.values.get(label, [])})
     if file.source.labels == AUTO and is_list(names):
         some = next(name for name in names if re.search("[,;|]", name))

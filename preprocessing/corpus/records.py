@@ -119,9 +119,6 @@ def cuts(
         data = rest + (piece or b"")
         if offset == 0 and data.startswith(BYTE_ORDER_MARK):
             data, offset = data[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
-        if piece is not None and b"\n" not in piece and len(data) <= MAX_RECORD_BYTES:
-            rest = data  # no record ends here; do not scan a long one again with every piece
-            continue
         begins, used = record_begins(data, dialect, last=piece is None, blank=blank)
         if len(data) - used > (0 if piece is None else MAX_RECORD_BYTES):
             unclosed = "a quote opens and never closes; set source.quote to '' if quotes are text"
@@ -420,9 +417,8 @@ def as_utf8(pieces: Iterable[bytes], encoding: str, name: str, *, whole: bool = 
 
 
 def plain(content: bytes, name: str, encoding: str) -> bytes:
-    """A whole text file as UTF-8, without a byte order mark."""
-    encoding = encoding_of(content, name) if encoding == AUTO else encoding
-    return b"".join([content] if encoding == UTF8 else as_utf8([content], encoding, name)).removeprefix(BYTE_ORDER_MARK)
+    """A whole text file as UTF-8, without a byte order mark. Raises ``DataError`` for invalid bytes."""
+    return b"".join(as_utf8([content], encoding_of(content, name) if encoding == AUTO else encoding, name))
 
 
 def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None) -> Dialect:

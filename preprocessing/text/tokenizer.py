@@ -40,9 +40,6 @@ class Tokens:
     offsets: np.ndarray
     """int64 ``[texts + 1]`` into ``codes``."""
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
     def to_lists(self) -> list[list[str]]:
         """The tokens of every text as Python strings: for people and tests, not for speed."""
         tokens = self.types.take(pa.array(self.codes)).to_pylist()
@@ -186,8 +183,6 @@ class Tokenizer:
         more than one each became.
         """
         at = np.flatnonzero(numbers < 0)
-        if not len(at):
-            return numbers, at, at
         several, bounds = np.frombuffer(self._several or _NONE, np.int32), np.frombuffer(self._bounds, np.int64)
         spelt, ends = arrays.take(several, bounds, -1 - numbers[at])
         sizes = np.diff(ends)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,9 +130,7 @@ def _put_kinds(kept: np.ndarray, kind: np.ndarray) -> np.ndarray:
     chunks by themselves.
     """
     places, begins, points = _points(kept)
-    if len(new := np.unique(points[_KINDS.take(points) == _UNKNOWN])):
-        _KINDS[new] = [_KIND_OF[_CLASSES[point]] for point in new.tolist()]
-    kinds = _KINDS.take(points)
+    kinds = _known(_KINDS, points, lambda point: _KIND_OF[_CLASSES[point]])
     sizes = 2 + (points >= 0x800) + (points >= 0x10000)
     kind[places] = np.repeat(kinds, sizes)
     if len(marks := np.flatnonzero(kinds == _ATTACHED)):
@@ -149,6 +148,13 @@ def _points(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     high = kept.take(places)
     points = np.frombuffer(high.tobytes().decode().encode("utf-32-le"), np.uint32)
     return places, np.compress(high >= 0xC0, places), points
+
+
+def _known(table: np.ndarray, points: np.ndarray, of: Callable[[int], int]) -> np.ndarray:
+    """The values of code points in a ``table``, to which ``of`` adds those that have not been met."""
+    if len(new := np.unique(points[table.take(points) == _UNKNOWN])):
+        table[new] = [of(point) for point in new.tolist()]
+    return table.take(points)
 
 
 def join(texts: pa.Array, spec: TextSpec) -> tuple[bytes, np.ndarray]:
@@ -175,20 +181,15 @@ def _normalized(kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.
     What :meth:`UnicodeRules.split` has blanked combines with no mark, or is blanked again.
     """
     _, begins, points = _points(kept)
-    far = _FAR.take(points)
-    if not far.any():
-        return kept, starts
-    if len(new := np.unique(points[far == _UNKNOWN])):
-        _FAR[new] = [_is_far(chr(point)) for point in new.tolist()]
-        far = _FAR.take(points)
-    texts = _texts_at(begins[far == 1], starts)
+    texts = _texts_at(begins[_known(_FAR, points, _is_far) == 1], starts)
     written = ((text, decode(kept[starts[text] : starts[text + 1] - 1].tobytes())) for text in texts)
     return _replaced(kept, starts, {text: encode(nfkc(content)).translate(table) for text, content in written})
 
 
-def _is_far(sign: str) -> bool:
+def _is_far(point: int) -> bool:
+    sign = chr(point)
     normal = nfkc(sign)
-    return normal != nfc(sign) and ord(sign) not in _REPLACED and not _NEAR.fullmatch(classes_of(sign + normal))
+    return normal != nfc(sign) and point not in _REPLACED and not _NEAR.fullmatch(classes_of(sign + normal))
 
 
 def _replaced(kept: np.ndarray, starts: np.ndarray, new: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
