@@ -247,18 +247,17 @@ def json_records(
     """The objects in some lines. Each must have the ``wanted`` keys, except a label or a group that may be missing, and
     its text must be a string or null.
     """
-    source, records = part.file.source, list[dict[str, Any]]()
-    optional = [source.label_column] if source.missing_label != "error" else []
-    optional += [(part.file.splits.group_column if part.file.is_unlabelled else part.file.splits.time_column) or ""]
+    source, splits, records = part.file.source, part.file.splits, list[dict[str, Any]]()
+    optional = {splits.group_column if part.file.is_unlabelled else splits.time_column}
+    optional |= {source.label_column} if source.missing_label != "error" else set()
     for row, line in enumerate(lines, first_row):
         record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted or source.text_columns:
-            value = value_of(record, name, ABSENT)
-            if value is ABSENT and name in wanted and name not in optional:
+            value = value_of(record, name, None if name in optional or not wanted else ABSENT)
+            if value is ABSENT:
                 mend = "add it" + ", or set source.missing_label" * (name == source.label_column)
                 raise fail(part, row, f"has no key {name!r}; it has {listed(names_in(record))}; {mend}")
-            is_strange = name in source.text_columns and value is not ABSENT and not isinstance(value, str | None)
-            if isinstance(value, dict | list) or is_strange:
+            if isinstance(value, dict | list) or (name in source.text_columns and not isinstance(value, str | None)):
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
         records.append(record)
     return records
