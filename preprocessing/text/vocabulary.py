@@ -255,6 +255,8 @@ class Vocabulary:
             batch.validate(full=True)
             # A copy, since its readers may outlive the file.
             tokens, counts = (pa.concat_arrays([column, column.slice(0, 0)]) for column in batch.columns)
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing; put the vocabulary back, or {again}") from None
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{path} cannot be read as a vocabulary ({one_line(error)}); {again}") from None
         vocabulary = cls(tokens, counts.to_numpy().astype(np.int64))
