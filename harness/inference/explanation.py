@@ -243,7 +243,7 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None) -> list[Exp
             predicted=labels[predicted[row]],
             probability=float(chances[row, classes[row]]),
             tokens=tuple(tokens),
-            spans=tuple(places(text, tokens, bundle.encoder.tokens, bundle.encoder.pipeline.spec)),
+            spans=tuple(places(text, tokens, bundle.encoder.tokenizer, bundle.encoder.pipeline.spec)),
             num_tokens=int(encoded.num_tokens[row]),
             scores=tuple(calibrated(found.scores).tolist()),
             logit=float(calibrated(np.array(found.logit))),

@@ -118,10 +118,7 @@ def named(given: str, kind: str, work: Path) -> Iterator[tuple[str, str, str]]:
 def files_of_folder(name: str) -> list[tuple[str, str]]:
     """Kind and address of the files of a folder, or of the folder itself if it holds only text files."""
     root = name.rstrip("/")
-    system, path = addresses.filesystem(root)
-    start = addresses.prefix(root, path)
-    files = [start + info.path for info in addresses.below(root, system, path) if info.type == fs.FileType.File]
-    shown = sorted(one for one in files if not HIDDEN.search(one.removeprefix(root)))
+    shown = sorted(one for one, _ in addresses.below(root) if not HIDDEN.search(one.removeprefix(root)))
     kinds = [(KINDS[suffix], one) for one in shown if (suffix := Path(uncompressed(one)).suffix) in KINDS]
     if not kinds:
         raise DataError(f"{name}: holds no .csv, .tsv, .jsonl, .parquet, .xlsx or .txt; check --input")

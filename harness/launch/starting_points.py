@@ -156,7 +156,7 @@ def init(config: InitConfig) -> None:
     }
     trained = {"data": given.output, **cli.from_file(LaunchRecipe, str(LaunchRecipe.DEFAULT))}
     usage = [f"padless {command} --config {shlex.quote(str(target))}" for command in ("prepare", "train")]
-    lines = [f"# {plain(line)}" for line in (*usage, *found.lines, *columns.hints(found.files, True))]
+    lines = [f"# {plain(line)}" for line in (*usage, *found.lines, *found.hints)]
     lines += [*section("prepare", PreprocessConfig, prepared), *section("train", LaunchRecipe, trained)]
     with storing(target, otherwise="name another file with -o"):
         atomic.write_text(target, "\n".join(lines) + "\n")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pyarrow import ArrowException, NativeFile, fs
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.untrusted import check_regular, check_unpacked
+from preprocessing.base.untrusted import check_regular, check_unpacked, sha256_of
 
 READ_BYTES = 8 << 20
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
@@ -63,7 +63,7 @@ def patiently(address: str, request: Callable[[], T]) -> T:
 
 def is_remote(address: str) -> bool:
     """Whether an address names a protocol other than the local file system."""
-    return bool(REMOTE.match(address)) and not address.startswith("file://")
+    return bool(REMOTE.match(address))
 
 
 def without_query(address: str) -> str:
@@ -88,14 +88,13 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
 
 def local_path(address: str) -> str:
     """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
-    path = address.removeprefix("file://")
-    if not path or "\0" in path:
+    if not address or "\0" in address:
         raise DataError(f"{address!r}: no file has such a name")
     try:
-        path.encode()
+        address.encode()
     except UnicodeEncodeError:
         raise DataError(f"{address}: its name is not UTF-8; rename it") from None
-    return str(Path(os.path.expanduser(path)))
+    return str(Path(os.path.expanduser(address)))
 
 
 def absolute(address: str) -> str:
@@ -114,6 +113,7 @@ def sentence(error: BaseException) -> str:
 
 def prefix(address: str, path: str) -> str:
     """The prefix, such as ``s3://``, that turns paths of this file system into addresses."""
+    address = address.rstrip("/")
     return address.removesuffix(path) if address.endswith(path) else ""
 
 
@@ -134,12 +134,16 @@ def find(address: str) -> list[str]:
     raise DataError(f"{address}: no file matches; check the pattern")
 
 
-def below(address: str, system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
-    """All files and folders below a folder; none if it does not exist. Raises ``DataError`` for names not in UTF-8."""
+def below(address: str) -> list[tuple[str, fs.FileInfo]]:
+    """All files below a folder, with their addresses; none if it does not exist.
+
+    Raises ``DataError`` for names not in UTF-8.
+    """
+    system, path = filesystem(address)
     with naming(address):
         found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
         try:
-            return [info for info in found if info.path]
+            return [(prefix(address, path) + info.path, info) for info in found if info.type == fs.FileType.File]
         except UnicodeDecodeError as error:
             raise DataError(f"{os.fsdecode(error.object)}: its name is not UTF-8; rename it") from None
 
@@ -207,13 +211,13 @@ def codec_of(address: str) -> str | None:
     return COMPRESSED.get(Path(without_query(address)).suffix.lower())
 
 
-def stream(address: str, *, unpack: bool = True) -> Iterator[bytes]:
-    """The content of a file in bounded pieces, decompressed according to its suffix unless ``unpack`` is false.
+def stream(address: str) -> Iterator[bytes]:
+    """The content of a file in bounded pieces, decompressed according to its suffix.
 
     Raises ``DataError`` for a file that cannot be read or is a decompression bomb.
     """
     system, path = filesystem(address)
-    codec, size, unpacked = codec_of(address) if unpack else None, 0, 0
+    codec, size, unpacked = codec_of(address), 0, 0
     if codec:
         size = info_of(address).size or UNKNOWN_BYTES
     mend = "; restore it, or name it without this ending" if codec else ""
@@ -226,7 +230,5 @@ def stream(address: str, *, unpack: bool = True) -> Iterator[bytes]:
 
 def sha256(address: str) -> str:
     """The sha256 of a file's bytes on disk, as hex."""
-    digest = hashlib.sha256()
-    for piece in stream(address, unpack=False):
-        digest.update(piece)
-    return digest.hexdigest()
+    with naming(address), open_file(address) as file:
+        return sha256_of(file)

@@ -10,14 +10,14 @@ Lines that begin with ``source:`` or ``splits:`` say what was found; none are pr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.untrusted import listed
-from preprocessing.config import EMBEDDED, PreprocessConfig
+from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import File
 from preprocessing.corpus.tables import Sample, names_in, sample
 from preprocessing.labels import AUTO, NUMBER, as_found, is_list, spelling, whole
@@ -128,6 +128,8 @@ class Found:
     """``text_column``, ``label_column``, ``columns`` and ``labels`` of the source and ``column`` of the splits."""
     lines: list[str]
     """Lines to print."""
+    hints: list[str]
+    """Hints on the first labelled file: see ``hints``."""
 
 
 def settled(holder: Holder, chosen: dict[str, Any]) -> Holder:
@@ -143,9 +145,9 @@ def resolved(files: Sequence[File]) -> Found:
 
     Raises ``DataError`` for a file that cannot be read, and if its text or label column is not found.
     """
-    first, lines = files[0], list[str]()
+    first, lines, further = files[0], list[str](), list[str]()
     chosen = {**DEFAULTS, "columns": first.source.columns, "column": None, "labels": first.source.labels}
-    if first.name != EMBEDDED and first.format != "folder":
+    if first.format != "folder":
         seen = named(sample(first), lines)
         chosen["columns"] = seen.file.source.columns
         texts = column_of(seen, "text", [first.source.label_column], lines)
@@ -158,8 +160,10 @@ def resolved(files: Sequence[File]) -> Found:
             )
         text = texts[0] if len(texts) == 1 else texts
         chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, texts, label, lines)}
+        further = list(hints(seen, settled(seen.file, chosen)))
     labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]
-    return Found(labelled + of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines), chosen, lines)
+    unlabelled = of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines)
+    return Found(labelled + unlabelled, chosen, lines, further)
 
 
 def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[str]) -> list[File]:
@@ -169,19 +173,11 @@ def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[
     column, else the one that is found. Labels are not read.
     """
     text, label, columns = elsewhere["text_column"], elsewhere["label_column"], elsewhere["columns"]
-    texts = [text] if isinstance(text, str) else text
     if first := next((file for file in files if file.format != "folder"), None):
         seen = named(sample(first), lines)
         columns = seen.file.source.columns
-        if not all(map(seen.has, texts)) and len(seen.columns) == 1:
-            text, *_ = texts = seen.columns
-            lines.append(f"source: {first.name}: the text is column {text!r}, the only one")
-        elif not all(map(seen.has, texts)):
-            text = texts = column_of(seen, "text", [label], lines)
-        ignored = [name for name in (label, first.splits.column) if name in seen.columns and name not in texts]
-        if ignored:
-            what = "no labels and no splits are read from source.unlabelled_path"
-            lines.append(f"source: {first.name}: ignored: {listed(ignored)}; {what}")
+        if not all(map(seen.has, [text] if isinstance(text, str) else text)):
+            text = seen.columns if len(seen.columns) == 1 else column_of(seen, "text", [label], lines)
     names = {"columns": columns, "text_column": text, "label_column": label}
     return [
         replace(file, source=replace(file.source, **names), splits=replace(file.splits, column=None)) for file in files
@@ -269,14 +265,9 @@ def split_of(seen: Sample, texts: list[str], label: str, lines: list[str]) -> st
     return names[0]
 
 
-def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
-    """Lines to print about the first labelled file: unused columns of splits or groups, and labels that look like
-    lists.
-    """
-    file = next((file for file in files if not file.is_unlabelled and file.format != "folder"), None)
-    if file is None:
-        return
-    seen, label, hint = sample(file), file.source.label_column, f"hint: {file.name}: column"
+def hints(seen: Sample, file: File) -> Iterator[str]:
+    """Hints about a labelled file: unused columns of splits or groups, and labels that look like lists."""
+    label, hint = file.source.label_column, f"hint: {file.name}: column"
     names = sorted({as_found(value) or "" for value in seen.values.get(label, [])})
     if file.source.labels == AUTO and is_list(names):
         some = next(name for name in names if re.search("[,;|]", name))
@@ -284,11 +275,12 @@ def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
             f"{hint} {label!r} looks like several labels in one cell ({some[:60]!r}); each combination is a class of "
             "its own: keep one label a row, or say in source.labels what each combination means"
         )
+    if file.split is not None or file.splits.column is not None:
+        return
     others = [name for name in seen.columns if name not in file.wanted]
-    unused = next((name for name in others if name.casefold() in SPLIT_NAMES), None)
-    if unused is not None and file.split is None and file.splits.column is None:
-        yield f"{hint} {unused!r} is not used: rows of all its splits are mixed; set splits.column {unused}"
-    for name in filter(GROUP_NAMES.fullmatch, others if validation_is_cut and not file.splits.group_column else ()):
+    if unused := [name for name in others if name.casefold() in SPLIT_NAMES]:
+        yield f"{hint} {unused[0]!r} is not used: rows of all its splits are mixed; set splits.column {unused[0]}"
+    for name in filter(GROUP_NAMES.fullmatch, () if file.splits.group_column else others):
         texts = looked_at(name, seen.values.get(name, [])).texts
         if 1 < (distinct := len(set(texts))) < len(texts):
             what = f"looks like a group (in {len(texts):,} rows {distinct:,} values)"

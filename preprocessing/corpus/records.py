@@ -40,8 +40,6 @@ from preprocessing.labels import AUTO
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 NEWLINE, RETURN = 10, 13
 MAX_RECORD_BYTES = 256 << 20
-MAX_CSV_BYTES = 32 << 20
-"""Most bytes for the csv module at once: it may need ten times as much memory."""
 MAX_HEADER_BYTES = 1 << 20
 SAMPLE_BYTES = 1 << 20
 """Size of the sample at the beginning of a file."""
@@ -121,10 +119,7 @@ def cuts(
         data = rest + (piece or b"")
         if offset == 0 and data.startswith(BYTE_ORDER_MARK):
             data, offset = data[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
-        if piece is not None and b"\n" not in piece and len(data) <= MAX_RECORD_BYTES:
-            rest = data  # no record ends here; do not scan a long one again with every piece
-            continue
-        begins, used = record_begins(data, dialect, f"{name}: row {row}", last=piece is None, blank=blank)
+        begins, used = record_begins(data, dialect, last=piece is None, blank=blank)
         if len(data) - used > (0 if piece is None else MAX_RECORD_BYTES):
             unclosed = "a quote opens and never closes; set source.quote to '' if quotes are text"
             long = f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text"
@@ -157,17 +152,16 @@ def runs(
         yield held
 
 
-def record_begins(data: bytes, dialect: Dialect, where: str, *, last: bool, blank: bool) -> tuple[np.ndarray, int]:
+def record_begins(data: bytes, dialect: Dialect, *, last: bool, blank: bool) -> tuple[np.ndarray, int]:
     """Start offsets of the records in ``data``, of blank lines only if ``blank``; and the end of the last whole one.
 
-    ``data`` starts with a record; ``where`` is its position for messages. If it is the ``last``, its final record needs
-    no newline, but a closed quote.
+    ``data`` starts with a record. If it is the ``last``, its final record needs no newline, but a closed quote.
     """
     array = np.frombuffer(with_newline(data) if last else data, np.uint8)
     newlines = np.flatnonzero(array == NEWLINE)
     is_end = ends_by_parity(array, newlines, dialect)
     if is_end is None:
-        lines = [number for number, _ in csv_rows(array.tobytes()[: newlines[-1] + 1], dialect, where)]
+        lines = [number for number, _ in csv_rows(array.tobytes()[: newlines[-1] + 1], dialect)]
         is_end = np.isin(np.arange(1, len(newlines) + 1), lines)
     ends = newlines[is_end] + 1
     begins = np.append(0, ends)[:-1]
@@ -197,17 +191,12 @@ def ends_by_parity(array: np.ndarray, newlines: np.ndarray, dialect: Dialect) ->
     return np.asarray(np.searchsorted(quotes, newlines) & 1 == 0)
 
 
-def csv_rows(data: bytes, dialect: Dialect, where: str) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(data: bytes, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """For each record that ends in ``data``, the number of lines up to its end, and its fields (none: a blank line).
 
     ``data`` begins with a record and ends with a newline. ``raw`` gives the bytes of a field. A quote inside a field is
-    text. Raises ``DataError``, which begins with ``where``, for more than ``MAX_CSV_BYTES``.
+    text.
     """
-    if len(data) > MAX_CSV_BYTES:
-        raise DataError(
-            f"{where}: is longer than {MAX_CSV_BYTES >> 20} MiB, and has quotes that are not around whole fields; "
-            "split its text"
-        )
     text = data.decode("latin-1").replace("\0", NUL_STANDS_IN)
     text = LONE_RETURNS.sub(lambda run: RETURN_STANDS_IN * len(run[0]), text) if "\r" in text else text
     reader = csv.reader(
@@ -242,17 +231,14 @@ def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
         raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
     if lines[:4].lower() == b"sep=":
         raise DataError(f"{name}: the first line is for Excel, no header; remove it")
-    _, fields = next(csv_rows(with_newline(lines), dialect, f"{name}: row 0"), (0, []))
+    _, fields = next(csv_rows(with_newline(lines), dialect), (0, ["a quote opens and never closes"]))
     check_width(name, len(fields))
     try:
-        names = tuple(raw(field).decode() for field in fields)
+        return tuple(raw(field).decode() for field in fields)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{name}: row 0: the header cannot be read ({error}); is it text? Set source.encoding"
         ) from None
-    if not names:
-        raise DataError(f"{name}: row 0: the header cannot be read: a quote opens and never closes")
-    return names
 
 
 def json_lines(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
@@ -431,9 +417,8 @@ def as_utf8(pieces: Iterable[bytes], encoding: str, name: str, *, whole: bool = 
 
 
 def plain(content: bytes, name: str, encoding: str) -> bytes:
-    """A whole text file as UTF-8, without a byte order mark."""
-    encoding = encoding_of(content, name) if encoding == AUTO else encoding
-    return b"".join([content] if encoding == UTF8 else as_utf8([content], encoding, name)).removeprefix(BYTE_ORDER_MARK)
+    """A whole text file as UTF-8, without a byte order mark. Raises ``DataError`` for invalid bytes."""
+    return b"".join(as_utf8([content], encoding_of(content, name) if encoding == AUTO else encoding, name))
 
 
 def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None) -> Dialect:
@@ -454,7 +439,7 @@ def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, kn
 
 def num_fields(sample: bytes, whole: bool, dialect: Dialect) -> int:
     """The number of fields of every record, at least 2; 0 if it varies or a quote never closes."""
-    records = list(csv_rows(sample, dialect, "sample"))
+    records = list(csv_rows(sample, dialect))
     counts = [len(fields) for _, fields in records if fields]
     used, lines = records[-1][0] if records else 0, sample.count(b"\n")
     is_closed = used == lines if whole else 2 * used >= lines

@@ -15,7 +15,8 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.installed import needed
 from preprocessing.base.untrusted import check_unpacked, listed, one_line
 from preprocessing.corpus import addresses
 
@@ -35,10 +36,9 @@ def read_sheet(
     The header reaches more than half as far to the right as the longest of the first rows: titles are short. Raises
     ``DataError`` for a file that is damaged or hostile.
     """
-    try:
-        import openpyxl
-    except ImportError:
-        raise ConfigError(f"{name}: Excel files need openpyxl; pip install 'padless[excel]'") from None
+    needed("openpyxl", name, "excel")
+    import openpyxl
+
     warnings.filterwarnings("ignore", module="openpyxl")
     with addresses.open_file(address) as opened:
         try:

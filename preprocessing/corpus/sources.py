@@ -272,7 +272,7 @@ def scan_parquet(file: File) -> Plan:
     footer, schema = parquet.footer_of(file.address, file.name)
     kinds = parquet.columns_of(schema, file.wanted)
     file = file.with_columns(list(kinds))
-    check_columns(file, schema.names + [name for name in kinds if name not in schema.names])
+    check_columns(file, list(kinds))
     for name, key in file.wanted.items():
         if pa.types.is_nested(kind := kinds[name]):
             raise DataError(f"{file.name}: column {name!r} holds {kind}, not one value a row; set {key}")
@@ -294,15 +294,13 @@ def scan_folder(file: File) -> Plan:
     for key in ("group_column", "time_column"):
         if (column := getattr(file.splits, key)) and not file.is_unlabelled:
             raise DataError(f"{file.name}: a folder has no column {column!r}; unset splits.{key}")
-    system, path = addresses.filesystem(file.address)
-    prefix = addresses.prefix(file.address, path)
     found: list[tuple[tuple[str, str, str | None], fs.FileInfo]] = []
-    for info in addresses.below(file.address, system, path):
-        inside = Path(info.path).relative_to(path).parts
-        if info.type == fs.FileType.File and inside[-1].endswith(".txt") and not any(one[0] == "." for one in inside):
+    for address, info in addresses.below(file.address):
+        inside = Path(address).relative_to(file.address).parts
+        if inside[-1].endswith(".txt") and not any(one[0] == "." for one in inside):
             split, label = place_of(inside, file)
             if label is not None:
-                found.append(((prefix + info.path, label, split), info))
+                found.append(((address, label, split), info))
     if not found:
         what = (
             "text; expected *.txt" if file.is_unlabelled else "labelled text; expected LABEL/*.txt or train/LABEL/*.txt"

@@ -183,8 +183,7 @@ def fail(part: Part, row: int, what: str) -> DataError:
 def lines_of(part: Part) -> list[bytes]:
     """The records of a part of a text file, each with the blank lines after it."""
     data, blank = part.read(), part.file.format == "txt"
-    where = f"{part.file.name}: from row {part.cut.first_row}"
-    begins, _ = record_begins(data, part.file.dialect, where, last=True, blank=blank)
+    begins, _ = record_begins(data, part.file.dialect, last=True, blank=blank)
     return [data[low:high] for low, high in itertools.pairwise([*begins.tolist(), len(data)])]
 
 
@@ -219,8 +218,7 @@ def csv_table(part: Part, data: bytes, rows: int, first_row: int, wanted: Sequen
                 return table.rename_columns(names)
         except pa.ArrowInvalid:
             pass  # the csv module below names the row
-    where = f"{part.file.name}: from row {first_row}"
-    found = [fields for _, fields in csv_rows(with_newline(data), dialect, where) if fields]
+    found = [fields for _, fields in csv_rows(with_newline(data), dialect) if fields]
     for row, fields in enumerate(found, first_row):
         if len(fields) != number:
             what = f"{len(fields)} fields, the header has {number}; correct the row"
@@ -233,11 +231,9 @@ def json_record(line: bytes, where: str) -> dict[str, Any]:
     """The object in a line of JSON; NaN and infinities are null. Raises ``DataError`` that begins with ``where``."""
     try:
         record = JSON.decode(line.strip(b"\r\n").decode())
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8"
-        raise DataError(f"{where}: {byte}; {ENCODING}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not a JSON value ({addresses.sentence(error)}); one object per line") from None
+        mend = ENCODING if isinstance(error, UnicodeDecodeError) else "one object per line"
+        raise DataError(f"{where}: not a JSON value ({addresses.sentence(error)}); {mend}") from None
     if not isinstance(record, dict):
         kind = type(record).__name__
         raise DataError(f'{where}: a {kind}, expected an object such as {{"text": "…"}}')
@@ -250,18 +246,17 @@ def json_records(
     """The objects in some lines. Each must have the ``wanted`` keys, except a label or a group that may be missing, and
     its text must be a string or null.
     """
-    source, records = part.file.source, list[dict[str, Any]]()
-    optional = [source.label_column] if source.missing_label != "error" else []
-    optional += [(part.file.splits.group_column if part.file.is_unlabelled else part.file.splits.time_column) or ""]
+    source, splits, records = part.file.source, part.file.splits, list[dict[str, Any]]()
+    optional = {splits.group_column if part.file.is_unlabelled else splits.time_column}
+    optional |= {source.label_column} if source.missing_label != "error" else set()
     for row, line in enumerate(lines, first_row):
         record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted or source.text_columns:
-            value = value_of(record, name, ABSENT)
-            if value is ABSENT and name in wanted and name not in optional:
+            value = value_of(record, name, None if name in optional or not wanted else ABSENT)
+            if value is ABSENT:
                 mend = "add it" + ", or set source.missing_label" * (name == source.label_column)
                 raise fail(part, row, f"has no key {name!r}; it has {listed(names_in(record))}; {mend}")
-            is_strange = name in source.text_columns and value is not ABSENT and not isinstance(value, str | None)
-            if isinstance(value, dict | list) or is_strange:
+            if isinstance(value, dict | list) or (name in source.text_columns and not isinstance(value, str | None)):
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
         records.append(record)
     return records
@@ -393,7 +388,7 @@ class Sample:
             names = [*self.columns, *self.file.wanted]
             return {name: [value_of(record, name) for record in self.records] for name in names}
         file, has_header = self.file, not self.file.source.columns
-        found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect, file.name)]
+        found = [row for data in (self.lines, *elsewhere(file)) for _, row in csv_rows(data, file.dialect)]
         rows = spread([row for row in found if len(row) == len(self.columns)][has_header:])
         if not rows and len(list(filter(None, found))) > has_header:
             what = f"no row has the fields {listed(self.columns)}"

@@ -140,10 +140,11 @@ def frozen(
     Raises ``DataError`` when no token of the texts is in it.
     """
     of, in_words = config.vocabulary, config.text.subwords == "none"
+    least = of.least(int(words.counts.sum()))
     if base is None:
-        vocabulary = (freeze if in_words else freeze_pieces)(words, of.min_count, of.max_size)
+        vocabulary = (freeze if in_words else freeze_pieces)(words, least, of.max_size)
         return vocabulary, words if in_words else in_pieces(words, vocabulary)
-    vocabulary = extended(base, words, of.min_count, of.max_size) if of.extend else base
+    vocabulary = extended(base, words, least, of.max_size) if of.extend else base
     counts = words if in_words else in_pieces(words, base)
     total = int(counts.counts.sum())
     if 0 < total == unknown_among(counts, vocabulary):

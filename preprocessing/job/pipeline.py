@@ -34,7 +34,7 @@ from preprocessing.base.split_names import SPLITS, TEST, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, public, tell
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
-from preprocessing.corpus.columns import hints, resolved, settled
+from preprocessing.corpus.columns import resolved, settled
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
@@ -102,7 +102,7 @@ def build(config: PreprocessConfig) -> Manifest:
             on_base = {BASE: {"source": source, "vocabulary_hash": base.hash, "size": len(base)}}
         found = resolved(list(sources.files(config.source, config.splits)))
         config = settled(config, found.chosen)
-        for line in found.lines:
+        for line in (*found.lines, *(() if before else found.hints)):
             screen.say(line)
         plans = parts.scan(config, found.files, crew, root.absolute() / output.WORK, before.rows if before else 0)
         text = pipeline.to_json()
@@ -145,7 +145,7 @@ def make(
     vocabulary.write(root / VOCABULARY)
     report, total, counted = found["found"], int(words.counts.sum()), int(counts.counts.sum())
     if not before:
-        say_found(screen, config, plans, classes, found)
+        say_found(screen, config, classes, found)
         for line in lines_on_tokens(vocabulary, config.text, total):
             screen.say(line)
     splits, digest, unknown, lengths = encode_all(
@@ -177,15 +177,11 @@ def make(
     return manifest
 
 
-def say_found(
-    screen: Screen, config: PreprocessConfig, plans: list[Plan], classes: Classes, found: dict[str, Any]
-) -> None:
-    """Print the classes, what is suspect in the rows, and hints on the files."""
-    files = (plan.file for plan in plans if plan.parts)
+def say_found(screen: Screen, config: PreprocessConfig, classes: Classes, found: dict[str, Any]) -> None:
+    """Print the classes, and what is suspect in the rows."""
     for line in (
         *lines_on_classes(classes.names, config.source.labels == AUTO, found["labels"]),
         *found_in_words(found["found"], found["unlabelled"]),
-        *hints(files, found["fractions"][VALIDATION] > 0),
     ):
         screen.say(line)
 

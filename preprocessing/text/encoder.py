@@ -22,7 +22,7 @@ import numpy as np
 
 from preprocessing.text.cleaning import LONG, normalized, visible
 from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.tokenizer import Texts, Tokenizer, Tokens
+from preprocessing.text.tokenizer import Texts, Tokenizer
 from preprocessing.text.vocabulary import INSIDE, RESERVED, UNK, Vocabulary
 
 
@@ -74,11 +74,11 @@ class Encoder:
         self.pipeline = pipeline
         self.vocabulary = vocabulary
         self.hash = text_hash(pipeline, vocabulary.hash)
-        self._tokenizer = Tokenizer(pipeline, vocabulary)
+        self.tokenizer = Tokenizer(pipeline, vocabulary)
 
     def __call__(self, texts: Texts) -> Encoded:
         """The ids of ``texts``. Accepts the same forms as :class:`Tokenizer`, and raises the same errors."""
-        tokens = self.tokens(texts)
+        tokens = self.tokenizer(texts)
         ids = self.vocabulary.lookup(tokens.types)[tokens.codes]
         return truncated(ids, tokens.offsets, self.pipeline.spec)
 
@@ -86,10 +86,6 @@ class Encoder:
         """The ids of each text as an array of its own."""
         encoded = self(texts)
         return np.split(encoded.ids, encoded.offsets[1:-1]) if len(encoded) else []
-
-    def tokens(self, texts: Texts) -> Tokens:
-        """The tokens of ``texts``, before they are looked up in the vocabulary."""
-        return self._tokenizer(texts)
 
 
 Span = tuple[int, int]
@@ -148,8 +144,6 @@ def _folded(written: str, spec: TextSpec) -> tuple[str, list[Span]]:
     def fold(part: str) -> str:
         return normalized(part, spec).lower()
 
-    if written.isascii():
-        return written.lower(), [(at, at + 1) for at in range(len(written))]
     folded, places, start = "", list[Span](), 0
     for end in range(1, len(written) + 1):
         here, more = fold(written[start:end]), written[end : end + 1]

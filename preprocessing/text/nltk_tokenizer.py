@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from preprocessing.text import resources as data
@@ -32,7 +31,6 @@ _PUNKT_FILES = ["abbrev_types.txt", "collocations.tab", "ortho_context.tab", "se
 _STUDIED = {
     "63896af1b8d51289da8581a9d55874ed46ea794920e4a53bcce2ee88c632b7d9",  # NLTK 3.10
     "5055eb46d37a58c52bfc8d53ae00f7ec4f9d6018e1107a5cd432593396ea3f87",  # NLTK 3.9.3 and 3.9.4: dashes as in 3.10
-    "f71f075d67f9da4bbc2d4176287a3517b90c7f0d2f4849542893cf085f3e6435",  # NLTK 3.9 to 3.9.2
 }
 _MARK, _IN_PLACE, _FINISHED = "\ue000", "\ue001", "\ue002"
 _ODD = re.compile("[\x1c-\x1f\ue000-\ue002]")
@@ -70,9 +68,6 @@ class NLTKTokenizer(PerText):
         self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, is_line)
         self._sentences = (lambda text: [text]) if is_line else sentences_of(name)
         self._is_studied = rules_hash(NLTKWordTokenizer) in _STUDIED
-        self._closing = lru_cache(4096)(
-            lambda closers: [_FINISHED + token for token in self._rules("x." + closers)[1:]]
-        )
 
     def _surfaces(self, text: str) -> list[str]:
         plain = text.isascii() and text.isprintable()  # then the only whitespace is the space
@@ -97,7 +92,7 @@ class NLTKTokenizer(PerText):
         if full_stop:
             closers = chunks[-1][len(base) :]
             chunks[-1] = base[:-1]
-            chunks += self._closing(closers) if closers else (".",)
+            chunks += [_FINISHED + token for token in self._rules("x." + closers)[1:]] if closers else ["."]
         surfaces += chunks
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
@@ -126,11 +121,10 @@ def rules_hash(tokenizer: Any) -> str:
 
 
 _CLEAR = re.compile(r"""\S*[?!](?:\s+\S+|\W)|[(\["]*([A-Za-z]{2,})\.(?:\s+\S+|\W)""")
-_MEMORY = 1 << 18
 
 
 def sentences_of(language: str) -> Callable[[str], list[str]]:
-    """NLTK's Punkt, called once per distinct context of a possible sentence end.
+    """NLTK's Punkt, asked about a possible sentence end only where that is unclear.
 
     Two facts save most calls. A ``?`` or ``!`` that Punkt considers always ends a sentence. So does a period after a
     plain word, unless the word is an abbreviation, a single letter, or begins a collocation, whatever comes next.
@@ -152,5 +146,5 @@ def sentences_of(language: str) -> Callable[[str], list[str]]:
         clear = _CLEAR.fullmatch(context)
         return bool(clear and (clear[1] is None or clear[1].lower() not in unsure)) or ask(context)
 
-    punkt.text_contains_sentbreak = lru_cache(_MEMORY)(is_end)
+    punkt.text_contains_sentbreak = is_end
     return punkt.tokenize

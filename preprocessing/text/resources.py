@@ -9,6 +9,7 @@ compute nodes have no internet, and a silent fallback would change results.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from preprocessing.base.atomic import told
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.installed import load, needed
+from preprocessing.base.installed import load
 from preprocessing.base.untrusted import one_line, read_bytes
 from preprocessing.text.cleaning import nfc, normalized
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
@@ -64,7 +65,7 @@ def installed_resources(spec: TextSpec) -> dict[str, str]:
         found["wordnet"] = fingerprint(find_folder("corpora/wordnet", "wordnet"), WORDNET_FILES)
     if spec.lemmatizer == "simplemma":
         simplemma(spec.language)
-        found["simplemma"] = str(package("simplemma").__version__)
+        found["simplemma"] = str(load("simplemma:__version__"))
     return found
 
 
@@ -78,12 +79,6 @@ def verify(pipeline: TextPipeline) -> None:
                 f"the text pipeline was made with {name} {then}, but {now} is installed here and would give other ids; "
                 "install the former or run preprocessing again"
             )
-
-
-def package(name: str) -> Any:
-    """An optional package. Raises :class:`ConfigError` where it is not installed."""
-    needed(name, "text")
-    return __import__(name)
 
 
 def stop_words(spec: TextSpec) -> tuple[str, ...]:
@@ -114,7 +109,7 @@ def read_stop_words(source: str, language: str) -> list[str]:
         folder = find_folder("corpora/stopwords", "stopwords")
         return read_file(folder, language_name(language)).decode().split("\n")
     if source == "stop-words":
-        lists = package("stop_words")
+        lists = importlib.import_module("stop_words")
         try:
             return list(lists.get_stop_words(language))
         except lists.StopWordError as error:
@@ -139,7 +134,7 @@ def lemmatizer(spec: TextSpec) -> Callable[[str], str] | None:
 
 def simplemma(language: str) -> Callable[[str], str]:
     """simplemma's lemma in one language; raises :class:`ConfigError` for a language it does not have."""
-    lemmatizer = package("simplemma").Lemmatizer()
+    lemmatizer = load("simplemma:Lemmatizer")()
     try:
         lemmatizer.lemmatize("word", lang=language)
     except ValueError as error:
@@ -225,10 +220,10 @@ def read_file(folder: Any, name: str) -> bytes:
     """The bytes of one file of an NLTK folder; raises :class:`DataError` when the file is not there."""
     try:
         with folder.join(name).open() as stream:
-            data = stream.read()
+            data: bytes = stream.read()
     except OSError as error:
         raise DataError(f"{folder} lacks the file {name} ({error}); fetch this resource again") from error
-    return data.encode() if isinstance(data, str) else data
+    return data
 
 
 def fingerprint(folder: Any, names: list[str]) -> str:

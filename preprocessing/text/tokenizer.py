@@ -14,7 +14,6 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from preprocessing.base import arrays
 from preprocessing.base.errors import DataError
@@ -25,7 +24,8 @@ from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 from preprocessing.text.vocabulary import Vocabulary
 
 Texts: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[str]"
-"""Texts that can be tokenized: an Arrow string or large_string array, chunked or not, or a sequence of str."""
+"""Texts that can be tokenized: an Arrow string or large_string array without nulls, chunked or not, or a sequence of
+str."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,6 @@ class Tokens:
     """int32 ``[tokens]``: each token as a row of ``types``."""
     offsets: np.ndarray
     """int64 ``[texts + 1]`` into ``codes``."""
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
 
     def to_lists(self) -> list[list[str]]:
         """The tokens of every text as Python strings: for people and tests, not for speed."""
@@ -93,8 +90,6 @@ PIECE_TEXTS, PIECE_BYTES = 2048, 1 << 19
 """One piece's arrays stay in the processor's cache."""
 ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
 """Each distinct surface is looked up once in a round, which is several pieces."""
-NEW_SURFACES = 1 << 13
-"""New surfaces are tokenized this many at a time, so that few small lists live at once."""
 CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
 """The cache, about 200 MB, is emptied between two calls once it holds more surfaces, or more of their bytes."""
 CACHE_SURFACE_BYTES = 128
@@ -110,7 +105,7 @@ class Tokenizer:
     ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
     split of a batch give the same tokens. Caches the tokens of each distinct surface, up to a limit; pickling drops the
     cache. Use one object per thread. Raises :class:`DataError` when a resource is missing or not the one the pipeline
-    was resolved with, for a null (naming its index), and for a text over 1 GiB.
+    was resolved with, and for a text over 1 GiB.
     """
 
     def __init__(self, pipeline: TextPipeline, vocabulary: Vocabulary | None = None) -> None:
@@ -139,8 +134,7 @@ class Tokenizer:
             self._forget()
         codes: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
-        used: list[np.ndarray] = []
-        for part in _slices(_checked(texts), ROUND_TEXTS, ROUND_BYTES):
+        for part in _slices(_as_array(texts), ROUND_TEXTS, ROUND_BYTES):
             split = [self._rules.split(piece) for piece in _slices(part, PIECE_TEXTS, PIECE_BYTES)]
             encoded = pa.concat_arrays([surfaces for surfaces, _ in split]).dictionary_encode()
             per_surface = self._numbers(encoded.dictionary.cast(pa.binary()).to_pylist())
@@ -148,20 +142,20 @@ class Tokenizer:
             ends = _ends(np.concatenate([np.diff(offsets) for _, offsets in split]))
             codes.append(tokens)
             lengths.append(np.diff(ends + _ends(more)[np.searchsorted(at, ends)]))
-            used.append(self._spell_out(per_surface)[0])
-        return self._assemble(codes, lengths, used)
+        encoded = pa.array(np.concatenate([_NONE, *codes])).dictionary_encode()
+        types = pa.array([self._tokens[number] for number in encoded.dictionary.to_pylist()], pa.large_string())
+        offsets = _ends(np.concatenate([_NONE, *lengths]))
+        return Tokens(types, encoded.indices.to_numpy(), offsets)
 
     def _numbers(self, surfaces: list[bytes]) -> np.ndarray:
         """int32, one per surface: a token's number, or less than 0 for several tokens or none."""
         known = list(map(self._surfaces.get, surfaces))
         new = [row for row, number in enumerate(known) if number is None]
-        for start in range(0, len(new), NEW_SURFACES):
-            rows = new[start : start + NEW_SURFACES]
-            for row, words_of_row in zip(rows, self._rules.words([surfaces[row] for row in rows]), strict=True):
-                known[row] = learnt = self._number(words_of_row)
-                self._learnt_bytes += len(surfaces[row])
-                if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
-                    self._surfaces[surfaces[row]] = learnt
+        for row, words_of_row in zip(new, self._rules.words([surfaces[row] for row in new]), strict=True):
+            known[row] = learnt = self._number(words_of_row)
+            self._learnt_bytes += len(surfaces[row])
+            if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
+                self._surfaces[surfaces[row]] = learnt
         return np.array(known, np.int32)
 
     def _number(self, words_of_surface: list[str]) -> int:
@@ -189,22 +183,11 @@ class Tokenizer:
         more than one each became.
         """
         at = np.flatnonzero(numbers < 0)
-        if not len(at):
-            return numbers, at, at
         several, bounds = np.frombuffer(self._several or _NONE, np.int32), np.frombuffer(self._bounds, np.int64)
         spelt, ends = arrays.take(several, bounds, -1 - numbers[at])
         sizes = np.diff(ends)
         places = np.repeat(at - np.arange(len(at)), sizes)
         return np.insert(np.delete(numbers, at), places, spelt), at, sizes - 1
-
-    def _assemble(self, codes: list[np.ndarray], lengths: list[np.ndarray], used: list[np.ndarray]) -> Tokens:
-        distinct, first = np.unique(np.concatenate([_NONE, *used]), return_index=True)
-        distinct = distinct[np.argsort(first)]
-        renumber = np.zeros(len(self._tokens), np.int32)
-        renumber[distinct] = np.arange(len(distinct), dtype=np.int32)
-        types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
-        offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
-        return Tokens(types, renumber.take(np.concatenate([_NONE, *codes])), offsets)
 
 
 def _ends(sizes: np.ndarray) -> np.ndarray:
@@ -212,25 +195,15 @@ def _ends(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _checked(texts: Texts) -> pa.Array:
-    """Any of the accepted forms as one large_string array without nulls."""
-    if isinstance(texts, str):
-        raise TypeError("texts is one str; give a sequence of texts, such as [text]")
-    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise DataError(f"text {row} is {text!r}, not a string; drop the row or give it a text")
-        try:
-            texts = pa.array(texts, pa.large_string())
-        except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode
-            texts = pa.array([encode(text).decode() for text in texts], pa.large_string())
-    if texts.null_count:
-        row = pc.index(pc.is_null(texts), True).as_py()
-        raise DataError(f"text {row} is null; drop the row or give it a text")
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        raise DataError(f"texts are of type {texts.type}, not string; check which column holds the text")
-    whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    return whole.cast(pa.large_string())
+def _as_array(texts: Texts) -> pa.Array:
+    """Any of the accepted forms as one large_string array."""
+    if isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+        return whole.cast(pa.large_string())
+    try:
+        return pa.array(texts, pa.large_string())
+    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode
+        return pa.array([encode(text).decode() for text in texts], pa.large_string())
 
 
 def _slices(texts: pa.Array, most_texts: int, most_bytes: int) -> Iterator[pa.Array]:

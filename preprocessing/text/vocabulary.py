@@ -92,8 +92,17 @@ class VocabularyConfig:
 
     def of(self, tokens: int) -> VocabularyConfig:
         """This configuration with ``auto`` resolved for so many training tokens."""
-        counts = self.min_count == "auto" and (self.base is None or self.extend)
-        return replace(self, min_count=min_count_for(tokens)) if counts else self
+        return replace(self, min_count=self.least(tokens)) if self.base is None or self.extend else self
+
+    def least(self, tokens: int) -> int:
+        """``min_count`` for so many training tokens.
+
+        One occurrence is too little to learn a token's vector from; as ``<unk>`` such tokens train one vector together.
+        A tiny corpus needs them all; a huge one can do without those that occur four times.
+        """
+        if self.min_count != "auto":
+            return self.min_count
+        return 1 if tokens < TINY else 2 if tokens < HUGE else 5
 
     def recorded(self) -> dict[str, Any]:
         """As a manifest stores it; keys of later versions are left out at their defaults."""
@@ -105,23 +114,12 @@ class VocabularyConfig:
         return content
 
 
-def min_count_for(tokens: int) -> int:
-    """``vocabulary.min_count: auto`` for so many training tokens.
-
-    One occurrence is too little to learn a token's vector from; as ``<unk>`` such tokens train one vector together. A
-    tiny corpus needs them all; a huge one can do without those that occur four times.
-    """
-    return 1 if tokens < TINY else 2 if tokens < HUGE else 5
-
-
-def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int | None = None) -> Vocabulary:
-    """Give every token that occurs at least ``min_count`` times an id, the most frequent first; ``auto`` is what
-    ``min_count_for`` says.
+def freeze(counts: Counts, min_count: int = 1, max_size: int = 65536) -> Vocabulary:
+    """Give every token that occurs at least ``min_count`` times an id, the most frequent first.
 
     Ties are broken by the token's UTF-8 bytes, so the result does not depend on the order of counting. ``max_size``
-    bounds the number of rows, ``<pad>`` and ``<unk>`` included; None means no bound. The count of ``<unk>`` is the
-    number of occurrences left out. A token spelt like a reserved one gets no id of its own. Raises
-    :class:`DataError` when no token is left.
+    bounds the number of rows, ``<pad>`` and ``<unk>`` included. The count of ``<unk>`` is the number of occurrences
+    left out. A token spelt like a reserved one gets no id of its own. Raises :class:`DataError` when no token is left.
     """
     table = frequent(counts, min_count, without=pa.array(RESERVED, pa.large_string()))
     if not len(table):
@@ -129,13 +127,13 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
             f"none of {len(counts.types):,} distinct tokens occurs {min_count} times or more, so the vocabulary "
             "would be empty; lower vocabulary.min_count"
         )
-    table = table.slice(0, None if max_size is None else max_size - len(RESERVED))
+    table = table.slice(0, max_size - len(RESERVED))
     kept = table["count"].to_numpy()
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
     return Vocabulary(tokens.combine_chunks(), np.concatenate([[0, counts.counts.sum() - kept.sum()], kept]))
 
 
-def freeze_pieces(counts: Counts, min_count: int | Literal["auto"], max_size: int) -> Vocabulary:
+def freeze_pieces(counts: Counts, min_count: int, max_size: int) -> Vocabulary:
     """As ``freeze``, but pieces of the counted words get ids: byte-pair encoding, by the package ``tokenizers``.
 
     A piece that is not left anywhere once words are cut would never be trained. So each occurs ``min_count`` times and
@@ -144,7 +142,7 @@ def freeze_pieces(counts: Counts, min_count: int | Literal["auto"], max_size: in
     needed("tokenizers", "text.subwords", "subwords")
     import tokenizers
 
-    least = max(2, min_count_for(int(counts.counts.sum())) if min_count == "auto" else min_count)
+    least = max(2, min_count)
     pairs = zip(counts.types.to_pylist(), np.minimum(counts.counts, MOST_TIMES).tolist(), strict=True)
     known = sorted(pair for pair in pairs if len(pair[0]) <= LONGEST_WORD)
     trainer = tokenizers.trainers.BpeTrainer(
@@ -171,13 +169,12 @@ def in_pieces(counts: Counts, vocabulary: Vocabulary) -> Counts:
     return Counts(pa.array(pieces, pa.large_string()), np.array(list(pieces.values()), np.int64))
 
 
-def extended(base: Vocabulary, counts: Counts, min_count: int | Literal["auto"], max_size: int | None) -> Vocabulary:
+def extended(base: Vocabulary, counts: Counts, min_count: int, max_size: int) -> Vocabulary:
     """A vocabulary with the tokens and ids of ``base``, followed by those that ``freeze`` would add.
 
     If a token is added, the counts are those of ``counts``, 0 for tokens that do not occur; else it is ``base``.
     """
-    most = None if max_size is None else max(0, max_size - len(base))
-    added = frequent(counts, min_count, without=base.tokens).slice(0, most)
+    added = frequent(counts, min_count, without=base.tokens).slice(0, max(0, max_size - len(base)))
     if not len(added):
         return base
     tokens = pa.chunked_array([base.tokens, *added["token"].chunks])
@@ -186,13 +183,11 @@ def extended(base: Vocabulary, counts: Counts, min_count: int | Literal["auto"],
     return vocabulary
 
 
-def frequent(counts: Counts, min_count: int | Literal["auto"], without: pa.Array) -> pa.Table:
+def frequent(counts: Counts, min_count: int, without: pa.Array) -> pa.Table:
     """Columns token and count of what occurs at least ``min_count`` times and is not among ``without``.
 
     The most frequent come first; ties are broken by the token's UTF-8 bytes.
     """
-    if min_count == "auto":
-        min_count = min_count_for(int(counts.counts.sum()))
     table = pa.table([counts.types, counts.counts], schema=_SCHEMA)
     known = pc.is_in(table["token"], value_set=without)
     table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), known))
@@ -221,10 +216,7 @@ class Vocabulary:
 
     def lookup(self, types: pa.Array) -> np.ndarray:
         """The ids of ``types`` (string or large_string): int32, :data:`UNK` for what is not in the vocabulary."""
-        if len(types) * 8 < len(self):  # of a few texts: a dict beats hashing the whole vocabulary again
-            return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
-        found = pc.fill_null(pc.index_in(types.cast(pa.large_string()), value_set=self.tokens), UNK)
-        return np.maximum(found.to_numpy(zero_copy_only=False), UNK, dtype=np.int32)  # no <pad>, see below
+        return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
 
     def pieces(self, word: str) -> list[str]:
         """The pieces of a word; those that begin inside it begin with ``INSIDE``. A run of unknown letters is one."""

@@ -9,7 +9,7 @@ tone), and each run of ``!`` and ``?``, of which two are kept. All else separate
 control characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners)
 vanish. Texts are cut in NFKC or NFC; lower case is :meth:`str.lower` of the token, in NFC again.
 
-Two passes give one result. :func:`split` cuts the bytes of thousands of texts at once into *chunks*, and
+Two passes give one result. :meth:`UnicodeRules.split` cuts the bytes of thousands of texts at once into *chunks*, and
 :func:`tokens_of` decides, once per distinct chunk, which tokens it holds. A chunk may hold several tokens, but never
 half of one, nor a letter without its marks; a chunk of ASCII letters and digits is a token as it stands.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,8 +89,8 @@ def tokens_of(chunk: str, spec: TextSpec) -> list[str]:
 
 
 _SEPARATES, _IN_WORD, _SIGN, _ALONE, _ATTACHED, _UNKNOWN = 0, 1, 2, 3, 4, 255
-"""Kinds of characters for :func:`split`: between chunks; in a word; ``!`` or ``?``; a chunk by itself; part of what is
-before; not met yet."""
+"""Kinds of characters for :meth:`UnicodeRules.split`: between chunks; in a word; ``!`` or ``?``; a chunk by itself;
+part of what is before; not met yet."""
 _KIND_OF = {"w": _IN_WORD, "!": _SIGN, "a": _ALONE, "e": _ALONE, "m": _ATTACHED, "t": _ATTACHED, " ": _SEPARATES}
 _KINDS = np.full(0x110000, _UNKNOWN, np.uint8)
 """The kind of each character that is not ASCII; filled as characters are met."""
@@ -114,32 +115,6 @@ _AFTER[[*b"0123456789"]] |= _BY_POINT
 _BEFORE = _AFTER | _BY_HASH
 
 
-def split(texts: pa.Array, spec: TextSpec) -> tuple[pa.Array, np.ndarray]:
-    """Cut texts into chunks, after the markup is removed and characters are normalized as ``spec`` says.
-
-    ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts in
-    order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.
-    """
-    joined, starts = join(texts, spec)
-    table = _TABLES[spec.lowercase]
-    kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
-    if spec.html:
-        tags, markup = scan(joined)
-        kept[tags] = 0
-        written = ((text, decode(joined[starts[text] : starts[text + 1] - 1])) for text in _texts_at(markup, starts))
-        kept, starts = _replaced(kept, starts, {text: encode(clean(its)).translate(table) for text, its in written})
-    if spec.normalize == "nfkc":
-        kept, starts = _normalized(kept, starts, table)
-    kind, alone = _kinds(kept)
-    begins = np.append(False, kind[1:] != kind[:-1])
-    begins[alone] = True
-    within = np.flatnonzero(kind != _SEPARATES)
-    offsets = np.append(np.flatnonzero(begins.take(within)), len(within))
-    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(kept.take(within))]
-    chunks = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
-    return chunks, np.searchsorted(offsets[:-1], np.searchsorted(within, starts))
-
-
 def _kinds(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The kind of each byte, and where characters begin that are chunks by themselves."""
     kind = (kept != 0).astype(np.uint8)  # _IN_WORD or _SEPARATES
@@ -155,9 +130,7 @@ def _put_kinds(kept: np.ndarray, kind: np.ndarray) -> np.ndarray:
     chunks by themselves.
     """
     places, begins, points = _points(kept)
-    if len(new := np.unique(points[_KINDS.take(points) == _UNKNOWN])):
-        _KINDS[new] = [_KIND_OF[_CLASSES[point]] for point in new.tolist()]
-    kinds = _KINDS.take(points)
+    kinds = _known(_KINDS, points, lambda point: _KIND_OF[_CLASSES[point]])
     sizes = 2 + (points >= 0x800) + (points >= 0x10000)
     kind[places] = np.repeat(kinds, sizes)
     if len(marks := np.flatnonzero(kinds == _ATTACHED)):
@@ -175,6 +148,13 @@ def _points(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     high = kept.take(places)
     points = np.frombuffer(high.tobytes().decode().encode("utf-32-le"), np.uint32)
     return places, np.compress(high >= 0xC0, places), points
+
+
+def _known(table: np.ndarray, points: np.ndarray, of: Callable[[int], int]) -> np.ndarray:
+    """The values of code points in a ``table``, to which ``of`` adds those that have not been met."""
+    if len(new := np.unique(points[table.take(points) == _UNKNOWN])):
+        table[new] = [of(point) for point in new.tolist()]
+    return table.take(points)
 
 
 def join(texts: pa.Array, spec: TextSpec) -> tuple[bytes, np.ndarray]:
@@ -198,23 +178,18 @@ def _texts_at(positions: np.ndarray, starts: np.ndarray) -> list[int]:
 def _normalized(kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Put the texts with characters that are not ``_NEAR`` into NFKC; :func:`tokens_of` does the others by chunk.
 
-    What :func:`split` has blanked combines with no mark, or is blanked again.
+    What :meth:`UnicodeRules.split` has blanked combines with no mark, or is blanked again.
     """
     _, begins, points = _points(kept)
-    far = _FAR.take(points)
-    if not far.any():
-        return kept, starts
-    if len(new := np.unique(points[far == _UNKNOWN])):
-        _FAR[new] = [_is_far(chr(point)) for point in new.tolist()]
-        far = _FAR.take(points)
-    texts = _texts_at(begins[far == 1], starts)
+    texts = _texts_at(begins[_known(_FAR, points, _is_far) == 1], starts)
     written = ((text, decode(kept[starts[text] : starts[text + 1] - 1].tobytes())) for text in texts)
     return _replaced(kept, starts, {text: encode(nfkc(content)).translate(table) for text, content in written})
 
 
-def _is_far(sign: str) -> bool:
+def _is_far(point: int) -> bool:
+    sign = chr(point)
     normal = nfkc(sign)
-    return normal != nfc(sign) and ord(sign) not in _REPLACED and not _NEAR.fullmatch(classes_of(sign + normal))
+    return normal != nfc(sign) and point not in _REPLACED and not _NEAR.fullmatch(classes_of(sign + normal))
 
 
 def _replaced(kept: np.ndarray, starts: np.ndarray, new: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -232,14 +207,37 @@ def _replaced(kept: np.ndarray, starts: np.ndarray, new: dict[int, bytes]) -> tu
 
 
 class UnicodeRules:
-    """:func:`split` and :func:`tokens_of` as :class:`preprocessing.text.tokenizer.Rules`."""
+    """The tokenizer ``unicode`` as :class:`preprocessing.text.tokenizer.Rules`."""
 
     def __init__(self, spec: TextSpec) -> None:
         self._spec = spec
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-        """Chunks, see :func:`split`."""
-        return split(texts, self._spec)
+        """Cut texts into chunks, after the markup is removed and characters are normalized as the specification says.
+
+        ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts
+        in order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.
+        """
+        joined, starts = join(texts, self._spec)
+        table = _TABLES[self._spec.lowercase]
+        kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
+        if self._spec.html:
+            tags, markup = scan(joined)
+            kept[tags] = 0
+            written = (
+                (text, decode(joined[starts[text] : starts[text + 1] - 1])) for text in _texts_at(markup, starts)
+            )
+            kept, starts = _replaced(kept, starts, {text: encode(clean(its)).translate(table) for text, its in written})
+        if self._spec.normalize == "nfkc":
+            kept, starts = _normalized(kept, starts, table)
+        kind, alone = _kinds(kept)
+        begins = np.append(False, kind[1:] != kind[:-1])
+        begins[alone] = True
+        within = np.flatnonzero(kind != _SEPARATES)
+        offsets = np.append(np.flatnonzero(begins.take(within)), len(within))
+        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(kept.take(within))]
+        chunks = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
+        return chunks, np.searchsorted(offsets[:-1], np.searchsorted(within, starts))
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """A chunk of ASCII letters and digits is a token as it stands."""

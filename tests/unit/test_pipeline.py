@@ -51,7 +51,7 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(
     assert encoder.hash == manifest.text_hash
     encoded = encoder([text for text, _ in ROWS])
     assert encoded.num_tokens.sum() == sum(split["tokens"] for split in manifest.statistics["splits"].values())
-    training = encoder.tokens([ROWS[row - 1][0] for row in stored(tmp_path / "out", "train")])
+    training = encoder.tokenizer([ROWS[row - 1][0] for row in stored(tmp_path / "out", "train")])
     ids = vocabulary.lookup(training.types)[training.codes]
     assert np.bincount(ids, minlength=len(vocabulary)).tolist() == vocabulary.counts.tolist()
     for row, one in found.items():

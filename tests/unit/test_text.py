@@ -240,20 +240,20 @@ def counts(**table: int) -> Counts:
 
 
 def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
-    vocabulary = freeze(counts(b=2, a=2, é=2, Z=2, c=9, rare=1), min_count=2, max_size=None)
+    vocabulary = freeze(counts(b=2, a=2, é=2, Z=2, c=9, rare=1), min_count=2)
     assert vocabulary.tokens.to_pylist() == ["<pad>", "<unk>", "c", "Z", "a", "b", "é"]
     assert vocabulary.counts.tolist() == [0, 1, 9, 2, 2, 2, 2]
     assert (PAD, UNK) == (0, 1)
     bounded = freeze(counts(a=3, b=2, c=1), min_count=1, max_size=4)
     assert (bounded.tokens.to_pylist(), bounded.counts.tolist()) == (["<pad>", "<unk>", "a", "b"], [0, 1, 3, 2])
-    spelt = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])), 1, None)
+    spelt = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])))
     assert (spelt.tokens.to_pylist(), spelt.counts.tolist()) == (["<pad>", "<unk>", "x"], [0, 9, 3])
     assert spelt.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
 
 
 def test_it_is_read_as_it_was_written_or_what_is_wrong_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.arrow"
-    vocabulary = freeze(counts(**{f"token{number}": number + 1 for number in range(50)}, é=99), 1, None)
+    vocabulary = freeze(counts(**{f"token{number}": number + 1 for number in range(50)}, é=99))
     vocabulary.write(path)
     again = Vocabulary.read(path)
     assert (again.hash, again.tokens, again.counts.tolist()) == (
