@@ -252,8 +252,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         return len(self.manifest.names)
 
     def __repr__(self) -> str:
-        rows = ", ".join(f"{name} {self.manifest.rows(name):,}" for name in self)
-        return f"<padless dataset {self.path}: {rows} rows, {len(self.labels)} classes>"
+        return f"<padless dataset {self.path}: {self.manifest.in_words()}, {len(self.labels)} classes>"
 
 
 def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int | None) -> pa.RecordBatch:

@@ -41,11 +41,11 @@ from preprocessing.dataset.shards import (
     Manifest,
     Shard,
     Split,
+    check_words,
     parse_manifest,
     read_manifest,
     schema,
 )
-from preprocessing.text.vocabulary import Vocabulary
 
 CACHE_VARIABLE, LIMIT_VARIABLE = "PADLESS_CACHE", "PADLESS_CACHE_GB"
 ADDRESS = "address"
@@ -97,8 +97,7 @@ def fetch(address: str, target: Path) -> None:
             file.flush()
     try:
         manifest.shards(target)
-        if Vocabulary.read(target / VOCABULARY).hash != manifest.vocabulary_hash:
-            raise DataError(f"the hash of {VOCABULARY} is another")
+        check_words(target, manifest)
     except DataError as error:
         shutil.rmtree(target)
         raise DataError(f"{address}: the copy is not what the manifest says: {error}") from None

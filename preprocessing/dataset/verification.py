@@ -6,40 +6,57 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.terminal import public, tell
 from preprocessing.dataset.index import REBUILD
-from preprocessing.dataset.remote import ADDRESS, split_of
+from preprocessing.dataset.remote import ADDRESS, local, split_of
 from preprocessing.dataset.shards import (
     MANIFEST,
     VOCABULARY,
     Manifest,
     Shard,
     Split,
+    check_words,
     histogram,
     labels_of,
     read_manifest,
 )
-from preprocessing.text.encoder import text_hash
-from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import Vocabulary
 
 
-def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str | None = None) -> Iterator[str]:
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
+
+    SUBJECT = ("data",)
+    data: str
+    """Dataset directory."""
+
+
+def main(config: CheckConfig) -> int:
+    """``padless check``: verify a dataset; returns the exit code."""
+    root = local(config.data)
+    problems = verify(root)
+    for problem in problems:
+        tell(f"error: {problem}")
+    if problems:
+        return DataError.exit_code
+    print(f"ok: {public(config.data)}: {read_manifest(root).in_words()}")
+    return 0
+
+
+def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
     """One sentence per file that is missing or does not match the manifest; raises ``DataError`` for the index.
 
     Remote shards are checked when they are read.
-    ``vocabulary_sha256``, if given, is compared with the vocabulary's file.
     """
-    path = Path(root, VOCABULARY)
     try:
         check_words(root, manifest)
-        if vocabulary_sha256 is not None and atomic.sha256_file(path) != vocabulary_sha256:
-            yield f"{path}: its hash is not the manifest's; {REBUILD}"
     except DataError as error:
         yield str(error)
     for info in manifest.shards(root) if not Path(root, ADDRESS).exists() else ():
@@ -52,26 +69,16 @@ def verify_hashes(root: str | Path, manifest: Manifest, vocabulary_sha256: str |
             yield f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
 
 
-def check_words(root: str | Path, manifest: Manifest) -> None:
-    """Raise ``DataError`` if vocabulary or text pipeline are not those of the manifest's hashes."""
-    path, vocabulary = Path(root, VOCABULARY), Vocabulary.read(Path(root, VOCABULARY))
-    if len(vocabulary) != manifest.vocabulary_size:
-        raise DataError(f"{path}: {len(vocabulary)} words, the manifest says {manifest.vocabulary_size}; {REBUILD}")
-    if vocabulary.hash != manifest.vocabulary_hash:
-        raise DataError(f"{path}: its hash is not the manifest's; {REBUILD}")
-    path = Path(root, MANIFEST)
-    if text_hash(TextPipeline.from_json(manifest.text, path), vocabulary.hash) != manifest.text_hash:
-        raise DataError(f"{path}: its text does not match its text_hash: edited or damaged; {REBUILD}")
-
-
 def verify(root: str | Path) -> list[str]:
     """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and, if they are right, every row.
 
     Returns one sentence per problem; raises ``DataError`` if there is no readable manifest or index.
     """
-    manifest = read_manifest(root)
-    content = json.loads(Path(root, MANIFEST).read_bytes())
-    problems = list(verify_hashes(root, manifest, content.get("vocabulary_sha256", "")))
+    manifest, path = read_manifest(root), Path(root, VOCABULARY)
+    known = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
+    problems = list(verify_hashes(root, manifest))
+    if not problems and atomic.sha256_file(path) != known:
+        problems = [f"{path}: its sha256 is not the manifest's; {REBUILD}"]
     if not problems:
         for name in manifest.splits:
             problems += content_problems(split_of(root, manifest, name))

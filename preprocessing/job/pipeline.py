@@ -17,7 +17,7 @@ import shlex
 import sys
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -31,13 +31,12 @@ from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS, TEST, UNLABELLED, VALIDATION
-from preprocessing.base.terminal import Screen, public, tell
+from preprocessing.base.terminal import Screen, public
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved, settled
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Plan
-from preprocessing.dataset import remote
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (
@@ -47,10 +46,8 @@ from preprocessing.dataset.shards import (
     VOCABULARY,
     Manifest,
     id_dtype,
-    read_manifest,
     write_manifest,
 )
-from preprocessing.dataset.verification import verify
 from preprocessing.job import near, output, parts
 from preprocessing.job.append import CUT, Before
 from preprocessing.job.decisions import Decided, Ranges, check_splits, refuse, summed
@@ -66,7 +63,6 @@ from preprocessing.job.statistics import (
     provenance,
     rows_in_words,
     statistics,
-    summary_line,
 )
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
@@ -280,35 +276,14 @@ def locate(plans: list[Plan], row: int) -> str:
     raise AssertionError(f"row {row} lies beyond the source")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckConfig:
-    """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
-
-    SUBJECT = ("data",)
-    data: str
-    """Dataset directory."""
-
-
 def run(config: PreprocessConfig) -> None:
     """``padless prepare``: build a dataset; run it again to continue after an interruption."""
     manifest, screen = build(config), Screen(quiet=config.quiet)
     screen.say(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
         Screen(errors=True).say(line)
-    screen.say(f"{public(config.output)}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
+    screen.say(f"{public(config.output)}: {manifest.in_words()}, vocabulary {manifest.vocabulary_size:,}")
     screen.say(f"next: padless train {shlex.quote(public(config.output))}")
-
-
-def check(config: CheckConfig) -> int:
-    """``padless check``: verify a dataset; returns the exit code."""
-    root = remote.local(config.data)
-    problems = verify(root)
-    for problem in problems:
-        tell(f"error: {problem}")
-    if problems:
-        return DataError.exit_code
-    print(f"ok: {public(config.data)}: {summary_line(read_manifest(root))}")
-    return 0
 
 
 FRAME = "frame"

@@ -179,9 +179,3 @@ def rows_in_words(manifest: Manifest) -> str:
     where = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
     number, there = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
     return f"{f'{number:,} of ' if number < there else ''}{counted(there, 'row')} of {where}"
-
-
-def summary_line(manifest: Manifest) -> str:
-    """Rows per split, for people."""
-    rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
-    return f"{rows} rows" + (f" in {manifest.folds} folds" if manifest.folds else "")
