@@ -61,7 +61,7 @@ class Decided:
     """Rows with a label, and below those without, also those that are left out."""
     unlabelled: int
     hash: str
-    """Over all decisions."""
+    """Over all parts and decisions."""
 
     def of(self, number: int) -> dict[str, np.ndarray]:
         """The decisions on the rows of one part, in stored order."""
@@ -291,22 +291,17 @@ def decide_unlabelled(
     return rows["named"].where(sieve.alive, DROPPED), {**found, "dropped": sieve.dropped, "refused": sieve.refused}
 
 
-def check_splits(
-    labels: np.ndarray, named: np.ndarray, rows: int, dropped: dict[str, int], names: list[str], splits: SplitConfig
-) -> None:
+def check_splits(labels: np.ndarray, named: np.ndarray, rows: int, names: list[str], splits: SplitConfig) -> None:
     """Raise ``DataError`` for a split without rows or with too few labels.
 
     ``labels``: int64 ``[splits, labels]``, rows; ``named``: rows of each split that the source names; ``rows``: all;
-    ``dropped``: number of rows that each policy dropped; ``names``: the classes.
+    ``names``: the classes.
     """
     for number, (name, fraction) in enumerate(((TRAIN, 1.0), (VALIDATION, splits.validation), (TEST, splits.test))):
         present = np.flatnonzero(labels[number])
         if not len(present) and (fraction or named[number]):
-            policies = "".join(f", quality.{policy} drops {count:,}" for policy, count in dropped.items() if count)
-            mends = ["give more rows"] + ["set the policy to keep"] * bool(policies)
-            mends += [f"ask for a larger splits.{name}"] * (name != TRAIN)
-            why = f"equal texts, and a class of one or two, stay in one split: {', or '.join(mends)}"
-            raise DataError(f"split {name}: no row is left for it, of {rows:,}{policies}; {why}")
+            why = "equal texts, and a class of one or two, stay in one split, and keys of quality may drop rows"
+            raise DataError(f"split {name}: no row is left for it, of {rows:,}: {why}; give more, or change splits")
         if len(present) == 1:
             only = f"all {labels[number].sum()} rows have the label {names[present[0]]!r}"
             raise DataError(f"split {name}: {only}; a classifier needs two classes: check the source and its labels")

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -163,15 +163,7 @@ def unknown_among(counts: Counts, vocabulary: Vocabulary) -> int:
 
 
 @dataclass(frozen=True)
-class Written:
-    """The shards of some buckets."""
-
-    rows: int
-    shards: list[ShardInfo] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Buckets(engine.Part[Written]):
+class Buckets(engine.Part[list[ShardInfo]]):
     """The rows of some splits in neighbouring ranges of shuffle keys; each range becomes a shard per split, fold and
     width.
     """
@@ -185,14 +177,14 @@ class Buckets(engine.Part[Written]):
     decided: Decided
     widths: tuple[int, ...]
 
-    result: ClassVar[type] = Written
+    result: ClassVar[Any] = list[ShardInfo]
 
-    def make(self) -> tuple[Written, dict[str, str]]:
+    def make(self) -> tuple[list[ShardInfo], dict[str, str]]:
         """Write the shards."""
         ids, offsets, columns = self.rows()
         lengths = np.diff(offsets)
         rung, places = np.searchsorted(self.widths, lengths), np.arange(len(lengths))
-        written = Written(len(lengths))
+        shards = list[ShardInfo]()
         for number, name in itertools.product(self.numbers, self.splits):
             inside = places[parts.span(columns["key"], number, self.of)]
             inside = inside[columns["split"][inside] == split_number(name)]
@@ -203,8 +195,8 @@ class Buckets(engine.Part[Written]):
                     rows = arrays.padded(*arrays.take(ids, offsets, chosen), width, ids.dtype)
                     others = lengths[chosen], columns["label"][chosen], columns["row"][chosen]
                     of_fold, place = None if fold == NO_FOLD else int(fold), self.first + number
-                    written.shards.append(write_shard(self.root, name, place, rows, *others, fold=of_fold))
-        return written, {shard.path: shard.sha256 for shard in written.shards}
+                    shards.append(write_shard(self.root, name, place, rows, *others, fold=of_fold))
+        return shards, {shard.path: shard.sha256 for shard in shards}
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """The rows of all parts in key order: their ids with offsets, and their other columns."""
@@ -228,9 +220,7 @@ class Buckets(engine.Part[Written]):
 def encode_all(
     decided: Decided,
     root: Path,
-    keys: list[str],
     config: PreprocessConfig,
-    pipeline: TextPipeline,
     vocabulary: Vocabulary,
     workers: Workers,
     screen: Screen,
@@ -240,18 +230,18 @@ def encode_all(
     """Write shards of about ``shards.rows`` rows, and their index; returns what ``write_index`` does, and for each
     split its number of unknown tokens, and its number of rows by length before truncation.
 
-    ``keys`` are those of the parts. Progress is on ``screen``. With ``hashes`` of the rows of ``before``, the rows that
+    Progress is on ``screen``. With ``hashes`` of the rows of ``before``, the rows that
     leak are left out, and returned as the split ``LEAKS``, the first one as the length.
     """
     rows = {SPLITS: decided.labelled, (UNLABELLED,): decided.unlabelled}
     buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
     first = int(before.number.max()) + 1 if before else 0
-    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, list(buckets.values()), first]
+    basis = [decided.hash, vocabulary.hash, list(buckets.values()), first]
     basis += [atomic.sha256_file(hashes)] if hashes else []
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
     lengths, unknown = {name: Counter[int]() for name in (*ALL_SPLITS, LEAKS)}, Counter[str]()
     for _, found in workers.map(
-        partial(encode_part, decided, root, key, pipeline.spec, hashes), range(decided.parts), what="lookup"
+        partial(encode_part, decided, root, key, config.text, hashes), range(decided.parts), what="lookup"
     ):
         for name, (counts, number) in found.items():
             lengths[name].update(counts)
@@ -268,7 +258,7 @@ def encode_all(
             size = rows[splits] * len(numbers) // of
             tasks.append(Buckets(key, root, marker, size, splits, numbers, of, first, decided, widths))
     with engine.shown("encode", sum(rows.values()), screen.quiet) as progress:
-        made = chain.from_iterable(bucket.shards for _, bucket in engine.run(tasks, workers, progress))
+        made = chain.from_iterable(shards for _, shards in engine.run(tasks, workers, progress))
         written, index = write_index(root, made, before)
     return written, index, unknown, lengths
 

@@ -105,8 +105,6 @@ class Workers:
     """How many workers there are. Raises ``UserError`` if that cannot be found out."""
     losses: tuple[type[BaseException], ...] = ()
     """What a task raises when its worker is gone for good."""
-    start: str = ""
-    """How workers are started, if the job does not start them."""
 
     def map(
         self,
@@ -144,10 +142,9 @@ class Workers:
                 for future in done:
                     yield waiting.pop(future), future.result()  # cannot hang: it is done
                 if quiet_s >= self.timeout_s:
-                    limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
                     raise UserError(
-                        f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}; "
-                        f"{'see what they wait for' if alive else self.start}, and {CONTINUE}"
+                        f"{what}: none of {len(waiting)} tasks was finished by {alive} workers within "
+                        f"{self.timeout_s:g} s (executor.timeout_s); look after the workers, and {CONTINUE}"
                     )
         except self.losses:
             raise UserError(
@@ -170,12 +167,11 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
         with dask_workers(config, quiet=quiet) as found:
             yield found
     elif config.kind == "folder":
-        start = f"start workers: padless work {config.scheduler}"
         with atomic.storing(str(config.scheduler), otherwise="name another executor.scheduler"):
             folder = Folder(Path(str(config.scheduler)))
         with folder:
-            Screen(errors=True, quiet=quiet).say(start)
-            yield Workers(config.timeout_s, folder, lambda: len(folder.workers), start=start)
+            Screen(errors=True, quiet=quiet).say(f"start workers: padless work {config.scheduler}")
+            yield Workers(config.timeout_s, folder, lambda: len(folder.workers))
     elif number == 1:
         yield Workers(config.timeout_s)
     else:

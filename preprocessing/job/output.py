@@ -48,8 +48,6 @@ _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}|{NEAR_DUPLICATES}"
 OURS = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
 naming = partial(storing, otherwise="name another directory with --output")
-OF_A_RUN = ("config.yaml", "status.json")
-"""Files that every run directory has from the start."""
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
@@ -132,11 +130,8 @@ def is_left(root: Path, target: Path) -> bool:
 
 
 def refuse_foreign(root: Path) -> None:
-    """Raise ``ConfigError`` for a directory with other files or links in it, or inside a run."""
+    """Raise ``ConfigError`` for a directory with other files or links in it."""
     work, manifest = root / WORK, root / MANIFEST
-    inside = next((one for one in root.resolve().parents if all((one / name).is_file() for name in OF_A_RUN)), None)
-    if inside is not None and not (manifest.exists() or work.exists()):
-        raise ConfigError(f"output: {root}: lies inside the run {inside}; name a directory outside of it")
     begun = not work.is_symlink() and any((work / name).is_file() for name in (LOCK, atomic.MARK))
     if os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir())):
         strangers = [WORK]
@@ -214,15 +209,12 @@ def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> s
     if fresh and root != target:
         shutil.copymode(target, root)
         atomic.sign(target / WORK, target)
-        replaced(atomic.take_place(root, target), target)
+        atomic.take_place(root, target)
+    clear_leftovers(target)
     atomic.vanish(target / WORK)
     left = beside(target)
-    if is_left(left, target):
-        if holds_work(left):
-            return f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
-        if root == left:
-            atomic.vanish(left)
-    return None
+    kept = f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
+    return kept if is_left(left, target) else None
 
 
 def holds_work(root: Path) -> bool:
@@ -232,7 +224,7 @@ def holds_work(root: Path) -> bool:
 
 
 def clear_leftovers(target: Path) -> None:
-    """Finish the cleanup of a job that was killed after its dataset was complete."""
+    """Remove what a job needed until its dataset was complete, and a replaced dataset."""
     if not (target / MANIFEST).exists():
         return
     for path in (target / WORK).iterdir():

@@ -54,8 +54,6 @@ class Summary:
     filtered: int
     without_label: int
     """Rows left out because they have no label."""
-    content: str
-    """Folder: the sum of the sha256 of every text, modulo 2**256, as hex; adding up parts gives that of the folder."""
     classes: list[str]
     """Class names; the labels of this part are indices into them."""
     label_type: LabelType | None
@@ -114,10 +112,8 @@ class TokenizedPart(engine.Part[Summary]):
             path = file_of(self.root, self.number, name)
             arrays.write_batch(path, table)
             files[path.name] = atomic.sha256_file(path)
-        content = content_sum(piece.texts) if self.part.texts else 0
         left_out = (piece.neutral, piece.filtered, piece.without_label)
-        of_labels = (piece.classes, piece.label_type, piece.known)
-        return Summary(len(piece.row), *left_out, f"{content:064x}", *of_labels), files
+        return Summary(len(piece.row), *left_out, piece.classes, piece.label_type, piece.known), files
 
 
 def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path, before: int) -> list[Plan]:
@@ -252,9 +248,3 @@ def exact_hashes(texts: pa.Array) -> np.ndarray:
     return np.array(
         [len(text) << 32 | zlib.crc32(text) for text in texts.cast(pa.large_binary()).to_pylist()], np.uint64
     )
-
-
-def content_sum(texts: pa.Array) -> int:
-    """The sum of the sha256 of every text: the same however the texts are ordered or divided."""
-    digests = (hashlib.sha256(text).digest() for text in texts.cast(pa.large_binary()).to_pylist())
-    return sum(int.from_bytes(digest, "big") for digest in digests) % (1 << 256)

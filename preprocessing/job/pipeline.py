@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPLITS, TEST, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import SPLITS, TEST, VALIDATION
 from preprocessing.base.terminal import Screen, public
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
@@ -133,26 +133,24 @@ def make(
         if config.quality.leaks != "keep":
             hashes = before.write_hashes(index, work, crew)
     tasks, summaries = parts.tokenize_all(config, pipeline, plans, crew, work, screen)
-    keys = [task.key for task in tasks]
     classes = Classes.of(config.source, summaries)
     written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
     words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
     vocabulary, counts = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
-    report, total, counted = found["found"], int(words.counts.sum()), int(counts.counts.sum())
+    report = found["found"]
     if not before:
         say_found(screen, config, plans, classes, found)
-        for line in lines_on_tokens(vocabulary, config.text, total):
+        for line in lines_on_tokens(vocabulary, config.text):
             screen.say(line)
-    splits, digest, unknown, lengths = encode_all(
-        written, root, keys, config, pipeline, vocabulary, crew, screen, index, hashes
-    )
+    splits, digest, unknown, lengths = encode_all(written, root, config, vocabulary, crew, screen, index, hashes)
     if leaks := lengths.pop(LEAKS):
         leave_out(leaks, report, config, plans)
+    counted = int(counts.counts.sum())
     report["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
-    recorded = replace(config, vocabulary=config.vocabulary.of(total))
-    origin = provenance(recorded, plans, tasks, summaries) | on_base | {CUT: found["fractions"]}
+    recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
+    origin = provenance(recorded, plans) | on_base | {CUT: found["fractions"]}
     origin = before.provenance(origin, config) if before else origin
     manifest = Manifest(
         labels=classes.names,
@@ -215,11 +213,12 @@ def decided(
     ranges = Ranges.over(work, config, classes, rows)
     before = summed(crew.ordered(ranges.survey, range(ranges.of), what="survey"))
     named, labelled = before["named"][1:], int(before["named"].sum())
+    files = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
     if not labelled:
-        files = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
         what = f"no row has a label in {config.source.label_column!r}"
         raise DataError(f"{files}: {what}, and a classifier needs some; check source.label_column")
-    check_texts(plans, before["empty"], labelled)
+    if before["empty"] == labelled:
+        raise DataError(f"{files}: no token is left of any text; check text.stop_words")
     refuse(before["refused"], partial(locate, plans))
     fractions = {VALIDATION: config.splits.validation, TEST: config.splits.test}
     fractions = {name: 0.0 if named[SPLITS.index(name)] else fraction for name, fraction in fractions.items()}
@@ -232,36 +231,24 @@ def decided(
     shares = apportioned(np.stack(before["pool"]), **fractions)
     found = summed(crew.ordered(partial(ranges.settle, fractions), enumerate(shares), what="decide"))
     report = found["found"]
-    if UNLABELLED in report:
-        check_texts(plans, report[UNLABELLED]["empty"], report[UNLABELLED]["rows"])
     hashes = crew.ordered(ranges.gather, range(len(tasks)), what="gather")
-    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    digest = hashlib.sha256("".join([*(task.key for task in tasks), *hashes]).encode()).hexdigest()
     written = Decided(work, len(tasks), labelled, rows - labelled, digest)
     if (policy := config.quality.near_duplicates) != "keep":
-        written = near.leave_out(written, [task.key for task in tasks], found, policy, crew, screen)
+        written = near.leave_out(written, found, policy, crew, screen)
     refuse(report.pop("refused"), partial(locate, plans))
     if not config.append:
-        check_splits(found["labels"], named, rows, report["dropped"], classes.names, config.splits)
+        check_splits(found["labels"], named, rows, classes.names, config.splits)
     return written, found | {"fractions": fractions}
-
-
-def check_texts(plans: list[Plan], empty: int, rows: int) -> None:
-    """Raise ``DataError`` if all texts are empty."""
-    if empty == rows:
-        files = ", ".join(plan.file.name for plan in plans)
-        raise DataError(f"{files}: no token is left of any text; check text.stop_words")
 
 
 def check_files(plans: list[Plan], tasks: list[TokenizedPart], summaries: list[Summary]) -> None:
     """Raise ``DataError`` if no row is left of the source, or of the files that it names for a split."""
     left = {task.part.file.split for task, summary in zip(tasks, summaries, strict=True) if summary.rows}
-    for split in dict.fromkeys(plan.file.split for plan in plans):
-        if split not in left:
-            files = [plan for plan in plans if plan.file.split == split]
-            why = "every row is left out by source.where or source.neutral (or source.missing_label); change them"
-            if not any(plan.rows for plan in files):
-                why = f"holds no row; give it some, or leave it out of source.{split}_path"
-            raise DataError(f"{', '.join(plan.file.name for plan in files)}: {why}")
+    for plan in plans:
+        if plan.file.split not in left:
+            why = "it holds none, or source.where, source.neutral and source.missing_label leave out all"
+            raise DataError(f"{plan.file.name}: no row is left: {why}; change these keys, or name another file")
 
 
 def locate(plans: list[Plan], row: int) -> str:

@@ -6,7 +6,6 @@ They hold no times and no machine names, so equal runs write equal bytes.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from typing import Any
@@ -22,11 +21,10 @@ from preprocessing.corpus.sources import Plan
 from preprocessing.dataset.index import Totals
 from preprocessing.dataset.shards import Manifest
 from preprocessing.job.decisions import summed
-from preprocessing.job.parts import Summary, TokenizedPart
+from preprocessing.job.parts import Summary
 from preprocessing.labels import alike
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
-from preprocessing.text.words import classes_of
 
 REASONS = {
     "filtered": "with another value than source.where says",
@@ -41,8 +39,6 @@ REASONS = {
 """Why rows are left out, or are suspect although they are kept."""
 BASE = "vocabulary_base"
 """Key of ``vocabulary.base`` in a manifest's provenance."""
-LEAST_SHARE = 0.01
-"""From which share of the tokens on letters that are tokens, and emoji, get a line."""
 NAMED = 12
 """Most classes that one line names."""
 
@@ -86,9 +82,7 @@ def statistics(
     return facts
 
 
-def provenance(
-    config: PreprocessConfig, plans: list[Plan], tasks: list[TokenizedPart], summaries: list[Summary]
-) -> dict[str, Any]:
+def provenance(config: PreprocessConfig, plans: list[Plan]) -> dict[str, Any]:
     """Sources with their sizes and fingerprints, the configuration, and the versions of packages."""
     entries = []
     for plan in plans:
@@ -98,10 +92,6 @@ def provenance(
         if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
             entry["text_column"] = plan.file.source.text_column
         entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": plan.before + 1, "fingerprint": plan.fingerprint}
-        if plan.file.format == "folder":
-            found = zip(tasks, summaries, strict=True)
-            own = [int(one.content, 16) for task, one in found if task.part.file.address == plan.file.address]
-            entry["sum_of_sha256"] = f"{sum(own) % (1 << 256):064x}"
         entries.append(entry)
     versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
@@ -123,33 +113,16 @@ def lines_on_classes(names: list[str], were_found: bool, splits: np.ndarray) -> 
     return [f"labels: {line}" for line in lines]
 
 
-def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec, words: int) -> list[str]:
-    """A line on what a token is, with letters that are tokens and emoji, if there are many, and perhaps one on rules of
-    another language. ``words``: how many were counted.
-    """
-    tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
-    classes = [classes_of(token) for token in tokens]
-
-    def share(found: list[bool]) -> float:
-        return float(counts[np.array(found, bool)].sum() / max(counts.sum(), 1))
-
-    shares = {
-        "letters of scripts without spaces": share([re.fullmatch("am*", of) is not None for of in classes]),
-        "emoji": share([of == "e" for of in classes]),
-    }
-    chosen = [spec.in_words()]
-    if spec.subwords != "none":
-        chosen.append(f"{vocabulary.counts.sum() / max(words, 1):.2f} pieces a word")
-    chosen += [f"{100 * part:.0f} % {what}" for what, part in shares.items() if part >= LEAST_SHARE]
-    lines = [f"tokens: {', '.join(chosen)}"]
+def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
+    """A line on what a token is, and perhaps one on rules of another language."""
+    lines = [f"tokens: {spec.in_words()}"]
     asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
     if spec.language == "en" and any(asked.values()):
-        foreign = share([token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens])
-        if foreign > 0.5:
-            those = f"{' and '.join(key for key, is_asked in asked.items() if is_asked)}: text.language is en"
-            lines.append(
-                f"{those}, but {100 * foreign:.0f} % of the tokens are not in Latin letters; set text.language"
-            )
+        tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
+        foreign = [token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens]
+        if 2 * counts[np.array(foreign, bool)].sum() > counts.sum():
+            keys = " and ".join(key for key, is_asked in asked.items() if is_asked)
+            lines.append(f"{keys}: text.language is en, but most tokens are not in Latin letters; set text.language")
     return lines
 
 
