@@ -19,6 +19,7 @@ from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError
@@ -181,40 +182,30 @@ class Buckets(engine.Part[list[ShardInfo]]):
 
     def make(self) -> tuple[list[ShardInfo], dict[str, str]]:
         """Write the shards."""
-        ids, offsets, columns = self.rows()
-        lengths = np.diff(offsets)
-        rung, places = np.searchsorted(self.widths, lengths), np.arange(len(lengths))
+        table = self.rows()
+        ids, rows = arrays.one_chunk(table["ids"]), table.drop_columns("ids").to_pandas()
+        values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+        rows["length"] = np.diff(offsets)
+        rows["width"] = np.array(self.widths, int)[np.searchsorted(self.widths, rows["length"])]
+        begins = np.array([(number << 64) // self.of for number in self.numbers], np.uint64)
+        rows["number"] = self.first + self.numbers.start - 1 + begins.searchsorted(rows["key"], side="right")
         shards = list[ShardInfo]()
-        for number, name in itertools.product(self.numbers, self.splits):
-            inside = places[parts.span(columns["key"], number, self.of)]
-            inside = inside[columns["split"][inside] == split_number(name)]
-            folds = columns["fold"][inside]
-            for fold, (step, width) in itertools.product(np.unique(folds), enumerate(self.widths)):
-                chosen = inside[(rung[inside] == step) & (folds == fold)]
-                if len(chosen):
-                    rows = arrays.padded(*arrays.take(ids, offsets, chosen), width, ids.dtype)
-                    others = lengths[chosen], columns["label"][chosen], columns["row"][chosen]
-                    of_fold, place = None if fold == NO_FOLD else int(fold), self.first + number
-                    shards.append(write_shard(self.root, name, place, rows, *others, fold=of_fold))
+        for (number, split, fold, width), chosen in rows.groupby(["number", "split", "fold", "width"]).indices.items():
+            padded = arrays.padded(*arrays.take(values, offsets, chosen), int(width), values.dtype)
+            others = (rows[name].to_numpy()[chosen] for name in ("length", "label", "row"))
+            of_fold = None if fold == NO_FOLD else int(fold)
+            shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), padded, *others, fold=of_fold))
         return shards, {shard.path: shard.sha256 for shard in shards}
 
-    def rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """The rows of all parts in key order: their ids with offsets, and their other columns."""
-        wanted = [split_number(name) for name in self.splits]
-        pieces: list[dict[str, np.ndarray]] = []
+    def rows(self) -> pa.Table:
+        """The rows of all parts in key order."""
+        wanted, pieces = pa.array([split_number(name) for name in self.splits], pa.int8()), []
         for number in range(self.decided.parts):
-            table = parts.read_table(encoded_path(self.decided.work, number, self.key))
-            lists = table.pop("ids")
-            inside = parts.span(table["key"].to_numpy(), self.numbers.start, self.of, len(self.numbers))
-            kept = inside.start + np.flatnonzero(np.isin(table["split"].to_numpy()[inside], wanted))
-            ids, offsets = arrays.take(lists.values.to_numpy(), lists.offsets.to_numpy(), kept)
-            piece = {name: column.to_numpy()[kept] for name, column in table.items()}
-            pieces.append({**piece, "size": np.diff(offsets), "ids": ids})
-        columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        order = np.lexsort((columns["row"], columns["key"]))
-        offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))])
-        ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
-        return ids, offsets, {name: values[order] for name, values in columns.items()}
+            batch = parts.read_batch(encoded_path(self.decided.work, number, self.key))
+            inside = parts.span(batch["key"].to_numpy(), self.numbers.start, self.of, len(self.numbers))
+            piece = batch.slice(inside.start, inside.stop - inside.start)
+            pieces.append(piece.filter(pc.is_in(piece["split"], wanted)))
+        return pa.Table.from_batches(pieces).sort_by([("key", "ascending"), ("row", "ascending")])
 
 
 def encode_all(

@@ -218,11 +218,16 @@ def load_columns(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_table(path: Path) -> dict[str, pa.Array]:
-    """The columns of a file of ``write_batch``, mapped."""
+    """The columns of ``read_batch``."""
+    batch = read_batch(path)
+    return dict(zip(batch.schema.names, batch.columns, strict=True))
+
+
+def read_batch(path: Path) -> pa.RecordBatch:
+    """A file of ``write_batch``, mapped."""
     with open(path, "rb") as file:  # pa.memory_map asks for all pages at once; small ranges of many files are read
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    batch = pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
-    return dict(zip(batch.schema.names, batch.columns, strict=True))
+    return pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
 
 
 def keyed_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
