@@ -37,8 +37,8 @@ COMMANDS = (
         "check",
         "DATA",
         "Verify every byte of a dataset.",
-        "preprocessing.dataset.verification:main",
-        "preprocessing.dataset.verification:CheckConfig",
+        "preprocessing.dataset.inspect:check",
+        "preprocessing.dataset.inspect:CheckConfig",
         elsewhere="verify, validate",
     ),
     Command(

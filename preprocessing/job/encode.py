@@ -59,6 +59,8 @@ from preprocessing.text.vocabulary import (
 
 BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that says what is in it."""
+BASE = "vocabulary_base"
+"""Key of ``vocabulary.base`` in a manifest's provenance."""
 COUNTS_TOGETHER = 16
 """Counts that are held before they are merged."""
 WIDTH_STEP = 4
@@ -201,9 +203,8 @@ class Buckets(engine.Part[list[ShardInfo]]):
         """The rows of all parts in key order."""
         wanted, pieces = pa.array([split_number(name) for name in self.splits], pa.int8()), []
         for number in range(self.decided.parts):
-            batch = parts.read_batch(encoded_path(self.decided.work, number, self.key))
-            inside = parts.span(batch["key"].to_numpy(), self.numbers.start, self.of, len(self.numbers))
-            piece = batch.slice(inside.start, inside.stop - inside.start)
+            path = encoded_path(self.decided.work, number, self.key)
+            piece = parts.within(path, "key", self.numbers.start, self.of, len(self.numbers))
             pieces.append(piece.filter(pc.is_in(piece["split"], wanted)))
         return pa.Table.from_batches(pieces).sort_by([("key", "ascending"), ("row", "ascending")])
 
@@ -278,7 +279,7 @@ def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
 
 def encode_part(
     decided: Decided, root: Path, key: str, spec: TextSpec, hashes: Path | None, number: int
-) -> dict[str, tuple[dict[int, int], int]]:
+) -> dict[str, tuple[Counter[int], int]]:
     """Store the ids of a part's rows, truncated, beside what was decided on them; ``key`` changes with either.
 
     Returns for each split its number of rows by their number of tokens before truncation, and how many of the ids are
@@ -305,16 +306,15 @@ def encode_part(
         if hashes:
             columns["split"] = np.where(leaking(hashes, rows, columns["split"]), np.int8(LEAKED), columns["split"])
         arrays.write_batch(path, columns)
-    table = parts.read_table(path)
+    table = parts.read_batch(path)
     tokens, split, ids = table["num_tokens"].to_numpy(), table["split"].to_numpy(), table["ids"]
     unknown = arrays.segment_sums(ids.values.to_numpy() == UNK, ids.offsets.to_numpy()) * (tokens > 0)
-    found = {}
+    found = dict[str, tuple[Counter[int], int]]()
     for name in ALL_SPLITS:
         inside = split == split_number(name)
-        counts = zip(*map(np.ndarray.tolist, np.unique(tokens[inside], return_counts=True)), strict=True)
-        found[name] = dict(counts), int(unknown[inside].sum())
+        found[name] = Counter(tokens[inside].tolist()), int(unknown[inside].sum())
     if (leaks := split == LEAKED).any():
-        found[LEAKS] = {int(table["row"].to_numpy()[leaks].min()): int(leaks.sum())}, 0
+        found[LEAKS] = Counter({int(table["row"].to_numpy()[leaks].min()): int(leaks.sum())}), 0
     return found
 
 

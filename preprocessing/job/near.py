@@ -106,8 +106,8 @@ def candidates(stage: Stage) -> dict[str, np.ndarray]:
     """
     pieces = []
     for part in range(stage.decided.parts):
-        band = parts.load_columns(parts.file_of(stage.root, part, bands.__name__))["band"]
-        band = band[parts.span(band, stage.number, stage.of)]
+        path = parts.file_of(stage.root, part, bands.__name__)
+        band = parts.within(path, "band", stage.number, stage.of)["band"].to_numpy()
         hashes, place = band >> PLACE_BITS, (band % (1 << PLACE_BITS)).astype(np.int64)
         measured = np.isin(stage.decided.of(part)["split"][place], MEASURED)
         drawn = splitmix64(hashes + stage.rows(part)["row"][place].astype(np.uint64)) >> 1

@@ -39,8 +39,8 @@ from preprocessing.dataset.shards import (
     parse_manifest,
     read_manifest,
 )
+from preprocessing.job.encode import BASE
 from preprocessing.job.parts import UNPACKED
-from preprocessing.job.statistics import BASE
 
 WORK = ".work"
 LOCK = "lock"
@@ -135,10 +135,8 @@ def refuse_foreign(root: Path) -> None:
     begun = not work.is_symlink() and any((work / name).is_file() for name in (LOCK, atomic.MARK))
     if os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir())):
         strangers = [WORK]
-    elif atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file()):
-        strangers = []  # a dataset, if perhaps with a damaged manifest
-    elif begun:
-        strangers = [name for name in ALL_SPLITS if (root / name).is_symlink()]
+    elif begun or atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file()):
+        strangers = []  # of a job, or a dataset, if perhaps with a damaged manifest
     else:
         there = root.iterdir() if root.is_dir() else ()
         strangers = sorted(path.name for path in there if (atomic.final_of(path.name) or path.name) != WORK)

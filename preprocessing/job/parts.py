@@ -32,11 +32,11 @@ from preprocessing.job import engine
 from preprocessing.job.executors import Workers
 from preprocessing.labels import LabelType, common_type, in_order
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.tokenizer import Tokenizer, Tokens
+from preprocessing.text.tokenizer import Tokenizer
 
 NO_FOLD = -1
 """The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
-VERSION = 2
+VERSION = 3
 """Format of stored parts; parts of another version are made again."""
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below the folder of work."""
@@ -100,9 +100,10 @@ class TokenizedPart(engine.Part[Summary]):
             "named": piece.split,
             "missing": piece.missing.astype(np.uint8),
             "num_tokens": np.diff(tokens.offsets),
-            "text_hash": text_hashes(tokens),
+            # equal exactly where the tokens are, up to one chance in 2**64 for each pair of texts
+            "text_hash": arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets),
             "exact_hash": exact_hashes(piece.texts),
-            **({} if piece.group is None else {"group": piece.group}),
+            "group": np.full(len(order), rows.NO_GROUP, np.uint64) if piece.group is None else piece.group,
             **piece.times,
         }
         by_text = np.argsort(facts["text_hash"], kind="stable")
@@ -185,42 +186,34 @@ def load(work: Path, number: int) -> dict[str, np.ndarray]:
     """The rows of a part, mapped: ``key`` (uint64, ascending), ``row`` (number in the source) and ``codes``, into which
     ``offsets`` is int64 ``[rows + 1]``.
     """
-    table = read_table(file_of(work / "parts", number, "rows"))
-    codes = table.pop("codes")
-    columns = {name: column.to_numpy() for name, column in table.items()}
-    return {**columns, "codes": codes.values.to_numpy(), "offsets": codes.offsets.to_numpy()}
-
-
-def load_facts(work: Path, number: int) -> dict[str, np.ndarray]:
-    """What decides the splits of a part's rows, mapped, by ``text_hash``; ``place`` is that of a row in ``load``."""
-    return load_columns(file_of(work / "parts", number, "facts"))
-
-
-def span(keys: np.ndarray, first: int, of: int, number: int = 1) -> slice:
-    """Where ``number`` of ``of`` equal ranges of all hashes lie in ascending uint64 ``keys``."""
-    low, high = (np.uint64((first + step << 64) // of - bool(step)) for step in (0, number))  # both inclusive
-    return slice(int(np.searchsorted(keys, low)), int(np.searchsorted(keys, high, side="right")))
+    batch = read_batch(file_of(work / "parts", number, "rows"))
+    codes = batch["codes"]
+    columns = {"key": batch["key"], "row": batch["row"], "codes": codes.values, "offsets": codes.offsets}
+    return {name: column.to_numpy() for name, column in columns.items()}
 
 
 def load_types(work: Path, number: int) -> pa.Array:
     """The distinct tokens of a part; its codes are row numbers of this."""
-    return read_table(file_of(work / "parts", number, "types"))["types"]
+    return read_batch(file_of(work / "parts", number, "types"))["types"]
 
 
 def file_of(folder: Path, number: int, name: str) -> Path:
-    """The file of a part's rows or types."""
+    """The file of a part's rows, types or facts, which decide the splits; ``place`` of these is that in ``load``."""
     return folder / f"{number:06d}-{name}.arrow"
 
 
 def load_columns(path: Path) -> dict[str, np.ndarray]:
-    """``read_table`` as arrays of NumPy."""
-    return {name: column.to_numpy() for name, column in read_table(path).items()}
-
-
-def read_table(path: Path) -> dict[str, pa.Array]:
-    """The columns of ``read_batch``."""
+    """``read_batch`` as arrays of NumPy."""
     batch = read_batch(path)
-    return dict(zip(batch.schema.names, batch.columns, strict=True))
+    return {name: batch[name].to_numpy() for name in batch.schema.names}
+
+
+def within(path: Path, column: str, first: int, of: int, number: int = 1) -> pa.RecordBatch:
+    """``read_batch``, only the rows in ``number`` of ``of`` equal ranges of all hashes, which ascend in ``column``."""
+    batch = read_batch(path)
+    low, high = (np.uint64((first + step << 64) // of - bool(step)) for step in (0, number))  # both inclusive
+    begin, end = (batch[column].to_numpy().searchsorted(*to) for to in ((low, "left"), (high, "right")))
+    return batch.slice(begin, end - begin)
 
 
 def read_batch(path: Path) -> pa.RecordBatch:
@@ -234,11 +227,6 @@ def keyed_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
     """uint64, pseudo-random: a pure function of the seed, what it is for, and each value."""
     salt = hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8]
     return splitmix64(values.astype(np.uint64) ^ np.frombuffer(salt, "<u8")[0])
-
-
-def text_hashes(tokens: Tokens) -> np.ndarray:
-    """uint64 per text: equal exactly when the token sequences are (up to one chance in 2**64 per pair)."""
-    return arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets)
 
 
 def type_hashes(types: pa.Array) -> np.ndarray:

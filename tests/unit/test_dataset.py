@@ -22,6 +22,7 @@ from harness.ranks.distributed import World
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.index import INDEX, write_index
+from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.shards import (
     MANIFEST,
     VOCABULARY,
@@ -34,7 +35,6 @@ from preprocessing.dataset.shards import (
     write_manifest,
     write_shard,
 )
-from preprocessing.dataset.verification import verify
 from preprocessing.dataset.views import read_data
 from tests.commands import read_json
 from tests.datasets import copy_of, shared_dataset, write_dataset

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.dataset.verification import verify
+from preprocessing.dataset.inspect import verify
 from preprocessing.job.encode import ladder
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
