@@ -20,7 +20,7 @@ from preprocessing.base import atomic
 from preprocessing.base.arrays import unpadded
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import AtLeast0
-from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import plain_line, printable, public, tell
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
@@ -184,10 +184,9 @@ def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
         yield f"folds: {what}, groups and equal texts whole"
     if UNLABELLED in report:
         found = report[UNLABELLED]
-        shared = found["shared"]
         parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
         for count, what in (
-            (shared[VALIDATION] + shared[TEST], "have texts that are in validation or test (quality.leaks)"),
+            (found["shared"], "have texts that are validated or tested (quality.leaks)"),
             (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
             (found["duplicates"], "repeat another of them (quality.duplicates)"),
             (found["empty"], "are empty (quality.empty)"),

@@ -350,10 +350,8 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         raise DataError(f"{path}: not readable as JSON ({error}); {REBUILD}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: not a padless dataset manifest; name a directory that preprocessing has written")
-    if (found := content.get("format_version")) != FORMAT_VERSION:
-        raise DataError(
-            f"{path}: format version {shown(found)}, this padless reads version {FORMAT_VERSION}; {REBUILD}"
-        )
+    if content.get("format_version") != FORMAT_VERSION:
+        raise DataError(f"{path}: not of format version {FORMAT_VERSION}, which this padless reads; {REBUILD}")
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")

@@ -34,6 +34,7 @@ from preprocessing.base.split_names import (
     UNLABELLED,
     UNLABELLED_NUMBER,
     VALIDATION,
+    VALIDATION_NUMBER,
 )
 from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
 from preprocessing.corpus.rows import NO_GROUP, READINGS
@@ -264,18 +265,12 @@ def decide_unlabelled(
     With folds, rows of training are validated on once too, so equal texts there are leaks as well.
     """
     sieve = Sieve(rows, config.quality)
-    measured = (TRAIN, VALIDATION, TEST) if config.splits.folds else (VALIDATION, TEST)
-    texts = labelled[labelled["num_tokens"] > 0]
-    shared = {
-        name: sieve.full & rows["text_hash"].isin(texts["text_hash"][texts["split"] == number])
-        for number, name in enumerate(SPLITS)
-    }
-    found = {"rows": len(rows), **sieve.found, "shared": {name: int(its.sum()) for name, its in shared.items()}}
-    for name in measured:
-        sieve.apply("leaks", shared[name], f"{name} holds an equal text, and this one has no label")
+    measured = labelled[labelled["split"] >= (TRAIN_NUMBER if config.splits.folds else VALIDATION_NUMBER)]
+    shared = sieve.full & rows["text_hash"].isin(measured["text_hash"])
+    found = {"rows": len(rows), **sieve.found, "shared": int(shared.sum())}
+    sieve.apply("leaks", shared, "a row that is validated or tested has an equal text, and this one has no label")
     if config.splits.group_column is not None:
-        groups = labelled["group"][labelled["split"].isin([SPLITS.index(name) for name in measured])]
-        of_measured = (rows["group"] != NO_GROUP) & rows["group"].isin(groups)
+        of_measured = (rows["group"] != NO_GROUP) & rows["group"].isin(measured["group"])
         found["groups_measured"] = int(of_measured.sum())
         sieve.apply("leaks", of_measured, "it has no label, and its group is one of validation or test")
     again = sieve.again(["text_hash"])

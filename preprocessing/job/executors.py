@@ -58,8 +58,8 @@ AHEAD, FEWEST = 8, 4
 """Tasks of each worker that are submitted before a result is read, since results wait in memory; and for how many
 workers at least.
 """
-CONNECT_S, SCHEDULER_S = 60.0, 60.0
-"""How long a Dask scheduler may take to answer at the start, and later."""
+SCHEDULER_S = 60.0
+"""How long a Dask scheduler may take to answer."""
 STOP_SIGNALS = {getattr(signal, name) for name in SIGNALS}
 PLACES = 1024
 """For the counts of workers; more than run at a time."""
@@ -400,8 +400,8 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
     address = str(config.scheduler)
     how = {"scheduler_file": address} if Path(address).exists() else {"address": address}
     try:
-        client = Client(**how, timeout=CONNECT_S)
-        client.wait_for_workers(1, timeout=CONNECT_S)
+        client = Client(**how, timeout=SCHEDULER_S)
+        client.wait_for_workers(1, timeout=SCHEDULER_S)
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(f"executor.scheduler: {address}: no scheduler with workers answers there ({why})") from None

@@ -155,7 +155,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed", reason="needs distributed (extra dask)")
-    monkeypatch.setattr(executors, "CONNECT_S", 2)
+    monkeypatch.setattr(executors, "SCHEDULER_S", 2)
     source = write_csv(tmp_path / "reviews.csv", reviews(50))
     dask = ("--executor.kind", "dask", "--executor.scheduler", "tcp://127.0.0.1:9")
     assert command("prepare", "--source.path", source, "--output", tmp_path / "out", *dask) == 2

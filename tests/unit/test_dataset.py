@@ -109,7 +109,7 @@ def test_a_shard_that_changed_while_it_was_not_mapped_is_named(
 def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:
     content = read_json(root / MANIFEST)
     for change, expected in (
-        ({"format_version": 99}, "format version 99, this padless reads version 1"),
+        ({"format_version": 99}, "not of format version 1, which this padless reads"),
         ({"format": "other"}, "not a padless dataset manifest"),
         ({"labels": ["a", "b"]}, "edited or damaged"),
     ):
