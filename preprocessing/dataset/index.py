@@ -184,10 +184,10 @@ class Index(Lazy[ShardInfo]):
         try:
             with arrays.mapped(path) as file:
                 whole = file.read_buffer()
-            layout, (batch, *more) = arrays.record_batches(pa.BufferReader(whole))
+            layout, (batch,) = arrays.record_batches(pa.BufferReader(whole))
             if hashlib.sha256(whole).hexdigest() != sha256:
                 raise ValueError("its sha256 is not the manifest's")
-            if layout != LINES or more:
+            if layout != LINES:
                 raise ValueError("its columns are others")
             batch.validate(full=True)
             if any(column.null_count for column in (*batch.columns, *(batch[name].flatten() for name in BATCHES))):

@@ -153,14 +153,6 @@ class Described(TypedDict, total=False):
     versions: dict[str, str]
 
 
-class Text(TypedDict):
-    """``text``: a resolved text pipeline."""
-
-    spec: dict[str, Any]
-    stop_words: list[str]
-    resources: dict[str, str]
-
-
 def contradictions(manifest: Manifest) -> Iterator[str]:
     """Contradictions in a manifest, as clauses."""
     if len(set(manifest.labels)) < len(manifest.labels):
@@ -358,8 +350,8 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     for name in ("fingerprint", "vocabulary_sha256"):  # of others, and of ``verify``
         content.pop(name, None)
     manifest: Manifest = typed(Manifest, content, path, REBUILD)
-    for kind, value in ((Text, manifest.text), (Described, manifest.statistics), (Described, manifest.provenance)):
-        typed(kind, value, path, REBUILD)
+    for described in (manifest.statistics, manifest.provenance):
+        typed(Described, described, path, REBUILD)
     if wrong := next(contradictions(manifest), None):
         raise DataError(f"{path}: {wrong}; {REBUILD}")
     return manifest

@@ -128,7 +128,7 @@ def drawn(plans: list[Plan], limit: int, seed: int) -> list[Plan]:
     """The plans with ``limit`` rows, drawn at random from at most ``LOOK_PARTS`` parts all over each file."""
     some = [part for plan in plans for part in plan.parts[:: 1 + len(plan.parts) // (LOOK_PARTS + 1)]]
     ends = np.cumsum([part.cut.rows for part in some])
-    rows = np.sort(permutation(int(sum(part.cut.rows for part in some)), seed)[:limit])
+    rows = np.sort(permutation(int(ends.max(initial=0)), seed)[:limit])
     taken = zip(some, ends, np.split(rows, np.searchsorted(rows, ends)), strict=False)  # none is left at the end
     some = [
         replace(part, drawn=tuple((its - end + part.cut.first_row + part.cut.rows).tolist()))
