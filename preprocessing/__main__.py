@@ -37,8 +37,8 @@ COMMANDS = (
         "check",
         "DATA",
         "Verify every byte of a dataset.",
-        "preprocessing.job.pipeline:check",
-        "preprocessing.job.pipeline:CheckConfig",
+        "preprocessing.dataset.inspect:check",
+        "preprocessing.dataset.inspect:CheckConfig",
         elsewhere="verify, validate",
     ),
     Command(

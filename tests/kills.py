@@ -40,8 +40,8 @@ from harness.training import assembly
 from harness.training.writer import Checkpointer
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import atomic, cli
+from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.shards import MANIFEST, read_manifest
-from preprocessing.dataset.verification import verify
 from tests.commands import read_json
 from tests.corpora import contents
 from tests.ranks import PRELOADED

@@ -17,9 +17,9 @@ from harness.data.views import rows_of_task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import percent
+from preprocessing.dataset.inspect import verify_hashes
 from preprocessing.dataset.remote import split_of
-from preprocessing.dataset.shards import MANIFEST, Manifest
-from preprocessing.dataset.verification import check_words, verify_hashes
+from preprocessing.dataset.shards import MANIFEST, Manifest, check_words
 from preprocessing.dataset.views import parts_of, read_data
 
 HASH_LIMIT_BYTES = 4 << 30

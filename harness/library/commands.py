@@ -40,7 +40,6 @@ from preprocessing.corpus.rows import Piece
 from preprocessing.dataset.inspect import Dataset
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.job import pipeline
-from preprocessing.job.statistics import lines_on_rows
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def prepare(
     named: dict[str, Any] = {"source.missing_text": "error", "config": config, "output": output}
     named |= {"source.path": np.atleast_1d(given).tolist(), "source.text_column": text, "source.label_column": label}
     asked = cli.parse(PreprocessConfig, words_of(named, options or {}), prog="padless.prepare")
-    for line in lines_on_rows(pipeline.prepare(asked, source if is_frame else None)):
+    for line in pipeline.lines_on_rows(pipeline.prepare(asked, source if is_frame else None)):
         Screen(quiet=asked.quiet).say(line)
     return Dataset(asked.output)
 

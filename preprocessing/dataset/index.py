@@ -56,6 +56,7 @@ LINES = without_nulls(
 """The columns of an index."""
 
 Number = Annotated[str, Meta(pattern=r"^(-1|0|[1-9][0-9]{0,8})\Z")]
+SplitName = Annotated[str, Meta(pattern=rf"^({'|'.join(ALL_SPLITS)})\Z")]
 Rows = dict[Number, Positive]
 """Rows by length, label or width, as in ``{"17": 3}``."""
 
@@ -95,7 +96,7 @@ def shard_path(split: str, number: int, fold: int | None, width: int) -> str:
 class Totals:
     """The shards of one fold of a split, or of a split without folds: their lines of the index, and totals of them."""
 
-    split: str
+    split: SplitName
     """The folder of the shards."""
     first: Count
     """Line of the first one in the index."""
@@ -109,7 +110,7 @@ class Totals:
     """Enough to plan a run without opening a shard."""
     labels: Rows
     """By label index."""
-    fold: Count | None = None
+    fold: Annotated[int, Meta(ge=0, lt=100)] | None = None
 
 
 def write_index(
@@ -183,10 +184,10 @@ class Index(Lazy[ShardInfo]):
         try:
             with arrays.mapped(path) as file:
                 whole = file.read_buffer()
-            layout, (batch, *more) = arrays.record_batches(pa.BufferReader(whole))
+            layout, (batch,) = arrays.record_batches(pa.BufferReader(whole))
             if hashlib.sha256(whole).hexdigest() != sha256:
                 raise ValueError("its sha256 is not the manifest's")
-            if layout != LINES or more:
+            if layout != LINES:
                 raise ValueError("its columns are others")
             batch.validate(full=True)
             if any(column.null_count for column in (*batch.columns, *(batch[name].flatten() for name in BATCHES))):
@@ -221,4 +222,4 @@ def agree(part: Totals, batch: pa.RecordBatch, itemsize: int, block_rows: int) -
     fitting = (rows > 0) & (rows <= size // (width * itemsize + ROW_BYTES))
     for name, more in (("starts", 1), ("hashes", 0)):
         fitting &= np.diff(batch[name].offsets.to_numpy())[own] == -(-rows // block_rows) + more
-    return bool(fitting.all()) and (len(rows), size.sum()) == (part.shards, part.bytes)
+    return bool(fitting.all()) and (len(rows), rows.sum(), size.sum()) == (part.shards, part.rows, part.bytes)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset for people: as pandas frames and Arrow tables, with ids decoded to tokens; and described from its manifest
-and a few rows, as tables or JSON.
+"""A dataset for people: described from its manifest and a few rows, as tables or JSON; as pandas frames and Arrow
+tables, with ids decoded to tokens; and verified, every byte against the manifest, every row against the format.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from preprocessing.base import atomic
 from preprocessing.base.arrays import unpadded
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import AtLeast0
-from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.base.terminal import plain_line, printable
+from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.terminal import plain_line, printable, public, tell
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import REBUILD, VOCABULARY, Block, Manifest, Split, read_manifest
+from preprocessing.dataset.shards import (
+    MANIFEST,
+    REBUILD,
+    VOCABULARY,
+    Block,
+    Manifest,
+    Shard,
+    Split,
+    check_words,
+    histogram,
+    labels_of,
+    read_manifest,
+)
 from preprocessing.labels import typed_values
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
@@ -121,7 +135,6 @@ def render(found: dict[str, Any]) -> str:
             "rows": f"{rows:,}",
             **{plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()},
             **{f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()},
-            **{f"width {width}": f"{count:,}" for width, count in split["rows_per_width"].items()},
             "padding on disk": f"{split['padding_on_disk']:.1%}",
             "unknown tokens": f"{split['unknown_rate']:.2%}" if "unknown_rate" in split else "-",
             **{key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split},
@@ -171,12 +184,10 @@ def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
         yield f"folds: {what}, groups and equal texts whole"
     if UNLABELLED in report:
         found = report[UNLABELLED]
-        shared = found["shared"]
         parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
         for count, what in (
-            (shared[VALIDATION] + shared[TEST], "have texts that are in validation or test (quality.leaks)"),
+            (found["shared"], "have texts that are validated or tested (quality.leaks)"),
             (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
-            (shared[TRAIN], "have texts that are also in train, which is harmless"),
             (found["duplicates"], "repeat another of them (quality.duplicates)"),
             (found["empty"], "are empty (quality.empty)"),
         ):
@@ -187,8 +198,6 @@ def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
 def groups_in_words(groups: dict[str, Any]) -> list[str]:
     """Lines about groups."""
     parts = [f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"]
-    parts += [f"{groups['rows_without']:,} rows without a group"] if groups["rows_without"] else []
-    parts += [f"{groups['followed']:,} rows put with their group"] if groups["followed"] else []
     parts += [share_in_words(*cut) for cut in groups["cut"].items()]
     lines = [f"by {groups['column']}: {'; '.join(parts)}"]
     for entry in groups["shared"]:
@@ -252,8 +261,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         return len(self.manifest.names)
 
     def __repr__(self) -> str:
-        rows = ", ".join(f"{name} {self.manifest.rows(name):,}" for name in self)
-        return f"<padless dataset {self.path}: {rows} rows, {len(self.labels)} classes>"
+        return f"<padless dataset {self.path}: {self.manifest.in_words()}, {len(self.labels)} classes>"
 
 
 def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int | None) -> pa.RecordBatch:
@@ -270,3 +278,79 @@ def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int
         "text": pc.binary_join(tokens, pa.scalar(" ", pa.large_string())),
     }
     return pa.RecordBatch.from_pydict(columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
+
+    SUBJECT = ("data",)
+    data: str
+    """Dataset directory."""
+
+
+def check(config: CheckConfig) -> int:
+    """``padless check``: verify a dataset; returns the exit code."""
+    root = remote.local(config.data)
+    problems = verify(root)
+    for problem in problems:
+        tell(f"error: {problem}")
+    if problems:
+        return DataError.exit_code
+    print(f"ok: {public(config.data)}: {read_manifest(root).in_words()}")
+    return 0
+
+
+def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
+    """One sentence per file that is missing or does not match the manifest; raises ``DataError`` for the index.
+
+    Remote shards are checked when they are read.
+    """
+    try:
+        check_words(root, manifest)
+    except DataError as error:
+        yield str(error)
+    for info in manifest.shards(root) if not Path(root, remote.ADDRESS).exists() else ():
+        try:
+            path = Shard(root, info, manifest.id_dtype, manifest.block_rows).path
+        except DataError as error:
+            yield str(error)
+            continue
+        if atomic.sha256_file(path) != info.sha256:
+            yield f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
+
+
+def verify(root: str | Path) -> list[str]:
+    """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and, if they are right, every row.
+
+    Returns one sentence per problem; raises ``DataError`` if there is no readable manifest or index.
+    """
+    manifest, path = read_manifest(root), Path(root, VOCABULARY)
+    known = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
+    problems = list(verify_hashes(root, manifest))
+    if not problems and atomic.sha256_file(path) != known:
+        problems = [f"{path}: its sha256 is not the manifest's; {REBUILD}"]
+    if not problems:
+        for name in manifest.splits:
+            problems += content_problems(remote.split_of(root, manifest, name))
+    return problems
+
+
+def content_problems(split: Split) -> Iterator[str]:
+    """One sentence per rule of the format that the rows of a split break."""
+    manifest, labels = split.manifest, labels_of(split.name, len(split.manifest.labels))
+    found = defaultdict[tuple[str, int | None], Counter[str]](Counter)
+    for shard in split.shards:
+        for number, block in enumerate(shard.blocks):
+            where = f"{shard.path}: record batch {number}"
+            if wrong := block.outside(manifest.vocabulary_size, labels):
+                yield f"{where} holds {wrong}"
+            real = np.arange(shard.info.width) < block.length[:, None]
+            if ((block.ids != 0) != real).any():
+                yield f"{where} has padding inside a row or tokens beyond its length"
+            for name in ("length", "label"):
+                found[name, shard.info.fold].update(histogram(getattr(block, name)))
+    for part in split.index.parts:
+        for name, known in (("length", part.lengths), ("label", part.labels)):
+            if found[name, part.fold] != known:
+                yield f"{Path(split.root, MANIFEST)}: its {name}s of {split.name} are not those of the rows; {REBUILD}"

@@ -41,11 +41,11 @@ from preprocessing.dataset.shards import (
     Manifest,
     Shard,
     Split,
+    check_words,
     parse_manifest,
     read_manifest,
     schema,
 )
-from preprocessing.text.vocabulary import Vocabulary
 
 CACHE_VARIABLE, LIMIT_VARIABLE = "PADLESS_CACHE", "PADLESS_CACHE_GB"
 ADDRESS = "address"
@@ -86,8 +86,8 @@ def local(address: str) -> Path:
 
 def fetch(address: str, target: Path) -> None:
     """Copy all of a dataset but its shards to ``target``, check it, and write the manifest last."""
-    content = manifest_bytes(address)
-    manifest = parse_manifest(content or b"", join(address, MANIFEST))
+    content = b"".join(at_most(MOST_MANIFEST, join(address, MANIFEST)))
+    manifest = parse_manifest(content, join(address, MANIFEST))
     target.mkdir(mode=0o700, parents=True, exist_ok=True)  # an address may hold a password
     atomic.write_text(target / ADDRESS, address.rstrip("/"))
     for name in (INDEX, VOCABULARY):
@@ -97,12 +97,11 @@ def fetch(address: str, target: Path) -> None:
             file.flush()
     try:
         manifest.shards(target)
-        if Vocabulary.read(target / VOCABULARY).hash != manifest.vocabulary_hash:
-            raise DataError(f"the hash of {VOCABULARY} is another")
+        check_words(target, manifest)
     except DataError as error:
         shutil.rmtree(target)
         raise DataError(f"{address}: the copy is not what the manifest says: {error}") from None
-    atomic.write_bytes(target / MANIFEST, content or b"")
+    atomic.write_bytes(target / MANIFEST, content)
 
 
 def publish(root: Path, address: str) -> None:
@@ -116,7 +115,8 @@ def publish(root: Path, address: str) -> None:
     address = address.rstrip("/")
     system, base = addresses.filesystem(address)
     suffix = f"{STAGING}-{manifest.fingerprint[:12]}"
-    every = [*names(root, manifest), *(path.name for path in root.glob(NEAR_DUPLICATES)), MANIFEST]
+    others = [path.name for path in root.glob(NEAR_DUPLICATES)]
+    every = [VOCABULARY, INDEX, *manifest.shards(root).paths(), *others, MANIFEST]
     with addresses.naming(address):
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)
@@ -158,11 +158,6 @@ def whole(system: fs.FileSystem, target: str, address: str) -> Iterator[None]:
         if error.errno in NO_ROOM | NOT_ALLOWED:
             raise refusal(error, address, otherwise="name another --output") from None
         raise
-
-
-def names(root: Path, manifest: Manifest) -> list[str]:
-    """Every file of a dataset except the manifest."""
-    return [VOCABULARY, INDEX, *manifest.shards(root).paths()]
 
 
 def join(address: str, path: str) -> str:

@@ -31,11 +31,13 @@ from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.help_page import beside
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
-from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, UNLABELLED
+from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
-from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, Totals, shard_path, without_nulls
+from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, shard_path, without_nulls
 from preprocessing.labels import LabelType, fits
-from preprocessing.text.spec import MOST_TOKENS
+from preprocessing.text.encoder import text_hash
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.vocabulary import Vocabulary
 
 FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
@@ -43,12 +45,10 @@ MANIFEST = "dataset.json"
 VOCABULARY = "vocabulary.arrow"
 NEAR_DUPLICATES = "near_duplicates.csv"
 """Which rows were left out by ``quality.near_duplicates``."""
-MOST_WIDTH, MOST_WORDS = MOST_TOKENS, (1 << 31) - 1
-"""Most ids of a row, and of a vocabulary."""
+MOST_WORDS = (1 << 31) - 1
+"""Most ids of a vocabulary."""
 BLOCK_ROWS = 8192
 CHANGED = "this shard was removed or replaced while the run used it, or cut short; put it back"
-HASHES = ("fingerprint", "vocabulary_sha256")
-"""Keys of ``dataset.json`` that are not fields of ``Manifest``."""
 MOST_MANIFEST = 1 << 28
 """Most bytes of a manifest."""
 
@@ -59,10 +59,10 @@ class Manifest:
 
     labels: Annotated[list[str], Meta(min_length=2)]
     """Names of the classes; a row's ``label`` is an index into them, or ``NO_LABEL`` in the split ``unlabelled``."""
-    splits: dict[str, list[Totals]]
+    splits: dict[SplitName, list[Totals]]
     index: Sha256
     """sha256 of ``index.arrow``, which has a line for each shard."""
-    id_dtype: str
+    id_dtype: Annotated[str, Meta(pattern=r"^(uint16|int32)\Z")]
     block_rows: Positive
     vocabulary_size: Annotated[int, Meta(ge=3, le=MOST_WORDS)]
     vocabulary_hash: Sha256
@@ -119,6 +119,11 @@ class Manifest:
             found.update({int(value): rows for value, rows in getattr(part, what).items()})
         return dict(sorted(found.items()))
 
+    def in_words(self) -> str:
+        """Rows per split."""
+        rows = ", ".join(f"{name} {self.rows(name):,}" for name in self.names)
+        return f"{rows} rows" + (f" in {self.folds} folds" if self.folds else "")
+
 
 class OfSplit(TypedDict, total=False):
     """``statistics.splits`` of one split: the keys that reports read."""
@@ -148,44 +153,19 @@ class Described(TypedDict, total=False):
     versions: dict[str, str]
 
 
-class Text(TypedDict):
-    """``text``: a resolved text pipeline."""
-
-    spec: dict[str, Any]
-    stop_words: list[str]
-    resources: dict[str, str]
-
-
 def contradictions(manifest: Manifest) -> Iterator[str]:
     """Contradictions in a manifest, as clauses."""
-    if manifest.id_dtype != (dtype := str(id_dtype(manifest.vocabulary_size))):
-        yield f"id_dtype is {shown(manifest.id_dtype)}, that of {manifest.vocabulary_size} ids is {dtype}"
     if len(set(manifest.labels)) < len(manifest.labels):
         yield f"labels has {shown(max(manifest.labels, key=manifest.labels.count))} twice"
     if not fits(manifest.labels, manifest.label_type):
         yield f"label_type is {manifest.label_type}, and labels are other values"
-    shards = 0
-    for part in sorted((part for parts in manifest.splits.values() for part in parts), key=lambda part: part.first):
-        if part.first != shards:
-            yield f"splits have a part at line {part.first} of the index, where {shards} comes next"
-        shards += part.shards
     for split, parts in manifest.splits.items():
-        if split not in ALL_SPLITS:
-            yield f"splits has {shown(split)}, which is none of {', '.join(ALL_SPLITS)}"
         for number, part in enumerate(parts):
-            at = f"splits.{split}[{number}]"
-            if part.split != split:
-                yield f"{at}.split is {shown(part.split)}"
-            widest = max(map(int, part.widths), default=0)
-            labels = labels_of(split, len(manifest.labels))
-            for name, (low, high) in {"widths": (1, MOST_WIDTH), "lengths": (1, widest), "labels": labels}.items():
+            widest, labels = max(map(int, part.widths), default=0), labels_of(split, len(manifest.labels))
+            for name, (low, high) in {"lengths": (1, widest), "labels": labels}.items():
                 of = {int(key): rows for key, rows in getattr(part, name).items()}
                 if sum(of.values()) != part.rows or min(of) < low or max(of) > high:
-                    yield f"{at}.{name} are not those of {part.rows} rows, from {low} to {high}"
-            if sum(int(length) * rows for length, rows in part.lengths.items()) != part.tokens:
-                yield f"{at}.lengths do not add up to {part.tokens} tokens"
-            if part.fold is not None and part.fold >= shards:
-                yield f"{at}.fold is {part.fold}, but there are only {shards} shards"
+                    yield f"splits.{split}[{number}].{name} are not those of {part.rows} rows, from {low} to {high}"
 
 
 def labels_of(split: str, labels: int) -> tuple[int, int]:
@@ -288,31 +268,23 @@ class Shard:
         try:
             with arrays.mapped(self.path) as file:
                 layout, batches = arrays.record_batches(file)
+            whole, rest = divmod(info.rows, block_rows)
+            if [batch.num_rows for batch in batches] != [block_rows] * whole + [rest] * (rest > 0):
+                raise ValueError(f"they are not {info.rows} rows in record batches of {block_rows}")
             if layout != schema(info.width, np.dtype(id_dtype)):
-                raise DataError(
-                    f"{self.path}: its columns are not those of a shard of width {info.width} with ids of "
-                    f"{id_dtype}; {REBUILD}"
-                )
+                raise ValueError(f"its columns are not {info.width} ids of {id_dtype}, length, label and row")
             self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"{self.path}: not a readable Arrow file ({one_line(error)}); {REBUILD}") from None
-        whole, rest = divmod(info.rows, block_rows)
-        if [len(block.row) for block in self.blocks] != [block_rows] * whole + [rest] * (rest > 0):
-            raise DataError(
-                f"{self.path}: the manifest says {info.rows} rows in record batches of {block_rows}, and they are "
-                f"others; {REBUILD}"
-            )
+            raise DataError(f"{self.path}: not the shard of the manifest ({one_line(error)}); {REBUILD}") from None
 
     def _block(self, batch: pa.RecordBatch) -> Block:
-        """Raises ``ValueError`` for nulls and for unaligned arrays."""
+        """Raises ``ValueError`` for nulls."""
         ids, *columns = batch.columns
         flat = [ids.values.slice(ids.offset * self.info.width, len(ids) * self.info.width), *columns]
         if any(column.null_count for column in (ids, *flat)):
             raise ValueError("it holds nulls")
-        arrays = [column.to_numpy() for column in flat]
-        if not all(array.flags.aligned for array in arrays):
-            raise ValueError("its numbers are not aligned")
-        return Block(arrays[0].reshape(-1, self.info.width), *arrays[1:])
+        numbers, *others = (column.to_numpy() for column in flat)
+        return Block(numbers.reshape(-1, self.info.width), *others)
 
 
 def check_size(path: str | Path, size: int) -> int:
@@ -323,10 +295,8 @@ def check_size(path: str | Path, size: int) -> int:
     try:
         found = os.stat(path)
         check_regular(path, found.st_mode)
-    except FileNotFoundError:
-        raise DataError(f"{path}: the manifest names this shard, but it is missing; {REBUILD}") from None
     except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
+        raise DataError(f"{path}: the manifest names this shard ({error.strerror}); {REBUILD}") from None
     if found.st_size != size:
         raise DataError(f"{path}: {found.st_size} bytes, the manifest says {size}: truncated or changed; {REBUILD}")
     return hash((found.st_ino, found.st_size, found.st_mtime_ns))
@@ -372,22 +342,29 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         raise DataError(f"{path}: not readable as JSON ({error}); {REBUILD}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: not a padless dataset manifest; name a directory that preprocessing has written")
-    if (found := content.get("format_version")) != FORMAT_VERSION:
-        raise DataError(
-            f"{path}: format version {shown(found)}, this padless reads version {FORMAT_VERSION}; {REBUILD}"
-        )
+    if content.get("format_version") != FORMAT_VERSION:
+        raise DataError(f"{path}: not of format version {FORMAT_VERSION}, which this padless reads; {REBUILD}")
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
-    hashes: list[str | None] = [typed(Sha256 | None, content.pop(name, None), path, REBUILD) for name in HASHES]
+    for name in ("fingerprint", "vocabulary_sha256"):  # of others, and of ``verify``
+        content.pop(name, None)
     manifest: Manifest = typed(Manifest, content, path, REBUILD)
-    for kind, value in ((Text, manifest.text), (Described, manifest.statistics), (Described, manifest.provenance)):
-        typed(kind, value, path, REBUILD)
-    if manifest.fingerprint != hashes[0]:
-        raise DataError(f"{path}: its content does not match its fingerprint: edited or damaged; {REBUILD}")
+    for described in (manifest.statistics, manifest.provenance):
+        typed(Described, described, path, REBUILD)
     if wrong := next(contradictions(manifest), None):
         raise DataError(f"{path}: {wrong}; {REBUILD}")
     return manifest
+
+
+def check_words(root: str | Path, manifest: Manifest) -> None:
+    """Raise ``DataError`` if vocabulary or text pipeline are not those of the manifest's hashes."""
+    path, vocabulary = Path(root, VOCABULARY), Vocabulary.read(Path(root, VOCABULARY))
+    if (len(vocabulary), vocabulary.hash) != (manifest.vocabulary_size, manifest.vocabulary_hash):
+        raise DataError(f"{path}: not the vocabulary of {MANIFEST}; {REBUILD}")
+    path = Path(root, MANIFEST)
+    if text_hash(TextPipeline.from_json(manifest.text, path), vocabulary.hash) != manifest.text_hash:
+        raise DataError(f"{path}: its text does not match its text_hash: edited or damaged; {REBUILD}")
 
 
 class Split:

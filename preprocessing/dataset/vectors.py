@@ -16,7 +16,6 @@ from threadpoolctl import threadpool_limits
 
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TRAIN, UNLABELLED
-from preprocessing.dataset.index import Lazy
 from preprocessing.dataset.shards import Block, Split
 
 LEARN_FROM = (TRAIN, UNLABELLED)
@@ -42,13 +41,13 @@ SAMPLE = 0x73766473
 def sample(splits: Sequence[Split]) -> list[Block]:
     """The blocks to learn from: all, or random ones with ``MOST_TOKENS`` tokens."""
     every = [(split, number) for split in splits for number in range(len(split.blocks))]
-    blocks = Lazy(len(every), lambda place: every[place][0].blocks[every[place][1]])
-    chosen, tokens = [], 0
-    for number in permutation(len(blocks), SAMPLE):
+    chosen, tokens = {}, 0
+    for place in permutation(len(every), SAMPLE).tolist():
         if tokens < MOST_TOKENS:
-            chosen.append(int(number))
-            tokens += int(blocks[number].length.sum())
-    return [blocks[number] for number in sorted(chosen)]
+            split, number = every[place]
+            chosen[place] = split.blocks[number]
+            tokens += int(chosen[place].length.sum())
+    return [chosen[place] for place in sorted(chosen)]
 
 
 def seconds(blocks: Sequence[Block], vocabulary_size: int) -> float:

@@ -12,7 +12,6 @@ times and folds need all rows in one range.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import arrays
+from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
     NO_LABEL,
@@ -35,6 +34,7 @@ from preprocessing.base.split_names import (
     UNLABELLED,
     UNLABELLED_NUMBER,
     VALIDATION,
+    VALIDATION_NUMBER,
 )
 from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
 from preprocessing.corpus.rows import NO_GROUP, READINGS
@@ -61,7 +61,7 @@ class Decided:
     """Rows with a label, and below those without, also those that are left out."""
     unlabelled: int
     hash: str
-    """Over all decisions."""
+    """Over all parts and decisions."""
 
     def of(self, number: int) -> dict[str, np.ndarray]:
         """The decisions on the rows of one part, in stored order."""
@@ -96,13 +96,11 @@ class Ranges:
 
         pieces = []
         for part, own in enumerate(self.classes.numbers):
-            facts = parts.load_facts(self.work, part)
-            inside = parts.span(facts["text_hash"], number, self.of)
-            piece = {name: values[inside].copy() for name, values in facts.items() if name != "place"}  # not mapped
+            facts = parts.within(parts.file_of(self.work / "parts", part, "facts"), "text_hash", number, self.of)
+            piece = facts.drop_columns(["place"]).to_pandas()
             piece["label"] = np.append(own, np.int32(NO_LABEL))[piece["label"]]  # -1, the place of the last
-            pieces.append({"group": np.full(len(piece["row"]), NO_GROUP, np.uint64), **piece})
-        rows = pd.DataFrame({name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
-        starts = np.cumsum([0, *(len(piece["row"]) for piece in pieces)])
+            pieces.append(piece)
+        rows, starts = pd.concat(pieces, ignore_index=True), np.cumsum([0, *map(len, pieces)])
         return rows.sort_values("row").assign(fold=np.int16(NO_FOLD)), starts
 
     def survey(self, number: int) -> dict[str, Any]:
@@ -118,7 +116,6 @@ class Ranges:
         return {
             "named": np.bincount(rows["named"] - NO_SPLIT, minlength=1 + len(SPLITS)),
             "pool": [[np.bincount(its, minlength=len(self.classes.names)) for its in (label, label[once])]],
-            "refused": sieve.refused,
             "empty": sieve.found["empty"],
         }
 
@@ -131,24 +128,21 @@ class Ranges:
         if self.config.splits.folds:
             rows["fold"], report["folds"] = fold_rows(rows, self.config.splits.folds, self.config.seed, names)
         stored = rows[["split", "label", "fold"]].sort_index()
-        lists = {name: pa.LargeListArray.from_arrays(starts, stored[name].to_numpy()) for name in stored}
-        arrays.write_batch(self.path(task[0]), lists)
+        structs = pa.RecordBatch.from_pandas(stored, preserve_index=False).to_struct_array()
+        arrays.write_batch(self.path(task[0]), {"rows": pa.LargeListArray.from_arrays(starts, structs)})
         counts = [np.bincount(rows["label"][split == place], minlength=len(names)) for place in range(len(SPLITS))]
         return {"found": report, "labels": np.stack(counts), "unlabelled": int((split == UNLABELLED_NUMBER).sum())}
 
     def gather(self, number: int) -> str:
         """Store the decisions on the rows of a part, from all ranges, in the order of ``parts.load``; their sha256."""
-        pieces = []
-        for one in range(self.of):
-            table = parts.read_table(self.path(one))
-            pieces.append({name: column[number].values.to_numpy().copy() for name, column in table.items()})
-        order = np.argsort(parts.load_facts(self.work, number)["place"])
-        decided = {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
-        arrays.write_batch(parts.file_of(self.work / "parts", number, "decided"), decided)
-        return hashlib.sha256(b"".join(values.tobytes() for values in decided.values())).hexdigest()
+        facts, path = (parts.file_of(self.work / "parts", number, name) for name in ("facts", "decided"))
+        pieces = [parts.read_batch(self.path(one))["rows"][number].values for one in range(self.of)]
+        order = pa.array(np.argsort(parts.read_batch(facts)["place"].to_numpy()))
+        arrays.write_batch(path, pa.RecordBatch.from_struct_array(pa.concat_arrays(pieces).take(order)))
+        return atomic.sha256_file(path)
 
     def path(self, number: int) -> Path:
-        """The file with the decisions on a range: for each part a list of values, in the order of its ``facts``."""
+        """The file with the decisions on a range: for each part a list of them, in the order of its ``facts``."""
         return self.work / "decided" / f"{number:06d}.arrow"
 
 
@@ -271,18 +265,12 @@ def decide_unlabelled(
     With folds, rows of training are validated on once too, so equal texts there are leaks as well.
     """
     sieve = Sieve(rows, config.quality)
-    measured = (TRAIN, VALIDATION, TEST) if config.splits.folds else (VALIDATION, TEST)
-    texts = labelled[labelled["num_tokens"] > 0]
-    shared = {
-        name: sieve.full & rows["text_hash"].isin(texts["text_hash"][texts["split"] == number])
-        for number, name in enumerate(SPLITS)
-    }
-    found = {"rows": len(rows), **sieve.found, "shared": {name: int(its.sum()) for name, its in shared.items()}}
-    for name in measured:
-        sieve.apply("leaks", shared[name], f"{name} holds an equal text, and this one has no label")
+    measured = labelled[labelled["split"] >= (TRAIN_NUMBER if config.splits.folds else VALIDATION_NUMBER)]
+    shared = sieve.full & rows["text_hash"].isin(measured["text_hash"])
+    found = {"rows": len(rows), **sieve.found, "shared": int(shared.sum())}
+    sieve.apply("leaks", shared, "a row that is validated or tested has an equal text, and this one has no label")
     if config.splits.group_column is not None:
-        groups = labelled["group"][labelled["split"].isin([SPLITS.index(name) for name in measured])]
-        of_measured = (rows["group"] != NO_GROUP) & rows["group"].isin(groups)
+        of_measured = (rows["group"] != NO_GROUP) & rows["group"].isin(measured["group"])
         found["groups_measured"] = int(of_measured.sum())
         sieve.apply("leaks", of_measured, "it has no label, and its group is one of validation or test")
     again = sieve.again(["text_hash"])
@@ -291,22 +279,17 @@ def decide_unlabelled(
     return rows["named"].where(sieve.alive, DROPPED), {**found, "dropped": sieve.dropped, "refused": sieve.refused}
 
 
-def check_splits(
-    labels: np.ndarray, named: np.ndarray, rows: int, dropped: dict[str, int], names: list[str], splits: SplitConfig
-) -> None:
+def check_splits(labels: np.ndarray, named: np.ndarray, rows: int, names: list[str], splits: SplitConfig) -> None:
     """Raise ``DataError`` for a split without rows or with too few labels.
 
     ``labels``: int64 ``[splits, labels]``, rows; ``named``: rows of each split that the source names; ``rows``: all;
-    ``dropped``: number of rows that each policy dropped; ``names``: the classes.
+    ``names``: the classes.
     """
     for number, (name, fraction) in enumerate(((TRAIN, 1.0), (VALIDATION, splits.validation), (TEST, splits.test))):
         present = np.flatnonzero(labels[number])
         if not len(present) and (fraction or named[number]):
-            policies = "".join(f", quality.{policy} drops {count:,}" for policy, count in dropped.items() if count)
-            mends = ["give more rows"] + ["set the policy to keep"] * bool(policies)
-            mends += [f"ask for a larger splits.{name}"] * (name != TRAIN)
-            why = f"equal texts, and a class of one or two, stay in one split: {', or '.join(mends)}"
-            raise DataError(f"split {name}: no row is left for it, of {rows:,}{policies}; {why}")
+            why = "equal texts, and a class of one or two, stay in one split, and keys of quality may drop rows"
+            raise DataError(f"split {name}: no row is left for it, of {rows:,}: {why}; give more, or change splits")
         if len(present) == 1:
             only = f"all {labels[number].sum()} rows have the label {names[present[0]]!r}"
             raise DataError(f"split {name}: {only}; a classifier needs two classes: check the source and its labels")
@@ -400,8 +383,6 @@ def by_group(
         "column": column,
         "groups": len(sizes),
         "largest": int(sizes.max()),
-        "rows_without": int((~grouped).sum()),
-        "followed": int(follows.sum()),
         "shared": [],
         "cut": {},
     }

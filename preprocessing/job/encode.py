@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError
@@ -58,6 +59,8 @@ from preprocessing.text.vocabulary import (
 
 BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that says what is in it."""
+BASE = "vocabulary_base"
+"""Key of ``vocabulary.base`` in a manifest's provenance."""
 COUNTS_TOGETHER = 16
 """Counts that are held before they are merged."""
 WIDTH_STEP = 4
@@ -164,15 +167,7 @@ def unknown_among(counts: Counts, vocabulary: Vocabulary) -> int:
 
 
 @dataclass(frozen=True)
-class Written:
-    """The shards of some buckets."""
-
-    rows: int
-    shards: list[ShardInfo] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Buckets(engine.Part[Written]):
+class Buckets(engine.Part[list[ShardInfo]]):
     """The rows of some splits in neighbouring ranges of shuffle keys; each range becomes a shard per split, fold and
     width.
     """
@@ -186,52 +181,39 @@ class Buckets(engine.Part[Written]):
     decided: Decided
     widths: tuple[int, ...]
 
-    result: ClassVar[type] = Written
+    result: ClassVar[Any] = list[ShardInfo]
 
-    def make(self) -> tuple[Written, dict[str, str]]:
+    def make(self) -> tuple[list[ShardInfo], dict[str, str]]:
         """Write the shards."""
-        ids, offsets, columns = self.rows()
-        lengths = np.diff(offsets)
-        rung, places = np.searchsorted(self.widths, lengths), np.arange(len(lengths))
-        written = Written(len(lengths))
-        for number, name in itertools.product(self.numbers, self.splits):
-            inside = places[parts.span(columns["key"], number, self.of)]
-            inside = inside[columns["split"][inside] == split_number(name)]
-            folds = columns["fold"][inside]
-            for fold, (step, width) in itertools.product(np.unique(folds), enumerate(self.widths)):
-                chosen = inside[(rung[inside] == step) & (folds == fold)]
-                if len(chosen):
-                    rows = arrays.padded(*arrays.take(ids, offsets, chosen), width, ids.dtype)
-                    others = lengths[chosen], columns["label"][chosen], columns["row"][chosen]
-                    of_fold, place = None if fold == NO_FOLD else int(fold), self.first + number
-                    written.shards.append(write_shard(self.root, name, place, rows, *others, fold=of_fold))
-        return written, {shard.path: shard.sha256 for shard in written.shards}
+        table = self.rows()
+        ids, rows = arrays.one_chunk(table["ids"]), table.drop_columns("ids").to_pandas()
+        values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+        rows["length"] = np.diff(offsets)
+        rows["width"] = np.array(self.widths, int)[np.searchsorted(self.widths, rows["length"])]
+        begins = np.array([(number << 64) // self.of for number in self.numbers], np.uint64)
+        rows["number"] = self.first + self.numbers.start - 1 + begins.searchsorted(rows["key"], side="right")
+        shards = list[ShardInfo]()
+        for (number, split, fold, width), chosen in rows.groupby(["number", "split", "fold", "width"]).indices.items():
+            padded = arrays.padded(*arrays.take(values, offsets, chosen), int(width), values.dtype)
+            others = (rows[name].to_numpy()[chosen] for name in ("length", "label", "row"))
+            of_fold = None if fold == NO_FOLD else int(fold)
+            shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), padded, *others, fold=of_fold))
+        return shards, {shard.path: shard.sha256 for shard in shards}
 
-    def rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """The rows of all parts in key order: their ids with offsets, and their other columns."""
-        wanted = [split_number(name) for name in self.splits]
-        pieces: list[dict[str, np.ndarray]] = []
+    def rows(self) -> pa.Table:
+        """The rows of all parts in key order."""
+        wanted, pieces = pa.array([split_number(name) for name in self.splits], pa.int8()), []
         for number in range(self.decided.parts):
-            table = parts.read_table(encoded_path(self.decided.work, number, self.key))
-            lists = table.pop("ids")
-            inside = parts.span(table["key"].to_numpy(), self.numbers.start, self.of, len(self.numbers))
-            kept = inside.start + np.flatnonzero(np.isin(table["split"].to_numpy()[inside], wanted))
-            ids, offsets = arrays.take(lists.values.to_numpy(), lists.offsets.to_numpy(), kept)
-            piece = {name: column.to_numpy()[kept] for name, column in table.items()}
-            pieces.append({**piece, "size": np.diff(offsets), "ids": ids})
-        columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        order = np.lexsort((columns["row"], columns["key"]))
-        offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))])
-        ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
-        return ids, offsets, {name: values[order] for name, values in columns.items()}
+            path = encoded_path(self.decided.work, number, self.key)
+            piece = parts.within(path, "key", self.numbers.start, self.of, len(self.numbers))
+            pieces.append(piece.filter(pc.is_in(piece["split"], wanted)))
+        return pa.Table.from_batches(pieces).sort_by([("key", "ascending"), ("row", "ascending")])
 
 
 def encode_all(
     decided: Decided,
     root: Path,
-    keys: list[str],
     config: PreprocessConfig,
-    pipeline: TextPipeline,
     vocabulary: Vocabulary,
     workers: Workers,
     screen: Screen,
@@ -241,18 +223,18 @@ def encode_all(
     """Write shards of about ``shards.rows`` rows, and their index; returns what ``write_index`` does, and for each
     split its number of unknown tokens, and its number of rows by length before truncation.
 
-    ``keys`` are those of the parts. Progress is on ``screen``. With ``hashes`` of the rows of ``before``, the rows that
+    Progress is on ``screen``. With ``hashes`` of the rows of ``before``, the rows that
     leak are left out, and returned as the split ``LEAKS``, the first one as the length.
     """
     rows = {SPLITS: decided.labelled, (UNLABELLED,): decided.unlabelled}
     buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
     first = int(before.number.max()) + 1 if before else 0
-    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, list(buckets.values()), first]
+    basis = [decided.hash, vocabulary.hash, list(buckets.values()), first]
     basis += [atomic.sha256_file(hashes)] if hashes else []
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
     lengths, unknown = {name: Counter[int]() for name in (*ALL_SPLITS, LEAKS)}, Counter[str]()
     for _, found in workers.map(
-        partial(encode_part, decided, root, key, pipeline.spec, hashes), range(decided.parts), what="lookup"
+        partial(encode_part, decided, root, key, config.text, hashes), range(decided.parts), what="lookup"
     ):
         for name, (counts, number) in found.items():
             lengths[name].update(counts)
@@ -269,7 +251,7 @@ def encode_all(
             size = rows[splits] * len(numbers) // of
             tasks.append(Buckets(key, root, marker, size, splits, numbers, of, first, decided, widths))
     with engine.shown("encode", sum(rows.values()), screen.quiet) as progress:
-        made = chain.from_iterable(bucket.shards for _, bucket in engine.run(tasks, workers, progress))
+        made = chain.from_iterable(shards for _, shards in engine.run(tasks, workers, progress))
         written, index = write_index(root, made, before)
     return written, index, unknown, lengths
 
@@ -298,7 +280,7 @@ def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
 
 def encode_part(
     decided: Decided, root: Path, key: str, spec: TextSpec, hashes: Path | None, number: int
-) -> dict[str, tuple[dict[int, int], int]]:
+) -> dict[str, tuple[Counter[int], int]]:
     """Store the ids of a part's rows, truncated, beside what was decided on them; ``key`` changes with either.
 
     Returns for each split its number of rows by their number of tokens before truncation, and how many of the ids are
@@ -325,16 +307,15 @@ def encode_part(
         if hashes:
             columns["split"] = np.where(leaking(hashes, rows, columns["split"]), np.int8(LEAKED), columns["split"])
         arrays.write_batch(path, columns)
-    table = parts.read_table(path)
+    table = parts.read_batch(path)
     tokens, split, ids = table["num_tokens"].to_numpy(), table["split"].to_numpy(), table["ids"]
     unknown = arrays.segment_sums(ids.values.to_numpy() == UNK, ids.offsets.to_numpy()) * (tokens > 0)
-    found = {}
+    found = dict[str, tuple[Counter[int], int]]()
     for name in ALL_SPLITS:
         inside = split == split_number(name)
-        counts = zip(*map(np.ndarray.tolist, np.unique(tokens[inside], return_counts=True)), strict=True)
-        found[name] = dict(counts), int(unknown[inside].sum())
+        found[name] = Counter(tokens[inside].tolist()), int(unknown[inside].sum())
     if (leaks := split == LEAKED).any():
-        found[LEAKS] = {int(table["row"].to_numpy()[leaks].min()): int(leaks.sum())}, 0
+        found[LEAKS] = Counter({int(table["row"].to_numpy()[leaks].min()): int(leaks.sum())}), 0
     return found
 
 

@@ -31,7 +31,7 @@ LOADING = threading.Lock()
 
 
 Result = TypeVar("Result")
-"""The result of a part: a dataclass with at least ``rows``, its number of rows."""
+"""The result of a part, which msgspec stores as JSON; not None."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Part(Generic[Result]):
     size: int
     """Rows, approximately, for the progress."""
 
-    result: ClassVar[type]
-    """The dataclass that ``make`` returns; it is stored as JSON."""
+    result: ClassVar[Any]
+    """The type of what ``make`` returns."""
 
     def make(self) -> tuple[Result, dict[str, str]]:
         """Write the files; returns the result, and the sha256 of each file by its name below ``root``."""

@@ -58,8 +58,8 @@ AHEAD, FEWEST = 8, 4
 """Tasks of each worker that are submitted before a result is read, since results wait in memory; and for how many
 workers at least.
 """
-CONNECT_S, SCHEDULER_S = 60.0, 60.0
-"""How long a Dask scheduler may take to answer at the start, and later."""
+SCHEDULER_S = 60.0
+"""How long a Dask scheduler may take to answer."""
 PLACES = 1024
 """For the counts of workers; more than run at a time."""
 CONTINUE = "run the same command to continue"
@@ -104,8 +104,6 @@ class Workers:
     """How many workers there are. Raises ``UserError`` if that cannot be found out."""
     losses: tuple[type[BaseException], ...] = ()
     """What a task raises when its worker is gone for good."""
-    start: str = ""
-    """How workers are started, if the job does not start them."""
 
     def map(
         self,
@@ -143,10 +141,9 @@ class Workers:
                 for future in done:
                     yield waiting.pop(future), future.result()  # cannot hang: it is done
                 if quiet_s >= self.timeout_s:
-                    limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
                     raise UserError(
-                        f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}; "
-                        f"{'see what they wait for' if alive else self.start}, and {CONTINUE}"
+                        f"{what}: none of {len(waiting)} tasks was finished by {alive} workers within "
+                        f"{self.timeout_s:g} s (executor.timeout_s); look after the workers, and {CONTINUE}"
                     )
         except self.losses:
             raise UserError(
@@ -169,12 +166,11 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
         with dask_workers(config, quiet=quiet) as found:
             yield found
     elif config.kind == "folder":
-        start = f"start workers: padless work {config.scheduler}"
         with atomic.storing(str(config.scheduler), otherwise="name another executor.scheduler"):
             folder = Folder(Path(str(config.scheduler)))
         with folder:
-            Screen(errors=True, quiet=quiet).say(start)
-            yield Workers(config.timeout_s, folder, lambda: len(folder.workers), start=start)
+            Screen(errors=True, quiet=quiet).say(f"start workers: padless work {config.scheduler}")
+            yield Workers(config.timeout_s, folder, lambda: len(folder.workers))
     elif number == 1:
         yield Workers(config.timeout_s)
     else:
@@ -403,8 +399,8 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
     address = str(config.scheduler)
     how = {"scheduler_file": address} if Path(address).exists() else {"address": address}
     try:
-        client = Client(**how, timeout=CONNECT_S)
-        client.wait_for_workers(1, timeout=CONNECT_S)
+        client = Client(**how, timeout=SCHEDULER_S)
+        client.wait_for_workers(1, timeout=SCHEDULER_S)
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(f"executor.scheduler: {address}: no scheduler with workers answers there ({why})") from None

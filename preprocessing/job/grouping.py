@@ -76,11 +76,6 @@ def fill(sizes: np.ndarray, share: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def share_of(total: int, fraction: float) -> int:
-    """A fraction of a label's rows, at least one where that leaves others for training."""
-    return max(int(total * fraction + 0.5), int(total >= FEWEST_TO_CUT)) if fraction else 0
-
-
 def components(rows: pd.DataFrame) -> np.ndarray:
     """uint64 ``[rows]``: equal for rows that must stay together, the smallest hash among their groups.
 
@@ -131,7 +126,8 @@ def wanted(totals: np.ndarray, validation: float, test: float) -> np.ndarray:
     """int64 ``[splits, labels + 1]``: the target rows of each split, per label and in total."""
     cut = np.zeros((len(SPLITS), len(totals) + 1), np.int64)
     for number, fraction in ((VALIDATION_NUMBER, validation), (TEST_NUMBER, test)):
-        cut[number, :-1] = [share_of(int(total), fraction) for total in totals]
+        if fraction:  # of each label at least one row, where that leaves others for training
+            cut[number, :-1] = np.maximum((totals * fraction + 0.5).astype(np.int64), totals >= FEWEST_TO_CUT)
     cut[TRAIN_NUMBER, :-1] = totals - cut[:, :-1].sum(axis=0)
     cut[:, -1] = cut.sum(axis=1)
     return cut

@@ -12,11 +12,10 @@ bands, out of all parts; and what is left of a part's candidates when they are c
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,14 +46,7 @@ MEASURED = (VALIDATION_NUMBER, TEST_NUMBER)
 
 
 @dataclass(frozen=True)
-class Made:
-    """The result of a part."""
-
-    rows: int
-
-
-@dataclass(frozen=True)
-class Stage(engine.Part[Made]):
+class Stage(engine.Part[int]):
     """A part of a stage, which stores a table."""
 
     table: Callable[[Stage], dict[str, np.ndarray]]
@@ -64,13 +56,13 @@ class Stage(engine.Part[Made]):
     of: int
     """How many ranges of bands there are."""
 
-    result: ClassVar[type] = Made
+    result: ClassVar[type] = int
 
-    def make(self) -> tuple[Made, dict[str, str]]:
+    def make(self) -> tuple[int, dict[str, str]]:
         """Store the table."""
         path = parts.file_of(self.root, self.number, self.table.__name__)
         arrays.write_batch(path, self.table(self))
-        return Made(self.size), {path.name: atomic.sha256_file(path)}
+        return self.size, {path.name: atomic.sha256_file(path)}
 
     def rows(self, number: int) -> dict[str, np.ndarray]:
         """``parts.load``."""
@@ -114,8 +106,8 @@ def candidates(stage: Stage) -> dict[str, np.ndarray]:
     """
     pieces = []
     for part in range(stage.decided.parts):
-        band = parts.load_columns(parts.file_of(stage.root, part, bands.__name__))["band"]
-        band = band[parts.span(band, stage.number, stage.of)]
+        path = parts.file_of(stage.root, part, bands.__name__)
+        band = parts.within(path, "band", stage.number, stage.of)["band"].to_numpy()
         hashes, place = band >> PLACE_BITS, (band % (1 << PLACE_BITS)).astype(np.int64)
         measured = np.isin(stage.decided.of(part)["split"][place], MEASURED)
         drawn = splitmix64(hashes + stage.rows(part)["row"][place].astype(np.uint64)) >> 1
@@ -168,20 +160,16 @@ def similarity(*texts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return both / (total - both)
 
 
-def leave_out(
-    decided: Decided, keys: list[str], found: dict[str, Any], policy: str, workers: Workers, screen: Screen
-) -> Decided:
+def leave_out(decided: Decided, found: dict[str, Any], policy: str, workers: Workers, screen: Screen) -> Decided:
     """The decisions without the rows that nearly repeat a measured one. They are listed in a file of the dataset.
 
-    ``keys`` are those of the parts. ``found`` is that of ``pipeline.decided``, in which the rows become dropped ones or
-    refused ones, as ``policy`` says.
+    ``found`` is that of ``pipeline.decided``, in which the rows become dropped or refused ones, as ``policy`` says.
     """
     folder, rows = decided.work / "near", decided.labelled + decided.unlabelled
     ranges = -(-rows * BANDS // RANGE_BANDS)
-    key = hashlib.sha256(json.dumps([*keys, decided.hash]).encode()).hexdigest()
     for table, of in ((bands, decided.parts), (candidates, ranges), (rejects, decided.parts)):
-        markers = (folder / f"{number:06d}-{table.__name__}.json" for number in range(of))
-        tasks = (Stage(key, folder, path, rows // of, table, at, decided, ranges) for at, path in enumerate(markers))
+        shared = partial(Stage, decided.hash, folder, size=rows // of, table=table, decided=decided, of=ranges)
+        tasks = (shared(folder / f"{number:06d}-{table.__name__}.json", number=number) for number in range(of))
         with engine.shown("near-duplicates", rows, screen.quiet) as progress:
             deque(engine.run(tasks, workers, progress), 0)
     count, first, labels = 0, NOWHERE, found["labels"][TRAIN_NUMBER]

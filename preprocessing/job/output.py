@@ -39,8 +39,8 @@ from preprocessing.dataset.shards import (
     parse_manifest,
     read_manifest,
 )
+from preprocessing.job.encode import BASE
 from preprocessing.job.parts import UNPACKED
-from preprocessing.job.statistics import BASE
 
 WORK = ".work"
 LOCK = "lock"
@@ -48,8 +48,6 @@ _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}|{NEAR_DUPLICATES}"
 OURS = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
 naming = partial(storing, otherwise="name another directory with --output")
-OF_A_RUN = ("config.yaml", "status.json")
-"""Files that every run directory has from the start."""
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
@@ -132,18 +130,13 @@ def is_left(root: Path, target: Path) -> bool:
 
 
 def refuse_foreign(root: Path) -> None:
-    """Raise ``ConfigError`` for a directory with other files or links in it, or inside a run."""
+    """Raise ``ConfigError`` for a directory with other files or links in it."""
     work, manifest = root / WORK, root / MANIFEST
-    inside = next((one for one in root.resolve().parents if all((one / name).is_file() for name in OF_A_RUN)), None)
-    if inside is not None and not (manifest.exists() or work.exists()):
-        raise ConfigError(f"output: {root}: lies inside the run {inside}; name a directory outside of it")
     begun = not work.is_symlink() and any((work / name).is_file() for name in (LOCK, atomic.MARK))
     if os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir())):
         strangers = [WORK]
-    elif atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file()):
-        strangers = []  # a dataset, if perhaps with a damaged manifest
-    elif begun:
-        strangers = [name for name in ALL_SPLITS if (root / name).is_symlink()]
+    elif begun or atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file()):
+        strangers = []  # of a job, or a dataset, if perhaps with a damaged manifest
     else:
         there = root.iterdir() if root.is_dir() else ()
         strangers = sorted(path.name for path in there if atomic.final_of(path.name) != WORK)
@@ -214,15 +207,12 @@ def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> s
     if fresh and root != target:
         shutil.copymode(target, root)
         atomic.sign(target / WORK, target)
-        replaced(atomic.take_place(root, target), target)
+        atomic.take_place(root, target)
+    clear_leftovers(target)
     atomic.vanish(target / WORK)
     left = beside(target)
-    if is_left(left, target):
-        if holds_work(left):
-            return f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
-        if root == left:
-            atomic.vanish(left)
-    return None
+    kept = f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
+    return kept if is_left(left, target) else None
 
 
 def holds_work(root: Path) -> bool:
@@ -232,7 +222,7 @@ def holds_work(root: Path) -> bool:
 
 
 def clear_leftovers(target: Path) -> None:
-    """Finish the cleanup of a job that was killed after its dataset was complete."""
+    """Remove what a job needed until its dataset was complete, and a replaced dataset."""
     if not (target / MANIFEST).exists():
         return
     for path in (target / WORK).iterdir():

@@ -32,11 +32,11 @@ from preprocessing.job import engine
 from preprocessing.job.executors import Workers
 from preprocessing.labels import LabelType, common_type, in_order
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.tokenizer import Tokenizer, Tokens
+from preprocessing.text.tokenizer import Tokenizer
 
 NO_FOLD = -1
 """The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
-VERSION = 2
+VERSION = 3
 """Format of stored parts; parts of another version are made again."""
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below the folder of work."""
@@ -54,8 +54,6 @@ class Summary:
     filtered: int
     without_label: int
     """Rows left out because they have no label."""
-    content: str
-    """Folder: the sum of the sha256 of every text, modulo 2**256, as hex; adding up parts gives that of the folder."""
     classes: list[str]
     """Class names; the labels of this part are indices into them."""
     label_type: LabelType | None
@@ -102,9 +100,10 @@ class TokenizedPart(engine.Part[Summary]):
             "named": piece.split,
             "missing": piece.missing.astype(np.uint8),
             "num_tokens": np.diff(tokens.offsets),
-            "text_hash": text_hashes(tokens),
+            # equal exactly where the tokens are, up to one chance in 2**64 for each pair of texts
+            "text_hash": arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets),
             "exact_hash": exact_hashes(piece.texts),
-            **({} if piece.group is None else {"group": piece.group}),
+            "group": np.full(len(order), rows.NO_GROUP, np.uint64) if piece.group is None else piece.group,
             **piece.times,
         }
         by_text = np.argsort(facts["text_hash"], kind="stable")
@@ -114,10 +113,8 @@ class TokenizedPart(engine.Part[Summary]):
             path = file_of(self.root, self.number, name)
             arrays.write_batch(path, table)
             files[path.name] = atomic.sha256_file(path)
-        content = content_sum(piece.texts) if self.part.texts else 0
         left_out = (piece.neutral, piece.filtered, piece.without_label)
-        of_labels = (piece.classes, piece.label_type, piece.known)
-        return Summary(len(piece.row), *left_out, f"{content:064x}", *of_labels), files
+        return Summary(len(piece.row), *left_out, piece.classes, piece.label_type, piece.known), files
 
 
 def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path, before: int) -> list[Plan]:
@@ -131,7 +128,7 @@ def drawn(plans: list[Plan], limit: int, seed: int) -> list[Plan]:
     """The plans with ``limit`` rows, drawn at random from at most ``LOOK_PARTS`` parts all over each file."""
     some = [part for plan in plans for part in plan.parts[:: 1 + len(plan.parts) // (LOOK_PARTS + 1)]]
     ends = np.cumsum([part.cut.rows for part in some])
-    rows = np.sort(permutation(int(sum(part.cut.rows for part in some)), seed)[:limit])
+    rows = np.sort(permutation(int(ends.max(initial=0)), seed)[:limit])
     taken = zip(some, ends, np.split(rows, np.searchsorted(rows, ends)), strict=False)  # none is left at the end
     some = [
         replace(part, drawn=tuple((its - end + part.cut.first_row + part.cut.rows).tolist()))
@@ -189,55 +186,47 @@ def load(work: Path, number: int) -> dict[str, np.ndarray]:
     """The rows of a part, mapped: ``key`` (uint64, ascending), ``row`` (number in the source) and ``codes``, into which
     ``offsets`` is int64 ``[rows + 1]``.
     """
-    table = read_table(file_of(work / "parts", number, "rows"))
-    codes = table.pop("codes")
-    columns = {name: column.to_numpy() for name, column in table.items()}
-    return {**columns, "codes": codes.values.to_numpy(), "offsets": codes.offsets.to_numpy()}
-
-
-def load_facts(work: Path, number: int) -> dict[str, np.ndarray]:
-    """What decides the splits of a part's rows, mapped, by ``text_hash``; ``place`` is that of a row in ``load``."""
-    return load_columns(file_of(work / "parts", number, "facts"))
-
-
-def span(keys: np.ndarray, first: int, of: int, number: int = 1) -> slice:
-    """Where ``number`` of ``of`` equal ranges of all hashes lie in ascending uint64 ``keys``."""
-    low, high = (np.uint64((first + step << 64) // of - bool(step)) for step in (0, number))  # both inclusive
-    return slice(int(np.searchsorted(keys, low)), int(np.searchsorted(keys, high, side="right")))
+    batch = read_batch(file_of(work / "parts", number, "rows"))
+    codes = batch["codes"]
+    columns = {"key": batch["key"], "row": batch["row"], "codes": codes.values, "offsets": codes.offsets}
+    return {name: column.to_numpy() for name, column in columns.items()}
 
 
 def load_types(work: Path, number: int) -> pa.Array:
     """The distinct tokens of a part; its codes are row numbers of this."""
-    return read_table(file_of(work / "parts", number, "types"))["types"]
+    return read_batch(file_of(work / "parts", number, "types"))["types"]
 
 
 def file_of(folder: Path, number: int, name: str) -> Path:
-    """The file of a part's rows or types."""
+    """The file of a part's rows, types or facts, which decide the splits; ``place`` of these is that in ``load``."""
     return folder / f"{number:06d}-{name}.arrow"
 
 
 def load_columns(path: Path) -> dict[str, np.ndarray]:
-    """``read_table`` as arrays of NumPy."""
-    return {name: column.to_numpy() for name, column in read_table(path).items()}
+    """``read_batch`` as arrays of NumPy."""
+    batch = read_batch(path)
+    return {name: batch[name].to_numpy() for name in batch.schema.names}
 
 
-def read_table(path: Path) -> dict[str, pa.Array]:
-    """The columns of a file of ``write_batch``, mapped."""
+def within(path: Path, column: str, first: int, of: int, number: int = 1) -> pa.RecordBatch:
+    """``read_batch``, only the rows in ``number`` of ``of`` equal ranges of all hashes, which ascend in ``column``."""
+    batch = read_batch(path)
+    low, high = (np.uint64((first + step << 64) // of - bool(step)) for step in (0, number))  # both inclusive
+    begin, end = (batch[column].to_numpy().searchsorted(*to) for to in ((low, "left"), (high, "right")))
+    return batch.slice(begin, end - begin)
+
+
+def read_batch(path: Path) -> pa.RecordBatch:
+    """A file of ``write_batch``, mapped."""
     with open(path, "rb") as file:  # pa.memory_map asks for all pages at once; small ranges of many files are read
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    batch = pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
-    return dict(zip(batch.schema.names, batch.columns, strict=True))
+    return pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
 
 
 def keyed_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
     """uint64, pseudo-random: a pure function of the seed, what it is for, and each value."""
     salt = hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8]
     return splitmix64(values.astype(np.uint64) ^ np.frombuffer(salt, "<u8")[0])
-
-
-def text_hashes(tokens: Tokens) -> np.ndarray:
-    """uint64 per text: equal exactly when the token sequences are (up to one chance in 2**64 per pair)."""
-    return arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets)
 
 
 def type_hashes(types: pa.Array) -> np.ndarray:
@@ -252,9 +241,3 @@ def exact_hashes(texts: pa.Array) -> np.ndarray:
     return np.array(
         [len(text) << 32 | zlib.crc32(text) for text in texts.cast(pa.large_binary()).to_pylist()], np.uint64
     )
-
-
-def content_sum(texts: pa.Array) -> int:
-    """The sum of the sha256 of every text: the same however the texts are ordered or divided."""
-    digests = (hashlib.sha256(text).digest() for text in texts.cast(pa.large_binary()).to_pylist())
-    return sum(int.from_bytes(digest, "big") for digest in digests) % (1 << 256)

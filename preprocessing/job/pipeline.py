@@ -7,7 +7,8 @@
 4. write the shards: each takes a range of shuffle keys out of every part                       (parallel)
 5. the manifest, last
 
-Each finished part has a marker file with the hash of its inputs. A rerun makes what is missing or has changed.
+Each finished part has a marker file with the hash of its inputs. A rerun makes what is missing or has changed. A
+manifest's statistics and provenance hold no times and no machine names, so equal runs write equal bytes.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
+import unicodedata
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -30,15 +32,15 @@ import pyarrow.parquet as pq
 from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
+from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import SPLITS, TEST, UNLABELLED, VALIDATION
-from preprocessing.base.terminal import Screen, public, tell
+from preprocessing.base.terminal import Screen, counted, public, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import resolved, settled
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Plan
-from preprocessing.dataset import remote
-from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.index import INDEX, Totals
 from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
@@ -47,36 +49,38 @@ from preprocessing.dataset.shards import (
     VOCABULARY,
     Manifest,
     id_dtype,
-    read_manifest,
     write_manifest,
 )
-from preprocessing.dataset.verification import verify
 from preprocessing.job import near, output, parts
 from preprocessing.job.append import CUT, Before
 from preprocessing.job.decisions import Decided, Ranges, check_splits, refuse, summed
-from preprocessing.job.encode import LEAKS, count_all, encode_all, frozen, read_base, unknown_among
+from preprocessing.job.encode import BASE, LEAKS, count_all, encode_all, frozen, read_base, unknown_among
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.grouping import apportioned
 from preprocessing.job.parts import Classes, Summary, TokenizedPart
-from preprocessing.job.statistics import (
-    BASE,
-    lines_on_classes,
-    lines_on_rows,
-    lines_on_tokens,
-    provenance,
-    rows_in_words,
-    statistics,
-    summary_line,
-)
-from preprocessing.labels import AUTO
+from preprocessing.labels import AUTO, alike
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.resources import resolve
-from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import Vocabulary
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
+
+REASONS = {
+    "filtered": "with another value than source.where says",
+    "neutral": "with a label of source.neutral",
+    "without_label": "without a label (source.missing_label)",
+    "empty": "whose text has no token left (quality.empty)",
+    "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
+    "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
+    "near_duplicates": "nearly repeating a row of validation or test (quality.near_duplicates, near_duplicates.csv)",
+    "duplicates": "repeating an earlier text of their split (quality.duplicates)",
+}
+"""Why rows are left out, or are suspect although they are kept."""
+NAMED = 12
+"""Most classes that one line names."""
 
 
 def build(config: PreprocessConfig) -> Manifest:
@@ -137,26 +141,31 @@ def make(
         if config.quality.leaks != "keep":
             hashes = before.write_hashes(index, work, crew)
     tasks, summaries = parts.tokenize_all(config, pipeline, plans, crew, work, screen)
-    keys = [task.key for task in tasks]
     classes = Classes.of(config.source, summaries)
     written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
     words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
     vocabulary, counts = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
-    report, total, counted = found["found"], int(words.counts.sum()), int(counts.counts.sum())
+    report = found["found"]
     if not before:
-        say_found(screen, config, classes, found)
-        for line in lines_on_tokens(vocabulary, config.text, total):
+        for line in (
+            *lines_on_classes(classes.names, config.source.labels == AUTO, found["labels"]),
+            *found_in_words(report, found["unlabelled"]),
+            *lines_on_tokens(vocabulary, config.text),
+        ):
             screen.say(line)
-    splits, digest, unknown, lengths = encode_all(
-        written, root, keys, config, pipeline, vocabulary, crew, screen, index, hashes
-    )
+    splits, digest, unknown, lengths = encode_all(written, root, config, vocabulary, crew, screen, index, hashes)
     if leaks := lengths.pop(LEAKS):
-        leave_out(leaks, report, config, plans)
+        what = "another split of the dataset holds a row that is read alike"
+        if config.quality.leaks == "error":
+            refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
+        report["leaks"] += leaks.total()
+        report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
+    counted = int(counts.counts.sum())
     report["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
-    recorded = replace(config, vocabulary=config.vocabulary.of(total))
-    origin = provenance(recorded, plans, tasks, summaries) | on_base | {CUT: found["fractions"]}
+    recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
+    origin = provenance(recorded, plans) | on_base | {CUT: found["fractions"]}
     origin = before.provenance(origin, config) if before else origin
     manifest = Manifest(
         labels=classes.names,
@@ -175,24 +184,6 @@ def make(
     output.remove_files(root, {VOCABULARY, INDEX, NEAR_DUPLICATES, *manifest.shards(root).paths()})
     write_manifest(root, manifest)
     return manifest
-
-
-def say_found(screen: Screen, config: PreprocessConfig, classes: Classes, found: dict[str, Any]) -> None:
-    """Print the classes, and what is suspect in the rows."""
-    for line in (
-        *lines_on_classes(classes.names, config.source.labels == AUTO, found["labels"]),
-        *found_in_words(found["found"], found["unlabelled"]),
-    ):
-        screen.say(line)
-
-
-def leave_out(leaks: Counter[int], report: dict[str, Any], config: PreprocessConfig, plans: list[Plan]) -> None:
-    """Count rows that equal one of another split of the old dataset; raise ``DataError`` if the policy says so."""
-    what = "another split of the dataset holds a row that is read alike"
-    if config.quality.leaks == "error":
-        refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
-    report["leaks"] += leaks.total()
-    report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
 
 
 def decided(
@@ -215,12 +206,12 @@ def decided(
     ranges = Ranges.over(work, config, classes, rows)
     before = summed(crew.ordered(ranges.survey, range(ranges.of), what="survey"))
     named, labelled = before["named"][1:], int(before["named"].sum())
+    files = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
     if not labelled:
-        files = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
         what = f"no row has a label in {config.source.label_column!r}"
         raise DataError(f"{files}: {what}, and a classifier needs some; check source.label_column")
-    check_texts(plans, before["empty"], labelled)
-    refuse(before["refused"], partial(locate, plans))
+    if before["empty"] == labelled:
+        raise DataError(f"{files}: no token is left of any text; check text.stop_words")
     fractions = {VALIDATION: config.splits.validation, TEST: config.splits.test}
     fractions = {name: 0.0 if named[SPLITS.index(name)] else fraction for name, fraction in fractions.items()}
     for name, values in config.splits.names.items():
@@ -232,36 +223,24 @@ def decided(
     shares = apportioned(np.stack(before["pool"]), **fractions)
     found = summed(crew.ordered(partial(ranges.settle, fractions), enumerate(shares), what="decide"))
     report = found["found"]
-    if UNLABELLED in report:
-        check_texts(plans, report[UNLABELLED]["empty"], report[UNLABELLED]["rows"])
     hashes = crew.ordered(ranges.gather, range(len(tasks)), what="gather")
-    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    digest = hashlib.sha256("".join([*(task.key for task in tasks), *hashes]).encode()).hexdigest()
     written = Decided(work, len(tasks), labelled, rows - labelled, digest)
     if (policy := config.quality.near_duplicates) != "keep":
-        written = near.leave_out(written, [task.key for task in tasks], found, policy, crew, screen)
+        written = near.leave_out(written, found, policy, crew, screen)
     refuse(report.pop("refused"), partial(locate, plans))
     if not config.append:
-        check_splits(found["labels"], named, rows, report["dropped"], classes.names, config.splits)
+        check_splits(found["labels"], named, rows, classes.names, config.splits)
     return written, found | {"fractions": fractions}
-
-
-def check_texts(plans: list[Plan], empty: int, rows: int) -> None:
-    """Raise ``DataError`` if all texts are empty."""
-    if empty == rows:
-        files = ", ".join(plan.file.name for plan in plans)
-        raise DataError(f"{files}: no token is left of any text; check text.stop_words")
 
 
 def check_files(plans: list[Plan], tasks: list[TokenizedPart], summaries: list[Summary]) -> None:
     """Raise ``DataError`` if no row is left of the source, or of the files that it names for a split."""
     left = {task.part.file.split for task, summary in zip(tasks, summaries, strict=True) if summary.rows}
-    for split in dict.fromkeys(plan.file.split for plan in plans):
-        if split not in left:
-            files = [plan for plan in plans if plan.file.split == split]
-            why = "every row is left out by source.where or source.neutral (or source.missing_label); change them"
-            if not any(plan.rows for plan in files):
-                why = f"holds no row; give it some, or leave it out of source.{split}_path"
-            raise DataError(f"{', '.join(plan.file.name for plan in files)}: {why}")
+    for plan in plans:
+        if plan.file.split not in left:
+            why = "it holds none, or source.where, source.neutral and source.missing_label leave out all"
+            raise DataError(f"{plan.file.name}: no row is left: {why}; change these keys, or name another file")
 
 
 def locate(plans: list[Plan], row: int) -> str:
@@ -276,13 +255,115 @@ def locate(plans: list[Plan], row: int) -> str:
     raise AssertionError(f"row {row} lies beyond the source")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckConfig:
-    """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
+def statistics(
+    config: PreprocessConfig,
+    found: dict[str, Any],
+    summaries: list[Summary],
+    splits: dict[str, list[Totals]],
+    lengths: dict[str, Counter[int]],
+    unknown: dict[str, int],
+    before: dict[str, Any],
+) -> dict[str, Any]:
+    """The manifest's statistics: what was read, left out and ``found`` (``pipeline.decided``), and each split with its
+    ``lengths`` (rows by tokens before truncation) and ``unknown`` tokens; added to those ``before``.
+    """
+    left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
+    if config.source.missing_label == "drop":
+        left_out["without_label"] = sum(summary.without_label for summary in summaries)
+    dropped, most = found.pop("dropped"), config.text.max_tokens
+    new = {
+        "rows_read": sum(summary.rows for summary in summaries) + sum(left_out.values()),
+        "rows_kept": sum(its.total() for its in lengths.values()),
+        "dropped": {**left_out, **dropped},
+        **found,
+        "splits": {
+            name: {
+                "tokens": sum(length * rows for length, rows in its.items()),
+                "truncated": sum(rows for length, rows in its.items() if length > most),
+                "empty": its[0],
+                "unknown": unknown[name],
+            }
+            for name, its in lengths.items()
+            if its
+        },
+    }
+    facts = summed([before, new])
+    for name, of in facts["splits"].items():
+        kept = sum(part.tokens for part in splits[name]) - of["empty"]
+        of["unknown_rate"] = round(of["unknown"] / max(kept, 1), 6)
+    return facts
 
-    SUBJECT = ("data",)
-    data: str
-    """Dataset directory."""
+
+def provenance(config: PreprocessConfig, plans: list[Plan]) -> dict[str, Any]:
+    """Sources with their sizes and fingerprints, the configuration, and the versions of packages."""
+    entries = []
+    for plan in plans:
+        entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
+        if plan.file.form and (read_as := plan.file.form.recorded):
+            entry["read_as"] = read_as
+        if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
+            entry["text_column"] = plan.file.source.text_column
+        entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": plan.before + 1, "fingerprint": plan.fingerprint}
+        entries.append(entry)
+    versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
+    return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
+
+
+def lines_on_classes(names: list[str], were_found: bool, splits: np.ndarray) -> list[str]:
+    """Lines on the classes, on those that look alike, and on those too small for a split; ``splits``: rows, int64
+    ``[splits, labels]``.
+    """
+    counts = np.sum(splits, axis=0).tolist()
+    lines = [f"{len(names):,} classes: {some([f'{name} {n:,}' for name, n in zip(names, counts, strict=True)])}"]
+    for same in alike(names) if were_found else []:
+        spelt, low = " and ".join(map(repr, same)), same[0].strip().casefold()
+        joins = f"a pair for each class joins them, as in --source.labels '{low}:{low},…'"
+        lines.append(f"{spelt} differ only by case or spaces and stay apart; {joins}")
+    lacking = np.any([its == 0 for its in splits if its.any()], axis=0)
+    few = [repr(names[number]) for number in np.flatnonzero(lacking)]
+    lines += [f"too few rows for every split: {some(few)}"] if few else []
+    return [f"labels: {line}" for line in lines]
+
+
+def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
+    """A line on what a token is, and perhaps one on rules of another language."""
+    lines = [f"tokens: {spec.in_words()}"]
+    asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
+    if spec.language == "en" and any(asked.values()):
+        tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
+        foreign = [token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens]
+        if 2 * counts[np.array(foreign, bool)].sum() > counts.sum():
+            keys = " and ".join(key for key, is_asked in asked.items() if is_asked)
+            lines.append(f"{keys}: text.language is en, but most tokens are not in Latin letters; set text.language")
+    return lines
+
+
+def some(names: list[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def lines_on_rows(manifest: Manifest) -> list[str]:
+    """A line for each reason why rows are left out, suspect or shortened."""
+    found = manifest.statistics
+    kept = {name: found[name] + found.get(UNLABELLED, {}).get(name, 0) for name in ("empty", "contradictions", "leaks")}
+    lines = []
+    for name, what in REASONS.items():
+        verb, count = ("left out", found["dropped"][name]) if name in found["dropped"] else ("kept", kept.get(name, 0))
+        if count and (name != "filtered" or manifest.provenance["config"]["source"]["where"]):
+            lines.append(f"{verb}: {counted(count, 'row')} {what}")  # the embedded corpus is a part of its file
+    if cut := sum(split["truncated"] for split in found["splits"].values()):
+        most = manifest.text["spec"]["max_tokens"]
+        lines.append(f"shortened: {counted(cut, 'row')} of more than {most:,} tokens (text.max_tokens)")
+    return lines
+
+
+def rows_in_words(manifest: Manifest) -> str:
+    """How many rows were read, of which files."""
+    files = manifest.provenance["sources"]
+    where = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
+    number, there = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
+    return f"{f'{number:,} of ' if number < there else ''}{counted(there, 'row')} of {where}"
 
 
 def run(config: PreprocessConfig) -> None:
@@ -291,20 +372,8 @@ def run(config: PreprocessConfig) -> None:
     screen.say(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
         Screen(errors=True).say(line)
-    screen.say(f"{public(config.output)}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
+    screen.say(f"{public(config.output)}: {manifest.in_words()}, vocabulary {manifest.vocabulary_size:,}")
     screen.say(f"next: padless train {shlex.quote(public(config.output))}")
-
-
-def check(config: CheckConfig) -> int:
-    """``padless check``: verify a dataset; returns the exit code."""
-    root = remote.local(config.data)
-    problems = verify(root)
-    for problem in problems:
-        tell(f"error: {problem}")
-    if problems:
-        return DataError.exit_code
-    print(f"ok: {public(config.data)}: {summary_line(read_manifest(root))}")
-    return 0
 
 
 FRAME = "frame"

@@ -80,9 +80,7 @@ def test_what_a_task_raises_reaches_the_job(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_nobody_works_or_nobody_has_work(tmp_path: Path, command: Command) -> None:
-    said = (
-        rf"waited for 2 tasks on 0 workers, and none was finished within 1 s .*; start workers: padless work {tmp_path}"
-    )
+    said = "none of 2 tasks was finished by 0 workers within 1 s"
     config = ExecutorConfig(kind="folder", scheduler=str(tmp_path), timeout_s=1)
     with pytest.raises(UserError, match=said), workers(config) as found:
         list(found.map(abs, [1, 2], what="encode"))
@@ -157,7 +155,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed", reason="needs distributed (extra dask)")
-    monkeypatch.setattr(executors, "CONNECT_S", 2)
+    monkeypatch.setattr(executors, "SCHEDULER_S", 2)
     source = write_csv(tmp_path / "reviews.csv", reviews(50))
     dask = ("--executor.kind", "dask", "--executor.scheduler", "tcp://127.0.0.1:9")
     assert command("prepare", "--source.path", source, "--output", tmp_path / "out", *dask) == 2
@@ -171,9 +169,7 @@ def test_a_silent_worker_and_a_silent_scheduler_have_a_limit(cluster: Cluster, m
     with workers(config, quiet=True) as found:
         assert found.alive() == 1
         worker.send_signal(signal.SIGSTOP)
-        with pytest.raises(
-            UserError, match=r"^encode: waited for 2 tasks on 1 workers, and none was finished within 3 s"
-        ):
+        with pytest.raises(UserError, match=r"^encode: none of 2 tasks was finished by 1 workers within 3 s"):
             list(found.map(abs, [1, 2], what="encode"))
         cluster.processes[0].send_signal(signal.SIGSTOP)
         monkeypatch.setattr(executors, "SCHEDULER_S", 2.0)

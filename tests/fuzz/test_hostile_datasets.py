@@ -31,8 +31,8 @@ from preprocessing.base import arrays, atomic
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset import inspect
 from preprocessing.dataset.index import INDEX, LINES
+from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
-from preprocessing.dataset.verification import verify
 from preprocessing.text.vocabulary import Vocabulary
 from tests.batches import loader_of
 from tests.commands import read_json

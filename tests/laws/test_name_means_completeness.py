@@ -17,8 +17,8 @@ import pytest
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.processes import status
+from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
-from preprocessing.dataset.verification import verify
 from tests.commands import run_module, start_python, succeed, wait_until
 from tests.corpora import contents, prepare, reviews, write_csv
 

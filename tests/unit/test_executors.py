@@ -113,7 +113,7 @@ def test_every_task_comes_back_once() -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_waiting_has_a_limit_and_a_killed_worker_a_sentence() -> None:
-    waited = r"^encode: waited for 2 tasks on \d workers, and none was finished within 1 s"
+    waited = r"^encode: none of 2 tasks was finished by \d workers within 1 s"
     with pytest.raises(UserError, match=waited), workers(ExecutorConfig(workers=2, timeout_s=1)) as found:
         list(found.map(sleep, [50, 50], what="encode"))
     died = r"^tokenize: workers died; were they killed for their memory\?"

@@ -201,7 +201,7 @@ def test_texts_of_validation_and_test_are_left_out(
     found = open_dataset(tmp_path / "out")["unlabelled"]
     assert (list(found["text"]), found["label"].isna().all()) == (kept, True)
     assert f"unlabelled: {len(kept)} of 9 rows without labels are kept" in command.err
-    assert statistics["unlabelled"]["shared"] == {"train": 1, "validation": 2, "test": 1}
+    assert statistics["unlabelled"]["shared"] == 3
     assert statistics["rows_kept"] == len(NAMED) + len(kept)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.report.mistakes import find_originals
+from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.shards import read_manifest
-from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline

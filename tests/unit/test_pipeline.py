@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.dataset.verification import verify
+from preprocessing.dataset.inspect import verify
 from preprocessing.job.encode import ladder
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
@@ -149,9 +149,8 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
 @pytest.mark.parametrize(
     ("text", "more", "expected"),
     [
-        ("房间很大 hotel", ("--text.normalize", "nfc"), "unicode, nfc, 80 % letters of scripts without spaces"),
-        ("so good 👍 Ω", ("--text.strip_accents", "true"), "unicode, nfkc, without accents, 25 % emoji"),
-        ("a word is a word", ("--text.subwords", "bpe"), "unicode, nfkc, bpe, 1.00 pieces a word"),
+        ("so good Ω", ("--text.strip_accents", "true"), "unicode, nfkc, without accents"),
+        ("a word is a word", ("--text.subwords", "bpe", "--text.normalize", "nfc"), "unicode, nfc, bpe"),
         ("хороший фильм ok", ("--text.stop_words", "stop-words"), "unicode, nfkc\ntext.stop_words: text.lang"),
         ("хороший фильм ok", ("--text.lemmatizer", "simplemma", "--text.language", "ru"), "unicode, nfkc"),
     ],

@@ -24,8 +24,8 @@ from harness.data.order import OrderSpec, order_over
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
+from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.remote import CACHE_VARIABLE, LIMIT_VARIABLE
-from preprocessing.dataset.verification import verify
 from preprocessing.dataset.views import open_split, read_data
 from tests.batches import loader_of
 from tests.corpora import Command, contents, reviews, words_of, write_csv, write_jsonl
@@ -177,14 +177,15 @@ def test_a_remote_output_is_published_checked_and_inspected(
 
 
 def test_a_publication_that_fails_leaves_the_old_dataset(
-    s3: Any, published: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    s3: Any, published: str, tmp_path: Path, command: Command
 ) -> None:
-    before, naming = remote.manifest_bytes(published), remote.names
+    before = remote.manifest_bytes(published)
     command.build(tmp_path / "a.csv", tmp_path / "other", "--seed", 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(remote, "names", lambda *of: [*naming(*of), "absent"])
-        with pytest.raises(DataError, match="no such file"):
-            remote.publish(tmp_path / "other", published)
+    shard = tmp_path / "other" / "validation" / "00000-w0016.arrow"
+    shard.rename(tmp_path / "shard")
+    with pytest.raises(DataError, match="no such file"):
+        remote.publish(tmp_path / "other", published)
+    (tmp_path / "shard").rename(shard)
     assert remote.manifest_bytes(published) == before
     assert verify(remote.local(published)) == []
     remote.publish(tmp_path / "other", published)
